@@ -27,6 +27,7 @@ class CheckName(StrEnum):
     POSTGRES_PRIMARY = "postgres_primary"
     POSTGRES_POOLING = "postgres_pooling"
     TABLES = "tables"
+    SCHEMAS = "schemas"
     PRIVILEGES = "privileges"
     REDIS = "redis"
     REDIS_VERSION = "redis_version"

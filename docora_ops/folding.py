@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from docora_ops.link_lists import OTHER_ERRORS, ErrorGroup
+from docora_ops.link_lists import ErrorGroup
 from docora_ops.text import inert, mask, mask_cut
 
 LONGEST = 300  # characters of an error that are compared
-_MOST_GROUPS = 10_000  # further groups become one, which bounds the memory
 _FOLDED_AT_ONCE = 1000
 
 # In no text of Postgres. One call for many texts takes a fraction of the time of a call for each.
@@ -70,46 +69,29 @@ def group_errors(rows: Iterable[tuple[str, str | None, int]]) -> list[ErrorGroup
     """
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}
-    shared: dict[str | None, list[str]] = {}
-    """By kind, what stands for each `*` in all errors so far, or `*`."""
-    for app_id, text, count, kind in _folded(rows):
-        key = kind if text else None
-        if key not in links and len(links) >= _MOST_GROUPS:
-            key = OTHER_ERRORS
-        elif key is not None and (before := shared.get(key, [""])) != ["*"] * len(before):
-            parts = _replaced(kind, text)
-            if key in links:
-                parts = [
-                    part if part == old else "*" for part, old in zip(parts, before, strict=True)
-                ]
-            shared[key] = parts
-        links[key] += count
-        apps.setdefault(key, set()).add(app_id)
-    shown_links: Counter[str | None] = Counter()
-    shown_apps: dict[str | None, set[str]] = {}
-    for key, count in links.items():  # errors that differ only in a secret are one
-        shown = key and mask(_filled(key, shared[key]) if key in shared else key)
-        shown_links[shown] += count
-        shown_apps.setdefault(shown, set()).update(apps[key])
-    return [
-        ErrorGroup(key, count, len(shown_apps[key]))
-        for key, count in sorted(shown_links.items(), key=lambda item: (-item[1], item[0] or ""))
-    ]
-
-
-def _folded(
-    rows: Iterable[tuple[str, str | None, int]],
-) -> Iterator[tuple[str, str, int, str]]:
-    """Yields the app id, the text that is compared, the number of links, and the folded text."""
+    shared: dict[str, list[str]] = {}
+    """By folded error, what stands for each `*` in all errors so far, or `*`."""
     rows = iter(rows)
     while some := list(islice(rows, _FOLDED_AT_ONCE)):
         # Once masked, a text may be short: the star keeps its end open.
         texts = [
-            _cut(mask_cut(text) + "*") if text and len(text) > LONGEST else text or ""
+            _cut(mask_cut(text) + "*") if text and len(text) > LONGEST else mask(text or "")
             for _, text, _ in some
         ]
         for (app_id, _, count), text, folded in zip(some, texts, fold(texts), strict=True):
-            yield app_id, text, count, folded
+            key = folded if text else None
+            links[key] += count
+            apps.setdefault(key, set()).add(app_id)
+            if key is not None and (before := shared.get(key, [""])) != ["*"] * len(before):
+                found = _replaced(key, text)
+                if key in shared:
+                    pairs = zip(found, before, strict=True)
+                    found = [part if part == old else "*" for part, old in pairs]
+                shared[key] = found
+    return [
+        ErrorGroup(key and _filled(key, shared[key]), count, len(apps[key]))
+        for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
+    ]
 
 
 def _cut(error: str) -> str:

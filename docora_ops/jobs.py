@@ -129,10 +129,10 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A live job, or one that a killed worker ran. None: the queue does not tell a field."""
+    """A live job. None: the queue does not tell a field."""
 
     job_id: str
-    status: str  # `active`, `waiting`, `delayed` or, once its heartbeat has expired, `abandoned`
+    status: str  # `active`, `waiting`, `delayed` or, without a worker of BullMQ, `abandoned`
     name: str | None  # of the function that it calls
     app_id: str | None
     app_name: str | None
@@ -146,15 +146,14 @@ class QueuedJob:
 
 @dataclass(frozen=True)
 class Worker:
-    """A process that is registered as a worker of the queue."""
+    """A live worker of the queue."""
 
     name: str
     state: str | None
     hostname: str | None
     pid: int | None
     last_heartbeat_at: datetime | None
-    alive: bool  # False: it was killed, and its own key has expired
-    jobs: Sequence[QueuedJob]  # the jobs that it runs, or ran when it was killed
+    jobs: Sequence[QueuedJob]  # the jobs that it runs
     silent_seconds: int | None = None
     """Seconds since the last heartbeat of a live worker that has missed one, by Redis's clock."""
     clock_ahead_seconds: int | None = None
@@ -260,11 +259,6 @@ class QueueOverview:
     def unfinished(self) -> int:
         """Counts the jobs that are still to be done."""
         return self.waiting + self.active + self.delayed
-
-    @property
-    def live_workers(self) -> Sequence[Worker]:
-        """Returns the workers that were not killed."""
-        return [worker for worker in self.workers if worker.alive]
 
 
 MOST_SEARCHED = 10_000

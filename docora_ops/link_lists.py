@@ -62,10 +62,6 @@ class StatusCount:
     links: int
 
 
-OTHER_ERRORS = "(other errors)"
-"""The errors beyond a large number of groups."""
-
-
 @dataclass(frozen=True)
 class ErrorGroup:
     """Links whose errors differ only in paths, numbers and ids."""
@@ -79,14 +75,10 @@ class ErrorGroup:
         """The command that lists the failed links with such an error."""
         import shlex  # seldom needed
 
-        match self.error_message:
-            case None:
-                return "docora-ops failed --no-error"
-            case text if text == OTHER_ERRORS:
-                return "docora-ops failed --group-by error"
-            case text:
-                joint = "=" if text.startswith("-") else " "
-                return f"docora-ops failed --error{joint}{shlex.quote(text)}"
+        if self.error_message is None:
+            return "docora-ops failed --no-error"
+        joint = "=" if self.error_message.startswith("-") else " "
+        return f"docora-ops failed --error{joint}{shlex.quote(self.error_message)}"
 
 
 @dataclass(frozen=True)

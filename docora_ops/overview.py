@@ -99,7 +99,7 @@ class Status:
     def has_only_others(self) -> bool:
         """Tells whether only workers of the other backend run."""
         queue = self.queue
-        return queue is not None and self.other_queue.is_the_only_one(len(queue.live_workers))
+        return queue is not None and self.other_queue.is_the_only_one(len(queue.workers))
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Metrics:
         if self.queue is None:
             return None
         counts = dict.fromkeys((*_WORKER_STATES, _UNKNOWN, _SILENT), 0)
-        for worker in self.queue.live_workers:
+        for worker in self.queue.workers:
             state = worker.state if worker.state in _WORKER_STATES else _UNKNOWN
             counts[state if worker.silent_seconds is None else _SILENT] += 1
         return counts

@@ -39,9 +39,6 @@ _ASSIGNMENT = re.compile(
 )
 _UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
 """A line without a value: blank, a comment, or a name alone."""
-_SECRET_NAME = re.compile(r"(ENCRYPTION_KEY|PASSWORD|SECRET)$")
-_SECRET_URL = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl_?)?password=.")
-
 
 _AS_LIBPQ = {
     "sslmode=no-verify": "sslmode=require",
@@ -69,8 +66,13 @@ _ONLY_IOREDIS = frozenset(
     | {"clientInfoTag", "commandTimeout", "connectTimeout", "connectionName", "disableClientInfo"}
     | {"disconnectTimeout", "enableAutoPipelining", "enableOfflineQueue", "enableReadyCheck"}
     | {"keepAlive", "lazyConnect", "maxLoadingRetryTime", "maxRetriesPerRequest", "noDelay"}
-    | {"readOnly", "showFriendlyErrorStack", "socketTimeout", "stringNumbers"}
+    | {"readOnly", "showFriendlyErrorStack", "socketTimeout", "stringNumbers", "family"}
 )
+_SET_BY_US = frozenset(
+    {"client_name", "decode_responses", "encoding", "encoding_errors", "protocol", "retry"}
+    | {"retry_on_error"}
+)
+"""Options of redis-py that would replace what we need."""
 
 
 def _is_url(*schemes: str) -> AfterValidator:
@@ -143,7 +145,7 @@ class Settings(BaseSettings):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The values that `load_settings` has changed or left out, a sentence each."""
+        """What is wrong with the env file, a sentence each."""
         return self._warnings
 
     def hurried(self, seconds: int) -> Settings:
@@ -201,7 +203,6 @@ def load_settings(env_file: Path | None = None) -> Settings:
     Raises ConfigurationError with the name of each unusable variable, never its value.
     """
     in_file, warnings = _read(env_file) if env_file else ({}, [])
-    warnings += _unquote_environment()
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     try:
         settings = Settings(
@@ -209,37 +210,14 @@ def load_settings(env_file: Path | None = None) -> Settings:
         )
     except ValidationError as error:
         problems = "; ".join(
-            f"{str(problem['loc'][0]).upper()} {_reason(problem['msg'])}"
+            f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors(include_input=False, include_context=False)
         )
         raise ConfigurationError(
             f"unusable settings: {problems}", hint="correct the environment or the env file"
         ) from None
-    database_url = settings.database_url.get_secret_value() if settings.database_url else ""
-    for variable, (_, ignored) in (
-        ("DATABASE_URL", adapt_postgres_url(database_url)),
-        ("REDIS_URL", adapt_redis_url(settings.redis_url.get_secret_value())),
-    ):
-        warnings += [
-            f"the option {name} in {variable} is ignored: only Docora's own driver knows it"
-            for name in ignored
-        ]
     settings._warnings = tuple(warnings)  # noqa: SLF001 - of this module
     return settings
-
-
-def _unquote_environment() -> list[str]:
-    """Removes quotes around our variables, which `docker run --env-file` passes on.
-
-    Returns a warning for each.
-    """
-    warnings = []
-    for name, value in list(os.environ.items()):
-        quoted = re.fullmatch(r"""(["'])(.*)\1""", value, re.DOTALL)
-        if quoted and name.upper() in map(str.upper, _names()):
-            os.environ[name] = quoted[2]
-            warnings.append(f"{name} has quotes around its value in the environment: left out")
-    return warnings
 
 
 def _names() -> Iterator[str]:
@@ -272,15 +250,13 @@ def _read(env_file: Path) -> tuple[dict[str, Any], list[str]]:
                 f"env file {shown} can't be used: line {number} is not NAME=VALUE",
                 hint="correct the line, or take it out",
             )
+    found = {name: values[name.upper()] for name in _names() if values.get(name.upper())}
     warnings = []
-    has_secret = any(
-        (value and _SECRET_NAME.search(name)) or _SECRET_URL.search(value)
-        for name, value in values.items()
-    )
+    has_secret = not found.keys().isdisjoint({"database_url", "redis_url", "encryption_key"})
     if has_secret and stat.S_ISREG(mode) and mode & stat.S_IROTH:
         fix = f"chmod o-r {quote(str(env_file))}"
         warnings = [f"the mode of the env file lets others read its secrets: {fix}"]
-    return {name: values[name.upper()] for name in _names() if values.get(name.upper())}, warnings
+    return found, warnings
 
 
 def _value(text: str) -> str:
@@ -291,31 +267,26 @@ def _value(text: str) -> str:
     return value.replace(r"\n", "\n").replace(r"\r", "\r") if text.startswith('"') else value
 
 
-def _reason(message: str) -> str:
-    text = message.removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
-
-
 # URLs of Docora as our drivers understand them: node-pg and ioredis know further options
 
 
-def adapt_postgres_url(url: str) -> tuple[str, list[str]]:
-    """Returns the URL for libpq, and the names of the options that were left out."""
+def adapt_postgres_url(url: str) -> str:
+    """Returns the URL for libpq, without the options that only node-pg knows."""
     return _adapt(url, _AS_LIBPQ, _ONLY_NODE_PG)
 
 
-def adapt_redis_url(url: str) -> tuple[str, list[str]]:
-    """Returns the URL for redis-py, and the names of the options that were left out."""
-    return _adapt(url, {}, _ONLY_IOREDIS)
+def adapt_redis_url(url: str) -> str:
+    """Returns the URL for redis-py, without the options that only ioredis knows, or that are ours.
+
+    The database in the path wins over the option `db`, as in ioredis.
+    """
+    path = urlsplit(url).path.strip("/")
+    has_database = path.isdigit() and not url.startswith("unix:")
+    return _adapt(url, {}, _ONLY_IOREDIS | _SET_BY_US | ({"db"} if has_database else set()))
 
 
-def _adapt(url: str, replaced: Mapping[str, str], foreign: Set[str]) -> tuple[str, list[str]]:
+def _adapt(url: str, replaced: Mapping[str, str], left_out: Set[str]) -> str:
     start, _, query = url.partition("?")
-    options = [replaced.get(option, option) for option in query.split("&")]
-    names = [option.partition("=")[0] for option in options]
-    kept = "&".join(
-        option
-        for option, name in zip(options, names, strict=True)
-        if option and name not in foreign
-    )
-    return start + (f"?{kept}" if kept else ""), [name for name in names if name in foreign]
+    options = (replaced.get(option, option) for option in query.split("&"))
+    kept = [each for each in options if each and each.partition("=")[0] not in left_out]
+    return start + ("?" + "&".join(kept) if kept else "")

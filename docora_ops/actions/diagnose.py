@@ -21,6 +21,7 @@ from docora_ops.actions.server_checks import (
     check_privileges,
     check_queue,
     check_redis,
+    check_schemas,
     check_tables,
 )
 from docora_ops.database import Database
@@ -30,6 +31,7 @@ from docora_ops.database.postgres_server import (
     missing_columns,
     read_clock,
     read_columns,
+    read_creators,
     read_role,
     read_server,
 )
@@ -192,13 +194,14 @@ def _ask_postgres(settings: Settings, max_failed: int | None, read_only: bool) -
         found.latency = database.latency()
         found.ahead = _seconds_ahead(lambda: read_clock(database))
         found.checks.append(ok(CheckName.POSTGRES, database.place))
-        found.checks += check_postgres(server, read_only=read_only)
+        found.checks += check_postgres(server)
         found.checks.append(check_pooling(find_pooling(settings)))
         missing = missing_columns(read_columns(database, TABLES))
         found.checks.append(check_tables(missing, len(TABLES), database.schema))
         if missing:  # missing columns would look like missing privileges
             found.missing = "the missing tables and columns"
             return found
+        found.checks.append(check_schemas(read_creators(database, TABLES)))
         privileges = check_privileges(read_role(database, TABLES), read_only=read_only)
         found.checks.append(privileges)
         if privileges.state is CheckState.CRITICAL:

@@ -11,12 +11,13 @@ from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.reading import count_by_app, count_by_error
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
-from docora_ops.database.link_reports import count_links, links_by_app
+from docora_ops.database.link_reports import count_links, links_by_group
 from docora_ops.database.link_scans import scanning_links
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import OtherQueue
-from docora_ops.links import FAILED_LINKS, LinkStatus
+from docora_ops.link_lists import LinkGroup
+from docora_ops.links import FAILED_LINKS, AppCount, LinkStatus
 from docora_ops.overview import (
     TOO_SLOW_MS,
     DriftCounts,
@@ -87,7 +88,9 @@ def read_metrics(docora: Docora, *, by_app: bool) -> Metrics:
     # In one transaction, so that the failed links of the apps add up.
     with _keeping_errors(errors), database.snapshot():
         links = count_links(database)
-        failed = links_by_app(database, FAILED_LINKS, limit=None, offset=0)[1] if by_app else None
+        if by_app:
+            _, rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
+            failed = [AppCount(*row) for row in rows]
     with _keeping_errors(errors):
         queue = docora.queue_to_read
         overview = queue.overview(limit=1)

@@ -75,17 +75,18 @@ def link_groups(
         case LinkGroup.ERROR:
             return count_by_error(database, which, page, limit)
         case LinkGroup.REPOSITORY:
-            total, found = lists.links_by_repository(database, which, limit=limit, offset=offset)
-            return Page(found, page, limit, total)
+            total, rows = lists.links_by_group(database, group, which, limit=limit, offset=offset)
+            return Page([RepositoryCount(*row) for row in rows], page, limit, total)
         case LinkGroup.STATUS:
-            total, counts = lists.links_by_status(database, which, limit=limit, offset=offset)
-            return Page(counts, page, limit, total)
+            total, rows = lists.links_by_group(database, group, which, limit=limit, offset=offset)
+            return Page([StatusCount(*row) for row in rows], page, limit, total)
 
 
 def count_by_app(database: Database, which: LinkFilter, page: int, limit: int) -> Page[AppCount]:
     """Counts the links of each app, most links first."""
-    total, rows = lists.links_by_app(database, which, limit=limit, offset=_offset(page, limit))
-    return Page(rows, page, limit, total)
+    offset = _offset(page, limit)
+    total, rows = lists.links_by_group(database, LinkGroup.APP, which, limit=limit, offset=offset)
+    return Page([AppCount(*row) for row in rows], page, limit, total)
 
 
 def count_by_error(

@@ -43,26 +43,17 @@ def _judge(name: CheckName, fine: str, *problems: _Problem) -> Check:
     return ok(name, fine)
 
 
-def check_postgres(server: PostgresServer, *, read_only: bool = False) -> Iterator[Check]:
-    """Checks the version, and whether the server takes writes.
-
-    read_only: transactions that are read-only are as wanted.
-    """
+def check_postgres(server: PostgresServer) -> Iterator[Check]:
+    """Checks the version, and whether the server takes writes."""
     found = f"PostgreSQL {server.version}"
     is_old = server.version_number < _OLDEST_POSTGRES * 10_000
     upgrade = f"upgrade to PostgreSQL {_OLDEST_POSTGRES} or newer"
     yield _judge(
         CheckName.POSTGRES_VERSION, found, (is_old, failed, f"{found} is too old", upgrade)
     )
-    to_primary = "point DATABASE_URL at the primary"
-    is_refused = server.is_read_only and not read_only
-    hint = f"{to_primary}, or reset default_transaction_read_only"
-    yield _judge(
-        CheckName.POSTGRES_PRIMARY,
-        "transactions are read-only" if server.is_read_only else "takes writes",
-        (server.standby is not None, failed, f"it is {server.standby}", to_primary),
-        (is_refused, failed, "transactions are read-only", hint),
-    )
+    hint = "point DATABASE_URL at the primary"
+    problem = (server.standby is not None, failed, f"it is {server.standby}", hint)
+    yield _judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem)
 
 
 def check_pooling(pooling: Pooling) -> Check:
@@ -84,6 +75,17 @@ def check_tables(missing: Sequence[str], tables: int, schema: str) -> Check:
     grant = f"let the role use the schema: GRANT USAGE ON SCHEMA {schema}"
     problem = (bool(missing), failed, f"missing: {', '.join(missing)}", f"{to_docora}, and {grant}")
     return _judge(CheckName.TABLES, f"{tables} tables, and all their columns", problem)
+
+
+def check_schemas(creators: Sequence[tuple[str, str]]) -> Check:
+    """Checks that others can't create functions beside Docora's tables, which could run as ours.
+
+    creators: schemas, each with a role that may create something there.
+    """
+    found = ", ".join(f"{role} in {schema}" for schema, role in creators)
+    hint = " ".join(f"REVOKE CREATE ON SCHEMA {schema} FROM {role};" for schema, role in creators)
+    problem = (bool(creators), warning, f"others may create functions and tables: {found}", hint)
+    return _judge(CheckName.SCHEMAS, "no other role may create anything", problem)
 
 
 def check_privileges(role: Role, *, read_only: bool = False) -> Check:

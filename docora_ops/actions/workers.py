@@ -61,9 +61,9 @@ def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
     """
     require_rq(docora, "resume", docora.advice.to_resume)
     suspension = switch.read_suspension(docora.redis)
-    if suspension and switch.resume(docora.redis, describe_change("resume", reason)):
-        return suspension
-    return None
+    if suspension:
+        switch.resume(docora.redis, describe_change("resume", reason))
+    return suspension
 
 
 def require_rq(docora: Docora, what: str, instead: str) -> None:

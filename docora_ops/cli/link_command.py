@@ -35,7 +35,7 @@ def change_link(
     database = context.docora.database
     if front:
         require_rq_for_front(context.docora)
-    with database.transaction():  # one, instead of one for each statement
+    with database.snapshot():  # one transaction, instead of one for each statement
         link = resolve_link(database, app, repo)
     workers = count_workers(context.docora, to_change=True)
     require_servers_to_match(database, context.docora.queue)

@@ -36,7 +36,7 @@ def metrics(
         cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
         context.show_text([prometheus_text(found).removesuffix("\n")])
     if found.backend_ok is False and context.docora.backend.is_clear:
-        has_workers = bool(found.queue and found.queue.live_workers)
+        has_workers = bool(found.queue and found.queue.workers)
         note_other_workers(context.docora, has_workers=has_workers)
     for error in found.errors.values():
         context.report(error)

@@ -3,7 +3,7 @@
 Texts and URLs are returned with secrets masked.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from psycopg.rows import TupleRow
@@ -12,12 +12,11 @@ from docora_ops.database.link_rows import LINKS, MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
 from docora_ops.link_lists import (
     AppSummary,
+    LinkGroup,
     LinkHistory,
     LinkSort,
     ListedLink,
-    RepositoryCount,
     Snapshot,
-    StatusCount,
 )
 from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
 from docora_ops.overview import LinkCounts
@@ -65,15 +64,17 @@ FROM (SELECT count(*) AS total FROM counted) totals LEFT JOIN {{page}} ON true
 ORDER BY links DESC, key
 """
 
-LINKS_BY_APP = _GROUPS_PAGE.format(
-    key="app_id", columns="key, app_name", page="(page JOIN docora.apps ON app_id = key)"
-)
-LINKS_BY_REPOSITORY = _GROUPS_PAGE.format(
-    key="repository_id",
-    columns="key, owner || '/' || name",
-    page="(page JOIN docora.repositories ON repository_id = key)",
-)
-LINKS_BY_STATUS = _GROUPS_PAGE.format(key="status", columns="key", page="page")
+GROUPS_PAGES = {
+    LinkGroup.APP: _GROUPS_PAGE.format(
+        key="app_id", columns="key, app_name", page="(page JOIN docora.apps ON app_id = key)"
+    ),
+    LinkGroup.REPOSITORY: _GROUPS_PAGE.format(
+        key="repository_id",
+        columns="key, owner || '/' || name",
+        page="(page JOIN docora.repositories ON repository_id = key)",
+    ),
+    LinkGroup.STATUS: _GROUPS_PAGE.format(key="status", columns="key", page="page"),
+}
 
 LINKS_BY_ERROR = f"""
 SELECT l.app_id, left(l.last_error, %(longest)s) AS error, count(*)
@@ -111,31 +112,22 @@ def links_page(
     return total, [_without_secrets(ListedLink(*row)) for row in rows]
 
 
-def links_by_app(
-    database: Database, which: LinkFilter, *, limit: int | None, offset: int
-) -> tuple[int, list[AppCount]]:
-    """Counts the links of each app, most links first: the number of apps, and one page of them.
+def links_by_group(
+    database: Database,
+    group: LinkGroup,
+    which: LinkFilter,
+    *,
+    limit: int | None = None,
+    offset: int = 0,
+) -> tuple[int, list[TupleRow]]:
+    """Counts the links of each app, repository or status, most links first.
 
-    Without a limit the page has all of them.
+    Returns the number of groups, and for each group on the page its id, its name, unless it is a
+    status, and the number of links. Without a limit the page has all groups.
     """
-    total, rows = _groups(database, LINKS_BY_APP, which, {"limit": limit, "offset": offset})
-    return total, [AppCount(*row) for row in rows]
-
-
-def links_by_repository(
-    database: Database, which: LinkFilter, *, limit: int, offset: int
-) -> tuple[int, list[RepositoryCount]]:
-    """Counts the links of each repository, most first: the number of repositories, and one page."""
-    total, rows = _groups(database, LINKS_BY_REPOSITORY, which, {"limit": limit, "offset": offset})
-    return total, [RepositoryCount(*row) for row in rows]
-
-
-def links_by_status(
-    database: Database, which: LinkFilter, *, limit: int, offset: int
-) -> tuple[int, list[StatusCount]]:
-    """Counts the links of each status, most first: the number of statuses, and one page."""
-    total, rows = _groups(database, LINKS_BY_STATUS, which, {"limit": limit, "offset": offset})
-    return total, [StatusCount(*row) for row in rows]
+    page = {"limit": limit, "offset": offset}
+    rows = database.rows(GROUPS_PAGES[group], {**filter_parameters(which), **page})
+    return rows[0][0], [row[1:] for row in rows if row[1] is not None]
 
 
 def links_by_error(
@@ -157,14 +149,6 @@ def apps_page(database: Database, *, limit: int, offset: int) -> tuple[int, list
         rows = database.rows(APPS_PAGE, {"limit": limit, "offset": offset})
     apps = [AppSummary(*row) for row in rows]
     return total, [replace(app, base_url=mask_url(app.base_url)) for app in apps]
-
-
-def _groups(
-    database: Database, sql: str, which: LinkFilter, page: Mapping[str, object]
-) -> tuple[int, Sequence[TupleRow]]:
-    """Returns the number of groups, and the rows of one page."""
-    rows = database.rows(sql, {**filter_parameters(which), **page})
-    return rows[0][0], [row[1:] for row in rows if row[1] is not None]
 
 
 def _without_secrets(link: ListedLink) -> ListedLink:

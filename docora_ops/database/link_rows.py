@@ -236,11 +236,6 @@ def read_payload(database: Database, ref: LinkRef) -> Payload:
     return Payload(*row[1:])
 
 
-def reset_link(database: Database, ref: LinkRef) -> None:
-    """Makes the link pending, without retries and error."""
-    database.execute(RESET_LINKS, {"ids": [ref.id]})
-
-
 def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
     """Deletes the delivery records of the links or, with `update`, marks them as outdated.
 

@@ -112,7 +112,7 @@ class Database:
         self._settings = settings
         self._url = settings.require_database_url().get_secret_value()
         try:
-            self._parameters: dict[str, Any] = conninfo_to_dict(adapt_postgres_url(self._url)[0])
+            self._parameters: dict[str, Any] = conninfo_to_dict(adapt_postgres_url(self._url))
             _check(self._parameters)
         except (psycopg.Error, ValueError):
             # The driver's text would show the password.
@@ -159,8 +159,11 @@ class Database:
         connection.close()
 
     def transaction(self) -> AbstractContextManager[object]:
-        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`."""
-        return self._transaction("READ COMMITTED")
+        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`.
+
+        Refused by a standby, unlike single statements that only read.
+        """
+        return self._transaction("READ COMMITTED READ WRITE")
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Begins a transaction whose statements all see the same state of the database."""

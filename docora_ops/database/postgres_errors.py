@@ -87,16 +87,22 @@ def explain(
                 hint="docora-ops help privileges lists what the role in DATABASE_URL needs",
             )
         case pg.ReadOnlySqlTransaction():
-            return PostgresError(
-                f"{where} is read-only",
-                hint="point DATABASE_URL at the primary; if this is a standby that takes over, "
-                "try again once it is promoted",
-            )
+            return _read_only(where)
+        case pg.FeatureNotSupported() if "recovery" in text:  # READ WRITE on a standby
+            return _read_only(where)
         case pg.DeadlockDetected() | pg.SerializationFailure():
             return LinkError(f"{where} undid a change: {text}", hint="try again")
         case psycopg.OperationalError() | psycopg.InterfaceError():
             return _explain_connection(error, where, text, is_connected=is_connected)
     return LinkError(f"{where} refuses: {text}", hint="see the database's log")
+
+
+def _read_only(where: str) -> PostgresError:
+    return PostgresError(
+        f"{where} is read-only",
+        hint="point DATABASE_URL at the primary; if this is a standby that takes over, try again "
+        "once it is promoted",
+    )
 
 
 def _explain_connection(

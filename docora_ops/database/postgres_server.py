@@ -8,8 +8,7 @@ from docora_ops.database.postgres import Database
 from docora_ops.overview import Standby
 
 SERVER = """
-SELECT current_setting('server_version'), current_setting('server_version_num')::int,
-    current_setting('transaction_read_only')::bool
+SELECT current_setting('server_version'), current_setting('server_version_num')::int
 """
 
 # A standby may show an old state for as long as it is cut off from its primary.
@@ -45,6 +44,23 @@ FROM tables, unnest('{{DELETE,TRUNCATE,TRIGGER}}'::text[]) AS privilege
 WHERE has_table_privilege(table_id, privilege)
 """
 
+# A function there, of a schema that stands on the path of another client, could run as our role.
+CREATORS = """
+SELECT quote_ident(nspname), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
+FROM pg_namespace CROSS JOIN aclexplode(coalesce(nspacl, acldefault('n', nspowner)))
+LEFT JOIN pg_roles r ON r.oid = grantee
+WHERE nspname = %(schema)s AND privilege_type = 'CREATE' AND (
+    grantee = 0
+    OR NOT rolsuper AND rolname NOT IN (current_user, 'pg_database_owner')
+        AND NOT pg_has_role(grantee, nspowner, 'MEMBER')
+        AND NOT EXISTS (
+            SELECT FROM pg_class WHERE relnamespace = pg_namespace.oid
+                AND relname = ANY (%(tables)s::text[]) AND pg_has_role(grantee, relowner, 'MEMBER')
+        )
+)
+ORDER BY 2
+"""
+
 ROLE = """
 SELECT quote_ident(rolname), quote_ident(%(schema)s), rolsuper
 FROM pg_roles WHERE rolname = current_user
@@ -57,7 +73,6 @@ class PostgresServer:
 
     version: str
     version_number: int  # 140005 for 14.5
-    is_read_only: bool
     standby: Standby | None = None  # None on a primary
 
 
@@ -82,8 +97,8 @@ class Role:
 
 def read_server(database: Database) -> PostgresServer:
     """Reads the version and the state of the server."""
-    [(version, number, is_read_only)] = database.rows(SERVER)
-    return PostgresServer(version, number, is_read_only, read_standby(database))
+    [(version, number)] = database.rows(SERVER)
+    return PostgresServer(version, number, read_standby(database))
 
 
 def read_standby(database: Database) -> Standby | None:
@@ -103,13 +118,22 @@ def read_clock(database: Database) -> float:
 
 def read_columns(database: Database, tables: Sequence[str]) -> frozenset[tuple[str, str]]:
     """Returns table and column for all columns of these tables that our role may name."""
-    with database.transaction():
+    with database.snapshot():
         return frozenset(database.rows(COLUMNS, _parameters(database, tables)))
+
+
+def read_creators(database: Database, tables: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns each role that may create objects beside these tables, with their schema.
+
+    Leaves out superusers, our own role, and the owners of the schema and of the tables.
+    """
+    with database.snapshot():
+        return list(database.rows(CREATORS, _parameters(database, tables)))
 
 
 def read_role(database: Database, tables: Sequence[str]) -> Role:
     """Reads the role of the connection and its privileges on these tables."""
-    with database.transaction():
+    with database.snapshot():
         parameters = _parameters(database, tables)
         [(name, schema, is_superuser)] = database.rows(ROLE, parameters)
         privileges = frozenset(Privilege(*found) for found in database.rows(PRIVILEGES, parameters))

@@ -57,7 +57,7 @@ class Session(Database):
             "tcp_keepalives_count": "3",
             "tcp_user_timeout": idle,
             "default_transaction_isolation": "'read committed'",
-            "default_transaction_read_only": "DEFAULT",
+            "default_transaction_read_only": "off",
             "synchronous_commit": "off",
         }
         self._set_up(connection, "SESSION", settings)
@@ -101,7 +101,7 @@ def find_pooling(settings: Settings) -> Pooling:
         try:
             before, told_before = _session_ids(first)
             for _ in range(_TRIES):
-                with second.transaction():
+                with second.snapshot():
                     taken, _ = _session_ids(second)
                     if taken == before:
                         return Pooling.TRANSACTIONS

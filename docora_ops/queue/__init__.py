@@ -5,8 +5,7 @@ from redis import Redis
 from docora_ops.jobs import Backend, BackendChoice
 from docora_ops.queue.backend import choose_backend
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, disproved_status
-from docora_ops.queue.paced_runs import PacedRuns
-from docora_ops.queue.progress import ProgressStore
+from docora_ops.queue.progress import PacedRuns, ProgressStore
 from docora_ops.queue.redis_client import connect
 from docora_ops.queue.rq_queue import RqQueue
 from docora_ops.settings import Settings
@@ -32,7 +31,7 @@ def queue_of(settings: Settings, client: Redis, choice: BackendChoice | None = N
     """
     choice = choice or choose_backend(settings, client)
     if choice.backend is Backend.BULLMQ:
-        from docora_ops.queue.bullmq_queue import BullmqQueue
+        from docora_ops.queue.bullmq import BullmqQueue
 
         return BullmqQueue(settings, client, choice)
     return RqQueue(settings, client, choice)

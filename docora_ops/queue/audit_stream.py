@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime
 from heapq import merge
-from typing import cast
+from typing import Any, cast
 
 from redis import Redis
 
 from docora_ops.audit import Change, HistoryEntry, HistoryState
 from docora_ops.bulk import Results, StoppedBy
 from docora_ops.links import Action, Outcome
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_client import redis_errors, text_of
 
 STREAM = "docora-ops:audit"
 SCHEDULE_STREAM = "docora-ops:audit:schedule"
@@ -133,11 +133,13 @@ def _entry(
 def write_entry(client: Redis, entry: AuditEntry) -> None:
     """Writes an entry without a change."""
     with redis_errors(client):
-        client.xadd(
-            entry.key,
-            dict(zip(entry.fields[::2], entry.fields[1::2], strict=True)),
-            maxlen=ENTRIES_KEPT,
-        )
+        add_entry(client, entry)
+
+
+def add_entry(client: Redis, entry: AuditEntry) -> None:
+    """Writes an entry, or adds that to a pipeline."""
+    fields: dict[Any, Any] = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
+    client.xadd(entry.key, fields, maxlen=ENTRIES_KEPT)
 
 
 def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
@@ -157,7 +159,7 @@ def _newest_first(client: Redis, key: str) -> Iterator[dict[str, str]]:
         "list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(key, newest, count=_CHUNK)
     ):
         for entry_id, fields in some:
-            texts = {_text(name): _text(value) for name, value in fields.items()}
+            texts = {text_of(name): text_of(value) for name, value in fields.items()}
             yield texts | {"ms": entry_id.decode().partition("-")[0]}
         newest = "(" + some[-1][0].decode()
 
@@ -232,7 +234,3 @@ def mapping_of(text: str) -> dict[str, str | int | bool | list[str]]:
         if isinstance(value, str | int)
         or (isinstance(value, list) and all(isinstance(each, str) for each in value))
     }
-
-
-def _text(value: bytes) -> str:
-    return value.decode(errors="backslashreplace")

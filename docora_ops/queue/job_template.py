@@ -20,9 +20,8 @@ _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _SHOWN_ARGUMENTS = frozenset({"app_name", "owner", "name"})
 _MOST_OF_A_CALL = 1 << 20
 """Bytes of a pickled call that are read."""
-_STEP = 1 << 14
-"""Bytes at the end of a traceback that are kept, and the size of a step of unpacking."""
-_MOST_STEPS = 1 << 10
+_MOST_OF_A_TRACEBACK = 1 << 24
+"""Bytes of an unpacked traceback that are read."""
 _LARGEST_BLOCK = 0xFFFF
 """Bytes of the largest stored block in a zlib stream."""
 _MEMOIZE = b"\x94"
@@ -129,18 +128,11 @@ def call_of(data: bytes) -> dict[str, str]:
 
 def traceback_of(exc_string: bytes) -> str:
     """Returns the last lines of a traceback that RQ has packed; empty for other bytes."""
-    tail = b""
-    unpacker = zlib.decompressobj()
     try:
-        packed = b64decode(exc_string)
-        for _ in range(_MOST_STEPS):
-            tail = (tail + unpacker.decompress(packed, _STEP))[-_STEP:]
-            packed = unpacker.unconsumed_tail
-            if not packed:
-                break
+        text = zlib.decompressobj().decompress(b64decode(exc_string), _MOST_OF_A_TRACEBACK)
     except (ValueError, zlib.error):
         return ""
-    return "\n".join(tail.decode(errors="replace").rstrip().split("\n")[-_LINES:])
+    return "\n".join(text.decode(errors="replace").rstrip().split("\n")[-_LINES:])
 
 
 def _call(data: bytes) -> bytes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from shlex import quote
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from redis import Redis
+from redis.client import Pipeline
 
 from docora_ops.audit import Change
 from docora_ops.bulk import KnownOperation, OperationState, Progress, Results, StoppedBy
@@ -19,13 +20,19 @@ from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import (
     AuditEntry,
+    add_entry,
     mapping_of,
     reason_of,
     results_of,
     write_entry,
 )
-from docora_ops.queue.redis_client import redis_errors
-from docora_ops.queue.values import optional_text_of, whole_number
+from docora_ops.queue.redis_client import (
+    answers_of,
+    optional_text_of,
+    redis_errors,
+    text_of,
+    whole_number,
+)
 
 EXPIRY = 3_600
 """TTL in seconds of an operation, renewed with each batch."""
@@ -45,86 +52,6 @@ _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 _OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
 """Further fields of an operation that docora-ops has started, as far as they are known."""
 
-# KEYS: the operation, its failures, its links, the stream of the audit entry if there is one
-# ARGV: TTL, four counts, the number of all failures, the number of the first failure that follows,
-# how many follow, these, how many names and values of further fields follow, these, and the
-# arguments of XADD
-# Failures are stored by number, so that a repeated call changes nothing. A script that fails undoes
-# nothing: so a stream of another type is noticed before the first write, and if EXPIRE or SET is
-# not permitted, a new operation is deleted, which would never expire.
-_WRITE = """
-if KEYS[4] then
-  redis.call('XLEN', KEYS[4])
-end
-local is_new = redis.call('EXISTS', KEYS[1]) == 0
-redis.call('HSETNX', KEYS[1], 'cancelled', 'false')
-local reply = redis.pcall('EXPIRE', KEYS[1], ARGV[1])
-if is_new and not (type(reply) == 'table' and reply.err) then
-  reply = redis.pcall('SET', KEYS[3], '', 'EX', ARGV[1], 'NX')
-end
-if type(reply) == 'table' and reply.err then
-  if is_new then
-    redis.call('DEL', KEYS[1])
-  end
-  return reply
-end
-redis.call('EXPIRE', KEYS[3], ARGV[1])
-redis.call('HSET', KEYS[1], 'total', ARGV[2], 'completed', ARGV[3], 'succeeded', ARGV[4],
-  'failed', ARGV[5])
-if tonumber(ARGV[6]) > 0 then
-  redis.call('HSET', KEYS[2], 'total', ARGV[6])
-  for i = 1, tonumber(ARGV[8]) do
-    redis.call('HSET', KEYS[2], ARGV[7] + i - 1, ARGV[8 + i])
-  end
-  redis.call('EXPIRE', KEYS[2], ARGV[1])
-end
-local after = 9 + ARGV[8]
-if tonumber(ARGV[after]) > 0 then
-  redis.call('HSET', KEYS[1], unpack(ARGV, after + 1, after + ARGV[after]))
-end
-if KEYS[4] then
-  redis.call('XADD', unpack(ARGV, after + ARGV[after] + 1))
-end
-return redis.call('HMGET', KEYS[1], 'cancelled', 'cancelled_by')
-"""
-
-# An operation that has expired is not made anew.
-_WRITE_RESULTS = """
-if KEYS[2] then
-  redis.call('XLEN', KEYS[2])
-end
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('HSET', KEYS[1], 'results', ARGV[1])
-end
-if KEYS[2] then
-  redis.call('XADD', unpack(ARGV, 2))
-end
-"""
-
-_CANCEL = """
-local counts = redis.call('HMGET', KEYS[1], 'total', 'completed')
-if not counts[1] then
-  return 'unknown' -- the dashboard's cancel makes a hash without a total
-end
-if (tonumber(counts[2]) or 0) >= (tonumber(counts[1]) or 0) then
-  return 'finished'
-end
-if redis.call('HGET', KEYS[1], 'cancelled') == 'true' then
-  return 'again' -- the first cancellation has written the audit entry
-end
-if KEYS[2] then
-  redis.call('XLEN', KEYS[2])
-end
-redis.call('HSET', KEYS[1], 'cancelled', 'true')
-if ARGV[2] ~= '' then
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-end
-if KEYS[2] then
-  redis.call('XADD', unpack(ARGV, 3))
-end
-return 'cancelled'
-"""
-
 
 def new_operation_id() -> str:
     """`bulk_` and 16 random hex digits."""
@@ -136,9 +63,6 @@ class ProgressStore:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._write = client.register_script(_WRITE)
-        self._write_results = client.register_script(_WRITE_RESULTS)
-        self._cancel = client.register_script(_CANCEL)
 
     def write(
         self,
@@ -156,46 +80,47 @@ class ProgressStore:
         Does not write `progress.cancelled`: others may cancel at any time. `failures`: all so far;
         those before the index `since` are stored already. `change`: at the first call.
         """
-        further: list[str] = []
+        key, failures_key, its_links_key = _keys(progress.operation_id)
+        fields: dict[Any, Any] = {
+            "total": progress.total,
+            "completed": progress.completed,
+            "succeeded": progress.put_to_work,
+            "failed": progress.not_queued,
+        }
         if change:
-            further += ("who", change.who, "command", change.command)
-            further += ("selection", json.dumps(change.selection))
+            selection = json.dumps(change.selection)
+            fields |= {"who": change.who, "command": change.command, "selection": selection}
         if stopped_by:
-            further += ("stopped_by", stopped_by)
+            fields["stopped_by"] = stopped_by
         if results:
-            further += ("results", json.dumps(asdict(results)))
-        new = [json.dumps(astuple(failure)) for failure in failures[since:FAILURES_KEPT]]
-        keys = _keys(progress.operation_id)
-        with redis_errors(self._client):
-            cancelled, cancelled_by = self._write(
-                keys=[*keys, audit.key] if audit else keys,
-                args=[
-                    EXPIRY,
-                    progress.total,
-                    progress.completed,
-                    progress.put_to_work,
-                    progress.not_queued,
-                    len(failures),
-                    since,
-                    len(new),
-                    *new,
-                    len(further),
-                    *further,
-                    *(audit.xadd if audit else ()),
-                ],
-            )
+            fields["results"] = json.dumps(asdict(results))
+        # One transaction: where a command is not permitted, Redis runs none of them.
+        with redis_errors(self._client), self._client.pipeline() as pipeline:
+            pipeline.hsetnx(key, "cancelled", "false")
+            pipeline.hset(key, mapping=fields)
+            pipeline.expire(key, EXPIRY)
+            pipeline.set(its_links_key, "", ex=EXPIRY, nx=True)
+            pipeline.expire(its_links_key, EXPIRY)
+            if failures:
+                new = enumerate(failures[since:FAILURES_KEPT], since)
+                stored: dict[Any, Any] = {n: json.dumps(astuple(failure)) for n, failure in new}
+                pipeline.hset(failures_key, mapping=stored | {"total": len(failures)})
+                pipeline.expire(failures_key, EXPIRY)
+            if audit:
+                add_entry(pipeline, audit)
+            pipeline.hmget(key, ["cancelled", "cancelled_by"])
+            cancelled, cancelled_by = pipeline.execute()[-1]
         return cancelled == b"true", optional_text_of(cancelled_by)
 
     def write_results(
         self, operation_id: str, results: Results, audit: AuditEntry | None = None
     ) -> None:
         """Keeps the results of the operation's snapshots, with an audit entry."""
-        keys = [operation_key(operation_id)]
-        with redis_errors(self._client):
-            self._write_results(
-                keys=[*keys, audit.key] if audit else keys,
-                args=[json.dumps(asdict(results)), *(audit.xadd if audit else ())],
-            )
+        key = operation_key(operation_id)
+        with redis_errors(self._client), self._client.pipeline() as pipeline:
+            if self._client.exists(key):
+                pipeline.hset(key, "results", json.dumps(asdict(results)))
+            self._finish(pipeline, key, audit)
 
     def read(self, operation_id: str) -> KnownOperation:
         """Returns an operation with its state. Raises NotFoundError if unknown or expired."""
@@ -311,21 +236,33 @@ class ProgressStore:
 
         Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
         """
-        keys = [operation_key(operation_id)]
-        reason = ("cancelled_by", cancelled_by) if cancelled_by else ("stopped_by", stopped_by)
-        with redis_errors(self._client):
-            reply = self._cancel(
-                keys=[*keys, audit.key] if audit else keys,
-                args=[reason[0], reason[1] or "", *(audit.xadd if audit else ())],
-            )
-        if reply == b"unknown":
-            raise _not_found(operation_id)
-        if reply == b"finished":
-            raise OperationFinishedError(
-                f"operation {operation_id!r} has finished: nothing is left to cancel",
-                hint=f"docora-ops progress {quote(operation_id)} shows what it did",
-            )
-        return bool(reply != b"again")
+        key = operation_key(operation_id)
+        with redis_errors(self._client), self._client.pipeline() as pipeline:
+            names = ["total", "completed", "cancelled"]
+            row = cast("list[bytes | None]", self._client.hmget(key, names))
+            total, completed, cancelled = row
+            if total is None:
+                raise _not_found(operation_id)
+            if (whole_number(completed) or 0) >= (whole_number(total) or 0):
+                raise OperationFinishedError(
+                    f"operation {operation_id!r} has finished: nothing is left to cancel",
+                    hint=f"docora-ops progress {quote(operation_id)} shows what it did",
+                )
+            if cancelled == b"true":
+                return False
+            pipeline.hset(key, "cancelled", "true")
+            if reason := cancelled_by or stopped_by:
+                pipeline.hset(key, "cancelled_by" if cancelled_by else "stopped_by", reason)
+            self._finish(pipeline, key, audit)
+        return True
+
+    def _finish(self, pipeline: Pipeline, key: str, audit: AuditEntry | None) -> None:
+        """Runs the commands, with an audit entry, and undoes them if the key has just expired."""
+        if audit:
+            add_entry(pipeline, audit)
+        pipeline.pttl(key)
+        if pipeline.execute()[-1] == -1:  # made anew, it would never expire
+            self._client.delete(key)
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry without a change."""
@@ -385,3 +322,63 @@ def _state(progress: Progress, silence: timedelta) -> OperationState:
     if progress.cancelled:
         return OperationState.CANCELLED
     return OperationState.OWNER_GONE if silence > OWNER_PATIENCE else OperationState.RUNNING
+
+
+# Runs with `--in-flight` that are under way: `schedule` leaves their links to them
+
+PACED_RUNS = "docora-ops:paced-runs"
+"""The operation ids of runs that were heard of lately; of some, the selection has expired."""
+HEARD = 60
+"""Seconds for which a run counts as under way without a further sign of life."""
+
+
+@dataclass(frozen=True)
+class PacedLinks:
+    """The links of a run that is under way, by their row ids."""
+
+    operation_id: str
+    selected: frozenset[str]
+    queued: frozenset[str]
+    """The selected links whose turn has come."""
+
+
+class PacedRuns:
+    """Makes runs known, and finds them. All calls raise RedisError."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    def keep(self, operation_id: str, selected: Iterable[str]) -> None:
+        """Makes the run and its links known for the next `HEARD` seconds."""
+        key = selection_key(operation_id)
+        with redis_errors(self._client):
+            if not self._client.expire(key, HEARD):
+                self._client.set(key, packed_ids(selected), ex=HEARD)
+            self._client.sadd(PACED_RUNS, operation_id)
+            self._client.expire(PACED_RUNS, HEARD)
+
+    def end(self, operation_id: str) -> None:
+        """Makes the run unknown."""
+        with redis_errors(self._client):
+            self._client.delete(selection_key(operation_id))
+
+    def read(self) -> list[PacedLinks]:
+        """Returns the runs that are under way, each with its links."""
+        with redis_errors(self._client):
+            known = cast("set[bytes]", self._client.smembers(PACED_RUNS))
+            operation_ids = sorted(map(text_of, known))
+            pipeline = self._client.pipeline(transaction=False)
+            for operation_id in operation_ids:
+                pipeline.get(selection_key(operation_id))
+                pipeline.get(links_key(operation_id))
+            found = answers_of(pipeline)
+        return [
+            PacedLinks(operation_id, *(frozenset(unpacked_ids(each or b"")) for each in links))
+            for operation_id, *links in zip(operation_ids, found[::2], found[1::2], strict=True)
+            if links[0]
+        ]
+
+
+def selection_key(operation_id: str) -> str:
+    """Returns the key of all links of a run that is under way: 16 bytes for each row id."""
+    return f"docora-ops:operation:{operation_id}:selection"

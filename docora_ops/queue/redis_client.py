@@ -1,4 +1,4 @@
-"""Connecting to Redis, and turning its errors into ours."""
+"""Connecting to Redis, turning its errors into ours, and decoding its values."""
 
 import os
 import re
@@ -7,8 +7,8 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 from redis import exceptions
@@ -24,10 +24,6 @@ from docora_ops.text import mask
 ROWS_LOCKED_TIMEOUT = 4
 """Seconds for an answer of Redis while rows are locked in Postgres: Docora waits for those rows."""
 
-_OUR_OPTIONS = frozenset({"client_name", "decode_responses", "family", "protocol"})
-_FAMILIES = {"0": socket.AF_UNSPEC, "4": socket.AF_INET, "6": socket.AF_INET6}
-_REFUSED_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_error"})
-
 
 def connect(settings: Settings) -> redis.Redis:
     """Returns a client for `REDIS_URL`; it connects at its first command.
@@ -36,10 +32,8 @@ def connect(settings: Settings) -> redis.Redis:
     Raises ConfigurationError if the URL is unusable.
     """
     try:
-        url, _ = adapt_redis_url(settings.redis_url.get_secret_value())
-        url, family = _without_our_options(url)
         client = redis.Redis.from_url(
-            url,
+            adapt_redis_url(settings.redis_url.get_secret_value()),
             client_name="docora-ops",
             driver_info=None,  # or each connection begins with two more commands to be permitted
             protocol=2,
@@ -48,24 +42,23 @@ def connect(settings: Settings) -> redis.Redis:
             retry_on_error=[exceptions.ReadOnlyError, exceptions.MasterDownError],
             socket_connect_timeout=settings.connect_timeout,
             socket_timeout=settings.statement_timeout,
-            **({"socket_type": family} if family else {}),  # the client's name for it
         )
         # An unknown option in the URL shows only when a connection is made from it.
         pool = client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)
-        str(pool.connection_kwargs.get("host", "")).encode("idna")  # as the look-up does
+        options = pool.connection_kwargs
+        pool.connection_class(**options)
+        str(options.get("host", "")).encode("idna")  # as the look-up does
+        if options.get("ssl_keyfile") and not options.get("ssl_certfile"):
+            raise ValueError("a key without its certificate")
         if issubclass(pool.connection_class, redis.SSLConnection):
             # Without one, OpenSSL asks the terminal for the password of an encrypted key.
-            pool.connection_kwargs.setdefault("ssl_password", "")
+            options.setdefault("ssl_password", "")
     except (ValueError, TypeError, LookupError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
             hint="use redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or unix:///PATH; "
             "percent-encode special characters in the password",
         ) from None
-    if problem := _unusable_file(pool.connection_kwargs):
-        hint = "correct it in REDIS_URL, or the file"
-        raise ConfigurationError(f"REDIS_URL can't be used: {problem}", hint=hint)
     return client
 
 
@@ -124,24 +117,6 @@ def answers_of(pipeline: Pipeline) -> list[Any]:
     return answers
 
 
-def _without_our_options(url: str) -> tuple[str, int]:
-    """Returns the URL without options that the client would take over our own, and the family.
-
-    `family` is an option of ioredis: 4 and 6 stand for IPv4 and IPv6, and 0 for either. The
-    database in the path wins over the option `db`, as in ioredis: the client takes the option.
-    """
-    parts = urlsplit(url)
-    options = parse_qsl(parts.query, keep_blank_values=True)
-    has_database = parts.scheme != "unix" and parts.path.strip("/") != ""
-    left_out = _OUR_OPTIONS | ({"db"} if has_database else set())
-    if not _REFUSED_OPTIONS.isdisjoint(name for name, _ in options):
-        raise ValueError("an option that only the client itself can use")
-    kept = urlencode([(name, value) for name, value in options if name not in left_out])
-    family = _FAMILIES[dict(options).get("family", "0")]
-    # Not urlunsplit, which drops the empty host of unix:///path.
-    return url.partition("?")[0] + (f"?{kept}" if kept else ""), family
-
-
 def describe(client: redis.Redis) -> str:
     """Names the server and the database of a client, without user or password."""
     options = client.connection_pool.connection_kwargs
@@ -150,6 +125,9 @@ def describe(client: redis.Redis) -> str:
         return f"{options['path']}, database {database}"
     host = options.get("host", "localhost")
     return f"{f'[{host}]' if ':' in host else host}:{options.get('port', 6379)}/{database}"
+
+
+# Errors
 
 
 @contextmanager
@@ -178,11 +156,8 @@ _CREDENTIALS = (
     "check the credentials in REDIS_URL; a Redis without an ACL file forgets its users when it "
     "restarts: docora-ops help privileges says how to keep them",
 )
-_SLOW: _Explanation = (
-    "did not answer in time",
-    "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
-)
-_CLUSTER: _Explanation = (
+_SLOW = ("did not answer in time", "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT")
+_CLUSTER = (
     "is a node of a Cluster, which spreads its keys over several servers",
     "point REDIS_URL at a Redis or Valkey without cluster-enabled: RQ needs one server",
 )
@@ -200,6 +175,10 @@ _REFUSES_WRITES: dict[str, _Explanation] = {
     ),
 }
 _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
+    "EXEC without MULTI": (
+        "does not permit the command multi to our user",
+        "docora-ops help privileges lists what the user in REDIS_URL needs",
+    ),
     "UNBLOCKED": ("became a replica while a command waited", "try again in a moment"),
     "BUSY": (
         "answers no command: it has been busy with one script for too long",
@@ -214,22 +193,14 @@ _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
         "check that REDIS_URL names the Redis of Docora",
     ),
 }
-
-
-_ADD_CERTIFICATE = "add ssl_certfile and ssl_keyfile to REDIS_URL"
-_CHECK_CERTIFICATE = "check that ssl_certfile in REDIS_URL comes from a CA that Redis trusts"
-
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+_NO_PRIMARY = (
+    "is a replica without a primary, and answers nothing",
+    "point REDIS_URL at the primary, or try again once the replica is promoted",
+)
 _BY_KIND = (
-    (
-        exceptions.MasterDownError,
-        (
-            "is a replica without a primary, and answers nothing",
-            "point REDIS_URL at the primary, or try again once the replica is promoted",
-        ),
-    ),
+    (exceptions.MasterDownError, _NO_PRIMARY),
     (_LOGIN_ERRORS, _CREDENTIALS),
-    (exceptions.TimeoutError, _SLOW),
     (exceptions.OutOfMemoryError, _REFUSES_WRITES["OOM"]),
     (exceptions.ReadOnlyError, _REFUSES_WRITES["READONLY"]),
     (exceptions.ClusterError, _CLUSTER),
@@ -241,30 +212,21 @@ _BY_KIND = (
 
 def _explain(error: redis.RedisError, client: redis.Redis) -> _Explanation:
     text = str(error)
-    if isinstance(error, exceptions.TimeoutError) and "connecting" in text:
-        # A server without TLS waits for the rest of what it takes for a command.
-        with_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
-        hint = "use redis:// if it does not speak TLS; " if with_tls else ""
-        return "can't be reached: connecting timed out", f"{hint}check REDIS_URL and the network"
     for kind, explanation in _BY_KIND:
         if isinstance(error, kind):
             return explanation
-    if isinstance(error, redis.ConnectionError):
-        if isinstance(error.__cause__, TimeoutError):
-            return "did not answer in time", "check REDIS_URL and the network"
-        options = client.connection_pool.connection_kwargs
+    if isinstance(error, exceptions.TimeoutError) and "connecting" not in text:
+        return _SLOW
+    if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError):
         has_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
-        if refusal := _refused_certificate(error):
-            return refusal
-        if "connecting to" in text:
-            return _unreachable(error, options)
-        hint = "check that it runs, and its log"
-        if has_tls:  # a server that resets the connection takes its alert away
-            asks = f"if it asks for a client certificate, {_ADD_CERTIFICATE}"
-            hint += f"; {_CHECK_CERTIFICATE if options.get('ssl_certfile') else asks}"
-        return "broke the connection", hint
+        host = client.connection_pool.connection_kwargs.get("host", "localhost")
+        return _explain_connection(error, host, has_tls=has_tls)
     if _lacks_permission(error):
-        return _no_permission(text)
+        # Redis names the command, yet never the key or channel.
+        command = re.search(r"to run the '([\w|-]+)' command", text)
+        what = f"the command {command[1]}" if command else "one of our keys or channels"
+        hint = "docora-ops help privileges lists what the user in REDIS_URL needs"
+        return f"does not permit {what} to our user", hint
     # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
     if "cluster" in text or "hash to the same slot" in text:
         return _CLUSTER
@@ -275,86 +237,42 @@ def _explain(error: redis.RedisError, client: redis.Redis) -> _Explanation:
     return f"answered with an error: {mask(text)[:200]}", "see Redis's log"
 
 
-def _unreachable(error: BaseException, options: Mapping[str, Any]) -> _Explanation:
-    """Explains a failure to connect by the system's error that caused it.
-
-    The texts of the client are not shown.
-    """
+def _explain_connection(error: BaseException, host: str, *, has_tls: bool) -> _Explanation:
+    """Explains a failed connection by the system's error, not by the text of the client."""
     hint = "check that it runs, and REDIS_URL"
-    host = options.get("host", "localhost")
-    if problem := _unusable_file(options):  # since the start
-        return f"can't be reached: {problem}", "correct it in REDIS_URL, or the file"
-    match cause := _system_error(error):
+    if has_tls:
+        hint += ": rediss:// needs a server with TLS, and one that asks for a client certificate "
+        hint += "needs ssl_certfile and ssl_keyfile"
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    match cause:
         case ssl.SSLCertVerificationError():
             reason = f"its TLS certificate is refused: {cause.verify_message}"
             hint = "check the host in REDIS_URL, and ssl_ca_certs"
         case ssl.SSLError():
             reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
-            hint = "use redis:// if it does not speak TLS"
-            if "HANDSHAKE_FAILURE" in str(cause.reason) and not options.get("ssl_certfile"):
-                hint = f"if it asks for a client certificate, {_ADD_CERTIFICATE}"
         case socket.gaierror(errno=socket.EAI_AGAIN):
             reason = f"the name {host} can't be looked up at present"
             hint = "check the host in REDIS_URL, and the name server"
         case socket.gaierror():
             reason = f"no host named {host}"
             hint = "check the host in REDIS_URL"
-        case OSError(errno=int(number)):
+        case _ if isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
+            reason = "connecting timed out"
+        case OSError(errno=int(number)) if "connecting to" in str(error):
             reason = os.strerror(number).lower()
         case _:
-            reason = "the connection failed"
+            return "broke the connection", f"{hint}; see its log"
     return f"can't be reached: {reason}", hint
 
 
-def _refused_certificate(error: BaseException) -> _Explanation | None:
-    """Explains a TLS alert about our certificate. Returns None for any other error.
-
-    In TLS 1.3 the alert arrives only after the client has finished its own handshake.
-    """
-    cause = _system_error(error)
-    alert = str(cause.reason) if isinstance(cause, ssl.SSLError) else ""
-    if "ALERT_CERTIFICATE_REQUIRED" in alert:
-        return "asks for a client certificate", _ADD_CERTIFICATE
-    if found := re.search(r"ALERT_(UNKNOWN_CA|\w*CERTIFICATE\w*)", alert):
-        reason = found[1].lower().replace("_", " ").replace(" ca", " CA")
-        return f"refuses our client certificate: {reason}", _CHECK_CERTIFICATE
-    return None
-
-
-def _unusable_file(options: Mapping[str, Any]) -> str | None:
-    """Says which file of the TLS options can't be used, and why. Returns None if all can."""
-    names = ("ca_certs", "certfile", "keyfile")
-    authorities, certificate, key = (options.get(f"ssl_{name}") for name in names)
-    if key and not certificate:
-        return "ssl_keyfile needs ssl_certfile, the certificate that belongs to the key"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    what = f"the file of ssl_ca_certs, {authorities},"
-    try:
-        if authorities:
-            context.load_verify_locations(authorities)
-        what = f"ssl_certfile={certificate}" + (f" with ssl_keyfile={key}" if key else "")
-        if certificate:
-            # Without a password, OpenSSL asks the terminal for that of an encrypted key.
-            context.load_cert_chain(certificate, key, options.get("ssl_password") or "")
-    except ssl.SSLError as error:
-        reason = error.reason.replace("_", " ").lower() if error.reason else "not in PEM format"
-        return f"{what} can't be used: {reason}"
-    except OSError as error:
-        return f"{what} can't be used: {(error.strerror or 'no reason').lower()}"
-    return None
-
-
-def _system_error(error: BaseException) -> OSError | None:
-    """Returns the system's error that caused an error of the client."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
-
-
-def explain_refused_write(text: str) -> tuple[str, str] | None:
-    """Returns why Redis takes no writes, and what to do; None if the answer says something else."""
-    return _find_code(_REFUSES_WRITES, text)
+def explain_refused_write(error: redis.RedisError) -> _Explanation | None:
+    """Returns why Redis takes no writes, and what to do; None if the error says something else."""
+    known = next((each for kind, each in _BY_KIND if isinstance(error, kind)), None)
+    if known in _REFUSES_WRITES.values():
+        return known
+    return _find_code(_REFUSES_WRITES, str(error))
 
 
 def is_outage(error: redis.RedisError) -> bool:
@@ -378,11 +296,32 @@ def _lacks_permission(error: redis.RedisError) -> bool:
     return is_denied or "NOPERM" in text or "ACL failure in script" in text
 
 
-def _no_permission(text: str) -> _Explanation:
-    # Redis names the command, yet never the key or channel.
-    command = re.search(r"to run the '([\w|-]+)' command", text)
-    what = f"the command {command[1]}" if command else "one of our keys or channels"
-    return (
-        f"does not permit {what} to our user",
-        "docora-ops help privileges lists what the user in REDIS_URL needs",
-    )
+# Values
+
+_MOST_DIGITS = 20
+
+
+def whole_number(text: bytes | None, *, signed: bool = False) -> int | None:
+    """Reads a number that others may have written; None for anything but a few digits.
+
+    `signed`: there may be a minus sign before them.
+    """
+    digits = (text or b"").removeprefix(b"-" if signed else b"")
+    return int(text) if text and digits.isdigit() and len(text) < _MOST_DIGITS else None
+
+
+def text_of(value: bytes) -> str:
+    """Decodes a value."""
+    return value.decode(errors="replace")
+
+
+def optional_text_of(value: bytes | None) -> str | None:
+    """Decodes a value, None if it is missing or empty."""
+    return text_of(value) if value else None
+
+
+def moment_of_timestamp(seconds: float) -> datetime | None:
+    """Returns the moment, None if the number is out of range."""
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(seconds, UTC)
+    return None

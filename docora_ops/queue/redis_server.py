@@ -2,56 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import redis
-from rq import Queue
 
-from docora_ops.jobs import QUEUE_NAME, Backend
+from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import STREAM
-from docora_ops.queue.progress import operation_key
+from docora_ops.queue.progress import links_key, operation_key
 from docora_ops.queue.redis_client import explain_refused_write, redis_errors, server_time
+from docora_ops.queue.scripts import LIST
 
 _TRIAL = "docora-ops:trial"
 """The end of the names of keys that never exist."""
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
-
-# Tries each command that changes need, without effect: the key is absent or of another type, or the
-# arguments are malformed. RQ's keys are given only if jobs are pushed.
-_TRY_WRITES = """
-local operation, stream, list, queues_key = unpack(KEYS)
-local calls = {
-  {'HSET', operation, 'x', 'x', 'x'}, {'EXPIRE', operation, 1}, {'GETRANGE', operation, 0, 0},
-  {'SET', operation, 'x', 'NX', 'XX'}, {'XLEN', stream}, {'XADD', stream, 'x', 'x', 'x'},
-}
-if list then
-  for _, call in ipairs({
-    {'DEL', list}, {'HSET', list, 'x', 'x', 'x'}, {'LREM', list, 0, 'x'}, {'LSET', list, 0, 'x'},
-    {'PERSIST', list}, {'ZREM', list, 'x'}, {'LPOS', list, 'x'},
-  }) do
-    table.insert(calls, call)
-  end
-end
-local queues = queues_key and redis.pcall('SMEMBERS', queues_key) or {}
-if queues[1] then
-  table.insert(calls, {'APPEND', queues_key, 'x'})
-  table.insert(calls, {'HSETNX', queues_key, 'x', 'x'})
-  table.insert(calls, {'LPUSH', queues_key, 'x'})
-  table.insert(calls, {'RPUSH', queues_key, 'x'})
-  table.insert(calls, {'SADD', queues_key, queues[1]})
-end
-local refusals = {}
-for _, call in ipairs(calls) do
-  local reply = redis.pcall(unpack(call))
-  local text = type(reply) == 'table' and reply.err or ''
-  if string.find(text, 'NOPERM') or string.find(text, 'ACL failure') then
-    error(text, 0)
-  end
-  table.insert(refusals, text)
-end
-return refusals
-"""
 
 
 @dataclass(frozen=True)
@@ -108,22 +72,48 @@ class QueueInspector:
     def __init__(self, client: redis.Redis, backend: Backend) -> None:
         self._client = client
         self._is_rq = backend is Backend.RQ
-        self._queue = Queue(QUEUE_NAME, connection=client)
-        self._try_writes = client.register_script(_TRY_WRITES)
 
     def connect(self) -> tuple[str, str] | None:
         """Checks that the server answers and permits all commands. Raises RedisError.
 
         Returns why it refuses writes at present, and what to do, or None if it takes writes.
         """
-        with redis_errors(self._client):
-            self._client.ping()
-            keys = [operation_key(_TRIAL), STREAM]
-            if self._is_rq:
-                keys += [f"{self._queue.key}:{_TRIAL}", self._queue.redis_queues_keys]
-            refusals = self._try_writes(keys)
-        texts = (text.decode(errors="replace") for text in cast("list[bytes]", refusals))
-        return next(filter(None, map(explain_refused_write, texts)), None)
+        operation, links, job = operation_key(_TRIAL), links_key(_TRIAL), f"{LIST}:{_TRIAL}"
+        try:
+            with self._client.pipeline() as pipeline:
+                pipeline.ping()
+                pipeline.execute()
+                # Redis refuses what is not permitted before it begins with the transaction. The
+                # last command is malformed, so that nothing is done at all.
+                pipeline.hset(operation, "x", "x")
+                pipeline.hsetnx(operation, "x", "x")
+                pipeline.expire(operation, 1)
+                pipeline.set(links, "")
+                pipeline.getrange(links, 0, 0)
+                pipeline.xadd(STREAM, {"x": "x"})
+                pipeline.xlen(STREAM)
+                if self._is_rq:
+                    pipeline.delete(job)
+                    pipeline.hset(job, "x", "x")
+                    pipeline.persist(job)
+                    pipeline.lrem(job, 0, "x")
+                    pipeline.lset(job, 0, "x")
+                    pipeline.lpos(job, "x")
+                    pipeline.lpush(job, "x")
+                    pipeline.rpush(job, "x")
+                    pipeline.zrem(job, "x")
+                    pipeline.sadd(job, "x")
+                    pipeline.append(links, "x")
+                pipeline.exists()
+                pipeline.execute()
+        except redis.RedisError as error:
+            if "wrong number of arguments" in str(error):
+                return None
+            if refusal := explain_refused_write(error):
+                return refusal
+            with redis_errors(self._client):
+                raise
+        return None
 
     def server(self) -> RedisServer | None:
         """Reads the state of the server; None if INFO is not permitted."""

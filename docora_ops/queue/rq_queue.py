@@ -9,11 +9,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from redis import Redis
-from rq import Queue
 from rq.registry import FailedJobRegistry
 
 from docora_ops.jobs import (
-    QUEUE_NAME,
     Backend,
     BackendChoice,
     JobRecord,
@@ -26,15 +24,13 @@ from docora_ops.jobs import (
 from docora_ops.links import Outcome
 from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.backend import TO_REMOVE_BULLMQ_JOBS, count_rq_workers, read_bullmq_use
+from docora_ops.queue.backend import count_rq_workers, read_bullmq_use
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
-from docora_ops.queue.redis_client import redis_errors
-from docora_ops.queue.registries import registry_key
-from docora_ops.queue.scripts import JobScript
+from docora_ops.queue.redis_client import redis_errors, text_of
+from docora_ops.queue.scripts import LIST, JobScript, registry_key
 from docora_ops.queue.suspension import read_suspension
-from docora_ops.queue.values import text_of
 from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,8 +52,8 @@ class RqQueue(LinkQueue):
     def sample(self, count: int) -> list[str]:
         """Returns the ids of at most `count` jobs that wait or have failed."""
         with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
-            pipeline.lrange(Queue.redis_queue_namespace_prefix + QUEUE_NAME, 0, count - 1)
-            pipeline.zrange(registry_key(FailedJobRegistry, QUEUE_NAME), 0, count - 1)
+            pipeline.lrange(LIST, 0, count - 1)
+            pipeline.zrange(registry_key(FailedJobRegistry), 0, count - 1)
             waiting, failed = pipeline.execute()
         return [text_of(each) for each in [*waiting, *failed][:count]]
 
@@ -127,8 +123,7 @@ class RqQueue(LinkQueue):
 
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""
-        health = self._reader.health(self.count_workers(), self.read_other())
-        return replace(health, to_remove_others=TO_REMOVE_BULLMQ_JOBS)
+        return self._reader.health(self.read_other())
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import cast
@@ -13,36 +14,17 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 
 from docora_ops.audit import Change
 from docora_ops.jobs import AnyWorker, Suspension
-from docora_ops.queue.audit_stream import STREAM, change_entry, mapping_of
-from docora_ops.queue.redis_client import answers_of, redis_errors
-from docora_ops.queue.values import moment_of_timestamp, optional_text_of, text_of
+from docora_ops.queue.audit_stream import add_entry, change_entry, mapping_of
+from docora_ops.queue.redis_client import (
+    answers_of,
+    moment_of_timestamp,
+    optional_text_of,
+    redis_errors,
+    server_time,
+    text_of,
+)
 
 _WORKER_FIELDS = ("birth", "death", "state", "queues")
-
-# RQ only asks whether its key exists: the value says since when, by whom and why. One SET, since
-# RQ's own `suspend` sends SET, then EXPIRE: killed in between, it suspends the workers for ever.
-# XLEN comes first, so that a stream of another type is refused before anything is changed.
-_SUSPEND = """
-redis.call('XLEN', KEYS[2])
-local now = redis.call('TIME')[1]
-local value = cjson.encode({suspended_at = tonumber(now), who = ARGV[2], reason = ARGV[3]})
-if ARGV[1] == '' then
-  redis.call('SET', KEYS[1], value)
-else
-  redis.call('SET', KEYS[1], value, 'EX', ARGV[1])
-end
-redis.call('XADD', unpack(ARGV, 4))
-return now
-"""
-
-_RESUME = """
-redis.call('XLEN', KEYS[2])
-if redis.call('DEL', KEYS[1]) == 0 then
-  return 0
-end
-redis.call('XADD', unpack(ARGV))
-return 1
-"""
 
 
 def suspend(client: Redis, seconds: int | None, change: Change) -> Suspension:
@@ -50,27 +32,25 @@ def suspend(client: Redis, seconds: int | None, change: Change) -> Suspension:
 
     Replaces an earlier suspension, and writes the audit entry.
     """
-    details = ["" if seconds is None else seconds, change.who, change.reason or ""]
-    with redis_errors(client):
-        now = client.register_script(_SUSPEND)(
-            keys=[WORKERS_SUSPENDED, STREAM], args=[*details, *change_entry(change).xadd]
-        )
-    at = datetime.fromtimestamp(int(cast("bytes", now)), UTC)
-    end = None if seconds is None else at + timedelta(seconds=seconds)
-    return Suspension(at, end, seconds, change.who, change.reason)
+    with redis_errors(client), client.pipeline() as pipeline:
+        at = int(server_time(client))
+        # RQ only asks whether its key exists: the value says since when, by whom and why. One SET,
+        # since RQ's own `suspend` sends SET, then EXPIRE: killed in between, it suspends for ever.
+        value = {"suspended_at": at, "who": change.who, "reason": change.reason or ""}
+        pipeline.set(WORKERS_SUSPENDED, json.dumps(value), ex=seconds)
+        add_entry(pipeline, change_entry(change))
+        pipeline.execute()
+    begin = datetime.fromtimestamp(at, UTC)
+    end = None if seconds is None else begin + timedelta(seconds=seconds)
+    return Suspension(begin, end, seconds, change.who, change.reason)
 
 
-def resume(client: Redis, change: Change) -> bool:
-    """Ends the suspension, and writes the audit entry. Raises RedisError.
-
-    Returns False, and writes nothing, if there is none.
-    """
-    with redis_errors(client):
-        return bool(
-            client.register_script(_RESUME)(
-                keys=[WORKERS_SUSPENDED, STREAM], args=change_entry(change).xadd
-            )
-        )
+def resume(client: Redis, change: Change) -> None:
+    """Ends the suspension, and writes the audit entry. Raises RedisError."""
+    with redis_errors(client), client.pipeline() as pipeline:
+        pipeline.delete(WORKERS_SUSPENDED)
+        add_entry(pipeline, change_entry(change))
+        pipeline.execute()
 
 
 def read_suspension(client: Redis) -> Suspension | None:

@@ -9,8 +9,6 @@ from itertools import chain
 from typing import Any, cast
 
 from redis import Redis
-from rq import Queue
-from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
@@ -19,13 +17,10 @@ from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.link_queue import disproved_status
-from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
-from docora_ops.queue.registries import REGISTRIES, registry_key
-from docora_ops.queue.scripts import JobScript
-from docora_ops.queue.values import text_of
+from docora_ops.queue.redis_client import answers_of, redis_errors, server_time, text_of
+from docora_ops.queue.scripts import INTERMEDIATE, LIST, REGISTRIES, JobScript, registry_key
 
 _PAGE = 5000
-_LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME
 _REMOVED = "docora-ops-removed"  # as in sweep.lua
 
 
@@ -72,8 +67,8 @@ _STATUSES = {
 _EXPIRING = {Place.FAILED, Place.FINISHED}
 """RQ removes expired entries of these registries itself; a score below 0 never expires."""
 _KEYS = {
-    Place.WIP: registry_key(StartedJobRegistry, QUEUE_NAME),
-    **{Place(name): registry_key(each, QUEUE_NAME) for name, each in REGISTRIES.items()},
+    Place.WIP: registry_key(StartedJobRegistry),
+    **{Place(name): registry_key(each) for name, each in REGISTRIES.items()},
 }
 
 
@@ -255,7 +250,7 @@ class QueueSweep:
     def tidy(self) -> None:
         """Ends the removal: `remove` only marks entries of the list."""
         with redis_errors(self._client):
-            self._client.lrem(_LIST, 0, _REMOVED)
+            self._client.lrem(LIST, 0, _REMOVED)
 
     def _fields(self, job_ids: Collection[str], *names: str) -> dict[str, list[bytes | None]]:
         """Reads these fields of each job; all are None for a key of another type."""
@@ -273,12 +268,11 @@ class QueueSweep:
         if place is Place.LIST:
             # Ids that are pushed meanwhile shift the rest: an id at the border of two pages may be
             # seen twice. The second look does not see the same one twice.
-            ids = _pages(lambda at: reversed(self._client.lrange(_LIST, -at - _PAGE, -at - 1)))
+            ids = _pages(lambda at: reversed(self._client.lrange(LIST, -at - _PAGE, -at - 1)))
             for position, member in enumerate(ids, 1):
                 found[text_of(member)].append(position)
         elif place is Place.INTERMEDIATE:
-            key = IntermediateQueue.get_intermediate_queue_key(_LIST)
-            for member in _pages(lambda at: self._client.lrange(key, at, at + _PAGE - 1)):
+            for member in _pages(lambda at: self._client.lrange(INTERMEDIATE, at, at + _PAGE - 1)):
                 found[text_of(member)] = []
         else:
             key = _KEYS[place]

@@ -36,15 +36,8 @@ def _since(job: QueuedJob) -> str:
 
 
 def _state(worker: Worker) -> str:
-    if not worker.alive:
-        return "gone"
     state = worker.state or "unknown"
     return state if worker.silent_seconds is None else f"{state}, silent"
-
-
-def _work(worker: Worker) -> str:
-    names = ("abandoned: " * (job.status == "abandoned") + _name(job) for job in worker.jobs)
-    return ", ".join(names) or "-"
 
 
 _WORKERS: tuple[Column[Worker], ...] = (
@@ -52,10 +45,10 @@ _WORKERS: tuple[Column[Worker], ...] = (
     Column(
         "State",
         _state,
-        lambda each: "yellow" * (not each.alive or each.silent_seconds is not None),
+        lambda each: "yellow" * (each.silent_seconds is not None),
     ),
     Column("Last heartbeat", lambda worker: worker.last_heartbeat_at or "-"),
-    Column("At work on", _work, folds=True),
+    Column("At work on", lambda each: ", ".join(map(_name, each.jobs)) or "-", folds=True),
 )
 _JOBS: tuple[Column[QueuedJob], ...] = (
     Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),
@@ -69,7 +62,7 @@ def queue_screens(overview: QueueOverview, limit: int) -> Iterator[object]:
     """Shows the counts, the workers and the first `limit` jobs, with a blank line between."""
     age = overview.oldest_waiting_seconds
     waited = "" if age is None else f", the oldest for {duration(age)}"
-    alive, silence = len(overview.live_workers), silence_of(overview.live_workers)
+    alive, silence = len(overview.workers), silence_of(overview.workers)
     workers = cell(f"{alive} ({silence})" if silence else alive, "yellow" if silence else "")
     rows = [
         ("Waiting", cell(f"{overview.waiting}{waited}")),

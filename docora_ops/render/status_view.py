@@ -111,11 +111,11 @@ def _summary(queue: QueueOverview) -> QueueSummary:
         oldest_waiting_seconds=queue.oldest_waiting_seconds,
         suspended=queue.suspended,
         suspension=queue.suspension,
-        worker_count=len(queue.live_workers),
+        worker_count=len(queue.workers),
         workers_busy=_busy(queue),
         workers_silent=None
         if queue.backend is Backend.BULLMQ
-        else sum(worker.silent_seconds is not None for worker in queue.live_workers),
+        else sum(worker.silent_seconds is not None for worker in queue.workers),
     )
 
 
@@ -233,11 +233,11 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     advice = ADVICE[queue.backend]
     if queue.backend_source is BackendSource.UNCLEAR:
         yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
-    elif queue.live_workers:
+    elif queue.workers:
         busy = _busy(queue)
         of_them = "" if busy is None else f", {busy} busy"
-        silence = silence_of(queue.live_workers)
-        count = f"{len(queue.live_workers)}{of_them}"
+        silence = silence_of(queue.workers)
+        count = f"{len(queue.workers)}{of_them}"
         yield "Workers", cell(f"{count} ({silence})", "yellow") if silence else cell(count)
     elif has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
@@ -252,7 +252,7 @@ def _busy(queue: QueueOverview) -> int | None:
     """Counts the workers that run jobs; BullMQ does not tell which they are."""
     if queue.backend is Backend.BULLMQ:
         return None
-    return sum(worker.state == "busy" for worker in queue.live_workers)
+    return sum(worker.state == "busy" for worker in queue.workers)
 
 
 def _drift(drift: DriftCounts) -> Text:

@@ -13,8 +13,6 @@ from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import QUEUE, Docora, Result
 from tests.support.privileges import without_rule
-from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import running
 
 UNSET: dict[str, str | None] = {"DOCORA_OPS_BACKEND": None, **ONE_LOOK}
 KEY = {"ENCRYPTION_KEY": "ab" * 32}
@@ -50,19 +48,6 @@ def finish_job(docora: Docora) -> None:
 
 def run_unset(docora: Docora, *arguments: str) -> Result:
     return docora.run(*arguments, env={**UNSET, **KEY})
-
-
-def test_a_worker_of_rq_alone_decides_whatever_bullmq_has_left(
-    bullmq: Bullmq, snapshots: Snapshots
-) -> None:
-    docora = bullmq.docora
-    bullmq.add(docora.add_link("pending_snapshot"))
-    with running(snapshots, DOCORA_OPS_BACKEND="rq") as worker:
-        worker.await_ready()
-        assert found_by(docora) == RQ_WORKERS
-        with running(snapshots, DOCORA_OPS_BACKEND=None) as another:
-            another.await_ready()
-            assert another.log.count(WHY[RQ_WORKERS]) == 1
 
 
 def test_a_worker_of_bullmq_alone_decides_whatever_rq_has_left(bullmq: Bullmq) -> None:
@@ -181,27 +166,6 @@ def test_an_empty_redis_says_nothing_of_a_docora_whose_links_were_scanned(
     assert docora.redis.keys("rq:*") == []
 
 
-def test_an_empty_redis_means_rq_where_postgres_is_not_named_or_not_there(docora: Docora) -> None:
-    docora.add_link("synced")
-    for url in (None, "postgres://127.0.0.1:1/docora"):
-        queue = docora.run("queue", "--json", env={**UNSET, "DATABASE_URL": url})
-        assert (queue.code, queue.data["backend"]) == (0, "rq"), queue
-        assert WHY[DEFAULT] in queue.stderr
-        assert "unclear" not in queue.stdout
-    lost = docora.run("status", "--json", env={**UNSET, "DATABASE_URL": url})
-    assert (lost.code, lost.data["queue"]["backend_source"]) == (5, "default"), lost
-
-
-def test_where_it_is_set_nothing_is_found_out_and_nothing_said(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    finish_job(docora)
-    for backend in ("rq", "bullmq"):
-        result = docora.run("status", "--json", env={"DOCORA_OPS_BACKEND": backend})
-        queue = result.data["queue"]
-        assert (queue["backend"], queue["backend_source"]) == (backend, "setting")
-        assert "DOCORA_OPS_BACKEND" not in result.stderr
-
-
 @contextmanager
 def without_list_of_clients(docora: Docora) -> Iterator[None]:
     name = docora.redis_access.command_name
@@ -236,22 +200,16 @@ READING: tuple[tuple[str, ...], ...] = (
     ("status",),
     ("doctor", "--all"),
     ("metrics",),
-    ("show", "APP", "REPO"),
     ("links",),
-    ("failed",),
     ("queue",),
     ("wait", "APP", "REPO", "--timeout", "1"),
 )
 CHANGING: tuple[tuple[str, ...], ...] = (
     ("retry", "APP", "REPO"),
-    ("retry", "APP", "REPO", "--dry-run"),
-    ("retry-all-failed", "--yes"),
     ("retry-all-failed", "--dry-run"),
     ("retry-all-failed", "--error", "fits none", "--yes"),
-    ("resync", "APP", "REPO", "--yes"),
-    ("resync", "APP", "--all", "--dry-run"),
+    ("resync", "APP", "--all", "--yes"),
     ("repair", "--yes"),
-    ("repair", "--dry-run"),
     *NEED_RQ,
 )
 
@@ -318,41 +276,3 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
 def _named(command: tuple[str, ...], link: Any) -> list[str]:
     ids = {"APP": link.app_id, "REPO": link.repository_id}
     return [ids.get(each, each) for each in command]
-
-
-def test_beside_workers_of_the_other_backend_than_is_set_each_command_says_so(
-    bullmq: Bullmq,
-) -> None:
-    docora = bullmq.docora
-    link = docora.add_link()
-    docora.add_link("scanning")
-    with bullmq.worker(lambda _job_id: None):
-        for command in (("metrics",), ("show", *link.ids), ("links",), ("failed",), ("queue",)):
-            result = docora.run(*command)
-            assert result.code == 0, result
-            assert result.stderr.count("this Docora runs BullMQ workers") == 1, (command, result)
-            assert "set DOCORA_OPS_BACKEND=bullmq" in result.stderr
-        metrics = docora.run("metrics").stdout
-        assert "docora_backend_ok 0.0" in metrics
-        assert "docora_drift_links" not in metrics
-
-
-def test_a_watch_says_it_once(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    with docora.start("status", "--watch", "1", env=UNSET) as process:
-        shown = [process.stdout.readline() for _ in range(40)]
-        process.kill()
-        stderr = process.stderr.read()
-    assert sum(line.startswith("Postgres") for line in shown) > 1
-    assert stderr.count("DOCORA_OPS_BACKEND is not set") == 1
-
-
-@pytest.mark.parametrize(("backend", "user"), [("rq", "docora-ops"), ("bullmq", "docora-bullmq")])
-def test_a_monitor_is_told_the_user_that_may_do_more(
-    bullmq: Bullmq, backend: str, user: str
-) -> None:
-    docora = bullmq.docora
-    environment = {"DOCORA_OPS_BACKEND": backend, "REDIS_URL": docora.redis_access.monitor}
-    doctor = docora.run("doctor", "--json", env=environment | ONE_LOOK)
-    assert f"use the user {user} of" in check(doctor, "redis")["hint"]
-    docora.redis.acl_log_reset()

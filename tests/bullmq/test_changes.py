@@ -1,12 +1,10 @@
 """Changes beside a Docora with BullMQ workers: circuits, results, races, and what needs RQ."""
 
-from contextlib import nullcontext
 from datetime import timedelta
 from threading import Event
 
 import pytest
 
-from docora_ops.text import moment
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora, finish
@@ -46,52 +44,6 @@ def test_a_link_with_an_open_circuit_is_left_alone_unless_the_circuit_is_reset(
     with bullmq.docora_at_work():
         synced = bullmq.run("wait", *link.ids, "--timeout", "50", "--json")
     assert synced.data["waited"]["result"] == "synced"
-
-
-def test_a_hint_says_when_a_pending_link_with_an_open_circuit_is_queued(bullmq: Bullmq) -> None:
-    link = link_with_open_circuit(bullmq, "pending_snapshot")
-    refused = bullmq.run("retry", *link.ids, "--json")
-    assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
-    [row] = bullmq.docora.connection.execute("SELECT circuit_open_until FROM repositories")
-    until = moment(row["circuit_open_until"])
-    assert f"its circuit is open until {until}: Docora's scheduler queues it then" in refused.stderr
-    hint = f"docora-ops retry {' '.join(link.ids)} --reset-circuit"
-    assert hint in refused.stderr
-    waited = bullmq.run("wait", *link.ids, "--timeout", "1")
-    assert waited.code == 8
-    assert f"open until {until}" in waited.stderr
-    assert hint in waited.stderr
-    assert "The jobs go on" not in waited.stderr
-    reset = bullmq.run(*hint.split()[1:], "--json")
-    assert (reset.code, reset.data["outcome"]) == (0, "reset"), reset
-    assert reset.data["circuit_reset"] is True
-    # Nothing holds it back any more.
-    refused = bullmq.run("retry", *link.ids, "--reset-circuit")
-    assert refused.code == 4
-    assert "Docora's scheduler queues it once a worker of Docora runs\n" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("is_running", "when"), [(True, "within 5 min"), (False, "once a worker of Docora runs")]
-)
-def test_the_scheduler_queues_a_link_as_soon_as_its_interval_and_a_worker_allow(
-    bullmq: Bullmq, when: str, *, is_running: bool
-) -> None:
-    link, again = bullmq.docora.add_link(), bullmq.docora.add_link()
-    env = bullmq.environment(SCAN_INTERVAL_MS="300000")
-    sentence = f"Docora's scheduler queues it {when}"
-    with bullmq.worker(lambda _job_id: None) if is_running else nullcontext():
-        reset = bullmq.run("retry", *link.ids, "--json", env=env)
-        assert (reset.code, reset.data["message"]) == (0, f"Link reset: {sentence}")
-        refused = bullmq.run("retry", *link.ids, "--json", env=env)
-        assert (refused.code, refused.json["hint"]) == (4, sentence)
-        resync = bullmq.run("resync", *again.ids, "--yes", env=env)
-        assert f"Link reset: {sentence}.\n" in resync.stderr
-        schedule = bullmq.run("schedule", "--json", env=env)
-    assert schedule.code == 4
-    itself = "Docora's worker queues what is due by itself, within 5 min"
-    none = "; no BullMQ worker is seen: RUN_MODE=all or worker brings one"
-    assert schedule.json["hint"] == itself + ("" if is_running else none)
 
 
 def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -163,25 +115,6 @@ def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq
         bullmq.promote(link)
         result = finish(process)
     assert (result.code, result.data["waited"]["result"]) == (0, "synced"), result
-
-
-def test_a_wait_ends_with_the_error_of_a_snapshot_that_failed_for_good(bullmq: Bullmq) -> None:
-    link = bullmq.docora.add_link()
-    with bullmq.docora_at_work(lambda _job_id: "HTTP 503 on created a"):
-        result = bullmq.run("retry", *link.ids, "--wait", "--timeout", "50", "--json")
-    assert (result.code, result.data["waited"]["result"]) == (7, "failed"), result
-    assert result.data["waited"]["error_message"] == "HTTP 503 on created a"
-
-
-@pytest.mark.matrix
-def test_a_pending_link_without_a_job_is_never_lost(bullmq: Bullmq) -> None:
-    link = bullmq.docora.add_link()
-    result = bullmq.run("retry", *link.ids, "--wait", "--timeout", "8", "--json")
-    assert (result.code, result.data["waited"]["result"]) == (8, "timeout"), result
-    assert "no BullMQ worker is seen" in result.stderr
-    refused = bullmq.run("retry", *link.ids)
-    assert refused.code == 4
-    assert "Docora's scheduler queues it once a worker of Docora runs" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])
@@ -293,9 +226,7 @@ def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
         ("pause", "--yes"),
         ("resume",),
         ("retry", "APP", "REPO", "--front"),
-        ("resync", "APP", "REPO", "--front", "--yes"),
         ("resync", "APP", "--all", "--front", "--yes"),
-        ("retry-all-failed", "--front", "--yes"),
         ("retry-all-failed", "--front", "--circuit", "closed", "--yes"),
     ],
     ids=" ".join,
@@ -326,16 +257,6 @@ def test_in_flight_feeds_links_and_stops_after_too_many_failures(bullmq: Bullmq)
     assert result.data["stopped_by"] == "max_failures"
     assert result.data["failed_at_stop"] in {4, 5}
     assert "Warning: --in-flight holds back docora-ops only" in result.stderr
-
-
-def test_the_audit_trail_has_each_reset(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    first, _ = docora.add_link(), docora.add_link()
-    bullmq.run("retry", *first.ids, "--reason", "a test")
-    bullmq.run("retry-all-failed", "--yes")
-    entries = bullmq.run("history", "--json").data
-    assert [entry["state"] for entry in entries] == ["done", "done"]
-    assert [entry["counts"]["reset"] for entry in entries] == [1, 1]
 
 
 @pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
@@ -384,10 +305,3 @@ def test_links_that_are_pending_behind_open_circuits_have_a_way_out(bullmq: Bull
     assert all(docora.was_reset(link) for link in (failed, *held))
     assert docora.row(other) == row
     assert "held back" not in bullmq.run("status").stdout
-
-
-def test_with_rq_a_retry_of_all_takes_failed_links_only(docora: Docora) -> None:
-    repository = docora.add_repository(circuit_open_for=OPEN)
-    docora.link(docora.add_app(), repository, "pending_snapshot")
-    result = docora.run("retry-all-failed", "--reset-circuit", "--yes", "--json")
-    assert (result.code, result.data["total"]) == (0, 0), result

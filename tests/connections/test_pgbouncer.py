@@ -62,23 +62,6 @@ def test_a_change_is_made_behind_a_pool(
         assert pooled.doubled_jobs() == []
 
 
-def test_a_resync_of_one_app_after_a_dry_run_of_another_leaves_the_other_alone(
-    pooled: Docora,
-) -> None:
-    pooled.add_links(200, apps=2, status="synced")
-    for link in pooled.links():
-        pooled.add_deliveries(link, 1)
-    for _ in range(2):
-        dry = pooled.run("resync", "App 2", "--all", "--dry-run", "--json")
-        assert (dry.code, dry.data["queued"]) == (0, 100), dry
-    result = pooled.run("resync", "App 1", "--all", "--yes", "--json")
-    assert (result.code, result.data["queued"]) == (0, 100), result
-    left = {link.app_id for link in pooled.links() if pooled.deliveries(link)}
-    assert left == {f"app_{2:024x}"}
-    assert pooled.statuses() == {"pending_snapshot": 100, "synced": 100}
-    pooled.assert_sound()
-
-
 def test_commands_leave_nothing_in_the_pool(docora: Docora) -> None:
     docora.add_links(60, apps=2)
     with pgbouncer(docora.database_access, "transaction", 2) as access:
@@ -120,7 +103,6 @@ def test_a_pool_of_statements_is_refused(docora: Docora, command: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "size", "state", "finding"),
     [
-        ("transaction", 1, "warning", "a proxy that pools transactions"),
         ("transaction", 3, "warning", "a proxy that pools transactions"),
         ("session", 8, "ok", "a proxy that pools sessions"),
     ],

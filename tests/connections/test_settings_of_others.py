@@ -73,6 +73,7 @@ def in_each_session(url: str) -> Iterator[Sequence[psycopg.Connection]]:
             '"$user", public',
         ),
         ("SET ROLE {monitor}", "role", "{monitor}"),
+        ("SET default_transaction_read_only = on", "default_transaction_read_only", "on"),
     ],
 )
 def test_what_another_client_of_the_pool_leaves_does_not_count(
@@ -172,34 +173,16 @@ def test_the_url_can_name_the_schema(staging: Docora, *, pool: bool) -> None:
         assert {row["app_id"] for row in listed.data} == {"app_staging"}, listed
 
 
-def test_transactions_stay_read_only_where_the_database_says_so(docora: Docora) -> None:
-    link = docora.add_link()
+def test_a_change_is_made_where_transactions_are_read_only_by_default(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    synced, _ = snapshots.add_link({"a": "1\n"})
+    link = docora.link(synced.app_id, docora.add_repository("octo/other"))
     with setting(docora, "default_transaction_read_only", "on"):
-        assert docora.run("status").code == 0
-        assert docora.run("show", *link.ids).code == 0
         result = docora.run("retry", *link.ids)
-    assert result.code == 5, result
-    assert "is read-only" in result.stderr
-    assert docora.status(link) == "failed"
-
-
-def test_a_role_that_the_role_has_by_default_is_kept(docora: Docora) -> None:
-    link = docora.add_link()
-    access = docora.database_access
-    docora.connection.execute(f"ALTER ROLE {access.monitor_name} NOINHERIT".encode())
-    docora.connection.execute(f"GRANT {access.worker_name} TO {access.monitor_name}".encode())
-    docora.connection.execute(
-        f"ALTER ROLE {access.monitor_name} SET role = {access.worker_name}".encode()
-    )
-    try:
-        result = docora.run("retry", *link.ids, env={"DATABASE_URL": access.monitor})
-    finally:
-        docora.connection.execute(f"ALTER ROLE {access.monitor_name} RESET role".encode())
-        docora.connection.execute(f"ALTER ROLE {access.monitor_name} INHERIT".encode())
-        docora.connection.execute(
-            f"REVOKE {access.worker_name} FROM {access.monitor_name}".encode()
-        )
+        snapshots.run_job(synced)
     assert result.code == 0, result
+    assert docora.was_reset(link)
+    assert docora.status(synced) == "synced"
 
 
 def test_a_limit_of_the_database_for_transactions_is_not_ours(snapshots: Snapshots) -> None:

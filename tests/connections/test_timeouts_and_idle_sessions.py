@@ -1,12 +1,5 @@
 """Timeouts of the settings reach Redis, and idle sessions that Postgres ends do no harm."""
 
-import time
-
-import pytest
-
-from docora_ops.database import Database
-from docora_ops.database.postgres import Connection
-from docora_ops.database.session import Pooling, find_pooling
 from docora_ops.queue import connect
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
@@ -30,25 +23,6 @@ def test_a_command_outlives_a_limit_of_the_database_for_idle_sessions(docora: Do
         ref = actions.ref(link)
         eventually(lambda: not _sessions(docora), "the end of an idle session")
         assert actions.ref(link) == ref
-    finally:
-        docora.connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
-
-
-def test_a_session_that_was_ended_while_idle_is_no_sign_of_a_pool(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_at_once = Database._open
-
-    def open_slowly(database: Database) -> Connection:
-        time.sleep(0.2)  # while the first of two connections is idle
-        return open_at_once(database)
-
-    docora.connection.execute("SET idle_session_timeout = 0")
-    name = docora.connection.info.dbname
-    docora.connection.execute(f"ALTER DATABASE {name} SET idle_session_timeout = '100ms'".encode())
-    monkeypatch.setattr(Database, "_open", open_slowly)
-    try:
-        assert find_pooling(docora.actions().settings) is Pooling.NONE
     finally:
         docora.connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
 

@@ -82,11 +82,11 @@ def test_valkey_is_called_by_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("server", "expected"),
     [
-        (PostgresServer("16.4", 160004, is_read_only=False), ["ok", "ok"]),
-        (PostgresServer("14.0", 140000, is_read_only=False), ["ok", "ok"]),
-        (PostgresServer("13.9", 130009, is_read_only=False), ["critical", "ok"]),
+        (PostgresServer("16.4", 160004), ["ok", "ok"]),
+        (PostgresServer("14.0", 140000), ["ok", "ok"]),
+        (PostgresServer("13.9", 130009), ["critical", "ok"]),
         (
-            PostgresServer("16.4", 160004, is_read_only=True, standby=Standby(0, None)),
+            PostgresServer("16.4", 160004, standby=Standby(0, None)),
             ["ok", "critical"],
         ),
     ],

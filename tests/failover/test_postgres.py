@@ -37,15 +37,6 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
     assert row == ("pending_snapshot",)
 
 
-def test_a_primary_that_shuts_down_is_to_be_tried_again(replicated: Docora, pair: Pair) -> None:
-    link = replicated.add_link()
-    pair.shut_down_primary()
-    refused = replicated.run("retry", *link.ids, "--json")
-    assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
-    assert "the database system is shutting down" in refused.json["error"]
-    assert refused.json["hint"] == "try again in a moment"
-
-
 @pytest.mark.parametrize("command", [["retry-all-failed", "--yes"], ["schedule"]])
 def test_a_change_by_way_of_a_standby_is_refused_until_it_is_promoted(
     replicated: Docora, pair: Pair, command: list[str]

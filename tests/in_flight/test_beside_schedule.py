@@ -6,7 +6,7 @@ from threading import Event
 import pytest
 
 from docora_ops.demo.receiver import Request
-from docora_ops.queue.paced_runs import HEARD, selection_key
+from docora_ops.queue.progress import HEARD, selection_key
 from tests.support.bulk_actions import RESYNC
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish

@@ -4,12 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docora_ops import folding
 from docora_ops.actions import reading
 from docora_ops.folding import LONGEST, fold
-from docora_ops.link_lists import OTHER_ERRORS, ErrorGroup
+from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import LinkFilter
-from docora_ops.pages import Page
 from tests.support.docora import Docora
 
 ALIKE = {
@@ -132,25 +130,3 @@ def test_a_part_that_all_errors_share_is_not_folded(
     [group] = docora.run("failed", "--group-by", "error", "--json").data
     assert group["error_message"] == shown
     assert len(docora.run("failed", "--error", shown, "--json").data) == len(errors)
-
-
-def test_kinds_of_errors_beyond_the_limit_become_one(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    docora.add_links(60)
-    docora.connection.execute(
-        "UPDATE app_repositories SET last_error = 'kind ' || translate(id::text, '0123456789-', '')"
-    )
-    database = docora.actions().database
-
-    def groups() -> Page[ErrorGroup]:
-        return reading.count_by_error(database, LinkFilter(), page=1, limit=100)
-
-    every = groups()
-    monkeypatch.setattr(folding, "_MOST_GROUPS", 10)
-    monkeypatch.setattr(folding, "_FOLDED_AT_ONCE", 7)
-    some = groups()
-    assert every.total > 11
-    assert some.total == 11
-    assert some.rows[0].error_message == OTHER_ERRORS
-    assert sum(group.links for group in some.rows) == 60

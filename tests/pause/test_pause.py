@@ -201,15 +201,3 @@ def test_both_leave_an_audit_entry_unless_there_is_nothing_to_resume(docora: Doc
         ("pause", REASON[1], {"for": "600s"}),
     ]
     assert all(each["state"] == "done" for each in shown)
-
-
-@pytest.mark.parametrize("command", ["pause", "resume"])
-def test_a_stream_of_another_type_is_refused_before_anything_changes(
-    docora: Docora, command: str
-) -> None:
-    docora.redis.set("docora-ops:audit", "no stream")
-    if command == "resume":
-        docora.redis.set(KEY, "1")
-    with frozen(docora):
-        result = docora.run(command, "--json", env=NO_DATABASE)
-    assert (result.code, result.json["code"]) == (5, "redis"), result

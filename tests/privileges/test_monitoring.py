@@ -1,7 +1,6 @@
 """The role and the user for monitoring run every command that only reads, and change nothing."""
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -115,17 +114,6 @@ def test_every_command_that_changes_something_is_refused(world: World) -> None:
     world.forget_denials()
 
 
-def test_each_server_refuses_changes_by_itself(world: World) -> None:
-    before = world.docora.dump()
-    for name, url in (
-        ("DATABASE_URL", world.docora.database_access.command),
-        ("REDIS_URL", world.docora.redis_access.command),
-    ):
-        assert world.run(("retry", "APP", "REPO"), **{name: url}).code == 5
-        assert world.docora.dump() == before
-    world.forget_denials()
-
-
 @pytest.mark.matrix
 def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_grant(
     world: World, subtests: pytest.Subtests
@@ -233,44 +221,3 @@ def test_the_narrower_user_runs_every_command_that_reads_and_no_other_script(wor
             6 if each[0] == "doctor" else 0 for each in reading
         ]
     world.forget_denials()
-
-
-def test_an_endless_script_holds_redis_until_it_is_killed(world: World) -> None:
-    docora = world.docora
-    docora.redis.config_set("lua-time-limit", 100)
-    with (
-        redis.Redis.from_url(docora.redis_access.monitor) as monitor,
-        ThreadPoolExecutor(1) as thread,
-    ):
-        sha = monitor.script_load("while true do end")
-        run = thread.submit(monitor.evalsha, sha, 0)
-
-        def ping_while_it_runs() -> None:
-            while not run.done():
-                docora.redis.ping()
-
-        with pytest.raises(redis.exceptions.ResponseError, match="BUSY"):
-            ping_while_it_runs()
-        result = docora.run("queue")
-        docora.redis.script_kill()
-        assert isinstance(run.exception(), redis.exceptions.ResponseError)
-    docora.redis.config_set("lua-time-limit", 5000)
-    assert (result.code, "redis-cli SCRIPT KILL" in result.stderr) == (5, True), result
-    assert docora.run("queue").code == 0
-    world.forget_denials()
-
-
-def test_a_link_whose_lock_is_taken_is_left_alone_until_the_session_is_ended(world: World) -> None:
-    docora = world.docora
-    before = docora.dump()
-    with psycopg.connect(docora.database_access.monitor, autocommit=True) as monitor:
-        monitor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (world.link.job_id,))
-        left = docora.run("retry", *world.link.ids, "--json")
-        assert (left.code, left.data["outcome"]) == (0, "already_running")
-        assert docora.dump() == before
-        name = docora.database_access.monitor_name
-        end = block("SELECT usename").replace("docora_monitor", name)
-        docora.connection.execute(end.encode())
-        with pytest.raises(psycopg.OperationalError):
-            monitor.execute("SELECT 1")
-    assert docora.run("retry", *world.link.ids, "--json").data["outcome"] == "replaced_stale"

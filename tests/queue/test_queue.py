@@ -3,7 +3,7 @@
 import os
 import pickle
 import zlib
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rq.job import Job, JobStatus
 from rq.scheduler import RQScheduler
 from rq.utils import now, utcformat
 
-from tests.support.docora import QUEUE, WIP, Docora
+from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
@@ -143,21 +143,20 @@ def test_jobs_that_are_left_out_are_counted_with_the_command_that_shows_them(
     assert docora.run(*command.split(), env=NO_POSTGRES).stdout == whole
 
 
-def test_workers_are_listed_with_what_they_do_and_who_is_gone(
+def test_workers_are_listed_with_what_they_do_but_for_killed_ones(
     docora: Docora, links: list[TestLink]
 ) -> None:
     with frozen(docora):
         result, table = docora.run("queue", "--json"), docora.run("queue", env=NO_POSTGRES)
     assert result.code == table.code == 0, result
     data = result.data
-    busy, idle, killed = data["workers"]
-    assert (busy["name"], busy["alive"], busy["state"]) == ("busy-one", True, "busy")
+    busy, idle = data["workers"]
+    assert (busy["name"], busy["state"]) == ("busy-one", "busy")
     assert busy["jobs"] == data["jobs"][:1]
     assert busy["jobs"][0]["job_id"] == links[1].job_id
     assert (busy["pid"], busy["hostname"]) == (os.getpid(), os.uname().nodename)
     assert busy["last_heartbeat_at"]
     assert (idle["name"], idle["state"], idle["jobs"]) == ("idle-one", "idle", [])
-    assert (killed["name"], killed["alive"], killed["state"]) == ("killed-one", False, None)
     assert data["scheduler"]["pid"] == os.getpid()
     assert data["scheduler"]["last_heartbeat_at"]
 
@@ -175,65 +174,6 @@ def test_workers_are_listed_with_what_they_do_and_who_is_gone(
         row.startswith("active Acme Search ← octo/b ") and row.endswith(links[1].job_id)
         for row in rows
     )
-
-
-def expire_worker(docora: Docora, worker: Worker) -> None:
-    """Redis does it by itself, 90 seconds after the last heartbeat of a busy worker."""
-    docora.redis.delete(worker.key, worker.executions_key)
-
-
-def expire_execution(docora: Docora, job: Job) -> None:
-    """Redis does it at the same time; the entry among the running jobs stays."""
-    [execution] = job.get_executions()
-    docora.redis.delete(execution.key)
-    docora.redis.zadd(WIP, {execution.composite_key: now().timestamp() - 1}, xx=True)
-
-
-def test_a_killed_worker_is_listed_with_its_last_heartbeat_and_its_job(docora: Docora) -> None:
-    app = docora.add_app("Acme Search")
-    jobs = {}
-    for each in ("abandoned", "active", "queued-again", "ended", "taken-over"):
-        link = docora.link(app, docora.add_repository(f"octo/{each}"))
-        docora.actions().retry(link)
-        jobs[each] = docora.job(link)
-        docora.redis.lrem(docora.queue.key, 0, link.job_id)
-    workers = {each: add_worker(docora, each, job) for each, job in jobs.items()}
-    workers["idle"] = add_worker(docora, "idle")
-    alive = docora.run("queue", "--json").data["workers"]
-
-    heartbeat = now() - timedelta(minutes=5)
-    for each in ("abandoned", "queued-again", "ended", "taken-over"):
-        docora.redis.hset(jobs[each].key, "last_heartbeat", utcformat(heartbeat))
-        expire_execution(docora, jobs[each])
-    for worker in workers.values():
-        expire_worker(docora, worker)
-    docora.enqueue(jobs["queued-again"].id)
-    jobs["ended"].set_status(JobStatus.FINISHED)
-    add_worker(docora, "next-one", jobs["taken-over"])
-
-    with frozen(docora):
-        result, table = docora.run("queue", "--json", env=NO_POSTGRES), docora.run("queue")
-    found = {worker["name"]: worker for worker in result.data["workers"]}
-    assert [found[each]["alive"] for each in workers] == [False] * 6
-    [abandoned] = found["abandoned"]["jobs"]
-    assert (abandoned["job_id"], abandoned["status"]) == (jobs["abandoned"].id, "abandoned")
-    assert abandoned["repository_name"] == "octo/abandoned"
-    assert abandoned["processed_at"]
-    said = datetime.fromisoformat(found["abandoned"]["last_heartbeat_at"])
-    assert abs(said - heartbeat) < timedelta(milliseconds=1)
-    [before] = [worker for worker in alive if worker["name"] == "active"]
-    assert found["active"]["jobs"] == before["jobs"]
-    assert found["active"]["last_heartbeat_at"] >= before["last_heartbeat_at"]
-    for each in ("queued-again", "ended", "taken-over", "idle"):
-        assert (found[each]["jobs"], found[each]["last_heartbeat_at"]) == ([], None), each
-    assert [job["job_id"] for job in found["next-one"]["jobs"]] == [jobs["taken-over"].id]
-    rows = [" ".join(line.split()) for line in table.stdout.splitlines()]
-    for begin, end in (
-        ("abandoned gone 2", " abandoned: Acme Search ← octo/abandoned"),
-        ("active gone 2", " Acme Search ← octo/active"),
-        ("idle gone -", " -"),
-    ):
-        assert any(row.startswith(begin) and row.endswith(end) for row in rows), (begin, rows)
 
 
 def test_a_scheduler_is_missed_where_something_is_delayed(docora: Docora) -> None:

@@ -96,7 +96,7 @@ def test_a_job_that_ends_before_the_second_look_is_replaced(docora: Docora, link
     lock = "(hashtextextended(%s, 0))"
     docora.connection.execute(f"SELECT pg_advisory_lock{lock}".encode(), (link.job_id,))
     with Proxy.before_postgres(docora.database_url) as proxy:
-        first_look = proxy.plan(COMMIT, number=LOOKUPS + 1)
+        first_look = proxy.plan(COMMIT, number=LOOKUPS - 1)
         process = docora.start("retry", APP, REPOSITORY, "--json", env={"DATABASE_URL": proxy.url})
         first_look.wait()
         docora.connection.execute(f"SELECT pg_advisory_unlock{lock}".encode(), (link.job_id,))

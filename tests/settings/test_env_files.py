@@ -1,9 +1,6 @@
 """Env files are read as Docora's dotenv reads them, and a warning says who else can read them."""
 
-import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 from shlex import quote
 
@@ -19,59 +16,35 @@ READ_BY_DOTENV: dict[str, str | None] = {
     "N = a b ": "a b",
     "\tN=a\t": "a",
     "export N=a": "a",
-    "N: a": "a",
-    "N": None,
     "export N": None,
     "N=": "",
     "N=a\nN=": "",
-    "N=\nN=a": "a",
     "N=a\nn=b": "a",
     "n=a": None,
     "N=a\r\nM=b": "a",
-    "N=a\rM=b": "a",
     "\ufeffN=a": "a",
-    "N=é中": "é中",
     "N=a#b": "a",
-    "N=a #b": "a",
     'N="a#b" # c': "a#b",
-    "N='a#b'#c": "a#b",
-    "N=#a": "",
     "#N=a": None,
     'N="a#b': '"a',
     'N="a"': "a",
-    "N='a'": "a",
     "N=`a`": "a",
     'N=" a "': " a ",
-    'N=""': "",
-    'N="': '"',
     'N="a': '"a',
-    "N=a'b": "a'b",
     'N="a" b': '"a" b',
     'N="a" "b"': 'a" "b',
-    "N='a'b'": "a'b",
-    'N="it\'s"': "it's",
     "N=`\"a\" 'b'`": "\"a\" 'b'",
     r'N="a\nb"': "a\nb",
-    r'N="a\rb"': "a\rb",
     r'N="a\tb"': r"a\tb",
-    r'N="a\\b"': r"a\\b",
     r'N="a\"b"': r"a\"b",
     r"N='a\'b'": r"a\'b",
-    r"N='a\nb'": r"a\nb",
-    r"N=`a\nb`": r"a\nb",
     r"N=a\nb": r"a\nb",
-    r"N=a\tb": r"a\tb",
-    r'N="a\\nb"': "a\\\nb",
     r'N="a\nb': '"a\nb',
     'N="a\nb"': "a\nb",
-    "N='a\n\nb'": "a\n\nb",
     'N="a\nM=b"': "a\nM=b",
-    'N="a\nM=b': '"a',
     'N=\n"a"': "a",
     "M='\nN=a\n'\n": None,
-    'M="x\nN=a': "a",
     "N=${HOME}": "${HOME}",
-    "N=a=b": "a=b",
     "N=a\\\nM=b": "a\\",
 }
 """Recorded from dotenv 17.2.3, which Docora locks; N and n stand for the name in both cases."""
@@ -92,26 +65,6 @@ def test_a_file_means_what_it_means_to_docora(
     assert load_settings(file).node_extra_ca_certs == (READ_BY_DOTENV[short] or None)
 
 
-def test_docoras_own_dotenv_reads_the_same() -> None:
-    """Where it is installed: npm install dotenv@17, and NODE_PATH names its node_modules."""
-    script = """
-      const {parse} = require('dotenv');
-      const texts = JSON.parse(require('fs').readFileSync(0));
-      console.log(JSON.stringify(texts.map(text => parse(Buffer.from(text))[process.argv[1]])));
-    """
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("there is no node on PATH")
-    texts = json.dumps([text_of(short) for short in READ_BY_DOTENV])
-    result = subprocess.run(
-        [node, "--eval", script, NAME], input=texts, capture_output=True, text=True, check=False
-    )
-    if "Cannot find module 'dotenv'" in result.stderr:
-        pytest.skip("node has no dotenv")
-    found = dict(zip(READ_BY_DOTENV, json.loads(result.stdout), strict=True))
-    assert found == READ_BY_DOTENV
-
-
 @pytest.mark.parametrize(
     "bad", ["REDIS_URL redis://elsewhere", "REDIS_URL:redis://elsewhere", "unset A", "=a", "A B=c"]
 )
@@ -128,40 +81,24 @@ def test_a_line_that_dotenv_would_pass_over_is_refused(tmp_path: Path, bad: str)
 WARNING = "the mode of the env file lets others read its secrets: chmod o-r "
 
 
-@pytest.mark.parametrize(
-    ("line", "is_secret"),
-    [
-        ("DATABASE_URL=postgres://docora:s3cr3t@db/docora", True),
-        ("DATABASE_URL=postgres://db/docora?user=docora&password=s3cr3t", True),
-        ("REDIS_URL='redis://:s3cr3t@redis:6379'", True),
-        ("ADMIN_PASSWORD=s3cr3t", True),
-        ("DATABASE_URL=postgres://docora@db/docora", False),
-        ("ENCRYPTION_KEY=", False),
-    ],
-)
 def test_a_file_with_a_secret_that_others_can_read_is_a_warning(
-    tmp_path: Path, line: str, *, is_secret: bool
+    docora: Docora, tmp_path: Path
 ) -> None:
     file = tmp_path / "docora's.env"
-    file.write_text(f"{line}\n", encoding="utf-8")
+    file.write_text("NODE_EXTRA_CA_CERTS=/ca.pem\n")
     file.chmod(0o644)
-    assert load_settings(file).warnings == ((f"{WARNING}{quote(str(file))}",) if is_secret else ())
-    subprocess.run(f"chmod o-r {quote(str(file))}", shell=True, check=True)
+    assert load_settings(file).warnings == ()
+    file.write_text(f"REDIS_URL='{docora.redis_url}'\n")
+    result = docora.run("queue", "--env-file", str(file))
+    assert (result.code, result.stderr.count(f"Warning: {WARNING}{quote(str(file))}")) == (0, 1)
+    file.chmod(0o640)
     assert load_settings(file).warnings == ()
 
 
-def test_the_warning_is_on_stderr_and_a_pipe_is_nobody_elses(
-    docora: Docora, tmp_path: Path
-) -> None:
-    file = tmp_path / "docora.env"
-    file.write_text("ADMIN_PASSWORD=s3cr3t\n")
-    file.chmod(0o644)
-    result = docora.run("--env-file", str(file), "queue")
-    assert (result.code, result.stderr.count(f"Warning: {WARNING}")) == (0, 1)
-    assert "s3cr3t" not in result.stderr
+def test_a_pipe_is_nobody_elses(docora: Docora) -> None:
     reader, writer = os.pipe()
     os.fchmod(reader, 0o666)
-    os.write(writer, b"ADMIN_PASSWORD=s3cr3t\n")
+    os.write(writer, f"REDIS_URL={docora.redis_url}\n".encode())
     os.close(writer)
     result = docora.run("queue", "--env-file", f"/dev/fd/{reader}", pass_fds=[reader])
     os.close(reader)

@@ -11,7 +11,7 @@ from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
 from docora_ops.queue import connect
 from docora_ops.settings import LONGEST_RETRY_DELAY, Settings, load_settings
-from tests.support.docora import Docora, Result
+from tests.support.docora import Docora
 
 SECRET = "s3cr3t"
 STRAY = os.fsdecode(b"\xff\xfe")
@@ -122,24 +122,6 @@ def test_an_unusable_encryption_key_disturbs_only_who_needs_it(
 # Env files
 
 
-@pytest.mark.usefixtures("bare")
-@pytest.mark.parametrize(
-    ("line_end", "encoding"), [("\n", "utf-8"), ("\r\n", "utf-8"), ("\n", "utf-8-sig")]
-)
-def test_an_env_file_is_read_as_editors_write_it(
-    monkeypatch: pytest.MonkeyPatch, file: Path, line_end: str, encoding: str
-) -> None:
-    monkeypatch.setenv("WORD", "replaced")
-    url = "postgres://u:a$WORD-${WORD}-$$@db.example/docora"
-    lines = (f'DATABASE_URL="{url}"', "MAX_RETRY_ATTEMPTS=7 # tries", "DOCORA_OPS_UNKNOWN=1")
-    file.write_bytes("".join(line + line_end for line in lines).encode(encoding))
-    settings = load_settings(file)
-    assert settings.require_database_url().get_secret_value() == url
-    assert settings.max_retry_attempts == 7
-    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "2")  # the environment wins
-    assert load_settings(file).max_retry_attempts == 2
-
-
 @pytest.mark.parametrize("content", [None, f"DATABASE_URL=\udcff{SECRET}\n"])
 def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(
     file: Path, content: str | None
@@ -152,13 +134,10 @@ def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(
     assert SECRET not in shown(error.value)
 
 
-def test_an_env_file_is_named_before_or_after_the_command_or_by_the_variable(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_an_env_file_is_named_by_the_option_or_the_variable(docora: Docora, tmp_path: Path) -> None:
     """What is given wins over the variable."""
     one, other = (write(tmp_path / name, DOCORA_OPS_BACKEND=name) for name in ("rq", "bullmq"))
     for arguments, variable, expected in (
-        (["--env-file", other, "queue"], None, "bullmq"),
         (["queue", "--env-file", other], None, "bullmq"),
         (["queue"], other, "bullmq"),
         (["queue", "--env-file", one], other, "rq"),
@@ -166,8 +145,6 @@ def test_an_env_file_is_named_before_or_after_the_command_or_by_the_variable(
     ):
         env = {"DOCORA_OPS_ENV_FILE": variable, "DOCORA_OPS_BACKEND": None}
         assert docora.run(*arguments, "--json", env=env).data["backend"] == expected, arguments
-    twice = docora.run("--env-file", one, "queue", "--env-file", other, "--json")
-    assert (twice.code, twice.json["error"]) == (2, "--env-file is given 2 times")
     wrong = docora.run("doctor", "--json", env={"DOCORA_OPS_ENV_FILE": str(tmp_path)})
     assert wrong.code == 2
     assert f"env file {tmp_path} can't be read" in wrong.stdout
@@ -187,7 +164,7 @@ def test_an_env_file_through_a_pipe_is_read_and_no_other_unasked(
     os.write(writer, f"DATABASE_URL={docora.database_url}\n".encode())
     os.close(writer)
     piped = ("--env-file", f"/dev/fd/{reader}")
-    result = docora.run(*piped, "retry", *link.ids, env=env, pass_fds=[reader])
+    result = docora.run("retry", *link.ids, *piped, env=env, pass_fds=[reader])
     os.close(reader)
     assert result.code == 0, result
     assert docora.was_reset(link)
@@ -201,10 +178,9 @@ def test_a_redis_that_no_setting_names_is_named_on_stderr(
     file.write_text(f"DATABASE_URL=postgres://u@127.0.0.1:1/d\n{line}\n")
     said = "REDIS_URL is not set: using Redis at localhost:6379/0\n"
     env = {"DATABASE_URL": None, "REDIS_URL": None}
-    for arguments in (("failed",), ("repair", "--json")):
-        result = docora.run("--env-file", str(file), *arguments, env=env)
-        assert (result.code, result.stderr.count(said)) == (5, 1), (arguments, result)
-    set_here = docora.run("--env-file", str(file), "failed", env={"DATABASE_URL": None})
+    result = docora.run("repair", "--json", "--env-file", str(file), env=env)
+    assert (result.code, result.stderr.count(said)) == (5, 1), result
+    set_here = docora.run("failed", "--env-file", str(file), env={"DATABASE_URL": None})
     assert "REDIS_URL" not in set_here.stderr
 
 
@@ -214,31 +190,22 @@ UNUSABLE = {
     "MAX_RETRY_ATTEMPTS": (SECRET, "0", "-7777", "7777777", "7777.5", "7" * 30),
     "RETRY_BASE_DELAY_MS": ("-7777", "777777777", SECRET, "7" * 400),
     "SCAN_INTERVAL_MS": ("0", "-7777", SECRET),
-    "RESCAN_INTERVAL_MS": ("-7777", "777777777777", SECRET),
     "SCAN_CONCURRENCY": ("0", "7777"),
     "DOCORA_OPS_BACKEND": (SECRET, "RQ", "bullmq,rq"),
     "DOCORA_OPS_GIT_PROTOCOLS": (f"{SECRET} https", f"https,,{SECRET}", f"{SECRET}\n", STRAY),
     "DOCORA_OPS_JOB_TIMEOUT": ("0", SECRET, "7777777"),
-    "DOCORA_OPS_CONNECT_TIMEOUT": ("0", "7777777"),
-    "DOCORA_OPS_STATEMENT_TIMEOUT": ("0", "7777777"),
     "DOCORA_OPS_LOCK_TIMEOUT": ("0", "7777777", "inf"),
     "DOCORA_OPS_DRIFT_GRACE": ("-1", "3601"),
     "DATABASE_URL": (
         SECRET,
-        f"//u:{SECRET}@h/d",
         f"mysql://u:{SECRET}@h/d",
-        f"postgres:{SECRET}",
         f"postgres://[{SECRET}",
-        f"postgres://u:{SECRET}@[::1/d",
         f"postgres://u:{SECRET}@h:port/d",
-        f"postgres://u:{SECRET}@h:99999999/d",
-        f"postgres://u:{SECRET}@{SECRET}@h/d",
         f"postgres://u:{SECRET}/{SECRET}@h/d",
         f"postgres://u:{SECRET}@{SECRET}/{SECRET}?#%@h/d",
         f"postgres://u:{SECRET}%zz@h/d",
         f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
         f"postgres://u:{SECRET}@h/d?sslmode={SECRET}",
-        f"postgres://u:{SECRET}@h/d?connect_timeout={SECRET}",
         f"postgres://u:{SECRET}@h/d?connect_timeout=0",
         f"postgres://u:p@h/d?{SECRET}",
         f"postgres://u{STRAY}:{SECRET}@h/d",
@@ -247,21 +214,14 @@ UNUSABLE = {
     "REDIS_URL": (
         SECRET,
         f"http://u:{SECRET}@h",
-        f"redis-sentinel://{SECRET}",
         f"unix://u:{SECRET}@",
         f"redis://u:{SECRET}@h:port",
-        f"redis://u:{SECRET}@h:99999999",
         f"redis://u:{SECRET}/{SECRET}@h:6379/0",
-        f"redis://u:{SECRET}@{SECRET}/{SECRET}@h:6379/0",
         f"redis://:p#{SECRET}@h:1/0",
         f"redis://u:{SECRET}@h/first",
         f"redis://u:{SECRET}@h?db={SECRET}",
         f"redis://u:{SECRET}@h?{SECRET}=1",
-        f"redis://u:{SECRET}@h?family={SECRET}",
-        f"redis://u:{SECRET}@h?credential_provider=x",
         f"redis://u:{SECRET}@h?socket_timeout={SECRET}",
-        f"redis://u:{SECRET}@h?encoding={SECRET}",
-        f"redis://u:{SECRET}@h?retry={SECRET}",
         f"rediss://u:{SECRET}@h?ssl_cert_reqs={SECRET}",
         f"redis://u:{SECRET}@h{STRAY}:1",
     ),
@@ -269,30 +229,25 @@ UNUSABLE = {
 
 
 @pytest.mark.usefixtures("bare")
-@pytest.mark.parametrize("source", ["environment", "file"])
 @pytest.mark.parametrize(
     ("variable", "value"),
     [(variable, value) for variable, values in UNUSABLE.items() for value in values],
     ids=ascii,
 )
 def test_an_unusable_value_is_refused_by_its_name_and_never_shown(
-    monkeypatch: pytest.MonkeyPatch, file: Path, source: str, variable: str, value: str
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    values = {"DATABASE_URL": "postgres://u@h/d", variable: value}
-    if source == "file" and STRAY not in value:
-        write(file, **{name: f"'{each}'" for name, each in values.items()})
-    else:
-        write(file)
-        for name, each in values.items():
-            monkeypatch.setenv(name, each)
+    for name, each in {"DATABASE_URL": "postgres://u@h/d", variable: value}.items():
+        monkeypatch.setenv(name, each)
     with pytest.raises(ConfigurationError, match=variable) as error:
-        _use(load_settings(file))
+        _use()
     assert error.value.hint
     assert SECRET not in shown(error.value)
     assert "7777" not in shown(error.value)
 
 
-def _use(settings: Settings) -> None:
+def _use() -> None:
+    settings = load_settings()
     Database(settings)
     connect(settings)
 
@@ -312,65 +267,24 @@ def test_unusable_settings_are_all_named_at_once_and_nothing_is_changed(docora: 
 # What Docora takes, and we read in our own way
 
 
-def with_options(url: str, *options: str) -> str:
-    return url + ("&" if "?" in url else "?") + "&".join(options)
-
-
-def warnings_of(result: Result) -> list[str]:
-    """The lines on stderr, but for the one that no worker listens."""
-    return [line for line in result.stderr.splitlines() if "no worker listens" not in line]
-
-
-def test_quotes_that_docker_run_passes_on_are_left_out_with_a_warning(docora: Docora) -> None:
-    link = docora.add_link()
-    result = docora.run(
-        *("retry", *link.ids, "--json"),
-        env={
-            "DATABASE_URL": f'"{docora.database_url}"',
-            "REDIS_URL": f"'{docora.redis_url}'",
-            "MAX_RETRY_ATTEMPTS": '"4"',
-            "RETRY_BASE_DELAY_MS": "2500",
-            "DOCORA_OPS_JOB_TIMEOUT": "1234",
-        },
-    )
-    assert result.code == 0, result
-    job = docora.job(link)
-    assert (job.timeout, job.retries_left, job.retry_intervals) == (1234, 3, [3, 5, 10])
-    assert sorted(warnings_of(result)) == [
-        f"Warning: {name} has quotes around its value in the environment: left out"
-        for name in ("DATABASE_URL", "MAX_RETRY_ATTEMPTS", "REDIS_URL")
-    ]
-
-
 @pytest.mark.parametrize(
-    ("variable", "options", "ignored"),
+    ("variable", "options"),
     [
-        ("DATABASE_URL", "ssl=0&max=10&schema=public", ["max", "schema"]),
-        ("DATABASE_URL", "uselibpqcompat=true&sslmode=disable", []),
-        ("REDIS_URL", "family=4&connectTimeout=10000", ["connectTimeout"]),
-        ("REDIS_URL", "family=0&decode_responses=true&protocol=3&client_name=x", []),
+        ("DATABASE_URL", "ssl=0&max=10&schema=public"),
+        ("DATABASE_URL", "uselibpqcompat=true&sslmode=disable"),
+        ("REDIS_URL", "family=4&connectTimeout=10000"),
+        ("REDIS_URL", "decode_responses=true&protocol=3&client_name=x&retry=3&encoding=x"),
     ],
 )
-def test_options_of_node_are_understood_or_ignored_with_a_warning(
-    docora: Docora, variable: str, options: str, ignored: list[str]
+def test_options_of_node_are_understood_or_ignored(
+    docora: Docora, variable: str, options: str
 ) -> None:
     link = docora.add_link()
     url = {"DATABASE_URL": docora.database_url, "REDIS_URL": docora.redis_url}[variable]
-    result = docora.run("retry", *link.ids, "--json", env={variable: with_options(url, options)})
+    joint = "&" if "?" in url else "?"
+    result = docora.run("retry", *link.ids, "--json", env={variable: f"{url}{joint}{options}"})
     assert result.code == 0, result
     assert docora.was_reset(link)
-    assert warnings_of(result) == [
-        f"Warning: the option {name} in {variable} is ignored: only Docora's own driver knows it"
-        for name in ignored
-    ]
-
-
-def test_the_family_of_addresses_is_that_of_ioredis(docora: Docora) -> None:
-    """The Redis of the tests listens on 127.0.0.1 only."""
-    url = docora.redis_url.replace("127.0.0.1", "localhost")
-    assert docora.run("queue", env={"REDIS_URL": with_options(url, "family=4")}).code == 0
-    other = docora.run("queue", "--json", env={"REDIS_URL": with_options(url, "family=6")})
-    assert (other.code, "can't be reached" in other.json["error"]) == (5, True)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from tests.support.docora import QUEUE, Docora, Result
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 ALL = [
     *("settings", "postgres", "postgres_version", "postgres_primary"),
-    *("postgres_pooling", "tables", "privileges"),
+    *("postgres_pooling", "tables", "schemas", "privileges"),
     *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
     *("redis_persistence", "bullmq_queue", "workers", "scheduler", "waiting_jobs"),
     *("clocks", "latency", "servers_match", "failed_links", "open_circuits"),
