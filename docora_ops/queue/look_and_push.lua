@@ -84,12 +84,10 @@ local function locate(id)
   local list = config.queue_prefix .. queue
   if answer ~= 'waiting' then
     return 'found'
-  elseif status ~= 'queued' then
-    local key = PLACES[status] and PLACES[status] .. queue or config.rate_limit_prefix
-      .. (redis.call('HGET', config.job_prefix .. id, 'rate_limit_key') or '') .. ':rate_limited'
-    if redis.call('ZSCORE', key, id) then
-      return 'found'
-    end
+  elseif status ~= 'queued'
+    and (not PLACES[status] or redis.call('ZSCORE', PLACES[status] .. queue, id))
+  then
+    return 'found' -- a job that is rate-limited too: Docora has none
   end
   -- From these three a job is run whatever its status says.
   return (redis.call('LPOS', list, id) or redis.call('LPOS', list .. ':intermediate', id)

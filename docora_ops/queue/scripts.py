@@ -94,6 +94,5 @@ _KEYS: dict[str, object] = {
     "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
     "wip_prefix": registry_key(StartedJobRegistry, ""),
     **{f"{name}_prefix": registry_key(each, "") for name, each in REGISTRIES.items()},
-    "rate_limit_prefix": f"{RQ_KEY_PREFIX}:rl:",
     "registry_prefixes": [registry_key(each, "") for each in REGISTRIES.values()],
 }

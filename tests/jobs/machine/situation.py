@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 from rq.executions import ExecutionRegistry
 from rq.job import Job
 from rq.results import Result
+from rq.utils import now
 
 from docora_ops.jobs import JobState
 from docora_ops.links import Outcome
@@ -113,7 +114,8 @@ class FoundJob:
         """Whether it waits by its status, and RQ would never take it."""
         # RQ takes what stands in the list or among the scheduled jobs, whatever its status says.
         is_in_place = self.places or self.taken or {self.status, "scheduled"} & self.registries
-        return self.state is JobState.WAITING and not is_in_place
+        # Docora has no rate-limited jobs: they are taken at their word.
+        return self.state is JobState.WAITING and self.status != "rate_limited" and not is_in_place
 
     def is_fresh(self, rescan: bool | None, link: TestLink) -> bool:
         """Whether this is a job that docora-ops has just made for the link, and nothing else."""
@@ -240,7 +242,7 @@ def _found_jobs(
     registries = {registry.key_template.split(":")[1]: registry for registry in REGISTRIES}
     with docora.redis.pipeline(transaction=False) as pipeline:
         pipeline.lrange(INTERMEDIATE, 0, -1)
-        pipeline.zrange(WIP, 0, -1)
+        pipeline.zrange(WIP, "-inf", now().timestamp(), byscore=True)
         for registry in registries.values():
             pipeline.zrange(registry(QUEUE, connection=docora.redis).key, 0, -1)
         for job_id in job_ids:
@@ -261,6 +263,7 @@ def _found_jobs(
     for job_id, fields, ttl, others, own in zip(
         job_ids, found[::4], found[1::4], found[2::4], found[3::4], strict=True
     ):
+        # RQ removes an entry of a job that is not among the job's own when its time is over.
         at_work = {
             member.decode() for member in executions if member.decode().partition(":")[0] == job_id
         }
