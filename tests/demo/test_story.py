@@ -74,8 +74,8 @@ def test_the_whole_demo_waits_for_keys_and_leaves_links_and_workers_to_play_with
     story = "".join(screens)
     assert all(f"# {word}: " in story for word in ("Circuit", "Drift", "Stale"))
     assert " failed\n" in results[0]
-    assert re.search(r"^Workers +2", results[0], re.MULTILINE)
-    assert "Result  in sync" in results[1]
+    assert re.search(r"^Workers\t2", results[0], re.MULTILINE)
+    assert "Result\tin sync" in results[1]
     assert re.search(r"^\d+ in sync", results[2], re.MULTILINE)
 
 

@@ -42,7 +42,7 @@ def test_a_try_past_the_limit_is_not_counted_as_one_of_it(
     assert "began, try 6, past the limit of 5" in caplog.text
     assert "try 6, past the limit of 5: HTTP 500" in caplog.text
     shown = snapshots.docora.run("show", *link.ids).stdout
-    assert "Status          failed, 6 tries failed\n" in shown
+    assert "Status\tfailed, 6 tries failed\n" in shown
 
 
 def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:

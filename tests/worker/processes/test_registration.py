@@ -70,8 +70,8 @@ def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
         return re.sub(r"1 min \d+ s", "1 min 15 s", docora.run(*command).stdout)
 
     def said(silence: str, count: str) -> None:
-        assert f"Workers    {count}, 1 busy{silence}\n" in output("status")
-        assert f"Workers    {count}{silence}\n" in output("queue")
+        assert f"Workers\t{count}, 1 busy{silence}\n" in output("status")
+        assert f"Workers\t{count}{silence}\n" in output("queue")
         checks = json.loads(output("doctor", "--json"))["data"]["checks"]
         [check] = [check for check in checks if check["name"] == "workers"]
         assert check["finding"] == f"{count} on snapshot-queue{silence}"
