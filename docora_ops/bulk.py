@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -42,8 +42,7 @@ class StoppedBy(StrEnum):
     """The reason why an operation has left links as they were."""
 
     CANCELLED = "cancelled"  # by another command, or on the dashboard
-    INTERRUPTED = "interrupted"
-    HUNG_UP = "hung_up"  # its terminal was closed
+    INTERRUPTED = "interrupted"  # by a signal, or its generator was closed
     LOST_SERVER = "lost_server"
     MAX_FAILURES = "max_failures"
     TIMEOUT = "timeout"
@@ -95,8 +94,54 @@ class MaxFailures:
 
 
 @dataclass(frozen=True)
+class ChangeOptions:
+    """How links are retried or resynced.
+
+    front: queue ahead of all waiting jobs.
+    reset_circuit: also close the circuit of each repository.
+    update: a resync marks the delivery records instead of deleting them.
+    dry_run: only find out what would happen.
+
+    The rest is for bulk operations.
+    in_flight: keep at most so many snapshots in flight, and wait for all of them.
+    max_failures: with `in_flight`, queue no more once more snapshots have failed.
+    wait: wait for the snapshots.
+    timeout: seconds after which the wait ends; the jobs go on.
+    """
+
+    front: bool = False
+    reset_circuit: bool = False
+    update: bool = False
+    dry_run: bool = False
+    in_flight: int | None = None
+    max_failures: MaxFailures | None = None
+    wait: bool = False
+    timeout: float | None = None
+
+    @property
+    def is_paced(self) -> bool:
+        """Tells whether a link is queued only when another one has its result."""
+        return self.in_flight is not None and not self.dry_run
+
+    @property
+    def recorded(self) -> dict[str, object]:
+        """The options for an audit entry."""
+        most = self.max_failures
+        return {
+            "front": self.front,
+            "reset_circuit": self.reset_circuit,
+            "in_flight": self.in_flight,
+            "max_failures": most and (str(most) if most.is_percent else most.number),
+            "update": self.update,
+        }
+
+
+NO_OPTIONS = ChangeOptions()
+
+
+@dataclass(frozen=True)
 class BulkResult:
-    """The result of a bulk operation so far."""
+    """The result of a bulk operation so far. `by_app`, `failures` and `links` grow with it."""
 
     action: Action
     operation_id: str | None
@@ -144,3 +189,9 @@ class BulkResult:
     def failed(self) -> int:
         """Counts the links that could not be queued."""
         return self.counts.get(Outcome.NOT_QUEUED, 0)
+
+    def stopped(self, reason: StoppedBy) -> BulkResult:
+        """Returns the result of the operation if it ends now for this reason."""
+        if self.cancelled or not self.left:
+            return self
+        return replace(self, cancelled=True, stopped_by=reason)

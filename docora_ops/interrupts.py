@@ -31,7 +31,6 @@ class Stop:
     """Asks a long run to end early. A signal handler sets it; the run looks at it."""
 
     requested: bool = False
-    hung_up: bool = False  # by SIGHUP: the terminal was closed
 
     def sleep(self, seconds: float) -> None:
         """Sleeps, but no longer than until a stop is requested."""

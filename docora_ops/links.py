@@ -193,6 +193,12 @@ class Link:
         return self.circuit_open_until is not None and self.circuit_open_until > self.read_at
 
     @property
+    def names(self) -> dict[str, str]:
+        """The ids and names of app and repository."""
+        names = ("app_id", "app_name", "repository_id", "repository_name")
+        return {name: getattr(self.payload, name) for name in names}
+
+    @property
     def held_back(self) -> str:
         """Says that Docora's scheduler waits for the circuit, if that is open, and until when."""
         until = moment(self.circuit_open_until)
@@ -214,7 +220,7 @@ class LinkResult:
     deliveries_cleared: int = 0  # deleted or, with `update`, marked
     update: bool = False
     dry_run: bool = False
-    audit_error: str | None = None  # why the audit entries show the change as not finished
+    workers: int = 0  # live ones
     scan_interval: str = ""  # how soon Docora's scheduler queues a link that was only reset
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import asdict
 from functools import partial
 
+from docora_ops.actions.batch import STUCK_ERROR, AuditEntries, Batch, BatchExecution, LinkOutcome
 from docora_ops.actions.belonging import require_primary, require_servers_to_match
-from docora_ops.actions.bulk.audit_entries import AuditEntries
-from docora_ops.actions.bulk.execute import STUCK_ERROR, Batch, BatchExecution, LinkOutcome
+from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Finding, Findings, Suspects, find_drift, find_misplaced
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.audit import Change
+from docora_ops.actions.lookup import resolve_app, resolve_link
+from docora_ops.actions.workers import count_workers
+from docora_ops.audit import Change, describe_change
 from docora_ops.bulk import StoppedBy
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import linked_jobs, lock_against_new_links
@@ -20,9 +23,10 @@ from docora_ops.errors import LinkError, RedisError, ServerError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.pages import batches
-from docora_ops.queue import LinkQueue, ProgressStore
+from docora_ops.queue import LinkQueue
 from docora_ops.queue.sweep import QueueSweep, Removal
 from docora_ops.settings import SECOND_LOOK_DELAY
+from docora_ops.text import amount
 
 _LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
 _JOBS_AT_ONCE = 100
@@ -35,32 +39,76 @@ _OUTCOMES = {
 }
 
 
-def find_drift_to_repair(
-    database: Database,
-    queue: LinkQueue,
+def repair(
+    docora: Docora,
+    app: str | None = None,
+    repository: str | None = None,
     *,
-    delay: float,
-    app_id: str | None = None,
-    ref: LinkRef | None = None,
+    by_prefix: bool = True,
     remove_unknown_jobs: bool = False,
-) -> Iterator[Suspects | Findings]:
-    """Yields what `find_drift` does, and refuses if it must not be repaired.
+    dry_run: bool = False,
+    reason: str | None = None,
+) -> Generator[Suspects | RepairResult]:
+    """Finds drift and repairs it: everywhere, of one app, or of one link.
 
-    Raises ServersMismatchedError if there is drift, and database and queue do not seem to belong
-    together, unless `remove_unknown_jobs` is set. Raises PostgresError on a standby; RedisError.
+    Yields Suspects until the second look at the drift, then a result before the first change:
+    closing the generator then changes nothing. One result follows each batch. Closed later, another
+    repair finishes the rest. What has changed since it was found is left alone, and so is a running
+    job.
+
+    app, repository: ids or names.
+    by_prefix: without `repository`, the app may be named by the beginning of its id or name.
+    remove_unknown_jobs: repair even if most jobs have no link in the database.
+    dry_run: only find out what would happen. Does not tell the stuck links that would fail.
+    reason: for the audit entry.
+
+    Raises NotFoundError, AmbiguousError, UnclearBackendError, WrongBackendError,
+    ServersMismatchedError, PostgresError, RedisError.
     """
+    database, queue = docora.database, docora.queue
+    names: dict[str, str] = {}
+    of = ""  # such as " of Acme Search"; empty for everywhere
+    app_id = ref = None
+    if app is not None and repository is not None:
+        link = resolve_link(database, app, repository)
+        app_id, ref, names, of = (
+            link.ref.app_id,
+            link.ref,
+            link.names,
+            f" of {link.payload.link_name}",
+        )
+    elif app is not None:
+        found_app = resolve_app(database, app, by_prefix=by_prefix)
+        app_id, names, of = found_app.app_id, asdict(found_app), f" of {found_app.app_name}"
+    docora.note(f"{docora.servers}: looking for drift{of}.")
+    count_workers(docora, to_change=True, alone=True)
+    yield Suspects(0)
     require_primary(database)
+    found = Findings(())
+    is_first = True
+    delay = docora.settings.drift_grace
     for event in find_drift(database, queue, delay=delay, app_id=app_id, ref=ref):
-        if isinstance(event, Findings) and event.findings and not remove_unknown_jobs:
-            require_servers_to_match(database, queue, all_jobs=True)
+        if isinstance(event, Findings):
+            found = event
+            continue
+        if is_first:
+            mismatches = amount(event.count, "mismatch", "mismatches")
+            docora.note(f"{mismatches} at first check: checking again.")
+            is_first = False
         yield event
+    if found.findings and not remove_unknown_jobs:
+        require_servers_to_match(database, queue, all_jobs=True)
+    if dry_run:
+        yield plan_repair(queue, found)
+        return
+    yield RepairResult(found.report.drifts)
+    if found.findings:
+        change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
+        yield from repair_found(docora, found, change)
 
 
 def plan_repair(queue: LinkQueue, found: Findings) -> RepairResult:
-    """Returns what `repair` would do; changes nothing.
-
-    Does not tell the stuck links that would become `failed` instead.
-    """
+    """Returns what the repair would do."""
     queued = RepairOutcome.RESET if queue.is_docoras else RepairOutcome.QUEUED
     planned = []
     for finding in found.findings:
@@ -73,60 +121,43 @@ def plan_repair(queue: LinkQueue, found: Findings) -> RepairResult:
     return RepairResult(found.report.drifts, planned, dry_run=True)
 
 
-def repair(
-    database: Database,
-    queue: LinkQueue,
-    store: ProgressStore,
-    found: Findings,
-    *,
-    max_attempts: int,
-    change: Change | None = None,
-) -> Generator[RepairResult, None, None]:
+def repair_found(docora: Docora, found: Findings, change: Change) -> Generator[RepairResult]:
     """Repairs the drift that was found, and yields what is done so far after each batch.
 
-    A lost link keeps its retries and its error; a stuck link counts a failure. What has changed
-    since it was found is left alone, and so is a running job. Closing the generator ends the
-    repair; a new repair finishes the rest. Raises PostgresError, RedisError if a server is lost.
-
-    store: takes the audit entry for the end.
-    max_attempts: failures after which a stuck link is `failed` instead of queued again.
-    change: for the audit entries; None: the repair is not recorded.
+    A lost link keeps its retries and its error; a stuck link counts a failure. Raises
+    PostgresError, RedisError if a server is lost.
     """
     repaired: list[Repaired] = []
     result = RepairResult(found.report.drifts, repaired)
-    audit = AuditEntries(change, result.total) if change else None
+    audit = AuditEntries(change, result.total)
     stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
     try:
         yield result
-        for _ in _remove_jobs(database, queue.sweep, found.findings, audit, repaired):
+        for _ in _remove_jobs(docora, found.findings, audit, repaired):
             yield result
-        for _ in _queue_links(database, queue, found.findings, audit, repaired, max_attempts):
+        for _ in _queue_links(docora, found.findings, audit, repaired):
             yield result
         stopped_by = None
     except ServerError:
         stopped_by = StoppedBy.LOST_SERVER
         raise
     finally:
-        if audit:
-            with suppress(RedisError) if stopped_by else nullcontext():
-                audit.write_end(store, result.counts, stopped_by)
+        with suppress(RedisError) if stopped_by else nullcontext():
+            audit.write_end(docora.store, result.counts, stopped_by)
 
 
 def _remove_jobs(
-    database: Database,
-    sweep: QueueSweep | None,
-    findings: Sequence[Finding],
-    audit: AuditEntries | None,
-    repaired: list[Repaired],
+    docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
 ) -> Iterator[None]:
     """Removes orphans, duplicates and stale entries. Yields after each transaction."""
+    sweep = docora.queue.sweep
     if sweep is None:
         return
     to_remove = [(each.drift, each.removal) for each in findings if each.removal is not None]
     sweep.prepare()
     try:
         for some in batches(to_remove, _JOBS_AT_ONCE):
-            _remove(database, sweep, some, audit, repaired)
+            _remove(docora.database, sweep, some, audit, repaired)
             yield
     finally:
         with suppress(RedisError):  # workers drop what is left, and so does the next repair
@@ -137,7 +168,7 @@ def _remove(
     database: Database,
     sweep: QueueSweep,
     some: Sequence[tuple[Drift, Removal]],
-    audit: AuditEntries | None,
+    audit: AuditEntries,
     repaired: list[Repaired],
 ) -> None:
     """Removes jobs and entries in one transaction.
@@ -157,12 +188,11 @@ def _remove(
                 to_remove.append((drift, removal))
             else:
                 repaired.append(Repaired(drift, RepairOutcome.LEFT_ALONE))
-        answers = sweep.remove([each for _, each in to_remove], audit.start() if audit else None)
+        answers = sweep.remove([each for _, each in to_remove], audit.start())
         # Before the commit, which only ends the locks: Redis has removed them.
         for (drift, _), answer in zip(to_remove, answers, strict=True):
             repaired.append(_removed(drift, answer))
-        if audit and "removed" in answers:
-            audit.has_begun = True
+        audit.has_begun |= "removed" in answers
 
 
 def _removed(drift: Drift, answer: str) -> Repaired:
@@ -175,43 +205,43 @@ def _removed(drift: Drift, answer: str) -> Repaired:
 
 
 def _queue_links(
-    database: Database,
-    queue: LinkQueue,
-    findings: Sequence[Finding],
-    audit: AuditEntries | None,
-    repaired: list[Repaired],
-    max_attempts: int,
+    docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
 ) -> Iterator[None]:
     """Queues lost and stuck links. Yields after each transaction."""
     drifts = {each.ref: each.drift for each in findings if each.ref is not None}
     if not drifts:
         return
+    database, queue = docora.database, docora.queue
     queue.prepare()
-    claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=max_attempts)
+    most = docora.settings.max_retry_attempts
+    claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=most)
     disproved = {each.drift.job_id: each.disproved for each in findings if each.disproved}
     execution = BatchExecution(database, queue, Action.REPAIR, claim, audit, disproved=disproved)
-    batch = Batch()
 
-    def record() -> None:
+    def record(batch: Batch) -> None:
         for item in batch.recorded:
             outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
             repaired.append(Repaired(drifts[item.ref], outcome, item.error_message))
         batch.recorded.clear()
 
+    locked: list[LinkRef] = []
     for refs in batches(list(drifts), _LINKS_AT_ONCE):
+        batch = Batch()
         try:
             execution.execute(refs, batch)
         except LinkError:  # each by itself
+            batch = Batch()
             for ref in refs:
                 execution.execute([ref], batch)
-                record()
+                record(batch)
                 yield
-        record()
+        record(batch)
+        locked += batch.unclaimed
         yield
-    locked, batch.unclaimed = batch.unclaimed, []
     for ref in locked:
+        batch = Batch()
         execution.execute_locked(ref, batch)
-        record()
+        record(batch)
         yield
 
 

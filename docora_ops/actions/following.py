@@ -11,9 +11,8 @@ from math import inf
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.failures import named_failures
 from docora_ops.actions.job_watch import JobWatch
-from docora_ops.actions.look import invalid_job_id, look_at_jobs
+from docora_ops.actions.look import invalid_job_id, look_at_jobs, named_failures
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.workers import count_workers
 from docora_ops.audit import Change, describe_change
@@ -21,7 +20,15 @@ from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.database.link_reports import SnapshotResult, count_by_app, read_results
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import NotFoundError, RedisError
-from docora_ops.links import AppCount, Link, LinkFailure, LinkRef, LinkStatus, Outcome
+from docora_ops.links import (
+    AppCount,
+    Link,
+    LinkFailure,
+    LinkRef,
+    LinkResult,
+    LinkStatus,
+    Outcome,
+)
 from docora_ops.queue.audit_stream import results_entry
 from docora_ops.queue.progress import HEARTBEAT
 from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
@@ -275,13 +282,19 @@ def wait(
     if docora.queue_to_read.is_docoras and link.circuit_is_open:
         close = f"docora-ops retry {link.ref.words} --reset-circuit"
         docora.note(f"Warning: {link.held_back}. To close it: {close}", is_warning=True)
-    yield from wait_for_link(docora, link, Outcome.ALREADY_RUNNING, workers, timeout=timeout)
+    yield from _wait_for_link(docora, link, Outcome.ALREADY_RUNNING, workers, timeout)
 
 
-def wait_for_link(
-    docora: Docora, link: Link, outcome: Outcome, workers: int, *, timeout: float | None = None
+def wait_for_change(
+    docora: Docora, change: LinkResult, *, timeout: float | None = None
 ) -> Generator[LinkStep]:
-    """Waits for the snapshot of a link that a command has changed, with this outcome."""
+    """Waits for the snapshot of a link after its `retry` or `resync`. See `wait`."""
+    yield from _wait_for_link(docora, change.link, change.outcome, change.workers, timeout)
+
+
+def _wait_for_link(
+    docora: Docora, link: Link, outcome: Outcome, workers: int, timeout: float | None
+) -> Generator[LinkStep]:
     following = Following(docora, link.ref.words)
     following.watch.had_workers = workers > 0
     following.add(link.ref, outcome)

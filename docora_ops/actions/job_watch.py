@@ -8,8 +8,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.failures import named_failures
-from docora_ops.actions.look import look_at_jobs
+from docora_ops.actions.look import look_at_jobs, named_failures
 from docora_ops.database.link_reports import read_unsynced
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import RedisDeniedError, RedisError

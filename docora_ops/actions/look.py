@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from docora_ops.database import Database
-from docora_ops.database.link_rows import held_job_ids
+from docora_ops.database.link_rows import held_job_ids, names_of
 from docora_ops.errors import InvalidJobIdError
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkIds, LinkRef, Outcome
+from docora_ops.links import LinkFailure, LinkIds, LinkRef, Outcome
 from docora_ops.pages import batches
 from docora_ops.queue import Answer, LinkQueue
 
@@ -66,3 +66,12 @@ def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:
         f"the ids {ref.app_id!r} and {ref.repository_id!r} can't form a job id",
         hint="ids of Docora hold only letters, digits and `_`",
     )
+
+
+def named_failures(database: Database, failed: Sequence[tuple[LinkRef, str]]) -> list[LinkFailure]:
+    """Names the links, each with its error. Raises PostgresError."""
+    names = names_of(database, [ref for ref, _ in failed]) if failed else []
+    return [
+        LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error, *found)
+        for (ref, error), found in zip(failed, names, strict=True)
+    ]

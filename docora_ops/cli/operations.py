@@ -12,7 +12,6 @@ from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.long_run import progress_bar
 
 RUNNER_IS_SILENT = (
     "The command that runs the operation has been silent for two minutes: it was killed, or hangs. "
@@ -76,11 +75,11 @@ def progress(
 
 def _follow(context: Context, operation_id: str) -> None:
     """Shows each step on stderr until the operation ends or has lost its runner."""
-    from docora_ops.render.console import may_animate
+    from docora_ops.render.console import may_animate, progress_bar
 
     context.collect_garbage()
     completed = None
-    with progress_bar(context) as move:
+    with progress_bar(context.err) as move:
         for operation in actions.follow(context.docora, operation_id):
             move(operation.completed, None, operation.total)
             if completed not in {None, operation.completed} and not may_animate(sys.stderr):
@@ -103,10 +102,10 @@ def cancel(
     a bulk retry, run it again.
     """
     context = context_of(typer_context)
-    from docora_ops.render.bulk_view import cancel_data
+    from docora_ops.render.bulk_view import CancelData
     from docora_ops.render.columns import cell
 
     is_first = actions.cancel(context.docora, operation_id, reason=reason)
     done = "Cancellation requested" if is_first else "Already cancelled"
-    data = cancel_data(operation_id, is_first=is_first)
+    data = CancelData("Cancellation requested", operation_id, already_cancelled=not is_first)
     context.show(data, [cell(f"{done}: {operation_id}")])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from docora_ops.bulk import MaxFailures
-from docora_ops.cli.change import check_reason
+from docora_ops.bulk import ChangeOptions, MaxFailures
 from docora_ops.cli.completion import complete_app, complete_operation, complete_repo
 from docora_ops.errors import UsageError
 from docora_ops.links import LinkStatus
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from docora_ops.actions import LinkChoice
 
 
+_LONGEST_REASON = 500
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 
 
@@ -33,6 +34,15 @@ def checked_text(value: str) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("the value is not valid UTF-8")
     return value
+
+
+def _checked_reason(reason: str | None) -> str | None:
+    """Returns the reason. Raises UsageError if it is too long."""
+    if reason is not None and len(reason) > _LONGEST_REASON:
+        raise UsageError(
+            f"--reason has {len(reason)} characters", hint=f"{_LONGEST_REASON} are kept at most"
+        )
+    return reason
 
 
 def number(maximum: int, help_text: str) -> Any:
@@ -204,7 +214,7 @@ Reason = Annotated[
     typer.Option(
         metavar="TEXT",
         parser=checked_text,
-        callback=check_reason,
+        callback=_checked_reason,
         help="The reason, for the audit entry.",
     ),
 ]
@@ -241,3 +251,10 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
         no_error=given["no_error"],
         open_circuit=None if circuit is None else circuit is Circuit.OPEN,
     )
+
+
+def change_options(typer_context: typer.Context) -> ChangeOptions:
+    """Returns how the command is to treat the links that it chooses."""
+    given = typer_context.params
+    names = [each.name for each in fields(ChangeOptions)]
+    return ChangeOptions(**{name: given[name] for name in names if name in given})

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from docora_ops.audit import describe_change
+from docora_ops import actions
 from docora_ops.cli import options
-from docora_ops.cli.change import reset_in_words, sent_again
-from docora_ops.cli.context import context_of
-from docora_ops.cli.terminal import terminal_to_ask
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.terminal import Terminal, terminal_to_ask
 from docora_ops.errors import UsageError
-
-_BATCH_SIZE = 50
-"""Links in one transaction, which deletes thousands of rows for each."""
 
 
 def resync(
@@ -64,52 +59,43 @@ def resync(
         )
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="remove --in-flight")
-    if front:
-        from docora_ops.actions.workers import require_rq_for_front
-
-        require_rq_for_front(context.docora)
     terminal = terminal_to_ask(skip=yes or dry_run)
-    from docora_ops.links import Action
-
+    chosen = options.change_options(typer_context)
     if repo is not None:
-        from docora_ops.cli.link_command import change_link
-
-        return change_link(
-            context,
-            Action.RESYNC,
-            app,
-            repo,
-            reason,
-            terminal,
-            front=front,
-            reset_circuit=reset_circuit,
-            update=update,
-        )
+        return _resync_one(context, app, repo, chosen, reason, terminal)
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends the app all files again, and there is no terminal to confirm that",
             hint="add --yes to skip the confirmation",
         )
-    from docora_ops.actions.lookup import resolve_app
-    from docora_ops.cli.bulk_command import BulkCommand, BulkOptions
-    from docora_ops.database.link_rows import count_deliveries
-    from docora_ops.database.selection import select_of_app
-    from docora_ops.text import amount
+    from docora_ops.cli.bulk_command import run_bulk
 
     by_prefix = dry_run or terminal is not None
-    found = resolve_app(context.docora.database, app, by_prefix=by_prefix)
-    bulk = BulkOptions(front, reset_circuit, in_flight, max_failures, update)
-    selection = select_of_app(
-        context.docora.database,
-        found.app_id,
-        skip_open_circuits=bulk.must_skip_open_circuits(context),
-    )
-    files = amount(count_deliveries(context.docora.database, selection.refs), "file")
-    reset = reset_in_words(context, "the links", "their snapshot jobs")
-    question = (
-        f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} "
-        f"{sent_again(update=update)} the delivery records, {reset}{bulk.words})"
-    )
-    change = describe_change("resync", reason, **asdict(found), all=True, **bulk.recorded)
-    command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE, bulk)
-    return command.run(question, terminal)
+    events = actions.resync_all(context.docora, app, chosen, by_prefix=by_prefix, reason=reason)
+    return run_bulk(context, events, chosen, terminal)
+
+
+def _resync_one(
+    context: Context,
+    app: str,
+    repo: str,
+    chosen: actions.ChangeOptions,
+    reason: str | None,
+    terminal: Terminal | None,
+) -> int:
+    from docora_ops.cli.link_command import in_words, reset_in_words, sent_again, show_change
+    from docora_ops.render.link_view import forgotten
+    from docora_ops.text import amount
+
+    docora = context.docora
+    if terminal is not None:
+        link, records = actions.link_to_resync(docora, app, repo)
+        context.tell()
+        terminal.ask(
+            f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
+            f"{link.payload.repository_name} {sent_again(chosen)} the delivery records, "
+            f"{reset_in_words(docora, 'the link', 'its snapshot job')}{in_words(chosen)})?",
+            *([] if chosen.update else [forgotten(is_planned=True)]),
+        )
+    result = actions.resync(docora, app, repo, chosen, reason=reason)
+    return show_change(context, result, chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 
@@ -27,9 +28,8 @@ def retry(
     stale one. An open circuit does not delay the job.
     """
     context = context_of(typer_context)
-    from docora_ops.cli.link_command import change_link
-    from docora_ops.links import Action
+    from docora_ops.cli.link_command import show_change
 
-    return change_link(
-        context, Action.RETRY, app, repo, reason, front=front, reset_circuit=reset_circuit
-    )
+    chosen = options.change_options(typer_context)
+    result = actions.retry(context.docora, app, repo, chosen, reason=reason)
+    return show_change(context, result, chosen)

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.audit import describe_change
+from docora_ops import actions
 from docora_ops.cli import options
-from docora_ops.cli.change import reset_in_words
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
@@ -50,34 +49,13 @@ def retry_all_failed(
             "--reset-circuit and --circuit closed can't be combined",
             hint="remove one of them",
         )
-    if front:
-        from docora_ops.actions.workers import require_rq_for_front
-
-        require_rq_for_front(context.docora)
     terminal = terminal_to_ask(skip=yes or dry_run)
-    from docora_ops.actions.lookup import choose_links
-    from docora_ops.cli.bulk_command import BulkCommand, BulkOptions, links_of
-    from docora_ops.database.selection import select_failed
-    from docora_ops.links import Action
+    from docora_ops.cli.bulk_command import run_bulk
 
+    choice = options.link_choice(typer_context)
+    bulk = options.change_options(typer_context)
     by_prefix = dry_run or terminal is not None
-    chosen = choose_links(context.docora, options.link_choice(typer_context), by_prefix=by_prefix)
-    bulk = BulkOptions(front, reset_circuit, in_flight, max_failures)
-    change = describe_change(
-        "retry-all-failed",
-        reason,
-        **chosen.recorded,
-        limit=limit,
-        **bulk.recorded,
+    events = actions.retry_all_failed(
+        context.docora, choice, bulk, limit=limit, by_prefix=by_prefix, reason=reason
     )
-    selection = select_failed(
-        context.docora.database,
-        chosen.which,
-        limit=limit,
-        skip_open_circuits=bulk.must_skip_open_circuits(context),
-        or_held_back=context.docora.queue.is_docoras,
-    )
-    reset = reset_in_words(context, links_of(selection), "their snapshot jobs")
-    question = f"{reset}{bulk.words}"
-    command = BulkCommand(context, Action.RETRY, selection, change, options=bulk)
-    return command.run(question, terminal)
+    return run_bulk(context, events, bulk, terminal)

@@ -76,7 +76,6 @@ def stopping_on_signals(
     def handle() -> None:
         if stop.requested:
             stop_at_once()
-        stop.hung_up = signal.SIGHUP in _came[:1]
         stop.requested = True
         if not announced:
             return

@@ -20,7 +20,6 @@ from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.long_run import BESIDE_TEXT, progress_bar
 from docora_ops.cli.operations import RUNNER_IS_SILENT
 from docora_ops.cli.signals import interrupted_code, until_stopped
 from docora_ops.errors import ServerError, UsageError
@@ -165,13 +164,13 @@ def showing_wait(
     those that others have queued first.
     """
     from docora_ops.render.bulk_view import wait_progress
-    from docora_ops.render.console import may_animate
+    from docora_ops.render.console import may_animate, progress_bar
 
     at_most = f", {context.timeout} s at most" if context.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
     is_animated, said_at = may_animate(sys.stderr), time.monotonic()
     first = _wrapped(wait_progress(wait, 0, 0), context) if wait else ""
-    with progress_bar(context, wait.total if wait else None, first or "looking") as move:
+    with progress_bar(context.err, wait.total if wait else None, first or "looking") as move:
 
         def show(wait: BulkWait, left: int = 0, taken_over: int = 0) -> None:
             nonlocal said_at
@@ -187,6 +186,8 @@ def showing_wait(
 
 def _wrapped(parts: Sequence[str], context: Context) -> str:
     """Breaks the text beside a bar between its parts, not within one."""
+    from docora_ops.render.console import BESIDE_TEXT
+
     text = ", ".join(part.replace(" ", _BLANK) for part in parts)
     width = max(context.err.width - BESIDE_TEXT, _LEAST_WIDTH)
     return textwrap.fill(text, width, break_on_hyphens=False).replace(_BLANK, " ")

@@ -10,14 +10,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.errors import (
-    ConfigurationError,
-    DocoraOpsError,
-    UsageError,
-    WrongBackendError,
-)
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError, WrongBackendError
 
 
 def worker(
@@ -51,7 +44,7 @@ def worker(
     per event. Needs the extra `worker`, and git.
     """
     context = context_of(typer_context)
-    if name is not None and not _NAME.fullmatch(name):
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
         raise UsageError(
             f"--name {name[:100]!r} is not a name for a worker",
             hint="use up to 100 letters, digits, `_`, `.` and `-`",
@@ -84,15 +77,15 @@ def worker(
     log = logging.getLogger("rq")
     log.handlers, log.propagate = [OneLineHandler()], False
     context.collect_garbage()
-    name = name or process.default_name()
+    prefix = name or process.default_name()
     count = concurrency or settings.scan_concurrency
     if count == 1 and not process.needs_parent():
-        process.serve(settings, name, burst=burst, grace=grace)
+        process.serve(settings, prefix, burst=burst, grace=grace)
         return ExitCode.OK
     parent = os.getpid()
 
     def run(number: int) -> int:
-        own_name = name if count == number == 1 else f"{name}-{number}"
+        own_name = prefix if count == number == 1 else f"{prefix}-{number}"
         try:
             process.serve(settings, own_name, burst=burst, grace=grace, parent=parent)
         except DocoraOpsError as error:

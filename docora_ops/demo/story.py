@@ -23,6 +23,7 @@ from docora_ops.demo.receiver import Receiver
 from docora_ops.demo.servers import postgres, valkey
 from docora_ops.demo.world import ACME, API, APPS, HARBOR, build, fill
 from docora_ops.errors import DocoraOpsError
+from docora_ops.interrupts import deferred, held_back
 from docora_ops.links import LinkStatus
 from docora_ops.queue import RqQueue, connect
 from docora_ops.render.console import is_terminal, make_console
@@ -196,23 +197,13 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Delays signals, since an interrupted start would leave a server behind."""
-    pending: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, _: pending.append(number))
-        for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    # A terminal sends Ctrl-C to every process. The servers inherit this block, so that they outlive
-    # the commands. SIGTERM ends the servers, so it is not blocked.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    """Delays signals, since an interrupted start would leave a server behind.
+
+    A terminal sends Ctrl-C to every process. The servers inherit this block, so that they outlive
+    the commands. SIGTERM ends the servers, so it is not blocked.
+    """
+    with held_back({signal.SIGINT}), deferred({signal.SIGTERM, signal.SIGHUP}):
         yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for held_back in pending[:1]:
-            signal.raise_signal(held_back)
 
 
 def _clean_environment() -> None:

@@ -14,7 +14,7 @@ from redis import Redis
 
 from docora_ops.audit import Change, HistoryEntry, HistoryState
 from docora_ops.bulk import Results, StoppedBy
-from docora_ops.links import Action, Outcome
+from docora_ops.links import Action
 from docora_ops.queue.redis_client import redis_errors, text_of
 
 STREAM = "docora-ops:audit"
@@ -27,8 +27,6 @@ _CHUNK = 1000
 _DONE, _STARTED, _FINISHED, _CANCELLED = "done", "started", "finished", "cancelled"
 _AWAITED = "awaited"
 """The event of an entry that adds the results of an operation's snapshots."""
-WITHOUT_PUSH = (Outcome.ALREADY_QUEUED, Outcome.RESET)
-"""Outcomes of a reset that pushes no job."""
 _STATES = {
     _DONE: HistoryState.DONE,  # a change without a start
     _STARTED: HistoryState.NOT_FINISHED,
@@ -50,26 +48,6 @@ class AuditEntry:
     def xadd(self) -> list[str | int]:
         """Returns the arguments of the XADD that writes the entry."""
         return [self.key, "MAXLEN", "~", ENTRIES_KEPT, "*", *self.fields]
-
-
-def link_entries(change: Change, run: str) -> dict[Outcome, AuditEntry]:
-    """Returns the audit entries to write with the push of one link's job, by outcome.
-
-    A pushed job is a change even if the commit fails. Without one, the reset of the link is a
-    change only after the commit: the entry says that a run starts, and `link_end_entry` that it
-    has ended.
-    """
-    entries = {
-        outcome: _entry(change, _DONE, counts={"total": 1, outcome: 1})
-        for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE)
-    }
-    return entries | dict.fromkeys(WITHOUT_PUSH, start_entry(change, run, None, 1))
-
-
-def link_end_entry(change: Change, run: str, outcome: Outcome) -> AuditEntry:
-    """Returns the entry for the committed reset of a link, an outcome of `WITHOUT_PUSH`."""
-    counts = {"total": 1, outcome: 1}
-    return end_entry(change, run, None, counts)
 
 
 def cancel_entry(change: Change, operation_id: str) -> AuditEntry:

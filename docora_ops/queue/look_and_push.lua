@@ -10,7 +10,7 @@
 -- Returns one answer per link. look: waiting, delayed (waiting, but not in a list), running,
 -- finished, stale, none, or unreadable with the reason after a colon. push: the same, but instead of
 -- finished, stale and none: replaced_finished, replaced_stale, queued, or none if the push was only
--- to confirm. locate: found, or missing if the job is not in the place that its status names.
+-- to confirm. locate: found, or missing if RQ would never take the job from where it stands.
 
 if mode == 'push' then
   -- Redis refuses this if it is out of memory or read-only, before anything is removed.
@@ -84,13 +84,16 @@ local function locate(id)
   local list = config.queue_prefix .. queue
   if answer ~= 'waiting' then
     return 'found'
-  elseif status == 'queued' then
-    return (redis.call('LPOS', list, id) or redis.call('LPOS', list .. ':intermediate', id))
-      and 'found' or 'missing'
+  elseif status ~= 'queued' then
+    local key = PLACES[status] and PLACES[status] .. queue or config.rate_limit_prefix
+      .. (redis.call('HGET', config.job_prefix .. id, 'rate_limit_key') or '') .. ':rate_limited'
+    if redis.call('ZSCORE', key, id) then
+      return 'found'
+    end
   end
-  local key = PLACES[status] and PLACES[status] .. queue or config.rate_limit_prefix
-    .. (redis.call('HGET', config.job_prefix .. id, 'rate_limit_key') or '') .. ':rate_limited'
-  return redis.call('ZSCORE', key, id) and 'found' or 'missing'
+  -- From these three a job is run whatever its status says.
+  return (redis.call('LPOS', list, id) or redis.call('LPOS', list .. ':intermediate', id)
+    or redis.call('ZSCORE', PLACES.scheduled .. queue, id)) and 'found' or 'missing'
 end
 
 local acts = {look = state, locate = locate, push = push}

@@ -62,7 +62,7 @@ class RqQueue(LinkQueue):
         return list(map(_answer, job_ids, self._script.run("look", job_ids) if job_ids else ()))
 
     def is_in_place(self, job_id: str) -> bool:
-        """Tells whether a waiting job stands in the place that its status names.
+        """Tells whether a waiting job stands where RQ takes it from.
 
         Searches the queue's list. True for any other job.
         """

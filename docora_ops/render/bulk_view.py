@@ -16,7 +16,7 @@ from docora_ops.bulk import (
     StoppedBy,
 )
 from docora_ops.links import Action, LinkFailure, Outcome, PlannedLink
-from docora_ops.render.columns import Column, Listing, Pairs, Unbroken, cell, style_of, words
+from docora_ops.render.columns import Column, Listing, Pairs, cell, style_of, unbroken, words
 from docora_ops.render.link_view import (
     NO_ERROR,
     ROWS_SHOWN,
@@ -192,23 +192,11 @@ def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
 
 def stopped(result: BulkResult, max_failures: MaxFailures | None) -> str:
     """Says why an operation queues no further link."""
-    match result.stopped_by:
-        case StoppedBy.MAX_FAILURES:
-            results = amount(result.results_at_stop or 0, "snapshot")
-            failed = f"{result.failed_at_stop} of {results} failed again"
-            return f"{failed}, more than --max-failures {max_failures}"
-        case StoppedBy.TIMEOUT:
-            return "time ran out"
-        case StoppedBy.LOST_JOBS:
-            return "all links in flight have lost their jobs"
-        case StoppedBy.INTERRUPTED:
-            return "interrupted"
-        case StoppedBy.HUNG_UP:
-            return "the terminal was closed"
-        case _ if result.cancelled_by:
-            return f"{result.cancelled_by} cancelled the operation"
-        case _:
-            return "the operation was cancelled"
+    if result.stopped_by is not StoppedBy.MAX_FAILURES:
+        return _end_of(result.stopped_by, result.cancelled_by)
+    results = amount(result.results_at_stop or 0, "snapshot")
+    failed = f"{result.failed_at_stop} of {results} failed again"
+    return f"{failed}, more than --max-failures {max_failures}"
 
 
 def left_as_they_were(result: BulkResult) -> str:
@@ -238,7 +226,7 @@ def wait_screens(wait: BulkWait) -> Iterator[object]:
     for group in groups[:ROWS_SHOWN]:
         error = group.error_message or f"({NO_ERROR})"
         links = f"{amount(group.links, 'link')} of {amount(group.apps, 'app')}"
-        yield from ("", cell(f"{links} failed again: {error}"), Unbroken(f"  {group.command}"))
+        yield from ("", cell(f"{links} failed again: {error}"), unbroken(f"  {group.command}"))
     if (more := len(groups) - ROWS_SHOWN) > 0:
         yield from ("", f"and {amount(more, 'error')} more: docora-ops failed --group-by error")
     if wait.lost_links:
@@ -289,11 +277,10 @@ def _counts(wait: BulkWait, left: int) -> Iterator[str]:
 _ENDS = {
     StoppedBy.CANCELLED: "cancelled",
     StoppedBy.INTERRUPTED: "interrupted",
-    StoppedBy.HUNG_UP: "stopped when its terminal was closed",
-    StoppedBy.LOST_SERVER: "stopped when a server was lost",
-    StoppedBy.MAX_FAILURES: "stopped by --max-failures",
-    StoppedBy.TIMEOUT: "stopped by --timeout",
-    StoppedBy.LOST_JOBS: "stopped when all links in flight had lost their jobs",
+    StoppedBy.LOST_SERVER: "a server was lost",
+    StoppedBy.MAX_FAILURES: "too many failed again",
+    StoppedBy.TIMEOUT: "time ran out",
+    StoppedBy.LOST_JOBS: "all links in flight lost their jobs",
 }
 _RESULTS = {
     "synced": "in sync",
@@ -419,11 +406,6 @@ class CancelData:
     message: str
     operation_id: str
     already_cancelled: bool
-
-
-def cancel_data(operation_id: str, *, is_first: bool) -> CancelData:
-    """Returns the JSON data of `cancel`, with the dashboard's message."""
-    return CancelData("Cancellation requested", operation_id, not is_first)
 
 
 # `history`.

@@ -33,6 +33,11 @@ def cell(value: object, style: str = "") -> Text:
     return Text(inert(value), style=style, overflow="fold")
 
 
+def unbroken(text: str) -> Text:
+    """Returns a line that no terminal breaks, such as a command to paste."""
+    return Text(inert(text), no_wrap=True, overflow="ignore")
+
+
 def words(slug: str) -> str:
     """Returns `left alone` for `left_alone`."""
     return slug.replace("_", " ")
@@ -188,24 +193,9 @@ class Pairs:
                 label = Text(" " * len(label))
 
 
-@dataclass(frozen=True)
-class Unbroken:
-    """A line that no terminal breaks, such as a command to paste."""
-
-    text: str
-
-    def lines(self) -> Iterator[str]:
-        """Yields the line for a pipe."""
-        yield inert(self.text)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """Yields the line for a terminal."""
-        yield Text(inert(self.text), no_wrap=True, overflow="ignore")
-
-
 def lines_of(part: object) -> Iterator[str]:
     """Yields the lines of a list, a screen or a sentence for a pipe: none is folded or cut off."""
-    if isinstance(part, Listing | Pairs | Unbroken):
+    if isinstance(part, Listing | Pairs):
         yield from part.lines()
     else:
         yield str(part)

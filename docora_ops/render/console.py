@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
+
+_SHORT_BAR = 16
+BESIDE_TEXT = _SHORT_BAR + 10
+"""Columns that the bar and the time beside a description take."""
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -28,3 +35,36 @@ def make_console(stream: TextIO) -> Console:
         emoji=False,
         highlight=False,
     )
+
+
+@contextmanager
+def progress_bar(
+    console: Console, total: int | None = None, description: str = ""
+) -> Iterator[Callable[..., None]]:
+    """Shows a bar on stderr if that is a terminal. Yields a function that moves it.
+
+    The function takes the number of links done, the new description if the bar has one, and the
+    number of all links if that has changed.
+    """
+    if not may_animate(sys.stderr):
+        yield lambda *_: None
+        return
+    from rich import progress as rich  # not needed by commands that show no bar
+    from rich.table import Column
+    from rich.text import Text
+
+    class Rate(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+
+    columns: tuple[rich.ProgressColumn, ...]
+    if description:
+        text = rich.TextColumn("{task.description}", table_column=Column(ratio=1))
+        columns = (rich.BarColumn(_SHORT_BAR), text, rich.TimeElapsedColumn())
+    else:
+        columns = (rich.BarColumn(), rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=console, expand=bool(description)) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done, text=None, total=None: progress.update(
+            task, completed=done, description=text, total=total
+        )

@@ -109,56 +109,34 @@ def schema_of(command: str) -> dict[str, Any] | None:
 
 def _data_of(command: str) -> Any:
     """Returns the type of the data in the documents of a command."""
-    from docora_ops.audit import HistoryEntry
-    from docora_ops.bulk import KnownOperation
-    from docora_ops.jobs import QueueOverview
-    from docora_ops.link_lists import (
-        AppSummary,
-        ErrorGroup,
-        LinkDetails,
-        ListedLink,
-        RepositoryCount,
-        StatusCount,
-    )
-    from docora_ops.links import AppCount
-    from docora_ops.render import (
-        bulk_view,
-        drift_view,
-        link_view,
-        metrics_view,
-        queue_view,
-        status_view,
-    )
+    from docora_ops import audit, bulk, jobs, link_lists, links
+    from docora_ops.render import bulk_view, drift_view, link_view, metrics_view, queue_view
+    from docora_ops.render.status_view import StatusData
 
-    links = (
-        list[ListedLink]
-        | list[AppCount]
-        | list[RepositoryCount]
-        | list[StatusCount]
-        | list[ErrorGroup]
-    )
-    link, bulk = link_view.LinkData, bulk_view.BulkData
+    counts = list[link_lists.RepositoryCount] | list[link_lists.StatusCount]
+    groups = list[links.AppCount] | counts | list[link_lists.ErrorGroup]
+    one, many = link_view.LinkData, bulk_view.BulkData
     return {
-        "status": status_view.StatusData,
-        "failed": links,
-        "links": links,
-        "apps": list[AppSummary],
-        "show": LinkDetails,
-        "queue": QueueOverview,
+        "status": StatusData,
+        "failed": list[link_lists.ListedLink] | groups,
+        "links": list[link_lists.ListedLink] | groups,
+        "apps": list[link_lists.AppSummary],
+        "show": link_lists.LinkDetails,
+        "queue": jobs.QueueOverview,
         "doctor": drift_view.DoctorData,
         "metrics": metrics_view.MetricsData,
-        "retry": link,
-        "retry-all-failed": bulk,
-        "resync": link | bulk,
+        "retry": one,
+        "retry-all-failed": many,
+        "resync": one | many,
         "repair": drift_view.RepairData,
-        "schedule": bulk,
-        "operations": list[KnownOperation],
+        "schedule": many,
+        "operations": list[bulk.KnownOperation],
         "progress": bulk_view.ProgressData,
-        "wait": link | bulk_view.ProgressData,
+        "wait": one | bulk_view.ProgressData,
         "cancel": bulk_view.CancelData,
         "pause": queue_view.PauseData,
         "resume": queue_view.ResumeData,
-        "history": list[HistoryEntry],
+        "history": list[audit.HistoryEntry],
     }.get(command)
 
 

@@ -19,7 +19,7 @@ from docora_ops.drift import (
     RepairOutcome,
     RepairResult,
 )
-from docora_ops.render.columns import Column, Listing, Unbroken, cell, style_of, words
+from docora_ops.render.columns import Column, Listing, cell, style_of, unbroken, words
 from docora_ops.render.link_view import ROWS_SHOWN, link_name
 from docora_ops.text import amount
 
@@ -93,7 +93,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
         yield ""
     for check in diagnosis.checks:
         if check.command:
-            yield Unbroken(check.command)
+            yield unbroken(check.command)
     yield cell(summary(diagnosis), style_of(diagnosis.state))
 
 
@@ -148,13 +148,6 @@ def _examples(drift: DriftReport, *, show_all: bool) -> list[Drift]:
 
 # `repair`.
 
-_MEANINGS = {
-    DriftKind.LOST: "lost: pending, and no job",
-    DriftKind.STUCK: "stuck: scanning, and no job",
-    DriftKind.ORPHAN: "orphan: a job whose link is gone",
-    DriftKind.DUPLICATE: "duplicate: a job queued more than once",
-    DriftKind.STALE_ENTRY: "stale entry: of a job that is gone or elsewhere",
-}
 _PLANNED = {
     RepairOutcome.QUEUED: "would queue",
     RepairOutcome.RESET: "would reset",
@@ -213,7 +206,7 @@ def repair_message(result: RepairResult) -> str:
 
 _FOUND: tuple[Column[AppDrift], ...] = (
     Column("App", lambda drift: drift.app_name or drift.app_id),
-    Column("Drift", lambda drift: _MEANINGS[drift.kind], folds=True),
+    Column("Drift", lambda drift: words(drift.kind)),
     Column("Found", lambda drift: drift.found, is_number=True),
 )
 
@@ -233,12 +226,7 @@ def repair_screens(result: RepairResult, *, with_list: bool) -> Iterator[object]
     def counts(of: Mapping[RepairOutcome, int]) -> str:
         return ", ".join(f"{of[each]} {label(each)}" for each in RepairOutcome if of.get(each))
 
-    by_app: tuple[Column[AppDrift], ...] = (
-        Column("App", lambda drift: drift.app_name or drift.app_id),
-        Column("Drift", lambda drift: words(drift.kind)),
-        Column("Found", lambda drift: drift.found, is_number=True),
-        Column(done, lambda drift: counts(drift.counts)),
-    )
+    by_app = (*_FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
     each: tuple[Column[Repaired], ...] = (
         Column("Link", lambda item: _name(item.drift)),
         Column("Drift", lambda item: words(item.drift.kind)),

@@ -185,7 +185,7 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
     cleared = changed.deliveries_cleared if changed and changed.action is Action.RESYNC else None
     previous = LinkBefore(link.status, link.retry_count, link.error_message)
     return LinkData(
-        message=message(changed, workers) if changed else "Snapshot awaited",
+        message=message(changed) if changed else "Snapshot awaited",
         dry_run=changed is not None and changed.dry_run,
         job_id=link.ref.job_id,
         outcome=changed.outcome if changed else None,
@@ -203,14 +203,14 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
     )
 
 
-def message(result: LinkResult, workers: int) -> str:
-    """Returns the result in the dashboard's words where it has them. `workers`: live ones."""
+def message(result: LinkResult) -> str:
+    """Returns the result in the dashboard's words where it has them."""
     if result.dry_run:
         return "Dry run"
     if result.outcome is Outcome.ALREADY_RUNNING:
         return "Snapshot already running"
     if result.outcome is Outcome.RESET:
-        when = when_docora_queues(workers, result.scan_interval)
+        when = when_docora_queues(result.workers, result.scan_interval)
         return f"Link reset: Docora's scheduler queues it {when}"
     return "Re-sync queued" if result.action is Action.RESYNC else "Retry queued"
 
@@ -267,8 +267,11 @@ def result_screen(result: LinkResult) -> Pairs:
         open_until = (link if result.dry_run else result).circuit_open_until
         if open_until and link.circuit_is_open:
             left = duration((open_until - link.read_at).total_seconds())
+            meaning = "only the scheduler waits for that; --reset-circuit closes it"
+            if result.circuit_reset:
+                meaning = "--reset-circuit would close it now"
             until = f"open until {moment(open_until)} (in {left}) after git failures"
-            rows += [("Circuit", cell(until, "yellow")), ("", cell(_meaning(result)))]
+            rows += [("Circuit", cell(until, "yellow")), ("", cell(meaning))]
         else:
             rows.append(("Circuit", cell("closed")))
     return Pairs([row for row in rows if row[1]])
@@ -279,15 +282,6 @@ def _names(link: Link) -> list[tuple[str, Text]]:
         ("App", cell(with_id(link.payload.app_name, link.ref.app_id))),
         ("Repository", cell(with_id(link.payload.repository_name, link.ref.repository_id))),
     ]
-
-
-def _meaning(result: LinkResult) -> str:
-    """Says what the open circuit means for the job, and what would close it."""
-    if result.circuit_reset:
-        return "--reset-circuit would close it now"
-    if result.dry_run and result.outcome.succeeded:
-        return "only the scheduler waits for that; --reset-circuit would close it"
-    return "only the scheduler waits for that, this job does not"
 
 
 _ENDS = {

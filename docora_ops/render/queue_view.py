@@ -120,17 +120,6 @@ class ResumeData:
     suspension: Suspension | None
 
 
-def pause_data(paused: RqWorkers, queues: Sequence[str]) -> PauseData:
-    """Returns the JSON data of `pause`."""
-    return PauseData("Workers suspended", paused.suspension, queues, paused.workers)
-
-
-def resume_data(suspension: Suspension | None) -> ResumeData:
-    """Returns the JSON data of `resume`. `suspension`: the one that has ended, if any."""
-    message = "Workers resumed" if suspension else "Nothing to resume"
-    return ResumeData(message, suspension is not None, suspension)
-
-
 def pause_screen(paused: RqWorkers) -> Pairs:
     """Shows the end of the suspension, and what the workers do."""
     workers = paused.workers

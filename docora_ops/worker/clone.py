@@ -1,29 +1,24 @@
 """Keeps a bare shallow clone of each repository, which all its links share."""
 
+import fcntl
 import hashlib
-import os
 import re
 import shutil
 import tempfile
-import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
 from docora_ops.worker.git import Git
-from docora_ops.worker.objects import Objects
 
 FOLDER = ".docora-ops"
 """The folder below REPOS_BASE_PATH that holds whatever workers write."""
 _OWNER_ONLY = 0o700
 _HEAD = "refs/docora-ops/head"
-_IDENTITY = "docora-ops-clone"
 _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
-_ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
-"""The content type of a list of branches. To git any other short text is a list without any."""
-_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,76 +45,55 @@ class Clone:
     """
 
     def __init__(self, base_path: Path, owner: str, name: str, git: Git) -> None:
-        self._base_path = base_path
         self._folder = base_path / FOLDER
         self.path = _path_below(self._folder / "clones", owner, name)
         self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
         self._git = git
-        self._synced = ""
 
-    def sync(self) -> Commit | None:
+    def sync(self, *, anew: bool = False) -> Commit | None:
         """Brings the clone to the head of `main` or, if there is no `main`, of the default branch.
 
-        Returns None if the repository shows no branch, and leaves the clone as it is. Must not run
-        twice at once for one repository. Raises GitError if the repository cannot be fetched, and
-        SnapshotError if the disk cannot be written.
+        `anew`: replaces the clone, which is broken.
+
+        Returns None if the repository shows no branch, and leaves the clone as it is. Raises
+        GitError if the repository cannot be fetched, and SnapshotError if the disk cannot be
+        written.
         """
         try:
-            self._make_folders()
-            self._remove_temporary()
-            commit = self._sync()
-            self._synced = self._identity()
+            with self._locked():
+                commit = self._remote_head()
+                if commit is None or (not anew and self._local_head() == commit.sha):
+                    return commit
+                self._update(commit.branch, anew=anew)
+                head = self._local_head()
         except OSError as error:
             raise SnapshotError(
                 f"the clone can't be written below REPOS_BASE_PATH: {error.strerror}: "
                 f"{error.filename}"
             ) from error
-        return commit
-
-    def discard(self) -> None:
-        """Removes the clone of the last `sync`, unless another job has replaced it since.
-
-        Must not run while another job syncs. Raises SnapshotError.
-        """
-        try:
-            if self._is_clone() and self._identity() == self._synced:
-                self._remove()
-        except OSError as error:
-            raise SnapshotError(f"a broken clone can't be removed: {error.strerror}") from error
-
-    def objects(self) -> Objects:
-        """Returns a reader of the clone's files."""
-        return Objects(self._git, self.path)
-
-    def _sync(self) -> Commit | None:
-        commit = self._remote_head()
-        if commit is None or self._local_head() == commit.sha:
-            return commit
-        if self._is_ours():
-            try:
-                self._fetch(self.path, commit.branch)
-            except GitError:
-                # The server has just answered, so the clone may be broken.
-                self._replace(commit.branch)
-        else:
-            self._replace(commit.branch)
-        head = self._local_head()
         if head is None:
             raise BrokenCloneError(f"the new clone of {self._git.url} can't be read")
         return replace(commit, sha=head)
 
-    def _remove(self) -> None:
-        with tempfile.TemporaryDirectory(
-            dir=self._folder, prefix=f"{self._mark}-", ignore_cleanup_errors=True
-        ) as folder:
-            self.path.rename(Path(folder) / "discarded")
+    def remove(self) -> None:
+        """Removes a clone that cannot be read, so that the next job makes a new one."""
+        with self._locked():
+            shutil.rmtree(self.path, ignore_errors=True)
 
-    def _identity(self) -> str:
-        """Returns a random text that each new clone gets; the system reuses inodes."""
-        try:
-            return (self.path / _IDENTITY).read_text(encoding="ascii")
-        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
-            return ""
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Makes the folders above the clone; then waits for other jobs of it on this host."""
+        owner = self.path.parent
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (self._folder, owner.parent, owner):
+            folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
+        lock = self._folder / f"{self._mark}.lock"
+        lock.touch(mode=0o600)
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            for left_by_killed_job in self._folder.glob(f"{self._mark}-*"):
+                shutil.rmtree(left_by_killed_job, ignore_errors=True)
+            yield
 
     def _remote_head(self) -> Commit | None:
         """Asks the server for `main` and the default branch; returns None if there is no branch."""
@@ -139,12 +113,6 @@ class Clone:
         if self._git.list_refs("refs/heads/*").strip():
             raise GitError(
                 f"{self._git.url} has no branch main, and its default branch does not exist"
-            )
-        types = self._git.media_types
-        if self._git.location.startswith("http") and _ADVERTISEMENT not in types:
-            raise GitError(
-                f"{self._git.url} answers with {types[-1] if types else 'no content type'}, not "
-                "with git's list of branches: is a gateway or a login page in between?"
             )
         return None
 
@@ -166,56 +134,40 @@ class Clone:
     def _is_ours(self) -> bool:
         """Returns whether git may run in the folder: only in a bare clone.
 
-        In a working tree git would read a committed file named `config` as its settings.
+        In a working tree git would read a committed file named `config` as its settings. Raises
+        SnapshotError if there are other files.
         """
-        return self._is_clone() and not (self.path / ".git").exists()
-
-    def _is_clone(self) -> bool:
-        """Returns whether there is a clone. Raises SnapshotError if there are other files."""
-        if any((self.path / name).exists() for name in ("HEAD", "objects", ".git")):
-            return True
-        try:
-            is_empty = next(self.path.iterdir(), None) is None
-        except FileNotFoundError:
+        if (self.path / ".git").exists():
             return False
-        if not is_empty:
+        if (self.path / "HEAD").exists() or (self.path / "objects").exists():
+            return True
+        if self.path.exists() and any(self.path.iterdir()):
             raise SnapshotError(f"{self.path} is in the way, and is not a clone")
         return False
 
-    def _replace(self, branch: str) -> None:
+    def _update(self, branch: str, *, anew: bool) -> None:
+        """Fetches the branch, into a new clone if the present one does not take it."""
+        is_ours = self._is_ours()
+        if is_ours and not anew:
+            # The server has just answered, so after a failure the clone may be broken.
+            with suppress(GitError):
+                self._fetch(self.path, branch)
+                return
         folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=f"{self._mark}-"))
         try:
             _make_empty_clone(folder)
-            self._fetch(folder, branch)
-            if self._is_clone():
-                self._remove()
+            self._fetch(folder, branch, "--no-auto-maintenance")  # which starts two more processes
+            if self.path.exists():
+                shutil.rmtree(self.path)
             folder.rename(self.path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _fetch(self, clone: Path, branch: str) -> None:
+    def _fetch(self, clone: Path, branch: str, *options: str) -> None:
         source = branch if branch == "HEAD" else f"refs/heads/{branch}"
-        options = ["--quiet", "--force", "--no-tags", "--depth=1", "--no-write-fetch-head"]
-        if not _may_need_maintenance(clone):
-            options.append("--no-auto-maintenance")  # which starts two more processes
-        self._git.run(["fetch", *options, "--", self._git.location, f"+{source}:{_HEAD}"], clone)
-
-    def _make_folders(self) -> None:
-        """Creates the folders above the clone, closed to other users."""
-        self._base_path.mkdir(parents=True, exist_ok=True)
-        owner = self.path.parent
-        for folder in (self._folder, owner.parent, owner):
-            folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
-
-    def _remove_temporary(self) -> None:
-        """Removes temporary files that killed jobs of this repository have left."""
-        for temporary in self._folder.iterdir():
-            if temporary.name.startswith(f"{self._mark}-"):
-                shutil.rmtree(temporary, ignore_errors=True)
-        for temporary in self.path.glob("docora-ops-scan.*"):
-            with suppress(FileNotFoundError):  # another job may have renamed it
-                if time.time() - temporary.stat().st_mtime > _DAY:
-                    temporary.unlink()
+        shallow = ("--quiet", "--force", "--no-tags", "--depth=1", "--no-write-fetch-head")
+        refs = f"+{source}:{_HEAD}"
+        self._git.run(["fetch", *shallow, *options, "--", self._git.location, refs], clone)
 
 
 def _make_empty_clone(folder: Path) -> None:
@@ -225,30 +177,16 @@ def _make_empty_clone(folder: Path) -> None:
     for name, text in (
         ("HEAD", "ref: refs/heads/main\n"),
         ("config", "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"),
-        (_IDENTITY, os.urandom(16).hex()),
     ):
         (folder / name).touch(mode=0o600)
         (folder / name).write_text(text, encoding="ascii")
 
 
-def _may_need_maintenance(clone: Path) -> bool:
-    """Returns whether the clone has nearly as many objects or packs as git begins to tidy at.
-
-    git counts the objects in this one of 256 folders, too: 27 of them, or 50 packs.
-    """
-    limits = {"objects/17": 20, "objects/pack": 80}  # up to three files for each pack
-    for name, limit in limits.items():
-        with suppress(FileNotFoundError):
-            if len(list((clone / name).iterdir())) > limit:
-                return True
-    return False
-
-
 def _path_below(clones: Path, owner: str, name: str) -> Path:
-    for part in (owner, name):
-        if part in {"", ".", ".."} or "/" in part or "\0" in part:
-            raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
     path = clones / owner / name
-    if path.is_symlink() or path.parent.is_symlink():
+    is_safe = not any(
+        part in {"", ".", ".."} or "/" in part or "\0" in part for part in (owner, name)
+    )
+    if not is_safe or path.is_symlink() or path.parent.is_symlink():
         raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
     return path

@@ -1,4 +1,4 @@
-"""Compares a commit with the files that an app has received, and sends the differences.
+"""Compares a commit with the files that an app has received, and sends the app what differs.
 
 Bodies are byte for byte as JavaScript prints them: receivers check the signature over
 `JSON.stringify(JSON.parse(body))`. So they are compact, have their keys in the order of the
@@ -9,20 +9,22 @@ import base64
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby
+from itertools import chain
 from uuid import uuid4
 
-from docora_ops.errors import DeliveryError
+from docora_ops.database.circuits import Circuit, Recipient
+from docora_ops.errors import DeliveryError, SnapshotError
 from docora_ops.links import PublicPayload
 from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
-from docora_ops.worker import redis_clock
+from docora_ops.worker import host
 from docora_ops.worker.log import log
-from docora_ops.worker.objects import Objects
-from docora_ops.worker.scan import File
+from docora_ops.worker.scan import File, Objects
+from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.webhook import Body, Webhook
 
 LONGEST_PATH = 1024
@@ -33,6 +35,9 @@ _SMALL = 1 << 20
 """Bytes up to which a file's body is made in memory."""
 _PIECE = 1 << 18
 """Bytes of a large body that are sent at once."""
+_SYNC_FAILED_TIMEOUT = 10
+"""Seconds."""
+_SYNC_FAILED_THREADS = 8
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -106,7 +111,7 @@ class Sender:
     ) -> None:
         self._webhook = webhook
         self._objects = objects
-        self._repository = repository_fields(repository)
+        self._repository = _repository_fields(repository)
         self._commit_sha = commit_sha
         self._chunk_threshold = settings.binary_chunk_threshold_bytes
         self._chunk_size = settings.binary_chunk_size_bytes
@@ -114,11 +119,11 @@ class Sender:
     def send(self, changes: Iterable[Change]) -> Iterator[Change]:
         """Sends the changes; yields each when the app has answered with 2xx.
 
-        Stops at the first DeliveryError or BrokenCloneError.
+        Raises DeliveryError and BrokenCloneError.
         """
-        for change, bodies in self._with_bodies(changes):
+        for change in changes:
             try:
-                for body in bodies:
+                for body in self._bodies(change):
                     self._webhook.post(change.event, body)
             except DeliveryError as error:
                 hint = f": {error.hint}" if error.hint else ""
@@ -126,53 +131,26 @@ class Sender:
                 raise DeliveryError(reason) from error
             yield change
 
-    def _with_bodies(self, changes: Iterable[Change]) -> Iterator[tuple[Change, Iterable[Body]]]:
-        """Yields each change with its bodies: several if the file is sent in chunks.
-
-        Requests small files from git ahead. A large one is read twice, to sign it and to send it.
-        """
-        for are_small, group in groupby(changes, self._is_small):
-            if are_small:
-                files = [(change, change.file) for change in group if change.file is not None]
-                contents = self._objects.read(file.object_id for _, file in files)
-                for (change, file), content in zip(files, contents, strict=True):
-                    head, tail = self._frame(change)
-                    yield change, (b"".join((head, *_encoded(file, content), tail)),)
-            else:
-                for change in group:
-                    yield change, self._bodies(change)
-
-    def _is_small(self, change: Change) -> bool:
-        file = change.file
-        return file is not None and file.size <= _SMALL and not self._is_chunked(file)
-
-    def _is_chunked(self, file: File) -> bool:
-        return not file.is_text and file.size > self._chunk_threshold
-
     def _bodies(self, change: Change) -> Iterator[Body]:
-        """Yields the bodies of a deletion, a large file or a file in chunks."""
+        """Yields the body of a change: several bodies if the file is sent in chunks.
+
+        A large text is read twice, to sign it and to send it.
+        """
         file = change.file
         if file is None:
             yield self._encode({"path": change.path, "sha": change.sha})
-        elif self._is_chunked(file):
+        elif not file.is_text and file.size > self._chunk_threshold:
             total = -(-4 * -(-file.size // 3) // self._chunk_size)
             chunk_id = str(uuid4())
             for index, text in enumerate(_resized(self._content(file), self._chunk_size)):
-                chunk = {"id": chunk_id, "index": index, "total": total}
-                head, tail = self._frame(change, chunk)
+                head, tail = self._frame(change, {"id": chunk_id, "index": index, "total": total})
                 yield head + text + tail
         else:
-            yield self._large_body(change, file)
-
-    def _large_body(self, change: Change, file: File) -> Callable[[], Iterator[bytes]]:
-        head, tail = self._frame(change)
-
-        def pieces() -> Iterator[bytes]:
-            yield head
-            yield from _resized(self._content(file), _PIECE)
-            yield tail
-
-        return pieces
+            head, tail = self._frame(change)
+            if file.size <= _SMALL:
+                yield b"".join((head, *self._content(file), tail))
+            else:
+                yield lambda: chain([head], _resized(self._content(file), _PIECE), [tail])
 
     def _content(self, file: File) -> Iterator[bytes]:
         return _encoded(file, next(self._objects.read([file.object_id])))
@@ -198,12 +176,55 @@ class Sender:
         body: dict[str, object] = {"repository": self._repository, "file": file}
         if previous_sha is not None:
             body["previous_sha"] = previous_sha
-        return encode(
-            body | {"commit_sha": self._commit_sha, "timestamp": moment(redis_clock.now())}
+        return encode(body | {"commit_sha": self._commit_sha, "timestamp": moment(host.now())})
+
+
+def post_sync_failed(
+    recipients: Sequence[Recipient],
+    payload: PublicPayload,
+    circuit: Circuit,
+    message: str,
+    settings: Settings,
+) -> None:
+    """Tells apps that the circuit of their repository is open; failures are only logged.
+
+    `message`: git's error.
+    """
+    key = settings.require_encryption_key()
+
+    def post(recipient: Recipient) -> None:
+        body = encode(
+            {
+                "event": "sync_failed",
+                "repository": _repository_fields(payload),
+                "error": {"type": "git_failure", "message": message},
+                "circuit_breaker": {
+                    "status": "open",
+                    "consecutive_failures": circuit.consecutive_failures,
+                    "threshold": settings.circuit_breaker_threshold,
+                    "cooldown_until": moment(circuit.open_until),
+                },
+                "retry_count": recipient.retry_count,
+                "timestamp": moment(host.now()),
+            }
         )
+        app_id, url = recipient.app_id, recipient.base_url
+        cleaner = Cleaner()
+        cleaner.learn_url(url)
+        try:
+            auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
+            with Webhook(url, app_id, auth_key, _SYNC_FAILED_TIMEOUT) as webhook:
+                webhook.post("sync_failed", body)
+        except SnapshotError as error:
+            reason = cleaner.clean(": ".join(filter(None, (error.message, error.hint))))
+            text = "app %s was not told of the open circuit: %s"
+            log.warning(text, inert(app_id), inert(reason))
+
+    with ThreadPoolExecutor(_SYNC_FAILED_THREADS) as pool:
+        list(pool.map(post, recipients))
 
 
-def repository_fields(payload: PublicPayload) -> dict[str, str]:
+def _repository_fields(payload: PublicPayload) -> dict[str, str]:
     """Returns the fields that describe the repository in every body."""
     return {
         "repository_id": payload.repository_id,

@@ -5,35 +5,46 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
 from docora_ops.interrupts import CUT_OFF, deferred
 from docora_ops.text import inert
 from docora_ops.worker.certificates import HINT
+from docora_ops.worker.host import memory_limit
 from docora_ops.worker.log import log
-from docora_ops.worker.resources import memory_limit
 
 PIECE = 1 << 20
 """Bytes to read from git at once."""
 
-_KEPT_VARIABLES = frozenset(
-    {"PATH", "USER", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE"}
-    | {"GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"}
-    | {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
-    | {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+_KEPT_VARIABLES = (
+    *("PATH", "USER", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE"),
+    *("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
+    *("all_proxy", "http_proxy", "https_proxy", "no_proxy"),
+    *("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
 )
+_SETTINGS = {
+    "core.hooksPath": os.devnull,
+    "core.bigFileThreshold": "16m",  # larger ones are streamed, not held in memory
+    "core.fsmonitor": "false",
+    "credential.helper": "",
+    "fetch.recurseSubmodules": "false",
+    "pack.threads": "4",  # one for each core would keep 96 MB each
+    "gc.autoDetach": "false",
+    "maintenance.autoDetach": "false",
+    "http.followRedirects": "false",  # git cannot be limited to one host
+    "http.lowSpeedLimit": "1000",
+    "http.lowSpeedTime": "60",
+}
 _TOKEN = "DOCORA_OPS_GIT_TOKEN"  # noqa: S105 - the name of the variable
 # The token is the user name; git uses this helper only for the repository's own server.
 _HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_TOKEN}"; }}; f'
 _UMASK = 0o077
 """Keeps the files that git writes from other users."""
-_KEEP_ALIVE_INTERVAL = 20
 _UNKNOWN_AUTHORITY = re.compile(
     "certificate signer not trusted|certificate verification failed"  # GnuTLS
     "|SSL certificate problem: (unable to|self.signed)"  # OpenSSL
@@ -47,7 +58,6 @@ _LOCATION = re.compile(r"<= Recv header: location:[ \t]*(\S*)", re.IGNORECASE)
 _TRACE_HEADERS = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
 _TRACED = " http.c:"
 """In each line of the trace, which names hosts and must not be shown."""
-_MEDIA_TYPE = re.compile(r"<= Recv header: content-type:[ \t]*([\w.+/-]*)", re.IGNORECASE)
 
 
 def require_git() -> None:
@@ -57,11 +67,13 @@ def require_git() -> None:
 
 
 class Git:
-    """Runs git for the repository at `url`, with `token` as its login there.
+    """Runs git for one repository. Calls raise GitError.
 
-    `protocols` are those that git may use. A call may take `timeout` seconds, and calls
-    `keep_alive` every 20 s. Calls raise GitError and the errors of `keep_alive`. Raises
-    SnapshotError for an unsafe URL.
+    url: where the repository is. Raises SnapshotError if it is unsafe.
+    token: the login there.
+    protocols: those that git may use.
+    timeout: seconds that a call may take.
+    authorities: a file with the certificates to trust, instead of git's own.
     """
 
     def __init__(
@@ -71,19 +83,15 @@ class Git:
         token: str | None,
         protocols: Sequence[str],
         timeout: float,
-        keep_alive: Callable[[], None],
         authorities: Path | None = None,
     ) -> None:
         _check_url(url, protocols)
         self.url = url
         self.location = url
         """The URL to which the server redirects; `url` if it does not."""
-        self.media_types: list[str] = []
-        """The content types of the answers to `list_refs`, over http."""
         self._token = token
         self._protocols = protocols
         self._timeout = timeout
-        self._keep_alive = keep_alive
         self._authorities = authorities
 
     def list_refs(self, *patterns: str) -> str:
@@ -97,7 +105,6 @@ class Git:
             arguments = ["ls-remote", "--symref", "--", self.location, *patterns]
             code, output, trace = self._finish(arguments, "ls-remote", _TRACE_HEADERS)
             if not code:
-                self.media_types = _MEDIA_TYPE.findall(trace.lower())
                 return output
             gist = _gist(trace, "ls-remote")
             if _REDIRECT.search(gist) is None:
@@ -106,19 +113,28 @@ class Git:
             self.location = target_on_same_server(self.location, found[-1] if found else "")
         raise GitError(f"{self.url} redirects more than {_MOST_REDIRECTS} times")
 
-    def run(self, arguments: Sequence[str], inside: Path | None = None) -> str:
-        """Runs git and returns its stdout. Raises GitError with git's own message."""
-        where = [f"--git-dir={inside}"] if inside else []
-        code, output, complaint = self._finish([*where, *arguments], arguments[0], {})
+    def run(self, arguments: Sequence[str], inside: Path) -> str:
+        """Runs git in a clone and returns its stdout. Raises GitError with git's own message."""
+        command = arguments[0]
+        code, output, complaint = self._finish([f"--git-dir={inside}", *arguments], command, {})
         if code:
-            raise GitError(_gist(complaint, arguments[0]))
+            raise GitError(_gist(complaint, command))
         return output
+
+    def start(self, clone: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        """Starts a git that reads the clone; the caller ends it by `stop`."""
+        return _start(
+            [f"--git-dir={clone}", *arguments],
+            env=self._environment(),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=PIECE,
+        )
 
     def _finish(
         self, arguments: Sequence[str], command: str, variables: dict[str, str]
     ) -> tuple[int, str, str]:
         """Runs git to its end; returns its exit code, stdout and stderr."""
-        end = time.monotonic() + self._timeout
         process = _start(
             arguments,
             env=self._environment() | variables,
@@ -128,44 +144,17 @@ class Git:
             errors="replace",
         )
         try:
-            while True:
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise GitError(f"git {command} took longer than {self._timeout:g} s")
-                with suppress(subprocess.TimeoutExpired):
-                    output, complaint = process.communicate(timeout=min(_KEEP_ALIVE_INTERVAL, left))
-                    return process.returncode, output, complaint
-                self._keep_alive()
+            output, complaint = process.communicate(timeout=self._timeout)
+        except subprocess.TimeoutExpired:
+            stop(process)
+            raise GitError(f"git {command} took longer than {self._timeout:g} s") from None
         except BaseException:
             stop(process)
             raise
-
-    def start(
-        self, clone: Path, *arguments: str, stdin: int = subprocess.DEVNULL
-    ) -> subprocess.Popen[bytes]:
-        """Starts a git that reads the clone; the caller ends it by `stop`."""
-        return _start(
-            [f"--git-dir={clone}", *arguments],
-            env=self._environment(),
-            stdin=stdin,
-            stderr=subprocess.DEVNULL,
-            bufsize=PIECE,
-        )
+        return process.returncode, output, complaint
 
     def _environment(self) -> dict[str, str]:
-        configuration = [
-            ("core.hooksPath", os.devnull),
-            ("core.bigFileThreshold", "16m"),  # larger ones are streamed, not held in memory
-            ("core.fsmonitor", "false"),
-            ("credential.helper", ""),
-            ("fetch.recurseSubmodules", "false"),
-            ("pack.threads", "4"),  # one for each core would keep 96 MB each
-            ("gc.autoDetach", "false"),
-            ("maintenance.autoDetach", "false"),
-            ("http.followRedirects", "false"),  # git cannot be limited to one host
-            ("http.lowSpeedLimit", "1000"),
-            ("http.lowSpeedTime", "60"),
-        ]
+        configuration = dict(_SETTINGS)
         environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | {
             "HOME": os.devnull,  # no .netrc; ssh finds its keys without HOME
             "LC_ALL": "C",
@@ -181,10 +170,10 @@ class Git:
         if self._token is not None:
             parts = urlsplit(self.location)
             # For this server only, even if the server makes git ask for another one.
-            configuration.append((f"credential.{parts.scheme}://{parts.netloc}.helper", _HELPER))
+            configuration[f"credential.{parts.scheme}://{parts.netloc}.helper"] = _HELPER
             environment[_TOKEN] = self._token
         environment["GIT_CONFIG_COUNT"] = str(len(configuration))
-        for index, (key, value) in enumerate(configuration):
+        for index, (key, value) in enumerate(configuration.items()):
             environment[f"GIT_CONFIG_KEY_{index}"] = key
             environment[f"GIT_CONFIG_VALUE_{index}"] = value
         return environment
@@ -205,7 +194,7 @@ def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     return process
 
 
-def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """Ends a git, which removes its temporary files, and its helpers, which git would leave."""
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
@@ -223,10 +212,16 @@ def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def output_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
-    """Returns the stdout of a git from `start`."""
-    assert process.stdout is not None  # noqa: S101 - opened as a pipe
-    return process.stdout
+def _helpers(pid: int) -> list[int]:
+    """Returns the descendants of a process, on Linux; elsewhere they end by themselves later.
+
+    git gets no process group of its own, since RQ kills a job by the group of its process.
+    """
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:
+        return []
+    return [each for child in children for each in (int(child), *_helpers(int(child)))]
 
 
 def target_on_same_server(url: str, location: str) -> str:
@@ -258,18 +253,14 @@ def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def _check_url(url: str, protocols: Sequence[str]) -> None:
+    """Raises SnapshotError, without a login, for a URL that git may not be given."""
     shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
     try:
         parts = urlsplit(url)
         has_host = parts.scheme == "file" or bool(parts.hostname and parts.port != 0)
     except ValueError:
         parts, has_host = urlsplit(""), False
-    if (
-        url.startswith("-")
-        or not re.match(r"[a-z0-9+]+://", url)
-        or not has_host
-        or re.search(r"[\x00-\x20\x7f]", url)
-    ):
+    if not has_host or not re.fullmatch(r"[a-z0-9+]+://[^\x00-\x20\x7f]*", url):
         raise SnapshotError(f"the URL {shown} is not one that git may be given")
     if parts.scheme not in protocols:
         raise SnapshotError(
@@ -289,15 +280,3 @@ def _gist(complaint: str, command: str) -> str:
     if _OUT_OF_MEMORY.search(gist):
         return f"git ran out of memory ({memory_limit()}): {gist}"
     return f"{gist}; {HINT}" if _UNKNOWN_AUTHORITY.search(gist) else gist
-
-
-def _helpers(pid: int) -> list[int]:
-    """Returns the descendants of a process, on Linux; elsewhere they end by themselves later.
-
-    git gets no process group of its own, since RQ kills a job by the group of its process.
-    """
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except OSError:
-        return []
-    return [each for child in children for each in (int(child), *_helpers(int(child)))]

@@ -102,24 +102,26 @@ class LinkRecovery:
         self._settings = settings
         self._queue = RqQueue(settings, client)
 
-    def count_killed_job(
-        self, app_id: str, repository_id: str, tries: Tries, reason: str, name: str
-    ) -> None:
-        """Counts a failure of the link, and ends or keeps the tries of the job accordingly."""
-        failure = Failure(
-            app_id,
-            repository_id,
-            f"the snapshot was cut off: {reason}",
-            tries.left,
-            self._settings.max_retry_attempts,
-        )
+    def count_killed_job(self, job: Job, reason: str) -> None:
+        """Counts a failure of the job's link, and ends or keeps the tries of the job accordingly.
+
+        Logs the failure of a job of another program, which has no link.
+        """
+        found = _ids_and_name(job)
+        if found is None:
+            log.warning("job %s: failed: %s", inert(job.id), reason)
+            return
+        app_id, repository_id, name = found
+        tries, limit = Tries(job), self._settings.max_retry_attempts
+        error = f"the snapshot was cut off: {reason}"
         try:
             with closing(Database(self._settings)) as database:
+                failure = Failure(app_id, repository_id, error, tries.left, limit)
                 ending = fail_killed_scan(database, failure)
-        except DocoraOpsError as error:
+        except DocoraOpsError as trouble:
             # Another job holds the link, or Postgres is away: the next try updates the link.
             tries.keep()
-            outlook = f"{inert(error.message)}; {tries.outlook}"
+            outlook = f"{inert(trouble.message)}; {tries.outlook}"
             log.warning("%s: failed: %s; not marked: %s", name, reason, outlook)
             return
         if isinstance(ending, Refusal) or ending.is_final:
@@ -127,8 +129,12 @@ class LinkRecovery:
         status = getattr(ending, "status", "gone")
         log.warning("%s: failed: %s; the link is %s; %s", name, reason, status, tries.outlook)
 
-    def release_cut_off_job(self, app_id: str, repository_id: str, name: str) -> None:
+    def release_cut_off_job(self, job: Job) -> None:
         """Makes the link pending. The job still counts as running, and is queued afterwards."""
+        found = _ids_and_name(job)
+        if found is None:
+            return
+        app_id, repository_id, name = found
         left = ""
         try:
             with closing(Database(self._settings)) as database:
@@ -139,24 +145,21 @@ class LinkRecovery:
 
     def recover_abandoned_links(self) -> None:
         """Queues links again that are `scanning` without a job."""
+        limit = self._settings.max_retry_attempts
         try:
             with closing(Database(self._settings)) as database:
-                recovered = recover_abandoned(
-                    database, self._queue, self._settings.max_retry_attempts
-                )
+                recovered = recover_abandoned(database, self._queue, limit)
                 names = names_of(database, [item.ref for item in recovered])
         except DocoraOpsError as error:
             log.warning("links left behind can't be looked for: %s", inert(error.message))
             return
         for item, (app, repository) in zip(recovered, names, strict=True):
-            log.warning(
-                "%s: left behind by a killed worker; %s",
-                link_name(app, repository) if app and repository else inert(item.ref.job_id),
-                inert(item.error_message or "it is queued again"),
-            )
+            name = link_name(app, repository) if app and repository else inert(item.ref.job_id)
+            outcome = inert(item.error_message or "it is queued again")
+            log.warning("%s: left behind by a killed worker; %s", name, outcome)
 
 
-def ids_and_name(job: Job) -> tuple[str, str, str] | None:
+def _ids_and_name(job: Job) -> tuple[str, str, str] | None:
     """Returns the app id, the repository id and the link's name; None for a job of another kind."""
     try:
         arguments = job.kwargs

@@ -34,17 +34,14 @@ from docora_ops.queue.backend import has_bullmq_worker
 from docora_ops.queue.redis_client import describe, is_outage, redis_errors
 from docora_ops.settings import Settings
 from docora_ops.text import inert
-from docora_ops.worker import redis_clock, rq_faults
+from docora_ops.worker import host, rq_faults
 from docora_ops.worker.log import log
 from docora_ops.worker.recovery import (
     CutOff,
     LinkRecovery,
     SnapshotJob,
-    Tries,
     cut_off,
-    ids_and_name,
 )
-from docora_ops.worker.resources import limit_memory
 
 _WORKER_TTL = 45
 """Seconds; RQ adds a minute, after which the name of a killed worker is free."""
@@ -63,17 +60,13 @@ the terminal and from its parent."""
 _CLEANING_UP = 10
 """Seconds that a job has to clean up after it was cut off, before it is killed."""
 _POLL = 0.2
-_MOST_JOBS = 100
-"""Jobs of one work-horse."""
 _MOST_GROWTH = 1 << 15
 """KiB by which a work-horse may grow before it is replaced."""
+_SUSPENDED = DocoraOpsError("workers are suspended", hint="docora-ops resume ends that")
 
 
 class Stopped(SystemExit):
     """The worker was told to end while it waited."""
-
-
-_SUSPENDED = DocoraOpsError("workers are suspended", hint="docora-ops resume ends that")
 
 
 class SnapshotWorker(Worker):
@@ -103,7 +96,6 @@ class SnapshotWorker(Worker):
         self._settings = settings
         self._parent = parent
         self._grace: int | None = None
-        self._scheduler = RQScheduler([queue], client, logging_level=self.log.level)
         self._is_registered = False
         self._is_waiting = False
         """True while a signal may end the worker at once."""
@@ -116,7 +108,7 @@ class SnapshotWorker(Worker):
         """Sends jobs to a living work-horse, which answers when each has succeeded."""
         self._to_worker: socket.socket | None = None
         """The other end, in the work-horse."""
-        self._last_horse_pid = 0
+        self._living_horse = 0
 
     # The loop
 
@@ -132,7 +124,7 @@ class SnapshotWorker(Worker):
         """
         self._grace = grace
         rq_faults.require_info(self.connection)
-        redis_clock.measure(self.connection)
+        host.measure_clock(self.connection)
         for number in ENDING:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.request_stop)
@@ -141,8 +133,6 @@ class SnapshotWorker(Worker):
             self.bootstrap(None)
             queues, server = inert(", ".join(self.queue_names())), describe(self.connection)
             log.info("worker %s: listening on %s, Redis %s", self.name, queues, server)
-            if not self._is_clock_wrong():
-                self._queue_due_jobs()
             reason = self._work_until_stopped(burst)
         except Stopped:
             pass
@@ -158,13 +148,12 @@ class SnapshotWorker(Worker):
         while not self._must_end():
             try:
                 self.heartbeat()
-                bar = self._find_bar()
-                if bar is not None and not burst:
+                if (bar := self._find_bar()) is not None:
+                    if bar is _SUSPENDED and burst:
+                        return f"since {bar.message}; to go on: docora-ops resume"
+                    if burst:
+                        raise bar
                     self._wait_while_barred(bar)
-                elif bar is _SUSPENDED:
-                    return f"since {_SUSPENDED.message}; to go on: docora-ops resume"
-                elif bar is not None:
-                    raise bar
                 self._maintain_if_due()
                 found = self._take_job(burst)
                 if found is not None:
@@ -210,13 +199,14 @@ class SnapshotWorker(Worker):
         """Queues the delayed jobs that are due; returns the seconds until a next look."""
         if time.monotonic() < self._next_due_look:
             return 1
-        self._next_due_look = time.monotonic() + 1
+        # The first look queues in any case: it shows whether Redis permits what that takes.
+        is_first, self._next_due_look = not self._next_due_look, time.monotonic() + 1
         schedule = self.queues[0].scheduled_job_registry.key
         first = cast(
             "list[tuple[bytes, float]]", self.connection.zrange(schedule, 0, 0, withscores=True)
         )
-        wait = first[0][1] - redis_clock.timestamp() if first else _LONGEST_WAIT
-        if wait > 0:
+        wait = first[0][1] - host.timestamp() if first else _LONGEST_WAIT
+        if wait > 0 and not is_first:
             return min(int(wait) + 1, _LONGEST_WAIT)
         self._queue_due_jobs()
         return 1
@@ -224,14 +214,17 @@ class SnapshotWorker(Worker):
     def _queue_due_jobs(self) -> None:
         """Queues the delayed jobs that are due, unless another worker is doing so.
 
-        RQ's own scheduler is a process that outlives a killed worker. Delayed jobs need an idle
-        worker anyway, so each worker looks for them before it waits.
+        RQ's own scheduler is a process that outlives a killed worker. Delayed jobs need a free
+        worker anyway, so each worker looks for them between its jobs.
         """
-        if self._scheduler.acquire_locks():  # type: ignore[no-untyped-call]
-            try:
-                self._scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
-            finally:
-                self._scheduler.release_locks()  # type: ignore[no-untyped-call]
+        scheduler = RQScheduler(self.queues, self.connection, logging_level=self.log.level)
+        # It has a connection of its own, which would lead to a former primary after a failover.
+        with scheduler.connection.connection_pool:
+            if scheduler.acquire_locks():  # type: ignore[no-untyped-call]
+                try:
+                    scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
+                finally:
+                    scheduler.release_locks()  # type: ignore[no-untyped-call]
 
     def _find_bar(self) -> DocoraOpsError | None:
         """Returns why no job may be taken now."""
@@ -244,7 +237,7 @@ class SnapshotWorker(Worker):
             )
         if not self._is_clock_wrong():
             return None
-        ahead = redis_clock.seconds_ahead()
+        ahead = host.seconds_ahead()
         direction = "ahead of" if ahead > 0 else "behind"
         return WrongClockError(
             f"the clock of {socket.gethostname()} is {abs(ahead):.0f} s {direction} Redis's",
@@ -269,8 +262,8 @@ class SnapshotWorker(Worker):
         return self._sees_bullmq
 
     def _is_clock_wrong(self) -> bool:
-        redis_clock.measure(self.connection)
-        return abs(redis_clock.seconds_ahead()) > _LARGEST_CLOCK_DIFFERENCE
+        host.measure_clock(self.connection)
+        return abs(host.seconds_ahead()) > _LARGEST_CLOCK_DIFFERENCE
 
     def _await_redis(self, error: RedisError) -> None:
         """Waits until Redis takes a heartbeat. Raises an error that is no outage."""
@@ -279,7 +272,8 @@ class SnapshotWorker(Worker):
                 raise error
         except LostRedisError as told:
             log.warning("worker %s: %s; waits until it answers", self.name, told.message)
-        self.end_work_horse()  # its connection may lead to a former primary
+        self.end_work_horse()  # its connection may lead to a former primary, as may ours
+        self.connection.connection_pool.disconnect()
         pause = _FIRST_PAUSE
         while True:
             self._pause(pause)
@@ -288,12 +282,11 @@ class SnapshotWorker(Worker):
                 self._next_heartbeat = 0
                 self.heartbeat()
                 self.set_state(WorkerStatus.IDLE)
+                break
             except RedisError as again:
                 if not is_outage(again):
                     raise
-            else:
-                log.warning("worker %s: Redis answers again: goes on", self.name)
-                return
+        log.warning("worker %s: Redis answers again: goes on", self.name)
 
     # Signals
 
@@ -313,13 +306,13 @@ class SnapshotWorker(Worker):
         self.is_told_to_end = True
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal often sends two
         rest = ""
-        if self.get_state() == WorkerStatus.BUSY:
-            rest = "; its job is finished first"
-            if self._grace is not None:
-                rest += f", or cut off after {self._grace} s"
         if self._grace is not None:
             self._cut_off_at = moment + self._grace
-        log.info("worker %s: told to end%s", self.name, rest)
+            rest = f", or cut off after {self._grace} s"
+        if self.get_state() == WorkerStatus.BUSY:
+            log.info("worker %s: told to end; its job is finished first%s", self.name, rest)
+        else:
+            log.info("worker %s: told to end", self.name)
         if self._is_waiting:
             raise Stopped
 
@@ -347,14 +340,6 @@ class SnapshotWorker(Worker):
         with self._waiting():
             time.sleep(seconds)
 
-    def _cut_off_if_due(self) -> None:
-        """Tells the job to end, and kills it if it does not."""
-        if time.monotonic() >= self._cut_off_at:
-            with suppress(ProcessLookupError):
-                os.kill(self.horse_pid, self._next_cut)
-            self._next_cut = signal.SIGKILL
-            self._cut_off_at = time.monotonic() + _CLEANING_UP
-
     # Registration and maintenance
 
     def register_birth(self) -> None:
@@ -370,7 +355,7 @@ class SnapshotWorker(Worker):
 
     def serialize(self) -> dict[Any, Any]:
         """Returns the fields of the registration, with the error of this host's clock."""
-        return super().serialize() | {"clock_ahead": round(redis_clock.seconds_ahead())}
+        return super().serialize() | {"clock_ahead": round(host.seconds_ahead())}
 
     def subscribe(self) -> None:
         """Listens to none of RQ's commands, as these need a thread, which may get the signals."""
@@ -389,7 +374,7 @@ class SnapshotWorker(Worker):
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_PAUSE
             return
         super().heartbeat(timeout, pipeline)
-        self.last_heartbeat = redis_clock.now()
+        self.last_heartbeat = host.now()
         if self._is_registered and not self.is_horse:
             rq_faults.register_again(self, pipeline)
 
@@ -437,7 +422,7 @@ class SnapshotWorker(Worker):
         with held_back({CUT_OFF}):  # in the work-horse, too, until it performs a job
             super().fork_work_horse(job, queue)
         self._to_worker.close()
-        self._last_horse_pid = self.horse_pid
+        self._living_horse = self.horse_pid
 
     def _give(self, job: Job) -> bool:
         """Sends the job to the work-horse; returns False if there is none."""
@@ -449,7 +434,7 @@ class SnapshotWorker(Worker):
         except OSError:  # it was killed while it waited
             self.end_work_horse()
             return False
-        self._horse_pid = self._last_horse_pid
+        self._horse_pid = self._living_horse
         return True
 
     def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
@@ -460,7 +445,11 @@ class SnapshotWorker(Worker):
                 if self._to_horse.recv(1, socket.MSG_PEEK):
                     return self.horse_pid, os.EX_OK, None
             except TimeoutError:
-                self._cut_off_if_due()
+                if time.monotonic() >= self._cut_off_at:  # told to end; killed if it does not
+                    with suppress(ProcessLookupError):
+                        os.kill(self.horse_pid, self._next_cut)
+                    self._next_cut = signal.SIGKILL
+                    self._cut_off_at = time.monotonic() + _CLEANING_UP
                 continue
             except ConnectionError:
                 pass
@@ -474,13 +463,13 @@ class SnapshotWorker(Worker):
             self._to_horse.close()
             self._to_horse = None
             with suppress(ChildProcessError):
-                os.waitpid(self._last_horse_pid, 0)
+                os.waitpid(self._living_horse, 0)
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
         """Runs in the work-horse, with limited memory: the job, and those that the worker sends."""
         assert self._to_horse is not None  # noqa: S101 - made before the fork
         self._to_horse.close()
-        limit_memory(self._settings)
+        host.limit_memory(self._settings)
         super().main_work_horse(job, queue)
 
     def setup_work_horse_signals(self) -> None:
@@ -496,10 +485,8 @@ class SnapshotWorker(Worker):
         left a connection with half an answer.
         """
         size = _size()
-        jobs_left = _MOST_JOBS
         while super().perform_job(job, queue, execution):
-            jobs_left -= 1
-            if self._to_worker is None or not jobs_left or _size() - size > _MOST_GROWTH:
+            if self._to_worker is None or _size() - size > _MOST_GROWTH:
                 return True
             try:
                 self._to_worker.send(b"1")
@@ -535,7 +522,7 @@ class SnapshotWorker(Worker):
         """Records the failure once, also that of a job that was taken and never began."""
         if execution is None:
             execution = rq_faults.begin_stuck_job(self, job, queue)
-            self._job_was_killed(job, "its worker was killed before it began")
+            self.recovery.count_killed_job(job, "its worker was killed before it began")
         elif rq_faults.is_queued_again(self.connection, job, execution):
             with self.connection.pipeline() as pipeline:
                 super().cleanup_execution(job, pipeline, execution)
@@ -548,16 +535,14 @@ class SnapshotWorker(Worker):
         error = exc_info[1]
         if isinstance(error, CutOff):
             cast("SnapshotJob", job).try_again_at_once()
-            found = ids_and_name(job)
-            if found is not None:
-                self.recovery.release_cut_off_job(*found)
+            self.recovery.release_cut_off_job(job)
             return
         if isinstance(error, SnapshotError):
             return
         name = type(error).__name__
         if not isinstance(error, RedisError):  # an outage needs no traceback
             super().handle_exception(job, *exc_info)
-        self._job_was_killed(job, f"it could not be run: {name}")
+        self.recovery.count_killed_job(job, f"it could not be run: {name}")
 
     def _job_process_was_killed(
         self, job: Job, pid: int | None, status: int, _usage: object
@@ -566,18 +551,10 @@ class SnapshotWorker(Worker):
             # The job's git runs in the same process group, and would go on changing the clone.
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGTERM)
-        self._job_was_killed(job, f"its process was killed (wait status {status})")
+        self.recovery.count_killed_job(job, f"its process was killed (wait status {status})")
 
     def _job_was_abandoned(self, job: Job, *_: object) -> None:
-        self._job_was_killed(job, "its worker was killed")
-
-    def _job_was_killed(self, job: Job, reason: str) -> None:
-        found = ids_and_name(job)
-        if found is None:  # a job of another program
-            log.warning("job %s: failed: %s", inert(job.id), reason)
-        else:
-            app_id, repository_id, name = found
-            self.recovery.count_killed_job(app_id, repository_id, Tries(job), reason, name)
+        self.recovery.count_killed_job(job, "its worker was killed")
 
 
 def _size() -> int:

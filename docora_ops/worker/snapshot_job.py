@@ -4,11 +4,12 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
+from docora_ops.database import Session
 from docora_ops.database.circuits import Circuit, git_failed, git_succeeded, recipients
 from docora_ops.database.link_scans import (
     Ending,
@@ -29,35 +30,78 @@ from docora_ops.errors import (
     ConfigurationError,
     DocoraOpsError,
     GitError,
-    LinkError,
-    PostgresError,
     ServerError,
     SnapshotError,
 )
 from docora_ops.links import Link, Payload
-from docora_ops.queue import Redis
+from docora_ops.queue import Redis, connect
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
+from docora_ops.worker import host
 from docora_ops.worker.certificates import file_for_git
 from docora_ops.worker.clone import FOLDER, Clone, Commit
-from docora_ops.worker.deliveries import Change, Event, Sender, compare, fits_index
+from docora_ops.worker.deliveries import (
+    Change,
+    Event,
+    Sender,
+    compare,
+    fits_index,
+    post_sync_failed,
+)
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import link_name, log, name_of_arguments
-from docora_ops.worker.objects import Objects
 from docora_ops.worker.recovery import Tries
-from docora_ops.worker.repository_lock import RepositoryLock
-from docora_ops.worker.resources import LOCK_TIMEOUT, Resources, memory_limit
-from docora_ops.worker.scan import File, scan
+from docora_ops.worker.scan import File, Objects, scan
 from docora_ops.worker.secrets import Cleaner, decrypt
-from docora_ops.worker.sync_failed import post_sync_failed
 from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30
 """Seconds for the POST of a file, or of a chunk."""
+LOCK_TIMEOUT = 60
+"""Seconds to wait for a change of the link to commit, and for the link's lock."""
+_STATEMENT_TIMEOUT = 300
+"""Seconds, at least: the files of a large repository are listed in one statement."""
 _PAUSE = 0.05
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1
 """The largest size of a file that Docora's column can hold."""
+
+
+class Resources:
+    """What the jobs of one process share: settings, and connections to Postgres and Redis.
+
+    Without a client of Redis the process runs a single job, which connects and leaves nothing.
+    """
+
+    def __init__(self, settings: Settings, client: Redis | None = None) -> None:
+        self.settings = settings
+        self.client = client or connect(settings)
+        self._is_shared = client is not None
+        self._session: Session | None = None
+
+    def take_session(self) -> Session:
+        """Returns the session that the last job has left, if it is alive, or a new one."""
+        session, self._session = self._session, None
+        if session is not None:
+            try:
+                session.rows("SELECT 1")
+            except DocoraOpsError:  # Postgres may have been restarted since
+                session.close()
+            else:
+                return session
+        timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
+        timeouts = {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": timeout}
+        return Session(self.settings.model_copy(update=timeouts))
+
+    def leave_session(self, session: Session) -> bool:
+        """Keeps the session, without its locks, if a job may follow; else it has to be closed."""
+        if self._is_shared:
+            with suppress(DocoraOpsError):  # the link is in sync already
+                session.release()
+                self._session = session
+        return self._session is session
+
 
 _resources: Resources | None = None
 
@@ -110,9 +154,7 @@ class _Snapshot:
         self.sent = 0
         self.link: Link | None = None
         self.reads_repository = False  # what fails meanwhile counts for the circuit
-        left = resources.take_session()
-        self.session = left or resources.new_session()
-        self.session_is_reused = left is not None
+        self.session = resources.take_session()
         self.session_is_left = False
         self.session_id = 0
 
@@ -126,7 +168,6 @@ class _Snapshot:
         finally:
             if not self.session_is_left:
                 self.session.close()
-                self.resources.connections.close()
 
     def _try(self) -> Exception | None:
         """Runs the job; returns any error, since each failure has to be counted."""
@@ -151,7 +192,7 @@ class _Snapshot:
             ran_out = True  # its traceback, which ends here, holds what has filled the memory
         except Exception as error:  # noqa: BLE001 - the caller counts it as a failure
             return error
-        text = f"the job ran out of memory ({memory_limit()}) on this repository"
+        text = f"the job ran out of memory ({host.memory_limit()}) on this repository"
         kind = GitError if self.reads_repository else SnapshotError
         return kind(text) if ran_out else None
 
@@ -167,23 +208,12 @@ class _Snapshot:
 
     def _begin(self) -> tuple[Link, Payload] | Refusal:
         """Takes the link; waits for the session of a job that has just ended."""
-        end, lost_id = time.monotonic() + LOCK_TIMEOUT, 0
+        end = time.monotonic() + LOCK_TIMEOUT
         while True:
-            try:
-                begun = begin_scan(self.session, self.app_id, self.repository_id)
-            except PostgresError as error:
-                if isinstance(error, LinkError) or not self.session_is_reused:
-                    raise
-                # Postgres may have been restarted since the last job.
-                self.session.close()
-                self.session, self.session_is_reused = self.resources.new_session(), False
-                lost_id, self.session_id = self.session_id, self.session.id
-                continue
-            # The lost session may have begun the scan, and holds the lock until the server ends it.
-            if begun is not Refusal.HELD and not (lost_id and begun is Refusal.BUSY):
+            begun = begin_scan(self.session, self.app_id, self.repository_id)
+            if begun is not Refusal.HELD:
                 return begun
             if time.monotonic() > end:
-                self.session_id = lost_id or self.session_id
                 raise SnapshotError(
                     f"another session has held the link's lock for {LOCK_TIMEOUT} s"
                 )
@@ -201,44 +231,26 @@ class _Snapshot:
 
     def _work(self, link: Link, payload: Payload) -> None:
         token, auth_key = self._decrypt(payload)
-        self.resources.measure_clock()
-        lock = RepositoryLock(self.resources.client, payload.repository_name)
+        with redis_errors(self.resources.client):
+            host.measure_clock(self.resources.client)  # what apps are sent is signed by it
         git = Git(
             payload.github_url,
             token=token,
             protocols=self.settings.git_protocols.split(","),
             timeout=self.settings.git_timeout,
-            keep_alive=lock.renew,
             authorities=file_for_git(self.settings.repos_base_path / FOLDER),
         )
         clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git)
         self.reads_repository = True
-        commit = self._sync(clone, lock)
-        if commit is None:
-            log.warning("%s: the repository has no branch, so nothing is sent", self.name)
-            git_succeeded(self.session, self.repository_id)
-            with self.session.transaction():
-                self._go_on_unless(end_scan(self.session, link.ref))
-            return
-        with clone.objects() as objects:
-            commit, files = self._scan(clone, lock, commit, objects)
+        with Objects(git, clone.path) as objects:
+            found = self._fetch(clone, objects)
             git_succeeded(self.session, self.repository_id)  # not before: a scan may fail as git's
             self.reads_repository = False
-            changes = compare(files, read_deliveries(self.session, link.ref))
-            counts = Counter(change.event for change in changes)
-            numbers = counts[Event.DELETE], counts[Event.CREATE], counts[Event.UPDATE]
-            text = "%s: %s at %s: %d to delete, %d to create, %d to update"
-            log.info(text, self.name, inert(commit.label), commit.sha[:12], *numbers)
-            if changes:
-                self._go_on_unless(may_deliver(self.session, link.ref))
-                try:
-                    self._deliver(link, objects, commit, changes, auth_key)
-                except BrokenCloneError:
-                    with lock.held():
-                        clone.discard()
-                    raise
+            if found is not None:
+                self._deliver(link, clone, objects, *found, auth_key)
         with self.session.transaction():
-            self._store(commit, files)
+            if found is not None:
+                self._store(*found)
             self._go_on_unless(end_scan(self.session, link.ref))
 
     def _decrypt(self, payload: Payload) -> tuple[str | None, str]:
@@ -253,62 +265,68 @@ class _Snapshot:
         self.cleaner.learn((token, auth_key))
         return token, auth_key
 
-    def _sync(self, clone: Clone, lock: RepositoryLock) -> Commit | None:
-        """Fetches the newest commit; returns None for a repository that never had one.
+    def _fetch(self, clone: Clone, objects: Objects) -> tuple[Commit, Sequence[File]] | None:
+        """Fetches the newest commit and scans it; returns None if there never was a commit.
 
-        Raises GitError if the repository had one before: a gateway's empty answer looks to git
-        like a repository without branches, and must not have everything deleted at the apps.
+        Replaces a clone that cannot be read by a new one, once. Raises GitError if the repository
+        had a commit before: a gateway's empty answer looks to git like a repository without
+        branches, and must not have everything deleted at the apps.
         """
-        with lock.held():
-            commit = clone.sync()
-        if commit is None and had_commit(self.session, self.repository_id):
-            raise GitError(
-                "the repository shows no branch, though it was delivered before: nothing is deleted"
-            )
-        return commit
-
-    def _scan(
-        self, clone: Clone, lock: RepositoryLock, commit: Commit, objects: Objects
-    ) -> tuple[Commit, Sequence[File]]:
-        """Scans the commit; replaces a clone that cannot be read by a new one, once."""
-        try:
-            return commit, scan(clone, commit, objects)
-        except BrokenCloneError as error:
-            log.warning("%s: %s: cloning it anew", self.name, inert(error.message))
-        objects.close()
-        with lock.held():
-            clone.discard()
-        newest = self._sync(clone, lock)
-        if newest is None:
-            raise GitError("the repository shows no branch any more")
-        try:
-            return newest, scan(clone, newest, objects)
-        except BrokenCloneError as error:  # it is new, so the fault is the repository's
-            raise GitError(error.message) from error
+        is_new = False
+        while True:
+            commit = clone.sync(anew=is_new)
+            if commit is None:
+                if had_commit(self.session, self.repository_id):
+                    raise GitError(
+                        "the repository shows no branch, though it was delivered before: nothing "
+                        "is deleted"
+                    )
+                log.warning("%s: the repository has no branch, so nothing is sent", self.name)
+                return None
+            try:
+                return commit, scan(clone.path, commit.sha, objects)
+            except BrokenCloneError as error:
+                if is_new:  # so the fault is the repository's
+                    raise GitError(error.message) from error
+                log.warning("%s: %s: cloning it anew", self.name, inert(error.message))
+                objects.close()
+                is_new = True
 
     def _deliver(
         self,
         link: Link,
+        clone: Clone,
         objects: Objects,
         commit: Commit,
-        changes: Sequence[Change],
+        files: Sequence[File],
         auth_key: str,
     ) -> None:
+        """Sends what the app lacks of the commit, and records each file."""
+        changes = compare(files, read_deliveries(self.session, link.ref))
+        counts = Counter(change.event for change in changes)
+        numbers = counts[Event.DELETE], counts[Event.CREATE], counts[Event.UPDATE]
+        text = "%s: %s at %s: %d to delete, %d to create, %d to update"
+        log.info(text, self.name, inert(commit.label), commit.sha[:12], *numbers)
+        if not changes:
+            return
+        self._go_on_unless(may_deliver(self.session, link.ref))
         payload = link.payload
-        connections = self.resources.connections
-        with Webhook(
-            payload.base_url, payload.app_id, auth_key, connections, DELIVERY_TIMEOUT
-        ) as webhook:
+        with Webhook(payload.base_url, payload.app_id, auth_key, DELIVERY_TIMEOUT) as webhook:
             sender = Sender(webhook, objects, payload, commit.sha, self.settings)
-            for change in sender.send(changes):
-                self.sent += 1
-                if change.event is Event.DELETE:
-                    link_exists = remove_delivery(self.session, link.ref, change.path)
-                else:
-                    path, sha = change.path, change.sha
-                    link_exists = record_delivery(self.session, link.ref, path, sha)
-                if not link_exists:
-                    raise _GoneError
+            try:
+                for change in sender.send(changes):
+                    self.sent += 1
+                    if not self._record(link, change):
+                        raise _GoneError
+            except BrokenCloneError:
+                clone.remove()
+                raise
+
+    def _record(self, link: Link, change: Change) -> bool:
+        """Records that the app has taken the change. Returns False if the link is gone."""
+        if change.event is Event.DELETE:
+            return remove_delivery(self.session, link.ref, change.path)
+        return record_delivery(self.session, link.ref, change.path, change.sha)
 
     def _store(self, commit: Commit, files: Sequence[File]) -> None:
         store_snapshot(

@@ -23,14 +23,12 @@ from urllib3.util import Url, parse_url
 
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
-from docora_ops.worker import redis_clock
+from docora_ops.worker import host
 from docora_ops.worker.certificates import hint_for, tls_context
 
 Body = bytes | Callable[[], Iterable[bytes]]
 """A body, or a function that yields its pieces: the same at each call."""
 
-_MOST_CONNECTIONS = 16
-"""Connections that stay open. Jobs of several apps take turns."""
 _WATCH_INTERVAL = 0.25
 _LONGEST_ANSWER = 1 << 16
 """Bytes of an answer that are read so that the connection can be used again."""
@@ -43,52 +41,37 @@ _PROXY_PORT = 1080
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 
-class Connections:
-    """Idle connections for the next POST to the same server. Not safe for several threads."""
-
-    def __init__(self) -> None:
-        self._idle: dict[str, HTTPConnection] = {}
-
-    def take(self, origin: str) -> HTTPConnection | None:
-        """Returns the connection to `origin`, if there is one that the server has not closed."""
-        connection = self._idle.pop(origin, None)
-        if connection is not None and not connection.is_connected:
-            connection.close()
-            return None
-        return connection
-
-    def leave(self, origin: str, connection: HTTPConnection) -> None:
-        """Keeps a connection to `origin`; closes the least recently used one of too many."""
-        self._idle[origin] = connection
-        if len(self._idle) > _MOST_CONNECTIONS:
-            self._idle.pop(next(iter(self._idle))).close()
-
-    def close(self) -> None:
-        """Closes all connections."""
-        while self._idle:
-            self._idle.popitem()[1].close()
-
-
 class Webhook:
     """POSTs to one app; verifies its certificate and follows no redirects.
 
     base_url, app_id, auth_key: what Docora knows about the app.
-    connections: keeps the connection for the next POST.
     timeout: seconds for one POST, from the TLS handshake to the end of the answer. Connecting may
     take as long for each address of the host.
 
-    POST within a `with` block: it ends the thread that watches the time.
+    POST within a `with` block: it ends the connection, and the thread that watches the time.
     """
 
-    def __init__(
-        self, base_url: str, app_id: str, auth_key: str, connections: Connections, timeout: float
-    ) -> None:
+    def __init__(self, base_url: str, app_id: str, auth_key: str, timeout: float) -> None:
         """Raises DeliveryError if the base_url or the proxy is unusable."""
         self._url = _parse(base_url)
+        self._origin = f"{self._url.scheme}://{self._url.netloc}"
         self._proxy = _proxy_for(self._url)
-        self._app_id = app_id
+        self._is_forwarded = self._proxy is not None and self._url.scheme == "http"
+        """True if a proxy reads the requests; through a tunnel for https it does not."""
+        self._headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"docora-ops/{__version__}",
+            "X-Docora-App-Id": app_id,
+        }
+        if self._url.auth:
+            self._headers["Authorization"] = _basic(self._url.auth)
+        auth = self._proxy.auth if self._proxy else None
+        self._proxy_login = {"Proxy-Authorization": _basic(auth)} if auth else {}
+        if self._is_forwarded:
+            self._headers |= self._proxy_login
         self._key = auth_key.encode()
-        self._connections = connections
+        self._idle: HTTPConnection | None = None
+        """The connection of the last POST, for the next one."""
         self._timeout = timeout
         self._deadline = math.inf
         """When the POST at work must have ended; infinite while there is none."""
@@ -104,13 +87,15 @@ class Webhook:
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
+        if self._idle is not None:
+            self._idle.close()
 
     def post(self, event: str, body: Body) -> None:
         """POSTs to `{base_url}/{event}`.
 
         Raises DeliveryError, without the name of the file, unless the status is 2xx.
         """
-        headers = self._headers(body)
+        headers = self._headers | self._signature(body)
         self._expired, self._deadline = False, time.monotonic() + self._timeout
         try:
             status, location = self._exchange(event, headers, body)
@@ -121,73 +106,46 @@ class Webhook:
         if not 200 <= status < 300:  # noqa: PLR2004 - success in HTTP
             raise self._refusal(event, status, location)
 
-    def _headers(self, body: Body) -> dict[str, str]:
-        timestamp = str(int(redis_clock.timestamp()))
+    def _signature(self, body: Body) -> dict[str, str]:
+        """Returns the headers that depend on the body."""
+        timestamp = str(int(host.timestamp()))
         signature = hmac.new(self._key, f"{timestamp}.".encode(), "sha256")
         length = 0
         for piece in (body,) if isinstance(body, bytes) else body():
             signature.update(piece)
             length += len(piece)
-        headers = {
-            "Content-Type": "application/json",
+        return {
             "Content-Length": str(length),
-            "User-Agent": f"docora-ops/{__version__}",
-            "X-Docora-App-Id": self._app_id,
             "X-Docora-Timestamp": timestamp,
             "X-Docora-Signature": f"sha256={signature.hexdigest()}",
         }
-        if self._url.auth:
-            headers["Authorization"] = _basic(self._url.auth)
-        if self._is_forwarded:
-            headers |= self._proxy_login
-        return headers
-
-    @property
-    def _is_forwarded(self) -> bool:
-        """True if a proxy reads the requests, as for http URLs."""
-        return self._proxy is not None and self._url.scheme == "http"
-
-    @property
-    def _proxy_login(self) -> dict[str, str]:
-        auth = self._proxy.auth if self._proxy else None
-        return {"Proxy-Authorization": _basic(auth)} if auth else {}
-
-    @property
-    def _origin(self) -> str:
-        return f"{self._url.scheme}://{self._url.netloc}"
-
-    def _target(self, event: str) -> str:
-        """Returns the target of the request line: a proxy is given the whole URL."""
-        path = f"{(self._url.path or '').rstrip('/')}/{event}"
-        target = Url(path=path, query=self._url.query or None).request_uri
-        return f"{self._origin}{target}" if self._is_forwarded else target
 
     def _exchange(self, event: str, headers: dict[str, str], body: Body) -> tuple[int, str | None]:
         """Sends a request; returns the status and the `Location` of the answer."""
-        connection = self._connections.take(self._origin)
-        if connection is not None and isinstance(body, bytes):
-            try:
-                return self._request(connection, event, headers, body)
-            except _HUNG_UP:
-                # The app may have closed the idle connection while the request was on its way.
-                if self._expired:
-                    raise
-        elif connection is not None:  # a large body can't be sent again
-            connection.close()
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            if isinstance(body, bytes) and idle.is_connected:
+                try:
+                    return self._request(idle, event, headers, body)
+                except _HUNG_UP:
+                    # The app may have closed the connection while the request was on its way.
+                    if self._expired:
+                        raise
+            idle.close()  # a large body can't be sent again
         return self._request(self._connect(), event, headers, body)
 
     def _connect(self) -> HTTPConnection:
         first = self._proxy or self._url
-        host, port = (first.host or "").strip("[]"), first.port
+        address, port = (first.host or "").strip("[]"), first.port
         connection: HTTPConnection
         if self._url.scheme == "http":
-            connection = HTTPConnection(host, port, timeout=self._timeout)
+            connection = HTTPConnection(address, port, timeout=self._timeout)
         else:
             context = tls_context()
-            connection = HTTPSConnection(host, port, timeout=self._timeout, ssl_context=context)
+            connection = HTTPSConnection(address, port, timeout=self._timeout, ssl_context=context)
             if self._proxy is not None:
-                target, target_port = (self._url.host or "").strip("[]"), self._url.port or 443
-                connection.set_tunnel(target, target_port, self._proxy_login)
+                target = (self._url.host or "").strip("[]")
+                connection.set_tunnel(target, self._url.port or 443, self._proxy_login)
         self._connection = connection
         try:
             connection.connect()
@@ -200,14 +158,16 @@ class Webhook:
         self, connection: HTTPConnection, event: str, headers: dict[str, str], body: Body
     ) -> tuple[int, str | None]:
         self._connection, self._socket = connection, connection.sock
+        path = f"{(self._url.path or '').rstrip('/')}/{event}"
+        target = Url(path=path, query=self._url.query or None).request_uri
+        if self._is_forwarded:
+            target = f"{self._origin}{target}"
         is_reusable = False
         hung_up: OSError | None = None
         try:
             pieces = body if isinstance(body, bytes) else body()
             try:
-                connection.request(
-                    "POST", self._target(event), pieces, headers, preload_content=False
-                )
+                connection.request("POST", target, pieces, headers, preload_content=False)
             except _HUNG_UP as error:
                 # The answer may tell why, for example that the body is too large.
                 hung_up = error
@@ -223,7 +183,7 @@ class Webhook:
                 return answer.status, answer.headers.get("Location")
         finally:
             if is_reusable:
-                self._connections.leave(self._origin, connection)
+                self._idle = connection
             else:
                 connection.close()
 
@@ -243,32 +203,30 @@ class Webhook:
                     if sock := (self._connection and self._connection.sock) or self._socket:
                         sock.shutdown(socket.SHUT_RDWR)
 
-    @property
-    def _where(self) -> str:
-        through = f" through the proxy {self._proxy.netloc}" if self._proxy else ""
-        return f"{self._url.netloc}{through}"
-
     def _failure(self, error: BaseException) -> DeliveryError:
         """Returns the error for an answer that has not come."""
+        where = self._url.netloc
+        if self._proxy:
+            where = f"{where} through the proxy {self._proxy.netloc}"
         if isinstance(error, NewConnectionError) and error.__cause__ is not None:
             error = error.__cause__
         if self._expired or isinstance(error, TimeoutError | HTTPTimeoutError):
-            return DeliveryError(f"no answer from {self._where} within {self._timeout:g} s")
+            return DeliveryError(f"no answer from {where} within {self._timeout:g} s")
         if isinstance(error, ssl.SSLCertVerificationError):
             return DeliveryError(
-                f"the certificate of {self._where} is not valid: {error.verify_message}",
+                f"the certificate of {where} is not valid: {error.verify_message}",
                 hint=hint_for(error),
             )
         if isinstance(error, OSError):
-            return DeliveryError(f"{self._where}: {error.strerror or error}")
+            return DeliveryError(f"{where}: {error.strerror or error}")
         # Not the text of the error: it may quote the answer, and that the secrets of the request.
-        return DeliveryError(f"{self._where} gave no valid HTTP answer ({type(error).__name__})")
+        return DeliveryError(f"{where} gave no valid HTTP answer ({type(error).__name__})")
 
     def _refusal(self, event: str, status: int, location: str | None) -> DeliveryError:
         """Returns the error for an answer that is not a success."""
         if status not in _REDIRECTS:
-            hint = f"answered through the proxy {self._proxy.netloc}" if self._proxy else None
-            return DeliveryError(f"HTTP {status}", hint=hint if self._is_forwarded else None)
+            through = f"answered through the proxy {self._proxy.netloc}" if self._proxy else None
+            return DeliveryError(f"HTTP {status}", hint=through if self._is_forwarded else None)
         moved = ""
         with suppress(ValueError, LocationParseError):
             url = parse_url(urljoin(f"{self._origin}{self._url.path or '/'}", location or ""))
@@ -299,9 +257,10 @@ def _proxy_for(url: Url) -> Url | None:
     """Returns the proxy that the environment names for a URL."""
     proxies = getproxies()
     name = proxies.get(url.scheme or "") or proxies.get("all")
-    host = (url.host or "").strip("[]")
+    address = (url.host or "").strip("[]")
     # no_proxy names an IPv6 address without its port.
-    if not name or proxy_bypass(host if ":" in host or not url.port else f"{host}:{url.port}"):
+    has_port = url.port and ":" not in address
+    if not name or proxy_bypass(f"{address}:{url.port}" if has_port else address):
         return None
     with suppress(LocationParseError):
         proxy = parse_url(name if "://" in name else f"http://{name}")

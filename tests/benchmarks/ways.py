@@ -4,7 +4,7 @@ import os
 import pickle
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -12,17 +12,10 @@ from pydantic import SecretStr
 from rq import Queue, Retry
 from rq.utils import now, utcformat
 
-from docora_ops.actions.bulk.execute import LinkOutcome
-from docora_ops.actions.bulk.paced_run import PacedRun
-from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.docora import Docora
-from docora_ops.actions.following import Following
-from docora_ops.database import Database
-from docora_ops.database.selection import select_due, select_failed
+from docora_ops import actions
+from docora_ops.actions import ChangeOptions, Docora
 from docora_ops.jobs import Backend
-from docora_ops.links import Action, LinkFilter, Payload
-from docora_ops.queue import ProgressStore, RqQueue
-from docora_ops.queue import connect as connect_to_redis
+from docora_ops.links import Payload
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 from tests.benchmarks.measured import report
@@ -145,48 +138,33 @@ def floor(limit: int) -> int:
     return queued
 
 
+def of_rq() -> Docora:
+    """Returns the Docora of the environment, with the queue of RQ."""
+    return Docora(settings().model_copy(update={"backend": Backend.RQ}))
+
+
 def retry(limit: int) -> int:
     """Runs this project's bulk retry, with its progress."""
-    database, client = Database(settings()), connect_to_redis(settings())
-    queue, store = RqQueue(settings(), client), ProgressStore(client)
-    links = select_failed(database, LinkFilter(), limit=limit)
-    run = BulkRun(Action.RETRY, database, queue, store, links, BATCH)
-    run.start()
-    result = run.run()
-    assert result.succeeded == result.total == limit, result.counts
-    return result.total
+    *_, step = actions.retry_all_failed(of_rq(), limit=limit)
+    assert step.result.succeeded == step.result.total == limit, step.result.counts
+    return limit
 
 
 def retry_in_flight(limit: int) -> int:
     """Runs a bulk retry with 1,000 links in flight at most."""
-    docora = Docora(settings().model_copy(update={"backend": Backend.RQ}))
-    links = select_failed(docora.database, LinkFilter(), limit=limit)
-    following = Following(docora)
-    run = PacedRun(
-        *(Action.RETRY, docora.database, docora.queue, docora.store, links, BATCH),
-        following=following,
-        in_flight=1_000,
+    *_, step = actions.retry_all_failed(
+        of_rq(), options=ChangeOptions(in_flight=1_000), limit=limit
     )
-
-    def follow(recorded: Sequence[LinkOutcome]) -> None:
-        for item in recorded:
-            following.add(item.ref, item.outcome)
-
-    run.on_recorded = follow
-    run.start()
-    run.run()
-    assert following.result().synced == limit, following.result()
+    assert step.wait
+    assert step.wait.synced == limit, step.wait
     return limit
 
 
 def schedule(limit: int) -> int:
     """Runs a pass of this project's schedule."""
-    database, client = Database(settings()), connect_to_redis(settings())
-    queue, store = RqQueue(settings(), client), ProgressStore(client)
-    links = select_due(database, settings().rescan_interval_ms)
-    result = BulkRun(Action.SCHEDULE, database, queue, store, links, BATCH).run()
-    assert result.succeeded == result.total == limit, result.counts
-    return result.total
+    *_, step = actions.schedule(of_rq())
+    assert step.result.succeeded == step.result.total == limit, step.result.counts
+    return limit
 
 
 WAYS: dict[str, Callable[[int], int]] = {

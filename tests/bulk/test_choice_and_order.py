@@ -56,7 +56,7 @@ def test_only_matching_links_with_an_open_circuit_are_counted_as_left_out(docora
         )
         docora.link(app_id, repository_id, last_error=error)
     actions = docora.actions()
-    assert actions.retry_all(skip_open_circuits=True, errors=["404"]).open_circuits_left_out == 1
-    assert actions.retry_all(skip_open_circuits=True, app="App 0").open_circuits_left_out == 1
-    assert actions.retry_all(skip_open_circuits=True).open_circuits_left_out == 2
+    assert actions.retry_all(open_circuit=False, errors=["404"]).open_circuits_left_out == 1
+    assert actions.retry_all(open_circuit=False, app="App 0").open_circuits_left_out == 1
+    assert actions.retry_all(open_circuit=False).open_circuits_left_out == 2
     assert docora.waiting() == []

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
@@ -72,30 +71,3 @@ def test_a_link_that_is_refused_among_others_does_not_change_their_order(docora:
     result = docora.actions().retry_all(batch_size=1000, front=True)
     assert result.counts == {Outcome.QUEUED: len(order) - 1, Outcome.NOT_QUEUED: 1}
     assert docora.waiting() == [job_id for job_id in order if job_id != bad] + OTHERS
-
-
-def test_an_attempt_that_is_rolled_back_after_the_push_leaves_the_order(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker takes one of the jobs between the look and the push."""
-    order = add_links(docora, RETRY)
-    for job_id in [*OTHERS, *order[::3]]:
-        docora.enqueue(job_id)
-    taken = order[9]
-    actions = docora.actions()
-    push = actions.queue.push
-    once = iter([True])
-
-    def take_one_then_push(*arguments: Any, **options: Any) -> Any:
-        if next(once, False):
-            docora.redis.lrem(KEY, 0, taken)
-            docora.start_job(taken)
-        return push(*arguments, **options)
-
-    monkeypatch.setattr(actions.queue, "push", take_one_then_push)
-    result = actions.retry_all(batch_size=1000, front=True)
-    assert result.counts[Outcome.ALREADY_RUNNING] == 1
-    waited = [job_id for job_id in [*OTHERS, *order[::3]] if job_id != taken]
-    new = [job_id for job_id in order if job_id not in {*waited, taken}]
-    assert docora.waiting() == new + waited
-    docora.assert_sound()

@@ -194,23 +194,6 @@ def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
     assert_next_run_does_the_rest(docora, bulk, 5 * bulk.batch)
 
 
-def test_a_second_signal_ends_a_bulk_retry_at_once_while_postgres_holds_a_lock(
-    docora: Docora,
-) -> None:
-    docora.add_links(100)
-    with psycopg.connect(docora.database_access.owner) as holder:
-        holder.execute(LOCK_TABLE)
-        process = docora.start("retry-all-failed", "--batch-size", "10", env=PATIENT)
-        stderr = ErrorOutput(process)
-        await_locks(docora, 1)
-        signal_twice(process, stderr, signal.SIGINT)
-    await_goodbye(docora)
-    progress = progress_of(docora, only_operation(docora))
-    assert (progress["completed"], progress["cancelled"]) == ("0", "true")
-    assert docora.statuses() == {"failed": 100}
-    assert docora.waiting() == []
-
-
 def test_a_second_signal_ends_a_bulk_retry_at_once_even_when_redis_hangs(
     docora: Docora, own: OwnRedis
 ) -> None:
@@ -280,27 +263,6 @@ def followed(
         )
         look.wait()
         yield stderr, push, follower, operation_id
-
-
-def test_another_process_follows_a_bulk_retry_to_its_end(docora: Docora) -> None:
-    with followed(docora) as (stderr, push, follower, operation_id):
-        assert follower.poll() is None
-        push.release()
-        assert stderr.finish()[0] == 0
-        result = finish(follower)
-    assert result.code == 0, result
-    expected = {
-        "operation_id": operation_id,
-        "total": 50,
-        "completed": 50,
-        "put_to_work": 50,
-        "not_queued": 0,
-        "cancelled": False,
-        "state": "done",
-        "failures": [],
-    }
-    assert {name: result.data[name] for name in expected} == expected
-    assert "50 of 50" in result.stderr
 
 
 def test_another_process_cancels_a_bulk_retry_after_the_batches_that_have_begun(

@@ -3,78 +3,21 @@
 import os
 import random
 import signal
-import sys
-import time
 
 import pytest
 
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora, finish
-from tests.support.proxy import COMMIT, PUSH, Fault, Proxy, eventually
+from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
 from tests.support.running_commands import (
     PATIENT,
     await_goodbye,
-    only_operation,
     pending,
-    progress_of,
 )
 
 SEED_VARIABLE = "TEST_KILL_SEED"
 SEED = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**6))
 """Of the random moments; a failing test shows it."""
-
-
-@pytest.mark.parametrize("batch_size", [3, 10, 25, 60])
-def test_a_bulk_retry_killed_at_random_moments_loses_nothing_and_is_finished_by_the_next(
-    docora: Docora, batch_size: int
-) -> None:
-    """Five kills, each of the run that was to finish what the one before had left undone."""
-    sys.stdout.write(f"{SEED_VARIABLE}={SEED}\n")
-    moments = random.Random(f"{SEED} {batch_size}")
-    total = 900
-    docora.add_links(total, apps=3)
-    kills_left = 5
-    while kills_left:
-        before, queued = pending(docora), docora.redis.llen(docora.queue.key)
-        # After so many links, which spreads the kills over the whole of the work.
-        target = queued + moments.randrange(max((total - queued) // kills_left, 1))
-        process = docora.start(
-            "retry-all-failed", "--batch-size", str(batch_size), "--json", env=PATIENT
-        )
-        eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
-        while docora.redis.llen(docora.queue.key) < target and process.poll() is None:
-            time.sleep(0.0005)
-        # Anywhere in a batch: between its look, its reset, its push, and its commit.
-        time.sleep(moments.uniform(0, 0.004))
-        process.kill()
-        result = finish(process)
-        docora.assert_sound()
-        await_goodbye(docora)
-        docora.assert_sound()
-        if result.code == 0:
-            # This test was too slow: once more from the beginning.
-            docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-            docora.redis.flushdb()
-            continue
-        assert result.code == -signal.SIGKILL, result
-        kills_left -= 1
-        operation_id = only_operation(docora)
-        progress = progress_of(docora, operation_id)
-        assert int(progress["total"]) == total - before
-        assert int(progress["completed"]) <= pending(docora) - before
-        assert progress["cancelled"] == "false"
-        assert 0 < docora.redis.ttl(f"docora:bulk:{operation_id}") <= 3600
-        docora.redis.delete(f"docora:bulk:{operation_id}")
-    left = total - pending(docora)
-    not_committed = len(docora.waiting()) - pending(docora)
-
-    result = docora.run("retry-all-failed", "--json")
-    assert result.code == 0, result
-    assert result.data["total"] == result.data["put_to_work"] == left
-    assert result.data["already_queued"] == not_committed
-    assert docora.statuses() == {"pending_snapshot": total}
-    assert len(docora.waiting()) == total
-    docora.assert_sound()
 
 
 @every_bulk_action

@@ -54,32 +54,6 @@ def test_a_row_that_postgres_refuses_to_change_fails_alone(
     docora.assert_sound()
 
 
-def test_a_commit_that_fails_leaves_the_links_as_they_were_and_no_row_is_lost(
-    docora: Docora,
-) -> None:
-    docora.add_links(4)
-    links = docora.links()
-    docora.refuse_at_commit(when=f"old.repository_id = '{links[1].repository_id}'")
-    result = docora.actions().retry_all()
-    assert result.failed == 1
-    assert result.succeeded == 3
-    assert docora.row(links[1])["last_error"] == "HTTP 500"
-    assert docora.status(links[1]) == "failed"
-    docora.assert_sound()
-
-
-def test_hostile_names_and_errors_are_queued_like_any_other(docora: Docora) -> None:
-    names = ["'; DROP TABLE apps; --", "100% %s {} {0}", "[red]x[/red]", "\x1b[31m", "💥" * 50]
-    for number, name in enumerate(names):
-        app_id = docora.add_app(name)
-        repository_id = docora.add_repository(f"{name[:40]}/{'n' * 200}{number}")
-        docora.link(app_id, repository_id, last_error=name * 1000)
-    result = docora.actions().retry_all()
-    assert result.counts == {Outcome.QUEUED: len(names)}
-    kwargs = [Job.fetch(job_id, connection=docora.redis).kwargs for job_id in docora.waiting()]
-    assert sorted(call["app_name"] for call in kwargs) == sorted(names)
-
-
 def test_a_resync_that_is_undone_forgets_no_delivery(docora: Docora) -> None:
     docora.add_links(4, status="synced")
     links = docora.links()

@@ -1,11 +1,12 @@
 """The progress of a bulk operation, and how it is cancelled before its end."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.audit import Change, HistoryState
+from docora_ops.actions import BulkStep
+from docora_ops.audit import HistoryState
 from docora_ops.links import Outcome
 from docora_ops.queue.audit_stream import read_history
 from tests.support.docora import Docora
@@ -14,19 +15,23 @@ from tests.support.running_commands import only_operation, progress_of
 # Cancelling and stopping
 
 
-def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(docora: Docora) -> None:
+def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
     docora.add_links(6)
     actions = docora.actions()
 
-    def prepare(run: BulkRun) -> None:
-        def step(done: int) -> None:
-            if done == 6:  # the last batch is committed, and not reported yet
-                actions.store.cancel(run.operation_id or "")
+    def cancel(step: BulkStep) -> None:
+        if step.result.completed == 4:  # the last batch follows, and the report of it
+            write = actions.store.write
 
-        run.on_progress = step
+            def cancel_then_write(*arguments: Any, **options: Any) -> tuple[bool, str | None]:
+                actions.store.cancel(step.result.operation_id or "")
+                return write(*arguments, **options)
 
-    change = Change("somebody@host", "retry-all-failed", {})
-    result = actions.retry_all(batch_size=2, change=change, prepare=prepare)
+            monkeypatch.setattr(actions.store, "write", cancel_then_write)
+
+    result = actions.retry_all(batch_size=2, each=cancel)
     assert (result.completed, result.cancelled) == (6, False)
     [entry] = read_history(actions.redis)
     assert entry.state is HistoryState.DONE
@@ -37,7 +42,7 @@ def test_an_operation_cancelled_before_its_first_batch_ends_after_it(docora: Doc
     docora.add_links(5)
     actions = docora.actions()
     result = actions.retry_all(
-        batch_size=1, prepare=lambda run: actions.store.cancel(run.operation_id or "")
+        batch_size=1, prepare=lambda step: actions.store.cancel(step.result.operation_id or "")
     )
     assert result.cancelled is True
     assert result.completed == 1, "the run looks when it reports"
@@ -50,28 +55,23 @@ def test_an_operation_cancelled_before_its_first_batch_ends_after_it(docora: Doc
 
 def test_progress_is_there_before_the_first_link_and_grows_batch_by_batch(docora: Docora) -> None:
     docora.add_links(10)
-    seen: list[str] = []
-    reported: list[int] = []
+    seen: list[tuple[int, dict[str, str]]] = []
 
-    def prepare(run: BulkRun) -> None:
-        assert progress_of(docora, only_operation(docora)) == {
+    def look(step: BulkStep) -> None:
+        seen.append((step.result.completed, progress_of(docora, only_operation(docora))))
+
+    docora.actions().retry_all(batch_size=3, prepare=look, each=look)
+    expected = [
+        {
             "total": "10",
-            "completed": "0",
-            "succeeded": "0",
+            "completed": str(done),
+            "succeeded": str(done),
             "failed": "0",
             "cancelled": "false",
         }
-
-        def step(done: int) -> None:
-            # Called before Redis is told, so it still shows the batch before.
-            seen.append(progress_of(docora, only_operation(docora))["completed"])
-            reported.append(done)
-
-        run.on_progress = step
-
-    docora.actions().retry_all(batch_size=3, prepare=prepare)
-    assert reported == [3, 6, 9, 10]
-    assert seen == ["0", "3", "6", "9"]
+        for done in (0, 3, 6, 9, 10, 10)
+    ]
+    assert seen == [(int(progress["completed"]), progress) for progress in expected]
 
 
 def somebody_writes_into_it(docora: Docora, key: str) -> None:
@@ -88,10 +88,11 @@ def test_progress_is_written_whole_with_each_batch(
 ) -> None:
     docora.add_links(6)
 
-    def prepare(run: BulkRun) -> None:
-        run.on_progress = lambda done: happening(docora, f"docora:bulk:{run.operation_id}")
+    def look(step: BulkStep) -> None:
+        if step.result.completed < step.result.total:
+            happening(docora, f"docora:bulk:{step.result.operation_id}")
 
-    result = docora.actions().retry_all(batch_size=2, prepare=prepare)
+    result = docora.actions().retry_all(batch_size=2, prepare=look, each=look)
     assert result.operation_id is not None
     assert progress_of(docora, result.operation_id) == {
         "total": "6",

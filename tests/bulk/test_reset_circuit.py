@@ -99,27 +99,6 @@ def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
     assert links["open"].job_id in docora.waiting()
 
 
-def test_the_table_says_how_many_circuits_were_reset(docora: Docora) -> None:
-    docora.add_links(2, apps=2)  # of one repository
-    open_all(docora)
-    shown = docora.run("retry-all-failed", "--reset-circuit").stdout.splitlines()
-    assert "1 circuit reset." in shown
-    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-    result = docora.run("retry-all-failed", "--reset-circuit", "--json")
-    assert result.data["circuits_reset"] == 0
-    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-    assert docora.run("retry-all-failed", "--json").data["circuits_reset"] is None
-
-
-@both_actions
-def test_without_the_option_circuits_stay_open(docora: Docora, bulk: BulkAction) -> None:
-    bulk.add_links(docora, 4)
-    open_all(docora)
-    before = circuits(docora)
-    assert docora.run(*bulk.command).code == 0
-    assert circuits(docora) == before
-
-
 def test_a_link_that_has_changed_since_the_choice_leaves_its_circuit_open(docora: Docora) -> None:
     docora.add_links(4)
     open_all(docora)
@@ -149,29 +128,6 @@ def test_the_circuit_of_a_link_that_can_not_be_committed_stays_open(
     assert result.circuits_reset == 4
     assert closed(docora) == {link.repository_id for link in links if link != bad}
     assert docora.status(bad) == bulk.status
-
-
-def test_the_circuit_of_a_job_that_a_worker_takes_before_the_push_stays_open(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The attempt is rolled back, with all circuits that it has closed."""
-    docora.add_links(5)
-    open_all(docora)
-    taken = docora.links()[3]
-    actions = docora.actions()
-    push = actions.queue.push
-    once = iter([True])
-
-    def take_one_then_push(*arguments: Any, **options: Any) -> Any:
-        if next(once, False):
-            docora.start_job(taken.job_id)
-        return push(*arguments, **options)
-
-    monkeypatch.setattr(actions.queue, "push", take_one_then_push)
-    result = actions.retry_all(reset_circuit=True)
-    assert result.counts == {Outcome.QUEUED: 4, Outcome.ALREADY_RUNNING: 1}
-    assert result.circuits_reset == 4
-    assert set(circuits(docora)) - closed(docora) == {taken.repository_id}
 
 
 # No deadlock
@@ -269,18 +225,3 @@ def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora)
     command = ("retry-all-failed", "--circuit", "open", "--reset-circuit", "--batch-size", "2")
     result = docora.run(*command, "--json")
     assert (result.code, result.data["queued"], result.data["circuits_reset"]) == (0, 6, 1)
-
-
-@both_actions
-def test_without_the_privilege_it_stops_and_nothing_has_changed(
-    docora: Docora, bulk: BulkAction
-) -> None:
-    bulk.add_links(docora, 4)
-    open_all(docora)
-    docora.connection.execute(f"REVOKE UPDATE ON repositories FROM {docora.role}".encode())
-    before = docora.dump()[0]
-    result = docora.run(*bulk.command, "--reset-circuit", "--json")
-    assert (result.code, result.json["code"]) == (5, "postgres"), result
-    assert "permission denied for table repositories" in result.json["error"]
-    assert docora.dump()[0] == before
-    assert docora.waiting() == []

@@ -1,17 +1,15 @@
 """`docora-ops retry-all-failed`."""
 
 import re
-from datetime import timedelta
-from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 from rq.job import JobStatus
 
 from docora_ops.queue.redis_client import describe
 from tests.support.bulk_actions import OPERATION_ID, bulk_document
-from tests.support.docora import COMMAND, Docora, Result
+from tests.support.docora import Docora, Result
 from tests.support.rows import TestLink
-from tests.support.terminal import TerminalSession, on_terminal
+from tests.support.terminal import on_terminal
 
 ESCAPE = "\x1b"
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
@@ -107,16 +105,6 @@ def test_nothing_failed_is_no_error_and_no_operation(docora: Docora) -> None:
     assert docora.dump() == before
 
 
-def test_a_second_run_finds_nothing_left(docora: Docora) -> None:
-    docora.add_links(3)
-    first = docora.run("retry-all-failed", "--json")
-    assert first.data["queued"] == 3
-    before = docora.dump()
-    second = docora.run("retry-all-failed", "--json")
-    assert (second.code, second.data["operation_id"], second.data["total"]) == (0, None, 0)
-    assert docora.dump() == before
-
-
 def job_ids(result: Result) -> list[str]:
     assert result.code == 0, result
     return [link["job_id"] for link in result.data["planned_links"]]
@@ -191,59 +179,6 @@ def test_limit_spreads_its_pick_over_the_apps_and_a_rerun_takes_the_next(docora:
         done += [link.job_id for link in pick]
         assert docora.waiting() == done
     assert docora.statuses() == {"pending_snapshot": 7, "synced": 1}
-
-
-def test_app_by_id_or_name_chooses_and_an_unknown_or_doubtful_one_changes_nothing(
-    docora: Docora,
-) -> None:
-    ours = docora.link(docora.add_app("Acme Search"), docora.add_repository())
-    others = [
-        docora.link(docora.add_app(name), docora.add_repository()) for name in ("Twin", "twin")
-    ]
-    before = docora.dump()
-    by_id, unknown, several = docora.run_together(
-        ("retry-all-failed", "--app", ours.app_id, "--dry-run", "--json"),
-        ("retry-all-failed", "--app", "Acme Serch", "--json"),
-        ("retry-all-failed", "--app", "TWIN", "--json"),
-    )
-    assert docora.dump() == before
-    assert job_ids(by_id) == [ours.job_id]
-    assert (unknown.code, unknown.json["code"]) == (3, "not_found")
-    assert "'Acme Search'" in unknown.json["hint"]
-    assert (several.code, several.json["code"]) == (2, "ambiguous")
-    assert sorted(several.json["app_ids"]) == sorted(link.app_id for link in others)
-
-    by_name = docora.run("retry-all-failed", "--app", "acme SEARCH", "--json")
-    assert (by_name.code, by_name.data["total"]) == (0, 1)
-    assert docora.was_reset(ours)
-    assert [docora.status(link) for link in others] == ["failed", "failed"]
-
-
-def test_open_circuits_are_skipped_on_request_and_counted_apart(docora: Docora) -> None:
-    app = docora.add_app()
-    shut, over, broken = (
-        docora.link(app, docora.add_repository(circuit_open_for=duration))
-        for duration in (None, timedelta(minutes=-5), timedelta(minutes=5))
-    )
-    dry, plain = docora.run_together(
-        ("retry-all-failed", "--circuit", "closed", "--dry-run", "--json"),
-        ("retry-all-failed", "--dry-run", "--json"),
-    )
-    assert job_ids(dry) == [shut.job_id, over.job_id]
-    assert dry.data["open_circuits_left_out"] == 1
-    assert job_ids(plain) == [shut.job_id, over.job_id, broken.job_id]
-    assert plain.data["open_circuits_left_out"] is None
-
-    result = docora.run("retry-all-failed", "--circuit", "closed", "--json")
-    assert result.code == 0, result
-    assert result.json == bulk_document(
-        "Bulk retry started", result.data["operation_id"], queued=2, open_circuits_left_out=1
-    )
-    assert docora.status(broken) == "failed"
-
-    nothing = docora.run("retry-all-failed", "--circuit", "closed")
-    assert nothing.code == 0
-    assert re.search(r"\b1 links? left out", nothing.stdout + nothing.stderr)
 
 
 def test_a_batch_is_one_transaction(docora: Docora) -> None:
@@ -338,22 +273,6 @@ def test_yes_does_not_ask_and_a_dry_run_needs_no_question(docora: Docora) -> Non
     assert code == 0, shown
     assert "[y/N]" not in shown
     assert docora.statuses() == {"pending_snapshot": 2}
-
-
-def test_the_question_leaves_nothing_on_a_stdout_that_is_redirected(
-    docora: Docora, tmp_path: Path
-) -> None:
-    docora.add_links(2)
-    stdout = tmp_path / "stdout"
-    line = f"{COMMAND} retry-all-failed --json >{stdout}"
-    with TerminalSession(["sh", "-c", line], docora.environment(TERM="xterm")) as session:
-        code, shown = session.answer(b"y\n")
-    assert code == 0, shown
-    assert "[y/N]" in shown
-    document = stdout.read_text(encoding="utf-8")
-    assert document.startswith('{"printed_at": ')
-    assert document.endswith("}\n")
-    assert document.count("\n") == 1
 
 
 def test_options_that_no_failed_link_fits_do_not_sound_like_an_all_clear(docora: Docora) -> None:

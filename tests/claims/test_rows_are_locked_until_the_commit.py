@@ -7,34 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions import many_links
+from docora_ops.database.selection import Selection, select_of_app
 from docora_ops.links import Outcome
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, slow_claims
-
-
-@pytest.mark.parametrize("command", ["retry", "resync"])
-def test_one_link_cannot_change_between_the_check_and_the_reset(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    link = docora.add_link()
-    refusals: list[str] = []
-
-    actions = docora.actions()
-    push = actions.queue.push
-
-    def try_to_change_then_push(*arguments: Any, **options: Any) -> Any:
-        with psycopg.connect(docora.database_url, autocommit=True) as other:
-            other.execute("SET lock_timeout = '10ms'")
-            try:
-                other.execute("UPDATE app_repositories SET status = 'synced'")
-            except psycopg.errors.LockNotAvailable:
-                refusals.append("locked")
-        return push(*arguments, **options)
-
-    monkeypatch.setattr(actions.queue, "push", try_to_change_then_push)
-    assert getattr(actions, command)(link).outcome is Outcome.QUEUED
-    assert refusals == ["locked"]
 
 
 def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
@@ -55,16 +32,20 @@ def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
     assert docora.waiting() == [first.job_id]
 
 
-def test_a_resync_of_an_app_refuses_links_of_another(docora: Docora) -> None:
+def test_a_resync_of_an_app_refuses_links_of_another(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine, other = docora.add_link("synced"), docora.add_link("synced")
     for link in (mine, other):
         docora.add_deliveries(link, 3)
     actions = docora.actions()
 
-    def mix(run: BulkRun) -> None:
-        run.selection = replace(run.selection, refs=[actions.ref(mine), actions.ref(other)])
+    def mix(*arguments: Any, **options: Any) -> Selection:
+        refs = [actions.ref(mine), actions.ref(other)]
+        return replace(select_of_app(*arguments, **options), refs=refs)
 
-    result = actions.resync_all(mine.app_id, prepare=mix)
+    monkeypatch.setattr(many_links, "select_of_app", mix)
+    result = actions.resync_all(mine.app_id)
     assert result.counts == {Outcome.QUEUED: 1, Outcome.SKIPPED: 1}
     assert docora.status(other) == "synced"
     assert (docora.deliveries(mine), docora.deliveries(other)) == (0, 3)

@@ -2,10 +2,13 @@
 
 from datetime import UTC, datetime
 
+import pytest
+
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 from tests.support.standby import Pair
 
+pytestmark = pytest.mark.slow  # a pair of servers for each
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
 

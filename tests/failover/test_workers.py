@@ -109,26 +109,6 @@ def test_a_worker_that_waits_for_redis_ends_at_once_when_told(
     assert "Traceback" not in worker.log
 
 
-def test_a_job_is_cut_off_by_its_grace_while_redis_is_away_and_is_run_again_later(
-    snapshots: Snapshots, redis_pair: RedisPair
-) -> None:
-    docora = snapshots.docora
-    link, _ = snapshots.add_queued({"b": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0)
-    arguments = ("--concurrency", "1", "--grace", "1")
-    with held_worker(snapshots, *arguments, REDIS_URL=redis_pair.name.url) as (_, worker):
-        eventually(redis_pair.is_in_step, "a replica in step")
-        redis_pair.primary.stop()
-        worker.signal(Signals.SIGTERM)
-        assert worker.end() == 0
-    assert "Traceback" not in worker.log
-    redis_pair.promote()
-    expire_heartbeats(docora)
-    for _ in range(2):
-        assert snapshots.work().code == 0
-        make_delayed_jobs_due(docora)
-    assert docora.status(link) == "synced"
-
-
 def test_a_worker_whose_password_is_refused_ends_with_5(
     snapshots: Snapshots, redis_pair: RedisPair
 ) -> None:

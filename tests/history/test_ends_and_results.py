@@ -105,9 +105,9 @@ def test_a_colleague_who_cancels_is_named_and_the_results_are_there(docora: Doco
 @pytest.mark.parametrize(
     ("end", "code", "reason", "words"),
     [
-        (signal.SIGHUP, 129, "hung_up", "stopped when its terminal was closed"),
+        (signal.SIGHUP, 129, "interrupted", "interrupted"),
         (signal.SIGTERM, 130, "interrupted", "interrupted"),
-        (None, 5, "lost_server", "stopped when a server was lost"),
+        (None, 5, "lost_server", "a server was lost"),
     ],
 )
 def test_a_run_that_is_cut_off_is_not_cancelled_and_its_results_are_there(
@@ -137,8 +137,8 @@ def test_a_run_that_is_cut_off_is_not_cancelled_and_its_results_are_there(
 @pytest.mark.parametrize(
     ("option", "reason", "words"),
     [
-        ("--max-failures=1", "max_failures", "stopped by --max-failures"),
-        ("--timeout=1", "timeout", "stopped by --timeout"),
+        ("--max-failures=1", "max_failures", "too many failed again"),
+        ("--timeout=1", "timeout", "time ran out"),
     ],
 )
 def test_what_the_run_stops_by_itself_is_told_apart(
@@ -217,7 +217,7 @@ def test_a_cancellation_of_the_dashboard_has_no_name(docora: Docora) -> None:
     process = docora.start(*PACED)
     eventually(lambda: len(docora.waiting()) == 2, "two jobs")
     docora.redis.hset(f"docora:bulk:{only_operation(docora)}", "cancelled", "true")
-    await_line(process, "No further link is queued: the operation was cancelled")
+    await_line(process, "No further link is queued: cancelled")
     with other_worker(docora, lambda _: begun.set()):
         assert finish(process).code == 6
     found = told(docora)

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from docora_ops.audit import Change
-from docora_ops.links import Action, Outcome
+from docora_ops.links import Outcome
 from docora_ops.queue import audit_stream as audit
 from docora_ops.queue.progress import new_operation_id
 from tests.support.docora import Docora, finish
@@ -130,14 +130,14 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
 def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: Docora) -> None:
     """The stream's key holds something else: found out before anything is changed."""
     link = docora.add_link()
-    for stream in STREAMS:
-        docora.redis.set(stream, "not a stream")
     operation = "bulk_0123456789abcdef"
     docora.redis.hset(f"docora:bulk:{operation}", "total", "9")
     orphan = docora.link(link.app_id, docora.add_repository("octo/gone"))
     docora.queue_job(orphan)
     docora.delete_link(orphan)
     docora.queue_job(docora.add_link("synced", scanned=timedelta(0)))
+    for stream in STREAMS:
+        docora.redis.set(stream, "not a stream")
     before = docora.dump()[1]
     for arguments in (
         ("retry", *link.ids),
@@ -205,23 +205,20 @@ def test_a_run_that_is_killed_lost_its_owner_and_is_not_finished_and_a_cancelled
 
 def test_a_pass_writes_its_first_entry_with_the_first_job_that_it_queues(docora: Docora) -> None:
     docora.add_links(6, status="pending_snapshot")
-    change = Change("kim@ops1", Action.SCHEDULE, {})
     actions = docora.actions()
     # The first two wait already, so that the first batch queues nothing.
     for link in docora.links()[:2]:
         docora.enqueue(link.job_id)
     seen = []
-
-    def prepare(run: Any) -> None:
-        run.on_progress = lambda done: seen.append(len(docora.audit_entries(STREAMS[1])))
-
-    result = actions.schedule(batch_size=2, prepare=prepare, change=change)
+    result = actions.schedule(
+        batch_size=2, each=lambda _: seen.append(len(docora.audit_entries(STREAMS[1])))
+    )
     assert result.counts == {Outcome.ALREADY_QUEUED: 2, Outcome.QUEUED: 4}
     started, finished = docora.audit_entries(STREAMS[1])
     assert (started["event"], finished["event"]) == ("started", "finished")
     assert started["run"] == finished["run"]
     assert json.loads(finished["counts"]) == {"total": 6, "already_queued": 2, "queued": 4}
-    assert max(seen) == 1
+    assert seen == [0, 1, 1, 2]
     assert docora.audit_entries() == []
 
 
@@ -272,9 +269,9 @@ def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.Monkey
 
     docora.redis.hset("docora:bulk:bulk_x", "total", "9")
     for make in (
-        lambda: actions.retry(link, change=change),
+        lambda: actions.retry(link),
         lambda: actions.store.cancel("bulk_x", entry),
-        lambda: actions.retry_all(change=change),
+        actions.retry_all,
     ):
         fill()
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")

@@ -7,20 +7,20 @@ link that it has not claimed is byte for byte as it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from contextlib import closing
 from itertools import cycle
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from docora_ops.actions import following
-from docora_ops.actions.bulk.execute import LinkOutcome
-from docora_ops.actions.bulk.paced_run import PacedRun
-from docora_ops.actions.following import Following
+from docora_ops import actions as public
+from docora_ops import pages
+from docora_ops.actions import ChangeOptions, LinkChoice, following
+from docora_ops.actions.batch import Batch, BatchExecution
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
-from docora_ops.interrupts import Stop
 from docora_ops.links import Action
 from tests.support.actions import Actions
 from tests.support.docora import Docora
@@ -50,7 +50,7 @@ class Course:
         self.actions, self.scheduler = pair
         self.most = most
         self.steps = iter(steps)
-        self.stop = Stop()
+        self.is_interrupted = False
         self.running: set[str] = set()
         self.touched: set[str] = set()
         self.claimed: set[str] = set()
@@ -80,7 +80,7 @@ class Course:
         elif step == "kill":
             raise KilledError
         elif step == "interrupt":
-            self.stop.requested = True
+            self.is_interrupted = True
         else:
             getattr(self, step.replace(" ", "_"))()
         self.check()
@@ -164,43 +164,37 @@ class Course:
 
     # Runs
 
-    def paced_run(self, max_failures: MaxFailures | None, batch_size: int) -> BulkResult | None:
+    def paced_run(
+        self, max_failures: MaxFailures | None, batch_size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> BulkResult | None:
         """One run to its end; None if it was killed."""
-        self.claimed = set()
-        run = self.make(max_failures, batch_size)
-        run.start()
+        self.claimed, self.is_interrupted = set(), False
+        monkeypatch.setattr(pages, "BATCH_SIZE", batch_size)
+        options = ChangeOptions(in_flight=self.most, max_failures=max_failures)
+        execute = BatchExecution.execute
+
+        def note_claims(execution: BatchExecution, refs: Any, batch: Batch, **options: Any) -> None:
+            before = len(batch.recorded)
+            execute(execution, refs, batch, **options)
+            if execution.action is Action.RETRY:
+                done = [item for item in batch.recorded[before:] if item.outcome.succeeded]
+                self.claimed.update(item.ref.job_id for item in done)
+
+        monkeypatch.setattr(BatchExecution, "execute", note_claims)
+        steps = public.retry_all_failed(self.actions.docora, LinkChoice(), options)
         try:
-            result = run.run()
+            with closing(steps):
+                step = next(steps)
+                while not self.is_interrupted and (found := next(steps, None)):
+                    step = found
         except KilledError:
             return None
+        finally:
+            monkeypatch.setattr(BatchExecution, "execute", execute)
         self.check()
-        return result
-
-    def make(self, max_failures: MaxFailures | None, batch_size: int) -> PacedRun:
-        actions, stop = self.actions, Stop()
-        self.stop = stop
-        followed = Following(actions.docora)
-        run = PacedRun(
-            Action.RETRY,
-            actions.database,
-            actions.queue,
-            actions.store,
-            actions.failed_links(),
-            batch_size,
-            stop=stop,
-            following=followed,
-            in_flight=self.most,
-            max_failures=max_failures,
-        )
-
-        def follow(recorded: Sequence[LinkOutcome]) -> None:
-            for item in recorded:
-                followed.add(item.ref, item.outcome)
-                if item.outcome.succeeded:
-                    self.claimed.add(item.ref.job_id)
-
-        run.on_recorded = follow
-        return run
+        if self.is_interrupted:
+            return step.result.stopped(StoppedBy.INTERRUPTED)
+        return step.result
 
 
 @pytest.mark.parametrize("scheduler", [False, True], ids=["alone", "beside a scheduler"])
@@ -230,7 +224,7 @@ def test_whatever_happens_meanwhile(
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=course.sleep)
     monkeypatch.setattr(following, "time", clock)
     for max_failures, batch_size in runs:
-        result = course.paced_run(max_failures, batch_size)
+        result = course.paced_run(max_failures, batch_size, monkeypatch)
         if result is None:
             continue
         assert result.completed + result.left == result.total

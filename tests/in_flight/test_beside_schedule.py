@@ -7,7 +7,6 @@ import pytest
 
 from docora_ops.demo.receiver import Request
 from docora_ops.queue.progress import HEARD, selection_key
-from tests.support.bulk_actions import RESYNC
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
 from tests.support.proxy import PATIENCE, eventually
@@ -90,16 +89,6 @@ def test_a_link_that_has_failed_again_is_left_too_and_a_rescan_is_not(docora: Do
     stop(process)
 
 
-def test_a_resync_keeps_its_links_from_being_rescanned_before_their_turn(docora: Docora) -> None:
-    RESYNC.add_links(docora, 3)
-    process = docora.start(*RESYNC.command, "--in-flight", "1", "--json")
-    eventually(lambda: len(docora.waiting()) == 1, "the first link")
-    result = docora.run("schedule", "--json")
-    [left] = result.data["left_to_operations"]
-    assert (left["links"], result.data["queued"], result.data["already_queued"]) == (2, 0, 1)
-    stop(process)
-
-
 def test_a_run_shows_that_it_is_under_way_and_when_it_dies_the_schedule_goes_on(
     docora: Docora,
 ) -> None:
@@ -120,17 +109,6 @@ def test_a_run_shows_that_it_is_under_way_and_when_it_dies_the_schedule_goes_on(
     goes_on = docora.run("schedule", "--json")
     assert (goes_on.data["left_to_operations"], goes_on.data["queued"]) == ([], 3)
     docora.assert_sound()
-
-
-def test_what_is_all_left_is_not_called_nothing_due(docora: Docora) -> None:
-    docora.add_links(3)
-    process, _ = start(docora)
-    docora.set_link(docora.links()[0], status="scanning")
-    shown = docora.run("schedule")
-    assert (shown.code, shown.stdout) == (0, "Nothing else is due\n")
-    assert "2 due links left to operation bulk_" in shown.stderr
-    stop(process)
-    assert docora.run("schedule", "--json").data["queued"] == 2
 
 
 @pytest.mark.parametrize("as_json", [True, False])

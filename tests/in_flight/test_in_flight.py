@@ -40,19 +40,6 @@ def test_at_most_n_links_have_no_result_and_all_get_one(
     assert docora.statuses() == {"synced": 25}
 
 
-def test_the_slots_are_used_and_apps_take_turns(docora: Docora) -> None:
-    docora.add_links(12, apps=3)
-    process = docora.start("retry-all-failed", "--in-flight", "6", "--json")
-    eventually(lambda: len(docora.waiting()) == 6, "six jobs")
-    order = [job_id.partition("-")[0][-1] for job_id in docora.waiting()]
-    assert order == ["1", "2", "3", "1", "2", "3"]
-    watch = Watch(docora)
-    with other_worker(docora, watch):
-        assert finish(process).code == 0
-    assert watch.most == 6
-    assert [job_id.partition("-")[0][-1] for job_id in watch.taken] == ["1", "2", "3"] * 4
-
-
 def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
     docora.add_links(30, apps=3)
     before = untouched(docora, "failed")
@@ -86,35 +73,6 @@ def test_lost_jobs_keep_their_slots_and_are_named(docora: Docora) -> None:
     assert sorted(each["job_id"] for each in result.data["waited"]["lost_links"]) == sorted(lost)
     assert assert_left_as_they_were(docora, before, "failed") == 4
     assert "docora-ops repair" in result.stderr
-
-
-def test_a_lost_job_does_not_end_what_the_other_slots_can_do(docora: Docora) -> None:
-    docora.add_links(12, apps=3)
-    docora.add_worker()
-    process = docora.start("retry-all-failed", "--in-flight", "3", "--json", env=QUICK)
-    eventually(lambda: len(docora.waiting()) == 3, "three jobs")
-    [lost, *_] = docora.waiting()
-    docora.redis.lrem(docora.queue.key, 0, lost)
-    docora.redis.delete(f"rq:job:{lost}")
-    with other_worker(docora):
-        result = finish(process)
-    assert result.code == 6, result
-    assert (result.data["waited"]["synced"], result.data["left"]) == (11, 0)
-    assert [each["job_id"] for each in result.data["waited"]["lost_links"]] == [lost]
-
-
-def test_a_link_that_is_removed_frees_its_slot(docora: Docora) -> None:
-    docora.add_links(5)
-    process = docora.start("retry-all-failed", "--in-flight", "1", "--json")
-    eventually(docora.waiting, "a job")
-    [first] = docora.waiting()
-    docora.connection.execute(
-        "DELETE FROM app_repositories WHERE app_id || '-' || repository_id = %s", (first,)
-    )
-    with other_worker(docora):
-        result = finish(process)
-    assert result.code == 6, result
-    assert (result.data["waited"]["gone"], result.data["waited"]["synced"]) == (1, 4)
 
 
 def test_a_running_job_takes_no_slot_and_is_followed(docora: Docora) -> None:
@@ -167,29 +125,6 @@ def test_a_job_that_a_scheduler_has_queued_meanwhile_is_not_queued_twice(docora:
     assert result.data["taken_over"] == 3
 
 
-def test_a_link_that_can_not_be_queued_takes_no_slot(docora: Docora) -> None:
-    docora.add_links(4)
-    [bad, *_] = sorted(link.job_id for link in docora.links())
-    docora.redis.set(f"rq:job:{bad}", "not a job")
-    with other_worker(docora):
-        result = docora.run("retry-all-failed", "--in-flight", "1", "--json")
-    assert result.code == 6, result
-    assert [each["job_id"] for each in result.data["failures"]] == [bad]
-    assert result.data["waited"]["synced"] == 3
-
-
-def test_a_dry_run_plans_all(docora: Docora) -> None:
-    docora.add_links(4)
-    result = docora.run("retry-all-failed", "--in-flight", "1", "--dry-run", "--json")
-    assert (result.code, len(result.data["planned_links"])) == (0, 4)
-    assert docora.waiting() == []
-
-
-def test_nothing_to_do_is_no_error(docora: Docora) -> None:
-    result = docora.run("retry-all-failed", "--in-flight", "3", "--json")
-    assert (result.code, result.data["total"], result.data["left"]) == (0, 0, 0)
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -231,18 +166,6 @@ def test_each_round_stands_at_the_head_of_the_queue_in_turns(docora: Docora) -> 
     assert last == other.id
     with other_worker(docora):
         assert finish(process).code == 0
-
-
-def test_others_are_named_though_nothing_has_stopped_it(docora: Docora) -> None:
-    docora.add_links(3)
-    assert docora.run("schedule").code == 0
-    process = docora.start("retry-all-failed", "--in-flight", "1", "--json")
-    eventually(lambda: docora.statuses().get("pending_snapshot") == 1, "a link")
-    with other_worker(docora):
-        result = finish(process)
-    assert result.code == 0, result
-    assert result.data["already_queued"] >= 1
-    assert "had been queued or changed before, by a scheduler or somebody else." in result.stderr
 
 
 def test_a_link_that_was_locked_has_its_turn_though_all_in_flight_are_lost(

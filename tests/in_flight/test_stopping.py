@@ -1,23 +1,21 @@
 """What ends a run with `--in-flight` early, and leaves links as they were."""
 
-import re
 import signal
-from threading import Event
 from typing import Any
 
 import pytest
 
-from tests.in_flight.watching import Watch, assert_left_as_they_were, untouched
+from docora_ops.bulk import MaxFailures
+from tests.in_flight.watching import assert_left_as_they_were, untouched
 from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, Result, finish
-from tests.support.other_worker import GOES_ON, other_worker
+from tests.support.other_worker import other_worker
 from tests.support.proxy import eventually
 from tests.support.running_commands import (
     STOPPING,
     only_operation,
     terminate_sessions,
 )
-from tests.support.terminal import on_terminal
 
 both = pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
 
@@ -50,41 +48,6 @@ def test_too_many_failures_end_the_feeding_and_leave_the_rest_untouched(
     assert docora.waiting() == []
 
 
-def test_a_share_of_failures_counts_from_twenty_results_on(docora: Docora) -> None:
-    docora.add_links(60)
-    seen: list[str] = []
-
-    def fail_each_third(job_id: str) -> str | None:
-        seen.append(job_id)
-        return "HTTP 503" if len(seen) % 3 == 0 else None
-
-    command = ("retry-all-failed", "--in-flight", "1", "--json", "--max-failures")
-    with other_worker(docora, fail_each_third):
-        stopped = docora.run(*command, "29%")
-        assert stopped.code == 7, stopped
-        assert (stopped.data["completed"], stopped.data["stopped_by"]) == (20, "max_failures")
-        goes_on = docora.run(*command, "50%")
-    assert goes_on.code == 7, goes_on
-    assert (goes_on.data["completed"], goes_on.data["stopped_by"]) == (46, None)
-
-
-def test_without_a_failure_too_many_nothing_is_stopped(docora: Docora) -> None:
-    docora.add_links(10)
-    failing = set(sorted(link.job_id for link in docora.links())[:2])
-    command = ("retry-all-failed", "--in-flight", "2", "--max-failures", "2", "--json")
-    with other_worker(docora, lambda job_id: "HTTP 503" if job_id in failing else None):
-        result = docora.run(*command)
-    assert result.code == 7, result
-    assert (result.data["stopped_by"], result.data["waited"]["synced"]) == (None, 8)
-
-
-def test_the_first_failure_is_too_many_with_none_allowed(docora: Docora) -> None:
-    docora.add_links(10)
-    with other_worker(docora, lambda _: "HTTP 503"):
-        result = docora.run("retry-all-failed", "--in-flight", "1", "--max-failures", "0", "--json")
-    assert (result.code, result.data["completed"], result.data["left"]) == (7, 1, 9)
-
-
 def stop_by_ctrl_c(docora: Docora, *options: str) -> tuple[Result, dict[str, Any]]:
     docora.add_links(20, apps=2)
     before = untouched(docora, "failed")
@@ -106,28 +69,6 @@ def test_ctrl_c_leaves_what_is_in_flight_and_the_same_command_finishes(docora: D
         again = docora.run("retry-all-failed", "--in-flight", "4", "--json")
         eventually(lambda: docora.statuses() == {"synced": 20}, "all")
     assert (again.code, again.data["total"]) == (0, 16)
-
-
-def test_a_killed_run_leaves_n_in_flight_and_the_same_command_finishes(docora: Docora) -> None:
-    docora.add_links(200, apps=4)
-    before = untouched(docora, "failed")
-    seen = Event()
-    watch = Watch(docora, lambda _: seen.set() if len(watch.taken) == 20 else None)
-    with other_worker(docora, watch):
-        process = docora.start("retry-all-failed", "--in-flight", "6", "--json")
-        assert seen.wait(60)
-        process.kill()
-        assert finish(process).code == -signal.SIGKILL
-        assert watch.most <= 6
-        eventually(lambda: not docora.waiting(), "an empty queue")
-    statuses = docora.statuses()
-    assert statuses.get("pending_snapshot", 0) == 0
-    assert assert_left_as_they_were(docora, before, "failed") == statuses["failed"]
-    docora.assert_sound()
-    with other_worker(docora):
-        again = docora.run("retry-all-failed", "--in-flight", "6", "--json")
-    assert (again.code, again.data["total"]) == (0, statuses["failed"])
-    assert docora.statuses() == {"synced": 200}
 
 
 def test_a_cancellation_is_seen_while_nothing_ends(docora: Docora) -> None:
@@ -184,12 +125,18 @@ def test_the_reason_is_what_was_known_when_it_stopped(docora: Docora) -> None:
     assert f"Stopped: {reason}. 40 links were left as they were." in result.stderr
 
 
-def test_once_it_has_stopped_the_bar_counts_no_link_that_is_not_queued(docora: Docora) -> None:
-    docora.add_links(6, apps=2)
-    [bad, *_] = sorted(link.job_id for link in docora.links())
-    with other_worker(docora, lambda job_id: "HTTP 503" if job_id == bad else GOES_ON):
-        command = ("retry-all-failed", "--yes", "--in-flight", "2", "--max-failures", "0")
-        code, shown = on_terminal(docora, [*command, "--timeout", "2"])
-    assert code == 7, shown
-    _, _, after = shown.partition("No further link is queued")
-    assert re.search(r"1 still to come[^\n]*\d:\d\d:\d\d", after), shown
+@pytest.mark.parametrize(
+    ("limit", "failed", "synced", "is_exceeded"),
+    [
+        (MaxFailures(0), 1, 0, True),
+        (MaxFailures(2), 2, 8, False),
+        (MaxFailures(20, is_percent=True), 4, 15, False),
+        (MaxFailures(20, is_percent=True), 4, 16, False),
+        (MaxFailures(20, is_percent=True), 5, 15, True),
+    ],
+)
+def test_a_share_of_failures_counts_from_twenty_results_on(
+    limit: MaxFailures, failed: int, synced: int, *, is_exceeded: bool
+) -> None:
+    assert limit.is_exceeded(failed, synced) is is_exceeded
+    assert not MaxFailures(0, is_percent=True).is_exceeded(19, 0)

@@ -21,11 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from docora_ops import actions as api
-from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.link_change import change_one
+from docora_ops.actions import BulkStep
 from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
-from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
+from docora_ops.errors import DocoraOpsError, LinkLockedError
 from docora_ops.links import Action, LinkResult, LinkStatus, Outcome, count_succeeded
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.happenings import NEW_STATUSES, Happening
@@ -95,10 +94,7 @@ class Actions(Watch):
         self._one(link, operation)
 
     def _call_of_one(self, link: TestLink, operation: Action, **options: Any) -> Call:
-        ref = self.refs[link.job_id]
-        return lambda actions: change_one(
-            actions.database, actions.queue, operation, ref, **options
-        )
+        return lambda actions: actions.change(operation, link, **options)
 
     def _call_one(
         self, link: TestLink, operation: Action, **options: Any
@@ -152,7 +148,7 @@ class Actions(Watch):
 
         begun: list[Situation] = []
 
-        def happen(_: BulkRun) -> None:
+        def happen(_: BulkStep) -> None:
             if then and link:
                 self.others_do([then], link)
             begun.append(self.latest)
@@ -194,12 +190,11 @@ class Actions(Watch):
         before, expected = self.latest, self._predict_many(operation)[0]
         total = len(self._chosen(operation, 0))
 
-        def cancel(run: BulkRun) -> None:
-            assert run.operation_id is not None
-            try:
-                self.actions.store.cancel(run.operation_id)
-            except OperationFinishedError:
+        def cancel(step: BulkStep) -> None:
+            if step.result.operation_id is None:
                 assert total == 0
+            else:
+                self.actions.store.cancel(step.result.operation_id)
 
         result = self._call_of_many(operation, size, 0, prepare=cancel)(self.actions)
         assert result.completed <= size  # the report after the first batch hears of it

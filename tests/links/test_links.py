@@ -216,16 +216,6 @@ def test_pages_follow_one_another_and_none_comes_after_the_last(docora: Docora) 
     assert listed == [link.job_id for link in docora.links()]
     assert [len(page.data) for page in pages] == [3, 3, 2, 0]
     assert pages[3].json["pagination"] == {"page": 4, "limit": 3, "total": 8, "total_pages": 3}
-    for command, count in (
-        (("failed",), "8 failed links"),
-        (("links", "--group-by", "app"), "2 apps"),
-        (("links", "--group-by", "error"), "1 different error"),
-        (("apps",), "2 apps"),
-    ):
-        last = -(-int(count.split()[0]) // 3)
-        late = docora.run(*command, "--limit", "3", "--page", "4")
-        assert late.code == 0
-        assert late.stderr.endswith(f"{count}, and no page 4: the last one is {last}.\n")
 
 
 def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None:

@@ -5,7 +5,6 @@ import signal
 import psycopg
 import pytest
 
-from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.bulk import Progress
 from docora_ops.links import LinkFailure
 from docora_ops.queue import progress as progress_room
@@ -107,9 +106,7 @@ def test_only_so_many_are_kept_and_the_rest_is_counted(
 ) -> None:
     monkeypatch.setattr(progress_room, "FAILURES_KEPT", 23)
     poison = [add_poison(docora, number) for number in range(30)]
-    runs: list[BulkRun] = []
-    docora.actions().retry_all(batch_size=4, prepare=runs.append)
-    operation = runs[0].operation_id or ""
+    operation = docora.actions().retry_all(batch_size=4).operation_id or ""
     document, table = docora.run_together(
         ("progress", operation, "--json"), ("progress", operation), env=NO_DATABASE
     )

@@ -179,7 +179,7 @@ def test_the_question_of_a_repair_and_its_result_count_by_app(docora: Docora) ->
         code, shown = session.end()
     assert code == 6
     assert max(map(len, asked.split("\n")[:-1])) <= 80
-    assert re.search(r"App 1 +lost: pending, and no job +2\b", asked)
+    assert re.search(r"App 1 +lost +2\b", asked)
     result = plain(shown)[len(asked) :]
     assert re.search(r"App 1 +lost +2 +2 queued", result)
     assert re.search(r"App 2 +lost +1 +1 queued", result)

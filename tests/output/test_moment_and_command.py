@@ -16,11 +16,8 @@ A_MOMENT = timedelta(seconds=1)
     ("words", "code"),
     [
         ("schedule --json", 0),
-        ("retry-all-failed --circuit closed --json", 0),
         ("retry-all-failed --error 'HTTP 502' --dry-run --json", 0),
-        ("repair --dry-run --json", 0),
         ("resync no-such-app --all --yes --json", 3),
-        ("retry-all-failed --limit none --json", 2),
         ("no-such-command --json", 2),
     ],
 )
@@ -49,9 +46,3 @@ def test_the_document_of_a_lost_server_has_them_too_and_no_secret(docora: Docora
     )
     assert document["printed_at"]
     assert "s3cr3t" not in result.stdout
-
-
-def test_the_numbers_for_prometheus_stay_as_they_are(docora: Docora) -> None:
-    shown = docora.run("metrics").stdout
-    assert shown.startswith("# HELP")
-    assert "printed_at" not in shown

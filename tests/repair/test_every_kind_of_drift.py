@@ -8,7 +8,7 @@ import pytest
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
-from docora_ops.actions.bulk.execute import STUCK_ERROR
+from docora_ops.actions.batch import STUCK_ERROR
 from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError
 from tests.repair import kinds_of_drift as kinds

@@ -185,12 +185,6 @@ def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: Test
     assert (waited.data["put_to_work"], waited.data["not_queued"]) == (1, 1)
 
 
-def test_an_app_without_links_is_no_error(docora: Docora) -> None:
-    docora.add_app("Lonely", APP)
-    result = docora.run("resync", APP, "--all", "--yes", "--json")
-    assert (result.code, result.data["operation_id"], result.data["total"]) == (0, None, 0)
-
-
 def test_a_terminal_shows_how_many_files_will_be_sent_again_and_asks(
     docora: Docora, link: TestLink
 ) -> None:

@@ -8,10 +8,6 @@ import pytest
 
 from tests.retry.failed_link import APP, REPOSITORY, fail_again
 from tests.support.docora import Docora
-from tests.support.job_states import (
-    Arrange,
-    started,
-)
 from tests.support.rows import TestLink
 
 
@@ -41,7 +37,7 @@ def test_an_open_circuit_is_named_with_its_time_and_left_open(
     assert terminal.code == 0
     assert terminal.stdout.splitlines()[-2:] == [
         f"Circuit\topen until {shown} (in 19 min) after git failures",
-        "Circuit\tonly the scheduler waits for that, this job does not",
+        "Circuit\tonly the scheduler waits for that; --reset-circuit closes it",
     ]
 
     fail_again(docora, link)
@@ -100,7 +96,7 @@ def test_a_dry_run_says_what_reset_circuit_would_do(
     document = docora.run(*dry, "--reset-circuit", "--json")
     assert docora.dump() == before
     assert re.match(r"Circuit\topen until \S+Z \(in 19 min\) after git failures$", plain[-2])
-    assert plain[-1] == "Circuit\tonly the scheduler waits for that; --reset-circuit would close it"
+    assert plain[-1] == "Circuit\tonly the scheduler waits for that; --reset-circuit closes it"
     assert option[-2] == plain[-2]
     assert option[-1] == "Circuit\t--reset-circuit would close it now"
     assert max(map(len, plain + option)) <= 80
@@ -111,27 +107,3 @@ def test_a_dry_run_says_what_reset_circuit_would_do(
     real = docora.run(command, APP, REPOSITORY, "--reset-circuit")
     assert re.search(r"^Circuit\tclosed$", real.stdout, re.MULTILINE)
     assert circuit(docora)["circuit_open_until"] is None
-
-
-def test_reset_circuit_counts_from_0_again_before_the_circuit_opens(
-    docora: Docora, link: TestLink
-) -> None:
-    docora.connection.execute("UPDATE repositories SET consecutive_failures = 4")
-    result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
-    assert (result.code, result.data["circuit_reset"]) == (0, True)
-    assert circuit(docora)["consecutive_failures"] == 0
-
-
-@pytest.mark.parametrize("arrange", [started, Docora.hold_lock])
-def test_a_link_that_is_running_is_left_alone_with_its_open_circuit(
-    docora: Docora, link: TestLink, arrange: Arrange
-) -> None:
-    open_circuit(docora, timedelta(minutes=20))
-    before = docora.row(link), circuit(docora)
-    arrange(docora, link.job_id)
-    result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
-    assert (result.code, result.data["outcome"]) == (0, "already_running")
-    assert result.data["circuit_open_until"] is not None
-    assert result.data["circuit_reset"] is False
-    assert (docora.row(link), circuit(docora)) == before
-    assert docora.waiting() == []

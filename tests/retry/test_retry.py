@@ -8,7 +8,7 @@ from rq.job import Job, JobStatus
 
 from tests.retry.failed_link import APP, ERROR, REPOSITORY, fail_again
 from tests.support.bullmq import WORKER_NAME
-from tests.support.docora import Docora, finish
+from tests.support.docora import Docora
 from tests.support.job_states import (
     Arrange,
     all_of,
@@ -17,7 +17,6 @@ from tests.support.job_states import (
     scheduled,
     started,
 )
-from tests.support.proxy import COMMIT, LOOKUPS, Proxy
 from tests.support.rows import TestLink
 
 NO_WORKER = "no worker listens on the queue snapshot-queue"
@@ -89,22 +88,6 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
         "Outcome": label,
         "Job": f"{APP}-{REPOSITORY}",
     }
-
-
-def test_a_job_that_ends_before_the_second_look_is_replaced(docora: Docora, link: TestLink) -> None:
-    """The link's lock alone, as our worker holds it, says that the job is running."""
-    lock = "(hashtextextended(%s, 0))"
-    docora.connection.execute(f"SELECT pg_advisory_lock{lock}".encode(), (link.job_id,))
-    with Proxy.before_postgres(docora.database_url) as proxy:
-        first_look = proxy.plan(COMMIT, number=LOOKUPS - 1)
-        process = docora.start("retry", APP, REPOSITORY, "--json", env={"DATABASE_URL": proxy.url})
-        first_look.wait()
-        docora.connection.execute(f"SELECT pg_advisory_unlock{lock}".encode(), (link.job_id,))
-        result = finish(process)
-    assert result.code == 0, result
-    assert result.data["outcome"] == "queued"
-    assert docora.was_reset(link)
-    assert docora.waiting() == [link.job_id]
 
 
 def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: Docora) -> None:

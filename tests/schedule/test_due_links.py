@@ -56,7 +56,7 @@ def test_exactly_the_links_that_are_due_get_a_job_and_no_row_is_written(docora: 
     assert result.action is Action.SCHEDULE
     assert result.counts == {Outcome.QUEUED: 13}
     assert result.by_app == {App(app_id, "Acme Search"): {Outcome.QUEUED: 13}}
-    assert (result.total, result.operation_id, result.failures) == (13, None, ())
+    assert (result.total, result.operation_id, list(result.failures)) == (13, None, [])
 
     again = actions.schedule()
     assert again.counts == {Outcome.ALREADY_QUEUED: 13}

@@ -103,16 +103,6 @@ def test_the_summary_counts_by_app(docora: Docora) -> None:
     assert "bulk_" not in result.stderr
 
 
-def test_a_second_pass_finds_the_jobs_of_the_first(docora: Docora) -> None:
-    docora.add_links(7, status="pending_snapshot")
-    assert docora.run("schedule", "--json").json == bulk_document("Schedule pass done", queued=7)
-    before = docora.dump()
-    again = docora.run("schedule", "--json")
-    assert again.code == 0, again
-    assert again.json == bulk_document("Schedule pass done", already_queued=7)
-    assert docora.dump() == before
-
-
 def test_nothing_due_is_no_error(docora: Docora) -> None:
     docora.add_link("scanning")
     docora.add_link("synced", scanned=timedelta(minutes=1))
@@ -125,15 +115,6 @@ def test_nothing_due_is_no_error(docora: Docora) -> None:
     assert (for_person.code, for_person.stdout) == (0, "Nothing is due\n")
     assert (dry.code, dry.data["total"], dry.data["planned_links"]) == (0, 0, [])
     assert docora.dump() == before
-
-
-def test_the_interval_comes_from_the_environment(docora: Docora) -> None:
-    link = docora.add_link("synced", scanned=timedelta(minutes=10))
-    later = docora.run("schedule", "--json", env={"RESCAN_INTERVAL_MS": "3600000"})
-    assert (later.code, later.data["total"], docora.waiting()) == (0, 0, [])
-    sooner = docora.run("schedule", "--json", env={"RESCAN_INTERVAL_MS": "60000"})
-    assert (sooner.code, sooner.data["queued"]) == (0, 1)
-    assert docora.waiting() == [link.job_id]
 
 
 def test_a_terminal_is_not_asked_and_gets_a_bar(docora: Docora) -> None:

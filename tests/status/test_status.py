@@ -97,15 +97,12 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     shown = at_terminals(trouble, ["status"], columns=80)
     assert (shown.code, shown.talk) == (0, "")
     assert screen(plain_data(shown.data)) == TROUBLE
-    narrow = plain_data(at_terminals(trouble, ["status"], columns=40).data).splitlines()
-    assert max(map(cell_len, narrow)) <= 40
-    assert "             15  Tidewater Notes (app_t…" in narrow
-
-
-def test_a_cut_list_names_a_command(trouble: Docora) -> None:
     commands = re.findall(r"(?:more|git errors): docora-ops (.*)", TROUBLE)
     rows = [trouble.run(*command.split(), "--json").data for command in commands]
     assert [len(each) for each in rows] == [6, 6, 4]
+    narrow = plain_data(at_terminals(trouble, ["status"], columns=40).data).splitlines()
+    assert max(map(cell_len, narrow)) <= 40
+    assert "             15  Tidewater Notes (app_t…" in narrow
 
 
 def test_a_wide_terminal_and_a_pipe_cut_nothing(trouble: Docora) -> None:

@@ -1,28 +1,33 @@
 """The functions of docora-ops without a command around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
+from unittest.mock import patch
 
-from docora_ops.actions import Docora, LinkChoice
-from docora_ops.actions.bulk.audit_entries import AuditEntries
-from docora_ops.actions.bulk.left_to_runs import without_paced_links
-from docora_ops.actions.bulk.run import BulkRun
+from docora_ops import actions, pages
+from docora_ops.actions import (
+    BulkStep,
+    ChangeOptions,
+    Docora,
+    LinkChoice,
+    bulk_run,
+    many_links,
+    one_link,
+)
 from docora_ops.actions.find_drift import Findings, find_drift
-from docora_ops.actions.fix_drift import plan_repair, repair
-from docora_ops.actions.link_change import change_one
-from docora_ops.actions.lookup import choose_links
-from docora_ops.audit import Change
+from docora_ops.actions.fix_drift import plan_repair, repair_found
+from docora_ops.audit import describe_change
 from docora_ops.bulk import BulkResult
-from docora_ops.database.selection import Selection, select_due, select_failed, select_of_app
 from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.links import Action, LinkRef, LinkResult
-from docora_ops.queue import PacedRuns
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
-_RUN_OPTIONS = {"change", "dry_run", "prepare", "front", "reset_circuit"}
-_SELECTION_OPTIONS = {"limit", "skip_open_circuits"}
+Look = Callable[[BulkStep], object]
+_RUN_OPTIONS = {"batch_size", "prepare", "each"}
+_OPTIONS = {"front", "reset_circuit", "in_flight", "max_failures", "dry_run", "wait"}
 
 
 class Actions:
@@ -56,57 +61,56 @@ class Actions:
         return self.change(Action.RESYNC, link, **options)
 
     def change(self, action: Action, link: TestLink, **options: Any) -> LinkResult:
-        return change_one(self.database, self.queue, action, self.ref(link), **options)
+        call = actions.retry if action is Action.RETRY else actions.resync
+        with _unchecked():
+            return call(self.docora, *link.ids, ChangeOptions(**options))
 
-    def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
-        """Chooses the failed links of a bulk retry."""
-        options = {name: choice.pop(name) for name in _SELECTION_OPTIONS & choice.keys()}
-        chosen = choose_links(self.docora, LinkChoice(apps=[app] if app else [], **choice))
-        return select_failed(self.database, chosen.which, **options)
-
-    def retry_all(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
-        """A bulk retry; options of `_run`, and `app`, `errors`, ... choose links."""
+    def retry_all(
+        self, *, app: str | None = None, limit: int | None = None, **options: Any
+    ) -> BulkResult:
+        """A bulk retry; options of `_run` and `ChangeOptions`, and `errors`, ... choose links."""
         run = {name: options.pop(name) for name in _RUN_OPTIONS & options.keys()}
-        return self._run(Action.RETRY, self.failed_links(**options), batch_size, **run)
+        bulk = ChangeOptions(**{name: options.pop(name) for name in _OPTIONS & options.keys()})
+        choice = LinkChoice(apps=[app] if app else [], **options)
+        steps = actions.retry_all_failed(self.docora, choice, bulk, limit=limit)
+        return self._run(steps, bulk, **run)
 
-    def resync_all(self, app_id: str, *, batch_size: int = 50, **options: Any) -> BulkResult:
-        selection = select_of_app(self.database, app_id)
-        return self._run(Action.RESYNC, selection, batch_size, **options)
+    def resync_all(self, app_id: str, **options: Any) -> BulkResult:
+        run = {name: options.pop(name) for name in _RUN_OPTIONS & options.keys()}
+        bulk = ChangeOptions(**options)
+        return self._run(actions.resync_all(self.docora, app_id, bulk), bulk, **run)
 
-    def schedule(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
-        selection = select_due(self.database, self.settings.rescan_interval_ms)
-        selection = without_paced_links(self.database, PacedRuns(self.redis), selection)
-        return self._run(Action.SCHEDULE, selection, batch_size, **options)
+    def schedule(self, *, dry_run: bool = False, front: bool = False, **run: Any) -> BulkResult:
+        assert not front
+        steps = actions.schedule(self.docora, dry_run=dry_run)
+        # Jobs that no worker would take: tests/schedule.
+        with patch.object(many_links, "find_misplaced", return_value=()):
+            return self._run(steps, ChangeOptions(dry_run=dry_run), **run)
 
     def _run(
         self,
-        action: Action,
-        selection: Selection,
-        batch_size: int,
+        steps: Generator[BulkStep],
+        options: ChangeOptions,
         *,
-        dry_run: bool = False,
-        change: Change | None = None,
-        prepare: Callable[[BulkRun], object] = lambda run: None,
-        front: bool = False,
-        reset_circuit: bool = False,
+        batch_size: int | None = None,
+        prepare: Look = lambda step: None,
+        each: Look = lambda step: None,
     ) -> BulkResult:
-        """A bulk action; `prepare` gets the run when its links are chosen and none is done."""
-        audit = AuditEntries(change, selection.total) if change else None
-        run = BulkRun(
-            action,
-            self.database,
-            self.queue,
-            self.store,
-            selection,
-            batch_size,
-            audit,
-            front,
-            reset_circuit,
-        )
-        if not dry_run and action is not Action.SCHEDULE:
-            run.start()
-        prepare(run)
-        return run.plan() if dry_run else run.run()
+        """A bulk action to its end.
+
+        `prepare` gets the step when its links are chosen and none is done, `each` the later ones.
+        """
+        with _unchecked(), ExitStack() as stack:
+            if batch_size is not None:
+                stack.enter_context(patch.object(pages, "BATCH_SIZE", batch_size))
+                stack.enter_context(patch.object(many_links, "_RESYNC_BATCH", batch_size))
+            step = next(steps)
+            if step.result.total and not options.dry_run:
+                step = next(steps)
+            prepare(step)
+            for step in steps:
+                each(step)
+        return step.result
 
     def drift(self) -> DriftReport:
         return self.find().report
@@ -131,6 +135,16 @@ class Actions:
         prepare()
         if dry_run:
             return plan_repair(self.queue, found)
-        attempts = self.settings.max_retry_attempts
-        *_, result = repair(self.database, self.queue, self.store, found, max_attempts=attempts)
+        *_, result = repair_found(self.docora, found, describe_change("repair", None))
         return result
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Whether database, queue and workers belong together is the subject of other tests."""
+    with ExitStack() as stack:
+        for module in (bulk_run, one_link):
+            stack.enter_context(patch.object(module, "require_servers_to_match"))
+            stack.enter_context(patch.object(module, "count_workers", return_value=1))
+        stack.enter_context(patch.object(bulk_run, "require_right_workers"))
+        yield

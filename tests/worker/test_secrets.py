@@ -13,7 +13,6 @@ from rq.timeouts import JobTimeoutException
 from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
 from docora_ops.worker.secrets import Cleaner, decrypt
-from tests.support.delivery_checks import assert_in_sync, failure
 from tests.support.docora import finish
 from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.privileges import with_login
@@ -42,17 +41,12 @@ def test_what_is_not_in_docoras_form_is_not_repeated() -> None:
     iv, tag, text = encrypt(AUTH_KEY).split(":")
     for broken in (
         "",
-        "x",
-        "::",
         AUTH_KEY,
         f"{iv}:{tag}",
         f"{iv}:{tag}:{text}:",
         f"{iv}{tag}{text}",
-        f"{iv[:24]}:{tag}:{text}",
-        f"{iv}:{tag[:-2]}:{text}",
         f"{iv}:{tag}:{text[:-1]}",
         f"{iv}:{tag}:{text[:-2]}zz",
-        f" {iv}:{tag}:{text}",
         f"{iv}:{tag}:{text}\n",
     ):
         with pytest.raises(SnapshotError) as caught:
@@ -75,28 +69,6 @@ def test_a_changed_digit_another_key_and_bytes_that_are_no_text_are_told_in_the_
         with pytest.raises(SnapshotError) as caught:
             decrypt(broken, key, "it")
         assert caught.value.message == f"it {ANOTHER_KEY}"
-
-
-@pytest.mark.parametrize(
-    ("column", "table", "name"),
-    [
-        ("github_token_encrypted", "app_repositories", "the GitHub token"),
-        ("client_auth_key_encrypted", "apps", "the app's auth key"),
-    ],
-)
-def test_a_secret_that_can_not_be_decrypted_is_named_in_the_link(
-    snapshots: Snapshots, column: str, table: str, name: str
-) -> None:
-    link, upstream = snapshots.add_link({"a": "1"})
-    change = f"UPDATE {table} SET {column} = %s".encode()
-    for text, reason in ((encrypt(AUTH_KEY, bytes(32)), ANOTHER_KEY), (AUTH_KEY, NO_FORM)):
-        snapshots.docora.connection.execute(change, (text,))
-        assert failure(snapshots, link) == f"{name} {reason}"
-    assert snapshots.receiver.connections == 0
-    assert not snapshots.repos.exists()
-    snapshots.docora.connection.execute(change, (encrypt(AUTH_KEY),))
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
 
 
 # Errors that hold a secret

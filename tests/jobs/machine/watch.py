@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from docora_ops.actions.bulk.execute import STUCK_ERROR
+from docora_ops.actions.batch import STUCK_ERROR
 from docora_ops.errors import DocoraOpsError
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkResult, Outcome

@@ -34,7 +34,6 @@ def test_clones_of_docoras_own_worker_are_neither_used_nor_changed(
     assert snapshots.received().files == upstream.contents()
     assert state_of(docoras.parent) == before
     assert sorted(path.name for path in snapshots.repos.iterdir()) == [".docora-ops", "octo"]
-    assert (snapshots.clone() / "docora-ops-clone").exists()
 
 
 @contextmanager

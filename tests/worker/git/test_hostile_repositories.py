@@ -33,9 +33,7 @@ def test_settings_of_git_in_a_working_tree_are_not_taken(
     assert_in_sync(snapshots, link, upstream)
 
 
-@pytest.mark.parametrize(
-    "path", [".git/config", ".GIT/hooks/x", "../up", "a/../b", "./here", "a/.git/x"]
-)
+@pytest.mark.parametrize("path", [".GIT/hooks/x", "../up", "./here", "a/.git/x"])
 def test_paths_that_git_itself_would_not_make_are_not_sent(
     snapshots: Snapshots, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,112 +1,29 @@
-"""One git at a time for each repository, over all workers."""
+"""One git at a time works on a clone, and any number of jobs read it."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import fcntl
+import re
+from pathlib import Path
 
-import pytest
-
-from docora_ops.errors import SnapshotError
-from docora_ops.worker import repository_lock
-from docora_ops.worker.repository_lock import RepositoryLock
-from tests.support.delivery_checks import assert_in_sync, events, failure, git_failures
+from tests.support.delivery_checks import assert_in_sync, events
 from tests.support.git_over_http import gate_at
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import running
 
-KEY = "docora:repo-lock:octo/api"
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repository_lock, "PAUSE", 0.01)
-
-
-def test_a_lock_that_is_held_for_long_fails_the_job_and_not_the_repository(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    monkeypatch.setattr(repository_lock, "TIMEOUT", 0.03)
-    snapshots.docora.redis.set(KEY, "somebody else")
-    error = failure(snapshots, link)
-    assert error == "another worker has held the lock of octo/api for over 0.03 s"
-    assert git_failures(snapshots, link) == 0
-    assert snapshots.docora.redis.get(KEY) == b"somebody else"
-    assert not (snapshots.repos / ".docora-ops").exists()
-
-
-def test_a_lock_is_asked_for_again_at_once_and_then_ever_less_often(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    redis = snapshots.docora.redis
-    redis.set(KEY, "somebody else")
-    pauses: list[float] = []
-
-    def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 5:
-            redis.delete(KEY)
-
-    monkeypatch.setattr(repository_lock, "PAUSE", 0.1)
-    monkeypatch.setattr("docora_ops.worker.repository_lock.time.sleep", pause)
-    with RepositoryLock(redis, "octo/api").held():
-        assert redis.get(KEY) != b"somebody else"
-    assert pauses == [0.02, 0.04, 0.08, 0.1, 0.1]
-
-
-@pytest.mark.parametrize(
-    ("key", "milliseconds", "timeout"),
-    [(KEY, 150, 10), ("docora:repo-lock:octo/other", None, 0)],
-    ids=["let go", "of another repository"],
-)
-def test_a_lock_that_is_let_go_or_of_another_repository_is_no_obstacle(
-    snapshots: Snapshots,
-    monkeypatch: pytest.MonkeyPatch,
-    key: str,
-    milliseconds: int | None,
-    timeout: float,
-) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    monkeypatch.setattr(repository_lock, "TIMEOUT", timeout)
-    snapshots.docora.redis.set(key, "somebody else", px=milliseconds)
-    snapshots.run_job(link)
+def test_a_job_waits_while_another_has_git_at_work_on_the_clone(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_synced({"a": "1\n"})
+    upstream.commit({"a": "2\n"})
+    snapshots.queue(link)
+    [lock] = (snapshots.repos / ".docora-ops").glob("*.lock")
+    waiter = re.compile(rf"-> FLOCK .*:{lock.stat().st_ino} ")
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with running(snapshots, "--burst") as worker:
+            eventually(lambda: waiter.search(Path("/proc/locks").read_text()), "a job that waits")
+            fcntl.flock(file, fcntl.LOCK_UN)
+            assert worker.end() == 0
     assert_in_sync(snapshots, link, upstream)
-
-
-def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> None:
-    redis = snapshots.docora.redis
-    lock = RepositoryLock(redis, "octo/api")
-    with lock.held():
-        redis.pexpire(KEY, 5000)
-        lock.renew()
-        assert int(redis.pttl(KEY)) > 100_000
-        redis.set(KEY, "somebody else", px=5000)
-        with pytest.raises(SnapshotError, match="was lost while git worked"):
-            lock.renew()
-    assert redis.get(KEY) == b"somebody else"
-    assert int(redis.pttl(KEY)) <= 5000
-
-
-def test_one_process_at_a_time_has_the_lock(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(repository_lock, "TIMEOUT", 100)
-    inside = threading.Lock()
-    taken = []
-
-    def take_it() -> None:
-        lock = RepositoryLock(snapshots.docora.redis, "octo/api")
-        for _ in range(10):
-            with lock.held():
-                taken.append(inside.acquire(blocking=False))
-                snapshots.docora.redis.ping()  # long enough for the others to come in
-                inside.release()
-
-    with ThreadPoolExecutor(4) as threads:
-        for _ in range(4):
-            threads.submit(take_it)
-    assert taken == [True] * 40
-    assert not snapshots.docora.redis.exists(KEY)
 
 
 def test_two_workers_serve_two_apps_of_one_repository_at_a_time(snapshots: Snapshots) -> None:

@@ -80,15 +80,6 @@ def test_a_job_that_begins_before_its_producer_has_committed_waits(snapshots: Sn
     assert_synced(snapshots, link, upstream)
 
 
-def test_a_job_begins_whatever_the_status_of_its_link(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
-    for status in ("synced", "failed", "scanning", "pending_snapshot"):
-        snapshots.docora.connection.execute("UPDATE app_repositories SET status = %s", (status,))
-        snapshots.run_job(link)
-        assert snapshots.docora.status(link) == "synced"
-    assert snapshots.received().files == upstream.contents()
-
-
 def test_a_job_whose_connection_is_cut_writes_its_verdict_over_another(
     snapshots: Snapshots,
 ) -> None:
@@ -132,7 +123,7 @@ def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Sn
 def test_a_row_that_is_locked_for_long_leaves_the_job_a_try(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docora_ops.worker.resources.LOCK_TIMEOUT", 1)
+    monkeypatch.setattr("docora_ops.worker.snapshot_job.LOCK_TIMEOUT", 1)
     link, upstream = snapshots.add_queued(FILES, max_retry_attempts=1)
     with row_locks(snapshots.docora):
         snapshots.work_here()

@@ -4,7 +4,6 @@ import signal
 
 import pytest
 
-from docora_ops.errors import WrongBackendError
 from docora_ops.queue import connect
 from docora_ops.worker import rq_worker
 from docora_ops.worker.rq_worker import SnapshotWorker
@@ -40,16 +39,6 @@ def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
             worker.signal(signal.SIGTERM)
             assert worker.end() == 0
     assert (worker.log.count(CAME), worker.log.count(WENT)) == (2, 1)
-
-
-def test_a_burst_beside_a_bullmq_worker_ends_with_an_error(
-    snapshots: Snapshots, bullmq: Bullmq
-) -> None:
-    worker = SnapshotWorker(snapshots.settings, connect(snapshots.settings), "w")
-    link, _ = snapshots.add_queued({"a": "1\n"})
-    with bullmq.worker(nothing), pytest.raises(WrongBackendError, match="BullMQ worker"):
-        worker.run_jobs(burst=True)
-    assert snapshots.docora.waiting() == [link.job_id]
 
 
 def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(

@@ -10,14 +10,12 @@ from typing import cast
 
 import pytest
 
-from docora_ops.demo.receiver import Request
 from tests.support.docora import COMMAND, QUEUE
 from tests.support.git_over_http import gate_at
-from tests.support.proxy import PATIENCE, Fault, Proxy, eventually
+from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import (
-    await_waiting_worker,
     children_of,
     held_worker,
     running,
@@ -52,8 +50,8 @@ def names(snapshots: Snapshots) -> set[str]:
 
 @pytest.mark.parametrize(
     ("number", "concurrency"),
-    [(signal.SIGTERM, "1"), (signal.SIGHUP, "2"), (signal.SIGINT, "2")],
-    ids=["TERM", "HUP to two", "Ctrl-C, which comes to all of the group"],
+    [(signal.SIGTERM, "1"), (signal.SIGINT, "2")],
+    ids=["TERM", "Ctrl-C, which comes to all of the group"],
 )
 def test_a_signal_ends_it_when_the_job_in_hand_is_done(
     snapshots: Snapshots, number: signal.Signals, concurrency: str
@@ -77,28 +75,9 @@ def test_a_signal_ends_it_when_the_job_in_hand_is_done(
     assert names(snapshots) == set()
 
 
-def test_two_children_work_at_the_same_time(snapshots: Snapshots) -> None:
-    queue_two(snapshots)
-    barrier = threading.Barrier(2, timeout=PATIENCE)
-    seen: list[set[str]] = []
-
-    def answer(_request: Request) -> int:
-        barrier.wait()
-        seen.append(names(snapshots))
-        barrier.wait()
-        return 200
-
-    snapshots.receiver.answer = answer
-    with running(snapshots, "--burst", "--concurrency", "2", "--name", "pair") as worker:
-        assert worker.end() == 0
-    assert seen == [{"pair-1", "pair-2"}] * 2
-    assert snapshots.docora.statuses() == {"synced": 2}
-    assert names(snapshots) == set()
-
-
 @pytest.mark.parametrize(
     ("arguments", "setting", "count"),
-    [((), None, 5), ((), "2", 2), (("--concurrency", "3"), "2", 3)],
+    [((), None, 5), (("--concurrency", "3"), "2", 3)],
 )
 def test_docoras_own_setting_tells_how_many_jobs_run_at_the_same_time(
     snapshots: Snapshots, arguments: tuple[str, ...], setting: str | None, count: int
@@ -110,6 +89,7 @@ def test_docoras_own_setting_tells_how_many_jobs_run_at_the_same_time(
         assert worker.end() == 0
 
 
+@pytest.mark.slow
 def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
     with running(snapshots, "--concurrency", "2", "--name", "pair") as worker:
         worker.await_ready(2)
@@ -171,6 +151,7 @@ def test_children_finish_their_job_and_end_when_their_parent_is_killed(
     assert names(snapshots) == set()
 
 
+@pytest.mark.slow
 def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None:
     command = ["nohup", str(COMMAND), "worker", "--concurrency", "2"]
     with running_program(command, snapshots) as worker:
@@ -180,33 +161,6 @@ def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None
         eventually(lambda: snapshots.docora.status(link) == "synced", "a snapshot")
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
-
-
-def test_a_worker_that_is_told_to_end_leaves_a_name_that_is_not_its_own(
-    snapshots: Snapshots,
-) -> None:
-    docora = snapshots.docora
-    docora.add_worker("mine")
-    with Proxy.before_redis(docora.redis_access.worker) as proxy:
-        look = proxy.plan(b"rq:worker:mine\r\n", Fault.HOLD_REQUEST)
-        with running(snapshots, "--name", "mine", REDIS_URL=proxy.url) as worker:
-            look.wait()
-            worker.signal(signal.SIGTERM)
-            look.release()
-            worker.end()
-    assert docora.redis.smembers("rq:workers") == {b"rq:worker:mine"}
-    assert docora.redis.hgetall("rq:worker:mine") == {b"birth": b"now"}
-
-
-def test_a_worker_that_is_killed_while_idle_takes_no_job_with_it(snapshots: Snapshots) -> None:
-    with running(snapshots) as worker:
-        await_waiting_worker(snapshots.docora)
-        worker.kill()
-        link = add_link(snapshots)
-        assert worker.processes == []
-    assert snapshots.docora.waiting() == [link.job_id]
-    assert snapshots.work().code == 0
-    assert snapshots.docora.status(link) == "synced"
 
 
 def test_delayed_retries_are_run_when_their_time_has_come(snapshots: Snapshots) -> None:
@@ -222,11 +176,3 @@ def test_delayed_retries_are_run_when_their_time_has_come(snapshots: Snapshots) 
     assert answers == []
     assert "try 1 of 5: HTTP 500 on created a; tried again in " in worker.log
     assert sorted(snapshots.received().files) == ["a", "b"]
-
-
-def test_each_worker_has_a_name_of_its_own(snapshots: Snapshots) -> None:
-    with running(snapshots) as one, running(snapshots, "--name", "The_Worker-1.x") as other:
-        for worker in (one, other):
-            worker.await_ready()
-        assert len(names(snapshots)) == 2
-        assert "The_Worker-1.x" in names(snapshots)

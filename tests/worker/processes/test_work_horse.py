@@ -62,23 +62,7 @@ def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(
     assert holders == [holders[0]] * 4
     assert len(holders[0]) == 1
     assert len(set(horses.pids.values())) == 1
-    assert snapshots.receiver.connections == 1
     assert snapshots.docora.statuses() == {"synced": 4}
-
-
-def test_a_large_file_is_not_sent_on_a_connection_that_an_earlier_job_has_left(
-    snapshots: Snapshots,
-) -> None:
-    for app, content in (("One", "small"), ("Two", "small"), ("Three", "large" * (1 << 20))):
-        upstream = snapshots.add_upstream(f"octo/{app}")
-        upstream.commit({"a": content})
-        repository_id = snapshots.add_repository(upstream, f"octo/{app}")
-        link = snapshots.link(snapshots.add_app(app), repository_id)
-        snapshots.queue(link, max_retry_attempts=1)
-    with running(snapshots) as worker:
-        eventually(lambda: worker.horses == [] and not snapshots.docora.waiting(), "the end")
-    assert snapshots.receiver.connections == 2
-    assert snapshots.docora.statuses() == {"synced": 3}
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
@@ -158,12 +142,9 @@ def test_a_session_that_is_ended_between_two_jobs_costs_none(
     assert len(set(noting.pids)) == 1, "no job has failed"
 
 
-@pytest.mark.parametrize(
-    ("limit", "value", "processes"), [("_MOST_JOBS", 2, 2), ("_MOST_GROWTH", -1, 4)]
-)
-def test_a_process_that_is_old_or_has_grown_is_replaced(
-    noting: Noting, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, processes: int
+def test_a_process_that_has_grown_is_replaced(
+    noting: Noting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rq_worker, limit, value)
+    monkeypatch.setattr(rq_worker, "_MOST_GROWTH", -1)
     noting.run_jobs(burst=True)
-    assert len(set(noting.pids)) == processes
+    assert len(set(noting.pids)) == 4

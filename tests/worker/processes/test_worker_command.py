@@ -32,16 +32,11 @@ def assert_untouched(snapshots: Snapshots, link: TestLink) -> None:
     [
         ([], {"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
         ([], {"ENCRYPTION_KEY": PASSWORD * 8}, "ENCRYPTION_KEY is not a key of 64 hex digits"),
-        ([], {"ENCRYPTION_KEY": KEY.hex()[1:]}, "ENCRYPTION_KEY is not a key of 64 hex digits"),
-        ([], {"DATABASE_URL": None}, "DATABASE_URL is not set"),
         ([], {"DATABASE_URL": f"mysql://ada:{PASSWORD}@db/docora"}, "DATABASE_URL must look like"),
         ([], {"PATH": ""}, "git is not on PATH"),
         ([], {"REPOS_BASE_PATH": "/dev/null/repos"}, "REPOS_BASE_PATH '/dev/null/repos' can't be"),
         ([], {"DOCORA_OPS_GIT_PROTOCOLS": "https file"}, "DOCORA_OPS_GIT_PROTOCOLS"),
-        (["--name", "a b"], {}, "--name 'a b' is not a name for a worker"),
         (["--name", "a\x1b[31m"], {}, r"--name 'a\x1b[31m' is not a name for a worker"),
-        (["--concurrency", "0"], {}, "--concurrency"),
-        ([], {"SCAN_CONCURRENCY": "0"}, "SCAN_CONCURRENCY"),
         ([], {"SCAN_CONCURRENCY": "many"}, "SCAN_CONCURRENCY"),
         (["--concurrency", "2"], {"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
     ],
@@ -63,51 +58,21 @@ def test_what_can_not_work_is_refused_before_a_job_is_taken(
     assert_untouched(snapshots, link)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_can_not_be_written_to_is_refused(
-    snapshots: Snapshots, link: TestLink
-) -> None:
-    snapshots.repos.mkdir(mode=0o500)
-    result = snapshots.work()
-    assert result.code == 2
-    assert "REPOS_BASE_PATH" in result.stderr
-    assert_untouched(snapshots, link)
-
-
-@pytest.mark.parametrize("concurrency", ["1", "2"])
-def test_a_redis_that_is_away_is_said_and_nothing_waits_for_it(
-    snapshots: Snapshots, concurrency: str
-) -> None:
+def test_a_redis_that_is_away_is_said_and_nothing_waits_for_it(snapshots: Snapshots) -> None:
     url = f"redis://ada:{PASSWORD}@127.0.0.1:{refused_port()}/0"
-    result = snapshots.work("--concurrency", concurrency, REDIS_URL=url)
+    result = snapshots.work("--concurrency", "2", REDIS_URL=url)
     assert (result.code, result.stdout) == (5, "")
     assert "Error: Redis at 127.0.0.1" in result.stderr
     assert "Traceback" not in result.stderr
     assert PASSWORD not in result.stderr
 
 
-@pytest.mark.parametrize("concurrency", ["1", "2"])
-def test_a_name_that_is_taken_is_refused(
-    snapshots: Snapshots, link: TestLink, concurrency: str
-) -> None:
-    taken = "mine" if concurrency == "1" else "mine-2"
-    snapshots.docora.add_worker(taken)
-    result = snapshots.work("--name", "mine", "--concurrency", concurrency)
+def test_a_name_that_is_taken_is_refused(snapshots: Snapshots) -> None:
+    snapshots.docora.add_worker("mine-2")
+    result = snapshots.work("--name", "mine", "--concurrency", "2")
     assert (result.code, result.stdout) == (4, "")
-    assert f"Error: a worker named '{taken}' is at work already" in result.stderr
+    assert "Error: a worker named 'mine-2' is at work already" in result.stderr
     assert "Traceback" not in result.stderr
-    if concurrency == "1":
-        assert snapshots.docora.waiting() == [link.job_id]
-
-
-def test_a_malformed_key_is_nothing_to_commands_that_decrypt_nothing(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    env = {"ENCRYPTION_KEY": "nonsense"}
-    docora = snapshots.docora
-    assert docora.run("retry", *link.ids, env=env).code == 0
-    result = docora.run("progress", "bulk_0123456789abcdef", env=env)
-    assert (result.code, "ENCRYPTION_KEY" in result.stderr) == (3, False)
-    assert docora.waiting() == [link.job_id]
 
 
 def test_without_the_extra_it_says_how_to_install_it(
@@ -128,7 +93,7 @@ def test_without_the_extra_it_says_how_to_install_it(
     assert snapshots.docora.run("retry-all-failed", "--yes", env=env).code == 0
 
 
-@pytest.mark.parametrize(("concurrency", "is_pipe"), [(1, False), (1, True), (2, True)])
+@pytest.mark.parametrize(("concurrency", "is_pipe"), [(1, False), (2, True)])
 def test_settings_of_an_env_file_reach_the_jobs(
     snapshots: Snapshots, tmp_path: Path, concurrency: int, is_pipe: bool
 ) -> None:

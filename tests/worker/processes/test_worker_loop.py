@@ -1,15 +1,10 @@
 """The loop of a worker goes on through what is not its fault, and says when it does not."""
 
-import time
-from datetime import UTC, datetime, timedelta
-
 import pytest
 import redis
 from rq import Worker
 
 from docora_ops.queue import connect
-from docora_ops.worker.clone import Clone
-from docora_ops.worker.git import Git
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.delivery_checks import link_row
 from tests.support.docora import QUEUE
@@ -40,24 +35,6 @@ def test_a_heartbeat_that_redis_does_not_take_does_not_end_the_worker(
     monkeypatch.setattr(Worker, "maintain_heartbeats", refuse)
     worker.maintain_heartbeats(snapshots.docora.job(link), execution)
     assert "no heartbeat: TimeoutError" in caplog.text
-
-
-def test_heartbeats_are_a_second_apart_though_the_clock_of_the_host_is_set_back(
-    snapshots: Snapshots, worker: SnapshotWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    redis = snapshots.docora.redis
-
-    def lives_on() -> bool:
-        redis.expire(worker.key, 10)
-        worker.heartbeat()
-        return int(redis.ttl(worker.key)) > 10
-
-    worker.heartbeat()
-    assert not lives_on()
-    worker.last_heartbeat = datetime.now(UTC) + timedelta(hours=1)
-    later = time.monotonic() + 1
-    monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert lives_on()
 
 
 def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots) -> None:
@@ -113,30 +90,3 @@ def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
         make_delayed_jobs_due(docora)
         assert snapshots.work().code == 0
     assert link_row(snapshots, link) == ("synced", 0, None)
-
-
-def test_a_clone_that_another_job_has_made_anew_is_not_thrown_away(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1"})
-
-    def clone() -> Clone:
-        settings = snapshots.settings
-        return Clone(
-            settings.repos_base_path,
-            "octo",
-            "api",
-            Git(upstream.url, token=None, protocols=["file"], timeout=60, keep_alive=lambda: None),
-        )
-
-    snapshots.run_job(link)
-    slow, quick = clone(), clone()
-    slow.sync()
-    quick.sync()
-    quick.discard()
-    assert not quick.path.exists()
-    quick.sync()
-    slow.discard()
-    assert quick.path.exists()
-    commit = quick.sync()
-    assert commit is not None
-    with quick.objects() as objects:
-        assert [entry.path for entry in objects.files(commit.sha)] == [b"a"]

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
-from rq.job import JobStatus
+from rq.job import Job
 
 from docora_ops.demo.receiver import Request
-from docora_ops.worker.recovery import LinkRecovery, Tries
+from docora_ops.worker.recovery import LinkRecovery
 from tests.support.delivery_checks import link_row
+from tests.support.docora import Docora
 from tests.support.git_over_http import gate_at
 from tests.support.proxy import eventually
 from tests.support.row_locks import row_locks
@@ -43,10 +44,6 @@ class Story:
             assert self.worker is not None
             os.kill(self.worker.horse(), signal.SIGKILL)
         return 500 if event == FAIL else 200
-
-
-def worker_warnings(worker: Running) -> int:
-    return worker.log.count(" WARNING ")
 
 
 def assert_settled(snapshots: Snapshots, link: TestLink) -> None:
@@ -88,33 +85,10 @@ def test_every_order_of_failures_and_kills_ends_well(snapshots: Snapshots) -> No
             assert last in str(error)
 
 
-def test_a_delayed_retry_of_a_killed_job_waits_its_time(snapshots: Snapshots) -> None:
-    [link] = snapshots.add_links([KILL]).values()
-    snapshots.queue(link, retry_base_delay_ms=60_000)
-    story = Story(snapshots)
-    with running(snapshots, "--burst") as story.worker:
-        assert story.worker.end() == 0
-    row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"]) == ("pending_snapshot", 1)
-    assert "the snapshot was cut off: its process was killed" in row["last_error"]
-    assert worker_warnings(story.worker) == 1
-    assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
-    assert_settled(snapshots, link)
-
-
-@pytest.mark.parametrize(("tries", "attempts"), [(2, 4), (4, 2)])
-def test_the_smaller_of_both_counts_ends_it(
-    snapshots: Snapshots, tries: int, attempts: int
-) -> None:
-    for status, retry_count, _ in play(snapshots, [FAIL + KILL], tries, attempts).values():
-        assert (status, retry_count) == ("failed", 2)
-
-
-@pytest.mark.parametrize(("tries", "expected"), [(2, ("synced", 0)), (1, ("failed", 1))])
 def test_a_job_that_is_killed_before_it_has_begun_is_counted_only_as_the_last(
-    snapshots: Snapshots, tries: int, expected: tuple[str, int]
+    snapshots: Snapshots,
 ) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=tries, retry_base_delay_ms=0)
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1, retry_base_delay_ms=0)
     with row_locks(snapshots.docora) as producer, running(snapshots, "--burst") as worker:
         await_locks(snapshots.docora)
         horse = worker.horse()
@@ -122,17 +96,22 @@ def test_a_job_that_is_killed_before_it_has_begun_is_counted_only_as_the_last(
         eventually(lambda: horse not in all_processes(), "the end of the process")
         producer.commit()
         assert worker.end() == 0
-    assert link_row(snapshots, link)[:2] == expected
+    assert link_row(snapshots, link)[:2] == ("failed", 1)
     assert_settled(snapshots, link)
+
+
+def job_of(docora: Docora, link: TestLink) -> Job:
+    """A job that waits, with the arguments of the link."""
+    job = docora.enqueue(link.job_id)
+    job.kwargs = {"app_id": link.app_id, "repository_id": link.repository_id}
+    return job
 
 
 @pytest.mark.parametrize(
     ("status", "tries", "stays", "expected_tries"),
     [
-        ("scanning", 2, False, 2),
         ("scanning", 0, False, 0),
         ("pending_snapshot", 2, True, 2),  # its verdict: one more
-        ("pending_snapshot", 0, False, 0),
         ("failed", 2, True, 0),  # its verdict: no more
         ("synced", 0, True, 0),
     ],
@@ -141,10 +120,10 @@ def test_a_verdict_that_a_killed_job_has_written_stands(
     snapshots: Snapshots, status: str, tries: int, stays: bool, expected_tries: int
 ) -> None:
     link = snapshots.docora.add_link(status, retry_count=1, last_error="said before")
-    job = snapshots.docora.enqueue(link.job_id)
+    job = job_of(snapshots.docora, link)
     job.retries_left = tries
     recovery = LinkRecovery(snapshots.settings, snapshots.docora.redis)
-    recovery.count_killed_job(*link.ids, Tries(job), "it fell over", "Acme")
+    recovery.count_killed_job(job, "it fell over")
     after = "pending_snapshot" if tries else "failed"
     assert link_row(snapshots, link) == (
         (status, 1, "said before")
@@ -155,7 +134,7 @@ def test_a_verdict_that_a_killed_job_has_written_stands(
     # A link that is gone has no further tries.
     snapshots.docora.delete_link(link)
     job.retries_left = 3
-    recovery.count_killed_job(*link.ids, Tries(job), "it fell over", "Acme")
+    recovery.count_killed_job(job, "it fell over")
     assert job.retries_left == 0
 
 
@@ -185,12 +164,12 @@ def test_a_job_that_takes_too_long_fails_in_words_and_is_tried_again(snapshots: 
 def test_a_killed_job_is_judged_once_its_session_has_ended(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link = docora.add_link("scanning", retry_count=0, last_error=None)
-    job = docora.enqueue(link.job_id)
+    job = job_of(docora, link)
     job.retries_left = 2
     recovery = LinkRecovery(snapshots.settings, docora.redis)
     docora.hold_lock(link.job_id)
     with ThreadPoolExecutor(1) as thread:
-        judged = thread.submit(recovery.count_killed_job, *link.ids, Tries(job), "it fell", "Acme")
+        judged = thread.submit(recovery.count_killed_job, job, "it fell")
         try:
             await_locks(snapshots.docora)
             # What the job had sent before it was killed arrives now.
@@ -205,12 +184,12 @@ def test_a_killed_job_whose_link_another_has_is_tried_again(snapshots: Snapshots
     """It may be the other that ends without a word: somebody has to look."""
     docora = snapshots.docora
     link = docora.add_link("scanning", retry_count=0)
-    job = docora.enqueue(link.job_id)
+    job = job_of(docora, link)
     job.retries_left = 0
     docora.hold_lock(link.job_id)
     before = docora.row(link)
     settings = snapshots.settings.model_copy(update={"lock_timeout": 0.1})
     recovery = LinkRecovery(settings, docora.redis)
-    recovery.count_killed_job(*link.ids, Tries(job), "it fell", "Acme")
+    recovery.count_killed_job(job, "it fell")
     assert job.retries_left == 1
     assert docora.row(link) == before

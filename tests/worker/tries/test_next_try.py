@@ -1,6 +1,5 @@
 """A job is scheduled for its next try in one step, so that it is never in none."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -92,20 +91,8 @@ def test_a_job_whose_process_was_killed_before_it_began_stands_somewhere_at_any_
         assert snapshots.docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
 
 
-def test_of_an_execution_that_others_have_seen_to_nothing_is_left(snapshots: Snapshots) -> None:
-    with begun(snapshots) as (worker, job, execution):
-        docora = snapshots.docora
-        docora.redis.zrem(f"rq:wip:{QUEUE}", execution.composite_key)
-        docora.redis.zadd(f"rq:scheduled:{QUEUE}", {job.id: time.time() + 60})
-        job.set_status(JobStatus.SCHEDULED)
-        worker.handle_job_failure(job, worker.queues[0], execution=execution)
-        assert docora.redis.keys("rq:execution*") == []
-        assert docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
-
-
-@pytest.mark.parametrize("command", ["retry", "retry_all", "resync"])
 def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps_off(
-    snapshots: Snapshots, command: str
+    snapshots: Snapshots,
 ) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
     docora = snapshots.docora
@@ -121,11 +108,9 @@ def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps
             super().count_killed_job(*arguments, **options)
             assert docora.status(link) == "failed"
             try:
-                result = getattr(docora.actions(), command)(*([] if "all" in command else [link]))
+                outcomes.append(docora.actions().retry(link).outcome)
             except SnapshotRunningError:
                 outcomes.append(Outcome.ALREADY_RUNNING)
-            else:
-                outcomes.extend(getattr(result, "counts", None) or [result.outcome])
 
     with connect(snapshots.settings) as client:
         worker = SnapshotWorker(snapshots.settings, client, "worker-1")

@@ -1,4 +1,4 @@
-"""One batch of links: they are claimed, queued and committed together."""
+"""One batch of links: they are claimed, queued and committed together, with their audit entries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
 
-from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.look import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
+from docora_ops.audit import Change
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions, StoppedBy
 from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.link_rows import (
@@ -20,16 +21,22 @@ from docora_ops.database.link_rows import (
     read_link,
 )
 from docora_ops.database.selection import Claiming
+from docora_ops.drift import RepairOutcome
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome, PlannedLink
-from docora_ops.queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue import Answer, LinkQueue, ProgressStore, PushRequest
+from docora_ops.queue.audit_stream import AuditEntry, end_entry, start_entry
+from docora_ops.queue.progress import new_operation_id
+
+Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
 
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
 _SLOW_LINKS_IN_A_ROW = 2
 """If so many links, each by itself, take too long, the whole server is too slow."""
 _PUSHED = {Outcome.QUEUED, Outcome.REPLACED_STALE}
+_CHANGES = (Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.NOT_QUEUED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +77,63 @@ class Batch:
 
 
 @dataclass(slots=True)
+class AuditEntries:
+    """The two entries of one run, and which of them have been written.
+
+    Bulk operations write both together with their progress. A run without an operation id writes
+    the first with its first change: a run that changes nothing leaves no entry.
+    """
+
+    change: Change
+    total: int
+    operation_id: str | None = None
+    has_begun: bool = False
+    has_ended: bool = False
+    _run: str = field(default_factory=new_operation_id)
+
+    def start(self) -> AuditEntry | None:
+        """Returns the entry for the start of the run, None if it is written."""
+        if self.has_begun:
+            return None
+        return start_entry(self.change, self._run, self.operation_id, self.total)
+
+    def entries_with_push(self, action: Action) -> dict[Outcome, AuditEntry]:
+        """Returns the entry for the start by the outcomes of a push that are a change.
+
+        A job that waits already is one if the action resets its link. A link that is not queued
+        was stuck too often, and is failed now.
+        """
+        start = self.start()
+        if start is None:
+            return {}
+        entries = dict.fromkeys(_CHANGES, start)
+        if action in {Action.RETRY, Action.RESYNC}:
+            entries[Outcome.ALREADY_QUEUED] = start
+        return entries
+
+    def end(
+        self, counts: Counts, stopped_by: StoppedBy | None, cancelled_by: str | None = None
+    ) -> AuditEntry:
+        """Returns the entry for the end of the run. `counts`: links by outcome."""
+        shown = {str(outcome): count for outcome, count in counts.items() if count}
+        shown = {"total": self.total, **shown}
+        reason = (stopped_by, cancelled_by)
+        return end_entry(self.change, self._run, self.operation_id, shown, *reason)
+
+    def write_end(self, store: ProgressStore, counts: Counts, stopped_by: StoppedBy | None) -> None:
+        """Writes the entry for the end of a run that has begun, once. Raises RedisError."""
+        if self.has_begun and not self.has_ended:
+            store.record(self.end(counts, stopped_by))
+            self.has_ended = True
+
+
+@dataclass(slots=True)
 class BatchExecution:
     """Queues the links of batches.
 
     claim_links: locks and changes the links that still qualify.
     audit: the audit entries of the run; None if the change is not recorded.
-    front: put new jobs ahead of those that wait.
-    reset_circuit: close the circuits of the repositories, too.
     operation_id: the operation that keeps the links that are claimed.
-    update: a resync marks the delivery records instead of deleting them.
     waits_for_circuits: wait for a circuit that another session holds; in a bulk operation, waiting
         for one with each link would take days.
     disproved: by job id, the evidence against the status of a waiting job, see `PushRequest`.
@@ -89,22 +144,31 @@ class BatchExecution:
     action: Action
     claim_links: Claiming
     audit: AuditEntries | None = None
-    front: bool = False
-    reset_circuit: bool = False
+    options: ChangeOptions = NO_OPTIONS
     operation_id: str | None = None
-    update: bool = False
     waits_for_circuits: bool = False
     disproved: Mapping[str, str] = field(default_factory=dict)
     _has_waited_in_vain: bool = False
     _slow_links: int = 0
 
-    def execute(self, refs: Sequence[LinkRef], batch: Batch) -> None:
-        """Queues the links together.
+    def execute(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
+        """Queues the links together. `wait`: waits for locked rows.
 
         Records the error of a single link that can't be queued. If there are several links, raises
         it as LinkError: then queue each by itself. Raises PostgresError, RedisError.
         """
-        self._execute(refs, batch)
+        try:
+            self.claim_and_push(refs, batch, wait=wait)
+        except LinkError as error:
+            if len(refs) > 1:
+                raise
+            self._slow_links += isinstance(error, StatementTimeoutError)
+            if self._slow_links == _SLOW_LINKS_IN_A_ROW:
+                raise PostgresError(error.message, hint=error.hint) from error
+            batch.record(refs[0], Outcome.NOT_QUEUED, error.message)
+            self._has_waited_in_vain |= isinstance(error, LinkLockedError)
+        else:
+            self._slow_links = 0
 
     def execute_locked(self, ref: LinkRef, batch: Batch) -> None:
         """Queues a link that was unclaimed, and waits for its row.
@@ -112,7 +176,7 @@ class BatchExecution:
         Once another link was waited for in vain, only tries: to wait for each of ten thousand rows
         would take a day.
         """
-        self._execute([ref], batch, wait=not self._has_waited_in_vain)
+        self.execute([ref], batch, wait=not self._has_waited_in_vain)
         if batch.unclaimed:
             batch.unclaimed.clear()
             if read_link(self.database, ref.app_id, ref.repository_id) is None:
@@ -120,85 +184,65 @@ class BatchExecution:
             else:
                 batch.record(ref, Outcome.NOT_QUEUED, "another session holds a lock on its row")
 
-    def _execute(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
-        try:
-            self.claim_and_push(refs, batch, wait=wait)
-        except LinkError as error:
-            if len(refs) > 1:
-                raise
-            batch.record(refs[0], Outcome.NOT_QUEUED, error.message)
-            self._has_waited_in_vain |= isinstance(error, LinkLockedError)
-            if isinstance(error, StatementTimeoutError):
-                self._slow_links += 1
-                if self._slow_links == _SLOW_LINKS_IN_A_ROW:
-                    raise PostgresError(error.message, hint=error.hint) from error
-        else:
-            self._slow_links = 0
-
     def claim_and_push(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
         """Claims and queues links in one transaction, and records their outcomes after the commit.
 
-        If the push finds a job running, all is rolled back and attempted again without that link.
+        If the push finds a job running, all is rolled back and attempted again without that link:
+        the jobs of the others count as already queued then.
         wait: wait for locked rows. Raises LinkError, PostgresError, RedisError.
         """
+        candidates = self._candidates(batch.record_invalid(refs), batch)
+        if not candidates:
+            return
         done = Batch()
-        candidates = self._candidates(done.record_invalid(refs), done)
-        claims: dict[str, Claim] = {}
         outcomes: dict[str, Outcome] = {}
-        pushed: dict[str, Outcome] = {}
-        """Outcomes of jobs that an attempt has pushed: the next attempt finds them waiting."""
-        while candidates:
-            refused: list[Answer] = []
-            with self.database.transaction():
-                claims = self._claim(candidates, wait=wait)
-                changed = [
-                    claim
-                    for claim in claims.values()
-                    if claim.state in {ClaimState.CLAIMED, ClaimState.EXHAUSTED}
-                ]
-                if self.action is Action.RESYNC:
-                    payloads = [claim.payload for claim in changed]
-                    done.deliveries_cleared = clear_deliveries(
-                        self.database, payloads, update=self.update
-                    )
-                if self.reset_circuit:
-                    ids = {claim.payload.repository_id for claim in changed}
-                    open_circuits = circuits_to_reset(self.database, ids)
-                    done.circuits_reset = reset_circuits(
-                        self.database, open_circuits, wait=self.waits_for_circuits
-                    )
-                    done.circuits_held = open_circuits - done.circuits_reset
-                for answer in self._push(changed, candidates):
-                    if _is_refused(claims[answer.job_id], answer):
-                        refused.append(answer)
-                        continue
-                    outcome = outcome_of(answer)
-                    if answer.outcome in _PUSHED:
-                        pushed.setdefault(answer.job_id, outcome)
-                    outcomes[answer.job_id] = pushed.get(answer.job_id, outcome)
-                if refused:
-                    raise Rollback
-            if not refused:
-                break
+        refused: list[Answer] = []
+        with self.database.transaction():
+            claims = self._claim(candidates, wait=wait)
+            changed = [
+                claim
+                for claim in claims.values()
+                if claim.state in {ClaimState.CLAIMED, ClaimState.EXHAUSTED}
+            ]
+            payloads = [claim.payload for claim in changed]
+            if self.action is Action.RESYNC:
+                done.deliveries_cleared = clear_deliveries(
+                    self.database, payloads, update=self.options.update
+                )
+            if self.options.reset_circuit:
+                ids = {payload.repository_id for payload in payloads}
+                open_circuits = circuits_to_reset(self.database, ids)
+                done.circuits_reset = reset_circuits(
+                    self.database, open_circuits, wait=self.waits_for_circuits
+                )
+                done.circuits_held = open_circuits - done.circuits_reset
+            for answer in self._push(changed, candidates):
+                is_exhausted = claims[answer.job_id].state is ClaimState.EXHAUSTED
+                if not answer.state.is_over if is_exhausted else answer.outcome is None:
+                    refused.append(answer)
+                outcomes[answer.job_id] = outcome_of(answer)
+            if refused:
+                raise Rollback
+        if refused:
             for answer in refused:
                 ref = candidates.pop(answer.job_id)
-                done.record(ref, outcome_of(answer), why_not_queued(answer))
+                batch.record(ref, outcome_of(answer), why_not_queued(answer))
+            self.claim_and_push(list(candidates.values()), batch, wait=wait)
+            return
         for job_id, ref in candidates.items():
             claim = claims.get(job_id)
             match claim and claim.state:
                 case None:
                     batch.unclaimed.append(ref)
                 case ClaimState.CLAIMED:
-                    done.record(ref, outcomes[job_id])
+                    batch.record(ref, outcomes[job_id])
                 case ClaimState.CHANGED:
-                    # Unless a job that an earlier attempt has pushed is what changed it.
-                    done.record(ref, pushed.get(job_id, Outcome.SKIPPED))
+                    batch.record(ref, Outcome.SKIPPED)
                 case ClaimState.LOCKED:
-                    done.record(ref, Outcome.ALREADY_RUNNING)
+                    batch.record(ref, Outcome.ALREADY_RUNNING)
                 case ClaimState.EXHAUSTED:
                     reason = "its snapshot was cut off too often: the link is failed now"
-                    done.record(ref, Outcome.NOT_QUEUED, reason)
-        batch.recorded += done.recorded
+                    batch.record(ref, Outcome.NOT_QUEUED, reason)
         batch.deliveries_cleared += done.deliveries_cleared
         batch.circuits_reset |= done.circuits_reset
         batch.circuits_held |= done.circuits_held
@@ -247,7 +291,7 @@ class BatchExecution:
         audit = self.audit
         entries = audit.entries_with_push(self.action) if audit else {}
         answers = self.queue.push(
-            requests, front=self.front, operation_id=self.operation_id, audit=entries
+            requests, front=self.options.front, operation_id=self.operation_id, audit=entries
         )
         if audit and any(
             answer.outcome in entries or (not answer.outcome and answer.state.is_over)
@@ -264,7 +308,7 @@ class BatchExecution:
                 outcome = Outcome.REPLACED_STALE
             batch.record(ref, outcome, why_not_queued(answer))
         queued = [item.ref for item in batch.recorded if item.outcome.succeeded]
-        if self.reset_circuit:
+        if self.options.reset_circuit:
             ids = {ref.repository_id for ref in queued}
             batch.circuits_reset = circuits_to_reset(self.database, ids)
         if self.action is Action.RESYNC:
@@ -277,10 +321,3 @@ class BatchExecution:
             link = (intern(ref.app_id), app_name or "", ref.repository_id, repository_name or "")
             planned.append(PlannedLink(*link, item.outcome, item.error_message))
         return planned
-
-
-def _is_refused(claim: Claim, answer: Answer) -> bool:
-    """Tells whether the push found the job in another state than the look."""
-    if claim.state is ClaimState.EXHAUSTED:
-        return not answer.state.is_over
-    return answer.outcome is None

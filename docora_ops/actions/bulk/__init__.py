@@ -1,1 +1,0 @@
-"""Retry, resync and schedule of many links."""

@@ -1,0 +1,361 @@
+"""A bulk operation: retry, resync or schedule of many links, batch by batch."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import astuple, dataclass, field
+
+from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution
+from docora_ops.actions.belonging import require_servers_to_match
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.following import Following, keep_results
+from docora_ops.actions.look import named_failures
+from docora_ops.actions.workers import count_workers, require_right_workers
+from docora_ops.audit import Change
+from docora_ops.bulk import BulkResult, ChangeOptions, Progress, StoppedBy
+from docora_ops.database import Selection
+from docora_ops.database.circuits import reset_circuits
+from docora_ops.errors import (
+    LinkError,
+    LinkLockedError,
+    NotFoundError,
+    OperationFinishedError,
+    PostgresError,
+    RedisError,
+    ServerError,
+)
+from docora_ops.links import (
+    Action,
+    App,
+    AppCount,
+    LinkFailure,
+    LinkRef,
+    Outcome,
+    PlannedLink,
+    count_succeeded,
+)
+from docora_ops.pages import batches
+from docora_ops.queue.progress import HEARTBEAT, new_operation_id
+from docora_ops.waits import BulkWait
+
+
+@dataclass(frozen=True)
+class BulkStep:
+    """How far a bulk operation is.
+
+    chosen: the links that were chosen, by app.
+    deliveries: with a resync, the delivery records of these links before the first change.
+    wait: the results of the snapshots so far, if they are awaited.
+    is_waiting: every link has had its turn, and only snapshots are awaited.
+    """
+
+    result: BulkResult
+    chosen: Sequence[AppCount]
+    deliveries: int = 0
+    wait: BulkWait | None = None
+    is_waiting: bool = False
+
+
+@dataclass
+class BulkRun:
+    """One action on the links of a selection.
+
+    batch_size: links that are locked, queued and committed together.
+    deliveries: the delivery records of the links of a resync.
+    disproved: by job id, the evidence against the status of a waiting job, see `PushRequest`.
+    """
+
+    docora: Docora
+    action: Action
+    selection: Selection
+    change: Change
+    options: ChangeOptions
+    batch_size: int
+    deliveries: int = 0
+    disproved: Mapping[str, str] = field(default_factory=dict)
+    _audit: AuditEntries = field(init=False)
+    _following: Following = field(init=False)
+    _execution: BatchExecution = field(init=False)
+    _operation_id: str | None = None
+    _cancelled: bool = False
+    _stopped_by: StoppedBy | None = None  # once it is cancelled
+    _cancelled_by: str | None = None  # the user of another command
+    _planned: list[PlannedLink] | None = None  # of a dry run
+    _counts: Counter[Outcome] = field(default_factory=Counter)
+    _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
+    _apps: dict[App, Mapping[Outcome, int]] = field(default_factory=dict)
+    """The same counts, with the names of the apps."""
+    _failures: list[LinkFailure] = field(default_factory=list)
+    _deliveries_cleared: int = 0
+    _circuits_reset: set[str] = field(default_factory=set)
+    _circuits_held: set[str] = field(default_factory=set)
+    _reported_at: float = 0
+    _reported_failures: int = 0
+    _results_at_stop: tuple[int, int] | tuple[None, None] = (None, None)
+    """All results, and those that failed, when too many had failed."""
+
+    def __post_init__(self) -> None:
+        self._audit = AuditEntries(self.change, self.selection.total)
+        self._following = Following(self.docora)
+        for each in self.selection.by_app:
+            counts = self._by_app[each.app_id] = Counter()
+            self._apps[App(each.app_id, each.app_name)] = counts
+
+    def run(self) -> Generator[BulkStep]:
+        """Yields a step before the first change, and one after each batch.
+
+        The first step is what a person may be asked about: closing the generator then changes
+        nothing. Closed later, or killed at any point, a new run finishes the rest. With
+        `options.wait`, also yields while the snapshots are awaited. Raises WrongBackendError,
+        ServersMismatchedError, PostgresError, RedisError; unfinished batches are rolled back.
+        """
+        docora, total = self.docora, self.selection.total
+        if self.options.dry_run or not total:
+            require_right_workers(docora)
+        else:
+            self._following.watch.had_workers = count_workers(docora, to_change=True) > 0
+        if total:
+            require_servers_to_match(docora.database, docora.queue)
+        if self.options.dry_run:
+            self._planned = []
+        yield self.step()
+        self._execution = BatchExecution(
+            docora.database,
+            docora.queue,
+            self.action,
+            self.selection.claim,
+            self._audit,
+            self.options,
+            disproved=self.disproved,
+        )
+        if self.options.dry_run:
+            yield from self._work()
+        elif total:
+            yield from self._carry_out()
+
+    def _carry_out(self) -> Generator[BulkStep]:
+        docora, options = self.docora, self.options
+        docora.queue.prepare()
+        if self.action is not Action.SCHEDULE:  # each minute, it would crowd out others
+            self._operation_id = new_operation_id()
+            self._audit.operation_id = self._execution.operation_id = self._operation_id
+            self._report()
+        stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
+        has_redis = True
+        try:
+            yield self.step()
+            yield from self._work()
+            self._reset_held_circuits()
+            self._end_audit()
+            yield self.step()
+            if options.wait and not options.is_paced:
+                yield self.step(is_waiting=True)
+                for _ in self._following.follow(options.timeout):
+                    self._stay_known()
+                    yield self.step(is_waiting=True)
+            stopped_by = None
+        except ServerError as error:
+            stopped_by, has_redis = StoppedBy.LOST_SERVER, not isinstance(error, RedisError)
+            raise
+        finally:
+            with suppress(RedisError) if stopped_by else nullcontext():
+                self._end(stopped_by, has_redis=has_redis)
+
+    def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
+        """Ends the operation and its audit entries, and keeps the results of the snapshots."""
+        if stopped_by and self._left and not self._cancelled:
+            self._cancel(stopped_by)
+        self._end_audit()
+        results = self._following.result().results
+        # Nobody waits for the end of Redis's timeout once more.
+        has_redis &= not self._following.watch.misses_redis
+        if self._operation_id and any(astuple(results)) and has_redis:
+            keep_results(self.docora, self._operation_id, self._following.result(), self.change)
+
+    def _stay_known(self) -> None:
+        """Keeps the operation from expiring while its links are awaited.
+
+        Does nothing if Redis can't be used: the results are in Postgres.
+        """
+        if time.monotonic() - self._reported_at > HEARTBEAT:
+            with suppress(RedisError):
+                self._report()
+
+    @property
+    def _is_awaited(self) -> bool:
+        return (self.options.wait or self.options.is_paced) and not self.options.dry_run
+
+    @property
+    def _left(self) -> int:
+        return self.selection.total - self._counts.total()
+
+    def _cancel(self, reason: StoppedBy) -> None:
+        """Ends the run before its next batch. Raises RedisError."""
+        self._cancelled, self._stopped_by = True, reason
+        if self._operation_id is not None:
+            self._report()
+            with suppress(NotFoundError, OperationFinishedError):
+                self.docora.store.cancel(self._operation_id)
+
+    def step(self, *, is_waiting: bool = False) -> BulkStep:
+        """Returns what has been done so far."""
+        options, is_cut_short = self.options, self._cancelled and self._left > 0
+        results_at_stop, failed_at_stop = self._results_at_stop
+        result = BulkResult(
+            action=self.action,
+            operation_id=self._operation_id,
+            total=self.selection.total,
+            counts=dict(self._counts),
+            by_app=self._apps,
+            failures=self._failures,
+            cancelled=is_cut_short,
+            open_circuits_left_out=self.selection.open_circuits_left_out,
+            deliveries_cleared=self._deliveries_cleared,
+            update=options.update,
+            circuits_reset=len(self._circuits_reset) if options.reset_circuit else None,
+            circuits_held=len(self._circuits_held),
+            left_to_operations=self.selection.left_to_operations,
+            links=self._planned,
+            in_flight=options.in_flight if options.is_paced else None,
+            stopped_by=self._stopped_by if is_cut_short else None,
+            cancelled_by=self._cancelled_by if is_cut_short else None,
+            results_at_stop=results_at_stop,
+            failed_at_stop=failed_at_stop,
+        )
+        wait = self._following.result() if self._is_awaited else None
+        return BulkStep(result, self.selection.by_app, self.deliveries, wait, is_waiting)
+
+    def _work(self) -> Generator[BulkStep]:
+        """Handles all links in order, and at last those whose rows were locked."""
+        refs = self.selection.refs
+        if self.options.front and self._planned is None:
+            refs = refs[::-1]  # each job is pushed before the one that was pushed last
+        unclaimed = yield from self._handle(refs, self.batch_size)
+        yield from self._handle_locked(unclaimed)
+
+    def _handle(
+        self, refs: Sequence[LinkRef], batch_size: int
+    ) -> Generator[BulkStep, None, list[LinkRef]]:
+        """Handles and counts the links, batch by batch, until the run is cancelled.
+
+        Returns the links that are gone, or whose rows other sessions have locked.
+        """
+        unclaimed: list[LinkRef] = []
+        for some in batches(refs, batch_size):
+            if self._cancelled:
+                break
+            batch = Batch()
+            try:
+                if self._planned is None:
+                    self._execution.execute(some, batch)
+                else:
+                    self._planned += self._execution.plan(some, batch)
+            except LinkError:  # one of them can't be queued
+                unclaimed += yield from self._handle(some, 1)
+                continue
+            unclaimed += batch.unclaimed
+            yield self._counted(batch)
+        return unclaimed
+
+    def _handle_locked(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
+        """Handles links that were unclaimed once more: all together, then waiting for each row."""
+        unclaimed = yield from self._handle(refs, self.batch_size)
+        for ref in unclaimed:
+            if self._cancelled:
+                break
+            batch = Batch()
+            self._execution.execute_locked(ref, batch)
+            yield self._counted(batch)
+
+    def _counted(self, batch: Batch) -> BulkStep:
+        """Counts and reports what the batch has recorded."""
+        failed: list[tuple[LinkRef, str]] = []
+        for item in batch.recorded:
+            outcome, error = item.outcome, item.error_message
+            self._counts[outcome] += 1
+            self._by_app.setdefault(item.ref.app_id, Counter())[outcome] += 1
+            is_resync = self.action is Action.RESYNC
+            # A resync does not wait for a snapshot that was running before: it counts as missed.
+            if self._is_awaited and (outcome.succeeded or not is_resync):
+                self._following.add(item.ref, outcome)
+            if outcome is Outcome.ALREADY_RUNNING and is_resync:
+                error = "its snapshot is running; resync it again when that has ended"
+            if error is not None:
+                failed.append((item.ref, error))
+        self._failures += self._named(failed)
+        self._deliveries_cleared += batch.deliveries_cleared
+        self._circuits_reset |= batch.circuits_reset
+        self._circuits_held |= batch.circuits_held
+        late = [item.ref.id for item in batch.recorded if self._is_kept_late(item.outcome)]
+        if late and self._operation_id:
+            self.docora.store.add_links(self._operation_id, late)
+        self._report()
+        return self.step()
+
+    def _is_kept_late(self, outcome: Outcome) -> bool:
+        """Tells whether the link is followed by `wait`, and a push has not kept its row id."""
+        if outcome is Outcome.ALREADY_RUNNING:
+            return self.action is Action.RETRY
+        return self.docora.queue.is_docoras and outcome.succeeded
+
+    def _named(self, failed: Sequence[tuple[LinkRef, str]]) -> list[LinkFailure]:
+        """Names the links if Postgres can be asked: a failure counts without names, too."""
+        with suppress(PostgresError):
+            return named_failures(self.docora.database, failed)
+        return [
+            LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error) for ref, error in failed
+        ]
+
+    def _reset_held_circuits(self) -> None:
+        """Resets the circuits whose rows other sessions held."""
+        self._circuits_held -= self._circuits_reset
+        if self._circuits_held:
+            with suppress(LinkLockedError), self.docora.database.transaction():
+                self._circuits_reset |= reset_circuits(self.docora.database, self._circuits_held)
+                self._circuits_held = set()
+
+    def _end_audit(self) -> None:
+        audit = self._audit
+        if self._operation_id is None:
+            reason = self._stopped_by if self._left else None
+            audit.write_end(self.docora.store, self._counts, reason)
+        elif audit.has_begun and not audit.has_ended:
+            self._report(is_last=True)
+
+    def _report(self, *, is_last: bool = False) -> None:
+        """Writes the progress and, at the start and the end, the audit entries."""
+        self._reported_at = time.monotonic()
+        if self._operation_id is None:
+            return
+        audit, completed = self._audit, self._counts.total()
+        entry = audit.start()
+        is_end = entry is None and not audit.has_ended and (is_last or not self._left)
+        reason = self._stopped_by if self._left else None
+        if is_end:
+            entry = audit.end(self._counts, reason, self._cancelled_by if reason else None)
+        results = self._following.result().results
+        was_cancelled, cancelled_by = self.docora.store.write(
+            Progress(
+                operation_id=self._operation_id,
+                total=self.selection.total,
+                completed=completed,
+                put_to_work=count_succeeded(self._counts),
+                not_queued=len(self._failures),
+                cancelled=self._cancelled,
+            ),
+            self._failures,
+            since=self._reported_failures,
+            change=None if audit.has_begun else self.change,
+            stopped_by=reason,
+            results=results if any(astuple(results)) else None,
+            audit=entry,
+        )
+        audit.has_begun = True
+        audit.has_ended |= is_end
+        self._reported_failures = len(self._failures)
+        if was_cancelled and not self._cancelled:
+            self._cancelled, self._stopped_by = True, StoppedBy.CANCELLED
+            self._cancelled_by = cancelled_by

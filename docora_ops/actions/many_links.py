@@ -1,0 +1,183 @@
+"""Retry, resync and schedule of many links: which links, and with which audit entry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import asdict, replace
+
+from docora_ops import pages
+from docora_ops.actions.bulk_run import BulkRun, BulkStep
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.find_drift import Suspects, find_misplaced
+from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
+from docora_ops.actions.paced_run import PacedRun
+from docora_ops.actions.workers import require_rq, require_rq_for_front
+from docora_ops.audit import Change, describe_change
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions
+from docora_ops.database import Selection
+from docora_ops.database.link_reports import count_links, read_results
+from docora_ops.database.link_rows import count_deliveries
+from docora_ops.database.selection import select_due, select_failed, select_of_app
+from docora_ops.links import Action, AppCount, LinkStatus
+from docora_ops.queue import PacedRuns
+from docora_ops.text import amount
+
+_RESYNC_BATCH = 50
+"""Links in one transaction, which deletes thousands of rows for each."""
+_ALL = LinkChoice()
+
+
+def retry_all_failed(
+    docora: Docora,
+    choice: LinkChoice = _ALL,
+    options: ChangeOptions = NO_OPTIONS,
+    *,
+    limit: int | None = None,
+    by_prefix: bool = True,
+    reason: str | None = None,
+) -> Generator[BulkStep]:
+    """Retries failed links as one bulk operation, round-robin across apps.
+
+    The first step tells what is about to happen: closing the generator then changes nothing. One
+    step follows each batch. Closing the generator later ends the operation after its batch; another
+    call does the rest.
+
+    limit: retry at most so many links.
+    by_prefix: an app may be named by the beginning of its id or name.
+    reason: for the audit entry.
+
+    Raises NotFoundError, AmbiguousError, NeedsRqError, UnclearBackendError, WrongBackendError,
+    ServersMismatchedError, PostgresError, RedisError.
+    """
+    if options.front:
+        require_rq_for_front(docora)
+    chosen = choose_links(docora, choice, by_prefix=by_prefix)
+    selection = select_failed(
+        docora.database,
+        chosen.which,
+        limit=limit,
+        skip_open_circuits=_must_skip_open_circuits(docora, options),
+        or_held_back=docora.queue.is_docoras,
+    )
+    failed = 0 if selection.total else count_links(docora.database).failed
+    if failed and not selection.open_circuits_left_out:
+        # "Nothing to do" would sound like an all-clear.
+        links = "link is" if failed == 1 else "links are"
+        none = f"no link fits the options, yet {failed} {links} failed"
+        docora.note(f"{docora.servers}: {none}.", is_warning=True)
+    change = describe_change(
+        "retry-all-failed", reason, **chosen.recorded, limit=limit, **options.recorded
+    )
+    run = _run_of(docora, Action.RETRY, selection, change, options)
+    yield from run.run()
+
+
+def resync_all(
+    docora: Docora,
+    app: str,
+    options: ChangeOptions = NO_OPTIONS,
+    *,
+    by_prefix: bool = True,
+    reason: str | None = None,
+) -> Generator[BulkStep]:
+    """Resyncs all links of an app as one bulk operation, whatever their status.
+
+    Yields the steps of `retry_all_failed`. A link whose snapshot is running is left alone. Raises
+    the same errors.
+
+    app: id or name.
+    by_prefix: the app may be named by the beginning of its id or name.
+    reason: for the audit entry.
+    """
+    if options.front:
+        require_rq_for_front(docora)
+    found = resolve_app(docora.database, app, by_prefix=by_prefix)
+    selection = select_of_app(
+        docora.database,
+        found.app_id,
+        skip_open_circuits=_must_skip_open_circuits(docora, options),
+    )
+    change = describe_change("resync", reason, **asdict(found), all=True, **options.recorded)
+    run = _run_of(docora, Action.RESYNC, selection, change, options, _RESYNC_BATCH)
+    run.deliveries = count_deliveries(docora.database, selection.refs)
+    yield from run.run()
+
+
+def schedule(
+    docora: Docora, *, dry_run: bool = False, reason: str | None = None
+) -> Generator[BulkStep]:
+    """Queues everything that is due, once: first snapshots, rescans and failed links.
+
+    Also replaces waiting jobs that two looks, some seconds apart, have found in no list. Leaves
+    links to operations with `in_flight` that are under way. Yields the steps of `retry_all_failed`,
+    also between the two looks.
+
+    reason: for the audit entry.
+
+    Raises NeedsRqError beside Docora's own workers, UnclearBackendError, WrongBackendError,
+    ServersMismatchedError, PostgresError, RedisError.
+    """
+    within = docora.settings.scan_interval
+    require_rq(docora, "schedule", f"Docora's worker queues what is due by itself, within {within}")
+    due = select_due(docora.database, docora.settings.rescan_interval_ms)
+    selection = without_paced_links(docora, due)
+    for operation_id, links in selection.left_to_operations.items():
+        left = f"{amount(links, 'due link')} left to operation {operation_id}"
+        docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
+    change = describe_change("schedule", reason)
+    run = _run_of(docora, Action.SCHEDULE, selection, change, ChangeOptions(dry_run=dry_run))
+    for event in find_misplaced(docora.queue, selection.refs, delay=docora.settings.drift_grace):
+        if isinstance(event, Suspects):
+            yield run.step()
+        else:
+            run.disproved = event
+    yield from run.run()
+
+
+def without_paced_links(docora: Docora, selection: Selection) -> Selection:
+    """Leaves out each link whose turn in a paced run is to come, or that has failed again in it.
+
+    Keeps a link that has had its turn otherwise: its job may be lost, or a rescan due.
+    """
+    due = {ref.id for ref in selection.refs}
+    left_to: dict[str, str] = {}  # operation ids, by row id
+    for run in PacedRuns(docora.redis).read():
+        results = read_results(docora.database, list(due & run.queued)) if due & run.queued else []
+        failed_again = {each.id for each in results if each.status == LinkStatus.FAILED}
+        left_to |= dict.fromkeys(due & (run.selected - run.queued) | failed_again, run.operation_id)
+    refs = [ref for ref in selection.refs if ref.id not in left_to]
+    counts = Counter(ref.app_id for ref in refs)
+    by_app = [
+        AppCount(each.app_id, each.app_name, counts[each.app_id])
+        for each in selection.by_app
+        if counts[each.app_id]
+    ]
+    left_out = Counter(left_to.values())
+    return replace(selection, refs=refs, by_app=by_app, left_to_operations=dict(left_out))
+
+
+def _must_skip_open_circuits(docora: Docora, options: ChangeOptions) -> bool:
+    """Tells whether links with an open circuit are left alone: Docora would not queue them."""
+    return docora.queue.is_docoras and not options.reset_circuit
+
+
+def _run_of(
+    docora: Docora,
+    action: Action,
+    selection: Selection,
+    change: Change,
+    options: ChangeOptions,
+    batch_size: int = 0,
+) -> BulkRun:
+    if not (options.is_paced and selection.total):
+        kind = BulkRun
+    else:
+        kind = PacedRun
+        if docora.queue.is_docoras:
+            docora.note(
+                "Warning: --in-flight holds back docora-ops only: Docora's scheduler queues all "
+                "failed links in each pass, except those with an open circuit.",
+                is_warning=True,
+            )
+    return kind(docora, action, selection, change, options, batch_size or pages.BATCH_SIZE)

@@ -1,0 +1,155 @@
+"""A bulk operation that queues a link only when another one has its result."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterable
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+
+from docora_ops.actions.batch import Batch
+from docora_ops.actions.bulk_run import BulkRun, BulkStep
+from docora_ops.actions.following import Feed
+from docora_ops.bulk import StoppedBy
+from docora_ops.errors import RedisError
+from docora_ops.links import LinkRef
+from docora_ops.queue import PacedRuns
+
+_REPORT = 1  # seconds after which an idle run looks whether it was cancelled
+_KEEP = 5  # seconds after which the run shows again that it is under way
+
+
+class Pace:
+    """Hands out links so that at most `in_flight` are queued and have no result.
+
+    Each of them takes a slot. An app gets at most its share of the slots, so that an app that is
+    down can't take all.
+    """
+
+    def __init__(self, refs: Iterable[LinkRef], in_flight: int) -> None:
+        self._in_flight = in_flight
+        self._left: dict[str, deque[LinkRef]] = {}
+        self._turns: deque[str] = deque()  # apps with links left; the first one is next
+        self._apps: dict[str, str] = {}  # of links in flight, by row id
+        self._by_app: Counter[str] = Counter()
+        self.add(refs)
+
+    @property
+    def has_left(self) -> bool:
+        """Tells whether links are left."""
+        return bool(self._left)
+
+    def add(self, refs: Iterable[LinkRef]) -> None:
+        """Adds links to those that are left."""
+        for ref in refs:
+            if ref.app_id not in self._left:
+                self._left[ref.app_id] = deque()
+                self._turns.append(ref.app_id)
+            self._left[ref.app_id].append(ref)
+
+    def take(self) -> list[LinkRef]:
+        """Takes links for all free slots: one of each app in turn, then a second one of each."""
+        taken: list[LinkRef] = []
+        passed = 0  # apps in a row that have no free slot
+        while len(self._apps) < self._in_flight and passed < len(self._turns):
+            app_id = self._turns[0]
+            self._turns.rotate(-1)
+            if self._by_app[app_id] >= max(1, self._in_flight // len(self._left)):
+                passed += 1
+                continue
+            passed = 0
+            ref = self._left[app_id].popleft()
+            if not self._left[app_id]:
+                del self._left[app_id]
+                self._turns.pop()
+            self._apps[ref.id] = app_id
+            self._by_app[app_id] += 1
+            taken.append(ref)
+        return taken
+
+    def release(self, ids: Iterable[str]) -> None:
+        """Frees the slots of the links with these row ids."""
+        for id_ in ids:
+            if app_id := self._apps.pop(id_, None):
+                self._by_app[app_id] -= 1
+
+
+@dataclass
+class PacedRun(BulkRun):
+    """A bulk operation with at most `options.in_flight` links that have no result yet.
+
+    Ends when all links have results or are gone, after `options.timeout` seconds, or when all links
+    in flight have lost their jobs. When more snapshots than `options.max_failures` have failed,
+    queues no further link and awaits the links in flight.
+    """
+
+    _pace: Pace = field(init=False)
+    _unclaimed: list[LinkRef] = field(default_factory=list)
+    """Links whose rows were locked: they come last."""
+    _is_last_round: bool = False
+    _kept_at: float = 0
+
+    def _work(self) -> Generator[BulkStep]:
+        """Queues links and follows them until all have results, or it has to stop."""
+        self._pace = Pace(self.selection.refs, self.options.in_flight or 1)
+        following = self._following
+        with closing(following.follow(self.options.timeout, is_paced=True)) as waits:
+            for _ in waits:
+                self._pace.release(following.ended)
+                following.ended.clear()
+                following.more = yield from self._feed()
+                yield self.step()
+        if self._left and not self._cancelled:
+            is_lost = following.result().only_lost_left
+            self._cancel(StoppedBy.LOST_JOBS if is_lost else StoppedBy.TIMEOUT)
+            yield self.step()
+
+    def _feed(self) -> Generator[BulkStep, None, Feed]:
+        """Queues links for the free slots."""
+        if self._unclaimed and not self._pace.has_left:
+            self._pace.add(self._unclaimed)
+            self._unclaimed, self._is_last_round = [], True
+        if self._cancelled or not self._pace.has_left:
+            self._stay_known()
+            return Feed.DONE
+        wait, most = self._following.result(), self.options.max_failures
+        if most and most.is_exceeded(wait.failed, wait.synced):
+            self._results_at_stop = (wait.failed + wait.synced, wait.failed)
+            self._cancel(StoppedBy.MAX_FAILURES)
+            return Feed.DONE
+        refs = self._pace.take()
+        if not refs:
+            if time.monotonic() - self._reported_at > _REPORT:
+                self._report()
+            return Feed.BLOCKED
+        if self.options.front:
+            refs.reverse()  # each job is pushed before the one that was pushed last
+        if self._is_last_round:
+            yield from self._handle_locked(refs)
+        else:
+            unclaimed = yield from self._handle(refs, self.batch_size)
+            self._unclaimed += unclaimed
+            self._pace.release(ref.id for ref in unclaimed)
+        return Feed.MORE
+
+    def _counted(self, batch: Batch) -> BulkStep:
+        step = super()._counted(batch)
+        self._pace.release(item.ref.id for item in batch.recorded if not item.outcome.succeeded)
+        return step
+
+    def _report(self, *, is_last: bool = False) -> None:
+        super()._report(is_last=is_last)
+        is_due = time.monotonic() - self._kept_at > _KEEP
+        if is_due and self._operation_id and not (self._cancelled or self.docora.queue.is_docoras):
+            self._kept_at = time.monotonic()
+            ids = (ref.id for ref in self.selection.refs)
+            PacedRuns(self.docora.redis).keep(self._operation_id, ids)
+
+    def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
+        try:
+            super()._end(stopped_by, has_redis=has_redis)
+        finally:
+            if not self.docora.queue.is_docoras:
+                with suppress(RedisError):  # it expires
+                    PacedRuns(self.docora.redis).end(self._operation_id or "")
