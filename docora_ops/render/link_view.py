@@ -413,9 +413,6 @@ def _place(place: JobPlace) -> Text:
         text += f" on {place.worker}"
     if place.alive is not None:
         text += ", alive" if place.alive else ", dead"
-        if place.score_at is not None:
-            verb = "expires" if place.alive else "expired"
-            text += f", heartbeat {verb} {moment(place.score_at)}"
     elif place.score_at is not None:
         text += f", {_SCORES.get(place.where, 'expires')} {moment(place.score_at)}"
     return cell(text)

@@ -62,7 +62,7 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
         assert (each["state"], each["hint"]) == ("ok", None), each
         assert each["finding"]
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
-    assert short.stdout == "27 checks ok; --all shows them\nAll is well.\n"
+    assert short.stdout == "28 checks ok; --all shows them\nAll is well.\n"
     *rows, last = table.stdout.splitlines()[1:]
     assert last == "All is well."
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]

@@ -13,8 +13,8 @@ ALL = [
     *("clocks", "latency", "servers_match", "failed_links", "open_circuits"),
     *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
 ]
-OF_LINKS = ALL[20:22]
-OF_DRIFT = ALL[22:]
+OF_LINKS = ALL[21:23]
+OF_DRIFT = ALL[23:]
 OF_BOTH = ["servers_match", *OF_DRIFT]
 
 
