@@ -40,7 +40,7 @@ def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docor
     told = docora.run("repair", "--remove-unknown-jobs", "--json", env=ONE_LOOK)
     assert (told.code, told.data["removed"], told.data["queued"]) == (0, 12, 1), told
     assert docora.waiting() == [lost.job_id]
-    [entry] = docora.run("history", "--json").data
+    entry, *_ = docora.run("history", "--json").data
     assert entry["selection"] == {"remove_unknown_jobs": True}
 
 
