@@ -1,16 +1,21 @@
 """Keeps a bare shallow clone of each repository, which all its links share."""
 
-import fcntl
 import hashlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import redis
+from redis.exceptions import LockNotOwnedError
+from redis.lock import Lock
+
 from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.worker.git import Git
 
 FOLDER = ".docora-ops"
@@ -19,6 +24,16 @@ _OWNER_ONLY = 0o700
 _HEAD = "refs/docora-ops/head"
 _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
+_LOCK_TTL = 120
+"""Seconds, as in Docora's own workers."""
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for the lock of a repository."""
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 2.0
+"""Seconds between two attempts to take the lock: they double from the first pause to this one.
+
+Apps of one repository often wait in the queue one behind the other, and git needs a moment only.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +52,72 @@ class Commit:
         return f"{self.branch} (default branch: {self.default_branch})"
 
 
+class RepositoryLock:
+    """The key `docora:repo-lock:{owner}/{name}`: one process of all hosts has git at work.
+
+    Hosts may share the volume of the clones.
+    """
+
+    def __init__(self, client: redis.Redis, full_name: str) -> None:
+        self._client = client
+        self._full_name = full_name
+        self._lock = Lock(client, f"docora:repo-lock:{full_name}", timeout=_LOCK_TTL)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the lock for the block.
+
+        Raises RedisError, and SnapshotError if another worker has held the lock for a minute.
+        """
+        with redis_errors(self._client):
+            is_ours = self._acquire()
+        if not is_ours:
+            raise SnapshotError(
+                f"another worker has held the lock of {self._full_name} for over {LOCK_TIMEOUT:g} s"
+            )
+        try:
+            yield
+        finally:
+            # A lock that cannot be released expires.
+            with suppress(redis.RedisError):
+                self._lock.release()
+
+    def _acquire(self) -> bool:
+        end = time.monotonic() + LOCK_TIMEOUT
+        pause = _FIRST_PAUSE
+        while not self._lock.acquire(blocking=False):
+            if time.monotonic() + pause > end:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return True
+
+    def renew(self) -> None:
+        """Sets the TTL again. Raises RedisError, and SnapshotError if the lock was lost."""
+        with redis_errors(self._client):
+            try:
+                self._lock.reacquire()
+            except LockNotOwnedError as error:
+                raise SnapshotError(
+                    f"the lock of {self._full_name} was lost while git worked"
+                ) from error
+
+
 class Clone:
     """The clone of one repository, in a folder below `base_path` that Docora does not use.
 
-    Other users cannot read the clone and its scan, which hold private code. Raises SnapshotError
-    for an unsafe owner or name.
+    Other users cannot read the clone and its scan, which hold private code. It changes under the
+    lock only. Raises SnapshotError for an unsafe owner or name.
     """
 
-    def __init__(self, base_path: Path, owner: str, name: str, git: Git) -> None:
+    def __init__(
+        self, base_path: Path, owner: str, name: str, git: Git, lock: RepositoryLock
+    ) -> None:
         self._folder = base_path / FOLDER
         self.path = _path_below(self._folder / "clones", owner, name)
         self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
         self._git = git
+        self._lock = lock
 
     def sync(self, *, anew: bool = False) -> Commit | None:
         """Brings the clone to the head of `main` or, if there is no `main`, of the default branch.
@@ -56,11 +125,12 @@ class Clone:
         `anew`: replaces the clone, which is broken.
 
         Returns None if the repository shows no branch, and leaves the clone as it is. Raises
-        GitError if the repository cannot be fetched, and SnapshotError if the disk cannot be
-        written.
+        GitError if the repository cannot be fetched, RedisError, and SnapshotError if the lock
+        cannot be had or the disk cannot be written.
         """
         try:
-            with self._locked():
+            with self._lock.held():
+                self._make_folders()
                 commit = self._remote_head()
                 if commit is None or (not anew and self._local_head() == commit.sha):
                     return commit
@@ -77,23 +147,17 @@ class Clone:
 
     def remove(self) -> None:
         """Removes a clone that cannot be read, so that the next job makes a new one."""
-        with self._locked():
+        with self._lock.held():
             shutil.rmtree(self.path, ignore_errors=True)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Makes the folders above the clone; then waits for other jobs of it on this host."""
+    def _make_folders(self) -> None:
+        """Makes the folders above the clone, and removes what killed jobs of it have left."""
         owner = self.path.parent
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         for folder in (self._folder, owner.parent, owner):
             folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
-        lock = self._folder / f"{self._mark}.lock"
-        lock.touch(mode=0o600)
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            for left_by_killed_job in self._folder.glob(f"{self._mark}-*"):
-                shutil.rmtree(left_by_killed_job, ignore_errors=True)
-            yield
+        for left_by_killed_job in self._folder.glob(f"{self._mark}-*"):
+            shutil.rmtree(left_by_killed_job, ignore_errors=True)
 
     def _remote_head(self) -> Commit | None:
         """Asks the server for `main` and the default branch; returns None if there is no branch."""

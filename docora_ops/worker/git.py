@@ -5,7 +5,8 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ _TOKEN = "DOCORA_OPS_GIT_TOKEN"  # noqa: S105 - the name of the variable
 _HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_TOKEN}"; }}; f'
 _UMASK = 0o077
 """Keeps the files that git writes from other users."""
+_KEEP_ALIVE_INTERVAL = 20
+"""Seconds."""
 _UNKNOWN_AUTHORITY = re.compile(
     "certificate signer not trusted|certificate verification failed"  # GnuTLS
     "|SSL certificate problem: (unable to|self.signed)"  # OpenSSL
@@ -58,6 +61,9 @@ _LOCATION = re.compile(r"<= Recv header: location:[ \t]*(\S*)", re.IGNORECASE)
 _TRACE_HEADERS = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
 _TRACED = " http.c:"
 """In each line of the trace, which names hosts and must not be shown."""
+_MEDIA_TYPE = re.compile(r"<= recv header: content-type:[ \t]*([\w.+/-]+)")
+_LIST_OF_REFS = "application/x-git-upload-pack-advertisement"
+"""The content type of git's list. To git any other short text is a list without refs."""
 
 
 def require_git() -> None:
@@ -73,6 +79,7 @@ class Git:
     token: the login there.
     protocols: those that git may use.
     timeout: seconds that a call may take.
+    keep_alive: called every 20 s while a call lasts. Its errors end git and the call.
     authorities: a file with the certificates to trust, instead of git's own.
     """
 
@@ -83,6 +90,7 @@ class Git:
         token: str | None,
         protocols: Sequence[str],
         timeout: float,
+        keep_alive: Callable[[], None],
         authorities: Path | None = None,
     ) -> None:
         _check_url(url, protocols)
@@ -92,19 +100,23 @@ class Git:
         self._token = token
         self._protocols = protocols
         self._timeout = timeout
+        self._keep_alive = keep_alive
         self._authorities = authorities
 
     def list_refs(self, *patterns: str) -> str:
         """Lists refs of the server; sets `location` to the URL that redirects lead to.
 
         Follows redirects on the same server, as a renamed repository needs them. git itself could
-        follow them to any host or not at all. Raises GitError if a redirect leads elsewhere.
+        follow them to any host or not at all. Raises GitError if a redirect leads elsewhere, or if
+        something else than git answers.
         """
         self.location = self.url
         for _ in range(_MOST_REDIRECTS + 1):
             arguments = ["ls-remote", "--symref", "--", self.location, *patterns]
             code, output, trace = self._finish(arguments, "ls-remote", _TRACE_HEADERS)
             if not code:
+                if not output and self.location.startswith("http"):
+                    self._require_list_of_refs(trace)
                 return output
             gist = _gist(trace, "ls-remote")
             if _REDIRECT.search(gist) is None:
@@ -112,6 +124,15 @@ class Git:
             found: list[str] = _LOCATION.findall(trace)
             self.location = target_on_same_server(self.location, found[-1] if found else "")
         raise GitError(f"{self.url} redirects more than {_MOST_REDIRECTS} times")
+
+    def _require_list_of_refs(self, trace: str) -> None:
+        """Raises GitError if the server has not sent git's list; a page may look empty."""
+        types: list[str] = _MEDIA_TYPE.findall(trace.lower())
+        if _LIST_OF_REFS not in types:
+            raise GitError(
+                f"{self.url} answers with {types[-1] if types else 'no content type'}, not with "
+                "git's list of branches: is a gateway or a login page in between?"
+            )
 
     def run(self, arguments: Sequence[str], inside: Path) -> str:
         """Runs git in a clone and returns its stdout. Raises GitError with git's own message."""
@@ -135,6 +156,7 @@ class Git:
         self, arguments: Sequence[str], command: str, variables: dict[str, str]
     ) -> tuple[int, str, str]:
         """Runs git to its end; returns its exit code, stdout and stderr."""
+        end = time.monotonic() + self._timeout
         process = _start(
             arguments,
             env=self._environment() | variables,
@@ -144,14 +166,15 @@ class Git:
             errors="replace",
         )
         try:
-            output, complaint = process.communicate(timeout=self._timeout)
-        except subprocess.TimeoutExpired:
-            stop(process)
-            raise GitError(f"git {command} took longer than {self._timeout:g} s") from None
+            while (left := end - time.monotonic()) > 0:
+                with suppress(subprocess.TimeoutExpired):
+                    output, complaint = process.communicate(timeout=min(_KEEP_ALIVE_INTERVAL, left))
+                    return process.returncode, output, complaint
+                self._keep_alive()
+            raise GitError(f"git {command} took longer than {self._timeout:g} s")
         except BaseException:
             stop(process)
             raise
-        return process.returncode, output, complaint
 
     def _environment(self) -> dict[str, str]:
         configuration = dict(_SETTINGS)

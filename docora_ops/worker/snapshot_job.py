@@ -40,7 +40,7 @@ from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
 from docora_ops.worker import host
 from docora_ops.worker.certificates import file_for_git
-from docora_ops.worker.clone import FOLDER, Clone, Commit
+from docora_ops.worker.clone import FOLDER, Clone, Commit, RepositoryLock
 from docora_ops.worker.deliveries import (
     Change,
     Event,
@@ -233,14 +233,16 @@ class _Snapshot:
         token, auth_key = self._decrypt(payload)
         with redis_errors(self.resources.client):
             host.measure_clock(self.resources.client)  # what apps are sent is signed by it
+        lock = RepositoryLock(self.resources.client, payload.repository_name)
         git = Git(
             payload.github_url,
             token=token,
             protocols=self.settings.git_protocols.split(","),
             timeout=self.settings.git_timeout,
+            keep_alive=lock.renew,
             authorities=file_for_git(self.settings.repos_base_path / FOLDER),
         )
-        clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git)
+        clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git, lock)
         self.reads_repository = True
         with Objects(git, clone.path) as objects:
             found = self._fetch(clone, objects)

@@ -10,7 +10,7 @@ from tests.support.worker_processes import expire_heartbeats
 
 WIP = f"rq:wip:{QUEUE}"
 INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
-LOCKS = ("rq:clean_registries:*", "rq:scheduler-lock:*")
+LOCKS = ("rq:clean_registries:*", "rq:scheduler-lock:*", "docora:repo-lock:*")
 
 
 def expire_heartbeats_of(docora: Docora, worker: str) -> None:

@@ -32,7 +32,7 @@ def assert_sent_in_full(snapshots: Snapshots, link: TestLink, upstream: Upstream
         snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
     workshop = snapshots.repos / ".docora-ops"
-    assert [path.name for path in workshop.iterdir() if path.suffix != ".lock"] == ["clones"]
+    assert [path.name for path in workshop.iterdir()] == ["clones"]
 
 
 def forget(snapshots: Snapshots) -> None:

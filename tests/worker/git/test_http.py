@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from docora_ops.errors import GitError
+from docora_ops.worker import git
 from docora_ops.worker.git import target_on_same_server
-from tests.support.delivery_checks import assert_in_sync, failure, git_failures
+from tests.support.delivery_checks import assert_in_sync, failure, git_failures, link_row
 from tests.support.git_over_http import GitHandler, GitSite, basic, rename_with_redirect
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import TOKEN, Snapshots, Upstream
 from tests.support.worker_processes import all_processes, command_line
+
+LOCK = "docora:repo-lock:octo/api"
 
 
 @pytest.fixture
@@ -174,30 +177,117 @@ def test_a_server_that_never_answers_is_a_git_failure_and_leaves_no_git(
     assert git_failures(snapshots, link) == 1
     assert held[0]
     eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
-    workshop = (snapshots.repos / ".docora-ops").iterdir()
-    assert [path.name for path in workshop if path.suffix != ".lock"] == ["clones"]
+    assert [path.name for path in (snapshots.repos / ".docora-ops").iterdir()] == ["clones"]
 
 
-@pytest.mark.parametrize("page", [b"<html>Please log in</html>", b"<html>\nNo\n</html>", b""])
-def test_a_page_with_status_200_is_a_git_failure_and_nothing_is_deleted(
-    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream, page: bytes
+def test_the_lock_of_the_repository_is_renewed_while_git_works(
+    snapshots: Snapshots, site: GitSite, link: TestLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gateway or a login page; a short one looks to git like a repository without branches."""
+    monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
+    redis = snapshots.docora.redis
+    renewals = []
+
+    def slow(_handler: GitHandler) -> bool:
+        for _ in range(2):
+            redis.pexpire(LOCK, 10_000)
+            eventually(lambda: int(redis.pttl(LOCK)) > 100_000, "a renewal")
+            renewals.append(LOCK)
+        return True
+
+    site.intercept = slow
     snapshots.run_job(link)
-    contents = upstream.contents()
+    assert snapshots.docora.status(link) == "synced"
+    assert len(renewals) == 2 * len(site.paths)
+    assert not redis.exists(LOCK)
+
+
+@pytest.mark.parametrize("owner", [None, "somebody else"])
+def test_a_lock_that_is_lost_while_git_works_ends_the_job_and_git(
+    snapshots: Snapshots,
+    site: GitSite,
+    link: TestLink,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: str | None,
+) -> None:
+    monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
+    redis = snapshots.docora.redis
+    found: list[int] = []
+
+    def lose_it(handler: GitHandler) -> bool:
+        found.extend(git_processes(port_of(site)))
+        redis.delete(LOCK)
+        if owner:
+            redis.set(LOCK, owner)
+        handler.rfile.read(1)  # until the client hangs up
+        return False
+
+    site.intercept = lose_it
+    assert failure(snapshots, link) == "the lock of octo/api was lost while git worked"
+    assert found
+    eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
+    assert git_failures(snapshots, link) == 0
+    assert redis.get(LOCK) == (owner and owner.encode())
+
+
+HTML = {"Content-Type": "text/html; charset=utf-8"}
+PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+NOT_GIT = "not with git's list of branches: is a gateway or a login page in between?"
+
+
+@pytest.mark.parametrize("is_delivered", [False, True])
+@pytest.mark.parametrize(
+    ("headers", "page", "error"),
+    [
+        pytest.param(HTML, PAGE, f"answers with text/html, {NOT_GIT}", id="a line of HTML"),
+        pytest.param(HTML, b"", f"answers with text/html, {NOT_GIT}", id="no HTML"),
+        pytest.param({}, b"", f"answers with no content type, {NOT_GIT}", id="nothing"),
+        pytest.param(HTML, PAGE + b"\n", "info/refs not valid", id="lines of HTML"),
+    ],
+)
+def test_an_answer_that_is_not_gits_is_a_git_failure_and_nothing_is_deleted(
+    snapshots: Snapshots,
+    site: GitSite,
+    link: TestLink,
+    upstream: Upstream,
+    headers: dict[str, str],
+    page: bytes,
+    error: str,
+    is_delivered: bool,
+) -> None:
+    """Of a gateway or a login page, with status 200."""
+    if is_delivered:
+        snapshots.run_job(link)
     before = snapshots.docora.dump()[0]
 
     def answer(handler: GitHandler) -> bool:
-        handler.reply(200, {"Content-Type": "text/html"}, page)
+        handler.reply(200, headers, page)
         return False
 
     site.intercept = answer
-    failure(snapshots, link)
+    assert error in failure(snapshots, link)
     assert git_failures(snapshots, link) == 1
-    assert snapshots.received().files == contents
+    assert snapshots.received().files == (upstream.contents() if is_delivered else {})
     after = snapshots.docora.dump()[0]
     for table in ("app_delivered_files", "repository_snapshots", "snapshot_files"):
         assert after[table] == before[table]
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_a_repository_without_a_commit_is_in_sync(
+    snapshots: Snapshots, site: GitSite, token: str | None, is_renamed: bool
+) -> None:
+    """With a token the server answers with a page first, and then as git."""
+    upstream = snapshots.add_upstream()
+    repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
+    link = snapshots.link(snapshots.add_app(), repository)
+    site.token = token
+    snapshots.set_token(link, token)
+    if is_renamed:
+        rename_with_redirect(site, upstream)
+    snapshots.run_job(link)
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    assert git_failures(snapshots, link) == 0
 
 
 URL = "https://github.com/octo/api"

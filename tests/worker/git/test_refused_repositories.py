@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from docora_ops.errors import SnapshotError
 from docora_ops.settings import Settings
-from docora_ops.worker.clone import Clone
+from docora_ops.worker.clone import Clone, RepositoryLock
 from docora_ops.worker.git import Git
 from tests.support.delivery_checks import failure, git_failures
 from tests.support.rows import TestLink
@@ -14,10 +15,11 @@ from tests.support.snapshots import Snapshots
 
 PASSWORD = "hunter2"
 CLONES = ".docora-ops/clones"
+LOCK = RepositoryLock(Redis(), "octo/api")
 
 
 def git_for(url: str, *protocols: str) -> Git:
-    return Git(url, token=None, protocols=protocols, timeout=1)
+    return Git(url, token=None, protocols=protocols, timeout=1, keep_alive=lambda: None)
 
 
 def refusal(url: str, *protocols: str) -> str:
@@ -108,7 +110,7 @@ def test_names_that_would_leave_the_folder_are_refused(
     tmp_path: Path, owner: str, name: str
 ) -> None:
     with pytest.raises(SnapshotError, match="would leave REPOS_BASE_PATH"):
-        Clone(tmp_path, owner, name, git_for("https://h/a", "https"))
+        Clone(tmp_path, owner, name, git_for("https://h/a", "https"), LOCK)
 
 
 @pytest.mark.parametrize("where", ["octo", "octo/api"])
@@ -119,7 +121,7 @@ def test_a_symlink_is_not_followed(tmp_path: Path, where: str) -> None:
     path.parent.mkdir(parents=True)
     path.symlink_to(outside)
     with pytest.raises(SnapshotError, match="would leave REPOS_BASE_PATH"):
-        Clone(tmp_path / "repos", "octo", "api", git_for("https://h/a", "https"))
+        Clone(tmp_path / "repos", "octo", "api", git_for("https://h/a", "https"), LOCK)
 
 
 def fail(snapshots: Snapshots, link: TestLink) -> str:

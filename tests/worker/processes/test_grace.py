@@ -37,7 +37,7 @@ def assert_queued_again(snapshots: Snapshots, link: TestLink, tries_left: int) -
     assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, tries_left)
     assert link_row(snapshots, link) == ("pending_snapshot", 0, None)
     assert docora.redis.zcard(WIP) == 0
-    assert docora.redis.keys("rq:execution*") == []
+    assert docora.redis.keys("rq:execution*") == docora.redis.keys("docora:repo-lock:*") == []
     assert docora.lost_links() == docora.doubled_jobs() == []
 
 
@@ -62,7 +62,7 @@ def test_a_slow_delivery_is_cut_off_after_the_grace_period_and_goes_on_with_the_
     assert {request.path for request in received.requests[1:]} == {"b"}
 
 
-def test_a_git_that_is_cut_off_ends_and_is_no_failure_of_the_repository(
+def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
     snapshots: Snapshots,
 ) -> None:
     begun, over = threading.Event(), threading.Event()
@@ -80,6 +80,7 @@ def test_a_git_that_is_cut_off_ends_and_is_no_failure_of_the_repository(
         snapshots.queue(link)
         with running(snapshots, "--grace", "1") as worker:
             assert begun.wait(PATIENCE)
+            assert snapshots.docora.redis.exists("docora:repo-lock:octo/api")
             worker.signal(SIGTERM)
             assert worker.end() == 0
             assert_queued_again(snapshots, link, 4)
@@ -148,7 +149,7 @@ def test_a_git_that_is_started_at_this_very_moment_is_ended_too(
     before = signal.signal(CUT_OFF, cut_off)
     timeout = UnixSignalDeathPenalty(60, JobTimeoutException)  # type: ignore[no-untyped-call]
     with site.serving(), timeout:
-        git = Git(site.url, token=None, protocols=["http"], timeout=60)
+        git = Git(site.url, token=None, protocols=["http"], timeout=60, keep_alive=lambda: None)
         sys.setprofile(strike)
         try:
             with pytest.raises(error):
