@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast
 
+_SECRETS = ("DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY")
+
 
 class OutputStream:
     """Stdout or stderr. Drops the rest of the output once its reader has gone or its disk is full.
@@ -76,6 +78,8 @@ def show_paged(text: str, height: int) -> None:
         return
     sys.stdout.flush()
     os.environ.setdefault("LESS", "FRX")  # R: show colours
+    for name in _SECRETS:  # a pager may run other programs
+        os.environ.pop(name, None)
     SystemPager().show(text)
 
 
