@@ -25,7 +25,7 @@ _LONG = 3600
 """Seconds that a job waits, or without a save: by default Redis saves within an hour."""
 _OVERDUE = 60  # seconds by which a delayed job may be late: RQ's scheduler looks every second
 _CLOCK_WARNING = 5
-_CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off takes no job
+_CLOCK_FAILURE = 20  # seconds; a worker whose clock is further off takes no job
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """The version in the queue's metadata, which the last process to open the queue has written."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
@@ -350,7 +350,7 @@ def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check
     *names, last = [*clocks, *([amount(len(known), "worker")] if known else [])]
     hint = (
         "set the clocks by NTP on each host: heartbeats and due times are judged by them, and a "
-        "worker that is 30 s off takes no job"
+        "worker that is more than 20 s off takes no job"
     )
     return _judge(
         CheckName.CLOCKS,

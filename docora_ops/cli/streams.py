@@ -8,6 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast
 
+_SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
+_SECRETS |= {name.lower() for name in _SECRETS}  # the settings are read in either case
+
 
 class OutputStream:
     """Stdout or stderr. Drops the rest of the output once its reader has gone or its disk is full.
@@ -76,6 +79,8 @@ def show_paged(text: str, height: int) -> None:
         return
     sys.stdout.flush()
     os.environ.setdefault("LESS", "FRX")  # R: show colours
+    for name in os.environ.keys() & _SECRETS:  # a pager may run other programs
+        del os.environ[name]
     SystemPager().show(text)
 
 

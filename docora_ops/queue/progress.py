@@ -96,6 +96,9 @@ class ProgressStore:
             fields["results"] = json.dumps(asdict(results))
         # One transaction: where a command is not permitted, Redis runs none of them.
         with redis_errors(self._client), self._client.pipeline() as pipeline:
+            if audit:
+                # A transaction does what is left of it after a refused command.
+                self._client.xlen(audit.key)
             pipeline.hsetnx(key, "cancelled", "false")
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, EXPIRY)
@@ -250,6 +253,8 @@ class ProgressStore:
                 )
             if cancelled == b"true":
                 return False
+            if audit:
+                self._client.xlen(audit.key)  # as in `write`
             pipeline.hset(key, "cancelled", "true")
             if reason := cancelled_by or stopped_by:
                 pipeline.hset(key, "cancelled_by" if cancelled_by else "stopped_by", reason)

@@ -48,8 +48,6 @@ def connect(settings: Settings) -> redis.Redis:
         options = pool.connection_kwargs
         pool.connection_class(**options)
         str(options.get("host", "")).encode("idna")  # as the look-up does
-        if options.get("ssl_keyfile") and not options.get("ssl_certfile"):
-            raise ValueError("a key without its certificate")
         if issubclass(pool.connection_class, redis.SSLConnection):
             # Without one, OpenSSL asks the terminal for the password of an encrypted key.
             options.setdefault("ssl_password", "")
@@ -59,7 +57,32 @@ def connect(settings: Settings) -> redis.Redis:
             hint="use redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or unix:///PATH; "
             "percent-encode special characters in the password",
         ) from None
+    if problem := _unusable_file(options):
+        hint = "correct it in REDIS_URL, or the file"
+        raise ConfigurationError(f"REDIS_URL can't be used: {problem}", hint=hint)
     return client
+
+
+def _unusable_file(options: Mapping[str, Any]) -> str | None:
+    """Says which file of the TLS options can't be used, and why. Returns None if all can."""
+    names = ("ca_certs", "certfile", "keyfile")
+    authorities, certificate, key = (options.get(f"ssl_{name}") for name in names)
+    if key and not certificate:
+        return "ssl_keyfile needs ssl_certfile, the certificate that belongs to the key"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    what = f"ssl_ca_certs={authorities}"
+    try:
+        if authorities:
+            context.load_verify_locations(authorities)
+        what = f"ssl_certfile={certificate}" + (f" with ssl_keyfile={key}" if key else "")
+        if certificate:
+            context.load_cert_chain(certificate, key, options.get("ssl_password", ""))
+    except ssl.SSLError as error:
+        reason = error.reason.replace("_", " ").lower() if error.reason else "not in PEM format"
+        return f"{what} can't be used: {reason}"
+    except OSError as error:
+        return f"{what} can't be used: {(error.strerror or 'no reason').lower()}"
+    return None
 
 
 def with_rows_locked(client: redis.Redis) -> redis.Redis:

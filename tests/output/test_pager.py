@@ -122,3 +122,13 @@ def test_keys_in_less_do_not_change_the_exit_code(docora: Docora) -> None:
     text = plain(shown)
     assert "Dry run: nothing was changed." in text
     assert "octo/repo2999" not in text
+
+
+def test_the_pager_gets_no_secret_from_the_environment(docora: Docora, tmp_path: Path) -> None:
+    docora.add_links(30)
+    seen = tmp_path / "environment"
+    code, _ = at_80_by_24(docora, ["retry-all-failed", "--dry-run"], f"env >'{seen}'; cat")
+    assert code == 0
+    names = {line.partition("=")[0] for line in seen.read_text(encoding="utf-8").splitlines()}
+    assert "PAGER" in names
+    assert names.isdisjoint({"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY"})
