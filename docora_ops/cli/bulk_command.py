@@ -101,11 +101,14 @@ def _carry_out(
     if step.is_waiting and step.wait and step.wait.total:
         try:
             what = amount(step.wait.total, "snapshot")
+            awaited = until_stopped(events, stop)
+            step = next(awaited, step)  # from here on, a signal ends the wait only
             with showing_wait(context, what, step.wait) as show_wait:
-                for step in until_stopped(events, stop):
+                for step in awaited:
                     show_wait(step.wait)
         except ServerError as lost:
             error = lost
+        context.tell()
     return _finish(context, step, options, stop, error)
 
 

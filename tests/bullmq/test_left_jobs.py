@@ -39,14 +39,14 @@ def test_with_rq_the_jobs_of_bullmq_are_to_be_removed(bullmq: Bullmq) -> None:
     ):
         put(link)
         found = check(examine(docora), "bullmq_queue")
-        assert found["state"] == "failed", (link, found)
+        assert found["state"] == "critical", (link, found)
         # Nothing else is refused.
         assert docora.run("retry", *link.ids).code == 0
         if put is not bullmq.stall:
-            remove(docora, found["hint"])
+            remove(docora, found["command"])
             assert check(examine(docora), "bullmq_queue")["state"] == "ok"
     jobs = docora.waiting()
-    remove(docora, found["hint"])
+    remove(docora, found["command"])
     assert bullmq.state(abandoned) in {None, "unknown"}
     assert {*docora.redis.scan_iter("bull:*")} == {b"bull:other-queue:wait"}
     assert docora.waiting() == jobs
@@ -68,9 +68,9 @@ def test_with_bullmq_the_jobs_of_rq_are_to_be_removed(bullmq: Bullmq) -> None:
             else:
                 docora.queue_job(waiting)
             found = check(bullmq.run("doctor", "--json", env=environment), "workers")
-            assert found["state"] == "failed", found
+            assert found["state"] == "critical", found
             assert bullmq.run("retry", *delayed.ids, "--dry-run").code == 0
-            remove(docora, found["hint"])
+            remove(docora, found["command"])
             found = check(bullmq.run("doctor", "--json", env=environment), "workers")
             assert found["state"] == "ok", found
     left = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.errors.checks import ALL, SECRET, arguments, forget_operations, refuses
+from tests.errors.checks import SECRET, arguments, forget_operations, refuses
 from tests.support.docora import Docora
 from tests.support.own_servers import Role, role
 from tests.support.rows import TestLink
@@ -68,14 +68,3 @@ def test_a_wrong_postgres_password_is_refused_and_not_shown(guarded: Docora) -> 
     with role(guarded, "docora_ops", SECRET + "!") as user:
         result = guarded.run(*arguments("retry", link), env={"DATABASE_URL": user.url(SECRET)})
         refuses(result, "postgres", "password authentication failed")
-
-
-def test_a_read_only_postgres_is_refused(docora: Docora, link: TestLink) -> None:
-    before = docora.dump()
-    url = docora.database_url + ("&" if "?" in docora.database_url else "?")
-    url += "options=-c%20default_transaction_read_only%3Don"
-    for command in ALL:
-        result = docora.run(*arguments(command, link), env={"DATABASE_URL": url})
-        refuses(result, "postgres", "is read-only")
-    forget_operations(docora)
-    assert docora.dump() == before

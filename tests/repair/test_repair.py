@@ -37,6 +37,7 @@ def world(docora: Docora) -> dict[str, TestLink]:
     docora.queue_job(links["duplicate"])
     docora.redis.rpush(docora.queue.key, links["duplicate"].job_id)
     docora.redis.zadd(f"rq:failed:{QUEUE}", {links["stale_entry"].job_id: 9e9})
+    docora.redis.delete("docora-ops:audit")
     docora.add_worker()
     docora.age_links()
     return links

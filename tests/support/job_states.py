@@ -128,6 +128,7 @@ WAITING: dict[str, Arrange] = {
     "deferred": left(JobStatus.DEFERRED),
     "ready to enqueue": all_of(left(JobStatus.READY_TO_ENQUEUE), entry_in(ReadyJobRegistry)),
     "rate limited": rate_limited,
+    "rate limited, not registered": left(JobStatus.RATE_LIMITED),
 }
 
 
@@ -276,7 +277,6 @@ MISPLACED: dict[str, Arrange] = {
     "scheduled, not registered": left(JobStatus.SCHEDULED),
     "deferred, not registered": all_of(left(JobStatus.DEFERRED), no_entry_in(DeferredJobRegistry)),
     "ready, not registered": left(JobStatus.READY_TO_ENQUEUE),
-    "rate limited, not registered": left(JobStatus.RATE_LIMITED),
 }
 
 

@@ -32,7 +32,7 @@ def assert_untouched(snapshots: Snapshots, link: TestLink) -> None:
     [
         ([], {"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
         ([], {"ENCRYPTION_KEY": PASSWORD * 8}, "ENCRYPTION_KEY is not a key of 64 hex digits"),
-        ([], {"DATABASE_URL": f"mysql://ada:{PASSWORD}@db/docora"}, "DATABASE_URL must look like"),
+        ([], {"DATABASE_URL": f"mysql://ada:{PASSWORD}@db/docora"}, "DATABASE_URL: must look like"),
         ([], {"PATH": ""}, "git is not on PATH"),
         ([], {"REPOS_BASE_PATH": "/dev/null/repos"}, "REPOS_BASE_PATH '/dev/null/repos' can't be"),
         ([], {"DOCORA_OPS_GIT_PROTOCOLS": "https file"}, "DOCORA_OPS_GIT_PROTOCOLS"),
