@@ -22,7 +22,7 @@ PUSH = b"$4\r\npush\r\n"
 """In a request to Redis: the script of docora-ops is to push."""
 COMMIT = b"COMMIT\0"
 """In a request to Postgres."""
-LOOKUPS = 3
+LOOKUPS = 2
 """Commits of a command that finds its link, before the one of the change."""
 
 _TICK = 0.02
