@@ -127,6 +127,7 @@ class Actions(Watch):
     ) -> None:
         """`then`: what happens to the link when the links are chosen."""
         self.others_do(first, link)
+        front &= operation is not Action.SCHEDULE  # which has no such option
         self._many(operation, size, link, app=app, then=then, front=front)
 
     @rule(operation=OF_MANY, size=SIZES, link=World.links)
