@@ -164,7 +164,7 @@ class PublicPayload(LinkIds):
     @property
     def description(self) -> str:
         """The job's description on RQ's own screens and in its log, inert."""
-        return inert(f"{self.repository_name} → {self.app_name}")
+        return f"{inert(self.repository_name)} → {inert(self.app_name)}"  # most are ASCII: fast
 
 
 @dataclass(frozen=True, slots=True)
