@@ -399,12 +399,13 @@ def _looks(docora: Docora, following: Following, step: OperationStep) -> Generat
                 if operation.not_queued > step.failures_total:
                     failures = store.read_failures(operation_id)
                 goes_on = operation.state is OperationState.RUNNING
-                step = OperationStep(operation, step.wait, *failures, goes_on)
                 ids = store.read_links(operation_id, read)
                 read += len(ids)
                 new = dict.fromkeys(id_ for id_ in ids if id_ not in known)
                 known.update(new)
                 following.add_claimed(new)
+                # Not before its links are read: an operation that is over has no more of them.
+                step = OperationStep(operation, step.wait, *failures, goes_on)
                 if must_renew:
                     store.renew(operation)
             except NotFoundError:

@@ -10,6 +10,7 @@ from tests.support.docora import Docora, Result, finish
 from tests.support.other_worker import other_worker
 from tests.support.own_servers import OwnRedis
 from tests.support.privileges import with_login, without_rule
+from tests.support.proxy import Fault, Proxy
 from tests.support.running_commands import await_line
 
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0", "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
@@ -43,6 +44,17 @@ def test_a_missing_privilege_of_redis_ends_a_wait_and_is_named(docora: Docora) -
     ends_with(result, "does not permit the command getrange", "docora-ops help privileges")
     assert result.json["code"] == "redis"
     assert result.data["waited"]["unfinished"] == 0
+
+
+def test_links_that_could_not_be_read_at_first_are_awaited(docora: Docora) -> None:
+    docora.add_link()
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        cut = proxy.plan(b"GETRANGE", Fault.LOSE_REPLY)
+        env = {**QUICK, "REDIS_URL": proxy.url}
+        result = docora.run("wait", operation_id, "--timeout", "3", "--json", env=env)
+        cut.wait()
+    assert (result.code, result.data["waited"]["unfinished"]) == (8, 1), result
 
 
 @pytest.mark.parametrize("command", ["wait", "status"])
