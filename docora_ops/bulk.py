@@ -103,7 +103,7 @@ class ChangeOptions:
     dry_run: only find out what would happen.
 
     The rest is for bulk operations.
-    in_flight: keep at most so many snapshots in flight, and wait for all of them.
+    in_flight: the most snapshots in flight; the operation waits for all of them.
     max_failures: with `in_flight`, queue no more once more snapshots have failed.
     wait: wait for the snapshots.
     timeout: seconds after which the wait ends; the jobs go on.

@@ -34,8 +34,7 @@ Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
 _SLOW_LINKS_IN_A_ROW = 2
-"""If so many links, each by itself, take too long, the whole server is too slow."""
-_PUSHED = {Outcome.QUEUED, Outcome.REPLACED_STALE}
+"""Once this many single links in a row have timed out, the whole server is too slow."""
 _CHANGES = (Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.NOT_QUEUED)
 
 
@@ -50,7 +49,7 @@ class LinkOutcome:
 
 @dataclass(slots=True)
 class Batch:
-    """What has become of the links of one batch."""
+    """The outcomes of the links of one batch."""
 
     recorded: list[LinkOutcome] = field(default_factory=list)
     unclaimed: list[LinkRef] = field(default_factory=list)

@@ -44,7 +44,7 @@ from docora_ops.waits import BulkWait
 
 @dataclass(frozen=True)
 class BulkStep:
-    """How far a bulk operation is.
+    """The progress of a bulk operation.
 
     chosen: the links that were chosen, by app.
     deliveries: with a resync, the delivery records of these links before the first change.
@@ -87,7 +87,7 @@ class BulkRun:
     _counts: Counter[Outcome] = field(default_factory=Counter)
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
     _apps: dict[App, Mapping[Outcome, int]] = field(default_factory=dict)
-    """The same counts, with the names of the apps."""
+    """The counts of `_by_app`, by app with its name."""
     _failures: list[LinkFailure] = field(default_factory=list)
     _deliveries_cleared: int = 0
     _circuits_reset: set[str] = field(default_factory=set)
@@ -95,7 +95,7 @@ class BulkRun:
     _reported_at: float = 0
     _reported_failures: int = 0
     _results_at_stop: tuple[int, int] | tuple[None, None] = (None, None)
-    """All results, and those that failed, when too many had failed."""
+    """Snapshots that had a result, and that had failed again, when --max-failures was exceeded."""
 
     def __post_init__(self) -> None:
         self._audit = AuditEntries(self.change, self.selection.total)

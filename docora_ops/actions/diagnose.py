@@ -82,13 +82,13 @@ class WaitingFor:
 
 @dataclass
 class _Server:
-    """What one server has told."""
+    """The findings about one server."""
 
     name: CheckName
     checks: list[Check] = field(default_factory=list)
     error: DocoraOpsError | None = None  # of the settings, or it does not answer, or refuses
     missing: str = ""
-    """What further checks need, such as "Postgres" or "the primary". Empty if there is nothing."""
+    """What further checks need and lack, such as "Postgres" or "the primary". Empty: nothing."""
     ahead: float | None = None  # seconds that its clock is ahead of this host's
     latency: float | None = None  # seconds that one answer takes
     database: Database | None = None

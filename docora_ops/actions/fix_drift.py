@@ -22,13 +22,12 @@ from docora_ops.drift import Drift, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import LinkError, RedisError, ServerError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome
-from docora_ops.pages import batches
+from docora_ops.pages import BATCH_SIZE, batches
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.sweep import QueueSweep, Removal
 from docora_ops.settings import SECOND_LOOK_DELAY
 from docora_ops.text import amount
 
-_LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
 _JOBS_AT_ONCE = 100
 """Jobs that are removed together, so that Redis is held for a few milliseconds."""
 _OUTCOMES = {
@@ -225,7 +224,7 @@ def _queue_links(
         batch.recorded.clear()
 
     locked: list[LinkRef] = []
-    for refs in batches(list(drifts), _LINKS_AT_ONCE):
+    for refs in batches(list(drifts), BATCH_SIZE):
         batch = Batch()
         try:
             execution.execute(refs, batch)

@@ -383,7 +383,7 @@ def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Cha
 
 
 def _looks(docora: Docora, following: Following, step: OperationStep) -> Generator[OperationStep]:
-    """Adds the links that an operation claims to those that are followed, each second."""
+    """Reads the operation once a second, and follows the links that it has claimed since."""
     store, operation_id = docora.store, step.operation.operation_id
     known: set[str] = set()
     read, looked_at, renewed_at = 0, -inf, -inf

@@ -1,4 +1,4 @@
-"""What was done, and which bulk operations are under way. Needs only Redis."""
+"""The audit entries and the bulk operations. Needs only Redis."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def retry_all_failed(
     step follows each batch. Closing the generator later ends the operation after its batch; another
     call does the rest.
 
-    limit: retry at most so many links.
+    limit: the most links to retry.
     by_prefix: an app may be named by the beginning of its id or name.
     reason: for the audit entry.
 

@@ -14,7 +14,6 @@ from docora_ops.render.link_view import failures
 from docora_ops.text import inert
 from tests.support.docora import COMMAND, Docora
 from tests.support.hostile_texts import EVIL, TRICKS
-from tests.support.rows import TestLink
 from tests.support.terminal import QUESTION, TerminalSession, assert_inert, at_terminals
 
 STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
@@ -115,21 +114,10 @@ def test_a_very_long_text_is_cut_on_a_screen_with_a_note_and_whole_in_a_pipe() -
     assert "z" * 150_000 in "".join(lines_of(listing))
 
 
-def poison(docora: Docora, links: int) -> list[TestLink]:
-    """Links whose ids can't form a job id, each of an app of its own."""
-    return [
-        docora.link(
-            docora.add_app(f"Poison {number}", f"app_!{number}"),
-            docora.add_repository(f"octo/poison{number}", f"repo_!{number}"),
-        )
-        for number in range(links)
-    ]
-
-
 def test_at_80_columns_no_id_is_broken_in_two(docora: Docora) -> None:
     docora.add_links(2, apps=2)
     [first, lost] = docora.links()
-    [bad] = poison(docora, 1)
+    [bad] = docora.add_poison(1)
     docora.set_link(lost, status="pending_snapshot")
     docora.set_link(bad, status="pending_snapshot")
     docora.age_links()
@@ -155,7 +143,7 @@ def test_at_80_columns_no_id_is_broken_in_two(docora: Docora) -> None:
 
 
 def test_failures_come_after_the_counts_and_ids_stand_in_for_names(docora: Docora) -> None:
-    poison(docora, 22)
+    docora.add_poison(22)
     docora.add_worker()
     lines = docora.run("retry-all-failed").stdout.splitlines()
     assert lines[0] == "App\tApp id\tnot queued\ttotal"

@@ -10,7 +10,6 @@ from shlex import quote
 import pytest
 
 from tests.support.docora import COMMAND, Docora
-from tests.support.rows import TestLink
 from tests.support.terminal import TerminalSession, on_terminal
 
 STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
@@ -24,17 +23,6 @@ def at_80_by_24(docora: Docora, arguments: list[str], pager: str) -> tuple[int, 
 
 def plain(shown: str) -> str:
     return STYLE.sub("", shown).replace("\r", "")
-
-
-def poison(docora: Docora, links: int) -> list[TestLink]:
-    """Links whose ids can't form a job id, each of an app of its own."""
-    return [
-        docora.link(
-            docora.add_app(f"Poison {number}", f"app_!{number}"),
-            docora.add_repository(f"octo/poison{number}", f"repo_!{number}"),
-        )
-        for number in range(links)
-    ]
 
 
 def test_only_what_is_taller_than_the_screen_is_paged(docora: Docora) -> None:
@@ -58,7 +46,7 @@ def test_a_change_is_paged_only_when_it_is_done_and_nobody_can_be_kept_waiting(
     docora: Docora, tmp_path: Path
 ) -> None:
     """The pager runs once, after the last link, and not before a wait."""
-    poison(docora, 12)
+    docora.add_poison(12)
     queued = docora.add_link()
     docora.add_worker()
     status = f"{tmp_path}/status"
@@ -110,7 +98,7 @@ def test_a_wait_is_paged_at_its_end_but_not_after_ctrl_c(docora: Docora) -> None
 @pytest.mark.skipif(shutil.which("less") is None, reason="needs less")
 def test_keys_in_less_do_not_change_the_exit_code(docora: Docora) -> None:
     docora.add_links(3000)
-    poison(docora, 1)
+    docora.add_poison(1)
     environment = docora.environment(TERM="xterm-256color")
     command = [str(COMMAND), "retry-all-failed", "--dry-run"]
     with TerminalSession(command, environment, 80, 24) as session:
