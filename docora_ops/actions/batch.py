@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
+from threading import Event, Thread
 
 from docora_ops.actions.look import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
 from docora_ops.audit import Change
@@ -23,6 +24,7 @@ from docora_ops.database.link_rows import (
 from docora_ops.database.selection import Claiming
 from docora_ops.drift import RepairOutcome
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
+from docora_ops.interrupts import held_back
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome, PlannedLink
 from docora_ops.queue import Answer, LinkQueue, ProgressStore, PushRequest
@@ -33,6 +35,7 @@ Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
 
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
+_LONGEST_WAIT = 1  # seconds that a batch waits, with rows locked, for the batch before it
 _SLOW_LINKS_IN_A_ROW = 2
 """Once this many single links in a row have timed out, the whole server is too slow."""
 _CHANGES = (Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.NOT_QUEUED)
@@ -59,6 +62,9 @@ class Batch:
     """Ids of repositories."""
     circuits_held: set[str] = field(default_factory=set)
     """Ids of repositories whose circuits could not be reset: other sessions hold their rows."""
+    after: Event | None = None
+    """Set once the batch before this one has pushed its jobs."""
+    pushed: Event = field(default_factory=Event)
 
     def record(self, ref: LinkRef, outcome: Outcome, error_message: str | None = None) -> None:
         """Records the outcome of a link."""
@@ -215,6 +221,8 @@ class BatchExecution:
                     self.database, open_circuits, wait=self.waits_for_circuits
                 )
                 done.circuits_held = open_circuits - done.circuits_reset
+            if batch.after:
+                batch.after.wait(_LONGEST_WAIT)
             for answer in self._push(changed, candidates):
                 is_exhausted = claims[answer.job_id].state is ClaimState.EXHAUSTED
                 if not answer.state.is_over if is_exhausted else answer.outcome is None:
@@ -222,6 +230,7 @@ class BatchExecution:
                 outcomes[answer.job_id] = outcome_of(answer)
             if refused:
                 raise Rollback
+            batch.pushed.set()
         if refused:
             for answer in refused:
                 ref = candidates.pop(answer.job_id)
@@ -320,3 +329,36 @@ class BatchExecution:
             link = (intern(ref.app_id), app_name or "", ref.repository_id, repository_name or "")
             planned.append(PlannedLink(*link, item.outcome, item.error_message))
         return planned
+
+
+class BatchInFlight:
+    """A batch that is executed in a thread, so that its transaction never waits for a caller.
+
+    after: the batch that is to push its jobs before this one.
+    """
+
+    def __init__(
+        self, execution: BatchExecution, refs: Sequence[LinkRef], after: BatchInFlight | None
+    ) -> None:
+        self.execution, self.refs = execution, refs
+        self.batch: Batch = Batch(after=after.batch.pushed if after else None)
+        self._error: Exception | None = None
+        # A daemon: nobody waits for it after a second signal.
+        self._thread = Thread(target=self._run, daemon=True)
+        with held_back():  # a signal that another thread gets does not wake the main thread
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.execution.execute(self.refs, self.batch)
+        except Exception as error:  # noqa: BLE001 - raised in `result`
+            self._error = error
+        finally:
+            self.batch.pushed.set()
+
+    def result(self) -> Batch:
+        """Waits for the end of the batch. Raises what `BatchExecution.execute` raised."""
+        self._thread.join()
+        if self._error:
+            raise self._error
+        return self.batch

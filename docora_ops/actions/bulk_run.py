@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import astuple, dataclass, field
+from contextlib import closing, nullcontext, suppress
+from dataclasses import astuple, dataclass, field, replace
 
-from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution
+from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, BatchInFlight
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.following import Following, keep_results
@@ -40,6 +40,9 @@ from docora_ops.links import (
 from docora_ops.pages import batches
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 from docora_ops.waits import BulkWait
+
+LONGEST_FLIGHT = 0.25
+"""Seconds after which no further batch is started before the next step."""
 
 
 @dataclass(frozen=True)
@@ -233,8 +236,68 @@ class BulkRun:
         refs = self.selection.refs
         if self.options.front and self._planned is None:
             refs = refs[::-1]  # each job is pushed before the one that was pushed last
-        unclaimed = yield from self._handle(refs, self.batch_size)
+        if self._planned is None and len(refs) > self.batch_size:
+            unclaimed = yield from self._handle_two_at_a_time(refs)
+        else:
+            unclaimed = yield from self._handle(refs, self.batch_size)
         yield from self._handle_locked(unclaimed)
+
+    def _handle_two_at_a_time(
+        self, refs: Sequence[LinkRef]
+    ) -> Generator[BulkStep, None, list[LinkRef]]:
+        """Does what `_handle` does, with two batches in flight between two steps."""
+        database, todo = self.docora.database, deque(batches(refs, self.batch_size))
+        unclaimed: list[LinkRef] = []
+        with closing(database.sibling()) as one, closing(database.sibling()) as other:
+            executions = [replace(self._execution, database=each) for each in (one, other)]
+            while todo and not self._cancelled:
+                try:
+                    refused = self._fly(executions, todo, unclaimed)
+                except ServerError:
+                    yield self.step()  # another batch may have been committed since the last one
+                    raise
+                yield self.step()
+                for some in refused:
+                    unclaimed += yield from self._handle(some, 1)
+        return unclaimed
+
+    def _fly(
+        self,
+        executions: Sequence[BatchExecution],
+        todo: deque[Sequence[LinkRef]],
+        unclaimed: list[LinkRef],
+    ) -> list[Sequence[LinkRef]]:
+        """Takes batches from `todo` for a while, and executes two at a time, each in a thread.
+
+        Postgres claims one batch while Redis takes the jobs of the other. Counts each, and adds
+        links that were not claimed to `unclaimed`. Returns batches with a link that can't be
+        queued. Raises PostgresError, RedisError when no batch is in flight any more.
+        """
+        free, in_flight = deque(executions), deque[BatchInFlight]()
+        refused: list[Sequence[LinkRef]] = []
+        lost: ServerError | None = None
+        until = time.monotonic() + LONGEST_FLIGHT
+        is_over = False
+        while True:
+            while todo and free and not is_over:
+                last = in_flight[-1] if in_flight else None
+                in_flight.append(BatchInFlight(free.popleft(), todo.popleft(), after=last))
+            if not in_flight:
+                break
+            ended = in_flight.popleft()
+            free.append(ended.execution)
+            try:
+                batch = ended.result()
+                unclaimed += batch.unclaimed
+                self._counted(batch)
+            except LinkError:
+                refused.append(ended.refs)
+            except ServerError as error:
+                lost = lost or error
+            is_over = bool(lost) or self._cancelled or time.monotonic() > until
+        if lost:
+            raise lost
+        return refused
 
     def _handle(
         self, refs: Sequence[LinkRef], batch_size: int

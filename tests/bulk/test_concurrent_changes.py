@@ -296,7 +296,7 @@ def test_when_the_queues_key_breaks_nothing_more_is_changed_and_the_result_shows
     def break_the_queue(step: BulkStep) -> None:
         nonlocal done
         done = step.result.completed
-        if done == 6:
+        if done == 8 and not docora.redis.exists("kept"):
             with docora.redis.pipeline() as pipeline:
                 pipeline.rename(docora.queue.key, "kept")
                 pipeline.set(docora.queue.key, "not a list")
@@ -305,7 +305,7 @@ def test_when_the_queues_key_breaks_nothing_more_is_changed_and_the_result_shows
     with pytest.raises(RedisError):
         bulk.run(docora.actions(), batch_size=2, each=break_the_queue)
     docora.redis.rename("kept", docora.queue.key)
-    assert 6 <= done <= len(docora.waiting()) < 30
+    assert 8 <= done <= len(docora.waiting()) < 30
     docora.assert_sound()
     bulk.run(docora.actions())
     assert sorted(docora.waiting()) == [link.job_id for link in docora.links()]

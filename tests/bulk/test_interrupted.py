@@ -127,7 +127,7 @@ def test_a_bulk_action_whose_postgres_is_lost_reports_what_it_has_done(
             eventually(
                 lambda: progress_of(docora, only_operation(docora)).items() >= two, "two batches"
             )
-        assert terminate_sessions(docora) == 1
+        assert terminate_sessions(docora) >= 1
         push.release()
         code, stdout = stderr.finish()
     done = 2 * bulk.batch
@@ -279,7 +279,7 @@ def test_another_process_cancels_a_bulk_retry_after_the_batches_that_have_begun(
     data = json.loads(stdout)["data"]
     assert data["cancelled"] is True
     done = data["completed"]
-    assert done == 30, "the batch that had begun, and no other"
+    assert done == 40, "the batches that were in flight, and no other"
     assert docora.statuses() == {"failed": 70 - done, "pending_snapshot": done}
     progress = progress_of(docora, operation_id)
     assert (progress["cancelled"], progress["completed"]) == ("true", str(done))

@@ -104,6 +104,7 @@ class Actions:
             if batch_size is not None:
                 stack.enter_context(patch.object(pages, "BATCH_SIZE", batch_size))
                 stack.enter_context(patch.object(many_links, "_RESYNC_BATCH", batch_size))
+                stack.enter_context(patch.object(bulk_run, "LONGEST_FLIGHT", 0))
             step = next(steps)
             if step.result.total and not options.dry_run:
                 step = next(steps)
