@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from sys import intern
 from threading import Event, Thread
 
-from docora_ops.actions.look import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
+from docora_ops.actions.look import (
+    invalid_job_id,
+    look_at_jobs,
+    named_failures,
+    outcome_of,
+    why_not_queued,
+)
 from docora_ops.audit import Change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions, StoppedBy
 from docora_ops.database import Database, Rollback
@@ -26,7 +32,7 @@ from docora_ops.drift import RepairOutcome
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.interrupts import held_back
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkRef, Outcome, PlannedLink
+from docora_ops.links import Action, LinkFailure, LinkRef, Outcome, PlannedLink
 from docora_ops.queue import Answer, LinkQueue, ProgressStore, PushRequest
 from docora_ops.queue.audit_stream import AuditEntry, end_entry, start_entry
 from docora_ops.queue.progress import new_operation_id
@@ -38,6 +44,7 @@ STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 _LONGEST_WAIT = 1  # seconds that a batch waits, with rows locked, for the batch before it
 _SLOW_LINKS_IN_A_ROW = 2
 """Once this many single links in a row have timed out, the whole server is too slow."""
+_MISSED = "its snapshot is running; resync it again when that has ended"
 _CHANGES = (Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.NOT_QUEUED)
 
 
@@ -57,6 +64,8 @@ class Batch:
     recorded: list[LinkOutcome] = field(default_factory=list)
     unclaimed: list[LinkRef] = field(default_factory=list)
     """Links that are gone, or whose rows other sessions have locked."""
+    failures: list[LinkFailure] = field(default_factory=list)
+    """Links that were not queued, with their names."""
     deliveries_cleared: int = 0
     circuits_reset: set[str] = field(default_factory=set)
     """Ids of repositories."""
@@ -174,6 +183,7 @@ class BatchExecution:
             self._has_waited_in_vain |= isinstance(error, LinkLockedError)
         else:
             self._slow_links = 0
+        self._name_failures(batch)
 
     def execute_locked(self, ref: LinkRef, batch: Batch) -> None:
         """Queues a link that was unclaimed, and waits for its row.
@@ -188,6 +198,23 @@ class BatchExecution:
                 batch.record(ref, Outcome.SKIPPED)
             else:
                 batch.record(ref, Outcome.NOT_QUEUED, "another session holds a lock on its row")
+            self._name_failures(batch)
+
+    def _name_failures(self, batch: Batch) -> None:
+        """Names links that were not queued, if Postgres can be asked: they count without names."""
+        failed = []
+        for item in batch.recorded:
+            if item.outcome is Outcome.ALREADY_RUNNING and self.action is Action.RESYNC:
+                failed.append((item.ref, _MISSED))
+            elif item.error_message is not None:
+                failed.append((item.ref, item.error_message))
+        try:
+            batch.failures = named_failures(self.database, failed)
+        except PostgresError:
+            batch.failures = [
+                LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error)
+                for ref, error in failed
+            ]
 
     def claim_and_push(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
         """Claims and queues links in one transaction, and records their outcomes after the commit.
@@ -328,6 +355,7 @@ class BatchExecution:
             # One string for all links of an app: there may be a million.
             link = (intern(ref.app_id), app_name or "", ref.repository_id, repository_name or "")
             planned.append(PlannedLink(*link, item.outcome, item.error_message))
+        self._name_failures(batch)
         return planned
 
 

@@ -12,7 +12,6 @@ from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, BatchI
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.following import Following, keep_results
-from docora_ops.actions.look import named_failures
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult, ChangeOptions, Progress, StoppedBy
@@ -23,7 +22,6 @@ from docora_ops.errors import (
     LinkLockedError,
     NotFoundError,
     OperationFinishedError,
-    PostgresError,
     RedisError,
     ServerError,
 )
@@ -82,6 +80,7 @@ class BulkRun:
     _audit: AuditEntries = field(init=False)
     _following: Following = field(init=False)
     _execution: BatchExecution = field(init=False)
+    _second_execution: BatchExecution = field(init=False)
     _operation_id: str | None = None
     _cancelled: bool = False
     _stopped_by: StoppedBy | None = None  # once it is cancelled
@@ -134,17 +133,20 @@ class BulkRun:
             self.options,
             disproved=self.disproved,
         )
-        if self.options.dry_run:
-            yield from self._work()
-        elif total:
-            yield from self._carry_out()
+        with closing(docora.database.sibling()) as second:
+            self._second_execution = replace(self._execution, database=second)
+            if self.options.dry_run:
+                yield from self._work()
+            elif total:
+                yield from self._carry_out()
 
     def _carry_out(self) -> Generator[BulkStep]:
         docora, options = self.docora, self.options
         docora.queue.prepare()
         if self.action is not Action.SCHEDULE:  # each minute, it would crowd out others
             self._operation_id = new_operation_id()
-            self._audit.operation_id = self._execution.operation_id = self._operation_id
+            for each in (self._audit, self._execution, self._second_execution):
+                each.operation_id = self._operation_id
             self._report()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
         has_redis = True
@@ -234,46 +236,51 @@ class BulkRun:
     def _work(self) -> Generator[BulkStep]:
         """Handles all links in order, and at last those whose rows were locked."""
         refs = self.selection.refs
-        if self.options.front and self._planned is None:
+        if self._planned is not None:
+            yield from self._plan(refs, self._planned)
+            return
+        if self.options.front:
             refs = refs[::-1]  # each job is pushed before the one that was pushed last
-        if self._planned is None and len(refs) > self.batch_size:
-            unclaimed = yield from self._handle_two_at_a_time(refs)
-        else:
-            unclaimed = yield from self._handle(refs, self.batch_size)
+        unclaimed = yield from self._handle(refs, self.batch_size)
         yield from self._handle_locked(unclaimed)
 
-    def _handle_two_at_a_time(
-        self, refs: Sequence[LinkRef]
+    def _plan(self, refs: Sequence[LinkRef], planned: list[PlannedLink]) -> Generator[BulkStep]:
+        for some in batches(refs, self.batch_size):
+            batch = Batch()
+            planned += self._execution.plan(some, batch)
+            yield self._counted(batch)
+
+    def _handle(
+        self, refs: Sequence[LinkRef], batch_size: int
     ) -> Generator[BulkStep, None, list[LinkRef]]:
-        """Does what `_handle` does, with two batches in flight between two steps."""
-        database, todo = self.docora.database, deque(batches(refs, self.batch_size))
+        """Handles and counts the links, batch by batch, until the run is cancelled.
+
+        Returns the links that are gone, or whose rows other sessions have locked.
+        """
+        todo = deque(batches(refs, batch_size))
         unclaimed: list[LinkRef] = []
-        with closing(database.sibling()) as one, closing(database.sibling()) as other:
-            executions = [replace(self._execution, database=each) for each in (one, other)]
-            while todo and not self._cancelled:
-                try:
-                    refused = self._fly(executions, todo, unclaimed)
-                except ServerError:
-                    yield self.step()  # another batch may have been committed since the last one
-                    raise
-                yield self.step()
-                for some in refused:
-                    unclaimed += yield from self._handle(some, 1)
+        while todo and not self._cancelled:
+            try:
+                refused = self._fly(todo, unclaimed)
+            except ServerError:
+                yield self.step()  # another batch may have been committed since the last step
+                raise
+            yield self.step()
+            for some in refused:
+                unclaimed += yield from self._handle(some, 1)
         return unclaimed
 
     def _fly(
-        self,
-        executions: Sequence[BatchExecution],
-        todo: deque[Sequence[LinkRef]],
-        unclaimed: list[LinkRef],
+        self, todo: deque[Sequence[LinkRef]], unclaimed: list[LinkRef]
     ) -> list[Sequence[LinkRef]]:
         """Takes batches from `todo` for a while, and executes two at a time, each in a thread.
 
-        Postgres claims one batch while Redis takes the jobs of the other. Counts each, and adds
-        links that were not claimed to `unclaimed`. Returns batches with a link that can't be
-        queued. Raises PostgresError, RedisError when no batch is in flight any more.
+        Postgres claims one batch while Redis takes the jobs of the other. Adds links that were not
+        claimed to `unclaimed`. Returns batches with a link that can't be queued. Raises
+        PostgresError, RedisError once no batch is in flight any more.
         """
-        free, in_flight = deque(executions), deque[BatchInFlight]()
+        free = deque([self._execution, self._second_execution])
+        in_flight = deque[BatchInFlight]()
         refused: list[Sequence[LinkRef]] = []
         lost: ServerError | None = None
         until = time.monotonic() + LONGEST_FLIGHT
@@ -285,7 +292,7 @@ class BulkRun:
             if not in_flight:
                 break
             ended = in_flight.popleft()
-            free.append(ended.execution)
+            free.appendleft(ended.execution)
             try:
                 batch = ended.result()
                 unclaimed += batch.unclaimed
@@ -299,30 +306,6 @@ class BulkRun:
             raise lost
         return refused
 
-    def _handle(
-        self, refs: Sequence[LinkRef], batch_size: int
-    ) -> Generator[BulkStep, None, list[LinkRef]]:
-        """Handles and counts the links, batch by batch, until the run is cancelled.
-
-        Returns the links that are gone, or whose rows other sessions have locked.
-        """
-        unclaimed: list[LinkRef] = []
-        for some in batches(refs, batch_size):
-            if self._cancelled:
-                break
-            batch = Batch()
-            try:
-                if self._planned is None:
-                    self._execution.execute(some, batch)
-                else:
-                    self._planned += self._execution.plan(some, batch)
-            except LinkError:  # one of them can't be queued
-                unclaimed += yield from self._handle(some, 1)
-                continue
-            unclaimed += batch.unclaimed
-            yield self._counted(batch)
-        return unclaimed
-
     def _handle_locked(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Handles links that were unclaimed once more: all together, then waiting for each row."""
         unclaimed = yield from self._handle(refs, self.batch_size)
@@ -335,20 +318,13 @@ class BulkRun:
 
     def _counted(self, batch: Batch) -> BulkStep:
         """Counts and reports what the batch has recorded."""
-        failed: list[tuple[LinkRef, str]] = []
         for item in batch.recorded:
-            outcome, error = item.outcome, item.error_message
-            self._counts[outcome] += 1
-            self._by_app.setdefault(item.ref.app_id, Counter())[outcome] += 1
-            is_resync = self.action is Action.RESYNC
+            self._counts[item.outcome] += 1
+            self._by_app.setdefault(item.ref.app_id, Counter())[item.outcome] += 1
             # A resync does not wait for a snapshot that was running before: it counts as missed.
-            if self._is_awaited and (outcome.succeeded or not is_resync):
-                self._following.add(item.ref, outcome)
-            if outcome is Outcome.ALREADY_RUNNING and is_resync:
-                error = "its snapshot is running; resync it again when that has ended"
-            if error is not None:
-                failed.append((item.ref, error))
-        self._failures += self._named(failed)
+            if self._is_awaited and (item.outcome.succeeded or self.action is not Action.RESYNC):
+                self._following.add(item.ref, item.outcome)
+        self._failures += batch.failures
         self._deliveries_cleared += batch.deliveries_cleared
         self._circuits_reset |= batch.circuits_reset
         self._circuits_held |= batch.circuits_held
@@ -363,14 +339,6 @@ class BulkRun:
         if outcome is Outcome.ALREADY_RUNNING:
             return self.action is Action.RETRY
         return self.docora.queue.is_docoras and outcome.succeeded
-
-    def _named(self, failed: Sequence[tuple[LinkRef, str]]) -> list[LinkFailure]:
-        """Names the links if Postgres can be asked: a failure counts without names, too."""
-        with suppress(PostgresError):
-            return named_failures(self.docora.database, failed)
-        return [
-            LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error) for ref, error in failed
-        ]
 
     def _reset_held_circuits(self) -> None:
         """Resets the circuits whose rows other sessions held."""
