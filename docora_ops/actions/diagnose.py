@@ -265,9 +265,6 @@ def _check_settings(settings: Settings, unusable: Sequence[ConfigurationError]) 
             settings.require_encryption_key()
         except ConfigurationError as error:
             return warning(name, f"{error.message}: no worker starts with it", error.hint)
-    if settings.warnings:
-        hint = "if that is not what you want, correct the environment or the env file"
-        return warning(name, "; ".join(settings.warnings), hint)
     return ok(name, f"queue {QUEUE_NAME}")
 
 
