@@ -1,4 +1,4 @@
-"""Bulk operations: their progress and their results."""
+"""Bulk operations: their options, progress and results."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink, count_succeeded
+from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
 
+BATCH_SIZE = 500
+"""Links that are locked, queued and committed together."""
 _RESULTS_OF_A_SHARE = 20
 
 
@@ -95,28 +97,16 @@ class MaxFailures:
 
 @dataclass(frozen=True)
 class ChangeOptions:
-    """How links are retried or resynced.
+    """How links are retried or resynced. The last four options are for bulk operations."""
 
-    front: queue ahead of all waiting jobs.
-    reset_circuit: also close the circuit of each repository.
-    update: a resync marks the delivery records instead of deleting them.
-    dry_run: only find out what would happen.
-
-    The rest is for bulk operations.
-    in_flight: the most snapshots in flight; the operation waits for all of them.
-    max_failures: with `in_flight`, queue no more once more snapshots have failed.
-    wait: wait for the snapshots.
-    timeout: seconds after which the wait ends; the jobs go on.
-    """
-
-    front: bool = False
-    reset_circuit: bool = False
-    update: bool = False
-    dry_run: bool = False
-    in_flight: int | None = None
-    max_failures: MaxFailures | None = None
-    wait: bool = False
-    timeout: float | None = None
+    front: bool = False  # queue ahead of all waiting jobs
+    reset_circuit: bool = False  # also close the circuit of each repository
+    update: bool = False  # a resync marks the delivery records instead of deleting them
+    dry_run: bool = False  # only find out what would happen
+    in_flight: int | None = None  # the most snapshots in flight; waits for all of them
+    max_failures: MaxFailures | None = None  # with `in_flight`: queue no more beyond that
+    wait: bool = False  # wait for the snapshots
+    timeout: float | None = None  # seconds after which the wait ends; the jobs go on
 
     @property
     def is_paced(self) -> bool:
@@ -167,7 +157,7 @@ class BulkResult:
     @property
     def succeeded(self) -> int:
         """Counts the links that have a waiting job now."""
-        return count_succeeded(self.counts)
+        return sum(n for outcome, n in self.counts.items() if outcome.succeeded)
 
     @property
     def completed(self) -> int:
@@ -181,14 +171,9 @@ class BulkResult:
 
     @property
     def taken_over(self) -> int:
-        """Counts the links that were put to work by others before their turn came."""
+        """Counts the links that others queued or changed first."""
         others = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
         return sum(self.counts.get(outcome, 0) for outcome in others)
-
-    @property
-    def failed(self) -> int:
-        """Counts the links that could not be queued."""
-        return self.counts.get(Outcome.NOT_QUEUED, 0)
 
     def stopped(self, reason: StoppedBy) -> BulkResult:
         """Returns the result of the operation if it ends now for this reason."""

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeVar
 
 from docora_ops.text import inert, moment
+
+Item = TypeVar("Item")
+
+
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Yields the items in order, `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 class LinkStatus(StrEnum):
@@ -34,15 +43,8 @@ class Outcome(StrEnum):
     @property
     def succeeded(self) -> bool:
         """Tells whether the link has a waiting job now, or gets one within a minute."""
-        return self in _SUCCEEDED
-
-
-_SUCCEEDED = {Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.ALREADY_QUEUED}
-
-
-def count_succeeded(counts: Mapping[Outcome, int]) -> int:
-    """Counts the links that have a waiting job now, or get one within a minute."""
-    return sum(count for outcome, count in counts.items() if outcome.succeeded)
+        left_alone = {Outcome.ALREADY_RUNNING, Outcome.SKIPPED, Outcome.NOT_QUEUED}
+        return self not in left_alone
 
 
 class Action(StrEnum):
@@ -54,12 +56,9 @@ class Action(StrEnum):
     REPAIR = "repair"
 
     def is_rescan(self, status: str) -> bool:
-        """Returns the rescan flag of the job for a link with this status.
-
-        True for a retry, false for a resync. Schedule and repair: false for a first snapshot.
-        """
+        """Returns the rescan flag of the job for a link with this status."""
         if self in {Action.SCHEDULE, Action.REPAIR}:
-            return status != LinkStatus.PENDING_SNAPSHOT
+            return status != LinkStatus.PENDING_SNAPSHOT  # a first snapshot
         return self is Action.RETRY
 
 
@@ -105,7 +104,7 @@ class LinkIds:
     @property
     def has_valid_job_id(self) -> bool:
         """Tells whether the two ids form a valid job id, from which they can be read back."""
-        return bool(_ID.fullmatch(self.app_id) and _ID.fullmatch(self.repository_id))
+        return _JOB_ID.fullmatch(self.job_id) is not None
 
     @property
     def words(self) -> str:
@@ -116,18 +115,14 @@ class LinkIds:
         return ("-- " if any(each.startswith("-") for each in ids) else "") + shlex.join(ids)
 
 
-_ID = re.compile(r"[A-Za-z0-9_]+")
+_JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")
+"""RQ allows no other characters."""
 
 
 def ids_of_job(job_id: str) -> tuple[str, str] | None:
-    """Returns the app id and the repository id of a valid job id, otherwise None.
-
-    Valid ids hold letters, digits and `_`: RQ allows no more but `-`, which separates the two.
-    """
-    app_id, _, repository_id = job_id.partition("-")
-    if _ID.fullmatch(app_id) and _ID.fullmatch(repository_id):
-        return app_id, repository_id
-    return None
+    """Returns the app id and the repository id of a valid job id, otherwise None."""
+    found = _JOB_ID.fullmatch(job_id)
+    return (found[1], found[2]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +195,10 @@ class Link:
 
     @property
     def held_back(self) -> str:
-        """Says that Docora's scheduler waits for the circuit, if that is open, and until when."""
-        until = moment(self.circuit_open_until)
-        return (
-            f"the circuit of {self.payload.repository_name} is open until {until}: "
-            "until then Docora's scheduler leaves the link alone"
-        )
+        """Says until when Docora's scheduler waits for the open circuit."""
+        repository, until = self.payload.repository_name, moment(self.circuit_open_until)
+        alone = "until then Docora's scheduler leaves the link alone"
+        return f"the circuit of {repository} is open until {until}: {alone}"
 
 
 @dataclass(frozen=True)
@@ -237,19 +230,16 @@ class LinkFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedLink(LinkIds):
+class PlannedLink:
     """The outcome that a dry run expects for one link."""
 
-    job_id: str = field(init=False, default="")
+    job_id: str
     app_id: str
     app_name: str
     repository_id: str
     repository_name: str
     outcome: Outcome
     error_message: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "job_id", f"{self.app_id}-{self.repository_id}")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from enum import StrEnum
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import ServerError
 from docora_ops.jobs import OtherQueue, QueueOverview
-from docora_ops.link_lists import ErrorGroup
+from docora_ops.link_lists import ErrorGroup, Page
 from docora_ops.links import AppCount, LinkStatus
-from docora_ops.pages import Page
 from docora_ops.text import duration
 
 _WORKER_STATES = ("started", "idle", "busy", "suspended")

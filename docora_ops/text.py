@@ -17,19 +17,21 @@ _SECRETS = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-
-
 # The beginning of a secret whose end was cut off.
 _CUT_SECRET = re.compile(
     r"""
-    (?: (?<=://) [^/\s'"<>?\#]*
-    | (?: (?<=password=) | (?<=token=) | (?<=secret=) ) [^&\s'"<>]*
-    | \b gh[opsur]_\w* | \b github_pat_\w*
-    | \b [0-9a-f]{32} : [0-9a-f:]*
+    (?: (?<=://) [^/\s'"<>?\#]* | \b gh[opsur]_\w* | \b github_pat_\w*
+    | (?: (?<=password=) | (?<=token=) | (?<=secret=) ) [^&\s'"<>]* | \b [0-9a-f]{32} : [0-9a-f:]*
     ) \Z
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
+    *(map(chr, range(*ends)) for ends in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0)))
+)
+"""Letters and marks without a glyph."""
+_LONGEST = 10**9  # seconds: others may have written any number
 
 
 def mask(text: str, secrets: Iterable[str | None] = ()) -> str:
@@ -59,15 +61,6 @@ def mask_url(url: str) -> str:
     return mask(urlunsplit(masked))
 
 
-_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
-    *(map(chr, range(*ends)) for ends in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0)))
-)
-"""Letters and marks without a glyph."""
-
-
 def inert(value: object) -> str:
     """Returns the value as one line. Spells out control characters and invisible ones."""
     text = str(value)
@@ -91,9 +84,6 @@ def moment(when: datetime | None) -> str | None:
     if when is None:
         return None
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-_LONGEST = 10**9  # seconds: others may have written any number
 
 
 def duration(seconds: float) -> str:

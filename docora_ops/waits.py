@@ -42,11 +42,6 @@ class JobCounts:
     delayed: int = 0
     lost: int = 0  # links without a live job
 
-    @property
-    def total(self) -> int:
-        """Counts the jobs."""
-        return self.waiting + self.running + self.delayed + self.lost
-
 
 @dataclass(frozen=True)
 class BulkWait:

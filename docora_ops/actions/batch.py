@@ -318,5 +318,5 @@ class BatchExecution:
             ref = item.ref
             # One string for all links of an app: there may be a million.
             link = (intern(ref.app_id), app_name or "", ref.repository_id, repository_name or "")
-            planned.append(PlannedLink(*link, item.outcome, item.error_message))
+            planned.append(PlannedLink(ref.job_id, *link, item.outcome, item.error_message))
         return planned

@@ -35,9 +35,8 @@ from docora_ops.links import (
     LinkRef,
     Outcome,
     PlannedLink,
-    count_succeeded,
+    batches,
 )
-from docora_ops.pages import batches
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 from docora_ops.waits import BulkWait
 
@@ -342,7 +341,7 @@ class BulkRun:
                 operation_id=self._operation_id,
                 total=self.selection.total,
                 completed=completed,
-                put_to_work=count_succeeded(self._counts),
+                put_to_work=sum(n for outcome, n in self._counts.items() if outcome.succeeded),
                 not_queued=len(self._failures),
                 cancelled=self._cancelled,
             ),

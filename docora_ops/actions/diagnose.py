@@ -300,7 +300,7 @@ def _check_drift(drift: DriftReport, belonging: Belonging, backend: Backend) -> 
             "schedule and repair are refused",
         )
     for kind, (noun, plural, what) in _DRIFT.items():
-        name, count = CheckName(f"drift_{kind}"), drift.counts[kind]
+        name, count = CheckName(f"drift_{kind}"), drift.found[kind]
         if count:
             yield failed(name, f"{amount(count, noun, plural)} {what}", hint)
         elif backend is Backend.BULLMQ and kind is not DriftKind.STUCK:

@@ -13,8 +13,7 @@ from docora_ops.database.link_reports import read_unsynced
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import RedisDeniedError, RedisError
 from docora_ops.jobs import QUEUE_NAME, JobState
-from docora_ops.links import LinkFailure, LinkRef, LinkStatus
-from docora_ops.pages import batches
+from docora_ops.links import LinkFailure, LinkRef, LinkStatus, batches
 from docora_ops.waits import JobCounts
 
 _AT_ONCE = 500  # links per statement

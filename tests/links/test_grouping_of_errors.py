@@ -1,6 +1,7 @@
 """Errors that differ only in paths, numbers and ids fold into one; others do not."""
 
 import pytest
+
 from docora_ops.actions import reading
 from docora_ops.folding import LONGEST, fold, typable
 from docora_ops.link_lists import ErrorGroup
