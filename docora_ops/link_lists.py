@@ -31,8 +31,6 @@ class Page(Generic[Row]):
         """Says what the page is part of: `counted`, the rows with their noun, or `nothing`."""
         if not self.total:
             return nothing
-        if self.number > self.pages:
-            return f"{counted}, and no page {self.number}: the last one is {self.pages}"
         return f"{counted}, page {self.number} of {self.pages}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -109,8 +110,6 @@ class LinkIds:
     @property
     def words(self) -> str:
         """The two ids as arguments of a command."""
-        import shlex  # seldom needed
-
         ids = (self.app_id, self.repository_id)
         return ("-- " if any(each.startswith("-") for each in ids) else "") + shlex.join(ids)
 
@@ -256,11 +255,9 @@ class LinkFilter:
     app_ids: Sequence[str] = ()
     exclude_app_ids: Sequence[str] = ()
     repository_ids: Sequence[str] = ()
-    repository_names: Sequence[str] = ()
-    """Further repositories: `owner/name`, case-insensitive; `*` matches anything."""
+    repository_names: Sequence[str] = ()  # further ones: `owner/name`, with `*` for anything
     statuses: Sequence[LinkStatus] = ()
-    errors: Sequence[str] = ()
-    """The error contains one of these texts (case-insensitive); one with `*` must match it all."""
+    errors: Sequence[str] = ()  # the error contains one of them; one with `*` must match it all
     exclude_errors: Sequence[str] = ()
     no_error: bool = False  # links without an error, as well as those that `errors` chooses
     open_circuit: bool | None = None  # None: whether or not the repository's circuit is open

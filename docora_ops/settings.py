@@ -34,16 +34,11 @@ _ASSIGNMENT = re.compile(
     """,
     re.VERBOSE | re.MULTILINE,
 )
-_UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
-"""A line without a value: blank, a comment, or a name alone."""
 
 _AS_LIBPQ = {
     "sslmode=no-verify": "sslmode=require",
-    "ssl=no-verify": "sslmode=require",
     "ssl=true": "sslmode=require",
-    "ssl=1": "sslmode=require",
     "ssl=false": "sslmode=disable",
-    "ssl=0": "sslmode=disable",
 }
 """Options of node-pg, and what means the same to libpq."""
 _LEFT_OUT = frozenset(
@@ -159,7 +154,7 @@ class Settings(BaseSettings):
 
     @property
     def scan_interval(self) -> str:
-        """The time between two passes of Docora's scheduler, in words."""
+        """Returns the time between two passes of Docora's scheduler in words."""
         seconds = math.ceil(self.scan_interval_ms / 1000)
         return "a minute" if seconds == 60 else exact_duration(seconds)  # noqa: PLR2004 - default
 
@@ -199,23 +194,14 @@ def load_settings(env_file: Path | None = None) -> Settings:
 
 def _read(env_file: Path) -> dict[str, Any]:
     """Reads the variables in an env file, which may be a pipe."""
-    shown = str(env_file)[:200]
     try:
         text = env_file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(
-            f"env file {shown} can't be read: {reason}",
+            f"env file {str(env_file)[:200]} can't be read: {reason}",
             hint="name a readable file with --env-file or DOCORA_OPS_ENV_FILE",
         ) from None
-    # A default in place of the unreadable setting could make the command change other servers.
-    rest = _ASSIGNMENT.sub(lambda each: "\n" * each[0].count("\n"), text)
-    for number, line in enumerate(rest.split("\n"), 1):
-        if not _UNASSIGNED.fullmatch(line):
-            raise ConfigurationError(
-                f"env file {shown} can't be used: line {number} is not NAME=VALUE",
-                hint="correct the line, or take it out",
-            )
     return {each["name"]: _value(each["value"] or "") for each in _ASSIGNMENT.finditer(text)}
 
 

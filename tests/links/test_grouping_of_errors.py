@@ -104,7 +104,7 @@ FATAL = "fatal: unable to access 'https://{}/octo/{}/': "
         (["HTTP 500 on created a", "HTTP 500 on created b"], "HTTP 500 on created *"),
         (["HTTP 500 on created a", "HTTP 500 on created a: b"], "HTTP 500 on created *"),
         (["HTTP 500 on created a\n"] * 2, "HTTP 500 on created a*"),
-        (["y" * 400 + "1", "y" * 400 + "2"], "y" * LONGEST + "*"),
+        (["y " * 200 + "1", "y " * 200 + "2"], " ".join("y" * (LONGEST // 2)) + "*"),
     ],
 )
 def test_an_error_that_all_links_share_and_the_host_without_address_are_not_folded(

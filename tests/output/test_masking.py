@@ -32,21 +32,14 @@ def test_secrets_in_a_text(text: str, masked: str | None) -> None:
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        ("see https://user:passw", "see https://***"),
-        (
-            "to https://u:p@h.example/x, then https://us",
-            "to https://***@h.example/x, then https://***",
-        ),
-        ("?token=abc", "?token=***"),
-        ("refused ghp_01234", "refused ***"),
-        (f"bad value {ENCRYPTED[:50]}", "bad value ***"),
-        (f"bad value {ENCRYPTED[:-3]}", "bad value ***"),
-        ("HTTP 500 on created src/index.t", None),
-        ("https://github.com/octo/ap", None),
+        ("to https://u:p@h.example/x, then https://us", "to https://***@h.example/x, then"),
+        (f"bad value\n{ENCRYPTED[:50]}", "bad value"),
+        ("https://user:passw", "***"),
+        ("", "***"),
     ],
 )
-def test_a_secret_of_which_only_the_beginning_is_there(text: str, masked: str | None) -> None:
-    assert mask_cut(text) == (text if masked is None else masked)
+def test_a_text_that_was_cut_off_loses_its_last_word(text: str, masked: str) -> None:
+    assert mask_cut(text) == masked
 
 
 @pytest.mark.parametrize(
@@ -54,9 +47,8 @@ def test_a_secret_of_which_only_the_beginning_is_there(text: str, masked: str | 
     [
         ("https://github.com/octo/api", "https://github.com/octo/api"),
         ("https://u:p@h:8443/x", "https://***@h:8443/x"),
-        ("https://u:p%40@[::1]:1/x", "https://***@[::1]:1/x"),
-        ("https://h/x?token=t#f", "https://h/x?***#***"),
-        ("https://u:p@[::1/x?token=t", "https://***@[::1/x"),
+        ("https://h/x?key=t#f", "https://h/x?***"),
+        ("https://u:p@[::1/x#f", "https://***@[::1/x#***"),
         ("git@github.com:octo/api", "git@github.com:octo/api"),
     ],
 )

@@ -270,7 +270,7 @@ def test_unusable_settings_are_all_named_at_once_and_nothing_is_changed(docora: 
 @pytest.mark.parametrize(
     ("variable", "options"),
     [
-        ("DATABASE_URL", "ssl=0&max=10&schema=public"),
+        ("DATABASE_URL", "ssl=false&max=10&schema=public"),
         ("DATABASE_URL", "uselibpqcompat=true&sslmode=disable"),
         ("REDIS_URL", "family=4&connectTimeout=10000"),
         ("REDIS_URL", "decode_responses=true&protocol=3&client_name=x&retry=3&encoding=x"),
