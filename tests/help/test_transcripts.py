@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from docora_ops.demo import world
-from docora_ops.demo.receiver import Receiver
+from docora_ops.demo.servers import apps
 from docora_ops.demo.world import (
     ACME,
-    APPS,
     DOCS,
     FIRMWARE,
     HARBOR,
@@ -126,9 +125,8 @@ class Stage:
 
 @pytest.fixture
 def stage(docora: Docora, tmp_path: Path, repository_root: Path) -> Iterator[Stage]:
-    apps = Receiver({app.slug: app.auth_key for app in APPS})
-    with apps.serving():
-        yield Stage(docora, tmp_path / "upstream", apps.url, repository_root)
+    with apps() as (url, _):
+        yield Stage(docora, tmp_path / "upstream", url, repository_root)
 
 
 @pytest.fixture
