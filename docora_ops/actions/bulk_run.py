@@ -15,7 +15,7 @@ from docora_ops.actions.following import Following, keep_results
 from docora_ops.actions.look import named_failures
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
-from docora_ops.bulk import BulkResult, ChangeOptions, Progress, StoppedBy
+from docora_ops.bulk import BulkResult, BulkWait, ChangeOptions, Progress, StoppedBy
 from docora_ops.database import Selection
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.errors import (
@@ -38,7 +38,6 @@ from docora_ops.links import (
     batches,
 )
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
-from docora_ops.waits import BulkWait
 
 
 @dataclass(frozen=True)

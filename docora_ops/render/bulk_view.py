@@ -9,6 +9,7 @@ from shlex import quote
 from docora_ops.audit import HistoryEntry, HistoryState
 from docora_ops.bulk import (
     BulkResult,
+    BulkWait,
     KnownOperation,
     MaxFailures,
     OperationState,
@@ -26,7 +27,6 @@ from docora_ops.render.link_view import (
     outcome_label,
 )
 from docora_ops.text import amount, duration
-from docora_ops.waits import BulkWait
 
 _MESSAGES = {
     Action.RETRY: ("Bulk retry started", "No failed notifications found"),

@@ -8,10 +8,10 @@ import pytest
 
 from docora_ops.actions import following
 from docora_ops.actions.following import Following
+from docora_ops.bulk import BulkWait, JobCounts
 from docora_ops.database.link_reports import read_results
 from docora_ops.links import Outcome
 from docora_ops.queue import Answer
-from docora_ops.waits import BulkWait, JobCounts
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
