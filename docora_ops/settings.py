@@ -71,8 +71,6 @@ def _is_url(*schemes: str) -> AfterValidator:
             raise ValueError("has an @ / ? or # that must be percent-encoded")
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
             raise ValueError("must end in the number of a database, if in anything")
-        if parts.scheme == "unix" and not parts.path:
-            raise ValueError("must have the path of a socket")
         return secret
 
     return AfterValidator(check)

@@ -17,39 +17,13 @@ SECRET = "s3cr3t"
 STRAY = os.fsdecode(b"\xff\xfe")
 DATABASE_URL = f"postgres://docora:{SECRET}@db.example/docora"
 KEY = "0123456789abcdef" * 4
-VARIABLES: dict[str, tuple[str, object, str, object]] = {
-    "MAX_RETRY_ATTEMPTS": ("max_retry_attempts", 5, "3", 3),
-    "RETRY_BASE_DELAY_MS": ("retry_base_delay_ms", 1000, "250", 250),
-    "SCAN_INTERVAL_MS": ("scan_interval_ms", 60_000, "120000", 120_000),
-    "RESCAN_INTERVAL_MS": ("rescan_interval_ms", 300_000, "60000", 60_000),
-    "DOCORA_OPS_BACKEND": ("backend", None, "bullmq", "bullmq"),
-    "DOCORA_OPS_JOB_TIMEOUT": ("job_timeout", 3600, "60", 60),
-    "DOCORA_OPS_CONNECT_TIMEOUT": ("connect_timeout", 5, "1", 1),
-    "DOCORA_OPS_STATEMENT_TIMEOUT": ("statement_timeout", 30, "2", 2),
-    "DOCORA_OPS_LOCK_TIMEOUT": ("lock_timeout", 5, "3", 3),
-    "DOCORA_OPS_DRIFT_GRACE": ("drift_grace", 5, "0", 0),
-    "REPOS_BASE_PATH": ("repos_base_path", Path("/data/repos"), "/srv/clones", Path("/srv/clones")),
-    "CIRCUIT_BREAKER_THRESHOLD": ("circuit_breaker_threshold", 5, "2", 2),
-    "CIRCUIT_BREAKER_COOLDOWN_MS": ("circuit_breaker_cooldown_ms", 1_800_000, "500", 500),
-    "SCAN_CONCURRENCY": ("scan_concurrency", 5, "2", 2),
-    "NODE_EXTRA_CA_CERTS": ("node_extra_ca_certs", None, "/a.pem", "/a.pem"),
-    "GIT_SSL_CAINFO": ("git_ssl_cainfo", None, "/b.pem", "/b.pem"),
-    "SSL_CERT_FILE": ("ssl_cert_file", None, "/c.pem", "/c.pem"),
-    "SSL_CERT_DIR": ("ssl_cert_dir", None, "/d", "/d"),
-    "BINARY_CHUNK_THRESHOLD_BYTES": ("binary_chunk_threshold_bytes", 1_048_576, "100", 100),
-    "BINARY_CHUNK_SIZE_BYTES": ("binary_chunk_size_bytes", 524_288, "50", 50),
-    "DOCORA_OPS_GIT_PROTOCOLS": ("git_protocols", "https", "https,ssh", "https,ssh"),
-    "DOCORA_OPS_GIT_TIMEOUT": ("git_timeout", 1800, "9", 9),
-}
-"""The setting of each variable, its default, and a text with the value that comes of it."""
 
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of our variables is set."""
-    for name in os.environ:
-        if name in VARIABLES or name.startswith(("DATABASE_", "REDIS_", "DOCORA_", "ENCRYPTION_")):
-            monkeypatch.delenv(name)
+    for name, setting in Settings.model_fields.items():
+        monkeypatch.delenv(str(setting.validation_alias or name).upper(), raising=False)
 
 
 @pytest.fixture
@@ -68,31 +42,19 @@ def shown(error: ConfigurationError) -> str:
 
 
 @pytest.mark.usefixtures("bare")
-@pytest.mark.parametrize("variable", VARIABLES)
-def test_each_setting_has_a_default_and_a_variable_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, file: Path, variable: str
+def test_the_environment_wins_over_the_file_and_an_empty_variable_counts_as_unset(
+    monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
-    field, default, text, value = VARIABLES[variable]
+    """Each name and default: tests/help/test_topics.py."""
     before = load_settings().model_dump()
-    assert before[field] == default != value
-    write(file, **{variable: text})
-    assert load_settings(file).model_dump() == before | {field: value}
-    monkeypatch.setenv(variable, "")  # an empty variable counts as unset
-    assert load_settings().model_dump() == before
-    monkeypatch.setenv(variable, text)
-    assert load_settings().model_dump() == before | {field: value}
-    monkeypatch.delenv(variable)
-    monkeypatch.setenv(variable.removeprefix("DOCORA_OPS_"), text)
-    assert (load_settings().model_dump() == before) == variable.startswith("DOCORA_OPS_")
-
-
-@pytest.mark.usefixtures("bare")
-def test_every_setting_is_tested_and_only_redis_has_a_default_url() -> None:
-    fields = {field for field, *_ in VARIABLES.values()}
-    assert set(Settings.model_fields) == fields | {"database_url", "redis_url", "encryption_key"}
-    settings = load_settings()
-    assert (settings.database_url, settings.encryption_key) == (None, None)
-    assert settings.redis_url.get_secret_value() == "redis://localhost:6379"
+    write(file, SCAN_CONCURRENCY="2", DOCORA_OPS_LOCK_TIMEOUT="3", LOCK_TIMEOUT="4")
+    in_file = before | {"scan_concurrency": 2, "lock_timeout": 3}
+    assert load_settings(file).model_dump() == in_file
+    monkeypatch.setenv("SCAN_CONCURRENCY", "")
+    assert load_settings(file).model_dump() == in_file
+    monkeypatch.setenv("SCAN_CONCURRENCY", "5")
+    monkeypatch.setenv("lock_timeout", "7")
+    assert load_settings(file).model_dump() == before | {"lock_timeout": 3}
 
 
 @pytest.mark.usefixtures("bare")
@@ -122,26 +84,21 @@ def test_an_unusable_encryption_key_disturbs_only_who_needs_it(
 # Env files
 
 
-@pytest.mark.parametrize("content", [None, f"DATABASE_URL=\udcff{SECRET}\n"])
-def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(
-    file: Path, content: str | None
-) -> None:
-    if content is not None:
-        file.write_bytes(os.fsencode(content))
-    with pytest.raises(ConfigurationError) as error:
-        load_settings(file)
-    assert str(file) in error.value.message
-    assert SECRET not in shown(error.value)
+def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(file: Path) -> None:
+    for content in (None, f"DATABASE_URL=\udcff{SECRET}\n"):
+        if content is not None:
+            file.write_bytes(os.fsencode(content))
+        with pytest.raises(ConfigurationError) as error:
+            load_settings(file)
+        assert str(file) in error.value.message
+        assert SECRET not in shown(error.value)
 
 
 def test_an_env_file_is_named_by_the_option_or_the_variable(docora: Docora, tmp_path: Path) -> None:
-    """What is given wins over the variable."""
     one, other = (write(tmp_path / name, DOCORA_OPS_BACKEND=name) for name in ("rq", "bullmq"))
     for arguments, variable, expected in (
-        (["queue", "--env-file", other], None, "bullmq"),
         (["queue"], other, "bullmq"),
         (["queue", "--env-file", one], other, "rq"),
-        (["queue"], "", "rq"),
     ):
         env = {"DOCORA_OPS_ENV_FILE": variable, "DOCORA_OPS_BACKEND": None}
         assert docora.run(*arguments, "--json", env=env).data["backend"] == expected, arguments
@@ -170,12 +127,9 @@ def test_an_env_file_through_a_pipe_is_read_and_no_other_unasked(
     assert docora.was_reset(link)
 
 
-@pytest.mark.parametrize("line", ["", "REDIS_URL", "export REDIS_URL=''"])
-def test_a_redis_that_no_setting_names_is_named_on_stderr(
-    docora: Docora, file: Path, line: str
-) -> None:
+def test_a_redis_that_no_setting_names_is_named_on_stderr(docora: Docora, file: Path) -> None:
     # No command gets as far as to ask a Redis.
-    file.write_text(f"DATABASE_URL=postgres://u@127.0.0.1:1/d\n{line}\n")
+    file.write_text("DATABASE_URL=postgres://u@127.0.0.1:1/d\nexport REDIS_URL=''\n")
     said = "REDIS_URL is not set: using Redis at localhost:6379/0\n"
     env = {"DATABASE_URL": None, "REDIS_URL": None}
     result = docora.run("repair", "--json", "--env-file", str(file), env=env)
@@ -187,15 +141,11 @@ def test_a_redis_that_no_setting_names_is_named_on_stderr(
 # What can't be used
 
 UNUSABLE = {
-    "MAX_RETRY_ATTEMPTS": (SECRET, "0", "-7777", "7777777", "7777.5", "7" * 30),
-    "RETRY_BASE_DELAY_MS": ("-7777", "777777777", SECRET, "7" * 400),
-    "SCAN_INTERVAL_MS": ("0", "-7777", SECRET),
-    "SCAN_CONCURRENCY": ("0", "7777"),
-    "DOCORA_OPS_BACKEND": (SECRET, "RQ", "bullmq,rq"),
+    "MAX_RETRY_ATTEMPTS": (SECRET, "0", "7777.5", "7" * 30),
+    "RETRY_BASE_DELAY_MS": ("-7777", "7" * 400),
+    "DOCORA_OPS_BACKEND": (SECRET, "RQ"),
     "DOCORA_OPS_GIT_PROTOCOLS": (f"{SECRET} https", f"https,,{SECRET}", f"{SECRET}\n", STRAY),
-    "DOCORA_OPS_JOB_TIMEOUT": ("0", SECRET, "7777777"),
-    "DOCORA_OPS_LOCK_TIMEOUT": ("0", "7777777", "inf"),
-    "DOCORA_OPS_DRIFT_GRACE": ("-1", "3601"),
+    "DOCORA_OPS_LOCK_TIMEOUT": ("0", "inf"),
     "DATABASE_URL": (
         SECRET,
         f"mysql://u:{SECRET}@h/d",
@@ -206,7 +156,6 @@ UNUSABLE = {
         f"postgres://u:{SECRET}%zz@h/d",
         f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
         f"postgres://u:{SECRET}@h/d?sslmode={SECRET}",
-        f"postgres://u:{SECRET}@h/d?connect_timeout=0",
         f"postgres://u:p@h/d?{SECRET}",
         f"postgres://u{STRAY}:{SECRET}@h/d",
         f"host=h password={SECRET}",
@@ -214,12 +163,10 @@ UNUSABLE = {
     "REDIS_URL": (
         SECRET,
         f"http://u:{SECRET}@h",
-        f"unix://u:{SECRET}@",
         f"redis://u:{SECRET}@h:port",
         f"redis://u:{SECRET}/{SECRET}@h:6379/0",
         f"redis://:p#{SECRET}@h:1/0",
         f"redis://u:{SECRET}@h/first",
-        f"redis://u:{SECRET}@h?db={SECRET}",
         f"redis://u:{SECRET}@h?{SECRET}=1",
         f"redis://u:{SECRET}@h?socket_timeout={SECRET}",
         f"rediss://u:{SECRET}@h?ssl_cert_reqs={SECRET}",
@@ -240,16 +187,10 @@ def test_an_unusable_value_is_refused_by_its_name_and_never_shown(
     for name, each in {"DATABASE_URL": "postgres://u@h/d", variable: value}.items():
         monkeypatch.setenv(name, each)
     with pytest.raises(ConfigurationError, match=variable) as error:
-        _use()
+        _ = (Database(load_settings()), connect(load_settings()))
     assert error.value.hint
     assert SECRET not in shown(error.value)
     assert "7777" not in shown(error.value)
-
-
-def _use() -> None:
-    settings = load_settings()
-    Database(settings)
-    connect(settings)
 
 
 def test_unusable_settings_are_all_named_at_once_and_nothing_is_changed(docora: Docora) -> None:
@@ -293,9 +234,7 @@ def test_options_of_node_are_understood_or_ignored(
         (5, 1000, [1, 2, 4, 8]),
         (1, 1000, []),
         (3, 2500, [3, 5]),
-        (4, 100, [1, 1, 1]),
         (4, 0, [0, 0, 0]),
-        (4, 30_000_000, [30_000, 60_000, 86_400]),
         (1000, 86_400_000, [LONGEST_RETRY_DELAY] * 999),
     ],
 )
