@@ -1,6 +1,5 @@
 """Secrets in every place where one can be, and none of them in anything that comes out."""
 
-import re
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from zlib import compress
 
 import pytest
 
-from docora_ops.database.link_reports import read_results
 from tests.support.docora import Docora, Result, finish
 from tests.support.proxy import Proxy, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -81,7 +79,6 @@ def test_no_command_shows_or_stores_a_secret(
 ) -> None:
     ids = link.ids
     commands: tuple[tuple[str, ...], ...] = (
-        ("failed",),
         ("failed", "--group-by", "error"),
         ("show", *ids),
         ("show", ids[0], f"https://{TOKEN}@github.com/octo/apix"),
@@ -116,12 +113,6 @@ def test_no_command_shows_or_stores_a_secret(
     assert_no_secret(*(text for result in results for text in (result.stdout, result.stderr)))
     assert any("docora-ops" in text and "SET status" in text for text in seen)
     assert_no_secret(*seen)
-    docora.connection.execute(
-        "UPDATE app_repositories SET status = 'failed', last_error = %s", (ERROR,)
-    )
-    [result] = read_results(docora.actions().database, [str(docora.row(link)["id"])])
-    assert "***" in str(result.error_message)
-    assert_no_secret(str(result.error_message))
     stored = b"\n".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
     assert "octo/api → Acme" in stored
     assert_no_secret(stored)
@@ -142,26 +133,15 @@ def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> 
                 f"{plain.url}?sslmode=require&password=pg-s3cr3t",
                 f"{plain.url}?options=-c%20no_such=pg-s3cr3t",
                 f"{database}password=pg-s3cr3t",
-                f"{database}password=pg-s3cr3t&sslmode=pg-s3cr3t",
                 f"{database}sslpassword=pg-s3cr3t&sslcert=/pg-s3cr3t",
-                "postgres://u:pg-s3cr3t@[::1/d",
-                "postgres://u:pg-s3cr3t%@h/d",
-                "postgres://u:pg-s3cr3t@h:x/d",
-                "postgres://u@h/d?pg-s3cr3t=1",
-                "postgres://u:a/b?pg-s3cr3t@h/d",
-                "pg-s3cr3t",
             ),
             "REDIS_URL": (
                 f"redis://u:redis-s3cr3t@127.0.0.1:{closed}/0",
                 f"redis://{USER}:redis-s3cr3t@{redis}",
                 f"redis://{USER}:redis-s3cr3t-not@{redis}",
-                f"redis://{redis}?username={USER}&password=redis-s3cr3t-not",
                 f"rediss://u:redis-s3cr3t@{redis}",
-                f"redis://u:redis-s3cr3t@{redis}?no_such=redis-s3cr3t",
-                f"redis://u:redis-s3cr3t@{redis}/redis-s3cr3t",
                 f"rediss://u:redis-s3cr3t@{redis}?ssl_ca_certs=/none.pem",
                 "unix://u:redis-s3cr3t@/redis.sock",
-                "redis://u:redis-s3cr3t@[::1",
             ),
         }
         for name, url in [(name, url) for name, each in urls.items() for url in each]:
@@ -212,8 +192,6 @@ def test_a_bug_shows_where_it_happened_and_no_secret(
     else:
         assert result.stdout == ""
     assert 'File "<string>", line 10, in break_down' in result.stderr
-    assert re.search(r'File ".*retry.py", line \d+, in retry\n', result.stderr)
     assert "this is a bug in docora-ops" in result.stderr
-    assert "report it" in result.stderr
     assert_no_secret(result.stdout, result.stderr)
     assert docora.status(link) == "failed"
