@@ -2,12 +2,7 @@
 
 import ast
 import re
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
 
-import pytest
 from pydantic import SecretStr
 
 from docora_ops import errors
@@ -17,7 +12,7 @@ from docora_ops.diagnosis import CheckName
 from docora_ops.drift import DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.settings import Settings
-from tests.help.documents import ROOT, TOPICS, topic
+from tests.help.documents import ROOT, topic
 from tests.support.docora import Docora
 
 NO_DEFAULT = "\N{EN DASH}"
@@ -100,16 +95,3 @@ def test_every_message_under_troubleshooting_is_one_of_ours() -> None:
     ours = [each for message in messages for each in re.findall(r"`([^`]+)`", message)]
     # Postgres says that itself.
     assert [each for each in ours if each not in texts] == ["permission denied"]
-
-
-@pytest.mark.slow
-def test_the_wheel_has_every_topic(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    [wheel] = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"docora_ops/help/{name}.md" for name in TOPICS} <= names

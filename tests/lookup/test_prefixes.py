@@ -48,13 +48,10 @@ def test_the_beginning_of_one_name_or_id_finds_the_app(docora: Docora) -> None:
 
 
 def test_a_beginning_of_several_lists_some_and_takes_none(docora: Docora) -> None:
-    database = docora.actions().database
     ids = [docora.add_app(f"Acme {number:02}") for number in range(12)]
     with pytest.raises(AmbiguousError, match="of more than 10 apps begin with 'acme'") as error:
-        resolve_app(database, "acme")
+        resolve_app(docora.actions().database, "acme")
     assert error.value.details == {"app_ids": ids[:10]}
-    assert f"Acme 00 ({ids[0]})" in error.value.message
-    assert resolve_app(database, "acme 11").app_id == ids[11]
 
 
 def test_changes_by_a_beginning_name_the_app_in_full_and_its_neighbours_stay(

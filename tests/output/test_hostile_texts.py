@@ -114,9 +114,6 @@ def test_in_a_pipe_all_is_inert_and_whole(world: Docora) -> None:
         row = rows[link_of(number).app_id]
         assert row["app_name"] == row["error_message"] == trick
         assert row["repository_name"] == f"{trick}/{trick}"
-
-
-def test_results_of_changes_are_inert_and_whole_in_a_pipe(world: Docora) -> None:
     for command, code in (("repair", 0), ("retry-all-failed", 6), ("schedule", 6)):
         result = world.run(command, env=AT_ONCE)
         assert result.code == code, result

@@ -2,12 +2,10 @@
 
 import pytest
 import redis
-from psycopg.conninfo import conninfo_to_dict
 
-from docora_ops.errors import LinkError, RedisError
+from docora_ops.errors import RedisError
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import mask, mask_cut, mask_url
-from tests.support.docora import Docora
 
 ENCRYPTED = f"{'0a' * 16}:{'1b' * 16}:{'2c' * 9}"
 
@@ -53,20 +51,6 @@ def test_a_text_that_was_cut_off_loses_its_last_word(text: str, masked: str) -> 
 )
 def test_secrets_in_a_url(url: str, masked: str) -> None:
     assert mask_url(url) == masked
-
-
-def test_a_password_in_what_postgres_says_is_cut_out(docora: Docora) -> None:
-    """As of a trigger that passes the change on, and says how it logs in."""
-    password = str(conninfo_to_dict(docora.database_url)["password"])
-    url = docora.database_url
-    docora.add_trigger(f"RAISE '%', 'can not pass it on as user:{password} at {url}'")
-    link = docora.add_link()
-    actions = docora.actions()
-    with pytest.raises(LinkError, match=r"as user:\*\*\* at \*\*\*$") as refusal:
-        actions.retry(link)
-    assert password not in refusal.value.message
-    [failure] = actions.retry_all().failures
-    assert failure.error_message == refusal.value.message
 
 
 def test_arguments_that_redis_repeats_are_not_shown() -> None:
