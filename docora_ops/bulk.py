@@ -8,7 +8,15 @@ from datetime import datetime
 from enum import StrEnum
 
 from docora_ops.link_lists import ErrorGroup
-from docora_ops.links import Action, App, AppCount, LinkFailure, Outcome, PlannedLink
+from docora_ops.links import (
+    Action,
+    App,
+    AppCount,
+    LinkFailure,
+    Outcome,
+    PlannedLink,
+    count_succeeded,
+)
 
 BATCH_SIZE = 500
 """Links that are locked, queued and committed together."""
@@ -158,7 +166,7 @@ class BulkResult:
     @property
     def succeeded(self) -> int:
         """Counts the links that have a waiting job now."""
-        return sum(n for outcome, n in self.counts.items() if outcome.succeeded)
+        return count_succeeded(self.counts)
 
     @property
     def completed(self) -> int:

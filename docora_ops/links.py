@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -46,6 +46,11 @@ class Outcome(StrEnum):
         """Tells whether the link has a waiting job now, or gets one within a minute."""
         left_alone = {Outcome.ALREADY_RUNNING, Outcome.SKIPPED, Outcome.NOT_QUEUED}
         return self not in left_alone
+
+
+def count_succeeded(counts: Mapping[Outcome, int]) -> int:
+    """Counts the links that have a waiting job now, or get one within a minute."""
+    return sum(count for outcome, count in counts.items() if outcome.succeeded)
 
 
 class Action(StrEnum):

@@ -36,6 +36,7 @@ from docora_ops.links import (
     Outcome,
     PlannedLink,
     batches,
+    count_succeeded,
 )
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 
@@ -340,7 +341,7 @@ class BulkRun:
                 operation_id=self._operation_id,
                 total=self.selection.total,
                 completed=completed,
-                put_to_work=sum(n for outcome, n in self._counts.items() if outcome.succeeded),
+                put_to_work=count_succeeded(self._counts),
                 not_queued=len(self._failures),
                 cancelled=self._cancelled,
             ),

@@ -75,11 +75,12 @@ def test_every_check_of_doctor_has_its_row_once() -> None:
 
 
 def test_every_kind_of_drift_and_every_state_has_its_row() -> None:
-    for name, states in {
-        "repair": DriftKind,
-        "links": JobState,
+    tables: dict[str, list[str]] = {
+        "repair": [*DriftKind],
+        "links": [*JobState],
         "operations": [*OperationState, *StoppedBy],
-    }.items():
+    }
+    for name, states in tables.items():
         rows = re.findall(r"^\| `(\w+)` \|", topic(name), re.MULTILINE)
         assert sorted(rows) == sorted(states)
 
