@@ -55,8 +55,7 @@ class HistoryEntry:
 def describe_change(command: str, reason: str | None, **selection: object) -> Change:
     """Describes a change by the current user for an audit entry, without secrets.
 
-    `selection`: the options that were given, by name, each with its value or a list of values.
-    Leaves out options that are None, False or empty.
+    `selection`: the options by name; those that are None, False or empty are left out.
     """
 
     def recorded(value: object) -> object:

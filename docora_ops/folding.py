@@ -17,6 +17,7 @@ _VARIABLE = re.compile(
         # Docora's own worker puts the reason behind the path. Some texts of Node hold ": " too.
         (?P<notification> \A Notification\ failed\ for\ (?:created|updated|deleted)\  )
         (?: .+ (?= :\ (?:Hostname/IP|Parse\ Error|Redirected\ request) ) | .+ (?= :\  ) | .+ )
+        # a status, the new URL of an app that has moved, and a host without an address
         | (?P<kept> (?: HTTP (?:/[\d.]+)? \  | error:\  ) [1-5]\d\d (?!\w)
             (?: :\ moved\ to\ [^\s]++ )?
           | (?: Could\ not\ resolve\ host: | getaddrinfo\ \w++ ) \ [^\s]++ )
@@ -44,8 +45,7 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 def fold(text: str) -> str:
     """Replaces paths, URLs, numbers, ids and quotations by `*`. Takes linear time.
 
-    `text`: an error as `typable` returns it. Keeps the status of an HTTP answer, a host that has no
-    address, and the new URL of an app that has moved.
+    `text`: an error as `typable` returns it.
     """
     return _REPEATED.sub("*", _VARIABLE.sub(_replace, text))
 
@@ -53,8 +53,7 @@ def fold(text: str) -> str:
 def group_errors(rows: Iterable[tuple[str, str | None, int]]) -> list[ErrorGroup]:
     """Groups links by folded error, most links first. Shows an error in full if all have it.
 
-    `rows`: app id, error, and number of links with both. Only the first LONGEST characters of an
-    error count, and one more that tells that there are more.
+    `rows`: app id, the first LONGEST + 1 characters of the error, and number of links with both.
     """
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}

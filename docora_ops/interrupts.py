@@ -22,11 +22,8 @@ class Stop:
 
 
 def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object]) -> None:
-    """Calls `repeat` in the main thread a moment after Python has ignored such an exception.
-
-    Python ignores the exceptions of a signal handler that runs during a destructor, a weakref
-    callback or a hook of `fork`. Uses SIGALRM. Only signal handlers may raise this exception.
-    """
+    """Calls `repeat` in the main thread a moment after Python has ignored such an exception."""
+    # Python ignores what a signal handler raises during a destructor or a weakref callback.
     before = sys.unraisablehook
 
     def hook(swallowed: "sys.UnraisableHookArgs") -> None:
@@ -44,10 +41,7 @@ def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object])
 
 @contextmanager
 def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Calls the handlers of these signals after the block. For the main thread.
-
-    Unlike blocked signals, they are not deferred in a process that is started in the block, too.
-    """
+    """Calls the handlers of these signals after the block, though not in processes started in it."""
     came: list[int] = []
     before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in signals}
     try:
@@ -61,11 +55,7 @@ def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 @contextmanager
 def held_back(signals: Iterable[signal.Signals] = ENDING) -> Iterator[set[int | signal.Signals]]:
-    """Blocks signals, also in threads that are started meanwhile. Yields the previous mask.
-
-    A signal that the system delivers to another thread does not wake the main thread, in which
-    Python runs the handlers.
-    """
+    """Blocks signals, also in threads that are started meanwhile. Yields the previous mask."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield mask
