@@ -41,7 +41,7 @@ def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object])
 
 @contextmanager
 def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Calls the handlers of these signals after the block, though not in processes started in it."""
+    """Calls the handlers of these signals after the block. Processes started in it get them."""
     came: list[int] = []
     before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in signals}
     try:
