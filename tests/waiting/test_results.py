@@ -117,7 +117,7 @@ def test_a_long_error_is_cut_where_many_are_kept(docora: Docora) -> None:
         docora, link, "failed", "x" * 980 + " https://user:s3cr3t@git.example/" + "y" * 10**6
     )
     [failure] = run(follow(actions, link))[-1].failed_links
-    assert failure.error_message == "x" * 980 + " https://***"
+    assert failure.error_message == "x" * 980
 
 
 def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> None:
