@@ -1,7 +1,5 @@
 """Entry point of the `docora-ops` command."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import resource
@@ -27,11 +25,9 @@ def main() -> int:
 
 
 def _leave_no_core_dump() -> None:
-    """Keeps passwords and keys in memory out of core dumps and debuggers.
-
-    The limit is for git and the pager, which the kernel lets dump again. It alone would not do: a
-    handler such as systemd-coredump gets the memory regardless of the limit.
-    """
+    """Keeps passwords and keys in memory out of core dumps and debuggers."""
+    # For git and the pager, which the kernel lets dump again. A handler such as systemd-coredump
+    # gets the memory regardless of the limit.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

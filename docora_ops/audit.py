@@ -1,10 +1,9 @@
 """Audit entries: who changed what, and why."""
 
-from __future__ import annotations
-
 import os
 import pwd
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -38,19 +37,15 @@ class HistoryState(StrEnum):
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A change as its audit entries tell it.
-
-    `selection`: options and their values, several in a list. `counts`: links by outcome, and their
-    `total`.
-    """
+    """A change as its audit entries tell it."""
 
     started_at: datetime
     who: str
     command: str
-    selection: Mapping[str, str | int | bool | list[str]]
+    selection: Mapping[str, str | int | bool | list[str]]  # options and their values
     reason: str | None
     operation_id: str | None
-    counts: Mapping[str, int]
+    counts: Mapping[str, int]  # links by outcome, and their `total`
     state: HistoryState
     stopped_by: StoppedBy | None
     cancelled_by: str | None
@@ -58,10 +53,9 @@ class HistoryEntry:
 
 
 def describe_change(command: str, reason: str | None, **selection: object) -> Change:
-    """Describes a change by the current user for an audit entry.
+    """Describes a change by the current user for an audit entry, without secrets.
 
-    `selection`: the options that were given, by name; an option that was given several times has a
-    list of values. Masks secrets, and leaves out options that are None, False or empty.
+    `selection`: the options by name; those that are None, False or empty are left out.
     """
 
     def recorded(value: object) -> object:
@@ -83,17 +77,15 @@ def describe_change(command: str, reason: str | None, **selection: object) -> Ch
 
 def _user() -> str:
     """Names the user as the kernel knows it: `kim`, or `kim as root` after sudo or su."""
-    user = _name_of(os.getuid())
-    try:
-        uid = int(_LOGIN_UID.read_text(encoding="ascii"))  # kept through sudo and su
-    except (OSError, ValueError):  # another system than Linux
-        uid = _UNSET
-    login = user if uid == _UNSET else _name_of(uid)
-    return user if login == user else f"{login} as {user}"
 
-
-def _name_of(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
+    def name_of(uid: int) -> str:
+        with suppress(KeyError):
+            return pwd.getpwuid(uid).pw_name
         return str(uid)
+
+    user = name_of(os.getuid())
+    with suppress(OSError, ValueError):  # another system than Linux
+        uid = int(_LOGIN_UID.read_text(encoding="ascii"))  # kept through sudo and su
+        if uid not in {_UNSET, os.getuid()}:
+            return f"{name_of(uid)} as {user}"
+    return user

@@ -1,4 +1,4 @@
-"""Bulk operations: their progress and their results."""
+"""Bulk operations: their options, progress and results, and the wait for snapshots."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink, count_succeeded
+from docora_ops.link_lists import ErrorGroup
+from docora_ops.links import (
+    Action,
+    App,
+    AppCount,
+    LinkFailure,
+    Outcome,
+    PlannedLink,
+    count_succeeded,
+)
 
+BATCH_SIZE = 500
+"""Links that are locked, queued and committed together."""
 _RESULTS_OF_A_SHARE = 20
 
 
@@ -95,28 +106,16 @@ class MaxFailures:
 
 @dataclass(frozen=True)
 class ChangeOptions:
-    """How links are retried or resynced.
+    """How links are retried or resynced. The last four options are for bulk operations."""
 
-    front: queue ahead of all waiting jobs.
-    reset_circuit: also close the circuit of each repository.
-    update: a resync marks the delivery records instead of deleting them.
-    dry_run: only find out what would happen.
-
-    The rest is for bulk operations.
-    in_flight: the most snapshots in flight; the operation waits for all of them.
-    max_failures: with `in_flight`, queue no more once more snapshots have failed.
-    wait: wait for the snapshots.
-    timeout: seconds after which the wait ends; the jobs go on.
-    """
-
-    front: bool = False
-    reset_circuit: bool = False
-    update: bool = False
-    dry_run: bool = False
-    in_flight: int | None = None
-    max_failures: MaxFailures | None = None
-    wait: bool = False
-    timeout: float | None = None
+    front: bool = False  # queue ahead of all waiting jobs
+    reset_circuit: bool = False  # also close the circuit of each repository
+    update: bool = False  # a resync marks the delivery records instead of deleting them
+    dry_run: bool = False  # only find out what would happen
+    in_flight: int | None = None  # the most snapshots in flight; waits for all of them
+    max_failures: MaxFailures | None = None  # with `in_flight`: queue no more beyond that
+    wait: bool = False  # wait for the snapshots
+    timeout: float | None = None  # seconds after which the wait ends; the jobs go on
 
     @property
     def is_paced(self) -> bool:
@@ -181,17 +180,83 @@ class BulkResult:
 
     @property
     def taken_over(self) -> int:
-        """Counts the links that were put to work by others before their turn came."""
+        """Counts the links that others queued or changed first."""
         others = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
         return sum(self.counts.get(outcome, 0) for outcome in others)
-
-    @property
-    def failed(self) -> int:
-        """Counts the links that could not be queued."""
-        return self.counts.get(Outcome.NOT_QUEUED, 0)
 
     def stopped(self, reason: StoppedBy) -> BulkResult:
         """Returns the result of the operation if it ends now for this reason."""
         if self.cancelled or not self.left:
             return self
         return replace(self, cancelled=True, stopped_by=reason)
+
+
+class WaitEnd(StrEnum):
+    """The end of the wait for one link."""
+
+    SYNCED = "synced"
+    FAILED = "failed"
+    GONE = "gone"
+    LOST = "lost"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class LinkWait:
+    """The result of the wait for one link. `status` is None if the link is gone."""
+
+    result: WaitEnd
+    status: str | None
+    error_message: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class JobCounts:
+    """Counts the jobs of followed links, except those that were just changing their place."""
+
+    waiting: int = 0
+    running: int = 0
+    delayed: int = 0
+    lost: int = 0  # links without a live job
+
+
+@dataclass(frozen=True)
+class BulkWait:
+    """The result of the wait for many links so far."""
+
+    synced: int
+    failed: int
+    gone: int
+    unfinished: int  # links without a result yet
+    failed_links: Sequence[LinkFailure]
+    seconds: float
+    per_second: float = 0  # results within the last minute
+    jobs_by_state: JobCounts = field(default_factory=JobCounts)  # of the links without a result
+    suspended: bool = False  # the workers take no jobs
+    lost_links: Sequence[LinkFailure] = ()
+    unfinished_by_app: Sequence[AppCount] = ()  # once all have a result or time has run out
+    failed_by_error: Sequence[ErrorGroup] = ()  # the failed links, once they are grouped
+
+    def grouped(self) -> BulkWait:
+        """Groups the failed links by error, most links first."""
+        from docora_ops.folding import LONGEST, group_errors
+
+        errors = ((each.app_id, each.error_message[: LONGEST + 1], 1) for each in self.failed_links)
+        return replace(self, failed_by_error=group_errors(errors))
+
+    @property
+    def only_lost_left(self) -> bool:
+        """Tells whether there are links without a result, and none of them has a live job."""
+        return 0 < self.unfinished <= self.jobs_by_state.lost
+
+    @property
+    def results(self) -> Results:
+        """The results to keep with the operation."""
+        return Results(self.synced, self.failed, self.gone, self.unfinished)
+
+    @property
+    def total(self) -> int:
+        """Counts the links that are or were followed."""
+        return self.synced + self.failed + self.gone + self.unfinished

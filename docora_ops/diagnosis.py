@@ -53,16 +53,13 @@ class CheckName(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check and, unless it is OK, what to do.
-
-    `command`: a shell command for that, which is too long for a table.
-    """
+    """The result of one check and, unless it is OK, what to do."""
 
     name: CheckName
     state: CheckState = field(kw_only=True)
     finding: str
     hint: str | None = None
-    command: str = ""
+    command: str = ""  # a shell command for that, which is too long for a table
 
 
 ok = partial(Check, state=CheckState.OK)
@@ -73,15 +70,11 @@ not_checked = partial(Check, state=CheckState.NOT_CHECKED)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The results of all checks, each once, in order.
-
-    `needs`: what the checks that were not made need, such as "Postgres".
-    `drift`: None if it was not looked for.
-    """
+    """The results of all checks, each once, in order."""
 
     checks: Sequence[Check]
-    drift: DriftReport | None
-    needs: str = ""
+    drift: DriftReport | None  # None if it was not looked for
+    needs: str = ""  # what the checks that were not made need, such as "Postgres"
     backend: BackendChoice | None = None  # None if Redis could not be asked
     misconfigured: bool = False
     server_lost: bool = False

@@ -27,16 +27,13 @@ class DriftKind(StrEnum):
 class Drift(LinkIds):
     """One disagreement. The names are None where the app or the repository is gone."""
 
-    job_id: str = field(init=False, default="")
+    job_id: str = field()
     kind: DriftKind
     app_id: str
     repository_id: str
     app_name: str | None = None
     repository_name: str | None = None
     detail: str = ""  # where the job is in the queue, or why the link can't be repaired
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "job_id", f"{self.app_id}-{self.repository_id}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class DriftReport:
     drifts: Sequence[Drift]
 
     @cached_property
-    def counts(self) -> Mapping[DriftKind, int]:
+    def found(self) -> Mapping[DriftKind, int]:
         """Counts the disagreements of each kind."""
         counts = Counter(drift.kind for drift in self.drifts)
         return {kind: counts[kind] for kind in DriftKind}
@@ -58,11 +55,8 @@ class DriftReport:
 
     def examples(self, of_each_kind: int = EXAMPLES_SHOWN) -> list[Drift]:
         """Returns some disagreements of each kind."""
-        return [
-            drift
-            for kind in DriftKind
-            for drift in islice((each for each in self.drifts if each.kind is kind), of_each_kind)
-        ]
+        of_kind = ((each for each in self.drifts if each.kind is kind) for kind in DriftKind)
+        return [drift for drifts in of_kind for drift in islice(drifts, of_each_kind)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +109,11 @@ class AppDrift:
 
 
 @dataclass(frozen=True)
-class RepairResult:
+class RepairResult(DriftReport):
     """What a repair has done so far, or would do, about the drift that was found."""
 
-    drifts: Sequence[Drift]
     repaired: Sequence[Repaired] = ()
     dry_run: bool = False
-
-    @property
-    def found(self) -> Mapping[DriftKind, int]:
-        """Counts the disagreements of each kind."""
-        return DriftReport(self.drifts).counts
 
     @property
     def counts(self) -> Mapping[RepairOutcome, int]:
@@ -143,11 +131,6 @@ class RepairResult:
             AppDrift(app_id, app_name, kind, count, done.get((app_id, kind), {}))
             for (app_id, app_name, kind), count in found.most_common()
         ]
-
-    @property
-    def total(self) -> int:
-        """Counts the disagreements found."""
-        return len(self.drifts)
 
     @property
     def completed(self) -> int:

@@ -1,49 +1,28 @@
 """The errors, each with a sentence for a person and a stable code for a script."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from datetime import datetime
-from typing import ClassVar, TypedDict
-
-
-class ErrorDetails(TypedDict, total=False):
-    """Further fields of an error in a JSON document, such as the link's status."""
-
-    app_ids: Sequence[str]
-    repository_ids: Sequence[str]
-    status: str
-    job: str
-    circuit_open_until: datetime | None
-    job_count: int
-    jobs_without_link: int
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class DocoraOpsError(Exception):
     """Base of all errors that are not bugs.
 
-    code: identifies the kind of error to a script; never changes.
-    message: one sentence that contains the value that is wrong.
-    hint: what to do next.
-    details: further fields for the JSON document.
+    `message`: one sentence with the value that is wrong. `hint`: what to do next. `details`:
+    further fields of the JSON document.
     """
 
-    code: ClassVar[str] = "error"
+    code: ClassVar[str] = "error"  # for scripts: never changes
 
     def __init_subclass__(cls, code: str) -> None:
         cls.code = code
 
     def __init__(
-        self,
-        message: str,
-        *,
-        hint: str | None = None,
-        details: ErrorDetails | None = None,
+        self, message: str, *, hint: str | None = None, details: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.details = details or ErrorDetails()
+        self.details = details or {}
 
 
 class BugError(DocoraOpsError, code="bug"):

@@ -1,20 +1,13 @@
 """Making errors equal that differ only in paths, numbers and ids."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable
 
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.text import inert, mask, mask_cut
 
 LONGEST = 300  # characters of an error that are compared
-_FOLDED_AT_ONCE = 1000
-
-# In no text of Postgres. One call for many texts takes a fraction of the time of a call for each.
-_SEPARATOR = "\0"
 
 # Each alternative begins only where the run of its characters does, so the time stays linear. The
 # first condition, which most of them have in common, passes over the inside of a word at once.
@@ -22,16 +15,16 @@ _VARIABLE = re.compile(
     r"""
     (?<!\w) (?:
         # Docora's own worker puts the reason behind the path. Some texts of Node hold ": " too.
-        (?P<notification> (?<![^\0]) Notification\ failed\ for\ (?:created|updated|deleted)\  )
-        (?: [^\0]+ (?= :\ (?:Hostname/IP|Parse\ Error|Redirected\ request) )
-          | [^\0]+ (?= :\  )
-          | [^\0]+ )
+        (?P<notification> \A Notification\ failed\ for\ (?:created|updated|deleted)\  )
+        (?: .+ (?= :\ (?:Hostname/IP|Parse\ Error|Redirected\ request) ) | .+ (?= :\  ) | .+ )
+        # a status, the new URL of an app that has moved, and a host without an address
         | (?P<kept> (?: HTTP (?:/[\d.]+)? \  | error:\  ) [1-5]\d\d (?!\w)
-            (?: :\ moved\ to\ [^\s\0]++ )? )
-        | \w++ :// (?: [^\s\0"'<>]* [^\s\0"'<>.,:;)] )?
-        | '[^'\0]*+' (?!\w)
+            (?: :\ moved\ to\ [^\s]++ )?
+          | (?: Could\ not\ resolve\ host: | getaddrinfo\ \w++ ) \ [^\s]++ )
+        | \w++ :// (?: [^\s"'<>]* [^\s"'<>.,:;)] )?
+        | '[^']*+' (?!\w)
         # a path
-        | (?<![.~%@:+-]) [\w.~%@:+-]*+ [/\\] (?: [^\s\0"'<>(),;]* [^\s\0"'<>(),;.:] )?
+        | (?<![.~%@:+-]) [\w.~%@:+-]*+ [/\\] (?: [^\s"'<>(),;]* [^\s"'<>(),;.:] )?
         # a date, a time, an address, an amount, an id
         | (?<![.@-]) \d (?: [\w:.,+-]* \w )?
         # a file or a host, but not the name of an exception
@@ -39,101 +32,60 @@ _VARIABLE = re.compile(
         | (?<!-) (?: app | repo | bulk )_ [\w-]++
         | (?<!-) (?= [a-f-]*+ \d ) [0-9a-f-]{7,}+ (?!\w)
     )
-    | (?P<event> \ on\ (?:created|updated|deleted)\  ) [^\0]+
-    | "[^"\0]*+"
-    | `[^`\0]*+`
+    | (?P<event> \ on\ (?:created|updated|deleted)\  ) .+
+    | "[^"]*+"
+    | `[^`]*+`
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-_UNPRINTABLE = re.compile(r"[^\0\x20-\x7e]+")
+_UNTYPABLE = re.compile(r"[^\x20-\x7e]+|^\ +|\ +\Z")
 _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 
 
-def fold(errors: Sequence[str]) -> list[str]:
-    """Replaces paths, URLs, numbers, ids and quotations in each error by `*`.
+def fold(text: str) -> str:
+    """Replaces paths, URLs, numbers, ids and quotations by `*`. Takes linear time.
 
-    Keeps the status of an HTTP answer, and the new URL of an app that has moved. `--error` finds an
-    error by its folded text: `*` also replaces what nobody can type, such as control characters and
-    outer blanks, and what follows the first LONGEST characters. Takes linear time.
+    `text`: an error as `typable` returns it.
     """
-    text = _SEPARATOR.join(map(_cut, errors))
-    text = _UNPRINTABLE.sub(_replace_unseen, _VARIABLE.sub(_replace, text))
-    return [_open_ended(each) for each in _REPEATED.sub("*", text).split(_SEPARATOR)]
+    return _REPEATED.sub("*", _VARIABLE.sub(_replace, text))
 
 
 def group_errors(rows: Iterable[tuple[str, str | None, int]]) -> list[ErrorGroup]:
-    """Groups links by folded error, most links first. Shows what all errors of a group share.
+    """Groups links by folded error, most links first. Shows an error in full if all have it.
 
-    `rows`: app id, error, and number of links with both. Only the first LONGEST characters of an
-    error count, and one more that tells that there are more.
+    `rows`: app id, the first LONGEST + 1 characters of the error, and number of links with both.
     """
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}
-    shared: dict[str, list[str]] = {}
-    """By folded error, what stands for each `*` in all errors so far, or `*`."""
-    rows = iter(rows)
-    while some := list(islice(rows, _FOLDED_AT_ONCE)):
-        # Once masked, a text may be short: the star keeps its end open.
-        texts = [
-            _cut(mask_cut(text) + "*") if text and len(text) > LONGEST else mask(text or "")
-            for _, text, _ in some
-        ]
-        for (app_id, _, count), text, folded in zip(some, texts, fold(texts), strict=True):
-            key = folded if text else None
-            links[key] += count
-            apps.setdefault(key, set()).add(app_id)
-            if key is not None and (before := shared.get(key, [""])) != ["*"] * len(before):
-                found = _replaced(key, text)
-                if key in shared:
-                    pairs = zip(found, before, strict=True)
-                    found = [part if part == old else "*" for part, old in pairs]
-                shared[key] = found
+    shown: dict[str | None, str | None] = {}
+    for app_id, error, count in rows:
+        text = typable(error) if error else None
+        key = text and fold(text)
+        links[key] += count
+        apps.setdefault(key, set()).add(app_id)
+        if shown.setdefault(key, text) != text:
+            shown[key] = key
     return [
-        ErrorGroup(key and _filled(key, shared[key]), count, len(apps[key]))
+        ErrorGroup(shown[key], count, len(apps[key]))
         for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
     ]
 
 
-def _cut(error: str) -> str:
-    return error if len(error) <= LONGEST else error[:LONGEST] + "*"
+def typable(error: str) -> str:
+    """Returns the beginning of an error without secrets, as a pattern for `--error`.
 
-
-def _replaced(folded: str, text: str) -> list[str]:
-    """Returns what stands in the text for each `*`, or `*` if it can't be pasted."""
-    if "*" not in folded:
-        return []
-    first, *literals, last = folded.split("*")
-    place, end = len(first), len(text) - len(last)
-    found = []
-    for literal in literals:
-        start = text.index(literal, place, end)
-        found.append(text[place:start])
-        place = start + len(literal)
-    found.append(text[place:end])
-    return [part if _open_ended(_UNPRINTABLE.sub("*", part)) == part else "*" for part in found]
-
-
-def _filled(folded: str, parts: Iterable[str]) -> str:
-    """Puts the parts in place of each `*`."""
-    first, *literals = folded.split("*")
-    return first + "".join(map("".join, zip(parts, literals, strict=True)))
+    `*` replaces what nobody can type, such as control characters and outer blanks, and what follows
+    the first LONGEST characters.
+    """
+    text = mask_cut(error) if len(error) > LONGEST else mask(error)
+    if len(error) > LONGEST or len(text) > LONGEST:
+        text = text[:LONGEST] + "*"
+    return _UNTYPABLE.sub(_replace_untypable, text)
 
 
 def _replace(match: re.Match[str]) -> str:
     return match["kept"] or f"{match['notification'] or match['event'] or ''}*"
 
 
-def _replace_unseen(match: re.Match[str]) -> str:
-    """Replaces what a screen shows as something else, or as a blank."""
-    return "".join(
-        "*" if character.isspace() or inert(character) != character else character
-        for character in match[0]
-    )
-
-
-def _open_ended(text: str) -> str:
-    """Replaces the outer blanks, which are lost when a line is copied."""
-    kept = text.strip(" ")
-    if kept == text:
-        return text
-    return "*" * text.startswith(" ") + kept + "*" * (text.endswith(" ") and bool(kept))
+def _replace_untypable(match: re.Match[str]) -> str:
+    return "".join("*" if each.isspace() or inert(each) != each else each for each in match[0])

@@ -1,12 +1,9 @@
 """Jobs of links, and the queue that they stand in."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 
 from docora_ops.text import exact_duration
 
@@ -54,9 +51,8 @@ class BackendChoice:
         """Returns what was found out. Empty if nothing was."""
         if self.source is BackendSource.SETTING:
             return ""
-        if self.is_clear:
-            return f"DOCORA_OPS_BACKEND is not set: using {self.backend}, as {self.why}"
-        return f"DOCORA_OPS_BACKEND is not set, and {self.why}"
+        found = f": using {self.backend}, as {self.why}" if self.is_clear else f", and {self.why}"
+        return f"DOCORA_OPS_BACKEND is not set{found}"
 
     @property
     def to_set(self) -> str:
@@ -76,45 +72,36 @@ class Advice:
     to_stop_others: str
 
 
-ADVICE = MappingProxyType(
-    {
-        Backend.RQ: Advice(
-            to_start_workers="docora-ops worker",
-            to_resume="docora-ops resume",
-            only_others="this Docora runs BullMQ workers, and no RQ worker",
-            to_switch="set DOCORA_OPS_BACKEND=bullmq",
-            others_beside="a BullMQ worker of Docora runs beside the RQ queue: each link may be "
-            "worked on twice",
-            to_stop_others="run Docora with RUN_MODE=api",
-        ),
-        Backend.BULLMQ: Advice(
-            to_start_workers="run Docora with RUN_MODE=all or worker",
-            to_resume="see docora-ops help workers",
-            only_others="workers of RQ listen on the queue, and none of BullMQ",
-            to_switch="set DOCORA_OPS_BACKEND=rq",
-            others_beside="a worker of RQ runs beside Docora's own: each link may be worked on "
-            "twice",
-            to_stop_others="stop the workers of RQ",
-        ),
-    }
-)
-"""The sentences about each backend: what is wrong with its workers, and what to do."""
+ADVICE: Mapping[Backend, Advice] = {
+    Backend.RQ: Advice(
+        to_start_workers="docora-ops worker",
+        to_resume="docora-ops resume",
+        only_others="this Docora runs BullMQ workers, and no RQ worker",
+        to_switch="set DOCORA_OPS_BACKEND=bullmq",
+        others_beside="a BullMQ worker of Docora runs beside the RQ queue: "
+        "each link may be worked on twice",
+        to_stop_others="run Docora with RUN_MODE=api",
+    ),
+    Backend.BULLMQ: Advice(
+        to_start_workers="run Docora with RUN_MODE=all or worker",
+        to_resume="see docora-ops help workers",
+        only_others="workers of RQ listen on the queue, and none of BullMQ",
+        to_switch="set DOCORA_OPS_BACKEND=rq",
+        others_beside="a worker of RQ runs beside Docora's own: each link may be worked on twice",
+        to_stop_others="stop the workers of RQ",
+    ),
+}
 
 
 class JobState(StrEnum):
-    """The state of a link's job, by the job's own keys.
-
-    With RQ, a job is running while the key of an execution lives, whatever its status says;
-    otherwise its status decides. `STALE`: the remains of a job that failed, was stopped or was
-    abandoned. `UNREADABLE`: the job's key holds something else.
-    """
+    """The state of a link's job, by the job's own keys."""
 
     NONE = "none"
     FINISHED = "finished"
-    STALE = "stale"
+    STALE = "stale"  # remains of a job that failed, was stopped or was abandoned
     WAITING = "waiting"
-    RUNNING = "running"
-    UNREADABLE = "unreadable"
+    RUNNING = "running"  # with RQ while the key of an execution lives, whatever its status says
+    UNREADABLE = "unreadable"  # the job's key holds something else
 
     @property
     def is_live(self) -> bool:
@@ -154,17 +141,12 @@ class Worker:
     pid: int | None
     last_heartbeat_at: datetime | None
     jobs: Sequence[QueuedJob]  # the jobs that it runs
-    silent_seconds: int | None = None
-    """Seconds since the last heartbeat of a live worker that has missed one, by Redis's clock."""
-    clock_ahead_seconds: int | None = None
-    """Seconds by which the clock of its host is ahead of Redis's, below 0 if it is behind."""
+    silent_seconds: int | None = None  # since the last heartbeat, if it has missed one
+    clock_ahead_seconds: int | None = None  # of its host's clock, ahead of Redis's
 
 
 def silence_of(workers: Sequence[Worker]) -> str | None:
-    """Returns `last heartbeat 75 s ago` if these workers have missed heartbeats, else None.
-
-    A worker that was stopped or killed counts until its last heartbeat expires.
-    """
+    """Returns `last heartbeat 75 s ago` if these workers have missed heartbeats, else None."""
     silent = [each.silent_seconds for each in workers if each.silent_seconds is not None]
     if not silent:
         return None
@@ -192,12 +174,8 @@ class AnyWorker:
 
     @property
     def is_stopped(self) -> bool:
-        """Tells whether it takes no job while workers are suspended.
-
-        RQ's worker looks for a suspension before it waits for a job. One that waits already takes
-        the next job.
-        """
-        return self.state in {"suspended", "busy"}
+        """Tells whether it takes no job while workers are suspended."""
+        return self.state in {"suspended", "busy"}  # one that waits already takes the next job
 
 
 @dataclass(frozen=True)
@@ -213,11 +191,8 @@ class Suspension:
     @property
     def sentence(self) -> str:
         """Returns `workers are suspended for 8 min 10 s by kim@ops1: REASON`, so far as known."""
-        left = (
-            ""
-            if self.remaining_seconds is None
-            else f" for {exact_duration(self.remaining_seconds)}"
-        )
+        seconds = self.remaining_seconds
+        left = "" if seconds is None else f" for {exact_duration(seconds)}"
         who = f" by {self.who}" if self.who else ""
         reason = f": {self.reason}" if self.reason else ""
         return f"workers are suspended{left}{who}{reason}"
@@ -330,13 +305,11 @@ class QueueHealth:
     workers: int
     suspension: Suspension | None
     has_scheduler: bool = True
-    first_delayed_in: float | None = None
-    """Seconds until a delayed job is due, below 0 if it is overdue."""
+    first_delayed_in: float | None = None  # seconds until it is due, below 0 if it is overdue
     other: OtherQueue = OtherQueue.UNUSED
     silence: str | None = None  # of live workers that have missed heartbeats
     live_workers: Sequence[Worker] = ()  # of RQ
-    to_remove_others: str = ""
-    """The shell command that removes the jobs of the other backend."""
+    to_remove_others: str = ""  # the shell command that removes the jobs of the other backend
     bullmq_version: str | None = None  # empty if the queue's metadata does not name it
     active: int = 0  # jobs of BullMQ
     delayed: int = 0  # jobs of BullMQ

@@ -1,11 +1,42 @@
 """Links as lists and screens show them, and counts of them. Texts and URLs hold no secrets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from shlex import quote
+from typing import Generic, TypeVar
 
 from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState
 from docora_ops.links import App, LinkIds
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Page(Generic[Row]):
+    """A page of a long list."""
+
+    rows: Sequence[Row]
+    number: int  # from 1 on
+    limit: int
+    total: int  # rows of all pages
+
+    @property
+    def pages(self) -> int:
+        """Counts the pages; an empty list has one."""
+        return max(1, -(-self.total // self.limit))
+
+    def place(self, counted: str, nothing: str) -> str:
+        """Says what the page is part of: `counted`, the rows with their noun, or `nothing`."""
+        if not self.total:
+            return nothing
+        return f"{counted}, page {self.number} of {self.pages}"
+
+
+def page_of(rows: Sequence[Row], number: int, limit: int) -> Page[Row]:
+    """Returns one page of a list that is in memory."""
+    return Page(rows[(number - 1) * limit : number * limit], number, limit, len(rows))
 
 
 class LinkSort(StrEnum):
@@ -73,12 +104,10 @@ class ErrorGroup:
     @property
     def command(self) -> str:
         """The command that lists the failed links with such an error."""
-        import shlex  # seldom needed
-
         if self.error_message is None:
             return "docora-ops failed --no-error"
         joint = "=" if self.error_message.startswith("-") else " "
-        return f"docora-ops failed --error{joint}{shlex.quote(self.error_message)}"
+        return f"docora-ops failed --error{joint}{quote(self.error_message)}"
 
 
 @dataclass(frozen=True)

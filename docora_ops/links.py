@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeVar
 
 from docora_ops.text import inert, moment
+
+Item = TypeVar("Item")
+
+
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Yields the items in order, `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 class LinkStatus(StrEnum):
@@ -34,10 +44,8 @@ class Outcome(StrEnum):
     @property
     def succeeded(self) -> bool:
         """Tells whether the link has a waiting job now, or gets one within a minute."""
-        return self in _SUCCEEDED
-
-
-_SUCCEEDED = {Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.ALREADY_QUEUED}
+        left_alone = {Outcome.ALREADY_RUNNING, Outcome.SKIPPED, Outcome.NOT_QUEUED}
+        return self not in left_alone
 
 
 def count_succeeded(counts: Mapping[Outcome, int]) -> int:
@@ -54,12 +62,9 @@ class Action(StrEnum):
     REPAIR = "repair"
 
     def is_rescan(self, status: str) -> bool:
-        """Returns the rescan flag of the job for a link with this status.
-
-        True for a retry, false for a resync. Schedule and repair: false for a first snapshot.
-        """
+        """Returns the rescan flag of the job for a link with this status."""
         if self in {Action.SCHEDULE, Action.REPAIR}:
-            return status != LinkStatus.PENDING_SNAPSHOT
+            return status != LinkStatus.PENDING_SNAPSHOT  # a first snapshot
         return self is Action.RETRY
 
 
@@ -105,29 +110,23 @@ class LinkIds:
     @property
     def has_valid_job_id(self) -> bool:
         """Tells whether the two ids form a valid job id, from which they can be read back."""
-        return bool(_ID.fullmatch(self.app_id) and _ID.fullmatch(self.repository_id))
+        return _JOB_ID.fullmatch(self.job_id) is not None
 
     @property
     def words(self) -> str:
         """The two ids as arguments of a command."""
-        import shlex  # seldom needed
-
         ids = (self.app_id, self.repository_id)
         return ("-- " if any(each.startswith("-") for each in ids) else "") + shlex.join(ids)
 
 
-_ID = re.compile(r"[A-Za-z0-9_]+")
+_JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")
+"""RQ allows no other characters."""
 
 
 def ids_of_job(job_id: str) -> tuple[str, str] | None:
-    """Returns the app id and the repository id of a valid job id, otherwise None.
-
-    Valid ids hold letters, digits and `_`: RQ allows no more but `-`, which separates the two.
-    """
-    app_id, _, repository_id = job_id.partition("-")
-    if _ID.fullmatch(app_id) and _ID.fullmatch(repository_id):
-        return app_id, repository_id
-    return None
+    """Returns the app id and the repository id of a valid job id, otherwise None."""
+    found = _JOB_ID.fullmatch(job_id)
+    return (found[1], found[2]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +199,10 @@ class Link:
 
     @property
     def held_back(self) -> str:
-        """Says that Docora's scheduler waits for the circuit, if that is open, and until when."""
-        until = moment(self.circuit_open_until)
-        return (
-            f"the circuit of {self.payload.repository_name} is open until {until}: "
-            "until then Docora's scheduler leaves the link alone"
-        )
+        """Says until when Docora's scheduler waits for the open circuit."""
+        repository, until = self.payload.repository_name, moment(self.circuit_open_until)
+        alone = "until then Docora's scheduler leaves the link alone"
+        return f"the circuit of {repository} is open until {until}: {alone}"
 
 
 @dataclass(frozen=True)
@@ -237,19 +234,16 @@ class LinkFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedLink(LinkIds):
+class PlannedLink:
     """The outcome that a dry run expects for one link."""
 
-    job_id: str = field(init=False, default="")
+    job_id: str
     app_id: str
     app_name: str
     repository_id: str
     repository_name: str
     outcome: Outcome
     error_message: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "job_id", f"{self.app_id}-{self.repository_id}")
 
 
 @dataclass(frozen=True)
@@ -266,11 +260,9 @@ class LinkFilter:
     app_ids: Sequence[str] = ()
     exclude_app_ids: Sequence[str] = ()
     repository_ids: Sequence[str] = ()
-    repository_names: Sequence[str] = ()
-    """Further repositories: `owner/name`, case-insensitive; `*` matches anything."""
+    repository_names: Sequence[str] = ()  # further ones: `owner/name`, with `*` for anything
     statuses: Sequence[LinkStatus] = ()
-    errors: Sequence[str] = ()
-    """The error contains one of these texts (case-insensitive); one with `*` must match it all."""
+    errors: Sequence[str] = ()  # the error contains one of them; one with `*` must match it all
     exclude_errors: Sequence[str] = ()
     no_error: bool = False  # links without an error, as well as those that `errors` chooses
     open_circuit: bool | None = None  # None: whether or not the repository's circuit is open

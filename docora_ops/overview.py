@@ -7,9 +7,8 @@ from enum import StrEnum
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import ServerError
 from docora_ops.jobs import OtherQueue, QueueOverview
-from docora_ops.link_lists import ErrorGroup
+from docora_ops.link_lists import ErrorGroup, Page
 from docora_ops.links import AppCount, LinkStatus
-from docora_ops.pages import Page
 from docora_ops.text import duration
 
 _WORKER_STATES = ("started", "idle", "busy", "suspended")
@@ -43,15 +42,11 @@ class LinkCounts:
 
 @dataclass(frozen=True)
 class DriftCounts:
-    """The number of links that nobody works on, as one look finds them.
-
-    `at_least`: too many links are unfinished to look at each. Then `lost` counts the links, lost or
-    stuck, that outnumber all jobs, and `stuck` is 0.
-    """
+    """The number of links that nobody works on, as one look finds them."""
 
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job
-    at_least: bool = False
+    at_least: bool = False  # too many to look at: `lost` are those that outnumber all jobs
 
 
 @dataclass(frozen=True)

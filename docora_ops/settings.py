@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docora_ops.errors import ConfigurationError
@@ -37,42 +34,25 @@ _ASSIGNMENT = re.compile(
     """,
     re.VERBOSE | re.MULTILINE,
 )
-_UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
-"""A line without a value: blank, a comment, or a name alone."""
 
 _AS_LIBPQ = {
     "sslmode=no-verify": "sslmode=require",
-    "ssl=no-verify": "sslmode=require",
     "ssl=true": "sslmode=require",
-    "ssl=1": "sslmode=require",
     "ssl=false": "sslmode=disable",
-    "ssl=0": "sslmode=disable",
-    "uselibpqcompat=true": "",
-    "uselibpqcompat=false": "",
 }
 """Options of node-pg, and what means the same to libpq."""
-
-# Names that are not listed are refused: they may be misspelt, or be a part of a password.
-_ONLY_NODE_PG = frozenset(
-    {"allowExitOnIdle", "binary", "connectionTimeoutMillis", "enableChannelBinding"}
-    | {"idleTimeoutMillis", "idle_in_transaction_session_timeout", "keepAlive", "lock_timeout"}
-    | {"keepAliveInitialDelayMillis", "max", "maxLifetimeSeconds", "maxUses", "min", "poolSize"}
-    | {"query_timeout", "statement_timeout"}
-    # Options of Prisma, which node-pg takes and ignores.
+_LEFT_OUT = frozenset(
+    # Options that node-pg and ioredis, or only they, know.
+    {"allowExitOnIdle", "keepAlive", "max", "uselibpqcompat"}
+    | {"connectTimeout", "enableReadyCheck", "family", "maxRetriesPerRequest"}
+    # Options of Prisma, which node-pg ignores.
     | {"connection_limit", "pgbouncer", "pool_timeout", "schema"}
-)
-_ONLY_IOREDIS = frozenset(
-    {"allowUsernameInURI", "autoResendUnfulfilledCommands", "autoResubscribe", "blockingTimeout"}
-    | {"clientInfoTag", "commandTimeout", "connectTimeout", "connectionName", "disableClientInfo"}
-    | {"disconnectTimeout", "enableAutoPipelining", "enableOfflineQueue", "enableReadyCheck"}
-    | {"keepAlive", "lazyConnect", "maxLoadingRetryTime", "maxRetriesPerRequest", "noDelay"}
-    | {"readOnly", "showFriendlyErrorStack", "socketTimeout", "stringNumbers", "family"}
-)
-_SET_BY_US = frozenset(
-    {"client_name", "decode_responses", "encoding", "encoding_errors", "protocol", "retry"}
+    # Options of redis-py that would replace what we need.
+    | {"client_name", "decode_responses", "encoding", "encoding_errors", "protocol", "retry"}
     | {"retry_on_error"}
 )
-"""Options of redis-py that would replace what we need."""
+"""Further options are passed on, and refused by the driver: they may be misspelt, or be a part of a
+password."""
 
 
 def _is_url(*schemes: str) -> AfterValidator:
@@ -91,8 +71,6 @@ def _is_url(*schemes: str) -> AfterValidator:
             raise ValueError("has an @ / ? or # that must be percent-encoded")
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
             raise ValueError("must end in the number of a database, if in anything")
-        if parts.scheme == "unix" and not parts.path:
-            raise ValueError("must have the path of a socket")
         return secret
 
     return AfterValidator(check)
@@ -141,13 +119,6 @@ class Settings(BaseSettings):
     )
     git_timeout: Annotated[int, _own("GIT_TIMEOUT", ge=1, le=2_592_000)] = 1800
 
-    _warnings: tuple[str, ...] = PrivateAttr(())
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is wrong with the env file, a sentence each."""
-        return self._warnings
-
     def hurried(self, seconds: int) -> Settings:
         """Returns the settings with `seconds` at most for each answer of a server."""
         timeout = min(seconds, self.statement_timeout)
@@ -165,16 +136,12 @@ class Settings(BaseSettings):
 
     def require_encryption_key(self) -> bytes:
         """Returns the key's 32 bytes. Raises ConfigurationError if it is not set or not valid."""
-        if self.encryption_key is None:
-            raise ConfigurationError(
-                "ENCRYPTION_KEY is not set",
-                hint="set it to Docora's own key of 64 hex digits, or pass Docora's own file "
-                "with --env-file",
-            )
-        text = self.encryption_key.get_secret_value()
+        text = self.encryption_key.get_secret_value() if self.encryption_key else ""
         if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
             raise ConfigurationError(
-                "ENCRYPTION_KEY is not a key of 64 hex digits", hint="use Docora's own key"
+                f"ENCRYPTION_KEY is not {'a key of 64 hex digits' if text else 'set'}",
+                hint="set it to Docora's own key of 64 hex digits, or pass Docora's own file "
+                "with --env-file",
             )
         return bytes.fromhex(text)
 
@@ -185,7 +152,7 @@ class Settings(BaseSettings):
 
     @property
     def scan_interval(self) -> str:
-        """The time between two passes of Docora's scheduler, in words."""
+        """Returns the time between two passes of Docora's scheduler in words."""
         seconds = math.ceil(self.scan_interval_ms / 1000)
         return "a minute" if seconds == 60 else exact_duration(seconds)  # noqa: PLR2004 - default
 
@@ -202,11 +169,16 @@ def load_settings(env_file: Path | None = None) -> Settings:
 
     Raises ConfigurationError with the name of each unusable variable, never its value.
     """
-    in_file, warnings = _read(env_file) if env_file else ({}, [])
+    values = _read(env_file) if env_file else {}
     in_environment = {name.upper() for name, value in os.environ.items() if value}
+    names = [str(field.validation_alias or name) for name, field in Settings.model_fields.items()]
     try:
-        settings = Settings(
-            **{name: in_file[name] for name in in_file if name.upper() not in in_environment}
+        return Settings(
+            **{
+                name: values[name.upper()]
+                for name in names
+                if values.get(name.upper()) and name.upper() not in in_environment
+            }
         )
     except ValidationError as error:
         problems = "; ".join(
@@ -216,47 +188,19 @@ def load_settings(env_file: Path | None = None) -> Settings:
         raise ConfigurationError(
             f"unusable settings: {problems}", hint="correct the environment or the env file"
         ) from None
-    settings._warnings = tuple(warnings)  # noqa: SLF001 - of this module
-    return settings
 
 
-def _names() -> Iterator[str]:
-    """Yields the name of each setting, in any case, as in the environment."""
-    for name, field in Settings.model_fields.items():
-        yield str(field.validation_alias or name)
-
-
-def _read(env_file: Path) -> tuple[dict[str, Any], list[str]]:
-    """Reads the settings in an env file, which may be a pipe. Returns them, and warnings."""
-    shown = str(env_file)[:200]
+def _read(env_file: Path) -> dict[str, Any]:
+    """Reads the variables in an env file, which may be a pipe."""
     try:
-        with env_file.open(encoding="utf-8-sig") as stream:
-            mode = os.fstat(stream.fileno()).st_mode
-            text = stream.read()
-        if "\0" in text:
-            raise ValueError("no variable can hold it")
+        text = env_file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(
-            f"env file {shown} can't be read: {reason}",
+            f"env file {str(env_file)[:200]} can't be read: {reason}",
             hint="name a readable file with --env-file or DOCORA_OPS_ENV_FILE",
         ) from None
-    values = {each["name"]: _value(each["value"] or "") for each in _ASSIGNMENT.finditer(text)}
-    # A default in place of the unreadable setting could make the command change other servers.
-    rest = _ASSIGNMENT.sub(lambda each: "\n" * each[0].count("\n"), text)
-    for number, line in enumerate(rest.split("\n"), 1):
-        if not _UNASSIGNED.fullmatch(line):
-            raise ConfigurationError(
-                f"env file {shown} can't be used: line {number} is not NAME=VALUE",
-                hint="correct the line, or take it out",
-            )
-    found = {name: values[name.upper()] for name in _names() if values.get(name.upper())}
-    warnings = []
-    has_secret = not found.keys().isdisjoint({"database_url", "redis_url", "encryption_key"})
-    if has_secret and stat.S_ISREG(mode) and mode & stat.S_IROTH:
-        fix = f"chmod o-r {quote(str(env_file))}"
-        warnings = [f"the mode of the env file lets others read its secrets: {fix}"]
-    return found, warnings
+    return {each["name"]: _value(each["value"] or "") for each in _ASSIGNMENT.finditer(text)}
 
 
 def _value(text: str) -> str:
@@ -267,26 +211,13 @@ def _value(text: str) -> str:
     return value.replace(r"\n", "\n").replace(r"\r", "\r") if text.startswith('"') else value
 
 
-# URLs of Docora as our drivers understand them: node-pg and ioredis know further options
+def adapt_url(url: str) -> str:
+    """Returns a URL of Docora as libpq or redis-py understands it.
 
-
-def adapt_postgres_url(url: str) -> str:
-    """Returns the URL for libpq, without the options that only node-pg knows."""
-    return _adapt(url, _AS_LIBPQ, _ONLY_NODE_PG)
-
-
-def adapt_redis_url(url: str) -> str:
-    """Returns the URL for redis-py, without the options that only ioredis knows, or that are ours.
-
-    The database in the path wins over the option `db`, as in ioredis.
+    The database in the path of a Redis URL wins over the option `db`, as in ioredis.
     """
-    path = urlsplit(url).path.strip("/")
-    has_database = path.isdigit() and not url.startswith("unix:")
-    return _adapt(url, {}, _ONLY_IOREDIS | _SET_BY_US | ({"db"} if has_database else set()))
-
-
-def _adapt(url: str, replaced: Mapping[str, str], left_out: Set[str]) -> str:
     start, _, query = url.partition("?")
-    options = (replaced.get(option, option) for option in query.split("&"))
+    left_out = _LEFT_OUT | ({"db"} if re.search(r"[^/]/\d+\Z", start) else set())
+    options = (_AS_LIBPQ.get(option, option) for option in query.split("&"))
     kept = [each for each in options if each and each.partition("=")[0] not in left_out]
     return start + ("?" + "&".join(kept) if kept else "")

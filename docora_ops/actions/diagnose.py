@@ -265,9 +265,6 @@ def _check_settings(settings: Settings, unusable: Sequence[ConfigurationError]) 
             settings.require_encryption_key()
         except ConfigurationError as error:
             return warning(name, f"{error.message}: no worker starts with it", error.hint)
-    if settings.warnings:
-        hint = "if that is not what you want, correct the environment or the env file"
-        return warning(name, "; ".join(settings.warnings), hint)
     return ok(name, f"queue {QUEUE_NAME}")
 
 
@@ -303,7 +300,7 @@ def _check_drift(drift: DriftReport, belonging: Belonging, backend: Backend) -> 
             "schedule and repair are refused",
         )
     for kind, (noun, plural, what) in _DRIFT.items():
-        name, count = CheckName(f"drift_{kind}"), drift.counts[kind]
+        name, count = CheckName(f"drift_{kind}"), drift.found[kind]
         if count:
             yield failed(name, f"{amount(count, noun, plural)} {what}", hint)
         elif backend is Backend.BULLMQ and kind is not DriftKind.STUCK:

@@ -41,7 +41,7 @@ class Docora:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.notices = [Notice(f"Warning: {each}") for each in settings.warnings]
+        self.notices: list[Notice] = []
 
     def __enter__(self) -> Self:
         """Returns itself, to be closed at the end of the block."""

@@ -12,8 +12,7 @@ from docora_ops.database.drift_rows import linked_jobs, unfinished_links
 from docora_ops.database.link_rows import names_of
 from docora_ops.drift import Drift, DriftKind, DriftReport
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkRef, LinkStatus, ids_of_job
-from docora_ops.pages import batches
+from docora_ops.links import LinkRef, LinkStatus, batches, ids_of_job
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Entries, JobFacts, Place, QueueSweep, Removal
 
@@ -205,13 +204,16 @@ class _Look:
 
 
 def _of_link(ref: LinkRef, status: str, detail: str = "", *, disproved: str = "") -> Finding:
-    drift = Drift(_KINDS_OF_LINKS[status], ref.app_id, ref.repository_id, detail=detail)
+    kind = _KINDS_OF_LINKS[status]
+    drift = Drift(ref.job_id, kind, ref.app_id, ref.repository_id, detail=detail)
     return Finding(drift, ref, disproved)
 
 
 def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
-    app_id, _, repository_id = removal.job_id.partition("-")
-    return Finding(Drift(kind, intern(app_id), repository_id, detail=detail), removal=removal)
+    job_id = removal.job_id
+    app_id, _, repository_id = job_id.partition("-")
+    drift = Drift(job_id, kind, intern(app_id), repository_id, detail=detail)
+    return Finding(drift, removal=removal)
 
 
 def _may_be_orphan(entries: Entries, job_id: str) -> bool:

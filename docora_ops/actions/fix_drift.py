@@ -13,7 +13,7 @@ from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.workers import count_workers
 from docora_ops.audit import Change, describe_change
-from docora_ops.bulk import StoppedBy
+from docora_ops.bulk import BATCH_SIZE, StoppedBy
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import linked_jobs, lock_against_new_links
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
@@ -21,8 +21,7 @@ from docora_ops.database.link_scans import scanning_links
 from docora_ops.drift import Drift, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import LinkError, RedisError, ServerError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkRef, Outcome
-from docora_ops.pages import BATCH_SIZE, batches
+from docora_ops.links import Action, LinkRef, Outcome, batches
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.sweep import QueueSweep, Removal
 from docora_ops.settings import SECOND_LOOK_DELAY

@@ -16,7 +16,7 @@ from docora_ops.actions.look import invalid_job_id, look_at_jobs, named_failures
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.workers import count_workers
 from docora_ops.audit import Change, describe_change
-from docora_ops.bulk import KnownOperation, OperationState
+from docora_ops.bulk import BulkWait, JobCounts, KnownOperation, LinkWait, OperationState, WaitEnd
 from docora_ops.database.link_reports import SnapshotResult, count_by_app, read_results
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import NotFoundError, RedisError
@@ -31,7 +31,6 @@ from docora_ops.links import (
 )
 from docora_ops.queue.audit_stream import results_entry
 from docora_ops.queue.progress import HEARTBEAT
-from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 
 _AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0

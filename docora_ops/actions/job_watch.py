@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import look_at_jobs, named_failures
+from docora_ops.bulk import JobCounts
 from docora_ops.database.link_reports import read_unsynced
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import RedisDeniedError, RedisError
 from docora_ops.jobs import QUEUE_NAME, JobState
-from docora_ops.links import LinkFailure, LinkRef, LinkStatus
-from docora_ops.pages import batches
-from docora_ops.waits import JobCounts
+from docora_ops.links import LinkFailure, LinkRef, LinkStatus, batches
 
 _AT_ONCE = 500  # links per statement
 _REST = 10  # the pause between two looks lasts at least this many times as long as a look

@@ -8,8 +8,8 @@ from collections.abc import Generator
 from docora_ops.actions.docora import Docora
 from docora_ops.audit import HistoryEntry, describe_change
 from docora_ops.bulk import KnownOperation, OperationState, StoppedBy
+from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
-from docora_ops.pages import Page, page_of
 from docora_ops.queue.audit_stream import cancel_entry, read_history
 
 _POLL = 0.5  # seconds

@@ -9,8 +9,7 @@ from docora_ops.database import Database
 from docora_ops.database.link_rows import held_job_ids, names_of
 from docora_ops.errors import InvalidJobIdError
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkFailure, LinkIds, LinkRef, Outcome
-from docora_ops.pages import batches
+from docora_ops.links import LinkFailure, LinkIds, LinkRef, Outcome, batches
 from docora_ops.queue import Answer, LinkQueue
 
 LinkT = TypeVar("LinkT", bound=LinkIds)

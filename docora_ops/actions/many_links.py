@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Generator
 from dataclasses import asdict, replace
 
-from docora_ops import pages
+from docora_ops import bulk
 from docora_ops.actions.bulk_run import BulkRun, BulkStep
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Suspects, find_misplaced
@@ -180,4 +180,4 @@ def _run_of(
                 "failed links in each pass, except those with an open circuit.",
                 is_warning=True,
             )
-    return kind(docora, action, selection, change, options, batch_size or pages.BATCH_SIZE)
+    return kind(docora, action, selection, change, options, batch_size or bulk.BATCH_SIZE)

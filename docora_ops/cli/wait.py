@@ -29,7 +29,7 @@ from docora_ops.text import amount
 
 if TYPE_CHECKING:
     from docora_ops.actions import LinkStep, OperationStep
-    from docora_ops.waits import BulkWait
+    from docora_ops.bulk import BulkWait
 
 _BLANK = "\x1f"  # stands for a blank within a part
 _LEAST_WIDTH = 20

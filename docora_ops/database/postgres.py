@@ -28,7 +28,7 @@ from psycopg.types.datetime import TimestamptzLoader
 
 from docora_ops.database.postgres_errors import IDLE_LIMIT, ReplyTimeoutError, explain
 from docora_ops.errors import ConfigurationError, PostgresError
-from docora_ops.settings import Settings, adapt_postgres_url
+from docora_ops.settings import Settings, adapt_url
 
 # psycopg raises what it logs, apart from failed rollbacks, and the text may hold secrets.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
@@ -112,7 +112,7 @@ class Database:
         self._settings = settings
         self._url = settings.require_database_url().get_secret_value()
         try:
-            self._parameters: dict[str, Any] = conninfo_to_dict(adapt_postgres_url(self._url))
+            self._parameters: dict[str, Any] = conninfo_to_dict(adapt_url(self._url))
             _check(self._parameters)
         except (psycopg.Error, ValueError):
             # The driver's text would show the password.

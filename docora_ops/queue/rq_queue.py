@@ -21,8 +21,7 @@ from docora_ops.jobs import (
     QueueOverview,
     Suspension,
 )
-from docora_ops.links import Outcome
-from docora_ops.pages import batches
+from docora_ops.links import Outcome, batches
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import count_rq_workers, read_bullmq_use
 from docora_ops.queue.job_template import JobTemplate

@@ -13,7 +13,7 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 
 from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME
-from docora_ops.pages import batches
+from docora_ops.links import batches
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.link_queue import disproved_status

@@ -9,6 +9,7 @@ from shlex import quote
 from docora_ops.audit import HistoryEntry, HistoryState
 from docora_ops.bulk import (
     BulkResult,
+    BulkWait,
     KnownOperation,
     MaxFailures,
     OperationState,
@@ -26,7 +27,6 @@ from docora_ops.render.link_view import (
     outcome_label,
 )
 from docora_ops.text import amount, duration
-from docora_ops.waits import BulkWait
 
 _MESSAGES = {
     Action.RETRY: ("Bulk retry started", "No failed notifications found"),
@@ -256,10 +256,10 @@ def wait_progress(wait: BulkWait, left: int, taken_over: int) -> list[str]:
 
 def _counts(wait: BulkWait, left: int) -> Iterator[str]:
     """Counts the snapshots by result, and the jobs of the others by place."""
-    jobs = wait.jobs_by_state
-    places = ", ".join(f"{count} {place}" for place, count in asdict(jobs).items() if count)
+    jobs = asdict(wait.jobs_by_state)
+    places = ", ".join(f"{count} {place}" for place, count in jobs.items() if count)
     # The jobs were looked at some seconds ago: some may have ended.
-    where = f" ({places})" if 0 < jobs.total <= wait.unfinished else ""
+    where = f" ({places})" if 0 < sum(jobs.values()) <= wait.unfinished else ""
     counts = {
         "in sync": wait.synced,
         "failed again": wait.failed,

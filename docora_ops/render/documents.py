@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from docora_ops.errors import DocoraOpsError
-from docora_ops.pages import Page
+from docora_ops.link_lists import Page
 from docora_ops.text import mask, moment
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ def doctor_data(diagnosis: Diagnosis) -> DoctorData:
     """Returns the JSON data of `doctor`."""
     drift = None
     if found := diagnosis.drift:
-        drift = DriftData(found.total, found.counts, found.examples())
+        drift = DriftData(found.total, found.found, found.examples())
     return DoctorData(diagnosis.state, diagnosis.checks, drift)
 
 
@@ -142,7 +142,7 @@ def summary(diagnosis: Diagnosis) -> str:
 
 def _examples(drift: DriftReport, *, show_all: bool) -> list[Drift]:
     """Returns some examples of each kind, or about five, so that failures stay in view."""
-    kinds = sum(map(bool, drift.counts.values()))
+    kinds = sum(map(bool, drift.found.values()))
     return drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // max(1, kinds)))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from docora_ops import links
+from docora_ops.bulk import LinkWait, WaitEnd
 from docora_ops.jobs import MOST_SEARCHED, Backend, JobPlace, when_docora_queues
 from docora_ops.link_lists import (
     AppSummary,
@@ -24,7 +25,6 @@ from docora_ops.link_lists import (
 from docora_ops.links import Action, AppCount, Link, LinkFailure, LinkResult, LinkStatus, Outcome
 from docora_ops.render.columns import Column, Listing, Pairs, cell, state, style_of, words
 from docora_ops.text import amount, duration, moment
-from docora_ops.waits import LinkWait, WaitEnd
 
 NO_ERROR = "no error recorded"
 ROWS_SHOWN = 20

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from threading import Event, Lock, Thread, current_thread
 
-from docora_ops.demo.receiver import CREATED, Request
+from tests.support.receiver import CREATED, Request
 
 SLOWNESS = 0.5
 """Seconds that a slow app takes for each file."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from docora_ops.demo.receiver import Receiver
 from tests.chaos.apps import Apps
 from tests.chaos.checks import check_round
 from tests.chaos.invariants import Broken
@@ -17,6 +16,7 @@ from tests.chaos.steps import STEPS
 from tests.chaos.world import Producer, make_upstreams, make_world
 from tests.support.fork_server import ForkServer
 from tests.support.privileges import Access
+from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots, Upstream
 
 FULL = Size(apps=24, repositories=10, steps=80, may_suspend=True)

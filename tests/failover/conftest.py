@@ -8,12 +8,12 @@ from tempfile import mkdtemp
 import pytest
 from rq import Queue
 
-from docora_ops.demo.receiver import Receiver
 from tests.support.docora import QUEUE, Docora
 from tests.support.fork_server import ForkServer
 from tests.support.own_servers import OwnRedis, own_redis
 from tests.support.privileges import Access
 from tests.support.proxy import Proxy, eventually
+from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots
 from tests.support.standby import Pair, primary_and_standby
 

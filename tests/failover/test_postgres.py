@@ -6,9 +6,9 @@ from tempfile import mkdtemp
 
 import pytest
 
-from docora_ops.demo.receiver import Receiver
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
+from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots
 from tests.support.standby import Pair
 from tests.support.worker_processes import held_worker

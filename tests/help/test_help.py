@@ -31,9 +31,7 @@ def split_trace(result: Result) -> tuple[str, set[str]]:
     return "".join(said), imported
 
 
-def test_every_help_explains_each_option_and_shows_an_example(
-    docora: Docora,
-) -> None:
+def test_every_help_explains_each_option_and_shows_an_example(docora: Docora) -> None:
     names = {f"{name} --help".strip(): command for name, command in commands().items()}
     for arguments, command in names.items():
         result = docora.run(*arguments.split())
@@ -81,10 +79,8 @@ def test_options_that_exclude_each_other_are_a_usage_error(docora: Docora) -> No
     """Each wrong value: tests/errors/test_wrong_arguments.py."""
     for words in (
         "retry one two --timeout 9",
-        "retry-all-failed --wait --timeout 0",
         "retry-all-failed --reset-circuit --circuit closed",
         "resync one",
-        "resync one two --all",
         "resync one --all --wait --dry-run",
     ):
         result = docora.run(*words.split(), "--json")

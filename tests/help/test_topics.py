@@ -2,12 +2,7 @@
 
 import ast
 import re
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
 
-import pytest
 from pydantic import SecretStr
 
 from docora_ops import errors
@@ -17,7 +12,7 @@ from docora_ops.diagnosis import CheckName
 from docora_ops.drift import DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.settings import Settings
-from tests.help.documents import ROOT, TOPICS, topic
+from tests.help.documents import ROOT, topic
 from tests.support.docora import Docora
 
 NO_DEFAULT = "\N{EN DASH}"
@@ -60,13 +55,6 @@ def test_the_commands_that_the_topic_names_need_no_database(docora: Docora) -> N
     assert {"pause", "resume"} <= set(re.findall(r"`(\w+)`", sentence))
 
 
-def test_each_block_of_a_unit_is_one_file() -> None:
-    text = "".join(map(topic, TOPICS))
-    for block in re.findall(r"^```ini\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        assert block.startswith("# /etc/systemd/system/")
-        assert block.count("# /etc/") == 1
-
-
 def test_every_error_code_has_its_row_with_its_exit_code() -> None:
     table = topic("json").partition("## Errors")[2]
     rows = {
@@ -86,13 +74,13 @@ def test_every_check_of_doctor_has_its_row_once() -> None:
     assert sorted(names) == sorted(CheckName)
 
 
-def test_every_kind_of_drift_has_its_row() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", topic("repair"), re.MULTILINE)
-    assert rows == list(DriftKind)
-
-
-def test_every_job_state_and_state_of_an_operation_has_its_row() -> None:
-    for name, states in ("links", JobState), ("operations", [*OperationState, *StoppedBy]):
+def test_every_kind_of_drift_and_every_state_has_its_row() -> None:
+    tables: dict[str, list[str]] = {
+        "repair": [*DriftKind],
+        "links": [*JobState],
+        "operations": [*OperationState, *StoppedBy],
+    }
+    for name, states in tables.items():
         rows = re.findall(r"^\| `(\w+)` \|", topic(name), re.MULTILINE)
         assert sorted(rows) == sorted(states)
 
@@ -108,23 +96,3 @@ def test_every_message_under_troubleshooting_is_one_of_ours() -> None:
     ours = [each for message in messages for each in re.findall(r"`([^`]+)`", message)]
     # Postgres says that itself.
     assert [each for each in ours if each not in texts] == ["permission denied"]
-
-
-def test_every_topic_begins_with_a_heading_and_a_sentence_for_the_list() -> None:
-    for name in TOPICS:
-        heading, sentence, *_ = topic(name).split("\n\n")
-        assert re.fullmatch("# .+", heading), name
-        assert re.match(r"[A-Z`].*?\.(\s|$)", sentence, re.DOTALL), name
-
-
-@pytest.mark.slow
-def test_the_wheel_has_every_topic(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    [wheel] = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"docora_ops/help/{name}.md" for name in TOPICS} <= names

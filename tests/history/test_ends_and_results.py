@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from docora_ops.demo.receiver import Request
 from tests.in_flight.watching import Watch
 from tests.support.bulk_actions import RETRY
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
 from tests.support.proxy import PATIENCE, eventually
+from tests.support.receiver import Request
 from tests.support.running_commands import await_line, only_operation, terminate_sessions
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import running

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docora_ops import actions as public
-from docora_ops import pages
+from docora_ops import bulk
 from docora_ops.actions import ChangeOptions, LinkChoice, following
 from docora_ops.actions.batch import Batch, BatchExecution
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
@@ -169,7 +169,7 @@ class Course:
     ) -> BulkResult | None:
         """One run to its end; None if it was killed."""
         self.claimed, self.is_interrupted = set(), False
-        monkeypatch.setattr(pages, "BATCH_SIZE", batch_size)
+        monkeypatch.setattr(bulk, "BATCH_SIZE", batch_size)
         options = ChangeOptions(in_flight=self.most, max_failures=max_failures)
         execute = BatchExecution.execute
 

@@ -5,11 +5,11 @@ from threading import Event
 
 import pytest
 
-from docora_ops.demo.receiver import Request
 from docora_ops.queue.progress import HEARD, selection_key
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
 from tests.support.proxy import PATIENCE, eventually
+from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_line, only_operation
 from tests.support.snapshots import Snapshots

@@ -2,9 +2,9 @@
 
 from threading import Event
 
-from docora_ops.demo.receiver import Request
 from tests.support.docora import finish
 from tests.support.proxy import PATIENCE, eventually
+from tests.support.receiver import Request
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import running
 

@@ -25,7 +25,7 @@ from docora_ops.actions import BulkStep
 from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError, LinkLockedError
-from docora_ops.links import Action, LinkResult, LinkStatus, Outcome, count_succeeded
+from docora_ops.links import Action, LinkResult, LinkStatus, Outcome
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.happenings import NEW_STATUSES, Happening
 from tests.jobs.machine.predicting import REFUSALS, predict_many, predict_one, qualifies
@@ -232,7 +232,7 @@ class Actions(Watch):
             progress = self.actions.store.read(result.operation_id)
             assert progress.finished
             assert progress.total == total
-            assert progress.put_to_work == count_succeeded(result.counts)
+            assert progress.put_to_work == result.succeeded
             assert progress.not_queued == len(result.failures)
 
     # Repair
@@ -263,7 +263,7 @@ class Actions(Watch):
     def read(self) -> None:
         now = self.latest
         before = self.docora.dump()
-        drift = self.actions.drift().counts
+        drift = self.actions.drift().found
         assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(now.without_job)
         choice = api.LinkChoice(statuses=[LinkStatus.FAILED])
         page, _ = api.links(self.actions.docora, choice)

@@ -34,6 +34,6 @@ def test_a_list_is_shown_page_by_page(docora: Docora, command: str, noun: str) -
     assert [each for each in ids if each in shown_last.stdout] == ids[4:]
     assert shown_last.stderr.endswith(f": 5 {noun}s, page 3 of 3.\n")
     assert shown_past.stderr.startswith("Redis ")
-    assert shown_past.stderr.endswith(f": 5 {noun}s, and no page 4: the last one is 3.\n")
+    assert shown_past.stderr.endswith(f": 5 {noun}s, page 4 of 3.\n")
     assert (shown_past.stdout.count("\t") > 0, shown_past.stdout.count("\n")) == (True, 1)
     assert not any(each.stderr for each in (last, past))

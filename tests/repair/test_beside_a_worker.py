@@ -25,7 +25,7 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
     assert len(actions.repair(app_id=link.app_id, ref=actions.ref(link)).repaired) == 0
 
     expire_heartbeats(docora)
-    assert actions.drift().counts[DriftKind.STUCK] == 1
+    assert actions.drift().found[DriftKind.STUCK] == 1
     result = docora.run("repair", *link.ids, "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
     assert (result.code, result.data["stuck"], result.data["queued"]) == (0, 1, 1), result
     assert docora.waiting() == [link.job_id]

@@ -45,7 +45,7 @@ def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> No
     assert docora.dump() == before
     assert report.total
     expected = {kind: list(links.values()).count(kind) for kind in DriftKind}
-    assert report.counts == expected
+    assert report.found == expected
     examples = Counter(drift.kind for drift in report.examples())
     assert examples == {kind: min(count, 5) for kind, count in expected.items()}
     for drift in report.drifts:
@@ -156,7 +156,7 @@ def test_nothing_is_wrong_with_a_busy_queue_and_jobs_of_others(docora: Docora) -
     at_work(docora)
     before = docora.dump()
     actions = docora.actions()
-    assert dict(actions.drift().counts) == dict.fromkeys(DriftKind, 0)
+    assert dict(actions.drift().found) == dict.fromkeys(DriftKind, 0)
     assert len(actions.repair().repaired) == 0
     assert docora.dump() == before
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 from unittest.mock import patch
 
-from docora_ops import actions, pages
+from docora_ops import actions, bulk
 from docora_ops.actions import (
     BulkStep,
     ChangeOptions,
@@ -102,7 +102,7 @@ class Actions:
         """
         with _unchecked(), ExitStack() as stack:
             if batch_size is not None:
-                stack.enter_context(patch.object(pages, "BATCH_SIZE", batch_size))
+                stack.enter_context(patch.object(bulk, "BATCH_SIZE", batch_size))
                 stack.enter_context(patch.object(many_links, "_RESYNC_BATCH", batch_size))
                 stack.enter_context(patch.object(bulk_run, "LONGEST_FLIGHT", 0))
             step = next(steps)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from docora_ops.demo.receiver import Request
+from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots, Upstream
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from docora_ops.demo.receiver import Receiver, web_server
 from tests.support.proxy import PATIENCE
+from tests.support.receiver import Receiver, web_server
 from tests.support.snapshots import Upstream
 
 

@@ -11,7 +11,7 @@ from threading import Event, Lock, Thread
 
 import trustme
 
-from docora_ops.demo.receiver import Receiver, Request
+from tests.support.receiver import Receiver, Request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 PATIENCE = 30.0

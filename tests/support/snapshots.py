@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
 from rq import SimpleWorker
 
-from docora_ops.demo.receiver import Received, Receiver
 from docora_ops.settings import Settings
 from docora_ops.worker import snapshot_job as job
 from tests.support.docora import QUEUE, Docora, Process, Result, finish
+from tests.support.receiver import Received, Receiver
 from tests.support.rows import TestLink
 
 KEY = bytes(range(32))

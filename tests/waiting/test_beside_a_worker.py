@@ -1,7 +1,7 @@
 """`--wait` beside a real worker: what it says is what the worker has done."""
 
-from docora_ops.demo.receiver import Request
 from tests.support.delivery_checks import events, link_row
+from tests.support.receiver import Request
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import running
 

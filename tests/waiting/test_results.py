@@ -8,10 +8,10 @@ import pytest
 
 from docora_ops.actions import following
 from docora_ops.actions.following import Following
+from docora_ops.bulk import BulkWait, JobCounts
 from docora_ops.database.link_reports import read_results
 from docora_ops.links import Outcome
 from docora_ops.queue import Answer
-from docora_ops.waits import BulkWait
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
@@ -107,7 +107,7 @@ def test_a_look_at_many_links_breaks_off_when_the_time_is_over(
     monkeypatch.setattr(following, "_AT_ONCE", 1)
     monkeypatch.setattr(following, "read_results", read_slowly)
     *_, result = follow(docora.actions(), *docora.links()).follow(timeout=0.2)
-    assert (result.unfinished, result.jobs_by_state.total) == (40, 0)
+    assert (result.unfinished, result.jobs_by_state) == (40, JobCounts())
     assert 0 < asked < 40
 
 
@@ -117,7 +117,7 @@ def test_a_long_error_is_cut_where_many_are_kept(docora: Docora) -> None:
         docora, link, "failed", "x" * 980 + " https://user:s3cr3t@git.example/" + "y" * 10**6
     )
     [failure] = run(follow(actions, link))[-1].failed_links
-    assert failure.error_message == "x" * 980 + " https://***"
+    assert failure.error_message == "x" * 980
 
 
 def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> None:

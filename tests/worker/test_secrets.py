@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from rq.job import JobStatus
 from rq.timeouts import JobTimeoutException
 
-from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
 from docora_ops.worker.secrets import Cleaner, decrypt
 from tests.support.docora import finish
 from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.privileges import with_login
 from tests.support.proxy import refused_port
+from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
 from tests.support.stored_texts import redis_texts, watching_sessions

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from docora_ops.errors import (
     DocoraOpsError,
-    ErrorDetails,
     JobMisplacedError,
     LinkLockedError,
     NotFailedError,
@@ -42,7 +41,7 @@ def predict_one(
     if job_id not in now.rows:
         return NotFoundError("")
     row, job = now.rows[job_id], now.jobs[job_id]
-    details: ErrorDetails = {"status": row.status, "job": job.state}
+    details: dict[str, object] = {"status": row.status, "job": job.state}
     if not qualifies(operation, now, job_id):
         return NotFailedError("", details=details)
     if job.is_misplaced:

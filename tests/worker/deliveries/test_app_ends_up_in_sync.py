@@ -6,9 +6,9 @@ from itertools import count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
 from tests.support.delivery_checks import assert_in_sync, sha
+from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 

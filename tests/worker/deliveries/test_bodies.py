@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from docora_ops.demo.receiver import CREATED, REFUSED, Receiver, Request, stringify
 from tests.support.delivery_checks import events, sha
+from tests.support.receiver import CREATED, REFUSED, Receiver, Request, stringify
 from tests.support.snapshots import AUTH_KEY, Files, Snapshots
 from tests.worker.deliveries.test_paths import ODD_NAMES
 

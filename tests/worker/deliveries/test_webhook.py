@@ -10,12 +10,12 @@ from functools import partial
 import pytest
 import trustme
 
-from docora_ops.demo.receiver import Receiver, stringify
 from docora_ops.errors import DeliveryError
 from docora_ops.worker.webhook import Body, Webhook
 from tests.support.git_over_http import basic
 from tests.support.proxy import refused_port
 from tests.support.raw_app import OK, RawApp, Talk, context, raw_app, take_all
+from tests.support.receiver import Receiver, stringify
 from tests.support.snapshots import AUTH_KEY
 
 Head = tuple[str, dict[str, str]]

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.demo.receiver import Request
 from docora_ops.worker import snapshot_job as job
 from docora_ops.worker.scan import File, Objects, scan
 from tests.support.delivery_checks import (
@@ -17,6 +16,7 @@ from tests.support.delivery_checks import (
     sha,
     snapshot_row,
 )
+from tests.support.receiver import Request
 from tests.support.snapshots import Files, Snapshots
 
 

@@ -8,11 +8,11 @@ from psycopg import sql
 
 from docora_ops.database import Database
 from docora_ops.database.link_scans import Failure, Refusal, fail_scan
-from docora_ops.demo.receiver import Request
 from docora_ops.worker import snapshot_job
 from tests.support.delivery_checks import assert_in_sync
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
+from tests.support.receiver import Request
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import has_live_job, make_delayed_jobs_due
 

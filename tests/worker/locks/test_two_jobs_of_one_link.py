@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.demo.receiver import Request
 from tests.support.delivery_checks import assert_in_sync, events, link_row
 from tests.support.git_over_http import GitSite, basic
 from tests.support.proxy import Proxy, eventually
+from tests.support.receiver import Request
 from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_locks, terminate_sessions

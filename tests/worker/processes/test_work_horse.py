@@ -8,11 +8,11 @@ import pytest
 from rq import Queue
 from rq.job import Job
 
-from docora_ops.demo.receiver import Request
 from docora_ops.queue import connect
 from docora_ops.worker import rq_worker, snapshot_job
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.proxy import eventually
+from tests.support.receiver import Request
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import Running, running
 

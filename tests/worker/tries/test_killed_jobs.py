@@ -9,12 +9,12 @@ from itertools import product
 import pytest
 from rq.job import Job
 
-from docora_ops.demo.receiver import Request
 from docora_ops.worker.recovery import LinkRecovery
 from tests.support.delivery_checks import link_row
 from tests.support.docora import Docora
 from tests.support.git_over_http import gate_at
 from tests.support.proxy import eventually
+from tests.support.receiver import Request
 from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_locks

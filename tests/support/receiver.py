@@ -15,7 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CREATED, REFUSED = 200, 401
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -34,10 +33,10 @@ def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Request:
-    """A POST to an app. `app` is the first part of its path, `event` the last."""
+    """A POST to an app."""
 
-    app: str
-    event: str
+    app: str  # the first part of its path
+    event: str  # the last part
     headers: dict[str, str]
     body: bytes
 
@@ -58,25 +57,19 @@ class Received:
 
     files: dict[str, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
-    chunks: dict[str, list[str]] = field(default_factory=dict)
-    """The chunks of incomplete files by chunk id."""
+    chunks: dict[str, list[str]] = field(default_factory=dict)  # of incomplete files, by chunk id
 
 
 @dataclass
 class Receiver:
-    """A web server for any number of apps.
+    """A web server for any number of apps."""
 
-    `keys` holds the auth key of each app. `answer` returns the status of a valid request.
-    """
-
-    keys: dict[str, str] = field(default_factory=dict)
-    answer: Callable[[Request], int] = lambda _request: CREATED
+    keys: dict[str, str] = field(default_factory=dict)  # the auth key of each app
+    answer: Callable[[Request], int] = lambda _request: CREATED  # the status of a valid request
     apps: dict[str, Received] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    """Errors in requests, such as a wrong signature."""
+    problems: list[str] = field(default_factory=list)  # such as a wrong signature
     url: str = ""
-    connections: int = 0
-    """The number of connections so far."""
+    connections: int = 0  # so far
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @contextmanager
@@ -91,8 +84,7 @@ class Receiver:
             def handle(self) -> None:
                 with receiver._lock:
                     receiver.connections += 1
-                # A killed worker leaves its connection.
-                with suppress(ConnectionError):
+                with suppress(ConnectionError):  # a killed worker leaves its connection
                     super().handle()
 
             def do_POST(self) -> None:
@@ -119,34 +111,33 @@ class Receiver:
 
     def take(self, request: Request) -> int:
         """Checks a request and, if it is answered with success, stores its file."""
-        if problem := _problem(request, self.keys.get(request.app, "")):
+        status, problem = REFUSED, _problem(request, self.keys.get(request.app, ""))
+        if not problem:
+            status = self.answer(request)
+            with self._lock:
+                received = self.of(request.app)
+                received.requests.append(request)
+                if 200 <= status < 300 and request.event != "sync_failed":
+                    problem = _store(received, request)
+        if problem:
             self.problems.append(f"{request.app}, {request.event}: {problem}")
-            return REFUSED
-        status = self.answer(request)
-        with self._lock:
-            received = self.of(request.app)
-            received.requests.append(request)
-            is_stored = 200 <= status < 300 and request.event != "sync_failed"  # noqa: PLR2004
-            if is_stored and (problem := _store(received, request)):
-                self.problems.append(f"{request.app}, {request.event} {request.path}: {problem}")
         return status
 
 
 def stringify(value: object) -> str:
     """Returns a decoded body as JavaScript's JSON.stringify prints it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _number(text: str) -> int:
-    """Returns the number as JavaScript reads it: as a float. Docora sends only integers."""
-    return int(float(text))
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _problem(request: Request, key: str) -> str:
     """Checks body and signature as a client app in JavaScript does; returns the error or ""."""
+
+    def number(text: str) -> int:  # JavaScript reads it as a float; Docora sends only integers
+        return int(float(text))
+
     try:
-        value = json.loads(request.body.decode(), parse_int=_number, parse_float=_number)
+        value = json.loads(request.body.decode(), parse_int=number, parse_float=number)
         rebuilt = stringify(value).encode()
     except ValueError:
         return f"no JSON: {request.body[:200]!r}"
@@ -154,17 +145,15 @@ def _problem(request: Request, key: str) -> str:
         return f"not as JavaScript prints it: {request.body[:200]!r}"
     signed = request.headers.get("X-Docora-Timestamp", "").encode() + b"." + rebuilt
     signature = hmac.new(key.encode(), signed, "sha256").hexdigest()
-    if request.headers.get("X-Docora-Signature", "") != f"sha256={signature}":
-        return "the signature is wrong"
-    return ""
+    is_right = request.headers.get("X-Docora-Signature", "") == f"sha256={signature}"
+    return "" if is_right else "the signature is wrong"
 
 
 def _store(received: Received, request: Request) -> str:
     """Stores or removes a file; returns the error in the request or ""."""
     file = request.json["file"]
-    path = file["path"]
     if request.event == "delete":
-        received.files.pop(path, None)
+        received.files.pop(file["path"], None)
         return ""
     content = file["content"]
     if chunk := file.get("chunk"):
@@ -179,5 +168,5 @@ def _store(received: Received, request: Request) -> str:
     data = base64.b64decode(content, validate=True) if is_binary else content.encode()
     if len(data) != file["size"] or hashlib.sha256(data).hexdigest() != file["sha"]:
         return "its size or SHA-256 is not that of its content"
-    received.files[path] = data
+    received.files[file["path"]] = data
     return ""

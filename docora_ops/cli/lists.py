@@ -11,9 +11,8 @@ from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.errors import UsageError
-from docora_ops.link_lists import LinkGroup, LinkSort
+from docora_ops.link_lists import LinkGroup, LinkSort, Page
 from docora_ops.links import LinkStatus
-from docora_ops.pages import Page
 
 Sort = Annotated[
     LinkSort,
