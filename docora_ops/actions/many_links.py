@@ -17,8 +17,12 @@ from docora_ops.audit import Change, describe_change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_links, read_results
-from docora_ops.database.link_rows import count_deliveries
-from docora_ops.database.selection import select_due, select_failed, select_of_app
+from docora_ops.database.link_rows import (
+    count_deliveries,
+    select_due,
+    select_failed,
+    select_of_app,
+)
 from docora_ops.links import Action, AppCount, LinkStatus
 from docora_ops.queue import PacedRuns
 from docora_ops.text import amount

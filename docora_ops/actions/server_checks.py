@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from shlex import quote
 
 from docora_ops.database.postgres_server import (
+    SESSIONS_FOR_WORKERS,
     PostgresServer,
     Role,
     grant_statements,
     missing_needs,
 )
-from docora_ops.database.session import SESSIONS_FOR_WORKERS, Pooling
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
 from docora_ops.jobs import ADVICE, QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, LinkCounts
@@ -56,16 +56,16 @@ def check_postgres(server: PostgresServer) -> Iterator[Check]:
     yield _judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem)
 
 
-def check_pooling(pooling: Pooling) -> Check:
-    """Checks whether a proxy pools connections, and whether workers can run behind it."""
+def check_pooling(*, pools: bool | None) -> Check:
+    """Checks whether a proxy pools transactions: no worker runs behind it. None: unknown."""
     found = "a proxy that pools transactions: commands work, and a worker refuses to start"
     unknown = "unknown: two more connections could not be opened at once"
     allow = "allow the role, and the proxy's pool, more connections"
     return _judge(
         CheckName.POSTGRES_POOLING,
-        "no pooling proxy" if pooling is Pooling.NONE else "a proxy that pools sessions",
-        (pooling is Pooling.TRANSACTIONS, warning, found, SESSIONS_FOR_WORKERS),
-        (pooling is Pooling.UNDECIDED, warning, unknown, allow),
+        "no proxy that pools transactions",
+        (pools is True, warning, found, SESSIONS_FOR_WORKERS),
+        (pools is None, warning, unknown, allow),
     )
 
 

@@ -52,28 +52,23 @@ ORDER BY {{order}}
 
 LINKS_PAGES = {sort: _LINKS_PAGE.format(order=order) for sort, order in _ORDERS.items()}
 
-# The total is there even if the page is empty.
-_GROUPS_PAGE = f"""
-WITH counted AS MATERIALIZED (
-    SELECT l.{{key}} AS key, count(*) AS links FROM {LINKS} WHERE {MATCHES} GROUP BY 1
-), page AS MATERIALIZED (
-    SELECT key, links FROM counted ORDER BY links DESC, key LIMIT %(limit)s OFFSET %(offset)s
-)
-SELECT total, {{columns}}, links
-FROM (SELECT count(*) AS total FROM counted) totals LEFT JOIN {{page}} ON true
-ORDER BY links DESC, key
+# Counts the links before any join.
+_GROUPS = f"""
+SELECT {{columns}}, links FROM (
+    SELECT l.{{key}}, count(*) AS links FROM {LINKS} WHERE {MATCHES} GROUP BY 1
+) counted {{join}} ORDER BY links DESC, {{key}}
 """
 
-GROUPS_PAGES = {
-    LinkGroup.APP: _GROUPS_PAGE.format(
-        key="app_id", columns="key, app_name", page="(page JOIN docora.apps ON app_id = key)"
+GROUPS = {
+    LinkGroup.APP: _GROUPS.format(
+        key="app_id", columns="app_id, app_name", join="JOIN docora.apps USING (app_id)"
     ),
-    LinkGroup.REPOSITORY: _GROUPS_PAGE.format(
+    LinkGroup.REPOSITORY: _GROUPS.format(
         key="repository_id",
-        columns="key, owner || '/' || name",
-        page="(page JOIN docora.repositories ON repository_id = key)",
+        columns="repository_id, owner || '/' || name",
+        join="JOIN docora.repositories USING (repository_id)",
     ),
-    LinkGroup.STATUS: _GROUPS_PAGE.format(key="status", columns="key", page="page"),
+    LinkGroup.STATUS: _GROUPS.format(key="status", columns="status", join=""),
 }
 
 LINKS_BY_ERROR = f"""
@@ -81,9 +76,7 @@ SELECT l.app_id, left(l.last_error, %(longest)s) AS error, count(*)
 FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
 """
 
-COUNT_APPS = "SELECT count(*) FROM docora.apps"
-
-APPS_PAGE = """
+APPS = """
 SELECT a.app_id, a.app_name, a.base_url, coalesce(links, 0), coalesce(failed, 0),
     coalesce(pending_snapshot, 0), coalesce(scanning, 0), coalesce(synced, 0), last_scanned_at
 FROM docora.apps a LEFT JOIN (
@@ -96,7 +89,6 @@ FROM docora.apps a LEFT JOIN (
     FROM docora.app_repositories GROUP BY app_id
 ) l USING (app_id)
 ORDER BY failed DESC NULLS LAST, links DESC NULLS LAST, app_id
-LIMIT %(limit)s OFFSET %(offset)s
 """
 
 
@@ -109,103 +101,66 @@ def links_page(
         [(total,)] = database.rows(COUNT_LINKS, parameters)
         page = {"limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
         rows = database.rows(LINKS_PAGES[sort], {**parameters, **page})
-    return total, [_without_secrets(ListedLink(*row)) for row in rows]
+    listed = []
+    for link in (ListedLink(*row) for row in rows):
+        error = link.error_message
+        if error:
+            error = mask_cut(error) if link.error_message_cut else mask(error)
+        listed.append(replace(link, error_message=error, github_url=mask_url(link.github_url)))
+    return total, listed
 
 
-def links_by_group(
-    database: Database,
-    group: LinkGroup,
-    which: LinkFilter,
-    *,
-    limit: int | None = None,
-    offset: int = 0,
-) -> tuple[int, list[TupleRow]]:
+def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
     """Counts the links of each app, repository or status, most links first.
 
-    Returns the number of groups, and for each group on the page its id, its name, unless it is a
-    status, and the number of links. Without a limit the page has all groups.
+    Returns for each group its id, its name, unless it is a status, and the number of links.
     """
-    page = {"limit": limit, "offset": offset}
-    rows = database.rows(GROUPS_PAGES[group], {**filter_parameters(which), **page})
-    return rows[0][0], [row[1:] for row in rows if row[1] is not None]
+    return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
-def links_by_error(
-    database: Database, which: LinkFilter, longest: int
-) -> Iterator[tuple[str, str | None, int]]:
+def links_by_error(database: Database, which: LinkFilter, longest: int) -> Iterator[TupleRow]:
     """Yields app id, error, cut to `longest` characters, and number of links, in no order.
 
     Read all before the next statement of this connection.
     """
-    parameters = filter_parameters(which) | {"longest": longest}
-    rows = database.stream(LINKS_BY_ERROR, parameters)
-    return ((app_id, error, links) for app_id, error, links in rows)
+    return database.stream(LINKS_BY_ERROR, filter_parameters(which) | {"longest": longest})
 
 
-def apps_page(database: Database, *, limit: int, offset: int) -> tuple[int, list[AppSummary]]:
-    """Returns the number of apps and one page of them, most failed links first."""
-    with database.snapshot():
-        [(total,)] = database.rows(COUNT_APPS)
-        rows = database.rows(APPS_PAGE, {"limit": limit, "offset": offset})
-    apps = [AppSummary(*row) for row in rows]
-    return total, [replace(app, base_url=mask_url(app.base_url)) for app in apps]
-
-
-def _without_secrets(link: ListedLink) -> ListedLink:
-    error = link.error_message
-    if error:
-        error = mask_cut(error) if link.error_message_cut else mask(error)
-    return replace(link, error_message=error, github_url=mask_url(link.github_url))
+def summarize_apps(database: Database) -> list[AppSummary]:
+    """Returns the apps with the numbers of their links, most failed links first."""
+    apps = [AppSummary(*row) for row in database.rows(APPS)]
+    return [replace(app, base_url=mask_url(app.base_url)) for app in apps]
 
 
 # Counts
 
 # One statement, so that all counts are of the same moment.
 COUNT_BY_STATUS = """
-SELECT status, count(*), 0, 0 FROM docora.app_repositories GROUP BY status
+SELECT status, count(*) FROM docora.app_repositories GROUP BY status
 UNION ALL
-SELECT NULL, 0, count(*), (
-    SELECT count(*) FROM docora.repositories JOIN docora.app_repositories USING (repository_id)
-    WHERE circuit_open_until > now() AND status = 'pending_snapshot'
-) FROM docora.repositories WHERE circuit_open_until > now()
+SELECT 'open', count(*) FROM docora.repositories WHERE circuit_open_until > now()
+UNION ALL
+SELECT 'held back', count(*) FROM docora.repositories
+JOIN docora.app_repositories USING (repository_id)
+WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 """
 
-COUNT_APPS_WITH_FAILED_LINKS = """
-SELECT count(*) FROM (
-    SELECT FROM docora.app_repositories WHERE status = 'failed' GROUP BY app_id
-) apps
-"""
-
-HAS_SCANNED_LINKS = """
-SELECT EXISTS (
-    SELECT FROM docora.app_repositories
-    WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL
-)
+A_SCANNED_LINK = """
+SELECT FROM docora.app_repositories
+WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL LIMIT 1
 """
 
 
 def count_links(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories whose circuit is open."""
-    by_status = dict.fromkeys(LinkStatus, 0)
-    open_circuits = held_back = 0
-    for status, links, circuits, pending in database.rows(COUNT_BY_STATUS):
-        if status in set(LinkStatus):
-            by_status[LinkStatus(status)] = links
-        open_circuits += circuits
-        held_back += pending
-    return LinkCounts(by_status, open_circuits, held_back)
-
-
-def count_apps_with_failed_links(database: Database) -> int:
-    """Counts the apps that have failed links."""
-    [(apps,)] = database.rows(COUNT_APPS_WITH_FAILED_LINKS)
-    return int(apps)
+    found: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
+    by_status = {status: found.get(status, 0) for status in LinkStatus}
+    return LinkCounts(by_status, found["open"], found["held back"])
 
 
 def has_scanned_links(database: Database) -> bool:
     """Tells whether a worker has ever begun with a link."""
-    [(found,)] = database.rows(HAS_SCANNED_LINKS)
-    return bool(found)
+    return bool(database.rows(A_SCANNED_LINK))
 
 
 # One link
@@ -232,24 +187,23 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %(schema)s AND relname = 'app_repositories'
 """
 
-_HAS_ONE = (
-    "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
-)
+_OF_PRIVATE_REPOSITORY = """
+SELECT FROM docora.app_repositories WHERE id = %(id)s AND github_token_encrypted IS NOT NULL
+"""
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
     """Tells whether a link that exists has a GitHub token; None if our role may not know."""
     if database.row(_MAY_LOOK, {"schema": database.schema}) != (True,):
         return None
-    [(answer,)] = database.rows(_HAS_ONE, {"id": ref.id})
-    return bool(answer)
+    return bool(database.rows(_OF_PRIVATE_REPOSITORY, {"id": ref.id}))
 
 
 def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     """Returns the history of a link that exists."""
     [row] = database.rows(LINK_HISTORY, {"id": ref.id})
-    snapshot = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
-    fields = [*row, Snapshot(*snapshot) if snapshot else None]
+    found = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
+    fields = [*row, Snapshot(*found) if found else None]
     return LinkHistory(*fields)
 
 
@@ -273,7 +227,6 @@ FROM docora.app_repositories l JOIN docora.apps a USING (app_id)
 WHERE l.id = ANY (%(ids)s::uuid[])
 GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
 """
-
 
 _LONGEST_RESULT = 1000
 """Characters of an error that are kept: a wait may be for a million links."""

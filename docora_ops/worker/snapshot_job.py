@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
-from docora_ops.database import Session
+from docora_ops.database import Database, Session
 from docora_ops.database.circuits import Circuit, git_failed, git_succeeded, recipients
 from docora_ops.database.link_scans import (
     Ending,
@@ -375,7 +375,7 @@ class _Snapshot:
         """Counts the failure of the repository and of the link, as far as Postgres answers."""
         circuit = ending = None
         # The job's own connection may be lost, or in the middle of a statement.
-        with closing(self.session.sibling()) as database:
+        with closing(Database(self.settings)) as database:
             try:
                 if isinstance(error, GitError):
                     circuit = git_failed(
@@ -414,7 +414,7 @@ class _Snapshot:
         assert self.link is not None  # noqa: S101 - only git errors open a circuit
         log.warning("%s: the circuit is open until %s", self.name, moment(circuit.open_until))
         try:
-            with closing(self.session.sibling()) as database:
+            with closing(Database(self.settings)) as database:
                 apps = recipients(database, self.repository_id)
             post_sync_failed(apps, self.link.payload, circuit, message, self.settings)
         except Exception as error:  # noqa: BLE001 - logged only, as the contract says

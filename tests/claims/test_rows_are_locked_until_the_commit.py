@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from docora_ops.actions import many_links
-from docora_ops.database.selection import Selection, select_of_app
+from docora_ops.database.link_rows import Selection, select_of_app
 from docora_ops.links import Outcome
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, slow_claims

@@ -9,7 +9,7 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.actions.server_checks import check_privileges
-from docora_ops.database.postgres_server import TABLES, read_role
+from docora_ops.database.postgres_server import read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Backend
@@ -157,12 +157,12 @@ def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_gran
         with subtests.test(grant=str(grant)), without_grant(docora.connection, grant, docora.role):
             was_refused(world.run(command), f"permission denied for table {grant.table}")
             assert world.dump() == before
-            found = check_privileges(read_role(database, TABLES))
+            found = check_privileges(read_role(database))
             assert found.state is not CheckState.OK
             assert grant.table in found.finding
             granted = f"{grant}".replace(" ON ", " ON public.")
             assert found.hint == f"GRANT {granted} TO {docora.role};"
-    assert check_privileges(read_role(database, TABLES)).state is CheckState.OK
+    assert check_privileges(read_role(database)).state is CheckState.OK
 
 
 def test_without_the_schema_a_command_is_refused_and_doctor_says_what_to_grant(

@@ -5,7 +5,7 @@ from rq.job import JobStatus
 
 from docora_ops.actions.server_checks import check_privileges
 from docora_ops.database import Database
-from docora_ops.database.postgres_server import TABLES, read_role
+from docora_ops.database.postgres_server import read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import SnapshotError
 from tests.support.privileges import Grant, grants, rules, without_grant, without_rule
@@ -40,12 +40,12 @@ def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
                     snapshots.run_job(link)
                 assert snapshots.docora.status(link) == "failed"
                 assert sentence in snapshots.docora.row(link)["last_error"]
-                found = check_privileges(read_role(database, TABLES))
+                found = check_privileges(read_role(database))
                 assert found.state is not CheckState.OK
                 assert f"{grant.privilege} on {grant.table}" in found.finding
                 assert found.hint
                 connection.execute(found.hint.encode())
-                assert check_privileges(read_role(database, TABLES)).state is CheckState.OK
+                assert check_privileges(read_role(database)).state is CheckState.OK
             snapshots.run_job(link)
             assert snapshots.docora.status(link) == "synced"
     database.close()
