@@ -27,14 +27,13 @@ from docora_ops.actions.server_checks import (
 from docora_ops.database import Database
 from docora_ops.database.link_reports import count_links, links_by_group
 from docora_ops.database.postgres_server import (
-    TABLES,
-    missing_columns,
     pools_transactions,
     read_clock,
     read_creators,
     read_latency,
     read_role,
-    read_server,
+    read_standby,
+    read_version,
 )
 from docora_ops.diagnosis import (
     Check,
@@ -191,16 +190,15 @@ def _ask_postgres(settings: Settings, max_failed: int | None, read_only: bool) -
     found = _Server(CheckName.POSTGRES)
     try:
         found.database = database = Database(settings)
-        server = read_server(database)
+        version, standby = read_version(database), read_standby(database)
         found.latency = read_latency(database)
         found.ahead = _seconds_ahead(lambda: read_clock(database))
         found.checks.append(ok(CheckName.POSTGRES, database.place))
-        found.checks += check_postgres(server)
+        found.checks += check_postgres(version, standby)
         found.checks.append(check_pooling(pools=pools_transactions(settings)))
         role = read_role(database)
-        missing = missing_columns(role)
-        found.checks.append(check_tables(missing, len(TABLES), database.schema))
-        if missing:  # missing columns would look like missing privileges
+        found.checks.append(check_tables(role.missing_columns, database.schema))
+        if role.missing_columns:  # missing columns would look like missing privileges
             found.missing = "the missing tables and columns"
             return found
         found.checks.append(check_schemas(read_creators(database)))
@@ -214,7 +212,7 @@ def _ask_postgres(settings: Settings, max_failed: int | None, read_only: bool) -
             apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
         found.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]
         found.checks += check_links(counts, len(apps), max_failed)
-        if server.standby:
+        if standby:
             found.missing = "the primary"
     except (ConfigurationError, PostgresError) as error:
         found.lose(error)

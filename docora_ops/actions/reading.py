@@ -111,7 +111,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     with database.snapshot():
         link = resolve_link(database, app, repository)
         history = link_history(database, link.ref)
-        token = has_token(database, link.ref)
+    token = has_token(database, link.ref)
     payload = link.payload
     record = queue.job(link.ref.job_id)
     if record.last_failure is not None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from psycopg.rows import TupleRow
 
-from docora_ops.database.link_rows import LINKS, MATCHES, filter_parameters
+from docora_ops.database.link_rows import COUNT_LINKS, LINKS, MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
+from docora_ops.errors import PostgresDeniedError
 from docora_ops.link_lists import (
     AppSummary,
     LinkGroup,
@@ -24,8 +25,6 @@ from docora_ops.text import mask, mask_cut, mask_url
 
 _LONGEST_ERROR = 1900
 """Characters of an error in a list: git can write a megabyte."""
-
-COUNT_LINKS = f"SELECT count(*) FROM {LINKS} WHERE {MATCHES}"
 
 _IDS = "l.app_id, l.repository_id"
 _ORDERS = {
@@ -166,8 +165,11 @@ def has_scanned_links(database: Database) -> bool:
 # One link
 
 LINK_HISTORY = """
-SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at
+SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at,
+    s.commit_sha, s.branch, s.scanned_at,
+    (SELECT count(*) FROM docora.snapshot_files WHERE snapshot_id = s.id)
 FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
+LEFT JOIN docora.repository_snapshots s USING (repository_id)
 CROSS JOIN LATERAL (
     SELECT count(*) AS files, max(delivered_at) AS last_delivered_at FROM docora.app_delivered_files
     WHERE app_id = l.app_id AND repository_id = l.repository_id
@@ -175,35 +177,23 @@ CROSS JOIN LATERAL (
 WHERE l.id = %(id)s
 """
 
-LAST_SNAPSHOT = """
-SELECT commit_sha, branch, scanned_at,
-    (SELECT count(*) FROM docora.snapshot_files WHERE snapshot_id = s.id) AS files
-FROM docora.repository_snapshots s WHERE repository_id = %(repository_id)s
-"""
-
-_MAY_LOOK = """
-SELECT has_column_privilege(c.oid, 'github_token_encrypted', 'SELECT')
-FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-WHERE nspname = %(schema)s AND relname = 'app_repositories'
-"""
-
-_OF_PRIVATE_REPOSITORY = """
+OF_PRIVATE_REPOSITORY = """
 SELECT FROM docora.app_repositories WHERE id = %(id)s AND github_token_encrypted IS NOT NULL
 """
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
-    """Tells whether a link that exists has a GitHub token; None if our role may not know."""
-    if database.row(_MAY_LOOK, {"schema": database.schema}) != (True,):
+    """Tells, outside of a transaction, whether a link has a token; None if our role may not know."""
+    try:
+        return bool(database.rows(OF_PRIVATE_REPOSITORY, {"id": ref.id}))
+    except PostgresDeniedError:
         return None
-    return bool(database.rows(_OF_PRIVATE_REPOSITORY, {"id": ref.id}))
 
 
 def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     """Returns the history of a link that exists."""
     [row] = database.rows(LINK_HISTORY, {"id": ref.id})
-    found = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
-    fields = [*row, Snapshot(*found) if found else None]
+    fields = [*row[:5], Snapshot(*row[5:]) if row[5] else None]
     return LinkHistory(*fields)
 
 

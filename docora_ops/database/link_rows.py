@@ -43,6 +43,8 @@ MATCHES = """(
          OR coalesce(r.circuit_open_until > now(), false) = %(open_circuit)s::boolean)
 )"""
 
+COUNT_LINKS = f"SELECT count(*) FROM {LINKS} WHERE {MATCHES}"
+
 _PUBLIC = """
     l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url
 """
@@ -98,6 +100,8 @@ LEFT JOIN docora.apps a USING (app_id) LEFT JOIN docora.repositories r USING (re
 ORDER BY link.number
 """
 
+_AS_LIKE = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_", "*": "%"})
+
 
 def filter_parameters(which: LinkFilter) -> dict[str, object]:
     """Returns the parameters of the condition."""
@@ -122,8 +126,7 @@ def _part(text: str) -> str:
 
 def like(text: str) -> str:
     """Returns the pattern for LIKE that matches this text, where `*` stands for anything."""
-    literal = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return literal.replace("*", "%")
+    return text.translate(_AS_LIKE)
 
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
@@ -357,15 +360,8 @@ ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.a
 LIMIT %(limit)s
 """
 
-SELECT_MATCHING = _SELECT.format(
-    condition=f"""{MATCHES}
-    AND (NOT %(skip_open_circuits)s OR (r.circuit_open_until > now()) IS NOT TRUE)"""
-)
+SELECT_MATCHING = _SELECT.format(condition=MATCHES)
 SELECT_DUE = _SELECT.format(condition=DUE)
-
-COUNT_OPEN_CIRCUITS = f"""
-SELECT count(*) FROM {LINKS} WHERE {MATCHES} AND r.circuit_open_until > now()
-"""
 
 APP_NAMES = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
 
@@ -392,35 +388,35 @@ class Selection:
         return len(self.refs)
 
 
-def select_failed(
+def select_links(
     database: Database,
     which: LinkFilter,
     *,
     limit: int | None = None,
     skip_open_circuits: bool = False,
-    or_held_back: bool = False,
 ) -> Selection:
-    """Selects at most `limit` failed links that match.
+    """Selects at most `limit` links that match.
 
     skip_open_circuits: exclude and count links of repositories whose circuit is open, as
     `which.open_circuit` False does.
-    or_held_back: include pending links that an open circuit holds back.
     """
-    skip_open_circuits |= which.open_circuit is False
-    which = replace(which, statuses=[LinkStatus.FAILED], open_circuit=which.open_circuit or None)
-    claimed = which
-    if or_held_back and not skip_open_circuits:
-        claimed = replace(which, statuses=[*which.statuses, LinkStatus.PENDING_SNAPSHOT])
-    which = replace(which, or_held_back=or_held_back)
-    return _select_matching(database, which, claimed, limit, skip_open_circuits)
-
-
-def select_of_app(
-    database: Database, app_id: str, *, skip_open_circuits: bool = False
-) -> Selection:
-    """Selects the links of an app, whatever their status."""
-    which = LinkFilter(app_ids=[app_id])
-    return _select_matching(database, which, which, None, skip_open_circuits)
+    if skip_open_circuits or which.open_circuit is False:
+        limit = 0 if which.open_circuit else limit
+        which = replace(which, open_circuit=False)
+        claimed = replace(which, or_held_back=False)
+    else:
+        held_back = [LinkStatus.PENDING_SNAPSHOT] if which.or_held_back else []
+        # The first batch, or the first link that a worker scans, closes the circuit. The links were
+        # chosen before that, so the later ones are not skipped for it.
+        statuses = [*which.statuses, *held_back]
+        claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
+    claim = partial(claim_matching_links, which=claimed)
+    parameters = {**filter_parameters(which), "limit": limit}
+    selection = _select(database, SELECT_MATCHING, parameters, claim)
+    if which.open_circuit is not False:
+        return selection
+    [(left_out,)] = database.rows(COUNT_LINKS, parameters | {"open_circuit": True})
+    return replace(selection, open_circuits_left_out=left_out)
 
 
 def select_due(database: Database, rescan_interval_ms: int) -> Selection:
@@ -433,26 +429,6 @@ def select_due(database: Database, rescan_interval_ms: int) -> Selection:
     parameters = {"rescan_interval_ms": rescan_interval_ms, "limit": None}
     claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
     return _select(database, SELECT_DUE, parameters, claim)
-
-
-def _select_matching(
-    database: Database,
-    which: LinkFilter,
-    claimed: LinkFilter,
-    limit: int | None,
-    skip_open_circuits: bool,
-) -> Selection:
-    # The first batch, or the first link that a worker scans, closes the circuit. The links were
-    # chosen before that, so the later ones are not skipped for it.
-    claimed = replace(claimed, open_circuit=False if skip_open_circuits else None)
-    claim = partial(claim_matching_links, which=claimed)
-    parameters = filter_parameters(which)
-    wanted = parameters | {"limit": limit, "skip_open_circuits": skip_open_circuits}
-    selection = _select(database, SELECT_MATCHING, wanted, claim)
-    if not skip_open_circuits:
-        return selection
-    [(left_out,)] = database.rows(COUNT_OPEN_CIRCUITS, parameters)
-    return replace(selection, open_circuits_left_out=left_out)
 
 
 def _select(

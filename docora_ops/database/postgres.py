@@ -12,17 +12,15 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.abc import Buffer, PQGen
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.sql import quote
-from psycopg.types.datetime import TimestamptzLoader
 
 from docora_ops.errors import (
     ConfigurationError,
@@ -44,8 +42,7 @@ IDLE_LIMIT = 6
 REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""
 _ROWS_AT_ONCE = 1000
-_HAS_TRANSACTION_TIMEOUT = 170_000
-"""Versions of Postgres from this one on."""
+_HAS_TRANSACTION_TIMEOUT = 170_000  # versions of Postgres from this one on
 
 # The search path has only `pg_catalog`: with another schema in it, a function or an operator of
 # that schema would run as our role wherever it fits the types of a call better.
@@ -93,24 +90,15 @@ _REFUSED_LOGIN = re.compile(
     "(password|authentication) .*failed|no pg_hba.conf entry|not permitted to log in"
     '|role ".*" does not exist|denied for database'
 )
-_NO_PRIMARY = re.compile(r"failed: (session is read-only|server is in hot standby mode)")
-"""The reason that libpq gives for each host that `target_session_attrs` rules out."""
-
-_FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
-_LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 
 Parameters = Mapping[str, object]
 RV = TypeVar("RV")
 
 
-class ReplyTimeoutError(psycopg.OperationalError):
-    """The server did not answer in time."""
-
-
 class Connection(psycopg.Connection[TupleRow]):
     """A connection that gives up on a server that does not answer."""
 
-    reply_timeout: float | None = None  # seconds
+    reply_timeout: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """Waits for the server, by default for `reply_timeout`."""
@@ -123,21 +111,7 @@ class Connection(psycopg.Connection[TupleRow]):
             if end is None or time.monotonic() < end:
                 raise
             self.close()
-            raise ReplyTimeoutError from error
-
-
-class _MomentLoader(TimestamptzLoader):
-    """Loads `infinity` and years that Python can't express as the first or last moment.
-
-    Otherwise one such row would make the whole list unreadable.
-    """
-
-    def load(self, data: Buffer) -> datetime:
-        try:
-            return super().load(data)
-        except psycopg.DataError:
-            is_past = bytes(data).startswith(b"-") or bytes(data).endswith(b"BC")
-            return _FIRST_MOMENT if is_past else _LAST_MOMENT
+            raise pg.ConnectionTimeout from error
 
 
 class Database:
@@ -258,10 +232,7 @@ class Database:
 
     @contextmanager
     def _statement(self, sql: str) -> Iterator[tuple[psycopg.Cursor[TupleRow], bytes]]:
-        """Yields a cursor and the SQL with Docora's schema, in a transaction of its own if need be.
-
-        Parameters must be passed with the SQL, in which `%` stands twice.
-        """
+        """Yields a cursor, and the SQL with Docora's schema, in which `%` stands twice."""
         is_begun = self._in_transaction or not self._needs_transactions
         begun = nullcontext() if is_begun else self.transaction("READ COMMITTED")
         with begun, self._connected() as connection, connection.cursor() as cursor:
@@ -292,16 +263,10 @@ class Database:
         text = mask(reasons[-1] if reasons else text.splitlines()[0], self._secrets)
         if text[1:2].islower():  # not an abbreviation, such as SSL
             text = text[0].lower() + text[1:]
-        is_unavailable = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
         match error:
-            case ReplyTimeoutError() | pg.ConnectionTimeout():
+            case pg.ConnectionTimeout():
                 return PostgresError(
                     f"{where} did not answer in time", hint="check its load and the network"
-                )
-            case pg.IdleInTransactionSessionTimeout():
-                return PostgresError(
-                    f"{where} ended a transaction of ours that was idle for {IDLE_LIMIT} s",
-                    hint="it was stopped, as by Ctrl-Z, or Redis or this machine is too slow",
                 )
             case pg.LockNotAvailable():
                 return LinkLockedError(
@@ -332,33 +297,28 @@ class Database:
                     hint="point DATABASE_URL at the primary; if this is a standby that takes over, "
                     "try again once it is promoted",
                 )
-        if is_unavailable and "statement pooling" in text:
+        if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            return LinkError(f"{where} refuses: {text}", hint="try again, or see the server's log")
+        if "statement pooling" in text:
             return PoolingError(
-                f"{where} is behind a proxy that pools statements, and docora-ops needs transactions",
+                f"{where} is behind a proxy that pools statements: docora-ops needs transactions",
                 hint="have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
                 "or point DATABASE_URL at Postgres itself",
             )
-        if is_unavailable and _REFUSED_LOGIN.search(text):
+        if _REFUSED_LOGIN.search(text):
             return PostgresDeniedError(
                 f"{where} refuses our login: {text}",
                 hint="check the role and the password in DATABASE_URL, and pg_hba.conf",
             )
-        if is_unavailable and _NO_PRIMARY.search(str(error)):
-            text = "no host of DATABASE_URL takes writes at present"
-        if is_unavailable:
-            how = "used" if self._connection or "FATAL" in str(error) else "reached"
-            return PostgresError(
-                f"{where} can't be {how}: {text}",
-                hint="check that it runs, and DATABASE_URL",
-            )
-        return LinkError(f"{where} refuses: {text}", hint="try again, or see the database's log")
+        how = "used" if self._connection or "FATAL" in str(error) else "reached"
+        hint = "check that it runs, and DATABASE_URL"
+        return PostgresError(f"{where} can't be {how}: {text}", hint=hint)
 
     def _connect(self) -> Connection:
         """Connects, and finds Docora's schema."""
         # A prepared statement would be unknown in the next session of a pooling proxy.
         connection = Connection.connect(**self._parameters, autocommit=True, prepare_threshold=None)
         connection.reply_timeout = self._reply_timeout
-        connection.adapters.register_loader("timestamptz", _MomentLoader)
         self._begin = self._set_up(connection, "LOCAL")
         set_path = "SET LOCAL search_path TO DEFAULT"
         # A proxy may have dropped the options of DATABASE_URL.

@@ -1,19 +1,16 @@
 """Checking the Postgres server: version, pooling, Docora's tables, and our role's privileges."""
 
+import re
 import time
-from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PoolingError, PostgresError
 from docora_ops.overview import Standby
 from docora_ops.settings import Settings
-
-SERVER = """
-SELECT current_setting('server_version'), current_setting('server_version_num')::int
-"""
 
 # A standby may show an old state for as long as it is cut off from its primary.
 STANDBY = """
@@ -33,12 +30,13 @@ SELECT privilege, table_name, column_name,
     CASE WHEN column_name IS NULL THEN has_table_privilege(t.oid, privilege)
         ELSE has_column_privilege(t.oid, attnum, privilege) END
 FROM unnest(%(privileges)s::text[], %(tables)s::text[], %(columns)s::text[])
-    AS need(privilege, table_name, column_name)
+    WITH ORDINALITY AS need(privilege, table_name, column_name, number)
 LEFT JOIN (
     SELECT c.oid, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     WHERE nspname = %(schema)s AND has_schema_privilege(n.oid, 'USAGE')
 ) t ON relname = table_name
 LEFT JOIN pg_attribute ON attrelid = t.oid AND attname = column_name AND NOT attisdropped
+ORDER BY number
 """
 
 # A function there, of a schema that stands on the path of another client, could run as our role.
@@ -71,15 +69,6 @@ _TRIES = 5
 """Other clients may take the session that would show the pooling, so one try is not enough."""
 
 
-@dataclass(frozen=True)
-class PostgresServer:
-    """The version and the state of the server."""
-
-    version: str
-    version_number: int  # 140005 for 14.5
-    standby: Standby | None = None  # None on a primary
-
-
 Privilege = tuple[str, str, str | None]
 """Privilege, table, and column; without a column, a privilege on the whole table."""
 
@@ -88,21 +77,50 @@ Privilege = tuple[str, str, str | None]
 class Role:
     """The role of the current connection. Its name and the schema are quoted if SQL needs it.
 
-    existing: the needed privileges whose table and column exist, as far as the role may look.
-    held: the needed privileges that the role has.
+    missing_columns: `table` or `table.column` of what does not exist, or is hidden from the role.
+    held: the privileges that the role has, among those that are needed.
     """
 
     name: str
     schema: str
     is_superuser: bool
-    existing: frozenset[Privilege]
-    held: frozenset[Privilege]
+    missing_columns: list[str]
+    held: set[Privilege]
+
+    def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
+        """Returns what the role lacks of the grants in the topic `privileges`, by table.
+
+        read_only: the role is for monitoring, whatever else it may do.
+        """
+        needed = granted("docora_monitor" if read_only else "docora_ops")
+        if not read_only and any(name != "SELECT" for name, *_ in self.held.difference(needed)):
+            needed = granted("docora_worker")  # it looks like one
+        columns: dict[tuple[str, str], list[str]] = {}
+        for name, table, column in needed:
+            if (name, table, column) not in self.held:
+                columns.setdefault((table, name), []).extend([column] if column else [])
+        lacking: dict[str, list[str]] = {}
+        for (table, name), some in columns.items():
+            lacking.setdefault(table, []).append(name + (f" ({', '.join(some)})" if some else ""))
+        return lacking
 
 
-def read_server(database: Database) -> PostgresServer:
-    """Reads the version and the state of the server."""
-    [(version, number)] = database.rows(SERVER)
-    return PostgresServer(version, number, read_standby(database))
+@cache
+def granted(role: str) -> list[Privilege]:
+    """Returns the privileges on tables that the topic `privileges` grants to the role."""
+    topic = files("docora_ops").joinpath("help", "privileges.md").read_text(encoding="utf-8")
+    [block] = re.findall(rf"CREATE ROLE {role} (.*?)```", topic, re.DOTALL)
+    found: list[Privilege] = []
+    for privileges, table in re.findall(r"GRANT ([^;]+?)\s+ON (\w+) TO", block):
+        for name, columns in re.findall(r"([A-Z]+)(?: \(([^)]+)\))?", privileges):
+            found += [(name, table, column) for column in re.findall(r"\w+", columns) or [None]]
+    return found
+
+
+def read_version(database: Database) -> str:
+    """Returns the version of the server, which begins with a number."""
+    [(version,)] = database.rows("SHOW server_version")
+    return str(version)
 
 
 def read_standby(database: Database) -> Standby | None:
@@ -166,133 +184,23 @@ def read_creators(database: Database) -> list[tuple[str, str]]:
     Leaves out superusers, our own role, and the owners of the schema and of the tables.
     """
     with database.snapshot():
-        parameters = {"tables": list(TABLES), "schema": database.schema}
-        return list(database.rows(CREATORS, parameters))
+        tables = [table for _, table, _ in granted("docora_ops")]
+        return list(database.rows(CREATORS, {"tables": tables, "schema": database.schema}))
 
 
 def read_role(database: Database) -> Role:
     """Reads the role of the connection and its privileges on Docora's tables."""
-    needed = [each for need in NEEDS + WORKER_NEEDS for each in need.privileges]
+    needed = dict.fromkeys(granted("docora_ops") + granted("docora_worker"))
     privileges, tables, columns = (list(each) for each in zip(*needed, strict=True))
+    wanted = {"privileges": privileges, "tables": tables, "columns": columns}
     with database.snapshot():
-        parameters: dict[str, object] = {"schema": database.schema, "privileges": privileges}
-        parameters |= {"tables": tables, "columns": columns}
-        [(name, schema, is_superuser)] = database.rows(ROLE, parameters)
-        found = database.rows(PRIVILEGES, parameters)
-    existing = frozenset(row[:3] for row in found if row[3])
-    held = frozenset(row[:3] for row in found if row[4])
-    return Role(name, schema, is_superuser, existing, held)
-
-
-# Privileges that commands and workers need, as the help topic `privileges` grants them
-
-
-@dataclass(frozen=True)
-class Need:
-    """A privilege on some columns of a table or, without any, on the whole of it."""
-
-    privilege: str
-    table: str
-    columns: tuple[str, ...] = ()
-    only_for: str = ""  # the few commands or options that need it; empty if many do
-
-    @property
-    def privileges(self) -> list[Privilege]:
-        """The privilege on each column, or on the whole table."""
-        return [(self.privilege, self.table, column) for column in self.columns or (None,)]
-
-    def __str__(self) -> str:
-        columns = f" ({', '.join(self.columns)})" if self.columns else ""
-        return f"{self.privilege} on {self.table}{columns}"
-
-
-_APP = ("app_id", "app_name", "base_url")
-_REPOSITORY = ("repository_id", "github_url", "owner", "name", "circuit_open_until")
-_STATUS = ("status", "retry_count", "last_error")
-_LINK = ("id", "app_id", "repository_id", *_STATUS, "created_at")
-_CIRCUIT = ("consecutive_failures", "circuit_open_until", "updated_at")
-_DELIVERY = ("app_id", "repository_id", "file_path", "file_sha", "delivered_at")
-_SNAPSHOT = ("id", "repository_id", "commit_sha", "branch", "scanned_at")
-_SNAPSHOT_FILE = ("id", "snapshot_id", "path", "sha", "size", "created_at")
-
-_READING_NEEDS = (
-    Need("SELECT", "apps", _APP),
-    Need("SELECT", "repositories", _REPOSITORY),
-    Need("SELECT", "app_repositories", _LINK),
-    Need("SELECT", "app_repositories", ("last_scanned_at",), "schedule, links, apps and show"),
-    Need("SELECT", "app_delivered_files", ("app_id", "repository_id"), "resync and show"),
-    Need("SELECT", "repositories", _CIRCUIT[:1], "--reset-circuit, show and workers"),
-    Need("SELECT", "app_delivered_files", ("delivered_at",), "show"),
-    Need("SELECT", "repository_snapshots", _SNAPSHOT, "show"),
-    Need("SELECT", "snapshot_files", ("snapshot_id",), "show"),
-)
-
-NEEDS = (
-    *_READING_NEEDS,
-    Need("SELECT", "apps", ("client_auth_key_encrypted",)),
-    Need("SELECT", "app_repositories", ("github_token_encrypted",)),
-    Need("UPDATE", "app_repositories", _STATUS),
-    Need("UPDATE", "repositories", _CIRCUIT, "--reset-circuit and repair"),
-    Need("DELETE", "app_delivered_files", (), "resync"),
-    Need("UPDATE", "app_delivered_files", ("file_sha",), "resync --update"),
-)
-"""Needed by every role that runs docora-ops; for monitoring, the reading needs are enough."""
-
-WORKER_NEEDS = (
-    Need("UPDATE", "app_repositories", ("last_scanned_at",), "workers"),
-    Need("SELECT", "app_delivered_files", _DELIVERY, "workers"),
-    Need("INSERT", "app_delivered_files", _DELIVERY, "workers"),
-    Need("UPDATE", "app_delivered_files", _DELIVERY, "workers"),
-    Need("SELECT", "repository_snapshots", _SNAPSHOT, "workers"),
-    Need("INSERT", "repository_snapshots", _SNAPSHOT, "workers"),
-    Need("UPDATE", "repository_snapshots", _SNAPSHOT, "workers"),
-    Need("SELECT", "snapshot_files", _SNAPSHOT_FILE, "workers"),
-    Need("INSERT", "snapshot_files", _SNAPSHOT_FILE, "workers"),
-    Need("DELETE", "snapshot_files", (), "workers"),
-)
-"""Needed in addition by the role of the workers."""
-
-TABLES = tuple(dict.fromkeys(need.table for need in NEEDS + WORKER_NEEDS))
-
-
-def missing_columns(role: Role) -> list[str]:
-    """Returns `table` or `table.column` of all that is needed and does not exist."""
-    tables = {table for _, table, _ in role.existing}
+        [(name, schema, is_superuser)] = database.rows(ROLE, {"schema": database.schema})
+        found = database.rows(PRIVILEGES, {"schema": database.schema, **wanted})
+    existing = {row[1] for row in found if row[3]}
     missing = [
-        f"{table}.{column}" if table in tables else table
-        for need in NEEDS + WORKER_NEEDS
-        for _, table, column in set(need.privileges) - role.existing
+        f"{table}.{column}" if table in existing else table
+        for _, table, column, exists, _ in found
+        if not exists
     ]
-    return sorted(set(missing))
-
-
-def missing_needs(role: Role, *, read_only: bool) -> list[Need]:
-    """Returns the needs that the role lacks, with the missing columns only.
-
-    `read_only`: the role is for monitoring, whatever else it may do.
-    """
-    needs: tuple[Need, ...] = _READING_NEEDS if read_only else NEEDS
-    beyond = role.held - {each for need in NEEDS for each in need.privileges}
-    if not read_only and any(privilege != "SELECT" for privilege, *_ in beyond):
-        needs += WORKER_NEEDS  # it looks like the role of the workers
-    lacking = []
-    known = set(role.held)
-    for need in needs:
-        missing = [each for each in need.privileges if each not in known]
-        known.update(missing)
-        if missing:
-            columns = tuple(column for *_, column in missing if column)
-            lacking.append(replace(need, columns=columns))
-    return lacking
-
-
-def grant_statements(needs: Iterable[Need], role: Role) -> str:
-    """Returns the SQL that grants these needs to the role."""
-    by_table: dict[str, list[str]] = defaultdict(list)
-    for need in needs:
-        columns = f" ({', '.join(need.columns)})" if need.columns else ""
-        by_table[need.table].append(need.privilege + columns)
-    return " ".join(
-        f"GRANT {', '.join(privileges)} ON {role.schema}.{table} TO {role.name};"
-        for table, privileges in by_table.items()
-    )
+    held = {row[:3] for row in found if row[4]}
+    return Role(name, schema, is_superuser, list(dict.fromkeys(missing)), held)

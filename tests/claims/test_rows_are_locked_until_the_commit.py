@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from docora_ops.actions import many_links
-from docora_ops.database.link_rows import Selection, select_of_app
+from docora_ops.database.link_rows import Selection, select_links
 from docora_ops.links import Outcome
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, slow_claims
@@ -42,9 +42,9 @@ def test_a_resync_of_an_app_refuses_links_of_another(
 
     def mix(*arguments: Any, **options: Any) -> Selection:
         refs = [actions.ref(mine), actions.ref(other)]
-        return replace(select_of_app(*arguments, **options), refs=refs)
+        return replace(select_links(*arguments, **options), refs=refs)
 
-    monkeypatch.setattr(many_links, "select_of_app", mix)
+    monkeypatch.setattr(many_links, "select_links", mix)
     result = actions.resync_all(mine.app_id)
     assert result.counts == {Outcome.QUEUED: 1, Outcome.SKIPPED: 1}
     assert docora.status(other) == "synced"

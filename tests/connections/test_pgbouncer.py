@@ -92,7 +92,7 @@ def test_a_pool_of_statements_is_refused(docora: Docora, command: str) -> None:
     document = result.json
     found = check(result, "postgres") if command == "doctor" else document
     sentence, hint = found.get("error", found.get("finding")), found.get("hint")
-    assert "behind a proxy that pools statements, and docora-ops needs transactions" in sentence
+    assert "behind a proxy that pools statements: docora-ops needs transactions" in sentence
     assert "pool_mode" in (hint or found["hint"])
     if command != "doctor":
         assert document["code"] == "postgres_pooling"
@@ -104,7 +104,7 @@ def test_a_pool_of_statements_is_refused(docora: Docora, command: str) -> None:
     ("mode", "size", "state", "finding"),
     [
         ("transaction", 3, "warning", "a proxy that pools transactions"),
-        ("session", 8, "ok", "a proxy that pools sessions"),
+        ("session", 8, "ok", "no proxy that pools transactions"),
     ],
 )
 def test_doctor_names_the_pool_and_what_works(
