@@ -183,7 +183,7 @@ SELECT FROM docora.app_repositories WHERE id = %(id)s AND github_token_encrypted
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
-    """Tells, outside of a transaction, whether a link has a token; None if our role may not know."""
+    """Tells whether a link has a token; None if our role may not know. In no transaction."""
     try:
         return bool(database.rows(OF_PRIVATE_REPOSITORY, {"id": ref.id}))
     except PostgresDeniedError:

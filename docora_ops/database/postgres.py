@@ -226,7 +226,7 @@ class Database:
 
     def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Runs one `COPY … FROM STDIN` with these rows."""
-        with self._statement(sql) as (cursor, query), cursor.copy(query, {}) as copy:
+        with self._statement(sql) as (cursor, query), cursor.copy(query % ()) as copy:
             for row in rows:
                 copy.write_row(row)
 
@@ -297,7 +297,8 @@ class Database:
                     hint="point DATABASE_URL at the primary; if this is a standby that takes over, "
                     "try again once it is promoted",
                 )
-        if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        idle = pg.IdleInTransactionSessionTimeout
+        if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | idle):
             return LinkError(f"{where} refuses: {text}", hint="try again, or see the server's log")
         if "statement pooling" in text:
             return PoolingError(

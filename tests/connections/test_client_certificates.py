@@ -1,7 +1,6 @@
-"""Servers that want a client certificate, and files of a URL's TLS options that are of no use."""
+"""A Redis that wants a client certificate, and files of REDIS_URL that are of no use."""
 
 import shutil
-import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import redis
 import trustme
 
 from tests.support.docora import Docora, Result
-from tests.support.proxy import Proxy, eventually, refused_port
+from tests.support.proxy import eventually, refused_port
 
 REDIS_SERVER = shutil.which("redis-server")
 PASSWORD = "pa55"
@@ -24,7 +23,6 @@ class Files:
     """Certificates and keys of a server, of a client and of a stranger, and junk."""
 
     folder: Path
-    server: ssl.SSLContext
 
     def option(self, name: str, file: str) -> str:
         return f"{name}={self.folder / file}"
@@ -35,7 +33,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("tls")
     ca, other = trustme.CA(), trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     issued = {
         "server": ca.issue_cert("127.0.0.1"),
         "client": ca.issue_cert("docora"),
@@ -48,16 +45,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     encrypt += ["-in", str(folder / "client.key"), "-out", str(folder / "encrypted.key")]
     subprocess.run(encrypt, check=True)
     (folder / "junk").write_text("not a certificate\n")
-    for file in folder.iterdir():
-        file.chmod(0o600)  # or libpq refuses the key
-    issued["server"].configure_cert(server)
-    ca.configure_trust(server)
-    server.verify_mode = ssl.CERT_REQUIRED
-    return Files(folder, server)
+    return Files(folder)
 
 
 @contextmanager
-def redis_server(files: Files, protocol: str, directory: Path) -> Iterator[str]:
+def redis_server(files: Files, directory: Path) -> Iterator[str]:
     """Start Redis itself, which Valkey's package can't replace: it knows no TLS."""
     assert REDIS_SERVER is not None
     port = refused_port()
@@ -67,7 +59,6 @@ def redis_server(files: Files, protocol: str, directory: Path) -> Iterator[str]:
         "--tls-cert-file": files.folder / "server.pem",
         "--tls-key-file": files.folder / "server.key",
         "--tls-ca-cert-file": files.folder / "ca.pem",
-        "--tls-protocols": protocol,
         "--dir": directory,
     }
     command = [REDIS_SERVER, *(str(word) for pair in options.items() for word in pair)]
@@ -98,7 +89,7 @@ def test_a_redis_that_wants_a_client_certificate_is_said_to(
         given = f"{url}&{files.option('ssl_certfile', certificate)}&{options}"
         return docora.run("queue", "--json", env={"REDIS_URL": given})
 
-    with redis_server(files, "TLSv1.3", tmp_path) as url:
+    with redis_server(files, tmp_path) as url:
         without = docora.run("queue", "--json", env={"REDIS_URL": url})
         refused = queue("stranger.pem", files.option("ssl_keyfile", "stranger.key"))
         key = files.option("ssl_keyfile", "encrypted.key")
@@ -114,7 +105,6 @@ def test_a_redis_that_wants_a_client_certificate_is_said_to(
     [
         (("missing", "", ""), "ssl_ca_certs={}/missing can't be used: no such file"),
         (("junk", "", ""), "ssl_ca_certs={}/junk can't be used: no certificate or crl found"),
-        (("ca.pem", "client.pem", "missing"), "/missing can't be used: no such file"),
         (("ca.pem", "", "client.key"), "ssl_keyfile needs ssl_certfile"),
         (("ca.pem", "client.pem", "stranger.key"), "can't be used: key values mismatch"),
         (("ca.pem", "client.pem", "encrypted.key&ssl_password=wr0ng"), "/encrypted.key can't be"),
@@ -129,25 +119,3 @@ def test_a_file_that_redis_url_names_in_vain_is_named_with_the_cause(
     result = docora.run("queue", "--json", env={"REDIS_URL": url})
     assert (result.code, reason.format(files.folder) in result.json["error"]) == (2, True), result
     assert "wr0ng" not in result.stdout + result.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (("missing", "", ""), 'root certificate file "{}/missing" does not exist'),
-        (("ca.pem", "client.pem", "encrypted.key"), 'private key file "{}/encrypted.key"'),
-        (("ca.pem", "stranger.pem", "stranger.key"), "unknown ca"),
-    ],
-)
-def test_a_file_that_database_url_names_in_vain_is_named(
-    docora: Docora, files: Files, options: tuple[str, str, str], sentence: str
-) -> None:
-    names = ("sslrootcert", "sslcert", "sslkey")
-    given = [files.option(*each) for each in zip(names, options, strict=True) if each[1]]
-    with Proxy.before_postgres(docora.database_url, tls=files.server) as proxy:
-        url = f"{proxy.url}?sslmode=verify-full&{'&'.join(given)}"
-        result = docora.run("failed", "--json", env={"DATABASE_URL": url})
-    assert (result.code, result.json["code"]) == (5, "postgres"), result
-    assert sentence.format(files.folder) in result.json["error"]
-    assert "check the files of sslrootcert, sslcert and sslkey" in result.json["hint"]
-    assert "pass phrase" not in result.stderr

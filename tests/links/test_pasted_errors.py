@@ -44,7 +44,7 @@ def test_a_folded_error_finds_the_error(docora: Docora, errors: list[str]) -> No
     for group in count_by_error(database, LinkFilter(), 1, LINKS).rows:
         shown = group.error_message
         which = LinkFilter(errors=[shown]) if shown else LinkFilter(no_error=True)
-        _, apps = links_by_group(database, LinkGroup.APP, which)
+        apps = links_by_group(database, LinkGroup.APP, which)
         assert sum(links for *_, links in apps) >= group.links, (errors, shown)
     for link, error in zip(docora.links(), errors, strict=True):
         [group] = count_by_error(database, LinkFilter(app_ids=[link.app_id]), 1, 9).rows
@@ -55,7 +55,7 @@ def test_a_folded_error_finds_the_error(docora: Docora, errors: list[str]) -> No
         else:
             assert shown == inert(shown) == shown.strip() != ""
             which = LinkFilter(errors=[shown])
-        _, apps = links_by_group(database, LinkGroup.APP, which)
+        apps = links_by_group(database, LinkGroup.APP, which)
         assert link.app_id in {app_id for app_id, *_ in apps}, (error, shown)
 
 
