@@ -34,8 +34,8 @@ WITH locked AS (
 )
 SELECT repository_id FROM locked
 UNION ALL
-SELECT id FROM unnest(%(ids)s::text[]) AS id
-WHERE NOT EXISTS (SELECT FROM docora.repositories WHERE repository_id = id)
+SELECT wanted FROM unnest(%(ids)s::text[]) AS wanted
+WHERE NOT EXISTS (SELECT FROM docora.repositories WHERE repository_id = wanted)
 """
 
 
