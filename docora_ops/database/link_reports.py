@@ -76,18 +76,14 @@ FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
 """
 
 APPS = """
-SELECT a.app_id, a.app_name, a.base_url, coalesce(links, 0), coalesce(failed, 0),
-    coalesce(pending_snapshot, 0), coalesce(scanning, 0), coalesce(synced, 0), last_scanned_at
-FROM docora.apps a LEFT JOIN (
-    SELECT app_id, count(*) AS links,
-        count(*) FILTER (WHERE status = 'failed') AS failed,
-        count(*) FILTER (WHERE status = 'pending_snapshot') AS pending_snapshot,
-        count(*) FILTER (WHERE status = 'scanning') AS scanning,
-        count(*) FILTER (WHERE status = 'synced') AS synced,
-        max(last_scanned_at) AS last_scanned_at
-    FROM docora.app_repositories GROUP BY app_id
-) l USING (app_id)
-ORDER BY failed DESC NULLS LAST, links DESC NULLS LAST, app_id
+SELECT a.app_id, a.app_name, a.base_url, count(l.id),
+    count(*) FILTER (WHERE status = 'failed'),
+    count(*) FILTER (WHERE status = 'pending_snapshot'),
+    count(*) FILTER (WHERE status = 'scanning'),
+    count(*) FILTER (WHERE status = 'synced'),
+    max(last_scanned_at)
+FROM docora.apps a LEFT JOIN docora.app_repositories l ON l.app_id = a.app_id
+GROUP BY a.app_id, a.app_name, a.base_url ORDER BY 5 DESC, 4 DESC, 1
 """
 
 
@@ -234,17 +230,14 @@ class SnapshotResult:
 
 def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]:
     """Returns the results of the links with these row ids that are synced, failed or gone."""
-    return [
-        SnapshotResult(
-            id_,
-            None if status is None else LinkRef(id_, app_id, repository_id),
-            status,
-            error and (mask(error) if len(error) <= _LONGEST_RESULT else mask_cut(error[:-1])),
-        )
-        for id_, app_id, repository_id, status, error in database.rows(
-            READ_RESULTS, {"ids": list(ids), "longest": _LONGEST_RESULT}
-        )
-    ]
+    results = []
+    rows = database.rows(READ_RESULTS, {"ids": list(ids), "longest": _LONGEST_RESULT})
+    for *ids_of_link, status, error in rows:
+        is_cut = error and len(error) > _LONGEST_RESULT
+        shown = mask_cut(error[:-1]) if is_cut else error and mask(error)
+        ref = LinkRef(*ids_of_link) if status else None
+        results.append(SnapshotResult(ids_of_link[0], ref, status, shown))
+    return results
 
 
 def count_by_app(database: Database, ids: Sequence[str]) -> list[AppCount]:

@@ -224,15 +224,14 @@ def read_deliveries(database: Database, ref: LinkRef) -> Iterator[TupleRow]:
     )
 
 
-def record_delivery(session: Session, ref: LinkRef, path: str, sha: str) -> bool:
-    """Records that the app has received the file. Returns False if the link is gone."""
-    return session.execute(RECORD_DELIVERY, {"id": ref.id, "path": path, "sha": sha}) > 0
+def record_delivery(session: Session, ref: LinkRef, path: str, sha: str | None) -> bool:
+    """Records that the app has received the file or, without `sha`, deleted it.
 
-
-def remove_delivery(session: Session, ref: LinkRef, path: str) -> bool:
-    """Records that the app has deleted the file. Returns False if the link is gone."""
+    Returns False if the link is gone.
+    """
     values = {"id": ref.id, "app_id": ref.app_id, "repository_id": ref.repository_id}
-    return session.execute(REMOVE_DELIVERY, {**values, "path": path}) > 0
+    sql = RECORD_DELIVERY if sha else REMOVE_DELIVERY
+    return session.execute(sql, {**values, "path": path, "sha": sha}) > 0
 
 
 # The stored commit
@@ -289,7 +288,7 @@ def store_snapshot(
     files: path, SHA-256 and size of each file.
     """
     values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
-    database.rows(LOCK_SNAPSHOT, values)
+    database.execute(LOCK_SNAPSHOT, values)
     stored = database.rows(COUNT_SNAPSHOT_FILES, values)
     [(snapshot_id,)] = database.rows(UPSERT_SNAPSHOT, values)
     if stored == [(len(files),)]:

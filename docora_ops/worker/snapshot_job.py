@@ -22,7 +22,6 @@ from docora_ops.database.link_scans import (
     may_deliver,
     read_deliveries,
     record_delivery,
-    remove_delivery,
     store_snapshot,
 )
 from docora_ops.errors import (
@@ -326,9 +325,8 @@ class _Snapshot:
 
     def _record(self, link: Link, change: Change) -> bool:
         """Records that the app has taken the change. Returns False if the link is gone."""
-        if change.event is Event.DELETE:
-            return remove_delivery(self.session, link.ref, change.path)
-        return record_delivery(self.session, link.ref, change.path, change.sha)
+        sha = None if change.event is Event.DELETE else change.sha
+        return record_delivery(self.session, link.ref, change.path, sha)
 
     def _store(self, commit: Commit, files: Sequence[File]) -> None:
         store_snapshot(

@@ -1,5 +1,10 @@
 """What commands say of a Redis that fails over, and how links come back whose jobs were lost."""
 
+import pytest
+from pydantic import SecretStr
+from redis.exceptions import ReadOnlyError
+
+from docora_ops.queue.redis_client import connect
 from tests.failover.conftest import RedisPair
 from tests.support.docora import finish
 from tests.support.proxy import PUSH, Fault, eventually
@@ -86,3 +91,17 @@ def test_a_replica_that_serves_no_old_data_says_so(redis_pair: RedisPair) -> Non
     refused = redis_pair.docora.run("queue", "--json", env={"REDIS_URL": redis_pair.url})
     assert (refused.code, refused.json["code"]) == (5, "redis"), refused
     assert "is a replica without a primary" in refused.json["error"]
+
+
+def test_a_client_leaves_the_former_primary_after_its_first_refusal(redis_pair: RedisPair) -> None:
+    url = SecretStr(redis_pair.url)
+    client = connect(redis_pair.docora.settings.model_copy(update={"redis_url": url}))
+    key = "docora:bulk:bulk_0123456789abcdef"
+    client.hset(key, "total", "1")
+    redis_pair.promote()
+    redis_pair.demote()
+    with pytest.raises(ReadOnlyError):
+        client.hset(key, "total", "2")
+    client.hset(key, "total", "3")
+    assert redis_pair.replica.client.hget(key, "total") == b"3"
+    client.close()
