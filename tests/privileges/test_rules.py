@@ -23,13 +23,12 @@ CHANGING = (
     *("repair --yes", "schedule", "wait OTHER --timeout 1", f"cancel {OPERATION}", "pause"),
 )
 OPTIONAL = {
-    "docora-ops": {"+client|list", "+multi"},
+    "docora-ops": {"+client|list"},
     "docora-monitor": {"+client|list"},
-    "docora-bullmq": {"+client|list", "+info", "+smembers", "+multi", "%R~rq:*:snapshot-queue"}
+    "docora-bullmq": {"+client|list", "+info", "+smembers", "%R~rq:*:snapshot-queue"}
     | {"%R~rq:queue:snapshot-queue:intermediate", "%R~rq:worker:*"},
 }
-"""Without `+client|list`, workers of BullMQ are seen by their locks. Without `+multi`, Redis runs
-the commands of a transaction one by one, and the error comes afterwards."""
+"""Without `+client|list`, workers of BullMQ are seen by their locks."""
 
 
 def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
@@ -38,9 +37,9 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
     docora.connection.execute("TRUNCATE apps, repositories, app_repositories CASCADE")
     stale, other = docora.add_link(), docora.add_link("pending_snapshot")
     docora.leave_job(stale.job_id, JobStatus.FAILED)
-    docora.queue_job(other)
+    docora.enqueue(other.job_id)
     twice = docora.add_link("pending_snapshot")
-    docora.queue_job(twice)
+    docora.enqueue(twice.job_id)
     docora.redis.rpush(docora.queue.key, twice.job_id)
     docora.enqueue(docora.add_link("synced").job_id).set_status(JobStatus.FAILED)
     docora.redis.set(f"rq:job:{docora.add_link().job_id}", "not a hash")
@@ -106,7 +105,7 @@ def test_without_any_one_rule_a_command_beside_bullmq_is_refused(
     link = docora.add_link()
     bullmq.delay(link)
     ids = {"APP": link.app_id, "REPO": link.repository_id}
-    commands = ("retry APP REPO", "retry-all-failed --yes", "wait APP REPO --timeout 1", *READING)
+    commands = ("retry APP REPO", "retry-all-failed --yes", "doctor", *READING)
 
     def is_refused_beside_bullmq(command: str, url: str) -> bool:
         docora.set_link(link, status="failed")
