@@ -24,11 +24,11 @@ CHANGING = (
 )
 OPTIONAL = {
     "docora-ops": {"+client|list"},
-    "docora-monitor": {"+client|list"},
+    "docora-monitor": {"+client|list", "+hget"},
     "docora-bullmq": {"+client|list", "+info", "+smembers", "%R~rq:*:snapshot-queue"}
     | {"%R~rq:queue:snapshot-queue:intermediate", "%R~rq:worker:*"},
 }
-"""Without `+client|list`, workers of BullMQ are seen by their locks."""
+"""Without `+client|list`, workers of BullMQ are seen by their locks. Only BullMQ needs `+hget`."""
 
 
 def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
