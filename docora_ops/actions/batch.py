@@ -20,6 +20,7 @@ from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.link_rows import (
     Claim,
+    Claiming,
     ClaimState,
     clear_deliveries,
     count_deliveries,
@@ -27,7 +28,6 @@ from docora_ops.database.link_rows import (
     names_of,
     read_link,
 )
-from docora_ops.database.selection import Claiming
 from docora_ops.drift import RepairOutcome
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.interrupts import held_back

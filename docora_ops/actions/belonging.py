@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import linked_jobs
+from docora_ops.database.link_rows import linked_jobs
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.drift import Belonging
 from docora_ops.errors import PostgresError, ServersMismatchedError

@@ -25,17 +25,16 @@ from docora_ops.actions.server_checks import (
     check_tables,
 )
 from docora_ops.database import Database
-from docora_ops.database.link_reports import count_apps_with_failed_links, count_links
+from docora_ops.database.link_reports import count_links, links_by_group
 from docora_ops.database.postgres_server import (
-    TABLES,
-    missing_columns,
+    pools_transactions,
     read_clock,
-    read_columns,
     read_creators,
+    read_latency,
     read_role,
-    read_server,
+    read_standby,
+    read_version,
 )
-from docora_ops.database.session import find_pooling
 from docora_ops.diagnosis import (
     Check,
     CheckName,
@@ -54,7 +53,8 @@ from docora_ops.errors import (
     RedisError,
 )
 from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth
-from docora_ops.links import LinkStatus
+from docora_ops.link_lists import LinkGroup
+from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.overview import TOO_SLOW_MS
 from docora_ops.queue import LinkQueue, connect, queue_of
 from docora_ops.queue.redis_client import describe, latency
@@ -190,29 +190,29 @@ def _ask_postgres(settings: Settings, max_failed: int | None, read_only: bool) -
     found = _Server(CheckName.POSTGRES)
     try:
         found.database = database = Database(settings)
-        server = read_server(database)
-        found.latency = database.latency()
+        version, standby = read_version(database), read_standby(database)
+        found.latency = read_latency(database)
         found.ahead = _seconds_ahead(lambda: read_clock(database))
         found.checks.append(ok(CheckName.POSTGRES, database.place))
-        found.checks += check_postgres(server)
-        found.checks.append(check_pooling(find_pooling(settings)))
-        missing = missing_columns(read_columns(database, TABLES))
-        found.checks.append(check_tables(missing, len(TABLES), database.schema))
-        if missing:  # missing columns would look like missing privileges
+        found.checks += check_postgres(version, standby)
+        found.checks.append(check_pooling(pools=pools_transactions(settings)))
+        role = read_role(database)
+        found.checks.append(check_tables(role.missing_columns, database.schema))
+        if role.missing_columns:  # missing columns would look like missing privileges
             found.missing = "the missing tables and columns"
             return found
-        found.checks.append(check_schemas(read_creators(database, TABLES)))
-        privileges = check_privileges(read_role(database, TABLES), read_only=read_only)
+        found.checks.append(check_schemas(read_creators(database)))
+        privileges = check_privileges(role, read_only=read_only)
         found.checks.append(privileges)
         if privileges.state is CheckState.CRITICAL:
             found.missing = "the missing privileges"
             return found
         with database.snapshot():
             counts = count_links(database)
-            apps = count_apps_with_failed_links(database) if counts.failed else 0
+            apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
         found.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]
-        found.checks += check_links(counts, apps, max_failed)
-        if server.standby:
+        found.checks += check_links(counts, len(apps), max_failed)
+        if standby:
             found.missing = "the primary"
     except (ConfigurationError, PostgresError) as error:
         found.lose(error)

@@ -64,7 +64,7 @@ class Docora:
     def reconnect(self) -> None:
         """Replaces a connection to Postgres that was lost."""
         self.database.close()
-        self.database = self.database.sibling()
+        del self.database
 
     def note(self, text: str, *, is_warning: bool = False) -> None:
         """Adds a notice."""

@@ -8,8 +8,8 @@ from sys import intern
 
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import linked_jobs, unfinished_links
-from docora_ops.database.link_rows import names_of
+from docora_ops.database.drift_rows import unfinished_links
+from docora_ops.database.link_rows import linked_jobs, names_of
 from docora_ops.drift import Drift, DriftKind, DriftReport
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, batches, ids_of_job
@@ -144,10 +144,10 @@ class _Look:
             wanted = [job_id for job_id in entries.job_ids if self._is_wanted(job_id)]
             for job_ids in batches(wanted, _AT_ONCE):
                 yield from self._check_jobs(sweep, entries, job_ids)
-        for links in unfinished_links(
-            self.database, _AT_ONCE, app_id=self.app_id, link_id=self.ref.id if self.ref else None
-        ):
-            yield from self._check_links(entries, dict(links))
+        link_id = self.ref.id if self.ref else None
+        links = unfinished_links(self.database, app_id=self.app_id, link_id=link_id)
+        for some in batches(links, _AT_ONCE):
+            yield from self._check_links(entries, dict(some))
 
     def _is_wanted(self, job_id: str) -> bool:
         ids = ids_of_job(job_id)

@@ -15,9 +15,8 @@ from docora_ops.actions.workers import count_workers
 from docora_ops.audit import Change, describe_change
 from docora_ops.bulk import BATCH_SIZE, StoppedBy
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import linked_jobs, lock_against_new_links
-from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
-from docora_ops.database.link_scans import scanning_links
+from docora_ops.database.drift_rows import lock_against_new_links, unfinished_links
+from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids, linked_jobs
 from docora_ops.drift import Drift, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import LinkError, RedisError, ServerError
 from docora_ops.jobs import JobState
@@ -251,7 +250,8 @@ def recover_abandoned(database: Database, queue: LinkQueue, max_attempts: int) -
     max_attempts: failures from which on a link is `failed` instead.
     Returns the links that were stuck still.
     """
-    answers = list(look_at_jobs(database, queue, scanning_links(database)))
+    stuck = [ref for ref, _ in unfinished_links(database, only_stuck=True)]
+    answers = list(look_at_jobs(database, queue, stuck))
     waiting = [ref for ref, answer in answers if answer.state is JobState.WAITING]
     misplaced: dict[str, str] = {}
     for event in find_misplaced(queue, waiting, delay=SECOND_LOOK_DELAY) if waiting else ():

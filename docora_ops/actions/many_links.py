@@ -17,9 +17,12 @@ from docora_ops.audit import Change, describe_change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_links, read_results
-from docora_ops.database.link_rows import count_deliveries
-from docora_ops.database.selection import select_due, select_failed, select_of_app
-from docora_ops.links import Action, AppCount, LinkStatus
+from docora_ops.database.link_rows import (
+    count_deliveries,
+    select_due,
+    select_links,
+)
+from docora_ops.links import Action, AppCount, LinkFilter, LinkStatus
 from docora_ops.queue import PacedRuns
 from docora_ops.text import amount
 
@@ -53,13 +56,10 @@ def retry_all_failed(
     if options.front:
         require_rq_for_front(docora)
     chosen = choose_links(docora, choice, by_prefix=by_prefix)
-    selection = select_failed(
-        docora.database,
-        chosen.which,
-        limit=limit,
-        skip_open_circuits=_must_skip_open_circuits(docora, options),
-        or_held_back=docora.queue.is_docoras,
-    )
+    is_docoras = docora.queue.is_docoras
+    which = replace(chosen.which, statuses=[LinkStatus.FAILED], or_held_back=is_docoras)
+    skip = _must_skip_open_circuits(docora, options)
+    selection = select_links(docora.database, which, limit=limit, skip_open_circuits=skip)
     failed = 0 if selection.total else count_links(docora.database).failed
     if failed and not selection.open_circuits_left_out:
         # "Nothing to do" would sound like an all-clear.
@@ -93,11 +93,9 @@ def resync_all(
     if options.front:
         require_rq_for_front(docora)
     found = resolve_app(docora.database, app, by_prefix=by_prefix)
-    selection = select_of_app(
-        docora.database,
-        found.app_id,
-        skip_open_circuits=_must_skip_open_circuits(docora, options),
-    )
+    which = LinkFilter(app_ids=[found.app_id])
+    skip = _must_skip_open_circuits(docora, options)
+    selection = select_links(docora.database, which, skip_open_circuits=skip)
     change = describe_change("resync", reason, **asdict(found), all=True, **options.recorded)
     run = _run_of(docora, Action.RESYNC, selection, change, options, _RESYNC_BATCH)
     run.deliveries = count_deliveries(docora.database, selection.refs)

@@ -10,10 +10,9 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.reading import count_by_app, count_by_error
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
+from docora_ops.database.drift_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_links, links_by_group
-from docora_ops.database.link_scans import scanning_links
-from docora_ops.database.postgres_server import read_standby
+from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import OtherQueue
 from docora_ops.link_lists import LinkGroup
@@ -45,7 +44,7 @@ def read_status(docora: Docora) -> Status:
     errors: list[ServerError] = []
     status = Status(postgres=database.target, redis=describe(client), errors=errors)
     with _keeping_errors(errors):
-        milliseconds = round(database.latency() * 1000)
+        milliseconds = round(read_latency(database) * 1000)
         status = replace(status, postgres_latency_ms=milliseconds)
         if milliseconds > TOO_SLOW_MS:
             raise PostgresError(f"Postgres database {database.target} is too slow", hint=_TOO_SLOW)
@@ -89,7 +88,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> Metrics:
     with _keeping_errors(errors), database.snapshot():
         links = count_links(database)
         if by_app:
-            _, rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
+            rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
             failed = [AppCount(*row) for row in rows]
     with _keeping_errors(errors):
         queue = docora.queue_to_read
@@ -129,10 +128,8 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts 
     """
     if read_standby(database):  # its links may be older than their jobs
         return None
-    if queue.is_docoras:
-        links = [(ref, LinkStatus.SCANNING.value) for ref in scanning_links(database)]
-    else:
-        links = some_unfinished_links(database, _MOST + 1)
+    limit = None if queue.is_docoras else _MOST + 1
+    links = unfinished_links(database, only_stuck=queue.is_docoras, limit=limit)
     if len(links) > _MOST and not queue.is_docoras:
         return DriftCounts(max(0, count_unfinished_links(database) - jobs), 0, at_least=True)
     statuses = dict(links)

@@ -14,12 +14,11 @@ from docora_ops.audit import describe_change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Database
 from docora_ops.database.link_rows import (
-    claim_failed_links,
-    claim_links_of_app,
+    Claiming,
+    claim_matching_links,
     count_deliveries,
     read_link,
 )
-from docora_ops.database.selection import Claiming
 from docora_ops.errors import (
     CircuitOpenError,
     JobMisplacedError,
@@ -174,11 +173,10 @@ def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool
             hint=f"to queue it again: docora-ops repair {link.ref.words}",
             details={"status": link.status, "job": JobState.WAITING},
         )
-    if action is Action.RESYNC:
-        app_id = link.ref.app_id
-        return partial(claim_links_of_app, app_id=app_id, skip_open_circuits=skip_open_circuits)
-    which = LinkFilter(statuses=statuses)
-    return partial(claim_failed_links, which=which, skip_open_circuits=skip_open_circuits)
+    open_circuit = False if skip_open_circuits else None
+    of_any_status = action is Action.RESYNC
+    which = LinkFilter(statuses=() if of_any_status else statuses, open_circuit=open_circuit)
+    return partial(claim_matching_links, which=which)
 
 
 def _gone(ref: LinkRef) -> NotFoundError:

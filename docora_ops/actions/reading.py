@@ -49,7 +49,8 @@ def links(
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
     database, which = docora.database, choose_links(docora, choice).which
-    total, rows = lists.links_page(database, which, sort, limit=limit, offset=_offset(page, limit))
+    offset = (page - 1) * limit
+    total, rows = lists.links_page(database, which, sort, limit=limit, offset=offset)
     error = None
     try:
         looked = look_at_jobs(database, docora.queue_to_read, rows)
@@ -69,25 +70,23 @@ def link_groups(
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
     database, which = docora.database, choose_links(docora, choice).which
-    offset = _offset(page, limit)
     match group:
         case LinkGroup.APP:
             return count_by_app(database, which, page, limit)
         case LinkGroup.ERROR:
             return count_by_error(database, which, page, limit)
         case LinkGroup.REPOSITORY:
-            total, rows = lists.links_by_group(database, group, which, limit=limit, offset=offset)
-            return Page([RepositoryCount(*row) for row in rows], page, limit, total)
+            rows = lists.links_by_group(database, group, which)
+            return page_of([RepositoryCount(*row) for row in rows], page, limit)
         case LinkGroup.STATUS:
-            total, rows = lists.links_by_group(database, group, which, limit=limit, offset=offset)
-            return Page([StatusCount(*row) for row in rows], page, limit, total)
+            rows = lists.links_by_group(database, group, which)
+            return page_of([StatusCount(*row) for row in rows], page, limit)
 
 
 def count_by_app(database: Database, which: LinkFilter, page: int, limit: int) -> Page[AppCount]:
     """Counts the links of each app, most links first."""
-    offset = _offset(page, limit)
-    total, rows = lists.links_by_group(database, LinkGroup.APP, which, limit=limit, offset=offset)
-    return Page([AppCount(*row) for row in rows], page, limit, total)
+    rows = lists.links_by_group(database, LinkGroup.APP, which)
+    return page_of([AppCount(*row) for row in rows], page, limit)
 
 
 def count_by_error(
@@ -100,12 +99,7 @@ def count_by_error(
 
 def apps(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[AppSummary]:
     """Returns one page of the apps, most failed links first. Raises PostgresError."""
-    total, rows = lists.apps_page(docora.database, limit=limit, offset=_offset(page, limit))
-    return Page(rows, page, limit, total)
-
-
-def _offset(page: int, limit: int) -> int:
-    return (page - 1) * limit
+    return page_of(lists.summarize_apps(docora.database), page, limit)
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:
@@ -118,7 +112,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     with database.snapshot():
         link = resolve_link(database, app, repository)
         history = link_history(database, link.ref)
-        token = has_token(database, link.ref)
+    token = has_token(database, link.ref)
     payload = link.payload
     record = queue.job(link.ref.job_id)
     if record.last_failure is not None:

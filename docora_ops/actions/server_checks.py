@@ -4,21 +4,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from shlex import quote
 
-from docora_ops.database.postgres_server import (
-    PostgresServer,
-    Role,
-    grant_statements,
-    missing_needs,
-)
-from docora_ops.database.session import SESSIONS_FOR_WORKERS, Pooling
+from docora_ops.database.postgres_server import SESSIONS_FOR_WORKERS, Role
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
 from docora_ops.jobs import ADVICE, QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
-from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, LinkCounts
+from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, LinkCounts, Standby
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.text import amount, duration
 
 _OLDEST_POSTGRES = 14
 _OLDEST_REDIS = (6, 2, 0)  # Valkey 7.2, its first version, counts as 7.2
+_TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
+"""Of resync, show and workers."""
 _MEMORY_WARNING = 0.80
 _MEMORY_FAILURE = 0.95
 _LONG = 3600
@@ -43,38 +39,38 @@ def _judge(name: CheckName, fine: str, *problems: _Problem) -> Check:
     return ok(name, fine)
 
 
-def check_postgres(server: PostgresServer) -> Iterator[Check]:
+def check_postgres(version: str, standby: Standby | None) -> Iterator[Check]:
     """Checks the version, and whether the server takes writes."""
-    found = f"PostgreSQL {server.version}"
-    is_old = server.version_number < _OLDEST_POSTGRES * 10_000
+    found = f"PostgreSQL {version}"
+    is_old = [int(number) for number in re.findall(r"\d+", version)[:1]] < [_OLDEST_POSTGRES]
     upgrade = f"upgrade to PostgreSQL {_OLDEST_POSTGRES} or newer"
     yield _judge(
         CheckName.POSTGRES_VERSION, found, (is_old, failed, f"{found} is too old", upgrade)
     )
     hint = "point DATABASE_URL at the primary"
-    problem = (server.standby is not None, failed, f"it is {server.standby}", hint)
+    problem = (standby is not None, failed, f"it is {standby}", hint)
     yield _judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem)
 
 
-def check_pooling(pooling: Pooling) -> Check:
-    """Checks whether a proxy pools connections, and whether workers can run behind it."""
+def check_pooling(*, pools: bool | None) -> Check:
+    """Checks whether a proxy pools transactions: no worker runs behind it. None: unknown."""
     found = "a proxy that pools transactions: commands work, and a worker refuses to start"
     unknown = "unknown: two more connections could not be opened at once"
     allow = "allow the role, and the proxy's pool, more connections"
     return _judge(
         CheckName.POSTGRES_POOLING,
-        "no pooling proxy" if pooling is Pooling.NONE else "a proxy that pools sessions",
-        (pooling is Pooling.TRANSACTIONS, warning, found, SESSIONS_FOR_WORKERS),
-        (pooling is Pooling.UNDECIDED, warning, unknown, allow),
+        "no proxy that pools transactions",
+        (pools is True, warning, found, SESSIONS_FOR_WORKERS),
+        (pools is None, warning, unknown, allow),
     )
 
 
-def check_tables(missing: Sequence[str], tables: int, schema: str) -> Check:
+def check_tables(missing: Sequence[str], schema: str) -> Check:
     """Checks that no tables and columns are missing."""
     to_docora = "point DATABASE_URL at the database that Docora uses"
     grant = f"let the role use the schema: GRANT USAGE ON SCHEMA {schema}"
     problem = (bool(missing), failed, f"missing: {', '.join(missing)}", f"{to_docora}, and {grant}")
-    return _judge(CheckName.TABLES, f"{tables} tables, and all their columns", problem)
+    return _judge(CheckName.TABLES, "6 tables, and all their columns", problem)
 
 
 def check_schemas(creators: Sequence[tuple[str, str]]) -> Check:
@@ -93,12 +89,14 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
 
     read_only: the privileges to read are enough.
     """
-    missing = [] if role.is_superuser else missing_needs(role, read_only=read_only)
-    lacking = "; ".join(
-        f"{need}, for {need.only_for} only" if need.only_for else str(need) for need in missing
+    lacks = {} if role.is_superuser else role.lacks(read_only=read_only)
+    found = "; ".join(f"{', '.join(lacks[table])} on {table}" for table in lacks)
+    hint = " ".join(
+        f"GRANT {', '.join(lacks[table])} ON {role.schema}.{table} TO {role.name};"
+        for table in lacks
     )
-    kind = warning if all(need.only_for for need in missing) else failed
-    problem = (bool(missing), kind, f"{role.name} lacks {lacking}", grant_statements(missing, role))
+    kind = failed if lacks.keys() - _TABLES_OF_FEW_COMMANDS else warning
+    problem = (bool(lacks), kind, f"{role.name} lacks {found}", hint)
     return _judge(CheckName.PRIVILEGES, f"{role.name} has what it needs", problem)
 
 

@@ -2,8 +2,7 @@
 
 from psycopg import Rollback
 
-from docora_ops.database.postgres import Database
-from docora_ops.database.selection import Selection
-from docora_ops.database.session import Session
+from docora_ops.database.link_rows import Selection
+from docora_ops.database.postgres import Database, Session
 
 __all__ = ["Database", "Rollback", "Selection", "Session"]

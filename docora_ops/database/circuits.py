@@ -50,8 +50,7 @@ class Circuit:
 
     consecutive_failures: int
     open_until: datetime | None
-    opened: bool
-    """True if this failure opened the circuit."""
+    opened: bool  # by this failure
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ def git_failed(
 
 def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> set[str]:
     """Returns the ids of the repositories whose circuit is open, or that have git failures."""
-    return _ids(database, READ_CIRCUITS_TO_RESET, repository_ids)
+    rows = database.rows(READ_CIRCUITS_TO_RESET, {"ids": list(repository_ids)})
+    return {id_ for (id_,) in rows}
 
 
 def reset_circuits(
@@ -95,16 +95,10 @@ def reset_circuits(
     otherwise these are left alone.
     """
     lock = LOCK_CIRCUITS_TO_RESET if wait else f"{LOCK_CIRCUITS_TO_RESET} SKIP LOCKED"
-    ids = _ids(database, lock, repository_ids)
+    ids = [id_ for (id_,) in database.rows(lock, {"ids": list(repository_ids)})]
     if ids:
-        database.execute(RESET_CIRCUITS, {"ids": list(ids)})
-    return ids
-
-
-def _ids(database: Database, sql: str, repository_ids: Collection[str]) -> set[str]:
-    if not repository_ids:
-        return set()
-    return {id_ for (id_,) in database.rows(sql, {"ids": list(repository_ids)})}
+        database.execute(RESET_CIRCUITS, {"ids": ids})
+    return set(ids)
 
 
 def recipients(database: Database, repository_id: str) -> list[Recipient]:

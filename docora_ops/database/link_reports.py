@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from psycopg.rows import TupleRow
 
-from docora_ops.database.link_rows import LINKS, MATCHES, filter_parameters
+from docora_ops.database.link_rows import COUNT_LINKS, LINKS, MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
+from docora_ops.errors import PostgresDeniedError
 from docora_ops.link_lists import (
     AppSummary,
     LinkGroup,
@@ -24,8 +25,6 @@ from docora_ops.text import mask, mask_cut, mask_url
 
 _LONGEST_ERROR = 1900
 """Characters of an error in a list: git can write a megabyte."""
-
-COUNT_LINKS = f"SELECT count(*) FROM {LINKS} WHERE {MATCHES}"
 
 _IDS = "l.app_id, l.repository_id"
 _ORDERS = {
@@ -52,28 +51,23 @@ ORDER BY {{order}}
 
 LINKS_PAGES = {sort: _LINKS_PAGE.format(order=order) for sort, order in _ORDERS.items()}
 
-# The total is there even if the page is empty.
-_GROUPS_PAGE = f"""
-WITH counted AS MATERIALIZED (
-    SELECT l.{{key}} AS key, count(*) AS links FROM {LINKS} WHERE {MATCHES} GROUP BY 1
-), page AS MATERIALIZED (
-    SELECT key, links FROM counted ORDER BY links DESC, key LIMIT %(limit)s OFFSET %(offset)s
-)
-SELECT total, {{columns}}, links
-FROM (SELECT count(*) AS total FROM counted) totals LEFT JOIN {{page}} ON true
-ORDER BY links DESC, key
+# Counts the links before any join.
+_GROUPS = f"""
+SELECT {{columns}}, links FROM (
+    SELECT l.{{key}}, count(*) AS links FROM {LINKS} WHERE {MATCHES} GROUP BY 1
+) counted {{join}} ORDER BY links DESC, {{key}}
 """
 
-GROUPS_PAGES = {
-    LinkGroup.APP: _GROUPS_PAGE.format(
-        key="app_id", columns="key, app_name", page="(page JOIN docora.apps ON app_id = key)"
+GROUPS = {
+    LinkGroup.APP: _GROUPS.format(
+        key="app_id", columns="app_id, app_name", join="JOIN docora.apps USING (app_id)"
     ),
-    LinkGroup.REPOSITORY: _GROUPS_PAGE.format(
+    LinkGroup.REPOSITORY: _GROUPS.format(
         key="repository_id",
-        columns="key, owner || '/' || name",
-        page="(page JOIN docora.repositories ON repository_id = key)",
+        columns="repository_id, owner || '/' || name",
+        join="JOIN docora.repositories USING (repository_id)",
     ),
-    LinkGroup.STATUS: _GROUPS_PAGE.format(key="status", columns="key", page="page"),
+    LinkGroup.STATUS: _GROUPS.format(key="status", columns="status", join=""),
 }
 
 LINKS_BY_ERROR = f"""
@@ -81,22 +75,15 @@ SELECT l.app_id, left(l.last_error, %(longest)s) AS error, count(*)
 FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
 """
 
-COUNT_APPS = "SELECT count(*) FROM docora.apps"
-
-APPS_PAGE = """
-SELECT a.app_id, a.app_name, a.base_url, coalesce(links, 0), coalesce(failed, 0),
-    coalesce(pending_snapshot, 0), coalesce(scanning, 0), coalesce(synced, 0), last_scanned_at
-FROM docora.apps a LEFT JOIN (
-    SELECT app_id, count(*) AS links,
-        count(*) FILTER (WHERE status = 'failed') AS failed,
-        count(*) FILTER (WHERE status = 'pending_snapshot') AS pending_snapshot,
-        count(*) FILTER (WHERE status = 'scanning') AS scanning,
-        count(*) FILTER (WHERE status = 'synced') AS synced,
-        max(last_scanned_at) AS last_scanned_at
-    FROM docora.app_repositories GROUP BY app_id
-) l USING (app_id)
-ORDER BY failed DESC NULLS LAST, links DESC NULLS LAST, app_id
-LIMIT %(limit)s OFFSET %(offset)s
+APPS = """
+SELECT a.app_id, a.app_name, a.base_url, count(l.id),
+    count(*) FILTER (WHERE status = 'failed'),
+    count(*) FILTER (WHERE status = 'pending_snapshot'),
+    count(*) FILTER (WHERE status = 'scanning'),
+    count(*) FILTER (WHERE status = 'synced'),
+    max(last_scanned_at)
+FROM docora.apps a LEFT JOIN docora.app_repositories l ON l.app_id = a.app_id
+GROUP BY a.app_id, a.app_name, a.base_url ORDER BY 5 DESC, 4 DESC, 1
 """
 
 
@@ -109,110 +96,76 @@ def links_page(
         [(total,)] = database.rows(COUNT_LINKS, parameters)
         page = {"limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
         rows = database.rows(LINKS_PAGES[sort], {**parameters, **page})
-    return total, [_without_secrets(ListedLink(*row)) for row in rows]
+    listed = []
+    for link in (ListedLink(*row) for row in rows):
+        error = link.error_message
+        if error:
+            error = mask_cut(error) if link.error_message_cut else mask(error)
+        listed.append(replace(link, error_message=error, github_url=mask_url(link.github_url)))
+    return total, listed
 
 
-def links_by_group(
-    database: Database,
-    group: LinkGroup,
-    which: LinkFilter,
-    *,
-    limit: int | None = None,
-    offset: int = 0,
-) -> tuple[int, list[TupleRow]]:
+def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
     """Counts the links of each app, repository or status, most links first.
 
-    Returns the number of groups, and for each group on the page its id, its name, unless it is a
-    status, and the number of links. Without a limit the page has all groups.
+    Returns for each group its id, its name, unless it is a status, and the number of links.
     """
-    page = {"limit": limit, "offset": offset}
-    rows = database.rows(GROUPS_PAGES[group], {**filter_parameters(which), **page})
-    return rows[0][0], [row[1:] for row in rows if row[1] is not None]
+    return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
-def links_by_error(
-    database: Database, which: LinkFilter, longest: int
-) -> Iterator[tuple[str, str | None, int]]:
+def links_by_error(database: Database, which: LinkFilter, longest: int) -> Iterator[TupleRow]:
     """Yields app id, error, cut to `longest` characters, and number of links, in no order.
 
     Read all before the next statement of this connection.
     """
-    parameters = filter_parameters(which) | {"longest": longest}
-    rows = database.stream(LINKS_BY_ERROR, parameters)
-    return ((app_id, error, links) for app_id, error, links in rows)
+    return database.stream(LINKS_BY_ERROR, filter_parameters(which) | {"longest": longest})
 
 
-def apps_page(database: Database, *, limit: int, offset: int) -> tuple[int, list[AppSummary]]:
-    """Returns the number of apps and one page of them, most failed links first."""
-    with database.snapshot():
-        [(total,)] = database.rows(COUNT_APPS)
-        rows = database.rows(APPS_PAGE, {"limit": limit, "offset": offset})
-    apps = [AppSummary(*row) for row in rows]
-    return total, [replace(app, base_url=mask_url(app.base_url)) for app in apps]
-
-
-def _without_secrets(link: ListedLink) -> ListedLink:
-    error = link.error_message
-    if error:
-        error = mask_cut(error) if link.error_message_cut else mask(error)
-    return replace(link, error_message=error, github_url=mask_url(link.github_url))
+def summarize_apps(database: Database) -> list[AppSummary]:
+    """Returns the apps with the numbers of their links, most failed links first."""
+    apps = [AppSummary(*row) for row in database.rows(APPS)]
+    return [replace(app, base_url=mask_url(app.base_url)) for app in apps]
 
 
 # Counts
 
 # One statement, so that all counts are of the same moment.
 COUNT_BY_STATUS = """
-SELECT status, count(*), 0, 0 FROM docora.app_repositories GROUP BY status
+SELECT status, count(*) FROM docora.app_repositories GROUP BY status
 UNION ALL
-SELECT NULL, 0, count(*), (
-    SELECT count(*) FROM docora.repositories JOIN docora.app_repositories USING (repository_id)
-    WHERE circuit_open_until > now() AND status = 'pending_snapshot'
-) FROM docora.repositories WHERE circuit_open_until > now()
+SELECT 'open', count(*) FROM docora.repositories WHERE circuit_open_until > now()
+UNION ALL
+SELECT 'held back', count(*) FROM docora.repositories
+JOIN docora.app_repositories USING (repository_id)
+WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 """
 
-COUNT_APPS_WITH_FAILED_LINKS = """
-SELECT count(*) FROM (
-    SELECT FROM docora.app_repositories WHERE status = 'failed' GROUP BY app_id
-) apps
-"""
-
-HAS_SCANNED_LINKS = """
-SELECT EXISTS (
-    SELECT FROM docora.app_repositories
-    WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL
-)
+A_SCANNED_LINK = """
+SELECT FROM docora.app_repositories
+WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL LIMIT 1
 """
 
 
 def count_links(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories whose circuit is open."""
-    by_status = dict.fromkeys(LinkStatus, 0)
-    open_circuits = held_back = 0
-    for status, links, circuits, pending in database.rows(COUNT_BY_STATUS):
-        if status in set(LinkStatus):
-            by_status[LinkStatus(status)] = links
-        open_circuits += circuits
-        held_back += pending
-    return LinkCounts(by_status, open_circuits, held_back)
-
-
-def count_apps_with_failed_links(database: Database) -> int:
-    """Counts the apps that have failed links."""
-    [(apps,)] = database.rows(COUNT_APPS_WITH_FAILED_LINKS)
-    return int(apps)
+    found: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
+    by_status = {status: found.get(status, 0) for status in LinkStatus}
+    return LinkCounts(by_status, found["open"], found["held back"])
 
 
 def has_scanned_links(database: Database) -> bool:
     """Tells whether a worker has ever begun with a link."""
-    [(found,)] = database.rows(HAS_SCANNED_LINKS)
-    return bool(found)
+    return bool(database.rows(A_SCANNED_LINK))
 
 
 # One link
 
 LINK_HISTORY = """
-SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at
+SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at,
+    s.commit_sha, s.branch, s.scanned_at,
+    (SELECT count(*) FROM docora.snapshot_files WHERE snapshot_id = s.id)
 FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
+LEFT JOIN docora.repository_snapshots s USING (repository_id)
 CROSS JOIN LATERAL (
     SELECT count(*) AS files, max(delivered_at) AS last_delivered_at FROM docora.app_delivered_files
     WHERE app_id = l.app_id AND repository_id = l.repository_id
@@ -220,36 +173,23 @@ CROSS JOIN LATERAL (
 WHERE l.id = %(id)s
 """
 
-LAST_SNAPSHOT = """
-SELECT commit_sha, branch, scanned_at,
-    (SELECT count(*) FROM docora.snapshot_files WHERE snapshot_id = s.id) AS files
-FROM docora.repository_snapshots s WHERE repository_id = %(repository_id)s
+OF_PRIVATE_REPOSITORY = """
+SELECT FROM docora.app_repositories WHERE id = %(id)s AND github_token_encrypted IS NOT NULL
 """
-
-_MAY_LOOK = """
-SELECT has_column_privilege(c.oid, 'github_token_encrypted', 'SELECT')
-FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-WHERE nspname = %(schema)s AND relname = 'app_repositories'
-"""
-
-_HAS_ONE = (
-    "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
-)
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
-    """Tells whether a link that exists has a GitHub token; None if our role may not know."""
-    if database.row(_MAY_LOOK, {"schema": database.schema}) != (True,):
+    """Tells whether a link has a token; None if our role may not know. In no transaction."""
+    try:
+        return bool(database.rows(OF_PRIVATE_REPOSITORY, {"id": ref.id}))
+    except PostgresDeniedError:
         return None
-    [(answer,)] = database.rows(_HAS_ONE, {"id": ref.id})
-    return bool(answer)
 
 
 def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     """Returns the history of a link that exists."""
     [row] = database.rows(LINK_HISTORY, {"id": ref.id})
-    snapshot = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
-    fields = [*row, Snapshot(*snapshot) if snapshot else None]
+    fields = [*row[:5], Snapshot(*row[5:]) if row[5] else None]
     return LinkHistory(*fields)
 
 
@@ -274,7 +214,6 @@ WHERE l.id = ANY (%(ids)s::uuid[])
 GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
 """
 
-
 _LONGEST_RESULT = 1000
 """Characters of an error that are kept: a wait may be for a million links."""
 
@@ -291,17 +230,14 @@ class SnapshotResult:
 
 def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]:
     """Returns the results of the links with these row ids that are synced, failed or gone."""
-    return [
-        SnapshotResult(
-            id_,
-            None if status is None else LinkRef(id_, app_id, repository_id),
-            status,
-            error and (mask(error) if len(error) <= _LONGEST_RESULT else mask_cut(error[:-1])),
-        )
-        for id_, app_id, repository_id, status, error in database.rows(
-            READ_RESULTS, {"ids": list(ids), "longest": _LONGEST_RESULT}
-        )
-    ]
+    results = []
+    rows = database.rows(READ_RESULTS, {"ids": list(ids), "longest": _LONGEST_RESULT})
+    for *ids_of_link, status, error in rows:
+        is_cut = error and len(error) > _LONGEST_RESULT
+        shown = mask_cut(error[:-1]) if is_cut else error and mask(error)
+        ref = LinkRef(*ids_of_link) if status else None
+        results.append(SnapshotResult(ids_of_link[0], ref, status, shown))
+    return results
 
 
 def count_by_app(database: Database, ids: Sequence[str]) -> list[AppCount]:

@@ -1,12 +1,24 @@
 """Rows of links: choosing, reading, locking and changing them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from sys import intern
 
 from docora_ops.database.postgres import Database
-from docora_ops.links import Link, LinkFilter, LinkIds, LinkRef, LinkStatus, Payload, PublicPayload
+from docora_ops.links import (
+    AppCount,
+    Link,
+    LinkFilter,
+    LinkIds,
+    LinkRef,
+    LinkStatus,
+    Payload,
+    PublicPayload,
+    ids_of_job,
+)
 from docora_ops.text import mask
 
 # Postgres plans each statement with its parameters: a condition on nothing costs nothing, nor does
@@ -30,6 +42,8 @@ MATCHES = """(
     AND (%(open_circuit)s::boolean IS NULL
          OR coalesce(r.circuit_open_until > now(), false) = %(open_circuit)s::boolean)
 )"""
+
+COUNT_LINKS = f"SELECT count(*) FROM {LINKS} WHERE {MATCHES}"
 
 _PUBLIC = """
     l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url
@@ -55,39 +69,156 @@ SELECT 1 FROM docora.app_repositories
 WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s FOR UPDATE
 """
 
-RESET_LINKS = """
-UPDATE docora.app_repositories SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
-WHERE id = ANY (%(ids)s::uuid[])
-"""
-
-# A repository that kills each worker must not be scanned for ever: a scan that was cut off counts.
-COUNT_CUT_OFF_SCANS = """
-UPDATE docora.app_repositories
-SET retry_count = retry_count + 1, last_error = %(error)s,
-    status = CASE WHEN retry_count + 1 >= %(max_attempts)s THEN 'failed' ELSE 'pending_snapshot' END
-WHERE id = ANY (%(ids)s::uuid[])
-RETURNING id::text, status
-"""
-
 # Who runs a snapshot holds the session advisory lock of its job id, a 64-bit key that pg_locks
 # shows in two halves. We only look: were we to hold the lock until our commit, a worker fast
 # enough to take up the new job before that would find it taken and drop the job.
-_HELD_KEYS = """
+HELD_JOB_IDS = """
+WITH held AS (
     SELECT (classid::bigint << 32) | objid::bigint AS key
     FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-
-HELD_JOB_IDS = f"""
-WITH held AS ({_HELD_KEYS})
+)
 SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
 WHERE hashtextextended(job_id, 0) IN (SELECT key FROM held)
 """
 
-NOT_HELD_BACK = """(
-    NOT %(skip_open_circuits)s OR r.circuit_open_until IS NULL OR r.circuit_open_until <= now()
-)"""
+# The limit keeps Postgres from reading the whole table: it looks up one link after the other.
+LINKED_JOBS = """
+SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
+CROSS JOIN LATERAL (
+    SELECT FROM docora.app_repositories
+    WHERE app_id = split_part(job_id, '-', 1) AND repository_id = split_part(job_id, '-', 2) LIMIT 1
+) l
+"""
+
+NAMES_OF_LINKS = """
+SELECT a.app_name, r.owner || '/' || r.name
+FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[])
+    WITH ORDINALITY AS link(app_id, repository_id, number)
+LEFT JOIN docora.apps a USING (app_id) LEFT JOIN docora.repositories r USING (repository_id)
+ORDER BY link.number
+"""
+
+_AS_LIKE = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_", "*": "%"})
+
+
+def filter_parameters(which: LinkFilter) -> dict[str, object]:
+    """Returns the parameters of the condition."""
+    return {
+        "statuses": [status.value for status in which.statuses] or None,
+        "app_ids": list(which.app_ids) or None,
+        "exclude_app_ids": list(which.exclude_app_ids) or None,
+        "repository_ids": list(which.repository_ids) or None,
+        "repository_names": [like(text) for text in which.repository_names] or None,
+        "errors": [_part(text) for text in which.errors] or None,
+        "exclude_errors": [_part(text) for text in which.exclude_errors] or None,
+        "no_error": which.no_error,
+        "open_circuit": which.open_circuit,
+        "or_held_back": which.or_held_back,
+    }
+
+
+def _part(text: str) -> str:
+    """Returns the pattern for LIKE: with `*` the text is all of an error, without it a part."""
+    return like(text) if "*" in text else f"%{like(text)}%"
+
+
+def like(text: str) -> str:
+    """Returns the pattern for LIKE that matches this text, where `*` stands for anything."""
+    return text.translate(_AS_LIKE)
+
+
+def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
+    """Returns the link without locking it, None if there is none."""
+    row = database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id})
+    if row is None:
+        return None
+    status, retry_count, error, circuit_open_until, read_at = row[8:]
+    return Link(
+        LinkRef(row[0], row[1], row[3]),
+        PublicPayload(*row[1:8]),
+        status,
+        retry_count,
+        error and mask(error),
+        circuit_open_until,
+        read_at,
+    )
+
+
+def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
+    """Locks the link until the transaction ends and returns it. Raises LinkLockedError."""
+    if database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}) is None:
+        return None
+    # A statement that waits for the row reads the rest, its app and repository, as before the wait.
+    return read_link(database, app_id, repository_id)
+
+
+def read_payload(database: Database, ref: LinkRef) -> Payload:
+    """Returns what the job of a locked link needs, all of one moment, secrets included."""
+    values = {"app_id": ref.app_id, "repository_id": ref.repository_id}
+    [row] = database.rows(READ_PAYLOAD, values)
+    return Payload(*row[1:])
+
+
+def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
+    """Returns the job ids whose link a worker has locked."""
+    return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
+
+
+def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
+    """Returns the job ids that have a link."""
+    valid = [job_id for job_id in job_ids if ids_of_job(job_id)]
+    return {each for (each,) in database.rows(LINKED_JOBS, {"job_ids": valid})} if valid else set()
+
+
+def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | None, str | None]]:
+    """Returns app name and `owner/name`, where they exist, for each link in order."""
+    rows = database.rows(NAMES_OF_LINKS, _pairs(links))
+    # One string for all links of an app or a repository: there may be a million.
+    return [(app and intern(app), repository and intern(repository)) for app, repository in rows]
+
+
+def _pairs(links: Sequence[LinkIds]) -> dict[str, list[str]]:
+    return {
+        "app_ids": [link.app_id for link in links],
+        "repository_ids": [link.repository_id for link in links],
+    }
+
+
+# Delivery records
+
+_OF_LINKS = """unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS l(app_id, repository_id)
+WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id
+"""
+
+DELETE_DELIVERIES = f"DELETE FROM docora.app_delivered_files d USING {_OF_LINKS}"
+
+# No content has this SHA-256: the next snapshot sends each of these files as an update, and a
+# deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
+# `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
+MARK_DELIVERIES = f"""
+UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {_OF_LINKS}
+"""
+
+COUNT_DELIVERIES = f"SELECT count(*) FROM docora.app_delivered_files d, {_OF_LINKS}"
+
+
+def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
+    """Deletes the delivery records of the links or, with `update`, marks them as outdated.
+
+    Returns their number.
+    """
+    return database.execute(MARK_DELIVERIES if update else DELETE_DELIVERIES, _pairs(links))
+
+
+def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
+    """Counts the delivery records of the links."""
+    [(count,)] = database.rows(COUNT_DELIVERIES, _pairs(links))
+    return int(count)
+
+
+# Claims
 
 # Docora's own scheduler queues the same links. An opened circuit leaves its time in the row until
 # git succeeds or somebody resets it, so that failed links wait for that even after the time.
@@ -121,40 +252,18 @@ CROSS JOIN LATERAL (
 WHERE l.id = ANY (%(ids)s::uuid[])
 """
 
-JUDGE_LINKS_OF_APP = _JUDGE_LINKS.format(qualifies=f"l.app_id = %(app_id)s AND {NOT_HELD_BACK}")
-JUDGE_FAILED_LINKS = _JUDGE_LINKS.format(qualifies=f"{MATCHES} AND {NOT_HELD_BACK}")
-JUDGE_UNFINISHED_LINKS = _JUDGE_LINKS.format(
-    qualifies="l.status IN ('pending_snapshot', 'scanning')"
-)
-JUDGE_DUE_LINKS = _JUDGE_LINKS.format(qualifies=DUE)
-
-DELETE_DELIVERIES = """
-DELETE FROM docora.app_delivered_files d
-USING unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
-WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
+RESET_LINKS = """
+UPDATE docora.app_repositories SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
+WHERE id = ANY (%(ids)s::uuid[])
 """
 
-# No content has this SHA-256: the next snapshot sends each of these files as an update, and a
-# deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
-# `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
-MARK_DELIVERIES = """
-UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64)
-FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
-WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
-"""
-
-COUNT_DELIVERIES = """
-SELECT count(*) FROM docora.app_delivered_files d
-JOIN unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
-    ON d.app_id = link.app_id AND d.repository_id = link.repository_id
-"""
-
-NAMES_OF_LINKS = """
-SELECT a.app_name, r.owner || '/' || r.name
-FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[])
-    WITH ORDINALITY AS link(app_id, repository_id, number)
-LEFT JOIN docora.apps a USING (app_id) LEFT JOIN docora.repositories r USING (repository_id)
-ORDER BY link.number
+# A repository that kills each worker must not be scanned for ever: a scan that was cut off counts.
+COUNT_CUT_OFF_SCANS = """
+UPDATE docora.app_repositories
+SET retry_count = retry_count + 1, last_error = %(error)s,
+    status = CASE WHEN retry_count + 1 >= %(max_attempts)s THEN 'failed' ELSE 'pending_snapshot' END
+WHERE id = ANY (%(ids)s::uuid[])
+RETURNING id::text, status
 """
 
 
@@ -164,8 +273,7 @@ class ClaimState(StrEnum):
     CLAIMED = "claimed"
     CHANGED = "changed"  # the link does not qualify any more
     LOCKED = "locked"  # a worker holds the link's lock
-    EXHAUSTED = "exhausted"
-    """The link was stuck for the last time that is allowed, and is failed now."""
+    EXHAUSTED = "exhausted"  # stuck for the last time that is allowed: the link is failed now
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,108 +285,21 @@ class Claim:
     status: str
 
 
-def filter_parameters(which: LinkFilter) -> dict[str, object]:
-    """Returns the parameters of the condition."""
-    return {
-        "statuses": [status.value for status in which.statuses] or None,
-        "app_ids": list(which.app_ids) or None,
-        "exclude_app_ids": list(which.exclude_app_ids) or None,
-        "repository_ids": list(which.repository_ids) or None,
-        "repository_names": [like(text) for text in which.repository_names] or None,
-        "errors": [_part(text) for text in which.errors] or None,
-        "exclude_errors": [_part(text) for text in which.exclude_errors] or None,
-        "no_error": which.no_error,
-        "open_circuit": which.open_circuit,
-        "or_held_back": which.or_held_back,
-    }
+Claiming = Callable[[Database, Sequence[str]], list[Claim]]
+"""Locks and changes links, given by their row ids, that still qualify.
+
+Leaves out links that are gone or locked by others.
+"""
 
 
-def _part(text: str) -> str:
-    """Returns the pattern for LIKE: with `*` the text is all of an error, without it a part."""
-    return like(text) if "*" in text else f"%{like(text)}%"
-
-
-def like(text: str) -> str:
-    """Returns the pattern for LIKE that matches this text, where `*` stands for anything."""
-    literal = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return literal.replace("*", "%")
-
-
-def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """Returns the link without locking it, None if there is none."""
-    row = database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id})
-    if row is None:
-        return None
-    status, retry_count, last_error, circuit_open_until, read_at = row[8:]
-    return Link(
-        LinkRef(row[0], row[1], row[3]),
-        PublicPayload(*row[1:8]),
-        status,
-        retry_count,
-        last_error and mask(last_error),
-        circuit_open_until,
-        read_at,
-    )
-
-
-def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """Locks the link until the transaction ends and returns it. Raises LinkLockedError."""
-    if database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}) is None:
-        return None
-    # A statement that waits for the row reads the rest, its app and repository, as before the wait.
-    return read_link(database, app_id, repository_id)
-
-
-def read_payload(database: Database, ref: LinkRef) -> Payload:
-    """Returns what the job of a locked link needs, all of one moment, secrets included."""
-    values = {"app_id": ref.app_id, "repository_id": ref.repository_id}
-    [row] = database.rows(READ_PAYLOAD, values)
-    return Payload(*row[1:])
-
-
-def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
-    """Deletes the delivery records of the links or, with `update`, marks them as outdated.
-
-    Returns their number.
-    """
-    return database.execute(MARK_DELIVERIES if update else DELETE_DELIVERIES, _pairs(links))
-
-
-def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
-    """Counts the delivery records of the links."""
-    [(count,)] = database.rows(COUNT_DELIVERIES, _pairs(links))
-    return int(count)
-
-
-def _pairs(links: Sequence[LinkIds]) -> dict[str, list[str]]:
-    return {
-        "app_ids": [link.app_id for link in links],
-        "repository_ids": [link.repository_id for link in links],
-    }
-
-
-def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
-    """Returns the job ids whose link a worker has locked."""
-    return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
-
-
-def claim_links_of_app(
-    database: Database, ids: Sequence[str], app_id: str, *, skip_open_circuits: bool
+def claim_matching_links(
+    database: Database, ids: Sequence[str], *, which: LinkFilter
 ) -> list[Claim]:
-    """Locks and resets the links of the app, whatever their status.
-
-    `ids`: row ids. Links that are gone or locked by others are left out, as in all claims.
-    """
-    parameters = {"app_id": app_id, "skip_open_circuits": skip_open_circuits}
-    return _claim_and_reset(database, ids, JUDGE_LINKS_OF_APP, parameters)
-
-
-def claim_failed_links(
-    database: Database, ids: Sequence[str], which: LinkFilter, *, skip_open_circuits: bool
-) -> list[Claim]:
-    """Locks and resets the links that still match the filter. It must choose failed links only."""
-    parameters = filter_parameters(which) | {"skip_open_circuits": skip_open_circuits}
-    return _claim_and_reset(database, ids, JUDGE_FAILED_LINKS, parameters)
+    """Locks and resets the links that still match."""
+    claims = _claim(database, ids, MATCHES, filter_parameters(which))
+    if claimed := [id_ for id_ in claims if claims[id_].state is ClaimState.CLAIMED]:
+        database.execute(RESET_LINKS, {"ids": claimed})
+    return list(claims.values())
 
 
 def claim_unfinished_links(
@@ -289,8 +310,12 @@ def claim_unfinished_links(
     Counts a failure with `error` for each that is being scanned: it becomes pending, or `failed`
     from `max_attempts` failures on.
     """
-    claims = _claim(database, ids, JUDGE_UNFINISHED_LINKS, {})
-    stuck = [id_ for id_ in _claimed(claims) if claims[id_].status == LinkStatus.SCANNING]
+    claims = _claim(database, ids, "l.status IN ('pending_snapshot', 'scanning')", {})
+    stuck = [
+        id_
+        for id_, claim in claims.items()
+        if claim.state is ClaimState.CLAIMED and claim.status == LinkStatus.SCANNING
+    ]
     parameters = {"ids": stuck, "error": error, "max_attempts": max_attempts}
     for id_, status in database.rows(COUNT_CUT_OFF_SCANS, parameters) if stuck else ():
         if status == LinkStatus.FAILED:
@@ -298,45 +323,122 @@ def claim_unfinished_links(
     return list(claims.values())
 
 
-def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: int) -> list[Claim]:
-    """Locks the links that still are due, and changes nothing."""
-    parameters = {"rescan_interval_ms": rescan_interval_ms}
-    return list(_claim(database, ids, JUDGE_DUE_LINKS, parameters).values())
-
-
-def _claim_and_reset(
-    database: Database, ids: Sequence[str], sql: str, parameters: Mapping[str, object]
+def claim_due_links(
+    database: Database, ids: Sequence[str], *, rescan_interval_ms: int
 ) -> list[Claim]:
-    claims = _claim(database, ids, sql, parameters)
-    if claimed := _claimed(claims):
-        database.execute(RESET_LINKS, {"ids": claimed})
+    """Locks the links that still are due, and changes nothing."""
+    claims = _claim(database, ids, DUE, {"rescan_interval_ms": rescan_interval_ms})
     return list(claims.values())
 
 
 def _claim(
-    database: Database, ids: Sequence[str], sql: str, parameters: Mapping[str, object]
+    database: Database, ids: Sequence[str], qualifies: str, parameters: Mapping[str, object]
 ) -> dict[str, Claim]:
-    """Locks the links and returns their claims by row id."""
+    """Locks the links and returns their claims by row id. `qualifies`: condition in SQL."""
     locked = [id_ for (id_,) in database.rows(LOCK_LINKS, {"ids": list(ids)})]
     # In statements of their own, which see what was committed before the last row was locked. One
     # that locks reads that row as it is by then, and the rest as it was when the statement began.
+    sql = _JUDGE_LINKS.format(qualifies=qualifies)
     rows = database.rows(sql, {"ids": locked, **parameters})
     payloads = {row[0]: Payload(*row[1:10]) for row in rows}
     held = held_job_ids(database, [payload.job_id for payload in payloads.values()])
     claims = {}
-    for id_, *_, status, qualifies in rows:
+    for id_, *_, status, still_qualifies in rows:
         payload = payloads[id_]
         state = ClaimState.LOCKED if payload.job_id in held else ClaimState.CLAIMED
-        claims[id_] = Claim(state if qualifies else ClaimState.CHANGED, payload, status)
+        claims[id_] = Claim(state if still_qualifies else ClaimState.CHANGED, payload, status)
     return claims
 
 
-def _claimed(claims: Mapping[str, Claim]) -> list[str]:
-    return [id_ for id_, claim in claims.items() if claim.state is ClaimState.CLAIMED]
+# Selections
+
+_SELECT = """
+SELECT l.id::text, l.app_id, l.repository_id
+FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
+WHERE {condition}
+ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.app_id
+LIMIT %(limit)s
+"""
+
+SELECT_MATCHING = _SELECT.format(condition=MATCHES)
+SELECT_DUE = _SELECT.format(condition=DUE)
+
+APP_NAMES = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
 
 
-def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | None, str | None]]:
-    """Returns app name and `owner/name`, where they exist, for each link in order."""
-    rows = database.rows(NAMES_OF_LINKS, _pairs(links))
-    # One string for all links of an app or a repository: there may be a million.
-    return [(app and intern(app), repository and intern(repository)) for app, repository in rows]
+@dataclass(frozen=True)
+class Selection:
+    """The links that a bulk operation works through, listed once at its start.
+
+    One of each app, then a second one of each, and so on: no app's jobs wait in the queue behind
+    all of another app. Paging by status instead would walk over the dead index entries of all rows
+    that are done.
+    """
+
+    refs: Sequence[LinkRef]
+    by_app: Sequence[AppCount]
+    claim: Claiming
+    open_circuits_left_out: int | None = None
+    left_to_operations: Mapping[str, int] = field(default_factory=dict)
+    """Due links that operations with `--in-flight` are going to queue, by operation id."""
+
+    @property
+    def total(self) -> int:
+        """Counts the links."""
+        return len(self.refs)
+
+
+def select_links(
+    database: Database,
+    which: LinkFilter,
+    *,
+    limit: int | None = None,
+    skip_open_circuits: bool = False,
+) -> Selection:
+    """Selects at most `limit` links that match.
+
+    skip_open_circuits: exclude and count links of repositories whose circuit is open, as
+    `which.open_circuit` False does.
+    """
+    if skip_open_circuits or which.open_circuit is False:
+        limit = 0 if which.open_circuit else limit
+        which = replace(which, open_circuit=False)
+        claimed = replace(which, or_held_back=False)
+    else:
+        held_back = [LinkStatus.PENDING_SNAPSHOT] if which.or_held_back else []
+        # The first batch, or the first link that a worker scans, closes the circuit. The links were
+        # chosen before that, so the later ones are not skipped for it.
+        statuses = [*which.statuses, *held_back]
+        claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
+    claim = partial(claim_matching_links, which=claimed)
+    parameters = {**filter_parameters(which), "limit": limit}
+    selection = _select(database, SELECT_MATCHING, parameters, claim)
+    if which.open_circuit is not False:
+        return selection
+    [(left_out,)] = database.rows(COUNT_LINKS, parameters | {"open_circuit": True})
+    return replace(selection, open_circuits_left_out=left_out)
+
+
+def select_due(database: Database, rescan_interval_ms: int) -> Selection:
+    """Selects the links that a job is due for.
+
+    Pending links, synced links whose last scan is longer ago than the interval, and failed links
+    whose repository's circuit was not opened since git last succeeded; no link of a repository
+    whose circuit is open.
+    """
+    parameters = {"rescan_interval_ms": rescan_interval_ms, "limit": None}
+    claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
+    return _select(database, SELECT_DUE, parameters, claim)
+
+
+def _select(
+    database: Database, sql: str, parameters: Mapping[str, object], claim: Claiming
+) -> Selection:
+    with database.snapshot():
+        rows = database.stream(sql, parameters)
+        # One string for all links of an app: there may be a million.
+        refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
+        counts = Counter(ref.app_id for ref in refs)
+        names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(counts)}))
+    by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
+    return Selection(refs, by_app, claim)

@@ -5,15 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from uuid import uuid4
 
+from psycopg.rows import TupleRow
+
 from docora_ops.database.link_rows import lock_link, read_payload
-from docora_ops.database.postgres import Database
-from docora_ops.database.session import Session
+from docora_ops.database.postgres import Database, Session
 from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
-
-# What a crash of Postgres loses here is only done again.
-NO_WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO off"
 
 # Answers with a row if the lock was free.
 BEGIN_SCAN = f"""
@@ -61,12 +59,7 @@ RETURNING status, retry_count
 
 RELEASE_SCAN = """
 UPDATE docora.app_repositories SET status = 'pending_snapshot'
-WHERE id = %(id)s AND status = 'scanning'
-"""
-
-SCANNING_LINKS = """
-SELECT id::text, app_id, repository_id FROM docora.app_repositories
-WHERE status = 'scanning' ORDER BY id
+WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND status = 'scanning'
 """
 
 
@@ -85,12 +78,9 @@ class Refusal(StrEnum):
     """Why a job does not begin, or may not go on."""
 
     GONE = "gone"
-    BUSY = "busy"
-    """Another job is scanning the link."""
-    HELD = "held"
-    """A session holds the link's lock, yet the link is not `scanning`: a job begins or ends."""
-    LOST = "lost"
-    """The session of the job is not the one it was, or does not hold the link's lock any more."""
+    BUSY = "busy"  # another job is scanning the link
+    HELD = "held"  # a session holds the link, which is not `scanning`: a job begins or ends
+    LOST = "lost"  # the job has another session now, or has lost the link's lock
 
 
 @dataclass(frozen=True)
@@ -115,7 +105,8 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
     """
     ids = {"app_id": app_id, "repository_id": repository_id}
     with session.transaction():
-        session.execute(NO_WAIT_FOR_DISK)
+        # What a crash of Postgres loses here is only done again.
+        session.execute("SET LOCAL synchronous_commit TO off")
         link = lock_link(session, app_id, repository_id)
         if link is None:
             return Refusal.GONE
@@ -185,19 +176,12 @@ def release_cut_off_scan(database: Database, app_id: str, repository_id: str) ->
     """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
-        link = lock_link(database, app_id, repository_id)
-        if link is not None:
-            database.execute(RELEASE_SCAN, {"id": link.ref.id})
+        database.execute(RELEASE_SCAN, {"app_id": app_id, "repository_id": repository_id})
 
 
 def _count(database: Database, link: Link, failure: Failure) -> Ending:
     [row] = database.rows(FAIL_SCAN, asdict(failure) | {"id": link.ref.id})
     return Ending(*row)
-
-
-def scanning_links(database: Database) -> list[LinkRef]:
-    """Returns the links with the status `scanning`."""
-    return [LinkRef(*row) for row in database.rows(SCANNING_LINKS)]
 
 
 def _held(link: Link) -> Refusal:
@@ -230,35 +214,34 @@ SELECT FROM docora.app_repositories WHERE id = %(id)s::uuid
 """
 
 
-def read_deliveries(database: Database, ref: LinkRef) -> Iterator[tuple[str, str]]:
+def read_deliveries(database: Database, ref: LinkRef) -> Iterator[TupleRow]:
     """Yields path and SHA-256 of each file that the app has received, by the bytes of the paths.
 
     The connection must not be used for anything else until the last file was read.
     """
-    values = {"app_id": ref.app_id, "repository_id": ref.repository_id}
-    return ((path, sha) for path, sha in database.stream(READ_DELIVERIES, values))
+    return database.stream(
+        READ_DELIVERIES, {"app_id": ref.app_id, "repository_id": ref.repository_id}
+    )
 
 
-def record_delivery(session: Session, ref: LinkRef, path: str, sha: str) -> bool:
-    """Records that the app has received the file. Returns False if the link is gone."""
-    return session.execute(RECORD_DELIVERY, {"id": ref.id, "path": path, "sha": sha}) > 0
+def record_delivery(session: Session, ref: LinkRef, path: str, sha: str | None) -> bool:
+    """Records that the app has received the file or, without `sha`, deleted it.
 
-
-def remove_delivery(session: Session, ref: LinkRef, path: str) -> bool:
-    """Records that the app has deleted the file. Returns False if the link is gone."""
+    Returns False if the link is gone.
+    """
     values = {"id": ref.id, "app_id": ref.app_id, "repository_id": ref.repository_id}
-    return session.execute(REMOVE_DELIVERY, {**values, "path": path}) > 0
+    sql = RECORD_DELIVERY if sha else REMOVE_DELIVERY
+    return session.execute(sql, {**values, "path": path, "sha": sha}) > 0
 
 
 # The stored commit
 
 # By way of the apps: the primary key of the deliveries begins with them.
 HAD_COMMIT = """
-SELECT EXISTS (SELECT FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s)
-    OR EXISTS (
-        SELECT FROM docora.apps a JOIN docora.app_delivered_files f ON f.app_id = a.app_id
-        WHERE f.repository_id = %(repository_id)s
-    )
+(SELECT FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s)
+UNION ALL
+(SELECT FROM docora.apps a JOIN docora.app_delivered_files f ON f.app_id = a.app_id
+ WHERE f.repository_id = %(repository_id)s LIMIT 1)
 """
 
 # A second job of the repository waits here, and then counts the files that the first has stored.
@@ -288,7 +271,7 @@ COPY_SNAPSHOT_FILES = "COPY docora.snapshot_files (id, snapshot_id, path, sha, s
 
 def had_commit(database: Database, repository_id: str) -> bool:
     """Returns whether the repository has a snapshot, or an app has received a file of it."""
-    return database.row(HAD_COMMIT, {"repository_id": repository_id}) == (True,)
+    return bool(database.rows(HAD_COMMIT, {"repository_id": repository_id}))
 
 
 def store_snapshot(
@@ -298,13 +281,14 @@ def store_snapshot(
     branch: str,
     files: Sequence[tuple[str, str, int]],
 ) -> None:
-    """Replaces the repository's snapshot; `files` has path, SHA-256 and size of each file.
+    """Replaces the repository's snapshot in the caller's transaction.
 
-    The files stay as they are if equally many are stored with this commit. Runs in the caller's
-    transaction.
+    The files stay as they are if equally many are stored with this commit.
+
+    files: path, SHA-256 and size of each file.
     """
     values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
-    database.rows(LOCK_SNAPSHOT, values)
+    database.execute(LOCK_SNAPSHOT, values)
     stored = database.rows(COUNT_SNAPSHOT_FILES, values)
     [(snapshot_id,)] = database.rows(UPSERT_SNAPSHOT, values)
     if stored == [(len(files),)]:

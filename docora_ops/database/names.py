@@ -17,37 +17,31 @@ WHERE app_id = %(text)s OR lower(app_name) = ANY (SELECT lower(unnest(%(forms)s:
 ORDER BY app_id = %(text)s DESC, app_id
 """
 
-REPOSITORIES_BY_ID_NAME_OR_URL = """
-SELECT repository_id, owner, name, EXISTS (
+_IS_LINKED = """EXISTS (
     SELECT FROM docora.app_repositories l
     WHERE (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
       AND l.repository_id = r.repository_id
-)
+)"""
+
+REPOSITORIES_BY_ID_NAME_OR_URL = f"""
+SELECT repository_id, owner, name, {_IS_LINKED}
 FROM docora.repositories r
 WHERE repository_id = %(text)s
    OR lower(owner || '/' || name) = ANY (SELECT lower(unnest(%(forms)s::text[])))
-   OR lower(github_url) = ANY (%(urls)s)
+   OR lower(github_url) = ANY (%(urls)s::text[])
 ORDER BY repository_id = %(text)s DESC, repository_id
 """
 
-ANY_REPOSITORY_LIKE = """
-SELECT EXISTS (
-    SELECT FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
-    WHERE (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
-      AND r.owner || '/' || r.name ILIKE %(pattern)s
-)
+ANY_REPOSITORY_LIKE = f"""
+SELECT FROM docora.repositories r
+WHERE r.owner || '/' || r.name ILIKE %(pattern)s AND {_IS_LINKED} LIMIT 1
 """
 
 SOME_APPS = "SELECT app_id, app_name FROM docora.apps ORDER BY app_name LIMIT %(limit)s"
 
-SOME_REPOSITORIES = """
+SOME_REPOSITORIES = f"""
 SELECT r.repository_id, r.owner, r.name FROM docora.repositories r
-WHERE EXISTS (
-    SELECT FROM docora.app_repositories l
-    WHERE (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
-      AND l.repository_id = r.repository_id
-)
-ORDER BY r.owner || '/' || r.name LIMIT %(limit)s
+WHERE {_IS_LINKED} ORDER BY r.owner || '/' || r.name LIMIT %(limit)s
 """
 
 # ^@ and not LIKE, which would give `%` and `_` in the text a meaning.
@@ -57,7 +51,7 @@ FROM (
     SELECT *, lower(name) ^@ ANY (ARRAY (SELECT lower(unnest(%(forms)s::text[])))) AS by_name
     FROM ({candidates}) candidates
 ) compared
-WHERE by_name OR lower(id) ^@ lower(%(text)s)
+WHERE by_name OR id ^@ %(text)s
 ORDER BY by_name DESC, comes_first DESC, lower(name), id LIMIT %(limit)s
 """
 
@@ -66,18 +60,13 @@ APPS_BY_PREFIX = _BY_PREFIX.format(
 )
 
 REPOSITORIES_BY_PREFIX = _BY_PREFIX.format(
-    candidates="""
-    SELECT repository_id AS id, owner || '/' || name AS name, false AS comes_first
-    FROM docora.repositories
-"""
-)
-
-REPOSITORIES_OF_APPS_BY_PREFIX = _BY_PREFIX.format(
-    candidates="""
-    SELECT repository_id AS id, r.owner || '/' || r.name AS name,
-        l.status = 'failed' AND %(failed_first)s AS comes_first
-    FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
-    WHERE l.app_id = ANY (%(app_ids)s)
+    candidates=f"""
+    SELECT repository_id AS id, owner || '/' || name AS name, %(failed_first)s AND EXISTS (
+        SELECT FROM docora.app_repositories l
+        WHERE l.app_id = ANY (%(app_ids)s::text[]) AND l.repository_id = r.repository_id
+          AND l.status = 'failed'
+    ) AS comes_first
+    FROM docora.repositories r WHERE %(app_ids)s::text[] IS NULL OR {_IS_LINKED}
 """
 )
 
@@ -100,11 +89,9 @@ def find_apps(database: Database, text: str) -> list[App]:
 
 
 def find_apps_by_prefix(database: Database, text: str, limit: int) -> list[App]:
-    """Returns apps whose name begins with the text, in any letter case, or whose id does."""
-    if not text.strip():
-        return []
-    found = apps_by_prefix(database, text, limit)
-    return [App(each.id, each.name) for each in found if each.by_name or each.id.startswith(text)]
+    """Returns the apps whose name begins with a text that is not blank, or whose id does."""
+    found = apps_by_prefix(database, text, limit) if text.strip() else []
+    return [App(each.id, each.name) for each in found]
 
 
 def find_repositories(
@@ -115,11 +102,17 @@ def find_repositories(
     Each with whether one of the apps, or any app if there are none, is linked to it. If some of
     the repositories are linked, returns only these.
     """
-    spellings = {"forms": _forms(text), "urls": _spellings(text)}
-    rows = database.rows(
-        REPOSITORIES_BY_ID_NAME_OR_URL,
-        {"app_ids": list(app_ids) or None, "text": text, **spellings},
-    )
+    scheme, separator, rest = text.lower().partition("://")
+    stem = rest.rstrip("/").removesuffix(".git")
+    is_url = separator and scheme in {"http", "https"}
+    endings = ("", ".git", "/") if is_url else ()
+    parameters = {
+        "app_ids": list(app_ids) or None,
+        "text": text,
+        "forms": _forms(text),
+        "urls": [f"{scheme}://{stem}{each}" for scheme in ("https", "http") for each in endings],
+    }
+    rows = database.rows(REPOSITORIES_BY_ID_NAME_OR_URL, parameters)
     found = [(Repository(*names), is_linked) for *names, is_linked in rows]
     if found and found[0][0].repository_id == text:
         return found[:1]
@@ -132,7 +125,7 @@ def has_repository_like(database: Database, app_ids: Sequence[str], name: str) -
     `name`: `owner/name`, in any letter case, where `*` stands for anything.
     """
     parameters = {"app_ids": list(app_ids) or None, "pattern": like(name)}
-    return database.row(ANY_REPOSITORY_LIKE, parameters) == (True,)
+    return bool(database.rows(ANY_REPOSITORY_LIKE, parameters))
 
 
 def some_apps(database: Database) -> list[App]:
@@ -165,29 +158,16 @@ def repositories_by_prefix(
     Only those linked to one of the apps, unless `app_ids` is None. With `failed_first`, those
     of a failed link come first.
     """
-    parameters = {"text": text, "forms": _forms(text), "limit": limit}
-    if app_ids is None:
-        rows = database.rows(REPOSITORIES_BY_PREFIX, parameters)
-    else:
-        of_apps = {"app_ids": list(app_ids), "failed_first": failed_first}
-        rows = database.rows(REPOSITORIES_OF_APPS_BY_PREFIX, {**parameters, **of_apps})
-    # A repository of several apps has a row for each.
-    return list(dict.fromkeys(Candidate(*row) for row in rows))
+    parameters = {
+        "text": text,
+        "forms": _forms(text),
+        "limit": limit,
+        "app_ids": app_ids,
+        "failed_first": failed_first,
+    }
+    return [Candidate(*row) for row in database.rows(REPOSITORIES_BY_PREFIX, parameters)]
 
 
 def _forms(text: str) -> list[str]:
     """Returns the text in each Unicode form: `é` as one character, or as `e` and an accent."""
     return [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
-
-
-def _spellings(text: str) -> list[str]:
-    """Returns the spellings of a GitHub URL that may be stored; none for other texts."""
-    scheme, separator, rest = text.partition("://")
-    if not separator or scheme.lower() not in {"http", "https"}:
-        return []
-    stem = rest.rstrip("/").lower().removesuffix(".git")
-    return [
-        f"{protocol}://{stem}{ending}"
-        for protocol in ("https", "http")
-        for ending in ("", ".git", "/")
-    ]

@@ -7,13 +7,11 @@ another program has left counts in it.
 SQL names Docora's tables as `docora.TABLE`, whatever their schema is called in this database.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -26,42 +24,74 @@ from psycopg.rows import TupleRow
 from psycopg.sql import quote
 from psycopg.types.datetime import TimestamptzLoader
 
-from docora_ops.database.postgres_errors import IDLE_LIMIT, ReplyTimeoutError, explain
-from docora_ops.errors import ConfigurationError, PostgresError
+from docora_ops.errors import (
+    ConfigurationError,
+    LinkError,
+    LinkLockedError,
+    PoolingError,
+    PostgresDeniedError,
+    PostgresError,
+    StatementTimeoutError,
+)
 from docora_ops.settings import Settings, adapt_url
+from docora_ops.text import mask
 
 # psycopg raises what it logs, apart from failed rollbacks, and the text may hold secrets.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
+IDLE_LIMIT = 6
+"""Seconds that a transaction may be idle: longer than a call of Redis with rows locked."""
 REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""
 _ROWS_AT_ONCE = 1000
-_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
-_HAS_TRANSACTION_TIMEOUT = 170_000
-"""Versions of Postgres from this one on."""
+_HAS_TRANSACTION_TIMEOUT = 170_000  # versions of Postgres from this one on
 
 # The search path has only `pg_catalog`: with another schema in it, a function or an operator of
 # that schema would run as our role wherever it fits the types of a call better.
-_ALWAYS = {
-    "session_authorization": "DEFAULT",
-    "role": "DEFAULT",
-    "search_path": "pg_catalog, pg_temp",
-    "datestyle": "ISO",
-    "timezone": "UTC",
-}
+_SET_UP = """
+SET {scope} session_authorization TO DEFAULT;
+SET {scope} role TO DEFAULT;
+SET {scope} search_path TO pg_catalog, pg_temp;
+SET {scope} datestyle TO ISO;
+SET {scope} timezone TO UTC;
+SET {scope} statement_timeout TO '{statement_timeout}s';
+SET {scope} lock_timeout TO '{lock_timeout:.1f}s';
+SET {scope} idle_in_transaction_session_timeout TO '{idle_limit}s';
+SET {scope} synchronous_commit TO DEFAULT;
+"""
 
 # The path of the role, the database and DATABASE_URL, not that of another client of a pool.
-_FIND_SCHEMAS = """
-SET LOCAL search_path TO DEFAULT;
+_FIND_SCHEMA = """
+{set_path};
 SELECT pg_catalog.current_schemas(false);
 SET LOCAL search_path TO pg_catalog, pg_temp;
 SELECT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relname = 'app_repositories' AND relkind IN ('r', 'p', 'v', 'm', 'f')
-    AND relpersistence <> 't'
+    AND relpersistence <> 't';
+COMMIT
 """
 
-_FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
-_LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
+# A job may be idle within a transaction for as long as it reads a scan. Its commits need not wait
+# for the disk: what a crash of Postgres loses, such as a delivery, is only done again.
+_SET_UP_SESSION = """
+SET idle_in_transaction_session_timeout TO '{reply_timeout}s';
+SET idle_session_timeout TO 0;
+SET tcp_keepalives_idle TO 10;
+SET tcp_keepalives_interval TO 5;
+SET tcp_keepalives_count TO 3;
+SET tcp_user_timeout TO '{reply_timeout}s';
+SET default_transaction_isolation TO 'read committed';
+SET default_transaction_read_only TO off;
+SET synchronous_commit TO off;
+"""
+
+RELEASE_LOCKS = "SELECT pg_advisory_unlock_all()"
+
+# The driver passes on no SQLSTATE of a refused login, and that of PgBouncer is not specific.
+_REFUSED_LOGIN = re.compile(
+    "(password|authentication) .*failed|no pg_hba.conf entry|not permitted to log in"
+    '|role ".*" does not exist|denied for database'
+)
 
 Parameters = Mapping[str, object]
 RV = TypeVar("RV")
@@ -71,7 +101,6 @@ class Connection(psycopg.Connection[TupleRow]):
     """A connection that gives up on a server that does not answer."""
 
     reply_timeout: float | None = None
-    """Seconds."""
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """Waits for the server, by default for `reply_timeout`."""
@@ -84,7 +113,7 @@ class Connection(psycopg.Connection[TupleRow]):
             if end is None or time.monotonic() < end:
                 raise
             self.close()
-            raise ReplyTimeoutError from error
+            raise pg.ConnectionTimeout from error
 
 
 class _MomentLoader(TimestamptzLoader):
@@ -98,7 +127,8 @@ class _MomentLoader(TimestamptzLoader):
             return super().load(data)
         except psycopg.DataError:
             is_past = bytes(data).startswith(b"-") or bytes(data).endswith(b"BC")
-            return _FIRST_MOMENT if is_past else _LAST_MOMENT
+            year = datetime.min if is_past else datetime.max  # noqa: DTZ901
+            return year.replace(tzinfo=UTC)
 
 
 class Database:
@@ -108,12 +138,12 @@ class Database:
     PostgresError.
     """
 
+    _needs_transactions = True
+
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._url = settings.require_database_url().get_secret_value()
+        url = settings.require_database_url().get_secret_value()
         try:
-            self._parameters: dict[str, Any] = conninfo_to_dict(adapt_url(self._url))
-            _check(self._parameters)
+            given: dict[str, Any] = conninfo_to_dict(adapt_url(url))
         except (psycopg.Error, ValueError):
             # The driver's text would show the password.
             raise ConfigurationError(
@@ -121,31 +151,31 @@ class Database:
                 hint="use postgres://USER:PASSWORD@HOST:PORT/DATABASE; percent-encode special "
                 "characters in the password, and leave out options that are not Postgres's own",
             ) from None
-        host = self._parameters.get("host") or "localhost"
-        name = self._parameters.get("dbname") or self._parameters.get("user") or "postgres"
-        self.target = f"{name} on {host}"
-        # Known once a transaction has begun:
-        self.schema = ""  # the schema of Docora's tables
-        self.path: Sequence[str] = ()  # the schemas on the default search path
+        name = given.get("dbname") or given.get("user") or "postgres"
+        self.target = f"{name} on {given.get('host') or 'localhost'}"
+        self.place = self.target  # with the schema, once it is known
+        self.schema = ""  # of Docora's tables, once it is known
+        self._secrets = [url, given.get("password"), given.get("sslpassword")]
+        self._statement_timeout = settings.statement_timeout
         # Shorter than the statement timeout, whose error does not mention the lock.
         self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
         self._reply_timeout = settings.statement_timeout + REPLY_GRACE
+        self._parameters: dict[str, Any] = (
+            {
+                "connect_timeout": settings.connect_timeout,
+                "application_name": "docora-ops",
+                "sslpassword": " ",  # without one, libpq asks the terminal for that of the key
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": self._reply_timeout * 1000,
+            }
+            | given
+            | {"client_encoding": "utf8"}
+        )
         self._connection: Connection | None = None
+        self._begin = ""  # settings of each transaction
         self._in_transaction = False
-
-    @property
-    def place(self) -> str:
-        """The database, its server and, once known, the schema."""
-        return f"{self.target} (schema {self.schema})" if self.schema else self.target
-
-    @property
-    def id_told_at_login(self) -> int:
-        """The session id that was reported when connecting; a proxy reports an id of its own."""
-        return self._connect().info.backend_pid
-
-    def sibling(self) -> Database:
-        """Returns another connection to the same database, for another thread."""
-        return Database(self._settings)
 
     def close(self) -> None:
         """Closes the connection, which rolls back an open transaction."""
@@ -158,78 +188,29 @@ class Database:
                 connection.cancel_safe(timeout=REPLY_GRACE)
         connection.close()
 
-    def transaction(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
         """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`.
 
         Refused by a standby, unlike single statements that only read.
         """
-        return self._transaction("READ COMMITTED READ WRITE")
-
-    def snapshot(self) -> AbstractContextManager[object]:
-        """Begins a transaction whose statements all see the same state of the database."""
-        return self._transaction("REPEATABLE READ")
-
-    def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
-        """Runs one statement and returns its rows."""
-        with self._statement() as connection:
-            return connection.execute(self._sql(sql, parameters), parameters).fetchall()
-
-    def row(self, sql: str, parameters: Parameters | None = None) -> TupleRow | None:
-        """Runs one statement and returns its first row, if any."""
-        return next(iter(self.rows(sql, parameters)), None)
-
-    def latency(self) -> float:
-        """Returns the seconds that one answer takes."""
-        with self._transaction("READ COMMITTED") as connection:
-            began = time.monotonic()
-            connection.execute(b"SELECT 1")
-            return time.monotonic() - began
-
-    def execute(self, sql: str, parameters: Parameters | None = None) -> int:
-        """Runs one statement and returns how many rows it touched."""
-        with self._statement() as connection:
-            return connection.execute(self._sql(sql, parameters), parameters).rowcount
-
-    def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
-        """Runs one statement and yields its rows; read all rows before the next statement."""
-        with self._statement() as connection, connection.cursor() as cursor:
-            yield from cursor.stream(self._sql(sql, parameters), parameters, size=_ROWS_AT_ONCE)
-
-    def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Runs one `COPY … FROM STDIN` with these rows."""
-        with (
-            self._statement() as connection,
-            connection.cursor() as cursor,
-            cursor.copy(self._sql(sql)) as copy,
-        ):
-            for row in rows:
-                copy.write_row(row)
-
-    def _sql(self, sql: str, parameters: Parameters | None = None) -> bytes:
-        """Returns the SQL with the name of Docora's schema."""
-        name = self.schema if parameters is None else self.schema.replace("%", "%%")
-        return sql.replace("docora.", '"{}".'.format(name.replace('"', '""'))).encode()
-
-    @contextmanager
-    def _statement(self) -> Iterator[Connection]:
-        """Yields the connection, in a transaction for one statement if none is open."""
-        if self._in_transaction:
-            with self._errors():
-                yield self._connect()
-        else:
-            with self._transaction("READ COMMITTED") as connection:
-                yield connection
-
-    @contextmanager
-    def _transaction(self, isolation: str) -> Iterator[Connection]:
-        with self._errors():
-            assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
+        assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
+        with self._connected() as first:
+            connection = first
             self._in_transaction = True
             try:
-                connection = self._begin(isolation)
-                yield connection
+                begin = f"BEGIN ISOLATION LEVEL {isolation};{self._begin}".encode()
+                try:
+                    connection.execute(begin)
+                except pg.IdleSessionTimeout:  # before a transaction was open: nothing is lost
+                    self._connection = connection = self._connect()
+                    connection.execute(begin)
+                yield
             except BaseException as error:
-                self._roll_back()
+                try:
+                    connection.execute(b"ROLLBACK")
+                except psycopg.Error:  # it is lost or busy
+                    self.close()
                 if not isinstance(error, psycopg.Rollback):
                     raise
             else:
@@ -237,120 +218,185 @@ class Database:
             finally:
                 self._in_transaction = False
 
-    def _begin(self, isolation: str) -> Connection:
-        settings = {
-            "idle_in_transaction_session_timeout": f"'{IDLE_LIMIT}s'",
-            "synchronous_commit": "DEFAULT",
-        }
-        begin = f"BEGIN ISOLATION LEVEL {isolation};\n"
-        connection = self._connect()
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Begins a transaction whose statements all see the same state of the database."""
+        return self.transaction("REPEATABLE READ")
+
+    def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
+        """Runs one statement and returns its rows."""
+        with self._statement(sql) as (cursor, query):
+            return cursor.execute(query, parameters or {}).fetchall()
+
+    def row(self, sql: str, parameters: Parameters | None = None) -> TupleRow | None:
+        """Runs one statement and returns its first row, if any."""
+        return next(iter(self.rows(sql, parameters)), None)
+
+    def execute(self, sql: str, parameters: Parameters | None = None) -> int:
+        """Runs one statement and returns how many rows it touched."""
+        with self._statement(sql) as (cursor, query):
+            return cursor.execute(query, parameters or {}).rowcount
+
+    def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
+        """Runs one statement and yields its rows; read all rows before the next statement."""
+        with self._statement(sql) as (cursor, query):
+            yield from cursor.stream(query, parameters or {}, size=_ROWS_AT_ONCE)
+
+    def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Runs one `COPY … FROM STDIN` with these rows."""
+        with self._statement(sql) as (cursor, query), cursor.copy(query % ()) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    @contextmanager
+    def _statement(self, sql: str) -> Iterator[tuple[psycopg.Cursor[TupleRow], bytes]]:
+        """Yields a cursor, and the SQL with Docora's schema, in which `%` stands twice."""
+        is_begun = self._in_transaction or not self._needs_transactions
+        begun = nullcontext() if is_begun else self.transaction("READ COMMITTED")
+        with begun, self._connected() as connection, connection.cursor() as cursor:
+            schema = self.schema.replace('"', '""').replace("%", "%%")
+            yield cursor, sql.replace("docora.", f'"{schema}".').encode()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """Yields the connection, and raises errors of the driver as ours."""
         try:
-            self._set_up(connection, "LOCAL", settings, begin)
-        except pg.IdleSessionTimeout:
-            # No transaction was open, so nothing is lost.
-            self._connection = None
-            return self._begin(isolation)
-        return connection
+            if self._connection is None:
+                self._connection = self._connect()
+            yield self._connection
+        except psycopg.Error as error:
+            raise self._explain(error) from error
+        except UnicodeError as error:
+            raise PostgresError(
+                f"a value can't be sent to Postgres database {self.target}: {error}",
+                hint="check the arguments for stray bytes, and the host in DATABASE_URL",
+            ) from error
 
-    def _set_up(
-        self, connection: Connection, scope: str, settings: Mapping[str, str], begin: str = ""
-    ) -> None:
-        """Runs the statement `begin` and sets everything in one message. `scope`: SQL's word.
+    def _explain(self, error: psycopg.Error) -> PostgresError:
+        """Returns our error for one of the driver, with a sentence and a hint."""
+        where = f"Postgres database {self.target}"
+        text = error.diag.message_primary or str(error).strip() or type(error).__name__
+        # The driver lists each address that it tried, with hints on further lines.
+        reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
+        text = mask(reasons[-1] if reasons else text.splitlines()[0], self._secrets)
+        if text[1:2].islower():  # not an abbreviation, such as SSL
+            text = text[0].lower() + text[1:]
+        match error:
+            case pg.ConnectionTimeout():
+                return PostgresError(
+                    f"{where} did not answer in time", hint="check its load and the network"
+                )
+            case pg.LockNotAvailable():
+                return LinkLockedError(
+                    f"another session has held a lock for over {self._lock_timeout:g} s",
+                    hint="try again; pg_stat_activity in the database shows who it is",
+                )
+            case pg.QueryCanceled():
+                return StatementTimeoutError(
+                    f"{where} did not finish a statement within {self._statement_timeout} s",
+                    hint="check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
+                )
+            case pg.UndefinedTable() | pg.UndefinedColumn():
+                return PostgresError(
+                    f"{where} is not a Docora database: {text}",
+                    hint="point DATABASE_URL at the database that Docora uses, and let the role "
+                    "use its schema: docora-ops help privileges",
+                )
+            case pg.InsufficientPrivilege():
+                return PostgresDeniedError(
+                    f"{where} refuses: {text}",
+                    hint="docora-ops help privileges lists what the role in DATABASE_URL needs",
+                )
+            case pg.ReadOnlySqlTransaction() | pg.FeatureNotSupported() if (
+                "read-only" in text or "recovery" in text  # READ WRITE on a standby
+            ):
+                return PostgresError(
+                    f"{where} is read-only",
+                    hint="point DATABASE_URL at the primary; if this is a standby that takes over, "
+                    "try again once it is promoted",
+                )
+            case pg.DeadlockDetected() | pg.SerializationFailure():
+                return LinkError(f"{where} undid a change: {text}", hint="try again")
+        idle = pg.IdleInTransactionSessionTimeout
+        if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | idle):
+            return LinkError(f"{where} refuses: {text}", hint="see the server's log")
+        if "statement pooling" in text:
+            return PoolingError(
+                f"{where} is behind a proxy that pools statements: docora-ops needs transactions",
+                hint="have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
+                "or point DATABASE_URL at Postgres itself",
+            )
+        if _REFUSED_LOGIN.search(text):
+            return PostgresDeniedError(
+                f"{where} refuses our login: {text}",
+                hint="check the role and the password in DATABASE_URL, and pg_hba.conf",
+            )
+        how = "used" if self._connection or "FATAL" in str(error) else "reached"
+        hint = "check that it runs, and DATABASE_URL"
+        return PostgresError(f"{where} can't be {how}: {text}", hint=hint)
 
-        Finds out Docora's schema, too, unless it is known.
-        """
-        if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
-            settings = {"transaction_timeout": "0", **settings}
-        settings = {
-            **_ALWAYS,
-            "statement_timeout": f"'{self._settings.statement_timeout}s'",
-            "lock_timeout": f"'{self._lock_timeout:.1f}s'",
-            **settings,
-        }
-        sql = begin + "".join(f"SET {scope} {name} TO {settings[name]};\n" for name in settings)
-        if self.schema:
-            connection.execute(sql.encode())
-            return
-        find = _FIND_SCHEMAS
+    def _connect(self) -> Connection:
+        """Connects, and finds Docora's schema."""
+        # A prepared statement would be unknown in the next session of a pooling proxy.
+        connection = Connection.connect(**self._parameters, autocommit=True, prepare_threshold=None)
+        connection.reply_timeout = self._reply_timeout
+        connection.adapters.register_loader("timestamptz", _MomentLoader)
+        self._begin = self._set_up(connection, "LOCAL")
+        set_path = "SET LOCAL search_path TO DEFAULT"
         # A proxy may have dropped the options of DATABASE_URL.
         paths = re.findall(r"search_path=((?:\\.|\S)+)", self._parameters.get("options") or "")
         if paths:
             path = quote(re.sub(r"\\(.)", r"\1", paths[-1]))
             set_path = f"SELECT pg_catalog.set_config('search_path', {path}, true)"
-            find = find.replace("SET LOCAL search_path TO DEFAULT", set_path)
-        results = connection.execute((sql + find).encode()).results()
-        *_, [(self.path,)], rows = (each.fetchall() for each in results if each.description)
+        find = f"BEGIN;{self._begin}{_FIND_SCHEMA.format(set_path=set_path)}"
+        try:
+            results = connection.execute(find.encode()).results()
+        except BaseException:
+            connection.close()
+            raise
+        *_, [(on_path,)], rows = (each.fetchall() for each in results if each.description)
         schemas = [schema for (schema,) in rows]
         # If no schema fits, the error of the next statement names the usual one.
-        usual = [*self.path, *schemas, "public"][0]
-        self.schema = next((schema for schema in self.path if schema in schemas), usual)
-
-    def _roll_back(self) -> None:
-        """Rolls back, or closes the connection if it is lost or busy."""
-        connection = self._connection
-        if connection is None or connection.closed:
-            return
-        try:
-            connection.execute(b"ROLLBACK")
-        except psycopg.Error:
-            self.close()
-
-    def _connect(self) -> Connection:
-        if self._connection is None:
-            with self._errors():
-                self._connection = self._open()
-        return self._connection
-
-    def _open(self) -> Connection:
-        parameters: dict[str, Any] = (
-            {
-                "connect_timeout": self._settings.connect_timeout,
-                "application_name": "docora-ops",
-                "sslpassword": " ",  # without one, libpq asks the terminal for that of the key
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "tcp_user_timeout": self._reply_timeout * 1000,
-            }
-            | self._parameters
-            | {"client_encoding": "utf8"}
-        )
-        # A prepared statement would be unknown in the next session of a pooling proxy.
-        connection = Connection.connect(**parameters, autocommit=True, prepare_threshold=None)
-        connection.adapters.register_loader("timestamptz", _MomentLoader)
-        connection.reply_timeout = self._reply_timeout
+        usual = [*on_path, *schemas, "public"][0]
+        self.schema = next((schema for schema in on_path if schema in schemas), usual)
+        self.place = f"{self.target} (schema {self.schema})"
         return connection
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.Error as error:
-            secrets = [self._url, *map(self._parameters.get, ("password", "sslpassword"))]
-            raise explain(
-                error,
-                f"Postgres database {self.target}",
-                is_connected=self._connection is not None,
-                statement_timeout=self._settings.statement_timeout,
-                lock_timeout=self._lock_timeout,
-                secrets=secrets,
-            ) from error
-        except UnicodeEncodeError as error:
-            raise PostgresError(
-                "a value is not valid Unicode and can't be sent to Postgres",
-                hint="check the arguments for stray bytes",
-            ) from error
+    def _set_up(self, connection: Connection, scope: str) -> str:
+        """Returns SQL that makes our settings. `scope`: LOCAL or SESSION."""
+        limits = {"statement_timeout": self._statement_timeout, "lock_timeout": self._lock_timeout}
+        sql = _SET_UP.format(scope=scope, idle_limit=IDLE_LIMIT, **limits)
+        if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
+            sql += f"SET {scope} transaction_timeout TO 0;"
+        return sql
 
 
-def _check(parameters: Mapping[str, Any]) -> None:
-    """Raises ValueError for values that the driver would refuse only when it connects."""
-    if int(parameters.get("connect_timeout") or 1) < 1:
-        raise ValueError("connect_timeout")  # 0 means no limit
-    if parameters.get("sslmode", "prefer") not in _SSL_MODES:
-        raise ValueError("sslmode")
-    for host in str(parameters.get("host") or "").split(","):
-        if not host.startswith("/"):
-            host.encode("idna")  # as the look-up does
-    for port in str(parameters.get("port") or "").split(","):
-        if port and not 0 < int(port) < 1 << 16:
-            raise ValueError("port")
+class Session(Database):
+    """A session of the server, whose settings and locks last until it is closed, or released.
+
+    Needs a direct connection, or a proxy that pools sessions. Statements outside of
+    `transaction()` commit by themselves, without the round trips of a transaction, and without
+    waiting for the disk. A `transaction()` waits, and writes the commits before it to disk, too.
+    """
+
+    _needs_transactions = False
+    _id = 0
+
+    @property
+    def id(self) -> int:
+        """The server's id of the session in which its locks are taken."""
+        with self._connected():
+            return self._id
+
+    def release(self) -> None:
+        """Releases the locks of the session, so that another job can use it."""
+        self.execute(RELEASE_LOCKS)
+
+    def _connect(self) -> Connection:
+        connection = super()._connect()
+        connection.prepare_threshold = 1  # the same statements run for each job
+        set_up = _SET_UP_SESSION.format(reply_timeout=self._reply_timeout)
+        connection.execute((self._set_up(connection, "SESSION") + set_up).encode())
+        self._begin = "SET LOCAL synchronous_commit TO DEFAULT"
+        # The id that the driver knows may be that of a proxy.
+        [self._id] = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
+        return connection

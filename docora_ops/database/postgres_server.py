@@ -1,15 +1,16 @@
-"""Checking the Postgres server: its version, Docora's tables, and our role's privileges."""
+"""Checking the Postgres server: version, pooling, Docora's tables, and our role's privileges."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+import re
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 from docora_ops.database.postgres import Database
+from docora_ops.errors import PoolingError, PostgresError
 from docora_ops.overview import Standby
-
-SERVER = """
-SELECT current_setting('server_version'), current_setting('server_version_num')::int
-"""
+from docora_ops.settings import Settings
 
 # A standby may show an old state for as long as it is cut off from its primary.
 STANDBY = """
@@ -20,28 +21,22 @@ WHERE pg_is_in_recovery()
 
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
 
+SESSION_ID = "SELECT pg_backend_pid()"
+
 # information_schema would hide columns that our role may not use.
-_TABLES = """tables AS (
-    SELECT c.oid AS table_id, relname::text AS table_name, relowner
-    FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-    WHERE nspname = %(schema)s AND relname = ANY (%(tables)s::text[])
-        AND has_schema_privilege(n.oid, 'USAGE')
-), columns AS (
-    SELECT table_id, table_name, attnum, attname::text AS column_name
-    FROM tables JOIN pg_attribute ON attrelid = table_id WHERE attnum > 0 AND NOT attisdropped
-)"""
-
-COLUMNS = f"WITH {_TABLES} SELECT table_name, column_name FROM columns"
-
-PRIVILEGES = f"""
-WITH {_TABLES}
-SELECT privilege, table_name, column_name
-FROM columns, unnest('{{SELECT,INSERT,UPDATE,REFERENCES}}'::text[]) AS privilege
-WHERE has_column_privilege(table_id, attnum, privilege)
-UNION ALL
-SELECT privilege, table_name, NULL
-FROM tables, unnest('{{DELETE,TRUNCATE,TRIGGER}}'::text[]) AS privilege
-WHERE has_table_privilege(table_id, privilege)
+PRIVILEGES = """
+SELECT privilege, table_name, column_name,
+    t.oid IS NOT NULL AND (column_name IS NULL OR attnum IS NOT NULL),
+    CASE WHEN column_name IS NULL THEN has_table_privilege(t.oid, privilege)
+        ELSE has_column_privilege(t.oid, attnum, privilege) END
+FROM unnest(%(privileges)s::text[], %(tables)s::text[], %(columns)s::text[])
+    WITH ORDINALITY AS need(privilege, table_name, column_name, number)
+LEFT JOIN (
+    SELECT c.oid, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+    WHERE nspname = %(schema)s AND has_schema_privilege(n.oid, 'USAGE')
+) t ON relname = table_name
+LEFT JOIN pg_attribute ON attrelid = t.oid AND attname = column_name AND NOT attisdropped
+ORDER BY number
 """
 
 # A function there, of a schema that stands on the path of another client, could run as our role.
@@ -66,39 +61,66 @@ SELECT quote_ident(rolname), quote_ident(%(schema)s), rolsuper
 FROM pg_roles WHERE rolname = current_user
 """
 
-
-@dataclass(frozen=True)
-class PostgresServer:
-    """The version and the state of the server."""
-
-    version: str
-    version_number: int  # 140005 for 14.5
-    standby: Standby | None = None  # None on a primary
+SESSIONS_FOR_WORKERS = (
+    "point the workers' DATABASE_URL at Postgres itself, or at a proxy that pools sessions "
+    "(in PgBouncer: pool_mode)"
+)
+_TRIES = 5
+"""Other clients may take the session that would show the pooling, so one try is not enough."""
 
 
-@dataclass(frozen=True, order=True)
-class Privilege:
-    """One privilege on a column, or on a whole table."""
-
-    name: str
-    table: str
-    column: str | None
+Privilege = tuple[str, str, str | None]
+"""Privilege, table, and column; without a column, a privilege on the whole table."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """The role of the current connection."""
+    """The role of the current connection. Its name and the schema are quoted if SQL needs it.
 
-    name: str  # quoted if SQL needs it
-    schema: str  # of Docora's tables; likewise
+    missing_columns: `table` or `table.column` of what does not exist, or is hidden from the role.
+    held: the privileges that the role has, among those that are needed.
+    """
+
+    name: str
+    schema: str
     is_superuser: bool
-    privileges: frozenset[Privilege]
+    missing_columns: list[str]
+    held: set[Privilege]
+
+    def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
+        """Returns what the role lacks of the grants in the topic `privileges`, by table.
+
+        read_only: the role is for monitoring, whatever else it may do.
+        """
+        needed = granted("docora_monitor" if read_only else "docora_ops")
+        if not read_only and any(name != "SELECT" for name, *_ in self.held.difference(needed)):
+            needed = granted("docora_worker")  # it looks like one
+        columns: dict[tuple[str, str], list[str]] = {}
+        for name, table, column in needed:
+            if (name, table, column) not in self.held:
+                columns.setdefault((table, name), []).extend([column] if column else [])
+        lacking: dict[str, list[str]] = {}
+        for (table, name), some in columns.items():
+            lacking.setdefault(table, []).append(name + (f" ({', '.join(some)})" if some else ""))
+        return lacking
 
 
-def read_server(database: Database) -> PostgresServer:
-    """Reads the version and the state of the server."""
-    [(version, number)] = database.rows(SERVER)
-    return PostgresServer(version, number, read_standby(database))
+@cache
+def granted(role: str) -> list[Privilege]:
+    """Returns the privileges on tables that the topic `privileges` grants to the role."""
+    topic = files("docora_ops").joinpath("help", "privileges.md").read_text(encoding="utf-8")
+    [block] = re.findall(rf"CREATE ROLE {role} (.*?)```", topic, re.DOTALL)
+    found: list[Privilege] = []
+    for privileges, table in re.findall(r"GRANT ([^;]+?)\s+ON (\w+) TO", block):
+        for name, columns in re.findall(r"([A-Z]+)(?: \(([^)]+)\))?", privileges):
+            found += [(name, table, column) for column in re.findall(r"\w+", columns) or [None]]
+    return found
+
+
+def read_version(database: Database) -> str:
+    """Returns the version of the server, which begins with a number."""
+    [(version,)] = database.rows("SHOW server_version")
+    return str(version)
 
 
 def read_standby(database: Database) -> Standby | None:
@@ -116,164 +138,69 @@ def read_clock(database: Database) -> float:
     return float(seconds)
 
 
-def read_columns(database: Database, tables: Sequence[str]) -> frozenset[tuple[str, str]]:
-    """Returns table and column for all columns of these tables that our role may name."""
+def read_latency(database: Database) -> float:
+    """Returns the seconds that one answer takes."""
     with database.snapshot():
-        return frozenset(database.rows(COLUMNS, _parameters(database, tables)))
+        began = time.monotonic()
+        database.rows(SESSION_ID)
+        return time.monotonic() - began
 
 
-def read_creators(database: Database, tables: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns each role that may create objects beside these tables, with their schema.
+def pools_transactions(settings: Settings) -> bool | None:
+    """Tells whether a proxy pools transactions; None if two connections can't be opened at once.
+
+    Such a proxy gives the session of the first connection to the second, or another session to the
+    first. Raises PoolingError if the proxy pools statements.
+    """
+    hurried = settings.hurried(settings.connect_timeout)
+    with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
+        try:
+            session = first.row(SESSION_ID)
+            for _ in range(_TRIES):
+                with second.snapshot():
+                    # With a shared session, a pool of one session would not answer the first.
+                    if second.row(SESSION_ID) == session or first.row(SESSION_ID) != session:
+                        return True
+        except PoolingError:
+            raise
+        except PostgresError:
+            return None
+    return False
+
+
+def require_session(settings: Settings) -> None:
+    """Raises PoolingError if a proxy pools transactions."""
+    if pools_transactions(settings):
+        raise PoolingError(
+            "DATABASE_URL leads to a proxy that pools transactions, and a worker needs sessions "
+            "of Postgres to itself",
+            hint=f"{SESSIONS_FOR_WORKERS}; all other commands work behind this proxy",
+        )
+
+
+def read_creators(database: Database) -> list[tuple[str, str]]:
+    """Returns each role that may create objects beside Docora's tables, with their schema.
 
     Leaves out superusers, our own role, and the owners of the schema and of the tables.
     """
     with database.snapshot():
-        return list(database.rows(CREATORS, _parameters(database, tables)))
+        tables = [table for _, table, _ in granted("docora_ops")]
+        return list(database.rows(CREATORS, {"tables": tables, "schema": database.schema}))
 
 
-def read_role(database: Database, tables: Sequence[str]) -> Role:
-    """Reads the role of the connection and its privileges on these tables."""
+def read_role(database: Database) -> Role:
+    """Reads the role of the connection and its privileges on Docora's tables."""
+    needed = dict.fromkeys(granted("docora_ops") + granted("docora_worker"))
+    privileges, tables, columns = (list(each) for each in zip(*needed, strict=True))
+    wanted = {"privileges": privileges, "tables": tables, "columns": columns}
     with database.snapshot():
-        parameters = _parameters(database, tables)
-        [(name, schema, is_superuser)] = database.rows(ROLE, parameters)
-        privileges = frozenset(Privilege(*found) for found in database.rows(PRIVILEGES, parameters))
-    return Role(name, schema, is_superuser, privileges)
-
-
-def _parameters(database: Database, tables: Sequence[str]) -> dict[str, object]:
-    """Returns the parameters of all statements here, within a transaction."""
-    return {"tables": list(tables), "schema": database.schema}
-
-
-# Privileges that commands and workers need, as the help topic `privileges` grants them
-
-
-@dataclass(frozen=True)
-class Need:
-    """A privilege on some columns of a table or, without any, on the whole of it."""
-
-    privilege: str
-    table: str
-    columns: tuple[str, ...]
-    only_for: str = ""  # the few commands or options that need it; empty if many do
-
-    @property
-    def privileges(self) -> list[Privilege]:
-        """The privilege on each column, or on the whole table."""
-        return [Privilege(self.privilege, self.table, column) for column in self.columns or (None,)]
-
-    def __str__(self) -> str:
-        columns = f" ({', '.join(self.columns)})" if self.columns else ""
-        return f"{self.privilege} on {self.table}{columns}"
-
-
-def _need(privilege: str, table: str, columns: str = "", only_for: str = "") -> Need:
-    return Need(privilege, table, tuple(columns.split()), only_for)
-
-
-_DELIVERY = "app_id repository_id file_path file_sha delivered_at"
-_SNAPSHOT = "id repository_id commit_sha branch scanned_at"
-_SNAPSHOT_FILE = "id snapshot_id path sha size created_at"
-
-_READING_NEEDS = (
-    _need("SELECT", "apps", "app_id app_name base_url"),
-    _need("SELECT", "repositories", "repository_id github_url owner name circuit_open_until"),
-    _need(
-        "SELECT",
-        "app_repositories",
-        "id app_id repository_id status retry_count last_error created_at",
-    ),
-    _need("SELECT", "app_repositories", "last_scanned_at", "schedule, links, apps and show"),
-    _need("SELECT", "app_delivered_files", "app_id repository_id", "resync and show"),
-    _need("SELECT", "repositories", "consecutive_failures", "--reset-circuit, show and workers"),
-    _need("SELECT", "app_delivered_files", "delivered_at", "show"),
-    _need("SELECT", "repository_snapshots", _SNAPSHOT, "show"),
-    _need("SELECT", "snapshot_files", "snapshot_id", "show"),
-)
-
-NEEDS = (
-    *_READING_NEEDS,
-    _need("SELECT", "apps", "client_auth_key_encrypted"),
-    _need("SELECT", "app_repositories", "github_token_encrypted"),
-    _need("UPDATE", "app_repositories", "status retry_count last_error"),
-    _need(
-        "UPDATE",
-        "repositories",
-        "consecutive_failures circuit_open_until updated_at",
-        "--reset-circuit and repair",
-    ),
-    _need("DELETE", "app_delivered_files", "", "resync"),
-    _need("UPDATE", "app_delivered_files", "file_sha", "resync --update"),
-)
-"""Needed by every role that runs docora-ops; for monitoring, the reading needs are enough."""
-
-WORKER_NEEDS = (
-    _need("UPDATE", "app_repositories", "last_scanned_at", "workers"),
-    *(
-        _need(privilege, table, columns, "workers")
-        for table, columns in (
-            ("app_delivered_files", _DELIVERY),
-            ("repository_snapshots", _SNAPSHOT),
-        )
-        for privilege in ("SELECT", "INSERT", "UPDATE")
-    ),
-    _need("SELECT", "snapshot_files", _SNAPSHOT_FILE, "workers"),
-    _need("INSERT", "snapshot_files", _SNAPSHOT_FILE, "workers"),
-    _need("DELETE", "snapshot_files", "", "workers"),
-)
-"""Needed in addition by the role of the workers."""
-
-TABLES = tuple(dict.fromkeys(need.table for need in NEEDS + WORKER_NEEDS))
-
-
-def missing_columns(existing: Collection[tuple[str, str]]) -> list[str]:
-    """Returns `table` or `table.column` of all that is needed and does not exist."""
-    tables = {table for table, _ in existing}
+        [(name, schema, is_superuser)] = database.rows(ROLE, {"schema": database.schema})
+        found = database.rows(PRIVILEGES, {"schema": database.schema, **wanted})
+    existing = {row[1] for row in found if row[3]}
     missing = [
-        f"{need.table}.{column}" if need.table in tables else need.table
-        for need in NEEDS + WORKER_NEEDS
-        for column in need.columns
-        if (need.table, column) not in existing
+        f"{table}.{column}" if table in existing else table
+        for _, table, column, exists, _ in found
+        if not exists
     ]
-    return list(dict.fromkeys(missing))
-
-
-def missing_needs(role: Role, *, read_only: bool) -> list[Need]:
-    """Returns the needs that the role lacks, with the missing columns only.
-
-    `read_only`: the role is for monitoring, whatever else it may do.
-    """
-    lacking = []
-    known = set(role.privileges)
-    for need in _READING_NEEDS if read_only else _needs_of(role):
-        missing = [each for each in need.privileges if each not in known]
-        known.update(missing)
-        if missing:
-            lacking.append(replace(need, columns=_columns(missing)))
-    return lacking
-
-
-def _needs_of(role: Role) -> tuple[Need, ...]:
-    """Returns what the role needs for commands or, if it looks like that of workers, for both."""
-    beyond = role.privileges - {each for need in NEEDS for each in need.privileges}
-    is_for_workers = any(
-        need.privilege != "SELECT" and not beyond.isdisjoint(need.privileges)
-        for need in WORKER_NEEDS
-    )
-    return NEEDS + WORKER_NEEDS if is_for_workers else NEEDS
-
-
-def grant_statements(needs: Iterable[Need], role: Role) -> str:
-    """Returns the SQL that grants these needs to the role."""
-    by_table: dict[str, list[str]] = defaultdict(list)
-    for need in needs:
-        columns = f" ({', '.join(need.columns)})" if need.columns else ""
-        by_table[need.table].append(need.privilege + columns)
-    return " ".join(
-        f"GRANT {', '.join(privileges)} ON {role.schema}.{table} TO {role.name};"
-        for table, privileges in by_table.items()
-    )
-
-
-def _columns(privileges: Iterable[Privilege]) -> tuple[str, ...]:
-    return tuple(each.column for each in privileges if each.column)
+    held = {row[:3] for row in found if row[4]}
+    return Role(name, schema, is_superuser, list(dict.fromkeys(missing)), held)

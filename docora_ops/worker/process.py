@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-from docora_ops.database.session import require_session
+from docora_ops.database.postgres_server import require_session
 from docora_ops.errors import ConfigurationError
 from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
-from docora_ops.database import Session
+from docora_ops.database import Database, Session
 from docora_ops.database.circuits import Circuit, git_failed, git_succeeded, recipients
 from docora_ops.database.link_scans import (
     Ending,
@@ -22,7 +22,6 @@ from docora_ops.database.link_scans import (
     may_deliver,
     read_deliveries,
     record_delivery,
-    remove_delivery,
     store_snapshot,
 )
 from docora_ops.errors import (
@@ -326,9 +325,8 @@ class _Snapshot:
 
     def _record(self, link: Link, change: Change) -> bool:
         """Records that the app has taken the change. Returns False if the link is gone."""
-        if change.event is Event.DELETE:
-            return remove_delivery(self.session, link.ref, change.path)
-        return record_delivery(self.session, link.ref, change.path, change.sha)
+        sha = None if change.event is Event.DELETE else change.sha
+        return record_delivery(self.session, link.ref, change.path, sha)
 
     def _store(self, commit: Commit, files: Sequence[File]) -> None:
         store_snapshot(
@@ -375,7 +373,7 @@ class _Snapshot:
         """Counts the failure of the repository and of the link, as far as Postgres answers."""
         circuit = ending = None
         # The job's own connection may be lost, or in the middle of a statement.
-        with closing(self.session.sibling()) as database:
+        with closing(Database(self.settings)) as database:
             try:
                 if isinstance(error, GitError):
                     circuit = git_failed(
@@ -414,7 +412,7 @@ class _Snapshot:
         assert self.link is not None  # noqa: S101 - only git errors open a circuit
         log.warning("%s: the circuit is open until %s", self.name, moment(circuit.open_until))
         try:
-            with closing(self.session.sibling()) as database:
+            with closing(Database(self.settings)) as database:
                 apps = recipients(database, self.repository_id)
             post_sync_failed(apps, self.link.payload, circuit, message, self.settings)
         except Exception as error:  # noqa: BLE001 - logged only, as the contract says

@@ -72,12 +72,11 @@ def test_a_job_that_waits_for_its_link(docora: Docora) -> None:
     assert is_of_the_new_host(payload)
 
 
-@pytest.mark.parametrize("command", ["retry", "resync"])
-def test_a_change_of_one_link(docora: Docora, pushed: list[Payload], command: str) -> None:
+def test_a_change_of_one_link(docora: Docora, pushed: list[Payload]) -> None:
     link = docora.add_link()
     actions = docora.actions(lock_timeout=20)
     with moving(docora, link):
-        assert getattr(actions, command)(link).outcome is Outcome.QUEUED
+        assert actions.retry(link).outcome is Outcome.QUEUED
     [payload] = pushed
     assert is_of_the_new_host(payload)
 

@@ -10,7 +10,7 @@ from docora_ops.database.link_rows import (
     Claim,
     ClaimState,
     claim_due_links,
-    claim_failed_links,
+    claim_matching_links,
     claim_unfinished_links,
 )
 from docora_ops.database.postgres import Database
@@ -42,7 +42,7 @@ def remove_everything(docora: Docora) -> None:
 @pytest.mark.parametrize(
     ("status", "claim"),
     [
-        ("failed", partial(claim_failed_links, which=LinkFilter(), skip_open_circuits=False)),
+        ("failed", partial(claim_matching_links, which=LinkFilter())),
         ("scanning", partial(claim_unfinished_links, error="x", max_attempts=9)),
         ("pending_snapshot", partial(claim_due_links, rescan_interval_ms=300_000)),
     ],

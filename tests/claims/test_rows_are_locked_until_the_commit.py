@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from docora_ops.actions import many_links
-from docora_ops.database.selection import Selection, select_of_app
+from docora_ops.database.link_rows import Selection, select_links
 from docora_ops.links import Outcome
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, slow_claims
@@ -42,9 +42,9 @@ def test_a_resync_of_an_app_refuses_links_of_another(
 
     def mix(*arguments: Any, **options: Any) -> Selection:
         refs = [actions.ref(mine), actions.ref(other)]
-        return replace(select_of_app(*arguments, **options), refs=refs)
+        return replace(select_links(*arguments, **options), refs=refs)
 
-    monkeypatch.setattr(many_links, "select_of_app", mix)
+    monkeypatch.setattr(many_links, "select_links", mix)
     result = actions.resync_all(mine.app_id)
     assert result.counts == {Outcome.QUEUED: 1, Outcome.SKIPPED: 1}
     assert docora.status(other) == "synced"
@@ -52,14 +52,12 @@ def test_a_resync_of_an_app_refuses_links_of_another(
     assert docora.waiting() == [mine.job_id]
 
 
-@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
 def test_a_lock_in_another_database_is_not_that_of_a_worker(
-    docora: Docora, postgres_url: str, command: str
+    docora: Docora, postgres_url: str
 ) -> None:
     """Two Docoras on one server, one a copy of the other: their links have the same ids."""
     link = docora.add_link()
-    ids = [link.app_id, link.repository_id] if command == "retry" else []
     with psycopg.connect(postgres_url, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (link.job_id,))
-        assert docora.run(command, *ids).code == 0
+        assert docora.run("retry", *link.ids).code == 0
     assert docora.was_reset(link)

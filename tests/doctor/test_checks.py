@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from docora_ops.actions.server_checks import check_postgres, check_redis
-from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.overview import Standby
 from docora_ops.queue.redis_server import RedisServer
@@ -82,17 +81,14 @@ def test_valkey_is_called_by_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("server", "expected"),
     [
-        (PostgresServer("16.4", 160004), ["ok", "ok"]),
-        (PostgresServer("14.0", 140000), ["ok", "ok"]),
-        (PostgresServer("13.9", 130009), ["critical", "ok"]),
-        (
-            PostgresServer("16.4", 160004, standby=Standby(0, None)),
-            ["ok", "critical"],
-        ),
+        (("16.4 (Debian 16.4-1)", None), ["ok", "ok"]),
+        (("14.0", None), ["ok", "ok"]),
+        (("13.9", None), ["critical", "ok"]),
+        (("16.4", Standby(0, None)), ["ok", "critical"]),
     ],
 )
-def test_postgres(server: PostgresServer, expected: list[str]) -> None:
-    assert [check.state for check in check_postgres(server)] == expected
+def test_postgres(server: tuple[str, Standby | None], expected: list[str]) -> None:
+    assert [check.state for check in check_postgres(*server)] == expected
 
 
 @pytest.mark.parametrize(

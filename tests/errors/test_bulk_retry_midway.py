@@ -135,7 +135,7 @@ def test_a_command_that_is_stopped_with_rows_locked_loses_them_and_ends_with_a_s
             # Waits for the rows of the fifth batch, a minute at most.
             docora.connection.execute("SELECT 1 FROM app_repositories FOR UPDATE")
         result = finish(process)
-    document = refuses(result, "postgres", "ended a transaction of ours that was idle for 6 s")
+    document = refuses(result, "postgres", "idle-in-transaction timeout")
     done = docora.statuses()["pending_snapshot"]
     tells_what_was_done(docora, document, result, done)
     docora.assert_sound()

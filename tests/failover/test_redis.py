@@ -12,10 +12,7 @@ from tests.support.proxy import PUSH, Fault, eventually
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
 
-@pytest.mark.parametrize("command", [("repair", "--yes"), ("schedule",)])
-def test_jobs_that_a_failover_has_lost_are_queued_again(
-    redis_pair: RedisPair, command: tuple[str, ...]
-) -> None:
+def test_jobs_that_a_failover_has_lost_are_queued_again(redis_pair: RedisPair) -> None:
     docora = redis_pair.docora
     docora.add_links(20)
     docora.age_links()
@@ -40,7 +37,7 @@ def test_jobs_that_a_failover_has_lost_are_queued_again(
     assert again.code == 0, again
     assert again.data["queued"] == 20 - done
     assert len(docora.waiting()) == 20 - done
-    repaired = docora.run(*command, "--json", env={**environment, **AT_ONCE})
+    repaired = docora.run("repair", "--yes", "--json", env={**environment, **AT_ONCE})
     assert repaired.code == 0, repaired
     assert len(docora.waiting()) == 20
     assert docora.doubled_jobs() == []

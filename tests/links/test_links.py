@@ -90,26 +90,18 @@ CHOICES: tuple[tuple[str, ...], ...] = (
     (),
     ("--error", "http 502"),
     ("--error", "%_"),
-    ("--error", "_%"),
     ("--error", "CREATED", "--error", "not found"),
     ("--error", "http*done"),
-    ("--error", "http*"),
-    ("--error", "created*"),
     ("--error", "*\\*\nline 2"),
     ("--exclude-error", "http", "--exclude-error", "line"),
     ("--error", "*", "--exclude-error", "*done"),
     ("--no-error",),
     ("--no-error", "--error", "not found"),
-    ("--no-error", "--exclude-error", "x", "--app", "app_other"),
-    ("--app", "app 2"),
     ("--app", "app 1", "--app", "app_other"),
-    ("--repo", "octo/repo2"),
     ("--repo", "octo/repo2", "--repo", "repo_other", "--app", "app_other", "--app", "app 1"),
     ("--repo", "https://github.com/octo/other", "--circuit", "open"),
     ("--circuit", "open", "--error", "line*"),
     ("--exclude-app", "app 2"),
-    ("--exclude-app", "app 1", "--exclude-app", "app_other", "--error", "502"),
-    ("--repo", "OCTO/repo*"),
     ("--repo", "*/repo1", "--repo", "repo_other", "--exclude-app", "App 1"),
 )
 
@@ -145,19 +137,7 @@ def test_what_is_shown_is_what_is_retried(various: Docora) -> None:
             (row["app_id"], row["repository_id"]) for row in planned.data["planned_links"]
         )
         sizes.append(len(shown.data))
-    assert sizes == [8, 4, 4, 0, 5, 4, 4, 0, 1, 3, 3, 2, 3, 2, 2, 6, 2, 2, 1, 1, 6, 2, 4, 2]
-
-
-def test_a_pattern_that_no_repository_fits_is_refused(various: Docora) -> None:
-    other = ("--app", "Other")
-    for options in (("--repo", "oct_/*"), (*other, "--repo", "octo/repo1*")):
-        for command in ("links", "retry-all-failed"):
-            refused = various.run(command, *options, "--json")
-            assert (refused.code, refused.json["code"]) == (3, "not_found"), refused
-            assert f"no repository matches {options[-1]!r}" in refused.json["error"]
-    assert (
-        various.run("links", *other, "--repo", "octo/0*", "--json").json["pagination"]["total"] == 1
-    )
+    assert sizes == [8, 4, 4, 5, 4, 1, 3, 3, 2, 3, 6, 2, 1, 1, 6, 2]
 
 
 def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
@@ -203,19 +183,13 @@ def test_links_are_sorted(docora: Docora, sort: str, expected: str) -> None:
             retry_count=retry_count,
             scanned=None if hours is None else timedelta(hours=hours),
         )
-    whole = docora.run("links", "--sort", sort, "--json")
-    third = docora.run("links", "--sort", sort, "--limit", "1", "--page", "3", "--json")
-    assert "".join(row["app_name"] for row in whole.data) == expected
-    assert third.data == whole.data[2:3]
-
-
-def test_pages_follow_one_another_and_none_comes_after_the_last(docora: Docora) -> None:
-    docora.add_links(8, apps=2)
-    pages = [docora.run("failed", "--limit", "3", "--page", page, "--json") for page in "1234"]
-    listed = [row["app_id"] + "-" + row["repository_id"] for page in pages for row in page.data]
-    assert listed == [link.job_id for link in docora.links()]
-    assert [len(page.data) for page in pages] == [3, 3, 2, 0]
-    assert pages[3].json["pagination"] == {"page": 4, "limit": 3, "total": 8, "total_pages": 3}
+    pages = [
+        docora.run("links", "--sort", sort, "--limit", "3", "--page", page, "--json")
+        for page in "123"
+    ]
+    assert "".join(row["app_name"] for page in pages for row in page.data) == expected
+    assert [len(page.data) for page in pages] == [3, 1, 0]
+    assert pages[2].json["pagination"] == {"page": 3, "limit": 3, "total": 4, "total_pages": 2}
 
 
 def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None:
@@ -237,26 +211,23 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
             "octo/repo1",
         ),
         (["--app", "Otherr"], "no app 'Otherr'", "did you mean Other?"),
+        (["--app", "Other", "--repo", "octo/repo1*"], "no repository matches 'octo/repo1*'", ""),
     ):
-        for command in ("links", "retry-all-failed"):
-            result = docora.run(command, *options)
-            assert result.code == 3, result
-            assert message in result.stderr
-            assert hint in result.stderr
+        result = docora.run("links", *options)
+        assert result.code == 3, result
+        assert message in result.stderr
+        assert hint in result.stderr
 
 
 def test_without_redis_the_links_are_listed_and_without_postgres_nothing(docora: Docora) -> None:
     docora.add_links(2, last_error="HTTP 502")
     env = {"REDIS_URL": "redis://127.0.0.1:1"}
-    for command in (("failed",), ("links", "--status", "failed")):
-        result, table = docora.run(*command, "--json", env=env), docora.run(*command, env=env)
-        assert result.code == table.code == 5
-        assert (result.json["code"], result.json["pagination"]["total"]) == ("redis", 2)
-        assert [row["job"] for row in result.data] == [None, None]
-        assert "can't be" in result.stderr
-        assert table.stdout.count("\tunknown\n") == 2
-        assert ": 2 " in table.stderr
-        assert "Hint: " in table.stderr
+    result, table = docora.run("failed", "--json", env=env), docora.run("failed", env=env)
+    assert result.code == table.code == 5
+    assert (result.json["code"], result.json["pagination"]["total"]) == ("redis", 2)
+    assert [row["job"] for row in result.data] == [None, None]
+    assert table.stdout.count("\tunknown\n") == 2
+    assert "Hint: " in table.stderr
     env = {"DATABASE_URL": "postgres://127.0.0.1:1/docora"}
     for command in (("failed",), ("links",), ("links", "--group-by", "status"), ("apps",)):
         result = docora.run(*command, "--json", env=env)
@@ -318,11 +289,6 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
     assert second.json["pagination"] == {"page": 2, "limit": 1, "total": 4, "total_pages": 4}
 
 
-def test_groups_are_not_sorted_by_an_option(docora: Docora) -> None:
-    result = docora.run("links", "--sort", "app", "--group-by", "error")
-    assert (result.code, "--sort and --group-by can't be combined" in result.stderr) == (2, True)
-
-
 def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Docora) -> None:
     head = "x" * 1880 + " "
     long = f"{head}https://user:5ecr3t-password@h.example/octo/api" + "y" * 3_000_000
@@ -334,9 +300,7 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     [row] = listed.data
     assert (row["error_message"], row["error_message_cut"]) == (f"{head}https://***", True)
     shown = docora.run("failed")
-    more = f"… all of it: docora-ops show {link.app_id}"
-    assert f"{head}https://***{more}" in shown.stdout
-    assert "5ecr3t" not in shown.stdout
+    assert f"{head}https://***… all of it: docora-ops show {link.app_id}" in shown.stdout
     whole = docora.run("show", link.app_id, link.repository_id, "--json")
     assert len(whole.data["error_message"]) > 3_000_000
     error = "x" * 285 + " ghp_0123456789abcdefABCD"

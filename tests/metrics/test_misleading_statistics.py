@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docora_ops.database.drift_rows import SOME_UNFINISHED_LINKS
+from docora_ops.database.drift_rows import UNFINISHED_LINKS
 from tests.support.docora import Docora
 
 
@@ -11,7 +11,8 @@ def test_after_a_bulk_change_postgres_does_not_walk_through_all_links(docora: Do
     docora.connection.execute("ANALYZE app_repositories")
     docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
     plan = docora.connection.execute(
-        f"EXPLAIN {SOME_UNFINISHED_LINKS.replace('docora.', '')}".encode(), {"most": 11}
+        f"EXPLAIN {UNFINISHED_LINKS.replace('docora.', '')}".encode(),
+        {"app_id": None, "id": None, "only_stuck": False, "limit": 11},
     ).fetchall()
     lines = "\n".join(row["QUERY PLAN"] for row in plan)
     assert "app_repositories_app_id" not in lines, lines

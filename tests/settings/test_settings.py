@@ -141,11 +141,10 @@ UNUSABLE = {
     "DATABASE_URL": (
         SECRET,
         f"mysql://u:{SECRET}@h/d",
-        f"postgres://u:{SECRET}@h:port/d",
+        f"postgres://[{SECRET}",
         f"postgres://u:{SECRET}/{SECRET}@h/d",
         f"postgres://u:{SECRET}@{SECRET}/{SECRET}?#%@h/d",
         f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
-        f"postgres://u:{SECRET}@h/d?sslmode={SECRET}",
         f"postgres://u:p@h/d?{SECRET}",
         f"postgres://u{STRAY}:{SECRET}@h/d",
     ),

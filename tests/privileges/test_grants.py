@@ -1,0 +1,159 @@
+"""Each grant of the topic is needed, by a command or a job, and doctor says what is missing."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from docora_ops.actions.server_checks import check_privileges
+from docora_ops.database import Database
+from docora_ops.database.postgres_server import read_role
+from docora_ops.diagnosis import CheckState
+from docora_ops.errors import SnapshotError
+from tests.support.diagnoses import ONE_LOOK, check, examine
+from tests.support.docora import Docora, Result
+from tests.support.privileges import Grant, grants, without_grant
+from tests.support.snapshots import Snapshots
+
+CHANGING = (
+    *("show APP REPO", "status", "schedule", "repair --yes", "resync APP REPO --update --yes"),
+    *("resync APP REPO --yes", "retry APP REPO", "retry APP REPO --reset-circuit"),
+)
+READING = ("show APP REPO", "status", "schedule --dry-run")
+
+
+def arranged(docora: Docora) -> Callable[..., Result]:
+    """Runs a command for a failed link, of which all is known and whose circuit is open."""
+    link = docora.add_link()
+    docora.add_deliveries(link, 3)
+    docora.connection.execute(
+        "INSERT INTO repository_snapshots (repository_id, commit_sha, branch)"
+        " SELECT repository_id, 'c0ffee', 'main' FROM repositories"
+    )
+
+    def run(command: str, **environment: str) -> Result:
+        docora.redis.flushdb()
+        docora.set_link(link, status="failed")
+        docora.connection.execute("UPDATE repositories SET consecutive_failures = 5")
+        names = {"APP": link.app_id, "REPO": link.repository_id}
+        words = [names.get(word, word) for word in command.split()]
+        return docora.run(*words, env=ONE_LOOK | environment)
+
+    return run
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("role", ["docora_ops", "docora_monitor"])
+def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_grant(
+    docora: Docora, role: str, subtests: pytest.Subtests
+) -> None:
+    run = arranged(docora)
+    access = docora.database_access
+    commands: tuple[str, ...] = CHANGING
+    name, url, doctor = docora.role, access.command, "doctor --json"
+    if role == "docora_monitor":
+        name, url, doctor = access.monitor_name, access.monitor, "doctor --read-only --json"
+        commands = READING
+    for grant in grants(role):
+        with subtests.test(grant=str(grant)), without_grant(docora.connection, grant, name):
+            assert any(
+                f"permission denied for table {grant.table}" in result.stderr and result.code == 5
+                for result in (run(command, DATABASE_URL=url) for command in commands)
+            )
+            found = check(run(doctor, DATABASE_URL=url), "privileges")
+            assert found["hint"] == f"GRANT {grant} TO {name};".replace(" ON ", " ON public.")
+    docora.redis.acl_log_reset()
+
+
+@pytest.mark.matrix
+def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
+    snapshots: Snapshots, subtests: pytest.Subtests
+) -> None:
+    link, upstream = snapshots.add_link({"kept.txt": "1"})
+    connection = snapshots.docora.connection
+    role = snapshots.docora.database_access.worker_name
+    database = Database(snapshots.settings)
+    own = [grant for grant in grants("docora_worker") if grant not in grants("docora_ops")]
+    assert Grant("UPDATE", "app_repositories", "last_scanned_at") in own
+    for number, grant in enumerate(own):
+        with subtests.test(grant=str(grant)):
+            # Something to remove, after the first round, and something to add.
+            changes: dict[str | bytes, str | bytes | None] = {f"{number}.txt": "1"}
+            if number:
+                changes[f"{number - 1}.txt"] = None
+            upstream.commit(changes)
+            with without_grant(connection, grant, role):
+                sentence = f"permission denied for table {grant.table}"
+                with pytest.raises(SnapshotError, match=sentence):
+                    snapshots.run_job(link)
+                assert sentence in snapshots.docora.row(link)["last_error"]
+                found = check_privileges(read_role(database))
+                assert f"{grant.privilege}" in found.finding
+                assert found.hint
+                connection.execute(found.hint.encode())
+                assert check_privileges(read_role(database)).state is CheckState.OK
+            snapshots.run_job(link)
+            assert snapshots.docora.status(link) == "synced"
+    database.close()
+
+
+def test_workers_may_do_what_all_commands_need() -> None:
+    of_workers = set(grants("docora_worker"))
+    for grant in grants("docora_ops"):
+        assert {grant, Grant(grant.privilege, grant.table, None)} & of_workers
+
+
+def test_without_the_schema_a_command_is_refused_and_doctor_says_what_to_grant(
+    docora: Docora,
+) -> None:
+    run = arranged(docora)
+    docora.connection.execute(f"REVOKE USAGE ON SCHEMA public FROM {docora.role}".encode())
+    refused = run("retry APP REPO")
+    assert refused.code == 5, refused
+    assert "permission denied for schema public" in refused.stderr
+    assert "docora-ops help privileges" in refused.stderr
+    tables = check(examine(docora), "tables")
+    assert tables["state"] == "critical"
+    assert "GRANT USAGE ON SCHEMA public" in tables["hint"]
+
+
+def test_what_only_reading_commands_read_the_others_do_without(docora: Docora) -> None:
+    run = arranged(docora)
+    for revoked in (
+        "SELECT (last_scanned_at, created_at) ON app_repositories",
+        "SELECT (consecutive_failures) ON repositories",
+        "SELECT (delivered_at) ON app_delivered_files",
+        "ALL ON repository_snapshots",
+        "ALL ON snapshot_files",
+    ):
+        docora.connection.execute(f"REVOKE {revoked} FROM {docora.role}".encode())
+    for command in ("retry APP REPO", "retry-all-failed", "resync APP --all --yes"):
+        result = run(command)
+        assert result.code == 0, (command, result)
+
+
+def test_the_role_for_monitoring_reads_neither_tokens_nor_keys_and_show_says_so(
+    docora: Docora,
+) -> None:
+    run, monitor = arranged(docora), docora.database_access.monitor
+    for column, table in (
+        ("github_token_encrypted", "app_repositories"),
+        ("client_auth_key_encrypted", "apps"),
+    ):
+        with (
+            psycopg.connect(monitor) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute(f"SELECT {column} IS NOT NULL FROM {table}".encode())
+    redis = {"REDIS_URL": docora.redis_access.monitor}
+    assert run("show APP REPO --json", DATABASE_URL=monitor, **redis).data["has_token"] is None
+    assert run("show APP REPO --json").data["has_token"] is True
+
+
+def test_a_refused_change_of_one_link_reads_no_secret_either(docora: Docora) -> None:
+    link = docora.add_link("synced")
+    for column in ("github_token_encrypted", "last_error"):
+        grant = f"SELECT ({column}) ON app_repositories"
+        docora.connection.execute(f"REVOKE {grant} FROM {docora.role}".encode())
+        result = docora.run("retry", *link.ids)
+        assert result.code == (4 if column == "github_token_encrypted" else 5), result
