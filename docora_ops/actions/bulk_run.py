@@ -15,7 +15,7 @@ from docora_ops.actions.following import Following, keep_results
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult, BulkWait, ChangeOptions, Progress, StoppedBy
-from docora_ops.database import Selection
+from docora_ops.database import Database, Selection
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.errors import (
     LinkError,
@@ -132,7 +132,7 @@ class BulkRun:
             self.options,
             disproved=self.disproved,
         )
-        with closing(docora.database.sibling()) as second:
+        with closing(Database(docora.settings)) as second:
             self._second_execution = replace(self._execution, database=second)
             if self.options.dry_run:
                 yield from self._work()

@@ -4,8 +4,6 @@ from pathlib import Path
 from signal import Signals
 from tempfile import mkdtemp
 
-import pytest
-
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.receiver import Receiver

@@ -86,8 +86,8 @@ def test_errors_that_differ_only_in_a_secret_are_one_kind(docora: Docora) -> Non
     ("errors", "shown"),
     [
         (
-            [FATAL.format("github.com", n) + "Could not resolve host: github.com" for n in "ab"],
-            "fatal: unable to access *: Could not resolve host: github.com",
+            [f"fatal: unable to access 'https://a.b/{n}/': Could not resolve: a.b" for n in "ab"],
+            "fatal: unable to access *: Could not resolve: a.b",
         ),
         (["connect ECONNREFUSED 203.0.113.24:443"] * 2, "connect ECONNREFUSED 203.0.113.24:443"),
         (["HTTP 500 on created a", "HTTP 500 on created a: b"], "HTTP 500 on created *"),
