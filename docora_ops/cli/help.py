@@ -1,19 +1,14 @@
 """`help`: shows commands and topics, without settings and without servers."""
 
-from __future__ import annotations
-
 import re
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from importlib.resources import files
+from typing import Annotated, Any
 
 import typer
 
 from docora_ops.cli.streams import show_paged
 from docora_ops.errors import UsageError
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
 
 _LIST = """\
 # docora-ops
@@ -31,11 +26,6 @@ _LIST = """\
 """
 
 
-def _complete(typer_context: typer.Context) -> list[str]:
-    """Returns the commands and topics."""
-    return [*{**_commands(typer_context), **_topics()}]
-
-
 def show_help(
     typer_context: typer.Context,
     name: Annotated[
@@ -44,7 +34,6 @@ def show_help(
             metavar="NAME",
             show_default=False,
             help="A command or a topic (default: list all).",
-            autocompletion=_complete,
         ),
     ] = None,
     schema: Annotated[
@@ -72,11 +61,11 @@ def show_help(
         context = typer.Context(command, info_name=name, parent=typer_context.find_root())
         pages.append(f"# docora-ops {name}\n\n```text\n{command.get_help(context)}\n```\n")
     if name in topics:
-        pages.append(topics[name].read_text(encoding="utf-8"))
+        pages.append(topics[name])
     if not pages:
         raise UsageError(
             f"no command or topic is called {name!r}",
-            hint=_did_you_mean(str(name), [*commands, *topics]),
+            hint="docora-ops help lists all of them",
         )
     _show("\n".join(pages))
 
@@ -98,40 +87,27 @@ def _commands(typer_context: typer.Context) -> dict[str, Any]:
     return dict(group.commands)
 
 
-def _topics() -> dict[str, Traversable]:
-    """Returns the Markdown file of each topic."""
-    from importlib.resources import files
-
+def _topics() -> dict[str, str]:
+    """Returns the Markdown of each topic."""
     found = files("docora_ops").joinpath("help").iterdir()
     return {
-        file.name.removesuffix(".md"): file for file in sorted(found, key=lambda each: each.name)
+        file.name.removesuffix(".md"): file.read_text(encoding="utf-8")
+        for file in sorted(found, key=lambda each: each.name)
     }
 
 
-def _list(commands: dict[str, Any], topics: dict[str, Traversable]) -> str:
-    return _LIST.format(
-        commands=_items((name, command.short_help) for name, command in commands.items()),
-        topics=_items(
-            (name, _first_sentence(file)) for name, file in topics.items() if name not in commands
-        ),
-    )
-
-
-def _first_sentence(topic: Traversable) -> str:
-    """Returns the first sentence below the heading."""
-    _, paragraph, *_ = topic.read_text(encoding="utf-8").split("\n\n", 2)
-    return paragraph.replace("\n", " ").partition(". ")[0].rstrip(".") + "."
-
-
-def _items(rows: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"- `{name}`: {text}" for name, text in rows)
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    from difflib import get_close_matches  # seldom needed, and slow to import
-
-    near = get_close_matches(name.casefold(), dict.fromkeys(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else "docora-ops help lists all of them"
+def _list(commands: dict[str, Any], topics: dict[str, str]) -> str:
+    """Returns the list of commands and topics, a topic with its first sentence."""
+    shown = {name: command.short_help for name, command in commands.items()}
+    more = {
+        name: text.split("\n\n")[1].replace("\n", " ").partition(". ")[0].rstrip(".") + "."
+        for name, text in topics.items()
+        if name not in commands
+    }
+    items = [
+        "\n".join(f"- `{name}`: {text}" for name, text in each.items()) for each in (shown, more)
+    ]
+    return _LIST.format(commands=items[0], topics=items[1])
 
 
 def _show(text: str) -> None:

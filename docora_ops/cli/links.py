@@ -1,6 +1,4 @@
-"""`links` and `failed`."""
-
-from __future__ import annotations
+"""`links`, `failed`, `apps` and `show`."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -120,3 +118,52 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         nothing=f"no {noun} matches" if is_narrowed else f"no {noun}s",
         lost=lost,
     )
+
+
+def apps(
+    typer_context: typer.Context,
+    limit: options.Limit = 50,
+    page: options.PageNumber = 1,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """List apps, most failed links first.
+
+    Shows the links of each app by status, the last successful scan and the URL. Needs only
+    Postgres. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.render.link_view import apps_list
+    from docora_ops.text import amount
+
+    found = actions.apps(context.docora, page=page, limit=limit)
+    return context.show_page(
+        found,
+        apps_list(found.rows),
+        where=context.docora.database.place,
+        counted=amount(found.total, "app"),
+        nothing="no apps",
+    )
+
+
+def show(
+    typer_context: typer.Context,
+    app: options.App,
+    repo: options.Repo,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Show the whole traceback of the last failure."),
+    ] = False,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> None:
+    """Show everything about one link.
+
+    Shows its status, error, circuit, deliveries, and its job: where it stands in the queue, and its
+    last failure. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.render.link_view import link_screen
+
+    details = actions.show(context.docora, app, repo)
+    context.show(details, [link_screen(details, full=full)])

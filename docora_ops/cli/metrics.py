@@ -34,7 +34,9 @@ def metrics(
     else:
         # Prometheus reads UTF-8, whatever the locale of a cron job.
         cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
-        context.show_text([prometheus_text(found).removesuffix("\n")])
+        context.tell()
+        sys.stdout.write(prometheus_text(found))
+        sys.stdout.flush()
     if found.backend_ok is False and context.docora.backend.is_clear:
         has_workers = bool(found.queue and found.queue.workers)
         note_other_workers(context.docora, has_workers=has_workers)

@@ -1,24 +1,17 @@
 """Arguments and options that several commands have."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
-from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from docora_ops.bulk import ChangeOptions, MaxFailures
-from docora_ops.cli.completion import complete_app, complete_operation, complete_repo
-from docora_ops.errors import UsageError
+from docora_ops import actions
+from docora_ops.bulk import MaxFailures
+from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
-
-if TYPE_CHECKING:
-    from docora_ops.actions import LinkChoice
-
 
 _LONGEST_REASON = 500
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
@@ -36,28 +29,18 @@ def checked_text(value: str) -> str:
     return value
 
 
-def _checked_reason(reason: str | None) -> str | None:
-    """Returns the reason. Raises UsageError if it is too long."""
-    if reason is not None and len(reason) > _LONGEST_REASON:
-        raise UsageError(
-            f"--reason has {len(reason)} characters", hint=f"{_LONGEST_REASON} are kept at most"
-        )
-    return reason
-
-
-def number(maximum: int, help_text: str) -> Any:
-    """Makes an option that takes a number from 1 to `maximum`."""
-    return typer.Option(metavar="N", min=1, max=maximum, help=help_text)
+def _checked_reason(value: str) -> str:
+    """Returns the reason. Raises ValueError if it is no text, or too long for an audit entry."""
+    if len(value) > _LONGEST_REASON:
+        raise ValueError(f"the value has more than {_LONGEST_REASON} characters")
+    return checked_text(value)
 
 
 def _max_failures(value: str) -> MaxFailures:
-    """Reads a number or a percentage. Raises UsageError."""
+    """Reads a number or a percentage. Raises ValueError."""
     found = _NUMBER_OR_SHARE.fullmatch(value)
     if not found:
-        raise UsageError(
-            f"--max-failures {value[:100]!r} is neither a number nor a percentage up to 100",
-            hint="use a number of links, or a percentage: --max-failures 10%",
-        )
+        raise ValueError(f"{value[:100]!r} is neither a number nor a percentage up to 100")
     return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
 
 
@@ -90,7 +73,6 @@ OperationId = Annotated[
         metavar="OPERATION_ID",
         parser=checked_text,
         help="Printed when the operation began.",
-        autocompletion=complete_operation,
     ),
 ]
 
@@ -213,15 +195,14 @@ Reason = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        parser=checked_text,
-        callback=_checked_reason,
+        parser=_checked_reason,
         help="The reason, for the audit entry.",
     ),
 ]
 
 # What is printed, and where the settings come from
-Limit = Annotated[int, number(10_000, "Rows per page.")]
-PageNumber = Annotated[int, number(10**9, "Page to show.")]
+Limit = Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Rows per page.")]
+PageNumber = Annotated[int, typer.Option(metavar="N", min=1, max=10**9, help="Page to show.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 EnvFile = Annotated[
     Path | None,
@@ -235,13 +216,13 @@ EnvFile = Annotated[
 ]
 
 
-def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:
+def link_choice(
+    typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()
+) -> "actions.LinkChoice":
     """Returns the links that the options of the command choose."""
-    from docora_ops.actions import LinkChoice
-
     given = typer_context.params
     circuit: Circuit | None = given["circuit"]
-    return LinkChoice(
+    return actions.LinkChoice(
         apps=given["app"] or (),
         exclude_apps=given["exclude_app"] or (),
         repositories=given["repo"] or (),
@@ -251,10 +232,3 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
         no_error=given["no_error"],
         open_circuit=None if circuit is None else circuit is Circuit.OPEN,
     )
-
-
-def change_options(typer_context: typer.Context) -> ChangeOptions:
-    """Returns how the command is to treat the links that it chooses."""
-    given = typer_context.params
-    names = [each.name for each in fields(ChangeOptions)]
-    return ChangeOptions(**{name: given[name] for name in names if name in given})

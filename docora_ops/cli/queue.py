@@ -1,7 +1,5 @@
 """`queue`. Needs only Redis."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
@@ -13,7 +11,9 @@ from docora_ops.cli.context import context_of
 
 def queue(
     typer_context: typer.Context,
-    limit: Annotated[int, options.number(10_000, "Show at most N jobs.")] = 20,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N jobs.")
+    ] = 20,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +11,7 @@ from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.signals import interrupted_code, stopping_on_signals
-from docora_ops.cli.streams import write_at_once
+from docora_ops.cli.signals import interrupted_code, until_stopped
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import ServerError
 from docora_ops.interrupts import Stop
@@ -55,16 +53,11 @@ def repair(
     """
     context = context_of(typer_context)
     terminal = terminal_to_ask(skip=yes or dry_run)
-    from docora_ops.drift import RepairResult
+    from docora_ops.drift import RepairOutcome, RepairResult
+    from docora_ops.render import drift_view
     from docora_ops.render.console import progress_bar
-    from docora_ops.render.drift_view import found_list
 
-    stop, error, result = Stop(), None, RepairResult(())
-
-    def stop_at_once() -> None:
-        write_at_once(f"Stopped: {_NEXT_STEP}.\n")
-        os._exit(interrupted_code())  # Postgres rolls back what is not committed
-
+    stop, lost, result = Stop(), None, RepairResult(())
     events = actions.repair(
         context.docora,
         app,
@@ -81,36 +74,36 @@ def repair(
                 result = event
                 break
         context.collect_garbage()
-        if dry_run or not result.total:
-            _show(context, result, with_list=with_list)
-            if dry_run:
-                context.say("Dry run: nothing was changed.")
-            return _code(result)
-        if terminal is not None:
-            question = f"{context.docora.servers}: {_changes(context, result)}?"
-            terminal.ask(question, found_list(result))
-        with stopping_on_signals(stop, stop_at_once):
+        if result.total and not dry_run:
+            if terminal is not None:
+                question = f"{context.docora.servers}: {_changes(context, result)}?"
+                terminal.ask(question, drift_view.found_list(result))
             try:
                 with progress_bar(context.err, result.total) as move:
-                    for event in events:
+                    for event in until_stopped(events, stop):
                         if isinstance(event, RepairResult):
                             result = event
                             move(result.completed)
-                        if stop.requested:
-                            break
-                events.close()
-            except ServerError as lost:
-                error = lost
-            # Signals are still handled here: none may cut the document in two.
-            is_cut_short = result.completed < result.total
-            _show(context, result, error, with_list=with_list, is_last=not is_cut_short)
-            stopped = f"Stopped after {result.completed} of {result.total}"
-            if error:
-                return context.report(error, f"{stopped}.", _NEXT_STEP)
-            if is_cut_short:
-                context.warn(f"{stopped}; {_NEXT_STEP}.")
-                return interrupted_code()
-            return _code(result)
+            except ServerError as error:
+                lost = error
+    is_cut_short = not dry_run and result.completed < result.total
+    if context.as_json:
+        context.show_document(drift_view.repair_data(result), lost)
+    elif result.total:
+        screens = drift_view.repair_screens(result, with_list=with_list)
+        context.show_tables(screens, is_last=not is_cut_short)
+    else:
+        context.show_tables([drift_view.repair_message(result)])
+    if dry_run:
+        context.say("Dry run: nothing was changed.")
+    stopped = f"Stopped after {result.completed} of {result.total}"
+    if lost:
+        return context.report(lost, f"{stopped}.", _NEXT_STEP)
+    if is_cut_short:
+        context.warn(f"{stopped}; {_NEXT_STEP}.")
+        return interrupted_code()
+    has_problems = result.counts.get(RepairOutcome.NOT_REPAIRED)
+    return ExitCode.PROBLEMS if has_problems else ExitCode.OK
 
 
 def _changes(context: Context, found: RepairResult) -> str:
@@ -127,30 +120,3 @@ def _changes(context: Context, found: RepairResult) -> str:
     if found.found[DriftKind.STUCK]:
         changes += " (a stuck link without tries left becomes failed instead)"
     return changes
-
-
-def _code(result: RepairResult) -> ExitCode:
-    from docora_ops.drift import RepairOutcome
-
-    is_done = not result.counts.get(RepairOutcome.NOT_REPAIRED)
-    return ExitCode.OK if is_done else ExitCode.PROBLEMS
-
-
-def _show(
-    context: Context,
-    result: RepairResult,
-    error: ServerError | None = None,
-    *,
-    with_list: bool = False,
-    is_last: bool = True,
-) -> None:
-    """Shows what was done until now, and in JSON the error that has ended it."""
-    from docora_ops.render import drift_view
-
-    if context.as_json:
-        context.show_document(drift_view.repair_data(result), error)
-    elif not result.total:
-        context.show_tables([drift_view.repair_message(result)])
-    else:
-        screens = drift_view.repair_screens(result, with_list=with_list)
-        context.show_tables(screens, is_last=is_last)

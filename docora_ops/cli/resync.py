@@ -1,12 +1,11 @@
 """`resync`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
 from docora_ops import actions
+from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.terminal import Terminal, terminal_to_ask
@@ -49,18 +48,23 @@ def resync(
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:
-        if all_links:
-            raise UsageError(
-                "resync takes either REPO or --all, not both", hint="remove one of them"
-            )
         raise UsageError(
-            "resync needs REPO or --all",
+            "resync takes REPO or --all, and not both",
             hint="--all sends the files of all repositories",
         )
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="remove --in-flight")
     terminal = terminal_to_ask(skip=yes or dry_run)
-    chosen = options.change_options(typer_context)
+    chosen = ChangeOptions(
+        front=front,
+        reset_circuit=reset_circuit,
+        update=update,
+        dry_run=dry_run,
+        in_flight=in_flight,
+        max_failures=max_failures,
+        wait=wait,
+        timeout=timeout,
+    )
     if repo is not None:
         return _resync_one(context, app, repo, chosen, reason, terminal)
     if not (yes or dry_run or terminal):
@@ -79,11 +83,11 @@ def _resync_one(
     context: Context,
     app: str,
     repo: str,
-    chosen: actions.ChangeOptions,
+    chosen: ChangeOptions,
     reason: str | None,
     terminal: Terminal | None,
 ) -> int:
-    from docora_ops.cli.link_command import in_words, reset_in_words, sent_again, show_change
+    from docora_ops.cli.link_command import reset_in_words, show_change
     from docora_ops.render.link_view import forgotten
     from docora_ops.text import amount
 
@@ -93,8 +97,7 @@ def _resync_one(
         context.tell()
         terminal.ask(
             f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
-            f"{link.payload.repository_name} {sent_again(chosen)} the delivery records, "
-            f"{reset_in_words(docora, 'the link', 'its snapshot job')}{in_words(chosen)})?",
+            f"{link.payload.repository_name} again, {reset_in_words(docora, '1 link')}?",
             *([] if chosen.update else [forgotten(is_planned=True)]),
         )
     result = actions.resync(docora, app, repo, chosen, reason=reason)

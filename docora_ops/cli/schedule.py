@@ -1,10 +1,9 @@
 """`schedule`."""
 
-from __future__ import annotations
-
 import typer
 
 from docora_ops import actions
+from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 
@@ -27,4 +26,4 @@ def schedule(
     from docora_ops.cli.bulk_command import run_bulk
 
     events = actions.schedule(context.docora, dry_run=dry_run, reason=reason)
-    return run_bulk(context, events, actions.ChangeOptions(dry_run=dry_run))
+    return run_bulk(context, events, ChangeOptions(dry_run=dry_run))

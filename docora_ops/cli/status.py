@@ -1,11 +1,9 @@
 """`status`."""
 
-from __future__ import annotations
-
 import sys
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +12,6 @@ from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import ended_by_ctrl_c
 from docora_ops.errors import UsageError
-
-if TYPE_CHECKING:
-    from docora_ops.overview import Status
 
 _PATIENCE = 8  # seconds for an answer of a server
 _REST = 2  # the pause after a read lasts at least this many times as long as the read
@@ -55,16 +50,17 @@ def status(
             if not ended_by_ctrl_c():
                 raise
         return ExitCode.OK
+    from docora_ops.actions.monitoring import read_status
     from docora_ops.actions.workers import note_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
     from docora_ops.render.status_view import status_data, status_screen
 
-    found = _read(context)
+    found = read_status(context.docora)
     context.tell()
-    if not as_json:
-        context.show_tables([status_screen(found)])
-    else:
+    if as_json:
         context.show_document(status_data(found), next(iter(found.errors), None))
+    else:
+        context.show_tables([status_screen(found)])
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
@@ -72,12 +68,6 @@ def status(
     for error in found.errors:
         context.report(error)
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
-
-
-def _read(context: Context) -> Status:
-    from docora_ops.actions.monitoring import read_status
-
-    return read_status(context.docora)
 
 
 def _watch(context: Context, seconds: int) -> None:
@@ -88,9 +78,8 @@ def _watch(context: Context, seconds: int) -> None:
     from rich.constrain import Constrain
     from rich.live import Live
 
-    from docora_ops.actions.monitoring import Watch
+    from docora_ops.actions.monitoring import Watch, read_status
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
-    from docora_ops.interrupts import Stop
     from docora_ops.render.console import may_animate
     from docora_ops.render.status_view import status_screen
 
@@ -98,10 +87,10 @@ def _watch(context: Context, seconds: int) -> None:
     compare = Watch().compare
     live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
     began = time.monotonic()
-    found = _read(context)
+    found = read_status(context.docora)
     context.tell()  # later, it would break up the screen
     with live or nullcontext():
-        while not getattr(sys.stdout, "has_lost_its_reader", False):
+        while not getattr(sys.stdout, "failure", None):
             shown = status_screen(found, compare(found, began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
@@ -111,10 +100,9 @@ def _watch(context: Context, seconds: int) -> None:
             for error in found.errors:
                 if isinstance(error, PostgresDeniedError | RedisDeniedError):
                     raise error
-            if any(not isinstance(error, RedisError) for error in found.errors):
-                context.docora.reconnect()
+                if not isinstance(error, RedisError):
+                    context.docora.reconnect()
             taken = time.monotonic() - began
-            # In slices: a signal that comes just before a sleep is only seen after it.
-            Stop().sleep(max(seconds - taken, taken * _REST))
+            time.sleep(max(seconds - taken, taken * _REST))
             began = time.monotonic()
-            found = _read(context)
+            found = read_status(context.docora)

@@ -1,39 +1,27 @@
-"""Standard streams that never keep a command from doing its work."""
-
-from __future__ import annotations
+"""Standard streams that never keep a command from doing its work, and the pager."""
 
 import os
 import sys
-from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO, cast
+from typing import cast
 
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
 _SECRETS |= {name.lower() for name in _SECRETS}  # the settings are read in either case
 
 
-class OutputStream:
+class OutputStream(TextIOWrapper):
     """Stdout or stderr. Drops the rest of the output once its reader has gone or its disk is full.
 
     So a command finishes its work, with the right exit code, whether or not anybody reads.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        # A character that can't be encoded must not end the command.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-        self._stream = stream
-        self.failure: OSError | None = None
-        """Why text was lost, unless its reader has gone."""
-        self.has_lost_its_reader = False
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
+    failure: OSError | None = None
 
     def write(self, text: str) -> int:
         """Writes the text, or drops it."""
         try:
-            return self._stream.write(text)
+            return super().write(text)
         except OSError as error:
             self._give_up(error)
             return len(text)
@@ -41,26 +29,28 @@ class OutputStream:
     def flush(self) -> None:
         """Flushes, or does nothing."""
         try:
-            self._stream.flush()
+            super().flush()
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        if isinstance(error, BrokenPipeError):
-            self.has_lost_its_reader = True
-        else:
-            self.failure = error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        self.failure = error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
 def guard_streams() -> OutputStream:
-    """Replaces stdin if it is closed, and stdout and stderr. Returns stdout."""
-    if sys.stdin is None:
-        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - for good
-    output = OutputStream(sys.stdout or _nowhere())
-    sys.stdout = cast("TextIO", output)
-    sys.stderr = cast("TextIO", OutputStream(sys.stderr or _nowhere()))
-    return output
+    """Opens the standard streams that are closed, and guards stdout and stderr. Returns stdout."""
+    nowhere = Path(os.devnull).open
+    sys.stdin = sys.stdin or nowhere(encoding="utf-8")
+    for name in ("stdout", "stderr"):
+        stream = cast("TextIOWrapper", getattr(sys, name) or nowhere("w", encoding="utf-8"))
+        is_live, encoding = name == "stderr" or stream.line_buffering, stream.encoding
+        # A character that can't be encoded must not end the command.
+        guarded = OutputStream(
+            stream.detach(), encoding, "backslashreplace", line_buffering=is_live
+        )
+        setattr(sys, name, guarded)
+    return cast("OutputStream", sys.stdout)
 
 
 def show_paged(text: str, height: int) -> None:
@@ -74,7 +64,7 @@ def show_paged(text: str, height: int) -> None:
     from docora_ops.render.console import is_terminal
 
     is_off = os.environ.get("PAGER") == "" or not is_terminal(sys.stdout)
-    if is_off or text.count("\n") < height or not _is_foreground(sys.stdout):
+    if is_off or text.count("\n") < height or not is_foreground(sys.stdout.fileno()):
         sys.stdout.write(text)
         return
     sys.stdout.flush()
@@ -84,19 +74,12 @@ def show_paged(text: str, height: int) -> None:
     SystemPager().show(text)
 
 
-def write_at_once(text: str) -> None:
-    """Writes to stderr, unless it is closed, past its buffer, which a signal may interrupt."""
-    with suppress(OSError):
-        os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
+def is_foreground(terminal: int) -> bool:
+    """Tells whether the controlling terminal is ours to read: it stops a background job.
 
-
-def _is_foreground(terminal: TextIO) -> bool:
-    """Tells whether the terminal is ours to read: a pager in a background job would be stopped."""
+    Returns False for a descriptor of anything else.
+    """
     try:
-        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
-    except OSError:  # not the controlling terminal
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
         return False
-
-
-def _nowhere() -> TextIO:
-    return Path(os.devnull).open("w", encoding="utf-8")

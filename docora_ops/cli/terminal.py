@@ -1,17 +1,13 @@
 """Questions at the controlling terminal, whatever stdin, stdout and stderr are."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
 import termios
 from contextlib import suppress
-from select import select
 
 from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
-_USUAL_WIDTH = 80
 _YES = frozenset({b"y", b"yes"})
 
 
@@ -22,18 +18,9 @@ class Terminal:
         self._reader = reader
         self._writer = writer
 
-    @property
-    def width(self) -> int:
-        """Counts the columns of the terminal."""
-        try:
-            return os.get_terminal_size(self._writer).columns or _USUAL_WIDTH
-        except OSError:
-            return _USUAL_WIDTH
-
     def require_foreground(self) -> None:
         """Raises UsageError in a background job: the kernel stops one that reads the terminal."""
-        # An OSError: not the controlling terminal, or closed, so that `ask` gets no answer.
-        with suppress(OSError):
+        with suppress(OSError):  # not the controlling terminal
             if os.tcgetpgrp(self._reader) != os.getpgrp():
                 raise UsageError(
                     "a background job can't ask for confirmation",
@@ -46,47 +33,35 @@ class Terminal:
         Raises CommandInterruptedError unless the answer is yes, HungUpError if the terminal is
         closed meanwhile, and UsageError in a background job.
         """
+        from docora_ops.render.console import make_console
+        from docora_ops.text import inert
+
         answer = b""
         with suppress(OSError, termios.error):  # the terminal is closed
             self.require_foreground()
             # Drops the keys that were pressed before the question appeared.
             termios.tcflush(self._reader, termios.TCIFLUSH)
-            try:
-                self._print(question, *above)
-                # In slices: a signal that comes just before an endless wait is seen after it.
-                while not select([self._reader], [], [], 0.2)[0]:
-                    pass
-                with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
-                    answer = stream.readline()  # bytes: it may be in any encoding
-            except KeyboardInterrupt:
-                with suppress(OSError):  # the terminal is closed
-                    os.write(self._writer, b"\n")
-                raise
-            if not answer:
-                os.write(self._writer, b"\n")
+            encoding = sys.stderr.encoding
+            with (
+                os.fdopen(self._reader, "rb", 0, closefd=False) as reader,
+                open(self._writer, "w", 1, encoding, "backslashreplace", closefd=False) as writer,
+            ):
+                console = make_console(writer)
+                for renderable in above:
+                    console.print(renderable)
+                console.print(inert(question), end="")
+                console.print(" [y/N] ", end="", soft_wrap=True)
+                try:
+                    answer = reader.readline()  # bytes: it may be in any encoding
+                finally:
+                    if not answer:
+                        console.print()
         is_closed = not answer and not os.isatty(self._reader)
         if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             # The end of the input came before the signal.
             raise HungUpError("hung up (SIGHUP)")
         if answer.strip().lower() not in _YES:
             raise CommandInterruptedError("nothing was changed")
-
-    def _print(self, question: str, *above: object) -> None:
-        from docora_ops.render.console import make_console
-        from docora_ops.text import inert
-
-        with open(
-            self._writer,
-            "w",
-            encoding=sys.stderr.encoding,
-            errors="backslashreplace",
-            closefd=False,
-        ) as stream:
-            console = make_console(stream)
-            for renderable in above:
-                console.print(renderable)
-            console.print(inert(question), end="")
-            console.print(" [y/N] ", end="", soft_wrap=True)
 
 
 def terminal_to_ask(*, skip: bool) -> Terminal | None:

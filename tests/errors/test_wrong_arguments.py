@@ -65,7 +65,7 @@ def wrong_values(parameter: Any, most: int | None) -> Iterator[Case]:
         yield [f"{option}=yes"], WRONG
         return
     yield [option], WRONG
-    if kind is int:
+    if kind is int and parameter.min is not None:
         yield from (([option, value], WRONG) for value in NO_NUMBER[:most])
         yield [option, str(parameter.min - 1)], WRONG
         if parameter.max is not None:
