@@ -1,17 +1,38 @@
 """The values that are offered for APP and REPO."""
 
 import os
+import shlex
 import socket
 from pathlib import Path
 
 import pytest
 
-from tests.completion.offers import answer, offers
-from tests.support.docora import Docora
+from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL
 
 NOTHING_SET = {"DATABASE_URL": None, "REDIS_URL": None}
 LONG = {f"DOCORA_OPS_{name}_TIMEOUT": "3600" for name in ("CONNECT", "STATEMENT", "LOCK")}
+
+
+ATTEMPTS = 10
+"""A completion gives up in time on a machine that is busy with other tests."""
+
+
+def answer(docora: Docora, *words: str, **env: str | None) -> Result:
+    """The whole answer for the last word."""
+    asked = {
+        "_DOCORA_OPS_COMPLETE": "complete_fish",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_ARGS": shlex.join(["docora-ops", *words]),
+    }
+    return docora.run(env={**asked, **env})
+
+
+def offers(docora: Docora, *words: str, **env: str | None) -> list[str]:
+    """The values for the last word, without their descriptions."""
+    answers = (answer(docora, *words, **env).stdout for _ in range(ATTEMPTS))
+    lines = next(filter(None, answers)).splitlines()
+    return [line.partition("\t")[0] for line in lines if line]
 
 
 def test_apps_are_offered_by_the_beginning_of_their_name_or_id(docora: Docora) -> None:
