@@ -9,9 +9,9 @@ from docora_ops.actions import BulkStep
 from docora_ops.bulk import BulkResult, ChangeOptions, StoppedBy
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.link_command import reset_in_words
+from docora_ops.cli.retry import reset_in_words
 from docora_ops.cli.signals import interrupted_code, until_stopped
-from docora_ops.cli.terminal import Terminal
+from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import RedisError, ServerError
 from docora_ops.interrupts import Stop
@@ -23,10 +23,7 @@ from docora_ops.text import amount
 from docora_ops.waits import BulkWait
 
 _STOPPING = "Stopping after the current batches. A second signal stops at once."
-_AFTER_LOST_REDIS = (
-    "; if Redis has lost writes, as it may in a failover, docora-ops repair queues the links whose "
-    "jobs are gone"
-)
+_AFTER_LOST_REDIS = "; after a failover, docora-ops repair queues the links whose jobs are gone"
 
 
 def run_bulk(
@@ -112,8 +109,8 @@ def _progress(
         with progress_bar(context.err, total) as move:
             yield lambda step: move(step.result.completed)
         return
-    has_told = False
     what = f"{amount(total, 'snapshot')}, {options.in_flight} in flight at most"
+    has_told = False
     with showing_wait(context, what) as show_wait:
 
         def show(step: BulkStep) -> None:
@@ -158,11 +155,7 @@ def _await_snapshots(
     codes = end_wait(context, waited, result.operation_id or "", interrupted=stop.requested)
     if options.is_paced and result.stopped_by:
         why = render.stopped(result, options.max_failures)
-        next_step = _next_step(result.action)
-        if result.stopped_by is StoppedBy.MAX_FAILURES and result.action is Action.RETRY:
-            next_step = "the same command begins again, first with those that failed"
-        left = render.left_as_they_were(result)
-        context.warn(f"Stopped: {why}. {left}. Later, {next_step}.")
+        context.warn(f"Stopped: {why}. {render.left_as_they_were(result)}.")
     if options.is_paced and _taken_over(result):
         context.warn(f"{render.taken_over(result)}.")
     return gravest(_codes(result, interrupted=stop.requested) | codes)
@@ -181,7 +174,14 @@ def _show(
     if context.as_json:
         context.show_document(render.bulk_data(result, step.wait), lost)
         return
-    context.show_tables(_summary(context, result, options), is_last=is_last and not lost)
+    parts: list[object] = [render.summary(result) if result.total else render.message(result)]
+    if notes := list(_notes(context, result, options)):
+        parts += ["", *notes]
+    if result.failures:
+        parts += ["", failures(result.failures)]
+    if result.links:
+        parts += ["", render.planned_list(result.links)]
+    context.show_tables(parts, is_last=is_last and not lost)
     if result.deliveries_cleared and not result.update:
         context.say(forgotten(is_planned=options.dry_run))
     if options.dry_run:
@@ -192,17 +192,6 @@ def _show(
         context.warn(f"{done}; {_next_step(result.action)}.")
     if lost and step.wait:
         context.show_tables(render.wait_screens(step.wait), is_last=False)
-
-
-def _summary(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[object]:
-    """Yields the counts, then the links that could not be queued, then those of a dry run."""
-    yield render.summary(result) if result.total else render.message(result)
-    if notes := list(_notes(context, result, options)):
-        yield from ("", *notes)
-    if result.failures:
-        yield from ("", failures(result.failures))
-    if result.links:
-        yield from ("", render.planned_list(result.links))
 
 
 def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:

@@ -89,22 +89,24 @@ class Context:
         self,
         page: Page[Any],
         rows: object,
-        *,
         where: str,
-        counted: str,
-        nothing: str,
+        noun: str,
+        *,
+        nothing: str = "",
         lost: DocoraOpsError | None = None,
     ) -> ExitCode:
-        """Prints one page of a long list, and a line with `counted` and the page number.
+        """Prints one page of a long list, and a line with the number of all rows and the page.
 
-        `rows` lists the page. `where` names the servers. `nothing` is said of an empty list.
-        `lost` is the error of a server that did not answer, so that data is missing.
+        `nothing` is said of an empty list. `lost`: why data of a server is missing.
         """
+        from docora_ops.text import amount
+
         if self.as_json:
             self.show_document(page, lost)
         else:
             is_shown = page.rows or not sys.stdout.isatty()
-            footer = f"{where}: {page.place(counted, nothing)}."
+            place = page.place(amount(page.total, noun), nothing or f"no {noun}s")
+            footer = f"{where}: {place}."
             self.show_tables([rows] if is_shown else [], footer)
         return ExitCode.OK if lost is None else self.report(lost)
 
@@ -113,9 +115,8 @@ class Context:
     ) -> None:
         """Prints lists, screens of names and values, and sentences on stdout.
 
-        A terminal shows the footer below them, and what is taller than the screen in the pager. In
-        a pipe the footer is conversation. `is_last`: False if the command goes on afterwards, so
-        that it may not wait for a key.
+        In a pipe the footer is conversation. `is_last`: False if the command goes on afterwards, so
+        that no pager may wait for a key.
         """
         from docora_ops.render.columns import cell, lines_of
 
@@ -136,10 +137,7 @@ class Context:
             self.say(footer)
 
     def show_document(self, data: object, error: DocoraOpsError | None = None) -> None:
-        """Prints data for a script on stdout, with the error that ended the command, if any.
-
-        `data`: a dataclass, a page of a list, or None if the command came to no result.
-        """
+        """Prints data for a script on stdout, with the error that ended the command, if any."""
         from docora_ops.render.documents import document_of, encode
 
         self.tell()

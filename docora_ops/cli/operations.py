@@ -31,14 +31,13 @@ def operations(
     """
     context = context_of(typer_context)
     from docora_ops.render.bulk_view import operations_list
-    from docora_ops.text import amount
 
     found = actions.operations(context.docora, page=page, limit=limit)
     return context.show_page(
         found,
         operations_list(found.rows),
-        where=context.docora.redis_server,
-        counted=amount(found.total, "operation"),
+        context.docora.redis_server,
+        "operation",
         nothing="no bulk operations: each is kept for an hour after its last step",
     )
 
@@ -72,10 +71,7 @@ def progress(
         if operation.state is OperationState.OWNER_GONE:
             context.warn(RUNNER_IS_SILENT)
     found, failures, total = actions.progress(context.docora, operation_id)
-    context.show(
-        progress_data(found, failures, total),
-        progress_screens(found, failures, total),
-    )
+    context.show(progress_data(found, failures, total), progress_screens(found, failures, total))
     if follow and (found.cancelled or found.not_queued or not found.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
@@ -119,13 +115,12 @@ def history(
     """
     context = context_of(typer_context)
     from docora_ops.render.bulk_view import history_list
-    from docora_ops.text import amount
 
     found = actions.history(context.docora, schedule=not no_schedule, page=page, limit=limit)
     return context.show_page(
         found,
         history_list(found.rows),
-        where=context.docora.redis_server,
-        counted=amount(found.total, "change"),
+        context.docora.redis_server,
+        "change",
         nothing="no change is recorded",
     )

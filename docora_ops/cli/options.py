@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from docora_ops import actions
-from docora_ops.bulk import MaxFailures
+from docora_ops.bulk import ChangeOptions, MaxFailures
 from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
 
@@ -51,6 +52,13 @@ class Circuit(StrEnum):
     CLOSED = "closed"
 
 
+def _text(name: str, metavar: str, help_text: str, complete: Any = None) -> Any:
+    """Makes a repeatable option that takes a text."""
+    return typer.Option(
+        name, metavar=metavar, parser=checked_text, help=help_text, autocompletion=complete
+    )
+
+
 _app = typer.Argument(
     metavar="APP",
     parser=checked_text,
@@ -70,44 +78,24 @@ OptionalRepo = Annotated[str | None, _repo]
 OperationId = Annotated[
     str,
     typer.Argument(
-        metavar="OPERATION_ID",
-        parser=checked_text,
-        help="Printed when the operation began.",
+        metavar="OPERATION_ID", parser=checked_text, help="Printed when the operation began."
     ),
 ]
 
 # Selection of links
 Apps = Annotated[
     list[str] | None,
-    typer.Option(
-        "--app",
-        metavar="APP",
-        parser=checked_text,
-        help="Only links of this app (id or name). Repeatable.",
-        autocompletion=complete_app,
-    ),
+    _text("--app", "APP", "Only links of this app (id or name). Repeatable.", complete_app),
 ]
 ExcludeApps = Annotated[
     list[str] | None,
-    typer.Option(
-        "--exclude-app",
-        metavar="APP",
-        parser=checked_text,
-        help="Exclude links of this app. Repeatable.",
-        autocompletion=complete_app,
-    ),
+    _text("--exclude-app", "APP", "Exclude links of this app. Repeatable.", complete_app),
 ]
-Repositories = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--repo",
-        metavar="REPO",
-        parser=checked_text,
-        help="Only links of this repository (id, owner/name or URL; 'octo/*' matches all of octo). "
-        "Repeatable.",
-        autocompletion=complete_repo,
-    ),
-]
+_REPOSITORY = (
+    "Only links of this repository (id, owner/name or URL; 'octo/*' matches all of octo). "
+    "Repeatable."
+)
+Repositories = Annotated[list[str] | None, _text("--repo", "REPO", _REPOSITORY, complete_repo)]
 Statuses = Annotated[
     list[LinkStatus] | None,
     typer.Option(
@@ -116,24 +104,14 @@ Statuses = Annotated[
         help="Only links that are pending_snapshot, scanning, synced or failed. Repeatable.",
     ),
 ]
-Errors = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--error",
-        metavar="TEXT",
-        parser=checked_text,
-        help="Only links whose last error contains TEXT (case-insensitive). If TEXT has a *, it "
-        "must match the whole error. Repeatable.",
-    ),
-]
+_ERROR = (
+    "Only links whose last error contains TEXT (case-insensitive). If TEXT has a *, it must match "
+    "the whole error. Repeatable."
+)
+Errors = Annotated[list[str] | None, _text("--error", "TEXT", _ERROR)]
 ExcludeErrors = Annotated[
     list[str] | None,
-    typer.Option(
-        "--exclude-error",
-        metavar="TEXT",
-        parser=checked_text,
-        help="Exclude links that --error TEXT would match. Repeatable.",
-    ),
+    _text("--exclude-error", "TEXT", "Exclude links that --error TEXT would match. Repeatable."),
 ]
 NoError = Annotated[
     bool, typer.Option("--no-error", help="Only links without an error, or that match --error.")
@@ -141,9 +119,7 @@ NoError = Annotated[
 CircuitFilter = Annotated[
     Circuit | None,
     typer.Option(
-        "--circuit",
-        metavar="STATE",
-        help="Only links whose circuit is STATE (open or closed).",
+        "--circuit", metavar="STATE", help="Only links whose circuit is STATE (open or closed)."
     ),
 ]
 
@@ -155,8 +131,7 @@ Front = Annotated[
     ),
 ]
 ResetCircuit = Annotated[
-    bool,
-    typer.Option("--reset-circuit", help="Also close the circuit breaker of each repository."),
+    bool, typer.Option("--reset-circuit", help="Also close the circuit breaker of each repository.")
 ]
 InFlight = Annotated[
     int | None,
@@ -178,26 +153,19 @@ FailureLimit = Annotated[
     ),
 ]
 Wait = Annotated[
-    bool,
-    typer.Option("--wait", help="Wait for the snapshots (exit code 7 if any failed)."),
+    bool, typer.Option("--wait", help="Wait for the snapshots (exit code 7 if any failed).")
 ]
 Timeout = Annotated[
     int | None,
     typer.Option(
-        metavar="SECONDS",
-        min=1,
-        help="Stop waiting after SECONDS (exit code 8); the jobs go on.",
+        metavar="SECONDS", min=1, help="Stop waiting after SECONDS (exit code 8); the jobs go on."
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation prompt.")]
 Reason = Annotated[
     str | None,
-    typer.Option(
-        metavar="TEXT",
-        parser=_checked_reason,
-        help="The reason, for the audit entry.",
-    ),
+    typer.Option(metavar="TEXT", parser=_checked_reason, help="The reason, for the audit entry."),
 ]
 
 # What is printed, and where the settings come from
@@ -232,3 +200,10 @@ def link_choice(
         no_error=given["no_error"],
         open_circuit=None if circuit is None else circuit is Circuit.OPEN,
     )
+
+
+def change_options(typer_context: typer.Context) -> ChangeOptions:
+    """Returns how the command is to treat the links that it chooses."""
+    given = typer_context.params
+    names = (each.name for each in fields(ChangeOptions))
+    return ChangeOptions(**{name: given[name] for name in names if name in given})

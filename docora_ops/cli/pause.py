@@ -8,7 +8,7 @@ import typer
 from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.terminal import terminal_to_ask
+from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.jobs import QUEUE_NAME
 
 _DURATION = re.compile("([0-9]{1,9})([smh]?)")

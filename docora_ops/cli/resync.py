@@ -8,7 +8,8 @@ from docora_ops import actions
 from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
-from docora_ops.cli.terminal import Terminal, terminal_to_ask
+from docora_ops.cli.retry import reset_in_words, show_change
+from docora_ops.cli.streams import Terminal, terminal_to_ask
 from docora_ops.errors import UsageError
 
 
@@ -55,16 +56,7 @@ def resync(
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="remove --in-flight")
     terminal = terminal_to_ask(skip=yes or dry_run)
-    chosen = ChangeOptions(
-        front=front,
-        reset_circuit=reset_circuit,
-        update=update,
-        dry_run=dry_run,
-        in_flight=in_flight,
-        max_failures=max_failures,
-        wait=wait,
-        timeout=timeout,
-    )
+    chosen = options.change_options(typer_context)
     if repo is not None:
         return _resync_one(context, app, repo, chosen, reason, terminal)
     if not (yes or dry_run or terminal):
@@ -87,7 +79,6 @@ def _resync_one(
     reason: str | None,
     terminal: Terminal | None,
 ) -> int:
-    from docora_ops.cli.link_command import reset_in_words, show_change
     from docora_ops.render.link_view import forgotten
     from docora_ops.text import amount
 

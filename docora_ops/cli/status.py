@@ -1,12 +1,14 @@
-"""`status`."""
+"""`status`, `queue` and `metrics`."""
 
 import sys
 import time
 from contextlib import nullcontext
-from typing import Annotated
+from io import TextIOWrapper
+from typing import Annotated, cast
 
 import typer
 
+from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
@@ -106,3 +108,56 @@ def _watch(context: Context, seconds: int) -> None:
             time.sleep(max(seconds - taken, taken * _REST))
             began = time.monotonic()
             found = read_status(context.docora)
+
+
+def queue(
+    typer_context: typer.Context,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N jobs.")
+    ] = 20,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> None:
+    """Show the queue, its workers and the first jobs.
+
+    Needs only Redis. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.render.queue_view import queue_screens
+
+    overview = actions.queue(context.docora, limit)
+    context.show(overview, queue_screens(overview, limit))
+
+
+def metrics(
+    typer_context: typer.Context,
+    by_app: Annotated[
+        bool, typer.Option("--by-app", help="Include the number of failed links of each app.")
+    ] = False,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Print metrics in the Prometheus text format.
+
+    If a server is unreachable, omits its metrics and exits with code 5. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.monitoring import read_metrics
+    from docora_ops.actions.workers import note_other_workers
+    from docora_ops.render.metrics_view import metrics_data, prometheus_text
+
+    found = read_metrics(context.docora, by_app=by_app)
+    if as_json:
+        context.show_document(metrics_data(found), next(iter(found.errors.values()), None))
+    else:
+        # Prometheus reads UTF-8, whatever the locale of a cron job.
+        cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
+        context.tell()
+        sys.stdout.write(prometheus_text(found))
+        sys.stdout.flush()
+    if found.backend_ok is False and context.docora.backend.is_clear:
+        has_workers = bool(found.queue and found.queue.workers)
+        note_other_workers(context.docora, has_workers=has_workers)
+    for error in found.errors.values():
+        context.report(error)
+    return ExitCode.SERVER if found.errors else ExitCode.OK

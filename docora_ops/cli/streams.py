@@ -1,13 +1,19 @@
-"""Standard streams that never keep a command from doing its work, and the pager."""
+"""The standard streams, the pager, and questions at the terminal, whatever the streams are."""
 
 import os
+import signal
 import sys
+import termios
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import cast
 
+from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
+
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
 _SECRETS |= {name.lower() for name in _SECRETS}  # the settings are read in either case
+_YES = frozenset({b"y", b"yes"})
 
 
 class OutputStream(TextIOWrapper):
@@ -75,11 +81,74 @@ def show_paged(text: str, height: int) -> None:
 
 
 def is_foreground(terminal: int) -> bool:
-    """Tells whether the controlling terminal is ours to read: it stops a background job.
-
-    Returns False for a descriptor of anything else.
-    """
+    """Tells whether this controlling terminal is ours: it stops a background job that reads it."""
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
+    except OSError:  # another terminal
         return False
+
+
+class Terminal:
+    """The controlling terminal of the process or, without one, that of stdin and stderr."""
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def ask(self, question: str, *above: object) -> None:
+        """Prints `above` and the question, as inert text, and reads the answer.
+
+        Raises CommandInterruptedError unless the answer is yes, and HungUpError if the terminal is
+        closed meanwhile.
+        """
+        from docora_ops.render.console import make_console
+        from docora_ops.text import inert
+
+        answer = b""
+        with suppress(OSError, termios.error):  # the terminal is closed
+            # Drops the keys that were pressed before the question appeared.
+            termios.tcflush(self._reader, termios.TCIFLUSH)
+            encoding = sys.stderr.encoding
+            with (
+                os.fdopen(self._reader, "rb", 0, closefd=False) as reader,
+                open(self._writer, "w", 1, encoding, "backslashreplace", closefd=False) as writer,
+            ):
+                console = make_console(writer)
+                for renderable in above:
+                    console.print(renderable)
+                console.print(inert(question), end="")
+                console.print(" [y/N] ", end="", soft_wrap=True)
+                try:
+                    answer = reader.readline()  # bytes: it may be in any encoding
+                finally:
+                    if not answer:
+                        console.print()
+        is_closed = not answer and not os.isatty(self._reader)
+        if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            # The end of the input came before the signal.
+            raise HungUpError("hung up (SIGHUP)")
+        if answer.strip().lower() not in _YES:
+            raise CommandInterruptedError("nothing was changed")
+
+
+def terminal_to_ask(*, skip: bool) -> Terminal | None:
+    """Returns the terminal to ask a question at, None with `skip` and without a terminal.
+
+    Raises UsageError in a background job.
+    """
+    if skip:
+        return None
+    try:
+        reader = writer = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        # Without a controlling terminal, as in cron, CI or a container. But `su -c` takes only
+        # the controlling one away.
+        if sys.stdin.isatty() and sys.stderr.isatty():
+            return Terminal(sys.stdin.fileno(), sys.stderr.fileno())
+        return None
+    if not is_foreground(reader):
+        raise UsageError(
+            "a background job can't ask for confirmation",
+            hint="run it in the foreground, or add --yes",
+        )
+    return Terminal(reader, writer)

@@ -63,7 +63,8 @@ def test_a_report_that_is_made_twice_or_spoilt_by_others_does_no_harm(docora: Do
         store.write(step, failures, since=1)
     assert store.read_failures("bulk_x") == (failures, 3)
     spoilt = {"x": "1", "7": "not JSON", "6": '["only", "two"]', "9": "[" * 100_000}
-    docora.redis.hset(failures_key("bulk_x"), mapping={**spoilt, "total": "many"})
+    for field, value in {**spoilt, "total": "many"}.items():
+        docora.redis.hset(failures_key("bulk_x"), field, value)
     shown = docora.run("progress", "bulk_x", "--json", env=NO_DATABASE)
     assert shown.code == 0, shown
     assert [each["job_id"] for each in shown.data["failures"]] == [*("a-0", "a-1", "a-2")]

@@ -20,7 +20,7 @@ NO_DATABASE = {"DATABASE_URL": None}
 def write(docora: Docora, key: str = KEY, **changed: str) -> None:
     """The hash as Docora's dashboard makes it."""
     fields = {"total": "9", "completed": "4", "succeeded": "3", "failed": "0", "cancelled": "false"}
-    docora.redis.hset(key, mapping={**fields, **changed})
+    docora.redis.hset(key, items=[x for each in {**fields, **changed}.items() for x in each])
     docora.redis.expire(key, 3600)
 
 
@@ -32,7 +32,13 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docor
         )
     assert document.code == 0, document
     assert document.stderr == ""
-    expected = {"total": 9, "completed": 4, "put_to_work": 3, "not_queued": 1, "cancelled": False}
+    expected: dict[str, object] = {
+        "total": 9,
+        "completed": 4,
+        "put_to_work": 3,
+        "not_queued": 1,
+        "cancelled": False,
+    }
     expected |= {"operation_id": OPERATION, "state": "running", "who": None, "failures": []}
     assert document.data.items() >= expected.items()
     assert document.data["last_step_seconds"] < 60
