@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from enum import StrEnum
+from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,47 +19,6 @@ COMPLETE_VARIABLE = "_DOCORA_OPS_COMPLETE"
 """Typer answers a shell instead of running a command if this variable is set."""
 _LIMIT = 50
 """Values that are offered at once."""
-
-# Both scripts ask as fish does: Typer's answer to the other shells is code, which they evaluate.
-# Each line of the answer is a value, a tab and a description. The line that is asked about ends
-# with an empty word in quotes, so that a blank within quotes does not end the last word.
-_BASH = r"""_docora_ops() {
-    local line=${COMP_LINE:0:COMP_POINT} quote=${COMP_WORDS[COMP_CWORD]:0:1} typed value
-    [[ $quote == [\'\"] ]] || quote=
-    # What readline keeps of the word: it replaces only what follows a colon or another break.
-    typed=${line##*[[:space:]]} typed=${typed#--*=} typed=${typed%"$2"}
-    [[ $quote || $2 == *[[:space:]]* ]] && typed=
-    COMPREPLY=()
-    while IFS=$'\t' read -r value _; do
-        [[ $value && $value == "$typed"* ]] || continue
-        value=${value#"$typed"}
-        case $quote in
-            '') COMPREPLY+=("$(printf %q "$value")") ;;
-            *) [[ $value == *[\'\"\$\`\\!]* ]] || COMPREPLY+=("$value") ;;
-        esac
-    done < <(_TYPER_COMPLETE_ARGS="$line$quote''" _TYPER_COMPLETE_FISH_ACTION=get-args \
-        _DOCORA_OPS_COMPLETE=complete_fish "$1" 2>/dev/null)
-    [[ $3 == --env-file ]] && compopt -o default
-}
-complete -o nosort -F _docora_ops docora-ops
-"""
-
-_ZSH = r"""#compdef docora-ops
-_docora_ops() {
-    local line value help
-    local -a values shown
-    line="${(j: :)${(@qq)${(@Q)words[1,CURRENT-1]}}} ${(qq)${(Q)PREFIX}}"
-    while IFS=$'\t' read -r value help; do
-        [[ -n $value ]] || continue
-        values+=("$value") shown+=("${(V)value}${help:+  -- ${(V)help}}")
-    done < <(_TYPER_COMPLETE_ARGS="$line" _TYPER_COMPLETE_FISH_ACTION=get-args \
-        _DOCORA_OPS_COMPLETE=complete_fish "${(Q)words[1]}" 2>/dev/null)
-    compset -P '--*='
-    compadd -l -V values -d shown -a values
-    [[ $words[CURRENT-1] == --env-file && $PREFIX != *[\$\`]* ]] && _files
-}
-[[ $funcstack[1] == _docora-ops ]] && _docora_ops "$@" || compdef _docora_ops docora-ops
-"""
 
 
 class Shell(StrEnum):
@@ -77,7 +37,8 @@ def completion(
     zsh to ~/.zshrc, after compinit. Completes names of apps and repositories from Postgres, as set
     in the environment.
     """
-    sys.stdout.write(_BASH if shell is Shell.BASH else _ZSH)
+    script = files("docora_ops.cli").joinpath(f"completion.{shell}")
+    sys.stdout.write(script.read_text(encoding="utf-8"))
 
 
 def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:

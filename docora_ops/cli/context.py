@@ -45,13 +45,6 @@ class Context:
         return Docora(load_settings(self.env_file))
 
     @cached_property
-    def out(self) -> Console:
-        """The console for data."""
-        from docora_ops.render.console import make_console
-
-        return make_console(sys.stdout)
-
-    @cached_property
     def err(self) -> Console:
         """The console for conversation."""
         from docora_ops.render.console import make_console
@@ -119,15 +112,15 @@ class Context:
         that no pager may wait for a key.
         """
         from docora_ops.render.columns import cell, lines_of
+        from docora_ops.render.console import make_console
 
         self.tell()
         if sys.stdout.isatty():
-            with self.out.capture() as capture:
-                for part in parts:
-                    self.out.print(part, crop=False)
-                if footer:
-                    self.out.print(cell(footer))
-            show_paged(capture.get(), self.out.height if is_last else sys.maxsize)
+            console = make_console(sys.stdout)
+            with console.capture() as capture:
+                for part in (*parts, *([cell(footer)] if footer else [])):
+                    console.print(part, crop=False)
+            show_paged(capture.get(), console.height if is_last else sys.maxsize)
             return
         for part in parts:
             for line in lines_of(part):

@@ -92,9 +92,8 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
     if group := given["group_by"]:
         groups = actions.link_groups(docora, group, choice, **pages)
-        return context.show_page(
-            groups, group_list(group, groups.rows), docora.database.place, "group"
-        )
+        rows, place = group_list(group, groups.rows), docora.database.place
+        return context.show_page(groups, rows, place, "group", nothing=f"no {noun}s")
     found, lost = actions.links(docora, choice, sort=given["sort"], **pages)
     is_narrowed = options.link_choice(typer_context) != actions.LinkChoice() or given.get("status")
     return context.show_page(

@@ -16,6 +16,7 @@ from docora_ops.cli.signals import ended_by_ctrl_c
 from docora_ops.errors import UsageError
 
 _PATIENCE = 8  # seconds for an answer of a server
+_INTERVAL = 2  # seconds
 _REST = 2  # the pause after a read lasts at least this many times as long as the read
 
 
@@ -23,14 +24,8 @@ def status(
     typer_context: typer.Context,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Refresh every SECONDS until Ctrl-C, and show what changed."),
+        typer.Option("--watch", help="Refresh every 2 s until Ctrl-C, and show what changed."),
     ] = False,
-    seconds: Annotated[
-        int | None,
-        typer.Argument(
-            metavar="SECONDS", min=1, max=86_400, help="Interval for --watch (default: 2)."
-        ),
-    ] = None,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
@@ -42,12 +37,10 @@ def status(
     context = context_of(typer_context)
     if watch and as_json:
         raise UsageError("--watch and --json can't be combined", hint="remove one of them")
-    if seconds is not None and not watch:
-        raise UsageError("SECONDS needs --watch", hint=f"docora-ops status --watch {seconds}")
     context.docora.settings = context.docora.settings.hurried(_PATIENCE)
     if watch:
         try:
-            _watch(context, seconds or 2)
+            _watch(context)
         except KeyboardInterrupt:
             if not ended_by_ctrl_c():
                 raise
@@ -72,7 +65,7 @@ def status(
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
 
 
-def _watch(context: Context, seconds: int) -> None:
+def _watch(context: Context) -> None:
     """Shows the state again and again, in place at a terminal, until nobody reads a pipe any more.
 
     Raises KeyboardInterrupt, and ServerError if a server refuses the login or a privilege.
@@ -82,12 +75,13 @@ def _watch(context: Context, seconds: int) -> None:
 
     from docora_ops.actions.monitoring import Watch, read_status
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
-    from docora_ops.render.console import may_animate
+    from docora_ops.render.console import make_console, may_animate
     from docora_ops.render.status_view import status_screen
 
     context.collect_garbage()
     compare = Watch().compare
-    live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
+    console = make_console(sys.stdout)
+    live = Live(console=console, auto_refresh=False) if may_animate(sys.stdout) else None
     began = time.monotonic()
     found = read_status(context.docora)
     context.tell()  # later, it would break up the screen
@@ -96,7 +90,7 @@ def _watch(context: Context, seconds: int) -> None:
             shown = status_screen(found, compare(found, began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
-                live.update(Constrain(shown, context.out.width - 2), refresh=True)
+                live.update(Constrain(shown, console.width - 2), refresh=True)
             else:
                 context.show_tables([shown, ""], is_last=False)
             for error in found.errors:
@@ -105,7 +99,7 @@ def _watch(context: Context, seconds: int) -> None:
                 if not isinstance(error, RedisError):
                     context.docora.reconnect()
             taken = time.monotonic() - began
-            time.sleep(max(seconds - taken, taken * _REST))
+            time.sleep(max(_INTERVAL - taken, taken * _REST))
             began = time.monotonic()
             found = read_status(context.docora)
 
@@ -143,7 +137,6 @@ def metrics(
     """
     context = context_of(typer_context)
     from docora_ops.actions.monitoring import read_metrics
-    from docora_ops.actions.workers import note_other_workers
     from docora_ops.render.metrics_view import metrics_data, prometheus_text
 
     found = read_metrics(context.docora, by_app=by_app)
@@ -155,9 +148,6 @@ def metrics(
         context.tell()
         sys.stdout.write(prometheus_text(found))
         sys.stdout.flush()
-    if found.backend_ok is False and context.docora.backend.is_clear:
-        has_workers = bool(found.queue and found.queue.workers)
-        note_other_workers(context.docora, has_workers=has_workers)
     for error in found.errors.values():
         context.report(error)
     return ExitCode.SERVER if found.errors else ExitCode.OK

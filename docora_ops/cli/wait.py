@@ -96,7 +96,7 @@ def wait_for_link(
     else:
         screen = wait_screen(step.end, None if change else link)
         context.show_tables([screen], is_last=not stop.requested)
-    return gravest(end_wait(context, step.wait, words, is_link=True, interrupted=stop.requested))
+    return gravest(end_wait(context, step.wait, words, interrupted=stop.requested))
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
@@ -169,9 +169,7 @@ def showing_wait(
         yield show
 
 
-def end_wait(
-    context: Context, wait: BulkWait, awaited: str, *, is_link: bool = False, interrupted: bool
-) -> set[ExitCode]:
+def end_wait(context: Context, wait: BulkWait, awaited: str, *, interrupted: bool) -> set[ExitCode]:
     """Says which results are missing. Returns every exit code that fits the wait.
 
     `awaited`: the arguments of `wait` that name the link or the operation.
@@ -183,10 +181,9 @@ def end_wait(
         codes.add(ExitCode.PROBLEMS)
     if wait.only_lost_left and not interrupted:
         codes.add(ExitCode.PROBLEMS)
-        again = f"it again: docora-ops repair {awaited}"
-        if not is_link:
-            again = "them again: docora-ops repair"
-        context.warn(f"No live job for {amount(wait.unfinished, 'link')}. To queue {again}")
+        again = "" if awaited.startswith("bulk_") else f" {awaited}"
+        lost = f"No live job for {amount(wait.unfinished, 'link')}"
+        context.warn(f"{lost}. To queue again: docora-ops repair{again}")
     elif wait.unfinished:
         codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
         end = "No longer waiting" if interrupted else "Time ran out"

@@ -5,8 +5,6 @@ import shlex
 import socket
 from pathlib import Path
 
-import pytest
-
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL
 
@@ -64,29 +62,18 @@ def test_repositories_are_those_of_the_app(docora: Docora) -> None:
     assert offers(docora, "show", app, "octo/a", "") == []
 
 
-def test_at_most_some_dozens_are_offered(docora: Docora) -> None:
-    docora.add_links(1000)
-    assert len(offers(docora, "show", "App 1", "octo/")) == 50
-    assert len(offers(docora, "show", "App 1", "octo/repo99")) == 11
-
-
 def test_a_name_that_can_not_be_typed_is_not_offered_but_its_id_is(docora: Docora) -> None:
     ids = [docora.add_app(name) for name in (EVIL[:100], "-x", "two\nlines", "https://a:b@c/")]
     assert sorted(offers(docora, "show", "")) == sorted(ids)
 
 
-@pytest.mark.parametrize("place", ["option", "variable"])
-def test_settings_come_from_the_env_file(docora: Docora, tmp_path: Path, place: str) -> None:
+def test_settings_come_from_the_env_file(docora: Docora, tmp_path: Path) -> None:
     docora.add_app("Acme Search")
     file = tmp_path / "docora.env"
     file.write_text(f"DATABASE_URL={docora.database_url}\n")
     env = {**NOTHING_SET, "HOME": str(tmp_path)}
-    if place == "option":
-        option = "--env-file=~/docora.env"
-        assert offers(docora, "show", option, "A", **env) == ["Acme Search"]
-    else:
-        env["DOCORA_OPS_ENV_FILE"] = str(file)
-        assert offers(docora, "show", "A", **env) == ["Acme Search"]
+    option = "--env-file=~/docora.env"
+    assert offers(docora, "show", option, "A", **env) == ["Acme Search"]
 
 
 def test_whatever_goes_wrong_nothing_is_offered_and_the_shell_does_not_wait(

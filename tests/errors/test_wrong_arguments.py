@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from tests.support.docora import Docora
 from tests.support.hostile_texts import EVIL
@@ -59,21 +58,3 @@ def test_each_wrong_value_gets_a_sentence_and_changes_nothing(docora: Docora) ->
     problems = list(problems_of(docora, list(wrong_commands())))
     assert not problems, "\n".join(problems)
     assert docora.dump() == before
-
-
-def test_what_is_no_env_file_gets_a_sentence(docora: Docora, tmp_path: Path) -> None:
-    paths = ["", STRAY, EVIL, "x" * 5000, "/nowhere/at/all", "/proc/self/mem", str(tmp_path)]
-    for number, text in enumerate(
-        (
-            bytes(range(256)),
-            b"DATABASE_URL='postgres://u:p@h/\n",
-            f"REDIS_URL=redis://h\0\nDATABASE_URL={docora.database_url}\n".encode(),
-            f"DOCORA_OPS_BACKEND={EVIL}\nDATABASE_URL={docora.database_url}\n".encode(),
-        )
-    ):
-        file = tmp_path / f"{number}.env"
-        file.write_bytes(text)
-        paths.append(str(file))
-    wrong = [(["retry-all-failed", "--env-file", path], 2) for path in paths]
-    problems = list(problems_of(docora, wrong, DATABASE_URL=None, REDIS_URL=None))
-    assert not problems, "\n".join(problems)

@@ -82,7 +82,6 @@ def test_options_that_exclude_each_other_are_a_usage_error(docora: Docora) -> No
     for words in (
         "retry one two --timeout 9",
         "retry-all-failed --wait --timeout 0",
-        "retry-all-failed --reset-circuit --circuit closed",
         "resync one",
         "resync one two --all",
         "resync one --all --wait --dry-run",

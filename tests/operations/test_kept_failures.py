@@ -51,7 +51,7 @@ def test_progress_lists_the_failures_later_and_forgets_them_with_the_operation(
     assert 3_500_000 < min(lives) <= max(lives) <= min(lives) + 100
 
 
-def test_a_report_that_is_made_twice_or_spoilt_by_others_does_no_harm(docora: Docora) -> None:
+def test_a_report_that_is_made_twice_does_no_harm(docora: Docora) -> None:
     store = docora.actions().store
     failures = [
         LinkFailure(f"a-{number}", "a", str(number), "an error", "Acme", "o/a")
@@ -62,9 +62,3 @@ def test_a_report_that_is_made_twice_or_spoilt_by_others_does_no_harm(docora: Do
     for _ in range(2):
         store.write(step, failures, since=1)
     assert store.read_failures("bulk_x") == (failures, 3)
-    spoilt = {"x": "1", "7": "not JSON", "6": '["only", "two"]', "9": "[" * 100_000}
-    for field, value in {**spoilt, "total": "many"}.items():
-        docora.redis.hset(failures_key("bulk_x"), field, value)
-    shown = docora.run("progress", "bulk_x", "--json", env=NO_DATABASE)
-    assert shown.code == 0, shown
-    assert [each["job_id"] for each in shown.data["failures"]] == [*("a-0", "a-1", "a-2")]

@@ -54,15 +54,3 @@ def test_each_state_is_listed_with_the_dashboards_fields_and_the_latest_step_fir
     assert (rows[1][6], rows[-1][6]) == ("3 min ago", "unknown")
     assert last.stdout.count("bulk_") == 1
     assert last.stderr.endswith(": 5 operations, page 3 of 3.\n")
-
-
-def test_foreign_text_is_inert(docora: Docora) -> None:
-    write(docora, "bulk_\x1b[31mred[bold]", total="9" * 5000, completed="-1", failed="x")
-    docora.redis.hset(b"docora:bulk:\xff\xfe", "total", "3")
-    table, document = docora.run_together(
-        ("operations",), ("operations", "--json"), env=NO_DATABASE
-    )
-    assert (table.code, document.code) == (0, 0), (table, document)
-    assert r"bulk_\x1b[31mred[bold]" in table.stdout
-    assert "\x1b" not in table.stdout + document.stdout
-    assert {each["total"] for each in document.data} == {0, 3}

@@ -83,7 +83,7 @@ def test_an_operation_that_is_unknown_or_expired_is_not_found(docora: Docora) ->
     ):
         assert result.code == 3, result
         assert result.json["code"] == "not_found"
-        assert f"Operation not found or expired: {OPERATION}" in result.json["error"]
+        assert f"Operation not found or expired: {OPERATION!r}" in result.json["error"]
     assert docora.redis.keys() == []
 
 
