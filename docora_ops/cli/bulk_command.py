@@ -208,8 +208,10 @@ def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iter
         held = amount(result.circuits_held, "circuit")
         yield f"{held} not reset: another session holds the row of the repository."
     if result.open_circuits_left_out:
+        why = "the circuit of the repository is open."
         left_out = amount(result.open_circuits_left_out, "link")
-        yield f"{left_out} left out: the circuit of the repository is open."
+        # Without a link to change, the message has counted them.
+        yield f"{left_out} left out: {why}" if result.total else why.capitalize()
         if context.docora.queue.is_docoras:
             yield "To close the circuits, and reset these links, too: add --reset-circuit."
 

@@ -53,16 +53,18 @@ def doctor(
 
     context.collect_garbage()
     delay = context.docora.settings.drift_grace
-    has_waited = False
+    said: set[type] = set()
     for event in diagnose(context.docora.settings, max_failed=max_failed, read_only=read_only):
         if isinstance(event, Diagnosis):
             diagnosis = event
+        elif type(event) in said:
+            continue
         elif isinstance(event, Suspects) and delay:
             found = amount(event.count, "mismatch", "mismatches")
             context.say(f"{found} at first check: checking again in {delay} s.")
-        elif isinstance(event, WaitingFor) and not has_waited:
-            has_waited = True
+        elif isinstance(event, WaitingFor) and not as_json:
             context.say(f"Waiting for {' and '.join(event.servers)}.")
+        said.add(type(event))
     # Where it is unclear, the check of the workers says so.
     if diagnosis.backend and diagnosis.backend.is_clear and diagnosis.backend.sentence:
         context.say(diagnosis.backend.sentence)
