@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     )
     from docora_ops.actions.journal import (
         cancel,
-        cancel_at_once,
         follow,
         history,
         operations,
@@ -46,7 +45,6 @@ __all__ = [
     "Suspects",
     "apps",
     "cancel",
-    "cancel_at_once",
     "follow",
     "history",
     "link_groups",
@@ -75,7 +73,7 @@ _MODULES = {
     "find_drift": ("Suspects",),
     "fix_drift": ("repair",),
     "following": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
-    "journal": ("cancel", "cancel_at_once", "follow", "history", "operations", "progress"),
+    "journal": ("cancel", "follow", "history", "operations", "progress"),
     "lookup": ("LinkChoice",),
     "many_links": ("resync_all", "retry_all_failed", "schedule"),
     "one_link": ("link_to_resync", "resync", "retry"),

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from docora_ops.actions.docora import Docora
 from docora_ops.audit import HistoryEntry, describe_change
-from docora_ops.bulk import KnownOperation, OperationState, StoppedBy
+from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import cancel_entry, read_history
@@ -68,12 +68,3 @@ def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> b
     change = describe_change("cancel", reason)
     entry = cancel_entry(change, operation_id)
     return docora.store.cancel(operation_id, entry, cancelled_by=change.who)
-
-
-def cancel_at_once(docora: Docora, operation_id: str) -> None:
-    """Marks a bulk operation of this process as interrupted, on a connection of its own.
-
-    For a signal handler, which may have interrupted a call of the other connection. Waits a second
-    at most. Raises NotFoundError, OperationFinishedError, RedisError.
-    """
-    Docora(docora.settings.hurried(1)).store.cancel(operation_id, stopped_by=StoppedBy.INTERRUPTED)

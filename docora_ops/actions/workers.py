@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 from docora_ops.actions.docora import Docora
 from docora_ops.audit import describe_change
 from docora_ops.errors import NeedsRqError, WrongBackendError
 from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, RqWorkers, Suspension
 from docora_ops.queue import suspension as switch
-
-_PATIENCE = 7
-"""Seconds without a change. A worker looks once a second while it takes no job. One that waits for
-a job looks every five seconds or, if it is RQ's own, only after the next job."""
-_PAUSE = 0.2
 
 
 def rq_workers(docora: Docora) -> RqWorkers:
@@ -26,31 +20,17 @@ def rq_workers(docora: Docora) -> RqWorkers:
     return RqWorkers(switch.read_suspension(docora.redis), switch.live_workers(docora.redis))
 
 
-def pause(
-    docora: Docora, seconds: int | None = None, *, reason: str | None = None
-) -> Generator[RqWorkers]:
-    """Suspends all RQ workers of this Redis, and yields them until they have noticed.
+def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
+    """Suspends all RQ workers of this Redis, and returns them as they were just before.
 
-    Each worker finishes its job. One that already waits for a job may take one more. The workers
-    are suspended once the first state is yielded. The last state follows when each worker is
-    suspended or busy, or when none has changed for some seconds.
+    Each worker finishes its job. One that already waits for a job may take one more.
 
     `seconds`: the length of the pause; None: until `resume`. `reason`: for the audit entry.
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     workers = rq_workers(docora).workers
     change = describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
-    suspension = switch.suspend(docora.redis, seconds, change)
-    changed_at = time.monotonic()
-    while True:
-        yield RqWorkers(suspension, workers)
-        is_over = time.monotonic() - changed_at > _PATIENCE
-        if is_over or all(worker.is_stopped for worker in workers):
-            return
-        time.sleep(_PAUSE)
-        before, workers = workers, switch.live_workers(docora.redis)
-        if workers != before:
-            changed_at = time.monotonic()
+    return RqWorkers(switch.suspend(docora.redis, seconds, change), workers)
 
 
 def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:

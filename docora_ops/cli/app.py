@@ -1,41 +1,31 @@
 """The table of commands, and how each is run."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from inspect import cleandoc
 from itertools import takewhile
 from typing import Annotated
 
 import typer
+import typer.main
 
 from docora_ops import __version__
-from docora_ops.cli.apps import apps
 from docora_ops.cli.completion import COMPLETE_VARIABLE, completion
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
-from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
-from docora_ops.cli.history import history
-from docora_ops.cli.lists import failed, links
-from docora_ops.cli.metrics import metrics
-from docora_ops.cli.operations import cancel, operations, progress
+from docora_ops.cli.lists import apps, failed, links, show
+from docora_ops.cli.operations import cancel, history, operations, progress
 from docora_ops.cli.pause import pause, resume
-from docora_ops.cli.queue import queue
-from docora_ops.cli.repair import repair
+from docora_ops.cli.repair import doctor, repair
 from docora_ops.cli.resync import resync
-from docora_ops.cli.retry import retry
-from docora_ops.cli.retry_all_failed import retry_all_failed
-from docora_ops.cli.schedule import schedule
-from docora_ops.cli.show import show
-from docora_ops.cli.signals import interrupt_on_signals, interruption, taking_signals
-from docora_ops.cli.status import status
+from docora_ops.cli.retry import retry, retry_all_failed, schedule
+from docora_ops.cli.signals import interruptible, interruption
+from docora_ops.cli.status import metrics, queue, status
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
@@ -55,127 +45,101 @@ app = typer.Typer(
     epilog="Example: docora-ops retry 'Acme Search' octo/api",
 )
 
-
-def _add(command: Callable[..., int | None], example: str, name: str | None = None) -> None:
-    """Adds a command to the app. Its docstring is its help."""
-
-    @wraps(command)
-    def run(**arguments: object) -> int | None:
-        try:
-            with taking_signals():
-                return command(**arguments)
-        except KeyboardInterrupt:  # Typer would exit without a message
-            raise interruption() from None
-
-    text = cleandoc(command.__doc__ or "")
-    add = app.command(
-        name, help=text, short_help=text.partition("\n")[0], epilog=f"Example: docora-ops {example}"
-    )
-    add(run)
-
-
-_add(status, "status --watch")
-_add(failed, "failed --group-by error")
-_add(links, "links --repo octo/api --status synced")
-_add(apps, "apps --limit 10")
-_add(show, "show 'Acme Search' octo/api")
-_add(queue, "queue --limit 100")
-_add(doctor, "doctor --json")
-_add(metrics, "metrics --by-app")
-_add(retry, "retry 'Acme Search' octo/api --front")
-_add(retry_all_failed, "retry-all-failed --error 502 --dry-run")
-_add(resync, "resync 'Acme Search' octo/api")
-_add(repair, "repair 'Acme Search' octo/api --dry-run")
-_add(schedule, "schedule --dry-run")
-_add(operations, "operations")
-_add(progress, "progress bulk_0123456789abcdef --follow")
-_add(wait, "wait bulk_0123456789abcdef --timeout 600")
-_add(cancel, "cancel bulk_0123456789abcdef")
-_add(pause, "pause --for 10m")
-_add(resume, "resume")
-_add(history, "history --no-schedule")
-_add(worker, "worker")
-_add(demo, "demo --keep")
-_add(completion, "completion bash")
-_add(show_help, "help exit-codes", name="help")
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"docora-ops {__version__}\n")
-        raise typer.Exit
-
-
-def _show_help(typer_context: typer.Context, wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"{typer_context.get_help()}\n")
-        raise typer.Exit
+# In the order of the help page. The docstring of a command is its help.
+for _command, _example in (
+    (status, "status --watch"),
+    (failed, "failed --group-by error"),
+    (links, "links --repo octo/api --status synced"),
+    (apps, "apps --limit 10"),
+    (show, "show 'Acme Search' octo/api"),
+    (queue, "queue --limit 100"),
+    (doctor, "doctor --json"),
+    (metrics, "metrics --by-app"),
+    (retry, "retry 'Acme Search' octo/api --front"),
+    (retry_all_failed, "retry-all-failed --error 502 --dry-run"),
+    (resync, "resync 'Acme Search' octo/api"),
+    (repair, "repair 'Acme Search' octo/api --dry-run"),
+    (schedule, "schedule --dry-run"),
+    (operations, "operations"),
+    (progress, "progress bulk_0123456789abcdef --follow"),
+    (wait, "wait bulk_0123456789abcdef --timeout 600"),
+    (cancel, "cancel bulk_0123456789abcdef"),
+    (pause, "pause --for 10m"),
+    (resume, "resume"),
+    (history, "history --no-schedule"),
+    (worker, "worker"),
+    (demo, "demo --keep"),
+    (completion, "completion bash"),
+    (show_help, "help exit-codes"),
+):
+    _text = cleandoc(_command.__doc__ or "")
+    app.command(
+        name=_example.partition(" ")[0],
+        help=_text,
+        short_help=_text.partition("\n")[0],
+        epilog=f"Example: docora-ops {_example}",
+    )(_command)
 
 
 # Typer's own --help has no default, and to convert "not given" Typer imports pydantic: the help of
 # each command would load it.
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
     typer_context: typer.Context,
-    version: Annotated[
-        bool,
-        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
     wants_help: Annotated[
-        bool,
-        typer.Option(
-            "--help",
-            "-h",
-            is_eager=True,
-            callback=_show_help,
-            help="Show this message and exit.",
-        ),
+        bool, typer.Option("--help", "-h", help="Show this message and exit.")
     ] = False,
 ) -> None:
     """Retry failed links of a Docora installation, and look after its snapshot queue."""
-    context = Context()
-    typer_context.obj = context
-    typer_context.call_on_close(context.close)
+    if version:
+        sys.stdout.write(f"docora-ops {__version__}\n")
+    elif wants_help or typer_context.invoked_subcommand is None:
+        sys.stdout.write(f"{typer_context.get_help()}\n")
+    else:
+        return
+    raise typer.Exit
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. Raises nothing."""
     output = guard_streams()
-    interrupt_on_signals()
-    code = _run(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    if output.failure is not None:
-        Context().say(f"Error: the output can't be written: {output.failure.strerror}")
-        return code or ExitCode.PROBLEMS
+    Context.arguments = arguments
+    context = Context(as_json="--json" in takewhile("--".__ne__, arguments))
+    code = ExitCode.OK if arguments else ExitCode.USAGE
+    try:
+        with interruptible():
+            if os.environ.get(COMPLETE_VARIABLE):
+                _complete()
+            group = typer.main.get_command(app)
+            with group.make_context("docora-ops", list(arguments)) as typer_context:
+                code = group.invoke(typer_context) or code
+    except typer.Exit:
+        pass
+    except typer.TyperException as error:
+        code = context.report(_usage_error(error))
+    except DocoraOpsError as error:
+        code = context.report(error)
+    except KeyboardInterrupt:
+        code = context.report(interruption())
+    except Exception as error:  # noqa: BLE001 - a bug, which is reported
+        code = _report_bug(context, error)
+    sys.stdout.flush()
+    if output.failure is not None and not isinstance(output.failure, BrokenPipeError):
+        context.say(f"Error: the output can't be written: {output.failure.strerror}")
+        code = code or ExitCode.PROBLEMS
+    sys.stderr.flush()
     return code
 
 
-def _run(arguments: Sequence[str]) -> int:
-    Context.arguments = arguments
-    context = Context(as_json="--json" in takewhile("--".__ne__, arguments))
-    if os.environ.get(COMPLETE_VARIABLE):
-        _prepare_completion()
-    try:
-        words = list(arguments) or ["--help"]
-        code = app(words, standalone_mode=False, prog_name="docora-ops")
-        return int(code or 0) if arguments else ExitCode.USAGE
-    except typer.TyperException as error:
-        return context.report(_usage_error(error))
-    except DocoraOpsError as error:
-        return context.report(error)
-    except (typer.Abort, KeyboardInterrupt):
-        return context.report(interruption())
-    except Exception as error:  # noqa: BLE001 - a bug, which is reported
-        return _report_bug(context, error)
-
-
-def _prepare_completion() -> None:
+def _complete() -> None:
+    """Has Typer answer a shell, and ends the process."""
     from typer.completion import get_completion_inspect_parameters
 
     get_completion_inspect_parameters()  # tells Typer which shells there are
     # Ends the process, even within a call of libpq that waits for a name server.
     signal.alarm(_COMPLETION_SECONDS)
+    app(prog_name="docora-ops")
 
 
 def _usage_error(error: typer.TyperException) -> UsageError:
@@ -187,7 +151,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     return UsageError(message, hint=hint)
 
 
-def _report_bug(context: Context, error: Exception) -> int:
+def _report_bug(context: Context, error: Exception) -> ExitCode:
     sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
     if context.as_json and not Context.document_has_begun:
         context.show_document(None, BugError(sentence))

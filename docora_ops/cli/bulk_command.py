@@ -1,22 +1,17 @@
 """`retry-all-failed`, `resync --all` and `schedule`: the question, the progress and the result."""
 
-from __future__ import annotations
-
-import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
-from docora_ops import actions
-from docora_ops.actions import BulkStep, ChangeOptions
-from docora_ops.bulk import BulkResult, StoppedBy
+from docora_ops.actions import BulkStep
+from docora_ops.bulk import BulkResult, BulkWait, ChangeOptions, StoppedBy
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.link_command import in_words, reset_in_words, sent_again
-from docora_ops.cli.signals import interrupted_code, stopping_on_signals, until_stopped
-from docora_ops.cli.streams import write_at_once
-from docora_ops.cli.terminal import Terminal
+from docora_ops.cli.retry import reset_in_words
+from docora_ops.cli.signals import interrupted_code, until_stopped
+from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import RedisError, ServerError
 from docora_ops.interrupts import Stop
@@ -26,10 +21,8 @@ from docora_ops.render.console import progress_bar
 from docora_ops.render.link_view import app_counts, failures, forgotten, records_in_words
 from docora_ops.text import amount
 
-_AFTER_LOST_REDIS = (
-    "; if Redis has lost writes, as it may in a failover, docora-ops repair queues the links whose "
-    "jobs are gone"
-)
+_STOPPING = "Stopping after the current batches. A second signal stops at once."
+_AFTER_LOST_REDIS = "; after a failover, docora-ops repair queues the links whose jobs are gone"
 
 
 def run_bulk(
@@ -44,91 +37,66 @@ def run_bulk(
     shows what was done by then. Returns the exit code.
     """
     with closing(events):
-        step = next(events)
+        step, servers = next(events), context.docora.servers
         context.collect_garbage()
-        if options.dry_run or not step.result.total:
-            if options.dry_run:
-                over = f"dry run over {_links_of(step)}, nothing will be changed"
-                context.say(f"{context.docora.servers}: {over}.")
-            *_, step = step, *events
-            return _finish(context, step, options, Stop())
-        if terminal is not None:
-            _ask(context, terminal, step, options)
-        return _carry_out(context, events, step, options)
+        if not options.dry_run and step.result.total:
+            if terminal is not None:
+                _ask(context, terminal, step, options)
+            return _carry_out(context, events, step, options)
+        if options.dry_run:
+            context.say(f"{servers}: dry run over {_links_of(step)}, nothing will be changed.")
+        *_, step = step, *events
+        _show(context, step, options)
+        return gravest(_codes(step.result))
+
+
+def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
+    docora, links = context.docora, _links_of(step)
+    above: list[object] = [app_counts(step.chosen)] if len(step.chosen) > 1 else []
+    question = reset_in_words(docora, links)
+    if step.result.action is Action.RESYNC:
+        question = f"send {amount(step.deliveries, 'file')} again, {question}"
+        if not options.update:
+            above.append(forgotten(is_planned=True))
+    context.tell()
+    terminal.ask(f"{docora.servers}: {question}?", *above)
 
 
 def _carry_out(
     context: Context, events: Generator[BulkStep], step: BulkStep, options: ChangeOptions
 ) -> int:
-    docora, stop = context.docora, Stop()
+    stop, lost = Stop(), None
     action, total = step.result.action, step.result.total
-    next_step = _next_step(action)
-    error: ServerError | None = None
-
-    def stop_at_once() -> None:
-        try:
-            write_at_once(f"Stopped: {next_step}.\n")
-            if step.result.operation_id:
-                actions.cancel_at_once(docora, step.result.operation_id)
-        finally:
-            os._exit(interrupted_code())  # Postgres rolls back what is not committed
-
-    with stopping_on_signals(stop, stop_at_once):
-        try:
-            step = next(events)
-            begun = f"operation {step.result.operation_id}, {_links_of(step)}"
-            if action is Action.SCHEDULE:
-                begun = f"{_links_of(step)} due"
-            context.say(f"{docora.servers}: {begun}.")
-            with _progress(context, total, options) as show:
-                while not (stop.requested or step.is_waiting) and (found := next(events, None)):
-                    step = found
-                    show(step)
-            if stop.requested:
-                events.close()
-        except ServerError as lost:
-            error = lost
-        if error or stop.requested:
-            why = StoppedBy.LOST_SERVER if error else StoppedBy.INTERRUPTED
-            step = replace(step, result=step.result.stopped(why))
-        # Signals are still handled here: none may cut the document in two.
-        if error or not (step.wait and context.as_json):
-            _show(context, step, options, error, is_last=not (step.wait or stop.requested))
-        if error:
-            done = f"Stopped after {step.result.completed} of {total} links."
-            is_in_doubt = isinstance(error, RedisError) and action is Action.RETRY
-            return context.report(error, done, next_step + _AFTER_LOST_REDIS * is_in_doubt)
-    if step.is_waiting and step.wait and step.wait.total:
-        try:
-            what = amount(step.wait.total, "snapshot")
-            awaited = until_stopped(events, stop)
-            step = next(awaited, step)  # from here on, a signal ends the wait only
-            with showing_wait(context, what, step.wait) as show_wait:
-                for step in awaited:
-                    show_wait(step.wait)
-        except ServerError as lost:
-            error = lost
-        context.tell()
-    return _finish(context, step, options, stop, error)
-
-
-def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
-    docora = context.docora
-    above: list[object] = [app_counts(step.chosen)] if len(step.chosen) > 1 else []
-    end = in_words(options)
-    if step.result.action is Action.RETRY:
-        question = reset_in_words(docora, _links_of(step), "their snapshot jobs") + end
-    else:
-        links, files = amount(step.result.total, "link"), amount(step.deliveries, "file")
-        question = (
-            f"send {step.chosen[0].app_name}, over {links}, {files} "
-            f"{sent_again(options)} the delivery records, "
-            f"{reset_in_words(docora, 'the links', 'their snapshot jobs')}{end})"
-        )
-        if not options.update:
-            above.append(forgotten(is_planned=True))
-    context.tell()
-    terminal.ask(f"{docora.servers}: {question}?", *above)
+    try:
+        work = until_stopped(events, stop, _STOPPING)
+        step = next(work)
+        begun = f"operation {step.result.operation_id}, {_links_of(step)}"
+        if action is Action.SCHEDULE:
+            begun = f"{_links_of(step)} due"
+        context.say(f"{context.docora.servers}: {begun}.")
+        with _progress(context, total, options) as show:
+            for step in work:
+                if step.is_waiting:
+                    break
+                show(step)
+    except ServerError as error:
+        lost = error
+    if lost or stop.requested:
+        why = StoppedBy.LOST_SERVER if lost else StoppedBy.INTERRUPTED
+        step = replace(step, result=step.result.stopped(why))
+    if lost or not (step.wait and context.as_json):
+        _show(context, step, options, lost, is_last=not (step.wait or stop.requested))
+    if lost:
+        next_step = _next_step(action)
+        if isinstance(lost, RedisError) and action is Action.RETRY:
+            next_step += _AFTER_LOST_REDIS
+        done = f"Stopped after {step.result.completed} of {total} links."
+        return context.report(lost, done, next_step)
+    if step.wait is None:
+        if step.result.operation_id and step.result.succeeded and sys.stderr.isatty():
+            context.say(f"To wait for the results: docora-ops wait {step.result.operation_id}")
+        return gravest(_codes(step.result, interrupted=stop.requested))
+    return _await_snapshots(context, events, step, step.wait, options, stop)
 
 
 @contextmanager
@@ -140,9 +108,9 @@ def _progress(
         with progress_bar(context.err, total) as move:
             yield lambda step: move(step.result.completed)
         return
+    what = f"{amount(total, 'snapshot')}, {options.in_flight} in flight at most"
     has_told = False
-    pace = in_words(replace(options, front=False, reset_circuit=False))
-    with showing_wait(context, f"{amount(total, 'snapshot')}{pace}") as show_wait:
+    with showing_wait(context, what) as show_wait:
 
         def show(step: BulkStep) -> None:
             nonlocal has_told
@@ -156,79 +124,73 @@ def _progress(
         yield show
 
 
-def _finish(
+def _await_snapshots(
     context: Context,
+    events: Generator[BulkStep],
     step: BulkStep,
+    waited: BulkWait,
     options: ChangeOptions,
     stop: Stop,
-    error: ServerError | None = None,
 ) -> int:
-    """Shows the result, with `--wait` that of the snapshots. Returns the exit code."""
-    result, waited = step.result, step.wait
-    if waited is None:
-        if options.dry_run or not result.total:
-            _show(context, step, options)
-        elif result.operation_id and result.succeeded and sys.stderr.isatty():
-            context.say(f"To wait for the results: docora-ops wait {result.operation_id}")
-        return gravest(_codes(result, stop))
+    """Waits for the snapshots if they are not awaited yet, and shows their results."""
+    lost = None
+    if step.is_waiting and waited.total:
+        try:
+            awaited = until_stopped(events, stop)
+            waited = next(awaited, step).wait or waited
+            with showing_wait(context, amount(waited.total, "snapshot"), waited) as show:
+                for each in awaited:
+                    waited = each.wait or waited
+                    show(waited)
+        except ServerError as error:
+            lost = error
+    result = step.result
     if context.as_json:
-        context.show_document(render.bulk_data(result, waited), error)
+        context.show_document(render.bulk_data(result, waited), lost)
     else:
-        if not result.total:
-            _show(context, step, options, is_last=False)
-        context.show_tables(render.wait_screens(waited), is_last=not (error or stop.requested))
-    if error:
-        return context.report(error, next_step="the jobs go on")
-    interrupted = stop.requested
-    codes = end_wait(context, waited, operation_id=result.operation_id, interrupted=interrupted)
+        context.show_tables(render.wait_screens(waited), is_last=not (lost or stop.requested))
+    if lost:
+        return context.report(lost, next_step="the jobs go on")
+    codes = end_wait(context, waited, result.operation_id or "", interrupted=stop.requested)
     if options.is_paced and result.stopped_by:
         why = render.stopped(result, options.max_failures)
-        next_step = _next_step(result.action)
-        if result.stopped_by is StoppedBy.MAX_FAILURES and result.action is Action.RETRY:
-            next_step = "the same command begins again, first with those that failed"
-        left = render.left_as_they_were(result)
-        context.warn(f"Stopped: {why}. {left}. Later, {next_step}.")
+        context.warn(f"Stopped: {why}. {render.left_as_they_were(result)}.")
     if options.is_paced and _taken_over(result):
         context.warn(f"{render.taken_over(result)}.")
-    return gravest(_codes(result, stop) | codes)
+    return gravest(_codes(result, interrupted=stop.requested) | codes)
 
 
 def _show(
     context: Context,
     step: BulkStep,
     options: ChangeOptions,
-    error: ServerError | None = None,
+    lost: ServerError | None = None,
     *,
     is_last: bool = True,
 ) -> None:
     """Shows what was done until now, and in JSON the error that has ended it."""
     result = step.result
-    waited = step.wait if error and options.is_paced else None
     if context.as_json:
-        context.show_document(render.bulk_data(result, waited), error)
-    else:
-        context.show_tables(_summary(context, result, options), is_last=is_last and not error)
-        if result.deliveries_cleared and not result.update:
-            context.say(forgotten(is_planned=options.dry_run))
-        if options.dry_run:
-            context.say("Dry run: nothing was changed.")
-        elif result.cancelled and not options.is_paced:
-            by = f" by {result.cancelled_by}" if result.cancelled_by else ""
-            done = f"Cancelled{by} after {result.completed} of {result.total} links"
-            context.warn(f"{done}; {_next_step(result.action)}.")
-        if waited:
-            context.show_tables(render.wait_screens(waited), is_last=False)
-
-
-def _summary(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[object]:
-    """Yields the counts, then the links that could not be queued, then those of a dry run."""
-    yield render.summary(result) if result.total else render.message(result)
+        context.show_document(render.bulk_data(result, step.wait), lost)
+        return
+    parts: list[object] = [render.summary(result) if result.total else render.message(result)]
     if notes := list(_notes(context, result, options)):
-        yield from ("", *notes)
+        parts += ["", *notes]
     if result.failures:
-        yield from ("", failures(result.failures))
+        parts += ["", failures(result.failures)]
     if result.links:
-        yield from ("", render.planned_list(result.links))
+        parts += ["", render.planned_list(result.links)]
+    context.show_tables(parts, is_last=is_last and not lost)
+    if result.deliveries_cleared and not result.update:
+        context.say(forgotten(is_planned=options.dry_run))
+    if options.dry_run:
+        context.say("Dry run: nothing was changed.")
+    elif result.cancelled and not options.is_paced:
+        by = f" by {result.cancelled_by}" if result.cancelled_by else ""
+        done = f"Cancelled{by} after {result.completed} of {result.total} links"
+        context.warn(f"{done}; {_next_step(result.action)}.")
+    if lost and step.wait:
+        context.show_tables(render.wait_screens(step.wait), is_last=False)
 
 
 def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:
@@ -253,20 +215,18 @@ def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iter
             yield "To close the circuits, and reset these links, too: add --reset-circuit."
 
 
-def _codes(result: BulkResult, stop: Stop) -> set[ExitCode]:
+def _codes(result: BulkResult, *, interrupted: bool = False) -> set[ExitCode]:
     """Returns every exit code that fits the operation."""
     codes = {ExitCode.PROBLEMS if result.failures or result.circuits_held else ExitCode.OK}
-    if result.cancelled:
-        codes.add(interrupted_code() if stop.requested else _STOPPED[result.stopped_by])
+    if interrupted and result.cancelled:
+        codes.add(interrupted_code())
+    elif result.stopped_by is StoppedBy.MAX_FAILURES:
+        codes.add(ExitCode.SNAPSHOT_FAILED)
+    elif result.stopped_by is StoppedBy.TIMEOUT:
+        codes.add(ExitCode.TIMED_OUT)
+    elif result.cancelled:
+        codes.add(ExitCode.PROBLEMS)
     return codes
-
-
-_STOPPED: dict[StoppedBy | None, ExitCode] = {
-    StoppedBy.CANCELLED: ExitCode.PROBLEMS,
-    StoppedBy.LOST_JOBS: ExitCode.PROBLEMS,
-    StoppedBy.MAX_FAILURES: ExitCode.SNAPSHOT_FAILED,
-    StoppedBy.TIMEOUT: ExitCode.TIMED_OUT,
-}
 
 
 def _links_of(step: BulkStep) -> str:

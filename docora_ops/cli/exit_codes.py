@@ -1,7 +1,5 @@
 """The exit codes: a promise to cron jobs and scripts."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from enum import IntEnum
 

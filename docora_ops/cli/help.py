@@ -1,39 +1,15 @@
 """`help`: shows commands and topics, without settings and without servers."""
 
-from __future__ import annotations
-
+import json
 import re
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from importlib.resources import files
+from typing import Annotated, Any
 
 import typer
 
 from docora_ops.cli.streams import show_paged
 from docora_ops.errors import UsageError
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-_LIST = """\
-# docora-ops
-
-- `docora-ops help NAME` shows the help of a command or a topic.
-- `docora-ops COMMAND --help` shows the options of a command.
-
-## Commands
-
-{commands}
-
-## Topics
-
-{topics}
-"""
-
-
-def _complete(typer_context: typer.Context) -> list[str]:
-    """Returns the commands and topics."""
-    return [*{**_commands(typer_context), **_topics()}]
 
 
 def show_help(
@@ -43,8 +19,7 @@ def show_help(
         typer.Argument(
             metavar="NAME",
             show_default=False,
-            help="A command or a topic (default: list all).",
-            autocompletion=_complete,
+            help="A command or a topic (default: list the topics).",
         ),
     ] = None,
     schema: Annotated[
@@ -55,83 +30,49 @@ def show_help(
         ),
     ] = None,
 ) -> None:
-    """Show the help of a command or a topic, or list them.
+    """Show the help of a command or a topic, or list the topics.
 
     A topic explains one subject, such as exit codes or privileges. Needs no settings and no server.
     Prints Markdown unless stdout is a terminal.
     """
-    commands, topics = _commands(typer_context), _topics()
     if schema is not None:
-        _show_schema(schema)
+        from docora_ops.render.documents import schema_of
+
+        found = schema_of(schema)
+        if found is None:
+            raise UsageError(f"no command with --json is called {schema!r}", hint="docora-ops help")
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
+    root = typer_context.find_root()
+    group: Any = root.command
+    topics = {
+        file.name.removesuffix(".md"): file.read_text(encoding="utf-8")
+        for file in sorted(files("docora_ops").joinpath("help").iterdir(), key=lambda it: it.name)
+    }
     pages = []
     if name is None:
-        pages.append(_list(commands, topics))
-    if name in commands:
-        command = commands[name]
-        context = typer.Context(command, info_name=name, parent=typer_context.find_root())
-        pages.append(f"# docora-ops {name}\n\n```text\n{command.get_help(context)}\n```\n")
+        pages.append(_list(topics))
+    if name in group.commands:
+        command = group.commands[name]
+        text = command.get_help(typer.Context(command, info_name=name, parent=root))
+        pages.append(f"# docora-ops {name}\n\n```text\n{text}\n```\n")
     if name in topics:
-        pages.append(topics[name].read_text(encoding="utf-8"))
+        pages.append(topics[name])
     if not pages:
         raise UsageError(
             f"no command or topic is called {name!r}",
-            hint=_did_you_mean(str(name), [*commands, *topics]),
+            hint="see docora-ops --help for the commands, and docora-ops help for the topics",
         )
     _show("\n".join(pages))
 
 
-def _show_schema(command: str) -> None:
-    import json
-
-    from docora_ops.render.documents import schema_of
-
-    found = schema_of(command)
-    if found is None:
-        raise UsageError(f"no command with --json is called {command!r}", hint="docora-ops help")
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
-
-
-def _commands(typer_context: typer.Context) -> dict[str, Any]:
-    """Returns Typer's object of each command."""
-    group: Any = typer_context.find_root().command
-    return dict(group.commands)
-
-
-def _topics() -> dict[str, Traversable]:
-    """Returns the Markdown file of each topic."""
-    from importlib.resources import files
-
-    found = files("docora_ops").joinpath("help").iterdir()
-    return {
-        file.name.removesuffix(".md"): file for file in sorted(found, key=lambda each: each.name)
-    }
-
-
-def _list(commands: dict[str, Any], topics: dict[str, Traversable]) -> str:
-    return _LIST.format(
-        commands=_items((name, command.short_help) for name, command in commands.items()),
-        topics=_items(
-            (name, _first_sentence(file)) for name, file in topics.items() if name not in commands
-        ),
-    )
-
-
-def _first_sentence(topic: Traversable) -> str:
-    """Returns the first sentence below the heading."""
-    _, paragraph, *_ = topic.read_text(encoding="utf-8").split("\n\n", 2)
-    return paragraph.replace("\n", " ").partition(". ")[0].rstrip(".") + "."
-
-
-def _items(rows: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"- `{name}`: {text}" for name, text in rows)
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    from difflib import get_close_matches  # seldom needed, and slow to import
-
-    near = get_close_matches(name.casefold(), dict.fromkeys(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else "docora-ops help lists all of them"
+def _list(topics: dict[str, str]) -> str:
+    """Returns the list of topics, each with its first sentence."""
+    lines = ["# Topics of docora-ops help\n"]
+    for name, text in topics.items():
+        paragraph = text.split("\n\n")[1].replace("\n", " ")
+        lines.append(f"- `{name}`: {paragraph.partition('. ')[0].rstrip('.')}.")
+    return "\n".join([*lines, ""])
 
 
 def _show(text: str) -> None:

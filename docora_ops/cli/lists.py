@@ -1,9 +1,7 @@
-"""`links` and `failed`."""
-
-from __future__ import annotations
+"""`links`, `failed`, `apps` and `show`."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,7 +9,7 @@ from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.errors import UsageError
-from docora_ops.link_lists import LinkGroup, LinkSort, Page
+from docora_ops.link_lists import LinkGroup, LinkSort
 from docora_ops.links import LinkStatus
 
 Sort = Annotated[
@@ -29,13 +27,6 @@ GroupBy = Annotated[
         help="Count links by app, repository, status or error (ignoring paths, numbers and ids).",
     ),
 ]
-
-_NOUNS = {
-    LinkGroup.APP: ("app", "apps"),
-    LinkGroup.REPOSITORY: ("repository", "repositories"),
-    LinkGroup.STATUS: ("status", "statuses"),
-    LinkGroup.ERROR: ("different error", "different errors"),
-}
 
 
 def links(
@@ -88,34 +79,69 @@ def failed(
 
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
     """Shows a page of the links, or of their groups, by the options of the command."""
-    context = context_of(typer_context)
-    given = typer_context.params
+    context, given = context_of(typer_context), typer_context.params
     source = typer_context.get_parameter_source("sort")
     if given["group_by"] and source and source.name == "COMMANDLINE":
         raise UsageError(
             "--sort and --group-by can't be combined: the largest groups come first",
             hint="remove one of them",
         )
-    from docora_ops.render import link_view
-    from docora_ops.text import amount
+    from docora_ops.render.link_view import group_list, links_list
 
     docora, choice = context.docora, options.link_choice(typer_context, statuses)
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
-    found: Page[Any]
     if group := given["group_by"]:
-        found, lost = actions.link_groups(docora, group, choice, **pages), None
-        shown = link_view.group_list(group, found.rows)
-        nouns, where = _NOUNS[group], docora.database.place
-    else:
-        found, lost = actions.links(docora, choice, sort=given["sort"], **pages)
-        shown = link_view.links_list(found.rows, with_status=len(statuses) != 1)
-        nouns, where = (noun, f"{noun}s"), docora.servers
+        groups = actions.link_groups(docora, group, choice, **pages)
+        rows, place = group_list(group, groups.rows), docora.database.place
+        return context.show_page(groups, rows, place, "group", nothing=f"no {noun}s")
+    found, lost = actions.links(docora, choice, sort=given["sort"], **pages)
     is_narrowed = options.link_choice(typer_context) != actions.LinkChoice() or given.get("status")
     return context.show_page(
         found,
-        shown,
-        where=where,
-        counted=amount(found.total, *nouns),
-        nothing=f"no {noun} matches" if is_narrowed else f"no {noun}s",
+        links_list(found.rows, with_status=len(statuses) != 1),
+        docora.servers,
+        noun,
+        nothing=f"no {noun} matches" if is_narrowed else "",
         lost=lost,
     )
+
+
+def apps(
+    typer_context: typer.Context,
+    limit: options.Limit = 50,
+    page: options.PageNumber = 1,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """List apps, most failed links first.
+
+    Shows the links of each app by status, the last successful scan and the URL. Needs only
+    Postgres. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.render.link_view import apps_list
+
+    found = actions.apps(context.docora, page=page, limit=limit)
+    return context.show_page(found, apps_list(found.rows), context.docora.database.place, "app")
+
+
+def show(
+    typer_context: typer.Context,
+    app: options.App,
+    repo: options.Repo,
+    full: Annotated[
+        bool, typer.Option("--full", help="Show the whole traceback of the last failure.")
+    ] = False,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> None:
+    """Show everything about one link.
+
+    Shows its status, error, circuit, deliveries, and its job: where it stands in the queue, and its
+    last failure. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.render.link_view import link_screen
+
+    details = actions.show(context.docora, app, repo)
+    context.show(details, [link_screen(details, full=full)])

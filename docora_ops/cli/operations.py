@@ -1,6 +1,4 @@
-"""`operations`, `progress` and `cancel`. Need only Redis."""
-
-from __future__ import annotations
+"""`operations`, `progress`, `cancel` and `history`. Need only Redis."""
 
 import sys
 from typing import Annotated
@@ -10,7 +8,7 @@ import typer
 from docora_ops import actions
 from docora_ops.bulk import OperationState
 from docora_ops.cli import options
-from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
 
 RUNNER_IS_SILENT = (
@@ -33,14 +31,13 @@ def operations(
     """
     context = context_of(typer_context)
     from docora_ops.render.bulk_view import operations_list
-    from docora_ops.text import amount
 
     found = actions.operations(context.docora, page=page, limit=limit)
     return context.show_page(
         found,
         operations_list(found.rows),
-        where=context.docora.redis_server,
-        counted=amount(found.total, "operation"),
+        context.docora.redis_server,
+        "operation",
         nothing="no bulk operations: each is kept for an hour after its last step",
     )
 
@@ -60,33 +57,24 @@ def progress(
     """
     context = context_of(typer_context)
     from docora_ops.render.bulk_view import progress_data, progress_screens
+    from docora_ops.render.console import may_animate, progress_bar
 
     if follow:
-        _follow(context, operation_id)
+        context.collect_garbage()
+        completed = None
+        with progress_bar(context.err) as move:
+            for operation in actions.follow(context.docora, operation_id):
+                move(operation.completed, None, operation.total)
+                if completed not in {None, operation.completed} and not may_animate(sys.stderr):
+                    context.say(f"{operation.completed} of {operation.total}")
+                completed = operation.completed
+        if operation.state is OperationState.OWNER_GONE:
+            context.warn(RUNNER_IS_SILENT)
     found, failures, total = actions.progress(context.docora, operation_id)
-    context.show(
-        progress_data(found, failures, total),
-        progress_screens(found, failures, total),
-    )
+    context.show(progress_data(found, failures, total), progress_screens(found, failures, total))
     if follow and (found.cancelled or found.not_queued or not found.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
-
-
-def _follow(context: Context, operation_id: str) -> None:
-    """Shows each step on stderr until the operation ends or has lost its runner."""
-    from docora_ops.render.console import may_animate, progress_bar
-
-    context.collect_garbage()
-    completed = None
-    with progress_bar(context.err) as move:
-        for operation in actions.follow(context.docora, operation_id):
-            move(operation.completed, None, operation.total)
-            if completed not in {None, operation.completed} and not may_animate(sys.stderr):
-                context.say(f"{operation.completed} of {operation.total}")
-            completed = operation.completed
-    if operation.state is OperationState.OWNER_GONE:
-        context.warn(RUNNER_IS_SILENT)
 
 
 def cancel(
@@ -109,3 +97,30 @@ def cancel(
     done = "Cancellation requested" if is_first else "Already cancelled"
     data = CancelData("Cancellation requested", operation_id, already_cancelled=not is_first)
     context.show(data, [cell(f"{done}: {operation_id}")])
+
+
+def history(
+    typer_context: typer.Context,
+    limit: options.Limit = 20,
+    page: options.PageNumber = 1,
+    no_schedule: Annotated[
+        bool, typer.Option("--no-schedule", help="Exclude the passes of schedule.")
+    ] = False,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Show who changed what, when and why, latest first.
+
+    Only changes made with docora-ops are recorded, not those of the dashboard.
+    """
+    context = context_of(typer_context)
+    from docora_ops.render.bulk_view import history_list
+
+    found = actions.history(context.docora, schedule=not no_schedule, page=page, limit=limit)
+    return context.show_page(
+        found,
+        history_list(found.rows),
+        context.docora.redis_server,
+        "change",
+        nothing="no change is recorded",
+    )

@@ -1,24 +1,18 @@
 """Arguments and options that several commands have."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from docora_ops import actions
 from docora_ops.bulk import ChangeOptions, MaxFailures
-from docora_ops.cli.completion import complete_app, complete_operation, complete_repo
-from docora_ops.errors import UsageError
+from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
-
-if TYPE_CHECKING:
-    from docora_ops.actions import LinkChoice
-
 
 _LONGEST_REASON = 500
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
@@ -36,28 +30,18 @@ def checked_text(value: str) -> str:
     return value
 
 
-def _checked_reason(reason: str | None) -> str | None:
-    """Returns the reason. Raises UsageError if it is too long."""
-    if reason is not None and len(reason) > _LONGEST_REASON:
-        raise UsageError(
-            f"--reason has {len(reason)} characters", hint=f"{_LONGEST_REASON} are kept at most"
-        )
-    return reason
-
-
-def number(maximum: int, help_text: str) -> Any:
-    """Makes an option that takes a number from 1 to `maximum`."""
-    return typer.Option(metavar="N", min=1, max=maximum, help=help_text)
+def _checked_reason(value: str) -> str:
+    """Returns the reason. Raises ValueError if it is no text, or too long for an audit entry."""
+    if len(value) > _LONGEST_REASON:
+        raise ValueError(f"the value has more than {_LONGEST_REASON} characters")
+    return checked_text(value)
 
 
 def _max_failures(value: str) -> MaxFailures:
-    """Reads a number or a percentage. Raises UsageError."""
+    """Reads a number or a percentage. Raises ValueError."""
     found = _NUMBER_OR_SHARE.fullmatch(value)
     if not found:
-        raise UsageError(
-            f"--max-failures {value[:100]!r} is neither a number nor a percentage up to 100",
-            hint="use a number of links, or a percentage: --max-failures 10%",
-        )
+        raise ValueError(f"{value[:100]!r} is neither a number nor a percentage up to 100")
     return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
 
 
@@ -66,6 +50,13 @@ class Circuit(StrEnum):
 
     OPEN = "open"
     CLOSED = "closed"
+
+
+def _text(name: str, metavar: str, help_text: str, complete: Any = None) -> Any:
+    """Makes a repeatable option that takes a text."""
+    return typer.Option(
+        name, metavar=metavar, parser=checked_text, help=help_text, autocompletion=complete
+    )
 
 
 _app = typer.Argument(
@@ -87,45 +78,24 @@ OptionalRepo = Annotated[str | None, _repo]
 OperationId = Annotated[
     str,
     typer.Argument(
-        metavar="OPERATION_ID",
-        parser=checked_text,
-        help="Printed when the operation began.",
-        autocompletion=complete_operation,
+        metavar="OPERATION_ID", parser=checked_text, help="Printed when the operation began."
     ),
 ]
 
 # Selection of links
 Apps = Annotated[
     list[str] | None,
-    typer.Option(
-        "--app",
-        metavar="APP",
-        parser=checked_text,
-        help="Only links of this app (id or name). Repeatable.",
-        autocompletion=complete_app,
-    ),
+    _text("--app", "APP", "Only links of this app (id or name). Repeatable.", complete_app),
 ]
 ExcludeApps = Annotated[
     list[str] | None,
-    typer.Option(
-        "--exclude-app",
-        metavar="APP",
-        parser=checked_text,
-        help="Exclude links of this app. Repeatable.",
-        autocompletion=complete_app,
-    ),
+    _text("--exclude-app", "APP", "Exclude links of this app. Repeatable.", complete_app),
 ]
-Repositories = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--repo",
-        metavar="REPO",
-        parser=checked_text,
-        help="Only links of this repository (id, owner/name or URL; 'octo/*' matches all of octo). "
-        "Repeatable.",
-        autocompletion=complete_repo,
-    ),
-]
+_REPOSITORY = (
+    "Only links of this repository (id, owner/name or URL; 'octo/*' matches all of octo). "
+    "Repeatable."
+)
+Repositories = Annotated[list[str] | None, _text("--repo", "REPO", _REPOSITORY, complete_repo)]
 Statuses = Annotated[
     list[LinkStatus] | None,
     typer.Option(
@@ -134,24 +104,14 @@ Statuses = Annotated[
         help="Only links that are pending_snapshot, scanning, synced or failed. Repeatable.",
     ),
 ]
-Errors = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--error",
-        metavar="TEXT",
-        parser=checked_text,
-        help="Only links whose last error contains TEXT (case-insensitive). If TEXT has a *, it "
-        "must match the whole error. Repeatable.",
-    ),
-]
+_ERROR = (
+    "Only links whose last error contains TEXT (case-insensitive). If TEXT has a *, it must match "
+    "the whole error. Repeatable."
+)
+Errors = Annotated[list[str] | None, _text("--error", "TEXT", _ERROR)]
 ExcludeErrors = Annotated[
     list[str] | None,
-    typer.Option(
-        "--exclude-error",
-        metavar="TEXT",
-        parser=checked_text,
-        help="Exclude links that --error TEXT would match. Repeatable.",
-    ),
+    _text("--exclude-error", "TEXT", "Exclude links that --error TEXT would match. Repeatable."),
 ]
 NoError = Annotated[
     bool, typer.Option("--no-error", help="Only links without an error, or that match --error.")
@@ -159,9 +119,7 @@ NoError = Annotated[
 CircuitFilter = Annotated[
     Circuit | None,
     typer.Option(
-        "--circuit",
-        metavar="STATE",
-        help="Only links whose circuit is STATE (open or closed).",
+        "--circuit", metavar="STATE", help="Only links whose circuit is STATE (open or closed)."
     ),
 ]
 
@@ -173,8 +131,7 @@ Front = Annotated[
     ),
 ]
 ResetCircuit = Annotated[
-    bool,
-    typer.Option("--reset-circuit", help="Also close the circuit breaker of each repository."),
+    bool, typer.Option("--reset-circuit", help="Also close the circuit breaker of each repository.")
 ]
 InFlight = Annotated[
     int | None,
@@ -196,32 +153,24 @@ FailureLimit = Annotated[
     ),
 ]
 Wait = Annotated[
-    bool,
-    typer.Option("--wait", help="Wait for the snapshots (exit code 7 if any failed)."),
+    bool, typer.Option("--wait", help="Wait for the snapshots (exit code 7 if any failed).")
 ]
 Timeout = Annotated[
     int | None,
     typer.Option(
-        metavar="SECONDS",
-        min=1,
-        help="Stop waiting after SECONDS (exit code 8); the jobs go on.",
+        metavar="SECONDS", min=1, help="Stop waiting after SECONDS (exit code 8); the jobs go on."
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation prompt.")]
 Reason = Annotated[
     str | None,
-    typer.Option(
-        metavar="TEXT",
-        parser=checked_text,
-        callback=_checked_reason,
-        help="The reason, for the audit entry.",
-    ),
+    typer.Option(metavar="TEXT", parser=_checked_reason, help="The reason, for the audit entry."),
 ]
 
 # What is printed, and where the settings come from
-Limit = Annotated[int, number(10_000, "Rows per page.")]
-PageNumber = Annotated[int, number(10**9, "Page to show.")]
+Limit = Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Rows per page.")]
+PageNumber = Annotated[int, typer.Option(metavar="N", min=1, max=10**9, help="Page to show.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 EnvFile = Annotated[
     Path | None,
@@ -235,13 +184,13 @@ EnvFile = Annotated[
 ]
 
 
-def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:
+def link_choice(
+    typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()
+) -> "actions.LinkChoice":
     """Returns the links that the options of the command choose."""
-    from docora_ops.actions import LinkChoice
-
     given = typer_context.params
     circuit: Circuit | None = given["circuit"]
-    return LinkChoice(
+    return actions.LinkChoice(
         apps=given["app"] or (),
         exclude_apps=given["exclude_app"] or (),
         repositories=given["repo"] or (),
@@ -256,5 +205,5 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
 def change_options(typer_context: typer.Context) -> ChangeOptions:
     """Returns how the command is to treat the links that it chooses."""
     given = typer_context.params
-    names = [each.name for each in fields(ChangeOptions)]
+    names = (each.name for each in fields(ChangeOptions))
     return ChangeOptions(**{name: given[name] for name in names if name in given})

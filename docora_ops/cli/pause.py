@@ -1,7 +1,5 @@
 """`pause` and `resume`. Need only Redis."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated
 
@@ -10,11 +8,7 @@ import typer
 from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.signals import interrupted_code, until_stopped
-from docora_ops.cli.terminal import terminal_to_ask
-from docora_ops.errors import RedisError, UsageError
-from docora_ops.interrupts import Stop
+from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.jobs import QUEUE_NAME
 
 _DURATION = re.compile("([0-9]{1,9})([smh]?)")
@@ -22,13 +16,25 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _LONGEST = 7 * 86_400
 
 
+def _seconds_of(text: str) -> int:
+    """Reads a duration. Raises ValueError."""
+    found = _DURATION.fullmatch(text)
+    seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
+    if not 1 <= seconds <= _LONGEST:
+        raise ValueError(
+            f"{text[:100]!r} is not a duration between 1 s and 7 days, such as 90, 30s, 10m or 2h"
+        )
+    return seconds
+
+
 def pause(
     typer_context: typer.Context,
     at_most: Annotated[
-        str | None,
+        int | None,
         typer.Option(
             "--for",
             metavar="TIME",
+            parser=_seconds_of,
             help="End the pause after TIME: 30s, 10m, 2h, or seconds; at most 7 days.",
         ),
     ] = None,
@@ -36,52 +42,35 @@ def pause(
     yes: options.Yes = False,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
-) -> int:
+) -> None:
     """Suspend all RQ workers of this Redis until `resume`.
 
     This includes workers of other queues. Each worker finishes its current job; a worker that is
-    already waiting for a job may take one more. Waits a few seconds for the workers to notice;
-    Ctrl-C only ends that wait.
+    already waiting for a job may take one more.
     """
     context = context_of(typer_context)
-    seconds = None if at_most is None else _seconds_of(at_most)
     terminal = terminal_to_ask(skip=yes)
     from docora_ops.render import queue_view
     from docora_ops.text import exact_duration
 
-    docora, ours = context.docora, QUEUE_NAME
+    docora = context.docora
     found = actions.rq_workers(docora)
-    queues = found.other_queues(ours)
+    queues = found.other_queues(QUEUE_NAME)
     if found.suspension:
         context.say(f"Now {found.suspension.sentence}; this pause takes its place.")
-    taken = f"no job is taken from {ours}"
+    taken = f"no job is taken from {QUEUE_NAME}"
     if queues:
         taken += f", nor from the other queues {', '.join(queues)}"
     if terminal is not None:
-        end = "until docora-ops resume" if seconds is None else f"for {exact_duration(seconds)}"
+        end = "until docora-ops resume" if at_most is None else f"for {exact_duration(at_most)}"
         workers = f"all RQ workers ({len(found.workers)} now)"
         terminal.ask(f"{docora.redis_server}: suspend {workers} {end}: {taken}?")
     elif queues:
         context.warn(f"Warning: {taken}.")
-    context.collect_garbage()
-    stop, error = Stop(), None
-    try:
-        for paused in until_stopped(actions.pause(docora, seconds, reason=reason), stop):
-            found = paused
-    except RedisError as lost:
-        if found.suspension is None:
-            raise
-        error = lost
-    if context.as_json:
-        message = "Workers suspended"
-        data = queue_view.PauseData(message, found.suspension, queues, found.workers)
-        context.show_document(data, error)
-    if error:
-        return context.report(error, next_step="the workers are suspended all the same")
-    if not context.as_json:
-        context.show_tables([queue_view.pause_screen(found)])
+    paused = actions.pause(docora, at_most, reason=reason)
+    data = queue_view.PauseData("Workers suspended", paused.suspension, queues, paused.workers)
+    context.show(data, [queue_view.pause_screen(paused)])
     context.say(f"{docora.redis_server}: workers suspended. To go on: docora-ops resume")
-    return interrupted_code() if stop.requested else ExitCode.OK
 
 
 def resume(
@@ -95,26 +84,12 @@ def resume(
     Undoes `pause` and `rq suspend`. Workers notice within a second.
     """
     context = context_of(typer_context)
-    from docora_ops.render import queue_view
+    from docora_ops.render.queue_view import ResumeData
 
     suspension = actions.resume(context.docora, reason=reason)
-    if context.as_json:
-        message = "Workers resumed" if suspension else "Nothing to resume"
-        context.show_document(queue_view.ResumeData(message, suspension is not None, suspension))
-    elif suspension:
-        context.say(f"{context.docora.redis_server}: workers resumed.")
+    message = "Workers resumed" if suspension else "Nothing to resume"
+    if as_json:
+        context.show_document(ResumeData(message, suspension is not None, suspension))
     else:
-        server = context.docora.redis_server
-        context.say(f"{server}: nothing to resume, workers are not suspended.")
-
-
-def _seconds_of(text: str) -> int:
-    """Reads a duration. Raises UsageError."""
-    found = _DURATION.fullmatch(text)
-    seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
-    if not 1 <= seconds <= _LONGEST:
-        raise UsageError(
-            f"--for {text[:100]!r} is not a duration between 1 s and 7 days",
-            hint="use seconds, or a number with s, m or h: --for 10m",
-        )
-    return seconds
+        told = "workers resumed" if suspension else "nothing to resume, workers are not suspended"
+        context.say(f"{context.docora.redis_server}: {told}.")

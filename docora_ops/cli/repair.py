@@ -1,28 +1,85 @@
-"""`repair`."""
+"""`doctor` and `repair`."""
 
-from __future__ import annotations
-
-import os
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from docora_ops import actions
 from docora_ops.cli import options
-from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.signals import interrupted_code, stopping_on_signals
-from docora_ops.cli.streams import write_at_once
-from docora_ops.cli.terminal import terminal_to_ask
+from docora_ops.cli.signals import interrupted_code, until_stopped
+from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.text import amount
 
-if TYPE_CHECKING:
-    from docora_ops.drift import RepairResult
-
 _NEXT_STEP = "the same command finishes the rest"
+
+
+def doctor(
+    typer_context: typer.Context,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Show all checks, including those that are ok.")
+    ] = False,
+    max_failed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, max=10**9, help="Exit with code 6 if more than N links have failed."
+        ),
+    ] = None,
+    read_only: Annotated[
+        bool,
+        typer.Option(
+            "--read-only",
+            help="Expect credentials that can only read (for monitoring), and try no write.",
+        ),
+    ] = False,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Check settings, servers, queue and links.
+
+    Says what to do about each problem, the worst one last. Mismatches between database and queue
+    are checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.diagnose import WaitingFor, diagnose
+    from docora_ops.actions.find_drift import Suspects
+    from docora_ops.diagnosis import CheckState, Diagnosis
+    from docora_ops.render import drift_view
+    from docora_ops.text import amount
+
+    context.collect_garbage()
+    delay = context.docora.settings.drift_grace
+    said: set[type] = set()
+    for event in diagnose(context.docora.settings, max_failed=max_failed, read_only=read_only):
+        if isinstance(event, Diagnosis):
+            diagnosis = event
+        elif type(event) in said:
+            continue
+        elif isinstance(event, Suspects) and delay:
+            found = amount(event.count, "mismatch", "mismatches")
+            context.say(f"{found} at first check: checking again in {delay} s.")
+        elif isinstance(event, WaitingFor) and not as_json:
+            context.say(f"Waiting for {' and '.join(event.servers)}.")
+        said.add(type(event))
+    # Where it is unclear, the check of the workers says so.
+    if diagnosis.backend and diagnosis.backend.is_clear and diagnosis.backend.sentence:
+        context.say(diagnosis.backend.sentence)
+    if as_json:
+        context.show_document(drift_view.doctor_data(diagnosis))
+        context.say(drift_view.summary(diagnosis))
+    else:
+        # Not paged: the worst comes last, and a pager shows the beginning.
+        screen = drift_view.doctor_screens(diagnosis, show_all=show_all)
+        context.show_tables(screen, is_last=show_all)
+    if diagnosis.misconfigured:
+        return ExitCode.USAGE
+    if diagnosis.server_lost:
+        return ExitCode.SERVER
+    return ExitCode.PROBLEMS if diagnosis.state is CheckState.CRITICAL else ExitCode.OK
 
 
 def repair(
@@ -33,13 +90,11 @@ def repair(
     remove_unknown_jobs: Annotated[
         bool,
         typer.Option(
-            "--remove-unknown-jobs",
-            help="Repair even if most jobs have no link in the database.",
+            "--remove-unknown-jobs", help="Repair even if most jobs have no link in the database."
         ),
     ] = False,
     with_list: Annotated[
-        bool,
-        typer.Option("--list", help="List each mismatch, in addition to the counts by app."),
+        bool, typer.Option("--list", help="List each mismatch, in addition to the counts by app.")
     ] = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
@@ -55,16 +110,11 @@ def repair(
     """
     context = context_of(typer_context)
     terminal = terminal_to_ask(skip=yes or dry_run)
-    from docora_ops.drift import RepairResult
+    from docora_ops.drift import RepairOutcome, RepairResult
+    from docora_ops.render import drift_view
     from docora_ops.render.console import progress_bar
-    from docora_ops.render.drift_view import found_list
 
-    stop, error, result = Stop(), None, RepairResult(())
-
-    def stop_at_once() -> None:
-        write_at_once(f"Stopped: {_NEXT_STEP}.\n")
-        os._exit(interrupted_code())  # Postgres rolls back what is not committed
-
+    stop, lost, result = Stop(), None, RepairResult(())
     events = actions.repair(
         context.docora,
         app,
@@ -81,76 +131,34 @@ def repair(
                 result = event
                 break
         context.collect_garbage()
-        if dry_run or not result.total:
-            _show(context, result, with_list=with_list)
-            if dry_run:
-                context.say("Dry run: nothing was changed.")
-            return _code(result)
-        if terminal is not None:
-            question = f"{context.docora.servers}: {_changes(context, result)}?"
-            terminal.ask(question, found_list(result))
-        with stopping_on_signals(stop, stop_at_once):
+        if result.total and not dry_run:
+            if terminal is not None:
+                found = amount(result.total, "mismatch", "mismatches")
+                question = f"{context.docora.servers}: repair {found}?"
+                terminal.ask(question, drift_view.found_list(result))
             try:
                 with progress_bar(context.err, result.total) as move:
-                    for event in events:
+                    for event in until_stopped(events, stop):
                         if isinstance(event, RepairResult):
                             result = event
                             move(result.completed)
-                        if stop.requested:
-                            break
-                events.close()
-            except ServerError as lost:
-                error = lost
-            # Signals are still handled here: none may cut the document in two.
-            is_cut_short = result.completed < result.total
-            _show(context, result, error, with_list=with_list, is_last=not is_cut_short)
-            stopped = f"Stopped after {result.completed} of {result.total}"
-            if error:
-                return context.report(error, f"{stopped}.", _NEXT_STEP)
-            if is_cut_short:
-                context.warn(f"{stopped}; {_NEXT_STEP}.")
-                return interrupted_code()
-            return _code(result)
-
-
-def _changes(context: Context, found: RepairResult) -> str:
-    """Returns what the repair would do, for the question."""
-    from docora_ops.drift import DriftKind
-
-    links = found.found[DriftKind.LOST] + found.found[DriftKind.STUCK]
-    removals = found.total - links
-    queue = f"queue {amount(links, 'link')} again" if links else ""
-    if links and context.docora.queue.is_docoras:
-        queue = f"reset {amount(links, 'link')}, so that Docora's scheduler queues them again"
-    remove = f"remove {amount(removals, 'job or entry', 'jobs or entries')}" if removals else ""
-    changes = " and ".join(filter(None, (queue, remove)))
-    if found.found[DriftKind.STUCK]:
-        changes += " (a stuck link without tries left becomes failed instead)"
-    return changes
-
-
-def _code(result: RepairResult) -> ExitCode:
-    from docora_ops.drift import RepairOutcome
-
-    is_done = not result.counts.get(RepairOutcome.NOT_REPAIRED)
-    return ExitCode.OK if is_done else ExitCode.PROBLEMS
-
-
-def _show(
-    context: Context,
-    result: RepairResult,
-    error: ServerError | None = None,
-    *,
-    with_list: bool = False,
-    is_last: bool = True,
-) -> None:
-    """Shows what was done until now, and in JSON the error that has ended it."""
-    from docora_ops.render import drift_view
-
+            except ServerError as error:
+                lost = error
+    is_cut_short = not dry_run and result.completed < result.total
     if context.as_json:
-        context.show_document(drift_view.repair_data(result), error)
-    elif not result.total:
-        context.show_tables([drift_view.repair_message(result)])
-    else:
+        context.show_document(drift_view.repair_data(result), lost)
+    elif result.total:
         screens = drift_view.repair_screens(result, with_list=with_list)
-        context.show_tables(screens, is_last=is_last)
+        context.show_tables(screens, is_last=not is_cut_short)
+    else:
+        context.show_tables([drift_view.repair_message(result)])
+    if dry_run:
+        context.say("Dry run: nothing was changed.")
+    stopped = f"Stopped after {result.completed} of {result.total}"
+    if lost:
+        return context.report(lost, f"{stopped}.", _NEXT_STEP)
+    if is_cut_short:
+        context.warn(f"{stopped}; {_NEXT_STEP}.")
+        return interrupted_code()
+    has_problems = result.counts.get(RepairOutcome.NOT_REPAIRED)
+    return ExitCode.PROBLEMS if has_problems else ExitCode.OK

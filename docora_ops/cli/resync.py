@@ -1,15 +1,15 @@
 """`resync`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
 from docora_ops import actions
+from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
-from docora_ops.cli.terminal import Terminal, terminal_to_ask
+from docora_ops.cli.retry import reset_in_words, show_change
+from docora_ops.cli.streams import Terminal, terminal_to_ask
 from docora_ops.errors import UsageError
 
 
@@ -49,12 +49,8 @@ def resync(
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:
-        if all_links:
-            raise UsageError(
-                "resync takes either REPO or --all, not both", hint="remove one of them"
-            )
         raise UsageError(
-            "resync needs REPO or --all",
+            "resync takes REPO or --all, and not both",
             hint="--all sends the files of all repositories",
         )
     if repo is not None and in_flight is not None:
@@ -79,11 +75,10 @@ def _resync_one(
     context: Context,
     app: str,
     repo: str,
-    chosen: actions.ChangeOptions,
+    chosen: ChangeOptions,
     reason: str | None,
     terminal: Terminal | None,
 ) -> int:
-    from docora_ops.cli.link_command import in_words, reset_in_words, sent_again, show_change
     from docora_ops.render.link_view import forgotten
     from docora_ops.text import amount
 
@@ -93,8 +88,7 @@ def _resync_one(
         context.tell()
         terminal.ask(
             f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
-            f"{link.payload.repository_name} {sent_again(chosen)} the delivery records, "
-            f"{reset_in_words(docora, 'the link', 'its snapshot job')}{in_words(chosen)})?",
+            f"{link.payload.repository_name} again, {reset_in_words(docora, '1 link')}?",
             *([] if chosen.update else [forgotten(is_planned=True)]),
         )
     result = actions.resync(docora, app, repo, chosen, reason=reason)

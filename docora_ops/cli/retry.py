@@ -1,12 +1,18 @@
-"""`retry`."""
+"""`retry`, `retry-all-failed` and `schedule`."""
 
-from __future__ import annotations
+from typing import Annotated
 
 import typer
 
 from docora_ops import actions
+from docora_ops.actions import Docora
+from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.streams import terminal_to_ask
+from docora_ops.cli.wait import wait_for_link
+from docora_ops.links import LinkResult, Outcome
 
 
 def retry(
@@ -28,8 +34,99 @@ def retry(
     stale one. An open circuit does not delay the job.
     """
     context = context_of(typer_context)
-    from docora_ops.cli.link_command import show_change
-
-    chosen = options.change_options(typer_context)
+    chosen = ChangeOptions(front=front, reset_circuit=reset_circuit, dry_run=dry_run)
     result = actions.retry(context.docora, app, repo, chosen, reason=reason)
     return show_change(context, result, chosen)
+
+
+def reset_in_words(docora: Docora, links: str) -> str:
+    """Returns what happens to links and their jobs, for a question."""
+    if docora.queue.is_docoras:
+        return f"reset {links}, so that Docora's scheduler queues a snapshot job for each"
+    return f"reset {links} and queue a snapshot job for each"
+
+
+def show_change(context: Context, result: LinkResult, chosen: ChangeOptions) -> int:
+    """Shows the result of the change, with `--wait` that of the snapshot. Returns the exit code."""
+    from docora_ops.render import link_view as render
+
+    if not context.as_json:
+        context.show_tables([render.result_screen(result)], is_last=not context.wait)
+        if result.deliveries_cleared and not result.update:
+            context.say(render.forgotten(is_planned=result.dry_run))
+        if result.dry_run:
+            context.say("Dry run: nothing was changed.")
+        else:
+            context.say(f"{context.docora.servers}: {render.message(result)}.")
+    elif not context.wait:
+        context.show_document(render.link_data(result, result.workers))
+    if chosen.front and result.outcome is Outcome.ALREADY_QUEUED:
+        context.say("The job was waiting already and keeps its place: --front moves no job.")
+    if not context.wait:
+        return ExitCode.OK
+    steps = actions.wait_for_change(context.docora, result, timeout=context.timeout)
+    return wait_for_link(context, steps, result)
+
+
+def retry_all_failed(
+    typer_context: typer.Context,
+    app: options.Apps = None,
+    exclude_app: options.ExcludeApps = None,
+    repo: options.Repositories = None,
+    error: options.Errors = None,
+    exclude_error: options.ExcludeErrors = None,
+    no_error: options.NoError = False,
+    circuit: options.CircuitFilter = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Retry at most N links, spread evenly across apps."),
+    ] = None,
+    front: options.Front = False,
+    reset_circuit: options.ResetCircuit = False,
+    in_flight: options.InFlight = None,
+    max_failures: options.FailureLimit = None,
+    wait: options.Wait = False,
+    timeout: options.Timeout = None,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Retry all failed links as one bulk operation.
+
+    Links are queued round-robin across apps. If the command is killed, run it again to finish the
+    rest.
+    """
+    context = context_of(typer_context)
+    terminal = terminal_to_ask(skip=yes or dry_run)
+    from docora_ops.cli.bulk_command import run_bulk
+
+    choice = options.link_choice(typer_context)
+    chosen = options.change_options(typer_context)
+    by_prefix = dry_run or terminal is not None
+    events = actions.retry_all_failed(
+        context.docora, choice, chosen, limit=limit, by_prefix=by_prefix, reason=reason
+    )
+    return run_bulk(context, events, chosen, terminal)
+
+
+def schedule(
+    typer_context: typer.Context,
+    reason: options.Reason = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Queue everything that is due, once. For cron or a timer.
+
+    Due are first snapshots, rescans, and failed links. Changes no link. Keeps live jobs. Replaces
+    stale jobs, and jobs whose status says that they wait though they are in no list. Excludes
+    links whose circuit is open, failed links whose circuit was opened since git last succeeded,
+    and links of a running command with --in-flight.
+    """
+    context = context_of(typer_context)
+    from docora_ops.cli.bulk_command import run_bulk
+
+    events = actions.schedule(context.docora, dry_run=dry_run, reason=reason)
+    return run_bulk(context, events, ChangeOptions(dry_run=dry_run))

@@ -1,24 +1,22 @@
-"""`status`."""
-
-from __future__ import annotations
+"""`status`, `queue` and `metrics`."""
 
 import sys
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from io import TextIOWrapper
+from typing import Annotated, cast
 
 import typer
 
+from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import ended_by_ctrl_c
 from docora_ops.errors import UsageError
 
-if TYPE_CHECKING:
-    from docora_ops.overview import Status
-
 _PATIENCE = 8  # seconds for an answer of a server
+_INTERVAL = 2  # seconds
 _REST = 2  # the pause after a read lasts at least this many times as long as the read
 
 
@@ -26,14 +24,8 @@ def status(
     typer_context: typer.Context,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Refresh every SECONDS until Ctrl-C, and show what changed."),
+        typer.Option("--watch", help="Refresh every 2 s until Ctrl-C, and show what changed."),
     ] = False,
-    seconds: Annotated[
-        int | None,
-        typer.Argument(
-            metavar="SECONDS", min=1, max=86_400, help="Interval for --watch (default: 2)."
-        ),
-    ] = None,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
@@ -45,26 +37,25 @@ def status(
     context = context_of(typer_context)
     if watch and as_json:
         raise UsageError("--watch and --json can't be combined", hint="remove one of them")
-    if seconds is not None and not watch:
-        raise UsageError("SECONDS needs --watch", hint=f"docora-ops status --watch {seconds}")
     context.docora.settings = context.docora.settings.hurried(_PATIENCE)
     if watch:
         try:
-            _watch(context, seconds or 2)
+            _watch(context)
         except KeyboardInterrupt:
             if not ended_by_ctrl_c():
                 raise
         return ExitCode.OK
+    from docora_ops.actions.monitoring import read_status
     from docora_ops.actions.workers import note_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
     from docora_ops.render.status_view import status_data, status_screen
 
-    found = _read(context)
+    found = read_status(context.docora)
     context.tell()
-    if not as_json:
-        context.show_tables([status_screen(found)])
-    else:
+    if as_json:
         context.show_document(status_data(found), next(iter(found.errors), None))
+    else:
+        context.show_tables([status_screen(found)])
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
@@ -74,13 +65,7 @@ def status(
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
 
 
-def _read(context: Context) -> Status:
-    from docora_ops.actions.monitoring import read_status
-
-    return read_status(context.docora)
-
-
-def _watch(context: Context, seconds: int) -> None:
+def _watch(context: Context) -> None:
     """Shows the state again and again, in place at a terminal, until nobody reads a pipe any more.
 
     Raises KeyboardInterrupt, and ServerError if a server refuses the login or a privilege.
@@ -88,31 +73,81 @@ def _watch(context: Context, seconds: int) -> None:
     from rich.constrain import Constrain
     from rich.live import Live
 
-    from docora_ops.actions.monitoring import Watch
+    from docora_ops.actions.monitoring import Watch, read_status
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
-    from docora_ops.render.console import may_animate
+    from docora_ops.render.console import make_console, may_animate
     from docora_ops.render.status_view import status_screen
 
     context.collect_garbage()
     compare = Watch().compare
-    live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
+    console = make_console(sys.stdout)
+    live = Live(console=console, auto_refresh=False) if may_animate(sys.stdout) else None
     began = time.monotonic()
-    found = _read(context)
+    found = read_status(context.docora)
     context.tell()  # later, it would break up the screen
     with live or nullcontext():
-        while not getattr(sys.stdout, "has_lost_its_reader", False):
+        while not getattr(sys.stdout, "failure", None):
             shown = status_screen(found, compare(found, began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
-                live.update(Constrain(shown, context.out.width - 2), refresh=True)
+                live.update(Constrain(shown, console.width - 2), refresh=True)
             else:
                 context.show_tables([shown, ""], is_last=False)
             for error in found.errors:
                 if isinstance(error, PostgresDeniedError | RedisDeniedError):
                     raise error
-            if any(not isinstance(error, RedisError) for error in found.errors):
-                context.docora.reconnect()
+                if not isinstance(error, RedisError):
+                    context.docora.reconnect()
             taken = time.monotonic() - began
-            time.sleep(max(seconds - taken, taken * _REST))
+            time.sleep(max(_INTERVAL - taken, taken * _REST))
             began = time.monotonic()
-            found = _read(context)
+            found = read_status(context.docora)
+
+
+def queue(
+    typer_context: typer.Context,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N jobs.")
+    ] = 20,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> None:
+    """Show the queue, its workers and the first jobs.
+
+    Needs only Redis. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.render.queue_view import queue_screens
+
+    overview = actions.queue(context.docora, limit)
+    context.show(overview, queue_screens(overview, limit))
+
+
+def metrics(
+    typer_context: typer.Context,
+    by_app: Annotated[
+        bool, typer.Option("--by-app", help="Include the number of failed links of each app.")
+    ] = False,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Print metrics in the Prometheus text format.
+
+    If a server is unreachable, omits its metrics and exits with code 5. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.monitoring import read_metrics
+    from docora_ops.render.metrics_view import metrics_data, prometheus_text
+
+    found = read_metrics(context.docora, by_app=by_app)
+    if as_json:
+        context.show_document(metrics_data(found), next(iter(found.errors.values()), None))
+    else:
+        # Prometheus reads UTF-8, whatever the locale of a cron job.
+        cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
+        context.tell()
+        sys.stdout.write(prometheus_text(found))
+        sys.stdout.flush()
+    for error in found.errors.values():
+        context.report(error)
+    return ExitCode.SERVER if found.errors else ExitCode.OK

@@ -1,39 +1,33 @@
-"""Standard streams that never keep a command from doing its work."""
-
-from __future__ import annotations
+"""The standard streams, the pager, and questions at the terminal, whatever the streams are."""
 
 import os
+import signal
 import sys
+import termios
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO, cast
+from typing import cast
+
+from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
 _SECRETS |= {name.lower() for name in _SECRETS}  # the settings are read in either case
+_YES = frozenset({b"y", b"yes"})
 
 
-class OutputStream:
+class OutputStream(TextIOWrapper):
     """Stdout or stderr. Drops the rest of the output once its reader has gone or its disk is full.
 
     So a command finishes its work, with the right exit code, whether or not anybody reads.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        # A character that can't be encoded must not end the command.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-        self._stream = stream
-        self.failure: OSError | None = None
-        """Why text was lost, unless its reader has gone."""
-        self.has_lost_its_reader = False
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
+    failure: OSError | None = None
 
     def write(self, text: str) -> int:
         """Writes the text, or drops it."""
         try:
-            return self._stream.write(text)
+            return super().write(text)
         except OSError as error:
             self._give_up(error)
             return len(text)
@@ -41,26 +35,28 @@ class OutputStream:
     def flush(self) -> None:
         """Flushes, or does nothing."""
         try:
-            self._stream.flush()
+            super().flush()
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        if isinstance(error, BrokenPipeError):
-            self.has_lost_its_reader = True
-        else:
-            self.failure = error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        self.failure = error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
 def guard_streams() -> OutputStream:
-    """Replaces stdin if it is closed, and stdout and stderr. Returns stdout."""
-    if sys.stdin is None:
-        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - for good
-    output = OutputStream(sys.stdout or _nowhere())
-    sys.stdout = cast("TextIO", output)
-    sys.stderr = cast("TextIO", OutputStream(sys.stderr or _nowhere()))
-    return output
+    """Opens the standard streams that are closed, and guards stdout and stderr. Returns stdout."""
+    nowhere = Path(os.devnull).open
+    sys.stdin = sys.stdin or nowhere(encoding="utf-8")
+    for name in ("stdout", "stderr"):
+        stream = cast("TextIOWrapper", getattr(sys, name) or nowhere("w", encoding="utf-8"))
+        is_live, encoding = name == "stderr" or stream.line_buffering, stream.encoding
+        # A character that can't be encoded must not end the command.
+        guarded = OutputStream(
+            stream.detach(), encoding, "backslashreplace", line_buffering=is_live
+        )
+        setattr(sys, name, guarded)
+    return cast("OutputStream", sys.stdout)
 
 
 def show_paged(text: str, height: int) -> None:
@@ -74,7 +70,7 @@ def show_paged(text: str, height: int) -> None:
     from docora_ops.render.console import is_terminal
 
     is_off = os.environ.get("PAGER") == "" or not is_terminal(sys.stdout)
-    if is_off or text.count("\n") < height or not _is_foreground(sys.stdout):
+    if is_off or text.count("\n") < height or not is_foreground(sys.stdout.fileno()):
         sys.stdout.write(text)
         return
     sys.stdout.flush()
@@ -84,19 +80,75 @@ def show_paged(text: str, height: int) -> None:
     SystemPager().show(text)
 
 
-def write_at_once(text: str) -> None:
-    """Writes to stderr, unless it is closed, past its buffer, which a signal may interrupt."""
-    with suppress(OSError):
-        os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
-
-
-def _is_foreground(terminal: TextIO) -> bool:
-    """Tells whether the terminal is ours to read: a pager in a background job would be stopped."""
+def is_foreground(terminal: int) -> bool:
+    """Tells whether this controlling terminal is ours: it stops a background job that reads it."""
     try:
-        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
-    except OSError:  # not the controlling terminal
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:  # another terminal
         return False
 
 
-def _nowhere() -> TextIO:
-    return Path(os.devnull).open("w", encoding="utf-8")
+class Terminal:
+    """The controlling terminal of the process or, without one, that of stdin and stderr."""
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def ask(self, question: str, *above: object) -> None:
+        """Prints `above` and the question, as inert text, and reads the answer.
+
+        Raises CommandInterruptedError unless the answer is yes, and HungUpError if the terminal is
+        closed meanwhile.
+        """
+        from docora_ops.render.console import make_console
+        from docora_ops.text import inert
+
+        answer = b""
+        with suppress(OSError, termios.error):  # the terminal is closed
+            # Drops the keys that were pressed before the question appeared.
+            termios.tcflush(self._reader, termios.TCIFLUSH)
+            encoding = sys.stderr.encoding
+            with (
+                os.fdopen(self._reader, "rb", 0, closefd=False) as reader,
+                open(self._writer, "w", 1, encoding, "backslashreplace", closefd=False) as writer,
+            ):
+                console = make_console(writer)
+                for renderable in above:
+                    console.print(renderable)
+                console.print(inert(question), end="")
+                console.print(" [y/N] ", end="", soft_wrap=True)
+                try:
+                    answer = reader.readline()  # bytes: it may be in any encoding
+                finally:
+                    if not answer:
+                        console.print()
+        is_closed = not answer and not os.isatty(self._reader)
+        if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            # The end of the input came before the signal.
+            raise HungUpError("hung up (SIGHUP)")
+        if answer.strip().lower() not in _YES:
+            raise CommandInterruptedError("nothing was changed")
+
+
+def terminal_to_ask(*, skip: bool) -> Terminal | None:
+    """Returns the terminal to ask a question at, None with `skip` and without a terminal.
+
+    Raises UsageError in a background job.
+    """
+    if skip:
+        return None
+    try:
+        reader = writer = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        # Without a controlling terminal, as in cron, CI or a container. But `su -c` takes only
+        # the controlling one away.
+        if sys.stdin.isatty() and sys.stderr.isatty():
+            return Terminal(sys.stdin.fileno(), sys.stderr.fileno())
+        return None
+    if not is_foreground(reader):
+        raise UsageError(
+            "a background job can't ask for confirmation",
+            hint="run it in the foreground, or add --yes",
+        )
+    return Terminal(reader, writer)

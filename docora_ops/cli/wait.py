@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -17,22 +16,20 @@ import typer
 from docora_ops import actions
 from docora_ops.bulk import OperationState
 from docora_ops.cli import options
-from docora_ops.cli.completion import complete_app_or_operation
+from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.operations import RUNNER_IS_SILENT
 from docora_ops.cli.signals import interrupted_code, until_stopped
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.interrupts import Stop
-from docora_ops.jobs import Backend
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
-    from docora_ops.actions import LinkStep, OperationStep
+    from docora_ops.actions import LinkStep
     from docora_ops.bulk import BulkWait
+    from docora_ops.links import LinkResult
 
-_BLANK = "\x1f"  # stands for a blank within a part
-_LEAST_WIDTH = 20
 _SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 
 
@@ -44,7 +41,7 @@ def wait(
             metavar="APP|OPERATION_ID",
             parser=options.checked_text,
             help="The app of a link (with REPO), or a bulk operation.",
-            autocompletion=complete_app_or_operation,
+            autocompletion=complete_app,
         ),
     ],
     repo: options.OptionalRepo = None,
@@ -59,54 +56,52 @@ def wait(
     live job.
     """
     context = context_of(typer_context, waits=True)
-    is_operation = app.startswith("bulk_")
-    if repo is not None and is_operation:
+    if app.startswith("bulk_") and repo is None:
+        return _wait_for_operation(context, app)
+    if repo is None or app.startswith("bulk_"):
         raise UsageError(
-            "REPO can't be combined with an operation: the whole operation is waited for",
-            hint=f"docora-ops wait {quote(app)}",
-        )
-    if repo is not None:
-        return _wait_for_link(context, app, repo)
-    if not is_operation:
-        raise UsageError(
-            f"{app[:100]!r} is not an operation id, and REPO is missing",
+            "wait takes APP and REPO, or the id of an operation alone",
             hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
         )
-    return _wait_for_operation(context, app)
+    return wait_for_link(context, actions.wait(context.docora, app, repo, timeout=timeout))
 
 
-def _wait_for_link(context: Context, app: str, repo: str) -> int:
+def wait_for_link(
+    context: Context, steps: Generator[LinkStep], change: LinkResult | None = None
+) -> int:
+    """Waits for the snapshot of a link, and shows its result. Returns the exit code.
+
+    `change`: what the command has done to the link before.
+    """
     from docora_ops.render.link_view import link_data, wait_screen
 
-    steps, stop = actions.wait(context.docora, app, repo, timeout=context.timeout), Stop()
+    context.collect_garbage()
+    stop, what = Stop(), "1 snapshot"
+    events = until_stopped(steps, stop)
     try:
-        step = await_link(context, steps, stop)
+        step = next(events)  # from here on, a signal ends the wait only
+        link, words = step.link, step.link.ref.words
+        if not change:
+            what = f"the snapshot of {link.payload.link_name}"
+        if step.wait.unfinished:
+            with showing_wait(context, what, step.wait) as show:
+                for step in events:
+                    show(step.wait)
     except ServerError as error:
+        if change and context.as_json:
+            context.show_document(link_data(change, change.workers), error)
         return context.report(error, next_step="the job goes on")
-    link, words = step.link, step.link.ref.words
-    context.show(link_data(link, step.workers, step.end), [wait_screen(step.end, link)])
+    if context.as_json:
+        context.show_document(link_data(change or link, step.workers, step.end))
+    else:
+        screen = wait_screen(step.end, None if change else link)
+        context.show_tables([screen], is_last=not stop.requested)
     return gravest(end_wait(context, step.wait, words, interrupted=stop.requested))
 
 
-def await_link(
-    context: Context, steps: Generator[LinkStep], stop: Stop, what: str = ""
-) -> LinkStep:
-    """Shows the wait for one link, until it ends or a signal comes. Returns the last step.
-
-    Raises what the wait raises.
-    """
-    context.collect_garbage()
-    events = until_stopped(steps, stop)
-    step = next(events)  # from here on, a signal ends the wait only
-    what = what or f"the snapshot of {step.link.payload.link_name}"
-    if step.wait.unfinished:
-        with showing_wait(context, what, step.wait) as show:
-            for step in events:
-                show(step.wait)
-    return step
-
-
 def _wait_for_operation(context: Context, operation_id: str) -> int:
+    from docora_ops.render.bulk_view import progress_data, progress_screens, wait_screens
+
     context.collect_garbage()
     steps = actions.wait_for_operation(context.docora, operation_id, timeout=context.timeout)
     stop, lost = Stop(), None
@@ -119,15 +114,6 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
                 show(step.wait, step.left if step.goes_on else 0)
     except ServerError as error:
         lost = error
-    return _show_operation(context, step, lost, interrupted=stop.requested)
-
-
-def _show_operation(
-    context: Context, step: OperationStep, lost: ServerError | None, *, interrupted: bool
-) -> int:
-    """Shows the counts of the operation and the results of its snapshots."""
-    from docora_ops.render.bulk_view import progress_data, progress_screens, wait_screens
-
     operation, waited = step.operation, step.wait
     if waited.total and not (operation.results and not operation.results.unfinished):
         operation = replace(operation, results=waited.results)
@@ -135,14 +121,13 @@ def _show_operation(
     if context.as_json:
         context.show_document(progress_data(*shown, waited), lost)
     else:
-        found = chain(progress_screens(*shown), wait_screens(waited))
-        context.show_tables(found, is_last=not (lost or interrupted))
+        parts = chain(progress_screens(*shown), wait_screens(waited))
+        context.show_tables(parts, is_last=not (lost or stop.requested))
     if lost:
         return context.report(lost, next_step="the jobs go on")
-    operation_id = operation.operation_id
-    codes = end_wait(context, waited, operation_id=operation_id, interrupted=interrupted)
+    codes = end_wait(context, waited, operation_id, interrupted=stop.requested)
     if step.goes_on:
-        codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
+        codes.add(interrupted_code() if stop.requested else ExitCode.TIMED_OUT)
         context.warn(f"The operation goes on: docora-ops wait {quote(operation_id)}")
     elif operation.state is OperationState.OWNER_GONE:
         context.warn(RUNNER_IS_SILENT)
@@ -169,41 +154,25 @@ def showing_wait(
     at_most = f", {context.timeout} s at most" if context.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
     is_animated, said_at = may_animate(sys.stderr), time.monotonic()
-    first = _wrapped(wait_progress(wait, 0, 0), context) if wait else ""
-    with progress_bar(context.err, wait.total if wait else None, first or "looking") as move:
+    first = ", ".join(wait_progress(wait, 0, 0)) if wait else "looking"
+    with progress_bar(context.err, wait.total if wait else None, first) as move:
 
         def show(wait: BulkWait, left: int = 0, taken_over: int = 0) -> None:
             nonlocal said_at
             context.tell()
-            parts = wait_progress(wait, left, taken_over)
-            move(wait.total - wait.unfinished, _wrapped(parts, context), wait.total + left)
+            text = ", ".join(wait_progress(wait, left, taken_over))
+            move(wait.total - wait.unfinished, text, wait.total + left)
             if not is_animated and time.monotonic() - said_at >= _SAY_EACH:
                 said_at = time.monotonic()
-                context.say(f"{', '.join(parts)}.")
+                context.say(f"{text}.")
 
         yield show
 
 
-def _wrapped(parts: Sequence[str], context: Context) -> str:
-    """Breaks the text beside a bar between its parts, not within one."""
-    from docora_ops.render.console import BESIDE_TEXT
-
-    text = ", ".join(part.replace(" ", _BLANK) for part in parts)
-    width = max(context.err.width - BESIDE_TEXT, _LEAST_WIDTH)
-    return textwrap.fill(text, width, break_on_hyphens=False).replace(_BLANK, " ")
-
-
-def end_wait(
-    context: Context,
-    wait: BulkWait,
-    link: str = "",
-    operation_id: str | None = None,
-    *,
-    interrupted: bool,
-) -> set[ExitCode]:
+def end_wait(context: Context, wait: BulkWait, awaited: str, *, interrupted: bool) -> set[ExitCode]:
     """Says which results are missing. Returns every exit code that fits the wait.
 
-    `link` or `operation_id`: what the command waits for.
+    `awaited`: the arguments of `wait` that name the link or the operation.
     """
     codes = {ExitCode.OK}
     if wait.failed:
@@ -212,18 +181,12 @@ def end_wait(
         codes.add(ExitCode.PROBLEMS)
     if wait.only_lost_left and not interrupted:
         codes.add(ExitCode.PROBLEMS)
-        again = f"docora-ops repair {link}".rstrip()
-        them = "it" if link else "them"
+        again = "" if awaited.startswith("bulk_") else f" {awaited}"
         lost = f"No live job for {amount(wait.unfinished, 'link')}"
-        context.warn(f"{lost}. To queue {them} again: {again}")
+        context.warn(f"{lost}. To queue again: docora-ops repair{again}")
     elif wait.unfinished:
         codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
         end = "No longer waiting" if interrupted else "Time ran out"
         left = amount(wait.unfinished, "result")
-        again = f"docora-ops wait {link or quote(operation_id or '')}"
-        # Beside Docora's own workers, a link may wait for the scheduler without a job.
-        backend = context.docora.backend
-        is_known = backend.is_clear and backend.backend is Backend.RQ
-        jobs = "The jobs go on; to wait for them" if is_known else "To go on waiting"
-        context.warn(f"{end}; {left} still to come. {jobs}: {again}")
+        context.warn(f"{end}; {left} still to come. To go on waiting: docora-ops wait {awaited}")
     return codes

@@ -18,8 +18,11 @@ def worker(
     burst: Annotated[bool, typer.Option("--burst", help="Quit when the queue is empty.")] = False,
     concurrency: Annotated[
         int | None,
-        options.number(
-            256, "Run at most N jobs at the same time (default: SCAN_CONCURRENCY, or 5)."
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=256,
+            help="Run at most N jobs at the same time (default: SCAN_CONCURRENCY, or 5).",
         ),
     ] = None,
     name: Annotated[

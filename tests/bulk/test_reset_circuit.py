@@ -207,17 +207,6 @@ def test_commands_that_close_the_same_circuits_at_once_do_not_fail(docora: Docor
 # The command line
 
 
-def test_links_with_a_closed_circuit_exclude_it(docora: Docora) -> None:
-    docora.add_links(2)
-    open_all(docora)
-    before = docora.dump()
-    command = ("retry-all-failed", "--reset-circuit", "--circuit", "closed")
-    result = docora.run(*command, "--json")
-    assert (result.code, result.json["code"]) == (2, "usage")
-    assert result.json["error"] == "--reset-circuit and --circuit closed can't be combined"
-    assert docora.dump() == before
-
-
 def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora) -> None:
     """The first batch closes the circuit by which the later links were chosen."""
     docora.add_links(6, apps=6)

@@ -1,7 +1,6 @@
 """A change of one link is cut off midway: the link is as it was or done, never without a job."""
 
 import signal
-from typing import Any
 
 import pytest
 
@@ -12,16 +11,12 @@ from tests.support.rows import TestLink
 from tests.support.running_commands import PATIENT, await_goodbye, terminate_sessions
 
 
-def case(*values: object, name: str, is_slow: bool = True) -> Any:
-    return pytest.param(*values, id=name, marks=[pytest.mark.slow] * is_slow)
-
-
 @pytest.mark.parametrize(
     ("command", "event", "marker", "fault", "has_job", "was_reset"),
     [
-        case(command, *values, name=f"{command}, {name}", is_slow=command != common)
+        pytest.param(command, *rest, id=name, marks=[pytest.mark.slow] * (command != common))
         for command in ONE
-        for name, common, *values in (
+        for name, common, *rest in (
             ("killed before the push", "", "killed", PUSH, Fault.HOLD_REQUEST, False, False),
             ("killed after the push", "", "killed", PUSH, Fault.HOLD_REPLY, True, False),
             ("killed before commit", "retry", "killed", COMMIT, Fault.HOLD_REQUEST, True, False),

@@ -1,16 +1,10 @@
 """A Postgres that is gone, hangs, or loses a reply: a sentence, a code, nothing half done."""
 
 import time
-from socketserver import BaseRequestHandler, ThreadingTCPServer
-from threading import Thread
-
-import psycopg
-import pytest
 
 from tests.errors.checks import (
     ENCODED,
     HURRIED,
-    ONE,
     arguments,
     refuses,
     shows_no_secret,
@@ -33,41 +27,6 @@ def test_a_postgres_that_is_not_there_or_has_no_such_database_changes_nothing(
         refuses(result, "postgres", "docora on 127.0.0.1", "connection refused")
     result = docora.run(*arguments("retry", link), env={"DATABASE_URL": elsewhere})
     refuses(result, "postgres", 'database "no_such_database" does not exist')
-    assert docora.dump() == before
-
-
-class WebServer(BaseRequestHandler):
-    """Answers everybody as a web server would."""
-
-    def handle(self) -> None:
-        self.request.recv(4096)
-        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-
-
-def test_a_port_on_which_something_else_listens_is_refused(docora: Docora, link: TestLink) -> None:
-    before = docora.dump()
-    with ThreadingTCPServer(("127.0.0.1", 0), WebServer) as server:
-        Thread(target=server.serve_forever, args=(0.02,)).start()
-        where = f"127.0.0.1:{server.server_address[1]}"
-        for name, url, code, sentence in (
-            ("REDIS_URL", f"redis://:{ENCODED}@{where}", "redis", "Redis at 127.0.0.1"),
-            ("DATABASE_URL", f"postgres://me:{ENCODED}@{where}/x", "postgres", "x on 127.0.0.1"),
-        ):
-            result = docora.run(*arguments("retry", link), env={name: url, **HURRIED})
-            refuses(result, code, sentence)
-        server.shutdown()
-    assert docora.dump() == before
-
-
-@pytest.mark.slow
-def test_a_postgres_that_hangs_from_the_start_is_given_up(docora: Docora, link: TestLink) -> None:
-    before = docora.dump()
-    with Proxy.before_postgres(docora.database_url) as proxy:
-        proxy.freeze()
-        since = time.monotonic()
-        result = docora.run(*arguments("retry", link), env={"DATABASE_URL": proxy.url, **HURRIED})
-        assert time.monotonic() - since < 12
-    refuses(result, "postgres", "did not answer in time")
     assert docora.dump() == before
 
 
@@ -103,16 +62,4 @@ def test_a_statement_that_takes_too_long_is_given_up(docora: Docora, link: TestL
     assert failure["job_id"] == link.job_id
     assert sentence in failure["error_message"]
     docora.redis.delete(*docora.redis.keys("docora:bulk:*"), *docora.redis.keys("docora-ops:*"))
-    assert docora.dump() == before
-
-
-@pytest.mark.parametrize("command", ONE)
-def test_a_row_that_somebody_else_has_locked_is_left_alone(
-    docora: Docora, link: TestLink, command: str
-) -> None:
-    before = docora.dump()
-    with psycopg.connect(docora.database_access.owner) as holder:
-        holder.execute("SELECT 1 FROM app_repositories FOR UPDATE")
-        result = docora.run(*arguments(command, link), env={"DOCORA_OPS_LOCK_TIMEOUT": "1"})
-    refuses(result, "link_locked", "another session has held a lock for over 1 s")
     assert docora.dump() == before

@@ -57,7 +57,7 @@ def test_a_wait_goes_on_without_redis_and_ends_when_the_job_was_lost(
     redis_pair.promote()
     ended = finish(process)
     assert ended.code == 6, ended
-    assert f"No live job for 1 link. To queue it again: docora-ops repair {link.app_id}" in (
+    assert f"No live job for 1 link. To queue again: docora-ops repair {link.app_id}" in (
         ended.stderr
     )
 

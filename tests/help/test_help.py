@@ -79,7 +79,7 @@ def test_options_that_exclude_each_other_are_a_usage_error(docora: Docora) -> No
     """Each wrong value: tests/errors/test_wrong_arguments.py."""
     for words in (
         "retry one two --timeout 9",
-        "retry-all-failed --reset-circuit --circuit closed",
+        "retry-all-failed --wait --timeout 0",
         "resync one",
         "resync one --all --wait --dry-run",
     ):

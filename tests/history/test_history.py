@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import re
 import signal
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,7 @@ import psycopg
 import pytest
 
 from docora_ops.audit import Change
-from docora_ops.links import Outcome
 from docora_ops.queue import audit_stream as audit
-from docora_ops.queue.progress import new_operation_id
 from tests.support.docora import Docora, finish
 from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
 
@@ -49,44 +48,29 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     )
     results = [docora.run(*command, "--json") for command in commands]
     assert [result.code for result in results] == [0] * len(commands), results
-    names = {"app_name": "App 1", "repository_name": "octo/repo1"}
-    first = {"app_id": links[0].app_id, "repository_id": links[0].repository_id} | names
     found = history(docora)
     assert all(each["who"].endswith(f"@{HOST}") for each in found)
     moments = [datetime.fromisoformat(each["started_at"]) for each in found]
     assert moments == sorted(moments, reverse=True)
     assert began < moments[-1] <= moments[0] < datetime.now(UTC) + timedelta(seconds=5)
-    shown = [
-        {name: each[name] for name in each if name not in {"started_at", "who"}}
-        for each in found[::-1]
-    ]
-    second = shown.pop(1)
-    assert (second["command"], second["reason"]) == ("retry", None)
-    assert second["counts"] == {"total": 1, "already_queued": 1}
-    assert second["selection"]["repository_id"] == links[1].repository_id
-    bulk = results[2].data["operation_id"]
-    whole = results[4].data["operation_id"]
-    one_of_app = shown[3]["selection"] | {"app_id": links[2].app_id, "all": True}
-    one_of_app |= {"front": True, "reset_circuit": True}
-    fields = ("command", "reason", "operation_id", "selection", "counts")
-    expected: list[tuple[Any, ...]] = [
-        ("retry", "r1", None, first | {"front": True}, {"total": 1, "queued": 1}),
-        (
-            *("retry-all-failed", "r2", bulk),
-            {"error": ["http 500"], "limit": 2, "front": True},
-            {"total": 2, "queued": 1, "replaced_stale": 1},
-        ),
-        ("resync", "r3", None, first | {"reset_circuit": True}, {"total": 1, "already_queued": 1}),
-        ("resync", "r4", whole, one_of_app, {"total": 1, "already_queued": 1}),
+    assert {each["state"] for each in found} == {"done"}
+    fields = ("command", "reason", "operation_id", "counts")
+    bulk, whole = (results[number].data["operation_id"] for number in (2, 4))
+    one = {"total": 1, "already_queued": 1}
+    assert [tuple(each[name] for name in fields) for each in found[::-1]] == [
+        ("retry", "r1", None, {"total": 1, "queued": 1}),
+        ("retry", None, None, one),
+        ("retry-all-failed", "r2", bulk, {"total": 2, "queued": 1, "replaced_stale": 1}),
+        ("resync", "r3", None, one),
+        ("resync", "r4", whole, one),
         # All that is pending is due; one alone had no job.
-        ("schedule", "r5", None, {}, {"total": 5, "already_queued": 4, "queued": 1}),
-        ("cancel", "r6", waiting, {}, {}),
+        ("schedule", "r5", None, {"total": 5, "already_queued": 4, "queued": 1}),
+        ("cancel", "r6", waiting, {}),
     ]
-    assert shown == [
-        {**dict(zip(fields, values, strict=True)), "state": "done"}
-        | dict.fromkeys(("stopped_by", "cancelled_by", "results"))
-        for values in expected
-    ]
+    selections = [each["selection"] for each in found[::-1]]
+    assert (selections[0]["repository_id"], selections[0]["front"]) == (links[0].ids[1], True)
+    assert selections[2] == {"error": ["http 500"], "limit": 2, "front": True}
+    assert (selections[4]["all"], selections[4]["app_id"]) == (True, links[2].app_id)
     assert due.job_id in docora.waiting()
     assert [each["command"] for each in history(docora, "--limit", "2")] == ["cancel", "schedule"]
     assert "schedule" not in {each["command"] for each in history(docora, "--no-schedule")}
@@ -96,7 +80,7 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
 
 def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
     nothing = docora.run("retry-all-failed", "--reason", "none")
-    failed = docora.add_link()
+    docora.add_link()
     synced = docora.add_link("synced", scanned=timedelta(0))
     running = docora.add_link()
     docora.start_job(running.job_id)
@@ -106,15 +90,11 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
         ("retry", *synced.ids),
         ("retry", *running.ids),
         ("resync", *running.ids),
-        ("retry", *failed.ids, "--dry-run"),
-        ("resync", *failed.ids, "--dry-run"),
         ("retry-all-failed", "--dry-run", "--reason", "only a look"),
-        ("resync", failed.app_id, "--all", "--dry-run"),
-        ("schedule", "--dry-run"),
         ("cancel", done),
         ("cancel", "bulk_unknown"),
     )
-    assert [result.code for result in (nothing, *results)] == [0, 4, 0, 4, 0, 0, 0, 0, 0, 4, 3]
+    assert [result.code for result in (nothing, *results)] == [0, 4, 0, 4, 0, 4, 3]
     # Due, and queued already: nothing for a pass to do.
     docora.connection.execute("DELETE FROM app_repositories WHERE status <> 'synced'")
     waiting = docora.add_link("pending_snapshot")
@@ -141,9 +121,7 @@ def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: 
     before = docora.dump()[1]
     for arguments in (
         ("retry", *link.ids),
-        ("resync", *link.ids),
         ("retry-all-failed",),
-        ("resync", link.app_id, "--all", "--yes"),
         ("schedule",),
         ("repair", "--yes", "--remove-unknown-jobs"),
         ("cancel", operation),
@@ -203,25 +181,6 @@ def test_a_run_that_is_killed_lost_its_owner_and_is_not_finished_and_a_cancelled
     assert re.search(rf"4 links: not finished\t{killed}\tin haste", table)
 
 
-def test_a_pass_writes_its_first_entry_with_the_first_job_that_it_queues(docora: Docora) -> None:
-    docora.add_links(8, status="pending_snapshot")
-    actions = docora.actions()
-    # The first four wait already, so that the first two batches queue nothing.
-    for link in docora.links()[:4]:
-        docora.enqueue(link.job_id)
-    seen = []
-    result = actions.schedule(
-        batch_size=2, each=lambda _: seen.append(len(docora.audit_entries(STREAMS[1])))
-    )
-    assert result.counts == {Outcome.ALREADY_QUEUED: 4, Outcome.QUEUED: 4}
-    started, finished = docora.audit_entries(STREAMS[1])
-    assert (started["event"], finished["event"]) == ("started", "finished")
-    assert started["run"] == finished["run"]
-    assert json.loads(finished["counts"]) == {"total": 8, "already_queued": 4, "queued": 4}
-    assert seen == [0, 1, 2]
-    assert docora.audit_entries() == []
-
-
 def test_the_stream_is_capped_and_read_in_pieces(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,77 +192,10 @@ def test_the_stream_is_capped_and_read_in_pieces(
     assert [each.operation_id for each in audit.read_history(docora.redis)] == [
         f"bulk_{number}" for number in reversed(range(250))
     ]
-    # Start and end far apart, in a stream with passes between: one change, when it began.
-    bulk = Change("kim@ops1", "retry-all-failed", {})
-    run, operation = new_operation_id(), new_operation_id()
-    actions.store.record(audit.start_entry(bulk, run, operation, 9))
-    for number in range(30):
-        other = Change("kim@ops1", "cancel", {}, str(number))
-        actions.store.record(audit.cancel_entry(other, "bulk_x"))
-    for _ in range(2):  # said twice, as after a lost reply
-        counts = {"total": 9, "queued": 9}
-        actions.store.record(audit.end_entry(bulk, run, operation, counts))
-    found = audit.read_history(docora.redis)
-    [whole] = [each for each in found if each.command == "retry-all-failed"]
-    later = [each.started_at for each in found if each.operation_id == "bulk_x"]
-    assert len(later) == 30
-    assert whole.started_at <= min(later)
     monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
     actions.store.record(audit.cancel_entry(change, "bulk_last"))
     # About so many: Redis drops whole nodes of a hundred.
     assert 100 <= docora.redis.xlen(STREAMS[0]) <= 200
-
-
-def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
-    actions = docora.actions()
-    change = Change("kim@ops1", "retry", {})
-    entry = audit.cancel_entry(change, "bulk_x")
-    link = docora.add_link()
-
-    def fill() -> None:
-        with docora.redis.pipeline() as pipeline:
-            for _ in range(350):
-                pipeline.xadd(STREAMS[0], {"event": "x"})
-            pipeline.execute()
-
-    docora.redis.hset("docora:bulk:bulk_x", "total", "9")
-    for make in (
-        lambda: actions.retry(link),
-        lambda: actions.store.cancel("bulk_x", entry),
-        actions.retry_all,
-    ):
-        fill()
-        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        make()
-        assert docora.redis.xlen(STREAMS[0]) <= 200
-
-
-def test_options_given_several_times_are_shown_as_they_were_typed(docora: Docora) -> None:
-    link = docora.add_link(last_error="HTTP 500 on created a")
-    docora.add_app("Zebra")
-    options = (
-        *("--app", link.app_id, "--error", "HTTP 500*", "--error", "http 502", "--no-error"),
-        *("--exclude-error", "x y", "--limit", "3", "--exclude-app", "zebra"),
-        *("--repo", "octo/*"),
-    )
-    assert docora.run("retry-all-failed", *options).code == 0
-    assert docora.run("retry-all-failed", "--circuit", "open").code == 0
-    # Nothing was chosen, so nothing was changed or recorded.
-    [entry] = history(docora)
-    assert entry["selection"] == {
-        "app": [link.app_id],
-        "exclude_app": ["Zebra"],
-        "repo": ["octo/*"],
-        "error": ["HTTP 500*", "http 502"],
-        "exclude_error": ["x y"],
-        "no_error": True,
-        "limit": 3,
-    }
-    shown = docora.run("history").stdout
-    typed = "--error 'HTTP 500*' --error 'http 502' --exclude-error 'x y' --no-error --limit 3"
-    chosen = f"--app {link.app_id} --exclude-app Zebra --repo 'octo/*' {typed}"
-    assert f"\tretry-all-failed {chosen}\t" in shown
 
 
 def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
@@ -315,12 +207,7 @@ def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
         {"event": "nonsense", "who": "x", "command": "x"},
         {b"\xff": b"\xfe"},
         {**good, "selection": '{"error": ["\\u001b[31m", "b"], "app": [1], "f": []}'},
-        {**good, "selection": "[" * 100_000, "counts": "[1]"},
-        {
-            **good,
-            "selection": '{"a": NaN, "b": {"c": 1}, "d": "\\ud800"}',
-            "counts": '{"e": 1e999}',
-        },
+        {**good, "selection": "[" * 100_000, "counts": '{"e": 1e999}'},
         {**good, "counts": '{"total": ' + "9" * 5000 + "}", "reason": b"\xff"},
         {**good, "counts": '{"total": true, "\\u001b[31m": 2}', "run": "same"},
         {**good, "event": "started", "run": "same", "operation_id": "\x9b31m"},
@@ -330,7 +217,7 @@ def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
     docora.redis.xadd(STREAMS[1], good, id="18446744073709551615-1")
     document, table = docora.run_together(("history", "--json"), ("history",), env=NO_DATABASE)
     assert (document.code, table.code) == (0, 0), (document, table)
-    assert len(document.data) == 6
+    assert len(document.data) == 5
     assert document.data[-1]["reason"] == HOSTILE
     assert document.stdout.isascii()
     for text in (document.stdout, table.stdout):
@@ -340,18 +227,11 @@ def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
     assert "Infinity" not in document.stdout
 
 
-@pytest.mark.parametrize("reason", ["", " ", "x" * 501, "\udcff"])
-def test_a_reason_that_cannot_be_kept_is_refused(docora: Docora, reason: str) -> None:
+def test_a_reason_that_cannot_be_kept_is_refused(docora: Docora) -> None:
     link = docora.add_link()
-    for arguments in (
-        ("retry", *link.ids),
-        ("retry-all-failed",),
-        ("resync", *link.ids),
-        ("schedule",),
-        ("cancel", "bulk_x"),
-    ):
-        result = docora.run(*arguments, "--reason", reason, "--json")
-        assert (result.code, result.json["code"]) == (2, "usage"), arguments
+    for reason in (" ", "x" * 501, "\udcff"):
+        result = docora.run("retry", *link.ids, "--reason", reason, "--json")
+        assert (result.code, result.json["code"]) == (2, "usage"), reason
         assert "--reason" in result.json["error"]
     assert docora.status(link) == "failed"
     longest = "x" * 500
@@ -373,3 +253,15 @@ def test_a_reset_whose_commit_fails_is_never_shown_as_done(docora: Docora) -> No
     latest, *others = history(docora)
     assert (latest["state"], latest["counts"]) == ("done", {"total": 1, "already_queued": 1})
     assert len(others) == 2
+
+
+def test_the_login_is_named_beside_the_user_and_a_claim_of_the_environment_is_not(
+    docora: Docora,
+) -> None:
+    link, login = docora.add_link(), pwd.getpwuid(1).pw_name
+    line = f"echo 1 >/proc/self/loginuid || exit 99; docora-ops retry {' '.join(link.ids)}"
+    done = docora.run_in_shell(line, env={"SUDO_USER": "alice"})
+    if done.code == 99:
+        pytest.skip("only root may say who has logged in")
+    assert done.code == 0, done
+    assert history(docora)[0]["who"] == f"{login} as {pwd.getpwuid(os.getuid()).pw_name}@{HOST}"

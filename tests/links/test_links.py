@@ -159,7 +159,7 @@ def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
     assert by_repository.stdout.splitlines()[1:] == [
         f"2\tocto/repo{number}\trepo_{number:024x}" for number in (1, 2)
     ]
-    assert "9 repositories, page 1 of 5." in by_repository.stderr
+    assert "9 groups, page 1 of 5." in by_repository.stderr
     heading, first, *_ = (line.split("\t") for line in table.stdout.splitlines())
     assert first[heading.index("Status")] == "scanning"
 
@@ -282,7 +282,7 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
         "3\t2\tHTTP 500 on created *",
         "1\t1\tHTTP 502 on created a",
     ]
-    assert table.stderr.endswith(": 2 different errors, page 1 of 1.\n")
+    assert table.stderr.endswith(": 2 groups, page 1 of 1.\n")
     none = docora.run("links", "--group-by", "error", "--no-error", env=env)
     assert "1\t1\t(no error recorded: --no-error)\n" in none.stdout
     assert second.data == by_error.data[1:2]

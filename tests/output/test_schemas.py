@@ -1,6 +1,7 @@
 """Each command with --json has a schema; `finish` holds every document of a test against it."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
@@ -25,6 +26,16 @@ def test_each_command_with_json_has_a_schema_and_no_other_has(docora: Docora) ->
     assert (refused.code, "no command with --json" in refused.stderr) == (2, True)
 
 
+def test_a_document_has_its_moment_and_the_command_as_it_was_typed(docora: Docora) -> None:
+    """cron appends them to a file."""
+    for words, code in (("links --error 'HTTP 502' --json", 0), ("no-such-command --json", 2)):
+        result = docora.run_in_shell(f"docora-ops {words}")
+        document = json.loads(result.stdout)
+        assert (result.code, document["command"]) == (code, f"docora-ops {words}")
+        printed_at = datetime.fromisoformat(document["printed_at"])
+        assert abs(datetime.now(UTC) - printed_at) < timedelta(seconds=60)
+
+
 def test_a_document_that_does_not_fit_its_schema_is_found() -> None:
     check_document(STAMP % DONE)
     for wrong in (
@@ -35,15 +46,3 @@ def test_a_document_that_does_not_fit_its_schema_is_found() -> None:
     ):
         with pytest.raises(AssertionError, match="docora-ops cancel"):
             check_document(STAMP % wrong)
-
-
-def test_failed_is_the_status_of_links_and_what_is_counted_by_status_says_so() -> None:
-    commands = ("status", "queue", "progress", "repair", "retry-all-failed", "doctor")
-    owners = {
-        name
-        for command in commands
-        for name, definition in (schema_of(command) or {})["$defs"].items()
-        if "failed" in definition.get("properties", {})
-    }
-    assert owners == {"BulkWait", "Results"}
-    assert {"failed"} & set((schema_of("doctor") or {})["$defs"]["CheckState"]["enum"]) == set()

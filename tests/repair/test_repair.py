@@ -98,7 +98,7 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
     assert code == 130
     for text in ("lost", "stuck", "orphan", "duplicate", "stale entry"):
         assert text in shown
-    question = ": queue 2 links again and remove 3 jobs or entries (a stuck link"
+    question = ": repair 5 mismatches?"
     words = " ".join(shown.split())
     assert question in words
     # The first line and the question name both servers.

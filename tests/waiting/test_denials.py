@@ -65,7 +65,7 @@ def test_a_password_that_is_changed_meanwhile_ends_a_wait_and_a_watch(
     env = {**QUICK, "REDIS_URL": own.url}
     operation_id = docora.run("retry-all-failed", "--json", env=env).data["operation_id"]
     if command == "status":
-        process = docora.start("status", "--watch", "1", env=env)
+        process = docora.start("status", "--watch", env=env)
         assert any(line.startswith("Links") for line in process.stdout)
     else:
         process = docora.start("wait", operation_id, env=env)
@@ -77,7 +77,7 @@ def test_a_password_that_is_changed_meanwhile_ends_a_wait_and_a_watch(
 def test_a_role_that_may_not_log_in_any_more_ends_a_watch(guarded: Docora) -> None:
     guarded.connection.execute("CREATE ROLE somebody LOGIN SUPERUSER PASSWORD 'sesame'")
     somebody = with_login(guarded.database_url, "somebody", "sesame")
-    process = guarded.start("status", "--watch", "1", env={**QUICK, "DATABASE_URL": somebody})
+    process = guarded.start("status", "--watch", env={**QUICK, "DATABASE_URL": somebody})
     assert any(line.startswith("Links") for line in process.stdout)
     guarded.connection.execute("ALTER ROLE somebody PASSWORD 'new'")
     guarded.connection.execute(

@@ -172,7 +172,7 @@ def test_what_could_not_be_queued_and_a_cancellation_count_too(docora: Docora) -
     [
         (("bulk_0123456789abcdef",), 3, "Operation not found or expired"),
         (("bulk_00000000da5b0a4d",), 3, "Docora's dashboard runs it"),
-        (("Acme",), 2, "REPO is missing"),
+        (("Acme",), 2, "takes APP and REPO"),
         (("Acme", "octo/none"), 3, "Acme"),
     ],
 )

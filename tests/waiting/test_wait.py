@@ -202,7 +202,7 @@ def test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair(docora: Docora, 
     waited = results[1].data["waited"]
     assert waited["unfinished"] == 2
     assert waited["jobs_by_state"] == {"waiting": 0, "running": 0, "delayed": 0, "lost": 2}
-    assert "To queue them again: docora-ops repair" in results[1].stderr
+    assert "To queue again: docora-ops repair" in results[1].stderr
     if lose == "FLUSHDB":
         assert all("no worker listens" in result.stderr for result in results)
     assert docora.statuses() == {"pending_snapshot": 3}
