@@ -9,7 +9,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.audit import describe_change
 from docora_ops.errors import NeedsRqError, WrongBackendError
 from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, RqWorkers, Suspension
-from docora_ops.queue import suspension as switch
+from docora_ops.queue import rq_queue
 
 _PATIENCE = 7
 """Seconds without a change. A worker looks once a second while it takes no job. One that waits for
@@ -23,7 +23,7 @@ def rq_workers(docora: Docora) -> RqWorkers:
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     require_rq(docora, "pause", "to keep Docora's workers from taking jobs, stop them")
-    return RqWorkers(switch.read_suspension(docora.redis), switch.live_workers(docora.redis))
+    return RqWorkers(rq_queue.read_suspension(docora.redis), rq_queue.live_workers(docora.redis))
 
 
 def pause(
@@ -40,7 +40,7 @@ def pause(
     """
     workers = rq_workers(docora).workers
     change = describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
-    suspension = switch.suspend(docora.redis, seconds, change)
+    suspension = rq_queue.suspend_workers(docora.redis, seconds, change)
     changed_at = time.monotonic()
     while True:
         yield RqWorkers(suspension, workers)
@@ -48,7 +48,7 @@ def pause(
         if is_over or all(worker.is_stopped for worker in workers):
             return
         time.sleep(_PAUSE)
-        before, workers = workers, switch.live_workers(docora.redis)
+        before, workers = workers, rq_queue.live_workers(docora.redis)
         if workers != before:
             changed_at = time.monotonic()
 
@@ -60,9 +60,9 @@ def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     require_rq(docora, "resume", docora.advice.to_resume)
-    suspension = switch.read_suspension(docora.redis)
+    suspension = rq_queue.read_suspension(docora.redis)
     if suspension:
-        switch.resume(docora.redis, describe_change("resume", reason))
+        rq_queue.resume_workers(docora.redis, describe_change("resume", reason))
     return suspension
 
 

@@ -1,14 +1,26 @@
-"""Which of the two queues is in use, RQ's or Docora's own, and what is left in the other one."""
+"""The keys of the two queues, RQ's and Docora's own, which of them is in use, and by whom."""
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from shlex import quote
+from collections.abc import Callable
 from typing import cast
 
 from redis import Redis
 from redis.exceptions import NoPermissionError
+from rq import Queue
 from rq.defaults import RQ_KEY_PREFIX
-from rq.registry import ScheduledJobRegistry, StartedJobRegistry
+from rq.executions import ExecutionRegistry
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job
+from rq.registry import (
+    BaseRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ReadyJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import (
@@ -21,11 +33,41 @@ from docora_ops.jobs import (
     Worker,
 )
 from docora_ops.queue.redis_client import redis_errors, text_of
-from docora_ops.queue.scripts import INTERMEDIATE, LIST, REGISTRIES, registry_key
 from docora_ops.settings import Settings
 
-START = "start Docora's worker if it runs its own, or "
-"""Begins the advice where no worker is seen."""
+LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME
+"""The list of waiting jobs."""
+INTERMEDIATE = IntermediateQueue.get_intermediate_queue_key(LIST)
+"""The list of jobs that workers have just taken."""
+REGISTRIES: dict[str, type[BaseRegistry]] = {
+    "failed": FailedJobRegistry,
+    "finished": FinishedJobRegistry,
+    "canceled": CanceledJobRegistry,
+    "deferred": DeferredJobRegistry,
+    "scheduled": ScheduledJobRegistry,
+    "ready": ReadyJobRegistry,
+}
+"""All registries of a queue, except that of running jobs."""
+
+
+def registry_key(registry: type[BaseRegistry], queue: str = QUEUE_NAME) -> str:
+    """Returns the key of a queue's registry, or the prefix of such keys for an empty name."""
+    return registry.key_template.format(queue)
+
+
+SCRIPT_KEYS: dict[str, object] = {
+    "queue": QUEUE_NAME,
+    "queue_prefix": Queue.redis_queue_namespace_prefix,
+    "queues_key": Queue.redis_queues_keys,
+    "job_prefix": Job.redis_job_namespace_prefix,
+    "results_prefix": f"{RQ_KEY_PREFIX}:results:",
+    "executions_prefix": registry_key(ExecutionRegistry, ""),
+    "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
+    "wip_prefix": registry_key(StartedJobRegistry, ""),
+    "registry_prefixes": [registry_key(each, "") for each in REGISTRIES.values()],
+}
+"""RQ's keys for the Lua scripts: prefixes to the name of a queue or a job id."""
+
 BULLMQ = f"{BULLMQ_PREFIX}:{QUEUE_NAME}:"
 """The beginning of all keys of Docora's own queue."""
 BULLMQ_LISTS = ("wait", "paused", "active")
@@ -34,22 +76,20 @@ BULLMQ_PLACES = (*BULLMQ_LISTS, *BULLMQ_SETS)
 """The ends of the keys that hold jobs; in the first five, the jobs are to be run."""
 _BULLMQ_WORKER = f"{BULLMQ_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"
 
-
-def _command_to_delete(*patterns: str) -> str:
-    redis = 'redis-cli -u "$REDIS_URL"'
-    scans = "; ".join(f"{redis} --scan --pattern {quote(each)}" for each in patterns)
-    return f"{{ {scans}; }} | xargs -r -n 100 {redis} del"
-
-
-TO_REMOVE_RQ_JOBS = _command_to_delete(
-    f"{RQ_KEY_PREFIX}:*:{QUEUE_NAME}", f"{RQ_KEY_PREFIX}:*:app_*-repo_*"
+_SCAN = 'redis-cli -u "$REDIS_URL" --scan --pattern'
+_DELETE = 'xargs -r -n 100 redis-cli -u "$REDIS_URL" del'
+TO_REMOVE_RQ_JOBS = (
+    f"{{ {_SCAN} '{RQ_KEY_PREFIX}:*:{QUEUE_NAME}'; {_SCAN} '{RQ_KEY_PREFIX}:*:app_*-repo_*'; }} | "
+    + _DELETE
 )
 """The shell command that removes RQ's queue and the jobs of links.
 
 `rq empty` leaves delayed jobs, and needs the same privileges.
 """
-TO_REMOVE_BULLMQ_JOBS = _command_to_delete(f"{BULLMQ}*")
+TO_REMOVE_BULLMQ_JOBS = f"{{ {_SCAN} '{BULLMQ}*'; }} | {_DELETE}"
 """The shell command that removes Docora's own queue."""
+START = "start Docora's worker if it runs its own, or "
+"""Begins the advice where no worker is seen."""
 
 
 def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
@@ -60,57 +100,39 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     """
     if settings.backend is not None:
         return BackendChoice(settings.backend, BackendSource.SETTING)
+    registries = [registry_key(StartedJobRegistry), *map(registry_key, REGISTRIES.values())]
+    bullmq_keys = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
     with redis_errors(client):
-        in_use = [bool(_permitted(_count_rq_workers, client)), bool(bullmq_workers(client))]
-        if all(in_use):
-            stop = "stop the workers of one kind, as each link may be worked on twice"
-            return _unclear("workers of both RQ and BullMQ run", f"{stop}, then ")
-        if any(in_use):
-            return _the_one(in_use, BackendSource.WORKERS, "{} workers run")
-        in_use = [bool(_permitted(read, client)) for read in (_count_rq_keys, _count_bullmq_keys)]
-        if all(in_use):
-            return _unclear("both RQ and BullMQ have keys, with no worker in sight", START)
-        if any(in_use):
-            why = "only {} has keys, with no worker in sight"
-            return _the_one(in_use, BackendSource.TRACES, why)
+        rq, bullmq = _permitted(lambda: count_rq_workers(client)), len(bullmq_workers(client))
+        source, why = BackendSource.WORKERS, "{} workers run"
+        if rq and bullmq:
+            why = "workers of both RQ and BullMQ run"
+            first = "stop the workers of one kind, as each link may be worked on twice, then "
+            return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
+        if not (rq or bullmq):
+            source, why = BackendSource.TRACES, "only {} has keys, with no worker in sight"
+            rq = _permitted(lambda: client.exists(LIST, INTERMEDIATE, *registries))
+            bullmq = _permitted(lambda: client.exists(*bullmq_keys))
+    if rq and bullmq:
+        why = "both RQ and BullMQ have keys, with no worker in sight"
+        return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, START)
+    if rq:
+        return BackendChoice(Backend.RQ, source, why.format("RQ"))
+    if bullmq:
+        return BackendChoice(Backend.BULLMQ, source, why.format("BullMQ"))
     return BackendChoice(Backend.RQ, BackendSource.DEFAULT, "nobody has used the queue yet")
 
 
-def _unclear(why: str, first: str) -> BackendChoice:
-    return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
-
-
-def _the_one(in_use: Sequence[bool], source: BackendSource, why: str) -> BackendChoice:
-    """Returns the choice of RQ if it comes first in `in_use`, otherwise that of BullMQ."""
-    backend, name = (Backend.RQ, "RQ") if in_use[0] else (Backend.BULLMQ, "BullMQ")
-    return BackendChoice(backend, source, why.format(name))
-
-
-def _permitted(count: Callable[[Redis], int], client: Redis) -> int:
+def _permitted(count: Callable[[], object]) -> int:
     """Counts; 0 for what the user may not read: users are made for one of the two queues."""
     try:
-        return count(client)
+        return cast("int", count())
     except NoPermissionError:
         return 0
 
 
-def _count_rq_keys(client: Redis) -> int:
-    registries = map(registry_key, REGISTRIES.values())
-    running = registry_key(StartedJobRegistry)
-    return int(client.exists(LIST, INTERMEDIATE, running, *registries))
-
-
-def _count_bullmq_keys(client: Redis) -> int:
-    return int(client.exists(*(BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES))))
-
-
 def count_rq_workers(client: Redis) -> int:
-    """Counts RQ's live workers that listen on the queue. Raises RedisError."""
-    with redis_errors(client):
-        return _count_rq_workers(client)
-
-
-def _count_rq_workers(client: Redis) -> int:
+    """Counts RQ's live workers that listen on the queue."""
     keys = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
     return int(client.exists(*sorted(keys))) if keys else 0
 
@@ -125,7 +147,7 @@ def bullmq_workers(client: Redis) -> list[Worker]:
     try:
         clients = client.client_list()
     except NoPermissionError:
-        return [_worker("at least one")] if _permitted(_count_signs_of_life, client) else []
+        return [_worker("at least one")] if _permitted(lambda: _count_signs_of_life(client)) else []
     database = str(client.connection_pool.connection_kwargs.get("db", 0))
     found = []
     for each in clients:
@@ -147,26 +169,18 @@ def _worker(name: str, host: str = "") -> Worker:
     return Worker(name, None, host or None, None, None, jobs=[])
 
 
-def has_bullmq_worker(client: Redis) -> bool:
-    """Tells whether a worker of Docora's own queue is connected. Raises RedisError."""
-    with redis_errors(client):
-        return bool(bullmq_workers(client))
+def read_use(client: Redis, backend: Backend) -> OtherQueue:
+    """Tells whether this backend is in use, beside an installation with the other one.
 
-
-def read_rq_use(client: Redis) -> OtherQueue:
-    """Tells for an installation with BullMQ whether RQ is in use beside it. Raises RedisError."""
+    Raises RedisError.
+    """
+    is_rq = backend is Backend.RQ
     with redis_errors(client):
-        if _permitted(_count_rq_workers, client):
+        if _permitted(lambda: count_rq_workers(client)) if is_rq else bullmq_workers(client):
             return OtherQueue.WORKED_ON
-        jobs = (LIST, registry_key(ScheduledJobRegistry))
-        has_jobs = _permitted(lambda client: int(client.exists(*jobs)), client)
-    return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED
-
-
-def read_bullmq_use(client: Redis) -> OtherQueue:
-    """Tells for an installation with RQ whether BullMQ is in use beside it. Raises RedisError."""
-    with redis_errors(client):
-        if bullmq_workers(client):
-            return OtherQueue.WORKED_ON
-        has_jobs = client.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:5]))
+        if is_rq:
+            keys = (LIST, registry_key(ScheduledJobRegistry))
+            has_jobs = _permitted(lambda: client.exists(*keys)) > 0
+        else:
+            has_jobs = bool(client.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:5])))
     return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED

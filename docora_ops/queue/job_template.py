@@ -1,7 +1,5 @@
 """The hash of a snapshot job in Redis: RQ builds one, and each link fills in its own values."""
 
-from __future__ import annotations
-
 import pickle
 import struct
 import zlib
@@ -28,7 +26,6 @@ _MEMOIZE = b"\x94"
 """The opcode that follows the key of an argument."""
 _LINES = 10
 """Lines of a traceback that are shown."""
-_SAMPLE = Payload("a", "a", "r", "u", "o", "n", "b", None, "k")
 
 
 class JobTemplate:
@@ -43,43 +40,35 @@ class JobTemplate:
         delays = settings.retry_delays
         job = Queue(QUEUE_NAME, connection=client).create_job(
             JOB_FUNCTION,
-            kwargs=_arguments(_SAMPLE, is_rescan=False),
             timeout=settings.job_timeout,
             result_ttl=RESULT_TTL,
             failure_ttl=FAILURE_TTL,
-            description=_SAMPLE.description,
-            job_id=_SAMPLE.job_id,
+            description="of no link",
             retry=Retry(max=len(delays), interval=delays) if delays else None,
         )
         self.fields: list[str] = []
         """The fields that all jobs have in common, names and values alternating."""
         for name, value in job.to_dict().items():
             if name not in _VARIABLE_FIELDS:
-                self.fields += (name, _as_text(value))
+                self.fields += (name, str(getattr(value, "value", value)))
 
     def data(self, payload: Payload, *, is_rescan: bool) -> bytes:
-        """Returns the call of a link's job, pickled, in a zlib stream as RQ writes it."""
-        call = (self._function, None, (), _arguments(payload, is_rescan=is_rescan))
-        return _stored(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL))
+        """Returns the call of a link's job, pickled, in a zlib stream as RQ writes it.
 
-
-def _stored(data: bytes) -> bytes:
-    """Returns the data in a zlib stream, not compressed: compressing takes as long as the push.
-
-    For each stream zlib allocates its whole window, at any level: so the stream is made here.
-    """
-    size = len(data)
-    if size > _LARGEST_BLOCK:
-        return zlib.compress(data, 0)
-    # Header; the last block, stored, its size and the complement; then the checksum.
-    head = struct.pack("<HBHH", 0x0178, 1, size, size ^ 0xFFFF)
-    return head + data + struct.pack(">I", zlib.adler32(data))
-
-
-def _arguments(payload: Payload, *, is_rescan: bool) -> dict[str, object]:
-    # Not dataclasses.asdict, which takes several times as long.
-    arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
-    return {**arguments, "is_rescan": is_rescan}
+        It is stored, not compressed: compressing takes as long as the push. For each stream zlib
+        allocates its whole window, at any level: so the stream is made here.
+        """
+        # Not dataclasses.asdict, which takes several times as long.
+        arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
+        arguments["is_rescan"] = is_rescan
+        call = (self._function, None, (), arguments)
+        data = pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
+        size = len(data)
+        if size > _LARGEST_BLOCK:
+            return zlib.compress(data, 0)
+        # Header; the last block, stored, its size and the complement; then the checksum.
+        head = struct.pack("<HBHH", 0x0178, 1, size, size ^ 0xFFFF)
+        return head + data + struct.pack(">I", zlib.adler32(data))
 
 
 def calls_for_link(data: bytes, function: str, job_id: str) -> bool:
@@ -146,9 +135,3 @@ def _text(value: str) -> bytes:
     """Returns a short string as pickle writes it: an opcode, the length in bytes, UTF-8."""
     text = value.encode()
     return b"\x8c" + bytes([len(text) & 0xFF]) + text
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode()
-    return str(value.value) if hasattr(value, "value") else str(value)

@@ -22,7 +22,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
-from docora_ops.queue.audit_stream import AuditEntry, write_entry
+from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
 
@@ -36,8 +36,9 @@ class PushRequest:
 
     payload: arguments of the job; None only confirms that a job is live.
     is_rescan: the rescan flag of the job.
-    disproved: what `disproved_status` returns for a waiting job that two looks have not found in
-        the place that its status names. If nothing of it has changed, the push replaces the job.
+    disproved: the evidence against the status of a waiting job that two looks have not found in
+        the place that its status names: its status and `enqueued_at`, with a blank between them. If
+        neither has changed, the push replaces the job.
     row_id: row id of the link, kept by the operation that claims it.
     """
 
@@ -46,14 +47,6 @@ class PushRequest:
     is_rescan: bool
     disproved: str = ""
     row_id: str = ""
-
-
-def disproved_status(status: str, enqueued_at: str) -> str:
-    """Returns the evidence against a job's status, from two fields of its hash, empty if absent.
-
-    `enqueued_at` changes when the job is queued anew.
-    """
-    return f"{status} {enqueued_at}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +69,8 @@ class LinkQueue(ABC):
     """The queue that the jobs of links stand in. All calls raise RedisError."""
 
     backend: ClassVar[Backend]
-
-    @property
-    def is_docoras(self) -> bool:
-        """Tells whether Docora's own scheduler queues pending links: a push only looks at jobs."""
-        return self.backend is Backend.BULLMQ
+    is_docoras: ClassVar[bool] = False
+    """Docora's own scheduler queues pending links: a push only looks at jobs."""
 
     def __init__(
         self, settings: Settings, client: Redis, choice: BackendChoice | None = None
@@ -88,20 +78,13 @@ class LinkQueue(ABC):
         self._settings = settings
         self._client = client
         self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
+        self.scan_interval = settings.scan_interval
+        """The time within which Docora's scheduler queues a pending link, in words."""
 
     @property
     def where(self) -> str:
         """Host and database of Redis."""
         return describe(self._client)
-
-    @property
-    def scan_interval(self) -> str:
-        """The time within which Docora's scheduler queues a pending link, in words."""
-        return self._settings.scan_interval
-
-    def record(self, audit: AuditEntry) -> None:
-        """Writes an audit entry by itself."""
-        write_entry(self._client, audit)
 
     @property
     def sweep(self) -> QueueSweep | None:
@@ -117,10 +100,7 @@ class LinkQueue(ABC):
         """Returns the state of each job by its own keys; writes nothing."""
 
     def is_in_place(self, job_id: str) -> bool:  # noqa: ARG002
-        """Tells whether a waiting job stands in the place that its status names.
-
-        Searches the queue's list. True for any other job.
-        """
+        """Tells whether a waiting job stands where it is taken from. Searches the queue's list."""
         return True
 
     @abstractmethod
@@ -156,7 +136,7 @@ class LinkQueue(ABC):
 
     @abstractmethod
     def count_workers(self) -> int:
-        """Counts the live workers that listen on the queue."""
+        """Counts the live workers; 1 stands for all of BullMQ if the user may not list clients."""
 
     @abstractmethod
     def read_suspension(self) -> Suspension | None:
@@ -187,4 +167,4 @@ class LinkQueue(ABC):
 
     @abstractmethod
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        """Returns the ids of jobs that call our function with the ids of a link."""
+        """Returns the ids of jobs that were made for a link."""

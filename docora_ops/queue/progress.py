@@ -18,14 +18,7 @@ from docora_ops.audit import Change
 from docora_ops.bulk import KnownOperation, OperationState, Progress, Results, StoppedBy
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
-from docora_ops.queue.audit_stream import (
-    AuditEntry,
-    add_entry,
-    mapping_of,
-    reason_of,
-    results_of,
-    write_entry,
-)
+from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of, reason_of, results_of
 from docora_ops.queue.redis_client import (
     answers_of,
     optional_text_of,
@@ -97,8 +90,7 @@ class ProgressStore:
         # One transaction: where a command is not permitted, Redis runs none of them.
         with redis_errors(self._client), self._client.pipeline() as pipeline:
             if audit:
-                # A transaction does what is left of it after a refused command.
-                self._client.xlen(audit.key)
+                self._client.xlen(str(audit[1]))  # a transaction does what is left of it otherwise
             pipeline.hsetnx(key, "cancelled", "false")
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, EXPIRY)
@@ -254,7 +246,7 @@ class ProgressStore:
             if cancelled == b"true":
                 return False
             if audit:
-                self._client.xlen(audit.key)  # as in `write`
+                self._client.xlen(str(audit[1]))  # as in `write`
             pipeline.hset(key, "cancelled", "true")
             if reason := cancelled_by or stopped_by:
                 pipeline.hset(key, "cancelled_by" if cancelled_by else "stopped_by", reason)
@@ -271,7 +263,8 @@ class ProgressStore:
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry without a change."""
-        write_entry(self._client, audit)
+        with redis_errors(self._client):
+            add_entry(self._client, audit)
 
 
 def operation_key(operation_id: str) -> str:

@@ -8,6 +8,7 @@ from docora_ops.audit import Change
 from docora_ops.queue import audit_stream as audit
 from tests.support.docora import Docora
 
+DONE = audit.AuditEvent.DONE
 NO_DATABASE = {"DATABASE_URL": None}
 
 
@@ -16,7 +17,8 @@ def test_a_list_is_shown_page_by_page(docora: Docora, command: str, noun: str) -
     store = docora.actions().store
     for number in range(5):
         docora.redis.hset(f"docora:bulk:bulk_{number}", "total", "9")
-        store.record(audit.cancel_entry(Change("kim@ops1", "cancel", {}), f"bulk_{number}"))
+        change = Change("kim@ops1", "cancel", {})
+        store.record(audit.audit_entry(change, DONE, operation_id=f"bulk_{number}"))
     every, last, past, shown_last, shown_past = docora.run_together(
         (command, "--json"),
         (command, "--limit", "2", "--page", "3", "--json"),

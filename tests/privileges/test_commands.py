@@ -13,7 +13,7 @@ from docora_ops.database.postgres_server import TABLES, read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Backend
-from docora_ops.queue.redis_server import QueueInspector
+from docora_ops.queue.redis_server import try_commands
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora, Result
 from tests.support.privileges import Grant, grants, rules, without_grant
@@ -221,9 +221,8 @@ def test_without_any_one_command_or_key_of_redis_a_command_is_refused(
 def what_doctor_is_told(docora: Docora) -> str:
     """The error, if any, that its look at Redis ends with."""
     actions = docora.actions()
-    inspector = QueueInspector(actions.redis, Backend.RQ)
     try:
-        inspector.connect()
+        try_commands(actions.redis, Backend.RQ)
         actions.queue.health()
         actions.drift()
     except RedisError as error:
