@@ -56,17 +56,17 @@ def registry_key(registry: type[BaseRegistry], queue: str = QUEUE_NAME) -> str:
 
 
 SCRIPT_KEYS: dict[str, object] = {
-    "queue": QUEUE_NAME,
-    "queue_prefix": Queue.redis_queue_namespace_prefix,
-    "queues_key": Queue.redis_queues_keys,
+    "queues": Queue.redis_queues_keys,
+    "list": LIST,
+    "intermediate": INTERMEDIATE,
+    "wip": registry_key(StartedJobRegistry),
+    "registries": [registry_key(each) for each in REGISTRIES.values()],
     "job_prefix": Job.redis_job_namespace_prefix,
     "results_prefix": f"{RQ_KEY_PREFIX}:results:",
     "executions_prefix": registry_key(ExecutionRegistry, ""),
     "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
-    "wip_prefix": registry_key(StartedJobRegistry, ""),
-    "registry_prefixes": [registry_key(each, "") for each in REGISTRIES.values()],
 }
-"""RQ's keys for the Lua scripts: prefixes to the name of a queue or a job id."""
+"""RQ's keys, and prefixes to a job id, for the Lua scripts."""
 
 BULLMQ = f"{BULLMQ_PREFIX}:{QUEUE_NAME}:"
 """The beginning of all keys of Docora's own queue."""

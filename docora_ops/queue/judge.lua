@@ -5,7 +5,6 @@
 -- ARGV[2]  JSON: names of keys; `audit`: by answer, the command that writes an audit entry
 
 local mode, config = ARGV[1], cjson.decode(ARGV[2])
-local main_list = config.queue_prefix .. config.queue
 
 local WAITING = {
   queued = true, scheduled = true, deferred = true, ready_to_enqueue = true, rate_limited = true,
@@ -22,38 +21,36 @@ local function is_running(id)
   return false
 end
 
--- Returns running, waiting, finished, stale or none, and the status and the queue of the job.
+-- Returns running, waiting, finished, stale or none, and the status of the job.
 -- `disproved`: status and enqueued_at, with a blank between them, of a job that was seen to lack the
 -- place that its status names. While both are unchanged, the job is stale.
 local function judge(id, disproved)
-  local status, origin, enqueued_at = unpack(
-    redis.call('HMGET', config.job_prefix .. id, 'status', 'origin', 'enqueued_at'))
-  local queue = origin and origin ~= '' and origin or config.queue
+  local status, enqueued_at = unpack(
+    redis.call('HMGET', config.job_prefix .. id, 'status', 'enqueued_at'))
   if is_running(id) then
-    return 'running', status, queue
+    return 'running', status
   elseif WAITING[status] and status .. ' ' .. (enqueued_at or '') ~= disproved then
-    return 'waiting', status, queue
+    return 'waiting', status
   elseif status == 'finished' then
-    return 'finished', status, queue
+    return 'finished', status
   end
   local is_none = not status and redis.call('EXISTS', config.job_prefix .. id) == 0
-  return is_none and 'none' or 'stale', status, queue
+  return is_none and 'none' or 'stale', status
 end
 
--- The entries in the registry of running jobs, by queue and job id. Workers that were killed leave
--- some: while a new job of that id runs, RQ would take such an entry for the job's own, and queue
--- the job once more.
-local executions = {}
-local function executions_of(queue, id)
-  if not executions[queue] then
-    executions[queue] = {}
-    for _, member in ipairs(redis.call('ZRANGE', config.wip_prefix .. queue, 0, -1)) do
+-- The entries in the registry of running jobs, by job id. Workers that were killed leave some: while
+-- a new job of that id runs, RQ would take such an entry for the job's own, and queue the job again.
+local executions
+local function executions_of(id)
+  if not executions then
+    executions = {}
+    for _, member in ipairs(redis.call('ZRANGE', config.wip, 0, -1)) do
       local job_id = string.match(member, '^(.-):') or member
-      executions[queue][job_id] = executions[queue][job_id] or {}
-      table.insert(executions[queue][job_id], member)
+      executions[job_id] = executions[job_id] or {}
+      table.insert(executions[job_id], member)
     end
   end
-  return executions[queue][id] or {}
+  return executions[id] or {}
 end
 
 local present = {}
@@ -66,25 +63,21 @@ end
 
 -- Removes the keys of a job that is not live, and its entries everywhere but in the queue's list,
 -- where it would have to be searched: a worker drops an id whose job is gone.
-local function remove_remains(id, origin)
-  local job_key = config.job_prefix .. id
-  for _, queue in ipairs(origin == config.queue and {origin} or {origin, config.queue}) do
-    for _, prefix in ipairs(config.registry_prefixes) do
-      if key_exists(prefix .. queue) then
-        redis.call('ZREM', prefix .. queue, id)
-      end
+local function remove_remains(id)
+  for _, registry in ipairs(config.registries) do
+    if key_exists(registry) then
+      redis.call('ZREM', registry, id)
     end
-    for _, member in ipairs(executions_of(queue, id)) do
-      redis.call('ZREM', config.wip_prefix .. queue, member)
-    end
-    local intermediate = config.queue_prefix .. queue .. ':intermediate'
-    if key_exists(intermediate) then -- it holds one id for each worker at most
-      redis.call('LREM', intermediate, 0, id)
-    end
-    redis.call('DEL', intermediate .. ':first_seen:' .. id)
   end
+  for _, member in ipairs(executions_of(id)) do
+    redis.call('ZREM', config.wip, member)
+  end
+  if key_exists(config.intermediate) then -- it holds one id for each worker at most
+    redis.call('LREM', config.intermediate, 0, id)
+  end
+  local job_key = config.job_prefix .. id
   redis.call('DEL', job_key, job_key .. ':dependencies', config.results_prefix .. id,
-    config.executions_prefix .. id)
+    config.executions_prefix .. id, config.intermediate .. ':first_seen:' .. id)
 end
 
 -- Missing permissions fail every job, not a single one.
@@ -114,7 +107,7 @@ local TRIALS = {
 -- Redis does not roll back a script that fails. So missing permissions must show before anything is
 -- removed. When it is out of memory, Redis refuses only the first write of a script.
 local function try_commands(commands)
-  local key = config.queue_prefix .. 'docora-ops:trial'
+  local key = config.list .. ':docora-ops:trial'
   for _, command in ipairs(commands) do
     local reply = redis.pcall(command, key, unpack(TRIALS[command]))
     if type(reply) == 'table' and reply.err
@@ -138,8 +131,8 @@ local function write_audit_entry(answers)
 end
 
 -- A list, registry or stream of the wrong type fails every job, not a single one.
-redis.call('LLEN', main_list)
-redis.call('ZCARD', config.wip_prefix .. config.queue)
+redis.call('LLEN', config.list)
+redis.call('ZCARD', config.wip)
 for _, entry in pairs(config.audit or {}) do
   redis.call('XLEN', entry[2])
 end

@@ -14,7 +14,7 @@
 
 if mode == 'push' then
   -- Redis refuses this if it is out of memory or read-only, before anything is removed.
-  redis.call('SADD', config.queues_key, main_list)
+  redis.call('SADD', config.queues, config.list)
   try_commands({
     'DEL', 'HSET', 'APPEND', 'EXPIRE', 'GETRANGE', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD',
     'ZREM'})
@@ -24,15 +24,15 @@ if mode == 'push' then
 end
 
 local function state(id, disproved)
-  local answer, status, queue = judge(id, disproved)
-  return answer == 'waiting' and status ~= 'queued' and 'delayed' or answer, queue
+  local answer, status = judge(id, disproved)
+  return answer == 'waiting' and status ~= 'queued' and 'delayed' or answer
 end
 
 local REPLACED = {none = 'queued', finished = 'replaced_finished', stale = 'replaced_stale'}
 
 local to_push, claimed = {}, {} -- job ids and row ids
 local function push(id, disproved, data, description, row_id)
-  local answer, queue = state(id, disproved)
+  local answer = state(id, disproved)
   if answer == 'running' then
     return answer
   elseif answer == 'waiting' or answer == 'delayed' then
@@ -41,7 +41,7 @@ local function push(id, disproved, data, description, row_id)
   elseif data == '' then
     return 'none'
   else
-    remove_remains(id, queue)
+    remove_remains(id)
     redis.call('HSET', config.job_prefix .. id, 'data', data, 'description', description,
       unpack(config.fields))
     table.insert(to_push, id)
@@ -57,7 +57,7 @@ for i = 3, #ARGV, stride do
   table.insert(answers, alone(mode == 'push' and push or state, unpack(ARGV, i, i + stride - 1)))
 end
 if #to_push > 0 then
-  redis.call(config.front and 'LPUSH' or 'RPUSH', main_list, unpack(to_push))
+  redis.call(config.front and 'LPUSH' or 'RPUSH', config.list, unpack(to_push))
 end
 if config.links_key and #claimed > 0 then
   redis.call('APPEND', config.links_key, table.concat(claimed))

@@ -23,8 +23,8 @@ local function read_jobs()
     end
     table.insert(jobs, job)
   end
-  for start = 0, next(positions) and redis.call('LLEN', main_list) - 1 or -1, PAGE do
-    for i, id in ipairs(redis.call('LRANGE', main_list, start, start + PAGE - 1)) do
+  for start = 0, next(positions) and redis.call('LLEN', config.list) - 1 or -1, PAGE do
+    for i, id in ipairs(redis.call('LRANGE', config.list, start, start + PAGE - 1)) do
       if positions[id] then
         table.insert(positions[id], start + i - 1)
       end
@@ -36,8 +36,8 @@ end
 local is_marked = false
 local function remove(job, positions)
   local id = job.job_id
-  local status, origin, enqueued_at = unpack(
-    redis.call('HMGET', config.job_prefix .. id, 'status', 'origin', 'enqueued_at'))
+  local status, enqueued_at = unpack(
+    redis.call('HMGET', config.job_prefix .. id, 'status', 'enqueued_at'))
   if is_running(id) or (status or '') .. ' ' .. (enqueued_at or '') ~= job.evidence
     or positions and #positions == 0 -- a worker has taken it
   then
@@ -45,19 +45,19 @@ local function remove(job, positions)
   end
   local removed = 0
   for i = positions and job.kept + 1 or 1, #(positions or {}) do
-    redis.call('LSET', main_list, positions[i], REMOVED)
+    redis.call('LSET', config.list, positions[i], REMOVED)
     is_marked, removed = true, removed + 1
   end
   for _, entry in ipairs(job.entries) do
     removed = removed + redis.call('ZREM', entry[1], entry[2])
   end
   if job.is_taken then
-    removed = removed + redis.call('LREM', main_list .. ':intermediate', 0, id)
-    redis.call('DEL', main_list .. ':intermediate:first_seen:' .. id)
+    removed = removed + redis.call('LREM', config.intermediate, 0, id)
+    redis.call('DEL', config.intermediate .. ':first_seen:' .. id)
   end
   if job.is_orphan then
     removed = removed + 1
-    remove_remains(id, origin and origin ~= '' and origin or config.queue)
+    remove_remains(id)
   end
   return removed > 0 and 'removed' or 'changed'
 end
@@ -70,7 +70,7 @@ for i, job in ipairs(jobs) do
   answers[i] = alone(remove, job, positions[job.job_id])
 end
 if is_marked then
-  redis.call('LREM', main_list, 0, REMOVED)
+  redis.call('LREM', config.list, 0, REMOVED)
 end
 write_audit_entry(answers)
 return answers
