@@ -71,9 +71,9 @@ SCRIPT_KEYS: dict[str, object] = {
 BULLMQ = f"{BULLMQ_PREFIX}:{QUEUE_NAME}:"
 """The beginning of all keys of Docora's own queue."""
 BULLMQ_LISTS = ("wait", "paused", "active")
-BULLMQ_SETS = ("delayed", "prioritized", "waiting-children", "failed", "completed")
+BULLMQ_SETS = ("delayed", "failed", "completed")
 BULLMQ_PLACES = (*BULLMQ_LISTS, *BULLMQ_SETS)
-"""The ends of the keys that hold jobs; in the first five, the jobs are to be run."""
+"""The ends of the keys that hold jobs; in the first four, the jobs are to be run."""
 _BULLMQ_WORKER = f"{BULLMQ_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"
 
 _SCAN = 'redis-cli -u "$REDIS_URL" --scan --pattern'
@@ -82,9 +82,7 @@ TO_REMOVE_RQ_JOBS = (
     f"{{ {_SCAN} '{RQ_KEY_PREFIX}:*:{QUEUE_NAME}'; {_SCAN} '{RQ_KEY_PREFIX}:*:app_*-repo_*'; }} | "
     + _DELETE
 )
-"""The shell command that removes RQ's queue and the jobs of links.
-
-`rq empty` leaves delayed jobs, and needs the same privileges.
+"""The shell command that removes RQ's queue and the jobs of links; `rq empty` leaves delayed jobs.
 """
 TO_REMOVE_BULLMQ_JOBS = f"{{ {_SCAN} '{BULLMQ}*'; }} | {_DELETE}"
 """The shell command that removes Docora's own queue."""
@@ -182,5 +180,5 @@ def read_use(client: Redis, backend: Backend) -> OtherQueue:
             keys = (LIST, registry_key(ScheduledJobRegistry))
             has_jobs = _permitted(lambda: client.exists(*keys)) > 0
         else:
-            has_jobs = bool(client.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:5])))
+            has_jobs = bool(client.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4])))
     return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED

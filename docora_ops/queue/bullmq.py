@@ -11,18 +11,14 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, cast
 
-from redis import Redis
-
 from docora_ops.jobs import (
     MOST_SEARCHED,
     QUEUE_NAME,
     Backend,
-    BackendChoice,
     JobFailure,
     JobPlace,
     JobRecord,
     JobState,
-    OtherQueue,
     QueuedJob,
     QueueHealth,
     QueueOverview,
@@ -37,11 +33,9 @@ from docora_ops.queue.backend import (
     BULLMQ_SETS,
     TO_REMOVE_RQ_JOBS,
     bullmq_workers,
-    read_use,
 )
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.redis_client import (
-    Script,
     answers_of,
     moment_of_timestamp,
     optional_text_of,
@@ -50,7 +44,6 @@ from docora_ops.queue.redis_client import (
     text_of,
     whole_number,
 )
-from docora_ops.settings import Settings
 
 _OUTCOMES = {
     JobState.NONE: Outcome.RESET,
@@ -74,29 +67,15 @@ class BullmqQueue(LinkQueue):
 
     backend = Backend.BULLMQ
     is_docoras = True
-
-    def __init__(
-        self, settings: Settings, client: Redis, choice: BackendChoice | None = None
-    ) -> None:
-        super().__init__(settings, client, choice)
-        self._script = Script(client, "bullmq.lua")
+    script_files = ("bullmq.lua",)
 
     def sample(self, count: int) -> list[str]:
-        """Returns the ids of at most `count` jobs that wait, the latest ones."""
         pipeline = self._client.pipeline(transaction=False)
         for name in ("wait", "paused"):
             pipeline.lrange(BULLMQ + name, 0, count - 1)
         with redis_errors(self._client):
             wait, paused = pipeline.execute()
         return [text_of(each) for each in [*wait, *paused][:count]]
-
-    def look(self, job_ids: Sequence[str]) -> list[Answer]:
-        """Returns the state of each job; writes nothing."""
-        return self._look(job_ids)
-
-    def prepare(self) -> None:
-        """Connects and loads the script before rows are locked."""
-        self._script.prepare()
 
     def push(
         self,
@@ -111,20 +90,19 @@ class BullmqQueue(LinkQueue):
         Without a job that waits, an operation's links can't be kept before the commit: whoever
         waits for them would take their old status for the result.
         """
-        entries = {state: audit[each] for state, each in _OUTCOMES.items() if each in audit}
-        return self._look([each.job_id for each in requests], rows_locked=True, audit=entries)
+        return self.look([each.job_id for each in requests], rows_locked=True, audit=audit)
 
-    def _look(
+    def look(
         self,
         job_ids: Sequence[str],
         *,
         rows_locked: bool = False,
-        audit: Mapping[JobState, AuditEntry] = MappingProxyType({}),
+        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Runs the script. `audit`: an audit entry for each state that writes it."""
         if not job_ids:
             return []
-        arguments = [json.dumps({"prefix": BULLMQ, "audit": dict(audit)}), *job_ids]
+        entries = {state: audit[each] for state, each in _OUTCOMES.items() if each in audit}
+        arguments = [json.dumps({"prefix": BULLMQ, "audit": entries}), *job_ids]
         answers = []
         for job_id, reply in zip(
             job_ids, self._script.run(arguments, rows_locked=rows_locked), strict=True
@@ -136,36 +114,24 @@ class BullmqQueue(LinkQueue):
         return answers
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
-        """Tells whether Docora puts a link with this status and this job to work by itself.
-
-        Its scheduler queues pending links.
-        """
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
         return is_pending and answer.state is not JobState.UNREADABLE
 
     def count_workers(self) -> int:
-        """Counts the live workers; if the user may not list clients, 1 stands for all."""
         with redis_errors(self._client):
             return len(bullmq_workers(self._client))
 
-    def read_other(self) -> OtherQueue:
-        """Tells whether RQ's queue holds jobs, and whether a worker of RQ listens on it."""
-        return read_use(self._client, Backend.RQ)
-
     def read_suspension(self) -> Suspension | None:
-        """Returns the suspension if the queue is paused."""
         with redis_errors(self._client):
             is_paused = self._client.hget(f"{BULLMQ}meta", "paused")
         return _SUSPENSION if is_paused else None
 
     def health(self) -> QueueHealth:
-        """Reads what `doctor` checks."""
         overview = self.overview(1)
         with redis_errors(self._client):
             active = self._active()
             stalled = set(active) - self._locked(active)
-            if stalled:
-                stalled.intersection_update(self._active())  # without jobs that ended meanwhile
+            stalled &= set(self._active())  # without jobs that ended meanwhile
             meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
         return QueueHealth(
             waiting=overview.waiting,
@@ -192,7 +158,6 @@ class BullmqQueue(LinkQueue):
         return {job_id for job_id, is_locked in found if is_locked}
 
     def overview(self, limit: int) -> QueueOverview:
-        """Reads the counts, the workers and the first `limit` jobs."""
         client, read = self._client, max(limit, _LEAST_WAITING)
         with redis_errors(client):
             now = server_time(client)
@@ -204,11 +169,10 @@ class BullmqQueue(LinkQueue):
             # The next job is at the end of each list.
             pipeline.lrange(f"{BULLMQ}wait", -read, -1)
             pipeline.lrange(f"{BULLMQ}paused", -read, -1)
-            pipeline.zrange(f"{BULLMQ}prioritized", 0, read - 1)
             pipeline.lrange(f"{BULLMQ}active", -limit, -1)
             pipeline.zrange(f"{BULLMQ}delayed", 0, limit - 1, withscores=True)
-            *counts, wait, paused, prioritized, active, due = pipeline.execute()
-            first = self._jobs([*reversed(wait), *reversed(paused), *prioritized], "waiting")
+            *counts, wait, paused, active, due = pipeline.execute()
+            first = self._jobs([*reversed(wait), *reversed(paused)], "waiting")
             delayed = self._jobs([job_id for job_id, _ in due], "delayed")
             locked, running = self._locked(active), self._jobs(active[::-1], "active")
             suspension, workers = self.read_suspension(), bullmq_workers(client)
@@ -224,13 +188,10 @@ class BullmqQueue(LinkQueue):
                 for job, (_, score) in zip(delayed, due, strict=True)
             ),
         ]
-        oldest = None
-        # The list is in order of time behind its first jobs, the other set is not.
-        if count["prioritized"] <= read and all(job.enqueued_at for job in first):
-            oldest = min((job.enqueued_at for job in first if job.enqueued_at), default=None)
+        oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
         return QueueOverview(
             backend=Backend.BULLMQ,
-            waiting=sum(count[name] for name in ("wait", "paused", *BULLMQ_SETS[1:3])),
+            waiting=count["wait"] + count["paused"],
             active=count["active"],
             completed_jobs=count["completed"],
             failed_jobs=count["failed"],
@@ -276,7 +237,6 @@ class BullmqQueue(LinkQueue):
         return jobs
 
     def job(self, job_id: str) -> JobRecord:
-        """Reads all that BullMQ has of one job."""
         key = BULLMQ + job_id
         pipeline = self._client.pipeline(transaction=False)
         pipeline.hmget(key, list(_RECORD_FIELDS))
@@ -326,20 +286,16 @@ class BullmqQueue(LinkQueue):
         )
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields the ids of all jobs, some thousand at a time, and whether they are to be run.
-
-        BullMQ keeps failed jobs of deleted links, and nobody removes them.
-        """
         with redis_errors(self._client):
             for name in BULLMQ_PLACES:
                 key, start = BULLMQ + name, 0
                 read = self._client.lrange if name in BULLMQ_LISTS else self._client.zrange
                 while ids := cast("list[bytes]", read(key, start, start + _PAGE - 1)):
                     start += len(ids)
+                    # BullMQ keeps failed jobs of deleted links, and nobody removes them.
                     yield [text_of(each) for each in ids], name not in _ENDED
 
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        """Returns the ids that are made of the ids of a link."""
         return {job_id for job_id in job_ids if ids_of_job(job_id)}
 
 

@@ -23,7 +23,8 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.redis_client import describe
+from docora_ops.queue.backend import read_use
+from docora_ops.queue.redis_client import Script, describe
 from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,9 +37,8 @@ class PushRequest:
 
     payload: arguments of the job; None only confirms that a job is live.
     is_rescan: the rescan flag of the job.
-    disproved: the evidence against the status of a waiting job that two looks have not found in
-        the place that its status names: its status and `enqueued_at`, with a blank between them. If
-        neither has changed, the push replaces the job.
+    disproved: status and `enqueued_at`, with a blank between them, of a waiting job that is not in
+        the place that its status names. If neither has changed, the push replaces the job.
     row_id: row id of the link, kept by the operation that claims it.
     """
 
@@ -71,12 +71,14 @@ class LinkQueue(ABC):
     backend: ClassVar[Backend]
     is_docoras: ClassVar[bool] = False
     """Docora's own scheduler queues pending links: a push only looks at jobs."""
+    script_files: ClassVar[Sequence[str]]
 
     def __init__(
         self, settings: Settings, client: Redis, choice: BackendChoice | None = None
     ) -> None:
         self._settings = settings
         self._client = client
+        self._script = Script(client, *self.script_files)
         self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
         self.scan_interval = settings.scan_interval
         """The time within which Docora's scheduler queues a pending link, in words."""
@@ -103,9 +105,9 @@ class LinkQueue(ABC):
         """Tells whether a waiting job stands where it is taken from. Searches the queue's list."""
         return True
 
-    @abstractmethod
     def prepare(self) -> None:
         """Connects and loads the script before rows are locked."""
+        self._script.prepare()
 
     @abstractmethod
     def push(
@@ -142,9 +144,9 @@ class LinkQueue(ABC):
     def read_suspension(self) -> Suspension | None:
         """Returns the order to all workers to take no jobs, if there is one."""
 
-    @abstractmethod
     def read_other(self) -> OtherQueue:
         """Tells whether the queue of the other backend holds jobs, and whether a worker runs."""
+        return read_use(self._client, Backend.RQ if self.is_docoras else Backend.BULLMQ)
 
     @abstractmethod
     def health(self) -> QueueHealth:
@@ -160,10 +162,7 @@ class LinkQueue(ABC):
 
     @abstractmethod
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields the ids of all jobs, some thousand at a time.
-
-        The flag tells whether they are to be run or have failed. An id may come twice.
-        """
+        """Yields the ids of all jobs in pages, and whether they are to be run or have failed."""
 
     @abstractmethod
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:

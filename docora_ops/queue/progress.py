@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from shlex import quote
@@ -87,10 +87,7 @@ class ProgressStore:
             fields["stopped_by"] = stopped_by
         if results:
             fields["results"] = json.dumps(asdict(results))
-        # One transaction: where a command is not permitted, Redis runs none of them.
-        with redis_errors(self._client), self._client.pipeline() as pipeline:
-            if audit:
-                self._client.xlen(str(audit[1]))  # a transaction does what is left of it otherwise
+        with self._transaction(audit) as pipeline:
             pipeline.hsetnx(key, "cancelled", "false")
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, EXPIRY)
@@ -101,8 +98,6 @@ class ProgressStore:
                 stored: dict[Any, Any] = {n: json.dumps(astuple(failure)) for n, failure in new}
                 pipeline.hset(failures_key, mapping=stored | {"total": len(failures)})
                 pipeline.expire(failures_key, EXPIRY)
-            if audit:
-                add_entry(pipeline, audit)
             pipeline.hmget(key, ["cancelled", "cancelled_by"])
             cancelled, cancelled_by = pipeline.execute()[-1]
         return cancelled == b"true", optional_text_of(cancelled_by)
@@ -112,10 +107,11 @@ class ProgressStore:
     ) -> None:
         """Keeps the results of the operation's snapshots, with an audit entry."""
         key = operation_key(operation_id)
-        with redis_errors(self._client), self._client.pipeline() as pipeline:
+        with self._transaction(audit) as pipeline:
             if self._client.exists(key):
                 pipeline.hset(key, "results", json.dumps(asdict(results)))
-            self._finish(pipeline, key, audit)
+                pipeline.expire(key, EXPIRY)  # it may have expired just now
+            pipeline.execute()
 
     def read(self, operation_id: str) -> KnownOperation:
         """Returns an operation with its state. Raises NotFoundError if unknown or expired."""
@@ -194,18 +190,12 @@ class ProgressStore:
         return [kept[number] for number in sorted(kept)], total
 
     def has_links(self, operation_id: str) -> bool:
-        """Tells whether the links that the operation has claimed are known.
-
-        Those of Docora's dashboard are not, nor those of an operation that has expired.
-        """
+        """Tells whether the links that the operation has claimed are known."""
         with redis_errors(self._client):
             return bool(self._client.exists(links_key(operation_id)))
 
     def read_links(self, operation_id: str, since: int) -> list[str]:
-        """Returns the row ids of the links that the operation has claimed, from `since` on.
-
-        An id may be there twice.
-        """
+        """Returns the row ids of claimed links from `since` on. An id may be there twice."""
         key = links_key(operation_id)
         with redis_errors(self._client):
             found = self._client.getrange(key, since * _ID_BYTES, -1)
@@ -240,8 +230,6 @@ class ProgressStore:
     ) -> bool:
         """Asks the runner to stop after its current batches. Returns False if somebody has before.
 
-        Keeps who asks, or what made it stop.
-
         Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
         """
         operation, key = self.read(operation_id), operation_key(operation_id)
@@ -255,20 +243,20 @@ class ProgressStore:
         fields: dict[Any, Any] = {"cancelled": "true"}
         if reason := cancelled_by or stopped_by:
             fields["cancelled_by" if cancelled_by else "stopped_by"] = reason
-        with redis_errors(self._client), self._client.pipeline() as pipeline:
-            if audit:
-                self._client.xlen(str(audit[1]))  # as in `write`
+        with self._transaction(audit) as pipeline:
             pipeline.hset(key, mapping=fields)
-            self._finish(pipeline, key, audit)
+            pipeline.expire(key, EXPIRY)  # it may have expired just now
+            pipeline.execute()
         return True
 
-    def _finish(self, pipeline: Pipeline, key: str, audit: AuditEntry | None) -> None:
-        """Runs the commands, with an audit entry, and undoes them if the key has just expired."""
-        if audit:
-            add_entry(pipeline, audit)
-        pipeline.pttl(key)
-        if pipeline.execute()[-1] == -1:  # made anew, it would never expire
-            self._client.delete(key)
+    @contextmanager
+    def _transaction(self, audit: AuditEntry | None) -> Iterator[Pipeline]:
+        """Begins a transaction, of which Redis does nothing if a command is not permitted."""
+        with redis_errors(self._client), self._client.pipeline() as pipeline:
+            if audit:
+                self._client.xlen(str(audit[1]))  # refused if the key is of another type
+                add_entry(pipeline, audit)
+            yield pipeline
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry without a change."""

@@ -95,26 +95,21 @@ class Script:
         for name in ("socket_timeout", "socket_connect_timeout"):
             options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
         pool = redis.ConnectionPool(connection_class=pool.connection_class, **options)
-        self._client_with_rows_locked = redis.Redis(connection_pool=pool)
+        self.client_with_rows_locked = redis.Redis(connection_pool=pool)
+        """Gives Redis a few seconds only: Docora waits for the rows."""
         folder = files("docora_ops.queue")
         texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
         self._script = client.register_script("".join(texts))
 
     def prepare(self) -> None:
-        """Connects and loads the script, which takes several answers, before rows are locked.
-
-        Raises RedisError.
-        """
-        with redis_errors(self._client, rows_locked=True):
-            self._client_with_rows_locked.script_load(self._script.script)
+        """Connects and loads the script before rows are locked. Raises RedisError."""
+        with redis_errors(self.client_with_rows_locked):
+            self.client_with_rows_locked.script_load(self._script.script)
 
     def run(self, arguments: Sequence[str | bytes], *, rows_locked: bool = False) -> list[str]:
-        """Runs the script and returns its answers. Raises RedisError.
-
-        rows_locked: give Redis a few seconds only, as rows are locked meanwhile.
-        """
-        client = self._client_with_rows_locked if rows_locked else self._client
-        with redis_errors(self._client, rows_locked=rows_locked):
+        """Runs the script and returns its answers. Raises RedisError."""
+        client = self.client_with_rows_locked if rows_locked else self._client
+        with redis_errors(client):
             replies = cast("list[bytes]", self._script(args=arguments, client=client))
         return [reply.decode(errors="surrogateescape") for reply in replies]
 
@@ -159,26 +154,21 @@ def describe(client: redis.Redis) -> str:
 
 
 @contextmanager
-def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[None]:
+def redis_errors(client: redis.Redis) -> Iterator[None]:
     """Raises an error of the client inside the block as RedisError, with a sentence and a hint.
 
     A refused login or privilege is a RedisDeniedError.
-    `rows_locked`: the client has only a few seconds.
     """
     try:
         yield
     except redis.RedisError as error:
         message, hint = _explain(error, client)
-        if rows_locked and hint == _SLOW[1]:
-            # A longer timeout of ours would not help.
-            hint = f"it has {ROWS_LOCKED_TIMEOUT} s while links are locked: check its load"
         is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
         kind = RedisDeniedError if is_denied else RedisError
         raise kind(f"Redis at {describe(client)} {message}", hint=hint) from error
 
 
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
-_SLOW = ("did not answer in time", "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT")
 _OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
 
 
@@ -192,7 +182,11 @@ def _explain(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
             "when it restarts: docora-ops help privileges says how to keep them",
         )
     if isinstance(error, exceptions.TimeoutError) and "connecting" not in text:
-        return _SLOW
+        return (
+            "did not answer in time",
+            f"check its load: it has {ROWS_LOCKED_TIMEOUT} s while links are locked, and "
+            "DOCORA_OPS_STATEMENT_TIMEOUT otherwise",
+        )
     is_loading = isinstance(error, exceptions.BusyLoadingError)
     if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError) and not is_loading:
         return _explain_connection(error, client)

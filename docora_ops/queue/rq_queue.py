@@ -39,12 +39,10 @@ from docora_ops.jobs import (
     QUEUE_NAME,
     AnyWorker,
     Backend,
-    BackendChoice,
     JobFailure,
     JobPlace,
     JobRecord,
     JobState,
-    OtherQueue,
     QueuedJob,
     QueueHealth,
     QueueOverview,
@@ -63,14 +61,12 @@ from docora_ops.queue.backend import (
     SCRIPT_KEYS,
     TO_REMOVE_BULLMQ_JOBS,
     count_rq_workers,
-    read_use,
     registry_key,
 )
 from docora_ops.queue.job_template import JobTemplate, call_of, traceback_of
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
 from docora_ops.queue.redis_client import (
-    Script,
     answers_of,
     moment_of_timestamp,
     optional_text_of,
@@ -79,7 +75,6 @@ from docora_ops.queue.redis_client import (
     text_of,
     whole_number,
 )
-from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
     from docora_ops.queue.sweep import QueueSweep
@@ -116,23 +111,16 @@ class RqQueue(LinkQueue):
     """The RQ queue that the jobs of links stand in. All calls raise RedisError."""
 
     backend = Backend.RQ
-
-    def __init__(
-        self, settings: Settings, client: Redis, choice: BackendChoice | None = None
-    ) -> None:
-        super().__init__(settings, client, choice)
-        self._script = Script(client, "judge.lua", "look_and_push.lua")
-        self._template: JobTemplate | None = None
+    script_files = ("judge.lua", "look_and_push.lua")
+    _template: JobTemplate | None = None
 
     @cached_property
     def sweep(self) -> QueueSweep:
-        """Finds and removes entries of the whole queue."""
         from docora_ops.queue.sweep import QueueSweep  # seldom needed
 
         return QueueSweep(self._client)
 
     def sample(self, count: int) -> list[str]:
-        """Returns the ids of at most `count` jobs that wait or have failed."""
         pipeline = self._client.pipeline(transaction=False)
         pipeline.lrange(LIST, 0, count - 1)
         pipeline.zrange(registry_key(FailedJobRegistry), 0, count - 1)
@@ -141,15 +129,10 @@ class RqQueue(LinkQueue):
         return [text_of(each) for each in [*waiting, *failed][:count]]
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
-        """Returns the state of each job by its own keys; writes nothing."""
         arguments = ["look", json.dumps(SCRIPT_KEYS), *job_ids]
         return list(map(_answer, job_ids, self._script.run(arguments) if job_ids else ()))
 
     def is_in_place(self, job_id: str) -> bool:
-        """Tells whether a waiting job stands where RQ takes it from. Searches the queue's list.
-
-        True for any other job, and for one of another queue.
-        """
         with redis_errors(self._client), self._client.pipeline() as pipeline:
             pipeline.hmget(Job.key_for(job_id), ["status", "origin"])
             pipeline.lpos(LIST, job_id)
@@ -163,10 +146,6 @@ class RqQueue(LinkQueue):
         # From the first three a job is run whatever its status says.
         return any(place is not None for place in (*places[:3], places[named]))
 
-    def prepare(self) -> None:
-        """Connects and loads the script before rows are locked."""
-        self._script.prepare()
-
     def push(
         self,
         requests: Sequence[PushRequest],
@@ -175,13 +154,12 @@ class RqQueue(LinkQueue):
         operation_id: str | None = None,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Queues each job unless it is live, and removes finished and stale jobs; see LinkQueue."""
         if not requests:
             return []
         template = self._template = self._template or JobTemplate(self._settings, self._client)
-        with redis_errors(self._client, rows_locked=True):
-            # Redis's clock is the only one that all processes share.
-            now = utcformat(datetime.fromtimestamp(server_time(self._client), UTC))
+        with redis_errors(self._client):  # whose clock is the only one that all processes share
+            seconds = server_time(self._script.client_with_rows_locked)
+        now = utcformat(datetime.fromtimestamp(seconds, UTC))
         config = SCRIPT_KEYS | {
             "front": front,
             "fields": [*template.fields, "created_at", now, "enqueued_at", now],
@@ -207,20 +185,13 @@ class RqQueue(LinkQueue):
         ]
 
     def count_workers(self) -> int:
-        """Counts the live workers that listen on the queue."""
         with redis_errors(self._client):
             return count_rq_workers(self._client)
 
-    def read_other(self) -> OtherQueue:
-        """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
-        return read_use(self._client, Backend.BULLMQ)
-
     def read_suspension(self) -> Suspension | None:
-        """Returns the order to all workers to take no jobs, if there is one."""
         return read_suspension(self._client)
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields the ids of all jobs, some thousand at a time; see LinkQueue."""
         from docora_ops.queue.sweep import TO_RUN_OR_FAILED
 
         for place, job_ids in self.sweep.read().by_place.items():
@@ -228,11 +199,9 @@ class RqQueue(LinkQueue):
                 yield list(page), place in TO_RUN_OR_FAILED
 
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        """Returns the ids of jobs that call our function with the ids of a link."""
         return self.sweep.made_for_links(job_ids)
 
     def overview(self, limit: int) -> QueueOverview:
-        """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
         client, read = self._client, max(limit, _LEAST_WAITING)
         with redis_errors(client):
             now = server_time(client)
@@ -260,7 +229,16 @@ class RqQueue(LinkQueue):
                 *(replace(job, due_at=due_at[job.job_id]) for job in later),
             ]
             workers, suspension = _workers(client, now), read_suspension(client)
-            scheduler = _scheduler(client, text_of(lock)) if lock else None
+            scheduler = None
+            if lock:
+                key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
+                [(hostname, pid, heartbeat)] = _hashes(client, [key], _SCHEDULER_FIELDS)
+                scheduler = Scheduler(
+                    text_of(lock),
+                    optional_text_of(hostname),
+                    whole_number(pid),
+                    _moment(heartbeat),
+                )
         oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
         return QueueOverview(
             backend=Backend.RQ,
@@ -281,7 +259,6 @@ class RqQueue(LinkQueue):
         )
 
     def health(self) -> QueueHealth:
-        """Reads what `doctor` checks."""
         overview, client = self.overview(1), self._client
         workers, oldest = overview.workers, overview.oldest_waiting_seconds
         with redis_errors(client):
@@ -304,7 +281,6 @@ class RqQueue(LinkQueue):
         )
 
     def job(self, job_id: str) -> JobRecord:
-        """Reads all that RQ has of one job."""
         client, key = self._client, Job.key_for(job_id)
         with redis_errors(client):
             [(status, origin, retries_left, worker, *times)] = _hashes(
@@ -392,12 +368,6 @@ def _workers(client: Redis, now: float) -> list[Worker]:
             )
         )
     return workers
-
-
-def _scheduler(client: Redis, name: str) -> Scheduler:
-    [row] = _hashes(client, [SCHEDULER_KEY_TEMPLATE % name], _SCHEDULER_FIELDS)
-    hostname, pid, heartbeat = row
-    return Scheduler(name, optional_text_of(hostname), whole_number(pid), _moment(heartbeat))
 
 
 def _places(client: Redis, job_id: str, queue: str) -> list[JobPlace]:

@@ -2,10 +2,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 from redis import Redis
@@ -130,10 +130,7 @@ class Entries:
         return Removal(job_id, facts.evidence, kept, is_orphan=True)
 
     def duplicate(self, job_id: str, facts: JobFacts) -> Removal | None:
-        """Returns the removal of all entries of a waiting job but its first one in the list.
-
-        None if there are no others.
-        """
+        """Returns the removal of all entries but the first one in the list, if there are others."""
         in_list = self.by_place[Place.LIST].get(job_id, ())
         is_scheduled = job_id in self.by_place[Place.SCHEDULED]
         if not facts.status or not in_list or len(in_list) + is_scheduled == 1:
@@ -170,10 +167,10 @@ class QueueSweep:
         self._script = Script(client, "judge.lua", "sweep.lua")
 
     def read(self) -> Entries:
-        """Reads all entries, page by page, so that Redis is held for a few milliseconds at a time.
+        """Reads all entries, page by page: Redis is held for a few milliseconds at a time.
 
-        Reads the places in the order in which a job passes them, and the list from its tail, since
-        workers pop its head: a job that moves on meanwhile is seen twice rather than not at all.
+        Reads the places in the order in which a job passes them, and the list from its tail: a job
+        that moves on meanwhile is seen twice rather than not at all.
         """
         with redis_errors(self._client):
             now = server_time(self._client)
@@ -182,21 +179,20 @@ class QueueSweep:
     def _read_place(self, place: Place, now: float) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         client, key = self._client, _KEYS[place]
-        if place is Place.LIST:
+        for start in count(0, _PAGE):
             # Ids that are pushed meanwhile shift the rest: an id at the border of two pages may be
             # seen twice. The second look does not see the same one twice.
-            for member in _pages(lambda at: client.lrange(key, -at - _PAGE, -at - 1)):
-                found[text_of(member)].append(text_of(member))
-        elif place is Place.INTERMEDIATE:
-            for member in _pages(lambda at: client.lrange(key, at, at + _PAGE - 1)):
-                found[text_of(member)].append(text_of(member))
-        else:
-            for member, score in _pages(
-                lambda at: client.zrange(key, at, at + _PAGE - 1, withscores=True)
-            ):
-                if place not in _EXPIRING or not 0 <= score <= now:
-                    text = text_of(member)
-                    found[text.partition(":")[0]].append(text)
+            if place in {Place.LIST, Place.INTERMEDIATE}:
+                page: Any = client.lrange(key, -start - _PAGE, -start - 1)
+                members = page
+            else:
+                page = client.zrange(key, start, start + _PAGE - 1, withscores=True)
+                is_kept = place not in _EXPIRING
+                members = [each for each, score in page if is_kept or not 0 <= score <= now]
+            for text in map(text_of, members):
+                found[text.partition(":")[0] if place is Place.WIP else text].append(text)
+            if not page:
+                break
         return found
 
     def read_facts(self, job_ids: Collection[str]) -> dict[str, JobFacts]:
@@ -209,9 +205,9 @@ class QueueSweep:
         }
 
     def misplaced(self, job_ids: Sequence[str], entries: Entries) -> dict[str, str]:
-        """Returns the jobs whose status says that they wait, though RQ would never take them.
+        """Returns the evidence against the status of jobs that RQ would never take, by job id.
 
-        For each job id, the evidence against the status. A job of another queue may wait there.
+        Their status says that they wait. A job of another queue may wait there.
         """
         waiting = entries.by_place[Place.LIST]
         elsewhere = [job_id for job_id in job_ids if job_id not in waiting]
@@ -259,11 +255,3 @@ class QueueSweep:
             rows = answers_of(pipeline)
         absent: list[bytes | None] = [None] * len(names)
         return {job_id: row or absent for job_id, row in zip(job_ids, rows, strict=True)}
-
-
-def _pages(read: Callable[[int], Any]) -> Iterator[Any]:
-    """Yields the members of a list or registry. `read` reads a page from an index on."""
-    start = 0
-    while page := list(read(start)):
-        start += _PAGE
-        yield from page

@@ -75,29 +75,22 @@ def test_promtool_accepts_the_rules_and_the_text(docora: Docora, tmp_path: Path)
 
 
 BUSY, SUSPENDED = 'docora_workers{state="busy"}', 'docora_workers{state="suspended"}'
-FAILED_LINKS, WAITING = (
-    'docora_links{status="failed"}',
-    ('docora_queue_jobs{queue="q",status="waiting"}'),
-)
+FAILED_LINKS = 'docora_links{status="failed"}'
 OF_REDIS = [name for name in CALM if re.match("docora_(queue|workers|drift)", name)]
 NO_REDIS = {
     'docora_up{server="redis"}': "1x10 0x90",
     **dict.fromkeys(OF_REDIS, "1x10 stale"),
 }
-OLD_FILE = {'node_textfile_mtime_seconds{file="/var/lib/node/docora.prom"}': "0+60x10 600x90"}
 SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
     "peace": ({}, QUIET),
-    "failed links grow": ({FAILED_LINKS: "0x70 10+10x30"}, {80: [], 99: [FAILED]}),
     "failed links stay": ({FAILED_LINKS: "3x100"}, {70: [], 99: [FAILED]}),
     "failed links drain": ({FAILED_LINKS: "300-3x100"}, QUIET),
     "no workers while jobs wait": ({BUSY: "1x10 0x90"}, {14: [], 20: [NO_WORKERS]}),
     "suspended workers": ({BUSY: "0x100", SUSPENDED: "2x100"}, {4: [], 20: [NO_WORKERS]}),
-    "no workers and no waiting jobs": ({BUSY: "0x100", WAITING: "0x100"}, QUIET),
     "another backend than is set": ({"docora_backend_ok": "0x100"}, {14: [], 20: [WRONG_BACKEND]}),
     "stuck links": ({'docora_drift_links{kind="stuck"}': "2x100"}, {14: [], 20: [WITHOUT_JOB]}),
     "lost for a moment": ({'docora_drift_links{kind="lost"}': "0x10 1x10 0x80"}, QUIET),
     "Redis is down": (NO_REDIS, {11: [], 20: [NOT_SEEN]}),
-    "the file is stale": (OLD_FILE, {14: [], 20: [NOT_SEEN]}),
     "nothing is scraped": (dict.fromkeys(CALM, "1x10 stale"), {11: [], 20: [NOT_SEEN]}),
 }
 """What differs from CALM, and which alerts fire after so many minutes."""

@@ -9,7 +9,6 @@ from rq.job import JobStatus
 from tests.support.bulk_actions import bulk_document
 from tests.support.docora import INTERMEDIATE, Docora
 from tests.support.rows import TestLink
-from tests.support.terminal import on_terminal
 
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
@@ -115,12 +114,3 @@ def test_nothing_due_is_no_error(docora: Docora) -> None:
     assert (for_person.code, for_person.stdout) == (0, "Nothing is due\n")
     assert (dry.code, dry.data["total"], dry.data["planned_links"]) == (0, 0, [])
     assert docora.dump() == before
-
-
-def test_a_terminal_is_not_asked_and_gets_a_bar(docora: Docora) -> None:
-    docora.add_links(7, apps=2, status="synced")
-    code, shown = on_terminal(docora, ["schedule"])
-    assert code == 0, shown
-    assert "[y/N]" not in shown
-    assert "7/7" in shown
-    assert len(docora.waiting()) == 7

@@ -46,17 +46,8 @@ def test_a_pipe_gets_one_screen_after_the_other_also_after_a_lost_connection(
     assert process.returncode == code, stderr
 
 
-def test_it_ends_when_nobody_reads_the_pipe_any_more(docora: Docora) -> None:
-    shell = docora.run_in_shell("docora-ops status --watch 1 | head -1")
-    assert shell.stdout.startswith("Postgres")
-
-
-@pytest.mark.parametrize(
-    "arguments", [("--watch", "--json"), ("3",), ("--watch", "0"), ("--watch", "soon")]
-)
-def test_wrong_uses(docora: Docora, arguments: tuple[str, ...]) -> None:
-    result = docora.run("status", *arguments)
-    assert (result.code, result.stdout == "" or "--json" in arguments) == (2, True), result
+def test_a_watch_is_no_document(docora: Docora) -> None:
+    assert docora.run("status", "--watch", "--json").code == 2
 
 
 def state(jobs: int | None) -> Status:
