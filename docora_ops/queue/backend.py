@@ -32,7 +32,7 @@ from docora_ops.jobs import (
     OtherQueue,
     Worker,
 )
-from docora_ops.queue.redis_client import redis_errors, text_of
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 
 LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME
@@ -138,33 +138,22 @@ def count_rq_workers(client: Redis) -> int:
 def bullmq_workers(client: Redis) -> list[Worker]:
     """Returns the live workers of Docora's own queue in this database of Redis.
 
-    Each worker gives one of its connections the name of the queue, and its own name if any. If the
-    user may not list clients, one worker stands for all: without the list, a worker that runs no
-    job is seen most of the time, and a killed one for another 30 s.
+    Each worker gives one of its connections the name of the queue, and its own name if any. None is
+    seen if the user may not list clients.
     """
     try:
         clients = client.client_list()
     except NoPermissionError:
-        return [_worker("at least one")] if _permitted(lambda: _count_signs_of_life(client)) else []
+        return []
     database = str(client.connection_pool.connection_kwargs.get("db", 0))
     found = []
     for each in clients:
         name, _, own_name = each.get("name", "").partition(":w:")
         if name == _BULLMQ_WORKER and each.get("db") == database:
             address = each.get("addr", "")
-            found.append(_worker(own_name or address, address.rpartition(":")[0]))
+            host = address.rpartition(":")[0] or None
+            found.append(Worker(own_name or address, None, host, None, None, jobs=[]))
     return found
-
-
-def _count_signs_of_life(client: Redis) -> int:
-    active = cast("list[bytes]", client.lrange(f"{BULLMQ}active", 0, 99))
-    # A worker renews its locks each 15 seconds, and sets the other key each 30.
-    locks = [f"{BULLMQ}{text_of(job_id)}:lock" for job_id in active]
-    return int(client.exists(f"{BULLMQ}stalled-check", *locks))
-
-
-def _worker(name: str, host: str = "") -> Worker:
-    return Worker(name, None, host or None, None, None, jobs=[])
 
 
 def read_use(client: Redis, backend: Backend) -> OtherQueue:

@@ -117,10 +117,6 @@ class BullmqQueue(LinkQueue):
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
         return is_pending and answer.state is not JobState.UNREADABLE
 
-    def count_workers(self) -> int:
-        with redis_errors(self._client):
-            return len(bullmq_workers(self._client))
-
     def read_suspension(self) -> Suspension | None:
         with redis_errors(self._client):
             is_paused = self._client.hget(f"{BULLMQ}meta", "paused")
@@ -129,9 +125,14 @@ class BullmqQueue(LinkQueue):
     def health(self) -> QueueHealth:
         overview = self.overview(1)
         with redis_errors(self._client):
-            active = self._active()
-            stalled = set(active) - self._locked(active)
-            stalled &= set(self._active())  # without jobs that ended meanwhile
+            active = cast("list[bytes]", self._client.lrange(f"{BULLMQ}active", 0, -1))
+            pipeline = self._client.pipeline(transaction=False)
+            for job_id in active:
+                pipeline.exists(f"{BULLMQ}{text_of(job_id)}:lock")
+            locked = pipeline.execute()
+            stalled = {job_id for job_id, lock in zip(active, locked, strict=True) if not lock}
+            # Without jobs that ended meanwhile.
+            stalled.intersection_update(self._client.lrange(f"{BULLMQ}active", 0, -1))
             meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
         return QueueHealth(
             waiting=overview.waiting,
@@ -145,17 +146,6 @@ class BullmqQueue(LinkQueue):
             other=self.read_other(),
             to_remove_others=TO_REMOVE_RQ_JOBS,
         )
-
-    def _active(self) -> list[bytes]:
-        return cast("list[bytes]", self._client.lrange(f"{BULLMQ}active", 0, -1))
-
-    def _locked(self, job_ids: Sequence[bytes]) -> set[bytes]:
-        """Returns the ids of the jobs whose locks a worker renews."""
-        pipeline = self._client.pipeline(transaction=False)
-        for job_id in job_ids:
-            pipeline.exists(f"{BULLMQ}{text_of(job_id)}:lock")
-        found = zip(job_ids, pipeline.execute(), strict=True)
-        return {job_id for job_id, is_locked in found if is_locked}
 
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, _LEAST_WAITING)
@@ -174,14 +164,11 @@ class BullmqQueue(LinkQueue):
             *counts, wait, paused, active, due = pipeline.execute()
             first = self._jobs([*reversed(wait), *reversed(paused)], "waiting")
             delayed = self._jobs([job_id for job_id, _ in due], "delayed")
-            locked, running = self._locked(active), self._jobs(active[::-1], "active")
+            running = self._jobs(active[::-1], "active")
             suspension, workers = self.read_suspension(), bullmq_workers(client)
         count = dict(zip(BULLMQ_PLACES, counts, strict=True))
         jobs = [
-            *(
-                job if job.job_id.encode() in locked else replace(job, status="abandoned")
-                for job in running
-            ),
+            *running,
             *first[:limit],
             *(
                 replace(job, due_at=moment_of_timestamp(score / _PER_SECOND))
@@ -240,14 +227,13 @@ class BullmqQueue(LinkQueue):
         key = BULLMQ + job_id
         pipeline = self._client.pipeline(transaction=False)
         pipeline.hmget(key, list(_RECORD_FIELDS))
-        pipeline.exists(f"{key}:lock")
         for name in BULLMQ_SETS:
             pipeline.zscore(BULLMQ + name, job_id)
         for name in BULLMQ_LISTS:
             pipeline.lpos(BULLMQ + name, job_id, rank=-1, maxlen=MOST_SEARCHED)
             pipeline.llen(BULLMQ + name)
         with redis_errors(self._client):
-            row, is_locked, *found = answers_of(pipeline)
+            row, *found = answers_of(pipeline)
         scores, in_lists = found[: len(BULLMQ_SETS)], found[len(BULLMQ_SETS) :]
         places = [
             JobPlace(name, QUEUE_NAME, position=length - index)
@@ -265,13 +251,10 @@ class BullmqQueue(LinkQueue):
         retries_left = None
         if isinstance(allowed, int) and set(_ENDED).isdisjoint(where):
             retries_left = max(0, allowed - attempts)
-        status = where[0] if where else "wait"
-        if status == "active" and not is_locked:
-            status = "active, stalled"
         # A job that has succeeded at last keeps the text of its last failure.
         text = None if "completed" in where else optional_text_of(reason)
         return JobRecord(
-            status=status if exists else None,
+            status=(where[0] if where else "wait") if exists else None,
             origin=QUEUE_NAME if exists else None,
             created_at=_moment(created),
             enqueued_at=None,

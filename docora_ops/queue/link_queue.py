@@ -23,8 +23,8 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.backend import read_use
-from docora_ops.queue.redis_client import Script, describe
+from docora_ops.queue.backend import bullmq_workers, count_rq_workers, read_use
+from docora_ops.queue.redis_client import Script, describe, redis_errors
 from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -136,9 +136,11 @@ class LinkQueue(ABC):
         """
         return not self.choice.is_clear and status != LinkStatus.FAILED
 
-    @abstractmethod
     def count_workers(self) -> int:
-        """Counts the live workers; 1 stands for all of BullMQ if the user may not list clients."""
+        """Counts the live workers that listen on the queue."""
+        client = self._client
+        with redis_errors(client):
+            return len(bullmq_workers(client)) if self.is_docoras else count_rq_workers(client)
 
     @abstractmethod
     def read_suspension(self) -> Suspension | None:

@@ -226,21 +226,19 @@ def _explain_connection(error: redis.RedisError, client: redis.Redis) -> tuple[s
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
-    match cause:
-        case ssl.SSLCertVerificationError():
+    if isinstance(cause, ssl.SSLError):
+        reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
+        if isinstance(cause, ssl.SSLCertVerificationError):
             reason = f"its TLS certificate is refused: {cause.verify_message}"
             hint = "check the host in REDIS_URL, and ssl_ca_certs"
-        case ssl.SSLError():
-            reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
-        case socket.gaierror():
-            reason = f"the name {pool.connection_kwargs.get('host')} can't be looked up"
-            hint = "check the host in REDIS_URL, and the name server"
-        case _ if isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
-            reason = "connecting timed out"
-        case OSError(errno=int(number)) if "connecting to" in str(error):
-            reason = os.strerror(number).lower()
-        case _:
-            return "broke the connection", f"{hint}; see its log"
+    elif isinstance(cause, socket.gaierror):
+        reason = f"the name {pool.connection_kwargs.get('host')} can't be looked up"
+    elif isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
+        reason = "connecting timed out"
+    elif cause is not None and cause.errno and "connecting to" in str(error):
+        reason = os.strerror(cause.errno).lower()
+    else:
+        return "broke the connection", f"{hint}; see its log"
     return f"can't be reached: {reason}", hint
 
 

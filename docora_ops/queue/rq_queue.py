@@ -60,7 +60,6 @@ from docora_ops.queue.backend import (
     REGISTRIES,
     SCRIPT_KEYS,
     TO_REMOVE_BULLMQ_JOBS,
-    count_rq_workers,
     registry_key,
 )
 from docora_ops.queue.job_template import JobTemplate, call_of, traceback_of
@@ -95,13 +94,8 @@ _RECORD_FIELDS = (
     *("created_at", "enqueued_at", "started_at", "ended_at"),
 )
 _WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead")
-_SCHEDULER_FIELDS = ("hostname", "pid", "last_heartbeat")
-_MOST_RESULTS = 10
-"""RQ keeps no more."""
 _LEAST_WAITING = 20
 """Jobs at the head of the list that are compared for the oldest: `--front` puts new jobs there."""
-_MOST_INTERMEDIATE = 1000
-"""Ids in the intermediate list that are read: each worker has one at most."""
 _LEAST_TTL_MS = 50_000
 """Milliseconds that a worker's key has left at least: each heartbeat sets it to at least 60 s more
 than the time until the next one."""
@@ -184,10 +178,6 @@ class RqQueue(LinkQueue):
             )
         ]
 
-    def count_workers(self) -> int:
-        with redis_errors(self._client):
-            return count_rq_workers(self._client)
-
     def read_suspension(self) -> Suspension | None:
         return read_suspension(self._client)
 
@@ -212,7 +202,7 @@ class RqQueue(LinkQueue):
             pipeline.zcount(registry_key(FinishedJobRegistry), *not_expired)
             pipeline.zcount(registry_key(FailedJobRegistry), *not_expired)
             pipeline.lrange(LIST, 0, read - 1)
-            pipeline.lrange(INTERMEDIATE, 0, _MOST_INTERMEDIATE - 1)
+            pipeline.lrange(INTERMEDIATE, 0, 999)  # each worker has one id at most
             pipeline.zrange(registry_key(StartedJobRegistry), *not_expired, byscore=True)
             pipeline.zrange(registry_key(ScheduledJobRegistry), 0, limit - 1, withscores=True)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
@@ -232,7 +222,8 @@ class RqQueue(LinkQueue):
             scheduler = None
             if lock:
                 key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
-                [(hostname, pid, heartbeat)] = _hashes(client, [key], _SCHEDULER_FIELDS)
+                [row] = _hashes(client, [key], ("hostname", "pid", "last_heartbeat"))
+                hostname, pid, heartbeat = row
                 scheduler = Scheduler(
                     text_of(lock),
                     optional_text_of(hostname),
@@ -399,7 +390,7 @@ def _places(client: Redis, job_id: str, queue: str) -> list[JobPlace]:
 
 def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
     pipeline = client.pipeline(transaction=False)
-    pipeline.xrevrange(f"{RQ_KEY_PREFIX}:results:{job_id}", count=_MOST_RESULTS)
+    pipeline.xrevrange(f"{RQ_KEY_PREFIX}:results:{job_id}", count=10)
     [entries] = answers_of(pipeline)
     for entry_id, fields in entries or ():
         if text := traceback_of(fields.get(b"exc_string") or b""):

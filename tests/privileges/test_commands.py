@@ -80,11 +80,11 @@ NEED_RULE = {
     ("history",): ("+xrevrange",),
     ("repair",): ("+lset",),
     ("pause",): ("+set", "+exec"),
-    DOCTOR: ("+ping", "+lindex", "+hget", "+info"),
+    DOCTOR: ("+ping", "+hget", "+info"),
 }
 """The same, for each command and pattern of keys in Redis."""
 OPTIONAL = {"+client|list", "+multi"}
-"""Without the first, workers of BullMQ are seen by their locks. Without the second, Redis runs the
+"""Without the first, workers of BullMQ are not seen. Without the second, Redis runs the
 commands of a transaction one by one, and the error comes afterwards."""
 ONLY_SHOWS = {"+hgetall", "+scan", "+zcard", "+zcount", "+xrevrange"}
 """What none but a command that shows something needs: doctor does not ask for it."""
