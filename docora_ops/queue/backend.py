@@ -12,7 +12,6 @@ from rq.executions import ExecutionRegistry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import (
-    BaseRegistry,
     CanceledJobRegistry,
     DeferredJobRegistry,
     FailedJobRegistry,
@@ -39,31 +38,28 @@ LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME
 """The list of waiting jobs."""
 INTERMEDIATE = IntermediateQueue.get_intermediate_queue_key(LIST)
 """The list of jobs that workers have just taken."""
-REGISTRIES: dict[str, type[BaseRegistry]] = {
-    "failed": FailedJobRegistry,
-    "finished": FinishedJobRegistry,
-    "canceled": CanceledJobRegistry,
-    "deferred": DeferredJobRegistry,
-    "scheduled": ScheduledJobRegistry,
-    "ready": ReadyJobRegistry,
+WIP = StartedJobRegistry.key_template.format(QUEUE_NAME)
+"""The registry of running jobs."""
+EXECUTIONS = ExecutionRegistry.key_template.format("")
+"""The beginning of the keys that hold the executions of a job."""
+REGISTRIES = {
+    "failed": FailedJobRegistry.key_template.format(QUEUE_NAME),
+    "finished": FinishedJobRegistry.key_template.format(QUEUE_NAME),
+    "canceled": CanceledJobRegistry.key_template.format(QUEUE_NAME),
+    "deferred": DeferredJobRegistry.key_template.format(QUEUE_NAME),
+    "scheduled": ScheduledJobRegistry.key_template.format(QUEUE_NAME),
+    "ready": ReadyJobRegistry.key_template.format(QUEUE_NAME),
 }
-"""All registries of a queue, except that of running jobs."""
-
-
-def registry_key(registry: type[BaseRegistry], queue: str = QUEUE_NAME) -> str:
-    """Returns the key of a queue's registry, or the prefix of such keys for an empty name."""
-    return registry.key_template.format(queue)
-
-
+"""The keys of all other registries of the queue."""
 SCRIPT_KEYS: dict[str, object] = {
     "queues": Queue.redis_queues_keys,
     "list": LIST,
     "intermediate": INTERMEDIATE,
-    "wip": registry_key(StartedJobRegistry),
-    "registries": [registry_key(each) for each in REGISTRIES.values()],
+    "wip": WIP,
+    "registries": list(REGISTRIES.values()),
     "job_prefix": Job.redis_job_namespace_prefix,
     "results_prefix": f"{RQ_KEY_PREFIX}:results:",
-    "executions_prefix": registry_key(ExecutionRegistry, ""),
+    "executions_prefix": EXECUTIONS,
     "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
 }
 """RQ's keys, and prefixes to a job id, for the Lua scripts."""
@@ -98,7 +94,6 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     """
     if settings.backend is not None:
         return BackendChoice(settings.backend, BackendSource.SETTING)
-    registries = [registry_key(StartedJobRegistry), *map(registry_key, REGISTRIES.values())]
     bullmq_keys = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
     with redis_errors(client):
         rq, bullmq = _permitted(lambda: count_rq_workers(client)), len(bullmq_workers(client))
@@ -109,7 +104,7 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
             return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
         if not (rq or bullmq):
             source, why = BackendSource.TRACES, "only {} has keys, with no worker in sight"
-            rq = _permitted(lambda: client.exists(LIST, INTERMEDIATE, *registries))
+            rq = _permitted(lambda: client.exists(LIST, INTERMEDIATE, WIP, *REGISTRIES.values()))
             bullmq = _permitted(lambda: client.exists(*bullmq_keys))
     if rq and bullmq:
         why = "both RQ and BullMQ have keys, with no worker in sight"
@@ -166,8 +161,7 @@ def read_use(client: Redis, backend: Backend) -> OtherQueue:
         if _permitted(lambda: count_rq_workers(client)) if is_rq else bullmq_workers(client):
             return OtherQueue.WORKED_ON
         if is_rq:
-            keys = (LIST, registry_key(ScheduledJobRegistry))
-            has_jobs = _permitted(lambda: client.exists(*keys)) > 0
+            has_jobs = _permitted(lambda: client.exists(LIST, REGISTRIES["scheduled"])) > 0
         else:
             has_jobs = bool(client.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4])))
     return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED

@@ -5,14 +5,13 @@ Docora's worker begins a job with a write to the row, so that it waits for our c
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, cast
 
 from docora_ops.jobs import (
-    MOST_SEARCHED,
     QUEUE_NAME,
     Backend,
     JobFailure,
@@ -36,9 +35,9 @@ from docora_ops.queue.backend import (
 )
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.redis_client import (
-    answers_of,
     moment_of_timestamp,
     optional_text_of,
+    read_hashes,
     redis_errors,
     server_time,
     text_of,
@@ -52,6 +51,13 @@ _OUTCOMES = {
     JobState.WAITING: Outcome.ALREADY_QUEUED,
 }
 _ENDED = ("completed", "failed")
+_STATUSES = {
+    JobState.FINISHED: "completed",
+    JobState.STALE: "failed",
+    JobState.WAITING: "wait",
+    JobState.RUNNING: "active",
+}
+"""BullMQ's words for the states of a job."""
 _SUSPENSION = Suspension(None, None, None, None, "the BullMQ queue is paused")
 _PAGE = 5000
 _PER_SECOND = 0x1000 * 1000
@@ -195,12 +201,9 @@ class BullmqQueue(LinkQueue):
         )
 
     def _jobs(self, job_ids: Sequence[bytes], status: str) -> list[QueuedJob]:
-        pipeline = self._client.pipeline(transaction=False)
-        for each in job_ids:
-            pipeline.hmget(BULLMQ + text_of(each), list(_JOB_FIELDS))
-        rows = [row or [None] * len(_JOB_FIELDS) for row in answers_of(pipeline)]
+        keys = (BULLMQ + text_of(each) for each in job_ids)
         jobs = []
-        for member, row in zip(job_ids, rows, strict=True):
+        for member, row in zip(job_ids, read_hashes(self._client, keys, _JOB_FIELDS), strict=True):
             name, data, created, began, tries, options = row
             # A job that was tried or delayed has waited for less time than it exists.
             was_moved = (whole_number(tries) or 0) > 0 or bool(_object_of(options).get("delay"))
@@ -224,37 +227,20 @@ class BullmqQueue(LinkQueue):
         return jobs
 
     def job(self, job_id: str) -> JobRecord:
-        key = BULLMQ + job_id
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.hmget(key, list(_RECORD_FIELDS))
-        for name in BULLMQ_SETS:
-            pipeline.zscore(BULLMQ + name, job_id)
-        for name in BULLMQ_LISTS:
-            pipeline.lpos(BULLMQ + name, job_id, rank=-1, maxlen=MOST_SEARCHED)
-            pipeline.llen(BULLMQ + name)
+        [answer] = self.look([job_id])
         with redis_errors(self._client):
-            row, *found = answers_of(pipeline)
-        scores, in_lists = found[: len(BULLMQ_SETS)], found[len(BULLMQ_SETS) :]
-        places = [
-            JobPlace(name, QUEUE_NAME, position=length - index)
-            for name, index, length in zip(BULLMQ_LISTS, in_lists[::2], in_lists[1::2], strict=True)
-            if index is not None
-        ]
-        for name, score in zip(BULLMQ_SETS, scores, strict=True):
-            if score is not None:
-                due_at = moment_of_timestamp(score / _PER_SECOND) if name == "delayed" else None
-                places.append(JobPlace(name, QUEUE_NAME, score_at=due_at))
-        created, began, ended, worker, options, tries, reason = row or [None] * len(_RECORD_FIELDS)
+            [row] = read_hashes(self._client, [BULLMQ + job_id], _RECORD_FIELDS)
+        created, began, ended, worker, options, tries, reason = row
         exists, attempts = created is not None, whole_number(tries) or 0
+        status = "delayed" if answer.is_delayed else _STATUSES.get(answer.state)
         allowed, ended_at = _object_of(options).get("attempts"), _moment(ended)
-        where = [place.where for place in places]
         retries_left = None
-        if isinstance(allowed, int) and set(_ENDED).isdisjoint(where):
+        if isinstance(allowed, int) and status not in _ENDED:
             retries_left = max(0, allowed - attempts)
         # A job that has succeeded at last keeps the text of its last failure.
-        text = None if "completed" in where else optional_text_of(reason)
+        text = None if status == "completed" else optional_text_of(reason)
         return JobRecord(
-            status=(where[0] if where else "wait") if exists else None,
+            status=status if exists else None,
             origin=QUEUE_NAME if exists else None,
             created_at=_moment(created),
             enqueued_at=None,
@@ -264,7 +250,7 @@ class BullmqQueue(LinkQueue):
             retries_left=retries_left,
             worker=optional_text_of(worker),
             expires_in=None,
-            places=places,
+            places=[JobPlace(status, QUEUE_NAME)] if exists and status else [],
             last_failure=JobFailure(ended_at, optional_text_of(worker), text) if text else None,
         )
 
@@ -277,9 +263,6 @@ class BullmqQueue(LinkQueue):
                     start += len(ids)
                     # BullMQ keeps failed jobs of deleted links, and nobody removes them.
                     yield [text_of(each) for each in ids], name not in _ENDED
-
-    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        return {job_id for job_id in job_ids if ids_of_job(job_id)}
 
 
 def _moment(milliseconds: bytes | None) -> datetime | None:

@@ -4,13 +4,14 @@ import pickle
 import struct
 import zlib
 from base64 import b64decode
+from contextlib import suppress
 from dataclasses import fields
 
 from redis import Redis
 from rq import Queue, Retry
 
 from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME
-from docora_ops.links import Payload, ids_of_job
+from docora_ops.links import Payload
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
@@ -22,8 +23,6 @@ _MOST_OF_A_TRACEBACK = 1 << 24
 """Bytes of an unpacked traceback that are read."""
 _LARGEST_BLOCK = 0xFFFF
 """Bytes of the largest stored block in a zlib stream."""
-_MEMOIZE = b"\x94"
-"""The opcode that follows the key of an argument."""
 _LINES = 10
 """Lines of a traceback that are shown."""
 
@@ -71,21 +70,6 @@ class JobTemplate:
         return head + data + struct.pack(">I", zlib.adler32(data))
 
 
-def calls_for_link(data: bytes, function: str, job_id: str) -> bool:
-    """Tells whether the stored call passes the ids in `job_id` to `function`.
-
-    Compares bytes and unpickles nothing.
-    """
-    ids = ids_of_job(job_id)
-    call = _call(data)
-    return (
-        ids is not None
-        and _text(function) in call
-        and _text("app_id") + _MEMOIZE + _text(ids[0]) in call
-        and _text("repository_id") + _MEMOIZE + _text(ids[1]) in call
-    )
-
-
 def call_of(data: bytes) -> dict[str, str]:
     """Returns the function of a stored call, and the arguments that are no secrets.
 
@@ -93,11 +77,13 @@ def call_of(data: bytes) -> dict[str, str]:
     """
     import pickletools  # slow to import
 
+    with suppress(zlib.error):
+        data = zlib.decompressobj().decompress(data, _MOST_OF_A_CALL)
     found: dict[str, str] = {}
     memo: dict[object, str] = {}
     key = text = ""
     try:
-        for opcode, argument, _ in pickletools.genops(_call(data)):
+        for opcode, argument, _ in pickletools.genops(data[:_MOST_OF_A_CALL]):
             if opcode.name == "MEMOIZE":
                 memo[len(memo)] = text
             elif opcode.name in {"BINPUT", "LONG_BINPUT"}:
@@ -122,16 +108,3 @@ def traceback_of(exc_string: bytes) -> str:
     except (ValueError, zlib.error):
         return ""
     return "\n".join(text.decode(errors="replace").rstrip().split("\n")[-_LINES:])
-
-
-def _call(data: bytes) -> bytes:
-    try:
-        return zlib.decompressobj().decompress(data, _MOST_OF_A_CALL)
-    except zlib.error:
-        return data[:_MOST_OF_A_CALL]
-
-
-def _text(value: str) -> bytes:
-    """Returns a short string as pickle writes it: an opcode, the length in bytes, UTF-8."""
-    text = value.encode()
-    return b"\x8c" + bytes([len(text) & 0xFF]) + text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
@@ -165,7 +165,3 @@ class LinkQueue(ABC):
     @abstractmethod
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         """Yields the ids of all jobs in pages, and whether they are to be run or have failed."""
-
-    @abstractmethod
-    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        """Returns the ids of jobs that were made for a link."""

@@ -5,7 +5,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -138,6 +138,16 @@ def answers_of(pipeline: Pipeline) -> list[Any]:
             raise answer
         answers.append(None if is_other else answer)
     return answers
+
+
+def read_hashes(
+    client: redis.Redis, keys: Iterable[str], fields: Sequence[str]
+) -> list[list[bytes | None]]:
+    """Reads these fields of each hash; all are None for a key of another type."""
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.hmget(key, list(fields))
+    return [row or [None] * len(fields) for row in answers_of(pipeline)]
 
 
 def describe(client: redis.Redis) -> str:

@@ -6,7 +6,7 @@ What only reads writes nothing and unpickles nothing, unlike RQ's own calls.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,17 +16,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from redis import Redis
-from rq import Queue
 from rq.defaults import RQ_KEY_PREFIX
-from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, ExecutionRegistry
-from rq.intermediate_queue import IntermediateQueue
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.job import Job
-from rq.registry import (
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    ScheduledJobRegistry,
-    StartedJobRegistry,
-)
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcformat, utcparse
@@ -55,12 +47,13 @@ from docora_ops.links import Outcome, ids_of_job
 from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry, mapping_of
 from docora_ops.queue.backend import (
+    EXECUTIONS,
     INTERMEDIATE,
     LIST,
     REGISTRIES,
     SCRIPT_KEYS,
     TO_REMOVE_BULLMQ_JOBS,
-    registry_key,
+    WIP,
 )
 from docora_ops.queue.job_template import JobTemplate, call_of, traceback_of
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
@@ -69,6 +62,7 @@ from docora_ops.queue.redis_client import (
     answers_of,
     moment_of_timestamp,
     optional_text_of,
+    read_hashes,
     redis_errors,
     server_time,
     text_of,
@@ -117,7 +111,7 @@ class RqQueue(LinkQueue):
     def sample(self, count: int) -> list[str]:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.lrange(LIST, 0, count - 1)
-        pipeline.zrange(registry_key(FailedJobRegistry), 0, count - 1)
+        pipeline.zrange(REGISTRIES["failed"], 0, count - 1)
         with redis_errors(self._client):
             waiting, failed = pipeline.execute()
         return [text_of(each) for each in [*waiting, *failed][:count]]
@@ -132,7 +126,7 @@ class RqQueue(LinkQueue):
             pipeline.lpos(LIST, job_id)
             pipeline.lpos(INTERMEDIATE, job_id)
             for name in ("scheduled", "deferred", "ready"):
-                pipeline.zscore(registry_key(REGISTRIES[name]), job_id)
+                pipeline.zscore(REGISTRIES[name], job_id)
             (status, origin), *places = pipeline.execute()
         named = _PLACES.get(text_of(status or b""))
         if named is None or text_of(origin or b"") not in {"", QUEUE_NAME}:
@@ -188,9 +182,6 @@ class RqQueue(LinkQueue):
             for page in batches(list(job_ids), 5000):
                 yield list(page), place in TO_RUN_OR_FAILED
 
-    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        return self.sweep.made_for_links(job_ids)
-
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, _LEAST_WAITING)
         with redis_errors(client):
@@ -198,13 +189,13 @@ class RqQueue(LinkQueue):
             not_expired = f"({now}", cast("int", "+inf")
             pipeline = client.pipeline(transaction=False)
             pipeline.llen(LIST)
-            pipeline.zcard(registry_key(ScheduledJobRegistry))
-            pipeline.zcount(registry_key(FinishedJobRegistry), *not_expired)
-            pipeline.zcount(registry_key(FailedJobRegistry), *not_expired)
+            pipeline.zcard(REGISTRIES["scheduled"])
+            pipeline.zcount(REGISTRIES["finished"], *not_expired)
+            pipeline.zcount(REGISTRIES["failed"], *not_expired)
             pipeline.lrange(LIST, 0, read - 1)
             pipeline.lrange(INTERMEDIATE, 0, 999)  # each worker has one id at most
-            pipeline.zrange(registry_key(StartedJobRegistry), *not_expired, byscore=True)
-            pipeline.zrange(registry_key(ScheduledJobRegistry), 0, limit - 1, withscores=True)
+            pipeline.zrange(WIP, *not_expired, byscore=True)
+            pipeline.zrange(REGISTRIES["scheduled"], 0, limit - 1, withscores=True)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
             length, delayed, finished, failed, *found, lock = pipeline.execute()
             head, intermediate, executions, due = found
@@ -222,7 +213,7 @@ class RqQueue(LinkQueue):
             scheduler = None
             if lock:
                 key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
-                [row] = _hashes(client, [key], ("hostname", "pid", "last_heartbeat"))
+                [row] = read_hashes(client, [key], ("hostname", "pid", "last_heartbeat"))
                 hostname, pid, heartbeat = row
                 scheduler = Scheduler(
                     text_of(lock),
@@ -253,7 +244,7 @@ class RqQueue(LinkQueue):
         overview, client = self.overview(1), self._client
         workers, oldest = overview.workers, overview.oldest_waiting_seconds
         with redis_errors(client):
-            key = registry_key(ScheduledJobRegistry)
+            key = REGISTRIES["scheduled"]
             first = cast("list[tuple[bytes, float]]", client.zrange(key, 0, 0, withscores=True))
             now = server_time(client)
         return QueueHealth(
@@ -274,7 +265,7 @@ class RqQueue(LinkQueue):
     def job(self, job_id: str) -> JobRecord:
         client, key = self._client, Job.key_for(job_id)
         with redis_errors(client):
-            [(status, origin, retries_left, worker, *times)] = _hashes(
+            [(status, origin, retries_left, worker, *times)] = read_hashes(
                 client, [key], _RECORD_FIELDS
             )
             created_at, enqueued_at, started_at, ended_at = map(_moment, times)
@@ -290,7 +281,7 @@ class RqQueue(LinkQueue):
                 retries_left=whole_number(retries_left),
                 worker=optional_text_of(worker),
                 expires_in=ttl // 1000 if ttl >= 0 else None,
-                places=_places(client, job_id, optional_text_of(origin) or QUEUE_NAME),
+                places=_places(client, job_id),
                 last_failure=_last_failure(client, job_id),
             )
 
@@ -302,7 +293,7 @@ def _answer(job_id: str, reply: str) -> Answer:
 
 
 def _jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
-    rows = _hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
+    rows = read_hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
     jobs = []
     for job_id, (data, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
         call = call_of(data or b"")
@@ -330,7 +321,7 @@ def _workers(client: Redis, now: float) -> list[Worker]:
     prefix = RQWorker.redis_worker_namespace_prefix
     keys = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
     names = sorted(text_of(key).removeprefix(prefix) for key in keys)
-    rows = _hashes(client, [prefix + name for name in names], _WORKER_FIELDS)
+    rows = read_hashes(client, [prefix + name for name in names], _WORKER_FIELDS)
     pipeline = client.pipeline(transaction=False)
     for name in names:
         pipeline.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
@@ -344,7 +335,7 @@ def _workers(client: Redis, now: float) -> list[Worker]:
         heartbeat_at = _moment(last_heartbeat)
         seconds = max(0, int(now - heartbeat_at.timestamp())) if heartbeat_at else None
         executions = [f"{RQ_KEY_PREFIX}:execution:{text_of(each)}" for each in sorted(runs)]
-        known = _hashes(client, executions, ("created_at",))
+        known = read_hashes(client, executions, ("created_at",))
         running = [_job_id(run) for run, [at] in zip(sorted(runs), known, strict=True) if at]
         workers.append(
             Worker(
@@ -361,28 +352,27 @@ def _workers(client: Redis, now: float) -> list[Worker]:
     return workers
 
 
-def _places(client: Redis, job_id: str, queue: str) -> list[JobPlace]:
-    """Finds the job in the lists and registries of its queue, and the executions of the job."""
-    waiting = Queue.redis_queue_namespace_prefix + queue
+def _places(client: Redis, job_id: str) -> list[JobPlace]:
+    """Finds the job in the lists and registries of the queue, and its executions."""
     pipeline = client.pipeline(transaction=False)
-    pipeline.zrange(registry_key(ExecutionRegistry, job_id), 0, -1)
-    pipeline.lpos(waiting, job_id, count=0, maxlen=MOST_SEARCHED)
-    pipeline.lpos(IntermediateQueue.get_intermediate_queue_key(waiting), job_id, count=0)
+    pipeline.zrange(EXECUTIONS + job_id, 0, -1)
+    pipeline.lpos(LIST, job_id, count=0, maxlen=MOST_SEARCHED)
+    pipeline.lpos(INTERMEDIATE, job_id, count=0)
     for registry in REGISTRIES.values():
-        pipeline.zscore(registry_key(registry, queue), job_id)
+        pipeline.zscore(registry, job_id)
     executions, indexes, between, *scores = pipeline.execute()
     keys = [f"{RQ_KEY_PREFIX}:execution:{job_id}:{text_of(each)}" for each in executions]
-    known = _hashes(client, keys, ("created_at", "worker_name"))
+    known = read_hashes(client, keys, ("created_at", "worker_name"))
     return [
-        *(JobPlace("list", queue, position=index + 1) for index in indexes),
-        *(JobPlace("intermediate", queue, position=index + 1) for index in between),
+        *(JobPlace("list", QUEUE_NAME, position=index + 1) for index in indexes),
+        *(JobPlace("intermediate", QUEUE_NAME, position=index + 1) for index in between),
         *(
-            JobPlace(name, queue, score_at=moment_of_timestamp(score))
+            JobPlace(name, QUEUE_NAME, score_at=moment_of_timestamp(score))
             for name, score in zip(REGISTRIES, scores, strict=True)
             if score is not None
         ),
         *(
-            JobPlace("execution", queue, alive=at is not None, worker=optional_text_of(worker))
+            JobPlace("execution", QUEUE_NAME, alive=at is not None, worker=optional_text_of(worker))
             for at, worker in known
         ),
     ]
@@ -397,14 +387,6 @@ def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
             failed_at = moment_of_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
             return JobFailure(failed_at, optional_text_of(fields.get(b"worker_name")), text)
     return None
-
-
-def _hashes(client: Redis, keys: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
-    """Reads these fields of each hash; all are None for a key of another type."""
-    pipeline = client.pipeline(transaction=False)
-    for key in keys:
-        pipeline.hmget(key, list(fields))
-    return [row or [None] * len(fields) for row in answers_of(pipeline)]
 
 
 def _job_id(execution: bytes) -> str:
@@ -475,7 +457,7 @@ def live_workers(client: Redis) -> list[AnyWorker]:
     """Reads the live workers of all queues of this Redis, ordered by name. Raises RedisError."""
     with redis_errors(client):
         keys = sorted(map(text_of, cast("set[bytes]", client.smembers(REDIS_WORKER_KEYS))))
-        rows = _hashes(client, keys, ("birth", "death", "state", "queues"))
+        rows = read_hashes(client, keys, ("birth", "death", "state", "queues"))
     workers = []
     for key, (birth, death, state, queues) in zip(keys, rows, strict=True):
         if birth is not None and death is None:

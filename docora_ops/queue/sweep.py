@@ -10,14 +10,12 @@ from typing import Any
 
 from redis import Redis
 from rq.job import Job
-from rq.registry import StartedJobRegistry
 
-from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME
+from docora_ops.jobs import QUEUE_NAME
 from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.backend import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, registry_key
-from docora_ops.queue.job_template import calls_for_link
-from docora_ops.queue.redis_client import Script, answers_of, redis_errors, server_time, text_of
+from docora_ops.queue.backend import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
+from docora_ops.queue.redis_client import Script, read_hashes, redis_errors, server_time, text_of
 
 _PAGE = 5000
 
@@ -67,8 +65,8 @@ _EXPIRING = {Place.FAILED, Place.FINISHED}
 _KEYS = {
     Place.LIST: LIST,
     Place.INTERMEDIATE: INTERMEDIATE,
-    Place.WIP: registry_key(StartedJobRegistry),
-    **{Place(name): registry_key(each) for name, each in REGISTRIES.items()},
+    Place.WIP: WIP,
+    **{Place(name): key for name, key in REGISTRIES.items()},
 }
 
 
@@ -219,14 +217,6 @@ class QueueSweep:
             if {WAITING[facts.status], *_PICKED_UP}.isdisjoint(entries.places_of(job_id))
         }
 
-    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        """Returns the ids of jobs that call our function with the ids of a link."""
-        return {
-            job_id
-            for job_id, [data] in self._fields(job_ids, "data").items()
-            if data and calls_for_link(data, JOB_FUNCTION, job_id)
-        }
-
     def prepare(self) -> None:
         """Connects and loads the script before rows are locked."""
         self._script.prepare()
@@ -246,12 +236,6 @@ class QueueSweep:
         return self._script.run(arguments, rows_locked=True)
 
     def _fields(self, job_ids: Collection[str], *names: str) -> dict[str, list[bytes | None]]:
-        """Reads these fields of each job; all are None for a key of another type."""
-        if not job_ids:
-            return {}
-        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
-            for job_id in job_ids:
-                pipeline.hmget(Job.key_for(job_id), list(names))
-            rows = answers_of(pipeline)
-        absent: list[bytes | None] = [None] * len(names)
-        return {job_id: row or absent for job_id, row in zip(job_ids, rows, strict=True)}
+        with redis_errors(self._client):
+            rows = read_hashes(self._client, map(Job.key_for, job_ids), names)
+        return dict(zip(job_ids, rows, strict=True))

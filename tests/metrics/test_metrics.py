@@ -129,9 +129,8 @@ def test_the_document_has_the_same_numbers(docora: Docora, apps: list[str]) -> N
     [
         (("postgres",), OF_ANY | OF_REDIS | {"docora_queue_oldest_seconds"}),
         (("redis",), OF_ANY | OF_POSTGRES | {"docora_failed_links"}),
-        (("postgres", "redis"), OF_ANY),
     ],
-    ids=["postgres", "redis", "both"],
+    ids=["postgres", "redis"],
 )
 def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
     docora: Docora, apps: list[str], down: tuple[str, ...], kept: set[str]

@@ -92,7 +92,6 @@ def test_each_job_is_counted_where_it_stands(docora: Docora, links: list[TestLin
     ]
     active, _, waiting, foreign, gone, strange, delayed = data["jobs"]
     assert active["processed_at"] >= active["created_at"]
-    assert (active["app_name"], active["repository_name"]) == ("Acme Search", "octo/b")
     wanted = {
         "job_id": links[2].job_id,
         "name": "docora_ops.worker.snapshot",
@@ -102,8 +101,6 @@ def test_each_job_is_counted_where_it_stands(docora: Docora, links: list[TestLin
         "repository_name": "octo/c",
     }
     assert {name: waiting[name] for name in wanted} == wanted
-    assert waiting["created_at"]
-    assert waiting["processed_at"] is None
     assert (foreign["name"], foreign["app_name"]) == ("other.producer", None)
     for job in (gone, strange):
         assert {*job.values()} == {job["job_id"], "waiting", None}
