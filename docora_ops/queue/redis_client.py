@@ -115,12 +115,21 @@ class Script:
 
 
 def latency(client: redis.Redis) -> float:
-    """Returns the seconds that one answer takes. Raises RedisError."""
-    with redis_errors(client):
-        server_time(client)  # connects
-        began = time.monotonic()
-        server_time(client)
-        return time.monotonic() - began
+    """Returns the seconds that one answer takes, measured on a connection without a login.
+
+    A slow server would take several answers for that. Raises RedisError.
+    """
+    pool = client.connection_pool
+    login = {"username", "password", "credential_provider", "client_name", "db"}
+    options = {name: value for name, value in pool.connection_kwargs.items() if name not in login}
+    with redis.ConnectionPool(connection_class=pool.connection_class, **options) as own:
+        probe = redis.Redis(connection_pool=own)
+        with redis_errors(client):
+            own.release(own.get_connection())
+            began = time.monotonic()
+            with suppress(exceptions.AuthenticationError, exceptions.ResponseError):
+                probe.ping()  # a refusal is an answer, too
+            return time.monotonic() - began
 
 
 def server_time(client: redis.Redis) -> float:
@@ -207,6 +216,11 @@ def _explain(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
         what = f"the command {named}" if named else "one of our keys or channels"
         hint = "docora-ops help privileges lists what the user in REDIS_URL needs"
         return f"does not permit {what} to our user", hint
+    if isinstance(error, exceptions.MasterDownError):  # which the client takes for a ClusterError
+        return (
+            "is a replica without a primary, and answers nothing",
+            "point REDIS_URL at the primary, or try again once the replica is promoted",
+        )
     # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
     if isinstance(error, exceptions.ClusterError | exceptions.AskError) or re.search(
         "cluster|hash to the same slot", text

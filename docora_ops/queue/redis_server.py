@@ -109,6 +109,7 @@ def try_commands(client: redis.Redis, backend: Backend) -> tuple[str, str] | Non
                 pipeline.lpush(job, "x")
                 pipeline.rpush(job, "x")
                 pipeline.zrem(job, "x")
+                pipeline.zscore(job, "x")
                 pipeline.sadd(job, "x")
                 pipeline.append(links, "x")
             pipeline.exists()

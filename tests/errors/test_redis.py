@@ -78,7 +78,7 @@ def test_a_queue_key_of_the_wrong_type_changes_nothing(
     docora.redis.set(key, "something else")
     before = docora.dump()
     for command in ("retry", "retry-all-failed"):
-        refuses(docora.run(*arguments(command, link)), "redis", "wrong type")
+        refuses(docora.run(*arguments(command, link)), "redis", "wrong kind")
     forget_operations(docora)
     assert docora.dump() == before
 

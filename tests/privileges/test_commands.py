@@ -69,24 +69,25 @@ NEED_RULE = {
     RETRY: (
         *("~rq:*", "~docora-ops:*", "%R~bull:snapshot-queue:*", "+client|setname", "+select"),
         *("+evalsha", "+script|load", "+time", "+pttl", "+exists", "+smembers", "+sadd", "+hmget"),
-        *("+hset", "+del", "+persist", "+llen", "+lpos", "+lrem", "+lpush", "+rpush", "+zrange"),
-        *("+zscore", "+zrem", "+xadd", "+xlen"),
+        *("+hset", "+del", "+persist", "+llen", "+lrem", "+lpush", "+rpush", "+zrange"),
+        *("+zrem", "+xadd", "+xlen"),
         *("+append", "+expire", "+getrange"),
     ),
     RETRY_ALL: ("+hsetnx",),
+    SHOW: ("+lpos", "+zscore"),
     ("progress", OPERATION): ("~docora:bulk:*", "+hgetall"),
     ("operations",): ("+scan",),
     ("queue",): ("+lrange", "+get", "+zcard", "+zcount"),
     ("history",): ("+xrevrange",),
     ("repair",): ("+lset",),
     ("pause",): ("+set", "+exec"),
-    DOCTOR: ("+ping", "+hget", "+info"),
+    DOCTOR: ("+ping", "+info"),
 }
 """The same, for each command and pattern of keys in Redis."""
-OPTIONAL = {"+client|list", "+multi"}
-"""Without the first, workers of BullMQ are not seen. Without the second, Redis runs the
-commands of a transaction one by one, and the error comes afterwards."""
-ONLY_SHOWS = {"+hgetall", "+scan", "+zcard", "+zcount", "+xrevrange"}
+OPTIONAL = {"+client|list", "+hget", "+multi"}
+"""Without the first, workers of BullMQ are not seen. The second is for BullMQ's queue. Without the
+third, Redis runs the commands of a transaction one by one, and the error comes afterwards."""
+ONLY_SHOWS = {"+hgetall", "+scan", "+xrevrange"}
 """What none but a command that shows something needs: doctor does not ask for it."""
 
 

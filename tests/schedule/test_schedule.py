@@ -26,7 +26,7 @@ def test_one_pass_queues_what_is_due_and_prints_one_document(docora: Docora) -> 
     assert docora.waiting() == [waiting.job_id, pending.job_id, stale.job_id]
     assert docora.dump()[0] == before
     assert docora.redis.keys("docora:*") == []
-    assert "4 links of 4 apps due." in result.stderr
+    assert "4 links due." in result.stderr
 
 
 def test_a_job_that_no_worker_would_take_is_replaced_in_the_same_pass(docora: Docora) -> None:
