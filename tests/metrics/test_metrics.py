@@ -172,17 +172,3 @@ def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
     found = numbers(result)
     assert found.keys() == OF_ANY | OF_REDIS
     assert found["docora_up"] == {("postgres",): 0, ("redis",): 1}
-
-
-def test_an_odd_app_id_is_escaped_and_written_in_utf_8_whatever_the_locale(docora: Docora) -> None:
-    repository = docora.add_repository()
-    for app_id in ('a"b\\c', "line\nbreak\r\x1b[2J", "é→", "app_1"):
-        docora.link(docora.add_app(app_id=app_id), repository)
-    result = docora.run("metrics", "--by-app", env={"PYTHONIOENCODING": "latin-1"})
-    assert result.code == 0
-    assert numbers(result)["docora_failed_links"] == {
-        ('a"b\\c',): 1,
-        ("line\\nbreak\\r\\x1b[2J",): 1,
-        ("é→",): 1,
-        ("app_1",): 1,
-    }

@@ -7,7 +7,7 @@ import pytest
 from tests.support.bullmq import Bullmq
 from tests.support.privileges import only_our_scripts, rules, without_rule
 
-OPTIONAL = {"+client|list", "+info", "+smembers", "+multi"} | {
+OPTIONAL = {"+client|list", "+exists", "+info", "+smembers", "+multi"} | {
     f"%R~rq:{key}" for key in ("*:snapshot-queue", "queue:snapshot-queue:intermediate", "worker:*")
 }
 READING = (

@@ -125,17 +125,6 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
         assert secret not in result.stdout + table.stdout + full
 
 
-def test_a_job_far_from_the_head_of_its_list_is_not_searched(docora: Docora) -> None:
-    docora.redis.rpush(docora.queue.key, *range(9_999))
-    near, far = docora.add_link(), docora.add_link()
-    for link in (near, far):
-        docora.enqueue(link.job_id)
-    assert places(show(docora, near, "--json").data) == [("list", QUEUE)]
-    data = show(docora, far, "--json").data
-    assert (data["job"], data["job_record"]["status"], places(data)) == ("waiting", "queued", [])
-    assert "Stands in\tnone of the first 10,000 places of its list" in show(docora, far).stdout
-
-
 def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
     link = docora.add_link("scanning")
     job_id = link.job_id
