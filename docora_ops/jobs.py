@@ -119,7 +119,7 @@ class QueuedJob:
     """A live job. None: the queue does not tell a field."""
 
     job_id: str
-    status: str  # `active`, `waiting`, `delayed` or, without a worker of BullMQ, `abandoned`
+    status: str  # `active`, `waiting` or `delayed`
     name: str | None  # of the function that it calls
     app_id: str | None
     app_name: str | None

@@ -34,7 +34,7 @@ from docora_ops.interrupts import held_back
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkFailure, LinkRef, Outcome, PlannedLink
 from docora_ops.queue import Answer, LinkQueue, ProgressStore, PushRequest
-from docora_ops.queue.audit_stream import AuditEntry, end_entry, start_entry
+from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
 from docora_ops.queue.progress import new_operation_id
 
 Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
@@ -109,7 +109,13 @@ class AuditEntries:
         """Returns the entry for the start of the run, None if it is written."""
         if self.has_begun:
             return None
-        return start_entry(self.change, self._run, self.operation_id, self.total)
+        return audit_entry(
+            self.change,
+            AuditEvent.STARTED,
+            run=self._run,
+            operation_id=self.operation_id,
+            counts={"total": self.total},
+        )
 
     def entries_with_push(self, action: Action) -> dict[Outcome, AuditEntry]:
         """Returns the entry for the start by the outcomes of a push that are a change.
@@ -130,9 +136,15 @@ class AuditEntries:
     ) -> AuditEntry:
         """Returns the entry for the end of the run. `counts`: links by outcome."""
         shown = {str(outcome): count for outcome, count in counts.items() if count}
-        shown = {"total": self.total, **shown}
-        reason = (stopped_by, cancelled_by)
-        return end_entry(self.change, self._run, self.operation_id, shown, *reason)
+        return audit_entry(
+            self.change,
+            AuditEvent.ENDED,
+            run=self._run,
+            operation_id=self.operation_id,
+            counts={"total": self.total, **shown},
+            stopped_by=stopped_by,
+            cancelled_by=cancelled_by,
+        )
 
     def write_end(self, store: ProgressStore, counts: Counts, stopped_by: StoppedBy | None) -> None:
         """Writes the entry for the end of a run that has begun, once. Raises RedisError."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from docora_ops.database import Database
 from docora_ops.database.link_rows import linked_jobs
 from docora_ops.database.postgres_server import read_standby
@@ -11,6 +13,8 @@ from docora_ops.links import ids_of_job
 from docora_ops.queue import LinkQueue
 
 _SAMPLE = 100  # jobs
+DOCORA_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
+"""The id of a job that was made for a link."""
 
 
 def require_primary(database: Database) -> None:
@@ -70,5 +74,5 @@ def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
         found = linked_jobs(database, new)
         linked |= found
         if is_to_run_or_failed:
-            unlinked |= queue.made_for_links(new - found)
+            unlinked |= {job_id for job_id in new - found if DOCORA_JOB_ID.fullmatch(job_id)}
     return Belonging(len(linked) + len(unlinked), len(unlinked), queue.is_docoras)

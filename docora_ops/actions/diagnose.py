@@ -58,7 +58,8 @@ from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.overview import TOO_SLOW_MS
 from docora_ops.queue import LinkQueue, connect, queue_of
 from docora_ops.queue.redis_client import describe, latency
-from docora_ops.queue.redis_server import QueueInspector
+from docora_ops.queue.redis_server import read_clock as read_redis_clock
+from docora_ops.queue.redis_server import read_redis_server, try_commands
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 
@@ -227,10 +228,9 @@ def _ask_redis(settings: Settings, read_only: bool) -> _Server:
         if settings.redis_is_implied:
             where += ", since REDIS_URL is not set"
         found.queue = queue = queue_of(settings, client, find_backend(settings, client))
-        inspector = QueueInspector(client, queue.backend)
-        refusal = None if read_only else inspector.connect()
-        found.ahead = _seconds_ahead(inspector.clock)
-        if server := inspector.server():
+        refusal = None if read_only else try_commands(client, queue.backend)
+        found.ahead = _seconds_ahead(lambda: read_redis_clock(client))
+        if server := read_redis_server(client):
             found.checks += [ok(CheckName.REDIS, where), *check_redis(server, refusal)]
         else:
             hint = "ACL SETUSER the user in REDIS_URL +info"

@@ -1,11 +1,11 @@
 """Finds drift between database and queue. Writes nothing."""
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import intern
 
+from docora_ops.actions.belonging import DOCORA_JOB_ID
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import unfinished_links
@@ -17,7 +17,6 @@ from docora_ops.queue import LinkQueue
 from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Entries, JobFacts, Place, QueueSweep, Removal
 
 _AT_ONCE = 5000
-_DOCORA_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
 _KINDS_OF_LINKS = {
     LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
     LinkStatus.SCANNING.value: DriftKind.STUCK,
@@ -162,7 +161,7 @@ class _Look:
         facts = sweep.read_facts(job_ids)
         links = linked_jobs(self.database, job_ids)
         unlinked = [job_id for job_id in job_ids if job_id not in links and facts[job_id].status]
-        orphans = sweep.made_for_links([each for each in unlinked if _may_be_orphan(entries, each)])
+        orphans = {each for each in unlinked if _is_orphan(entries, each)}
         found: dict[str, list[Finding]] = {}
         for job_id in job_ids:
             if job_id in orphans:
@@ -216,19 +215,20 @@ def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
     return Finding(drift, removal=removal)
 
 
-def _may_be_orphan(entries: Entries, job_id: str) -> bool:
-    """Tells whether the job is to be run or has failed, and no worker has just taken it.
+def _is_orphan(entries: Entries, job_id: str) -> bool:
+    """Tells whether a link's job is to be run or has failed, and no worker has just taken it.
 
     Finished and cancelled jobs of deleted links are history; they expire.
     """
     places = entries.places_of(job_id)
-    return Place.INTERMEDIATE not in places and not TO_RUN_OR_FAILED.isdisjoint(places)
+    is_left = Place.INTERMEDIATE not in places and not TO_RUN_OR_FAILED.isdisjoint(places)
+    return is_left and DOCORA_JOB_ID.fullmatch(job_id) is not None
 
 
 def _judge(job_id: str, facts: JobFacts, entries: Entries, *, has_link: bool) -> Iterator[Finding]:
     """Yields the stale entries and the duplicates of a job that is no orphan."""
     stale, removal = entries.stale(job_id, facts)
-    is_gone = not facts.status and _DOCORA_JOB_ID.fullmatch(job_id)
+    is_gone = not facts.status and DOCORA_JOB_ID.fullmatch(job_id)
     if stale and (has_link or is_gone):
         status = facts.status.encode(errors="replace").decode() or "gone"
         detail = f"in {stale[0].words}, yet its job is {status}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum, auto
 from math import inf
 from shlex import quote
@@ -29,7 +29,7 @@ from docora_ops.links import (
     LinkStatus,
     Outcome,
 )
-from docora_ops.queue.audit_stream import results_entry
+from docora_ops.queue.audit_stream import AuditEvent, audit_entry
 from docora_ops.queue.progress import HEARTBEAT
 
 _AT_ONCE = 5_000  # links per statement
@@ -371,7 +371,8 @@ def wait_for_operation(
 
 def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Change) -> None:
     """Keeps the results with the operation, or notes why they are not kept."""
-    entry = results_entry(change, operation_id, found.results)
+    counts = asdict(found.results)
+    entry = audit_entry(change, AuditEvent.AWAITED, operation_id=operation_id, counts=counts)
     try:
         docora.store.write_results(operation_id, found.results, entry)
     except RedisError as error:

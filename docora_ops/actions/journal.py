@@ -10,7 +10,7 @@ from docora_ops.audit import HistoryEntry, describe_change
 from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
-from docora_ops.queue.audit_stream import cancel_entry, read_history
+from docora_ops.queue.audit_stream import AuditEvent, audit_entry, read_history
 
 _POLL = 0.5  # seconds
 
@@ -66,5 +66,5 @@ def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> b
     the audit entry. Raises NotFoundError, OperationFinishedError, RedisError.
     """
     change = describe_change("cancel", reason)
-    entry = cancel_entry(change, operation_id)
+    entry = audit_entry(change, AuditEvent.DONE, operation_id=operation_id)
     return docora.store.cancel(operation_id, entry, cancelled_by=change.who)

@@ -8,7 +8,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.audit import describe_change
 from docora_ops.errors import NeedsRqError, WrongBackendError
 from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, RqWorkers, Suspension
-from docora_ops.queue import suspension as switch
+from docora_ops.queue import rq_queue
 
 
 def rq_workers(docora: Docora) -> RqWorkers:
@@ -17,7 +17,7 @@ def rq_workers(docora: Docora) -> RqWorkers:
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     require_rq(docora, "pause", "to keep Docora's workers from taking jobs, stop them")
-    return RqWorkers(switch.read_suspension(docora.redis), switch.live_workers(docora.redis))
+    return RqWorkers(rq_queue.read_suspension(docora.redis), rq_queue.live_workers(docora.redis))
 
 
 def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
@@ -30,7 +30,7 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
     """
     workers = rq_workers(docora).workers
     change = describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
-    return RqWorkers(switch.suspend(docora.redis, seconds, change), workers)
+    return RqWorkers(rq_queue.suspend_workers(docora.redis, seconds, change), workers)
 
 
 def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
@@ -40,9 +40,9 @@ def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     require_rq(docora, "resume", docora.advice.to_resume)
-    suspension = switch.read_suspension(docora.redis)
+    suspension = rq_queue.read_suspension(docora.redis)
     if suspension:
-        switch.resume(docora.redis, describe_change("resume", reason))
+        rq_queue.resume_workers(docora.redis, describe_change("resume", reason))
     return suspension
 
 

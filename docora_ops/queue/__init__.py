@@ -4,7 +4,7 @@ from redis import Redis
 
 from docora_ops.jobs import Backend, BackendChoice
 from docora_ops.queue.backend import choose_backend
-from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, disproved_status
+from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import PacedRuns, ProgressStore
 from docora_ops.queue.redis_client import connect
 from docora_ops.queue.rq_queue import RqQueue
@@ -19,7 +19,6 @@ __all__ = [
     "Redis",
     "RqQueue",
     "connect",
-    "disproved_status",
     "queue_of",
 ]
 

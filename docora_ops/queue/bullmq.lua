@@ -1,7 +1,7 @@
 -- Looks at the jobs of links in Docora's own queue, in the key layout of BullMQ 5, atomically.
 -- Writes nothing there, only our own audit entry.
 --
--- ARGV[1]  JSON: `prefix` of the queue's keys; `audit`: by answer, the arguments of XADD
+-- ARGV[1]  JSON: `prefix` of the queue's keys; `audit`: by answer, the command that writes an entry
 -- then     ids
 --
 -- Returns one answer per link: none, waiting, delayed, running, finished, stale, or unreadable with
@@ -27,7 +27,7 @@ local function look(id)
     if not string.find(made_at.err, 'WRONGTYPE') then
       error(made_at.err, 0)
     end
-    return 'unreadable', 'it is no hash'
+    return 'unreadable:it is no hash'
   elseif not made_at and redis.call('EXISTS', prefix .. id) == 0 then
     return 'none'
   elseif stands_in('completed', id) then
@@ -44,11 +44,11 @@ end
 
 local answers, entry = {}, nil
 for i = 2, #ARGV do
-  local answer, reason = look(ARGV[i])
+  local answer = look(ARGV[i])
   entry = entry or (config.audit or {})[answer == 'delayed' and 'waiting' or answer]
-  answers[#answers + 1] = reason and answer .. ':' .. reason or answer
+  table.insert(answers, answer)
 end
 if entry then
-  redis.call('XADD', unpack(entry))
+  redis.call(unpack(entry))
 end
 return answers

@@ -1,18 +1,17 @@
 """The hash of a snapshot job in Redis: RQ builds one, and each link fills in its own values."""
 
-from __future__ import annotations
-
 import pickle
 import struct
 import zlib
 from base64 import b64decode
+from contextlib import suppress
 from dataclasses import fields
 
 from redis import Redis
 from rq import Queue, Retry
 
 from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME
-from docora_ops.links import Payload, ids_of_job
+from docora_ops.links import Payload
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
@@ -24,11 +23,8 @@ _MOST_OF_A_TRACEBACK = 1 << 24
 """Bytes of an unpacked traceback that are read."""
 _LARGEST_BLOCK = 0xFFFF
 """Bytes of the largest stored block in a zlib stream."""
-_MEMOIZE = b"\x94"
-"""The opcode that follows the key of an argument."""
 _LINES = 10
 """Lines of a traceback that are shown."""
-_SAMPLE = Payload("a", "a", "r", "u", "o", "n", "b", None, "k")
 
 
 class JobTemplate:
@@ -43,58 +39,35 @@ class JobTemplate:
         delays = settings.retry_delays
         job = Queue(QUEUE_NAME, connection=client).create_job(
             JOB_FUNCTION,
-            kwargs=_arguments(_SAMPLE, is_rescan=False),
             timeout=settings.job_timeout,
             result_ttl=RESULT_TTL,
             failure_ttl=FAILURE_TTL,
-            description=_SAMPLE.description,
-            job_id=_SAMPLE.job_id,
+            description="of no link",
             retry=Retry(max=len(delays), interval=delays) if delays else None,
         )
         self.fields: list[str] = []
         """The fields that all jobs have in common, names and values alternating."""
         for name, value in job.to_dict().items():
             if name not in _VARIABLE_FIELDS:
-                self.fields += (name, _as_text(value))
+                self.fields += (name, str(getattr(value, "value", value)))
 
     def data(self, payload: Payload, *, is_rescan: bool) -> bytes:
-        """Returns the call of a link's job, pickled, in a zlib stream as RQ writes it."""
-        call = (self._function, None, (), _arguments(payload, is_rescan=is_rescan))
-        return _stored(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL))
+        """Returns the call of a link's job, pickled, in a zlib stream as RQ writes it.
 
-
-def _stored(data: bytes) -> bytes:
-    """Returns the data in a zlib stream, not compressed: compressing takes as long as the push.
-
-    For each stream zlib allocates its whole window, at any level: so the stream is made here.
-    """
-    size = len(data)
-    if size > _LARGEST_BLOCK:
-        return zlib.compress(data, 0)
-    # Header; the last block, stored, its size and the complement; then the checksum.
-    head = struct.pack("<HBHH", 0x0178, 1, size, size ^ 0xFFFF)
-    return head + data + struct.pack(">I", zlib.adler32(data))
-
-
-def _arguments(payload: Payload, *, is_rescan: bool) -> dict[str, object]:
-    # Not dataclasses.asdict, which takes several times as long.
-    arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
-    return {**arguments, "is_rescan": is_rescan}
-
-
-def calls_for_link(data: bytes, function: str, job_id: str) -> bool:
-    """Tells whether the stored call passes the ids in `job_id` to `function`.
-
-    Compares bytes and unpickles nothing.
-    """
-    ids = ids_of_job(job_id)
-    call = _call(data)
-    return (
-        ids is not None
-        and _text(function) in call
-        and _text("app_id") + _MEMOIZE + _text(ids[0]) in call
-        and _text("repository_id") + _MEMOIZE + _text(ids[1]) in call
-    )
+        It is stored, not compressed: compressing takes as long as the push. For each stream zlib
+        allocates its whole window, at any level: so the stream is made here.
+        """
+        # Not dataclasses.asdict, which takes several times as long.
+        arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
+        arguments["is_rescan"] = is_rescan
+        call = (self._function, None, (), arguments)
+        data = pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
+        size = len(data)
+        if size > _LARGEST_BLOCK:
+            return zlib.compress(data, 0)
+        # Header; the last block, stored, its size and the complement; then the checksum.
+        head = struct.pack("<HBHH", 0x0178, 1, size, size ^ 0xFFFF)
+        return head + data + struct.pack(">I", zlib.adler32(data))
 
 
 def call_of(data: bytes) -> dict[str, str]:
@@ -104,11 +77,13 @@ def call_of(data: bytes) -> dict[str, str]:
     """
     import pickletools  # slow to import
 
+    with suppress(zlib.error):
+        data = zlib.decompressobj().decompress(data, _MOST_OF_A_CALL)
     found: dict[str, str] = {}
     memo: dict[object, str] = {}
     key = text = ""
     try:
-        for opcode, argument, _ in pickletools.genops(_call(data)):
+        for opcode, argument, _ in pickletools.genops(data[:_MOST_OF_A_CALL]):
             if opcode.name == "MEMOIZE":
                 memo[len(memo)] = text
             elif opcode.name in {"BINPUT", "LONG_BINPUT"}:
@@ -133,22 +108,3 @@ def traceback_of(exc_string: bytes) -> str:
     except (ValueError, zlib.error):
         return ""
     return "\n".join(text.decode(errors="replace").rstrip().split("\n")[-_LINES:])
-
-
-def _call(data: bytes) -> bytes:
-    try:
-        return zlib.decompressobj().decompress(data, _MOST_OF_A_CALL)
-    except zlib.error:
-        return data[:_MOST_OF_A_CALL]
-
-
-def _text(value: str) -> bytes:
-    """Returns a short string as pickle writes it: an opcode, the length in bytes, UTF-8."""
-    text = value.encode()
-    return b"\x8c" + bytes([len(text) & 0xFF]) + text
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode()
-    return str(value.value) if hasattr(value, "value") else str(value)

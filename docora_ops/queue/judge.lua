@@ -2,13 +2,9 @@
 -- about jobs begins with this one, so that there is one rule for what "live" means.
 --
 -- ARGV[1]  mode of the script
--- ARGV[2]  JSON: names of keys; `audit`: by answer, the arguments of XADD for an audit entry
+-- ARGV[2]  JSON: names of keys; `audit`: by answer, the command that writes an audit entry
 
 local mode, config = ARGV[1], cjson.decode(ARGV[2])
-local main_list = config.queue_prefix .. config.queue
-
-local time = redis.call('TIME')
-local now = tonumber(time[1])
 
 local WAITING = {
   queued = true, scheduled = true, deferred = true, ready_to_enqueue = true, rate_limited = true,
@@ -25,41 +21,36 @@ local function is_running(id)
   return false
 end
 
--- Returns running, waiting, finished, stale or none, and the status and the queue of the job.
+-- Returns running, waiting, finished, stale or none, and the status of the job.
 -- `disproved`: status and enqueued_at, with a blank between them, of a job that was seen to lack the
 -- place that its status names. While both are unchanged, the job is stale.
 local function judge(id, disproved)
-  local status, origin, enqueued_at = unpack(
-    redis.call('HMGET', config.job_prefix .. id, 'status', 'origin', 'enqueued_at'))
-  local queue = origin and origin ~= '' and origin or config.queue
+  local status, enqueued_at = unpack(
+    redis.call('HMGET', config.job_prefix .. id, 'status', 'enqueued_at'))
   if is_running(id) then
-    return 'running', status, queue
+    return 'running', status
   elseif WAITING[status] and status .. ' ' .. (enqueued_at or '') ~= disproved then
-    return 'waiting', status, queue
+    return 'waiting', status
   elseif status == 'finished' then
-    return 'finished', status, queue
+    return 'finished', status
   end
   local is_none = not status and redis.call('EXISTS', config.job_prefix .. id) == 0
-  return is_none and 'none' or 'stale', status, queue
+  return is_none and 'none' or 'stale', status
 end
 
--- What workers that were killed have left in the registry of running jobs, by job id. While a new
--- job of that id runs, RQ would take such an entry for the job's own, and queue the job once more.
-local most_expired = 1000
-local expired_by_queue = {}
-local function expired_executions(queue, id)
-  if not expired_by_queue[queue] then
-    local by_job = {}
-    for _, member in ipairs(redis.call(
-      'ZRANGE', config.wip_prefix .. queue, '-inf', now, 'BYSCORE', 'LIMIT', 0, most_expired))
-    do
+-- The entries in the registry of running jobs, by job id. Workers that were killed leave some: while
+-- a new job of that id runs, RQ would take such an entry for the job's own, and queue the job again.
+local executions
+local function executions_of(id)
+  if not executions then
+    executions = {}
+    for _, member in ipairs(redis.call('ZRANGE', config.wip, 0, -1)) do
       local job_id = string.match(member, '^(.-):') or member
-      by_job[job_id] = by_job[job_id] or {}
-      table.insert(by_job[job_id], member)
+      executions[job_id] = executions[job_id] or {}
+      table.insert(executions[job_id], member)
     end
-    expired_by_queue[queue] = by_job
   end
-  return expired_by_queue[queue][id] or {}
+  return executions[id] or {}
 end
 
 local present = {}
@@ -72,30 +63,21 @@ end
 
 -- Removes the keys of a job that is not live, and its entries everywhere but in the queue's list,
 -- where it would have to be searched: a worker drops an id whose job is gone.
-local function remove_remains(id, origin)
-  local job_key, executions_key = config.job_prefix .. id, config.executions_prefix .. id
-  for _, queue in ipairs(origin == config.queue and {origin} or {origin, config.queue}) do
-    for _, prefix in ipairs(config.registry_prefixes) do
-      if key_exists(prefix .. queue) then
-        redis.call('ZREM', prefix .. queue, id)
-      end
+local function remove_remains(id)
+  for _, registry in ipairs(config.registries) do
+    if key_exists(registry) then
+      redis.call('ZREM', registry, id)
     end
-    if key_exists(config.wip_prefix .. queue) then
-      for _, execution_id in ipairs(redis.call('ZRANGE', executions_key, 0, -1)) do
-        redis.call('ZREM', config.wip_prefix .. queue, id .. ':' .. execution_id)
-      end
-      for _, member in ipairs(expired_executions(queue, id)) do
-        redis.call('ZREM', config.wip_prefix .. queue, member)
-      end
-    end
-    local intermediate = config.queue_prefix .. queue .. ':intermediate'
-    if key_exists(intermediate) then -- it holds one id for each worker at most
-      redis.call('LREM', intermediate, 0, id)
-    end
-    redis.call('DEL', intermediate .. ':first_seen:' .. id)
   end
+  for _, member in ipairs(executions_of(id)) do
+    redis.call('ZREM', config.wip, member)
+  end
+  if key_exists(config.intermediate) then -- it holds one id for each worker at most
+    redis.call('LREM', config.intermediate, 0, id)
+  end
+  local job_key = config.job_prefix .. id
   redis.call('DEL', job_key, job_key .. ':dependencies', config.results_prefix .. id,
-    executions_key)
+    config.executions_prefix .. id, config.intermediate .. ':first_seen:' .. id)
 end
 
 -- Missing permissions fail every job, not a single one.
@@ -107,13 +89,13 @@ end
 local function alone(action, ...)
   local results = {pcall(action, ...)}
   if results[1] then
-    return unpack(results, 2, 4)
+    return results[2]
   end
   local text = type(results[2]) == 'table' and results[2].err or tostring(results[2])
   if fails_for_all(text) then
     error(text, 0)
   end
-  return 'unreadable', text
+  return 'unreadable:' .. text
 end
 
 local TRIALS = {
@@ -125,7 +107,7 @@ local TRIALS = {
 -- Redis does not roll back a script that fails. So missing permissions must show before anything is
 -- removed. When it is out of memory, Redis refuses only the first write of a script.
 local function try_commands(commands)
-  local key = config.queue_prefix .. 'docora-ops:trial'
+  local key = config.list .. ':docora-ops:trial'
   for _, command in ipairs(commands) do
     local reply = redis.pcall(command, key, unpack(TRIALS[command]))
     if type(reply) == 'table' and reply.err
@@ -143,14 +125,14 @@ local function write_audit_entry(answers)
   for _, answer in ipairs(config.audit and answers or {}) do
     local entry = config.audit[string.match(answer, '^[^:]*')]
     if entry then
-      return redis.call('XADD', unpack(entry))
+      return redis.call(unpack(entry))
     end
   end
 end
 
 -- A list, registry or stream of the wrong type fails every job, not a single one.
-redis.call('LLEN', main_list)
-redis.call('ZCARD', config.wip_prefix .. config.queue)
-for _, xadd in pairs(config.audit or {}) do
-  redis.call('XLEN', xadd[1])
+redis.call('LLEN', config.list)
+redis.call('ZCARD', config.wip)
+for _, entry in pairs(config.audit or {}) do
+  redis.call('XLEN', entry[2])
 end

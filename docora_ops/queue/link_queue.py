@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
@@ -22,8 +22,9 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
-from docora_ops.queue.audit_stream import AuditEntry, write_entry
-from docora_ops.queue.redis_client import describe
+from docora_ops.queue.audit_stream import AuditEntry
+from docora_ops.queue.backend import bullmq_workers, count_rq_workers, read_use
+from docora_ops.queue.redis_client import Script, describe, redis_errors
 from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class PushRequest:
 
     payload: arguments of the job; None only confirms that a job is live.
     is_rescan: the rescan flag of the job.
-    disproved: what `disproved_status` returns for a waiting job that two looks have not found in
-        the place that its status names. If nothing of it has changed, the push replaces the job.
+    disproved: status and `enqueued_at`, with a blank between them, of a waiting job that is not in
+        the place that its status names. If neither has changed, the push replaces the job.
     row_id: row id of the link, kept by the operation that claims it.
     """
 
@@ -46,14 +47,6 @@ class PushRequest:
     is_rescan: bool
     disproved: str = ""
     row_id: str = ""
-
-
-def disproved_status(status: str, enqueued_at: str) -> str:
-    """Returns the evidence against a job's status, from two fields of its hash, empty if absent.
-
-    `enqueued_at` changes when the job is queued anew.
-    """
-    return f"{status} {enqueued_at}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +69,24 @@ class LinkQueue(ABC):
     """The queue that the jobs of links stand in. All calls raise RedisError."""
 
     backend: ClassVar[Backend]
-
-    @property
-    def is_docoras(self) -> bool:
-        """Tells whether Docora's own scheduler queues pending links: a push only looks at jobs."""
-        return self.backend is Backend.BULLMQ
+    is_docoras: ClassVar[bool] = False
+    """Docora's own scheduler queues pending links: a push only looks at jobs."""
+    script_files: ClassVar[Sequence[str]]
 
     def __init__(
         self, settings: Settings, client: Redis, choice: BackendChoice | None = None
     ) -> None:
         self._settings = settings
         self._client = client
+        self._script = Script(client, *self.script_files)
         self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
+        self.scan_interval = settings.scan_interval
+        """The time within which Docora's scheduler queues a pending link, in words."""
 
     @property
     def where(self) -> str:
         """Host and database of Redis."""
         return describe(self._client)
-
-    @property
-    def scan_interval(self) -> str:
-        """The time within which Docora's scheduler queues a pending link, in words."""
-        return self._settings.scan_interval
-
-    def record(self, audit: AuditEntry) -> None:
-        """Writes an audit entry by itself."""
-        write_entry(self._client, audit)
 
     @property
     def sweep(self) -> QueueSweep | None:
@@ -117,15 +102,12 @@ class LinkQueue(ABC):
         """Returns the state of each job by its own keys; writes nothing."""
 
     def is_in_place(self, job_id: str) -> bool:  # noqa: ARG002
-        """Tells whether a waiting job stands in the place that its status names.
-
-        Searches the queue's list. True for any other job.
-        """
+        """Tells whether a waiting job stands where it is taken from. Searches the queue's list."""
         return True
 
-    @abstractmethod
     def prepare(self) -> None:
         """Connects and loads the script before rows are locked."""
+        self._script.prepare()
 
     @abstractmethod
     def push(
@@ -154,17 +136,19 @@ class LinkQueue(ABC):
         """
         return not self.choice.is_clear and status != LinkStatus.FAILED
 
-    @abstractmethod
     def count_workers(self) -> int:
         """Counts the live workers that listen on the queue."""
+        client = self._client
+        with redis_errors(client):
+            return len(bullmq_workers(client)) if self.is_docoras else count_rq_workers(client)
 
     @abstractmethod
     def read_suspension(self) -> Suspension | None:
         """Returns the order to all workers to take no jobs, if there is one."""
 
-    @abstractmethod
     def read_other(self) -> OtherQueue:
         """Tells whether the queue of the other backend holds jobs, and whether a worker runs."""
+        return read_use(self._client, Backend.RQ if self.is_docoras else Backend.BULLMQ)
 
     @abstractmethod
     def health(self) -> QueueHealth:
@@ -180,11 +164,4 @@ class LinkQueue(ABC):
 
     @abstractmethod
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields the ids of all jobs, some thousand at a time.
-
-        The flag tells whether they are to be run or have failed. An id may come twice.
-        """
-
-    @abstractmethod
-    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        """Returns the ids of jobs that call our function with the ids of a link."""
+        """Yields the ids of all jobs in pages, and whether they are to be run or have failed."""

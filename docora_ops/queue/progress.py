@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from shlex import quote
 from typing import Any, cast
 from uuid import UUID
@@ -18,16 +19,10 @@ from docora_ops.audit import Change
 from docora_ops.bulk import KnownOperation, OperationState, Progress, Results, StoppedBy
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
-from docora_ops.queue.audit_stream import (
-    AuditEntry,
-    add_entry,
-    mapping_of,
-    reason_of,
-    results_of,
-    write_entry,
-)
+from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of, reason_of, results_of
 from docora_ops.queue.redis_client import (
     answers_of,
+    moment_of_timestamp,
     optional_text_of,
     redis_errors,
     text_of,
@@ -38,16 +33,14 @@ EXPIRY = 3_600
 """TTL in seconds of an operation, renewed with each batch."""
 HEARTBEAT = 30
 """Seconds after which a runner renews the TTL, even if its batch takes longer."""
-OWNER_PATIENCE = timedelta(seconds=120)
-"""A running operation without a renewal for longer has lost its runner."""
-
+OWNER_PATIENCE = 120
+"""Seconds without a renewal after which a running operation has lost its runner."""
 FAILURES_KEPT = 10_000
 
 _PREFIX = "docora:bulk:"
 _ID_BYTES = 16
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 _OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
 """Further fields of an operation that docora-ops has started, as far as they are known."""
@@ -94,11 +87,7 @@ class ProgressStore:
             fields["stopped_by"] = stopped_by
         if results:
             fields["results"] = json.dumps(asdict(results))
-        # One transaction: where a command is not permitted, Redis runs none of them.
-        with redis_errors(self._client), self._client.pipeline() as pipeline:
-            if audit:
-                # A transaction does what is left of it after a refused command.
-                self._client.xlen(audit.key)
+        with self._transaction(audit) as pipeline:
             pipeline.hsetnx(key, "cancelled", "false")
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, EXPIRY)
@@ -109,8 +98,6 @@ class ProgressStore:
                 stored: dict[Any, Any] = {n: json.dumps(astuple(failure)) for n, failure in new}
                 pipeline.hset(failures_key, mapping=stored | {"total": len(failures)})
                 pipeline.expire(failures_key, EXPIRY)
-            if audit:
-                add_entry(pipeline, audit)
             pipeline.hmget(key, ["cancelled", "cancelled_by"])
             cancelled, cancelled_by = pipeline.execute()[-1]
         return cancelled == b"true", optional_text_of(cancelled_by)
@@ -120,54 +107,106 @@ class ProgressStore:
     ) -> None:
         """Keeps the results of the operation's snapshots, with an audit entry."""
         key = operation_key(operation_id)
-        with redis_errors(self._client), self._client.pipeline() as pipeline:
+        with self._transaction(audit) as pipeline:
             if self._client.exists(key):
                 pipeline.hset(key, "results", json.dumps(asdict(results)))
-            self._finish(pipeline, key, audit)
+                pipeline.expire(key, EXPIRY)  # it may have expired just now
+            pipeline.execute()
 
     def read(self, operation_id: str) -> KnownOperation:
         """Returns an operation with its state. Raises NotFoundError if unknown or expired."""
+        for found in self._read([operation_key(operation_id).encode()]):
+            return found
+        raise NotFoundError(
+            f"Operation not found or expired: {operation_id!r}",
+            hint="ids look like bulk_0123456789abcdef; an operation is kept for an hour after its "
+            "last step",
+        )
+
+    def read_all(self) -> list[KnownOperation]:
+        """Returns every operation that has not expired, the one renewed last first."""
         with redis_errors(self._client):
-            for found in self._read_some([operation_key(operation_id).encode()]):
-                return found
-        raise _not_found(operation_id)
+            keys = set(self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH"))
+        found = self._read(sorted(keys))
+        return sorted(found, key=lambda each: each.last_step_at or _LONG_AGO, reverse=True)
+
+    def _read(self, keys: Sequence[bytes]) -> list[KnownOperation]:
+        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            for key in keys:
+                pipeline.pttl(key)
+                pipeline.hmget(key, [*_FIELDS, *_OUR_FIELDS])
+            (seconds, _), *replies = pipeline.execute()
+        operations = []
+        for key, left, values in zip(keys, replies[::2], replies[1::2], strict=True):
+            if values[0] is None:
+                continue  # the dashboard's cancel makes a hash without a total
+            total, completed, succeeded, failed = (whole_number(each) or 0 for each in values[:4])
+            who, command, selection, stopped_by, cancelled_by, results = map(
+                optional_text_of, values[5:]
+            )
+            # Each step sets the same TTL, so the rest of it tells the time of the step.
+            is_known = 0 <= left <= EXPIRY * 1000
+            at = seconds - EXPIRY + left / 1000 if is_known else None
+            state = OperationState.RUNNING
+            if completed >= total:
+                state = OperationState.DONE
+            elif values[4] == b"true":
+                state = OperationState.CANCELLED
+            elif at is not None and seconds - at > OWNER_PATIENCE:
+                state = OperationState.OWNER_GONE
+            operations.append(
+                KnownOperation(
+                    operation_id=key.decode(errors="backslashreplace").removeprefix(_PREFIX),
+                    total=total,
+                    completed=completed,
+                    put_to_work=succeeded,
+                    not_queued=failed,
+                    cancelled=values[4] == b"true",
+                    state=state,
+                    last_step_at=None if at is None else moment_of_timestamp(at),
+                    last_step_seconds=None if at is None else int(seconds - at),
+                    who=who,
+                    command=command,
+                    selection=mapping_of(selection or ""),
+                    stopped_by=reason_of(stopped_by),
+                    cancelled_by=cancelled_by,
+                    results=results_of(results or ""),
+                )
+            )
+        return operations
 
     def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
         """Returns the first failures of the operation, in their order, and the number of all."""
         with redis_errors(self._client):
             stored = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
         total = whole_number(stored.pop(b"total", None)) or 0
-        found = ((whole_number(name) or 0, _failure(value)) for name, value in stored.items())
-        kept = {number: failure for number, failure in found if failure}
+        kept: dict[int, LinkFailure] = {}
+        for number, value in stored.items():
+            with suppress(ValueError, TypeError, RecursionError):  # others may write anything
+                *texts, app_name, repository_name = json.loads(value)
+                names = (name and str(name) for name in (app_name, repository_name))
+                kept[int(number)] = LinkFailure(*map(str, texts), *names)
         return [kept[number] for number in sorted(kept)], total
 
     def has_links(self, operation_id: str) -> bool:
-        """Tells whether the links that the operation has claimed are known.
-
-        Those of Docora's dashboard are not, nor those of an operation that has expired.
-        """
+        """Tells whether the links that the operation has claimed are known."""
         with redis_errors(self._client):
             return bool(self._client.exists(links_key(operation_id)))
 
     def read_links(self, operation_id: str, since: int) -> list[str]:
-        """Returns the row ids of the links that the operation has claimed, from `since` on.
-
-        An id may be there twice.
-        """
+        """Returns the row ids of claimed links from `since` on. An id may be there twice."""
+        key = links_key(operation_id)
         with redis_errors(self._client):
-            found = cast(
-                "bytes", self._client.getrange(links_key(operation_id), since * _ID_BYTES, -1)
-            )
-        return unpacked_ids(found)
+            found = self._client.getrange(key, since * _ID_BYTES, -1)
+        return unpacked_ids(cast("bytes", found))
 
     def add_links(self, operation_id: str, ids: Iterable[str]) -> None:
         """Keeps further links of an operation, by their row ids."""
         key = links_key(operation_id)
         with redis_errors(self._client):
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.append(key, packed_ids(ids))
-            pipeline.expire(key, EXPIRY)
-            pipeline.execute()
+            self._client.append(key, cast("str", packed_ids(ids)))
+            self._client.expire(key, EXPIRY)
 
     def renew(self, operation: KnownOperation) -> None:
         """Keeps the links of an operation for another hour, and if it has ended, its counts.
@@ -178,52 +217,8 @@ class ProgressStore:
         has_ended = operation.state in {OperationState.DONE, OperationState.CANCELLED}
         keys = _keys(operation.operation_id)
         with redis_errors(self._client):
-            pipeline = self._client.pipeline(transaction=False)
             for key in keys if has_ended and is_old else keys[1:]:
-                pipeline.expire(key, EXPIRY)
-            pipeline.execute()
-
-    def read_all(self) -> list[KnownOperation]:
-        """Returns every operation that has not expired, the one renewed last first."""
-        with redis_errors(self._client):
-            keys = self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH")
-            found = list(self._read_some(list(set(keys))))  # SCAN may name a key twice
-        found.sort(key=lambda each: each.operation_id)
-        return sorted(found, key=lambda each: each.last_step_at or _LONG_AGO, reverse=True)
-
-    def _read_some(self, keys: Sequence[bytes]) -> Iterator[KnownOperation]:
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            for key in keys:
-                pipeline.pttl(key)
-                pipeline.hmget(key, [*_FIELDS, *_OUR_FIELDS])
-            (seconds, _), *replies = pipeline.execute()
-        for key, left, values in zip(keys, replies[::2], replies[1::2], strict=True):
-            if values[0] is None:
-                continue  # the dashboard's cancel makes a hash without a total
-            operation_id = key.decode(errors="backslashreplace").removeprefix(_PREFIX)
-            total, completed, succeeded, failed = (whole_number(each) or 0 for each in values[:4])
-            progress = Progress(
-                operation_id, total, completed, succeeded, failed, values[4] == b"true"
-            )
-            who, command, selection, stopped_by, cancelled_by, results = map(
-                optional_text_of, values[5:]
-            )
-            # Each step sets the same TTL, so the rest of it tells the time of the step.
-            silence = timedelta(seconds=EXPIRY) - timedelta(milliseconds=left)
-            is_known = left >= 0 and silence >= timedelta(0)
-            yield KnownOperation(
-                **vars(progress),
-                state=_state(progress, silence if is_known else timedelta(0)),
-                last_step_at=datetime.fromtimestamp(seconds, UTC) - silence if is_known else None,
-                last_step_seconds=int(silence.total_seconds()) if is_known else None,
-                who=who,
-                command=command,
-                selection=mapping_of(selection or ""),
-                stopped_by=reason_of(stopped_by),
-                cancelled_by=cancelled_by,
-                results=results_of(results or ""),
-            )
+                self._client.expire(key, EXPIRY)
 
     def cancel(
         self,
@@ -235,43 +230,38 @@ class ProgressStore:
     ) -> bool:
         """Asks the runner to stop after its current batches. Returns False if somebody has before.
 
-        Keeps who asks, or what made it stop.
-
         Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
         """
-        key = operation_key(operation_id)
-        with redis_errors(self._client), self._client.pipeline() as pipeline:
-            names = ["total", "completed", "cancelled"]
-            row = cast("list[bytes | None]", self._client.hmget(key, names))
-            total, completed, cancelled = row
-            if total is None:
-                raise _not_found(operation_id)
-            if (whole_number(completed) or 0) >= (whole_number(total) or 0):
-                raise OperationFinishedError(
-                    f"operation {operation_id!r} has finished: nothing is left to cancel",
-                    hint=f"docora-ops progress {quote(operation_id)} shows what it did",
-                )
-            if cancelled == b"true":
-                return False
-            if audit:
-                self._client.xlen(audit.key)  # as in `write`
-            pipeline.hset(key, "cancelled", "true")
-            if reason := cancelled_by or stopped_by:
-                pipeline.hset(key, "cancelled_by" if cancelled_by else "stopped_by", reason)
-            self._finish(pipeline, key, audit)
+        operation, key = self.read(operation_id), operation_key(operation_id)
+        if operation.finished:
+            raise OperationFinishedError(
+                f"operation {operation_id!r} has finished: nothing is left to cancel",
+                hint=f"docora-ops progress {quote(operation_id)} shows what it did",
+            )
+        if operation.cancelled:
+            return False
+        fields: dict[Any, Any] = {"cancelled": "true"}
+        if reason := cancelled_by or stopped_by:
+            fields["cancelled_by" if cancelled_by else "stopped_by"] = reason
+        with self._transaction(audit) as pipeline:
+            pipeline.hset(key, mapping=fields)
+            pipeline.expire(key, EXPIRY)  # it may have expired just now
+            pipeline.execute()
         return True
 
-    def _finish(self, pipeline: Pipeline, key: str, audit: AuditEntry | None) -> None:
-        """Runs the commands, with an audit entry, and undoes them if the key has just expired."""
-        if audit:
-            add_entry(pipeline, audit)
-        pipeline.pttl(key)
-        if pipeline.execute()[-1] == -1:  # made anew, it would never expire
-            self._client.delete(key)
+    @contextmanager
+    def _transaction(self, audit: AuditEntry | None) -> Iterator[Pipeline]:
+        """Begins a transaction, of which Redis does nothing if a command is not permitted."""
+        with redis_errors(self._client), self._client.pipeline() as pipeline:
+            if audit:
+                self._client.xlen(str(audit[1]))  # refused if the key is of another type
+                add_entry(pipeline, audit)
+            yield pipeline
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry without a change."""
-        write_entry(self._client, audit)
+        with redis_errors(self._client):
+            add_entry(self._client, audit)
 
 
 def operation_key(operation_id: str) -> str:
@@ -299,34 +289,9 @@ def _keys(operation_id: str) -> list[str]:
     return [operation_key(operation_id), _failures_key(operation_id), links_key(operation_id)]
 
 
-def _not_found(operation_id: str) -> NotFoundError:
-    return NotFoundError(
-        f"Operation not found or expired: {operation_id!r}",
-        hint="ids look like bulk_0123456789abcdef; an operation is kept for an hour after its last "
-        "step",
-    )
-
-
 def _failures_key(operation_id: str) -> str:
     # Not with the prefix of operations: the dashboard would take the key for one.
     return f"docora-ops:operation:{operation_id}:failures"
-
-
-def _failure(value: bytes) -> LinkFailure | None:
-    try:
-        *texts, app_name, repository_name = json.loads(value)
-        names = (name and str(name) for name in (app_name, repository_name))
-        return LinkFailure(*map(str, texts), *names)
-    except (ValueError, TypeError, RecursionError):
-        return None
-
-
-def _state(progress: Progress, silence: timedelta) -> OperationState:
-    if progress.finished:
-        return OperationState.DONE
-    if progress.cancelled:
-        return OperationState.CANCELLED
-    return OperationState.OWNER_GONE if silence > OWNER_PATIENCE else OperationState.RUNNING
 
 
 # Runs with `--in-flight` that are under way: `schedule` leaves their links to them

@@ -1,20 +1,20 @@
-"""Connecting to Redis, turning its errors into ours, and decoding its values."""
+"""Connecting to Redis, running scripts, turning its errors into ours, and decoding its values."""
 
 import os
 import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from importlib.resources import files
+from typing import Any, cast
 
 import redis
 from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
-from redis.commands.core import Script
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisDeniedError, RedisError
@@ -48,18 +48,18 @@ def connect(settings: Settings) -> redis.Redis:
         options = pool.connection_kwargs
         pool.connection_class(**options)
         str(options.get("host", "")).encode("idna")  # as the look-up does
-        if issubclass(pool.connection_class, redis.SSLConnection):
-            # Without one, OpenSSL asks the terminal for the password of an encrypted key.
-            options.setdefault("ssl_password", "")
     except (ValueError, TypeError, LookupError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
             hint="use redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or unix:///PATH; "
             "percent-encode special characters in the password",
         ) from None
-    if problem := _unusable_file(options):
-        hint = "correct it in REDIS_URL, or the file"
-        raise ConfigurationError(f"REDIS_URL can't be used: {problem}", hint=hint)
+    if issubclass(pool.connection_class, redis.SSLConnection):
+        # Without one, OpenSSL asks the terminal for the password of an encrypted key.
+        options.setdefault("ssl_password", "")
+        if problem := _unusable_file(options):
+            hint = "correct it in REDIS_URL, or the file"
+            raise ConfigurationError(f"REDIS_URL can't be used: {problem}", hint=hint)
     return client
 
 
@@ -76,33 +76,42 @@ def _unusable_file(options: Mapping[str, Any]) -> str | None:
             context.load_verify_locations(authorities)
         what = f"ssl_certfile={certificate}" + (f" with ssl_keyfile={key}" if key else "")
         if certificate:
-            context.load_cert_chain(certificate, key, options.get("ssl_password", ""))
-    except ssl.SSLError as error:
-        reason = error.reason.replace("_", " ").lower() if error.reason else "not in PEM format"
-        return f"{what} can't be used: {reason}"
+            context.load_cert_chain(certificate, key, options["ssl_password"])
     except OSError as error:
-        return f"{what} can't be used: {(error.strerror or 'no reason').lower()}"
+        reason = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or ""
+        words = reason.replace("_", " ").lower() or "not in PEM format"
+        return f"{what} can't be used: {words}"
     return None
 
 
-def with_rows_locked(client: redis.Redis) -> redis.Redis:
-    """Returns a client of the same server for calls that are made while rows are locked."""
-    pool = client.connection_pool
-    options = dict(pool.connection_kwargs)
-    for name in ("socket_timeout", "socket_connect_timeout"):
-        options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
-    return redis.Redis(
-        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
-    )
+class Script:
+    """A Lua script of this package."""
 
+    def __init__(self, client: redis.Redis, *names: str) -> None:
+        """`names`: the files that the script consists of."""
+        self._client = client
+        pool = client.connection_pool
+        options = dict(pool.connection_kwargs)
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
+        pool = redis.ConnectionPool(connection_class=pool.connection_class, **options)
+        self.client_with_rows_locked = redis.Redis(connection_pool=pool)
+        """Gives Redis a few seconds only: Docora waits for the rows."""
+        folder = files("docora_ops.queue")
+        texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
+        self._script = client.register_script("".join(texts))
 
-def prepare(client: redis.Redis, script: Script) -> None:
-    """Connects and loads the script, which takes several answers, before rows are locked.
+    def prepare(self) -> None:
+        """Connects and loads the script before rows are locked. Raises RedisError."""
+        with redis_errors(self.client_with_rows_locked):
+            self.client_with_rows_locked.script_load(self._script.script)
 
-    `client`: one of `with_rows_locked`. Raises RedisError.
-    """
-    with redis_errors(client, rows_locked=True):
-        client.script_load(script.script)
+    def run(self, arguments: Sequence[str | bytes], *, rows_locked: bool = False) -> list[str]:
+        """Runs the script and returns its answers. Raises RedisError."""
+        client = self.client_with_rows_locked if rows_locked else self._client
+        with redis_errors(client):
+            replies = cast("list[bytes]", self._script(args=arguments, client=client))
+        return [reply.decode(errors="surrogateescape") for reply in replies]
 
 
 def latency(client: redis.Redis) -> float:
@@ -140,6 +149,16 @@ def answers_of(pipeline: Pipeline) -> list[Any]:
     return answers
 
 
+def read_hashes(
+    client: redis.Redis, keys: Iterable[str], fields: Sequence[str]
+) -> list[list[bytes | None]]:
+    """Reads these fields of each hash; all are None for a key of another type."""
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.hmget(key, list(fields))
+    return [row or [None] * len(fields) for row in answers_of(pipeline)]
+
+
 def describe(client: redis.Redis) -> str:
     """Names the server and the database of a client, without user or password."""
     options = client.connection_pool.connection_kwargs
@@ -154,163 +173,122 @@ def describe(client: redis.Redis) -> str:
 
 
 @contextmanager
-def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[None]:
+def redis_errors(client: redis.Redis) -> Iterator[None]:
     """Raises an error of the client inside the block as RedisError, with a sentence and a hint.
 
     A refused login or privilege is a RedisDeniedError.
-    `rows_locked`: the client is one of `with_rows_locked`.
     """
     try:
         yield
     except redis.RedisError as error:
         message, hint = _explain(error, client)
-        if rows_locked and hint == _SLOW[1]:
-            # A longer timeout of ours would not help.
-            hint = f"it has {ROWS_LOCKED_TIMEOUT} s while links are locked: check its load"
         is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
         kind = RedisDeniedError if is_denied else RedisError
         raise kind(f"Redis at {describe(client)} {message}", hint=hint) from error
 
 
-_Explanation = tuple[str, str]
-"""A sentence and a hint."""
-_CREDENTIALS = (
-    "refuses our user or password",
-    "check the credentials in REDIS_URL; a Redis without an ACL file forgets its users when it "
-    "restarts: docora-ops help privileges says how to keep them",
-)
-_SLOW = ("did not answer in time", "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT")
-_CLUSTER = (
-    "is a node of a Cluster, which spreads its keys over several servers",
-    "point REDIS_URL at a Redis or Valkey without cluster-enabled: RQ needs one server",
-)
-# An error inside a script arrives as a plain ResponseError, most often with the code in its text.
-_REFUSES_WRITES: dict[str, _Explanation] = {
-    "OOM": ("refuses writes: it is out of memory", "free memory or raise maxmemory"),
-    "READONLY": (
-        "refuses writes: it is a read-only replica",
-        "point REDIS_URL at the primary; if this replica takes over, try again once it is promoted",
-    ),
-    "MISCONF": ("refuses writes: it can't save its data to disk", "see Redis's log"),
-    "NOREPLICAS": (
-        "refuses writes: it has fewer connected replicas than min-replicas-to-write asks for",
-        "bring its replicas back, or lower min-replicas-to-write",
-    ),
-}
-_BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
-    "EXEC without MULTI": (
-        "does not permit the command multi to our user",
-        "docora-ops help privileges lists what the user in REDIS_URL needs",
-    ),
-    "UNBLOCKED": ("became a replica while a command waited", "try again in a moment"),
-    "BUSY": (
-        "answers no command: it has been busy with one script for too long",
-        "wait for the script's end, or end it with: redis-cli SCRIPT KILL",
-    ),
-    "DB index is out of range": (
-        "has no database of the number in REDIS_URL",
-        "check the number at the end of REDIS_URL",
-    ),
-    "WRONGTYPE": (
-        "holds a value of the wrong type in one of the queue's keys",
-        "check that REDIS_URL names the Redis of Docora",
-    ),
-}
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
-_NO_PRIMARY = (
-    "is a replica without a primary, and answers nothing",
-    "point REDIS_URL at the primary, or try again once the replica is promoted",
-)
-_BY_KIND = (
-    (exceptions.MasterDownError, _NO_PRIMARY),
-    (_LOGIN_ERRORS, _CREDENTIALS),
-    (exceptions.OutOfMemoryError, _REFUSES_WRITES["OOM"]),
-    (exceptions.ReadOnlyError, _REFUSES_WRITES["READONLY"]),
-    (exceptions.ClusterError, _CLUSTER),
-    (exceptions.ClusterCrossSlotError, _CLUSTER),
-    (exceptions.AskError, _CLUSTER),  # and MovedError, its subclass
-    (exceptions.BusyLoadingError, ("is still loading its data", "try again in a moment")),
-)
+_OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
 
 
-def _explain(error: redis.RedisError, client: redis.Redis) -> _Explanation:
+def _explain(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
+    """Returns a sentence and a hint."""
     text = str(error)
-    for kind, explanation in _BY_KIND:
-        if isinstance(error, kind):
-            return explanation
+    if isinstance(error, _LOGIN_ERRORS):
+        return (
+            "refuses our user or password",
+            "check the credentials in REDIS_URL; a Redis without an ACL file forgets its users "
+            "when it restarts: docora-ops help privileges says how to keep them",
+        )
     if isinstance(error, exceptions.TimeoutError) and "connecting" not in text:
-        return _SLOW
-    if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError):
-        has_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
-        host = client.connection_pool.connection_kwargs.get("host", "localhost")
-        return _explain_connection(error, host, has_tls=has_tls)
-    if _lacks_permission(error):
+        return (
+            "did not answer in time",
+            f"check its load: it has {ROWS_LOCKED_TIMEOUT} s while links are locked, and "
+            "DOCORA_OPS_STATEMENT_TIMEOUT otherwise",
+        )
+    is_loading = isinstance(error, exceptions.BusyLoadingError)
+    if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError) and not is_loading:
+        return _explain_connection(error, client)
+    if _lacks_permission(error) or "EXEC without MULTI" in text:
         # Redis names the command, yet never the key or channel.
-        command = re.search(r"to run the '([\w|-]+)' command", text)
-        what = f"the command {command[1]}" if command else "one of our keys or channels"
+        command = re.search(r"to run the '([\w|-]+)' command|EXEC without (MULTI)", text)
+        named = command and (command[1] or command[2].lower())
+        what = f"the command {named}" if named else "one of our keys or channels"
         hint = "docora-ops help privileges lists what the user in REDIS_URL needs"
         return f"does not permit {what} to our user", hint
+    if isinstance(error, exceptions.MasterDownError):  # which the client takes for a ClusterError
+        return (
+            "is a replica without a primary, and answers nothing",
+            "point REDIS_URL at the primary, or try again once the replica is promoted",
+        )
     # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
-    if "cluster" in text or "hash to the same slot" in text:
-        return _CLUSTER
-    if found := _find_code(_BY_CODE, text):
-        return found
+    if isinstance(error, exceptions.ClusterError | exceptions.AskError) or re.search(
+        "cluster|hash to the same slot", text
+    ):
+        return (
+            "is a node of a Cluster, which spreads its keys over several servers",
+            "point REDIS_URL at a Redis or Valkey without cluster-enabled: RQ needs one server",
+        )
+    return explain_refused_write(error) or (
+        f"answered with an error: {_first_line(text)}",
+        "see Redis's log",
+    )
+
+
+def _first_line(text: str) -> str:
     # Redis repeats the arguments of an unknown command, which may hold a password.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
-    return f"answered with an error: {mask(text)[:200]}", "see Redis's log"
+    return mask(text)[:200]
 
 
-def _explain_connection(error: BaseException, host: str, *, has_tls: bool) -> _Explanation:
+def _explain_connection(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
     """Explains a failed connection by the system's error, not by the text of the client."""
-    hint = "check that it runs, and REDIS_URL"
-    if has_tls:
+    pool, hint = client.connection_pool, "check that it runs, and REDIS_URL"
+    if issubclass(pool.connection_class, redis.SSLConnection):
         hint += ": rediss:// needs a server with TLS, and one that asks for a client certificate "
         hint += "needs ssl_certfile and ssl_keyfile"
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
-    match cause:
-        case ssl.SSLCertVerificationError():
+    if isinstance(cause, ssl.SSLError):
+        reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
+        if isinstance(cause, ssl.SSLCertVerificationError):
             reason = f"its TLS certificate is refused: {cause.verify_message}"
             hint = "check the host in REDIS_URL, and ssl_ca_certs"
-        case ssl.SSLError():
-            reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
-        case socket.gaierror(errno=socket.EAI_AGAIN):
-            reason = f"the name {host} can't be looked up at present"
-            hint = "check the host in REDIS_URL, and the name server"
-        case socket.gaierror():
-            reason = f"no host named {host}"
-            hint = "check the host in REDIS_URL"
-        case _ if isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
-            reason = "connecting timed out"
-        case OSError(errno=int(number)) if "connecting to" in str(error):
-            reason = os.strerror(number).lower()
-        case _:
-            return "broke the connection", f"{hint}; see its log"
+    elif isinstance(cause, socket.gaierror):
+        reason = f"the name {pool.connection_kwargs.get('host')} can't be looked up"
+    elif isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
+        reason = "connecting timed out"
+    elif cause is not None and cause.errno and "connecting to" in str(error):
+        reason = os.strerror(cause.errno).lower()
+    else:
+        return "broke the connection", f"{hint}; see its log"
     return f"can't be reached: {reason}", hint
 
 
-def explain_refused_write(error: redis.RedisError) -> _Explanation | None:
+def explain_refused_write(error: redis.RedisError) -> tuple[str, str] | None:
     """Returns why Redis takes no writes, and what to do; None if the error says something else."""
-    known = next((each for kind, each in _BY_KIND if isinstance(error, kind)), None)
-    if known in _REFUSES_WRITES.values():
-        return known
-    return _find_code(_REFUSES_WRITES, str(error))
+    text = str(error)  # inside a script, the error is a plain one with the code in its text
+    if isinstance(error, exceptions.OutOfMemoryError) or re.search(r"\bOOM\b", text):
+        return "refuses writes: it is out of memory", "free memory or raise maxmemory"
+    if isinstance(error, exceptions.ReadOnlyError) or re.search(r"\bREADONLY\b", text):
+        return (
+            "refuses writes: it is a read-only replica",
+            "point REDIS_URL at the primary; if this replica takes over, try again once it is "
+            "promoted",
+        )
+    if re.search(r"\b(MISCONF|NOREPLICAS)\b", text):
+        return f"refuses writes: {_first_line(text)}", "see Redis's log, its disk and its replicas"
+    return None
 
 
 def is_outage(error: redis.RedisError) -> bool:
     """Tells whether the server may answer later: it is away, overloaded, or fails over."""
     if isinstance(error, _LOGIN_ERRORS):
         return False  # although the client takes them for errors of the connection
-    refusals = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
-    return isinstance(error, (redis.ConnectionError, redis.TimeoutError, *refusals)) or bool(
+    return isinstance(error, (redis.ConnectionError, redis.TimeoutError, *_OUTAGES)) or bool(
         re.search(r"\b(READONLY|UNBLOCKED|NOREPLICAS|MISCONF|OOM|BUSY)\b", str(error))
     )
-
-
-def _find_code(explanations: Mapping[str, _Explanation], text: str) -> _Explanation | None:
-    found = (known for code, known in explanations.items() if re.search(rf"\b{code}\b", text))
-    return next(found, None)
 
 
 def _lacks_permission(error: redis.RedisError) -> bool:

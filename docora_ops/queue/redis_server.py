@@ -1,16 +1,16 @@
-"""Checking the Redis server and the queue. Only reads."""
+"""Checking the Redis server and its permissions. Only reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import redis
 
 from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import STREAM
+from docora_ops.queue.backend import LIST
 from docora_ops.queue.progress import links_key, operation_key
 from docora_ops.queue.redis_client import explain_refused_write, redis_errors, server_time
-from docora_ops.queue.scripts import LIST
 
 _TRIAL = "docora-ops:trial"
 """The end of the names of keys that never exist."""
@@ -36,95 +36,89 @@ class RedisServer:
     unsaved_changes: int
     uptime: int  # seconds
 
-    @classmethod
-    def from_info(cls, info: Mapping[str, Any], now: float) -> Self:
-        """Reads the answer of INFO; `now`: the time of the server's clock."""
 
-        def number(name: str) -> int:
-            value = info.get(name, 0)
-            return int(value) if isinstance(value, int | float) else 0
-
-        version = str(info.get("redis_version", ""))
-        valkey = info.get("valkey_version")
-        uptime = number("uptime_in_seconds")
-        # A server that starts sets the time of the last save to that of its start.
-        last_save = number("rdb_last_save_time")
-        return cls(
-            product=f"Valkey {valkey}" if valkey else f"Redis {version}",
-            version=version,
-            is_replica=info.get("role", "master") != "master",
-            eviction_policy=info.get("maxmemory_policy"),
-            used_memory=number("used_memory"),
-            maxmemory=number("maxmemory"),
-            system_memory=number("total_system_memory"),
-            appends_to_file=number("aof_enabled") != 0,
-            last_append_failed=info.get("aof_last_write_status", "ok") != "ok",
-            last_snapshot_failed=info.get("rdb_last_bgsave_status", "ok") != "ok",
-            has_saved_snapshot=last_save > now - uptime + _CLOCK_GRAIN,
-            unsaved_changes=number("rdb_changes_since_last_save"),
-            uptime=uptime,
-        )
-
-
-class QueueInspector:
-    """Checks Redis and the queue. All calls raise RedisError."""
-
-    def __init__(self, client: redis.Redis, backend: Backend) -> None:
-        self._client = client
-        self._is_rq = backend is Backend.RQ
-
-    def connect(self) -> tuple[str, str] | None:
-        """Checks that the server answers and permits all commands. Raises RedisError.
-
-        Returns why it refuses writes at present, and what to do, or None if it takes writes.
-        """
-        operation, links, job = operation_key(_TRIAL), links_key(_TRIAL), f"{LIST}:{_TRIAL}"
+def read_redis_server(client: redis.Redis) -> RedisServer | None:
+    """Reads the state of the server; None if INFO is not permitted. Raises RedisError."""
+    with redis_errors(client):
         try:
-            with self._client.pipeline() as pipeline:
-                pipeline.ping()
-                pipeline.execute()
-                # Redis refuses what is not permitted before it begins with the transaction. The
-                # last command is malformed, so that nothing is done at all.
-                pipeline.hset(operation, "x", "x")
-                pipeline.hsetnx(operation, "x", "x")
-                pipeline.expire(operation, 1)
-                pipeline.set(links, "")
-                pipeline.getrange(links, 0, 0)
-                pipeline.xadd(STREAM, {"x": "x"})
-                pipeline.xlen(STREAM)
-                if self._is_rq:
-                    pipeline.delete(job)
-                    pipeline.hset(job, "x", "x")
-                    pipeline.persist(job)
-                    pipeline.lrem(job, 0, "x")
-                    pipeline.lset(job, 0, "x")
-                    pipeline.lpos(job, "x")
-                    pipeline.lpush(job, "x")
-                    pipeline.rpush(job, "x")
-                    pipeline.zrem(job, "x")
-                    pipeline.sadd(job, "x")
-                    pipeline.append(links, "x")
-                pipeline.exists()
-                pipeline.execute()
-        except redis.RedisError as error:
-            if "wrong number of arguments" in str(error):
-                return None
-            if refusal := explain_refused_write(error):
-                return refusal
-            with redis_errors(self._client):
-                raise
-        return None
+            return redis_server_of(client.info(), server_time(client))
+        except redis.exceptions.NoPermissionError:
+            return None
 
-    def server(self) -> RedisServer | None:
-        """Reads the state of the server; None if INFO is not permitted."""
-        with redis_errors(self._client):
-            try:
-                info = self._client.info()
-            except redis.exceptions.NoPermissionError:
-                return None
-            return RedisServer.from_info(info, server_time(self._client))
 
-    def clock(self) -> float:
-        """Returns the time of the server's clock, in seconds since 1970."""
-        with redis_errors(self._client):
-            return server_time(self._client)
+def read_clock(client: redis.Redis) -> float:
+    """Returns the time of the server's clock, in seconds since 1970. Raises RedisError."""
+    with redis_errors(client):
+        return server_time(client)
+
+
+def redis_server_of(info: Mapping[str, Any], now: float) -> RedisServer:
+    """Reads the answer of INFO; `now`: the time of the server's clock."""
+
+    def number(name: str) -> int:
+        value = info.get(name, 0)
+        return int(value) if isinstance(value, int | float) else 0
+
+    version = str(info.get("redis_version", ""))
+    valkey = info.get("valkey_version")
+    uptime = number("uptime_in_seconds")
+    return RedisServer(
+        product=f"Valkey {valkey}" if valkey else f"Redis {version}",
+        version=version,
+        is_replica=info.get("role", "master") != "master",
+        eviction_policy=info.get("maxmemory_policy"),
+        used_memory=number("used_memory"),
+        maxmemory=number("maxmemory"),
+        system_memory=number("total_system_memory"),
+        appends_to_file=number("aof_enabled") != 0,
+        last_append_failed=info.get("aof_last_write_status", "ok") != "ok",
+        last_snapshot_failed=info.get("rdb_last_bgsave_status", "ok") != "ok",
+        # A server that starts sets the time of the last save to that of its start.
+        has_saved_snapshot=number("rdb_last_save_time") > now - uptime + _CLOCK_GRAIN,
+        unsaved_changes=number("rdb_changes_since_last_save"),
+        uptime=uptime,
+    )
+
+
+def try_commands(client: redis.Redis, backend: Backend) -> tuple[str, str] | None:
+    """Checks that the server answers and permits all commands. Raises RedisError.
+
+    Returns why it refuses writes at present, and what to do, or None if it takes writes.
+    """
+    operation, links, job = operation_key(_TRIAL), links_key(_TRIAL), f"{LIST}:{_TRIAL}"
+    try:
+        with client.pipeline() as pipeline:
+            pipeline.ping()
+            pipeline.execute()
+            # Redis refuses what is not permitted before it begins with the transaction. The last
+            # command is malformed, so that nothing is done at all.
+            pipeline.hset(operation, "x", "x")
+            pipeline.hsetnx(operation, "x", "x")
+            pipeline.expire(operation, 1)
+            pipeline.set(links, "")
+            pipeline.getrange(links, 0, 0)
+            pipeline.xadd(STREAM, {"x": "x"})
+            pipeline.xlen(STREAM)
+            if backend is Backend.RQ:
+                pipeline.delete(job)
+                pipeline.hset(job, "x", "x")
+                pipeline.persist(job)
+                pipeline.lrem(job, 0, "x")
+                pipeline.lset(job, 0, "x")
+                pipeline.lpos(job, "x")
+                pipeline.lpush(job, "x")
+                pipeline.rpush(job, "x")
+                pipeline.zrem(job, "x")
+                pipeline.zscore(job, "x")
+                pipeline.sadd(job, "x")
+                pipeline.append(links, "x")
+            pipeline.exists()
+            pipeline.execute()
+    except redis.RedisError as error:
+        if "wrong number of arguments" in str(error):
+            return None
+        if refusal := explain_refused_write(error):
+            return refusal
+        with redis_errors(client):
+            raise
+    return None

@@ -1,169 +1,75 @@
-"""The RQ queue that the jobs of links stand in, for a Docora whose workers are RQ's."""
+"""The RQ queue that the jobs of links stand in, for a Docora whose workers are RQ's.
+
+What only reads writes nothing and unpickles nothing, unlike RQ's own calls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from math import ceil
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from redis import Redis
-from rq.registry import FailedJobRegistry
+from rq.defaults import RQ_KEY_PREFIX
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
+from rq.job import Job
+from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
+from rq.suspension import WORKERS_SUSPENDED
+from rq.utils import utcformat, utcparse
+from rq.worker import Worker as RQWorker
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
+from docora_ops.audit import Change
 from docora_ops.jobs import (
+    MOST_SEARCHED,
+    QUEUE_NAME,
+    AnyWorker,
     Backend,
-    BackendChoice,
+    JobFailure,
+    JobPlace,
     JobRecord,
     JobState,
-    OtherQueue,
+    QueuedJob,
     QueueHealth,
     QueueOverview,
+    Scheduler,
     Suspension,
+    Worker,
+    silence_of,
 )
-from docora_ops.links import Outcome, batches
-from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.backend import count_rq_workers, read_bullmq_use
-from docora_ops.queue.job_template import JobTemplate
+from docora_ops.links import Outcome, batches, ids_of_job
+from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry, mapping_of
+from docora_ops.queue.backend import (
+    EXECUTIONS,
+    INTERMEDIATE,
+    LIST,
+    REGISTRIES,
+    SCRIPT_KEYS,
+    TO_REMOVE_BULLMQ_JOBS,
+    WIP,
+)
+from docora_ops.queue.job_template import JobTemplate, call_of, traceback_of
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
-from docora_ops.queue.redis_client import redis_errors, text_of
-from docora_ops.queue.scripts import LIST, JobScript, registry_key
-from docora_ops.queue.suspension import read_suspension
-from docora_ops.settings import Settings
+from docora_ops.queue.redis_client import (
+    answers_of,
+    moment_of_timestamp,
+    optional_text_of,
+    read_hashes,
+    redis_errors,
+    server_time,
+    text_of,
+    whole_number,
+)
 
 if TYPE_CHECKING:
-    from docora_ops.queue.rq_reader import RqReader
     from docora_ops.queue.sweep import QueueSweep
-
-
-class RqQueue(LinkQueue):
-    """The RQ queue that the jobs of links stand in. All calls raise RedisError."""
-
-    backend = Backend.RQ
-
-    def __init__(
-        self, settings: Settings, client: Redis, choice: BackendChoice | None = None
-    ) -> None:
-        super().__init__(settings, client, choice)
-        self._script = JobScript(client, "look_and_push.lua")
-
-    def sample(self, count: int) -> list[str]:
-        """Returns the ids of at most `count` jobs that wait or have failed."""
-        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
-            pipeline.lrange(LIST, 0, count - 1)
-            pipeline.zrange(registry_key(FailedJobRegistry), 0, count - 1)
-            waiting, failed = pipeline.execute()
-        return [text_of(each) for each in [*waiting, *failed][:count]]
-
-    def look(self, job_ids: Sequence[str]) -> list[Answer]:
-        """Returns the state of each job by its own keys; writes nothing."""
-        return list(map(_answer, job_ids, self._script.run("look", job_ids) if job_ids else ()))
-
-    def is_in_place(self, job_id: str) -> bool:
-        """Tells whether a waiting job stands where RQ takes it from.
-
-        Searches the queue's list. True for any other job.
-        """
-        return self._script.run("locate", [job_id]) != ["missing"]
-
-    def prepare(self) -> None:
-        """Connects and loads the script before rows are locked."""
-        self._script.prepare()
-
-    def push(
-        self,
-        requests: Sequence[PushRequest],
-        *,
-        front: bool = False,
-        operation_id: str | None = None,
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
-    ) -> list[Answer]:
-        """Queues each job unless it is live, and removes finished and stale jobs; see LinkQueue."""
-        if not requests:
-            return []
-        template = self._template
-        arguments: list[str | bytes] = []
-        for request in requests:
-            payload = request.payload
-            arguments += (
-                request.job_id,
-                request.disproved.encode(errors="surrogateescape"),
-                template.data(payload, is_rescan=request.is_rescan) if payload else b"",
-                payload.description if payload else b"",
-                bytes.fromhex(request.row_id.replace("-", "")),
-            )
-        replies = self._script.run(
-            "push",
-            arguments,
-            rows_locked=True,
-            front=front,
-            fields=template.fields,
-            links_key=operation_id and links_key(operation_id),
-            links_expiry=EXPIRY,
-            audit={word: audit[each].xadd for word, each in _AUDITED.items() if each in audit},
-        )
-        return [
-            replace(_answer(request.job_id, reply), outcome=_OUTCOMES.get(reply))
-            for request, reply in zip(requests, replies, strict=True)
-        ]
-
-    def count_workers(self) -> int:
-        """Counts the live workers that listen on the queue."""
-        return count_rq_workers(self._client)
-
-    def read_other(self) -> OtherQueue:
-        """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
-        return read_bullmq_use(self._client)
-
-    def read_suspension(self) -> Suspension | None:
-        """Returns the order to all workers to take no jobs, if there is one."""
-        return read_suspension(self._client)
-
-    def health(self) -> QueueHealth:
-        """Reads what `doctor` checks."""
-        return self._reader.health(self.read_other())
-
-    def overview(self, limit: int) -> QueueOverview:
-        """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
-        return replace(self._reader.overview(limit), backend_source=self.choice.source)
-
-    def job(self, job_id: str) -> JobRecord:
-        """Reads all that RQ has of one job."""
-        return self._reader.job(job_id)
-
-    def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields the ids of all jobs, some thousand at a time.
-
-        The flag tells whether they are to be run or have failed. An id may come twice.
-        """
-        from docora_ops.queue.sweep import TO_RUN_OR_FAILED
-
-        for place, job_ids in self.sweep.read().by_place.items():
-            for page in batches(list(job_ids), 5000):
-                yield list(page), place in TO_RUN_OR_FAILED
-
-    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        """Returns the ids of jobs that call our function with the ids of a link."""
-        return self.sweep.made_for_links(job_ids)
-
-    @cached_property
-    def sweep(self) -> QueueSweep:
-        """Finds and removes entries of the whole queue."""
-        from docora_ops.queue.sweep import QueueSweep  # seldom needed
-
-        return QueueSweep(self._client)
-
-    @cached_property
-    def _reader(self) -> RqReader:
-        from docora_ops.queue.rq_reader import RqReader  # seldom needed
-
-        return RqReader(self._client)
-
-    @cached_property
-    def _template(self) -> JobTemplate:
-        return JobTemplate(self._settings, self._client)
-
 
 _OUTCOMES = {
     "queued": Outcome.QUEUED,
@@ -173,9 +79,388 @@ _OUTCOMES = {
     "delayed": Outcome.ALREADY_QUEUED,
 }
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
+_PLACES = {"queued": 0, "scheduled": 2, "deferred": 3, "ready_to_enqueue": 4}
+"""The status of a waiting job, and its place among those of `RqQueue.is_in_place`."""
+_JOB_FIELDS = ("data", "created_at", "enqueued_at", "started_at")
+_RECORD_FIELDS = (
+    *("status", "origin", "retries_left", "worker_name"),
+    *("created_at", "enqueued_at", "started_at", "ended_at"),
+)
+_WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead")
+_LEAST_WAITING = 20
+"""Jobs at the head of the list that are compared for the oldest: `--front` puts new jobs there."""
+_LEAST_TTL_MS = 50_000
+"""Milliseconds that a worker's key has left at least: each heartbeat sets it to at least 60 s more
+than the time until the next one."""
+
+
+class RqQueue(LinkQueue):
+    """The RQ queue that the jobs of links stand in. All calls raise RedisError."""
+
+    backend = Backend.RQ
+    script_files = ("judge.lua", "look_and_push.lua")
+    _template: JobTemplate | None = None
+
+    @cached_property
+    def sweep(self) -> QueueSweep:
+        from docora_ops.queue.sweep import QueueSweep  # seldom needed
+
+        return QueueSweep(self._client)
+
+    def sample(self, count: int) -> list[str]:
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.lrange(LIST, 0, count - 1)
+        pipeline.zrange(REGISTRIES["failed"], 0, count - 1)
+        with redis_errors(self._client):
+            waiting, failed = pipeline.execute()
+        return [text_of(each) for each in [*waiting, *failed][:count]]
+
+    def look(self, job_ids: Sequence[str]) -> list[Answer]:
+        arguments = ["look", json.dumps(SCRIPT_KEYS), *job_ids]
+        return list(map(_answer, job_ids, self._script.run(arguments) if job_ids else ()))
+
+    def is_in_place(self, job_id: str) -> bool:
+        with redis_errors(self._client), self._client.pipeline() as pipeline:
+            pipeline.hmget(Job.key_for(job_id), ["status", "origin"])
+            pipeline.lpos(LIST, job_id)
+            pipeline.lpos(INTERMEDIATE, job_id)
+            for name in ("scheduled", "deferred", "ready"):
+                pipeline.zscore(REGISTRIES[name], job_id)
+            (status, origin), *places = pipeline.execute()
+        named = _PLACES.get(text_of(status or b""))
+        if named is None or text_of(origin or b"") not in {"", QUEUE_NAME}:
+            return True
+        # From the first three a job is run whatever its status says.
+        return any(place is not None for place in (*places[:3], places[named]))
+
+    def push(
+        self,
+        requests: Sequence[PushRequest],
+        *,
+        front: bool = False,
+        operation_id: str | None = None,
+        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+    ) -> list[Answer]:
+        if not requests:
+            return []
+        template = self._template = self._template or JobTemplate(self._settings, self._client)
+        with redis_errors(self._client):  # whose clock is the only one that all processes share
+            seconds = server_time(self._script.client_with_rows_locked)
+        now = utcformat(datetime.fromtimestamp(seconds, UTC))
+        config = SCRIPT_KEYS | {
+            "front": front,
+            "fields": [*template.fields, "created_at", now, "enqueued_at", now],
+            "audit": {word: audit[each] for word, each in _AUDITED.items() if each in audit},
+        }
+        if operation_id:
+            config |= {"links_key": links_key(operation_id), "links_expiry": EXPIRY}
+        arguments: list[str | bytes] = ["push", json.dumps(config)]
+        for request in requests:
+            payload = request.payload
+            arguments += (
+                request.job_id,
+                request.disproved.encode(errors="surrogateescape"),
+                template.data(payload, is_rescan=request.is_rescan) if payload else b"",
+                payload.description if payload else b"",
+                bytes.fromhex(request.row_id.replace("-", "")),
+            )
+        return [
+            replace(_answer(request.job_id, reply), outcome=_OUTCOMES.get(reply))
+            for request, reply in zip(
+                requests, self._script.run(arguments, rows_locked=True), strict=True
+            )
+        ]
+
+    def read_suspension(self) -> Suspension | None:
+        return read_suspension(self._client)
+
+    def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
+        from docora_ops.queue.sweep import TO_RUN_OR_FAILED
+
+        for place, job_ids in self.sweep.read().by_place.items():
+            for page in batches(list(job_ids), 5000):
+                yield list(page), place in TO_RUN_OR_FAILED
+
+    def overview(self, limit: int) -> QueueOverview:
+        client, read = self._client, max(limit, _LEAST_WAITING)
+        with redis_errors(client):
+            now = server_time(client)
+            not_expired = f"({now}", cast("int", "+inf")
+            pipeline = client.pipeline(transaction=False)
+            pipeline.llen(LIST)
+            pipeline.zcard(REGISTRIES["scheduled"])
+            pipeline.zcount(REGISTRIES["finished"], *not_expired)
+            pipeline.zcount(REGISTRIES["failed"], *not_expired)
+            pipeline.lrange(LIST, 0, read - 1)
+            pipeline.lrange(INTERMEDIATE, 0, 999)  # each worker has one id at most
+            pipeline.zrange(WIP, *not_expired, byscore=True)
+            pipeline.zrange(REGISTRIES["scheduled"], 0, limit - 1, withscores=True)
+            pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
+            length, delayed, finished, failed, *found, lock = pipeline.execute()
+            head, intermediate, executions, due = found
+            active = list(dict.fromkeys(_job_id(member) for member in executions))
+            taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
+            due_at = {text_of(job_id): moment_of_timestamp(score) for job_id, score in due}
+            first = _jobs(client, [*taken, *map(text_of, head)][:read], "waiting")
+            later = _jobs(client, list(due_at), "delayed")
+            jobs = [
+                *_jobs(client, active[:limit], "active"),
+                *first[:limit],
+                *(replace(job, due_at=due_at[job.job_id]) for job in later),
+            ]
+            workers, suspension = _workers(client, now), read_suspension(client)
+            scheduler = None
+            if lock:
+                key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
+                [row] = read_hashes(client, [key], ("hostname", "pid", "last_heartbeat"))
+                hostname, pid, heartbeat = row
+                scheduler = Scheduler(
+                    text_of(lock),
+                    optional_text_of(hostname),
+                    whole_number(pid),
+                    _moment(heartbeat),
+                )
+        oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
+        return QueueOverview(
+            backend=Backend.RQ,
+            waiting=length + len(taken),
+            active=len(executions),
+            completed_jobs=finished,
+            failed_jobs=failed,
+            delayed=delayed,
+            queue_name=QUEUE_NAME,
+            oldest_waiting_at=oldest,
+            oldest_waiting_seconds=max(0, int(now - oldest.timestamp())) if oldest else None,
+            suspended=suspension is not None,
+            suspension=suspension,
+            workers=workers,
+            scheduler=scheduler,
+            jobs=jobs[:limit],
+            backend_source=self.choice.source,
+        )
+
+    def health(self) -> QueueHealth:
+        overview, client = self.overview(1), self._client
+        workers, oldest = overview.workers, overview.oldest_waiting_seconds
+        with redis_errors(client):
+            key = REGISTRIES["scheduled"]
+            first = cast("list[tuple[bytes, float]]", client.zrange(key, 0, 0, withscores=True))
+            now = server_time(client)
+        return QueueHealth(
+            waiting=overview.waiting,
+            oldest_waits_for=oldest,
+            workers=len(workers),
+            suspension=overview.suspension,
+            # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
+            has_scheduler=overview.scheduler is not None
+            or any(worker.clock_ahead_seconds is not None for worker in workers),
+            first_delayed_in=first[0][1] - now if first else None,
+            other=self.read_other(),
+            silence=silence_of(workers),
+            live_workers=workers,
+            to_remove_others=TO_REMOVE_BULLMQ_JOBS,
+        )
+
+    def job(self, job_id: str) -> JobRecord:
+        client, key = self._client, Job.key_for(job_id)
+        with redis_errors(client):
+            [(status, origin, retries_left, worker, *times)] = read_hashes(
+                client, [key], _RECORD_FIELDS
+            )
+            created_at, enqueued_at, started_at, ended_at = map(_moment, times)
+            ttl = client.pttl(key)
+            return JobRecord(
+                status=optional_text_of(status),
+                origin=optional_text_of(origin),
+                created_at=created_at,
+                enqueued_at=enqueued_at,
+                started_at=started_at,
+                ended_at=ended_at,
+                attempts=None,
+                retries_left=whole_number(retries_left),
+                worker=optional_text_of(worker),
+                expires_in=ttl // 1000 if ttl >= 0 else None,
+                places=_places(client, job_id),
+                last_failure=_last_failure(client, job_id),
+            )
 
 
 def _answer(job_id: str, reply: str) -> Answer:
     word, _, reason = reply.partition(":")
     state = JobState.WAITING if word in _OUTCOMES else JobState(word)
     return Answer(job_id, state, reason, is_delayed=word == "delayed")
+
+
+def _jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+    rows = read_hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
+    jobs = []
+    for job_id, (data, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
+        call = call_of(data or b"")
+        app_id, repository_id = ids_of_job(job_id) or (None, None)
+        owner, name = call.get("owner"), call.get("name")
+        jobs.append(
+            QueuedJob(
+                job_id=job_id,
+                status=status,
+                name=call.get("function"),
+                app_id=app_id,
+                app_name=call.get("app_name"),
+                repository_id=repository_id,
+                repository_name=f"{owner}/{name}" if owner and name else None,
+                created_at=_moment(created_at),
+                processed_at=_moment(started_at) if status == "active" else None,
+                enqueued_at=_moment(enqueued_at),
+            )
+        )
+    return jobs
+
+
+def _workers(client: Redis, now: float) -> list[Worker]:
+    """Reads the live workers of the queue. Redis forgets a killed one some time later."""
+    prefix = RQWorker.redis_worker_namespace_prefix
+    keys = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
+    names = sorted(text_of(key).removeprefix(prefix) for key in keys)
+    rows = read_hashes(client, [prefix + name for name in names], _WORKER_FIELDS)
+    pipeline = client.pipeline(transaction=False)
+    for name in names:
+        pipeline.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
+        pipeline.pttl(prefix + name)
+    answers = pipeline.execute()
+    workers = []
+    for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
+        birth, death, state, hostname, pid, last_heartbeat, clock_ahead = row
+        if birth is None or death is not None:
+            continue
+        heartbeat_at = _moment(last_heartbeat)
+        seconds = max(0, int(now - heartbeat_at.timestamp())) if heartbeat_at else None
+        executions = [f"{RQ_KEY_PREFIX}:execution:{text_of(each)}" for each in sorted(runs)]
+        known = read_hashes(client, executions, ("created_at",))
+        running = [_job_id(run) for run, [at] in zip(sorted(runs), known, strict=True) if at]
+        workers.append(
+            Worker(
+                name=name,
+                state=optional_text_of(state),
+                hostname=optional_text_of(hostname),
+                pid=whole_number(pid),
+                last_heartbeat_at=heartbeat_at,
+                jobs=_jobs(client, running, "active"),
+                silent_seconds=seconds if 0 <= ttl < _LEAST_TTL_MS else None,
+                clock_ahead_seconds=whole_number(clock_ahead, signed=True),
+            )
+        )
+    return workers
+
+
+def _places(client: Redis, job_id: str) -> list[JobPlace]:
+    """Finds the job in the lists and registries of the queue, and its executions."""
+    pipeline = client.pipeline(transaction=False)
+    pipeline.zrange(EXECUTIONS + job_id, 0, -1)
+    pipeline.lpos(LIST, job_id, count=0, maxlen=MOST_SEARCHED)
+    pipeline.lpos(INTERMEDIATE, job_id, count=0)
+    for registry in REGISTRIES.values():
+        pipeline.zscore(registry, job_id)
+    executions, indexes, between, *scores = pipeline.execute()
+    keys = [f"{RQ_KEY_PREFIX}:execution:{job_id}:{text_of(each)}" for each in executions]
+    known = read_hashes(client, keys, ("created_at", "worker_name"))
+    return [
+        *(JobPlace("list", QUEUE_NAME, position=index + 1) for index in indexes),
+        *(JobPlace("intermediate", QUEUE_NAME, position=index + 1) for index in between),
+        *(
+            JobPlace(name, QUEUE_NAME, score_at=moment_of_timestamp(score))
+            for name, score in zip(REGISTRIES, scores, strict=True)
+            if score is not None
+        ),
+        *(
+            JobPlace("execution", QUEUE_NAME, alive=at is not None, worker=optional_text_of(worker))
+            for at, worker in known
+        ),
+    ]
+
+
+def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.xrevrange(f"{RQ_KEY_PREFIX}:results:{job_id}", count=10)
+    [entries] = answers_of(pipeline)
+    for entry_id, fields in entries or ():
+        if text := traceback_of(fields.get(b"exc_string") or b""):
+            failed_at = moment_of_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
+            return JobFailure(failed_at, optional_text_of(fields.get(b"worker_name")), text)
+    return None
+
+
+def _job_id(execution: bytes) -> str:
+    """Returns the job id in an entry of a registry of executions."""
+    return text_of(execution).partition(":")[0]
+
+
+def _moment(value: bytes | None) -> datetime | None:
+    """Parses a time as RQ writes it; returns None for anything else."""
+    with suppress(ValueError):
+        if value:
+            return utcparse(text_of(value))
+    return None
+
+
+# RQ's order to all workers of this Redis to take no jobs
+
+
+def suspend_workers(client: Redis, seconds: int | None, change: Change) -> Suspension:
+    """Suspends all workers for `seconds`, or until `resume` if None. Raises RedisError.
+
+    Replaces an earlier suspension, and writes the audit entry.
+    """
+    with redis_errors(client), client.pipeline() as pipeline:
+        at = int(server_time(client))
+        # RQ only asks whether its key exists: the value says since when, by whom and why. One SET,
+        # since RQ's own `suspend` sends SET, then EXPIRE: killed in between, it suspends for ever.
+        value = {"suspended_at": at, "who": change.who, "reason": change.reason or ""}
+        pipeline.set(WORKERS_SUSPENDED, json.dumps(value), ex=seconds)
+        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
+        pipeline.execute()
+    begin = datetime.fromtimestamp(at, UTC)
+    end = None if seconds is None else begin + timedelta(seconds=seconds)
+    return Suspension(begin, end, seconds, change.who, change.reason)
+
+
+def resume_workers(client: Redis, change: Change) -> None:
+    """Ends the suspension, and writes the audit entry. Raises RedisError."""
+    with redis_errors(client), client.pipeline() as pipeline:
+        pipeline.delete(WORKERS_SUSPENDED)
+        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
+        pipeline.execute()
+
+
+def read_suspension(client: Redis) -> Suspension | None:
+    """Returns the order to take no jobs, None if there is none. Raises RedisError."""
+    with redis_errors(client):
+        pipeline = client.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.pttl(WORKERS_SUSPENDED)
+        pipeline.get(WORKERS_SUSPENDED)
+        (seconds, microseconds), left, value = answers_of(pipeline)
+    if left == -2:  # noqa: PLR2004 - Redis: no such key
+        return None
+    details = mapping_of(text_of(value or b""))  # none after `rq suspend`
+    begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
+    end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
+    return Suspension(
+        suspended_at=moment_of_timestamp(begin) if isinstance(begin, int) else None,
+        ends_at=None if end is None else moment_of_timestamp(end),
+        remaining_seconds=ceil(left / 1000) if left >= 0 else None,
+        who=str(who) if who else None,
+        reason=str(reason) if reason else None,
+    )
+
+
+def live_workers(client: Redis) -> list[AnyWorker]:
+    """Reads the live workers of all queues of this Redis, ordered by name. Raises RedisError."""
+    with redis_errors(client):
+        keys = sorted(map(text_of, cast("set[bytes]", client.smembers(REDIS_WORKER_KEYS))))
+        rows = read_hashes(client, keys, ("birth", "death", "state", "queues"))
+    workers = []
+    for key, (birth, death, state, queues) in zip(keys, rows, strict=True):
+        if birth is not None and death is None:
+            name = key.removeprefix(RQWorker.redis_worker_namespace_prefix)
+            names = text_of(queues or b"").split(",")
+            workers.append(AnyWorker(name, optional_text_of(state), list(filter(None, names))))
+    return workers

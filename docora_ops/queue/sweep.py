@@ -2,26 +2,22 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from itertools import chain
-from typing import Any, cast
+from itertools import chain, count
+from typing import Any
 
 from redis import Redis
 from rq.job import Job
-from rq.registry import StartedJobRegistry
 
-from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME
+from docora_ops.jobs import QUEUE_NAME
 from docora_ops.links import batches
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.job_template import calls_for_link
-from docora_ops.queue.link_queue import disproved_status
-from docora_ops.queue.redis_client import answers_of, redis_errors, server_time, text_of
-from docora_ops.queue.scripts import INTERMEDIATE, LIST, REGISTRIES, JobScript, registry_key
+from docora_ops.queue.backend import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
+from docora_ops.queue.redis_client import Script, read_hashes, redis_errors, server_time, text_of
 
 _PAGE = 5000
-_REMOVED = "docora-ops-removed"  # as in sweep.lua
 
 
 class Place(StrEnum):
@@ -48,7 +44,7 @@ class Place(StrEnum):
 TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place.FAILED})
 _PICKED_UP = (Place.LIST, Place.INTERMEDIATE, Place.SCHEDULED)
 """Places from which a job is run whatever its status says."""
-_WAITING = {
+WAITING = {
     "queued": Place.LIST,
     "scheduled": Place.SCHEDULED,
     "deferred": Place.DEFERRED,
@@ -67,8 +63,10 @@ _STATUSES = {
 _EXPIRING = {Place.FAILED, Place.FINISHED}
 """RQ removes expired entries of these registries itself; a score below 0 never expires."""
 _KEYS = {
-    Place.WIP: registry_key(StartedJobRegistry),
-    **{Place(name): registry_key(each) for name, each in REGISTRIES.items()},
+    Place.LIST: LIST,
+    Place.INTERMEDIATE: INTERMEDIATE,
+    Place.WIP: WIP,
+    **{Place(name): key for name, key in REGISTRIES.items()},
 }
 
 
@@ -83,20 +81,15 @@ class JobFacts:
     @property
     def evidence(self) -> str:
         """Changes when the job is queued anew, or its status changes."""
-        return disproved_status(self.status, self.enqueued_at)
-
-    def contradicts(self, place: Place) -> bool:
-        """Tells whether a job with an entry in this place is gone, or has a status for another."""
-        return not self.status or self.status not in _STATUSES.get(place, {self.status})
+        return f"{self.status} {self.enqueued_at}"
 
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What is to be removed of one job, if nothing of it has changed.
+    """What is to be removed of one job, if its facts have not changed.
 
     evidence: of the job's facts.
-    positions: in the list, counted from its tail, the one nearest to the head last.
-    keeps_first: the one nearest to the head stays.
+    kept: how many of its entries in the list stay, the first ones; None: all of them.
     entries: names of registries, and members.
     is_taken: remove the job from the intermediate list.
     is_orphan: remove the job itself, with all that belongs to it.
@@ -104,8 +97,7 @@ class Removal:
 
     job_id: str
     evidence: str
-    positions: Sequence[int] = ()
-    keeps_first: bool = False
+    kept: int | None = None
     entries: Sequence[tuple[str, str]] = ()
     is_taken: bool = False
     is_orphan: bool = False
@@ -115,11 +107,11 @@ class Removal:
 class Entries:
     """The entries of all jobs, as one read has found them.
 
-    by_place: for each place, by job id, the positions in the list, counted from its tail, or the
-        members of the registry: the ids of executions, or the job id itself.
+    by_place: for each place, by job id, the members of the list or registry: the ids of executions,
+        or the job id itself.
     """
 
-    by_place: Mapping[Place, Mapping[str, Sequence[int | str]]]
+    by_place: Mapping[Place, Mapping[str, Sequence[str]]]
 
     @property
     def job_ids(self) -> Iterable[str]:
@@ -130,51 +122,39 @@ class Entries:
         """Returns the places where the job stands."""
         return [place for place, job_ids in self.by_place.items() if job_id in job_ids]
 
-    def misplaces(self, job_id: str, facts: JobFacts) -> bool:
-        """Tells whether the job's status says that it waits, though RQ would never take it.
-
-        A job of another queue may wait there.
-        """
-        if facts.origin not in {"", QUEUE_NAME}:
-            return False
-        named = _WAITING.get(facts.status)
-        places = {named, *_PICKED_UP}
-        return named is not None and places.isdisjoint(self.places_of(job_id))
-
     def orphan(self, job_id: str, facts: JobFacts) -> Removal:
         """Returns the removal of the job, with all its entries."""
-        return Removal(job_id, facts.evidence, self._positions(job_id), is_orphan=True)
+        kept = 0 if job_id in self.by_place[Place.LIST] else None
+        return Removal(job_id, facts.evidence, kept, is_orphan=True)
 
     def duplicate(self, job_id: str, facts: JobFacts) -> Removal | None:
-        """Returns the removal of all entries of a waiting job but its first one in the list.
-
-        None if there are no others.
-        """
-        positions, entries = self._positions(job_id), []
-        if job_id in self.by_place[Place.SCHEDULED]:
-            entries = [(_KEYS[Place.SCHEDULED], job_id)]
-        if not facts.status or not positions or len(positions) + len(entries) == 1:
+        """Returns the removal of all entries but the first one in the list, if there are others."""
+        in_list = self.by_place[Place.LIST].get(job_id, ())
+        is_scheduled = job_id in self.by_place[Place.SCHEDULED]
+        if not facts.status or not in_list or len(in_list) + is_scheduled == 1:
             return None
-        return Removal(job_id, facts.evidence, positions, keeps_first=True, entries=entries)
+        entries = [(_KEYS[Place.SCHEDULED], job_id)] if is_scheduled else []
+        return Removal(job_id, facts.evidence, 1, entries)
 
     def stale(self, job_id: str, facts: JobFacts) -> tuple[list[Place], Removal]:
         """Returns the places that contradict the job's status, and the removal of its entries."""
-        places = [place for place in self.places_of(job_id) if facts.contradicts(place)]
+        places = [
+            place
+            for place in self.places_of(job_id)
+            if not facts.status or facts.status not in _STATUSES.get(place, {facts.status})
+        ]
         return places, Removal(
             job_id,
             facts.evidence,
-            self._positions(job_id) if Place.LIST in places else (),
-            entries=[
-                (_KEYS[place], str(member))
+            0 if Place.LIST in places else None,
+            [
+                (_KEYS[place], member)
                 for place in places
-                if place in _KEYS
+                if place not in {Place.LIST, Place.INTERMEDIATE}
                 for member in self.by_place[place][job_id]
             ],
             is_taken=Place.INTERMEDIATE in places,
         )
-
-    def _positions(self, job_id: str) -> Sequence[int]:
-        return cast("Sequence[int]", self.by_place[Place.LIST].get(job_id, ()))
 
 
 class QueueSweep:
@@ -182,17 +162,36 @@ class QueueSweep:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._script = JobScript(client, "sweep.lua")
+        self._script = Script(client, "judge.lua", "sweep.lua")
 
     def read(self) -> Entries:
-        """Reads all entries, page by page, so that Redis is held for a few milliseconds at a time.
+        """Reads all entries, page by page: Redis is held for a few milliseconds at a time.
 
-        Reads the places in the order in which a job passes them, and the list from its tail, since
-        workers pop its head: a job that moves on meanwhile is seen twice rather than not at all.
+        Reads the places in the order in which a job passes them, and the list from its tail: a job
+        that moves on meanwhile is seen twice rather than not at all.
         """
         with redis_errors(self._client):
             now = server_time(self._client)
             return Entries({place: self._read_place(place, now) for place in Place})
+
+    def _read_place(self, place: Place, now: float) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        client, key = self._client, _KEYS[place]
+        for start in count(0, _PAGE):
+            # Ids that are pushed meanwhile shift the rest: an id at the border of two pages may be
+            # seen twice. The second look does not see the same one twice.
+            if place in {Place.LIST, Place.INTERMEDIATE}:
+                page: Any = client.lrange(key, -start - _PAGE, -start - 1)
+                members = page
+            else:
+                page = client.zrange(key, start, start + _PAGE - 1, withscores=True)
+                is_kept = place not in _EXPIRING
+                members = [each for each, score in page if is_kept or not 0 <= score <= now]
+            for text in map(text_of, members):
+                found[text.partition(":")[0] if place is Place.WIP else text].append(text)
+            if not page:
+                break
+        return found
 
     def read_facts(self, job_ids: Collection[str]) -> dict[str, JobFacts]:
         """Reads the status of each job, and when it was queued."""
@@ -204,9 +203,9 @@ class QueueSweep:
         }
 
     def misplaced(self, job_ids: Sequence[str], entries: Entries) -> dict[str, str]:
-        """Returns the jobs whose status says that they wait, though RQ would never take them.
+        """Returns the evidence against the status of jobs that RQ would never take, by job id.
 
-        For each job id, the evidence against the status.
+        Their status says that they wait. A job of another queue may wait there.
         """
         waiting = entries.by_place[Place.LIST]
         elsewhere = [job_id for job_id in job_ids if job_id not in waiting]
@@ -214,15 +213,8 @@ class QueueSweep:
             job_id: facts.evidence
             for some in batches(elsewhere, _PAGE)
             for job_id, facts in self.read_facts(some).items()
-            if entries.misplaces(job_id, facts)
-        }
-
-    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        """Returns the ids of jobs that call our function with the ids of a link."""
-        return {
-            job_id
-            for job_id, [data] in self._fields(job_ids, "data").items()
-            if data and calls_for_link(data, JOB_FUNCTION, job_id)
+            if facts.status in WAITING and facts.origin in {"", QUEUE_NAME}
+            if {WAITING[facts.status], *_PICKED_UP}.isdisjoint(entries.places_of(job_id))
         }
 
     def prepare(self) -> None:
@@ -235,59 +227,15 @@ class QueueSweep:
         Called with rows locked: Redis has a few seconds. `audit` is written if anything is removed.
         Returns for each `removed`, `changed`, or `unreadable:` and the reason.
         """
-        arguments: list[str | bytes] = []
+        config = SCRIPT_KEYS | ({"audit": {"removed": audit}} if audit else {})
+        arguments: list[str | bytes] = ["remove", json.dumps(config)]
         for removal in removals:
             job = asdict(removal)
             evidence = job.pop("evidence")  # others may have written any bytes
             arguments += (evidence.encode(errors="surrogateescape"), json.dumps(job))
-        return self._script.run(
-            "remove",
-            arguments,
-            rows_locked=True,
-            audit=audit and {"removed": audit.xadd},
-        )
-
-    def tidy(self) -> None:
-        """Ends the removal: `remove` only marks entries of the list."""
-        with redis_errors(self._client):
-            self._client.lrem(LIST, 0, _REMOVED)
+        return self._script.run(arguments, rows_locked=True)
 
     def _fields(self, job_ids: Collection[str], *names: str) -> dict[str, list[bytes | None]]:
-        """Reads these fields of each job; all are None for a key of another type."""
-        if not job_ids:
-            return {}
-        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
-            for job_id in job_ids:
-                pipeline.hmget(Job.key_for(job_id), list(names))
-            rows = answers_of(pipeline)
-        absent: list[bytes | None] = [None] * len(names)
-        return {job_id: row or absent for job_id, row in zip(job_ids, rows, strict=True)}
-
-    def _read_place(self, place: Place, now: float) -> dict[str, list[int | str]]:
-        found: dict[str, list[int | str]] = defaultdict(list)
-        if place is Place.LIST:
-            # Ids that are pushed meanwhile shift the rest: an id at the border of two pages may be
-            # seen twice. The second look does not see the same one twice.
-            ids = _pages(lambda at: reversed(self._client.lrange(LIST, -at - _PAGE, -at - 1)))
-            for position, member in enumerate(ids, 1):
-                found[text_of(member)].append(position)
-        elif place is Place.INTERMEDIATE:
-            for member in _pages(lambda at: self._client.lrange(INTERMEDIATE, at, at + _PAGE - 1)):
-                found[text_of(member)] = []
-        else:
-            key = _KEYS[place]
-            for member, score in _pages(
-                lambda at: self._client.zrange(key, at, at + _PAGE - 1, withscores=True)
-            ):
-                if place not in _EXPIRING or not 0 <= score <= now:
-                    text = text_of(member)
-                    found[text.partition(":")[0]].append(text)
-        return found
-
-
-def _pages(read: Callable[[int], Any]) -> Iterator[Any]:
-    """Yields the members of a list or registry. `read` reads a page from an index on."""
-    start = 0
-    while page := list(read(start)):
-        start += _PAGE
-        yield from page
+        with redis_errors(self._client):
+            rows = read_hashes(self._client, map(Job.key_for, job_ids), names)
+        return dict(zip(job_ids, rows, strict=True))

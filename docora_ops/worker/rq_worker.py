@@ -30,7 +30,7 @@ from docora_ops.errors import (
 from docora_ops.errors import RedisError as LostRedisError
 from docora_ops.interrupts import CUT_OFF, ENDING, held_back
 from docora_ops.jobs import QUEUE_NAME
-from docora_ops.queue.backend import has_bullmq_worker
+from docora_ops.queue.backend import bullmq_workers
 from docora_ops.queue.redis_client import describe, is_outage, redis_errors
 from docora_ops.settings import Settings
 from docora_ops.text import inert
@@ -256,8 +256,8 @@ class SnapshotWorker(Worker):
     def _is_beside_bullmq(self) -> bool:
         """Looks for a BullMQ worker of Docora every few seconds. An error changes nothing."""
         if time.monotonic() >= self._next_bullmq_look:
-            with suppress(LostRedisError):
-                self._sees_bullmq = has_bullmq_worker(self.connection)
+            with suppress(RedisError):
+                self._sees_bullmq = bool(bullmq_workers(self.connection))
             self._next_bullmq_look = time.monotonic() + _LONGEST_WAIT
         return self._sees_bullmq
 

@@ -1,12 +1,11 @@
 """What the commands that only read tell of a Docora with BullMQ workers."""
 
-import re
 from collections.abc import Iterator
 
 import redis
 
 from tests.support.bullmq import WORKER_NAME, Bullmq
-from tests.support.diagnoses import ONE_LOOK, check, not_ok
+from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.rows import GITHUB_TOKEN, TestLink
 
 RQ_ONLY = "docora-ops worker"
@@ -36,11 +35,6 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     assert {job["app_name"] for job in queue["jobs"]} == {"Acme Search"}
     assert {job["repository_name"] for job in queue["jobs"]} == {"octo/api"}
     assert queue["jobs"][2]["due_at"] > queue["jobs"][2]["created_at"]
-    table = bullmq.run("queue")
-    assert "no BullMQ worker is seen" in table.stderr
-    assert "Scheduler" not in table.stdout
-    assert "scheduler" not in table.stderr
-
     bullmq.expire_lock(active)
     with bullmq.worker(lambda _job_id: None):
         assert bullmq.run("status", "--json").data["queue"]["worker_count"] == 2, "both connections"
@@ -59,11 +53,7 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
     assert [place["where"] for place in record["places"]] == ["delayed"]
     assert "clone of https://" in record["last_failure"]["text"]
     assert GITHUB_TOKEN not in str(shown)
-    table = bullmq.run("show", *link.ids).stdout
-    assert "delayed, 1 try made, 4 retries left" in table
-    assert re.search("Last failure\tin an earlier try\n", table)
-    [listed] = bullmq.run("links", "--json").data
-    assert listed["job"] == "waiting"
+    assert "delayed, 1 try made, 4 retries left" in bullmq.run("show", *link.ids).stdout
 
     stalled = docora.add_link("scanning")
     bullmq.stall(stalled)
@@ -71,40 +61,19 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
     doctor = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
     assert (doctor.code, check(doctor, "workers")["state"]) == (6, "critical")
     shown = bullmq.run("show", *stalled.ids, "--json").data
-    assert (shown["job"], shown["job_record"]["status"]) == ("running", "active, stalled")
-    [job, _] = bullmq.run("queue", "--json").data["jobs"]
-    assert (job["job_id"], job["status"]) == (stalled.job_id, "abandoned")
-
-    over = docora.add_link()
-    bullmq.fail(over)
-    record = bullmq.run("show", *over.ids, "--json").data["job_record"]
-    assert (record["status"], record["retries_left"]) == ("failed", None)
+    assert (shown["job"], shown["job_record"]["status"]) == ("running", "active")
 
 
-def test_doctor_is_content_with_a_docora_at_work(bullmq: Bullmq) -> None:
+def test_doctor_tells_what_is_wrong_with_workers_jobs_and_version(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     docora.add_link("pending_snapshot")
-    docora.age_links()
-    with bullmq.worker(lambda _job_id: None):
-        result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
-    assert not_ok(result).keys() <= {"redis_persistence", "redis_memory"}, result
-    assert check(result, "bullmq_queue")["finding"] == "snapshot-queue, made by bullmq:5.66.4"
-    assert "Docora's scheduler" in check(result, "drift_lost")["finding"]
-
-
-def test_doctor_fails_where_links_are_pending_and_no_worker_runs(bullmq: Bullmq) -> None:
-    bullmq.docora.add_link("pending_snapshot")
-    bullmq.delay(bullmq.docora.add_link("synced"))
+    bullmq.delay(docora.add_link("synced"))
     result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
-    workers, scheduler = check(result, "workers"), check(result, "scheduler")
-    assert (result.code, workers["state"], scheduler["state"]) == (6, "critical", "warning")
+    workers = check(result, "workers")
+    assert (result.code, workers["state"]) == (6, "critical")
     assert "for 1 pending link and 1 job" in workers["finding"]
-    assert scheduler["finding"] == "none is seen: Docora's own comes with its worker"
-    assert workers["hint"] == scheduler["hint"] == "run Docora with RUN_MODE=all or worker"
-
-
-def test_doctor_tells_a_paused_queue_stalled_jobs_and_another_version(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
+    assert workers["hint"] == "run Docora with RUN_MODE=all or worker"
+    assert "Docora's scheduler" in check(result, "drift_lost")["finding"]
     docora.redis.hset(bullmq.key("meta"), "version", "bullmq:6.7.0")
     bullmq.stall(docora.add_link("scanning"))
     url = docora.redis_access.owner
@@ -121,19 +90,13 @@ def test_doctor_tells_a_paused_queue_stalled_jobs_and_another_version(bullmq: Bu
         workers = check(result, "workers")
     assert (result.code, workers["state"]) == (6, "critical")
     assert "the BullMQ queue is paused" in workers["finding"]
-    screen = bullmq.run("status").stdout
-    assert "the BullMQ queue is paused" in screen
-    assert "docora-ops resume" not in screen
 
 
 def changes(link: TestLink) -> Iterator[tuple[str, ...]]:
-    """Commands that change something, each for real and as a dry run."""
-    for command in (("retry", *link.ids), ("retry-all-failed",), ("resync", *link.ids)):
-        yield (*command, *(() if command[0] == "retry" else ("--yes",)))
-        yield (*command, "--dry-run")
-    for option in ("--yes", "--dry-run"):
-        yield ("repair", option)
-        yield ("resync", link.app_id, "--all", option)
+    yield ("retry", *link.ids)
+    yield ("retry-all-failed", "--dry-run")
+    yield ("resync", link.app_id, "--all", "--yes")
+    yield ("repair", "--yes")
 
 
 def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: Bullmq) -> None:
@@ -148,11 +111,9 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
             assert check(result, name)["state"] == "not_checked"
         docora.add_link("scanning")
         status = docora.run("status")
-        assert (hint in status.stdout, status.stderr) == (True, "")
-        assert hint in docora.run("status", "--json").stderr
-        assert "Drift" not in status.stdout
+        assert (hint in status.stdout, "Drift" in status.stdout) == (True, False)
         rows = docora.dump()[0]
-        for command in (*changes(link), ("schedule",), ("schedule", "--dry-run")):
+        for command in (*changes(link), ("schedule",)):
             refused = docora.run(*command, "--json", env=ONE_LOOK)
             assert (refused.code, refused.json["code"]) == (4, "wrong_backend"), refused
             assert hint in refused.stderr
@@ -161,12 +122,9 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         docora.add_worker()
         both = check(docora.run("doctor", "--json", env=ONE_LOOK), "bullmq_queue")
         assert both["hint"] == "run Docora with RUN_MODE=api"
-        for arguments in ((), ("--burst",)):
-            refused = docora.run("worker", *arguments, env={"ENCRYPTION_KEY": "0" * 64})
-            assert refused.code == 4
-            assert "a BullMQ worker of Docora is at work" in refused.stderr
-    gone = check(docora.run("doctor", "--json", env=ONE_LOOK), "bullmq_queue")
-    assert gone["state"] == "ok"
+        refused = docora.run("worker", env={"ENCRYPTION_KEY": "0" * 64})
+        assert refused.code == 4
+        assert "a BullMQ worker of Docora is at work" in refused.stderr
 
 
 def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
@@ -195,36 +153,3 @@ def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
         docora.enqueue(link.job_id)
         left = check(bullmq.run("doctor", "--json", env=environment), "workers")
         assert (left["state"], "RQ's queue holds jobs" in left["finding"]) == ("critical", True)
-
-
-HOURS_AGO = 3 * 3600
-
-
-def age(bullmq: Bullmq, link: TestLink) -> None:
-    """Lets a job be made hours ago."""
-    key = bullmq.key(link.job_id)
-    made_at = int(bullmq.docora.redis.hget(key, "timestamp") or 0)
-    bullmq.docora.redis.hset(key, "timestamp", str(made_at - HOURS_AGO * 1000))
-
-
-def test_the_oldest_job_waits_since_it_was_made_unless_it_was_retried_or_due(
-    bullmq: Bullmq,
-) -> None:
-    docora = bullmq.docora
-    link = docora.add_link("pending_snapshot")
-    bullmq.add(link)
-    age(bullmq, link)
-    doctor = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
-    assert check(doctor, "waiting_jobs")["state"] == "warning"
-    assert "1, the oldest for 3 h" in check(doctor, "waiting_jobs")["finding"]
-    assert bullmq.run("status", "--json").data["queue"]["oldest_waiting_seconds"] >= HOURS_AGO
-
-    due = docora.add_link("pending_snapshot")
-    bullmq.delay(due)
-    bullmq.promote(due)
-    overview = bullmq.run("queue", "--json").data
-    assert overview["oldest_waiting_seconds"] is None
-    assert {job["job_id"]: job["enqueued_at"] is None for job in overview["jobs"]} == {
-        link.job_id: False,
-        due.job_id: True,
-    }

@@ -1,7 +1,7 @@
 """Each state of a job in BullMQ, and what each change makes of it."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -15,7 +15,6 @@ STATES: dict[str, tuple[Arrange, str, str, str]] = {
     "waiting": (Bullmq.add, "waiting", "already_queued", "Retry queued"),
     "paused": (Bullmq.pause, "waiting", "already_queued", "Retry queued"),
     "delayed": (Bullmq.delay, "waiting", "already_queued", "Retry queued"),
-    "prioritized": (Bullmq.prioritize, "waiting", "already_queued", "Retry queued"),
     "completed": (Bullmq.complete, "finished", "reset", "Link reset"),
     "failed": (Bullmq.fail, "stale", "reset", "Link reset"),
     "failed once": (Bullmq.fail_once, "waiting", "already_queued", "Retry queued"),
@@ -64,33 +63,3 @@ def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
     else:
         assert docora.was_reset(link)
     assert docora.redis.keys("rq:*") == []
-
-
-@pytest.mark.matrix
-def test_a_bulk_operation_counts_each_outcome_and_can_be_waited_for(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    # The workers that bring about the first three would take jobs that wait.
-    first = ("completed", "failed", "failed once", "active", "stalled")
-    states = sorted(STATES.keys() - {"paused"}, key=lambda state: state not in first)
-    links = {state: docora.add_link() for state in states}
-    for state, link in links.items():
-        STATES[state][0](bullmq, link)
-    keys = bull_keys(bullmq)
-
-    planned = bullmq.run("retry-all-failed", "--dry-run", "--json").data
-    result = bullmq.run("retry-all-failed", "--yes", "--json")
-
-    assert result.code == 0, result
-    expected: dict[str, Any] = {"reset": 3, "already_queued": 4, "already_running": 2, "queued": 0}
-    assert {name: result.data[name] for name in expected} == expected
-    assert {name: planned[name] for name in expected} == expected
-    assert (result.data["put_to_work"], result.data["total"]) == (7, 9)
-    assert bull_keys(bullmq) == keys
-    for state, link in links.items():
-        assert docora.was_reset(link) == (STATES[state][2] != "already_running")
-    bullmq.expire_lock(links["active"])  # so that BullMQ queues the job again
-    for state in ("delayed", "failed once"):
-        bullmq.promote(links[state])
-    with bullmq.docora_at_work():
-        waited = bullmq.run("wait", result.data["operation_id"], "--timeout", "60", "--json")
-    assert (waited.code, waited.data["waited"]["synced"]) == (0, 9), waited

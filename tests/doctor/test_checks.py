@@ -7,7 +7,7 @@ import pytest
 from docora_ops.actions.server_checks import check_postgres, check_redis
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.overview import Standby
-from docora_ops.queue.redis_server import RedisServer
+from docora_ops.queue.redis_server import redis_server_of
 from docora_ops.render.drift_view import summary
 from docora_ops.text import duration
 
@@ -29,7 +29,7 @@ HEALTHY = {
 
 
 def of_redis(**info: Any) -> dict[str, tuple[CheckState, str]]:
-    checks = check_redis(RedisServer.from_info(HEALTHY | info, NOW))
+    checks = check_redis(redis_server_of(HEALTHY | info, NOW))
     return {check.name: (check.state, check.finding) for check in checks}
 
 
@@ -70,7 +70,7 @@ def test_redis(info: dict[str, Any], expected: dict[str, CheckState]) -> None:
 
 
 def test_a_redis_that_tells_next_to_nothing_breaks_nothing() -> None:
-    checks = check_redis(RedisServer.from_info({}, NOW))
+    checks = check_redis(redis_server_of({}, NOW))
     assert [check.state for check in checks if check.state is CheckState.CRITICAL] == []
 
 

@@ -58,8 +58,8 @@ def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: Ow
     expected = {"redis_primary": "critical", "workers": "warning", "failed_links": "warning"}
     assert not_ok(result) == expected
     found = check(result, "redis_primary")
-    for text in (found["finding"], found["hint"], refused.json["error"]):
-        assert "min-replicas-to-write" in text
+    for text in (found["finding"], refused.json["error"]):
+        assert "Not enough good replicas" in text
     assert (refused.code, refused.json["code"]) == (5, "redis"), refused
 
 
@@ -69,9 +69,8 @@ def test_a_redis_that_is_busy_with_a_script_is_called_so(spoiled: Docora, own: O
         result = examine(spoiled)
         refused = spoiled.run("retry", *link.ids, "--json")
     assert (result.code, refused.code) == (5, 5), (result, refused)
-    assert "busy with one script" in check(result, "redis")["finding"]
-    assert "SCRIPT KILL" in check(result, "redis")["hint"]
-    assert "busy with one script" in refused.json["error"]
+    for text in (check(result, "redis")["finding"], refused.json["error"]):
+        assert "SCRIPT KILL" in text
 
 
 def test_a_node_of_a_cluster_is_called_so(docora: Docora, tmp_path: Path) -> None:

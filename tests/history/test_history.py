@@ -13,6 +13,7 @@ import pytest
 
 from docora_ops.audit import Change
 from docora_ops.queue import audit_stream as audit
+from docora_ops.queue.audit_stream import AuditEvent
 from tests.support.docora import Docora, finish
 from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
 
@@ -129,7 +130,7 @@ def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: 
     ):
         result = docora.run(*arguments, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
         assert result.code == 5, (arguments, result)
-        assert "wrong type" in result.stderr
+        assert "wrong kind" in result.stderr
         after = docora.dump()[1]
         # RQ's set of queues is what the script begins with.
         assert {**after, b"rq:queues": None} == {**before, b"rq:queues": None}, arguments
@@ -188,12 +189,14 @@ def test_the_stream_is_capped_and_read_in_pieces(
     actions = docora.actions()
     change = Change("kim@ops1", "cancel", {})
     for number in range(250):
-        actions.store.record(audit.cancel_entry(change, f"bulk_{number}"))
+        actions.store.record(
+            audit.audit_entry(change, AuditEvent.DONE, operation_id=f"bulk_{number}")
+        )
     assert [each.operation_id for each in audit.read_history(docora.redis)] == [
         f"bulk_{number}" for number in reversed(range(250))
     ]
     monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
-    actions.store.record(audit.cancel_entry(change, "bulk_last"))
+    actions.store.record(audit.audit_entry(change, AuditEvent.DONE, operation_id="bulk_last"))
     # About so many: Redis drops whole nodes of a hundred.
     assert 100 <= docora.redis.xlen(STREAMS[0]) <= 200
 

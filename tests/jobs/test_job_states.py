@@ -18,7 +18,7 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, App, Outcome
-from docora_ops.queue import PushRequest, disproved_status
+from docora_ops.queue import PushRequest
 from tests.support.bulk_actions import APP, RESYNC, BulkAction, every_bulk_action
 from tests.support.docora import WIP, Docora
 from tests.support.job_states import (
@@ -240,7 +240,7 @@ def test_a_misplaced_job_is_replaced_if_it_is_as_two_looks_have_found_it(
     link = docora.add_link()
     MISPLACED[state](docora, link.job_id)
     fields = docora.job_hash(link.job_id)
-    evidence = disproved_status(fields["status"].decode(), fields["enqueued_at"].decode())
+    evidence = f"{fields['status'].decode()} {fields['enqueued_at'].decode()}"
     queue = docora.actions().queue
     payload = read_payload(docora.actions().database, docora.actions().ref(link))
 
@@ -263,9 +263,7 @@ def test_a_running_job_is_never_replaced_whatever_seems_disproved(docora: Docora
     at = docora.job_hash(link.job_id)["enqueued_at"].decode()
     actions = docora.actions()
     payload = read_payload(actions.database, actions.ref(link))
-    request = PushRequest(
-        link.job_id, payload, is_rescan=True, disproved=disproved_status("queued", at)
-    )
+    request = PushRequest(link.job_id, payload, is_rescan=True, disproved=f"queued {at}")
     [answer] = actions.queue.push([request])
     assert (answer.state, answer.outcome) == (JobState.RUNNING, None)
 

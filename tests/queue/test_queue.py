@@ -39,29 +39,6 @@ def add_worker(docora: Docora, name: str, *running: Job) -> Worker:
     return worker
 
 
-def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
-    with frozen(docora):
-        result, table = docora.run("queue", "--json", env=NO_POSTGRES), docora.run("queue")
-    assert result.code == table.code == 0, result
-    assert result.json == {
-        "data": {
-            "backend": "rq",
-            **dict.fromkeys(COUNTS, 0),
-            "queue_name": QUEUE,
-            "oldest_waiting_at": None,
-            "oldest_waiting_seconds": None,
-            "suspended": False,
-            "suspension": None,
-            "workers": [],
-            "scheduler": None,
-            "jobs": [],
-            "backend_source": "setting",
-        }
-    }
-    assert "no worker listens" in result.stderr
-    assert table.stdout.splitlines()[0] == "Waiting\t0"
-
-
 @pytest.fixture
 def links(docora: Docora) -> list[TestLink]:
     """A queue with everything in it: three links whose jobs are popped, running and waiting."""
@@ -94,8 +71,12 @@ def links(docora: Docora) -> list[TestLink]:
 
 def test_each_job_is_counted_where_it_stands(docora: Docora, links: list[TestLink]) -> None:
     with frozen(docora):
-        result = docora.run("queue", "--json", env=NO_POSTGRES)
-        first = docora.run("queue", "--limit", "2", "--json")
+        result, first, screen = docora.run_together(
+            ("queue", "--json"),
+            ("queue", "--limit", "2", "--json"),
+            ("queue", "--limit", "2"),
+            env=NO_POSTGRES,
+        )
     assert result.code == 0, result
     data = result.data
     assert counts(data) == (5, 1, 1, 2, 1)
@@ -111,7 +92,6 @@ def test_each_job_is_counted_where_it_stands(docora: Docora, links: list[TestLin
     ]
     active, _, waiting, foreign, gone, strange, delayed = data["jobs"]
     assert active["processed_at"] >= active["created_at"]
-    assert (active["app_name"], active["repository_name"]) == ("Acme Search", "octo/b")
     wanted = {
         "job_id": links[2].job_id,
         "name": "docora_ops.worker.snapshot",
@@ -121,26 +101,13 @@ def test_each_job_is_counted_where_it_stands(docora: Docora, links: list[TestLin
         "repository_name": "octo/c",
     }
     assert {name: waiting[name] for name in wanted} == wanted
-    assert waiting["created_at"]
-    assert waiting["processed_at"] is None
     assert (foreign["name"], foreign["app_name"]) == ("other.producer", None)
     for job in (gone, strange):
         assert {*job.values()} == {job["job_id"], "waiting", None}
     assert delayed["due_at"] > delayed["created_at"]
     assert first.data["jobs"] == data["jobs"][:2]
     assert counts(first.data) == counts(data)
-
-
-def test_jobs_that_are_left_out_are_counted_with_the_command_that_shows_them(
-    docora: Docora, links: list[TestLink]
-) -> None:
-    assert links
-    whole = docora.run("queue", env=NO_POSTGRES).stdout
-    assert "more" not in whole
-    last = docora.run("queue", "--limit", "2", env=NO_POSTGRES).stdout.splitlines()[-1]
-    assert last == "and 5 more: docora-ops queue --limit 7"
-    _, command = last.split(": docora-ops ")
-    assert docora.run(*command.split(), env=NO_POSTGRES).stdout == whole
+    assert screen.stdout.splitlines()[-1] == "and 5 more: docora-ops queue --limit 7"
 
 
 def test_workers_are_listed_with_what_they_do_but_for_killed_ones(
@@ -160,26 +127,9 @@ def test_workers_are_listed_with_what_they_do_but_for_killed_ones(
     assert data["scheduler"]["pid"] == os.getpid()
     assert data["scheduler"]["last_heartbeat_at"]
 
-    for line in (
-        "Waiting\t5, the oldest for 3 h 0 min",
-        f"Scheduler\trunning on {os.uname().nodename}, process {os.getpid()}",
-        "Workers\t2",
-    ):
-        assert line in table.stdout.splitlines()
-    rows = [" ".join(line.split()) for line in table.stdout.splitlines()]
-    assert any(
-        row.startswith("busy-one busy ") and row.endswith("Acme Search ← octo/b") for row in rows
-    )
-    assert any(
-        row.startswith("active Acme Search ← octo/b ") and row.endswith(links[1].job_id)
-        for row in rows
-    )
-
-
-def test_a_scheduler_is_missed_where_something_is_delayed(docora: Docora) -> None:
-    docora.add_worker()
-    assert docora.run("queue").stderr == ""
-    docora.schedule_job("later")
+    assert "Waiting\t5, the oldest for 3 h 0 min\n" in table.stdout
+    assert f"Scheduler\trunning on {os.uname().nodename}, process {os.getpid()}\n" in table.stdout
+    docora.redis.delete(f"rq:scheduler-lock:{QUEUE}")
     assert "no scheduler runs" in docora.run("queue").stderr
 
 

@@ -139,9 +139,6 @@ def healthy(docora: Docora) -> None:
         Execution.create(docora.job(kinds.orphaned(docora)), 90, pipeline, worker_name="worker-1")
         pipeline.execute()
     # Not ours.
-    other = TestLink(docora.add_app(), docora.add_repository())
-    ids = {"app_id": other.app_id, "repository_id": other.repository_id}
-    docora.enqueue(other.job_id, kwargs=ids)  # another function
     for job_id in ("app_1-repo_1", "5f6c3d1e-0000-4000-8000-000000000000", "nightly"):
         docora.enqueue(job_id)
         docora.redis.rpush(docora.queue.key, job_id)

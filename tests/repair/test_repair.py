@@ -66,7 +66,7 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
     assert [
         (entry["event"], entry["command"], entry["reason"], json.loads(entry["counts"]))
         for entry in docora.audit_entries()
-    ] == [("started", "repair", "killed", {"total": 5}), ("finished", "repair", "killed", counts)]
+    ] == [("started", "repair", "killed", {"total": 5}), ("ended", "repair", "killed", counts)]
     assert {kind: data[kind] for kind in links} == dict.fromkeys(links, 1)
     assert [data[name] for name in ("queued", "removed", "left_alone", "not_repaired")] == [
         *(2, 3, 0, 0)

@@ -59,5 +59,5 @@ def test_a_repair_that_only_fails_links_is_in_the_history(docora: Docora) -> Non
     docora.add_link("scanning", retry_count=ATTEMPTS - 1)
     assert by_repair(docora) is not None
     started, finished = docora.audit_entries()
-    assert (started["event"], finished["event"]) == ("started", "finished")
+    assert (started["event"], finished["event"]) == ("started", "ended")
     assert json.loads(finished["counts"]) == {"total": 1, "not_repaired": 1}

@@ -2,12 +2,10 @@
 
 from datetime import timedelta
 
-import pytest
-from rq.job import Job, JobStatus
+from rq.job import Job
 
 from docora_ops.links import Action, App, LinkStatus, Outcome
 from tests.support.docora import Docora
-from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 
 STATUSES = (*LinkStatus, "archived")
 CIRCUITS = {
@@ -65,48 +63,14 @@ def test_exactly_the_links_that_are_due_get_a_job_and_no_row_is_written(docora: 
     assert docora.redis.keys("docora:*") == []
 
 
-@pytest.mark.parametrize(
-    ("interval", "due"),
-    [
-        (0, {"a minute", "4 hours", "6 hours"}),
-        (5 * 3_600_000, {"6 hours"}),
-        (10 * 365 * 86_400_000, set()),
-    ],
-)
-def test_the_interval_decides_which_links_in_sync_are_due(
-    docora: Docora, interval: int, due: set[str]
-) -> None:
-    ages = {
-        "a minute": timedelta(minutes=1),
-        "4 hours": timedelta(hours=4),
-        "6 hours": timedelta(hours=6),
-    }
-    links = {age: docora.add_link("synced", scanned=ago) for age, ago in ages.items()}
+def test_the_interval_decides_which_links_in_sync_are_due(docora: Docora) -> None:
+    old, new = (docora.add_link("synced", scanned=timedelta(hours=age)) for age in (6, 4))
     future = docora.add_link("synced", scanned=timedelta(hours=-1))
     never = docora.add_link("synced")
-    docora.actions(rescan_interval_ms=interval).schedule()
-    assert set(docora.waiting()) == {never.job_id, *(links[age].job_id for age in due)}
+    docora.actions(rescan_interval_ms=10 * 365 * 86_400_000).schedule()
+    assert docora.waiting() == [never.job_id]
+    docora.actions(rescan_interval_ms=5 * 3_600_000).schedule()
+    assert docora.waiting() == [never.job_id, old.job_id]
+    docora.actions(rescan_interval_ms=0).schedule()
+    assert set(docora.waiting()) == {never.job_id, old.job_id, new.job_id}
     assert future.job_id not in docora.waiting()
-
-
-@pytest.mark.parametrize("status", ["pending_snapshot", "synced", "failed"])
-def test_the_job_carries_the_link_as_it_is(docora: Docora, status: str) -> None:
-    app_id = docora.add_app("Grüße 💥")
-    repository_id = docora.add_repository("octo/api", url="https://github.com/octo/api")
-    link = docora.link(app_id, repository_id, status)
-    docora.actions().schedule()
-    job = docora.job(link)
-    assert job.kwargs == {
-        "app_id": app_id,
-        "app_name": "Grüße 💥",
-        "repository_id": repository_id,
-        "github_url": "https://github.com/octo/api",
-        "owner": "octo",
-        "name": "api",
-        "base_url": "https://acme.example/docora",
-        "github_token_encrypted": GITHUB_TOKEN,
-        "client_auth_key_encrypted": AUTH_KEY,
-        "is_rescan": status != "pending_snapshot",
-    }
-    assert (job.get_status(), job.description) == (JobStatus.QUEUED, "octo/api → Grüße 💥")
-    assert job.retries_left == 4

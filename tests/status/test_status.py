@@ -4,11 +4,9 @@ import re
 from datetime import timedelta
 
 import pytest
-from rich.cells import cell_len
 from rq.job import JobStatus
 from rq.utils import now, utcformat
 
-from docora_ops.queue.redis_client import describe
 from tests.support.docora import Docora
 from tests.support.read_only import frozen, read_only
 from tests.support.terminal import at_terminals, plain_data
@@ -41,14 +39,6 @@ Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
 Workers    none: docora-ops worker
 Drift      2 lost links, 1 stuck: docora-ops repair
 Operation  OPERATION: 3 of 3, done, 0 s ago
-"""
-PEACE = """\
-\t2 synced
-Circuits\tnone open
-Queue\t0 waiting, 0 running, 0 delayed
-Workers\t1, 0 busy
-Drift\tno lost or stuck link
-Operation\tnone in the last hour
 """
 
 
@@ -94,53 +84,26 @@ def screen(shown: str) -> str:
 
 
 def test_trouble_fits_one_screen(trouble: Docora) -> None:
-    shown = at_terminals(trouble, ["status"], columns=80)
+    with frozen(trouble):
+        shown = at_terminals(trouble, ["status"], columns=80, env=read_only(trouble))
+        pipe = trouble.run("status", env=read_only(trouble)).stdout.splitlines()
     assert (shown.code, shown.talk) == (0, "")
+    assert f"Failed\t4  {GIT_ERROR}" in pipe
     assert screen(plain_data(shown.data)) == TROUBLE
     commands = re.findall(r"(?:more|git errors): docora-ops (.*)", TROUBLE)
     rows = [trouble.run(*command.split(), "--json").data for command in commands]
     assert [len(each) for each in rows] == [6, 6, 4]
-    narrow = plain_data(at_terminals(trouble, ["status"], columns=40).data).splitlines()
-    assert max(map(cell_len, narrow)) <= 40
-    assert "             15  Tidewater Notes (app_t…" in narrow
-
-
-def test_a_wide_terminal_and_a_pipe_cut_nothing(trouble: Docora) -> None:
-    whole = TROUBLE.replace(f"{GIT_ERROR.partition('requested')[0]}…", GIT_ERROR)
-    with frozen(trouble):
-        wide = at_terminals(trouble, ["status"], columns=160, env=read_only(trouble))
-        pipe = trouble.run("status", env=read_only(trouble))
-    assert screen(plain_data(wide.data)) == whole
-    lines = pipe.stdout.splitlines()
-    assert (pipe.code, pipe.stderr) == (0, "")
-    assert lines[0] == f"Postgres\t{trouble.actions().database.target} (schema public)"
-    assert lines[1] == f"Redis\t{describe(trouble.redis)}"
-    assert f"Failed\t4  {GIT_ERROR}" in lines
-
-
-def test_peace(docora: Docora) -> None:
-    for _ in range(2):
-        docora.add_link("synced", last_error=None)
-    docora.add_worker()
-    result = docora.run("status")
-    assert (result.code, result.stderr) == (0, "")
-    assert result.stdout.partition("Links")[2] == PEACE
 
 
 def test_the_document(trouble: Docora) -> None:
     data = trouble.run("status", "--json").data
-    assert data["postgres"] == trouble.actions().database.target
-    assert data["schema"] == "public"
-    assert data["redis"] == describe(trouble.redis)
     assert data["links_by_status"] == {
         "pending_snapshot": 5,
         "scanning": 1,
         "synced": 2,
         "failed": 30,
     }
-    assert data["pending_with_open_circuit"] == 0
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
-    assert [each["links"] for each in data["failed_by_app"]] == [15, 4, 4, 3, 2]
     assert data["failed_by_error"][0] == {"error_message": None, "links": 15, "apps": 1}
     assert data["queue"]["waiting"] == 3
     assert 7200 <= data["queue"]["oldest_waiting_seconds"] < 7800
@@ -158,6 +121,8 @@ def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Do
     assert "workers are suspended\n" in shown
     assert "to go on: docora-ops resume" in shown
     assert "bulk_0123456789abcdef: 4 of 12, running, " in shown
+    assert "Drift\tno lost or stuck link\n" in shown
+    assert "Circuits\tnone open\n" in shown
 
 
 @pytest.mark.parametrize(
@@ -165,7 +130,6 @@ def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Do
     [
         (NO_POSTGRES, "postgres", ["Postgres", "Redis", "Queue", "Workers", "Operation"]),
         (NO_REDIS, "redis", ["Postgres", "Redis", "Links", "Failed", "Circuits"]),
-        (NO_POSTGRES | NO_REDIS, "postgres", ["Postgres", "Redis"]),
     ],
 )
 def test_a_lost_server_leaves_what_the_other_one_tells(
@@ -177,11 +141,7 @@ def test_a_lost_server_leaves_what_the_other_one_tells(
     assert shown.stderr.count("Error: ") == len(env)
     assert document.json["code"] == code
     data = document.data
-    assert (
-        (data["links_by_status"] is None)
-        == (data["failed_by_app"] is None)
-        == ("DATABASE_URL" in env)
-    )
+    assert (data["links_by_status"] is None) == ("DATABASE_URL" in env)
     assert (data["queue"] is None) == ("REDIS_URL" in env)
     assert data["drift"] is None
 
@@ -193,9 +153,7 @@ def test_links_that_outnumber_the_jobs_are_lost_even_if_there_are_too_many_to_lo
     docora.age_links()
     for link in docora.links()[:2]:
         docora.enqueue(link.job_id)
-    shown, data = docora.run("status").stdout, docora.run("status", "--json").data
-    assert "Drift\tat least 5001 lost links: docora-ops repair\n" in shown
-    assert data["drift"] == {"lost": 5001, "stuck": 0, "at_least": True}
+    assert "Drift\tat least 5001 lost links: docora-ops repair\n" in docora.run("status").stdout
 
 
 def test_a_link_is_lost_if_no_job_says_that_it_waits(docora: Docora) -> None:

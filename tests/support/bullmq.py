@@ -106,9 +106,6 @@ class Bullmq:
     def delay(self, link: TestLink) -> None:
         self.add(link, delay=60_000)
 
-    def prioritize(self, link: TestLink) -> None:
-        self.add(link, priority=3)
-
     def pause(self, link: TestLink) -> None:
         """A waiting job of a queue that is paused: BullMQ 5 renames its list, BullMQ 6 does not."""
         self.add(link)

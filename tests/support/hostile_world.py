@@ -147,7 +147,7 @@ def _add_change(docora: Docora, text: bytes) -> None:
     docora.redis.xadd(
         "docora-ops:audit",
         {
-            "event": "finished",
+            "event": "ended",
             **dict.fromkeys(("who", "command", "reason", "operation_id"), text),
             "selection": json.dumps({"app_name": value, value: value, "error": value}),
             "counts": json.dumps({"total": 1, value: 1}),

@@ -25,7 +25,6 @@ from tests.support.docora import INTERMEDIATE, QUEUE, WIP, Docora
 from tests.support.rows import TestLink
 
 OTHER_QUEUE = "other-queue"
-OTHER_WIP = f"rq:wip:{OTHER_QUEUE}"
 
 Arrange = Callable[[Docora, str], object]
 """Puts the job with this id into a state."""
@@ -163,18 +162,11 @@ def results(docora: Docora, job_id: str) -> None:
     Result.create_failure(job, ttl=500, exc_string="old")
 
 
-def finished_on_another_queue(docora: Docora, job_id: str) -> None:
-    left(JobStatus.FINISHED)(docora, job_id)
-    reads(origin=OTHER_QUEUE)(docora, job_id)
-    entry_in(FinishedJobRegistry, OTHER_QUEUE)(docora, job_id)
-
-
 FINISHED: dict[str, Arrange] = {
     "finished": left(JobStatus.FINISHED),
     "finished, expires soon": all_of(left(JobStatus.FINISHED), expires),
     "finished, not registered": all_of(left(JobStatus.FINISHED), no_entry_in(FinishedJobRegistry)),
     "finished, with results": results,
-    "finished on another queue": finished_on_another_queue,
     "finished, execution left": all_of(heartbeat_expired, left(JobStatus.FINISHED)),
     "finished, failed entry": all_of(left(JobStatus.FINISHED), entry_in(FailedJobRegistry)),
 }
@@ -213,19 +205,6 @@ def fields_of_an_earlier_run(docora: Docora, job_id: str) -> None:
     docora.redis.sadd(f"{Job.key_for(job_id)}:dependencies", "gone")
 
 
-def stale_on_another_queue(docora: Docora, job_id: str) -> None:
-    heartbeat_expired(docora, job_id)
-    reads(origin=OTHER_QUEUE)(docora, job_id)
-    docora.redis.zadd(OTHER_WIP, {f"{job_id}:0123": now().timestamp() - 30})
-    for registry in (FailedJobRegistry, FinishedJobRegistry):
-        entry_in(registry, OTHER_QUEUE)(docora, job_id)
-        entry_in(registry)(docora, job_id)
-    reads(status="failed")(docora, job_id)
-    for intermediate in (INTERMEDIATE, f"rq:queue:{OTHER_QUEUE}:intermediate"):
-        docora.redis.rpush(intermediate, job_id)
-        docora.redis.set(f"{intermediate}:first_seen:{job_id}", 1)
-
-
 STALE: dict[str, Arrange] = {
     "failed": left(JobStatus.FAILED),
     "stopped": left(JobStatus.STOPPED),
@@ -243,7 +222,6 @@ STALE: dict[str, Arrange] = {
         left(JobStatus.FAILED), taken_by_a_worker_that_died
     ),
     "fields of an earlier run": fields_of_an_earlier_run,
-    "stale on another queue": stale_on_another_queue,
     "enqueued, reads failed": all_of(Docora.enqueue, reads(status="failed")),
 }
 
