@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a command or a worker."""
-CUT_OFF = signal.SIGUSR1
-"""Tells a work-horse to cut its job off. SIGTERM kills it, which counts a failure: any program may
-send that, as often as it likes."""
 _NOTICED_AFTER = 0.1  # seconds until a sleeping run notices that it is to stop
 _SOON = 0.05  # seconds until a destructor has probably ended; if not, it is ignored again
 

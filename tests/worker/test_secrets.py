@@ -229,7 +229,7 @@ def test_a_job_whose_time_is_up_while_it_writes_its_verdict_shows_no_secret(
     def time_is_up(*_: object, **__: object) -> None:
         raise JobTimeoutException("Task exceeded maximum timeout value")
 
-    monkeypatch.setattr("docora_ops.worker.snapshot_job.fail_scan", time_is_up)
+    monkeypatch.setattr("docora_ops.database.link_scans.fail_scan", time_is_up)
     with GitSite(snapshots.folder / "none", intercept=echo).serving() as site:
         repository_id = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
         link = snapshots.link(snapshots.add_app(), repository_id)

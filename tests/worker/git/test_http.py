@@ -119,10 +119,7 @@ def test_a_token_in_what_the_server_says_is_cut_out(
 
 
 def test_another_server_is_not_asked_where_a_redirect_leads_to_it(
-    snapshots: Snapshots,
-    site: GitSite,
-    link: TestLink,
-    caplog: pytest.LogCaptureFixture,
+    snapshots: Snapshots, site: GitSite, link: TestLink
 ) -> None:
     """It may be an internal one, which the owner of the repository must not learn about."""
     snapshots.set_token(link, TOKEN)
@@ -139,7 +136,6 @@ def test_another_server_is_not_asked_where_a_redirect_leads_to_it(
         error = failure(snapshots, link)
         assert "redirects to another server" in error
         assert port_of(other) not in error
-        assert f"redirects to {other.url}: not followed" in caplog.text
         assert git_failures(snapshots, link) == 1
         assert basic(TOKEN) in site.logins
         assert other.paths == []
@@ -201,13 +197,11 @@ def test_the_lock_of_the_repository_is_renewed_while_git_works(
     assert not redis.exists(LOCK)
 
 
-@pytest.mark.parametrize("owner", [None, "somebody else"])
 def test_a_lock_that_is_lost_while_git_works_ends_the_job_and_git(
     snapshots: Snapshots,
     site: GitSite,
     link: TestLink,
     monkeypatch: pytest.MonkeyPatch,
-    owner: str | None,
 ) -> None:
     monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
     redis = snapshots.docora.redis
@@ -215,9 +209,7 @@ def test_a_lock_that_is_lost_while_git_works_ends_the_job_and_git(
 
     def lose_it(handler: GitHandler) -> bool:
         found.extend(git_processes(port_of(site)))
-        redis.delete(LOCK)
-        if owner:
-            redis.set(LOCK, owner)
+        redis.set(LOCK, "somebody else")
         handler.rfile.read(1)  # until the client hangs up
         return False
 
@@ -226,7 +218,7 @@ def test_a_lock_that_is_lost_while_git_works_ends_the_job_and_git(
     assert found
     eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
     assert git_failures(snapshots, link) == 0
-    assert redis.get(LOCK) == (owner and owner.encode())
+    assert redis.get(LOCK) == b"somebody else"
 
 
 HTML = {"Content-Type": "text/html; charset=utf-8"}
@@ -234,14 +226,12 @@ PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 NOT_GIT = "not with git's list of branches: is a gateway or a login page in between?"
 
 
-@pytest.mark.parametrize("is_delivered", [False, True])
 @pytest.mark.parametrize(
-    ("headers", "page", "error"),
+    ("is_delivered", "headers", "page", "error"),
     [
-        pytest.param(HTML, PAGE, f"answers with text/html, {NOT_GIT}", id="a line of HTML"),
-        pytest.param(HTML, b"", f"answers with text/html, {NOT_GIT}", id="no HTML"),
-        pytest.param({}, b"", f"answers with no content type, {NOT_GIT}", id="nothing"),
-        pytest.param(HTML, PAGE + b"\n", "info/refs not valid", id="lines of HTML"),
+        pytest.param(False, HTML, PAGE, f"answers with text/html, {NOT_GIT}", id="a line of HTML"),
+        pytest.param(True, {}, b"", f"answers with no content type, {NOT_GIT}", id="nothing"),
+        pytest.param(True, HTML, PAGE + b"\n", "info/refs not valid", id="lines of HTML"),
     ],
 )
 def test_an_answer_that_is_not_gits_is_a_git_failure_and_nothing_is_deleted(
@@ -249,10 +239,10 @@ def test_an_answer_that_is_not_gits_is_a_git_failure_and_nothing_is_deleted(
     site: GitSite,
     link: TestLink,
     upstream: Upstream,
+    is_delivered: bool,
     headers: dict[str, str],
     page: bytes,
     error: str,
-    is_delivered: bool,
 ) -> None:
     """Of a gateway or a login page, with status 200."""
     if is_delivered:
@@ -272,8 +262,7 @@ def test_an_answer_that_is_not_gits_is_a_git_failure_and_nothing_is_deleted(
         assert after[table] == before[table]
 
 
-@pytest.mark.parametrize("is_renamed", [False, True])
-@pytest.mark.parametrize("token", [None, TOKEN])
+@pytest.mark.parametrize(("token", "is_renamed"), [(None, False), (TOKEN, True)])
 def test_a_repository_without_a_commit_is_in_sync(
     snapshots: Snapshots, site: GitSite, token: str | None, is_renamed: bool
 ) -> None:
@@ -304,7 +293,6 @@ REFS = "/info/refs?service=git-upload-pack"
             "https://GitHub.com:443/repositories/1",
         ),
         (f"{URL}/", f"/octo/new{REFS}", "https://github.com/octo/new"),
-        ("http://git.example/a", f"https://git.example/a{REFS}", "https://git.example/a"),
     ],
 )
 def test_redirects_on_the_same_server_are_followed(url: str, location: str, target: str) -> None:
@@ -318,9 +306,7 @@ def test_redirects_on_the_same_server_are_followed(url: str, location: str, targ
         (URL, f"https://github.com@internal.example/octo/api{REFS}"),
         (URL, f"https://github.com:8443/octo/api{REFS}"),
         (URL, f"http://github.com/octo/api{REFS}"),
-        (URL, f"file:///octo/api{REFS}"),
         (URL, f"https://github.com:port{REFS}"),
-        ("http://git.example:8080/a", f"https://git.example/a{REFS}"),
     ],
 )
 def test_redirects_to_another_server_are_refused_without_naming_it(url: str, location: str) -> None:

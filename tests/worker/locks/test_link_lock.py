@@ -16,22 +16,6 @@ from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import has_live_job, make_delayed_jobs_due
 
-FULL_DISK = "RAISE 'No space left on device' USING ERRCODE = 'disk_full'"
-
-
-@pytest.mark.parametrize("tries", [1, 3])
-def test_a_job_that_has_the_lock_and_can_not_mark_its_link_writes_its_verdict(
-    snapshots: Snapshots, tries: int
-) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=tries)
-    snapshots.docora.add_trigger(FULL_DISK, when="new.status = 'scanning'")
-    snapshots.work_here()
-    row = snapshots.docora.row(link)
-    assert row["status"] == ("failed" if tries == 1 else "pending_snapshot")
-    assert row["retry_count"] == 1
-    assert "No space left on device" in row["last_error"]
-    assert has_live_job(snapshots.docora, link) is (tries > 1)
-
 
 def test_a_job_whose_link_is_held_by_a_session_that_outlives_its_own_job_is_tried_again(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch

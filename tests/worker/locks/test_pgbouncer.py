@@ -4,9 +4,9 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from docora_ops.database import link_scans
 from docora_ops.database.link_scans import begin_scan
 from docora_ops.errors import SnapshotError
-from docora_ops.worker import snapshot_job
 from tests.support.delivery_checks import assert_in_sync
 from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
 from tests.support.snapshots import Snapshots
@@ -67,7 +67,7 @@ def test_a_job_that_loses_its_lock_sends_nothing(
             other.execute("SELECT 1")  # in the session that the job has had so far
             return begin_scan(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(snapshot_job, "begin_scan", begin)
+        monkeypatch.setattr(link_scans, "begin_scan", begin)
         snapshots.settings_changes = {"database_url": SecretStr(access.worker)}
         with pytest.raises(SnapshotError, match="has not got the link's lock"):
             snapshots.run_job(link)

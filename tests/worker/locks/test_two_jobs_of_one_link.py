@@ -4,7 +4,6 @@ import signal
 import sys
 from pathlib import Path
 
-import pytest
 from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
@@ -118,20 +117,6 @@ def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Sn
     assert snapshots.docora.row(link) == before[0]
     assert before[0]["status"] == "scanning"
     assert events(snapshots) == [("create", "a")]
-
-
-def test_a_row_that_is_locked_for_long_leaves_the_job_a_try(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docora_ops.worker.snapshot_job.LOCK_TIMEOUT", 1)
-    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=1)
-    with row_locks(snapshots.docora):
-        snapshots.work_here()
-    assert has_live_job(snapshots.docora, link)
-    assert snapshots.docora.status(link) == "pending_snapshot"
-    make_delayed_jobs_due(snapshots.docora)
-    assert snapshots.work().code == 0
-    assert_synced(snapshots, link, upstream)
 
 
 def test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back(snapshots: Snapshots) -> None:

@@ -10,7 +10,7 @@ from rq.job import Job
 
 from docora_ops.demo.receiver import Request
 from docora_ops.queue import connect
-from docora_ops.worker import rq_worker, snapshot_job
+from docora_ops.worker import snapshot_job
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
@@ -140,11 +140,3 @@ def test_a_session_that_is_ended_between_two_jobs_costs_none(
     noting.run_jobs(burst=True)
     assert ended
     assert len(set(noting.pids)) == 1, "no job has failed"
-
-
-def test_a_process_that_has_grown_is_replaced(
-    noting: Noting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rq_worker, "_MOST_GROWTH", -1)
-    noting.run_jobs(burst=True)
-    assert len(set(noting.pids)) == 4

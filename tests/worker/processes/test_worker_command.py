@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.proxy import refused_port
 from tests.support.rows import TestLink
 from tests.support.snapshots import KEY, Snapshots
 
@@ -56,15 +55,6 @@ def test_what_can_not_work_is_refused_before_a_job_is_taken(
     for secret in (PASSWORD, KEY.hex(), "\x1b"):
         assert secret not in result.stderr
     assert_untouched(snapshots, link)
-
-
-def test_a_redis_that_is_away_is_said_and_nothing_waits_for_it(snapshots: Snapshots) -> None:
-    url = f"redis://ada:{PASSWORD}@127.0.0.1:{refused_port()}/0"
-    result = snapshots.work("--concurrency", "2", REDIS_URL=url)
-    assert (result.code, result.stdout) == (5, "")
-    assert "Error: Redis at 127.0.0.1" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert PASSWORD not in result.stderr
 
 
 def test_a_name_that_is_taken_is_refused(snapshots: Snapshots) -> None:

@@ -57,19 +57,6 @@ def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(snapshots:
     assert result.exc_string.rstrip().endswith("SnapshotError: HTTP 500 on created src/b")
 
 
-def test_a_link_that_has_failed_too_often_ends_its_job_though_it_has_tries_left(
-    snapshots: Snapshots,
-) -> None:
-    link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=10, retry_base_delay_ms=0)
-    snapshots.docora.connection.execute("UPDATE app_repositories SET retry_count = 3")
-    snapshots.receiver.answer = lambda _: 500
-    snapshots.work_here()
-    assert link_row(snapshots, link) == ("failed", 5, "HTTP 500 on created a")
-    assert snapshots.docora.job(link).get_status() is JobStatus.FAILED
-    assert snapshots.docora.waiting() == []
-    assert len(events(snapshots)) == 2
-
-
 def test_a_job_without_tries_left_makes_its_link_failed_at_once(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=1)
     snapshots.receiver.answer = lambda _: 500
