@@ -7,12 +7,7 @@ from rq.job import Job
 
 from docora_ops.actions.fix_drift import recover_abandoned
 from docora_ops.database import Database
-from docora_ops.database.link_scans import (
-    Failure,
-    Refusal,
-    fail_killed_scan,
-    release_cut_off_scan,
-)
+from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan, release_cut_off_scan
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import Redis, RqQueue
 from docora_ops.settings import Settings

@@ -295,10 +295,9 @@ class SnapshotWorker(Worker):
         try:
             super().register_birth()  # type: ignore[no-untyped-call]
         except ValueError as error:
-            raise WorkerNameTakenError(
-                f"a worker named {self.name!r} is at work already",
-                hint="give another --name; that of a killed worker is free two minutes later",
-            ) from error
+            hint = "give another --name; that of a killed worker is free two minutes later"
+            taken = f"a worker named {self.name!r} is at work already"
+            raise WorkerNameTakenError(taken, hint=hint) from error
         self._is_registered = True
 
     def serialize(self) -> dict[Any, Any]:
@@ -306,7 +305,7 @@ class SnapshotWorker(Worker):
         return super().serialize() | {"clock_ahead": round(host.seconds_ahead())}
 
     def subscribe(self) -> None:
-        """Listens to none of RQ's commands, as these need a thread, which may get the signals."""
+        """Listens to no commands of RQ: their thread may get the signals."""
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Sends a heartbeat in one round trip, at most one a second: RQ sends three for a job."""

@@ -37,7 +37,6 @@ from docora_ops.worker.webhook import Webhook
 DELIVERY_TIMEOUT = 30  # seconds for the POST of a file, or of a chunk
 LOCK_TIMEOUT = 60  # seconds to wait for a change of the link to commit, and for the link's lock
 _STATEMENT_TIMEOUT = 300  # seconds, at least: one statement lists the files of a large repository
-_PAUSE = 0.05
 _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1  # the largest size of a file that Docora's column can hold
@@ -119,7 +118,7 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     name = name_of_arguments({"app_id": app_id, "repository_id": repository_id} | names)
     try:
         resources = _resources or Resources(load_settings())
-        job = _Snapshot(resources, app_id, repository_id, tries, name)
+        job = _Snapshot(resources, (app_id, repository_id), tries, name)
     except ConfigurationError as error:
         # The failure cannot be counted, so the link needs another try.
         tries.keep()
@@ -133,16 +132,14 @@ class _GoneError(Exception):
 
 
 class _Snapshot:
-    def __init__(
-        self, resources: Resources, app_id: str, repository_id: str, tries: Tries, name: str
-    ) -> None:
+    def __init__(self, resources: Resources, ids: tuple[str, str], tries: Tries, name: str) -> None:
         self.resources = resources
         self.settings = resources.settings
-        self.app_id = app_id
-        self.repository_id = repository_id
+        self.ids = ids
+        self.repository_id = ids[1]
         self.tries = tries
-        self.cleaner = Cleaner()
         self.name = name
+        self.cleaner = Cleaner()
         self.started = time.monotonic()
         self.sent = 0
         self.link: Link | None = None
@@ -196,14 +193,12 @@ class _Snapshot:
         """Takes the link; waits for the session of a job that has just ended."""
         end = time.monotonic() + LOCK_TIMEOUT
         while True:
-            begun = scans.begin_scan(self.session, self.app_id, self.repository_id)
+            begun = scans.begin_scan(self.session, *self.ids)
             if begun is not Refusal.HELD:
                 return begun
             if time.monotonic() > end:
-                raise SnapshotError(
-                    f"another session has held the link's lock for {LOCK_TIMEOUT} s"
-                )
-            time.sleep(_PAUSE)
+                raise SnapshotError(f"another session holds the link's lock for {LOCK_TIMEOUT} s")
+            time.sleep(0.05)
 
     def _go_on_unless(self, refusal: Refusal | None) -> None:
         """Raises _GoneError, or SnapshotError if another job could be scanning the link, too."""
@@ -314,8 +309,8 @@ class _Snapshot:
                         threshold=settings.circuit_breaker_threshold,
                         cooldown=settings.circuit_breaker_cooldown_ms / 1000,
                     )
-                ids, limit = (self.app_id, self.repository_id), settings.max_retry_attempts
-                failure = Failure(*ids, message, self.tries.left, limit)
+                limit = settings.max_retry_attempts
+                failure = Failure(*self.ids, message, self.tries.left, limit)
                 ending = scans.fail_scan(database, failure, self.session_id)
             except ServerError as trouble:
                 log.warning("%s: its link can't be marked: %s", self.name, inert(trouble.message))

@@ -3,13 +3,15 @@
 import hmac
 import http.client
 import logging
+import math
 import signal
 import socket
 import ssl
+import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from threading import Timer
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
@@ -20,7 +22,6 @@ from urllib3.util import Url, parse_url
 
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
-from docora_ops.interrupts import held_back
 from docora_ops.worker import host
 
 Body = bytes | Callable[[], Iterable[bytes]]
@@ -30,6 +31,7 @@ _LONGEST_ANSWER = 1 << 16  # bytes that are read so that the connection can be u
 _FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
 _HUNG_UP = (ConnectionError, ssl.SSLError)
 _PROXY_PORT = 1080  # as for git
+_WATCH_INTERVAL = 0.25  # seconds
 
 # Warnings of urllib3 name whole URLs, whose query may be secret.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
@@ -63,13 +65,20 @@ class Webhook:
         self._key = auth_key.encode()
         self._timeout = timeout
         self._expired = False
+        self._deadline = math.inf  # when the POST at work must have ended
         # Of the POST at work, or of the last one, for the next.
         self._connection: HTTPConnection | None = None
         # The last open one. A connection forgets it when the answer is the last one.
         self._socket: socket.socket | None = None
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def close(self) -> None:
-        """Closes the connection; the next POST opens another one."""
+        """Closes the connection, and ends the thread that watches the time."""
+        self._closed.set()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -80,21 +89,16 @@ class Webhook:
         Raises DeliveryError, without the name of the file, unless the status is 2xx.
         """
         headers = self._headers | self._signature(body)
-        self._expired = False
-        timer = Timer(self._timeout, self._expire)
-        timer.daemon = True
-        # The timer of the job must interrupt the main thread, which waits for the app.
-        with held_back(signal.valid_signals()):
-            timer.start()
+        self._expired, self._deadline = False, time.monotonic() + self._timeout
         try:
             status = self._exchange(event, headers, body)
         except BaseException as error:
-            self.close()
+            self._disconnect()
             if isinstance(error, _FAILURES):
                 raise self._failure(error) from error
             raise
         finally:
-            timer.cancel()
+            self._deadline = math.inf
         if not 200 <= status < 300:  # noqa: PLR2004 - success in HTTP
             hint = None
             if 300 <= status < 400:  # noqa: PLR2004 - a redirect
@@ -128,7 +132,7 @@ class Webhook:
                 # The app may have closed the connection while the request was on its way.
                 if self._expired:
                     raise
-        self.close()
+        self._disconnect()
         first = self._proxy or self._url
         address, port = (first.host or "").strip("[]"), first.port
         connection: HTTPConnection
@@ -168,20 +172,24 @@ class Webhook:
             if self._expired:
                 raise TimeoutError
             if not (is_success and answer.closed and connection.sock is not None):
-                self.close()
+                self._disconnect()
             return answer.status
 
-    def _expire(self) -> None:
-        """Shuts the socket down, as a POST has had its time.
+    def _watch(self) -> None:
+        """Shuts the socket down at the deadline.
 
         A timeout of a socket is for each single wait. An app that sends a byte now and then would
         never reach it.
         """
-        self._expired = True
-        with suppress(OSError):
-            # While a proxy is asked for a tunnel, only the connection knows its socket.
-            if sock := (self._connection and self._connection.sock) or self._socket:
-                sock.shutdown(socket.SHUT_RDWR)
+        # The timer of the job must interrupt the main thread, which waits for the app.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while not self._closed.wait(_WATCH_INTERVAL):
+            if time.monotonic() > self._deadline:
+                self._expired = True
+                with suppress(OSError):
+                    # While a proxy is asked for a tunnel, only the connection knows its socket.
+                    if sock := (self._connection and self._connection.sock) or self._socket:
+                        sock.shutdown(socket.SHUT_RDWR)
 
     def _failure(self, error: BaseException) -> DeliveryError:
         """Returns the error for an answer that has not come."""

@@ -16,9 +16,7 @@ def state_of(folder: Path) -> dict[str, tuple[int, bytes | None]]:
     }
 
 
-def test_clones_of_docoras_own_worker_are_neither_used_nor_changed(
-    snapshots: Snapshots,
-) -> None:
+def test_clones_of_docoras_own_worker_are_neither_used_nor_changed(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"a": "1\n"})
     docoras = snapshots.repos / "octo/api"
     docoras.parent.mkdir(parents=True)

@@ -84,7 +84,6 @@ def test_of_names_that_are_the_same_once_replaced_the_first_is_sent(
 def test_paths_that_docora_can_not_record_are_left_out_and_hold_nothing_else_back(
     snapshots: Snapshots, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Postgres's indices hold at most 2,704 bytes, and Han characters can't be compressed."""
     choose = random.Random(1).choices
     han = [chr(code) for code in range(0x4E00, 0x9FA0)]
     dense = ["/".join("".join(choose(han, k=60)) for _ in range(n)) + "/z" for n in (16, 20)]

@@ -70,10 +70,7 @@ def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_auth
 
 
 def test_a_certificate_of_an_unknown_authority_has_a_hint(
-    snapshots: Snapshots,
-    authority: trustme.CA,
-    file: str,
-    monkeypatch: pytest.MonkeyPatch,
+    snapshots: Snapshots, authority: trustme.CA, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with link_over_tls(snapshots, authority) as (link, _):
         error = failure(snapshots, link)

@@ -151,7 +151,6 @@ def test_an_empty_repository_is_in_sync_and_later_gets_its_files(
 def test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing_is_deleted(
     snapshots: Snapshots, left: str
 ) -> None:
-    """A delivery to any app is enough, or a snapshot alone."""
     link, upstream = snapshots.add_synced({"a": "1\n", "b": "2\n"})
     other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
     rows = {"app_delivered_files", "repository_snapshots"} - {left}
@@ -179,19 +178,3 @@ def test_a_default_branch_that_does_not_exist_is_a_git_failure_and_nothing_is_de
     assert "its default branch does not exist" in failure(snapshots, link)
     assert git_failures(snapshots, link) == 1
     assert list(snapshots.received().files) == ["a"]
-
-
-def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_synced({"a": "1\n"})
-    marker = snapshots.folder / "marker"
-    hook = snapshots.clone() / "hooks" / "reference-transaction"
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text(f"#!/bin/sh\ntouch {marker}\n")
-    hook.chmod(0o755)
-    upstream.commit({"a": "2\n"})
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
-    assert not marker.exists()
-    # It works, for whoever lets it.
-    git_in(snapshots.clone(), "update-ref", "refs/other", upstream.head)
-    assert marker.exists()

@@ -75,13 +75,7 @@ def test_only_https_is_allowed_where_nothing_else_is_said(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [
-        ("..", "api"),
-        ("octo", ".."),
-        ("octo", ""),
-        ("octo/sub", "api"),
-        ("octo", "../api"),
-    ],
+    [("..", "api"), ("octo", ".."), ("octo", ""), ("octo/sub", "api"), ("octo", "../api")],
 )
 def test_names_that_would_leave_the_folder_are_refused(
     tmp_path: Path, owner: str, name: str

@@ -62,12 +62,6 @@ def test_a_bomb_of_trees_fails_the_link_and_opens_the_circuit(
     assert_in_sync(snapshots, link, upstream)
 
 
-def test_files_and_folders_count(snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch) -> None:
-    link, upstream = snapshots.add_link({"folder/a": "1\n", "folder/b": "1\n", "c": "1\n"})
-    monkeypatch.setattr(scan, "_MOST_PATHS", 3)
-    assert failure(snapshots, link) == BOMB.format(upstream.head, 3)
-
-
 def test_a_path_that_no_system_can_check_out_is_refused(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({})
     commit_paths(upstream, {long_path(4096): b"1"})
@@ -130,7 +124,6 @@ ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
 RESULT = "application/x-git-upload-pack-result"
 # Which request is answered, with what media type, how it begins, and how it goes on for ever.
 ENDLESS = {
-    "refs of the dumb protocol": ("GET", "text/plain", b"", b"".join(REFS).replace(b" ", b"\t")),
     "refs": ("GET", ADVERTISEMENT, SERVICE + packet(HEAD), b"".join(map(packet, REFS))),
     "messages": ("fetch", RESULT, packet(b"packfile\n"), packet(b"\2" + b"x\n" * 30_000) * 9),
 }

@@ -17,7 +17,6 @@ pytestmark = needs_pgbouncer
 @pytest.mark.parametrize(
     ("mode", "size", "concurrency", "sentence"),
     [
-        ("transaction", 1, "1", "leads to a proxy that pools transactions"),
         ("transaction", 3, "2", "leads to a proxy that pools transactions"),
         ("statement", 2, "1", "is behind a proxy that pools statements"),
     ],
@@ -56,7 +55,6 @@ def test_a_worker_works_where_sessions_are_pooled(snapshots: Snapshots) -> None:
 def test_a_job_that_loses_its_lock_sends_nothing(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker may have been started when it could not be told what is pooled."""
     link, _ = snapshots.add_link({"a": "1\n"})
     with (
         pgbouncer(snapshots.docora.database_access, "transaction", 2) as access,

@@ -11,11 +11,7 @@ from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import (
-    Running,
-    held_worker,
-    running,
-)
+from tests.support.worker_processes import Running, held_worker, running
 
 
 def assert_queued_again(snapshots: Snapshots, link: TestLink, tries_left: int) -> None:
@@ -87,9 +83,7 @@ def insist(worker: Running) -> bool:
     return worker.process.poll() is not None
 
 
-def test_a_second_signal_leaves_the_job_to_a_worker_that_runs_already(
-    snapshots: Snapshots,
-) -> None:
+def test_a_second_signal_leaves_the_job_to_a_worker_that_runs_already(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
     with held_worker(snapshots) as (gate, worker), running(snapshots) as other:
         other.await_ready()

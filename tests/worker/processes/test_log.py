@@ -42,9 +42,7 @@ def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -
     assert r"it\nfailed\nTraceback" in line
 
 
-def test_a_worker_logs_each_event_in_one_line(
-    snapshots: Snapshots,
-) -> None:
+def test_a_worker_logs_each_event_in_one_line(snapshots: Snapshots) -> None:
     app_id = snapshots.add_app("Acme")
     upstream = snapshots.add_upstream()
     upstream.commit({"a": "1\n", "b": "2\n"})

@@ -42,9 +42,7 @@ class Horses:
             eventually(lambda: self.worker is None or self.worker.horses == [], "the horse's end")
 
 
-def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(
-    snapshots: Snapshots,
-) -> None:
+def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots: Snapshots) -> None:
     holders: list[list[int]] = []
 
     def answer(_app: str, _pid: int) -> int:
@@ -110,18 +108,6 @@ def noting(snapshots: Snapshots) -> Iterator[Noting]:
     yield Noting(snapshots)
     assert snapshots.docora.statuses() == {"synced": 4}
     snapshot_job.use_settings(snapshots.settings)
-
-
-def test_a_process_that_is_killed_between_two_jobs_costs_none(noting: Noting) -> None:
-    def kill(pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-    noting.happen = kill
-    noting.run_jobs(burst=True)
-    first, *others = noting.pids
-    assert first not in others
-    assert len(set(others)) == 1
 
 
 def test_a_session_that_is_ended_between_two_jobs_costs_none(

@@ -30,14 +30,10 @@ def assert_untouched(snapshots: Snapshots, link: TestLink) -> None:
     ("arguments", "changes", "sentence"),
     [
         ([], {"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
-        ([], {"ENCRYPTION_KEY": PASSWORD * 8}, "ENCRYPTION_KEY is not a key of 64 hex digits"),
         ([], {"DATABASE_URL": f"mysql://ada:{PASSWORD}@db/docora"}, "DATABASE_URL: must look like"),
         ([], {"PATH": ""}, "git is not on PATH"),
         ([], {"REPOS_BASE_PATH": "/dev/null/repos"}, "REPOS_BASE_PATH '/dev/null/repos' can't be"),
-        ([], {"DOCORA_OPS_GIT_PROTOCOLS": "https file"}, "DOCORA_OPS_GIT_PROTOCOLS"),
         (["--name", "a\x1b[31m"], {}, r"--name 'a\x1b[31m' is not a name for a worker"),
-        ([], {"SCAN_CONCURRENCY": "many"}, "SCAN_CONCURRENCY"),
-        (["--concurrency", "2"], {"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
     ],
 )
 def test_what_can_not_work_is_refused_before_a_job_is_taken(

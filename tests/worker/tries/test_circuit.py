@@ -4,24 +4,15 @@ import hmac
 import re
 from datetime import timedelta
 
-import psycopg
 import pytest
 
 from docora_ops.text import moment
 from docora_ops.worker import deliveries
-from docora_ops.worker.clone import Clone, Commit
-from tests.support.delivery_checks import (
-    assert_in_sync,
-    events,
-    failure,
-    link_row,
-    repository_row,
-)
+from tests.support.delivery_checks import assert_in_sync, events, failure, link_row, repository_row
 from tests.support.proxy import refused_port
 from tests.support.raw_app import Talk, raw_app
 from tests.support.rows import TestLink
 from tests.support.snapshots import AUTH_KEY, Snapshots, Upstream, encrypt
-from tests.support.worker_processes import has_live_job
 
 
 def take_away(upstream: Upstream) -> None:
@@ -165,25 +156,3 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
         f"app {apps[name]} was not told of the open circuit: {reason}"
         for name, reason in reasons.items()
     }
-
-
-def test_apps_are_told_though_the_verdict_can_not_be_written_at_once(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docora_ops.worker.snapshot_job.LOCK_TIMEOUT", 0.2)
-    snapshots.settings_changes["circuit_breaker_threshold"] = 1
-    link, upstream = snapshots.add_link({"a": "1"})
-    take_away(upstream)
-    snapshots.queue(link, max_retry_attempts=1)
-    sync = Clone.sync
-    with psycopg.connect(snapshots.docora.database_access.owner) as holder:
-
-        def lock_and_sync(clone: Clone) -> Commit | None:
-            holder.execute("SELECT FROM app_repositories FOR UPDATE")
-            return sync(clone)
-
-        monkeypatch.setattr(Clone, "sync", lock_and_sync)
-        snapshots.work_here()
-    assert count(snapshots, link) == (1, True)
-    assert has_live_job(snapshots.docora, link)
-    assert told(snapshots) == 1

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from rq import SimpleWorker
 from rq.executions import Execution
 from rq.job import JobStatus
 from rq.registry import clean_registries
@@ -104,23 +103,10 @@ def fail_job(docora: Docora, link: TestLink) -> None:
     assert docora.registries(link.job_id) == {f"rq:failed:{QUEUE}"}
 
 
-def finish_job(docora: Docora, link: TestLink) -> None:
-    docora.redis.delete(f"rq:wip:{QUEUE}")
-    expire_heartbeats(docora)
-    docora.job(link).set_status(JobStatus.FINISHED)
-
-
-def queue_nowhere(docora: Docora, link: TestLink) -> None:
-    finish_job(docora, link)
-    docora.job(link).set_status(JobStatus.QUEUED)
-
-
 LOSSES: dict[str, Callable[[Docora, TestLink], object]] = {
     "hash": lose_hash,
     "failed": fail_job,
     "all of Redis": lambda docora, _: docora.redis.flushdb(),
-    "queued nowhere": queue_nowhere,
-    "not cleaned up yet": lambda docora, _: expire_heartbeats(docora),
 }
 
 
@@ -217,16 +203,3 @@ def test_a_job_whose_worker_was_killed_before_it_began_is_not_lost(
     assert not has_live_job(snapshots.docora, link)
     if status == "failed":
         assert row["last_error"].endswith("its worker was killed before it began")
-
-
-def test_a_plain_worker_beside_ours_does_no_harm(snapshots: Snapshots) -> None:
-    """Its registry cleanup makes an abandoned job a retried one, without a word to the link."""
-    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
-    kill_worker_at_work(snapshots, link)
-    expire_heartbeats(snapshots.docora)
-    worker = SimpleWorker([snapshots.docora.queue], connection=snapshots.docora.redis)
-    worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-    assert snapshots.docora.status(link) == "scanning"
-    assert snapshots.docora.waiting() == [link.job_id]
-    assert snapshots.work().code == 0
-    assert_synced(snapshots, link, upstream)
