@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import IO, NamedTuple
 from uuid import uuid4
 
 import redis
@@ -116,9 +116,8 @@ class RepositoryLock:
             try:
                 self._lock.reacquire()
             except LockNotOwnedError as error:
-                raise SnapshotError(
-                    f"the lock of {self._full_name} was lost while git worked"
-                ) from error
+                lost = f"the lock of {self._full_name} was lost while git worked"
+                raise SnapshotError(lost) from error
 
 
 class Clone:
@@ -243,10 +242,8 @@ class Objects:
         self._clone = clone
         self._running: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
+    def close(self) -> None:
+        """Ends git."""
         if self._running is not None:
             stop(self._running)
 

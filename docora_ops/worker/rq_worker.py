@@ -147,7 +147,12 @@ class SnapshotWorker(Worker):
                 if burst and bar is not None:
                     raise bar
                 if bar is not None:
-                    self._stand_by(bar)
+                    if self.get_state() != WorkerStatus.SUSPENDED:
+                        text = "worker %s: takes no job: %s (%s)"
+                        log.warning(text, self.name, bar.message, bar.hint)
+                        self.end_work_horse()
+                        self.set_state(WorkerStatus.SUSPENDED)
+                    self._pause()
                     continue
                 if self.get_state() == WorkerStatus.SUSPENDED:
                     log.warning("worker %s: takes jobs again", self.name)
@@ -231,13 +236,6 @@ class SnapshotWorker(Worker):
         if self._sees_bullmq:
             return _BESIDE_BULLMQ
         return _SUSPENDED if is_suspended(self.connection) else None
-
-    def _stand_by(self, bar: DocoraOpsError) -> None:
-        if self.get_state() != WorkerStatus.SUSPENDED:
-            log.warning("worker %s: takes no job: %s (%s)", self.name, bar.message, bar.hint)
-            self.end_work_horse()
-            self.set_state(WorkerStatus.SUSPENDED)
-        self._pause()
 
     # Signals
 
@@ -357,26 +355,20 @@ class SnapshotWorker(Worker):
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """Gives the job to the work-horse, or to a new one."""
-        if self._give(job):
-            return
+        if self._to_horse is not None and self.execution is not None:
+            try:
+                self._to_horse.recv(1)  # its last answer
+                self._to_horse.send(f"{job.id} {self.execution.id}".encode())
+            except OSError:  # it was killed while it waited
+                self.end_work_horse()
+            else:
+                self._horse_pid = self._living_horse
+                return
         self._to_horse, self._to_worker = socket.socketpair()
         self._to_horse.settimeout(_POLL)
         super().fork_work_horse(job, queue)
         self._to_worker.close()
         self._living_horse = self.horse_pid
-
-    def _give(self, job: Job) -> bool:
-        """Sends the job to the work-horse; returns False if there is none."""
-        if self._to_horse is None or self.execution is None:
-            return False
-        try:
-            self._to_horse.recv(1)  # its last answer
-            self._to_horse.send(f"{job.id} {self.execution.id}".encode())
-        except OSError:  # it was killed while it waited
-            self.end_work_horse()
-            return False
-        self._horse_pid = self._living_horse
-        return True
 
     def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
         """Waits until the job has succeeded, or the work-horse has ended. Cuts the job off."""

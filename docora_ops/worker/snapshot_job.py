@@ -228,7 +228,7 @@ class _Snapshot:
         git = Git(payload.github_url, token, protocols, settings.git_timeout, lock.renew)
         clone = Clone(settings.repos_base_path, payload.owner, payload.name, git, lock)
         try:
-            with Objects(git, clone.path) as objects:
+            with closing(Objects(git, clone.path)) as objects:
                 found = self._fetch(clone, objects)
                 if found is not None:
                     self._deliver(link, objects, *found, auth_key)
