@@ -149,8 +149,8 @@ class GitError(SnapshotError, code="git"):
     """git did not get the repository. Counts as a failure of the repository's circuit."""
 
 
-class BrokenCloneError(SnapshotError, code="broken_clone"):
-    """The clone on disk can't be read."""
+class BrokenCloneError(GitError, code="broken_clone"):
+    """The clone on disk can't be read. The next try makes a new one."""
 
 
 class DeliveryError(SnapshotError, code="delivery"):

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a command or a worker."""
-CUT_OFF = signal.SIGUSR1
-"""Tells a work-horse to cut its job off. SIGTERM kills it, which counts a failure: any program may
-send that, as often as it likes."""
 _SOON = 0.05  # seconds until a destructor has probably ended; if not, it is ignored again
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import socket
 from typing import Annotated
 
 import typer
@@ -80,9 +81,11 @@ def worker(
     log = logging.getLogger("rq")
     log.handlers, log.propagate = [OneLineHandler()], False
     context.collect_garbage()
-    prefix = name or process.default_name()
+    prefix = name or f"{socket.gethostname()}.{os.getpid()}.{os.urandom(2).hex()}"
     count = concurrency or settings.scan_concurrency
-    if count == 1 and not process.needs_parent():
+    # PID 1, as in a container without an init, becomes the parent of orphans, such as the git of a
+    # killed job. RQ's worker waits for its own child processes only: others would stay as zombies.
+    if count == 1 and os.getpid() != 1:
         process.serve(settings, prefix, burst=burst, grace=grace)
         return ExitCode.OK
     parent = os.getpid()

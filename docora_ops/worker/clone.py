@@ -1,14 +1,19 @@
-"""Keeps a bare shallow clone of each repository, which all its links share."""
+"""Keeps a bare shallow clone of each repository, which all its links share, and reads it."""
 
+import codecs
 import hashlib
+import json
 import re
 import shutil
+import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import IO, NamedTuple
+from uuid import uuid4
 
 import redis
 from redis.exceptions import LockNotOwnedError
@@ -16,24 +21,28 @@ from redis.lock import Lock
 
 from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
 from docora_ops.queue.redis_client import redis_errors
-from docora_ops.worker.git import Git
+from docora_ops.text import inert
+from docora_ops.worker import host
+from docora_ops.worker.git import PIECE, Git, stop
+from docora_ops.worker.log import log
 
-FOLDER = ".docora-ops"
-"""The folder below REPOS_BASE_PATH that holds whatever workers write."""
-_OWNER_ONLY = 0o700
 _HEAD = "refs/docora-ops/head"
 _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
-_LOCK_TTL = 120
-"""Seconds, as in Docora's own workers."""
-LOCK_TIMEOUT = 60.0
-"""Seconds to wait for the lock of a repository."""
-_FIRST_PAUSE = 0.02
-_LONGEST_PAUSE = 2.0
-"""Seconds between two attempts to take the lock: they double from the first pause to this one.
-
-Apps of one repository often wait in the queue one behind the other, and git needs a moment only.
-"""
+_LOCK_TTL = 120  # seconds, as in Docora's own workers
+LOCK_TIMEOUT = 60.0  # seconds to wait for the lock of a repository
+# git looks after a clone, which starts two processes, at each commit whose id begins so.
+_MAINTAINED = "0"
+_MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
+# Files and folders of a commit: a few trees that name each other make billions of paths.
+_MOST_PATHS = 1_000_000
+_LONGEST_PATH = 4096  # characters; Linux can check out no longer path
+_ID_LENGTH = 20  # bytes of an object id in a tree
+# git itself creates no such paths, but accepts them from a server.
+_UNSAFE_PATH = re.compile(r"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
+_SCAN = "docora-ops-scan"
+# Has to change whenever a scan records something else about the same file.
+_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +51,40 @@ class Commit:
 
     sha: str
     branch: str
-    default_branch: str
+
+
+class File(NamedTuple):
+    """A regular file of a commit, and what is known of its content.
+
+    path: bytes that are not UTF-8 are surrogate escapes.
+    sha: SHA-256 of the content, in hex.
+    is_text: True for UTF-8 without NUL, PDF excepted; other files are sent as base64.
+    """
+
+    path: str
+    object_id: str
+    sha: str
+    size: int
+    is_text: bool
 
     @property
-    def label(self) -> str:
-        """The branch, and the default branch if that is another one."""
-        if self.branch == self.default_branch:
-            return self.branch
-        return f"{self.branch} (default branch: {self.default_branch})"
+    def name(self) -> str:
+        """The path as Docora itself names it: U+FFFD replaces bytes that are not UTF-8."""
+        if self.path.isascii():
+            return self.path
+        return self.path.encode(errors="surrogateescape").decode(errors="replace")
 
 
 class RepositoryLock:
     """The key `docora:repo-lock:{owner}/{name}`: one process of all hosts has git at work.
 
-    Hosts may share the volume of the clones.
+    Hosts may share the volume of the clones. `owner`: the id of the job that holds the lock.
     """
 
-    def __init__(self, client: redis.Redis, full_name: str) -> None:
+    def __init__(self, client: redis.Redis, full_name: str, owner: str) -> None:
         self._client = client
         self._full_name = full_name
+        self._owner = owner
         self._lock = Lock(client, f"docora:repo-lock:{full_name}", timeout=_LOCK_TTL)
 
     @contextmanager
@@ -70,7 +94,7 @@ class RepositoryLock:
         Raises RedisError, and SnapshotError if another worker has held the lock for a minute.
         """
         with redis_errors(self._client):
-            is_ours = self._acquire()
+            is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner)
         if not is_ours:
             raise SnapshotError(
                 f"another worker has held the lock of {self._full_name} for over {LOCK_TIMEOUT:g} s"
@@ -78,19 +102,13 @@ class RepositoryLock:
         try:
             yield
         finally:
-            # A lock that cannot be released expires.
-            with suppress(redis.RedisError):
-                self._lock.release()
+            self.release()
 
-    def _acquire(self) -> bool:
-        end = time.monotonic() + LOCK_TIMEOUT
-        pause = _FIRST_PAUSE
-        while not self._lock.acquire(blocking=False):
-            if time.monotonic() + pause > end:
-                return False
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        return True
+    def release(self) -> None:
+        """Releases the lock if the job holds it, also that of a killed process."""
+        self._lock.local.token = self._owner.encode()
+        with suppress(redis.RedisError):  # a lock that cannot be released expires
+            self._lock.release()
 
     def renew(self) -> None:
         """Sets the TTL again. Raises RedisError, and SnapshotError if the lock was lost."""
@@ -98,9 +116,8 @@ class RepositoryLock:
             try:
                 self._lock.reacquire()
             except LockNotOwnedError as error:
-                raise SnapshotError(
-                    f"the lock of {self._full_name} was lost while git worked"
-                ) from error
+                lost = f"the lock of {self._full_name} was lost while git worked"
+                raise SnapshotError(lost) from error
 
 
 class Clone:
@@ -113,16 +130,19 @@ class Clone:
     def __init__(
         self, base_path: Path, owner: str, name: str, git: Git, lock: RepositoryLock
     ) -> None:
-        self._folder = base_path / FOLDER
-        self.path = _path_below(self._folder / "clones", owner, name)
+        self._folder = base_path / host.FOLDER
+        self.path = self._folder / "clones" / owner / name
+        is_safe = not any(
+            part in {"", ".", ".."} or "/" in part or "\0" in part for part in (owner, name)
+        )
+        if not is_safe or self.path.is_symlink() or self.path.parent.is_symlink():
+            raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
         self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
         self._git = git
         self._lock = lock
 
-    def sync(self, *, anew: bool = False) -> Commit | None:
+    def sync(self) -> Commit | None:
         """Brings the clone to the head of `main` or, if there is no `main`, of the default branch.
-
-        `anew`: replaces the clone, which is broken.
 
         Returns None if the repository shows no branch, and leaves the clone as it is. Raises
         GitError if the repository cannot be fetched, RedisError, and SnapshotError if the lock
@@ -130,11 +150,15 @@ class Clone:
         """
         try:
             with self._lock.held():
-                self._make_folders()
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                for left_by_killed_job in self._folder.glob(f"{self._mark}-*"):
+                    shutil.rmtree(left_by_killed_job, ignore_errors=True)
                 commit = self._remote_head()
-                if commit is None or (not anew and self._local_head() == commit.sha):
+                local = self._local_head()
+                if commit is None or local == commit.sha:
                     return commit
-                self._update(commit.branch, anew=anew)
+                self._update(commit, is_new=local is None)
                 head = self._local_head()
         except OSError as error:
             raise SnapshotError(
@@ -146,18 +170,9 @@ class Clone:
         return replace(commit, sha=head)
 
     def remove(self) -> None:
-        """Removes a clone that cannot be read, so that the next job makes a new one."""
+        """Removes a clone that cannot be read, so that the next try makes a new one."""
         with self._lock.held():
             shutil.rmtree(self.path, ignore_errors=True)
-
-    def _make_folders(self) -> None:
-        """Makes the folders above the clone, and removes what killed jobs of it have left."""
-        owner = self.path.parent
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        for folder in (self._folder, owner.parent, owner):
-            folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
-        for left_by_killed_job in self._folder.glob(f"{self._mark}-*"):
-            shutil.rmtree(left_by_killed_job, ignore_errors=True)
 
     def _remote_head(self) -> Commit | None:
         """Asks the server for `main` and the default branch; returns None if there is no branch."""
@@ -171,9 +186,9 @@ class Clone:
                 default = value.removeprefix("ref: ").removeprefix("refs/heads/")
         # Docora's own worker delivers `main` and knows no other branch.
         if _MAIN in commits:
-            return Commit(commits[_MAIN], "main", default if default != "HEAD" else "main")
+            return Commit(commits[_MAIN], "main")
         if "HEAD" in commits:
-            return Commit(commits["HEAD"], default, default)
+            return Commit(commits["HEAD"], default)
         if self._git.list_refs("refs/heads/*").strip():
             raise GitError(
                 f"{self._git.url} has no branch main, and its default branch does not exist"
@@ -181,76 +196,178 @@ class Clone:
         return None
 
     def _local_head(self) -> str | None:
-        """Returns the commit of the clone, if it has one."""
-        if not self._is_ours():
-            return None
+        """Returns the commit of the clone, if it has one: read without git, which takes longer."""
         try:
-            # Read without git, whose start takes longer.
             commit = (self.path / _HEAD).read_bytes().decode(errors="replace").strip()
-        except (FileNotFoundError, NotADirectoryError):
-            try:
-                # Maintenance moves the ref to another file.
-                commit = self._git.run(["rev-parse", "--verify", _HEAD], self.path).strip()
-            except GitError:
-                return None
+        except OSError:
+            return None
         return commit if _COMMIT.fullmatch(commit) else None
 
-    def _is_ours(self) -> bool:
-        """Returns whether git may run in the folder: only in a bare clone.
-
-        In a working tree git would read a committed file named `config` as its settings. Raises
-        SnapshotError if there are other files.
-        """
-        if (self.path / ".git").exists():
-            return False
-        if (self.path / "HEAD").exists() or (self.path / "objects").exists():
-            return True
-        if self.path.exists() and any(self.path.iterdir()):
-            raise SnapshotError(f"{self.path} is in the way, and is not a clone")
-        return False
-
-    def _update(self, branch: str, *, anew: bool) -> None:
+    def _update(self, commit: Commit, *, is_new: bool) -> None:
         """Fetches the branch, into a new clone if the present one does not take it."""
-        is_ours = self._is_ours()
-        if is_ours and not anew:
+        if not is_new:
             # The server has just answered, so after a failure the clone may be broken.
             with suppress(GitError):
-                self._fetch(self.path, branch)
+                self._fetch(self.path, commit)
                 return
         folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=f"{self._mark}-"))
         try:
-            _make_empty_clone(folder)
-            self._fetch(folder, branch, "--no-auto-maintenance")  # which starts two more processes
+            (folder / "objects").mkdir()
+            (folder / "refs").mkdir()
+            (folder / "HEAD").write_text("ref: refs/heads/main\n", encoding="ascii")
+            self._fetch(folder, commit)
             if self.path.exists():
                 shutil.rmtree(self.path)
             folder.rename(self.path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _fetch(self, clone: Path, branch: str, *options: str) -> None:
-        source = branch if branch == "HEAD" else f"refs/heads/{branch}"
-        shallow = ("--quiet", "--force", "--no-tags", "--depth=1", "--no-write-fetch-head")
+    def _fetch(self, clone: Path, commit: Commit) -> None:
+        source = commit.branch if commit.branch == "HEAD" else f"refs/heads/{commit.branch}"
+        options = ["--quiet", "--force", "--no-tags", "--depth=1", "--no-write-fetch-head"]
+        if not commit.sha.startswith(_MAINTAINED):
+            options.append("--no-auto-maintenance")
         refs = f"+{source}:{_HEAD}"
-        self._git.run(["fetch", *shallow, *options, "--", self._git.location, refs], clone)
+        self._git.run(["fetch", *options, "--", self._git.location, refs], clone)
 
 
-def _make_empty_clone(folder: Path) -> None:
-    """Makes the folder a bare repository without objects, as `git init` does."""
-    for name in ("objects", "refs"):
-        (folder / name).mkdir(mode=_OWNER_ONLY)
-    for name, text in (
-        ("HEAD", "ref: refs/heads/main\n"),
-        ("config", "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"),
-    ):
-        (folder / name).touch(mode=0o600)
-        (folder / name).write_text(text, encoding="ascii")
+class Objects:
+    """Reads a clone with one `git cat-file`, which is started by the first request.
+
+    Raises BrokenCloneError, also within a content.
+    """
+
+    def __init__(self, git: Git, clone: Path) -> None:
+        self._git = git
+        self._clone = clone
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def close(self) -> None:
+        """Ends git."""
+        if self._running is not None:
+            stop(self._running)
+
+    def list_files(self, commit: str) -> list[tuple[str, str]]:
+        """Returns path and object id of the regular files of a commit, ordered by path.
+
+        Raises GitError if the commit has more paths, or a longer one, than any that is meant.
+        """
+        files = []
+        paths = 0
+        trees = [("", f"{commit}^{{tree}}")]
+        while trees:
+            # The last ones first, so that few trees wait at any time.
+            batch = trees[-_MOST_REQUESTED:]
+            del trees[-_MOST_REQUESTED:]
+            contents = self.read((object_id for _, object_id in batch), b"tree")
+            for (folder, _), content in zip(batch, contents, strict=True):
+                for mode, name, object_id in _entries(b"".join(content)):
+                    path = folder + name
+                    paths += 1
+                    if paths > _MOST_PATHS or len(path) > _LONGEST_PATH:
+                        raise GitError(
+                            f"the commit {commit} has more than {_MOST_PATHS:,} paths, or one of "
+                            f"more than {_LONGEST_PATH:,} characters"
+                        )
+                    if mode in {b"40000", b"040000"}:
+                        trees.append((path + "/", object_id))
+                    elif not mode.startswith(b"100"):  # a link, or another repository
+                        continue
+                    elif _UNSAFE_PATH.search(path):
+                        log.warning("not sent, its path is not safe: %s", inert(path))
+                    else:
+                        files.append((path, object_id))
+        return sorted(files)
+
+    def read(self, object_ids: Iterable[str], kind: bytes = b"blob") -> Iterator[Iterator[bytes]]:
+        """Yields the content of each object; each has to be read to its end before the next."""
+        if self._running is None:
+            self._running = self._git.start(["cat-file", "--batch"], self._clone)
+        stdin, stdout = self._running.stdin, self._running.stdout
+        assert stdin is not None  # noqa: S101 - a pipe
+        assert stdout is not None  # noqa: S101 - a pipe
+        left = iter(object_ids)
+        while batch := list(islice(left, _MOST_REQUESTED)):
+            with suppress(OSError):  # git has ended, which is noticed below
+                stdin.write("".join(f"{each}\n" for each in batch).encode())
+                stdin.flush()
+            for object_id in batch:
+                yield self._receive(stdout, object_id, kind)
+
+    def _receive(self, stdout: IO[bytes], object_id: str, kind: bytes) -> Iterator[bytes]:
+        """Yields the pieces of the next object."""
+        broken = BrokenCloneError(f"the clone {self._clone} is broken at object {object_id}")
+        fields = stdout.readline().split()
+        if len(fields) != 3 or fields[1] != kind:  # noqa: PLR2004 - id, type, size
+            raise broken
+        left = int(fields[2])
+        while left:
+            piece = stdout.read(min(left, PIECE))
+            if not piece:
+                raise broken
+            left -= len(piece)
+            yield piece
+        if stdout.read(1) != b"\n":
+            raise broken
 
 
-def _path_below(clones: Path, owner: str, name: str) -> Path:
-    path = clones / owner / name
-    is_safe = not any(
-        part in {"", ".", ".."} or "/" in part or "\0" in part for part in (owner, name)
-    )
-    if not is_safe or path.is_symlink() or path.parent.is_symlink():
-        raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
-    return path
+def _entries(tree: bytes) -> Iterator[tuple[bytes, str, str]]:
+    """Yields mode, name and object id of each entry: `MODE NAME`, NUL, and the id in binary."""
+    start = 0
+    while start < len(tree):
+        end = tree.find(b"\0", start) + 1
+        if not end:
+            raise BrokenCloneError("git shows a tree that is cut off")
+        mode, _, name = tree[start : end - 1].partition(b" ")
+        start = end + _ID_LENGTH
+        yield mode, name.decode(errors="surrogateescape"), tree[end:start].hex()
+
+
+def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
+    """Returns the regular files of the commit, ordered by path.
+
+    The last scan is stored in the clone. If it is of this commit, nothing else is read; else each
+    file is hashed whose git object it does not know. Raises BrokenCloneError, SnapshotError.
+    """
+    stored = clone / _SCAN
+    known: dict[tuple[str, str], File] = {}
+    # A power cut may have spoilt what is stored, which is not synced to the disk.
+    with suppress(FileNotFoundError, ValueError, TypeError):
+        version, known_commit, rows = json.loads(stored.read_bytes())
+        if version == _VERSION:
+            files = [File(*row) for row in rows]
+            if known_commit == commit:
+                return files
+            known = {(file.path, file.object_id): file for file in files}
+    entries = objects.list_files(commit)
+    contents = objects.read(entry[1] for entry in entries if entry not in known)
+    files = [known.get(entry) or _hash(*entry, next(contents)) for entry in entries]
+    try:
+        new = stored.with_suffix(f".{uuid4().hex}")  # another job may store its scan meanwhile
+        new.write_text(json.dumps((_VERSION, commit, files)))
+        new.replace(stored)
+    except OSError as error:
+        raise SnapshotError(f"the scan can't be written: {error.strerror}") from error
+    return files
+
+
+def _hash(path: str, object_id: str, content: Iterable[bytes]) -> File:
+    size = 0
+    digest = hashlib.sha256()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    is_text = True
+    for piece in content:
+        is_text = is_text and (size > 0 or not piece.startswith(b"%PDF-")) and b"\0" not in piece
+        size += len(piece)
+        digest.update(piece)
+        is_text = is_text and _decodes(decoder, piece)
+    is_text = is_text and _decodes(decoder, b"", final=True)
+    return File(path, object_id, digest.hexdigest(), size, is_text)
+
+
+def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes, *, final: bool = False) -> bool:
+    try:
+        decoder.decode(piece, final)
+    except UnicodeDecodeError:
+        return False
+    return True

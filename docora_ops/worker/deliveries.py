@@ -8,12 +8,12 @@ contract, and escape nothing but what JSON.stringify escapes.
 import base64
 import codecs
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain
+from typing import Literal
 from uuid import uuid4
 
 from docora_ops.database.circuits import Circuit, Recipient
@@ -22,45 +22,32 @@ from docora_ops.links import PublicPayload
 from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
 from docora_ops.worker import host
+from docora_ops.worker.clone import File, Objects
 from docora_ops.worker.log import log
-from docora_ops.worker.scan import File, Objects
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.webhook import Body, Webhook
 
-LONGEST_PATH = 1024
-"""Characters that Docora's table of deliveries can hold."""
+_LONGEST_PATH = 1024  # characters that Docora's table of deliveries can hold
+# Bytes of a path that fit into an index of Postgres, together with the two ids.
 _LONGEST_INDEXED = 2600
-"""Bytes of a path that fit into an index of Postgres, together with the two ids."""
-_SMALL = 1 << 20
-"""Bytes up to which a file's body is made in memory."""
-_PIECE = 1 << 18
-"""Bytes of a large body that are sent at once."""
-_SYNC_FAILED_TIMEOUT = 10
-"""Seconds."""
-_SYNC_FAILED_THREADS = 8
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class Event(StrEnum):
-    """A change of a file: the last part of the URL."""
-
-    CREATE = "create"
-    UPDATE = "update"
-    DELETE = "delete"
+_SMALL = 1 << 20  # bytes up to which a file's body is made in memory
+_SYNC_FAILED_TIMEOUT = 10  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A file to create, update or delete at an app."""
+    """A file to create, update or delete at an app.
 
-    event: Event
+    sha: SHA-256 of the content; the last delivered one if the file is to be deleted.
+    file: None if the file is to be deleted.
+    previous_sha: SHA-256 of the last delivered content, if the file is to be updated.
+    """
+
+    event: Literal["create", "update", "delete"]
     path: str
     sha: str
-    """SHA-256 of the content; the last delivered one if the file is to be deleted."""
     file: File | None = None
-    """None if the file is to be deleted."""
     previous_sha: str | None = None
-    """SHA-256 of the last delivered content, if the file is to be updated."""
 
 
 def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list[Change]:
@@ -77,19 +64,14 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list
     for path, sha in delivered:
         known = by_name.pop(path, None)
         if known is None:
-            deletions.append(Change(Event.DELETE, path, sha))
+            deletions.append(Change("delete", path, sha))
         elif known.sha != sha:
-            updates.append(Change(Event.UPDATE, path, known.sha, known, sha))
+            updates.append(Change("update", path, known.sha, known, sha))
     for name, file in by_name.items():
-        if len(name) <= LONGEST_PATH and fits_index(name):
-            creations.append(Change(Event.CREATE, name, file.sha, file))
+        if len(name) <= _LONGEST_PATH and fits_index(name):
+            creations.append(Change("create", name, file.sha, file))
         else:
-            log.warning(
-                "not sent, its path is longer than %d characters or %d bytes: %s",
-                LONGEST_PATH,
-                _LONGEST_INDEXED,
-                inert(name),
-            )
+            log.warning("not sent, its path is too long for Docora: %s", inert(name))
     return [*deletions, *creations, *updates]
 
 
@@ -98,23 +80,15 @@ def fits_index(path: str) -> bool:
     return len(path.encode()) <= _LONGEST_INDEXED
 
 
+@dataclass(frozen=True)
 class Sender:
     """Sends the changes of one repository at one commit to an app, one after the other."""
 
-    def __init__(
-        self,
-        webhook: Webhook,
-        objects: Objects,
-        repository: PublicPayload,
-        commit_sha: str,
-        settings: Settings,
-    ) -> None:
-        self._webhook = webhook
-        self._objects = objects
-        self._repository = _repository_fields(repository)
-        self._commit_sha = commit_sha
-        self._chunk_threshold = settings.binary_chunk_threshold_bytes
-        self._chunk_size = settings.binary_chunk_size_bytes
+    webhook: Webhook
+    objects: Objects
+    repository: PublicPayload
+    commit_sha: str
+    settings: Settings
 
     def send(self, changes: Iterable[Change]) -> Iterator[Change]:
         """Sends the changes; yields each when the app has answered with 2xx.
@@ -124,7 +98,7 @@ class Sender:
         for change in changes:
             try:
                 for body in self._bodies(change):
-                    self._webhook.post(change.event, body)
+                    self.webhook.post(change.event, body)
             except DeliveryError as error:
                 hint = f": {error.hint}" if error.hint else ""
                 reason = f"{error.message} on {change.event}d {change.path}{hint}"
@@ -132,38 +106,31 @@ class Sender:
             yield change
 
     def _bodies(self, change: Change) -> Iterator[Body]:
-        """Yields the body of a change: several bodies if the file is sent in chunks.
-
-        A large text is read twice, to sign it and to send it.
-        """
-        file = change.file
+        """Yields the body of a change, or several: a large binary file is sent in chunks."""
+        file, size = change.file, self.settings.binary_chunk_size_bytes
         if file is None:
             yield self._encode({"path": change.path, "sha": change.sha})
-        elif not file.is_text and file.size > self._chunk_threshold:
-            total = -(-4 * -(-file.size // 3) // self._chunk_size)
+        elif not file.is_text and file.size > self.settings.binary_chunk_threshold_bytes:
+            total = -(-4 * -(-file.size // 3) // size)
             chunk_id = str(uuid4())
-            for index, text in enumerate(_resized(self._content(file), self._chunk_size)):
+            for index, text in enumerate(_resized(self._content(file), size)):
                 head, tail = self._frame(change, {"id": chunk_id, "index": index, "total": total})
                 yield head + text + tail
-        else:
+        elif file.size <= _SMALL:
             head, tail = self._frame(change)
-            if file.size <= _SMALL:
-                yield b"".join((head, *self._content(file), tail))
-            else:
-                yield lambda: chain([head], _resized(self._content(file), _PIECE), [tail])
+            yield b"".join((head, *self._content(file), tail))
+        else:  # read twice, to sign it and to send it
+            head, tail = self._frame(change)
+            yield lambda: chain([head], self._content(file), [tail])
 
     def _content(self, file: File) -> Iterator[bytes]:
-        return _encoded(file, next(self._objects.read([file.object_id])))
+        return _encoded(file, next(self.objects.read([file.object_id])))
 
     def _frame(self, change: Change, chunk: dict[str, object] | None = None) -> tuple[bytes, bytes]:
         """Returns the body of a creation or an update before and after the content."""
         assert change.file is not None  # noqa: S101 - a deletion has no content
-        file: dict[str, object] = {
-            "path": change.path,
-            "sha": change.sha,
-            "size": change.file.size,
-            "content": "",
-        }
+        file: dict[str, object] = {"path": change.path, "sha": change.sha}
+        file |= {"size": change.file.size, "content": ""}
         if not change.file.is_text:
             file["content_encoding"] = "base64"
         if chunk is not None:
@@ -173,10 +140,10 @@ class Sender:
         return head + key, tail
 
     def _encode(self, file: dict[str, object], previous_sha: str | None = None) -> bytes:
-        body: dict[str, object] = {"repository": self._repository, "file": file}
+        body: dict[str, object] = {"repository": _fields(self.repository), "file": file}
         if previous_sha is not None:
             body["previous_sha"] = previous_sha
-        return encode(body | {"commit_sha": self._commit_sha, "timestamp": moment(host.now())})
+        return encode(body | {"commit_sha": self.commit_sha, "timestamp": moment(host.now())})
 
 
 def post_sync_failed(
@@ -196,7 +163,7 @@ def post_sync_failed(
         body = encode(
             {
                 "event": "sync_failed",
-                "repository": _repository_fields(payload),
+                "repository": _fields(payload),
                 "error": {"type": "git_failure", "message": message},
                 "circuit_breaker": {
                     "status": "open",
@@ -213,36 +180,26 @@ def post_sync_failed(
         cleaner.learn_url(url)
         try:
             auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
-            with Webhook(url, app_id, auth_key, _SYNC_FAILED_TIMEOUT) as webhook:
+            with closing(Webhook(url, app_id, auth_key, _SYNC_FAILED_TIMEOUT)) as webhook:
                 webhook.post("sync_failed", body)
         except SnapshotError as error:
             reason = cleaner.clean(": ".join(filter(None, (error.message, error.hint))))
             text = "app %s was not told of the open circuit: %s"
             log.warning(text, inert(app_id), inert(reason))
 
-    with ThreadPoolExecutor(_SYNC_FAILED_THREADS) as pool:
+    with ThreadPoolExecutor(8) as pool:
         list(pool.map(post, recipients))
 
 
-def _repository_fields(payload: PublicPayload) -> dict[str, str]:
+def _fields(payload: PublicPayload) -> dict[str, str]:
     """Returns the fields that describe the repository in every body."""
-    return {
-        "repository_id": payload.repository_id,
-        "github_url": payload.github_url,
-        "owner": payload.owner,
-        "name": payload.name,
-    }
+    names = ("repository_id", "github_url", "owner", "name")
+    return {name: getattr(payload, name) for name in names}
 
 
 def encode(value: object) -> bytes:
     """Returns the value as `JSON.stringify` prints it, in UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        # A pair of surrogates is one character; JSON.stringify escapes only a lone surrogate.
-        paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-        return _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", paired).encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _encoded(file: File, content: Iterable[bytes]) -> Iterator[bytes]:

@@ -2,31 +2,24 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from docora_ops.errors import ConfigurationError, GitError, SnapshotError
-from docora_ops.interrupts import CUT_OFF, deferred
-from docora_ops.text import inert
-from docora_ops.worker.certificates import HINT
-from docora_ops.worker.host import memory_limit
-from docora_ops.worker.log import log
+from docora_ops.errors import GitError, SnapshotError
+from docora_ops.interrupts import deferred
+from docora_ops.worker.host import AUTHORITY_HINT
 
-PIECE = 1 << 20
-"""Bytes to read from git at once."""
-
-_KEPT_VARIABLES = (
-    *("PATH", "USER", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE"),
-    *("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
-    *("all_proxy", "http_proxy", "https_proxy", "no_proxy"),
-    *("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+PIECE = 1 << 20  # bytes to read from git at once
+_KEPT_VARIABLES = re.compile(
+    "PATH|USER|TMPDIR|SSH_AUTH_SOCK|SSL_CERT_(DIR|FILE)|GIT_SSH(_COMMAND)?|GIT_SSL_CA(INFO|PATH)"
+    "|(all|https?|no)_proxy|(ALL|HTTPS?|NO)_PROXY"
 )
 _SETTINGS = {
     "core.hooksPath": os.devnull,
@@ -36,6 +29,7 @@ _SETTINGS = {
     "fetch.recurseSubmodules": "false",
     "pack.threads": "4",  # one for each core would keep 96 MB each
     "gc.autoDetach": "false",
+    "gc.packRefs": "false",  # we read the ref from its file
     "maintenance.autoDetach": "false",
     "http.followRedirects": "false",  # git cannot be limited to one host
     "http.lowSpeedLimit": "1000",
@@ -44,64 +38,42 @@ _SETTINGS = {
 _TOKEN = "DOCORA_OPS_GIT_TOKEN"  # noqa: S105 - the name of the variable
 # The token is the user name; git uses this helper only for the repository's own server.
 _HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_TOKEN}"; }}; f'
-_UMASK = 0o077
-"""Keeps the files that git writes from other users."""
-_KEEP_ALIVE_INTERVAL = 20
-"""Seconds."""
+_KEEP_ALIVE_INTERVAL = 20  # seconds
 _UNKNOWN_AUTHORITY = re.compile(
     "certificate signer not trusted|certificate verification failed"  # GnuTLS
     "|SSL certificate problem: (unable to|self.signed)"  # OpenSSL
 )
-_OUT_OF_MEMORY = re.compile("out of memory|cannot allocate memory", re.IGNORECASE)
 _MOST_REDIRECTS = 5
 _REFS = "/info/refs"
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECT = re.compile(r"unable to access .*: The requested URL returned error: 30[12378]")
 _LOCATION = re.compile(r"<= Recv header: location:[ \t]*(\S*)", re.IGNORECASE)
-_TRACE_HEADERS = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
-_TRACED = " http.c:"
-"""In each line of the trace, which names hosts and must not be shown."""
+_TRACED = " http.c:"  # in each line of the trace, which names hosts and must not be shown
 _MEDIA_TYPE = re.compile(r"<= recv header: content-type:[ \t]*([\w.+/-]+)")
+# The content type of git's list. To git any other short text is a list without refs.
 _LIST_OF_REFS = "application/x-git-upload-pack-advertisement"
-"""The content type of git's list. To git any other short text is a list without refs."""
 
 
-def require_git() -> None:
-    """Raises ConfigurationError if git is not installed."""
-    if shutil.which("git") is None:
-        raise ConfigurationError("git is not on PATH", hint="install it, version 2.31 or newer")
-
-
+@dataclass
 class Git:
-    """Runs git for one repository. Calls raise GitError.
+    """Runs git for one repository. Calls raise GitError; an unsafe URL raises SnapshotError.
 
-    url: where the repository is. Raises SnapshotError if it is unsafe.
-    token: the login there.
+    token: the login at the server.
     protocols: those that git may use.
     timeout: seconds that a call may take.
     keep_alive: called every 20 s while a call lasts. Its errors end git and the call.
-    authorities: a file with the certificates to trust, instead of git's own.
+    location: the URL to which the server redirects; `url` if it does not.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: str | None,
-        protocols: Sequence[str],
-        timeout: float,
-        keep_alive: Callable[[], None],
-        authorities: Path | None = None,
-    ) -> None:
-        _check_url(url, protocols)
-        self.url = url
-        self.location = url
-        """The URL to which the server redirects; `url` if it does not."""
-        self._token = token
-        self._protocols = protocols
-        self._timeout = timeout
-        self._keep_alive = keep_alive
-        self._authorities = authorities
+    url: str
+    token: str | None = field(repr=False)
+    protocols: Sequence[str]
+    timeout: float
+    keep_alive: Callable[[], None]
+    location: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        _check_url(self.url, self.protocols)
+        self.location = self.url
 
     def list_refs(self, *patterns: str) -> str:
         """Lists refs of the server; sets `location` to the URL that redirects lead to.
@@ -113,53 +85,49 @@ class Git:
         self.location = self.url
         for _ in range(_MOST_REDIRECTS + 1):
             arguments = ["ls-remote", "--symref", "--", self.location, *patterns]
-            code, output, trace = self._finish(arguments, "ls-remote", _TRACE_HEADERS)
-            if not code:
-                if not output and self.location.startswith("http"):
-                    self._require_list_of_refs(trace)
+            headers = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
+            code, output, trace = self._finish(arguments, headers)
+            if code:
+                gist = _gist(trace)
+                if _REDIRECT.search(gist) is None:
+                    raise GitError(gist)
+                found: list[str] = _LOCATION.findall(trace)
+                self.location = target_on_same_server(self.location, found[-1] if found else "")
+                continue
+            types: list[str] = _MEDIA_TYPE.findall(trace.lower()) or ["no content type"]
+            # A page may look to git like an empty list.
+            if output or _LIST_OF_REFS in types or not self.location.startswith("http"):
                 return output
-            gist = _gist(trace, "ls-remote")
-            if _REDIRECT.search(gist) is None:
-                raise GitError(gist)
-            found: list[str] = _LOCATION.findall(trace)
-            self.location = target_on_same_server(self.location, found[-1] if found else "")
+            raise GitError(
+                f"{self.url} answers with {types[-1]}, not with git's list of branches: is a "
+                "gateway or a login page in between?"
+            )
         raise GitError(f"{self.url} redirects more than {_MOST_REDIRECTS} times")
 
-    def _require_list_of_refs(self, trace: str) -> None:
-        """Raises GitError if the server has not sent git's list; a page may look empty."""
-        types: list[str] = _MEDIA_TYPE.findall(trace.lower())
-        if _LIST_OF_REFS not in types:
-            raise GitError(
-                f"{self.url} answers with {types[-1] if types else 'no content type'}, not with "
-                "git's list of branches: is a gateway or a login page in between?"
-            )
-
-    def run(self, arguments: Sequence[str], inside: Path) -> str:
-        """Runs git in a clone and returns its stdout. Raises GitError with git's own message."""
-        command = arguments[0]
-        code, output, complaint = self._finish([f"--git-dir={inside}", *arguments], command, {})
+    def run(self, arguments: Sequence[str], inside: Path) -> None:
+        """Runs git in a clone. Raises GitError with git's own message."""
+        code, _, complaint = self._finish(arguments, {"GIT_DIR": str(inside)})
         if code:
-            raise GitError(_gist(complaint, command))
-        return output
+            raise GitError(_gist(complaint))
 
-    def start(self, clone: Path, *arguments: str) -> subprocess.Popen[bytes]:
-        """Starts a git that reads the clone; the caller ends it by `stop`."""
+    def start(self, arguments: Sequence[str], inside: Path) -> subprocess.Popen[bytes]:
+        """Starts a git that reads a clone; the caller ends it by `stop`."""
         return _start(
-            [f"--git-dir={clone}", *arguments],
-            env=self._environment(),
+            arguments,
+            env=self._environment() | {"GIT_DIR": str(inside)},
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=PIECE,
         )
 
     def _finish(
-        self, arguments: Sequence[str], command: str, variables: dict[str, str]
+        self, arguments: Sequence[str], variables: Mapping[str, str]
     ) -> tuple[int, str, str]:
         """Runs git to its end; returns its exit code, stdout and stderr."""
-        end = time.monotonic() + self._timeout
+        end = time.monotonic() + self.timeout
         process = _start(
             arguments,
-            env=self._environment() | variables,
+            env={**self._environment(), **variables},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             encoding="utf-8",
@@ -170,31 +138,30 @@ class Git:
                 with suppress(subprocess.TimeoutExpired):
                     output, complaint = process.communicate(timeout=min(_KEEP_ALIVE_INTERVAL, left))
                     return process.returncode, output, complaint
-                self._keep_alive()
-            raise GitError(f"git {command} took longer than {self._timeout:g} s")
+                self.keep_alive()
+            raise GitError(f"git {arguments[0]} took longer than {self.timeout:g} s")
         except BaseException:
             stop(process)
             raise
 
     def _environment(self) -> dict[str, str]:
         configuration = dict(_SETTINGS)
-        environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | {
+        kept = {name: os.environ[name] for name in os.environ if _KEPT_VARIABLES.fullmatch(name)}
+        environment = kept | {
             "HOME": os.devnull,  # no .netrc; ssh finds its keys without HOME
             "LC_ALL": "C",
-            "GIT_ALLOW_PROTOCOL": ":".join(self._protocols),
+            "GIT_ALLOW_PROTOCOL": ":".join(self.protocols),
             "GIT_ASKPASS": "",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
             "SSH_ASKPASS": "",
         }
-        if self._authorities is not None:
-            environment["GIT_SSL_CAINFO"] = str(self._authorities)
-        if self._token is not None:
+        if self.token is not None:
             parts = urlsplit(self.location)
             # For this server only, even if the server makes git ask for another one.
             configuration[f"credential.{parts.scheme}://{parts.netloc}.helper"] = _HELPER
-            environment[_TOKEN] = self._token
+            environment[_TOKEN] = self.token
         environment["GIT_CONFIG_COUNT"] = str(len(configuration))
         for index, (key, value) in enumerate(configuration.items()):
             environment[f"GIT_CONFIG_KEY_{index}"] = key
@@ -203,13 +170,12 @@ class Git:
 
 
 def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Starts git. A cut-off or timeout that comes meanwhile finds a process that it can end."""
+    """Starts git. A timeout of the job that comes meanwhile finds a process that it can end."""
     process = None
     try:
-        with deferred((CUT_OFF, signal.SIGALRM)):
-            process = subprocess.Popen(
-                ["git", *arguments], umask=_UMASK, cwd="/", stdout=subprocess.PIPE, **options
-            )
+        with deferred((signal.SIGALRM,)):
+            command = ["git", *arguments]
+            process = subprocess.Popen(command, cwd="/", stdout=subprocess.PIPE, **options)
     except BaseException:
         if process is not None:
             stop(process)
@@ -219,15 +185,12 @@ def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 def stop(process: subprocess.Popen[Any]) -> None:
     """Ends a git, which removes its temporary files, and its helpers, which git would leave."""
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream is not None:
-            with suppress(OSError):
-                stream.close()
-    helpers = _helpers(process.pid) if process.poll() is None else []
-    process.terminate()
-    for helper in helpers:
+    for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
+        with suppress(OSError):
+            stream.close()
+    for pid in [process.pid, *_helpers(process.pid)] if process.poll() is None else []:
         with suppress(ProcessLookupError):
-            os.kill(helper, signal.SIGTERM)
+            os.kill(pid, signal.SIGTERM)
     try:
         process.wait(timeout=5)
     except subprocess.TimeoutExpired:
@@ -251,17 +214,14 @@ def target_on_same_server(url: str, location: str) -> str:
     """Returns the URL of the repository at `url` after a redirect of its `info/refs`.
 
     Raises GitError, without the name of the other host, if the redirect leaves the host or the
-    port, or leads to something else than a repository. http may redirect to https.
+    port, or leads to something else than a repository.
     """
     try:
         target = urlsplit(urljoin(url.rstrip("/") + _REFS, location))
-        here, there = _server(urlsplit(url)), _server(target)
+        is_same = _server(urlsplit(url)) == _server(target)
     except ValueError:
-        target, here, there = urlsplit(""), None, ("", None, None)
-    is_upgrade = here == ("http", there[1], 80) and there == ("https", there[1], 443)
-    if there != here and not is_upgrade:
-        where = "{}://{}:{}".format(*there)
-        log.warning("%s redirects to %s: not followed", inert(url), inert(where))
+        is_same = False
+    if not is_same:
         raise GitError(
             f"{url} redirects to another server; only redirects on its own host and port are "
             "followed"
@@ -272,7 +232,8 @@ def target_on_same_server(url: str, location: str) -> str:
 
 
 def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or default
 
 
 def _check_url(url: str, protocols: Sequence[str]) -> None:
@@ -282,24 +243,20 @@ def _check_url(url: str, protocols: Sequence[str]) -> None:
         parts = urlsplit(url)
         has_host = parts.scheme == "file" or bool(parts.hostname and parts.port != 0)
     except ValueError:
-        parts, has_host = urlsplit(""), False
+        has_host = False
     if not has_host or not re.fullmatch(r"[a-z0-9+]+://[^\x00-\x20\x7f]*", url):
         raise SnapshotError(f"the URL {shown} is not one that git may be given")
     if parts.scheme not in protocols:
-        raise SnapshotError(
-            f"the URL {shown} uses {parts.scheme}: allowed is {', '.join(protocols)} "
-            "(DOCORA_OPS_GIT_PROTOCOLS)"
-        )
+        allowed = f"allowed is {', '.join(protocols)} (DOCORA_OPS_GIT_PROTOCOLS)"
+        raise SnapshotError(f"the URL {shown} uses {parts.scheme}: {allowed}")
     if parts.password is not None or (parts.username and parts.scheme != "ssh"):
         raise SnapshotError("the repository's URL has a user or a password in it")
 
 
-def _gist(complaint: str, command: str) -> str:
+def _gist(complaint: str) -> str:
     """Returns the lines of git's stderr that tell the error, with a hint if there is one."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     lines = [line for line in lines if _TRACED not in line]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
-    gist = "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
-    if _OUT_OF_MEMORY.search(gist):
-        return f"git ran out of memory ({memory_limit()}): {gist}"
-    return f"{gist}; {HINT}" if _UNKNOWN_AUTHORITY.search(gist) else gist
+    gist = "; ".join((telling or lines)[-3:]) or "git failed without a word"
+    return f"{gist}; {AUTHORITY_HINT}" if _UNKNOWN_AUTHORITY.search(gist) else gist

@@ -1,21 +1,40 @@
-"""What a worker's host has: a clock, which may be wrong, and memory, which jobs must not use up."""
+"""What a worker's host has: a clock, which may be wrong, memory, and trusted authorities."""
 
+import os
 import resource
+import ssl
 import time
 from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from redis import Redis
 
 from docora_ops.queue.redis_client import server_time
 from docora_ops.settings import Settings
+from docora_ops.text import inert
+from docora_ops.worker.log import log
 
-_MOST_MEMORY = 2 << 30
-"""Bytes for a job, and for each git that it starts."""
-_CHUNKS = 4
-"""Copies of a chunk that its delivery needs."""
+FOLDER = ".docora-ops"  # below REPOS_BASE_PATH, for whatever workers write
+_MOST_MEMORY = 2 << 30  # bytes for a job, and for each git that it starts
+_CHUNKS = 4  # copies of a chunk that its delivery needs
+AUTHORITY_HINT = (
+    "if a private authority has issued it, set NODE_EXTRA_CA_CERTS, or for git GIT_SSL_CAINFO, to "
+    "a file with the authority's certificate: docora-ops help workers"
+)
+_SYSTEM_FILES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, Red Hat
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # BSD, macOS
+)
+# OpenSSL's codes for a certificate whose issuer is not trusted.
+_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 
+# Seconds from the monotonic clock of this host, which never jumps, to Redis's clock.
 _offset: float | None = None
-"""Seconds from the monotonic clock of this host, which never jumps, to Redis's clock."""
 
 
 def measure_clock(client: Redis) -> None:
@@ -56,7 +75,49 @@ def limit_memory(settings: Settings) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (min(lower, default=limit), hard))
 
 
-def memory_limit() -> str:
-    """Returns the limit of this process in words."""
-    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-    return "no limit" if limit < 0 else f"limit {limit >> 20:,} MiB"
+def use_authorities(settings: Settings) -> None:
+    """Sets the variables of an env file in this process: OpenSSL and git read nothing else.
+
+    Git trusts NODE_EXTRA_CA_CERTS, too, by way of a file with those of the system, unless
+    GIT_SSL_CAINFO names one. Warns if NODE_EXTRA_CA_CERTS cannot be used, as Node does.
+    """
+    for name in ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if value := getattr(settings, name.lower()):
+            os.environ[name] = value
+    if not (extra := os.environ.get("NODE_EXTRA_CA_CERTS")):
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(extra)
+    except OSError as error:
+        is_read = isinstance(error, ssl.SSLError)
+        reason = "it holds no certificates in PEM form" if is_read else error.strerror
+        log.warning("NODE_EXTRA_CA_CERTS is ignored: %s: %s", inert(extra), reason)
+        del os.environ["NODE_EXTRA_CA_CERTS"]
+        return
+    if not os.environ.get("GIT_SSL_CAINFO"):
+        system = [path for path in map(Path, _SYSTEM_FILES) if path.is_file()][:1]
+        content = b"\n".join(path.read_bytes() for path in (*system, Path(extra)))
+        folder = settings.repos_base_path.absolute() / FOLDER
+        # Other workers of this folder may have other settings.
+        path = folder / f"authorities-{sha256(content).hexdigest()[:16]}.pem"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(content)
+        Path(file.name).replace(path)
+        os.environ["GIT_SSL_CAINFO"] = str(path)
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Returns the context for connections to apps. Reads all authorities, which takes long."""
+    context = ssl.create_default_context()
+    # Python 3.13 refuses certificates of private authorities that Node takes.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if extra := os.environ.get("NODE_EXTRA_CA_CERTS"):
+        context.load_verify_locations(extra)
+    return context
+
+
+def hint_for(error: ssl.SSLCertVerificationError) -> str | None:
+    """Returns what to do about a certificate whose issuer is not trusted."""
+    return AUTHORITY_HINT if error.verify_code in _UNKNOWN_AUTHORITY else None

@@ -17,12 +17,8 @@ NAME = "rq.worker.snapshot"
 
 log = logging.getLogger(NAME)
 
-_SAID_BY_US = (
-    "Work horse killed for job",
-    "Worker %s: job %s failed (",
-    "%s cleanup: %s %s",
-)
-"""The beginnings of RQ's warnings about events for which we log a line of our own."""
+# The beginnings of RQ's warnings about events for which we log a line of our own.
+_SAID_BY_US = ("Work horse killed for job", "Worker %s: job %s failed (", "%s cleanup: %s %s")
 
 
 class OneLineHandler(logging.Handler):

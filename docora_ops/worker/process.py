@@ -2,11 +2,12 @@
 
 import itertools
 import os
+import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from tempfile import TemporaryFile
 from types import FrameType
 
 from docora_ops.database.postgres_server import require_session
@@ -15,37 +16,30 @@ from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
-from docora_ops.worker import certificates
-from docora_ops.worker.git import require_git
+from docora_ops.worker import host
 from docora_ops.worker.log import log
 from docora_ops.worker.rq_worker import SnapshotWorker
 from docora_ops.worker.snapshot_job import use_settings
 
-_PAUSE = 1.0
-"""Seconds before a killed child is replaced."""
-
-
-def default_name() -> str:
-    """Returns a name that no other worker has."""
-    return f"{socket.gethostname()}.{os.getpid()}.{os.urandom(2).hex()}"
+_PAUSE = 1.0  # seconds before a killed child is replaced
 
 
 def check(settings: Settings) -> None:
     """Raises ConfigurationError or PoolingError for settings with which every job would fail."""
     settings.require_database_url()
     settings.require_encryption_key()
-    require_git()
+    if shutil.which("git") is None:
+        raise ConfigurationError("git is not on PATH", hint="install it, version 2.31 or newer")
     base = settings.repos_base_path
     try:
         base.mkdir(parents=True, exist_ok=True)
-        is_usable = os.access(base, os.W_OK | os.X_OK)
-    except OSError:
-        is_usable = False
-    if not is_usable:
+        with TemporaryFile(dir=base):
+            pass
+    except OSError as error:
         raise ConfigurationError(
-            f"REPOS_BASE_PATH {str(base)!r} can't be written to",
+            f"REPOS_BASE_PATH {str(base)!r} can't be written to: {error.strerror}",
             hint="set it to a folder for the clones that the worker's user may write to",
-        )
+        ) from None
     require_session(settings)
 
 
@@ -55,18 +49,9 @@ def serve(
     """Runs a worker in this process: see SnapshotWorker.run_jobs. Raises DocoraOpsError."""
     client = connect(settings)
     use_settings(settings, client)
-    certificates.use_settings(settings)
+    host.use_authorities(settings)
     with redis_errors(client):
         SnapshotWorker(settings, client, name, parent).run_jobs(burst=burst, grace=grace)
-
-
-def needs_parent() -> bool:
-    """Returns whether this process is PID 1, as in a container without an init.
-
-    PID 1 becomes the parent of orphans, such as the git of a killed job. RQ's worker waits for its
-    own child processes only, so orphans would stay as zombies.
-    """
-    return os.getpid() == 1
 
 
 def serve_with_children(count: int, run: Callable[[int], int]) -> int:
@@ -74,10 +59,7 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
 
     SIGTERM, SIGINT and SIGHUP send the children SIGTERM. A killed child is replaced by one with a
     new number, since RQ holds its name for a while. A child that ends with an error ends all. Waits
-    for orphans, too. Returns the first error's exit code, or 0.
-
-    RQ's WorkerPool does not tell why a worker ended, and starts it again even if its settings are
-    wrong; it gives workers no names and no settings, and leaves orphans as zombies.
+    for orphans, too. Returns the first error's exit code, or 0. RQ's WorkerPool does none of this.
     """
     children: set[int] = set()
     numbers = itertools.count(1)

@@ -1,98 +1,62 @@
 """Jobs that were cut off or killed, and what becomes of their links."""
 
-import signal
-from contextlib import closing
-from types import FrameType
-from typing import Any
+from contextlib import closing, suppress
+from dataclasses import dataclass
 
 from rq.job import Job
 
 from docora_ops.actions.fix_drift import recover_abandoned
 from docora_ops.database import Database
-from docora_ops.database.link_rows import names_of
-from docora_ops.database.link_scans import (
-    Failure,
-    Refusal,
-    fail_killed_scan,
-    release_cut_off_scan,
-)
+from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan, release_cut_off_scan
 from docora_ops.errors import DocoraOpsError
-from docora_ops.interrupts import CUT_OFF
 from docora_ops.queue import Redis, RqQueue
 from docora_ops.settings import Settings
 from docora_ops.text import inert
-from docora_ops.worker.log import link_name, log, name_of_arguments
+from docora_ops.worker.clone import RepositoryLock
+from docora_ops.worker.log import log, name_of_arguments
 from docora_ops.worker.rq_faults import OneStepRetry
 
-_KEPT_DELAY = 10
-"""Seconds until the next try of a job that has no delays of its own."""
-
-
-class CutOff(BaseException):
-    """The worker ends and waits no longer for its job, which only has to clean up.
-
-    No Exception, so that nothing in between takes it for a failure.
-    """
+_KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
 
 
 class SnapshotJob(OneStepRetry):
-    """A job that its worker can cut off."""
+    """A job whose next try follows at once if its worker has cut it off."""
 
     was_cut_off = False
-
-    def perform(self) -> Any:
-        """Runs the job. Raises CutOff on the signal that a work-horse holds back until then."""
-        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {CUT_OFF})
-        try:
-            return super().perform()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def try_again_at_once(self) -> None:
-        """Makes the next try follow at once, and this one not count."""
-        self.was_cut_off = True
-        self.retries_left = (self.retries_left or 0) + 1
 
     def get_retry_interval(self) -> int:
         """Returns the seconds until the next try."""
         return 0 if self.was_cut_off else super().get_retry_interval()
 
 
-def cut_off(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Handles the signal in a work-horse."""
-    signal.signal(number, signal.SIG_IGN)  # else a second one would cut off the cleaning up
-    raise CutOff
-
-
+@dataclass
 class Tries:
     """The tries that a job has left: none without a job. RQ reads them after a failure."""
 
-    def __init__(self, job: Job | None) -> None:
-        self._job = job
+    job: Job | None
 
     @property
     def left(self) -> int:
         """The number of tries after this one."""
-        return 0 if self._job is None else self._job.retries_left or 0
+        return (self.job and self.job.retries_left) or 0
 
     @property
     def outlook(self) -> str:
         """Tells in words when the next try is."""
-        if self._job is None or not self.left:
+        if self.job is None or not self.left:
             return "no further try"
-        delay = self._job.get_retry_interval()
-        return f"tried again in {delay} s" if delay else "tried again at once"
+        return f"tried again in {self.job.get_retry_interval()} s"
 
     def end(self) -> None:
         """Makes this try the last one."""
-        if self._job is not None:
-            self._job.retries_left = 0
+        if self.job is not None:
+            self.job.retries_left = 0
 
     def keep(self) -> None:
         """Makes sure that another try follows."""
-        if self._job is not None:
-            self._job.retries_left = max(self.left, 1)
-            self._job.retry_intervals = self._job.retry_intervals or [_KEPT_DELAY]
+        if self.job is not None:
+            self.job.retries_left = max(self.left, 1)
+            self.job.retry_intervals = self.job.retry_intervals or [_KEPT_DELAY]
 
 
 class LinkRecovery:
@@ -100,63 +64,62 @@ class LinkRecovery:
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
+        self._client = client
         self._queue = RqQueue(settings, client)
 
     def count_killed_job(self, job: Job, reason: str) -> None:
-        """Counts a failure of the job's link, and ends or keeps the tries of the job accordingly.
-
-        Logs the failure of a job of another program, which has no link.
-        """
+        """Counts a failure of the job's link, and ends or keeps the job's tries accordingly."""
         found = _ids_and_name(job)
-        if found is None:
+        if found is None:  # of another program
             log.warning("job %s: failed: %s", inert(job.id), reason)
             return
         app_id, repository_id, name = found
         tries, limit = Tries(job), self._settings.max_retry_attempts
         error = f"the snapshot was cut off: {reason}"
+        failure = Failure(app_id, repository_id, error, tries.left, limit)
         try:
             with closing(Database(self._settings)) as database:
-                failure = Failure(app_id, repository_id, error, tries.left, limit)
                 ending = fail_killed_scan(database, failure)
         except DocoraOpsError as trouble:
             # Another job holds the link, or Postgres is away: the next try updates the link.
             tries.keep()
-            outlook = f"{inert(trouble.message)}; {tries.outlook}"
-            log.warning("%s: failed: %s; not marked: %s", name, reason, outlook)
-            return
-        if isinstance(ending, Refusal) or ending.is_final:
-            tries.end()
-        status = getattr(ending, "status", "gone")
-        log.warning("%s: failed: %s; the link is %s; %s", name, reason, status, tries.outlook)
+            result = f"not marked: {inert(trouble.message)}"
+        else:
+            if isinstance(ending, Refusal) or ending.is_final:
+                tries.end()
+            result = f"the link is {getattr(ending, 'status', 'gone')}"
+        log.warning("%s: failed: %s; %s; %s", name, reason, result, tries.outlook)
 
-    def release_cut_off_job(self, job: Job) -> None:
-        """Makes the link pending. The job still counts as running, and is queued afterwards."""
-        found = _ids_and_name(job)
-        if found is None:
-            return
-        app_id, repository_id, name = found
-        left = ""
-        try:
-            with closing(Database(self._settings)) as database:
+    def release_cut_off_job(self, job: SnapshotJob) -> None:
+        """Makes the link pending, and the next try follow at once, without counting this one."""
+        job.was_cut_off = True
+        job.retries_left = (job.retries_left or 0) + 1
+        if (found := _ids_and_name(job)) is not None:
+            app_id, repository_id, name = found
+            # If this fails, the next try updates the link.
+            with suppress(DocoraOpsError), closing(Database(self._settings)) as database:
                 release_cut_off_scan(database, app_id, repository_id)
-        except DocoraOpsError as error:  # the next try updates the link
-            left = f" ({inert(error.message)}; not marked as pending)"
-        log.warning("%s: cut off, and queued again at once; no failure is counted%s", name, left)
+            log.warning("%s: cut off, and queued again at once; no failure is counted", name)
+
+    def release_lock(self, job: Job) -> None:
+        """Releases the lock of the repository, if the killed process of the job held it."""
+        if _ids_and_name(job) is not None:
+            full_name = f"{job.kwargs.get('owner')}/{job.kwargs.get('name')}"
+            RepositoryLock(self._client, full_name, job.id).release()
 
     def recover_abandoned_links(self) -> None:
         """Queues links again that are `scanning` without a job."""
-        limit = self._settings.max_retry_attempts
         try:
             with closing(Database(self._settings)) as database:
+                limit = self._settings.max_retry_attempts
                 recovered = recover_abandoned(database, self._queue, limit)
-                names = names_of(database, [item.ref for item in recovered])
         except DocoraOpsError as error:
             log.warning("links left behind can't be looked for: %s", inert(error.message))
             return
-        for item, (app, repository) in zip(recovered, names, strict=True):
-            name = link_name(app, repository) if app and repository else inert(item.ref.job_id)
+        for item in recovered:
             outcome = inert(item.error_message or "it is queued again")
-            log.warning("%s: left behind by a killed worker; %s", name, outcome)
+            job_id = inert(item.ref.job_id)
+            log.warning("%s: left behind by a killed worker; %s", job_id, outcome)
 
 
 def _ids_and_name(job: Job) -> tuple[str, str, str] | None:

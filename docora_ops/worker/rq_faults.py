@@ -19,8 +19,8 @@ _STUCK_JOB_TTL = 90
 def require_info(client: Redis) -> None:
     """Raises NoPermissionError if the user may not run INFO.
 
-    RQ 3.0, `rq.utils.get_version`: without INFO, RQ assumes an old Redis, and takes jobs without
-    the intermediate list. A worker that is killed then loses its job.
+    RQ 3.0, `rq.utils.get_version`: without INFO, RQ takes jobs without the intermediate list. A
+    worker that is killed then loses its job.
     """
     client.info("server")
 
@@ -28,8 +28,7 @@ def require_info(client: Redis) -> None:
 def register_again(worker: Worker, pipeline: Pipeline) -> None:
     """Adds the whole registration of a worker to its heartbeat.
 
-    RQ 3.0, `rq.worker.BaseWorker.heartbeat`: a heartbeat is a moment only. After Redis was emptied,
-    or has failed over, nobody would see the worker again.
+    RQ 3.0, `rq.worker.BaseWorker.heartbeat`: after Redis was emptied, nobody would see the worker.
     """
     fields = worker.serialize() | {"state": worker.get_state()}
     pipeline.hset(worker.key, mapping=fields)
@@ -41,8 +40,7 @@ def clean_queue(worker: Worker, queue: Queue, handler: Callable[..., object]) ->
 
     `handler`: called with each abandoned job.
 
-    RQ 3.0, `rq.worker.BaseWorker.clean_registries`: the lock lasts for 15 minutes. If its owner is
-    killed, nobody cleans up until then.
+    RQ 3.0, `rq.worker.BaseWorker.clean_registries`: a killed worker leaves its lock for 15 minutes.
     """
     lock = queue.registry_cleaning_key
     if worker.connection.set(lock, 1, nx=True, ex=_MAINTENANCE_TTL):
@@ -56,7 +54,7 @@ def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) ->
     """Removes a job that ends, or is queued again, from the intermediate list in that same step.
 
     RQ 3.0, `rq.executions.cleanup_execution`: the id of a job that was killed before it began stays
-    in the list. RQ would fail the job a minute later, even while it waits for its next try.
+    in the list. RQ would fail the job a minute later.
     """
     pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
 
@@ -65,8 +63,8 @@ def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
     """Makes a job count as running that was taken and never began; it is about to fail.
 
     RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: such a job counts as waiting until it
-    has failed, and a retry of its link would rely on that. And RQ keeps the moment when the job was
-    first seen, so that the next worker that takes the job would have no time to begin it.
+    has failed, and a retry would rely on that. RQ also keeps the moment when it was first seen, so
+    the next worker that takes the job would have no time to begin it.
     """
     intermediate: IntermediateQueue = queue.intermediate_queue
     with worker.connection.pipeline() as pipeline:
@@ -80,7 +78,7 @@ def is_queued_again(client: Redis, job: Job, execution: Execution) -> bool:
     """Returns whether the failure of this execution is recorded, and the job waits for a next try.
 
     RQ 3.0, `rq.worker.Worker.monitor_work_horse`: if a process is killed just after it has recorded
-    the failure of its job, RQ records the failure again, and queues the job twice.
+    a failure, RQ records it again, and queues the job twice.
     """
     if client.zscore(job.started_job_registry.key, execution.composite_key) is not None:
         return False
@@ -93,8 +91,8 @@ def is_queued_again(client: Redis, job: Job, execution: Execution) -> bool:
 class OneStepRetry(Job):
     """A job whose next try is scheduled in one step, its status included.
 
-    RQ 3.0, `rq.job.Job.retry`: the status `scheduled` is written before the pipeline that adds the
-    job to the schedule. If the process is killed in between, the job is in no list.
+    RQ 3.0, `rq.job.Job.retry`: the status is written before the job is added to the schedule. If
+    the process is killed in between, the job is in no list.
     """
 
     _retry_pipeline: Pipeline | None = None

@@ -27,42 +27,32 @@ from docora_ops.errors import (
     WrongBackendError,
     WrongClockError,
 )
-from docora_ops.errors import RedisError as LostRedisError
-from docora_ops.interrupts import CUT_OFF, ENDING, held_back
+from docora_ops.interrupts import ENDING
 from docora_ops.jobs import QUEUE_NAME
 from docora_ops.queue.backend import bullmq_workers
-from docora_ops.queue.redis_client import describe, is_outage, redis_errors
+from docora_ops.queue.redis_client import describe, is_outage
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults
 from docora_ops.worker.log import log
-from docora_ops.worker.recovery import (
-    CutOff,
-    LinkRecovery,
-    SnapshotJob,
-    cut_off,
-)
+from docora_ops.worker.recovery import LinkRecovery, SnapshotJob
 
-_WORKER_TTL = 45
-"""Seconds; RQ adds a minute, after which the name of a killed worker is free."""
+_WORKER_TTL = 45  # seconds; RQ adds a minute, after which the name of a killed worker is free
 _MAINTENANCE_INTERVAL = 30
-_LONGEST_WAIT = 5
-"""Seconds for which an idle worker waits for a job before it looks around."""
-_HEARTBEAT_PAUSE = 1
+_LOOK_INTERVAL = 2  # seconds between two looks at the clock, and for a BullMQ worker
+_PAUSE = 1  # seconds between two heartbeats, looks for due jobs, or attempts to reach Redis
+# Seconds. RQ judges heartbeats, which last for 60 s at least and are renewed after 30 s, by the
+# clocks of the hosts: two workers may be wrong by this in opposite directions.
 _LARGEST_CLOCK_DIFFERENCE = 20
-"""Seconds. RQ judges heartbeats, which last for 60 s at least and are renewed after 30 s, by the
-clocks of the hosts: two workers may be wrong by this in opposite directions."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 10.0
-"""Seconds between two attempts to reach Redis."""
+# A second signal within so many seconds counts as the first one: Ctrl-C reaches a worker both from
+# the terminal and from its parent.
 _SAME_SIGNAL = 1
-"""A second signal within so many seconds counts as the first one: Ctrl-C reaches a worker both from
-the terminal and from its parent."""
-_CLEANING_UP = 10
-"""Seconds that a job has to clean up after it was cut off, before it is killed."""
-_POLL = 0.2
-_MOST_GROWTH = 1 << 15
-"""KiB by which a work-horse may grow before it is replaced."""
+_POLL = 0.2  # seconds between two looks whether a job is to be cut off
 _SUSPENDED = DocoraOpsError("workers are suspended", hint="docora-ops resume ends that")
+_BESIDE_BULLMQ = WrongBackendError(
+    "a BullMQ worker of Docora was started: each link would be worked on twice",
+    hint="jobs may wait still; run Docora with RUN_MODE=api: docora-ops help workers",
+)
 
 
 class Stopped(SystemExit):
@@ -73,8 +63,8 @@ class SnapshotWorker(Worker):
     """A worker for one queue, that updates the link of each killed job.
 
     The loop is our own, as RQ's ends at most errors of Redis. So is the work-horse, the process of
-    a job: it also runs the jobs that wait behind the first. RQ forks one for each job, which takes
-    as long as a job that finds no change.
+    a job: it also runs the jobs that wait behind the first, since a fork takes as long as a job
+    that finds no change.
 
     `parent`: process id of a parent at whose death the worker ends, too.
     """
@@ -82,9 +72,8 @@ class SnapshotWorker(Worker):
     def __init__(
         self, settings: Settings, client: Redis, name: str, parent: int | None = None
     ) -> None:
-        queue = Queue(QUEUE_NAME, connection=client, job_class=SnapshotJob)
         super().__init__(
-            [queue],
+            [Queue(QUEUE_NAME, connection=client, job_class=SnapshotJob)],
             name=name,
             connection=client,
             job_class=SnapshotJob,
@@ -97,17 +86,15 @@ class SnapshotWorker(Worker):
         self._parent = parent
         self._grace: int | None = None
         self._is_registered = False
-        self._is_waiting = False
-        """True while a signal may end the worker at once."""
+        self._is_waiting = False  # true while a signal may end the worker at once
         self._told_at = self._cut_off_at = float("inf")
-        self._next_cut = CUT_OFF
+        self._cuts_off = False
         self._next_heartbeat = self._next_maintenance = 0.0
-        self._next_bullmq_look = self._next_due_look = 0.0
+        self._next_look = self._next_due_look = 0.0
         self._sees_bullmq = False
+        # Send jobs to a living work-horse, which answers when each has succeeded.
         self._to_horse: socket.socket | None = None
-        """Sends jobs to a living work-horse, which answers when each has succeeded."""
         self._to_worker: socket.socket | None = None
-        """The other end, in the work-horse."""
         self._living_horse = 0
 
     # The loop
@@ -115,7 +102,7 @@ class SnapshotWorker(Worker):
     def run_jobs(self, *, burst: bool, grace: int | None = None) -> None:
         """Works until a signal comes or, in a burst, until the queue is empty.
 
-        A burst also ends if workers are suspended. Waits while Redis is away; a burst ends instead.
+        Waits while Redis is away or no job may be taken; a burst ends instead.
 
         `grace`: seconds after which a signal cuts off the job at work; None lets it finish.
 
@@ -131,8 +118,8 @@ class SnapshotWorker(Worker):
         reason = "as told"
         try:
             self.bootstrap(None)
-            queues, server = inert(", ".join(self.queue_names())), describe(self.connection)
-            log.info("worker %s: listening on %s, Redis %s", self.name, queues, server)
+            server = describe(self.connection)
+            log.info("worker %s: listening on %s, Redis %s", self.name, QUEUE_NAME, server)
             reason = self._work_until_stopped(burst)
         except Stopped:
             pass
@@ -145,41 +132,56 @@ class SnapshotWorker(Worker):
 
     def _work_until_stopped(self, burst: bool) -> str:
         """Returns why it has ended."""
+        is_away = False
         while not self._must_end():
             try:
                 self.heartbeat()
-                if (bar := self._find_bar()) is not None:
-                    if bar is _SUSPENDED and burst:
-                        return f"since {bar.message}; to go on: docora-ops resume"
-                    if burst:
-                        raise bar
-                    self._wait_while_barred(bar)
+                if is_away:
+                    is_away = False
+                    log.warning("worker %s: Redis answers again: goes on", self.name)
+                    self.set_state(WorkerStatus.IDLE)
+                bar = self._find_bar()
+                if burst and bar is _SUSPENDED:
+                    return f"since {bar.message}; to go on: docora-ops resume"
+                if burst and bar is not None:
+                    raise bar
+                if bar is not None:
+                    if self.get_state() != WorkerStatus.SUSPENDED:
+                        text = "worker %s: takes no job: %s (%s)"
+                        log.warning(text, self.name, bar.message, bar.hint)
+                        self.end_work_horse()
+                        self.set_state(WorkerStatus.SUSPENDED)
+                    self._pause()
+                    continue
+                if self.get_state() == WorkerStatus.SUSPENDED:
+                    log.warning("worker %s: takes jobs again", self.name)
                 self._maintain_if_due()
-                found = self._take_job(burst)
+                self._queue_due_jobs()
+                found = self._dequeue(None)
+                if found is None and burst:
+                    return "since the queue is empty"
+                if found is None:
+                    self.end_work_horse()
+                    if self.get_state() != WorkerStatus.IDLE:
+                        self.set_state(WorkerStatus.IDLE)
+                    with self._waiting(), suppress(DequeueTimeout):
+                        found = self._dequeue(_PAUSE)
                 if found is not None:
                     self.execute_job(*found)
-                elif burst:
-                    return "since the queue is empty"
             except RedisError as error:
                 if burst or not is_outage(error):
                     raise
+                if not is_away:
+                    is_away = True
+                    kind = type(error).__name__
+                    log.warning("worker %s: Redis: %s; waits until it answers", self.name, kind)
                 # A job whose end could not be recorded is left to a later maintenance.
                 self.executions.clear()
-                self._await_redis(error)
+                self.end_work_horse()
+                self.connection.connection_pool.disconnect()  # may lead to a former primary
+                self._next_heartbeat = 0
+                self._pause()
         return "as told"
-
-    def _take_job(self, burst: bool) -> tuple[Job, Queue] | None:
-        """Waits some seconds for a job, except in a burst."""
-        wait = self._look_for_due_jobs()
-        found = self._dequeue(None)
-        if found is not None or burst:
-            return found
-        self.end_work_horse()
-        if self.get_state() != WorkerStatus.IDLE:
-            self.set_state(WorkerStatus.IDLE)
-        with self._waiting(), suppress(DequeueTimeout):
-            return self._dequeue(wait)
-        return None
 
     def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
         [queue] = self.queues
@@ -195,28 +197,18 @@ class SnapshotWorker(Worker):
                 log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
                 queue.intermediate_queue.remove(job_id)
 
-    def _look_for_due_jobs(self) -> int:
-        """Queues the delayed jobs that are due; returns the seconds until a next look."""
-        if time.monotonic() < self._next_due_look:
-            return 1
-        # The first look queues in any case: it shows whether Redis permits what that takes.
-        is_first, self._next_due_look = not self._next_due_look, time.monotonic() + 1
-        schedule = self.queues[0].scheduled_job_registry.key
-        first = cast(
-            "list[tuple[bytes, float]]", self.connection.zrange(schedule, 0, 0, withscores=True)
-        )
-        wait = first[0][1] - host.timestamp() if first else _LONGEST_WAIT
-        if wait > 0 and not is_first:
-            return min(int(wait) + 1, _LONGEST_WAIT)
-        self._queue_due_jobs()
-        return 1
-
     def _queue_due_jobs(self) -> None:
-        """Queues the delayed jobs that are due, unless another worker is doing so.
+        """Queues the delayed jobs that are due, once a second, unless another worker is doing so.
 
-        RQ's own scheduler is a process that outlives a killed worker. Delayed jobs need a free
-        worker anyway, so each worker looks for them between its jobs.
+        RQ's own scheduler is a process that outlives a killed worker.
         """
+        if time.monotonic() < self._next_due_look:
+            return
+        # The first look queues in any case: it shows whether Redis permits what that takes.
+        is_first, self._next_due_look = not self._next_due_look, time.monotonic() + _PAUSE
+        schedule = self.queues[0].scheduled_job_registry.key
+        if not is_first and not self.connection.zcount(schedule, 0, host.timestamp()):
+            return
         scheduler = RQScheduler(self.queues, self.connection, logging_level=self.log.level)
         # It has a connection of its own, which would lead to a former primary after a failover.
         with scheduler.connection.connection_pool:
@@ -228,91 +220,43 @@ class SnapshotWorker(Worker):
 
     def _find_bar(self) -> DocoraOpsError | None:
         """Returns why no job may be taken now."""
-        if is_suspended(self.connection):
-            return _SUSPENDED
-        if self._is_beside_bullmq():
-            return WrongBackendError(
-                "a BullMQ worker of Docora was started: each link would be worked on twice",
-                hint="jobs may wait still; run Docora with RUN_MODE=api: docora-ops help workers",
-            )
-        if not self._is_clock_wrong():
-            return None
+        if time.monotonic() >= self._next_look:
+            host.measure_clock(self.connection)
+            self._sees_bullmq = bool(bullmq_workers(self.connection))
+            self._next_look = time.monotonic() + _LOOK_INTERVAL
         ahead = host.seconds_ahead()
-        direction = "ahead of" if ahead > 0 else "behind"
-        return WrongClockError(
-            f"the clock of {socket.gethostname()} is {abs(ahead):.0f} s {direction} Redis's",
-            hint=f"set both by NTP, so that they agree to {_LARGEST_CLOCK_DIFFERENCE} s",
-        )
-
-    def _wait_while_barred(self, bar: DocoraOpsError) -> None:
-        log.warning("worker %s: takes no job: %s (%s)", self.name, bar.message, bar.hint)
-        self.end_work_horse()
-        self.set_state(WorkerStatus.SUSPENDED)
-        while self._find_bar() is not None:
-            self._pause(1)
-            self.heartbeat()
-        log.warning("worker %s: takes jobs again", self.name)
-
-    def _is_beside_bullmq(self) -> bool:
-        """Looks for a BullMQ worker of Docora every few seconds. An error changes nothing."""
-        if time.monotonic() >= self._next_bullmq_look:
-            with suppress(RedisError):
-                self._sees_bullmq = bool(bullmq_workers(self.connection))
-            self._next_bullmq_look = time.monotonic() + _LONGEST_WAIT
-        return self._sees_bullmq
-
-    def _is_clock_wrong(self) -> bool:
-        host.measure_clock(self.connection)
-        return abs(host.seconds_ahead()) > _LARGEST_CLOCK_DIFFERENCE
-
-    def _await_redis(self, error: RedisError) -> None:
-        """Waits until Redis takes a heartbeat. Raises an error that is no outage."""
-        try:
-            with redis_errors(self.connection):
-                raise error
-        except LostRedisError as told:
-            log.warning("worker %s: %s; waits until it answers", self.name, told.message)
-        self.end_work_horse()  # its connection may lead to a former primary, as may ours
-        self.connection.connection_pool.disconnect()
-        pause = _FIRST_PAUSE
-        while True:
-            self._pause(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            try:
-                self._next_heartbeat = 0
-                self.heartbeat()
-                self.set_state(WorkerStatus.IDLE)
-                break
-            except RedisError as again:
-                if not is_outage(again):
-                    raise
-        log.warning("worker %s: Redis answers again: goes on", self.name)
+        if abs(ahead) > _LARGEST_CLOCK_DIFFERENCE:
+            direction = "ahead of" if ahead > 0 else "behind"
+            return WrongClockError(
+                f"the clock of {socket.gethostname()} is {abs(ahead):.0f} s {direction} Redis's",
+                hint=f"set both by NTP, so that they agree to {_LARGEST_CLOCK_DIFFERENCE} s",
+            )
+        if self._sees_bullmq:
+            return _BESIDE_BULLMQ
+        return _SUSPENDED if is_suspended(self.connection) else None
 
     # Signals
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Handles a signal: the job is finished first; cut off by a second one; killed by a third.
+        """Handles a signal: the first lets the job finish, the second cuts it off.
 
         Raises Stopped if the worker waits.
         """
         moment = time.monotonic()
-        if self.is_told_to_end and moment - self._told_at < _SAME_SIGNAL:
-            return
-        self._told_at = moment
         if self.is_told_to_end:
-            self._cut_off_at = moment
-            log.info("worker %s: told again: ends its job", self.name)
+            if moment - self._told_at >= _SAME_SIGNAL:
+                self._told_at = self._cut_off_at = moment
+                log.info("worker %s: told again: ends its job", self.name)
             return
-        self.is_told_to_end = True
+        self.is_told_to_end, self._told_at = True, moment
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal often sends two
         rest = ""
-        if self._grace is not None:
-            self._cut_off_at = moment + self._grace
-            rest = f", or cut off after {self._grace} s"
         if self.get_state() == WorkerStatus.BUSY:
-            log.info("worker %s: told to end; its job is finished first%s", self.name, rest)
-        else:
-            log.info("worker %s: told to end", self.name)
+            rest = "; its job is finished first"
+            if self._grace is not None:
+                self._cut_off_at = moment + self._grace
+                rest += f", or cut off after {self._grace} s"
+        log.info("worker %s: told to end%s", self.name, rest)
         if self._is_waiting:
             raise Stopped
 
@@ -336,9 +280,9 @@ class SnapshotWorker(Worker):
             self.is_told_to_end = True
         return self.is_told_to_end
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self) -> None:
         with self._waiting():
-            time.sleep(seconds)
+            time.sleep(_PAUSE)
 
     # Registration and maintenance
 
@@ -347,10 +291,9 @@ class SnapshotWorker(Worker):
         try:
             super().register_birth()  # type: ignore[no-untyped-call]
         except ValueError as error:
-            raise WorkerNameTakenError(
-                f"a worker named {self.name!r} is at work already",
-                hint="give another --name; that of a killed worker is free two minutes later",
-            ) from error
+            hint = "give another --name; that of a killed worker is free two minutes later"
+            taken = f"a worker named {self.name!r} is at work already"
+            raise WorkerNameTakenError(taken, hint=hint) from error
         self._is_registered = True
 
     def serialize(self) -> dict[Any, Any]:
@@ -358,20 +301,17 @@ class SnapshotWorker(Worker):
         return super().serialize() | {"clock_ahead": round(host.seconds_ahead())}
 
     def subscribe(self) -> None:
-        """Listens to none of RQ's commands, as these need a thread, which may get the signals."""
+        """Listens to no commands of RQ: their thread may get the signals."""
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Sends a heartbeat in one round trip, at most one a second.
-
-        RQ sends three for each job, of three round trips each.
-        """
+        """Sends a heartbeat in one round trip, at most one a second: RQ sends three for a job."""
         if pipeline is None:
             if time.monotonic() < self._next_heartbeat:
                 return
             with self.connection.pipeline() as own:
                 self.heartbeat(timeout, own)
                 own.execute()
-            self._next_heartbeat = time.monotonic() + _HEARTBEAT_PAUSE
+            self._next_heartbeat = time.monotonic() + _PAUSE
             return
         super().heartbeat(timeout, pipeline)
         self.last_heartbeat = host.now()
@@ -379,14 +319,11 @@ class SnapshotWorker(Worker):
             rq_faults.register_again(self, pipeline)
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Sends heartbeats, and runs maintenance when it is due: a job may take an hour.
-
-        RQ gives a job up after three missing heartbeats, so a single one is only logged.
-        """
+        """Sends heartbeats, and runs maintenance when it is due: a job may take an hour."""
         try:
             super().maintain_heartbeats(job, execution)
             self._maintain_if_due()
-        except RedisError as error:
+        except RedisError as error:  # RQ gives a job up after three missing heartbeats
             log.warning("worker %s: no heartbeat: %s", self.name, type(error).__name__)
 
     def _maintain_if_due(self) -> None:
@@ -399,7 +336,8 @@ class SnapshotWorker(Worker):
 
         A job that RQ cannot read ends RQ's part only.
         """
-        if self._is_clock_wrong():
+        bar = self._find_bar()
+        if isinstance(bar, WrongClockError):
             return
         try:
             rq_faults.clean_queue(self, self.queues[0], self._job_was_abandoned)
@@ -408,48 +346,40 @@ class SnapshotWorker(Worker):
         except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
             log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
         # A link that Docora's own worker scans has no job of RQ.
-        if not self._is_beside_bullmq():
+        if bar is not _BESIDE_BULLMQ:
             self.recovery.recover_abandoned_links()
 
     # The work-horse
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """Gives the job to the work-horse, or to a new one."""
-        if self._give(job):
-            return
+        if self._to_horse is not None and self.execution is not None:
+            try:
+                self._to_horse.recv(1)  # its last answer
+                self._to_horse.send(f"{job.id} {self.execution.id}".encode())
+            except OSError:  # it was killed while it waited
+                self.end_work_horse()
+            else:
+                self._horse_pid = self._living_horse
+                return
         self._to_horse, self._to_worker = socket.socketpair()
         self._to_horse.settimeout(_POLL)
-        with held_back({CUT_OFF}):  # in the work-horse, too, until it performs a job
-            super().fork_work_horse(job, queue)
+        super().fork_work_horse(job, queue)
         self._to_worker.close()
         self._living_horse = self.horse_pid
 
-    def _give(self, job: Job) -> bool:
-        """Sends the job to the work-horse; returns False if there is none."""
-        if self._to_horse is None or self.execution is None:
-            return False
-        try:
-            self._to_horse.recv(1)  # its last answer
-            self._to_horse.send(f"{job.id} {self.execution.id}".encode())
-        except OSError:  # it was killed while it waited
-            self.end_work_horse()
-            return False
-        self._horse_pid = self._living_horse
-        return True
-
     def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
-        """Waits until the job has succeeded, or the work-horse has ended."""
+        """Waits until the job has succeeded, or the work-horse has ended. Cuts the job off."""
         while self._to_horse is not None:
             try:
                 # Not taken yet: RQ's alarm, which looks after the job, may strike behind it.
                 if self._to_horse.recv(1, socket.MSG_PEEK):
                     return self.horse_pid, os.EX_OK, None
             except TimeoutError:
-                if time.monotonic() >= self._cut_off_at:  # told to end; killed if it does not
-                    with suppress(ProcessLookupError):
-                        os.kill(self.horse_pid, self._next_cut)
-                    self._next_cut = signal.SIGKILL
-                    self._cut_off_at = time.monotonic() + _CLEANING_UP
+                if time.monotonic() >= self._cut_off_at:
+                    self._cut_off_at = float("inf")
+                    self._cuts_off = True
+                    os.kill(self.horse_pid, signal.SIGKILL)
                 continue
             except ConnectionError:
                 pass
@@ -470,25 +400,17 @@ class SnapshotWorker(Worker):
         assert self._to_horse is not None  # noqa: S101 - made before the fork
         self._to_horse.close()
         host.limit_memory(self._settings)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         super().main_work_horse(job, queue)
 
-    def setup_work_horse_signals(self) -> None:
-        """Has the work-horse ignore SIGHUP, and CUT_OFF cut off its job: the worker decides."""
-        super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(CUT_OFF, cut_off)
-
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Performs the job and, in a work-horse, the jobs that follow. Returns the last success.
+        """Performs the job and those that follow, until none waits or one has failed.
 
-        The work-horse ends when no job waits, and after a job that failed: an exception may have
-        left a connection with half an answer.
+        An exception may have left a connection with half an answer.
         """
-        size = _size()
         while super().perform_job(job, queue, execution):
-            if self._to_worker is None or _size() - size > _MOST_GROWTH:
-                return True
             try:
+                assert self._to_worker is not None  # noqa: S101 - made before the fork
                 self._to_worker.send(b"1")
                 message = self._to_worker.recv(1024)
             except OSError:  # the worker was killed
@@ -533,10 +455,6 @@ class SnapshotWorker(Worker):
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Logs the error and updates the link, unless the job itself has done both."""
         error = exc_info[1]
-        if isinstance(error, CutOff):
-            cast("SnapshotJob", job).try_again_at_once()
-            self.recovery.release_cut_off_job(job)
-            return
         if isinstance(error, SnapshotError):
             return
         name = type(error).__name__
@@ -551,12 +469,11 @@ class SnapshotWorker(Worker):
             # The job's git runs in the same process group, and would go on changing the clone.
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGTERM)
-        self.recovery.count_killed_job(job, f"its process was killed (wait status {status})")
+        self.recovery.release_lock(job)
+        if self._cuts_off:
+            self.recovery.release_cut_off_job(cast("SnapshotJob", job))
+        else:
+            self.recovery.count_killed_job(job, f"its process was killed (wait status {status})")
 
     def _job_was_abandoned(self, job: Job, *_: object) -> None:
         self.recovery.count_killed_job(job, "its worker was killed")
-
-
-def _size() -> int:
-    """Returns the most memory that this process has had, in KiB on Linux."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

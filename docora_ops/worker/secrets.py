@@ -3,7 +3,7 @@
 import re
 from base64 import b64encode
 from collections.abc import Iterable
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -12,10 +12,8 @@ from docora_ops.errors import SnapshotError
 from docora_ops.text import mask
 
 _FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):((?:[0-9a-f]{2})*)", re.IGNORECASE)
-_LONGEST_ERROR = 1000
-"""Characters of `last_error`: an error may quote a whole page of HTML."""
-_SHORTEST_SECRET = 8
-"""Characters. Any text could contain a shorter part of a URL by chance."""
+_LONGEST_ERROR = 1000  # characters of `last_error`: an error may quote a whole page of HTML
+_SHORTEST_SECRET = 8  # characters: any text could contain a shorter part of a URL by chance
 
 
 class Cleaner:
@@ -36,15 +34,10 @@ class Cleaner:
         except ValueError:
             return
         login, _, _ = parts.netloc.rpartition("@")
-        values = [value for _, value in parse_qsl(parts.query)]
-        values += [item.partition("=")[2] for item in parts.query.split("&")]
+        values = [item.partition("=")[2] for item in parts.query.split("&")]
         values += [parts.query, parts.username or "", parts.password or ""]
-        self.learn(
-            each
-            for value in values
-            for each in (value, unquote(value))
-            if len(each) >= _SHORTEST_SECRET
-        )
+        forms = {form(value) for value in values for form in (str, unquote, unquote_plus)}
+        self.learn(each for each in forms if len(each) >= _SHORTEST_SECRET)
         if login:
             whole = unquote(login) if ":" in login else f"{unquote(login)}:"
             self._secrets.add(b64encode(whole.encode(errors="replace")).decode())

@@ -12,8 +12,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from typing import Self
-from urllib.parse import unquote, urljoin
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -24,71 +23,65 @@ from urllib3.util import Url, parse_url
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.worker import host
-from docora_ops.worker.certificates import hint_for, tls_context
 
 Body = bytes | Callable[[], Iterable[bytes]]
 """A body, or a function that yields its pieces: the same at each call."""
 
-_WATCH_INTERVAL = 0.25
-_LONGEST_ANSWER = 1 << 16
-"""Bytes of an answer that are read so that the connection can be used again."""
+_LONGEST_ANSWER = 1 << 16  # bytes that are read so that the connection can be used again
+_FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
 _HUNG_UP = (ConnectionError, ssl.SSLError)
-_REDIRECTS = {301, 302, 303, 307, 308}
-_PROXY_PORT = 1080
-"""The default port of a proxy, as for git."""
+_PROXY_PORT = 1080  # as for git
+_WATCH_INTERVAL = 0.25  # seconds
 
 # Warnings of urllib3 name whole URLs, whose query may be secret.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 
 class Webhook:
-    """POSTs to one app; verifies its certificate and follows no redirects.
+    """POSTs to one app; verifies its certificate, follows no redirects, keeps the connection open.
 
     base_url, app_id, auth_key: what Docora knows about the app.
-    timeout: seconds for one POST, from the TLS handshake to the end of the answer. Connecting may
-    take as long for each address of the host.
-
-    POST within a `with` block: it ends the connection, and the thread that watches the time.
+    timeout: seconds for one POST, connecting included.
     """
 
     def __init__(self, base_url: str, app_id: str, auth_key: str, timeout: float) -> None:
         """Raises DeliveryError if the base_url or the proxy is unusable."""
-        self._url = _parse(base_url)
-        self._origin = f"{self._url.scheme}://{self._url.netloc}"
-        self._proxy = _proxy_for(self._url)
-        self._is_forwarded = self._proxy is not None and self._url.scheme == "http"
-        """True if a proxy reads the requests; through a tunnel for https it does not."""
+        url = self._url = _parse(base_url)
+        proxy = self._proxy = _proxy_for(url)
+        # A proxy reads these requests; through a tunnel for https it does not.
+        self._is_forwarded = proxy is not None and url.scheme == "http"
         self._headers = {
             "Content-Type": "application/json",
             "User-Agent": f"docora-ops/{__version__}",
             "X-Docora-App-Id": app_id,
         }
-        if self._url.auth:
-            self._headers["Authorization"] = _basic(self._url.auth)
-        auth = self._proxy.auth if self._proxy else None
-        self._proxy_login = {"Proxy-Authorization": _basic(auth)} if auth else {}
+        if url.auth:
+            self._headers["Authorization"] = _basic(url.auth)
+        self._proxy_login = {}
+        if proxy and proxy.auth:
+            self._proxy_login["Proxy-Authorization"] = _basic(proxy.auth)
         if self._is_forwarded:
             self._headers |= self._proxy_login
         self._key = auth_key.encode()
-        self._idle: HTTPConnection | None = None
-        """The connection of the last POST, for the next one."""
         self._timeout = timeout
-        self._deadline = math.inf
-        """When the POST at work must have ended; infinite while there is none."""
         self._expired = False
+        self._deadline = math.inf  # when the POST at work must have ended
+        # Of the POST at work, or of the last one, for the next.
         self._connection: HTTPConnection | None = None
+        # The last open one. A connection forgets it when the answer is the last one.
         self._socket: socket.socket | None = None
-        """The last open socket. A connection forgets it when the answer is the last one."""
         self._closed = threading.Event()
-
-    def __enter__(self) -> Self:
         threading.Thread(target=self._watch, daemon=True).start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Closes the connection, and ends the thread that watches the time."""
         self._closed.set()
-        if self._idle is not None:
-            self._idle.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def post(self, event: str, body: Body) -> None:
         """POSTs to `{base_url}/{event}`.
@@ -98,13 +91,21 @@ class Webhook:
         headers = self._headers | self._signature(body)
         self._expired, self._deadline = False, time.monotonic() + self._timeout
         try:
-            status, location = self._exchange(event, headers, body)
-        except (OSError, http.client.HTTPException, HTTPError, ValueError) as error:
-            raise self._failure(error) from error
+            status = self._exchange(event, headers, body)
+        except BaseException as error:
+            self._disconnect()
+            if isinstance(error, _FAILURES):
+                raise self._failure(error) from error
+            raise
         finally:
             self._deadline = math.inf
         if not 200 <= status < 300:  # noqa: PLR2004 - success in HTTP
-            raise self._refusal(event, status, location)
+            hint = None
+            if 300 <= status < 400:  # noqa: PLR2004 - a redirect
+                hint = "redirects are not followed: give the app its new base_url"
+            elif self._proxy and self._is_forwarded:
+                hint = f"answered through the proxy {self._proxy.netloc}"
+            raise DeliveryError(f"HTTP {status}", hint=hint)
 
     def _signature(self, body: Body) -> dict[str, str]:
         """Returns the headers that depend on the body."""
@@ -120,72 +121,59 @@ class Webhook:
             "X-Docora-Signature": f"sha256={signature.hexdigest()}",
         }
 
-    def _exchange(self, event: str, headers: dict[str, str], body: Body) -> tuple[int, str | None]:
-        """Sends a request; returns the status and the `Location` of the answer."""
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            if isinstance(body, bytes) and idle.is_connected:
-                try:
-                    return self._request(idle, event, headers, body)
-                except _HUNG_UP:
-                    # The app may have closed the connection while the request was on its way.
-                    if self._expired:
-                        raise
-            idle.close()  # a large body can't be sent again
-        return self._request(self._connect(), event, headers, body)
-
-    def _connect(self) -> HTTPConnection:
+    def _exchange(self, event: str, headers: dict[str, str], body: Body) -> int:
+        """Sends a request; returns the status of the answer."""
+        idle = self._connection
+        # A large body can't be sent again, so it gets a new connection.
+        if idle is not None and isinstance(body, bytes) and idle.is_connected:
+            try:
+                return self._request(idle, event, headers, body)
+            except _HUNG_UP:
+                # The app may have closed the connection while the request was on its way.
+                if self._expired:
+                    raise
+        self._disconnect()
         first = self._proxy or self._url
         address, port = (first.host or "").strip("[]"), first.port
         connection: HTTPConnection
         if self._url.scheme == "http":
             connection = HTTPConnection(address, port, timeout=self._timeout)
         else:
-            context = tls_context()
+            context = host.tls_context()
             connection = HTTPSConnection(address, port, timeout=self._timeout, ssl_context=context)
             if self._proxy is not None:
                 target = (self._url.host or "").strip("[]")
                 connection.set_tunnel(target, self._url.port or 443, self._proxy_login)
         self._connection = connection
-        try:
-            connection.connect()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        connection.connect()
+        return self._request(connection, event, headers, body)
 
     def _request(
         self, connection: HTTPConnection, event: str, headers: dict[str, str], body: Body
-    ) -> tuple[int, str | None]:
-        self._connection, self._socket = connection, connection.sock
+    ) -> int:
+        self._socket = connection.sock
         path = f"{(self._url.path or '').rstrip('/')}/{event}"
         target = Url(path=path, query=self._url.query or None).request_uri
         if self._is_forwarded:
-            target = f"{self._origin}{target}"
-        is_reusable = False
+            target = f"http://{self._url.netloc}{target}"
         hung_up: OSError | None = None
+        pieces = body if isinstance(body, bytes) else body()
         try:
-            pieces = body if isinstance(body, bytes) else body()
-            try:
-                connection.request("POST", target, pieces, headers, preload_content=False)
-            except _HUNG_UP as error:
-                # The answer may tell why, for example that the body is too large.
-                hung_up = error
-            with closing(connection.getresponse()) as answer:
-                is_success = 200 <= answer.status < 300  # noqa: PLR2004 - success in HTTP
-                if hung_up is not None and is_success:
-                    raise hung_up
-                if is_success:
-                    answer.read(_LONGEST_ANSWER, decode_content=False)
-                if self._expired:
-                    raise TimeoutError
-                is_reusable = is_success and answer.closed and connection.sock is not None
-                return answer.status, answer.headers.get("Location")
-        finally:
-            if is_reusable:
-                self._idle = connection
-            else:
-                connection.close()
+            connection.request("POST", target, pieces, headers, preload_content=False)
+        except _HUNG_UP as error:
+            # The answer may tell why, for example that the body is too large.
+            hung_up = error
+        with closing(connection.getresponse()) as answer:
+            is_success = 200 <= answer.status < 300  # noqa: PLR2004 - success in HTTP
+            if hung_up is not None and is_success:
+                raise hung_up
+            if is_success:
+                answer.read(_LONGEST_ANSWER, decode_content=False)
+            if self._expired:
+                raise TimeoutError
+            if not (is_success and answer.closed and connection.sock is not None):
+                self._disconnect()
+            return answer.status
 
     def _watch(self) -> None:
         """Shuts the socket down at the deadline.
@@ -213,30 +201,12 @@ class Webhook:
         if self._expired or isinstance(error, TimeoutError | HTTPTimeoutError):
             return DeliveryError(f"no answer from {where} within {self._timeout:g} s")
         if isinstance(error, ssl.SSLCertVerificationError):
-            return DeliveryError(
-                f"the certificate of {where} is not valid: {error.verify_message}",
-                hint=hint_for(error),
-            )
+            reason = f"the certificate of {where} is not valid: {error.verify_message}"
+            return DeliveryError(reason, hint=host.hint_for(error))
         if isinstance(error, OSError):
             return DeliveryError(f"{where}: {error.strerror or error}")
         # Not the text of the error: it may quote the answer, and that the secrets of the request.
         return DeliveryError(f"{where} gave no valid HTTP answer ({type(error).__name__})")
-
-    def _refusal(self, event: str, status: int, location: str | None) -> DeliveryError:
-        """Returns the error for an answer that is not a success."""
-        if status not in _REDIRECTS:
-            through = f"answered through the proxy {self._proxy.netloc}" if self._proxy else None
-            return DeliveryError(f"HTTP {status}", hint=through if self._is_forwarded else None)
-        moved = ""
-        with suppress(ValueError, LocationParseError):
-            url = parse_url(urljoin(f"{self._origin}{self._url.path or '/'}", location or ""))
-            path = (url.path or "").removesuffix(f"/{event}")
-            if location and url.host:
-                moved = f": moved to {Url(url.scheme, None, url.host, url.port, path)}"
-        return DeliveryError(
-            f"HTTP {status}{moved}",
-            hint="redirects are not followed: give the app its new base_url",
-        )
 
 
 def _parse(base_url: str) -> Url:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from docora_ops.worker import host
+
 
 @pytest.fixture
 def authority() -> trustme.CA:
@@ -17,4 +19,5 @@ def trusted(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """The same authority, trusted by the jobs that this process runs."""
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    host.tls_context.cache_clear()
     return authority

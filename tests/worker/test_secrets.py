@@ -31,44 +31,27 @@ NO_FORM = "is not in the form iv:tag:ciphertext"
 # Decrypting
 
 
-@pytest.mark.parametrize("text", ["", "x", "ghp_token", "ümläut \U0001f511", "x" * 200])
+@pytest.mark.parametrize("text", ["", "ghp_token", "ümläut \U0001f511"])
 def test_what_docora_has_encrypted_is_decrypted(text: str) -> None:
     assert decrypt(encrypt(text), KEY, "it") == text
     assert decrypt(encrypt(text).upper(), KEY, "it") == text
 
 
-def test_what_is_not_in_docoras_form_is_not_repeated() -> None:
+def test_what_can_not_be_decrypted_is_not_repeated() -> None:
     iv, tag, text = encrypt(AUTH_KEY).split(":")
-    for broken in (
-        "",
-        AUTH_KEY,
-        f"{iv}:{tag}",
-        f"{iv}:{tag}:{text}:",
-        f"{iv}{tag}{text}",
-        f"{iv}:{tag}:{text[:-1]}",
-        f"{iv}:{tag}:{text[:-2]}zz",
-        f"{iv}:{tag}:{text}\n",
+    sealed = AESGCM(KEY).encrypt(bytes(16), b"\xff\xfe", None)
+    for broken, reason in (
+        (AUTH_KEY, NO_FORM),
+        (f"{iv}:{tag}:{text}:", NO_FORM),
+        (f"{iv}:{tag}:{text[:-1]}", NO_FORM),
+        (f"{iv}:{tag}:{text}\n", NO_FORM),
+        (f"{iv}:{tag}:00{text[2:]}", ANOTHER_KEY),
+        (encrypt(AUTH_KEY, bytes(32)), ANOTHER_KEY),
+        (f"{bytes(16).hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}", ANOTHER_KEY),
     ):
         with pytest.raises(SnapshotError) as caught:
             decrypt(broken, KEY, "it")
-        assert caught.value.message == f"it {NO_FORM}"
-
-
-def flip(text: str, place: int) -> str:
-    return f"{text[:place]}{'0' if text[place] != '0' else '1'}{text[place + 1 :]}"
-
-
-def test_a_changed_digit_another_key_and_bytes_that_are_no_text_are_told_in_the_same_words() -> (
-    None
-):
-    text = encrypt(AUTH_KEY)
-    changed = [flip(text, place % len(text)) for place in (0, 31, 33, 64, 66, -1)]
-    sealed = AESGCM(KEY).encrypt(bytes(16), b"\xff\xfe", None)
-    no_text = f"{bytes(16).hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
-    for broken, key in ((text, bytes(32)), *((each, KEY) for each in (*changed, no_text))):
-        with pytest.raises(SnapshotError) as caught:
-            decrypt(broken, key, "it")
-        assert caught.value.message == f"it {ANOTHER_KEY}"
+        assert caught.value.message == f"it {reason}"
 
 
 # Errors that hold a secret
@@ -224,12 +207,11 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
 def test_a_job_whose_time_is_up_while_it_writes_its_verdict_shows_no_secret(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RQ logs what goes wrong then, with all that was being handled."""
 
     def time_is_up(*_: object, **__: object) -> None:
         raise JobTimeoutException("Task exceeded maximum timeout value")
 
-    monkeypatch.setattr("docora_ops.worker.snapshot_job.fail_scan", time_is_up)
+    monkeypatch.setattr("docora_ops.database.link_scans.fail_scan", time_is_up)
     with GitSite(snapshots.folder / "none", intercept=echo).serving() as site:
         repository_id = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
         link = snapshots.link(snapshots.add_app(), repository_id)

@@ -64,7 +64,7 @@ def run(snapshots: Snapshots, link: TestLink, app: App) -> None:
 
 
 @settings(
-    max_examples=20,
+    max_examples=8,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

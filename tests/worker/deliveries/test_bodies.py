@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.support.delivery_checks import events, sha
-from tests.support.receiver import CREATED, REFUSED, Receiver, Request, stringify
+from tests.support.receiver import stringify
 from tests.support.snapshots import AUTH_KEY, Files, Snapshots
 from tests.worker.deliveries.test_paths import ODD_NAMES
 
@@ -86,28 +86,6 @@ def test_javascript_prints_what_an_app_receives_as_it_is(
     assert as_javascript(bodies) == bodies
 
 
-def test_the_receiver_refuses_what_javascript_would_print_otherwise() -> None:
-    receiver = Receiver({"Acme": AUTH_KEY})
-
-    def status(body: bytes, key: str = AUTH_KEY) -> int:
-        signature = hmac.new(key.encode(), b"1." + body, "sha256").hexdigest()
-        headers = {"X-Docora-Timestamp": "1", "X-Docora-Signature": f"sha256={signature}"}
-        return receiver.take(Request("Acme", "delete", headers, body))
-
-    assert status(b'{"file":{"path":"a","sha":"1"}}') == CREATED
-    assert receiver.problems == []
-    for body in (
-        b'{"file": {"path":"a","sha":"1"}}',
-        b'{"file":{"path":"\\u00e9","sha":"1"}}',
-        b'{"file":{"path":"a","sha":9007199254740993}}',
-        b'{"file":{"path":"\\uD83D","sha":"1"}}',
-        b'\xef\xbb\xbf{"file":{"path":"a","sha":"1"}}',
-        b'{"file":{"path":"\xff","sha":"1"}}',
-    ):
-        assert status(body) == REFUSED
-    assert status(b'{"file":{"path":"a","sha":"1"}}', "another key") == REFUSED
-
-
 def test_create_update_and_delete_are_these_bytes_and_signed(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"src/ä.py": "x = '1'\n\t\"\\\u2028", "b.bin": b"\0\xff"})
     first, moment = upstream.head, datetime.now(UTC)
@@ -144,21 +122,3 @@ def test_create_update_and_delete_are_these_bytes_and_signed(snapshots: Snapshot
         digest = hmac.new(AUTH_KEY.encode(), signed, "sha256").hexdigest()
         assert headers["X-Docora-Signature"] == f"sha256={digest}"
         assert headers["User-Agent"].startswith("docora-ops/")
-
-
-def test_a_chunk_is_these_bytes(snapshots: Snapshots) -> None:
-    snapshots.settings_changes = {"binary_chunk_threshold_bytes": 5, "binary_chunk_size_bytes": 6}
-    link, upstream = snapshots.add_synced({"b": b"\0" * 6})
-    start = (
-        f'{{"repository":{{"repository_id":"{link.repository_id}","github_url":"{upstream.url}",'
-        f'"owner":"octo","name":"api"}},"file":{{"path":"b","sha":"{sha(bytes(6))}","size":6,'
-        '"content":"'
-    )
-    assert [
-        re.sub(TIMESTAMP, b"T", re.sub(rb'"id":"[0-9a-f-]{36}"', b'"id":I', request.body)).decode()
-        for request in snapshots.received().requests
-    ] == [
-        f'{start}{content}","content_encoding":"base64","chunk":{{"id":I,"index":{index},'
-        f'"total":2}}}},"commit_sha":"{upstream.head}","timestamp":T}}'
-        for index, content in enumerate(["AAAAAA", "AA"])
-    ]

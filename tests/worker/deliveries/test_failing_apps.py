@@ -41,9 +41,7 @@ def test_a_failed_job_tells_the_file_and_shows_no_secret_of_the_base_url(
     with raw_app(snapshots.receiver, talk) as app, caplog.at_level(logging.DEBUG):
         snapshots.set_base_url(f"http://username1:p%40ssword@{app.host}?a=queryvalue")
         error = failure(snapshots, link)
-    assert error.startswith(
-        f"HTTP 308: moved to http://{app.host}/password1/***/***/***/*** on created a.txt: "
-    )
+    assert error.startswith("HTTP 308 on created a.txt: ")
     for secret in ("username1", "p%40ssword", "p@ssword", "queryvalue"):
         assert secret not in error + caplog.text
     assert job.DELIVERY_TIMEOUT == 30

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from docora_ops.worker.certificates import HINT
+from docora_ops.worker import host
+from docora_ops.worker.host import AUTHORITY_HINT as HINT
 from tests.support.delivery_checks import assert_in_sync, failure, git_failures
 from tests.support.git_over_http import GitSite
 from tests.support.raw_app import context, raw_app, take_all
@@ -22,6 +23,7 @@ SYSTEM = Path("/etc/ssl/certs/ca-certificates.crt")
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
+    host.tls_context.cache_clear()
 
 
 @pytest.fixture
@@ -51,19 +53,6 @@ def link_over_tls(
 
 
 def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_authorities(
-    snapshots: Snapshots, authority: trustme.CA, file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", file)
-    with link_over_tls(snapshots, authority) as (link, upstream):
-        snapshots.run_job(link)
-        assert_in_sync(snapshots, link, upstream)
-    [written] = (snapshots.repos / ".docora-ops").glob("*.pem")
-    if SYSTEM.exists():
-        known, extra = (ssl.create_default_context(cafile=str(each)) for each in (SYSTEM, written))
-        assert extra.cert_store_stats()["x509"] == known.cert_store_stats()["x509"] + 1
-
-
-def test_the_variable_in_an_env_file_reaches_apps_and_git(
     snapshots: Snapshots, authority: trustme.CA, file: str, tmp_path: Path
 ) -> None:
     env_file = tmp_path / "docora.env"
@@ -74,30 +63,14 @@ def test_the_variable_in_an_env_file_reaches_apps_and_git(
         worked = snapshots.work("--env-file", str(env_file), **protocols)
         assert worked.code == 0, worked
         assert_in_sync(snapshots, link, upstream)
-
-
-def test_git_ssl_cainfo_and_ssl_cert_file_in_an_env_file_are_left_as_they_are(
-    snapshots: Snapshots, authority: trustme.CA, file: str, tmp_path: Path
-) -> None:
-    """As OpenSSL and git read them: the first is for git alone, the second for apps alone."""
-    env_file = tmp_path / "docora.env"
-    other = tmp_path / "other.pem"
-    trustme.CA().cert_pem.write_to_path(str(other))
-    lines = f"GIT_SSL_CAINFO={file}\nSSL_CERT_FILE={file}\nNODE_EXTRA_CA_CERTS={other}\n"
-    env_file.write_text(lines, encoding="utf-8")
-    protocols = {"DOCORA_OPS_GIT_PROTOCOLS": "https"}
-    with link_over_tls(snapshots, authority) as (link, upstream):
-        snapshots.queue(link)
-        worked = snapshots.work("--env-file", str(env_file), **protocols)
-        assert worked.code == 0, worked
-        assert_in_sync(snapshots, link, upstream)
+    [written] = (snapshots.repos / ".docora-ops").glob("*.pem")
+    if SYSTEM.exists():
+        known, extra = (ssl.create_default_context(cafile=str(each)) for each in (SYSTEM, written))
+        assert extra.cert_store_stats()["x509"] == known.cert_store_stats()["x509"] + 1
 
 
 def test_a_certificate_of_an_unknown_authority_has_a_hint(
-    snapshots: Snapshots,
-    authority: trustme.CA,
-    file: str,
-    monkeypatch: pytest.MonkeyPatch,
+    snapshots: Snapshots, authority: trustme.CA, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with link_over_tls(snapshots, authority) as (link, _):
         error = failure(snapshots, link)

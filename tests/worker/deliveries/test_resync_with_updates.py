@@ -22,12 +22,11 @@ def link_and_upstream(snapshots: Snapshots) -> tuple[TestLink, Upstream]:
     return link, upstream
 
 
-@pytest.mark.parametrize("arguments", [("octo/api",), ("--all", "--yes")])
 def test_an_app_that_was_down_gets_the_deletion_and_every_file_again(
-    snapshots: Snapshots, link_and_upstream: tuple[TestLink, Upstream], arguments: tuple[str, ...]
+    snapshots: Snapshots, link_and_upstream: tuple[TestLink, Upstream]
 ) -> None:
     link, upstream = link_and_upstream
-    result = snapshots.docora.run("resync", "Acme", *arguments, "--update", "--json")
+    result = snapshots.docora.run("resync", "Acme", "octo/api", "--update", "--json")
     assert (result.code, result.data["deliveries_marked"]) == (0, 3), result
     assert set(snapshots.deliveries(link).values()) == {"0" * 64}
     snapshots.work_here()
@@ -36,19 +35,3 @@ def test_an_app_that_was_down_gets_the_deletion_and_every_file_again(
     assert deletion.json["file"]["sha"] == "0" * 64
     assert [request.json["previous_sha"] for request in updates] == ["0" * 64] * 2
     assert_in_sync(snapshots, link, upstream)
-
-
-@pytest.mark.parametrize("arguments", [("octo/api",), ("--all", "--yes")])
-def test_a_resync_without_it_says_that_the_app_keeps_the_file(
-    snapshots: Snapshots, link_and_upstream: tuple[TestLink, Upstream], arguments: tuple[str, ...]
-) -> None:
-    dry = snapshots.docora.run("resync", "Acme", *arguments, "--dry-run")
-    result = snapshots.docora.run("resync", "Acme", *arguments)
-    marked = snapshots.docora.run("resync", "Acme", *arguments, "--update")
-    said = [" ".join((each.stdout + each.stderr).split()) for each in (dry, result, marked)]
-    assert [each.code for each in (dry, result, marked)] == [0, 0, 0]
-    keeps = "The app keeps files that are gone from the repository."
-    assert "The app would keep files that are gone from the repository: with --update" in said[0]
-    assert [keeps in text for text in said] == [False, True, False]
-    snapshots.work_here()
-    assert "gone" in snapshots.received().files

@@ -4,7 +4,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from functools import partial
 
 import pytest
@@ -46,7 +46,7 @@ def serving(
 
 def post(base_url: str, *, bodies: Iterable[Body] = SMALL, timeout: float = 30) -> None:
     """Sends the bodies, as a job would, one after the other."""
-    with Webhook(base_url, "app_1", AUTH_KEY, timeout) as webhook:
+    with closing(Webhook(base_url, "app_1", AUTH_KEY, timeout)) as webhook:
         for body in bodies:
             webhook.post("create", body)
 
@@ -64,10 +64,6 @@ def error_of(base_url: str, *bodies: Body, timeout: float = 30) -> str:
 def say_nothing(talk: Talk) -> None:
     talk.read()
     talk.wait_for_hangup()
-
-
-def read_nothing(talk: Talk) -> None:
-    talk.over.wait(25)
 
 
 def read_slowly(talk: Talk) -> None:
@@ -104,16 +100,14 @@ def drip_a_handshake(talk: Talk) -> None:
     "talk",
     [
         say_nothing,
-        read_nothing,
         read_slowly,
-        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
         dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
         dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         drip_a_handshake,
     ],
 )
 def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) -> None:
-    body = pieces_of(LARGE) if talk in {read_nothing, read_slowly} else SMALL[0]
+    body = pieces_of(LARGE) if talk is read_slowly else SMALL[0]
     with serving(talk) as app:
         scheme = "https" if talk is drip_a_handshake else "http"
         begun = time.monotonic()
@@ -123,25 +117,12 @@ def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) ->
         assert app.connections == 1
 
 
-def test_a_proxy_that_drips_its_answer_has_its_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def talk(talk: Talk) -> None:
-        talk.read_head()
-        talk.send(b"HTTP/1.1 200 Connected\r\n")
-        drip(talk, b"X: y\r\n")
-
-    with serving(talk) as proxy:
-        monkeypatch.setenv("https_proxy", proxy.host)
-        error = error_of("https://acme.example/Acme", timeout=0.3)
-        assert error == f"no answer from acme.example through the proxy {proxy.host} within 0.3 s"
-
-
 # Connections that stay open, and those that end
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        OK,
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536,
@@ -176,32 +157,26 @@ def answer_without_end(talk: Talk) -> None:
         talk.send(b"1000\r\n%b\r\n" % (b"x" * 0x1000))
 
 
-@pytest.mark.parametrize("is_encrypted", [False, True])
 @pytest.mark.parametrize(
     "talk",
     [
         reset_when_idle,
         partial(Talk.take),
-        partial(Talk.take, answer=OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n")),
         partial(Talk.take, answer=b"HTTP/1.0 200 OK\r\n\r\nthanks"),
         answer_in_part,
         answer_without_end,
     ],
 )
 def test_an_app_that_keeps_no_connection_gets_a_new_one_for_each_file(
-    trusted: trustme.CA,
-    talk: Callable[[Talk], object],
-    is_encrypted: bool,
+    trusted: trustme.CA, talk: Callable[[Talk], object]
 ) -> None:
-    tls = context(trusted, "127.0.0.1") if is_encrypted else None
-    with serving(talk, tls=tls) as app:
+    with serving(talk, tls=context(trusted, "127.0.0.1")) as app:
         post(app.base_url)
         assert app.paths == ["a", "b", "c"]
         assert app.connections == 3
 
 
 def test_a_large_body_gets_a_connection_of_its_own() -> None:
-    """It is not held in memory, so it could not be sent once more."""
     with serving(take_all) as app:
         post(app.base_url, bodies=(SMALL[0], pieces_of(LARGE), SMALL[1]))
         assert app.requests[1].body == LARGE
@@ -225,19 +200,6 @@ def test_a_request_is_sent_only_once_more() -> None:
 
 
 # Answers that are no success
-
-
-@pytest.mark.parametrize("status", [199, 300, 404])
-def test_an_answer_but_2xx_is_told_and_ends_the_connection(status: int) -> None:
-    answer = OK.replace(b"200", str(status).encode())
-
-    def talk(talk: Talk) -> None:
-        talk.read()
-        talk.send(answer)
-        talk.wait_for_hangup()
-
-    with serving(talk) as app:
-        assert error_of(app.base_url) == f"HTTP {status}"
 
 
 def refuse_and_close(talk: Talk) -> None:
@@ -267,10 +229,7 @@ def test_an_answer_before_the_whole_body_was_read_counts_only_if_it_is_a_refusal
             assert error_of(app.base_url, body) == "HTTP 413"
     with serving(accept_and_close) as app:
         error = error_of(app.base_url, body)
-        assert error in {
-            f"{app.host}: Connection reset by peer",
-            f"{app.host}: Broken pipe",
-        }
+        assert error in {f"{app.host}: Connection reset by peer", f"{app.host}: Broken pipe"}
 
 
 def answering(answer: bytes) -> Callable[[Talk], None]:
@@ -297,7 +256,6 @@ INVALID = " gave no valid HTTP answer"
     ("talk", "reason"),
     [
         (reset_at_the_head, f": Connection reset by peer|: Broken pipe|{CLOSED}"),
-        (answering(b""), CLOSED),
         (answering(b"220 mail.example ESMTP geheim\r\n"), f"{INVALID} (BadStatusLine)"),
         (
             answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"),
@@ -312,12 +270,6 @@ def test_a_request_without_a_whole_answer_is_not_acknowledged(
     with serving(talk) as app:
         assert error_of(app.base_url) in {f"{app.host}{each}" for each in reason.split("|")}
         assert app.connections == 1
-
-
-def test_an_app_that_is_down_or_unknown_is_named() -> None:
-    port = refused_port()
-    assert error_of(f"http://[::1]:{port}/hook") == f"[::1]:{port}: Connection refused"
-    assert error_of("https://acme.invalid").startswith("acme.invalid: ")
 
 
 # TLS
@@ -382,15 +334,7 @@ def test_user_password_and_query_of_a_base_url_reach_the_app() -> None:
     assert {headers["Host"] for _, headers in heads} == {app.host}
 
 
-@pytest.mark.parametrize(
-    "base_url",
-    [
-        "ftp://user:geheim@acme.example/hook",
-        "https://acme.example:99999/hook",
-        "https://[::1/hook",
-        "",
-    ],
-)
+@pytest.mark.parametrize("base_url", ["ftp://user:geheim@acme.example/hook", "https://[::1/hook"])
 def test_an_unusable_base_url_is_refused(base_url: str) -> None:
     assert error_of(base_url) == "the app's base_url is not an http or https URL"
 
@@ -398,28 +342,11 @@ def test_an_unusable_base_url_is_refused(base_url: str) -> None:
 # Redirects
 
 
-@pytest.mark.parametrize(
-    ("status", "location", "moved"),
-    [
-        (
-            301,
-            "https://u:geheim@new.example:444/hook/create?key=geheim#geheim",
-            ": moved to https://new.example:444/hook",
-        ),
-        (303, "/elsewhere", ": moved to http://{host}/elsewhere"),
-        (307, "../v2/create", ": moved to http://{host}/v2"),
-        (308, "http://[::1/create", ""),
-    ],
-)
-def test_a_redirect_is_not_followed_and_tells_the_new_base_url(
-    status: int, location: str | None, moved: str
-) -> None:
-    header = "" if location is None else f"Location: {location}\r\n"
-    answer = f"HTTP/1.1 {status} Moved\r\n{header}Content-Length: 4\r\n\r\ngone".encode()
+def test_a_redirect_is_not_followed() -> None:
+    answer = b"HTTP/1.1 308 Moved\r\nLocation: /new?key=geheim\r\nContent-Length: 0\r\n\r\n"
     with serving(answering(answer)) as app:
         assert error_of(app.base_url) == (
-            f"HTTP {status}{moved.format(host=app.host)}:"
-            " redirects are not followed: give the app its new base_url"
+            "HTTP 308: redirects are not followed: give the app its new base_url"
         )
         assert len(app.requests) == 1
 
@@ -478,10 +405,6 @@ def test_https_proxy_only_forwards_what_it_can_not_read(
     assert "Authorization" not in headers
 
 
-def hang_up(talk: Talk) -> None:
-    talk.read_head()
-
-
 def refusing(status: int) -> Callable[[Talk], None]:
     def talk(talk: Talk) -> None:
         talk.read_head()
@@ -494,9 +417,7 @@ def refusing(status: int) -> Callable[[Talk], None]:
 @pytest.mark.parametrize(
     ("talk", "scheme", "error"),
     [
-        (None, "http", "{app} through the proxy {proxy}: Connection refused"),
         (None, "https", "{app} through the proxy {proxy}: Connection refused"),
-        (hang_up, "https", "{app} through the proxy {proxy}" + CLOSED),
         (
             refusing(403),
             "https",
@@ -506,10 +427,7 @@ def refusing(status: int) -> Callable[[Talk], None]:
     ],
 )
 def test_a_proxy_that_fails_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-    talk: Callable[[Talk], None] | None,
-    scheme: str,
-    error: str,
+    monkeypatch: pytest.MonkeyPatch, talk: Callable[[Talk], None] | None, scheme: str, error: str
 ) -> None:
     with serving(talk or take_all) as app:
         proxy = app.host if talk else f"127.0.0.1:{refused_port()}"

@@ -1,21 +1,9 @@
 """Which files a snapshot sends, in which order, and what it records of them."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.worker import snapshot_job as job
-from docora_ops.worker.scan import File, Objects, scan
-from tests.support.delivery_checks import (
-    assert_in_sync,
-    events,
-    failure,
-    last,
-    sha,
-    snapshot_row,
-)
+from tests.support.delivery_checks import assert_in_sync, events, failure, last, sha, snapshot_row
 from tests.support.receiver import Request
 from tests.support.snapshots import Files, Snapshots
 
@@ -71,38 +59,6 @@ def test_an_update_tells_what_was_delivered_last_and_not_what_was_committed_last
     assert_in_sync(snapshots, link, upstream)
 
 
-def test_a_file_that_becomes_a_link_is_deleted_and_comes_back_as_a_new_one(
-    snapshots: Snapshots,
-) -> None:
-    link, upstream = snapshots.add_synced({"a": "1", "b": "1"})
-    upstream.write({"b": None})
-    (upstream.path / "b").symlink_to("a")
-    (upstream.path / "folder").symlink_to("/etc")
-    upstream.commit()
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
-    upstream.commit({"b": None})
-    upstream.commit({"b": "1"})
-    snapshots.run_job(link)
-    assert events(snapshots)[2:] == [("delete", "b"), ("create", "b")]
-    assert_in_sync(snapshots, link, upstream)
-
-
-def test_each_app_gets_what_it_lacks_itself(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1"})
-    other = snapshots.link(snapshots.add_app("Beta"), link.repository_id)
-    snapshots.run_job(link)
-    upstream.commit({"a": "2"})
-    snapshots.run_job(other)
-    assert events(snapshots) == [("create", "a")]
-    assert events(snapshots, "Beta") == [("create", "a")]
-    assert snapshots.deliveries(link) == {"a": sha("1")}
-    assert_in_sync(snapshots, other, upstream, "Beta")
-    snapshots.run_job(link)
-    assert last(snapshots).event == "update"
-    assert_in_sync(snapshots, link, upstream)
-
-
 def delete_link(snapshots: Snapshots, *, app_too: bool) -> None:
     """As Docora does it, from a connection of its own: the receiver's threads call this."""
     snapshots.docora.connection.execute("DELETE FROM app_repositories")
@@ -136,31 +92,6 @@ def test_a_link_that_is_deleted_on_the_way_ends_its_job_quietly(
     assert event == "delete" or "2" not in snapshots.deliveries(link)
     now = snapshot_row(snapshots, link.repository_id)
     assert (now and now["id"]) == (stored and stored["id"])
-
-
-def test_an_app_that_is_deleted_while_its_files_are_hashed_gets_nothing(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, _ = snapshots.add_link({"a": "1"})
-
-    def scan_and_delete(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
-        delete_link(snapshots, app_too=True)
-        return scan(clone, commit, objects)
-
-    monkeypatch.setattr(job, "scan", scan_and_delete)
-    snapshots.run_job(link)
-    assert snapshots.receiver.connections == 0
-    assert snapshot_row(snapshots, link.repository_id) is None
-
-
-def test_a_link_that_is_gone_before_its_job_begins_gets_nothing(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1"})
-    snapshots.queue(link)
-    delete_link(snapshots, app_too=False)
-    snapshots.work_here()
-    assert snapshots.receiver.connections == 0
-    assert snapshots.docora.job(link).get_status() is JobStatus.FINISHED
-    assert not snapshots.repos.exists()
 
 
 def test_a_snapshot_that_can_not_be_stored_leaves_the_one_before(snapshots: Snapshots) -> None:

@@ -1,36 +1,12 @@
 """What strangers put into their repositories does nothing to us, nor through us to the apps."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.delivery_checks import assert_in_sync, events, link_row
+from tests.support.delivery_checks import events, link_row
 from tests.support.git_over_http import GitSite
 from tests.support.snapshots import Snapshots
-
-
-def test_settings_of_git_in_a_working_tree_are_not_taken(
-    snapshots: Snapshots, tmp_path: Path
-) -> None:
-    """The files of its top level look like a repository's own: git would run what they say."""
-    marker = tmp_path / "marker"
-    link, upstream = snapshots.add_link(
-        {
-            "HEAD": "ref: refs/heads/main\n",
-            "config": f'[core]\n\talternateRefsCommand = "touch {marker}; :"\n',
-            "objects/info/alternates": f"{snapshots.folder}/upstream/octo/api/.git/objects\n",
-            "refs/x": "",
-        }
-    )
-    clone = snapshots.clone()
-    clone.parent.mkdir(parents=True)
-    subprocess.run(["git", "clone", "--quiet", upstream.url, clone], check=True)
-    assert (clone / ".git").is_dir()
-    snapshots.run_job(link)
-    assert not marker.exists()
-    assert not (clone / ".git").exists()
-    assert_in_sync(snapshots, link, upstream)
 
 
 @pytest.mark.parametrize("path", [".GIT/hooks/x", "../up", "./here", "a/.git/x"])

@@ -4,9 +4,9 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from docora_ops.database import link_scans
 from docora_ops.database.link_scans import begin_scan
 from docora_ops.errors import SnapshotError
-from docora_ops.worker import snapshot_job
 from tests.support.delivery_checks import assert_in_sync
 from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
 from tests.support.snapshots import Snapshots
@@ -17,7 +17,6 @@ pytestmark = needs_pgbouncer
 @pytest.mark.parametrize(
     ("mode", "size", "concurrency", "sentence"),
     [
-        ("transaction", 1, "1", "leads to a proxy that pools transactions"),
         ("transaction", 3, "2", "leads to a proxy that pools transactions"),
         ("statement", 2, "1", "is behind a proxy that pools statements"),
     ],
@@ -56,7 +55,6 @@ def test_a_worker_works_where_sessions_are_pooled(snapshots: Snapshots) -> None:
 def test_a_job_that_loses_its_lock_sends_nothing(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker may have been started when it could not be told what is pooled."""
     link, _ = snapshots.add_link({"a": "1\n"})
     with (
         pgbouncer(snapshots.docora.database_access, "transaction", 2) as access,
@@ -67,7 +65,7 @@ def test_a_job_that_loses_its_lock_sends_nothing(
             other.execute("SELECT 1")  # in the session that the job has had so far
             return begin_scan(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(snapshot_job, "begin_scan", begin)
+        monkeypatch.setattr(link_scans, "begin_scan", begin)
         snapshots.settings_changes = {"database_url": SecretStr(access.worker)}
         with pytest.raises(SnapshotError, match="has not got the link's lock"):
             snapshots.run_job(link)

@@ -4,12 +4,11 @@ import signal
 import sys
 from pathlib import Path
 
-import pytest
 from rq.job import JobStatus
 
 from tests.support.delivery_checks import assert_in_sync, events, link_row
 from tests.support.git_over_http import GitSite, basic
-from tests.support.proxy import Proxy, eventually
+from tests.support.proxy import Proxy
 from tests.support.receiver import Request
 from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
@@ -80,29 +79,6 @@ def test_a_job_that_begins_before_its_producer_has_committed_waits(snapshots: Sn
     assert_synced(snapshots, link, upstream)
 
 
-def test_a_job_whose_connection_is_cut_writes_its_verdict_over_another(
-    snapshots: Snapshots,
-) -> None:
-    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
-    rows = []
-
-    def answer(request: Request) -> int:
-        rows.append(snapshots.docora.row(link))
-        if len(rows) == 2:
-            # It is recorded while the next file is sent.
-            eventually(lambda: set(snapshots.deliveries(link)) == {"a"}, "the first delivery")
-            terminate_sessions(snapshots.docora)
-        return 200
-
-    snapshots.receiver.answer = answer
-    snapshots.work_here()
-    assert_synced(snapshots, link, upstream)
-    # What was sent when the connection was cut was not recorded.
-    assert [path for _, path in events(snapshots)] == ["a", "b", "b"]
-    assert (rows[2]["status"], rows[2]["retry_count"]) == ("scanning", 1)
-    assert "can't be used" in rows[2]["last_error"]
-
-
 def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_link(FILES)
     before = []
@@ -118,20 +94,6 @@ def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Sn
     assert snapshots.docora.row(link) == before[0]
     assert before[0]["status"] == "scanning"
     assert events(snapshots) == [("create", "a")]
-
-
-def test_a_row_that_is_locked_for_long_leaves_the_job_a_try(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docora_ops.worker.snapshot_job.LOCK_TIMEOUT", 1)
-    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=1)
-    with row_locks(snapshots.docora):
-        snapshots.work_here()
-    assert has_live_job(snapshots.docora, link)
-    assert snapshots.docora.status(link) == "pending_snapshot"
-    make_delayed_jobs_due(snapshots.docora)
-    assert snapshots.work().code == 0
-    assert_synced(snapshots, link, upstream)
 
 
 def test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back(snapshots: Snapshots) -> None:

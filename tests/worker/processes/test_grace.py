@@ -1,32 +1,17 @@
 """A job that is cut off by the end of its worker is queued again at once, and counts no failure."""
 
-import os
-import signal
-import sys
 import threading
-from signal import SIGKILL, SIGSTOP, SIGTERM
-from types import FrameType
+from signal import SIGTERM
 
-import pytest
 from rq.job import JobStatus
-from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
-from docora_ops.interrupts import CUT_OFF
-from docora_ops.worker.git import Git
-from docora_ops.worker.recovery import CutOff, cut_off
 from tests.support.delivery_checks import link_row
 from tests.support.docora import WIP
 from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import (
-    Running,
-    children_of,
-    command_line,
-    held_worker,
-    running,
-)
+from tests.support.worker_processes import Running, held_worker, running
 
 
 def assert_queued_again(snapshots: Snapshots, link: TestLink, tries_left: int) -> None:
@@ -98,9 +83,7 @@ def insist(worker: Running) -> bool:
     return worker.process.poll() is not None
 
 
-def test_a_second_signal_leaves_the_job_to_a_worker_that_runs_already(
-    snapshots: Snapshots,
-) -> None:
+def test_a_second_signal_leaves_the_job_to_a_worker_that_runs_already(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
     with held_worker(snapshots) as (gate, worker), running(snapshots) as other:
         other.await_ready()
@@ -110,53 +93,3 @@ def test_a_second_signal_leaves_the_job_to_a_worker_that_runs_already(
         other.await_line("synced")
         assert worker.end() == 0
     assert link_row(snapshots, link) == ("synced", 0, None)
-
-
-@pytest.mark.parametrize(
-    "grace",
-    [pytest.param("1", marks=pytest.mark.slow), None],
-    ids=["10 s after the first try", "with the third signal"],
-)
-def test_a_job_that_does_not_end_when_it_is_cut_off_is_killed_and_counts_a_failure(
-    snapshots: Snapshots, grace: str | None
-) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"}, retry_base_delay_ms=0)
-    arguments = ("--grace", grace) if grace else ()
-    with held_worker(snapshots, *arguments) as (_gate, worker):
-        os.kill(worker.horse(), SIGSTOP)
-        if grace:
-            worker.signal(SIGTERM)
-        else:
-            eventually(lambda: insist(worker), "the end of the worker")
-        assert worker.end() == 0
-        assert f"its process was killed (wait status {int(SIGKILL)})" in worker.log
-    assert snapshots.docora.row(link)["retry_count"] == 1
-    assert snapshots.docora.lost_links() == []
-
-
-@pytest.mark.parametrize(
-    ("number", "error"), [(CUT_OFF, CutOff), (signal.SIGALRM, JobTimeoutException)]
-)
-def test_a_git_that_is_started_at_this_very_moment_is_ended_too(
-    snapshots: Snapshots, number: signal.Signals, error: type[BaseException]
-) -> None:
-    def strike(_frame: FrameType, event: str, what: object) -> None:
-        if event == "c_return" and getattr(what, "__name__", "") == "fork_exec":
-            signal.raise_signal(number)
-
-    over = threading.Event()
-    site = GitSite(snapshots.folder, intercept=lambda _handler: over.wait(PATIENCE))
-    before = signal.signal(CUT_OFF, cut_off)
-    timeout = UnixSignalDeathPenalty(60, JobTimeoutException)  # type: ignore[no-untyped-call]
-    with site.serving(), timeout:
-        git = Git(site.url, token=None, protocols=["http"], timeout=60, keep_alive=lambda: None)
-        sys.setprofile(strike)
-        try:
-            with pytest.raises(error):
-                git.list_refs()
-        finally:
-            sys.setprofile(None)
-            signal.signal(CUT_OFF, before)
-            commands = [command_line(pid) for pid in children_of(os.getpid())]
-            over.set()
-    assert not [command for command in commands if "ls-remote" in command]

@@ -30,21 +30,6 @@ def test_each_line_that_a_job_logs_is_inert(
     assert [text for text in messages if not text.isprintable()] == []
 
 
-def test_a_try_past_the_limit_is_not_counted_as_one_of_it(
-    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Docora's scheduler queues failed links again, and their count goes on."""
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.docora.connection.execute("UPDATE app_repositories SET retry_count = 5")
-    snapshots.receiver.answer = lambda _: 500
-    with caplog.at_level(logging.INFO), pytest.raises(SnapshotError):
-        snapshots.run_job(link)
-    assert "began, try 6, past the limit of 5" in caplog.text
-    assert "try 6, past the limit of 5: HTTP 500" in caplog.text
-    shown = snapshots.docora.run("show", *link.ids).stdout
-    assert "Status\tfailed, 6 tries failed\n" in shown
-
-
 def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     try:
         raise ValueError("a\nb")
@@ -57,9 +42,7 @@ def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -
     assert r"it\nfailed\nTraceback" in line
 
 
-def test_a_worker_logs_each_event_in_one_line(
-    snapshots: Snapshots,
-) -> None:
+def test_a_worker_logs_each_event_in_one_line(snapshots: Snapshots) -> None:
     app_id = snapshots.add_app("Acme")
     upstream = snapshots.add_upstream()
     upstream.commit({"a": "1\n", "b": "2\n"})

@@ -15,12 +15,7 @@ from tests.support.git_over_http import gate_at
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import (
-    children_of,
-    held_worker,
-    running,
-    running_program,
-)
+from tests.support.worker_processes import children_of, held_worker, running, running_program
 
 PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -76,8 +71,7 @@ def test_a_signal_ends_it_when_the_job_in_hand_is_done(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "setting", "count"),
-    [((), None, 5), (("--concurrency", "3"), "2", 3)],
+    ("arguments", "setting", "count"), [((), None, 5), (("--concurrency", "3"), "2", 3)]
 )
 def test_docoras_own_setting_tells_how_many_jobs_run_at_the_same_time(
     snapshots: Snapshots, arguments: tuple[str, ...], setting: str | None, count: int

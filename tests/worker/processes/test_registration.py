@@ -3,14 +3,14 @@
 import json
 import re
 from datetime import timedelta
-from signal import SIGALRM, SIGSTOP, SIGTERM
+from signal import SIGALRM, SIGSTOP
 
 from rq.utils import now, utcformat
 
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import await_waiting_worker, held_worker, running
+from tests.support.worker_processes import held_worker, running
 
 
 def counted(docora: Docora) -> tuple[int, int]:
@@ -34,22 +34,6 @@ def test_a_busy_worker_registers_again_when_redis_has_lost_its_registration(
         [shown] = docora.run("queue", "--json").data["workers"]
         assert (shown["name"], shown["state"], shown["pid"]) == ("w", "busy", worker.pid)
         gate.release()
-
-
-def test_an_idle_worker_registers_again_when_redis_was_emptied_and_goes_with_its_end(
-    snapshots: Snapshots,
-) -> None:
-    docora = snapshots.docora
-    with running(snapshots) as worker:
-        worker.await_ready()
-        await_waiting_worker(docora)
-        docora.redis.flushdb()
-        assert counted(docora) == (0, 0)
-        eventually(lambda: counted(docora) == (1, 0), "a worker that has registered again")
-        worker.signal(SIGTERM)
-        assert worker.end() == 0
-    assert counted(docora) == (0, 0)
-    assert docora.redis.smembers("rq:workers") == set()
 
 
 def let_time_go_by(docora: Docora, name: str, seconds: int) -> None:

@@ -9,7 +9,7 @@ from rq import Queue
 from rq.job import Job
 
 from docora_ops.queue import connect
-from docora_ops.worker import rq_worker, snapshot_job
+from docora_ops.worker import snapshot_job
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.proxy import eventually
 from tests.support.receiver import Request
@@ -42,9 +42,7 @@ class Horses:
             eventually(lambda: self.worker is None or self.worker.horses == [], "the horse's end")
 
 
-def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(
-    snapshots: Snapshots,
-) -> None:
+def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots: Snapshots) -> None:
     holders: list[list[int]] = []
 
     def answer(_app: str, _pid: int) -> int:
@@ -112,18 +110,6 @@ def noting(snapshots: Snapshots) -> Iterator[Noting]:
     snapshot_job.use_settings(snapshots.settings)
 
 
-def test_a_process_that_is_killed_between_two_jobs_costs_none(noting: Noting) -> None:
-    def kill(pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-    noting.happen = kill
-    noting.run_jobs(burst=True)
-    first, *others = noting.pids
-    assert first not in others
-    assert len(set(others)) == 1
-
-
 def test_a_session_that_is_ended_between_two_jobs_costs_none(
     noting: Noting, snapshots: Snapshots
 ) -> None:
@@ -140,11 +126,3 @@ def test_a_session_that_is_ended_between_two_jobs_costs_none(
     noting.run_jobs(burst=True)
     assert ended
     assert len(set(noting.pids)) == 1, "no job has failed"
-
-
-def test_a_process_that_has_grown_is_replaced(
-    noting: Noting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rq_worker, "_MOST_GROWTH", -1)
-    noting.run_jobs(burst=True)
-    assert len(set(noting.pids)) == 4

@@ -8,7 +8,6 @@ from docora_ops.queue import connect
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.delivery_checks import link_row
 from tests.support.docora import QUEUE
-from tests.support.git_over_http import gate_at
 from tests.support.proxy import Fault, Proxy
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import expire_heartbeats, make_delayed_jobs_due, running
@@ -48,24 +47,6 @@ def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots
     assert docora.status(link) == "synced"
     assert docora.waiting() == []
     assert docora.redis.llen(f"rq:queue:{QUEUE}:intermediate") == 0
-
-
-def test_a_burst_that_loses_redis_at_the_end_of_a_job_says_it_in_one_line(
-    snapshots: Snapshots,
-) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n"})
-    with (
-        Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy,
-        gate_at(snapshots.receiver) as gate,
-        running(snapshots, "--burst", REDIS_URL=proxy.url) as worker,
-    ):
-        gate.wait()
-        proxy.__exit__()
-        gate.release()
-        assert worker.end() == 5
-    assert worker.log.count("Error: Redis at ") == 1
-    assert "Traceback" not in worker.log
-    assert snapshots.docora.status(link) == "synced"
 
 
 def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(

@@ -95,10 +95,7 @@ def test_a_clock_that_jumps_during_a_job_changes_nothing_for_the_app(
     clock = tmp_path / "clock"
     clock.write_text("+0")
     link, _ = snapshots.add_queued({"a": "1", "b": "2", "c": "3"})
-    with (
-        moments_are_right(snapshots),
-        held_worker(snapshots, **clock_in(clock)) as (gate, worker),
-    ):
+    with moments_are_right(snapshots), held_worker(snapshots, **clock_in(clock)) as (gate, worker):
         clock.write_text("+600")
         gate.release()
         worker.await_line("takes no job: the clock")

@@ -4,25 +4,15 @@ import hmac
 import re
 from datetime import timedelta
 
-import psycopg
 import pytest
 
 from docora_ops.text import moment
 from docora_ops.worker import deliveries
-from docora_ops.worker.clone import Clone, Commit
-from tests.support.delivery_checks import (
-    assert_in_sync,
-    events,
-    failure,
-    last,
-    link_row,
-    repository_row,
-)
+from tests.support.delivery_checks import assert_in_sync, events, failure, link_row, repository_row
 from tests.support.proxy import refused_port
 from tests.support.raw_app import Talk, raw_app
 from tests.support.rows import TestLink
 from tests.support.snapshots import AUTH_KEY, Snapshots, Upstream, encrypt
-from tests.support.worker_processes import has_live_job
 
 
 def take_away(upstream: Upstream) -> None:
@@ -67,23 +57,6 @@ def test_the_fifth_failure_of_git_opens_the_circuit_and_a_success_closes_it(
     failure(snapshots, link)
     assert count(snapshots, link) == (1, False)
     assert told(snapshots) == 1
-
-
-def test_apps_are_told_once_as_long_as_the_circuit_is_open(snapshots: Snapshots) -> None:
-    snapshots.settings_changes = {"circuit_breaker_threshold": 2}
-    link, upstream = snapshots.add_link({"a": "1"})
-    take_away(upstream)
-    for _ in range(4):
-        failure(snapshots, link)
-    assert count(snapshots, link) == (4, True)
-    assert told(snapshots) == 1
-    connection = snapshots.docora.connection
-    connection.execute("UPDATE repositories SET circuit_open_until = now() - interval '1 s'")
-    failure(snapshots, link)
-    assert told(snapshots) == 2
-    assert last(snapshots).json["circuit_breaker"]["consecutive_failures"] == 5
-    open_for = repository_row(snapshots, link.repository_id)["open_for"]
-    assert timedelta(minutes=29) < open_for <= timedelta(minutes=30)
 
 
 def test_sync_failed_is_these_bytes(snapshots: Snapshots) -> None:
@@ -172,8 +145,7 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
     assert [told(snapshots, name) for name in ("Acme", "Broken", "Locked")] == [1, 1, 0]
     reasons = {
         "Silent": f"no answer from {silent.host} within 0.3 s",
-        "Moved": f"HTTP 301: moved to http://{moved.host}/***: redirects are not followed:"
-        " give the app its new base_url",
+        "Moved": "HTTP 301: redirects are not followed: give the app its new base_url",
         "Down": f"127.0.0.1:{port}: Connection refused",
         "Unknown": "its auth key is not in the form iv:tag:ciphertext",
         "Broken": "HTTP 500",
@@ -184,52 +156,3 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
         f"app {apps[name]} was not told of the open circuit: {reason}"
         for name, reason in reasons.items()
     }
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE apps SET base_url = 'http://127.0.0.1:1'",
-        "UPDATE repositories SET github_url = 'ftp://acme.example/x'",
-    ],
-)
-def test_only_git_counts(snapshots: Snapshots, change: str) -> None:
-    snapshots.settings_changes = {"circuit_breaker_threshold": 1}
-    link, _ = snapshots.add_link({"a": "1"})
-    snapshots.docora.connection.execute(change.encode())
-    failure(snapshots, link)
-    assert count(snapshots, link) == (0, False)
-    assert snapshots.receiver.connections == 0
-
-
-def test_git_closes_the_circuit_though_the_app_takes_nothing(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1"})
-    snapshots.docora.connection.execute(
-        "UPDATE repositories SET consecutive_failures = 7,"
-        " circuit_open_until = now() + interval '1 hour'"
-    )
-    snapshots.receiver.answer = lambda _: 500
-    assert failure(snapshots, link) == "HTTP 500 on created a"
-    assert count(snapshots, link) == (0, False)
-
-
-def test_apps_are_told_though_the_verdict_can_not_be_written_at_once(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docora_ops.worker.snapshot_job.LOCK_TIMEOUT", 0.2)
-    snapshots.settings_changes["circuit_breaker_threshold"] = 1
-    link, upstream = snapshots.add_link({"a": "1"})
-    take_away(upstream)
-    snapshots.queue(link, max_retry_attempts=1)
-    sync = Clone.sync
-    with psycopg.connect(snapshots.docora.database_access.owner) as holder:
-
-        def lock_and_sync(clone: Clone, *, anew: bool) -> Commit | None:
-            holder.execute("SELECT FROM app_repositories FOR UPDATE")
-            return sync(clone, anew=anew)
-
-        monkeypatch.setattr(Clone, "sync", lock_and_sync)
-        snapshots.work_here()
-    assert count(snapshots, link) == (1, True)
-    assert has_live_job(snapshots.docora, link)
-    assert told(snapshots) == 1

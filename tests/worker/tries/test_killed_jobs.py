@@ -13,13 +13,11 @@ from docora_ops.worker.recovery import LinkRecovery
 from tests.support.delivery_checks import link_row
 from tests.support.docora import Docora
 from tests.support.git_over_http import gate_at
-from tests.support.proxy import eventually
 from tests.support.receiver import Request
-from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import Running, all_processes, has_live_job, running
+from tests.support.worker_processes import Running, has_live_job, running
 
 OK, FAIL, KILL = "o", "f", "k"
 
@@ -83,21 +81,6 @@ def test_every_order_of_failures_and_kills_ends_well(snapshots: Snapshots) -> No
             last = "was cut off" if name[2] == KILL else "HTTP 500 on created a"
             assert (status, retry_count) == ("failed", 3)
             assert last in str(error)
-
-
-def test_a_job_that_is_killed_before_it_has_begun_is_counted_only_as_the_last(
-    snapshots: Snapshots,
-) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1, retry_base_delay_ms=0)
-    with row_locks(snapshots.docora) as producer, running(snapshots, "--burst") as worker:
-        await_locks(snapshots.docora)
-        horse = worker.horse()
-        os.kill(horse, signal.SIGKILL)
-        eventually(lambda: horse not in all_processes(), "the end of the process")
-        producer.commit()
-        assert worker.end() == 0
-    assert link_row(snapshots, link)[:2] == ("failed", 1)
-    assert_settled(snapshots, link)
 
 
 def job_of(docora: Docora, link: TestLink) -> Job:
@@ -178,18 +161,3 @@ def test_a_killed_job_is_judged_once_its_session_has_ended(snapshots: Snapshots)
             docora.connection.execute("SELECT pg_advisory_unlock_all()")
         judged.result()
     assert link_row(snapshots, link) == ("synced", 0, None)
-
-
-def test_a_killed_job_whose_link_another_has_is_tried_again(snapshots: Snapshots) -> None:
-    """It may be the other that ends without a word: somebody has to look."""
-    docora = snapshots.docora
-    link = docora.add_link("scanning", retry_count=0)
-    job = job_of(docora, link)
-    job.retries_left = 0
-    docora.hold_lock(link.job_id)
-    before = docora.row(link)
-    settings = snapshots.settings.model_copy(update={"lock_timeout": 0.1})
-    recovery = LinkRecovery(settings, docora.redis)
-    recovery.count_killed_job(job, "it fell")
-    assert job.retries_left == 1
-    assert docora.row(link) == before

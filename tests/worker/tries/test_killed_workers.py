@@ -1,26 +1,19 @@
 """Whole workers that are killed: another one takes up what they had in hand."""
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from pydantic import SecretStr
-from rq import SimpleWorker
 from rq.executions import Execution
 from rq.job import JobStatus
 from rq.registry import clean_registries
 
-from docora_ops.actions.fix_drift import recover_abandoned
-from docora_ops.queue import connect
 from docora_ops.worker.recovery import LinkRecovery
 from tests.support.delivery_checks import assert_in_sync, link_row
 from tests.support.docora import QUEUE, Docora
-from tests.support.proxy import eventually, refused_port
-from tests.support.row_locks import row_locks
+from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Files, Snapshots, Upstream
 from tests.support.worker_processes import expire_heartbeats, has_live_job, held_worker, running
@@ -110,23 +103,10 @@ def fail_job(docora: Docora, link: TestLink) -> None:
     assert docora.registries(link.job_id) == {f"rq:failed:{QUEUE}"}
 
 
-def finish_job(docora: Docora, link: TestLink) -> None:
-    docora.redis.delete(f"rq:wip:{QUEUE}")
-    expire_heartbeats(docora)
-    docora.job(link).set_status(JobStatus.FINISHED)
-
-
-def queue_nowhere(docora: Docora, link: TestLink) -> None:
-    finish_job(docora, link)
-    docora.job(link).set_status(JobStatus.QUEUED)
-
-
 LOSSES: dict[str, Callable[[Docora, TestLink], object]] = {
     "hash": lose_hash,
     "failed": fail_job,
     "all of Redis": lambda docora, _: docora.redis.flushdb(),
-    "queued nowhere": queue_nowhere,
-    "not cleaned up yet": lambda docora, _: expire_heartbeats(docora),
 }
 
 
@@ -154,18 +134,6 @@ def test_a_link_whose_job_was_lost_is_queued_again(
     assert_given_up(snapshots, link, 5)
 
 
-def test_a_link_whose_job_was_lost_is_served_by_the_next_worker(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
-    kill_worker_at_work(snapshots, link)
-    snapshots.docora.redis.flushdb()
-    with running(snapshots, "--burst") as one, running(snapshots, "--burst") as other:
-        assert (one.end(), other.end()) == (0, 0)
-    assert_synced(snapshots, link, upstream)
-    said = "Acme ← octo/api: left behind by a killed worker; it is queued again"
-    assert (one.log + other.log).count(said) == 1
-    assert [request.path for request in snapshots.received().requests] == ["a", "b", "b"]
-
-
 def test_a_link_that_is_being_scanned_is_left_alone_even_without_a_trace_in_redis(
     snapshots: Snapshots,
 ) -> None:
@@ -181,35 +149,6 @@ def test_a_link_that_is_being_scanned_is_left_alone_even_without_a_trace_in_redi
     assert snapshots.docora.status(link) == "synced"
     assert snapshots.received().files == upstream.contents()
     assert len(snapshots.received().requests) == 2
-
-
-def test_a_link_that_somebody_is_changing_is_left_to_the_next_look(snapshots: Snapshots) -> None:
-    first, second = (snapshots.docora.add_link("scanning", retry_count=0) for _ in range(2))
-    snapshots.settings_changes["lock_timeout"] = 1
-    with row_locks(snapshots.docora, first):
-        tidy_up(snapshots)
-    assert snapshots.docora.status(first) == "scanning"
-    assert snapshots.docora.status(second) == "pending_snapshot"
-    tidy_up(snapshots)
-    assert snapshots.docora.status(first) == "pending_snapshot"
-    snapshots.docora.assert_sound()
-
-
-def test_servers_that_are_away_do_not_end_the_worker(
-    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
-) -> None:
-    link = snapshots.docora.add_link("scanning")
-    snapshots.settings_changes["database_url"] = SecretStr(
-        f"postgres://ada:hunter2@127.0.0.1:{refused_port()}/docora"
-    )
-    tidy_up(snapshots)
-    del snapshots.settings_changes["database_url"]
-    snapshots.settings_changes["redis_url"] = SecretStr(f"redis://127.0.0.1:{refused_port()}")
-    with connect(snapshots.settings) as gone:
-        LinkRecovery(snapshots.settings, gone).recover_abandoned_links()
-    assert caplog.text.count("links left behind can't be looked for") == 2
-    assert "hunter2" not in caplog.text
-    assert snapshots.docora.status(link) == "scanning"
 
 
 @pytest.mark.slow
@@ -264,48 +203,3 @@ def test_a_job_whose_worker_was_killed_before_it_began_is_not_lost(
     assert not has_live_job(snapshots.docora, link)
     if status == "failed":
         assert row["last_error"].endswith("its worker was killed before it began")
-
-
-def test_a_plain_worker_beside_ours_does_no_harm(snapshots: Snapshots) -> None:
-    """Its registry cleanup makes an abandoned job a retried one, without a word to the link."""
-    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
-    kill_worker_at_work(snapshots, link)
-    expire_heartbeats(snapshots.docora)
-    worker = SimpleWorker([snapshots.docora.queue], connection=snapshots.docora.redis)
-    worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-    assert snapshots.docora.status(link) == "scanning"
-    assert snapshots.docora.waiting() == [link.job_id]
-    assert snapshots.work().code == 0
-    assert_synced(snapshots, link, upstream)
-
-
-def begins(docora: Docora, link: TestLink) -> None:
-    docora.start_job(link.job_id)
-
-
-def takes_the_lock(docora: Docora, link: TestLink) -> None:
-    docora.hold_lock(link.job_id)
-
-
-@pytest.mark.parametrize("happens", [begins, takes_the_lock])
-def test_what_happens_between_the_looks_saves_the_link_from_a_verdict(
-    docora: Docora,
-    monkeypatch: pytest.MonkeyPatch,
-    happens: Callable[[Docora, TestLink], None],
-) -> None:
-    link = docora.add_link("scanning", retry_count=0, last_error=None)
-    docora.leave_job(link.job_id, JobStatus.QUEUED)
-    after: list[object] = []
-
-    def sleep(_: float) -> None:
-        if not after:
-            happens(docora, link)
-            after.append(docora.dump())
-
-    clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
-    monkeypatch.setattr("docora_ops.actions.find_drift.time", clock)
-    actions = docora.actions()
-    assert recover_abandoned(actions.database, actions.queue, 1) == []
-    assert docora.row(link)["retry_count"] == 0
-    # RQ's set of queues has the queue already, so not even that changes.
-    assert [docora.dump()] == after

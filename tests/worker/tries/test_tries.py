@@ -1,20 +1,14 @@
 """What becomes of a job that fails, in RQ and in its link's row, and what must not disturb that."""
 
-import threading
 import time
-from contextlib import closing
 
-import psycopg
 import pytest
 from rq import SimpleWorker
 from rq.job import JobStatus
 
-from docora_ops.database import Database
-from docora_ops.database.link_scans import store_snapshot
 from docora_ops.worker import snapshot_job as job_module
 from tests.support.delivery_checks import events, link_row
 from tests.support.rows import TestLink
-from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import make_delayed_jobs_due
 
@@ -57,19 +51,6 @@ def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(snapshots:
     assert result.exc_string.rstrip().endswith("SnapshotError: HTTP 500 on created src/b")
 
 
-def test_a_link_that_has_failed_too_often_ends_its_job_though_it_has_tries_left(
-    snapshots: Snapshots,
-) -> None:
-    link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=10, retry_base_delay_ms=0)
-    snapshots.docora.connection.execute("UPDATE app_repositories SET retry_count = 3")
-    snapshots.receiver.answer = lambda _: 500
-    snapshots.work_here()
-    assert link_row(snapshots, link) == ("failed", 5, "HTTP 500 on created a")
-    assert snapshots.docora.job(link).get_status() is JobStatus.FAILED
-    assert snapshots.docora.waiting() == []
-    assert len(events(snapshots)) == 2
-
-
 def test_a_job_without_tries_left_makes_its_link_failed_at_once(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=1)
     snapshots.receiver.answer = lambda _: 500
@@ -78,37 +59,9 @@ def test_a_job_without_tries_left_makes_its_link_failed_at_once(snapshots: Snaps
     assert snapshots.docora.job(link).get_status() is JobStatus.FAILED
 
 
-def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_files(
-    snapshots: Snapshots,
-) -> None:
-    """The first has as many files, and is stored while the second waits for its row."""
-    link, _ = snapshots.add_link({"a": "1"})
-    repository_id = link.repository_id
-    first, second = "1" * 40, "2" * 40
-    other_files = [(f"other{number}", "b" * 64, 1) for number in range(3)]
-    with closing(Database(snapshots.settings)) as database, database.transaction():
-        store_snapshot(database, repository_id, second, "main", other_files)
-    with psycopg.connect(snapshots.docora.database_access.owner) as blocker:
-        blocker.execute("SELECT FROM repository_snapshots FOR UPDATE")
-        blocker.execute("UPDATE repository_snapshots SET commit_sha = %s", (first,))
-        blocker.execute("UPDATE snapshot_files SET path = 'of the first ' || path")
-
-        def store() -> None:
-            with closing(Database(snapshots.settings)) as database, database.transaction():
-                store_snapshot(database, repository_id, second, "main", other_files)
-
-        thread = threading.Thread(target=store)
-        thread.start()
-        await_locks(snapshots.docora)
-        blocker.commit()
-        thread.join()
-    assert snapshots.snapshot_files(repository_id) == {path: sha for path, sha, _ in other_files}
-
-
 def test_a_job_without_settings_is_kept(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker of RQ itself, started in the wrong environment, must not lose links."""
     link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=1)
     monkeypatch.setattr(job_module, "_resources", None)
     monkeypatch.delenv("DATABASE_URL", raising=False)
