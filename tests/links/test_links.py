@@ -290,17 +290,19 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
 
 
 def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Docora) -> None:
-    head = "x" * 1880 + " "
-    long = f"{head}https://user:5ecr3t-password@h.example/octo/api" + "y" * 3_000_000
+    head = "x" * 1880
+    long = f"{head} https://user:5ecr3t-password@h.example/octo/api" + "y" * 3_000_000
     link = docora.add_link(last_error=long)
     with Proxy.before_postgres(docora.database_url) as proxy:
         listed = docora.run("failed", "--json", env={"DATABASE_URL": proxy.url})
         assert proxy.received < 200_000
     assert listed.code == 0, listed
     [row] = listed.data
-    assert (row["error_message"], row["error_message_cut"]) == (f"{head}https://***", True)
+    assert (row["error_message"], row["error_message_cut"]) == (head, True)
     shown = docora.run("failed")
-    assert f"{head}https://***… all of it: docora-ops show {link.app_id}" in shown.stdout
+    more = f"… all of it: docora-ops show {link.app_id}"
+    assert f"{head}{more}" in shown.stdout
+    assert "5ecr3t" not in shown.stdout
     whole = docora.run("show", link.app_id, link.repository_id, "--json")
     assert len(whole.data["error_message"]) > 3_000_000
     error = "x" * 285 + " ghp_0123456789abcdefABCD"
