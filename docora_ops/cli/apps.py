@@ -22,13 +22,14 @@ def apps(
     Postgres. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.render.link_view import apps_list
+    from docora_ops.render.columns import Listing
+    from docora_ops.render.link_view import APPS
     from docora_ops.text import amount
 
     found = actions.apps(context.docora, page=page, limit=limit)
     return context.show_page(
         found,
-        apps_list(found.rows),
+        Listing(APPS, found.rows),
         where=context.docora.database.place,
         counted=amount(found.total, "app"),
         nothing="no apps",

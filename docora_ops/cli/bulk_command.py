@@ -23,7 +23,7 @@ from docora_ops.interrupts import Stop
 from docora_ops.links import Action, Outcome
 from docora_ops.render import bulk_view as render
 from docora_ops.render.console import progress_bar
-from docora_ops.render.link_view import app_counts, failures, forgotten, records_in_words
+from docora_ops.render.link_view import FORGOTTEN, app_counts, failures, records_in_words
 from docora_ops.text import amount
 
 _AFTER_LOST_REDIS = (
@@ -126,7 +126,7 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOp
             f"{reset_in_words(docora, 'the links', 'their snapshot jobs')}{end})"
         )
         if not options.update:
-            above.append(forgotten(is_planned=True))
+            above.append(FORGOTTEN)
     context.tell()
     terminal.ask(f"{docora.servers}: {question}?", *above)
 
@@ -151,7 +151,8 @@ def _progress(
                 has_told = True
                 why = render.stopped(result, options.max_failures)
                 context.warn(f"No further link is queued: {why}.")
-            show_wait(step.wait, 0 if result.cancelled else result.left, _taken_over(result))
+            left = 0 if result.cancelled else result.left
+            show_wait(step.wait, left, result.taken_over or 0)
 
         yield show
 
@@ -168,7 +169,7 @@ def _finish(
     if waited is None:
         if options.dry_run or not result.total:
             _show(context, step, options)
-        elif result.operation_id and result.succeeded and sys.stderr.isatty():
+        elif result.operation_id and result.put_to_work and sys.stderr.isatty():
             context.say(f"To wait for the results: docora-ops wait {result.operation_id}")
         return gravest(_codes(result, stop))
     if context.as_json:
@@ -186,10 +187,12 @@ def _finish(
         next_step = _next_step(result.action)
         if result.stopped_by is StoppedBy.MAX_FAILURES and result.action is Action.RETRY:
             next_step = "the same command begins again, first with those that failed"
-        left = render.left_as_they_were(result)
+        were = "was left as it was" if result.left == 1 else "were left as they were"
+        left = f"{amount(result.left, 'link')} {were}"
         context.warn(f"Stopped: {why}. {left}. Later, {next_step}.")
-    if options.is_paced and _taken_over(result):
-        context.warn(f"{render.taken_over(result)}.")
+    if result.taken_over:
+        taken = f"{amount(result.taken_over, 'link')} had been queued or changed before"
+        context.warn(f"{taken}, by a scheduler or somebody else.")
     return gravest(_codes(result, stop) | codes)
 
 
@@ -207,9 +210,9 @@ def _show(
     if context.as_json:
         context.show_document(render.bulk_data(result, waited), error)
     else:
-        context.show_tables(_summary(context, result, options), is_last=is_last and not error)
-        if result.deliveries_cleared and not result.update:
-            context.say(forgotten(is_planned=options.dry_run))
+        context.show_tables(_summary(context, step, options), is_last=is_last and not error)
+        if result.deliveries_cleared:
+            context.say(FORGOTTEN)
         if options.dry_run:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled and not options.is_paced:
@@ -220,22 +223,27 @@ def _show(
             context.show_tables(render.wait_screens(waited), is_last=False)
 
 
-def _summary(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[object]:
+def _summary(context: Context, step: BulkStep, options: ChangeOptions) -> Iterator[object]:
     """Yields the counts, then the links that could not be queued, then those of a dry run."""
-    yield render.summary(result) if result.total else render.message(result)
+    result = step.result
+    if result.total:
+        yield render.summary(step.by_app)
+    else:
+        yield render.message(result)
     if notes := list(_notes(context, result, options)):
         yield from ("", *notes)
     if result.failures:
         yield from ("", failures(result.failures))
-    if result.links:
-        yield from ("", render.planned_list(result.links))
+    if result.planned_links:
+        yield from ("", render.planned_list(result.planned_links))
 
 
 def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:
     """Yields what the table does not tell."""
     if result.action is Action.RESYNC and result.total:
-        count, is_planned = result.deliveries_cleared, options.dry_run
-        yield f"{records_in_words(count, update=result.update, is_planned=is_planned)}."
+        count = result.deliveries_cleared or result.deliveries_marked or 0
+        what = records_in_words(count, update=options.update, is_planned=options.dry_run)
+        yield f"{what}."
     if options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
         yield f"{amount(waited, 'job')} waited already: --front moves none of these."
     if result.circuits_reset:
@@ -279,8 +287,3 @@ def _next_step(action: Action) -> str:
     if action is Action.RESYNC:
         return "the same command begins again, with all of them"
     return "the same command finishes the rest"
-
-
-def _taken_over(result: BulkResult) -> int:
-    """Counts the links that others have queued first. To a resync they make no difference."""
-    return result.taken_over if result.action is Action.RETRY else 0

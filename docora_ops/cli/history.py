@@ -26,13 +26,14 @@ def history(
     Only changes made with docora-ops are recorded, not those of the dashboard.
     """
     context = context_of(typer_context)
-    from docora_ops.render.bulk_view import history_list
+    from docora_ops.render.bulk_view import HISTORY
+    from docora_ops.render.columns import Listing
     from docora_ops.text import amount
 
     found = actions.history(context.docora, schedule=not no_schedule, page=page, limit=limit)
     return context.show_page(
         found,
-        history_list(found.rows),
+        Listing(HISTORY, found.rows),
         where=context.docora.redis_server,
         counted=amount(found.total, "change"),
         nothing="no change is recorded",

@@ -97,7 +97,8 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
             "--sort and --group-by can't be combined: the largest groups come first",
             hint="remove one of them",
         )
-    from docora_ops.render import link_view
+    from docora_ops.render.columns import Listing
+    from docora_ops.render.link_view import LINKS, group_list
     from docora_ops.text import amount
 
     docora, choice = context.docora, options.link_choice(typer_context, statuses)
@@ -105,11 +106,13 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     found: Page[Any]
     if group := given["group_by"]:
         found, lost = actions.link_groups(docora, group, choice, **pages), None
-        shown = link_view.group_list(group, found.rows)
+        shown = group_list(group, found.rows)
         nouns, where = _NOUNS[group], docora.database.place
     else:
         found, lost = actions.links(docora, choice, sort=given["sort"], **pages)
-        shown = link_view.links_list(found.rows, with_status=len(statuses) != 1)
+        # Where all links have the same status, it need not be shown.
+        columns = [each for each in LINKS if len(statuses) != 1 or each.name != "Status"]
+        shown = Listing(columns, found.rows)
         nouns, where = (noun, f"{noun}s"), docora.servers
     is_narrowed = options.link_choice(typer_context) != actions.LinkChoice() or given.get("status")
     return context.show_page(

@@ -26,18 +26,18 @@ def metrics(
     context = context_of(typer_context)
     from docora_ops.actions.monitoring import read_metrics
     from docora_ops.actions.workers import note_other_workers
-    from docora_ops.render.metrics_view import metrics_data, prometheus_text
+    from docora_ops.render.status_view import prometheus_text
 
-    found = read_metrics(context.docora, by_app=by_app)
+    found, errors = read_metrics(context.docora, by_app=by_app)
     if as_json:
-        context.show_document(metrics_data(found), next(iter(found.errors.values()), None))
+        context.show_document(found, next(iter(errors), None))
     else:
         # Prometheus reads UTF-8, whatever the locale of a cron job.
         cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
         context.show_text([prometheus_text(found).removesuffix("\n")])
     if found.backend_ok is False and context.docora.backend.is_clear:
-        has_workers = bool(found.queue and found.queue.workers)
+        has_workers = any((found.workers_by_state or {}).values())
         note_other_workers(context.docora, has_workers=has_workers)
-    for error in found.errors.values():
+    for error in errors:
         context.report(error)
-    return ExitCode.SERVER if found.errors else ExitCode.OK
+    return ExitCode.SERVER if errors else ExitCode.OK

@@ -32,13 +32,14 @@ def operations(
     the command that runs the operation has been silent for two minutes.
     """
     context = context_of(typer_context)
-    from docora_ops.render.bulk_view import operations_list
+    from docora_ops.render.bulk_view import OPERATIONS
+    from docora_ops.render.columns import Listing
     from docora_ops.text import amount
 
     found = actions.operations(context.docora, page=page, limit=limit)
     return context.show_page(
         found,
-        operations_list(found.rows),
+        Listing(OPERATIONS, found.rows),
         where=context.docora.redis_server,
         counted=amount(found.total, "operation"),
         nothing="no bulk operations: each is kept for an hour after its last step",
@@ -63,10 +64,10 @@ def progress(
 
     if follow:
         _follow(context, operation_id)
-    found, failures, total = actions.progress(context.docora, operation_id)
+    found, failures, _ = actions.progress(context.docora, operation_id)
     context.show(
-        progress_data(found, failures, total),
-        progress_screens(found, failures, total),
+        progress_data(found, failures),
+        progress_screens(found, failures),
     )
     if follow and (found.cancelled or found.not_queued or not found.finished):
         return ExitCode.PROBLEMS

@@ -73,9 +73,7 @@ def pause(
             raise
         error = lost
     if context.as_json:
-        message = "Workers suspended"
-        data = queue_view.PauseData(message, found.suspension, queues, found.workers)
-        context.show_document(data, error)
+        context.show_document(found, error)
     if error:
         return context.report(error, next_step="the workers are suspended all the same")
     if not context.as_json:
@@ -99,8 +97,7 @@ def resume(
 
     suspension = actions.resume(context.docora, reason=reason)
     if context.as_json:
-        message = "Workers resumed" if suspension else "Nothing to resume"
-        context.show_document(queue_view.ResumeData(message, suspension is not None, suspension))
+        context.show_document(queue_view.ResumeData(suspension is not None, suspension))
     elif suspension:
         context.say(f"{context.docora.redis_server}: workers resumed.")
     else:

@@ -56,8 +56,9 @@ def repair(
     context = context_of(typer_context)
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.drift import RepairResult
+    from docora_ops.render.columns import Listing
     from docora_ops.render.console import progress_bar
-    from docora_ops.render.drift_view import found_list
+    from docora_ops.render.drift_view import FOUND
 
     stop, error, result = Stop(), None, RepairResult(())
 
@@ -88,7 +89,7 @@ def repair(
             return _code(result)
         if terminal is not None:
             question = f"{context.docora.servers}: {_changes(context, result)}?"
-            terminal.ask(question, found_list(result))
+            terminal.ask(question, Listing(FOUND, result.by_app, 20))
         with stopping_on_signals(stop, stop_at_once):
             try:
                 with progress_bar(context.err, result.total) as move:

@@ -84,7 +84,7 @@ def _resync_one(
     terminal: Terminal | None,
 ) -> int:
     from docora_ops.cli.link_command import in_words, reset_in_words, sent_again, show_change
-    from docora_ops.render.link_view import forgotten
+    from docora_ops.render.link_view import FORGOTTEN
     from docora_ops.text import amount
 
     docora = context.docora
@@ -95,7 +95,7 @@ def _resync_one(
             f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
             f"{link.payload.repository_name} {sent_again(chosen)} the delivery records, "
             f"{reset_in_words(docora, 'the link', 'its snapshot job')}{in_words(chosen)})?",
-            *([] if chosen.update else [forgotten(is_planned=True)]),
+            *([] if chosen.update else [FORGOTTEN]),
         )
     result = actions.resync(docora, app, repo, chosen, reason=reason)
     return show_change(context, result, chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,6 @@ from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import ended_by_ctrl_c
 from docora_ops.errors import UsageError
-
-if TYPE_CHECKING:
-    from docora_ops.overview import Status
 
 _PATIENCE = 8  # seconds for an answer of a server
 _REST = 2  # the pause after a read lasts at least this many times as long as the read
@@ -55,29 +52,24 @@ def status(
             if not ended_by_ctrl_c():
                 raise
         return ExitCode.OK
+    from docora_ops.actions.monitoring import read_status
     from docora_ops.actions.workers import note_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
-    from docora_ops.render.status_view import status_data, status_screen
+    from docora_ops.render.status_view import status_screen
 
-    found = _read(context)
+    found, errors = read_status(context.docora)
     context.tell()
     if not as_json:
-        context.show_tables([status_screen(found)])
+        context.show_tables([status_screen(found, errors)])
     else:
-        context.show_document(status_data(found), next(iter(found.errors), None))
+        context.show_document(found, next(iter(errors), None))
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
         note_other_workers(context.docora, has_workers=not found.has_only_others)
-    for error in found.errors:
+    for error in errors:
         context.report(error)
-    return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
-
-
-def _read(context: Context) -> Status:
-    from docora_ops.actions.monitoring import read_status
-
-    return read_status(context.docora)
+    return exit_code_of(errors[0]) if errors else ExitCode.OK
 
 
 def _watch(context: Context, seconds: int) -> None:
@@ -88,7 +80,7 @@ def _watch(context: Context, seconds: int) -> None:
     from rich.constrain import Constrain
     from rich.live import Live
 
-    from docora_ops.actions.monitoring import Watch
+    from docora_ops.actions.monitoring import Watch, read_status
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
     from docora_ops.interrupts import Stop
     from docora_ops.render.console import may_animate
@@ -98,23 +90,23 @@ def _watch(context: Context, seconds: int) -> None:
     compare = Watch().compare
     live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
     began = time.monotonic()
-    found = _read(context)
+    found, errors = read_status(context.docora)
     context.tell()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):
-            shown = status_screen(found, compare(found, began))
+            shown = status_screen(found, errors, compare(found, began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
                 live.update(Constrain(shown, context.out.width - 2), refresh=True)
             else:
                 context.show_tables([shown, ""], is_last=False)
-            for error in found.errors:
+            for error in errors:
                 if isinstance(error, PostgresDeniedError | RedisDeniedError):
                     raise error
-            if any(not isinstance(error, RedisError) for error in found.errors):
+            if any(not isinstance(error, RedisError) for error in errors):
                 context.docora.reconnect()
             taken = time.monotonic() - began
             # In slices: a signal that comes just before a sleep is only seen after it.
             Stop().sleep(max(seconds - taken, taken * _REST))
             began = time.monotonic()
-            found = _read(context)
+            found, errors = read_status(context.docora)

@@ -131,7 +131,7 @@ def _show_operation(
     operation, waited = step.operation, step.wait
     if waited.total and not (operation.results and not operation.results.unfinished):
         operation = replace(operation, results=waited.results)
-    shown = (operation, step.failures, step.failures_total)
+    shown = (operation, step.failures)
     if context.as_json:
         context.show_document(progress_data(*shown, waited), lost)
     else:

@@ -22,7 +22,7 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     status = bullmq.run("status", "--json").data
     counts = {"waiting": 1, "active": 1, "delayed": 1, "completed_jobs": 0, "failed_jobs": 0}
     assert {name: status["queue"][name] for name in counts} == counts
-    assert (status["queue"]["backend"], status["queue"]["worker_count"]) == ("bullmq", 0)
+    assert (status["queue"]["backend"], status["queue"]["workers"]) == ("bullmq", [])
     assert status["queue"]["oldest_waiting_seconds"] >= 0
     assert status["drift"] == {"lost": 0, "stuck": 0, "at_least": False}
     screen = bullmq.run("status")
@@ -43,7 +43,7 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
 
     bullmq.expire_lock(active)
     with bullmq.worker(lambda _job_id: None):
-        assert bullmq.run("status", "--json").data["queue"]["worker_count"] == 2, "both connections"
+        assert len(bullmq.run("status", "--json").data["queue"]["workers"]) == 2, "both connections"
         assert "no BullMQ worker" not in bullmq.run("queue").stderr
 
 
@@ -60,7 +60,8 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
     assert "clone of https://" in record["last_failure"]["text"]
     assert GITHUB_TOKEN not in str(shown)
     table = bullmq.run("show", *link.ids).stdout
-    assert "delayed, 1 try made, 4 retries left" in table
+    assert "Job status\tdelayed\nJob created at" in table
+    assert "Job attempts\t1\nJob retries left\t4\n" in table
     assert re.search("Last failure\tin an earlier try\n", table)
     [listed] = bullmq.run("links", "--json").data
     assert listed["job"] == "waiting"

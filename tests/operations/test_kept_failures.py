@@ -113,7 +113,7 @@ def test_only_so_many_are_kept_and_the_rest_is_counted(
     assert [each["job_id"] for each in document.data["failures"]] == [
         link.job_id for link in poison[:23]
     ]
-    assert document.data["failures_not_kept"] == 7
+    assert document.data["not_queued"] == 30
     assert "and 7 more, which are not kept" in table.stdout
 
 

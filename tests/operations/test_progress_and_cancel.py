@@ -48,7 +48,6 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docor
             **dict.fromkeys(("who", "command", "stopped_by", "cancelled_by", "results")),
             "selection": {},
             "failures": [],
-            "failures_not_kept": 0,
             "waited": None,
         }
     }
@@ -60,6 +59,7 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docor
         ["Put to work", "3"],
         ["Not queued", "1"],
         ["State", "running"],
+        ["and 1 more, which are not kept"],
     ]
 
 

@@ -23,24 +23,19 @@ def test_a_circuit_is_open_by_the_clock_of_postgres(
     link = docora.link(app, docora.add_repository("octo/api", "repo_1", circuit_open_for=open_for))
     environment = clock_ahead(ahead)
 
-    listed = docora.run("links", env=environment)
-    assert ("open until" in listed.stdout) == is_open, listed.stdout
     chosen = docora.run("links", "--circuit", "open", "--json", env=environment).data
     assert [row["circuit_is_open"] for row in chosen] == [True] * is_open
     [row] = docora.run("links", "--json", env=environment).data
     assert row["circuit_is_open"] == is_open
 
     shown = docora.run("show", link.app_id, link.repository_id, env=environment)
-    assert ("Circuit\topen until" in shown.stdout) == is_open, shown.stdout
-    assert ("was open until" in shown.stdout) != is_open, shown.stdout
+    assert (f"Circuit is open\t{'yes' if is_open else 'no'}\n") in shown.stdout
     document = docora.run("show", link.app_id, link.repository_id, "--json", env=environment)
     assert document.data["circuit_is_open"] == is_open
 
     retried = docora.run("retry", link.app_id, link.repository_id, env=environment)
     assert retried.code == 0
-    circuit = next(line for line in retried.stdout.splitlines() if line.startswith("Circuit"))
-    expected = r"open until .* \(in (19|20) min\) after git failures" if is_open else "closed"
-    assert re.search(expected, circuit), circuit
+    assert ("Circuit\topen until" in retried.stdout) == is_open, retried
 
 
 @pytest.mark.parametrize("ahead", [FORTY_MINUTES, -FORTY_MINUTES])

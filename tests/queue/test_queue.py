@@ -59,7 +59,7 @@ def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
         }
     }
     assert "no worker listens" in result.stderr
-    assert table.stdout.splitlines()[0] == "Waiting\t0"
+    assert "Waiting\t0" in table.stdout.splitlines()
 
 
 @pytest.fixture
@@ -161,8 +161,8 @@ def test_workers_are_listed_with_what_they_do_but_for_killed_ones(
     assert data["scheduler"]["last_heartbeat_at"]
 
     for line in (
-        "Waiting\t5, the oldest for 3 h 0 min",
-        f"Scheduler\trunning on {os.uname().nodename}, process {os.getpid()}",
+        "Waiting\t5",
+        f"Scheduler pid\t{os.getpid()}",
         "Workers\t2",
     ):
         assert line in table.stdout.splitlines()

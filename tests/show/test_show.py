@@ -90,15 +90,18 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
         "job_record": {**nothing, "places": []},
     }
     for line in (
-        f"App\tAcme Search ({app})",
-        "Status\tfailed, 3 tries failed",
-        "Error\tHTTP 500 on created README.md",
-        f"Circuit\topen until {times['circuit_open_until']}, 5 git failures in a row",
-        f"Delivered\t12 files, the last at {times['last_delivered_at']}",
-        "Job state\tnone",
+        f"App id\t{app}",
+        "App name\tAcme Search",
+        "Status\tfailed",
+        "Retry count\t3",
+        "Error message\tHTTP 500 on created README.md",
+        f"Circuit open until\t{times['circuit_open_until']}",
+        "Delivered files\t12",
+        f"Last delivered at\t{times['last_delivered_at']}",
+        f"Snapshot commit sha\t{'c' * 40}",
+        "Job\tnone",
     ):
         assert line in table.stdout.splitlines()
-    assert f"{'c' * 40} of trunk, 7 files, " in table.stdout
 
 
 def test_a_link_is_found_by_names_and_what_is_not_there_is_none(docora: Docora) -> None:
@@ -148,7 +151,7 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     assert failure["worker"] == "web-1.4711"
     masked = "DeliveryError: boom at https://***@h/x with ***"
     assert failure["text"].splitlines() == [*lines[-9:], masked]
-    assert f"Stands in\twaiting list of {QUEUE}, place 2" in table.stdout
+    assert f"Job stands in\tlist of {QUEUE}, place 2" in table.stdout
     shown = [line.partition("\t")[2] for line in table.stdout.splitlines()]
     assert shown[-2:] == [masked, "and 9 lines more: add --full"]
     assert full.splitlines()[-10:] == [
@@ -166,7 +169,7 @@ def test_a_job_far_from_the_head_of_its_list_is_not_searched(docora: Docora) -> 
     assert places(show(docora, near, "--json").data) == [("list", QUEUE)]
     data = show(docora, far, "--json").data
     assert (data["job"], data["job_record"]["status"], places(data)) == ("waiting", "queued", [])
-    assert "Stands in\tnone of the first 10,000 places of its list" in show(docora, far).stdout
+    assert "Job stands in\tno list, in the first 10,000 places" in show(docora, far).stdout
 
 
 def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
@@ -197,12 +200,12 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
     assert (found[-1]["alive"], found[-1]["worker"]) == (True, "worker-1")
     lines = [" ".join(line.split()) for line in table.stdout.splitlines()]
     for line in (
-        "Job state running, a worker holds the link",
-        "RQ status started",
-        f"Stands in between {QUEUE} and a worker",
-        f"Stands in scheduled of {QUEUE}, due {found[3]['score_at']}",
-        f"Stands in failed of {QUEUE}, expires {found[3]['score_at']}",
-        f"Stands in execution of {QUEUE} on worker-1, alive",
+        "Job running",
+        "Lock held yes",
+        "Job status started",
+        f"Job stands in intermediate of {QUEUE}, place 1",
+        f"Job stands in scheduled of {QUEUE}, score at {found[3]['score_at']}",
+        f"Job stands in execution of {QUEUE} on worker-1, alive",
     ):
         assert line in lines
 

@@ -73,7 +73,7 @@ def state(jobs: int | None) -> Status:
             scheduler=None,
             jobs=(),
         )
-    return Status("postgres", "redis", [], queue=queue)
+    return Status("postgres", "redis", queue=queue)
 
 
 def test_the_rate_is_that_of_the_last_minute_and_tells_the_time_left() -> None:
