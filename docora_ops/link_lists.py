@@ -70,16 +70,6 @@ class ErrorGroup:
     links: int
     apps: int
 
-    @property
-    def command(self) -> str:
-        """The command that lists the failed links with such an error."""
-        import shlex  # seldom needed
-
-        if self.error_message is None:
-            return "docora-ops failed --no-error"
-        joint = "=" if self.error_message.startswith("-") else " "
-        return f"docora-ops failed --error{joint}{shlex.quote(self.error_message)}"
-
 
 @dataclass(frozen=True)
 class AppSummary(App):

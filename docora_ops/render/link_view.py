@@ -212,7 +212,8 @@ def result_screen(result: LinkResult) -> Pairs:
         records = records_in_words(cleared, update=update, is_planned=result.dry_run)
         rows.append(("Files", cell(records)))
     if link.circuit_is_open:
-        circuit = cell(f"open until {moment(link.circuit_open_until)}, for the scheduler", "yellow")
+        until = f"open until {moment(link.circuit_open_until)}: only the scheduler waits for it"
+        circuit = cell(until, "yellow")
         if result.circuit_reset:
             circuit = cell("would be closed" if result.dry_run else "closed")
         rows.append(("Circuit", circuit))
