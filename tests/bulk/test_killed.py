@@ -1,7 +1,5 @@
 """Changes that are killed at the worst moments."""
 
-import os
-import random
 import signal
 
 import pytest
@@ -14,10 +12,6 @@ from tests.support.running_commands import (
     await_goodbye,
     pending,
 )
-
-SEED_VARIABLE = "TEST_KILL_SEED"
-SEED = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**6))
-"""Of the random moments; a failing test shows it."""
 
 
 @every_bulk_action
