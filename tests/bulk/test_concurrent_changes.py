@@ -9,7 +9,6 @@ import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.actions import BulkStep
-from docora_ops.errors import RedisError
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
@@ -248,32 +247,3 @@ def test_no_link_can_change_between_the_check_and_the_push(
     monkeypatch.setattr(actions.queue, "push", try_to_change_then_push)
     assert actions.retry_all().counts == {Outcome.QUEUED: 3}
     assert refusals == ["locked"]
-
-
-# A queue that breaks midway
-
-
-@every_bulk_action
-def test_when_the_queues_key_breaks_nothing_more_is_changed_and_the_result_shows_what_was_done(
-    docora: Docora, bulk: BulkAction
-) -> None:
-    bulk.add_links(docora, 30)
-    done = 0
-
-    def break_the_queue(step: BulkStep) -> None:
-        nonlocal done
-        done = step.result.completed
-        if done == 6:
-            with docora.redis.pipeline() as pipeline:
-                pipeline.rename(docora.queue.key, "kept")
-                pipeline.set(docora.queue.key, "not a list")
-                pipeline.execute()
-
-    with pytest.raises(RedisError):
-        bulk.run(docora.actions(), batch_size=2, each=break_the_queue)
-    docora.redis.rename("kept", docora.queue.key)
-    assert 6 <= done <= len(docora.waiting()) < 30
-    docora.assert_sound()
-    bulk.run(docora.actions())
-    assert sorted(docora.waiting()) == [link.job_id for link in docora.links()]
-    assert docora.statuses() == {bulk.done_status: 30}

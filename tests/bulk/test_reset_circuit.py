@@ -168,24 +168,6 @@ def test_a_circuit_that_another_session_holds_is_waited_for_once(
     assert (said in result.stdout) is not released
 
 
-def test_commands_that_close_the_same_circuits_at_once_do_not_fail(docora: Docora) -> None:
-    docora.add_links(300, apps=3)
-    open_all(docora)
-    apps = sorted({link.app_id for link in docora.links()})
-    options = ("--reset-circuit", "--json")
-    results = docora.run_together(
-        ("retry-all-failed", "--app", apps[0], "--batch-size", "7", *options),
-        ("retry-all-failed", "--app", apps[1], "--batch-size", "11", "--front", *options),
-        ("resync", apps[2], "--all", "--yes", "--front", *options),
-    )
-    for result in results:
-        assert result.code == 0, result
-        assert (result.data["put_to_work"], result.data["failures"]) == (100, [])
-    assert sum(result.data["circuits_reset"] for result in results) == 100
-    assert closed(docora) == set(circuits(docora))
-    docora.assert_sound()
-
-
 def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora) -> None:
     """The first batch closes the circuit by which the later links were chosen."""
     docora.add_links(6, apps=6)
