@@ -69,9 +69,7 @@ def summary(by_app: Mapping[App, Mapping[Outcome, int]]) -> Listing[Any]:
 
     def column(outcome: Outcome) -> Column[AppOutcomes]:
         style = style_of(outcome)
-        return Column(
-            words(outcome), lambda row: row[1].get(outcome, 0), lambda _: style, is_number=True
-        )
+        return Column(words(outcome), lambda row: row[1].get(outcome, 0), lambda _: style, True)
 
     totals = sum(map(Counter, by_app.values()), Counter[Outcome]())
     columns = (

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 _GAP = 2
-_NARROWEST = 24
-"""Columns that a long text needs to be readable."""
+_NARROWEST = 24  # columns that a long text needs to be readable
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},

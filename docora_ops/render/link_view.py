@@ -33,8 +33,7 @@ from docora_ops.text import amount, moment
 from docora_ops.waits import LinkWait, WaitEnd
 
 NO_ERROR = "no error recorded"
-ROWS_SHOWN = 20
-"""Rows of a list that only says what a summary is about."""
+ROWS_SHOWN = 20  # of a list that only says what a summary is about
 
 # Lists of links, and counts of them.
 
@@ -212,11 +211,10 @@ def result_screen(result: LinkResult) -> Pairs:
         records = records_in_words(cleared, update=update, is_planned=result.dry_run)
         rows.append(("Files", cell(records)))
     if link.circuit_is_open:
-        until = f"open until {moment(link.circuit_open_until)}: only the scheduler waits for it"
-        circuit = cell(until, "yellow")
+        circuit = f"open until {moment(link.circuit_open_until)}: only the scheduler waits for it"
         if result.circuit_reset:
-            circuit = cell("would be closed" if result.dry_run else "closed")
-        rows.append(("Circuit", circuit))
+            circuit = "would be closed" if result.dry_run else "closed"
+        rows.append(("Circuit", cell(circuit, "yellow")))
     return Pairs([row for row in rows if row[1]])
 
 
@@ -237,9 +235,8 @@ _ENDS = {
 
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
     """Shows the result of the snapshot and, if it is given, which link it is of."""
-    text = _ENDS.get(wait.result, f"still {wait.status}")
-    rows = _names(link) if link else []
-    rows.append(("Result", cell(f"{text}, after {wait.seconds:.0f} s", style_of(wait.result))))
+    text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {wait.seconds:.0f} s"
+    rows = [*(_names(link) if link else []), ("Result", cell(text, style_of(wait.result)))]
     if wait.error_message is not None:
         rows.append(("Error", cell(wait.error_message)))
     return Pairs(rows)

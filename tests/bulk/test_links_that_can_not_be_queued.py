@@ -10,22 +10,6 @@ from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
 
-def test_links_whose_ids_form_no_job_id_fail_alone(docora: Docora) -> None:
-    docora.add_links(4)
-    bad = [
-        docora.link(APP, docora.add_repository("octo/bad", repository_id))
-        for repository_id in ("repo.1", "repo 2", "repo:3", "repö4", "repo/5\n")
-    ]
-    rows = [docora.row(link) for link in bad]
-    result = docora.actions().retry_all(batch_size=3)
-    assert result.counts == {Outcome.QUEUED: 4, Outcome.NOT_QUEUED: 5}
-    assert {failure.job_id for failure in result.failures} == {link.job_id for link in bad}
-    assert all("can't form a job id" in failure.error_message for failure in result.failures)
-    assert [docora.row(link) for link in bad] == rows
-    assert len(docora.waiting()) == 4
-    docora.assert_sound()
-
-
 def forbid(docora: Docora, link: TestLink, sqlstate: str) -> None:
     docora.add_trigger(
         f"RAISE EXCEPTION 'the row is cursed' USING ERRCODE = '{sqlstate}'",

@@ -37,18 +37,6 @@ def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(
     assert entry.counts == {"total": 6, Outcome.QUEUED: 6}
 
 
-def test_an_operation_cancelled_before_its_first_batch_ends_after_it(docora: Docora) -> None:
-    docora.add_links(5)
-    actions = docora.actions()
-    result = actions.retry_all(
-        batch_size=1, prepare=lambda step: actions.store.cancel(step.result.operation_id or "")
-    )
-    assert result.cancelled is True
-    assert result.completed == 1, "the run looks when it reports"
-    assert docora.statuses()["failed"] == 4
-    docora.assert_sound()
-
-
 # Progress
 
 

@@ -147,22 +147,6 @@ def test_limit_spreads_its_pick_over_the_apps_and_a_rerun_takes_the_next(docora:
     assert docora.statuses() == {"pending_snapshot": 7, "synced": 1}
 
 
-def test_a_batch_is_one_transaction(docora: Docora) -> None:
-    def transactions() -> list[int]:
-        rows = docora.connection.execute(
-            "SELECT count(*) AS links, min(app_id || repository_id) AS first"
-            " FROM app_repositories GROUP BY xmin ORDER BY first"
-        ).fetchall()
-        return [row["links"] for row in rows]
-
-    docora.add_links(10)
-    assert transactions() == [10]
-    result = docora.run("retry-all-failed", "--batch-size", "4", "--json")
-    assert result.data["queued"] == 10
-    assert transactions() == [4, 4, 2]
-    assert docora.waiting() == [f"app_{1:024x}-repo_{number:024x}" for number in range(1, 11)]
-
-
 def test_links_without_a_job_id_cost_only_themselves_and_are_listed_with_reasons(
     docora: Docora,
 ) -> None:

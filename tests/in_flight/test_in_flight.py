@@ -16,7 +16,6 @@ from tests.support.running_commands import (
     STOPPING,
     only_operation,
     progress_of,
-    terminate_sessions,
 )
 
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
@@ -242,19 +241,6 @@ def test_a_cancellation_is_seen_while_nothing_ends(docora: Docora) -> None:
     assert result.code == 6, result
     assert result.data["stopped_by"] == "cancelled"
     assert (result.data["waited"]["synced"], result.data["left"]) == (2, 8)
-
-
-def test_a_server_that_is_lost_is_an_error_with_what_was_done(docora: Docora) -> None:
-    docora.add_links(6)
-    process = docora.start("retry-all-failed", "--in-flight", "2", "--json")
-    eventually(lambda: docora.statuses().get("pending_snapshot") == 2, "two links")
-    terminate_sessions(docora)
-    result = finish(process)
-    assert result.code == 5, result
-    assert "Stopped after 2 of 6 links." in result.stderr
-    assert (result.json["code"], result.data["left"]) == ("postgres", 4)
-    assert result.data["waited"]["unfinished"] == 2
-    docora.assert_sound()
 
 
 def test_the_reason_is_what_was_known_when_it_stopped(docora: Docora) -> None:

@@ -47,8 +47,7 @@ def test_a_resync_without_it_says_that_the_app_keeps_the_file(
     marked = snapshots.docora.run("resync", "Acme", *arguments, "--update")
     said = [" ".join((each.stdout + each.stderr).split()) for each in (dry, result, marked)]
     assert [each.code for each in (dry, result, marked)] == [0, 0, 0]
-    keeps = "The app keeps files that are gone from the repository."
-    assert "The app would keep files that are gone from the repository: with --update" in said[0]
-    assert [keeps in text for text in said] == [False, True, False]
+    keeps = "Files that are gone from the repository stay in the app: --update deletes them."
+    assert [keeps in text for text in said] == [True, True, False]
     snapshots.work_here()
     assert "gone" in snapshots.received().files
