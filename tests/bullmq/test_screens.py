@@ -60,7 +60,7 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
     assert "clone of https://" in record["last_failure"]["text"]
     assert GITHUB_TOKEN not in str(shown)
     table = bullmq.run("show", *link.ids).stdout
-    assert "Job status\tdelayed\nJob created at" in table
+    assert "Job status\tdelayed\n" in table
     assert "Job attempts\t1\nJob retries left\t4\n" in table
     assert re.search("Last failure\tin an earlier try\n", table)
     [listed] = bullmq.run("links", "--json").data

@@ -25,8 +25,10 @@ from docora_ops.links import Action
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 
-STEPS = ("sync", "fail", "try again", "run", "end run", "remove", "schedule", "look")
-STEPS += ("kill", "interrupt")
+STEPS = (
+    *("sync", "fail", "try again", "run", "end run", "remove"),
+    *("schedule", "look", "kill", "interrupt"),
+)
 TABLES = ("app_repositories", "repositories", "apps")
 
 

@@ -76,8 +76,8 @@ def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
         [check] = [check for check in checks if check["name"] == "workers"]
         assert check["finding"] == f"{count} on snapshot-queue{silence}"
         assert (check["state"] == "warning") is bool(silence)
-        [worker] = docora.run("status", "--json").data["queue"]["workers"]
-        assert (worker["silent_seconds"] is not None) is bool(silence)
+        workers = docora.run("status", "--json").data["queue"]["workers"]
+        assert any(each["silent_seconds"] is not None for each in workers) is bool(silence)
         states = docora.run("metrics", "--json").data["workers_by_state"]
         assert (states["silent"], states["busy"]) == ((1, 0) if silence else (0, 1))
 
