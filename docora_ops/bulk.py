@@ -8,15 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from docora_ops.link_lists import ErrorGroup
-from docora_ops.links import (
-    Action,
-    App,
-    AppCount,
-    LinkFailure,
-    Outcome,
-    PlannedLink,
-    count_succeeded,
-)
+from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
 BATCH_SIZE = 500
 """Links that are locked, queued and committed together."""
@@ -139,50 +131,57 @@ NO_OPTIONS = ChangeOptions()
 
 
 @dataclass(frozen=True)
+class LeftToOperation:
+    """The number of due links that `schedule` leaves to an operation with `--in-flight`."""
+
+    operation_id: str
+    links: int
+
+
+@dataclass(frozen=True)
 class BulkResult:
-    """The result of a bulk operation so far. `by_app`, `failures` and `links` grow with it."""
+    """The result of a bulk operation so far, with Docora's own names. `failures` grow with it.
+
+    `total` = `completed` + `left`. `put_to_work` counts the first four outcomes. What an option
+    adds is None without it: `in_flight`, `taken_over`, `results_at_stop`, `failed_at_stop` need
+    `--in-flight`; `circuits_reset` and `circuits_held` need `--reset-circuit`; `planned_links`
+    needs `--dry-run`.
+    """
 
     action: Action
+    dry_run: bool
     operation_id: str | None
     total: int
-    counts: Mapping[Outcome, int]
-    by_app: Mapping[App, Mapping[Outcome, int]]
-    failures: Sequence[LinkFailure] = ()
-    cancelled: bool = False
-    open_circuits_left_out: int | None = None  # links, with `--circuit closed`
-    deliveries_cleared: int = 0  # deleted or, with `update`, marked
-    update: bool = False  # of a resync
-    circuits_reset: int | None = None  # repositories, with `--reset-circuit`
-    circuits_held: int = 0  # repositories whose circuit could not be reset
-    left_to_operations: Mapping[str, int] = field(default_factory=dict)
-    """Links that `schedule` leaves to operations with `--in-flight`, by operation id."""
-    links: Sequence[PlannedLink] | None = None  # of a dry run
-    in_flight: int | None = None  # the most links in flight, with `--in-flight`
-    stopped_by: StoppedBy | None = None
-    cancelled_by: str | None = None
-    results_at_stop: int | None = None  # when too many had failed again
-    failed_at_stop: int | None = None
+    completed: int
+    left: int
+    put_to_work: int
+    cancelled: bool
+    stopped_by: StoppedBy | None
+    cancelled_by: str | None
+    queued: int
+    replaced_stale: int
+    reset: int
+    already_queued: int
+    already_running: int
+    skipped: int
+    not_queued: int
+    deliveries_cleared: int | None
+    deliveries_marked: int | None
+    open_circuits_left_out: int | None
+    circuits_reset: int | None
+    circuits_held: int | None
+    in_flight: int | None
+    taken_over: int | None  # links that others had put to work before their turn came
+    results_at_stop: int | None  # when too many had failed again
+    failed_at_stop: int | None
+    left_to_operations: Sequence[LeftToOperation] | None
+    failures: Sequence[LinkFailure]
+    planned_links: Sequence[PlannedLink] | None
 
     @property
-    def succeeded(self) -> int:
-        """Counts the links that have a waiting job now."""
-        return count_succeeded(self.counts)
-
-    @property
-    def completed(self) -> int:
-        """Counts the links that have an outcome."""
-        return sum(self.counts.values())
-
-    @property
-    def left(self) -> int:
-        """Counts the links that were left as they were."""
-        return self.total - self.completed
-
-    @property
-    def taken_over(self) -> int:
-        """Counts the links that others queued or changed first."""
-        others = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
-        return sum(self.counts.get(outcome, 0) for outcome in others)
+    def counts(self) -> Mapping[Outcome, int]:
+        """Counts the links by outcome."""
+        return {outcome: count for outcome in Outcome if (count := getattr(self, outcome))}
 
     def stopped(self, reason: StoppedBy) -> BulkResult:
         """Returns the result of the operation if it ends now for this reason."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from shlex import quote
 from typing import Generic, TypeVar
 
 from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState
@@ -100,14 +99,6 @@ class ErrorGroup:
     error_message: str | None  # with `*` for the parts that differ
     links: int
     apps: int
-
-    @property
-    def command(self) -> str:
-        """The command that lists the failed links with such an error."""
-        if self.error_message is None:
-            return "docora-ops failed --no-error"
-        joint = "=" if self.error_message.startswith("-") else " "
-        return f"docora-ops failed --error{joint}{quote(self.error_message)}"
 
 
 @dataclass(frozen=True)

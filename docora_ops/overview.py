@@ -2,18 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from docora_ops.bulk import KnownOperation
-from docora_ops.errors import ServerError
 from docora_ops.jobs import OtherQueue, QueueOverview
-from docora_ops.link_lists import ErrorGroup, Page
+from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.text import duration
-
-_WORKER_STATES = ("started", "idle", "busy", "suspended")
-"""RQ's words."""
-_UNKNOWN, _SILENT = "unknown", "silent"
 
 SLOW_MS = 250
 """Milliseconds. A server that takes longer for one answer is slow,"""
@@ -65,30 +59,30 @@ class Standby:
 
 
 @dataclass(frozen=True)
-class LinkOverview:
-    """The links in Postgres, with the apps and the errors that have most failed links."""
-
-    counts: LinkCounts
-    failed_by_app: Page[AppCount]
-    failed_by_error: Page[ErrorGroup]
-    standby: Standby | None = None  # None on a primary
-
-
-@dataclass(frozen=True)
 class Status:
-    """The state of a Docora. The fields of a server that is down are None; `errors` says why."""
+    """The state of a Docora. The fields of a server that is down are None.
+
+    `failed_by_app` and `failed_by_error`: the first five of `failed_apps` apps and `failed_errors`
+    errors. `drift`: None beside wrong or unclear workers, and on a standby.
+    """
 
     postgres: str  # names the server and the database
     redis: str
-    errors: Sequence[ServerError]
     schema: str | None = None  # of Docora's tables
-    links: LinkOverview | None = None
-    queue: QueueOverview | None = None
-    last_operation: KnownOperation | None = None
-    drift: DriftCounts | None = None  # also None beside wrong or unclear workers, or on a standby
-    other_queue: OtherQueue = OtherQueue.UNUSED
     postgres_latency_ms: int | None = None  # how long one answer takes
     redis_latency_ms: int | None = None
+    links_by_status: Mapping[LinkStatus, int] | None = None
+    open_circuits: int | None = None
+    pending_with_open_circuit: int | None = None  # links
+    failed_apps: int | None = None
+    failed_by_app: Sequence[AppCount] | None = None
+    failed_errors: int | None = None
+    failed_by_error: Sequence[ErrorGroup] | None = None
+    standby: Standby | None = None  # None on a primary
+    queue: QueueOverview | None = None
+    other_queue: OtherQueue = OtherQueue.UNUSED
+    last_operation: KnownOperation | None = None
+    drift: DriftCounts | None = None
 
     @property
     def has_only_others(self) -> bool:
@@ -109,40 +103,23 @@ class Trend:
     seconds_left: float | None  # until the queue is empty, if it drains
 
 
-class Server(StrEnum):
-    """The servers that docora-ops reads."""
-
-    POSTGRES = "postgres"
-    REDIS = "redis"
-
-
 @dataclass(frozen=True)
 class Metrics:
-    """The numbers at one moment. Numbers of a server that is down are None."""
+    """The numbers at one moment. Those of a server that is down are None.
 
-    links: LinkCounts | None
-    failed_by_app: Sequence[AppCount] | None  # None also if not asked for
-    queue: QueueOverview | None
+    A server is up if it answered and permitted everything. `failed_by_app`: None also if not asked
+    for. `drift` needs both servers, and the right backend.
+    """
+
+    postgres_up: bool
+    redis_up: bool
+    links_by_status: Mapping[LinkStatus, int] | None
+    failed_by_app: Sequence[AppCount] | None
+    open_circuits: int | None
+    queue_name: str | None
+    jobs_by_status: Mapping[str, int] | None
+    oldest_waiting_seconds: int | None
+    workers_by_state: Mapping[str, int] | None
     backend_ok: bool | None  # the workers that run are those of the backend
-    drift: DriftCounts | None  # needs both servers, and the right backend
+    drift: DriftCounts | None
     scrape_seconds: float
-    errors: Mapping[Server, ServerError]  # of the servers that are down
-
-    @property
-    def up(self) -> Mapping[Server, bool]:
-        """Tells which servers answered and permitted everything."""
-        return {server: server not in self.errors for server in Server}
-
-    @property
-    def workers(self) -> Mapping[str, int] | None:
-        """Counts the live workers by state. Redis may hold any text there: it counts as unknown.
-
-        A worker that has missed a heartbeat counts as silent, whatever it was doing before.
-        """
-        if self.queue is None:
-            return None
-        counts = dict.fromkeys((*_WORKER_STATES, _UNKNOWN, _SILENT), 0)
-        for worker in self.queue.workers:
-            state = worker.state if worker.state in _WORKER_STATES else _UNKNOWN
-            counts[state if worker.silent_seconds is None else _SILENT] += 1
-        return counts

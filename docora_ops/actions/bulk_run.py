@@ -14,7 +14,14 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.following import Following, keep_results
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
-from docora_ops.bulk import BulkResult, BulkWait, ChangeOptions, Progress, StoppedBy
+from docora_ops.bulk import (
+    BulkResult,
+    BulkWait,
+    ChangeOptions,
+    LeftToOperation,
+    Progress,
+    StoppedBy,
+)
 from docora_ops.database import Database, Selection
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.errors import (
@@ -41,12 +48,16 @@ from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 LONGEST_FLIGHT = 0.25
 """Seconds after which no further batch is started before the next step."""
 
+_BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
+"""Outcomes of links that others had put to work before their turn came."""
+
 
 @dataclass(frozen=True)
 class BulkStep:
     """The progress of a bulk operation.
 
     chosen: the links that were chosen, by app.
+    by_app: the outcomes of the links so far; it grows with them.
     deliveries: with a resync, the delivery records of these links before the first change.
     wait: the results of the snapshots so far, if they are awaited.
     is_waiting: every link has had its turn, and only snapshots are awaited.
@@ -54,6 +65,7 @@ class BulkStep:
 
     result: BulkResult
     chosen: Sequence[AppCount]
+    by_app: Mapping[App, Mapping[Outcome, int]]
     deliveries: int = 0
     wait: BulkWait | None = None
     is_waiting: bool = False
@@ -206,31 +218,41 @@ class BulkRun:
 
     def step(self, *, is_waiting: bool = False) -> BulkStep:
         """Returns what has been done so far."""
-        options, is_cut_short = self.options, self._cancelled and self._left > 0
+        options, counts, action = self.options, self._counts, self.action
+        is_cut_short = self._cancelled and self._left > 0
+        cleared = self._deliveries_cleared if action is Action.RESYNC else None
+        is_paced_retry = options.is_paced and action is Action.RETRY
+        left_to = [LeftToOperation(*each) for each in self.selection.left_to_operations.items()]
         results_at_stop, failed_at_stop = self._results_at_stop
         result = BulkResult(
-            action=self.action,
+            action=action,
+            dry_run=options.dry_run,
             operation_id=self._operation_id,
             total=self.selection.total,
-            counts=dict(self._counts),
-            by_app=self._apps,
-            failures=self._failures,
+            completed=counts.total(),
+            left=self._left,
+            put_to_work=count_succeeded(counts),
             cancelled=is_cut_short,
-            open_circuits_left_out=self.selection.open_circuits_left_out,
-            deliveries_cleared=self._deliveries_cleared,
-            update=options.update,
-            circuits_reset=len(self._circuits_reset) if options.reset_circuit else None,
-            circuits_held=len(self._circuits_held),
-            left_to_operations=self.selection.left_to_operations,
-            links=self._planned,
-            in_flight=options.in_flight if options.is_paced else None,
             stopped_by=self._stopped_by if is_cut_short else None,
             cancelled_by=self._cancelled_by if is_cut_short else None,
+            **{outcome.value: counts[outcome] for outcome in Outcome},
+            deliveries_cleared=None if options.update else cleared,
+            deliveries_marked=cleared if options.update else None,
+            open_circuits_left_out=self.selection.open_circuits_left_out,
+            circuits_reset=len(self._circuits_reset) if options.reset_circuit else None,
+            circuits_held=len(self._circuits_held) if options.reset_circuit else None,
+            in_flight=options.in_flight if options.is_paced else None,
+            taken_over=sum(counts[each] for each in _BY_OTHERS) if is_paced_retry else None,
             results_at_stop=results_at_stop,
             failed_at_stop=failed_at_stop,
+            left_to_operations=left_to if action is Action.SCHEDULE else None,
+            failures=self._failures,
+            planned_links=self._planned,
         )
         wait = self._following.result() if self._is_awaited else None
-        return BulkStep(result, self.selection.by_app, self.deliveries, wait, is_waiting)
+        return BulkStep(
+            result, self.selection.by_app, self._apps, self.deliveries, wait, is_waiting
+        )
 
     def _work(self) -> Generator[BulkStep]:
         """Handles all links in order, and at last those whose rows were locked."""

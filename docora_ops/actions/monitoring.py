@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,21 +14,21 @@ from docora_ops.database.drift_rows import count_unfinished_links, unfinished_li
 from docora_ops.database.link_reports import count_links, links_by_group
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import OtherQueue
+from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, AppCount, LinkStatus
 from docora_ops.overview import (
     TOO_SLOW_MS,
     DriftCounts,
-    LinkOverview,
     Metrics,
-    Server,
     Status,
     Trend,
 )
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, latency
 
+_WORKER_STATES = ("started", "idle", "busy", "suspended")
+"""RQ's words."""
 _TOO_SLOW = "check its load and the network"
 _MOST = 5000
 """Links whose jobs are looked at: more take longer than the rest of a screen."""
@@ -38,17 +38,35 @@ _RECENT = 60
 """Seconds over which the rate is measured."""
 
 
-def read_status(docora: Docora) -> Status:
-    """Reads the state from both servers, or from the one that can be used."""
+def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
+    """Reads the state from both servers, or from the one that can be used.
+
+    Also returns the errors of the servers that are down.
+    """
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
-    status = Status(postgres=database.target, redis=describe(client), errors=errors)
+    status = Status(postgres=database.target, redis=describe(client))
     with _keeping_errors(errors):
         milliseconds = round(read_latency(database) * 1000)
         status = replace(status, postgres_latency_ms=milliseconds)
         if milliseconds > TOO_SLOW_MS:
             raise PostgresError(f"Postgres database {database.target} is too slow", hint=_TOO_SLOW)
-        status = replace(status, links=_read_links(database))
+        with database.snapshot():
+            counts = count_links(database)
+            by_app = count_by_app(database, FAILED_LINKS, 1, _GROUPS)
+            by_error = count_by_error(database, FAILED_LINKS, 1, _GROUPS)
+            standby = read_standby(database)
+        status = replace(
+            status,
+            links_by_status=counts.by_status,
+            open_circuits=counts.open_circuits,
+            pending_with_open_circuit=counts.pending_with_open_circuit,
+            failed_apps=by_app.total,
+            failed_by_app=by_app.rows,
+            failed_errors=by_error.total,
+            failed_by_error=by_error.rows,
+            standby=standby,
+        )
     with _keeping_errors(errors):
         milliseconds = round(latency(client) * 1000)
         status = replace(status, redis_latency_ms=milliseconds)
@@ -59,26 +77,17 @@ def read_status(docora: Docora) -> Status:
         last = next(iter(docora.store.read_all()), None)
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
-        if status.links and is_judged:
+        if status.links_by_status and is_judged:
             drift = count_drift(database, queue, overview.unfinished)
             status = replace(status, drift=drift)
-    return replace(status, schema=database.schema or None)
+    return replace(status, schema=database.schema or None), errors
 
 
-def _read_links(database: Database) -> LinkOverview:
-    with database.snapshot():
-        return LinkOverview(
-            counts=count_links(database),
-            failed_by_app=count_by_app(database, FAILED_LINKS, 1, _GROUPS),
-            failed_by_error=count_by_error(database, FAILED_LINKS, 1, _GROUPS),
-            standby=read_standby(database),
-        )
-
-
-def read_metrics(docora: Docora, *, by_app: bool) -> Metrics:
+def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[ServerError]]:
     """Reads the numbers of both servers, or of the one that can be used.
 
-    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
+    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway. Also
+    returns the errors of these servers.
     `by_app`: count the failed links of each app.
     """
     start, database = time.monotonic(), docora.database
@@ -96,19 +105,48 @@ def read_metrics(docora: Docora, *, by_app: bool) -> Metrics:
         backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
         if backend_ok and not errors:
             drift = count_drift(database, queue, overview.unfinished)
-    down = {
-        Server.POSTGRES if isinstance(error, PostgresError) else Server.REDIS: error
-        for error in errors
-    }
-    return Metrics(
-        links=None if Server.POSTGRES in down else links,
-        failed_by_app=None if Server.POSTGRES in down else failed,
-        queue=None if Server.REDIS in down else overview,
-        backend_ok=None if Server.REDIS in down else backend_ok,
+    if any(isinstance(error, PostgresError) for error in errors):
+        links = failed = None
+    if any(isinstance(error, RedisError) for error in errors):
+        overview = backend_ok = None
+    metrics = Metrics(
+        postgres_up=links is not None,
+        redis_up=overview is not None,
+        links_by_status=links.by_status if links else None,
+        failed_by_app=failed,
+        open_circuits=links.open_circuits if links else None,
+        queue_name=overview.queue_name if overview else None,
+        jobs_by_status=_jobs_by_status(overview) if overview else None,
+        oldest_waiting_seconds=overview.oldest_waiting_seconds if overview else None,
+        workers_by_state=_workers_by_state(overview) if overview else None,
+        backend_ok=backend_ok,
         drift=drift,
         scrape_seconds=round(time.monotonic() - start, 3),
-        errors=down,
     )
+    return metrics, errors
+
+
+def _jobs_by_status(queue: QueueOverview) -> dict[str, int]:
+    """Counts the jobs by Docora's word for their status."""
+    return {
+        "waiting": queue.waiting,
+        "active": queue.active,
+        "delayed": queue.delayed,
+        "completed": queue.completed_jobs,
+        "failed": queue.failed_jobs,
+    }
+
+
+def _workers_by_state(queue: QueueOverview) -> dict[str, int]:
+    """Counts the live workers by state. Redis may hold any text there: it counts as unknown.
+
+    A worker that has missed a heartbeat counts as silent, whatever it was doing before.
+    """
+    counts = dict.fromkeys((*_WORKER_STATES, "unknown", "silent"), 0)
+    for worker in queue.workers:
+        state = worker.state if worker.state in _WORKER_STATES else "unknown"
+        counts[state if worker.silent_seconds is None else "silent"] += 1
+    return counts
 
 
 @contextmanager
@@ -156,7 +194,7 @@ class Watch:
             self._began = now
         jobs = status.queue.unfinished if status.queue else None
         rate = self._rate(jobs, now)
-        counts = status.links.counts.by_status if status.links else {}
+        counts = status.links_by_status or {}
         return Trend(
             seconds=now - self._began,
             synced=self._change("synced", counts.get(LinkStatus.SYNCED)),

@@ -18,7 +18,7 @@ from docora_ops.interrupts import Stop
 from docora_ops.links import Action, Outcome
 from docora_ops.render import bulk_view as render
 from docora_ops.render.console import progress_bar
-from docora_ops.render.link_view import app_counts, failures, forgotten, records_in_words
+from docora_ops.render.link_view import FORGOTTEN, app_counts, failures, records_in_words
 from docora_ops.text import amount
 
 _STOPPING = "Stopping after the current batches. A second signal stops at once."
@@ -57,7 +57,7 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOp
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
         if not options.update:
-            above.append(forgotten(is_planned=True))
+            above.append(FORGOTTEN)
     context.tell()
     terminal.ask(f"{docora.servers}: {question}?", *above)
 
@@ -93,7 +93,7 @@ def _carry_out(
         done = f"Stopped after {step.result.completed} of {total} links."
         return context.report(lost, done, next_step)
     if step.wait is None:
-        if step.result.operation_id and step.result.succeeded and sys.stderr.isatty():
+        if step.result.operation_id and step.result.put_to_work and sys.stderr.isatty():
             context.say(f"To wait for the results: docora-ops wait {step.result.operation_id}")
         return gravest(_codes(step.result, interrupted=stop.requested))
     return _await_snapshots(context, events, step, step.wait, options, stop)
@@ -119,7 +119,8 @@ def _progress(
                 has_told = True
                 why = render.stopped(result, options.max_failures)
                 context.warn(f"No further link is queued: {why}.")
-            show_wait(step.wait, 0 if result.cancelled else result.left, _taken_over(result))
+            left = 0 if result.cancelled else result.left
+            show_wait(step.wait, left, result.taken_over or 0)
 
         yield show
 
@@ -154,9 +155,10 @@ def _await_snapshots(
     codes = end_wait(context, waited, result.operation_id or "", interrupted=stop.requested)
     if options.is_paced and result.stopped_by:
         why = render.stopped(result, options.max_failures)
-        context.warn(f"Stopped: {why}. {render.left_as_they_were(result)}.")
-    if options.is_paced and _taken_over(result):
-        context.warn(f"{render.taken_over(result)}.")
+        context.warn(f"Stopped: {why}. {amount(result.left, 'link')} left unchanged.")
+    if result.taken_over:
+        taken = amount(result.taken_over, "link")
+        context.warn(f"{taken} had been queued or changed before, by a scheduler or somebody else.")
     return gravest(_codes(result, interrupted=stop.requested) | codes)
 
 
@@ -173,16 +175,16 @@ def _show(
     if context.as_json:
         context.show_document(render.bulk_data(result, step.wait), lost)
         return
-    parts: list[object] = [render.summary(result) if result.total else render.message(result)]
+    parts: list[object] = [render.summary(step.by_app) if result.total else render.message(result)]
     if notes := list(_notes(context, result, options)):
         parts += ["", *notes]
     if result.failures:
         parts += ["", failures(result.failures)]
-    if result.links:
-        parts += ["", render.planned_list(result.links)]
+    if result.planned_links:
+        parts += ["", render.planned_list(result.planned_links)]
     context.show_tables(parts, is_last=is_last and not lost)
-    if result.deliveries_cleared and not result.update:
-        context.say(forgotten(is_planned=options.dry_run))
+    if result.deliveries_cleared:
+        context.say(FORGOTTEN)
     if options.dry_run:
         context.say("Dry run: nothing was changed.")
     elif result.cancelled and not options.is_paced:
@@ -196,8 +198,9 @@ def _show(
 def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:
     """Yields what the table does not tell."""
     if result.action is Action.RESYNC and result.total:
-        count, is_planned = result.deliveries_cleared, options.dry_run
-        yield f"{records_in_words(count, update=result.update, is_planned=is_planned)}."
+        count = result.deliveries_cleared or result.deliveries_marked or 0
+        what = records_in_words(count, update=options.update, is_planned=options.dry_run)
+        yield f"{what}."
     if options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
         yield f"{amount(waited, 'job')} waited already: --front moves none of these."
     if result.circuits_reset:
@@ -239,8 +242,3 @@ def _next_step(action: Action) -> str:
     if action is Action.RESYNC:
         return "the same command begins again, with all of them"
     return "the same command finishes the rest"
-
-
-def _taken_over(result: BulkResult) -> int:
-    """Counts the links that others have queued first. To a resync they make no difference."""
-    return result.taken_over if result.action is Action.RETRY else 0

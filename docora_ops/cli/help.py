@@ -80,12 +80,11 @@ def _show(text: str) -> None:
     if not sys.stdout.isatty():
         sys.stdout.write(text)
         return
-    from docora_ops.render.console import make_console
-    from docora_ops.render.markdown import WholeMarkdown
+    from docora_ops.render.console import make_console, print_markdown
 
     # Links to other topics are paths in the repository: only their text is of use here.
     text = re.sub(r"\[([^]]+)\]\([\w./#-]+\)", r"\1", text)
     console = make_console(sys.stdout)
     with console.capture() as capture:
-        console.print(WholeMarkdown(text, hyperlinks=False), crop=False)
+        print_markdown(console, text)
     show_paged(capture.get(), console.height)

@@ -86,7 +86,8 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
             "--sort and --group-by can't be combined: the largest groups come first",
             hint="remove one of them",
         )
-    from docora_ops.render.link_view import group_list, links_list
+    from docora_ops.render.columns import Listing
+    from docora_ops.render.link_view import LINKS, group_list
 
     docora, choice = context.docora, options.link_choice(typer_context, statuses)
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
@@ -95,10 +96,12 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         rows, place = group_list(group, groups.rows), docora.database.place
         return context.show_page(groups, rows, place, "group", nothing=f"no {noun}s")
     found, lost = actions.links(docora, choice, sort=given["sort"], **pages)
+    # Where all links have the same status, it need not be shown.
+    columns = [each for each in LINKS if len(statuses) != 1 or each.name != "Status"]
     is_narrowed = options.link_choice(typer_context) != actions.LinkChoice() or given.get("status")
     return context.show_page(
         found,
-        links_list(found.rows, with_status=len(statuses) != 1),
+        Listing(columns, found.rows),
         docora.servers,
         noun,
         nothing=f"no {noun} matches" if is_narrowed else "",
@@ -119,10 +122,12 @@ def apps(
     Postgres. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.render.link_view import apps_list
+    from docora_ops.render.columns import Listing
+    from docora_ops.render.link_view import APPS
 
     found = actions.apps(context.docora, page=page, limit=limit)
-    return context.show_page(found, apps_list(found.rows), context.docora.database.place, "app")
+    shown, place = Listing(APPS, found.rows), context.docora.database.place
+    return context.show_page(found, shown, place, "app")
 
 
 def show(

@@ -30,12 +30,13 @@ def operations(
     the command that runs the operation has been silent for two minutes.
     """
     context = context_of(typer_context)
-    from docora_ops.render.bulk_view import operations_list
+    from docora_ops.render.bulk_view import OPERATIONS
+    from docora_ops.render.columns import Listing
 
     found = actions.operations(context.docora, page=page, limit=limit)
     return context.show_page(
         found,
-        operations_list(found.rows),
+        Listing(OPERATIONS, found.rows),
         context.docora.redis_server,
         "operation",
         nothing="no bulk operations: each is kept for an hour after its last step",
@@ -70,8 +71,8 @@ def progress(
                 completed = operation.completed
         if operation.state is OperationState.OWNER_GONE:
             context.warn(RUNNER_IS_SILENT)
-    found, failures, total = actions.progress(context.docora, operation_id)
-    context.show(progress_data(found, failures, total), progress_screens(found, failures, total))
+    found, failures, _ = actions.progress(context.docora, operation_id)
+    context.show(progress_data(found, failures), progress_screens(found, failures))
     if follow and (found.cancelled or found.not_queued or not found.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
@@ -114,12 +115,13 @@ def history(
     Only changes made with docora-ops are recorded, not those of the dashboard.
     """
     context = context_of(typer_context)
-    from docora_ops.render.bulk_view import history_list
+    from docora_ops.render.bulk_view import HISTORY
+    from docora_ops.render.columns import Listing
 
     found = actions.history(context.docora, schedule=not no_schedule, page=page, limit=limit)
     return context.show_page(
         found,
-        history_list(found.rows),
+        Listing(HISTORY, found.rows),
         context.docora.redis_server,
         "change",
         nothing="no change is recorded",

@@ -68,8 +68,7 @@ def pause(
     elif queues:
         context.warn(f"Warning: {taken}.")
     paused = actions.pause(docora, at_most, reason=reason)
-    data = queue_view.PauseData("Workers suspended", paused.suspension, queues, paused.workers)
-    context.show(data, [queue_view.pause_screen(paused)])
+    context.show(paused, [queue_view.pause_screen(paused)])
     context.say(f"{docora.redis_server}: workers suspended. To go on: docora-ops resume")
 
 
@@ -87,9 +86,8 @@ def resume(
     from docora_ops.render.queue_view import ResumeData
 
     suspension = actions.resume(context.docora, reason=reason)
-    message = "Workers resumed" if suspension else "Nothing to resume"
     if as_json:
-        context.show_document(ResumeData(message, suspension is not None, suspension))
+        context.show_document(ResumeData(suspension is not None, suspension))
     else:
         told = "workers resumed" if suspension else "nothing to resume, workers are not suspended"
         context.say(f"{context.docora.redis_server}: {told}.")

@@ -112,6 +112,7 @@ def repair(
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.drift import RepairOutcome, RepairResult
     from docora_ops.render import drift_view
+    from docora_ops.render.columns import Listing
     from docora_ops.render.console import progress_bar
 
     stop, lost, result = Stop(), None, RepairResult(())
@@ -135,7 +136,7 @@ def repair(
             if terminal is not None:
                 found = amount(result.total, "mismatch", "mismatches")
                 question = f"{context.docora.servers}: repair {found}?"
-                terminal.ask(question, drift_view.found_list(result))
+                terminal.ask(question, Listing(drift_view.FOUND, result.by_app, 20))
             try:
                 with progress_bar(context.err, result.total) as move:
                     for event in until_stopped(events, stop):

@@ -79,7 +79,7 @@ def _resync_one(
     reason: str | None,
     terminal: Terminal | None,
 ) -> int:
-    from docora_ops.render.link_view import forgotten
+    from docora_ops.render.link_view import FORGOTTEN
     from docora_ops.text import amount
 
     docora = context.docora
@@ -89,7 +89,7 @@ def _resync_one(
         terminal.ask(
             f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
             f"{link.payload.repository_name} again, {reset_in_words(docora, '1 link')}?",
-            *([] if chosen.update else [forgotten(is_planned=True)]),
+            *([] if chosen.update else [FORGOTTEN]),
         )
     result = actions.resync(docora, app, repo, chosen, reason=reason)
     return show_change(context, result, chosen)

@@ -53,7 +53,7 @@ def show_change(context: Context, result: LinkResult, chosen: ChangeOptions) -> 
     if not context.as_json:
         context.show_tables([render.result_screen(result)], is_last=not context.wait)
         if result.deliveries_cleared and not result.update:
-            context.say(render.forgotten(is_planned=result.dry_run))
+            context.say(render.FORGOTTEN)
         if result.dry_run:
             context.say("Dry run: nothing was changed.")
         else:

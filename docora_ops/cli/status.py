@@ -48,21 +48,21 @@ def status(
     from docora_ops.actions.monitoring import read_status
     from docora_ops.actions.workers import note_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
-    from docora_ops.render.status_view import status_data, status_screen
+    from docora_ops.render.status_view import status_screen
 
-    found = read_status(context.docora)
+    found, errors = read_status(context.docora)
     context.tell()
     if as_json:
-        context.show_document(status_data(found), next(iter(found.errors), None))
+        context.show_document(found, next(iter(errors), None))
     else:
-        context.show_tables([status_screen(found)])
+        context.show_tables([status_screen(found, errors)])
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
         note_other_workers(context.docora, has_workers=not found.has_only_others)
-    for error in found.errors:
+    for error in errors:
         context.report(error)
-    return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
+    return exit_code_of(errors[0]) if errors else ExitCode.OK
 
 
 def _watch(context: Context) -> None:
@@ -83,17 +83,17 @@ def _watch(context: Context) -> None:
     console = make_console(sys.stdout)
     live = Live(console=console, auto_refresh=False) if may_animate(sys.stdout) else None
     began = time.monotonic()
-    found = read_status(context.docora)
+    found, errors = read_status(context.docora)
     context.tell()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "failure", None):
-            shown = status_screen(found, compare(found, began))
+            shown = status_screen(found, errors, compare(found, began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
                 live.update(Constrain(shown, console.width - 2), refresh=True)
             else:
                 context.show_tables([shown, ""], is_last=False)
-            for error in found.errors:
+            for error in errors:
                 if isinstance(error, PostgresDeniedError | RedisDeniedError):
                     raise error
                 if not isinstance(error, RedisError):
@@ -101,7 +101,7 @@ def _watch(context: Context) -> None:
             taken = time.monotonic() - began
             time.sleep(max(_INTERVAL - taken, taken * _REST))
             began = time.monotonic()
-            found = read_status(context.docora)
+            found, errors = read_status(context.docora)
 
 
 def queue(
@@ -137,17 +137,17 @@ def metrics(
     """
     context = context_of(typer_context)
     from docora_ops.actions.monitoring import read_metrics
-    from docora_ops.render.metrics_view import metrics_data, prometheus_text
+    from docora_ops.render.status_view import prometheus_text
 
-    found = read_metrics(context.docora, by_app=by_app)
+    found, errors = read_metrics(context.docora, by_app=by_app)
     if as_json:
-        context.show_document(metrics_data(found), next(iter(found.errors.values()), None))
+        context.show_document(found, next(iter(errors), None))
     else:
         # Prometheus reads UTF-8, whatever the locale of a cron job.
         cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
         context.tell()
         sys.stdout.write(prometheus_text(found))
         sys.stdout.flush()
-    for error in found.errors.values():
+    for error in errors:
         context.report(error)
-    return ExitCode.SERVER if found.errors else ExitCode.OK
+    return ExitCode.SERVER if errors else ExitCode.OK

@@ -117,7 +117,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     operation, waited = step.operation, step.wait
     if waited.total and not (operation.results and not operation.results.unfinished):
         operation = replace(operation, results=waited.results)
-    shown = (operation, step.failures, step.failures_total)
+    shown = (operation, step.failures)
     if context.as_json:
         context.show_document(progress_data(*shown, waited), lost)
     else:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from docora_ops.text import inert, moment
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Row = TypeVar("Row")
 
-_GAP = "  "
-_NARROWEST = 24
-"""Columns that a long text needs to be readable."""
+_GAP = 2
+_NARROWEST = 24  # columns that a long text needs to be readable
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
-    "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed"},
+    "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
     "cyan": {"running", "waiting", "already_queued", "already_running", "left_alone"},
     "yellow": {"warning", "delayed", "cancelled", "skipped", "unknown"},
     "bold red": {"failed", "critical", "not_queued", "not_repaired", "unreadable", "owner_gone"},
@@ -46,11 +50,6 @@ def words(slug: str) -> str:
 def style_of(slug: str) -> str:
     """Returns the style of a state or an outcome."""
     return next((style for style, slugs in _STYLES.items() if slug in slugs), "")
-
-
-def state(slug: str) -> Text:
-    """Returns a state or an outcome in words."""
-    return cell(words(slug), style_of(slug))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +82,34 @@ class Column(Generic[Row]):
 
     def cell(self, row: Row) -> Text:
         """Returns the styled text of a cell for a terminal."""
-        text = "\n".join(self.lines(row))
-        return Text(text, self.style(row) if self.style else "", overflow="fold")
+        style = self.style(row) if self.style else ""
+        text = Text("\n".join(self.lines(row)), style, overflow="fold")
+        text.truncate(_LONGEST_ON_SCREEN, overflow="ellipsis")
+        return text
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """A screen of names and values. A value without a name goes on with the one before it."""
+
+    rows: Sequence[tuple[str, Text]]
+
+    def lines(self) -> Iterator[str]:
+        """Yields the lines for a pipe: name, tab, value."""
+        known = ""
+        for name, value in self.rows:
+            known = name or known
+            yield f"{known}\t{value.plain.strip()}"
+
+    def __rich__(self) -> Table:
+        """Returns the table for a terminal."""
+        table = Table.grid(padding=(0, _GAP, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in self.rows:
+            value.truncate(_LONGEST_ON_SCREEN, overflow="ellipsis")
+            table.add_row(name, value)
+        return table
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,17 +126,24 @@ class Listing(Generic[Row]):
         for row in self.rows:
             yield "\t".join(" ".join(column.lines(row)) for column in self.columns)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """Yields the lines for a terminal: a table if it fits, otherwise a block for each row."""
-        rows = self.rows if self.most is None else self.rows[: self.most]
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """Yields a table if it fits the terminal, otherwise a block for each row."""
+        rows = self.rows[: self.most]
         if widths := self._widths(rows, options.max_width):
-            yield from self._table(console, rows, widths, "-" if options.ascii_only else "─")
+            table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+            for column, width in widths.items():
+                side: Literal["left", "right"] = "right" if column.is_number else "left"
+                table.add_column(column.name, justify=side, width=width, overflow="fold")
+            for row in rows:
+                table.add_row(*(column.cell(row) for column in widths))
+            yield table
         else:
             for number, row in enumerate(rows):
                 cells = ((column.name, column.cell(row)) for column in self.columns)
-                block = Pairs([(name, text) for name, text in cells if text])
-                yield from [Text()] if number else []
-                yield from block.__rich_console__(console, options)
+                yield from [""] if number else []
+                yield Pairs([(name, text) for name, text in cells if text])
         if len(rows) < len(self.rows):
             yield Text(f"and {len(self.rows) - len(rows):,} more: see --json")
 
@@ -120,10 +152,9 @@ class Listing(Generic[Row]):
         widths = {column: cell_len(column.name) for column in self.columns}
         for row in rows:
             for column in self.columns:
-                lengths = (cell_len(line[: _LONGEST_ON_SCREEN + 1]) for line in column.lines(row))
-                widths[column] = max(widths[column], *lengths, 0)
+                widths[column] = max(widths[column], *map(cell_len, column.lines(row)), 0)
         removable = sorted((each for each in widths if each.left_out), key=lambda it: -it.left_out)
-        while (missing := sum(widths.values()) + len(_GAP) * (len(widths) - 1) - width) > 0:
+        while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
             folding = next((column for column in widths if column.folds), None)
             if folding and widths[folding] - missing >= _NARROWEST:
                 return widths | {folding: widths[folding] - missing}
@@ -132,65 +163,19 @@ class Listing(Generic[Row]):
             del widths[removable.pop()]
         return widths
 
-    @staticmethod
-    def _table(
-        console: Console, rows: Iterable[Row], widths: dict[Column[Row], int], rule: str
-    ) -> Iterator[Text]:
-        def joined(texts: Iterable[Text]) -> Text:
-            line = Text(_GAP).join(texts)
-            line.rstrip()
-            return line
 
-        def aligned(column: Column[Row], text: Text) -> Text:
-            text.align("right" if column.is_number else "left", widths[column])
-            return text
-
-        yield joined(aligned(column, Text(column.name, "bold")) for column in widths)
-        yield Text(rule * (sum(widths.values()) + len(_GAP) * (len(widths) - 1)))
-        for row in rows:
-            cells = [
-                list(_readable(column.cell(row)).wrap(console, width))
-                for column, width in widths.items()
-            ]
-            for number in range(max(map(len, cells))):
-                yield joined(
-                    aligned(column, texts[number] if number < len(texts) else Text())
-                    for column, texts in zip(widths, cells, strict=True)
-                )
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """A screen of names and values. A value without a name goes on with the one before it."""
-
-    rows: Sequence[tuple[str, Text]]
-
-    def lines(self) -> Iterator[str]:
-        """Yields the lines for a pipe: name, tab, value."""
-        known = ""
-        for name, value in self.rows:
-            known = name or known
-            yield f"{known}\t{value.plain.strip()}"
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """Yields the lines for a terminal.
-
-        A value with a word that fits only below its name is shown there.
-        """
-        indent = max((cell_len(name) for name, _ in self.rows), default=0) + len(_GAP)
-        below = options.max_width - len(_GAP)
-        for name, value in self.rows:
-            label, width = Text(name.ljust(indent), "bold"), max(1, options.max_width - indent)
-            text = _readable(value)
-            longest = max(map(cell_len, text.plain.split()), default=0)
-            if name and width < longest <= below and not text.no_wrap:
-                yield Text(name, "bold")
-                label, width = Text(_GAP), below
-            for line in text.wrap(console, width):
-                shown = Text.assemble(label, line)
-                shown.rstrip()
-                yield shown
-                label = Text(" " * len(label))
+def named_values(value: DataclassInstance) -> Iterator[tuple[str, Text]]:
+    """Yields the name and value of each field that has one, and of the fields of a value in it."""
+    for field in fields(value):
+        name, found = words(field.name).capitalize(), getattr(value, field.name)
+        if is_dataclass(found) and not isinstance(found, type):
+            yield from ((f"{name} {inner.lower()}", text) for inner, text in named_values(found))
+        elif isinstance(found, bool):
+            yield name, cell("yes" if found else "no")
+        elif isinstance(found, datetime):
+            yield name, cell(moment(found))
+        elif isinstance(found, str | int):
+            yield name, cell(found, style_of(str(found)))
 
 
 def lines_of(part: object) -> Iterator[str]:
@@ -199,11 +184,3 @@ def lines_of(part: object) -> Iterator[str]:
         yield from part.lines()
     else:
         yield str(part)
-
-
-def _readable(text: Text) -> Text:
-    """Returns the text for a screen, which shows only the beginning of a very long one."""
-    rest = len(text) - _LONGEST_ON_SCREEN
-    if rest <= 0:
-        return text
-    return text[:_LONGEST_ON_SCREEN].append(f"… and {rest:,} characters more: see --json")

@@ -1,6 +1,4 @@
-"""Consoles that suit a terminal, a pipe or a file."""
-
-from __future__ import annotations
+"""Consoles that suit a terminal, a pipe or a file, and what is shown only on a terminal."""
 
 import os
 import sys
@@ -68,3 +66,27 @@ def progress_bar(
         yield lambda done, text=None, total=None: progress.update(
             task, completed=done, description=text, total=total
         )
+
+
+def print_markdown(console: Console, text: str) -> None:
+    """Prints Markdown whole: folds long words in tables, and breaks no line of code."""
+    from rich.console import ConsoleOptions, RenderResult  # Markdown is slow to import
+    from rich.markdown import CodeBlock, Markdown, TableElement
+    from rich.table import Table
+    from rich.text import Text
+
+    class WholeTable(TableElement):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for part in super().__rich_console__(console, options):
+                for column in part.columns if isinstance(part, Table) else ():
+                    column.overflow = "fold"
+                yield part
+
+    class WholeCode(CodeBlock):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            yield Text(str(self.text).rstrip(), "cyan", no_wrap=True, overflow="ignore")
+
+    class WholeMarkdown(Markdown):
+        elements = Markdown.elements | {"table_open": WholeTable, "fence": WholeCode}
+
+    console.print(WholeMarkdown(text, hyperlinks=False), crop=False)

@@ -1,20 +1,15 @@
 """JSON for a script, and its JSON Schema, both made from the same dataclasses."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from docora_ops.errors import DocoraOpsError
 from docora_ops.link_lists import Page
 from docora_ops.text import mask, moment
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Data = TypeVar("Data")
 
@@ -29,7 +24,7 @@ class Pagination:
     total_pages: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Document(Generic[Data]):
     """What a command prints with `--json`. Of these fields, those without a value are left out.
 
@@ -64,67 +59,70 @@ def document_of(
     if isinstance(data, Page):
         pagination = Pagination(data.number, data.limit, data.total, data.pages)
         data = data.rows
-    return Document(
-        printed_at=datetime.now(UTC),
-        command=_valid(mask(shlex.join(["docora-ops", *arguments]))),
-        error=_valid(error.message) if error else None,
-        code=error.code if error else None,
-        hint=_valid(error.hint) if error and error.hint else None,
-        data=data,
-        pagination=pagination,
-        **(error.details if error else {}),
-    )
+    told: dict[str, Any] = {}
+    if error:
+        told = {"error": _valid(error.message), "code": error.code, **error.details}
+        told["hint"] = _valid(error.hint) if error.hint else None
+    command = _valid(mask(shlex.join(["docora-ops", *arguments])))
+    return Document(datetime.now(UTC), command, data=data, pagination=pagination, **told)
+
+
+def _valid(text: str) -> str:
+    """Spells out the stray bytes that an argument may hold: a valid document has none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def encode(document: Document[object]) -> Iterator[str]:
     """Encodes a document piece by piece as one line of ASCII, which can't act on a terminal."""
-    present = {name: value for name, value in _fields_of(document).items() if value is not None}
+    present = {name: value for name, value in _encodable(document).items() if value is not None}
     return _pieces(present, 3)
 
 
 def _pieces(value: object, depth: int) -> Iterator[str]:
     """Encodes the items of the uppermost objects and lists one by one, as a list may be long."""
-    if depth and isinstance(value, list | tuple):
-        brackets, items = "[]", [("", each) for each in value]
-    elif depth and (isinstance(value, dict) or is_dataclass(value)):
-        found = value if isinstance(value, dict) else _fields_of(cast("DataclassInstance", value))
-        brackets, items = "{}", [(f"{json.dumps(name)}: ", each) for name, each in found.items()]
-    else:
+    if is_dataclass(value) and depth:
+        value = _encodable(value)
+    if not depth or not isinstance(value, dict | list | tuple):
         yield _ENCODER.encode(value)
         return
-    yield brackets[0]
-    for number, (label, each) in enumerate(items):
-        yield f", {label}" if number else label
-        yield from _pieces(each, depth - 1)
-    yield brackets[1]
+    is_object = isinstance(value, dict)
+    yield "{" if is_object else "["
+    for number, each in enumerate(value):
+        yield ", " if number else ""
+        if is_object:
+            yield f"{json.dumps(each)}: "
+        yield from _pieces(value[each] if isinstance(value, dict) else each, depth - 1)
+    yield "}" if is_object else "]"
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return moment(value)
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+_ENCODER = json.JSONEncoder(default=_encodable)
 
 
 def schema_of(command: str) -> dict[str, Any] | None:
     """Returns the JSON Schema of a command's documents; None if it prints none."""
     from pydantic import TypeAdapter
 
-    data = _data_of(command)
-    return data and TypeAdapter(Document[data]).json_schema(mode="serialization")  # type: ignore[valid-type]
-
-
-def _data_of(command: str) -> Any:
-    """Returns the type of the data in the documents of a command."""
-    from docora_ops import audit, bulk, jobs, link_lists, links
-    from docora_ops.render import bulk_view, drift_view, link_view, metrics_view, queue_view
-    from docora_ops.render.status_view import StatusData
+    from docora_ops import audit, bulk, jobs, link_lists, links, overview
+    from docora_ops.render import bulk_view, drift_view, link_view, queue_view
 
     counts = list[link_lists.RepositoryCount] | list[link_lists.StatusCount]
     groups = list[links.AppCount] | counts | list[link_lists.ErrorGroup]
     one, many = link_view.LinkData, bulk_view.BulkData
-    return {
-        "status": StatusData,
+    data: Any = {
+        "status": overview.Status,
         "failed": list[link_lists.ListedLink] | groups,
         "links": list[link_lists.ListedLink] | groups,
         "apps": list[link_lists.AppSummary],
         "show": link_lists.LinkDetails,
         "queue": jobs.QueueOverview,
         "doctor": drift_view.DoctorData,
-        "metrics": metrics_view.MetricsData,
+        "metrics": overview.Metrics,
         "retry": one,
         "retry-all-failed": many,
         "resync": one | many,
@@ -134,23 +132,8 @@ def _data_of(command: str) -> Any:
         "progress": bulk_view.ProgressData,
         "wait": one | bulk_view.ProgressData,
         "cancel": bulk_view.CancelData,
-        "pause": queue_view.PauseData,
+        "pause": jobs.RqWorkers,
         "resume": queue_view.ResumeData,
         "history": list[audit.HistoryEntry],
     }.get(command)
-
-
-def _fields_of(value: DataclassInstance) -> dict[str, object]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-def _valid(text: str) -> str:
-    """Spells out the stray bytes that an argument may hold: a valid document has none."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _encodable(value: DataclassInstance | datetime) -> object:
-    return moment(value) if isinstance(value, datetime) else _fields_of(value)
-
-
-_ENCODER = json.JSONEncoder(default=_encodable)
+    return data and TypeAdapter(Document[data]).json_schema(mode="serialization")

@@ -1,20 +1,15 @@
 """`doctor` and `repair`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.text import Text
-
-from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
+from docora_ops.diagnosis import Check, CheckState, Diagnosis
 from docora_ops.drift import (
     EXAMPLES_SHOWN,
     AppDrift,
     Drift,
     DriftKind,
-    DriftReport,
     Repaired,
     RepairOutcome,
     RepairResult,
@@ -22,11 +17,6 @@ from docora_ops.drift import (
 from docora_ops.render.columns import Column, Listing, cell, style_of, unbroken, words
 from docora_ops.render.link_view import ROWS_SHOWN, link_name
 from docora_ops.text import amount
-
-
-def _name(drift: Drift) -> str:
-    return link_name(drift.app_name, drift.repository_name) or drift.job_id
-
 
 # `doctor`.
 
@@ -51,14 +41,9 @@ class DoctorData:
 
 def doctor_data(diagnosis: Diagnosis) -> DoctorData:
     """Returns the JSON data of `doctor`."""
-    drift = None
-    if found := diagnosis.drift:
-        drift = DriftData(found.total, found.found, found.examples())
+    found = diagnosis.drift
+    drift = DriftData(found.total, found.found, found.examples()) if found else None
     return DoctorData(diagnosis.state, diagnosis.checks, drift)
-
-
-def _label(check: Check) -> str:
-    return words(check.name).capitalize().replace("Bullmq", "BullMQ")
 
 
 def _found(check: Check) -> tuple[str, str | None]:
@@ -66,14 +51,14 @@ def _found(check: Check) -> tuple[str, str | None]:
     return check.finding, hint if check.hint else None
 
 
-_CHECKS: tuple[Column[Check], ...] = (
-    Column("Check", _label),
+_CHECKS: Sequence[Column[Check]] = (
+    Column("Check", lambda it: words(it.name).capitalize().replace("Bullmq", "BullMQ")),
     Column("State", lambda check: words(check.state), lambda check: style_of(check.state)),
     Column("Found", _found, folds=True),
 )
-_EXAMPLES: tuple[Column[Drift], ...] = (
+_EXAMPLES: Sequence[Column[Drift]] = (
     Column("Drift", lambda drift: words(drift.kind)),
-    Column("Link", _name, folds=True),
+    Column("Link", link_name, folds=True),
     Column("Where", lambda drift: drift.detail),
 )
 
@@ -87,9 +72,13 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
         yield Listing(_CHECKS, diagnosis.checks)
     else:
         yield from _not_ok(diagnosis)
-    if diagnosis.drift and (examples := _examples(diagnosis.drift, show_all=show_all)):
+    if (drift := diagnosis.drift) and drift.total:
+        kinds = sum(map(bool, drift.found.values()))
+        # About five, so that failures stay in view.
+        examples = drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // kinds))
         yield from ("", Listing(_EXAMPLES, examples))
-        yield from _more(diagnosis, diagnosis.drift.total, examples)
+        if more := drift.total - len(examples):
+            yield cell(f"and {more} more: docora-ops repair --dry-run --list")
         yield ""
     for check in diagnosis.checks:
         if check.command:
@@ -117,16 +106,6 @@ def _not_ok(diagnosis: Diagnosis) -> Iterator[object]:
         yield cell(f"{amount(fine, 'check')} ok; --all shows {'it' if fine == 1 else 'them'}")
 
 
-def _more(diagnosis: Diagnosis, total: int, examples: Sequence[Drift]) -> Iterator[Text]:
-    """Counts the drift that is not among the examples."""
-    more = total - len(examples)
-    if more:
-        match = next(check for check in diagnosis.checks if check.name is CheckName.SERVERS_MATCH)
-        # Servers that do not belong together are no reason to look at a repair.
-        command = ": docora-ops repair --dry-run --list" if match.state is CheckState.OK else ""
-        yield cell(f"and {more} more{command}")
-
-
 def summary(diagnosis: Diagnosis) -> str:
     """Counts the checks that are not well, in a sentence."""
     if diagnosis.state is CheckState.OK:
@@ -140,20 +119,7 @@ def summary(diagnosis: Diagnosis) -> str:
     return ", ".join(text for each, text in parts.items() if counts[each]) + "."
 
 
-def _examples(drift: DriftReport, *, show_all: bool) -> list[Drift]:
-    """Returns some examples of each kind, or about five, so that failures stay in view."""
-    kinds = sum(map(bool, drift.found.values()))
-    return drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // max(1, kinds)))
-
-
 # `repair`.
-
-_PLANNED = {
-    RepairOutcome.QUEUED: "would queue",
-    RepairOutcome.RESET: "would reset",
-    RepairOutcome.REMOVED: "would remove",
-    RepairOutcome.NOT_REPAIRED: "can't be repaired",
-}
 
 
 @dataclass(frozen=True)
@@ -177,70 +143,47 @@ class RepairData:
 
 def repair_data(result: RepairResult) -> RepairData:
     """Returns the JSON data of `repair`."""
-    found, counts = result.found, result.counts
+    found = {kind.value: count for kind, count in result.found.items()}
     return RepairData(
         message=repair_message(result),
         dry_run=result.dry_run,
-        lost=found[DriftKind.LOST],
-        stuck=found[DriftKind.STUCK],
-        orphan=found[DriftKind.ORPHAN],
-        duplicate=found[DriftKind.DUPLICATE],
-        stale_entry=found[DriftKind.STALE_ENTRY],
-        queued=counts.get(RepairOutcome.QUEUED, 0),
-        reset=counts.get(RepairOutcome.RESET, 0),
-        removed=counts.get(RepairOutcome.REMOVED, 0),
-        left_alone=counts.get(RepairOutcome.LEFT_ALONE, 0),
-        not_repaired=counts.get(RepairOutcome.NOT_REPAIRED, 0),
+        **found,
+        **{outcome.value: result.counts.get(outcome, 0) for outcome in RepairOutcome},
         repaired=result.repaired,
     )
 
 
 def repair_message(result: RepairResult) -> str:
     """Returns the result in a few words."""
-    if not result.total:
-        return "Nothing to repair"
-    if result.dry_run:
-        return "Dry run"
+    if not result.total or result.dry_run:
+        return "Dry run" if result.total else "Nothing to repair"
     return "Repair done" if result.completed >= result.total else "Repair stopped"
 
 
-_FOUND: tuple[Column[AppDrift], ...] = (
+FOUND: Sequence[Column[AppDrift]] = (
     Column("App", lambda drift: drift.app_name or drift.app_id),
     Column("Drift", lambda drift: words(drift.kind)),
     Column("Found", lambda drift: drift.found, is_number=True),
 )
 
 
-def found_list(result: RepairResult) -> Listing[AppDrift]:
-    """Counts the drift by app and kind for the question."""
-    return Listing(_FOUND, result.by_app, ROWS_SHOWN)
-
-
 def repair_screens(result: RepairResult, *, with_list: bool) -> Iterator[object]:
     """Shows the counts by app and kind, what failed and, with `with_list`, each disagreement."""
     done = "Would happen" if result.dry_run else "Done"
 
-    def label(outcome: RepairOutcome) -> str:
-        return (result.dry_run and _PLANNED.get(outcome)) or words(outcome)
-
     def counts(of: Mapping[RepairOutcome, int]) -> str:
-        return ", ".join(f"{of[each]} {label(each)}" for each in RepairOutcome if of.get(each))
+        return ", ".join(f"{of[each]} {words(each)}" for each in RepairOutcome if of.get(each))
 
-    by_app = (*_FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
-    each: tuple[Column[Repaired], ...] = (
-        Column("Link", lambda item: _name(item.drift)),
+    by_app = (*FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
+    each: Sequence[Column[Repaired]] = (
+        Column("Link", lambda item: link_name(item.drift)),
         Column("Drift", lambda item: words(item.drift.kind)),
-        Column(
-            done,
-            lambda item: ": ".join(filter(None, (label(item.outcome), item.error_message))),
-            lambda item: style_of(item.outcome),
-            folds=True,
-        ),
+        Column(done, lambda item: words(item.outcome), lambda item: style_of(item.outcome)),
+        Column("Why", lambda item: item.error_message, folds=True),
         Column("Job id", lambda item: item.drift.job_id, left_out=1),
     )
-    left_alone = "left alone (no longer wrong, or running)"
-    totals = counts(result.counts).replace("left alone", left_alone) or "nothing"
-    yield from (cell(f"{repair_message(result)}: {totals}."), "", Listing(by_app, result.by_app))
+    totals = f"{repair_message(result)}: {counts(result.counts) or 'nothing'}."
+    yield from (cell(totals), "", Listing(by_app, result.by_app))
     failed = [item for item in result.repaired if item.outcome is RepairOutcome.NOT_REPAIRED]
     if with_list:
         yield from ("", Listing(each, result.repaired))

@@ -146,7 +146,7 @@ def of_rq() -> Docora:
 def retry(limit: int) -> int:
     """Runs this project's bulk retry, with its progress."""
     *_, step = actions.retry_all_failed(of_rq(), limit=limit)
-    assert step.result.succeeded == step.result.total == limit, step.result.counts
+    assert step.result.put_to_work == step.result.total == limit, step.result.counts
     return limit
 
 
@@ -163,7 +163,7 @@ def retry_in_flight(limit: int) -> int:
 def schedule(limit: int) -> int:
     """Runs a pass of this project's schedule."""
     *_, step = actions.schedule(of_rq())
-    assert step.result.succeeded == step.result.total == limit, step.result.counts
+    assert step.result.put_to_work == step.result.total == limit, step.result.counts
     return limit
 
 

@@ -1,13 +1,19 @@
 """Which links a bulk action chooses, and in which order their jobs stand in the queue."""
 
+import random
 from datetime import timedelta
 
 import pytest
 
 from docora_ops.links import Outcome
-from tests.support.bulk_actions import RESYNC, BulkAction, every_bulk_action
+from tests.support.bulk_actions import RESYNC, RETRY, BulkAction, every_bulk_action
 from tests.support.docora import Docora
+from tests.support.job_states import scheduled
 from tests.support.rows import in_turns
+
+OTHERS = [f"other-{number}" for number in range(40)]
+
+both_actions = pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
 
 
 def job_ids_in_order(docora: Docora) -> list[str]:
@@ -15,28 +21,14 @@ def job_ids_in_order(docora: Docora) -> list[str]:
 
 
 @every_bulk_action
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 1000])
-def test_apps_take_turns_in_the_queue(docora: Docora, bulk: BulkAction, batch_size: int) -> None:
-    bulk.add_links(docora, 60, apps=1 if bulk is RESYNC else 7)
-    bulk.run(docora.actions(), batch_size=batch_size)
-    assert docora.waiting() == job_ids_in_order(docora)
-
-
-def test_the_order_holds_however_rows_lie_in_the_table(docora: Docora) -> None:
-    docora.add_links(40, apps=4)
-    for link in reversed(docora.links()[::3]):
-        docora.set_link(link, retry_count=3)
-    docora.connection.execute("ANALYZE")
-    docora.actions().retry_all(batch_size=500)
-    assert docora.waiting() == job_ids_in_order(docora)
-
-
-def test_the_order_holds_though_the_first_batch_takes_longer_than_the_next(docora: Docora) -> None:
-    docora.add_links(12)
-    docora.add_trigger(
-        "PERFORM pg_sleep(0.2)", when=f"old.repository_id = '{docora.links()[0].repository_id}'"
-    )
-    docora.actions().retry_all(batch_size=3)
+def test_apps_take_turns_in_the_queue(docora: Docora, bulk: BulkAction) -> None:
+    bulk.add_links(docora, 30, apps=1 if bulk is RESYNC else 7)
+    for link in reversed(docora.links()[::3]):  # rows in another order
+        docora.connection.execute(
+            "UPDATE app_repositories SET retry_count = 3 WHERE repository_id = %s",
+            (link.repository_id,),
+        )
+    bulk.run(docora.actions(), batch_size=3)
     assert docora.waiting() == job_ids_in_order(docora)
 
 
@@ -45,7 +37,7 @@ def test_a_limit_takes_the_first_links_in_order_and_counts_only_these(docora: Do
     result = docora.actions().retry_all(limit=7, batch_size=3)
     assert result.total == result.completed == 7
     assert sorted(docora.waiting()) == job_ids_in_order(docora)[:7]
-    assert list(result.by_app.values()) == [{Outcome.QUEUED: 7}]
+    assert result.counts == {Outcome.QUEUED: 7}
 
 
 def test_only_matching_links_with_an_open_circuit_are_counted_as_left_out(docora: Docora) -> None:
@@ -60,3 +52,46 @@ def test_only_matching_links_with_an_open_circuit_are_counted_as_left_out(docora
     assert actions.retry_all(open_circuit=False, app="App 0").open_circuits_left_out == 1
     assert actions.retry_all(open_circuit=False).open_circuits_left_out == 2
     assert docora.waiting() == []
+
+
+# `--front`
+
+
+@both_actions
+def test_jobs_stand_at_the_head_and_apps_take_turns(docora: Docora, bulk: BulkAction) -> None:
+    bulk.add_links(docora, 30, apps=1 if bulk is RESYNC else 4)
+    docora.redis.rpush(docora.queue.key, *OTHERS)
+    result = bulk.run(docora.actions(), batch_size=7, front=True)
+    assert result.counts == {Outcome.QUEUED: 30}
+    assert docora.waiting() == job_ids_in_order(docora) + OTHERS
+
+
+@both_actions
+def test_new_jobs_stand_ahead_of_all_that_wait_and_those_keep_their_places(
+    docora: Docora, bulk: BulkAction
+) -> None:
+    bulk.add_links(docora, 30, apps=1 if bulk is RESYNC else 4)
+    order = job_ids_in_order(docora)
+    before = [*order[::2], *OTHERS]
+    random.Random(7).shuffle(before)
+    for job_id in before:
+        docora.enqueue(job_id)
+    scheduled(docora, order[1])
+    result = bulk.run(docora.actions(), batch_size=7, front=True)
+    assert result.counts == {Outcome.QUEUED: 14, Outcome.ALREADY_QUEUED: 16}
+    assert docora.waiting() == [*order[3::2], *before]
+    assert docora.registries(order[1]) == {"rq:scheduled:snapshot-queue"}
+
+
+def test_a_link_that_is_refused_among_others_does_not_change_their_order(docora: Docora) -> None:
+    docora.add_links(30, apps=4)
+    order = job_ids_in_order(docora)
+    bad = order.pop(7)
+    docora.redis.rpush(docora.queue.key, *OTHERS)
+    docora.add_trigger(
+        "RAISE EXCEPTION 'refused' USING ERRCODE = 'check_violation'",
+        when=f"old.app_id || '-' || old.repository_id = '{bad}'",
+    )
+    result = docora.actions().retry_all(batch_size=1000, front=True)
+    assert result.counts == {Outcome.QUEUED: len(order), Outcome.NOT_QUEUED: 1}
+    assert docora.waiting() == order + OTHERS

@@ -5,26 +5,9 @@ from rq.job import Job
 
 from docora_ops.errors import PostgresError
 from docora_ops.links import Outcome
-from tests.support.bulk_actions import APP, BulkAction, every_bulk_action
+from tests.support.bulk_actions import APP
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
-
-
-@every_bulk_action
-def test_links_whose_ids_form_no_job_id_fail_alone(docora: Docora, bulk: BulkAction) -> None:
-    bulk.add_links(docora, 4)
-    bad = [
-        docora.link(APP, docora.add_repository("octo/bad", repository_id), bulk.status)
-        for repository_id in ("repo.1", "repo 2", "repo:3", "repö4", "repo/5\n")
-    ]
-    rows = [docora.row(link) for link in bad]
-    result = bulk.run(docora.actions(), batch_size=3)
-    assert result.counts == {Outcome.QUEUED: 4, Outcome.NOT_QUEUED: 5}
-    assert {failure.job_id for failure in result.failures} == {link.job_id for link in bad}
-    assert all("can't form a job id" in failure.error_message for failure in result.failures)
-    assert [docora.row(link) for link in bad] == rows
-    assert len(docora.waiting()) == 4
-    docora.assert_sound()
 
 
 def forbid(docora: Docora, link: TestLink, sqlstate: str) -> None:
@@ -34,17 +17,12 @@ def forbid(docora: Docora, link: TestLink, sqlstate: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "sqlstate", ["P0001", "23514", "22000", "40001", "40P01"], ids=lambda code: f"sqlstate {code}"
-)
-@pytest.mark.parametrize("batch_size", [2, 1000])
-def test_a_row_that_postgres_refuses_to_change_fails_alone(
-    docora: Docora, sqlstate: str, batch_size: int
-) -> None:
+@pytest.mark.parametrize("sqlstate", ["P0001", "22000", "40P01"])
+def test_a_row_that_postgres_refuses_to_change_fails_alone(docora: Docora, sqlstate: str) -> None:
     docora.add_links(8)
     links = docora.links()
     forbid(docora, links[4], sqlstate)
-    result = docora.actions().retry_all(batch_size=batch_size)
+    result = docora.actions().retry_all(batch_size=5)
     assert result.counts == {Outcome.QUEUED: 7, Outcome.NOT_QUEUED: 1}
     assert [failure.job_id for failure in result.failures] == [links[4].job_id]
     assert "the row is cursed" in result.failures[0].error_message
@@ -68,7 +46,10 @@ def test_a_resync_that_is_undone_forgets_no_delivery(docora: Docora) -> None:
     assert {failure.job_id for failure in result.failures} == {links[1].job_id, links[2].job_id}
 
 
-def add_links_that_are_slow_to_resync(docora: Docora, slow: set[int]) -> None:
+@pytest.mark.parametrize("slow", [{2}, {0, 1, 2, 3, 4}], ids=["one", "all"])
+def test_one_slow_link_is_left_and_links_that_are_all_slow_end_the_run(
+    docora: Docora, slow: set[int]
+) -> None:
     docora.add_links(5, status="synced")
     docora.add_trigger(
         "PERFORM pg_sleep(30)",
@@ -81,20 +62,14 @@ def add_links_that_are_slow_to_resync(docora: Docora, slow: set[int]) -> None:
             " VALUES (%s, %s, 'a', %s)",
             (*link.ids, "slow" if number in slow else "quick"),
         )
-
-
-def test_one_slow_link_is_left_and_the_rest_of_its_batch_is_done(docora: Docora) -> None:
-    add_links_that_are_slow_to_resync(docora, {2})
-    result = docora.actions(statement_timeout=1).resync_all(APP)
+    actions = docora.actions(statement_timeout=1)
+    if len(slow) > 1:
+        with pytest.raises(PostgresError, match="within 1 s"):
+            actions.resync_all(APP)
+        assert (docora.statuses(), docora.waiting()) == ({"synced": 5}, [])
+        return
+    result = actions.resync_all(APP)
     assert result.counts == {Outcome.QUEUED: 4, Outcome.NOT_QUEUED: 1}
     assert "within 1 s" in result.failures[0].error_message
     assert docora.statuses() == {"pending_snapshot": 4, "synced": 1}
     docora.assert_sound()
-
-
-def test_links_that_are_all_slow_end_the_run(docora: Docora) -> None:
-    add_links_that_are_slow_to_resync(docora, set(range(5)))
-    with pytest.raises(PostgresError, match="within 1 s"):
-        docora.actions(statement_timeout=1).resync_all(APP)
-    assert docora.statuses() == {"synced": 5}
-    assert docora.waiting() == []

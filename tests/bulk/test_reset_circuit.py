@@ -47,24 +47,22 @@ def closed(docora: Docora) -> set[str]:
 def add_links(docora: Docora, bulk: BulkAction) -> dict[str, TestLink]:
     """Links of one app, each of a repository of its own."""
     app_id = docora.add_app("Acme Search", APP)
-    names = ("open", "over", "failing", "closed", "running", "bad.id")
     links = {}
-    for name in names:
-        circuit_open_for = None if name == "closed" else AN_HOUR
-        repository_id = docora.add_repository(
-            f"octo/{name}", f"repo_{name}", circuit_open_for=circuit_open_for
-        )
+    for name in ("open", "over", "failing", "closed", "running", "bad.id"):
+        repository_id = docora.add_repository(f"octo/{name}", f"repo_{name}")
         links[name] = docora.link(app_id, repository_id, bulk.status)
-    docora.connection.execute(
-        "UPDATE repositories SET consecutive_failures = 3, circuit_open_until = NULL"
-        " WHERE name = 'failing'"
-    )
-    docora.connection.execute(
-        "UPDATE repositories SET circuit_open_until = now() - interval '1 minute'"
-        " WHERE name = 'over'"
-    )
-    docora.add_repository("octo/other", "repo_other", circuit_open_for=AN_HOUR)
-    docora.link(docora.add_app("Other"), "repo_other", "synced")
+    open_all(docora)
+    for name, failures, open_until in (
+        ("closed", 0, "NULL"),
+        ("failing", 3, "NULL"),
+        ("over", 5, "now() - interval '1 minute'"),
+    ):
+        docora.connection.execute(
+            f"UPDATE repositories SET consecutive_failures = {failures},"
+            f" circuit_open_until = {open_until} WHERE name = '{name}'".encode()
+        )
+    other = docora.add_repository("octo/other", "repo_other", circuit_open_for=AN_HOUR)
+    docora.link(docora.add_app("Other"), other, "synced")
     docora.start_job(links["running"].job_id)
     return links
 
@@ -99,35 +97,24 @@ def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
     assert links["open"].job_id in docora.waiting()
 
 
-def test_a_link_that_has_changed_since_the_choice_leaves_its_circuit_open(docora: Docora) -> None:
-    docora.add_links(4)
+def test_links_that_have_changed_or_can_not_be_committed_leave_their_circuits_open(
+    docora: Docora,
+) -> None:
+    docora.add_links(6)
     open_all(docora)
-    changed = docora.links()[1]
+    bad, changed, *others = docora.links()
+    docora.refuse_at_commit(f"new.repository_id = '{bad.repository_id}'")
     result = docora.actions().retry_all(
-        batch_size=2,
+        batch_size=6,
         reset_circuit=True,
         prepare=lambda _: docora.set_link(changed, status="synced"),
     )
-    assert result.counts == {Outcome.QUEUED: 3, Outcome.SKIPPED: 1}
-    assert result.circuits_reset == 3
-    assert changed.repository_id not in closed(docora)
-
-
-@both_actions
-def test_the_circuit_of_a_link_that_can_not_be_committed_stays_open(
-    docora: Docora, bulk: BulkAction
-) -> None:
-    bulk.add_links(docora, 5)
-    open_all(docora)
-    links = docora.links()
-    bad = links[2]
-    docora.refuse_at_commit(f"new.repository_id = '{bad.repository_id}'")
-    result = bulk.run(docora.actions(), batch_size=5, reset_circuit=True)
-    # The jobs of the attempt that was rolled back.
-    assert result.counts == {Outcome.ALREADY_QUEUED: 4, Outcome.NOT_QUEUED: 1}
+    # The jobs of the attempt that was rolled back wait.
+    counts = {Outcome.ALREADY_QUEUED: 4, Outcome.NOT_QUEUED: 1, Outcome.SKIPPED: 1}
+    assert result.counts == counts
     assert result.circuits_reset == 4
-    assert closed(docora) == {link.repository_id for link in links if link != bad}
-    assert docora.status(bad) == bulk.status
+    assert closed(docora) == {link.repository_id for link in others}
+    assert docora.status(bad) == "failed"
 
 
 # No deadlock
@@ -140,12 +127,6 @@ def test_circuits_are_locked_in_the_order_of_their_ids(docora: Docora) -> None:
         docora.add_repository(f"octo/{repository_id}", repository_id, circuit_open_for=AN_HOUR)
         docora.link(app_id, repository_id)
 
-    def free(holder: psycopg.Connection) -> list[str]:
-        rows = holder.execute(
-            "SELECT repository_id FROM repositories ORDER BY 1 FOR UPDATE SKIP LOCKED"
-        )
-        return [repository_id for (repository_id,) in rows]
-
     database = docora.actions().database
 
     def reset() -> None:
@@ -156,10 +137,11 @@ def test_circuits_are_locked_in_the_order_of_their_ids(docora: Docora) -> None:
         holder.execute("SELECT FROM repositories WHERE repository_id = 'repo_b' FOR UPDATE")
         done = pool.submit(reset)
         await_locks(docora)
-        not_locked = free(holder)
+        rows = holder.execute("SELECT repository_id FROM repositories FOR UPDATE SKIP LOCKED")
+        free = {repository_id for (repository_id,) in rows}
         holder.rollback()
         done.result()
-    assert not_locked == ["repo_b", "repo_c"]
+    assert free == {"repo_b", "repo_c"}
     assert closed(docora) == set(ids)
 
 
@@ -186,31 +168,12 @@ def test_a_circuit_that_another_session_holds_is_waited_for_once(
     assert (said in result.stdout) is not released
 
 
-def test_commands_that_close_the_same_circuits_at_once_do_not_fail(docora: Docora) -> None:
-    docora.add_links(600, apps=3)
-    open_all(docora)
-    apps = sorted({link.app_id for link in docora.links()})
-    options = ("--reset-circuit", "--json")
-    results = docora.run_together(
-        ("retry-all-failed", "--app", apps[0], "--batch-size", "7", *options),
-        ("retry-all-failed", "--app", apps[1], "--batch-size", "11", "--front", *options),
-        ("resync", apps[2], "--all", "--yes", "--front", *options),
-    )
-    for result in results:
-        assert result.code == 0, result
-        assert (result.data["put_to_work"], result.data["failures"]) == (200, [])
-    assert sum(result.data["circuits_reset"] for result in results) == 200
-    assert closed(docora) == set(circuits(docora))
-    docora.assert_sound()
-
-
-# The command line
-
-
 def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora) -> None:
     """The first batch closes the circuit by which the later links were chosen."""
     docora.add_links(6, apps=6)
     open_all(docora)
-    command = ("retry-all-failed", "--circuit", "open", "--reset-circuit", "--batch-size", "2")
-    result = docora.run(*command, "--json")
+    command = ("retry-all-failed", "--reset-circuit", "--json")
+    refused = docora.run(*command, "--circuit", "closed")
+    assert (refused.code, refused.json["code"]) == (2, "usage")
+    result = docora.run(*command, "--circuit", "open", "--batch-size", "2")
     assert (result.code, result.data["queued"], result.data["circuits_reset"]) == (0, 6, 1)

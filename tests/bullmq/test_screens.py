@@ -21,7 +21,7 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     status = bullmq.run("status", "--json").data
     counts = {"waiting": 1, "active": 1, "delayed": 1, "completed_jobs": 0, "failed_jobs": 0}
     assert {name: status["queue"][name] for name in counts} == counts
-    assert (status["queue"]["backend"], status["queue"]["worker_count"]) == ("bullmq", 0)
+    assert (status["queue"]["backend"], status["queue"]["workers"]) == ("bullmq", [])
     assert status["queue"]["oldest_waiting_seconds"] >= 0
     assert status["drift"] == {"lost": 0, "stuck": 0, "at_least": False}
     screen = bullmq.run("status")
@@ -37,7 +37,7 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     assert queue["jobs"][2]["due_at"] > queue["jobs"][2]["created_at"]
     bullmq.expire_lock(active)
     with bullmq.worker(lambda _job_id: None):
-        assert bullmq.run("status", "--json").data["queue"]["worker_count"] == 2, "both connections"
+        assert len(bullmq.run("status", "--json").data["queue"]["workers"]) == 2, "both connections"
         assert "no BullMQ worker" not in bullmq.run("queue").stderr
 
 

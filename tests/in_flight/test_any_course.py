@@ -25,7 +25,10 @@ from docora_ops.links import Action
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 
-STEPS = ("sync", "fail", "try again", "run", "end run", "remove", "kill", "interrupt", "look")
+STEPS = (
+    *("sync", "fail", "try again", "run", "end run", "remove"),
+    *("schedule", "look", "kill", "interrupt"),
+)
 TABLES = ("app_repositories", "repositories", "apps")
 
 
@@ -197,7 +200,6 @@ class Course:
         return step.result
 
 
-@pytest.mark.parametrize("scheduler", [False, True], ids=["alone", "beside a scheduler"])
 @settings(
     max_examples=25,
     deadline=None,
@@ -205,18 +207,12 @@ class Course:
 )
 @given(data=st.data())
 def test_whatever_happens_meanwhile(
-    docora: Docora,
-    pair: Pair,
-    monkeypatch: pytest.MonkeyPatch,
-    data: st.DataObject,
-    *,
-    scheduler: bool,
+    docora: Docora, pair: Pair, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
     docora.connection.execute(f"TRUNCATE {', '.join(TABLES)} CASCADE".encode())
     docora.redis.flushdb()
     docora.add_links(data.draw(st.integers(1, 14), "links"), apps=data.draw(st.integers(1, 4)))
-    kinds = (*STEPS, "schedule") if scheduler else STEPS
-    steps = data.draw(st.lists(st.sampled_from(kinds), max_size=40), "steps")
+    steps = data.draw(st.lists(st.sampled_from(STEPS), max_size=40), "steps")
     course = Course(docora, pair, steps, data.draw(st.integers(1, 5), "in flight"))
     limits = st.none() | st.builds(MaxFailures, st.integers(0, 3), is_percent=st.booleans())
     options = st.lists(st.tuples(limits, st.integers(1, 3)), min_size=1, max_size=5)

@@ -1,30 +1,48 @@
-"""`--in-flight` of `retry-all-failed` and `resync --all`: what is queued, and when."""
+"""`--in-flight` of `retry-all-failed` and `resync --all`: what is queued and when, and its end."""
 
-import re
+import signal
+from typing import Any
 
 import pytest
 
-from tests.in_flight.watching import Watch, assert_left_as_they_were, untouched
+from docora_ops.bulk import MaxFailures
+from tests.in_flight.watching import Watch
 from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, finish
 from tests.support.other_worker import GOES_ON, other_worker
 from tests.support.proxy import eventually
 from tests.support.row_locks import row_locks
 from tests.support.running_commands import (
+    STOPPING,
     only_operation,
     progress_of,
 )
 
-both = pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
 
-@both
-@pytest.mark.parametrize("most", [1, 3, 10])
+def untouched(docora: Docora, status: str) -> dict[str, Any]:
+    """The version of each row with this status."""
+    rows = docora.connection.execute(
+        "SELECT app_id || '-' || repository_id AS job_id, xmin::text, ctid::text"
+        " FROM app_repositories WHERE status = %s",
+        (status,),
+    ).fetchall()
+    return {row["job_id"]: row for row in rows}
+
+
+def assert_left_as_they_were(docora: Docora, before: dict[str, Any], status: str) -> int:
+    """Asserts that no row with the status has changed. Returns how many there are."""
+    left = untouched(docora, status)
+    assert left == {job_id: before[job_id] for job_id in left}
+    return len(left)
+
+
+@pytest.mark.parametrize(("bulk", "most"), [(RETRY, 1), (RETRY, 10), (RESYNC, 3)], ids=str)
 def test_at_most_n_links_have_no_result_and_all_get_one(
     docora: Docora, bulk: BulkAction, most: int
 ) -> None:
-    bulk.add_links(docora, 25, apps=1 if bulk is RESYNC else 5)
+    bulk.add_links(docora, 15, apps=1 if bulk is RESYNC else 5)
     watch = Watch(docora)
     with other_worker(docora, watch):
         result = docora.run(*bulk.command, "--in-flight", str(most), "--json")
@@ -33,11 +51,11 @@ def test_at_most_n_links_have_no_result_and_all_get_one(
     assert 1 <= watch.most <= most
     data = result.data
     assert (data["in_flight"], data["stopped_by"], data["left"]) == (most, None, 0)
-    assert (data["queued"], data["completed"], data["cancelled"]) == (25, 25, False)
-    assert (data["waited"]["synced"], data["waited"]["unfinished"]) == (25, 0)
+    assert (data["queued"], data["completed"], data["cancelled"]) == (15, 15, False)
+    assert (data["waited"]["synced"], data["waited"]["unfinished"]) == (15, 0)
     progress = progress_of(docora, data["operation_id"])
-    assert (progress["completed"], progress["cancelled"]) == ("25", "false")
-    assert docora.statuses() == {"synced": 25}
+    assert (progress["completed"], progress["cancelled"]) == ("15", "false")
+    assert docora.statuses() == {"synced": 15}
 
 
 def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
@@ -55,7 +73,7 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
     waited = result.data["waited"]
     assert (waited["synced"], waited["unfinished"]) == (20, 4)
     assert assert_left_as_they_were(docora, before, "failed") == 6
-    assert "Stopped: time ran out. 6 links were left as they were." in result.stderr
+    assert "Stopped: timeout. 6 links were left as they were." in result.stderr
     assert progress_of(docora, only_operation(docora))["cancelled"] == "true"
 
 
@@ -91,19 +109,6 @@ def test_a_running_job_takes_no_slot_and_is_followed(docora: Docora) -> None:
     assert result.data["waited"]["synced"] == 4
 
 
-def test_a_scheduler_beside_it_is_named(docora: Docora) -> None:
-    docora.add_links(12)
-    assert docora.run("schedule").code == 0
-    command = ("retry-all-failed", "--in-flight", "2", "--max-failures", "1", "--json")
-    process = docora.start(*command)
-    eventually(lambda: docora.statuses().get("pending_snapshot") == 2, "two links")
-    with other_worker(docora, lambda _: "HTTP 503"):
-        result = finish(process)
-    assert result.code == 7, result
-    assert result.data["already_queued"] >= 2
-    assert "had been queued or changed before, by a scheduler or somebody else" in result.stderr
-
-
 def test_a_job_that_a_scheduler_has_queued_meanwhile_is_not_queued_twice(docora: Docora) -> None:
     docora.add_links(4)
     links = docora.links()
@@ -123,36 +128,20 @@ def test_a_job_that_a_scheduler_has_queued_meanwhile_is_not_queued_twice(docora:
     assert result.code == 0, result
     assert (result.data["queued"], result.data["already_queued"]) == (1, 3)
     assert result.data["taken_over"] == 3
+    assert "had been queued or changed before, by a scheduler or somebody else" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--max-failures", "3"), "--max-failures needs --in-flight"),
-        (("--in-flight", "2", "--max-failures", "x"), "neither a number nor a percentage"),
-        (("--in-flight", "2", "--max-failures", "101%"), "neither a number nor a percentage"),
-        (("--in-flight", "2", "--max-failures", "-1"), "neither a number nor a percentage"),
-        (("--in-flight", "0"), "--in-flight"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(
-    docora: Docora, options: tuple[str, ...], said: str
-) -> None:
+def test_what_makes_no_sense_is_refused(docora: Docora) -> None:
     docora.add_links(2)
     before = docora.dump()
-    result = docora.run("retry-all-failed", *options, "--json")
-    assert result.code == 2, result
-    assert said in result.json["error"]
+    for options, said in (
+        (("--max-failures", "3"), "--max-failures needs --in-flight"),
+        (("--in-flight", "2", "--max-failures", "101%"), "neither a number nor a percentage"),
+        (("--in-flight", "0"), "--in-flight"),
+    ):
+        result = docora.run("retry-all-failed", *options, "--json")
+        assert (result.code, said in result.json["error"]) == (2, True), result
     assert docora.dump() == before
-
-
-def test_the_audit_entry_has_the_options(docora: Docora) -> None:
-    docora.add_links(2)
-    with other_worker(docora):
-        docora.run("retry-all-failed", "--in-flight", "2", "--max-failures", "10%")
-    first = docora.audit_entries()[0]
-    assert re.search(r'"in_flight": 2', first["selection"])
-    assert re.search(r'"max_failures": "10%"', first["selection"])
 
 
 def test_each_round_stands_at_the_head_of_the_queue_in_turns(docora: Docora) -> None:
@@ -187,3 +176,105 @@ def test_a_link_that_was_locked_has_its_turn_though_all_in_flight_are_lost(
     assert result.data["waited"]["unfinished_by_app"] == [
         {"app_id": app_id, "app_name": "Acme Search", "links": 1}
     ]
+
+
+# What ends it early
+
+
+@pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
+def test_too_many_failures_end_the_feeding_and_leave_the_rest_untouched(
+    docora: Docora, bulk: BulkAction
+) -> None:
+    bulk.add_links(docora, 40)
+    before = untouched(docora, bulk.status)
+    command = (*bulk.command, "--in-flight", "4", "--max-failures", "3", "--json")
+    with other_worker(docora, lambda _: "HTTP 503"):
+        result = docora.run(*command)
+    assert result.code == 7, result
+    data = result.data
+    assert (data["stopped_by"], data["cancelled"]) == ("max_failures", True)
+    # The fourth failure ends it; those that were in flight then are awaited.
+    assert 4 <= data["waited"]["failed"] == data["completed"] == data["queued"] <= 7
+    assert data["left"] == 40 - data["completed"]
+    if bulk is RETRY:
+        touched = {failure["job_id"] for failure in data["waited"]["failed_links"]}
+        before = {job_id: row for job_id, row in before.items() if job_id not in touched}
+        left = untouched(docora, "failed")
+        assert {job_id: left[job_id] for job_id in before} == before
+        assert len(before) == data["left"]
+    else:
+        assert assert_left_as_they_were(docora, before, "synced") == data["left"]
+    assert f"{data['left']} links were left as they were." in result.stderr
+    assert "more than --max-failures 3" in result.stderr
+    assert docora.waiting() == []
+
+
+def test_ctrl_c_leaves_what_is_in_flight_and_the_same_command_finishes(docora: Docora) -> None:
+    docora.add_links(20, apps=2)
+    before = untouched(docora, "failed")
+    process = docora.start("retry-all-failed", "--in-flight", "4", "--json")
+    eventually(lambda: len(docora.waiting()) == 4, "four jobs")
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.code == 130, result
+    assert STOPPING in result.stderr
+    assert (result.data["stopped_by"], result.data["left"]) == ("interrupted", 16)
+    assert result.data["waited"]["unfinished"] == len(docora.waiting()) == 4
+    assert assert_left_as_they_were(docora, before, "failed") == 16
+    docora.assert_sound()
+    with other_worker(docora):
+        again = docora.run("retry-all-failed", "--in-flight", "4", "--json")
+        eventually(lambda: docora.statuses() == {"synced": 20}, "all")
+    assert (again.code, again.data["total"]) == (0, 16)
+
+
+def test_a_cancellation_is_seen_while_nothing_ends(docora: Docora) -> None:
+    docora.add_links(10)
+    process = docora.start("retry-all-failed", "--in-flight", "2", "--json")
+    eventually(lambda: len(docora.waiting()) == 2, "two jobs")
+    operation_id = only_operation(docora)
+    assert docora.run("cancel", operation_id).code == 0
+    docora.redis.expire(f"docora:bulk:{operation_id}", 100)
+    eventually(lambda: docora.redis.ttl(f"docora:bulk:{operation_id}") > 100, "a look at it")
+    with other_worker(docora):
+        result = finish(process)
+    assert result.code == 6, result
+    assert result.data["stopped_by"] == "cancelled"
+    assert (result.data["waited"]["synced"], result.data["left"]) == (2, 8)
+
+
+def test_the_reason_is_what_was_known_when_it_stopped(docora: Docora) -> None:
+    docora.add_links(60)
+    seen: list[str] = []
+
+    def fail_each_fourth(job_id: str) -> str | None:
+        seen.append(job_id)
+        return "HTTP 503" if len(seen) % 4 == 0 else None
+
+    with other_worker(docora, fail_each_fourth):
+        result = docora.run(
+            *("retry-all-failed", "--in-flight", "1", "--max-failures", "20%", "--json")
+        )
+    data = result.data
+    assert (data["results_at_stop"], data["failed_at_stop"]) == (20, 5)
+    reason = "5 of 20 snapshots failed again, more than --max-failures 20%"
+    assert f"No further link is queued: {reason}.\n" in result.stderr
+    assert '"max_failures": "20%"' in docora.audit_entries()[0]["selection"]
+    assert f"Stopped: {reason}. 40 links were left as they were." in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "failed", "synced", "is_exceeded"),
+    [
+        (MaxFailures(0), 1, 0, True),
+        (MaxFailures(2), 2, 8, False),
+        (MaxFailures(20, is_percent=True), 4, 15, False),
+        (MaxFailures(20, is_percent=True), 4, 16, False),
+        (MaxFailures(20, is_percent=True), 5, 15, True),
+    ],
+)
+def test_a_share_of_failures_counts_from_twenty_results_on(
+    limit: MaxFailures, failed: int, synced: int, *, is_exceeded: bool
+) -> None:
+    assert limit.is_exceeded(failed, synced) is is_exceeded
+    assert not MaxFailures(0, is_percent=True).is_exceeded(19, 0)

@@ -232,7 +232,7 @@ class Actions(Watch):
             progress = self.actions.store.read(result.operation_id)
             assert progress.finished
             assert progress.total == total
-            assert progress.put_to_work == result.succeeded
+            assert progress.put_to_work == result.put_to_work
             assert progress.not_queued == len(result.failures)
 
     # Repair

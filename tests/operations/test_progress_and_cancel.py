@@ -49,6 +49,7 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docor
         ["Put to work", "3"],
         ["Not queued", "1"],
         ["State", "running"],
+        ["and 1 more, which are not kept"],
     ]
 
 

@@ -59,7 +59,7 @@ def on_screen(part: object, width: int) -> str:
     console = make_console(stream)
     console.width = width
     console.print(part)
-    return stream.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
 
 
 def plain(shown: str) -> str:
@@ -79,7 +79,7 @@ def test_a_pipe_gets_every_column_separated_by_tabs_and_what_a_screen_leaves_out
     assert list(lines_of(Listing(COLUMNS, []))) == HEADING_AND_ROWS[:1]
 
 
-def test_names_and_values_are_shown_beside_each_other_or_below() -> None:
+def test_names_and_values_are_shown_beside_each_other() -> None:
     pairs = Pairs([("Job", cell("a-b")), ("", cell("waits")), ("Link", cell("x" * 30))])
     assert list(lines_of(pairs)) == ["Job\ta-b", "Job\twaits", f"Link\t{'x' * 30}"]
     assert on_screen(pairs, 80) == f"Job   a-b\n      waits\nLink  {'x' * 30}\n"

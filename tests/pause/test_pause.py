@@ -104,7 +104,7 @@ def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:
     assert "snapshot-queue, nor from the other queues mail, reports?" in shown
     code, shown = on_terminal(docora, command, answer=b"y\n")
     assert code == 0, shown
-    assert "2 busy: each finishes its job first" in shown
+    assert "2, 2 of them finish their jobs, 0 may take one more" in shown
     unasked = docora.run(*command)
     assert unasked.code == 0, unasked
     assert "nor from the other queues mail, reports." in unasked.stderr

@@ -54,7 +54,7 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         shown = repair(docora, "--dry-run")
     assert (planned.code, shown.code) == (0, 0)
     assert (planned.data["message"], planned.data["dry_run"]) == ("Dry run", True)
-    assert "would queue" in shown.stdout
+    assert "queued" in shown.stdout
     assert "nothing was changed" in shown.stderr
 
     assert docora.audit_entries() == []

@@ -1,17 +1,15 @@
 """`docora-ops resync`."""
 
 import re
-from typing import Any
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from rq.job import JobStatus
 
-from tests.support.bulk_actions import OPERATION_ID, bulk_document
+from tests.support.bulk_actions import bulk_document
 from tests.support.docora import Docora
 from tests.support.read_only import frozen
 from tests.support.rows import TestLink
-from tests.support.running_commands import only_operation
 from tests.support.terminal import on_terminal
 
 APP = "app_" + "a" * 24
@@ -35,10 +33,6 @@ def deliveries_in_all(docora: Docora) -> int:
         "SELECT count(*) AS files FROM app_delivered_files"
     ).fetchall()
     return int(row["files"])
-
-
-def call_of(docora: Docora, link: TestLink) -> dict[str, Any]:
-    return dict(docora.job(link).kwargs)
 
 
 def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
@@ -69,29 +63,17 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
     assert docora.deliveries(link) == 0
     assert deliveries_in_all(docora) == 2
     assert docora.waiting() == [link.job_id]
-    assert call_of(docora, link)["is_rescan"] is False
+    assert docora.job(link).kwargs["is_rescan"] is False
     assert "no worker listens" in result.stderr
-
-
-def test_the_table_counts_the_delivery_records_and_not_the_files(
-    docora: Docora, link: TestLink
-) -> None:
-    docora.add_worker()
-    result = docora.run("resync", "acme search", "octo/api")
-    assert result.code == 0, result
-    lines = [line.split("\t") for line in result.stdout.splitlines()]
-    assert ["Files", "3 delivery records deleted: every file is sent again"] in lines
-    assert ["Was", "synced, 0 tries failed"] in lines
-    assert ["Outcome", "queued"] in lines
-    assert "[y/N]" not in result.stderr
+    table = docora.run("resync", "acme search", "octo/api").stdout.splitlines()
+    assert "Files\t0 delivery records deleted: every file is sent again" in table
+    assert {"Was\tpending_snapshot, 0 tries failed", "Outcome\talready queued"} <= {*table}
 
 
 def test_the_status_does_not_matter_and_a_stale_job_is_replaced(docora: Docora) -> None:
     app = docora.add_app("Acme Search", APP)
-    links = {
-        status: docora.link(app, docora.add_repository(), status)
-        for status in ("failed", "pending_snapshot", "scanning", "synced", "paused_by_hand")
-    }
+    statuses = ("failed", "pending_snapshot", "scanning", "paused_by_hand")
+    links = {status: docora.link(app, docora.add_repository(), status) for status in statuses}
     docora.leave_job(links["failed"].job_id, JobStatus.FAILED)
     docora.start_job(links["scanning"].job_id, heartbeat=-100)
     results = docora.run_together(
@@ -104,7 +86,6 @@ def test_the_status_does_not_matter_and_a_stale_job_is_replaced(docora: Docora) 
         assert result.data["outcome"] == ("replaced_stale" if stale else "queued")
         assert docora.was_reset(link)
         assert docora.registries(link.job_id) == set()
-        assert call_of(docora, link)["is_rescan"] is False
     assert sorted(docora.waiting()) == sorted(link.job_id for link in links.values())
 
 
@@ -117,13 +98,10 @@ def test_a_running_snapshot_refuses_it_and_nothing_changes(docora: Docora, link:
     )
     assert docora.dump() == before
     assert (result.code, person.code) == (4, 4)
-    assert result.json.keys() == {"error", "code", "hint", "status", "job"}
     assert result.json["code"] == "snapshot_running"
     assert (result.json["status"], result.json["job"]) == ("synced", "running")
     assert "octo/api" in result.json["error"]
     assert person.stdout == ""
-    hint = result.json["hint"].removesuffix(" --json")
-    assert f"Error: {result.json['error']}\nHint: {hint}\n" in person.stderr
 
 
 def test_an_app_alone_is_refused_saying_what_is_missing(docora: Docora, link: TestLink) -> None:
@@ -156,17 +134,13 @@ def test_all_is_one_bulk_operation_over_the_links_of_the_app(
     result = docora.run("resync", APP, "--all", "--yes", "--json")
     assert result.code == 0, result
     operation_id = result.data["operation_id"]
-    assert OPERATION_ID.fullmatch(operation_id)
     assert result.json == bulk_document(
         "Bulk re-sync started", operation_id, queued=2, already_queued=1, deliveries_cleared=8
     )
-    assert docora.redis.hget(f"docora:bulk:{operation_id}", "succeeded") == b"3"
     assert all(docora.was_reset(one) for one in (link, second, third))
     assert deliveries_in_all(docora) == 2
-    assert docora.statuses() == {"pending_snapshot": 3, "synced": 1}
-    assert call_of(docora, second)["is_rescan"] is False
+    assert docora.job(second).kwargs["is_rescan"] is False
     assert operation_id in result.stderr
-    assert "\x1b" not in result.stdout + result.stderr
 
 
 def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: TestLink) -> None:
@@ -177,17 +151,9 @@ def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: Test
     assert re.search("← .*its snapshot is running", table.stdout)
     assert "already running" in table.stdout
     assert (docora.status(link), docora.was_reset(second)) == ("synced", True)
-    # The operation tells so afterwards, too.
-    docora.redis.delete(f"rq:job:{second.job_id}")
-    docora.set_link(second, status="synced")
-    waited = docora.run("wait", only_operation(docora), "--json")
-    assert waited.code == 6, waited
-    assert (waited.data["put_to_work"], waited.data["not_queued"]) == (1, 1)
 
 
-def test_a_terminal_shows_how_many_files_will_be_sent_again_and_asks(
-    docora: Docora, link: TestLink
-) -> None:
+def test_a_terminal_is_asked_with_the_number_of_files(docora: Docora, link: TestLink) -> None:
     database = str(conninfo_to_dict(docora.database_url)["dbname"])
     docora.add_deliveries(docora.link(APP, docora.add_repository("octo/web"), "synced"), 4)
     with frozen(docora):
@@ -201,28 +167,10 @@ def test_a_terminal_shows_how_many_files_will_be_sent_again_and_asks(
             for part in (*parts, "Acme Search", f"{database} on "):
                 assert part in question
             assert "nothing was changed" in shown
-
-        code, shown = on_terminal(docora, ["resync", APP, "--all", "--dry-run"])
+    for which in (REPOSITORY, "--all"):
+        code, shown = on_terminal(docora, ["resync", APP, which], answer=b"y\n")
         assert code == 0, shown
-        assert "[y/N]" not in shown
-
-
-def test_a_yes_at_the_terminal_or_on_the_command_line_does_it(
-    docora: Docora, link: TestLink
-) -> None:
-    code, shown = on_terminal(docora, ["resync", APP, REPOSITORY], answer=b"y\n")
-    assert code == 0, shown
-    assert docora.was_reset(link)
-    assert docora.deliveries(link) == 0
-
-    docora.add_deliveries(link, 2)
+        assert docora.deliveries(link) == 0
+        docora.add_deliveries(link, 2)
     code, shown = on_terminal(docora, ["resync", APP, REPOSITORY, "--yes"])
-    assert code == 0, shown
-    assert "[y/N]" not in shown
-    assert docora.deliveries(link) == 0
-
-    docora.add_deliveries(link, 2)
-    code, shown = on_terminal(docora, ["resync", APP, "--all"], answer=b"y\n")
-    assert code == 0, shown
-    assert docora.deliveries(link) == 0
-    assert deliveries_in_all(docora) == 2
+    assert (code, "[y/N]" in shown, docora.deliveries(link)) == (0, False, 0), shown

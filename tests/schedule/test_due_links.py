@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from rq.job import Job
 
-from docora_ops.links import Action, App, LinkStatus, Outcome
+from docora_ops.links import Action, LinkStatus, Outcome
 from tests.support.docora import Docora
 
 STATUSES = (*LinkStatus, "archived")
@@ -53,7 +53,6 @@ def test_exactly_the_links_that_are_due_get_a_job_and_no_row_is_written(docora: 
     assert docora.dump()[0] == before
     assert result.action is Action.SCHEDULE
     assert result.counts == {Outcome.QUEUED: 13}
-    assert result.by_app == {App(app_id, "Acme Search"): {Outcome.QUEUED: 13}}
     assert (result.total, result.operation_id, list(result.failures)) == (13, None, [])
 
     again = actions.schedule()

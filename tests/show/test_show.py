@@ -115,7 +115,7 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     assert failure["worker"] == "web-1.4711"
     masked = "DeliveryError: boom at https://***@h/x with ***"
     assert failure["text"].splitlines() == [*lines[-9:], masked]
-    assert f"Stands in\twaiting list of {QUEUE}, place 2" in table.stdout
+    assert f"Job stands in\tlist of {QUEUE}, place 2" in table.stdout
     shown = [line.partition("\t")[2] for line in table.stdout.splitlines()]
     assert shown[-2:] == [masked, "and 9 lines more: add --full"]
     assert full.splitlines()[-10:] == [

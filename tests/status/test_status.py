@@ -20,19 +20,19 @@ GIT_ERROR = (
 )
 
 TROUBLE = """\
-Links      2 synced, 5 pending snapshot, 1 scanning, 30 failed
-Failed     in 6 apps
+Links      5 pending snapshot, 1 scanning, 2 synced, 30 failed
+Failed     in 6 apps: docora-ops apps
              15  Tidewater Notes (app_t1)
-              4  App 1
+              4  App 1 (app_000000000000000000000001)
               4  Tidewater Notes (app_t2)
-              3  App 2
-           and 2 more: docora-ops apps
-           with 6 different errors
+              3  App 2 (app_000000000000000000000002)
+              2  App 3 (app_000000000000000000000003)
+           with 6 different errors: docora-ops failed --group-by error
              15  (no error recorded)
               8  HTTP 502 on created docs/index.md
               4  fatal: unable to access 'https://github.com/tide/notes/': The …
               1  HTTP 400 on created a
-           and 2 more: docora-ops failed --group-by error
+              1  HTTP 401 on created a
            git errors: docora-ops failed --error fatal: --group-by repository
 Circuits   1 repository open: docora-ops links --circuit open
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
@@ -90,7 +90,7 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert (shown.code, shown.talk) == (0, "")
     assert f"Failed\t4  {GIT_ERROR}" in pipe
     assert screen(plain_data(shown.data)) == TROUBLE
-    commands = re.findall(r"(?:more|git errors): docora-ops (.*)", TROUBLE)
+    commands = re.findall(r"(?:apps|errors): docora-ops (.*)", TROUBLE)
     rows = [trouble.run(*command.split(), "--json").data for command in commands]
     assert [len(each) for each in rows] == [6, 6, 4]
 

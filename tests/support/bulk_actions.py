@@ -89,6 +89,7 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
     counts = {name: changed.pop(name, 0) for name in COUNTS}
     total = sum(counts.values())
     is_schedule = message in {"Schedule pass done", "Nothing is due"}
+    action = "schedule" if is_schedule else "resync" if "re-sync" in message else "retry"
     without_value = (
         *("deliveries_cleared", "deliveries_marked", "open_circuits_left_out", "circuits_reset"),
         *("circuits_held", "in_flight", "taken_over", "results_at_stop", "failed_at_stop"),
@@ -97,6 +98,7 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
     return {
         "data": {
             **dict.fromkeys(without_value),
+            "action": action,
             "message": message,
             "dry_run": False,
             "operation_id": operation_id,

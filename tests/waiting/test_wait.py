@@ -286,7 +286,7 @@ def test_a_terminal_shows_a_bar(docora: Docora) -> None:
 ERRORS = ("HTTP 502 on created a.md", "HTTP 502 on created b/c.md", "it's -50% *", "")
 
 
-def test_failures_are_grouped_by_error_and_each_command_lists_its_links(docora: Docora) -> None:
+def test_failures_are_grouped_by_error(docora: Docora) -> None:
     links = [docora.add_link() for _ in range(8)]
     errors = {link.job_id: ERRORS[number // 2] for number, link in enumerate(links)}
     with other_worker(docora, errors.get):
@@ -299,8 +299,4 @@ def test_failures_are_grouped_by_error_and_each_command_lists_its_links(docora: 
         (None, 2),
         ("it's -50% *", 2),
     ]
-    commands = re.findall(r"^  (docora-ops failed .*)$", shown.stdout, re.MULTILINE)
-    for group, command in zip(groups, commands, strict=True):
-        listed = docora.run_in_shell(f"{command} --json")
-        assert len(listed.json["data"]) == group["links"], (group, listed)
-    assert "4 links of 4 apps failed again: HTTP 502 on created *\n" in shown.stdout
+    assert "4\t4\tHTTP 502 on created *\n" in shown.stdout
