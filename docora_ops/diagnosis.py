@@ -6,7 +6,6 @@ from enum import StrEnum
 from functools import partial
 
 from docora_ops.drift import DriftReport
-from docora_ops.jobs import BackendChoice
 
 
 class CheckState(StrEnum):
@@ -82,7 +81,6 @@ class Diagnosis:
     checks: Sequence[Check]
     drift: DriftReport | None
     needs: str = ""
-    backend: BackendChoice | None = None  # None if Redis could not be asked
     misconfigured: bool = False
     server_lost: bool = False
 

@@ -58,7 +58,7 @@ class BulkWait:
     unfinished: int  # links without a result yet
     failed_links: Sequence[LinkFailure]
     seconds: float
-    per_second: float = 0  # results within the last minute
+    per_second: float = 0  # results since the wait began
     jobs_by_state: JobCounts = field(default_factory=JobCounts)  # of the links without a result
     suspended: bool = False  # the workers take no jobs
     lost_links: Sequence[LinkFailure] = ()

@@ -9,10 +9,9 @@ from contextlib import nullcontext, suppress
 from dataclasses import astuple, dataclass, field
 
 from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution
-from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.following import Following, keep_results
-from docora_ops.actions.look import named_failures
+from docora_ops.actions.look import named_failures, require_servers_to_match
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult, ChangeOptions, Progress, StoppedBy

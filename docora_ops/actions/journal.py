@@ -1,7 +1,5 @@
 """The audit entries and the bulk operations. Needs only Redis."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Generator
 
@@ -46,16 +44,15 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
 
     Raises NotFoundError, RedisError.
     """
-    before: tuple[int, bool] | None = None
+    before = None
     while True:
         operation = docora.store.read(operation_id)
         yield operation
-        now = operation.completed, operation.cancelled
         # Cancelled, it may still complete the batches that have begun.
-        is_over = now == before and operation.state is not OperationState.RUNNING
+        is_over = operation.completed == before and operation.state is not OperationState.RUNNING
         if is_over or operation.finished:
             return
-        before = now
+        before = operation.completed
         time.sleep(_POLL)
 
 

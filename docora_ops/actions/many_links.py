@@ -65,7 +65,7 @@ def retry_all_failed(
         # "Nothing to do" would sound like an all-clear.
         links = "link is" if failed == 1 else "links are"
         none = f"no link fits the options, yet {failed} {links} failed"
-        docora.note(f"{docora.servers}: {none}.", is_warning=True)
+        docora.note(f"{docora.servers}: {none}.")
     change = describe_change(
         "retry-all-failed", reason, **chosen.recorded, limit=limit, **options.recorded
     )
@@ -175,9 +175,8 @@ def _run_of(
     else:
         kind = PacedRun
         if docora.queue.is_docoras:
-            docora.note(
-                "Warning: --in-flight holds back docora-ops only: Docora's scheduler queues all "
-                "failed links in each pass, except those with an open circuit.",
-                is_warning=True,
+            docora.warn(
+                "--in-flight holds back docora-ops only: Docora's scheduler queues all failed "
+                "links in each pass, except those with an open circuit."
             )
     return kind(docora, action, selection, change, options, batch_size or pages.BATCH_SIZE)

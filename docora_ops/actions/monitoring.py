@@ -1,7 +1,7 @@
 """The state of a Docora: for the screen of `status`, and for the metrics. Only reads."""
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,8 +35,6 @@ _MOST = 5000
 """Links whose jobs are looked at: more take longer than the rest of a screen."""
 _GROUPS = 5
 """Apps and errors that are named."""
-_RECENT = 60
-"""Seconds over which the rate is measured."""
 
 
 def read_status(docora: Docora) -> Status:
@@ -49,7 +47,14 @@ def read_status(docora: Docora) -> Status:
         status = replace(status, postgres_latency_ms=milliseconds)
         if milliseconds > TOO_SLOW_MS:
             raise PostgresError(f"Postgres database {database.target} is too slow", hint=_TOO_SLOW)
-        status = replace(status, links=_read_links(database))
+        with database.snapshot():
+            links = LinkOverview(
+                counts=count_links(database),
+                failed_by_app=count_by_app(database, FAILED_LINKS, 1, _GROUPS),
+                failed_by_error=count_by_error(database, FAILED_LINKS, 1, _GROUPS),
+                standby=read_standby(database),
+            )
+        status = replace(status, links=links)
     with _keeping_errors(errors):
         milliseconds = round(latency(client) * 1000)
         status = replace(status, redis_latency_ms=milliseconds)
@@ -59,21 +64,10 @@ def read_status(docora: Docora) -> Status:
         overview, other = queue.overview(1), queue.read_other()
         last = next(iter(docora.store.read_all()), None)
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
-        is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
-        if status.links and is_judged:
+        if status.links and queue.choice.is_clear and other is not OtherQueue.WORKED_ON:
             drift = count_drift(database, queue, overview.unfinished)
             status = replace(status, drift=drift)
     return replace(status, schema=database.schema or None)
-
-
-def _read_links(database: Database) -> LinkOverview:
-    with database.snapshot():
-        return LinkOverview(
-            counts=count_links(database),
-            failed_by_app=count_by_app(database, FAILED_LINKS, 1, _GROUPS),
-            failed_by_error=count_by_error(database, FAILED_LINKS, 1, _GROUPS),
-            standby=read_standby(database),
-        )
 
 
 def read_metrics(docora: Docora, *, by_app: bool) -> Metrics:
@@ -101,15 +95,12 @@ def read_metrics(docora: Docora, *, by_app: bool) -> Metrics:
         Server.POSTGRES if isinstance(error, PostgresError) else Server.REDIS: error
         for error in errors
     }
-    return Metrics(
-        links=None if Server.POSTGRES in down else links,
-        failed_by_app=None if Server.POSTGRES in down else failed,
-        queue=None if Server.REDIS in down else overview,
-        backend_ok=None if Server.REDIS in down else backend_ok,
-        drift=drift,
-        scrape_seconds=round(time.monotonic() - start, 3),
-        errors=down,
-    )
+    if Server.POSTGRES in down:
+        links = failed = None
+    if Server.REDIS in down:
+        overview = backend_ok = None
+    seconds = round(time.monotonic() - start, 3)
+    return Metrics(links, failed, overview, backend_ok, drift, seconds, down)
 
 
 @contextmanager
@@ -145,39 +136,23 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts 
     return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])
 
 
-class Watch:
-    """Compares each state of a Docora with the first one."""
+def trend(first: Status, status: Status, seconds: float) -> Trend:
+    """Returns what has changed since the first state of a watch, `seconds` before."""
+    before, now = _counts(first), _counts(status)
+    changes = {name: now[name] - before[name] for name in before.keys() & now.keys()}
+    jobs, change = now.get("jobs", 0), changes.get("jobs")
+    rate = None if change is None or not seconds else -change / seconds
+    return Trend(
+        seconds=seconds,
+        synced=changes.get(LinkStatus.SYNCED),
+        failed=changes.get(LinkStatus.FAILED),
+        jobs=change,
+        jobs_per_second=rate,
+        seconds_left=jobs / rate if jobs and rate and rate > 0 else None,
+    )
 
-    def __init__(self) -> None:
-        self._began: float | None = None
-        self._first: dict[str, int] = {}
-        self._recent: deque[tuple[float, int]] = deque()
 
-    def compare(self, status: Status, now: float) -> Trend:
-        """Returns the changes; `now`: a moment in seconds, by any clock."""
-        if self._began is None:
-            self._began = now
-        jobs = status.queue.unfinished if status.queue else None
-        rate = self._rate(jobs, now)
-        counts = status.links.counts.by_status if status.links else {}
-        return Trend(
-            seconds=now - self._began,
-            synced=self._change("synced", counts.get(LinkStatus.SYNCED)),
-            failed=self._change("failed", counts.get(LinkStatus.FAILED)),
-            jobs=self._change("jobs", jobs),
-            jobs_per_second=rate,
-            seconds_left=jobs / rate if jobs and rate and rate > 0 else None,
-        )
-
-    def _change(self, name: str, count: int | None) -> int | None:
-        return None if count is None else count - self._first.setdefault(name, count)
-
-    def _rate(self, jobs: int | None, now: float) -> float | None:
-        if jobs is None:
-            self._recent.clear()
-            return None
-        self._recent.append((now, jobs))
-        while now - self._recent[0][0] > _RECENT and len(self._recent) > 2:  # noqa: PLR2004
-            self._recent.popleft()
-        began, before = self._recent[0]
-        return (before - jobs) / (now - began) if now > began else None
+def _counts(status: Status) -> dict[str, int]:
+    by_status = status.links.counts.by_status if status.links else {}
+    counts = {str(name): count for name, count in by_status.items()}
+    return counts | ({"jobs": status.queue.unfinished} if status.queue else {})

@@ -77,7 +77,7 @@ class Context:
         if "docora" in self.__dict__:
             notices, self.docora.notices = self.docora.notices, []
             for notice in notices:
-                self.say(notice.text, style="yellow" if notice.is_warning else None)
+                self.say(notice, style="yellow" if notice.startswith("Warning") else None)
 
     def show(self, data: object, parts: Iterable[object], footer: str = "") -> None:
         """Prints the data with `--json`, otherwise the parts and the footer."""

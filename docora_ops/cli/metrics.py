@@ -25,7 +25,7 @@ def metrics(
     """
     context = context_of(typer_context)
     from docora_ops.actions.monitoring import read_metrics
-    from docora_ops.actions.workers import note_other_workers
+    from docora_ops.actions.workers import warn_of_other_workers
     from docora_ops.render.metrics_view import metrics_data, prometheus_text
 
     found = read_metrics(context.docora, by_app=by_app)
@@ -37,7 +37,7 @@ def metrics(
         context.show_text([prometheus_text(found).removesuffix("\n")])
     if found.backend_ok is False and context.docora.backend.is_clear:
         has_workers = bool(found.queue and found.queue.workers)
-        note_other_workers(context.docora, has_workers=has_workers)
+        warn_of_other_workers(context.docora, has_workers=has_workers)
     for error in found.errors.values():
         context.report(error)
     return ExitCode.SERVER if found.errors else ExitCode.OK

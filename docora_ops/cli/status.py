@@ -55,7 +55,7 @@ def status(
             if not ended_by_ctrl_c():
                 raise
         return ExitCode.OK
-    from docora_ops.actions.workers import note_other_workers
+    from docora_ops.actions.workers import warn_of_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
     from docora_ops.render.status_view import status_data, status_screen
 
@@ -68,7 +68,7 @@ def status(
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
-        note_other_workers(context.docora, has_workers=not found.has_only_others)
+        warn_of_other_workers(context.docora, has_workers=not found.has_only_others)
     for error in found.errors:
         context.report(error)
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
@@ -88,21 +88,20 @@ def _watch(context: Context, seconds: int) -> None:
     from rich.constrain import Constrain
     from rich.live import Live
 
-    from docora_ops.actions.monitoring import Watch
+    from docora_ops.actions.monitoring import trend
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
     from docora_ops.interrupts import Stop
     from docora_ops.render.console import may_animate
     from docora_ops.render.status_view import status_screen
 
     context.collect_garbage()
-    compare = Watch().compare
     live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
-    began = time.monotonic()
-    found = _read(context)
+    first_began = began = time.monotonic()
+    first = found = _read(context)
     context.tell()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):
-            shown = status_screen(found, compare(found, began))
+            shown = status_screen(found, trend(first, found, began - first_began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
                 live.update(Constrain(shown, context.out.width - 2), refresh=True)

@@ -171,9 +171,6 @@ class BullmqQueue(LinkQueue):
         overview = self.overview(1)
         with redis_errors(self._client):
             active = self._active()
-            unlocked = set(active) - self._locked(active)
-            if unlocked:
-                unlocked.intersection_update(self._active())  # without jobs that ended meanwhile
             meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
         return QueueHealth(
             waiting=overview.waiting,
@@ -183,7 +180,6 @@ class BullmqQueue(LinkQueue):
             bullmq_version=text_of(meta.get(b"version", b"")) if meta else None,
             active=len(active),
             delayed=overview.delayed,
-            stalled=len(unlocked),
             other=self.read_other(),
             to_remove_others=TO_REMOVE_RQ_JOBS,
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.server_checks import check_postgres, check_redis
+from docora_ops.actions.diagnose import check_postgres, check_redis
 from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.overview import Standby

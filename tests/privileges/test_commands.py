@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.actions.server_checks import check_privileges
+from docora_ops.actions.diagnose import check_privileges
 from docora_ops.database.postgres_server import TABLES, read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import RedisError

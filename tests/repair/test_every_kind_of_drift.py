@@ -178,7 +178,7 @@ def test_what_changes_between_the_looks_is_not_counted(docora: Docora) -> None:
         docora.redis.delete(Job.key_for(removed.job_id))
 
     actions = docora.actions()
-    found = actions.find(between_looks=meanwhile).findings
+    found = actions.find(between_looks=meanwhile)
     assert [finding.drift.job_id for finding in found] == [lost.job_id]
 
 

@@ -154,7 +154,7 @@ def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
         watch.next_look = 0
         for _ in watch.look([actions.ref(link).id]):
             pass
-        return [each.text for each in actions.docora.notices]
+        return list(actions.docora.notices)
 
     assert (look(), look()) == ([], [])
     for _ in range(2):
