@@ -14,8 +14,6 @@ from docora_ops.queue.scripts import LIST
 
 _TRIAL = "docora-ops:trial"
 """The end of the names of keys that never exist."""
-_CLOCK_GRAIN = 2
-"""Seconds by which moments of INFO may be off."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +26,13 @@ class RedisServer:
     eviction_policy: str | None
     used_memory: int
     maxmemory: int
-    system_memory: int
     appends_to_file: bool
     last_append_failed: bool
     last_snapshot_failed: bool
-    has_saved_snapshot: bool
-    unsaved_changes: int
-    uptime: int  # seconds
 
     @classmethod
-    def from_info(cls, info: Mapping[str, Any], now: float) -> Self:
-        """Reads the answer of INFO; `now`: the time of the server's clock."""
+    def from_info(cls, info: Mapping[str, Any]) -> Self:
+        """Reads the answer of INFO."""
 
         def number(name: str) -> int:
             value = info.get(name, 0)
@@ -46,9 +40,6 @@ class RedisServer:
 
         version = str(info.get("redis_version", ""))
         valkey = info.get("valkey_version")
-        uptime = number("uptime_in_seconds")
-        # A server that starts sets the time of the last save to that of its start.
-        last_save = number("rdb_last_save_time")
         return cls(
             product=f"Valkey {valkey}" if valkey else f"Redis {version}",
             version=version,
@@ -56,13 +47,9 @@ class RedisServer:
             eviction_policy=info.get("maxmemory_policy"),
             used_memory=number("used_memory"),
             maxmemory=number("maxmemory"),
-            system_memory=number("total_system_memory"),
             appends_to_file=number("aof_enabled") != 0,
             last_append_failed=info.get("aof_last_write_status", "ok") != "ok",
             last_snapshot_failed=info.get("rdb_last_bgsave_status", "ok") != "ok",
-            has_saved_snapshot=last_save > now - uptime + _CLOCK_GRAIN,
-            unsaved_changes=number("rdb_changes_since_last_save"),
-            uptime=uptime,
         )
 
 
@@ -122,7 +109,7 @@ class QueueInspector:
                 info = self._client.info()
             except redis.exceptions.NoPermissionError:
                 return None
-            return RedisServer.from_info(info, server_time(self._client))
+            return RedisServer.from_info(info)
 
     def clock(self) -> float:
         """Returns the time of the server's clock, in seconds since 1970."""
