@@ -60,13 +60,12 @@ def repair(
     dry_run: only find out what would happen. Does not tell the stuck links that would fail.
     reason: for the audit entry.
 
-    Raises NotFoundError, AmbiguousError, UnclearBackendError, WrongBackendError,
-    ServersMismatchedError, PostgresError, RedisError.
+    Raises NotFoundError, AmbiguousError, WrongBackendError, ServersMismatchedError, ServerError.
     """
     database, queue = docora.database, docora.queue
     names: dict[str, str] = {}
     scope: dict[str, Any] = {}
-    of = ""  # such as " of Acme Search"; empty for everywhere
+    of = ""
     if app is not None and repository is not None:
         link = resolve_link(database, app, repository)
         names, of = link.names, f" of {link.payload.link_name}"
@@ -102,7 +101,7 @@ def repair(
 
 
 def plan_repair(queue: LinkQueue, found: Sequence[Finding]) -> RepairResult:
-    """Returns what the repair would do."""
+    """Returns what a repair would do."""
     queued = RepairOutcome.RESET if queue.is_docoras else RepairOutcome.QUEUED
     planned = []
     for finding in found:

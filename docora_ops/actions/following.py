@@ -32,7 +32,6 @@ from docora_ops.links import (
 )
 from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import results_entry
-from docora_ops.queue.progress import HEARTBEAT
 from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 
 _AT_ONCE = 5_000  # links per statement
@@ -383,22 +382,19 @@ def _wait_for_link(
     following.watch.had_workers = workers > 0
     following.add(link.ref, outcome)
     for step in following.follow(timeout):
-        end = LinkWait(WaitEnd.INTERRUPTED, link.status, link.error_message, step.seconds)
-        yield LinkStep(link, workers, step, end)
-    yield LinkStep(link, workers, step, _end_of(docora, link.ref, step))
-
-
-def _end_of(docora: Docora, ref: LinkRef, wait: BulkWait) -> LinkWait:
-    if wait.synced:
-        return LinkWait(WaitEnd.SYNCED, LinkStatus.SYNCED, None, wait.seconds)
-    if wait.failed:
-        [failure] = wait.failed_links
-        return LinkWait(WaitEnd.FAILED, LinkStatus.FAILED, failure.error_message, wait.seconds)
-    found = read_link(docora.database, ref.app_id, ref.repository_id) if wait.unfinished else None
-    if found is None:
-        return LinkWait(WaitEnd.GONE, None, None, wait.seconds)
-    end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
-    return LinkWait(end, found.status, found.error_message, wait.seconds)
+        interrupted = (WaitEnd.INTERRUPTED, link.status, link.error_message)
+        yield LinkStep(link, workers, step, LinkWait(*interrupted, step.seconds))
+    end: tuple[WaitEnd, str | None, str | None] = (WaitEnd.GONE, None, None)
+    if step.synced:
+        end = (WaitEnd.SYNCED, LinkStatus.SYNCED, None)
+    elif step.failed:
+        end = (WaitEnd.FAILED, LinkStatus.FAILED, step.failed_links[0].error_message)
+    elif step.unfinished and (
+        found := read_link(docora.database, link.ref.app_id, link.ref.repository_id)
+    ):
+        reason = WaitEnd.LOST if step.only_lost_left else WaitEnd.TIMEOUT
+        end = (reason, found.status, found.error_message)
+    yield LinkStep(link, workers, step, LinkWait(*end, step.seconds))
 
 
 @dataclass(frozen=True)
@@ -437,13 +433,18 @@ def wait_for_operation(
         )
     following = Following(docora)
     following.watch.had_workers = count_workers(docora) > 0
-    look = _looks(docora, following, step)
+    ids: list[str] = []
+    looked_at = -inf
     lost: RedisError | None = None
     try:
         yield step
-        step = next(look)
+        step = _look_at_operation(docora, following, step, ids)
         for found in following.follow(timeout):
-            yield (step := replace(next(look), wait=found))
+            if time.monotonic() - looked_at >= _LOOK:
+                looked_at = time.monotonic()
+                step = _look_at_operation(docora, following, step, ids)
+            step = replace(step, wait=found)
+            yield step
     except RedisError as error:
         lost = error
         raise
@@ -454,6 +455,33 @@ def wait_for_operation(
             keep_results(docora, operation_id, found, describe_change("wait", None))
 
 
+def _look_at_operation(
+    docora: Docora, following: Following, step: OperationStep, ids: list[str]
+) -> OperationStep:
+    """Reads the operation again, and follows the links that it has claimed since.
+
+    `ids`: the row ids of its links that were read before; the new ones are added.
+    """
+    store, operation_id = docora.store, step.operation.operation_id
+    try:
+        # The counts first: all links that were claimed before the end are read after it.
+        operation = store.read(operation_id)
+        failures = store.read_failures(operation_id)
+        new = store.read_links(operation_id, len(ids))
+        following.add_claimed(dict.fromkeys(new).keys() - set(ids if new else ()))
+        ids += new
+        # Not before its links are read: an operation that is over has no more of them.
+        goes_on = operation.state is OperationState.RUNNING
+        step = OperationStep(operation, step.wait, *failures, goes_on)
+        store.renew(operation)
+    except NotFoundError:
+        step = replace(step, goes_on=False)  # it has expired meanwhile
+    except RedisError as error:
+        following.watch.redis_is_away(error)
+    following.more = Feed.MORE if step.goes_on else Feed.DONE
+    return step
+
+
 def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Change) -> None:
     """Keeps the results with the operation, or notes why they are not kept."""
     entry = results_entry(change, operation_id, found.results)
@@ -461,37 +489,3 @@ def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Cha
         docora.store.write_results(operation_id, found.results, entry)
     except RedisError as error:
         docora.warn(f"the results are not kept with the operation: {error.message}")
-
-
-def _looks(docora: Docora, following: Following, step: OperationStep) -> Generator[OperationStep]:
-    """Reads the operation once a second, and follows the links that it has claimed since."""
-    store, operation_id = docora.store, step.operation.operation_id
-    known: set[str] = set()
-    read, looked_at, renewed_at = 0, -inf, -inf
-    while True:
-        now = time.monotonic()
-        must_renew = now - renewed_at > HEARTBEAT
-        if now - looked_at >= _LOOK:
-            looked_at, renewed_at = now, now if must_renew else renewed_at
-            try:
-                # The counts first: all links that were claimed before the end are read after it.
-                operation = store.read(operation_id)
-                failures = (step.failures, step.failures_total)
-                if operation.not_queued > step.failures_total:
-                    failures = store.read_failures(operation_id)
-                goes_on = operation.state is OperationState.RUNNING
-                ids = store.read_links(operation_id, read)
-                read += len(ids)
-                new = dict.fromkeys(id_ for id_ in ids if id_ not in known)
-                known.update(new)
-                following.add_claimed(new)
-                # Not before its links are read: an operation that is over has no more of them.
-                step = OperationStep(operation, step.wait, *failures, goes_on)
-                if must_renew:
-                    store.renew(operation)
-            except NotFoundError:
-                step = replace(step, goes_on=False)  # it has expired meanwhile
-            except RedisError as error:
-                following.watch.redis_is_away(error)
-        following.more = Feed.MORE if step.goes_on else Feed.DONE
-        yield step

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
@@ -46,18 +46,13 @@ class LinkChoice:
     open_circuit: bool | None = None
 
 
-@dataclass(frozen=True)
-class ChosenLinks:
-    """The links that were chosen. `recorded`: the choice for an audit entry, apps in full."""
+def choose_links(
+    docora: Docora, choice: LinkChoice, *, by_prefix: bool = True
+) -> tuple[LinkFilter, dict[str, object]]:
+    """Returns the links of a choice, and the choice for an audit entry, apps in full.
 
-    which: LinkFilter
-    recorded: dict[str, object] = field(default_factory=dict)
-
-
-def choose_links(docora: Docora, choice: LinkChoice, *, by_prefix: bool = True) -> ChosenLinks:
-    """Finds the apps and repositories of a choice. Raises NotFoundError, AmbiguousError.
-
-    `by_prefix`: an app may be named by the beginning of its id or name.
+    `by_prefix`: an app may be named by the beginning of its id or name. Raises NotFoundError,
+    AmbiguousError.
     """
     database = docora.database
     found = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]
@@ -84,21 +79,15 @@ def choose_links(docora: Docora, choice: LinkChoice, *, by_prefix: bool = True) 
         open_circuit=choice.open_circuit,
     )
     recorded = {
-        "app": _in_full(choice.apps, found),
-        "exclude_app": _in_full(choice.exclude_apps, excluded),
+        "app": [app.app_name for app in found],
+        "exclude_app": [app.app_name for app in excluded],
         "repo": list(choice.repositories),
         "error": list(choice.errors),
         "exclude_error": list(choice.exclude_errors),
         "no_error": choice.no_error,
         "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
     }
-    return ChosenLinks(which, recorded)
-
-
-def _in_full(typed: Sequence[str], apps: Sequence[App]) -> list[str]:
-    return [
-        text if text == app.app_id else app.app_name for text, app in zip(typed, apps, strict=True)
-    ]
+    return which, recorded
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:
@@ -173,7 +162,6 @@ def gone(app_id: str, repository_id: str) -> NotFoundError:
 
 
 def _of(apps: Sequence[App], preposition: str = "for") -> str:
-    """Returns the apps that were named, for a sentence."""
     named = " or ".join(repr(app.app_name) for app in apps)
     return f" {preposition} app {named}" if apps else ""
 
@@ -181,7 +169,6 @@ def _of(apps: Sequence[App], preposition: str = "for") -> str:
 def _no_repository(
     sentence: str, database: Database, apps: Sequence[App], name: str
 ) -> NotFoundError:
-    """Returns the error that suggests the apps' repositories whose names are similar to `name`."""
     found = some_repositories(database, [app.app_id for app in apps])
     names = {repository.repository_name: repository.repository_id for repository in found}
     typed = name.partition("://")[2].partition("/")[2] or name  # of a URL, the path

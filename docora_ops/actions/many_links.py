@@ -52,10 +52,10 @@ def retry_all_failed(
     """
     if options.front:
         require_rq_for_front(docora)
-    chosen = choose_links(docora, choice, by_prefix=by_prefix)
+    which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
     selection = select_failed(
         docora.database,
-        chosen.which,
+        which,
         limit=limit,
         skip_open_circuits=_must_skip_open_circuits(docora, options),
         or_held_back=docora.queue.is_docoras,
@@ -67,7 +67,7 @@ def retry_all_failed(
         none = f"no link fits the options, yet {failed} {links} failed"
         docora.note(f"{docora.servers}: {none}.")
     change = describe_change(
-        "retry-all-failed", reason, **chosen.recorded, limit=limit, **options.recorded
+        "retry-all-failed", reason, **recorded, limit=limit, **options.recorded
     )
     run = _run_of(docora, Action.RETRY, selection, change, options)
     yield from run.run()

@@ -45,9 +45,7 @@ def retry(
     repository: id, `owner/name` or GitHub URL.
     reason: for the audit entry.
 
-    Raises NotFoundError, AmbiguousError, NotFailedError, CircuitOpenError, JobMisplacedError,
-    UnqueueableError, NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
-    PostgresError, RedisError; nothing has changed then.
+    Raises a DocoraOpsError that says why the link is left alone; nothing has changed then.
     """
     return _change(docora, Action.RETRY, app, repository, options, reason)
 
@@ -62,17 +60,13 @@ def resync(
 ) -> LinkResult:
     """Resets a link, whatever its status, and its delivery records, and queues its job.
 
-    Takes the parameters of `retry`. Raises the same errors except NotFailedError, and
-    SnapshotRunningError if the job of the link is running.
+    Takes the parameters and raises the errors of `retry`.
     """
     return _change(docora, Action.RESYNC, app, repository, options, reason)
 
 
 def link_to_resync(docora: Docora, app: str, repository: str) -> tuple[Link, int]:
-    """Returns the link, and the number of its delivery records.
-
-    Raises NotFoundError, AmbiguousError, PostgresError.
-    """
+    """Returns the link, and the number of its delivery records."""
     link = resolve_link(docora.database, app, repository)
     return link, count_deliveries(docora.database, [link.ref])
 
@@ -178,7 +172,6 @@ def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool
 
 
 def _not_failed(docora: Docora, link: Link) -> NotFailedError:
-    """Returns the error for a link that can't be retried, with what helps it."""
     queue, status, words = docora.queue, link.status, link.ref.words
     job = job_state(docora.database, queue, link.ref)
     if job is JobState.WAITING:

@@ -41,9 +41,8 @@ def links(
     """Returns one page of the links, each with the state of its job.
 
     If Redis can't be used, the states are None, and its error is returned as well.
-    Raises NotFoundError, AmbiguousError, PostgresError.
     """
-    database, which = docora.database, choose_links(docora, choice).which
+    database, (which, _) = docora.database, choose_links(docora, choice)
     offset = (page - 1) * limit
     total, rows = lists.links_page(database, which, sort, limit=limit, offset=offset)
     error = None
@@ -60,11 +59,8 @@ def links(
 def link_groups(
     docora: Docora, group: LinkGroup, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
 ) -> Page[AppCount] | Page[RepositoryCount] | Page[StatusCount] | Page[ErrorGroup]:
-    """Counts the links by app, repository, status or folded error, most links first.
-
-    Raises NotFoundError, AmbiguousError, PostgresError.
-    """
-    database, which = docora.database, choose_links(docora, choice).which
+    """Counts the links by app, repository, status or folded error, most links first."""
+    database, (which, _) = docora.database, choose_links(docora, choice)
     if group is LinkGroup.ERROR:
         return count_by_error(database, which, page, limit)
     if group is LinkGroup.APP:
@@ -98,11 +94,7 @@ def apps(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[AppSummary]:
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:
-    """Collects everything about one link except its secrets.
-
-    `app`, `repository`: as a person types them. Raises NotFoundError, AmbiguousError,
-    PostgresError, RedisError.
-    """
+    """Collects everything about one link except its secrets."""
     database, queue = docora.database, docora.queue_to_read
     with database.snapshot():
         link = resolve_link(database, app, repository)
@@ -138,10 +130,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
 
 
 def queue(docora: Docora, limit: int = 20) -> QueueOverview:
-    """Reads the counts, the workers, the scheduler and the first `limit` jobs of the queue.
-
-    Raises RedisError.
-    """
+    """Reads the counts, the workers, the scheduler and the first `limit` jobs of the queue."""
     count_workers(docora)
     overview = docora.queue_to_read.overview(limit)
     if overview.backend is Backend.RQ and overview.delayed and overview.scheduler is None:

@@ -16,10 +16,7 @@ _PAUSE = 0.2
 
 
 def rq_workers(docora: Docora) -> RqWorkers:
-    """Reads the live RQ workers of this Redis, also those of other queues, and their suspension.
-
-    Raises NeedsRqError, UnclearBackendError, RedisError.
-    """
+    """Reads the live RQ workers of this Redis, also those of other queues, and their suspension."""
     require_rq(docora, "pause", "to keep Docora's workers from taking jobs, stop them")
     return RqWorkers(switch.read_suspension(docora.redis), switch.live_workers(docora.redis))
 
@@ -55,7 +52,6 @@ def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
     """Lets the RQ workers of this Redis take jobs again, after `pause` or `rq suspend`.
 
     Returns the suspension that has ended, None if there was none. `reason`: for the audit entry.
-    Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     require_rq(docora, "resume", docora.advice.to_resume)
     suspension = switch.read_suspension(docora.redis)
@@ -95,13 +91,12 @@ def require_right_workers(docora: Docora, *, alone: bool = False) -> tuple[int, 
     beside ours.
     """
     workers, other = docora.queue.count_workers(), docora.queue.read_other()
+    advice = docora.advice
     if other.is_the_only_one(workers):
-        raise WrongBackendError(
-            docora.advice.only_others,
-            hint=f"{docora.advice.to_switch}: see docora-ops help workers",
-        )
+        hint = f"{advice.to_switch}: see docora-ops help workers"
+        raise WrongBackendError(advice.only_others, hint=hint)
     if alone and other is OtherQueue.WORKED_ON:
-        raise WrongBackendError(docora.advice.others_beside, hint=docora.advice.to_stop_others)
+        raise WrongBackendError(advice.others_beside, hint=advice.to_stop_others)
     return workers, other
 
 

@@ -41,33 +41,19 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     document, short, table = (
         spoiled.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], [], ["--all"])
     )
-    of_worker = examine(spoiled, DATABASE_URL=spoiled.database_access.worker)
     assert spoiled.dump() == before
     assert own.client.acl_log() == []
     assert (document.code, document.stderr) == (0, "All is well.\n"), document
-    assert document.json.keys() == {"data"}
-    assert document.data.keys() == {"state", "checks", "drift"}
-    assert document.data["state"] == "ok"
-    assert document.data["drift"] == {
-        "total": 0,
-        "counts": dict.fromkeys(["lost", "stuck", "orphan", "duplicate", "stale_entry"], 0),
-        "examples": [],
-    }
+    assert (document.data["state"], document.data["drift"]["total"]) == ("ok", 0)
     assert [each["name"] for each in document.data["checks"]] == ALL
-    for each in document.data["checks"]:
-        assert each.keys() == {"name", "state", "finding", "hint", "command"}
-        assert (each["state"], each["hint"]) == ("ok", None), each
-        assert each["finding"]
+    assert not_ok(document) == {}
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
     assert short.stdout == "28 checks ok; --all shows them\nAll is well.\n"
     *rows, last = table.stdout.splitlines()[1:]
     assert last == "All is well."
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
-    assert all("\tok\t" in row for row in rows), table.stdout
-    assert (of_worker.code, not_ok(of_worker)) == (0, {}), of_worker
-    for result in (document, short, table, of_worker):
-        for secret in ("choose-one", "choose one", AUTH_KEY, GITHUB_TOKEN):
-            assert secret not in result.stdout + result.stderr
+    for secret in ("choose-one", "choose one", AUTH_KEY, GITHUB_TOKEN):
+        assert secret not in document.stdout + document.stderr + table.stdout
 
 
 @pytest.mark.parametrize(
@@ -253,21 +239,12 @@ def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
         "UPDATE repositories SET circuit_open_until = now() + interval '1 hour' * CASE name"
         " WHEN 'web0' THEN 1 ELSE -1 END WHERE name LIKE 'web_'"
     )
-    for options, state, code in (
-        ((), "warning", 0),
-        (("--max-failed", "3"), "warning", 0),
-        (("--max-failed", "2"), "critical", 6),
-    ):
-        result = docora.run("doctor", "--json", *options, env=ONE_LOOK)
+    for most, state, code in (("3", "warning", 0), ("2", "critical", 6)):
+        result = docora.run("doctor", "--json", "--max-failed", most, env=ONE_LOOK)
         assert (result.code, states(result)["failed_links"]) == (code, state), result
-        links, circuits = check(result, "failed_links"), check(result, "open_circuits")
-        assert links["finding"].startswith("3 failed links of 2 apps")
-        assert links["hint"] == "docora-ops failed --group-by error"
-        assert (circuits["state"], circuits["finding"]) == ("warning", "1 open circuit")
-        assert circuits["hint"] == "docora-ops links --circuit open --group-by repository"
-    docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-    none = docora.run("doctor", "--json", "--max-failed", "0", env=ONE_LOOK)
-    assert states(none)["failed_links"] == "ok"
+    assert check(result, "failed_links")["finding"].startswith("3 failed links of 2 apps")
+    circuits = check(result, "open_circuits")
+    assert (circuits["state"], circuits["finding"]) == ("warning", "1 open circuit")
 
 
 # Servers that are not there
@@ -279,76 +256,48 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
     no_database = {"DATABASE_URL": f"postgres://u:5ecr3t@{dead}/d"}
     no_redis = {"REDIS_URL": f"redis://u:5ecr3t@{dead}/0"}
     database, queue = examine(docora, **no_database), examine(docora, **no_redis)
-    both = examine(docora, **no_database, **no_redis)
     table = docora.run("doctor", env=ONE_LOOK | no_database | no_redis)
-    assert not_ok(database) == {
-        "postgres": "critical",
-        **dict.fromkeys([*OF_POSTGRES[1:], *OF_BOTH], "not_checked"),
-    }
-    assert not_ok(queue) == {
-        "redis": "critical",
-        **dict.fromkeys([*OF_REDIS[1:], *OF_BOTH], "not_checked"),
-    }
-    assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, "clocks", "latency", *OF_BOTH}
+    for result, lost, needs in (
+        (database, OF_POSTGRES, "Postgres"),
+        (queue, OF_REDIS, "Redis"),
+    ):
+        missing = dict.fromkeys([*lost[1:], *OF_BOTH], "not_checked")
+        assert not_ok(result) == {lost[0]: "critical", **missing}
+        assert check(result, "drift_lost")["finding"] == f"needs {needs}"
+        assert "127.0.0.1" in check(result, lost[0])["finding"]
     first, *_, last = table.stdout.splitlines()
     assert first == "25 checks not made: they need Postgres and Redis"
     assert last == "2 critical, 25 not checked."
-    for result in (database, queue, both, table):
+    for result in (database, queue, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr
-    for result, name, needs in (
-        (database, "failed_links", "Postgres"),
-        (queue, "workers", "Redis"),
-        (both, "drift_lost", "Postgres and Redis"),
-    ):
-        assert check(result, name)["finding"] == f"needs {needs}"
-    for each in (check(database, "postgres"), check(queue, "redis")):
-        assert "127.0.0.1" in each["finding"]
-        assert each["hint"]
 
 
 @pytest.mark.parametrize(
-    ("server", "marker"),
-    [
-        ("postgres", b"GROUP BY status"),
-        ("redis", b"rq:suspended"),
-    ],
+    ("server", "marker"), [("postgres", b"GROUP BY status"), ("redis", b"rq:suspended")]
 )
 def test_a_server_that_is_lost_on_the_way_costs_what_follows(
     docora: Docora, server: str, marker: bytes
 ) -> None:
-    make_healthy(docora)
-    proxied = Proxy.before_postgres if server == "postgres" else Proxy.before_redis
-    url = docora.database_url if server == "postgres" else docora.redis_url
-    with proxied(url) as proxy:
+    is_postgres = server == "postgres"
+    proxied = Proxy.before_postgres if is_postgres else Proxy.before_redis
+    with proxied(docora.database_url if is_postgres else docora.redis_url) as proxy:
         lost = proxy.plan(marker, Fault.LOSE_REPLY)
-        variable = "DATABASE_URL" if server == "postgres" else "REDIS_URL"
-        result = examine(docora, **{variable: proxy.url})
+        result = examine(docora, **{"DATABASE_URL" if is_postgres else "REDIS_URL": proxy.url})
         assert lost.requests
     assert result.code == 5, result
-    assert states(result)[server] == "critical"
-    assert states(result)["drift_lost"] == "not_checked"
+    assert (states(result)[server], states(result)["drift_lost"]) == ("critical", "not_checked")
     assert result.data["drift"] is None
 
 
-# Settings
-
-
 def test_unusable_settings_are_exit_code_2_and_not_shown(docora: Docora) -> None:
-    no_database, no_redis = (
-        examine(docora, **env)
-        for env in (
-            {"DATABASE_URL": None},
-            {"REDIS_URL": "redis://u:5ecr3t@h?nonsense=5ecr3t"},
-        )
-    )
-    for result in (no_database, no_redis):
-        assert result.code == 2, result
-        assert states(result)["settings"] == "critical"
+    no_database = examine(docora, DATABASE_URL=None)
+    no_redis = examine(docora, REDIS_URL="redis://u:5ecr3t@h?nonsense=5ecr3t")
+    for result, missing, other in (
+        (no_database, "postgres", "redis"),
+        (no_redis, "redis", "postgres"),
+    ):
+        found = [states(result)[name] for name in ("settings", missing, other)]
+        assert (result.code, found) == (2, ["critical", "not_checked", "ok"]), result
         assert check(result, "settings")["hint"]
         assert "5ecr3t" not in result.stdout + result.stderr
-    assert states(no_database)["redis"] == states(no_redis)["postgres"] == "ok"
-    assert states(no_database)["postgres"] == states(no_redis)["redis"] == "not_checked"
-    hopeless = examine(docora, DATABASE_URL="mysql://u:5ecr3t@h/d")
-    assert (hopeless.code, "DATABASE_URL" in hopeless.json["error"]) == (2, True), hopeless
-    assert "5ecr3t" not in hopeless.stdout + hopeless.stderr

@@ -192,12 +192,10 @@ def test_what_changes_before_it_is_repaired_is_left_alone(docora: Docora) -> Non
     def meanwhile() -> None:
         docora.queue_job(arranged[kinds.never_queued])
         docora.set_link(arranged[kinds.in_no_list], status="failed")
-        docora.delete_link(arranged[kinds.expired])
         docora.hold_lock(arranged[kinds.failed_job].job_id)
         docora.start_job(arranged[kinds.killed].job_id)
         docora.enqueue(arranged[kinds.cut_off].job_id)
         docora.link(arranged[kinds.orphaned].app_id, arranged[kinds.orphaned].repository_id)
-        docora.start_job(arranged[kinds.orphaned_twice].job_id)
         docora.redis.lrem(docora.queue.key, 0, arranged[kinds.orphaned_without_repository].job_id)
         docora.redis.rpush(INTERMEDIATE, arranged[kinds.orphaned_without_repository].job_id)
         docora.redis.lrem(docora.queue.key, -2, arranged[kinds.thrice].job_id)
@@ -206,10 +204,9 @@ def test_what_changes_before_it_is_repaired_is_left_alone(docora: Docora) -> Non
         docora.enqueue(arranged[kinds.place_without_job].job_id)
 
     changed = [
-        *(kinds.never_queued, kinds.in_no_list, kinds.expired, kinds.failed_job, kinds.killed),
-        *(kinds.cut_off, kinds.orphaned, kinds.orphaned_without_repository),
-        *(kinds.orphaned_twice, kinds.thrice, kinds.scheduled_too, kinds.entry_of_waiting_job),
-        kinds.place_without_job,
+        *(kinds.never_queued, kinds.in_no_list, kinds.failed_job, kinds.killed, kinds.cut_off),
+        *(kinds.orphaned, kinds.orphaned_without_repository, kinds.thrice, kinds.scheduled_too),
+        *(kinds.entry_of_waiting_job, kinds.place_without_job),
     ]
     result = repaired(actions.repair(prepare=meanwhile))
     for arrange, link in arranged.items():

@@ -16,16 +16,11 @@ def everywhere(actions: Actions, link: TestLink) -> Iterator[object]:
     return find_drift(actions.database, actions.queue, delay=2.5)
 
 
-def one_link(actions: Actions, link: TestLink) -> Iterator[object]:
-    ref = actions.ref(link)
-    return find_drift(actions.database, actions.queue, delay=2.5, app_id=link.app_id, ref=ref)
-
-
 def due_links(actions: Actions, link: TestLink) -> Iterator[object]:
     return find_misplaced(actions.queue, [actions.ref(link)], delay=2.5)
 
 
-@pytest.mark.parametrize("look", [everywhere, one_link, due_links])
+@pytest.mark.parametrize("look", [everywhere, due_links])
 def test_it_tells_of_the_pause_each_second_and_holds_nothing_meanwhile(
     docora: Docora,
     monkeypatch: pytest.MonkeyPatch,
