@@ -109,10 +109,8 @@ def healthy(docora: Docora) -> None:
     docora.schedule_job(docora.add_link("pending_snapshot").job_id)
     docora.leave_job(docora.add_link("pending_snapshot").job_id, JobStatus.DEFERRED)
     docora.enqueue(docora.add_link("scanning").job_id)  # its last run was killed
-    docora.leave_job(docora.add_link("synced").job_id, JobStatus.FINISHED)
-    docora.leave_job(docora.add_link("failed").job_id, JobStatus.FAILED)
-    docora.leave_job(docora.add_link("synced").job_id, JobStatus.FAILED)
-    docora.leave_job(docora.add_link("synced").job_id, JobStatus.CANCELED)
+    for status in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELED):
+        docora.leave_job(docora.add_link("synced").job_id, status)
     in_hand = docora.add_link("pending_snapshot")
     docora.leave_job(in_hand.job_id, JobStatus.QUEUED)
     docora.redis.rpush(INTERMEDIATE, in_hand.job_id)
@@ -272,8 +270,8 @@ def test_an_app_or_a_link_alone_is_looked_at_and_repaired(docora: Docora) -> Non
     new = docora.add_link("pending_snapshot")
     actions = docora.actions()
     for arrange, link in arranged.items():
-        scope = {} if arrange is kinds.orphaned else {"ref": actions.ref(link)}
-        alone = actions.repair(app_id=link.app_id, **scope)
+        ref = None if arrange is kinds.orphaned else actions.ref(link)
+        alone = actions.repair(app_id=link.app_id, ref=ref)
         assert repaired(alone).keys() == {link.job_id}, arrange
     # One that is asked for by name need not be five minutes old.
     assert len(actions.repair(app_id=new.app_id).repaired) == 0

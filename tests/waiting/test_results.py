@@ -1,7 +1,7 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +10,6 @@ from docora_ops.actions import following
 from docora_ops.actions.following import Following
 from docora_ops.database.link_reports import read_results
 from docora_ops.links import Outcome
-from docora_ops.queue import Answer
 from docora_ops.waits import BulkWait
 from tests.support.actions import Actions
 from tests.support.docora import Docora
@@ -75,21 +74,6 @@ def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora:
     assert [so_far.unfinished for so_far in seen] == [1, 1, 0]
     [failure] = result.failed_links
     assert failure.error_message == "HTTP 500 on created README.md"
-
-
-def test_a_job_that_ends_between_two_questions_has_the_last_word(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, actions = docora.add_link(), docora.actions()
-    followed = follow(actions, link, outcome=Outcome.ALREADY_RUNNING)
-    look = actions.queue.look
-
-    def end_job_and_look(job_ids: Sequence[str], **options: Any) -> list[Answer]:
-        set_status(docora, link, "synced")
-        return look(job_ids, **options)
-
-    monkeypatch.setattr(actions.queue, "look", end_job_and_look)
-    assert run(followed)[-1].synced == 1
 
 
 def test_a_look_at_many_links_breaks_off_when_the_time_is_over(

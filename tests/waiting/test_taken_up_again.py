@@ -144,19 +144,6 @@ def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Doc
     assert docora.redis.ttl(f"docora:bulk:{operation_id}") <= silent
 
 
-def test_an_operation_that_expires_meanwhile_is_waited_for_to_its_end(docora: Docora) -> None:
-    docora.add_links(2)
-    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    key = f"docora:bulk:{operation_id}"
-    docora.redis.expire(key, 100)
-    process = docora.start("wait", operation_id, "--json")
-    eventually(lambda: docora.redis.ttl(key) > 100, "a look")
-    docora.redis.delete(key)
-    with other_worker(docora):
-        result = finish(process)
-    assert (result.code, result.data["waited"]["synced"]) == (0, 2), result
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
