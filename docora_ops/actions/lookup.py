@@ -104,7 +104,7 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
     if len(begin) == 1:
         raise NotFoundError(
             f"no app {mask(text)!r}: a change of many links needs the whole name or a question",
-            hint=_did_you_mean(text, {begin[0].app_name: begin[0].app_id}, cutoff=0),
+            hint=_did_you_mean(text, {begin[0].app_name: begin[0].app_id}, cutoffs=(0,)),
         )
     if candidates := found or begin[:_MOST_CANDIDATES]:
         named = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in candidates)
@@ -175,7 +175,9 @@ def _no_repository(
     return NotFoundError(sentence, hint=_did_you_mean(typed, names))
 
 
-def _did_you_mean(text: str, ids: Mapping[str, str], *, cutoff: float = 0.6) -> str:
+def _did_you_mean(
+    text: str, ids: Mapping[str, str], *, cutoffs: Sequence[float] = (0.8, 0.5)
+) -> str:
     """Returns a hint with the names that are most similar to the text, quoted for the shell.
 
     `ids`: by name; an id takes the place of a name that is not shown as it is.
@@ -183,7 +185,9 @@ def _did_you_mean(text: str, ids: Mapping[str, str], *, cutoff: float = 0.6) -> 
     from difflib import get_close_matches  # seldom needed, and slow to import
 
     names = {_folded(name): name for name in ids}
-    near = [names[each] for each in get_close_matches(_folded(text), names, 3, cutoff)]
+    near: list[str] = []
+    for cutoff in cutoffs:  # a near miss is not followed by names that are hardly similar
+        near = near or [names[each] for each in get_close_matches(_folded(text), names, 3, cutoff)]
     words = [quote(name if inert(mask(name)) == name else ids[name]) for name in near]
     return f"did you mean {' or '.join(words)}?" if words else "check the spelling, or give the id"
 
