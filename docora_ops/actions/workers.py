@@ -65,10 +65,10 @@ def require_rq(docora: Docora, what: str, instead: str) -> None:
 
     `what`: the command or option that needs RQ. `instead`: what to do beside Docora's own workers.
     """
-    if not docora.queue.is_docoras:
+    if docora.backend.is_clear and docora.backend.backend is Backend.RQ:
         return
-    is_set = docora.settings.backend is not None
-    if not (is_set or docora.queue.count_workers()):
+    queue, is_set = docora.queue, docora.settings.backend is not None
+    if not (is_set or queue.count_workers()):
         instead += "; if no BullMQ worker is to run, set DOCORA_OPS_BACKEND=rq"
     backend = "DOCORA_OPS_BACKEND" if is_set else "the backend in use"
     raise NeedsRqError(
