@@ -6,7 +6,6 @@ from enum import StrEnum
 from functools import partial
 
 from docora_ops.drift import DriftReport
-from docora_ops.jobs import BackendChoice
 
 
 class CheckState(StrEnum):
@@ -73,9 +72,8 @@ class Diagnosis:
     """The results of all checks, each once, in order."""
 
     checks: Sequence[Check]
-    drift: DriftReport | None  # None if it was not looked for
-    needs: str = ""  # what the checks that were not made need, such as "Postgres"
-    backend: BackendChoice | None = None  # None if Redis could not be asked
+    drift: DriftReport | None
+    needs: str = ""
     misconfigured: bool = False
     server_lost: bool = False
 

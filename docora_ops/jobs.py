@@ -313,7 +313,6 @@ class QueueHealth:
     bullmq_version: str | None = None  # empty if the queue's metadata does not name it
     active: int = 0  # jobs of BullMQ
     delayed: int = 0  # jobs of BullMQ
-    stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks
 
     @property
     def has_only_others(self) -> bool:

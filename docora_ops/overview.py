@@ -99,7 +99,7 @@ class Trend:
     synced: int | None
     failed: int | None
     jobs: int | None
-    jobs_per_second: float | None  # of late; above 0 while the queue drains
+    jobs_per_second: float | None  # above 0 while the queue drains
     seconds_left: float | None  # until the queue is empty, if it drains
 
 

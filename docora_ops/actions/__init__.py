@@ -7,69 +7,42 @@ it is; to stop it early, close it. `docora-ops help python` has an example.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from docora_ops.bulk import ChangeOptions
+from docora_ops.bulk import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
-    from docora_ops.actions.bulk_run import BulkStep
-    from docora_ops.actions.docora import Docora, Notice
-    from docora_ops.actions.find_drift import Suspects
-    from docora_ops.actions.fix_drift import repair
-    from docora_ops.actions.following import (
-        LinkStep,
-        OperationStep,
-        wait,
-        wait_for_change,
-        wait_for_operation,
-    )
-    from docora_ops.actions.journal import (
-        cancel,
-        follow,
-        history,
-        operations,
-        progress,
-    )
-    from docora_ops.actions.lookup import LinkChoice
-    from docora_ops.actions.many_links import resync_all, retry_all_failed, schedule
-    from docora_ops.actions.one_link import link_to_resync, resync, retry
-    from docora_ops.actions.reading import apps, link_groups, links, queue, show
-    from docora_ops.actions.workers import pause, resume, rq_workers
+    from docora_ops.actions.bulk_run import BulkStep as BulkStep
+    from docora_ops.actions.docora import Docora as Docora
+    from docora_ops.actions.find_drift import Suspects as Suspects
+    from docora_ops.actions.fix_drift import repair as repair
+    from docora_ops.actions.following import LinkStep as LinkStep
+    from docora_ops.actions.following import OperationStep as OperationStep
+    from docora_ops.actions.following import wait as wait
+    from docora_ops.actions.following import wait_for_change as wait_for_change
+    from docora_ops.actions.following import wait_for_operation as wait_for_operation
+    from docora_ops.actions.journal import cancel as cancel
+    from docora_ops.actions.journal import follow as follow
+    from docora_ops.actions.journal import history as history
+    from docora_ops.actions.journal import operations as operations
+    from docora_ops.actions.journal import progress as progress
+    from docora_ops.actions.lookup import LinkChoice as LinkChoice
+    from docora_ops.actions.many_links import resync_all as resync_all
+    from docora_ops.actions.many_links import retry_all_failed as retry_all_failed
+    from docora_ops.actions.many_links import schedule as schedule
+    from docora_ops.actions.one_link import link_to_resync as link_to_resync
+    from docora_ops.actions.one_link import resync as resync
+    from docora_ops.actions.one_link import retry as retry
+    from docora_ops.actions.reading import apps as apps
+    from docora_ops.actions.reading import link_groups as link_groups
+    from docora_ops.actions.reading import links as links
+    from docora_ops.actions.reading import queue as queue
+    from docora_ops.actions.reading import show as show
+    from docora_ops.actions.workers import pause as pause
+    from docora_ops.actions.workers import resume as resume
+    from docora_ops.actions.workers import rq_workers as rq_workers
 
-__all__ = [
-    "BulkStep",
-    "ChangeOptions",
-    "Docora",
-    "LinkChoice",
-    "LinkStep",
-    "Notice",
-    "OperationStep",
-    "Suspects",
-    "apps",
-    "cancel",
-    "follow",
-    "history",
-    "link_groups",
-    "link_to_resync",
-    "links",
-    "operations",
-    "pause",
-    "progress",
-    "queue",
-    "repair",
-    "resume",
-    "resync",
-    "resync_all",
-    "retry",
-    "retry_all_failed",
-    "rq_workers",
-    "schedule",
-    "show",
-    "wait",
-    "wait_for_change",
-    "wait_for_operation",
-]
 _MODULES = {
     "bulk_run": ("BulkStep",),
-    "docora": ("Docora", "Notice"),
+    "docora": ("Docora",),
     "find_drift": ("Suspects",),
     "fix_drift": ("repair",),
     "following": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),

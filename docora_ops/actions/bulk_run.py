@@ -9,9 +9,9 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import astuple, dataclass, field, replace
 
 from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, BatchInFlight
-from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.following import Following, keep_results
+from docora_ops.actions.look import require_servers_to_match
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
 from docora_ops.bulk import (

@@ -1,32 +1,17 @@
 """`doctor`: checks the settings, both servers, the queue, and whether they agree."""
 
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
-from docora_ops.actions.background import PATIENCE, in_background, outcome, too_late
-from docora_ops.actions.belonging import count_jobs_with_links, sample_jobs
-from docora_ops.actions.docora import find_backend
-from docora_ops.actions.find_drift import Findings, Suspects, find_drift
-from docora_ops.actions.server_checks import (
-    check_clocks,
-    check_latency,
-    check_links,
-    check_pooling,
-    check_postgres,
-    check_privileges,
-    check_queue,
-    check_redis,
-    check_schemas,
-    check_tables,
-)
-from docora_ops.database import Database
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.find_drift import Suspects, find_drift
+from docora_ops.actions.look import count_jobs_with_links, sample_jobs
 from docora_ops.database.link_reports import count_links, links_by_group
 from docora_ops.database.postgres_server import (
+    SESSIONS_FOR_WORKERS,
+    Role,
     pools_transactions,
     read_clock,
     read_creators,
@@ -45,24 +30,30 @@ from docora_ops.diagnosis import (
     ok,
     warning,
 )
-from docora_ops.drift import Belonging, DriftKind, DriftReport
-from docora_ops.errors import (
-    ConfigurationError,
-    DocoraOpsError,
-    PostgresError,
-    RedisError,
-)
-from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth
+from docora_ops.drift import DriftKind, DriftReport
+from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
+from docora_ops.jobs import ADVICE, QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, LinkStatus
-from docora_ops.overview import TOO_SLOW_MS
-from docora_ops.queue import LinkQueue, connect, queue_of
+from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Standby
 from docora_ops.queue.redis_client import describe, latency
+from docora_ops.queue.redis_server import RedisServer, read_redis_server, try_commands
 from docora_ops.queue.redis_server import read_clock as read_redis_clock
-from docora_ops.queue.redis_server import read_redis_server, try_commands
 from docora_ops.settings import Settings
-from docora_ops.text import amount
+from docora_ops.text import amount, duration
 
+_OLDEST_POSTGRES = 14
+_OLDEST_REDIS = [6, 2]  # Valkey 7.2, its first version, counts as 7.2
+_MEMORY_WARNING, _MEMORY_FAILURE = 0.80, 0.95
+_LONG = 3600  # seconds that a job waits
+_OVERDUE = 60  # seconds by which a delayed job may be late: RQ's scheduler looks every second
+_CLOCK_WARNING, _CLOCK_FAILURE = 5, 20  # seconds; a worker that is further off takes no job
+_OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
+"""The version in the queue's metadata, which the last process to open the queue has written."""
+_TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
+_TOO_SLOW = "check its load and the network"
+_TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
+_RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
 _DRIFT = {
     DriftKind.LOST: ("pending link", "pending links", "without a live job"),
     DriftKind.STUCK: ("scanning link", "scanning links", "without a live job"),
@@ -73,12 +64,8 @@ _DRIFT = {
 _OF_DOCORA = "not looked for: BullMQ keeps its own entries, and Docora's scheduler its queue"
 """The reason why a kind of drift is not looked for in Docora's own queue."""
 
-
-@dataclass(frozen=True, slots=True)
-class WaitingFor:
-    """Servers that have not told all yet. Sent each second."""
-
-    servers: Sequence[str]
+_Problem = tuple[bool, Callable[..., Check], str, str]
+"""Whether there is a problem; `warning` or `failed`; the finding and the hint."""
 
 
 @dataclass
@@ -90,11 +77,11 @@ class _Server:
     error: DocoraOpsError | None = None  # of the settings, or it does not answer, or refuses
     missing: str = ""
     """What further checks need and lack, such as "Postgres" or "the primary". Empty: nothing."""
-    ahead: float | None = None  # seconds that its clock is ahead of this host's
-    latency: float | None = None  # seconds that one answer takes
-    database: Database | None = None
+    ahead: dict[str, float] = field(default_factory=dict)
+    """Seconds that its clock is ahead of this host's, by its name, if that is known."""
+    latency: dict[str, float] = field(default_factory=dict)
+    """Milliseconds that one answer takes, by its name, if that is known."""
     pending: int = 0  # links; 0 also if Postgres was not asked
-    queue: LinkQueue | None = None
     health: QueueHealth | None = None
 
     def lose(self, error: DocoraOpsError) -> None:
@@ -106,156 +93,85 @@ class _Server:
             self.missing = self.name.capitalize()
             self.checks.append(failed(self.name, error.message, error.hint))
 
+    def read_clock(self, read: Callable[[], float]) -> None:
+        """Records how far its clock is ahead."""
+        before = time.time()
+        found = read()
+        self.ahead[self.name.capitalize()] = found - (before + time.time()) / 2
+
+    def read_latency(self, seconds: float) -> bool:
+        """Records how long one answer takes. Tells whether that is too long."""
+        self.latency[self.name.capitalize()] = seconds * 1000
+        return seconds * 1000 > TOO_SLOW_MS
+
 
 def diagnose(
-    settings: Settings, *, max_failed: int | None = None, read_only: bool = False
-) -> Iterator[WaitingFor | Suspects | Diagnosis]:
+    docora: Docora, *, max_failed: int | None = None, read_only: bool = False
+) -> Iterator[Suspects | Diagnosis]:
     """Makes all checks that can be made; an unreachable server does not prevent the others.
 
-    Yields the Diagnosis at last, and before that each second what it waits for.
+    Yields Suspects until the second look at the drift, and the Diagnosis at last.
 
     max_failed: more failed links are a failure.
     read_only: role and user are to read only, and nothing is tried that could write.
     """
-    # Together, two servers that do not answer cost no more time than one.
-    asked = {
-        "Postgres": in_background(partial(_ask_postgres, settings, max_failed, read_only)),
-        "Redis": in_background(partial(_ask_redis, settings, read_only)),
-    }
-    probe = in_background(lambda: latency(connect(settings)))
-    until = time.monotonic() + PATIENCE
-    while (left := until - time.monotonic()) > 0:
-        futures: list[Future[Any]] = [*asked.values(), probe]
-        if not wait(futures, min(1, left)).not_done:
-            break
-        yield WaitingFor([name for name, future in asked.items() if not future.done()] or ["Redis"])
-    postgres, redis = (_told(name, future) for name, future in asked.items())
-    if not isinstance(redis.error, ConfigurationError):
-        redis.latency = outcome(probe, [])
-    for server in (postgres, redis):
-        if not server.missing and (server.latency or 0) * 1000 > TOO_SLOW_MS:
-            server.missing = f"a faster {server.name.capitalize()}"
-    database, queue = postgres.database, redis.queue
+    postgres = _ask_postgres(docora, max_failed, read_only=read_only)
+    redis = _ask_redis(docora, read_only=read_only)
+    of_drift: list[Check] = []
     drift: DriftReport | None = None
-    belonging = Belonging(0, 0)
-    with closing(database) if database else nullcontext():
-        if database and queue and not (postgres.missing or redis.missing):
-            try:
-                for event in find_drift(database, queue, delay=settings.drift_grace):
-                    if isinstance(event, Findings):
-                        drift = event.report
-                    else:
-                        yield event
-                count = count_jobs_with_links if drift and drift.total else sample_jobs
-                belonging = count(database, queue)
-            except PostgresError as error:
-                postgres.lose(error)
-            except RedisError as error:
-                redis.lose(error)
+    if not (postgres.missing or redis.missing):
+        delay = docora.settings.drift_grace
+        try:
+            for event in find_drift(docora.database, docora.queue, delay=delay):
+                if isinstance(event, Suspects):
+                    yield event
+                else:
+                    drift = DriftReport([finding.drift for finding in event])
+                    of_drift += _check_drift(docora, drift)
+        except PostgresError as error:
+            postgres.lose(error)
+        except RedisError as error:
+            redis.lose(error)
     errors = [server.error for server in (postgres, redis) if server.error is not None]
     unusable = [error for error in errors if isinstance(error, ConfigurationError)]
     is_lost = len(unusable) < len(errors)
-    if is_lost:
-        drift = None
-    checks = [
-        _check_settings(settings, unusable),
-        *postgres.checks,
-        *redis.checks,
-        *_check_health(redis, postgres.pending),
-        *_check_times(postgres, redis),
-        *(_check_drift(drift, belonging, queue.backend) if drift and queue else ()),
-    ]
     missing = filter(None, (postgres.missing, redis.missing))
     needs = " and ".join(dict.fromkeys(missing)) or "more permissions"
-    by_name = {check.name: check for check in checks}
+    checks = [_check_settings(docora.settings, unusable), *postgres.checks, *redis.checks]
+    if redis.health:
+        choice = docora.backend
+        if choice.is_clear:
+            checks += check_queue(redis.health, choice.backend, postgres.pending)
+        else:
+            checks.append(failed(CheckName.WORKERS, choice.sentence, choice.to_set))
+    if ahead := postgres.ahead | redis.ahead:
+        checks.append(check_clocks(ahead, redis.health.live_workers if redis.health else ()))
+    if known := postgres.latency | redis.latency:
+        found = " and ".join(f"{each:,.1f} ms from {name}" for name, each in known.items())
+        found, slowest = f"an answer takes {found}", max(known, key=known.__getitem__)
+        hint = f"check the load of {slowest}, and the network to it"
+        too_slow = (known[slowest] > TOO_SLOW_MS, failed, found, hint)
+        slow = (known[slowest] > SLOW_MS, warning, found, hint)
+        checks.append(_judge(CheckName.LATENCY, found, too_slow, slow))
+    by_name = {check.name: check for check in [*checks, *(() if is_lost else of_drift)]}
     yield Diagnosis(
         [by_name.get(name) or not_checked(name, f"needs {needs}") for name in CheckName],
-        drift,
+        None if is_lost else drift,
         needs,
-        queue.choice if queue else None,
         misconfigured=bool(unusable),
         server_lost=is_lost,
     )
 
 
-def _told(name: str, asked: Future[_Server]) -> _Server:
-    """Returns what the server has told; it is lost if that is not all."""
-    if asked.done():
-        return asked.result()
-    server = _Server(CheckName(name.lower()))
-    server.lose(too_late(name, PostgresError if name == "Postgres" else RedisError))
-    return server
+def _judge(name: CheckName, fine: str, *problems: _Problem) -> Check:
+    """Returns the first problem that there is, otherwise OK with the finding `fine`."""
+    for exists, kind, finding, hint in problems:
+        if exists:
+            return kind(name, finding, hint)
+    return ok(name, fine)
 
 
-def _ask_postgres(settings: Settings, max_failed: int | None, read_only: bool) -> _Server:
-    found = _Server(CheckName.POSTGRES)
-    try:
-        found.database = database = Database(settings)
-        version, standby = read_version(database), read_standby(database)
-        found.latency = read_latency(database)
-        found.ahead = _seconds_ahead(lambda: read_clock(database))
-        found.checks.append(ok(CheckName.POSTGRES, database.place))
-        found.checks += check_postgres(version, standby)
-        found.checks.append(check_pooling(pools=pools_transactions(settings)))
-        role = read_role(database)
-        found.checks.append(check_tables(role.missing_columns, database.schema))
-        if role.missing_columns:  # missing columns would look like missing privileges
-            found.missing = "the missing tables and columns"
-            return found
-        found.checks.append(check_schemas(read_creators(database)))
-        privileges = check_privileges(role, read_only=read_only)
-        found.checks.append(privileges)
-        if privileges.state is CheckState.CRITICAL:
-            found.missing = "the missing privileges"
-            return found
-        with database.snapshot():
-            counts = count_links(database)
-            apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
-        found.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]
-        found.checks += check_links(counts, len(apps), max_failed)
-        if standby:
-            found.missing = "the primary"
-    except (ConfigurationError, PostgresError) as error:
-        found.lose(error)
-    return found
-
-
-def _ask_redis(settings: Settings, read_only: bool) -> _Server:
-    found = _Server(CheckName.REDIS)
-    try:
-        client = connect(settings)
-        where = describe(client)
-        if settings.redis_is_implied:
-            where += ", since REDIS_URL is not set"
-        found.queue = queue = queue_of(settings, client, find_backend(settings, client))
-        refusal = None if read_only else try_commands(client, queue.backend)
-        found.ahead = _seconds_ahead(lambda: read_redis_clock(client))
-        if server := read_redis_server(client):
-            found.checks += [ok(CheckName.REDIS, where), *check_redis(server, refusal)]
-        else:
-            hint = "ACL SETUSER the user in REDIS_URL +info"
-            finding = f"{where}, but our user may not ask how it is"
-            found.checks.append(warning(CheckName.REDIS, finding, hint))
-        found.health = queue.health()
-        if not queue.choice.is_clear:
-            found.missing = "DOCORA_OPS_BACKEND"
-        elif found.health.has_only_others:
-            found.missing = "the right DOCORA_OPS_BACKEND"
-        elif found.health.other is OtherQueue.WORKED_ON:
-            found.missing = "workers of one kind only"
-    except (ConfigurationError, RedisError) as error:
-        found.lose(error)
-    return found
-
-
-def _seconds_ahead(read: Callable[[], float]) -> float:
-    """Returns how far the clock that is read is ahead of this host's."""
-    before = time.time()
-    found = read()
-    return found - (before + time.time()) / 2
-
-
-def _check_settings(settings: Settings, unusable: Sequence[ConfigurationError]) -> Check:
+def _check_settings(settings: Settings, unusable: list[ConfigurationError]) -> Check:
     name = CheckName.SETTINGS
     if unusable:
         found = "; ".join(error.message for error in unusable)
@@ -268,26 +184,300 @@ def _check_settings(settings: Settings, unusable: Sequence[ConfigurationError]) 
     return ok(name, f"queue {QUEUE_NAME}")
 
 
-def _check_health(redis: _Server, pending: int) -> Iterable[Check]:
-    if redis.queue is None or redis.health is None:
-        return ()
-    choice = redis.queue.choice
-    if not choice.is_clear:
-        return [failed(CheckName.WORKERS, choice.sentence, choice.to_set)]
-    return check_queue(redis.health, choice.backend, pending)
+def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) -> _Server:
+    server = _Server(CheckName.POSTGRES)
+    try:
+        database = docora.database
+        if server.read_latency(read_latency(database)):
+            raise PostgresError(f"{database.place} is too slow", hint=_TOO_SLOW)
+        version, standby = read_version(database), read_standby(database)
+        server.read_clock(lambda: read_clock(database))
+        server.checks.append(ok(CheckName.POSTGRES, database.place))
+        server.checks += check_postgres(version, standby)
+        server.checks.append(_check_pooling(pools=pools_transactions(docora.settings)))
+        role = read_role(database)
+        missing = role.missing_columns
+        grant = f"let the role use the schema: GRANT USAGE ON SCHEMA {database.schema}"
+        hint = f"point DATABASE_URL at the database that Docora uses, and {grant}"
+        problem = (bool(missing), failed, f"missing: {', '.join(missing)}", hint)
+        fine = "6 tables, and all their columns"
+        server.checks.append(_judge(CheckName.TABLES, fine, problem))
+        if missing:  # missing columns would look like missing privileges
+            server.missing = "the missing tables and columns"
+            return server
+        # Others' functions beside Docora's tables could run as ours.
+        creators = read_creators(database)
+        others = ", ".join(f"{role} in {schema}" for schema, role in creators)
+        others = f"others may create functions and tables: {others}"
+        revoke = (f"REVOKE CREATE ON SCHEMA {schema} FROM {role};" for schema, role in creators)
+        problem = (bool(creators), warning, others, " ".join(revoke))
+        server.checks.append(
+            _judge(CheckName.SCHEMAS, "no other role may create anything", problem)
+        )
+        privileges = check_privileges(role, read_only=read_only)
+        server.checks.append(privileges)
+        if privileges.state is CheckState.CRITICAL:
+            server.missing = "the missing privileges"
+            return server
+        with database.snapshot():
+            counts = count_links(database)
+            groups = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
+        server.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]
+        of_apps = f"{amount(counts.failed, 'failed link')} of {amount(len(groups), 'app')}"
+        too_many = max_failed is not None and counts.failed > max_failed
+        hint = "docora-ops failed --group-by error"
+        exceeded = (too_many, failed, f"{of_apps}, more than {max_failed}", hint)
+        some = (counts.failed > 0, warning, of_apps, hint)
+        server.checks.append(_judge(CheckName.FAILED_LINKS, "none", exceeded, some))
+        circuits, hint = (
+            counts.open_circuits,
+            "docora-ops links --circuit open --group-by repository",
+        )
+        problem = (circuits > 0, warning, amount(circuits, "open circuit"), hint)
+        server.checks.append(_judge(CheckName.OPEN_CIRCUITS, "none", problem))
+        if standby:
+            server.missing = "the primary"
+    except (ConfigurationError, PostgresError) as error:
+        server.lose(error)
+    return server
 
 
-def _check_times(postgres: _Server, redis: _Server) -> Iterator[Check]:
-    servers = {"Postgres": postgres, "Redis": redis}
-    ahead = {name: each.ahead for name, each in servers.items() if each.ahead is not None}
-    if ahead:
-        yield check_clocks(ahead, redis.health.live_workers if redis.health else ())
-    known = {name: each.latency for name, each in servers.items() if each.latency is not None}
-    if known:
-        yield check_latency(known)
+def check_postgres(version: str, standby: Standby | None) -> Iterator[Check]:
+    """Checks the version, and whether the server takes writes."""
+    found = f"PostgreSQL {version}"
+    is_old = [int(number) for number in re.findall(r"\d+", version)[:1]] < [_OLDEST_POSTGRES]
+    upgrade = f"upgrade to PostgreSQL {_OLDEST_POSTGRES} or newer"
+    problem = (is_old, failed, f"{found} is too old", upgrade)
+    yield _judge(CheckName.POSTGRES_VERSION, found, problem)
+    hint = "point DATABASE_URL at the primary"
+    problem = (standby is not None, failed, f"it is {standby}", hint)
+    yield _judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem)
 
 
-def _check_drift(drift: DriftReport, belonging: Belonging, backend: Backend) -> Iterator[Check]:
+def _check_pooling(*, pools: bool | None) -> Check:
+    found = "a proxy that pools transactions: commands work, and a worker refuses to start"
+    unknown = "unknown: two more connections could not be opened at once"
+    allow = "allow the role, and the proxy's pool, more connections"
+    return _judge(
+        CheckName.POSTGRES_POOLING,
+        "no proxy that pools transactions",
+        (pools is True, warning, found, SESSIONS_FOR_WORKERS),
+        (pools is None, warning, unknown, allow),
+    )
+
+
+def check_privileges(role: Role, *, read_only: bool = False) -> Check:
+    """Checks that the role has all privileges that it needs.
+
+    read_only: the privileges to read are enough.
+    """
+    lacks = {} if role.is_superuser else role.lacks(read_only=read_only)
+    found = "; ".join(f"{', '.join(lacks[table])} on {table}" for table in lacks)
+    hint = " ".join(
+        f"GRANT {', '.join(lacks[table])} ON {role.schema}.{table} TO {role.name};"
+        for table in lacks
+    )
+    kind = failed if lacks.keys() - _TABLES_OF_FEW_COMMANDS else warning
+    problem = (bool(lacks), kind, f"{role.name} lacks {found}", hint)
+    return _judge(CheckName.PRIVILEGES, f"{role.name} has what it needs", problem)
+
+
+def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
+    server = _Server(CheckName.REDIS)
+    try:
+        client = docora.redis
+        where = describe(client)
+        if server.read_latency(latency(client)):
+            raise RedisError(f"Redis at {where} is too slow", hint=_TOO_SLOW)
+        refusal = None if read_only else try_commands(client, docora.backend.backend)
+        server.read_clock(lambda: read_redis_clock(client))
+        if found := read_redis_server(client):
+            server.checks += [ok(CheckName.REDIS, where), *check_redis(found, refusal)]
+        else:
+            hint = "ACL SETUSER the user in REDIS_URL +info"
+            finding = f"{where}, but our user may not ask how it is"
+            server.checks.append(warning(CheckName.REDIS, finding, hint))
+        server.health = docora.queue_to_read.health()
+        if not docora.backend.is_clear:
+            server.missing = "DOCORA_OPS_BACKEND"
+        elif server.health.has_only_others:
+            server.missing = "the right DOCORA_OPS_BACKEND"
+        elif server.health.other is OtherQueue.WORKED_ON:
+            server.missing = "workers of one kind only"
+    except (ConfigurationError, RedisError) as error:
+        server.lose(error)
+    return server
+
+
+def check_redis(server: RedisServer, refusal: tuple[str, str] | None = None) -> Iterator[Check]:
+    """Checks version, role, eviction, memory and persistence.
+
+    refusal: why it refused the writes that were tried, and what to do.
+    """
+    numbers = [int(number) for number in re.findall(r"\d+", server.version)]
+    upgrade = "upgrade to Redis 6.2, Valkey 7.2 or newer"
+    is_old = bool(numbers) and numbers < _OLDEST_REDIS
+    problem = (is_old, failed, f"{server.product} is too old", upgrade)
+    yield _judge(CheckName.REDIS_VERSION, server.product, problem)
+    yield _judge(
+        CheckName.REDIS_PRIMARY,
+        "the primary",
+        (server.is_replica, failed, "it is a replica", "point REDIS_URL at the primary"),
+        (refusal is not None, failed, *(refusal or ("", ""))),
+    )
+    policy = server.eviction_policy or "noeviction"  # or it does not tell
+    found = f"maxmemory-policy is {policy}: jobs may be thrown away"
+    hint = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+    problem = (policy != "noeviction", failed, found, hint)
+    yield _judge(CheckName.REDIS_EVICTION, policy, problem)
+    used = f"{server.used_memory / 2**20:,.0f} MiB used"
+    share = server.used_memory / server.maxmemory if server.maxmemory else 0
+    found = f"{used}, {share:.0%} of maxmemory"
+    hint = "free memory, or raise maxmemory: a full Redis takes no jobs"
+    yield _judge(
+        CheckName.REDIS_MEMORY,
+        found if server.maxmemory else f"{used}, maxmemory is not set",
+        (share >= _MEMORY_FAILURE, failed, found, hint),
+        (share >= _MEMORY_WARNING, warning, found, hint),
+    )
+    found = "the last write to disk failed: it refuses writes, or soon will"
+    is_broken = server.last_append_failed or server.last_snapshot_failed
+    problem = (is_broken, failed, found, "see Redis's log and its disk")
+    fine = "append-only file" if server.appends_to_file else "snapshots"
+    yield _judge(CheckName.REDIS_PERSISTENCE, fine, problem)
+
+
+def check_queue(queue: QueueHealth, backend: Backend, pending: int) -> Iterator[Check]:
+    """Checks Docora's own queue, workers, scheduler and waiting jobs.
+
+    Makes only one of these checks if only workers of the other backend run.
+
+    pending: the number of pending links; 0 if Postgres was not asked.
+    """
+    is_rq, advice = backend is Backend.RQ, ADVICE[backend]
+    if queue.has_only_others:
+        name = CheckName.BULLMQ_QUEUE if is_rq else CheckName.WORKERS
+        yield failed(name, advice.only_others, advice.to_switch)
+        return
+    yield from _check_rq(queue) if is_rq else _check_bullmq(queue, pending)
+    found, oldest = str(queue.waiting or "none"), queue.oldest_waits_for
+    if oldest is not None:
+        found = f"{queue.waiting}, the oldest for {duration(oldest)}"
+    start_more = "start more workers: docora-ops worker --concurrency N"
+    if not is_rq:
+        start_more = "raise SCAN_CONCURRENCY, or run more workers of Docora"
+    problem = ((oldest or 0) > _LONG, warning, found, start_more)
+    yield _judge(CheckName.WAITING_JOBS, found, problem)
+
+
+def _check_rq(queue: QueueHealth) -> Iterator[Check]:
+    name, found = CheckName.BULLMQ_QUEUE, "not in use"
+    if queue.other is OtherQueue.WORKED_ON:
+        yield failed(name, _RQ.others_beside, _RQ.to_stop_others)
+    elif queue.other is OtherQueue.LEFT_JOBS:
+        found = (
+            "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
+            "started sends files to the base_url that an app had when its job was queued"
+        )
+        yield failed(name, found, _TO_REMOVE, command=queue.to_remove_others)
+    else:
+        yield ok(name, found)
+    jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
+    problem = failed if queue.waiting else warning
+    found = f"{queue.workers} on {QUEUE_NAME}"
+    suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
+    none = f"no worker listens on {QUEUE_NAME}, and {jobs}{suspended}"
+    silent = f"{found} ({queue.silence})"
+    yield _judge(
+        CheckName.WORKERS,
+        found,
+        (not queue.workers, problem, none, "start one: docora-ops worker"),
+        (bool(suspended), problem, f"{found}, and {jobs}{suspended}", "docora-ops resume"),
+        (queue.silence is not None, warning, silent, "see whether they run: docora-ops queue"),
+    )
+    name, delay = CheckName.SCHEDULER, queue.first_delayed_in
+    if delay is None:
+        found = "running" if queue.has_scheduler else "none, and none is needed"
+        yield ok(name, f"{found}: no job is delayed")
+        return
+    first = f"the first delayed job is due in {duration(delay)}"
+    if delay < 0:
+        first = f"the first delayed job has been overdue for {duration(-delay)}"
+    start = f"start a worker, which brings one: {_RQ.to_start_workers}"
+    yield _judge(
+        name,
+        f"running; {first}",
+        (not queue.has_scheduler, failed, f"none, and {first}", start),
+        (delay < -_OVERDUE, warning, f"running, yet {first}", "see the log of the workers"),
+    )
+
+
+def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
+    version = queue.bullmq_version
+    other = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
+    to_compare = "see whether status and queue fit Docora's own screens"
+    none = f"no queue {QUEUE_NAME} of BullMQ in this Redis"
+    yield _judge(
+        CheckName.BULLMQ_QUEUE,
+        f"{QUEUE_NAME}, made by {version}" if version else QUEUE_NAME,
+        (version is None, warning, none, "check REDIS_URL"),
+        (bool(_OTHER_BULLMQ.match(version or "")), warning, other, to_compare),
+    )
+    name, found = CheckName.WORKERS, str(queue.workers)
+    if queue.workers and queue.other is OtherQueue.LEFT_JOBS:
+        found += "; RQ's queue holds jobs, which run if a worker of RQ is started"
+        yield failed(name, found, _TO_REMOVE, command=queue.to_remove_others)
+    else:
+        jobs = queue.waiting + queue.active + queue.delayed
+        problem = failed if jobs or pending else warning
+        waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
+        none = f"no BullMQ worker is seen, for {waiting}"
+        beside = queue.other is OtherQueue.WORKED_ON
+        suspended = f"{found}; {queue.suspension and queue.suspension.sentence}, and {waiting} wait"
+        yield _judge(
+            name,
+            found,
+            (not queue.workers, problem, none, _BULLMQ.to_start_workers),
+            (beside, failed, _BULLMQ.others_beside, _BULLMQ.to_stop_others),
+            (queue.suspension is not None, problem, suspended, _BULLMQ.to_resume),
+        )
+    none = "none is seen: Docora's own comes with its worker"
+    unseen = (not queue.workers, warning, none, _BULLMQ.to_start_workers)
+    yield _judge(CheckName.SCHEDULER, "Docora's own, which its worker brings", unseen)
+
+
+def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:
+    """Compares the clocks of this host, of the servers and of the hosts of workers.
+
+    ahead: seconds by which the clocks of servers are ahead of this host's, by name.
+    """
+    clocks = {"this host": 0.0, **ahead}
+    first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
+    off = clocks[first] - clocks[last]
+    differences = [(off, f"{first} is {off:,.0f} s ahead of {last}")]
+    for worker in workers:
+        if (seconds := worker.clock_ahead_seconds) is not None:
+            direction = "ahead of" if seconds > 0 else "behind"
+            host = worker.hostname or "an unknown host"
+            found = f"{host} (worker {worker.name}) is {abs(seconds):,} s {direction} Redis"
+            differences.append((abs(seconds), found))
+    largest, found = max(differences, key=lambda each: each[0])
+    compared = [*clocks, amount(len(differences) - 1, "worker")]
+    hint = (
+        "set the clocks by NTP on each host: heartbeats and due times are judged by them, and a "
+        "worker that is more than 20 s off takes no job"
+    )
+    return _judge(
+        CheckName.CLOCKS,
+        f"{', '.join(compared[:-1])} and {compared[-1]} agree to {_CLOCK_WARNING} s",
+        (largest > _CLOCK_FAILURE, failed, found, hint),
+        (largest > _CLOCK_WARNING, warning, found, hint),
+    )
+
+
+def _check_drift(docora: Docora, drift: DriftReport) -> Iterator[Check]:
+    count_jobs = count_jobs_with_links if drift.total else sample_jobs
+    belonging = count_jobs(docora.database, docora.queue)
     hint: str | None = "docora-ops repair"
     if belonging.is_plausible:
         yield ok(CheckName.SERVERS_MATCH, "no sign of a mismatch")
@@ -296,14 +486,11 @@ def _check_drift(drift: DriftReport, belonging: Belonging, backend: Backend) -> 
         yield failed(
             CheckName.SERVERS_MATCH,
             f"Postgres and Redis do not seem to belong together: {belonging}",
-            "check DATABASE_URL and REDIS_URL: until they fit, retry, retry-all-failed, resync, "
-            "schedule and repair are refused",
+            "check DATABASE_URL and REDIS_URL: until they fit, no command changes anything",
         )
     for kind, (noun, plural, what) in _DRIFT.items():
         name, count = CheckName(f"drift_{kind}"), drift.found[kind]
-        if count:
-            yield failed(name, f"{amount(count, noun, plural)} {what}", hint)
-        elif backend is Backend.BULLMQ and kind is not DriftKind.STUCK:
-            yield ok(name, _OF_DOCORA)
-        else:
-            yield ok(name, "none")
+        is_looked_for = kind is DriftKind.STUCK or not docora.queue.is_docoras
+        fine = "none" if is_looked_for else _OF_DOCORA
+        found = f"{amount(count, noun, plural)} {what}"
+        yield failed(name, found, hint) if count else ok(name, fine)

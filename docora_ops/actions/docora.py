@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from docora_ops.errors import ConfigurationError, PostgresError, UnclearBackendError
@@ -24,36 +22,21 @@ _PATIENCE = 2
 """Seconds for the one statement: `status` and `doctor` wait for it before they ask Redis."""
 
 
-@dataclass(frozen=True)
-class Notice:
-    """A sentence for a person about something that an action has met on its way."""
-
-    text: str
-    is_warning: bool = True
-
-
 class Docora:
     """One Docora, the first argument of every action.
 
-    Connects to Postgres and to Redis when they are first used. An action adds what a person should
-    know beside its result to `notices`.
+    Connects to Postgres and to Redis when they are first used. An action adds sentences that a
+    person should read beside its result to `notices`.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.notices: list[Notice] = []
+        self.notices: list[str] = []
 
     def __enter__(self) -> Self:
-        """Returns itself, to be closed at the end of the block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Closes the connections."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -66,9 +49,13 @@ class Docora:
         self.database.close()
         del self.database
 
-    def note(self, text: str, *, is_warning: bool = False) -> None:
+    def note(self, text: str) -> None:
         """Adds a notice."""
-        self.notices.append(Notice(text, is_warning))
+        self.notices.append(text)
+
+    def warn(self, text: str) -> None:
+        """Adds a notice that is a warning."""
+        self.notices.append(f"Warning: {text}")
 
     @cached_property
     def database(self) -> Database:
@@ -103,10 +90,27 @@ class Docora:
     @cached_property
     def backend(self) -> BackendChoice:
         """The backend that is set or in use, and why. Raises RedisError."""
-        choice = find_backend(self.settings, self.redis)
+        from docora_ops.queue.backend import START, choose_backend
+
+        choice = choose_backend(self.settings, self.redis)
+        # A Redis without keys of a queue says nothing if the links were worked on before.
+        if choice.source is BackendSource.DEFAULT and self._links_were_scanned():
+            advice = f"check REDIS_URL; {START}"
+            return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, _EMPTY, advice)
         if choice.is_clear and choice.sentence:
             self.note(choice.sentence)
         return choice
+
+    def _links_were_scanned(self) -> bool:
+        """Tells whether a worker has begun with a link; False if Postgres does not tell."""
+        from docora_ops.database import Database
+        from docora_ops.database.link_reports import has_scanned_links
+
+        try:
+            with closing(Database(self.settings.hurried(_PATIENCE))) as database:
+                return has_scanned_links(database)
+        except (ConfigurationError, PostgresError):
+            return False
 
     @property
     def advice(self) -> Advice:
@@ -115,13 +119,12 @@ class Docora:
 
     @cached_property
     def queue_to_read(self) -> LinkQueue:
-        """The queue, with a notice if it is unclear which workers run. Raises RedisError."""
+        """The queue, with a warning if it is unclear which workers run. Raises RedisError."""
         from docora_ops.queue import queue_of
 
         choice = self.backend
         if not choice.is_clear:
-            found = f"Warning: {choice.sentence}: only RQ's jobs are shown; {choice.to_set}"
-            self.note(found, is_warning=True)
+            self.warn(f"{choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
         return queue_of(self.settings, self.redis, choice)
 
     @cached_property
@@ -130,15 +133,11 @@ class Docora:
 
         Raises UnclearBackendError if it is unclear which workers run, RedisError.
         """
-        self.require_clear_backend()
-        return self.queue_to_read
-
-    def require_clear_backend(self) -> None:
-        """Raises UnclearBackendError if it is unclear which workers run."""
         if not self.backend.is_clear:
             raise UnclearBackendError(
                 f"{self.backend.sentence}: nothing is changed", hint=self.backend.to_set
             )
+        return self.queue_to_read
 
     @cached_property
     def store(self) -> ProgressStore:
@@ -146,31 +145,3 @@ class Docora:
         from docora_ops.queue import ProgressStore
 
         return ProgressStore(self.redis)
-
-
-def find_backend(settings: Settings, client: Redis) -> BackendChoice:
-    """Returns the backend that is set or in use. Raises RedisError.
-
-    A Redis without keys of a queue says nothing if the links were worked on before: it is unclear
-    then which workers run.
-    """
-    from docora_ops.queue.backend import START, choose_backend
-
-    choice = choose_backend(settings, client)
-    if choice.source is BackendSource.DEFAULT and _links_were_scanned(settings):
-        advice = f"check REDIS_URL; {START}"
-        return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, _EMPTY, advice)
-    return choice
-
-
-def _links_were_scanned(settings: Settings) -> bool:
-    """Tells whether a worker has begun with a link; False if Postgres does not tell."""
-    from docora_ops.database import Database
-    from docora_ops.database.link_reports import has_scanned_links
-
-    try:
-        # A connection of its own: another thread may use the command's.
-        with closing(Database(settings.hurried(_PATIENCE))) as database:
-            return has_scanned_links(database)
-    except (ConfigurationError, PostgresError):
-        return False

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import intern
 
-from docora_ops.actions.belonging import DOCORA_JOB_ID
-from docora_ops.actions.look import look_at_jobs
+from docora_ops.actions.look import DOCORA_JOB_ID, look_at_jobs
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import unfinished_links
 from docora_ops.database.link_rows import linked_jobs, names_of
-from docora_ops.drift import Drift, DriftKind, DriftReport
+from docora_ops.drift import Drift, DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, batches, ids_of_job
 from docora_ops.queue import LinkQueue
@@ -50,18 +49,6 @@ class Finding:
         return self.drift.kind, self.drift.job_id, self.disproved
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """The disagreements that two looks have found."""
-
-    findings: Sequence[Finding]
-
-    @property
-    def report(self) -> DriftReport:
-        """The disagreements without what their repair needs."""
-        return DriftReport([finding.drift for finding in self.findings])
-
-
 def find_drift(
     database: Database,
     queue: LinkQueue,
@@ -69,23 +56,31 @@ def find_drift(
     delay: float,
     app_id: str | None = None,
     ref: LinkRef | None = None,
-) -> Iterator[Suspects | Findings]:
+) -> Iterator[Suspects | list[Finding]]:
     """Looks for drift twice. Yields Suspects until the second look, if the first finds any.
 
-    Yields Findings at last: what only one look finds is normal activity. No lock is held and no
-    transaction is open meanwhile. Raises PostgresError, RedisError.
+    Yields the findings at last: what only one look finds is normal activity. No lock is held and
+    no transaction is open meanwhile. Raises PostgresError, RedisError.
 
     delay: seconds between the two looks.
     app_id: look at this app only.
     ref: look at this link only.
     """
-    look = _Look(database, queue, app_id, ref)
-    first = {finding.key for finding in look.find()}
+    first = {finding.key for finding in _look(database, queue, app_id, ref)}
+    found: list[Finding] = []
     if first:
         yield from _pause(len(first), delay)
-    found = [each for each in look.find() if each.key in first] if first else []
-    named = _with_names(database, [each.drift for each in found])
-    yield Findings([replace(each, drift=drift) for each, drift in zip(found, named, strict=True)])
+        found = [each for each in _look(database, queue, app_id, ref) if each.key in first]
+    named = [
+        names
+        for some in batches(found, _AT_ONCE)
+        for names in names_of(database, [each.drift for each in some])
+    ]
+    yield [
+        # One string for all links of an app.
+        replace(each, drift=replace(each.drift, app_name=app and intern(app), repository_name=name))
+        for each, (app, name) in zip(found, named, strict=True)
+    ]
 
 
 def find_misplaced(
@@ -117,102 +112,56 @@ def _pause(count: int, delay: float) -> Iterator[Suspects]:
         yield Suspects(count)
 
 
-def _with_names(database: Database, drifts: Sequence[Drift]) -> Iterator[Drift]:
-    for some in batches(drifts, _AT_ONCE):
-        for drift, names in zip(some, names_of(database, some), strict=True):
-            app_name, repository_name = names
-            # One string for all links of an app.
-            app_name = app_name and intern(app_name)
-            yield replace(drift, app_name=app_name, repository_name=repository_name)
+def _look(
+    database: Database, queue: LinkQueue, app_id: str | None, ref: LinkRef | None
+) -> Iterator[Finding]:
+    """Yields what one look finds: everywhere, of one app, or of one link."""
+    sweep, entries = queue.sweep, None
+    if sweep:
+        entries = sweep.read()
+        wanted = []
+        for job_id in entries.job_ids:
+            ids = ids_of_job(job_id)
+            if ids and app_id in {None, ids[0]} and (ref is None or job_id == ref.job_id):
+                wanted.append(job_id)
+        for job_ids in batches(wanted, _AT_ONCE):
+            yield from _check_jobs(database, queue, sweep, entries, job_ids)
+    unfinished = unfinished_links(database, app_id=app_id, link_id=ref.id if ref else None)
+    for links in batches(unfinished, _AT_ONCE):
+        yield from _check_links(database, queue, entries, dict(links))
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """Looks at the jobs and links of everything, of one app, or at one link."""
-
-    database: Database
-    queue: LinkQueue
-    app_id: str | None
-    ref: LinkRef | None
-
-    def find(self) -> Iterator[Finding]:
-        """Yields what one look finds."""
-        sweep, entries = self.queue.sweep, None
-        if sweep:
-            entries = sweep.read()
-            wanted = [job_id for job_id in entries.job_ids if self._is_wanted(job_id)]
-            for job_ids in batches(wanted, _AT_ONCE):
-                yield from self._check_jobs(sweep, entries, job_ids)
-        link_id = self.ref.id if self.ref else None
-        links = unfinished_links(self.database, app_id=self.app_id, link_id=link_id)
-        for some in batches(links, _AT_ONCE):
-            yield from self._check_links(entries, dict(some))
-
-    def _is_wanted(self, job_id: str) -> bool:
-        ids = ids_of_job(job_id)
-        if ids is None or self.app_id not in {None, ids[0]}:
-            return False
-        return self.ref is None or job_id == self.ref.job_id
-
-    def _check_jobs(
-        self, sweep: QueueSweep, entries: Entries, job_ids: Sequence[str]
-    ) -> Iterator[Finding]:
-        """Yields the drift of jobs that have entries in the queue."""
-        facts = sweep.read_facts(job_ids)
-        links = linked_jobs(self.database, job_ids)
-        unlinked = [job_id for job_id in job_ids if job_id not in links and facts[job_id].status]
-        orphans = {each for each in unlinked if _is_orphan(entries, each)}
-        found: dict[str, list[Finding]] = {}
-        for job_id in job_ids:
-            if job_id in orphans:
-                places = entries.places_of(job_id)
-                [place, *_] = [each for each in places if each in TO_RUN_OR_FAILED]
-                removal = entries.orphan(job_id, facts[job_id])
-                judged = [_of_job(DriftKind.ORPHAN, f"in {place.words}", removal)]
-            else:
-                judged = list(_judge(job_id, facts[job_id], entries, has_link=job_id in links))
-            if judged:
-                found[job_id] = judged
-        # A running job is left alone, also one that a worker holds the lock of.
-        drifts = [findings[0].drift for findings in found.values()]
-        for drift, answer in look_at_jobs(self.database, self.queue, drifts):
-            if answer.state not in {JobState.RUNNING, JobState.UNREADABLE}:
-                yield from found[drift.job_id]
-
-    def _check_links(
-        self, entries: Entries | None, statuses: Mapping[LinkRef, str]
-    ) -> Iterator[Finding]:
-        """Yields the links without a live job."""
-        sweep = self.queue.sweep
-        job_ids = [ref.job_id for ref in statuses if ref.has_valid_job_id]
-        misplaced = sweep.misplaced(job_ids, entries) if sweep and entries else {}
-        for ref, answer in look_at_jobs(self.database, self.queue, list(statuses)):
-            if self.queue.docora_picks_up(statuses[ref], answer):
-                continue
-            disproved = misplaced.get(ref.job_id, "")
-            if answer.state.is_over:
-                yield _of_link(ref, statuses[ref])
-            elif answer.state is JobState.WAITING and disproved:
-                yield _of_link(ref, statuses[ref], disproved=disproved)
-            elif answer.state is JobState.UNREADABLE:
-                detail = f"its Redis key does not hold a job: {answer.reason}"
-                yield _of_link(ref, statuses[ref], detail)
-        for ref, status in statuses.items():
-            if not ref.has_valid_job_id:
-                yield _of_link(ref, status, "its ids can't form a job id")
-
-
-def _of_link(ref: LinkRef, status: str, detail: str = "", *, disproved: str = "") -> Finding:
-    kind = _KINDS_OF_LINKS[status]
-    drift = Drift(ref.job_id, kind, ref.app_id, ref.repository_id, detail=detail)
-    return Finding(drift, ref, disproved)
-
-
-def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
-    job_id = removal.job_id
-    app_id, _, repository_id = job_id.partition("-")
-    drift = Drift(job_id, kind, intern(app_id), repository_id, detail=detail)
-    return Finding(drift, removal=removal)
+def _check_jobs(
+    database: Database,
+    queue: LinkQueue,
+    sweep: QueueSweep,
+    entries: Entries,
+    job_ids: Sequence[str],
+) -> Iterator[Finding]:
+    """Yields the drift of jobs that have entries in the queue."""
+    facts = sweep.read_facts(job_ids)
+    links = linked_jobs(database, job_ids)
+    orphans = {
+        job_id
+        for job_id in job_ids
+        if job_id not in links and facts[job_id].status and _is_orphan(entries, job_id)
+    }
+    found: dict[str, list[Finding]] = {}
+    for job_id in job_ids:
+        if job_id in orphans:
+            places = entries.places_of(job_id)
+            [place, *_] = [each for each in places if each in TO_RUN_OR_FAILED]
+            removal = entries.orphan(job_id, facts[job_id])
+            judged = [_of_job(DriftKind.ORPHAN, f"in {place.words}", removal)]
+        else:
+            judged = list(_judge(job_id, facts[job_id], entries, has_link=job_id in links))
+        if judged:
+            found[job_id] = judged
+    # A running job is left alone, also one that a worker holds the lock of.
+    drifts = [findings[0].drift for findings in found.values()]
+    for drift, answer in look_at_jobs(database, queue, drifts):
+        if answer.state not in {JobState.RUNNING, JobState.UNREADABLE}:
+            yield from found[drift.job_id]
 
 
 def _is_orphan(entries: Entries, job_id: str) -> bool:
@@ -237,3 +186,31 @@ def _judge(job_id: str, facts: JobFacts, entries: Entries, *, has_link: bool) ->
     if duplicate and has_link:
         more = f"in {Place.SCHEDULED.words}" if duplicate.entries else "once more"
         yield _of_job(DriftKind.DUPLICATE, f"in {Place.LIST.words}, and {more}", duplicate)
+
+
+def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
+    app_id, _, repository_id = removal.job_id.partition("-")
+    drift = Drift(removal.job_id, kind, intern(app_id), repository_id, detail=detail)
+    return Finding(drift, removal=removal)
+
+
+def _check_links(
+    database: Database, queue: LinkQueue, entries: Entries | None, statuses: Mapping[LinkRef, str]
+) -> Iterator[Finding]:
+    """Yields the links without a live job."""
+    job_ids = [ref.job_id for ref in statuses if ref.has_valid_job_id]
+    misplaced = queue.sweep.misplaced(job_ids, entries) if queue.sweep and entries else {}
+    answers = dict(look_at_jobs(database, queue, list(statuses)))
+    for ref, status in statuses.items():
+        answer, detail, disproved = answers.get(ref), "", misplaced.get(ref.job_id, "")
+        if answer is None:
+            detail = "its ids can't form a job id"
+        elif queue.docora_picks_up(status, answer):
+            continue
+        elif answer.state is JobState.UNREADABLE:
+            detail = f"its Redis key does not hold a job: {answer.reason}"
+        elif answer.state is JobState.RUNNING or (answer.state.is_live and not disproved):
+            continue
+        kind = _KINDS_OF_LINKS[status]
+        drift = Drift(ref.job_id, kind, ref.app_id, ref.repository_id, detail=detail)
+        yield Finding(drift, ref, disproved if answer and answer.state.is_live else "")

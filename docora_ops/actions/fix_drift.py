@@ -4,12 +4,12 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from docora_ops.actions.batch import STUCK_ERROR, AuditEntries, Batch, BatchExecution, LinkOutcome
-from docora_ops.actions.belonging import require_primary, require_servers_to_match
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Finding, Findings, Suspects, find_drift, find_misplaced
-from docora_ops.actions.look import look_at_jobs
+from docora_ops.actions.find_drift import Finding, Suspects, find_drift, find_misplaced
+from docora_ops.actions.look import look_at_jobs, require_primary, require_servers_to_match
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.workers import count_workers
 from docora_ops.audit import Change, describe_change
@@ -17,12 +17,11 @@ from docora_ops.bulk import BATCH_SIZE, StoppedBy
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import lock_against_new_links, unfinished_links
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids, linked_jobs
-from docora_ops.drift import Drift, Repaired, RepairOutcome, RepairResult
+from docora_ops.drift import Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import LinkError, RedisError, ServerError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkRef, Outcome, batches
+from docora_ops.links import Action, Outcome, batches
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.sweep import QueueSweep, Removal
 from docora_ops.settings import SECOND_LOOK_DELAY
 from docora_ops.text import amount
 
@@ -59,33 +58,28 @@ def repair(
     dry_run: only find out what would happen. Does not tell the stuck links that would fail.
     reason: for the audit entry.
 
-    Raises NotFoundError, AmbiguousError, UnclearBackendError, WrongBackendError,
-    ServersMismatchedError, PostgresError, RedisError.
+    Raises NotFoundError, AmbiguousError, WrongBackendError, ServersMismatchedError, ServerError.
     """
     database, queue = docora.database, docora.queue
     names: dict[str, str] = {}
-    of = ""  # such as " of Acme Search"; empty for everywhere
-    app_id = ref = None
+    scope: dict[str, Any] = {}
+    of = ""
     if app is not None and repository is not None:
         link = resolve_link(database, app, repository)
-        app_id, ref, names, of = (
-            link.ref.app_id,
-            link.ref,
-            link.names,
-            f" of {link.payload.link_name}",
-        )
+        names, of = link.names, f" of {link.payload.link_name}"
+        scope = {"app_id": link.ref.app_id, "ref": link.ref}
     elif app is not None:
         found_app = resolve_app(database, app, by_prefix=by_prefix)
-        app_id, names, of = found_app.app_id, asdict(found_app), f" of {found_app.app_name}"
+        names, of = asdict(found_app), f" of {found_app.app_name}"
+        scope = {"app_id": found_app.app_id}
     docora.note(f"{docora.servers}: looking for drift{of}.")
     count_workers(docora, to_change=True, alone=True)
     yield Suspects(0)
     require_primary(database)
-    found = Findings(())
+    found: list[Finding] = []
     is_first = True
-    delay = docora.settings.drift_grace
-    for event in find_drift(database, queue, delay=delay, app_id=app_id, ref=ref):
-        if isinstance(event, Findings):
+    for event in find_drift(database, queue, delay=docora.settings.drift_grace, **scope):
+        if not isinstance(event, Suspects):
             found = event
             continue
         if is_first:
@@ -93,46 +87,48 @@ def repair(
             docora.note(f"{mismatches} at first check: checking again.")
             is_first = False
         yield event
-    if found.findings and not remove_unknown_jobs:
+    if found and not remove_unknown_jobs:
         require_servers_to_match(database, queue, all_jobs=True)
     if dry_run:
         yield plan_repair(queue, found)
         return
-    yield RepairResult(found.report.drifts)
-    if found.findings:
+    yield RepairResult([each.drift for each in found])
+    if found:
         change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
         yield from repair_found(docora, found, change)
 
 
-def plan_repair(queue: LinkQueue, found: Findings) -> RepairResult:
-    """Returns what the repair would do."""
+def plan_repair(queue: LinkQueue, found: Sequence[Finding]) -> RepairResult:
+    """Returns what a repair would do."""
     queued = RepairOutcome.RESET if queue.is_docoras else RepairOutcome.QUEUED
     planned = []
-    for finding in found.findings:
+    for finding in found:
         outcome, error = queued, None
         if finding.ref is None:
             outcome = RepairOutcome.REMOVED
         elif finding.drift.detail:
             outcome, error = RepairOutcome.NOT_REPAIRED, finding.drift.detail
         planned.append(Repaired(finding.drift, outcome, error))
-    return RepairResult(found.report.drifts, planned, dry_run=True)
+    return RepairResult([each.drift for each in found], planned, dry_run=True)
 
 
-def repair_found(docora: Docora, found: Findings, change: Change) -> Generator[RepairResult]:
+def repair_found(
+    docora: Docora, found: Sequence[Finding], change: Change
+) -> Generator[RepairResult]:
     """Repairs the drift that was found, and yields what is done so far after each batch.
 
     A lost link keeps its retries and its error; a stuck link counts a failure. Raises
     PostgresError, RedisError if a server is lost.
     """
     repaired: list[Repaired] = []
-    result = RepairResult(found.report.drifts, repaired)
+    result = RepairResult([each.drift for each in found], repaired)
     audit = AuditEntries(change, result.total)
     stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
     try:
         yield result
-        for _ in _remove_jobs(docora, found.findings, audit, repaired):
+        for _ in _remove_jobs(docora, found, audit, repaired):
             yield result
-        for _ in _queue_links(docora, found.findings, audit, repaired):
+        for _ in _queue_links(docora, found, audit, repaired):
             yield result
         stopped_by = None
     except ServerError:
@@ -146,55 +142,42 @@ def repair_found(docora: Docora, found: Findings, change: Change) -> Generator[R
 def _remove_jobs(
     docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
 ) -> Iterator[None]:
-    """Removes orphans, duplicates and stale entries. Yields after each transaction."""
-    sweep = docora.queue.sweep
-    if sweep is None:
-        return
-    to_remove = [(each.drift, each.removal) for each in findings if each.removal is not None]
-    sweep.prepare()
-    for some in batches(to_remove, _JOBS_AT_ONCE):
-        _remove(docora.database, sweep, some, audit, repaired)
-        yield
-
-
-def _remove(
-    database: Database,
-    sweep: QueueSweep,
-    some: Sequence[tuple[Drift, Removal]],
-    audit: AuditEntries,
-    repaired: list[Repaired],
-) -> None:
-    """Removes jobs and entries in one transaction.
+    """Removes orphans, duplicates and stale entries. Yields after each transaction.
 
     Its locks keep the links of orphans from being created anew meanwhile: such a link would be left
     without a job.
     """
-    orphans = [drift for drift, removal in some if removal.is_orphan]
-    with database.transaction():
-        locked = lock_against_new_links(database, {orphan.repository_id for orphan in orphans})
-        held = held_job_ids(database, [drift.job_id for drift, _ in some])
-        linked = linked_jobs(database, [orphan.job_id for orphan in orphans])
-        to_remove = []
-        for drift, removal in some:
-            is_free = drift.repository_id in locked and drift.job_id not in linked
-            if drift.job_id not in held and (is_free or not removal.is_orphan):
-                to_remove.append((drift, removal))
-            else:
-                repaired.append(Repaired(drift, RepairOutcome.LEFT_ALONE))
-        answers = sweep.remove([each for _, each in to_remove], audit.start())
-        # Before the commit, which only ends the locks: Redis has removed them.
-        for (drift, _), answer in zip(to_remove, answers, strict=True):
-            repaired.append(_removed(drift, answer))
-        audit.has_begun |= "removed" in answers
-
-
-def _removed(drift: Drift, answer: str) -> Repaired:
-    word, _, reason = answer.partition(":")
-    if word == "unreadable":
-        error = f"its Redis key does not hold a job: {reason}"
-        return Repaired(drift, RepairOutcome.NOT_REPAIRED, error)
-    outcome = RepairOutcome.REMOVED if word == "removed" else RepairOutcome.LEFT_ALONE
-    return Repaired(drift, outcome)
+    database, sweep = docora.database, docora.queue.sweep
+    if sweep is None:
+        return
+    wanted = [(each.drift, each.removal) for each in findings if each.removal is not None]
+    sweep.prepare()
+    for some in batches(wanted, _JOBS_AT_ONCE):
+        orphans = [drift for drift, removal in some if removal.is_orphan]
+        with database.transaction():
+            ids = {orphan.repository_id for orphan in orphans}
+            locked = lock_against_new_links(database, ids)
+            held = held_job_ids(database, [drift.job_id for drift, _ in some])
+            linked = linked_jobs(database, [orphan.job_id for orphan in orphans])
+            to_remove = []
+            for drift, removal in some:
+                is_free = drift.repository_id in locked and drift.job_id not in linked
+                if drift.job_id not in held and (is_free or not removal.is_orphan):
+                    to_remove.append((drift, removal))
+                else:
+                    repaired.append(Repaired(drift, RepairOutcome.LEFT_ALONE))
+            answers = sweep.remove([each for _, each in to_remove], audit.start())
+            # Before the commit, which only ends the locks: Redis has removed them.
+            for (drift, _), answer in zip(to_remove, answers, strict=True):
+                outcome, error = RepairOutcome.LEFT_ALONE, None
+                if answer == "removed":
+                    outcome = RepairOutcome.REMOVED
+                elif answer.startswith("unreadable:"):
+                    outcome = RepairOutcome.NOT_REPAIRED
+                    error = f"its Redis key does not hold a job: {answer[11:]}"
+                repaired.append(Repaired(drift, outcome, error))
+            audit.has_begun |= "removed" in answers
+        yield
 
 
 def _queue_links(
@@ -217,22 +200,20 @@ def _queue_links(
             repaired.append(Repaired(drifts[item.ref], outcome, item.error_message))
         batch.recorded.clear()
 
-    locked: list[LinkRef] = []
+    batch = Batch()
     for refs in batches(list(drifts), BATCH_SIZE):
-        batch = Batch()
         try:
             execution.execute(refs, batch)
         except LinkError:  # each by itself
-            batch = Batch()
+            batch.recorded.clear()
             for ref in refs:
                 execution.execute([ref], batch)
                 record(batch)
                 yield
         record(batch)
-        locked += batch.unclaimed
         yield
+    locked, batch = batch.unclaimed, Batch()
     for ref in locked:
-        batch = Batch()
         execution.execute_locked(ref, batch)
         record(batch)
         yield

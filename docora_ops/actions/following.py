@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum, auto
 from math import inf
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.job_watch import JobWatch
 from docora_ops.actions.look import invalid_job_id, look_at_jobs, named_failures
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.workers import count_workers
 from docora_ops.audit import Change, describe_change
 from docora_ops.bulk import BulkWait, JobCounts, KnownOperation, LinkWait, OperationState, WaitEnd
-from docora_ops.database.link_reports import SnapshotResult, count_by_app, read_results
+from docora_ops.database.link_reports import count_by_app, read_results, read_unsynced
 from docora_ops.database.link_rows import read_link
-from docora_ops.errors import NotFoundError, RedisError
+from docora_ops.database.postgres_server import read_standby
+from docora_ops.errors import NotFoundError, RedisDeniedError, RedisError
+from docora_ops.jobs import QUEUE_NAME, JobState
 from docora_ops.links import (
     AppCount,
     Link,
@@ -28,17 +29,26 @@ from docora_ops.links import (
     LinkResult,
     LinkStatus,
     Outcome,
+    batches,
 )
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
-from docora_ops.queue.progress import HEARTBEAT
 
 _AT_ONCE = 5_000  # links per statement
+_JOBS_AT_ONCE = 500
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED = 0.02, 0.2  # else free workers wait for links
 _TICK = 0.2  # seconds of a pause after which the caller may stop
-_RATE_STEP, _RATE_PERIOD = 1, 60  # seconds
 _REST = 4  # the pause after a round lasts at least this many times as long as its statements
+_REST_OF_JOBS = 10  # and the pause after a look at the jobs
+_CLEAN_UP = 60
+"""Seconds within which a worker that listens queues the links of a killed worker again."""
 _LOOK = 1  # seconds between two looks at an operation
+_ENDS = {
+    "away": "Redis answers again.",
+    "no worker": "A worker listens again.",
+    "suspended": "The workers take jobs again.",
+}
+"""What is said when a problem is over."""
 
 
 class Feed(Enum):
@@ -47,6 +57,110 @@ class Feed(Enum):
     DONE = auto()  # none
     BLOCKED = auto()  # some, but none before a link that is followed has a result
     MORE = auto()  # some
+
+
+@dataclass
+class JobWatch:
+    """Looks at the jobs of links now and then, and notes each problem once, and its end.
+
+    A link is lost if it has no live job at two looks that are `grace` seconds apart. Without Redis
+    the jobs are unknown, but the wait can go on: Postgres has the results.
+
+    link: APP and REPO of the only link, as they are typed; empty if there are several.
+    """
+
+    docora: Docora
+    link: str = ""
+    counts: JobCounts = field(default_factory=JobCounts)  # jobs by state at the last look
+    lost: list[LinkRef] = field(default_factory=list)  # at the last look
+    suspended: bool = False
+    looked_at: float = -inf  # when the last look ended
+    next_look: float = 0  # no look before this moment
+    had_workers: bool = False
+    """A worker has listened on the queue; until then, its absence is not noted."""
+    _suspects: dict[str, float] = field(default_factory=dict)
+    """When a job was first found not live, by job id."""
+    _noted: set[str] = field(default_factory=set)
+
+    def look(self, ids: Sequence[str]) -> Generator[None]:
+        """Looks at the links with these row ids, if it is time to. Yields between statements."""
+        began = time.monotonic()
+        if began < self.next_look:
+            return
+        queue, advice = self.docora.queue_to_read, self.docora.advice
+        try:
+            workers = queue.count_workers()
+            yield from self._count(ids, began, has_workers=workers > 0)
+            suspension = queue.read_suspension()
+        except RedisError as error:
+            self._suspects.clear()
+            self.counts, self.lost, self.suspended = JobCounts(), [], False
+            self.redis_is_away(error)
+        else:
+            self.suspended = suspension is not None
+            self.had_workers |= workers > 0
+            found = {}
+            if self.lost:
+                again = f"docora-ops repair {self.link}".rstrip()
+                lost = f"no live job for {len(self.lost)} of the links"
+                found["lost"] = f"{lost}. To queue {'it' if self.link else 'them'} again: {again}"
+            if self.had_workers and not workers:
+                start = f": {advice.to_start_workers}" if self.docora.backend.is_clear else ""
+                found["no worker"] = f"no worker listens on the queue {QUEUE_NAME} any more{start}"
+            if suspension:
+                found["suspended"] = f"{suspension.sentence}. To go on: {advice.to_resume}"
+            for problem in (self._noted - found.keys()) & _ENDS.keys():
+                self.docora.note(_ENDS[problem])
+            for problem in found.keys() - self._noted:
+                self.docora.warn(found[problem])
+            self._noted = set(found)
+        self.looked_at = time.monotonic()
+        rest = max(self.docora.settings.drift_grace, (self.looked_at - began) * _REST_OF_JOBS)
+        self.next_look = self.looked_at + rest
+
+    def redis_is_away(self, error: RedisError) -> None:
+        """Notes that Redis can't be asked. Raises the error if it is a lasting one."""
+        if isinstance(error, RedisDeniedError):
+            raise error
+        if not self.misses_redis:
+            self._noted.add("away")
+            goes_on = "the wait goes on, since the results are in Postgres"
+            self.docora.warn(f"{error.message}; {goes_on}")
+
+    @property
+    def misses_redis(self) -> bool:
+        """Tells whether Redis could not be asked at the last look."""
+        return "away" in self._noted
+
+    def _count(self, ids: Sequence[str], now: float, *, has_workers: bool) -> Generator[None]:
+        """Counts the jobs by state, and finds the lost links."""
+        database, queue = self.docora.database, self.docora.queue_to_read
+        found: Counter[str] = Counter()
+        lost: list[LinkRef] = []
+        suspects: dict[str, float] = {}
+        for number, some in enumerate(batches(ids, _JOBS_AT_ONCE)):
+            if number:
+                yield
+            statuses = dict(read_unsynced(database, some))
+            for ref, answer in look_at_jobs(database, queue, list(statuses)):
+                status = statuses[ref]
+                if answer.state is JobState.RUNNING:
+                    found["running"] += 1
+                elif answer.state is JobState.WAITING:
+                    found["delayed" if answer.is_delayed else "waiting"] += 1
+                elif queue.docora_picks_up(status, answer):
+                    found["waiting"] += 1
+                elif status != LinkStatus.FAILED:
+                    since = suspects[answer.job_id] = self._suspects.get(answer.job_id, now)
+                    grace = self.docora.settings.drift_grace
+                    if status == LinkStatus.SCANNING and has_workers:
+                        grace = max(grace, _CLEAN_UP)
+                    if since < now and now - since >= grace:
+                        lost.append(ref)
+        if suspects and read_standby(database):  # their results may only not be here yet
+            suspects, lost = {}, []
+        self._suspects, self.lost = suspects, lost
+        self.counts = JobCounts(**found, lost=len(lost))
 
 
 @dataclass
@@ -71,9 +185,9 @@ class Following:
     _synced: int = 0
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)
+    _lost_links: Sequence[LinkFailure] = ()
     _unfinished_by_app: Sequence[AppCount] = ()
-    _ended_by: deque[tuple[float, int]] = field(default_factory=deque)
-    """Moments of the last minute, and the number of links that had ended by then."""
+    _ended_before: int | None = None  # links that had ended by the first look
     _began: float = field(default_factory=time.monotonic)
     _ends_at: float = inf
 
@@ -106,74 +220,69 @@ class Following:
         if is_paced:
             shortest, longest = _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED
         pause, before = shortest, (0, 0)
+        # Docora's worker may write `failed` though BullMQ is going to try the job again.
+        is_docoras = self.docora.queue_to_read.is_docoras
         yield self.result()
         while True:
             round_began = time.monotonic()
-            yield from self._check_all()
-            if not self._ended_by:  # what had ended before tells nothing about the rate
-                self._ended_by.append((time.monotonic(), self._ended))
-            has_looked = False
+            yield from self._check(self._reset, (LinkStatus.FAILED,) if is_docoras else ())
+            yield from self._check(self._running, (LinkStatus.FAILED,))
+            yield from self._check(self._claimed, (LinkStatus.FAILED, LinkStatus.SYNCED))
+            if self._ended_before is None:
+                self._ended_before = self._ended
             if unfinished := self._unfinished:
-                has_looked = yield from self._look(unfinished)
+                for _ in self.watch.look(unfinished):
+                    if self._is_late():
+                        break
+                    yield self.result()
             result = self.result()
             yield result
-            if self._is_late() or self._is_over(has_looked=has_looked):
+            has_looked = self.watch.looked_at >= round_began
+            if has_looked and result.only_lost_left:
+                is_over = self.more is not Feed.MORE
+            else:
+                is_over = self.more is Feed.DONE and not self._unfinished
+            if is_over or self._is_late():
                 break
             if is_paced and before != (result.total, result.unfinished):
                 pause, before = shortest, (result.total, result.unfinished)
             rest = max(pause, (time.monotonic() - round_began) * _REST)
-            yield from self._rest(min(rest, self._ends_at - time.monotonic()))
+            rest = min(rest, self._ends_at - time.monotonic())
+            while rest > 0:
+                time.sleep(min(rest, _TICK))
+                rest -= _TICK
+                if rest > 0:
+                    yield self.result()
             pause = min(pause * 1.5, longest)
         if unfinished := self._unfinished:
-            self._unfinished_by_app = count_by_app(self.docora.database, unfinished)
+            database = self.docora.database
+            self._unfinished_by_app = count_by_app(database, unfinished)
+            left = set(unfinished)
+            lost = [(ref, "no live job") for ref in self.watch.lost if ref.id in left]
+            self._lost_links = named_failures(database, lost)
         yield self.result()
-
-    def _rest(self, seconds: float) -> Generator[BulkWait]:
-        while seconds > 0:
-            time.sleep(min(seconds, _TICK))
-            seconds -= _TICK
-            if seconds > 0:
-                yield self.result()
 
     def _is_late(self) -> bool:
         return time.monotonic() >= self._ends_at
 
-    def _is_over(self, *, has_looked: bool) -> bool:
-        """Tells whether all links have results, or no result is to come of those left."""
-        result = self.result()
-        is_hopeless = has_looked and result.only_lost_left and self.watch.is_hopeless
-        if is_hopeless:
-            return self.more is not Feed.MORE
-        return self.more is Feed.DONE and not result.unfinished
-
     def result(self) -> BulkWait:
         """Returns the results so far."""
         unfinished = len(self._reset) + len(self._running) + len(self._claimed)
+        seconds = time.monotonic() - self._began
+        ended = self._ended - (self._ended_before or 0)
         return BulkWait(
             synced=self._synced,
             failed=len(self._failures),
             gone=self._gone,
             unfinished=unfinished,
             failed_links=self._failures,
-            seconds=round(time.monotonic() - self._began, 1),
-            per_second=self._rate(),
+            seconds=round(seconds, 1),
+            per_second=round(ended / seconds, 3) if seconds >= 1 else 0.0,
             jobs_by_state=self.watch.counts if unfinished else JobCounts(),
             suspended=self.watch.suspended and unfinished > 0,
-            lost_links=self.watch.lost_links if unfinished else (),
+            lost_links=self._lost_links,
             unfinished_by_app=self._unfinished_by_app,
         )
-
-    def _rate(self) -> float:
-        """Returns how many links have ended per second, within the last minute."""
-        now, before = time.monotonic(), self._ended_by
-        if not before:
-            return 0.0
-        if now - before[-1][0] >= _RATE_STEP:
-            before.append((now, self._ended))
-        while now - before[0][0] > _RATE_PERIOD and len(before) > 1:
-            before.popleft()
-        passed = now - before[0][0]
-        return round((self._ended - before[0][1]) / passed, 3) if passed >= _RATE_STEP else 0.0
 
     @property
     def _unfinished(self) -> list[str]:
@@ -183,48 +292,37 @@ class Following:
     def _ended(self) -> int:
         return self._synced + self._gone + len(self._failures)
 
-    def _look(self, ids: Sequence[str]) -> Generator[BulkWait, None, bool]:
-        """Looks at the jobs, unless time runs out. Returns whether it has looked at all of them."""
-        look = self.watch.look(ids)
-        while True:
-            try:
-                next(look)
-            except StopIteration as end:
-                return bool(end.value)
-            if self._is_late():
-                return False
-            yield self.result()
+    def _check(self, ids: list[str], doubted: Sequence[LinkStatus]) -> Generator[BulkWait]:
+        """Counts the results of links and removes their ids, some thousand at a time.
 
-    def _check_all(self) -> Generator[BulkWait]:
-        """Counts the results of all links, until time runs out."""
-        # Docora's worker may write `failed` though BullMQ is going to try the job again.
-        is_docoras = self.docora.queue_to_read.is_docoras
-        doubted = (LinkStatus.FAILED,) if is_docoras else ()
-        yield from self._check(self._reset, doubted)
-        yield from self._check(self._running, doubted=(LinkStatus.FAILED,))
-        yield from self._check(self._claimed, doubted=(LinkStatus.FAILED, LinkStatus.SYNCED))
-
-    def _check(self, ids: list[str], doubted: Collection[str]) -> Generator[BulkWait]:
-        """Counts the results of links and removes their ids, some thousand at a time."""
+        A status that is doubted counts only if the job of the link is over.
+        """
+        database = self.docora.database
         # From the end: removing ids moves none of those still to be checked.
         for start in reversed(range(0, len(ids), _AT_ONCE)):
             if self._is_late():
                 return
             some = ids[start : start + _AT_ONCE]
-            ended = self._count(self._results(some, doubted))
+            found = read_results(database, some)
+            in_doubt = [each.ref for each in found if each.ref and each.status in doubted]
+            results = [each for each in found if each.status not in doubted]
+            if over := self._without_live_job(in_doubt):
+                # Read again after the look at the jobs: a job records its result before it ends.
+                results += read_results(database, over)
+            failed = [
+                (result.ref, result.error_message or "")
+                for result in results
+                if result.ref is not None and result.status == LinkStatus.FAILED
+            ]
+            # Before anything is counted: Postgres may be lost here, and the results stay right.
+            self._failures += named_failures(database, failed)
+            self._gone += sum(result.ref is None for result in results)
+            self._synced += sum(result.status == LinkStatus.SYNCED for result in results)
+            ended = {result.id for result in results}
+            self.ended += ended
             ids[start : start + _AT_ONCE] = [id_ for id_ in some if id_ not in ended]
             if start:
                 yield self.result()
-
-    def _results(self, ids: Sequence[str], doubted: Collection[str]) -> list[SnapshotResult]:
-        """Reads results. A status that is doubted counts only if the job of the link is over."""
-        found = read_results(self.docora.database, ids)
-        in_doubt = [each.ref for each in found if each.ref and each.status in doubted]
-        results = [each for each in found if each.status not in doubted]
-        if over := self._without_live_job(in_doubt):
-            # Read again after the look at the jobs: a job records its result before it ends.
-            results += read_results(self.docora.database, over)
-        return results
 
     def _without_live_job(self, refs: Sequence[LinkRef]) -> list[str]:
         """Returns the row ids of the links whose jobs are over, none if Redis can't be asked."""
@@ -235,21 +333,6 @@ class Following:
         except RedisError as error:
             self.watch.redis_is_away(error)
             return over
-
-    def _count(self, results: Sequence[SnapshotResult]) -> set[str]:
-        """Counts the results and returns the row ids of their links."""
-        failed = [
-            (result.ref, result.error_message or "")
-            for result in results
-            if result.ref is not None and result.status == LinkStatus.FAILED
-        ]
-        # Before anything is counted: Postgres may be lost here, and the results so far stay right.
-        self._failures += named_failures(self.docora.database, failed)
-        self._gone += sum(result.ref is None for result in results)
-        self._synced += sum(result.status == LinkStatus.SYNCED for result in results)
-        ended = {result.id for result in results}
-        self.ended += ended
-        return ended
 
 
 @dataclass(frozen=True)
@@ -280,7 +363,7 @@ def wait(
         return
     if docora.queue_to_read.is_docoras and link.circuit_is_open:
         close = f"docora-ops retry {link.ref.words} --reset-circuit"
-        docora.note(f"Warning: {link.held_back}. To close it: {close}", is_warning=True)
+        docora.warn(f"{link.held_back}. To close it: {close}")
     yield from _wait_for_link(docora, link, Outcome.ALREADY_RUNNING, workers, timeout)
 
 
@@ -298,22 +381,19 @@ def _wait_for_link(
     following.watch.had_workers = workers > 0
     following.add(link.ref, outcome)
     for step in following.follow(timeout):
-        end = LinkWait(WaitEnd.INTERRUPTED, link.status, link.error_message, step.seconds)
-        yield LinkStep(link, workers, step, end)
-    yield LinkStep(link, workers, step, _end_of(docora, link.ref, step))
-
-
-def _end_of(docora: Docora, ref: LinkRef, wait: BulkWait) -> LinkWait:
-    if wait.synced:
-        return LinkWait(WaitEnd.SYNCED, LinkStatus.SYNCED, None, wait.seconds)
-    if wait.failed:
-        [failure] = wait.failed_links
-        return LinkWait(WaitEnd.FAILED, LinkStatus.FAILED, failure.error_message, wait.seconds)
-    found = read_link(docora.database, ref.app_id, ref.repository_id) if wait.unfinished else None
-    if found is None:
-        return LinkWait(WaitEnd.GONE, None, None, wait.seconds)
-    end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
-    return LinkWait(end, found.status, found.error_message, wait.seconds)
+        interrupted = (WaitEnd.INTERRUPTED, link.status, link.error_message)
+        yield LinkStep(link, workers, step, LinkWait(*interrupted, step.seconds))
+    end: tuple[WaitEnd, str | None, str | None] = (WaitEnd.GONE, None, None)
+    if step.synced:
+        end = (WaitEnd.SYNCED, LinkStatus.SYNCED, None)
+    elif step.failed:
+        end = (WaitEnd.FAILED, LinkStatus.FAILED, step.failed_links[0].error_message)
+    elif step.unfinished and (
+        found := read_link(docora.database, link.ref.app_id, link.ref.repository_id)
+    ):
+        reason = WaitEnd.LOST if step.only_lost_left else WaitEnd.TIMEOUT
+        end = (reason, found.status, found.error_message)
+    yield LinkStep(link, workers, step, LinkWait(*end, step.seconds))
 
 
 @dataclass(frozen=True)
@@ -352,13 +432,18 @@ def wait_for_operation(
         )
     following = Following(docora)
     following.watch.had_workers = count_workers(docora) > 0
-    look = _looks(docora, following, step)
+    ids: list[str] = []
+    looked_at = -inf
     lost: RedisError | None = None
     try:
         yield step
-        step = next(look)
+        step = _look_at_operation(docora, following, step, ids)
         for found in following.follow(timeout):
-            yield (step := replace(next(look), wait=found))
+            if time.monotonic() - looked_at >= _LOOK:
+                looked_at = time.monotonic()
+                step = _look_at_operation(docora, following, step, ids)
+            step = replace(step, wait=found)
+            yield step
     except RedisError as error:
         lost = error
         raise
@@ -369,6 +454,33 @@ def wait_for_operation(
             keep_results(docora, operation_id, found, describe_change("wait", None))
 
 
+def _look_at_operation(
+    docora: Docora, following: Following, step: OperationStep, ids: list[str]
+) -> OperationStep:
+    """Reads the operation again, and follows the links that it has claimed since.
+
+    `ids`: the row ids of its links that were read before; the new ones are added.
+    """
+    store, operation_id = docora.store, step.operation.operation_id
+    try:
+        # The counts first: all links that were claimed before the end are read after it.
+        operation = store.read(operation_id)
+        failures = store.read_failures(operation_id)
+        new = store.read_links(operation_id, len(ids))
+        following.add_claimed(dict.fromkeys(new).keys() - set(ids if new else ()))
+        ids += new
+        # Not before its links are read: an operation that is over has no more of them.
+        goes_on = operation.state is OperationState.RUNNING
+        step = OperationStep(operation, step.wait, *failures, goes_on)
+        store.renew(operation)
+    except NotFoundError:
+        step = replace(step, goes_on=False)  # it has expired meanwhile
+    except RedisError as error:
+        following.watch.redis_is_away(error)
+    following.more = Feed.MORE if step.goes_on else Feed.DONE
+    return step
+
+
 def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Change) -> None:
     """Keeps the results with the operation, or notes why they are not kept."""
     counts = asdict(found.results)
@@ -376,41 +488,4 @@ def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Cha
     try:
         docora.store.write_results(operation_id, found.results, entry)
     except RedisError as error:
-        docora.note(
-            f"Warning: the results are not kept with the operation: {error.message}",
-            is_warning=True,
-        )
-
-
-def _looks(docora: Docora, following: Following, step: OperationStep) -> Generator[OperationStep]:
-    """Reads the operation once a second, and follows the links that it has claimed since."""
-    store, operation_id = docora.store, step.operation.operation_id
-    known: set[str] = set()
-    read, looked_at, renewed_at = 0, -inf, -inf
-    while True:
-        now = time.monotonic()
-        must_renew = now - renewed_at > HEARTBEAT
-        if now - looked_at >= _LOOK:
-            looked_at, renewed_at = now, now if must_renew else renewed_at
-            try:
-                # The counts first: all links that were claimed before the end are read after it.
-                operation = store.read(operation_id)
-                failures = (step.failures, step.failures_total)
-                if operation.not_queued > step.failures_total:
-                    failures = store.read_failures(operation_id)
-                goes_on = operation.state is OperationState.RUNNING
-                ids = store.read_links(operation_id, read)
-                read += len(ids)
-                new = dict.fromkeys(id_ for id_ in ids if id_ not in known)
-                known.update(new)
-                following.add_claimed(new)
-                # Not before its links are read: an operation that is over has no more of them.
-                step = OperationStep(operation, step.wait, *failures, goes_on)
-                if must_renew:
-                    store.renew(operation)
-            except NotFoundError:
-                step = replace(step, goes_on=False)  # it has expired meanwhile
-            except RedisError as error:
-                following.watch.redis_is_away(error)
-        following.more = Feed.MORE if step.goes_on else Feed.DONE
-        yield step
+        docora.warn(f"the results are not kept with the operation: {error.message}")

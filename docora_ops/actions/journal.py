@@ -1,7 +1,5 @@
 """The audit entries and the bulk operations. Needs only Redis."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Generator
 
@@ -18,44 +16,31 @@ _POLL = 0.5  # seconds
 def history(
     docora: Docora, *, schedule: bool = True, page: int = 1, limit: int = 20
 ) -> Page[HistoryEntry]:
-    """Returns one page of the changes, the latest first. Raises RedisError.
-
-    `schedule`: with the passes of `schedule`.
-    """
+    """Returns one page of the changes, the latest first. `schedule`: with its passes."""
     return page_of(read_history(docora.redis, schedule=schedule), page, limit)
 
 
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:
-    """Returns one page of the bulk operations of the last hour, the latest first.
-
-    Includes those of Docora's dashboard. Raises RedisError.
-    """
+    """Returns one page of the bulk operations of the last hour, the latest first."""
     return page_of(docora.store.read_all(), page, limit)
 
 
 def progress(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure], int]:
-    """Returns a bulk operation, its first failures, and the number of all its failures.
-
-    Raises NotFoundError, RedisError.
-    """
+    """Returns a bulk operation, its first failures, and the number of all its failures."""
     return docora.store.read(operation_id), *docora.store.read_failures(operation_id)
 
 
 def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
-    """Yields a bulk operation twice a second until it ends, is cancelled, or has lost its runner.
-
-    Raises NotFoundError, RedisError.
-    """
-    before: tuple[int, bool] | None = None
+    """Yields a bulk operation twice a second until it ends, or its runner has gone."""
+    before = None
     while True:
         operation = docora.store.read(operation_id)
         yield operation
-        now = operation.completed, operation.cancelled
         # Cancelled, it may still complete the batches that have begun.
-        is_over = now == before and operation.state is not OperationState.RUNNING
+        is_over = operation.completed == before and operation.state is not OperationState.RUNNING
         if is_over or operation.finished:
             return
-        before = now
+        before = operation.completed
         time.sleep(_POLL)
 
 
@@ -63,7 +48,7 @@ def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> b
     """Asks a bulk operation to stop after its current batches.
 
     Returns False if somebody has done so before. What it has queued stays queued. `reason`: for
-    the audit entry. Raises NotFoundError, OperationFinishedError, RedisError.
+    the audit entry. Raises OperationFinishedError.
     """
     change = describe_change("cancel", reason)
     entry = audit_entry(change, AuditEvent.DONE, operation_id=operation_id)

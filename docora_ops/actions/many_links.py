@@ -55,9 +55,9 @@ def retry_all_failed(
     """
     if options.front:
         require_rq_for_front(docora)
-    chosen = choose_links(docora, choice, by_prefix=by_prefix)
+    which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
     is_docoras = docora.queue.is_docoras
-    which = replace(chosen.which, statuses=[LinkStatus.FAILED], or_held_back=is_docoras)
+    which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=is_docoras)
     skip = _must_skip_open_circuits(docora, options)
     selection = select_links(docora.database, which, limit=limit, skip_open_circuits=skip)
     failed = 0 if selection.total else count_links(docora.database).failed
@@ -65,9 +65,9 @@ def retry_all_failed(
         # "Nothing to do" would sound like an all-clear.
         links = "link is" if failed == 1 else "links are"
         none = f"no link fits the options, yet {failed} {links} failed"
-        docora.note(f"{docora.servers}: {none}.", is_warning=True)
+        docora.note(f"{docora.servers}: {none}.")
     change = describe_change(
-        "retry-all-failed", reason, **chosen.recorded, limit=limit, **options.recorded
+        "retry-all-failed", reason, **recorded, limit=limit, **options.recorded
     )
     run = _run_of(docora, Action.RETRY, selection, change, options)
     yield from run.run()
@@ -173,9 +173,8 @@ def _run_of(
     else:
         kind = PacedRun
         if docora.queue.is_docoras:
-            docora.note(
-                "Warning: --in-flight holds back docora-ops only: Docora's scheduler queues all "
-                "failed links in each pass, except those with an open circuit.",
-                is_warning=True,
+            docora.warn(
+                "--in-flight holds back docora-ops only: Docora's scheduler queues all failed "
+                "links in each pass, except those with an open circuit."
             )
     return kind(docora, action, selection, change, options, batch_size or bulk.BATCH_SIZE)

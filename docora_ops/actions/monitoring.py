@@ -1,7 +1,7 @@
 """The state of a Docora: for the screen of `status`, and for the metrics. Only reads."""
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,8 +34,6 @@ _MOST = 5000
 """Links whose jobs are looked at: more take longer than the rest of a screen."""
 _GROUPS = 5
 """Apps and errors that are named."""
-_RECENT = 60
-"""Seconds over which the rate is measured."""
 
 
 def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
@@ -180,39 +178,22 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts 
     return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])
 
 
-class Watch:
-    """Compares each state of a Docora with the first one."""
+def trend(first: Status, status: Status, seconds: float) -> Trend:
+    """Returns what has changed since the first state of a watch, `seconds` before."""
+    before, now = _counts(first), _counts(status)
+    changes = {name: now[name] - before[name] for name in before.keys() & now.keys()}
+    jobs, change = now.get("jobs", 0), changes.get("jobs")
+    rate = None if change is None or not seconds else -change / seconds
+    return Trend(
+        seconds=seconds,
+        synced=changes.get(LinkStatus.SYNCED),
+        failed=changes.get(LinkStatus.FAILED),
+        jobs=change,
+        jobs_per_second=rate,
+        seconds_left=jobs / rate if jobs and rate and rate > 0 else None,
+    )
 
-    def __init__(self) -> None:
-        self._began: float | None = None
-        self._first: dict[str, int] = {}
-        self._recent: deque[tuple[float, int]] = deque()
 
-    def compare(self, status: Status, now: float) -> Trend:
-        """Returns the changes; `now`: a moment in seconds, by any clock."""
-        if self._began is None:
-            self._began = now
-        jobs = status.queue.unfinished if status.queue else None
-        rate = self._rate(jobs, now)
-        counts = status.links_by_status or {}
-        return Trend(
-            seconds=now - self._began,
-            synced=self._change("synced", counts.get(LinkStatus.SYNCED)),
-            failed=self._change("failed", counts.get(LinkStatus.FAILED)),
-            jobs=self._change("jobs", jobs),
-            jobs_per_second=rate,
-            seconds_left=jobs / rate if jobs and rate and rate > 0 else None,
-        )
-
-    def _change(self, name: str, count: int | None) -> int | None:
-        return None if count is None else count - self._first.setdefault(name, count)
-
-    def _rate(self, jobs: int | None, now: float) -> float | None:
-        if jobs is None:
-            self._recent.clear()
-            return None
-        self._recent.append((now, jobs))
-        while now - self._recent[0][0] > _RECENT and len(self._recent) > 2:  # noqa: PLR2004
-            self._recent.popleft()
-        began, before = self._recent[0]
-        return (before - jobs) / (now - began) if now > began else None
+def _counts(status: Status) -> dict[str, int]:
+    counts = {str(name): count for name, count in (status.links_by_status or {}).items()}
+    return counts | ({"jobs": status.queue.unfinished} if status.queue else {})

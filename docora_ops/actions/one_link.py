@@ -1,18 +1,14 @@
 """Retry and resync of one link: a batch of one."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution
-from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import invalid_job_id, job_state
-from docora_ops.actions.lookup import resolve_link
+from docora_ops.actions.look import invalid_job_id, job_state, require_servers_to_match
+from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.workers import count_workers, require_rq_for_front
 from docora_ops.audit import describe_change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
-from docora_ops.database import Database
 from docora_ops.database.link_rows import (
     Claiming,
     claim_matching_links,
@@ -24,14 +20,12 @@ from docora_ops.errors import (
     JobMisplacedError,
     JobUnreadableError,
     NotFailedError,
-    NotFoundError,
     RedisError,
     SnapshotRunningError,
 )
 from docora_ops.jobs import JobState, when_docora_queues
-from docora_ops.links import Action, Link, LinkFilter, LinkRef, LinkResult, LinkStatus, Outcome
-from docora_ops.queue import Answer, LinkQueue
-from docora_ops.text import moment
+from docora_ops.links import Action, Link, LinkFilter, LinkResult, LinkStatus, Outcome
+from docora_ops.queue import Answer
 
 
 def retry(
@@ -50,9 +44,7 @@ def retry(
     repository: id, `owner/name` or GitHub URL.
     reason: for the audit entry.
 
-    Raises NotFoundError, AmbiguousError, NotFailedError, CircuitOpenError, JobMisplacedError,
-    UnqueueableError, NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
-    PostgresError, RedisError; nothing has changed then.
+    Raises a DocoraOpsError that says why the link is left alone; nothing has changed then.
     """
     return _change(docora, Action.RETRY, app, repository, options, reason)
 
@@ -67,17 +59,13 @@ def resync(
 ) -> LinkResult:
     """Resets a link, whatever its status, and its delivery records, and queues its job.
 
-    Takes the parameters of `retry`. Raises the same errors except NotFailedError, and
-    SnapshotRunningError if the job of the link is running.
+    Takes the parameters and raises the errors of `retry`.
     """
     return _change(docora, Action.RESYNC, app, repository, options, reason)
 
 
 def link_to_resync(docora: Docora, app: str, repository: str) -> tuple[Link, int]:
-    """Returns the link, and the number of its delivery records.
-
-    Raises NotFoundError, AmbiguousError, PostgresError.
-    """
+    """Returns the link, and the number of its delivery records."""
     link = resolve_link(docora.database, app, repository)
     return link, count_deliveries(docora.database, [link.ref])
 
@@ -109,30 +97,32 @@ def _change(
         execution.plan([link.ref], batch)
     else:
         execution.claim_and_push([link.ref], batch, wait=True)
-    if batch.unclaimed:
-        raise _gone(link.ref)
-    [item] = batch.recorded
-    outcome = item.outcome
-    match outcome:
-        case Outcome.NOT_QUEUED:
-            raise JobUnreadableError(
-                f"job {link.ref.job_id!r} can't be queued: {item.error_message}",
-                hint="look at that key, and remove it if nothing needs it",
-            )
-        case Outcome.SKIPPED:  # it has changed since it was read
-            changed = read_link(database, link.ref.app_id, link.ref.repository_id)
-            if changed is None:
-                raise _gone(link.ref)
-            _claim_of(docora, action, changed, reset_circuit=options.reset_circuit)
-            raise _not_failed(database, queue, changed)
-        case Outcome.ALREADY_RUNNING if action is Action.RESYNC:
-            raise _running(link)
+    outcome, error_message = Outcome.SKIPPED, None
+    for item in batch.recorded:
+        outcome, error_message = item.outcome, item.error_message
+    if outcome is Outcome.NOT_QUEUED:
+        raise JobUnreadableError(
+            f"job {link.ref.job_id!r} can't be queued: {error_message}",
+            hint="look at that key, and remove it if nothing needs it",
+        )
+    if outcome is Outcome.SKIPPED:  # it has changed since it was read, or is gone
+        changed = read_link(database, link.ref.app_id, link.ref.repository_id)
+        if changed is None:
+            raise gone(link.ref.app_id, link.ref.repository_id)
+        _claim_of(docora, action, changed, reset_circuit=options.reset_circuit)
+        raise _not_failed(docora, changed)
+    if outcome is Outcome.ALREADY_RUNNING and action is Action.RESYNC:
+        raise SnapshotRunningError(
+            f"the snapshot of {link.payload.link_name} is running; a resync now would be lost",
+            hint="when it has ended, run it again",
+            details={"status": link.status, "job": JobState.RUNNING},
+        )
     try:
         counts: dict[Outcome, int] = {outcome: 1}
         audit.write_end(docora.store, counts, None)
     except RedisError as error:
         not_finished = "the change was made, but history shows it as not finished"
-        docora.note(f"Warning: {not_finished}: {error.message}", is_warning=True)
+        docora.warn(f"{not_finished}: {error.message}")
     is_changed = options.reset_circuit and outcome.succeeded
     is_reset = is_changed and bool(batch.circuits_reset)
     return LinkResult(
@@ -151,7 +141,7 @@ def _change(
 
 def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
     """Returns how the link is claimed. Raises an error if it does not qualify."""
-    database, queue = docora.database, docora.queue
+    queue = docora.queue
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
     skip_open_circuits = queue.is_docoras and not reset_circuit
@@ -159,14 +149,14 @@ def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool
     if queue.is_docoras and reset_circuit and link.circuit_is_open:
         statuses.append(LinkStatus.PENDING_SNAPSHOT)  # the open circuit holds it back
     if action is Action.RETRY and link.status not in statuses:
-        raise _not_failed(database, queue, link)
+        raise _not_failed(docora, link)
     if skip_open_circuits and link.circuit_is_open:
         raise CircuitOpenError(
             link.held_back,
             hint="add --reset-circuit to close the circuit, too",
             details={"status": link.status, "circuit_open_until": link.circuit_open_until},
         )
-    is_waiting = job_state(database, queue, link.ref) is JobState.WAITING
+    is_waiting = job_state(docora.database, queue, link.ref) is JobState.WAITING
     if is_waiting and not queue.is_in_place(link.ref.job_id):
         raise JobMisplacedError(
             f"the job of {link.payload.link_name} reads as waiting, but is not in the queue",
@@ -179,55 +169,24 @@ def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool
     return partial(claim_matching_links, which=which)
 
 
-def _gone(ref: LinkRef) -> NotFoundError:
-    return NotFoundError(
-        f"App-repository link not found: {ref.app_id!r} and {ref.repository_id!r}",
-        hint="it was removed a moment ago",
-    )
-
-
-def _running(link: Link) -> SnapshotRunningError:
-    return SnapshotRunningError(
-        f"the snapshot of {link.payload.link_name} is running; a resync now would be lost",
-        hint="when it has ended, run it again",
-        details={"status": link.status, "job": JobState.RUNNING},
-    )
-
-
-def _not_failed(database: Database, queue: LinkQueue, link: Link) -> NotFailedError:
-    job = job_state(database, queue, link.ref)
-    return NotFailedError(
-        f"Only failed entries can be retried: {link.payload.link_name} is {link.status!r}",
-        hint=_what_helps(queue, link, job),
-        details={"status": link.status, "job": job},
-    )
-
-
-def _what_helps(queue: LinkQueue, link: Link, job: JobState) -> str:
-    status, words = link.status, link.ref.words
-    match job:
-        case JobState.WAITING:
-            return "its job is waiting in the queue: nothing needs to be done"
-        case JobState.RUNNING:
-            return "its snapshot is running: wait for it to end"
-        case JobState.UNREADABLE:
-            return f"its Redis key does not hold a job: docora-ops show {words} has its id"
-    if queue.docora_picks_up(status, Answer(link.ref.job_id, job)):
-        if not link.circuit_is_open:
-            when = when_docora_queues(queue.count_workers(), queue.scan_interval)
-            return f"Docora's scheduler queues it {when}"
-        until = moment(link.circuit_open_until)
-        return (
-            f"its circuit is open until {until}: Docora's scheduler queues it then; to have it "
-            f"queued at once: docora-ops retry {words} --reset-circuit"
-        )
-    if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
-        return (
-            "it has no live job, so nobody works on it; to queue it again: "
-            f"docora-ops repair {words}"
-        )
-    if status == LinkStatus.SYNCED:
-        needed = "it is in sync, so nothing needs to be done; only if the app has lost files"
+def _not_failed(docora: Docora, link: Link) -> NotFailedError:
+    queue, status, words = docora.queue, link.status, link.ref.words
+    job = job_state(docora.database, queue, link.ref)
+    if job is JobState.WAITING:
+        hint = "its job is waiting in the queue: nothing needs to be done"
+    elif job is JobState.RUNNING:
+        hint = "its snapshot is running: wait for it to end"
+    elif queue.docora_picks_up(status, Answer(link.ref.job_id, job)):
+        when = when_docora_queues(queue.count_workers(), queue.scan_interval)
+        hint = f"Docora's scheduler queues it {when}"
+        if link.circuit_is_open:
+            hint = f"{link.held_back}; to close it: docora-ops retry {words} --reset-circuit"
+    elif status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
+        hint = f"it has no live job; to queue it again: docora-ops repair {words}"
     else:
-        needed = "to send every file again"
-    return f"{needed}: docora-ops resync {words}"
+        hint = f"to send every file again: docora-ops resync {words}"
+    return NotFailedError(
+        f"Only failed entries can be retried: {link.payload.link_name} is {status!r}",
+        hint=hint,
+        details={"status": status, "job": job},
+    )

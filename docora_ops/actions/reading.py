@@ -1,16 +1,13 @@
 """Reading links, apps and the queue. Changes nothing."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_link
-from docora_ops.actions.workers import count_workers, note_wrong_backend
+from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
-from docora_ops.database.link_reports import has_token, link_history
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.errors import RedisError
 from docora_ops.folding import LONGEST, group_errors
@@ -30,8 +27,7 @@ from docora_ops.link_lists import (
 from docora_ops.links import AppCount, LinkFilter
 from docora_ops.text import mask, mask_url
 
-_LONGEST_FAILURE = 10_000
-"""Characters. BullMQ keeps the whole text."""
+_LONGEST_FAILURE = 10_000  # characters
 _ALL = LinkChoice()
 
 
@@ -46,9 +42,8 @@ def links(
     """Returns one page of the links, each with the state of its job.
 
     If Redis can't be used, the states are None, and its error is returned as well.
-    Raises NotFoundError, AmbiguousError, PostgresError.
     """
-    database, which = docora.database, choose_links(docora, choice).which
+    database, (which, _) = docora.database, choose_links(docora, choice)
     offset = (page - 1) * limit
     total, rows = lists.links_page(database, which, sort, limit=limit, offset=offset)
     error = None
@@ -56,7 +51,7 @@ def links(
         looked = look_at_jobs(database, docora.queue_to_read, rows)
         jobs = {link.job_id: answer.state for link, answer in looked}
         rows = [replace(link, job=jobs.get(link.job_id, JobState.NONE)) for link in rows]
-        note_wrong_backend(docora)
+        warn_of_wrong_backend(docora)
     except RedisError as lost:
         error = lost
     return Page(rows, page, limit, total), error
@@ -69,7 +64,7 @@ def link_groups(
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
-    database, which = docora.database, choose_links(docora, choice).which
+    database, (which, _) = docora.database, choose_links(docora, choice)
     match group:
         case LinkGroup.APP:
             return count_by_app(database, which, page, limit)
@@ -103,23 +98,18 @@ def apps(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[AppSummary]:
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:
-    """Collects everything about one link except its secrets.
-
-    `app`, `repository`: as a person types them. Raises NotFoundError, AmbiguousError,
-    PostgresError, RedisError.
-    """
+    """Collects everything about one link except its secrets."""
     database, queue = docora.database, docora.queue_to_read
     with database.snapshot():
         link = resolve_link(database, app, repository)
-        history = link_history(database, link.ref)
-    token = has_token(database, link.ref)
+        history = lists.link_history(database, link.ref)
+    token = lists.has_token(database, link.ref)
     payload = link.payload
     record = queue.job(link.ref.job_id)
-    if record.last_failure is not None:
-        text = mask(record.last_failure.text)[:_LONGEST_FAILURE]
-        failure = replace(record.last_failure, text=text)
-        record = replace(record, last_failure=failure)
-    note_wrong_backend(docora)
+    if failure := record.last_failure:
+        text = mask(failure.text)[:_LONGEST_FAILURE]  # BullMQ keeps the whole text
+        record = replace(record, last_failure=replace(failure, text=text))
+    warn_of_wrong_backend(docora)
     return LinkDetails(
         app_id=link.ref.app_id,
         app_name=payload.app_name,
@@ -144,15 +134,9 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
 
 
 def queue(docora: Docora, limit: int = 20) -> QueueOverview:
-    """Reads the counts, the workers, the scheduler and the first `limit` jobs of the queue.
-
-    Raises RedisError.
-    """
+    """Reads the counts, the workers, the scheduler and the first `limit` jobs of the queue."""
     count_workers(docora)
     overview = docora.queue_to_read.overview(limit)
     if overview.backend is Backend.RQ and overview.delayed and overview.scheduler is None:
-        docora.note(
-            "Warning: no scheduler runs: delayed jobs wait until a worker with one is started",
-            is_warning=True,
-        )
+        docora.warn("no scheduler runs: delayed jobs wait until a worker with one is started")
     return overview

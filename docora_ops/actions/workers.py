@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from docora_ops.actions.docora import Docora
 from docora_ops.audit import describe_change
 from docora_ops.errors import NeedsRqError, WrongBackendError
@@ -12,10 +10,7 @@ from docora_ops.queue import rq_queue
 
 
 def rq_workers(docora: Docora) -> RqWorkers:
-    """Reads the live RQ workers of this Redis, also those of other queues, and their suspension.
-
-    Raises NeedsRqError, UnclearBackendError, RedisError.
-    """
+    """Reads the live RQ workers of this Redis, also those of other queues, and their suspension."""
     require_rq(docora, "pause", "to keep Docora's workers from taking jobs, stop them")
     return RqWorkers(rq_queue.read_suspension(docora.redis), rq_queue.live_workers(docora.redis))
 
@@ -37,7 +32,6 @@ def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
     """Lets the RQ workers of this Redis take jobs again, after `pause` or `rq suspend`.
 
     Returns the suspension that has ended, None if there was none. `reason`: for the audit entry.
-    Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     require_rq(docora, "resume", docora.advice.to_resume)
     suspension = rq_queue.read_suspension(docora.redis)
@@ -51,18 +45,15 @@ def require_rq(docora: Docora, what: str, instead: str) -> None:
 
     `what`: the command or option that needs RQ. `instead`: what to do beside Docora's own workers.
     """
-    docora.require_clear_backend()
-    if docora.backend.backend is not Backend.BULLMQ:
+    if docora.backend.is_clear and docora.backend.backend is Backend.RQ:
         return
-    is_set = docora.settings.backend is not None
-    if not docora.queue.count_workers():
-        instead += "; no BullMQ worker is seen: RUN_MODE=all or worker brings one"
-        if not is_set:
-            instead += ", and where RUN_MODE=api is to stay, set DOCORA_OPS_BACKEND=rq"
+    queue, is_set = docora.queue, docora.settings.backend is not None
+    if not (is_set or queue.count_workers()):
+        instead += "; if no BullMQ worker is to run, set DOCORA_OPS_BACKEND=rq"
     backend = "DOCORA_OPS_BACKEND" if is_set else "the backend in use"
     raise NeedsRqError(
-        f"{what} needs RQ's queue, and {backend} is bullmq: nothing is written to Docora's own "
-        "queue",
+        f"{what} needs RQ's queue, and {backend} is {Backend.BULLMQ}: nothing is written to "
+        "Docora's own queue",
         hint=instead,
     )
 
@@ -80,73 +71,57 @@ def require_right_workers(docora: Docora, *, alone: bool = False) -> tuple[int, 
     beside ours.
     """
     workers, other = docora.queue.count_workers(), docora.queue.read_other()
+    advice = docora.advice
     if other.is_the_only_one(workers):
-        raise WrongBackendError(
-            docora.advice.only_others,
-            hint=f"{docora.advice.to_switch}: see docora-ops help workers",
-        )
+        hint = f"{advice.to_switch}: see docora-ops help workers"
+        raise WrongBackendError(advice.only_others, hint=hint)
     if alone and other is OtherQueue.WORKED_ON:
-        raise WrongBackendError(docora.advice.others_beside, hint=docora.advice.to_stop_others)
+        raise WrongBackendError(advice.others_beside, hint=advice.to_stop_others)
     return workers, other
 
 
 def count_workers(docora: Docora, *, to_change: bool = False, alone: bool = False) -> int:
     """Counts the live workers.
 
-    Notes if there is none, if workers are suspended, or if the other backend is in use.
+    Warns if there is none, if workers are suspended, or if the other backend is in use.
     `to_change`: raises WrongBackendError as `require_right_workers` does, `alone` too.
     """
+    queue = docora.queue_to_read
     if to_change:
         workers, other = require_right_workers(docora, alone=alone)
     else:
-        queue = docora.queue_to_read
         workers, other = queue.count_workers(), queue.read_other()
-    if docora.backend.is_clear:
-        for found in _found_wrong(docora, workers, other):
-            docora.note(f"Warning: {found}", is_warning=True)
+    if not docora.backend.is_clear:
+        return workers
+    if other is OtherQueue.WORKED_ON:
+        warn_of_other_workers(docora, has_workers=workers > 0)
+    elif not workers:
+        none = f"no worker listens on the queue {QUEUE_NAME}"
+        if queue.is_docoras:
+            none = "no BullMQ worker is seen"
+        docora.warn(f"{none}: jobs wait until one is started: {docora.advice.to_start_workers}")
+    if suspension := queue.read_suspension():
+        docora.warn(f"{suspension.sentence}. To go on: {docora.advice.to_resume}")
+    if other is OtherQueue.LEFT_JOBS and not queue.is_docoras:
+        docora.warn(
+            "Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take them: "
+            "docora-ops schedule, run each minute, queues their links; docora-ops doctor has the "
+            "command that removes the jobs"
+        )
     return workers
 
 
-def _found_wrong(docora: Docora, workers: int, other: OtherQueue) -> Iterator[str]:
-    advice, queue = docora.advice, docora.queue
-    is_worked_on = other is OtherQueue.WORKED_ON
-    if not workers and not is_worked_on and queue.is_docoras:
-        yield (
-            f"no BullMQ worker is seen: links wait until one is started: {advice.to_start_workers}"
-        )
-    elif not workers and not is_worked_on:
-        name = QUEUE_NAME
-        start = advice.to_start_workers
-        yield f"no worker listens on the queue {name}: jobs wait until one is started: {start}"
-    if suspension := queue.read_suspension():
-        yield f"{suspension.sentence}. To go on: {advice.to_resume}"
-    if is_worked_on:
-        yield _others_run(docora, has_workers=workers > 0)
-    if other is OtherQueue.LEFT_JOBS and not queue.is_docoras:
-        what_to_do = "docora-ops schedule, run each minute, queues their links"
-        if not workers:
-            start = f"if Docora has workers of its own, {advice.to_switch} and start it"
-            what_to_do = f"{start}; otherwise {what_to_do}"
-        yield (
-            "Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take them: "
-            f"{what_to_do}. docora-ops doctor has the command that removes the jobs."
-        )
-
-
-def note_wrong_backend(docora: Docora) -> None:
-    """Notes if only workers of the other backend run, whose jobs are not shown."""
+def warn_of_wrong_backend(docora: Docora) -> None:
+    """Warns if only workers of the other backend run, whose jobs are not shown."""
     queue = docora.queue_to_read
     if docora.backend.is_clear and queue.read_other().is_the_only_one(queue.count_workers()):
-        note_other_workers(docora, has_workers=False)
+        warn_of_other_workers(docora, has_workers=False)
 
 
-def note_other_workers(docora: Docora, *, has_workers: bool) -> None:
-    """Notes that workers of the other backend run, beside workers of this one or alone."""
-    docora.note(f"Warning: {_others_run(docora, has_workers=has_workers)}", is_warning=True)
-
-
-def _others_run(docora: Docora, *, has_workers: bool) -> str:
+def warn_of_other_workers(docora: Docora, *, has_workers: bool) -> None:
+    """Warns that workers of the other backend run, beside workers of this one or alone."""
     advice = docora.advice
     if has_workers:
-        return f"{advice.others_beside}: {advice.to_stop_others}"
-    return f"{advice.only_others}: {advice.to_switch}"
+        docora.warn(f"{advice.others_beside}: {advice.to_stop_others}")
+    else:
+        docora.warn(f"{advice.only_others}: {advice.to_switch}")

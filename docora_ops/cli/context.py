@@ -67,7 +67,7 @@ class Context:
         if "docora" in self.__dict__:
             notices, self.docora.notices = self.docora.notices, []
             for notice in notices:
-                self.say(notice.text, style="yellow" if notice.is_warning else None)
+                self.say(notice, style="yellow" if notice.startswith("Warning") else None)
 
     def show(
         self, data: object, parts: Iterable[object], error: DocoraOpsError | None = None

@@ -15,6 +15,7 @@ from docora_ops.errors import ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.text import amount
 
+_PATIENCE = 8  # seconds for an answer of a server
 _NEXT_STEP = "the same command finishes the rest"
 
 
@@ -45,29 +46,23 @@ def doctor(
     are checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.diagnose import WaitingFor, diagnose
-    from docora_ops.actions.find_drift import Suspects
+    from docora_ops.actions.diagnose import diagnose
     from docora_ops.diagnosis import CheckState, Diagnosis
     from docora_ops.render import drift_view
     from docora_ops.text import amount
 
     context.collect_garbage()
-    delay = context.docora.settings.drift_grace
-    said: set[type] = set()
-    for event in diagnose(context.docora.settings, max_failed=max_failed, read_only=read_only):
+    docora, has_told = context.docora, False
+    docora.settings = docora.settings.hurried(_PATIENCE)
+    delay = docora.settings.drift_grace
+    for event in diagnose(docora, max_failed=max_failed, read_only=read_only):
         if isinstance(event, Diagnosis):
             diagnosis = event
-        elif type(event) in said:
-            continue
-        elif isinstance(event, Suspects) and delay:
+        elif delay and not has_told:
             found = amount(event.count, "mismatch", "mismatches")
             context.say(f"{found} at first check: checking again in {delay} s.")
-        elif isinstance(event, WaitingFor) and not as_json:
-            context.say(f"Waiting for {' and '.join(event.servers)}.")
-        said.add(type(event))
-    # Where it is unclear, the check of the workers says so.
-    if diagnosis.backend and diagnosis.backend.is_clear and diagnosis.backend.sentence:
-        context.say(diagnosis.backend.sentence)
+            has_told = True
+    context.tell()
     if as_json:
         context.show_document(drift_view.doctor_data(diagnosis))
         context.say(drift_view.summary(diagnosis))

@@ -46,7 +46,7 @@ def status(
                 raise
         return ExitCode.OK
     from docora_ops.actions.monitoring import read_status
-    from docora_ops.actions.workers import note_other_workers
+    from docora_ops.actions.workers import warn_of_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
     from docora_ops.render.status_view import status_screen
 
@@ -59,7 +59,7 @@ def status(
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
-        note_other_workers(context.docora, has_workers=not found.has_only_others)
+        warn_of_other_workers(context.docora, has_workers=not found.has_only_others)
     for error in errors:
         context.report(error)
     return exit_code_of(errors[0]) if errors else ExitCode.OK
@@ -73,21 +73,21 @@ def _watch(context: Context) -> None:
     from rich.constrain import Constrain
     from rich.live import Live
 
-    from docora_ops.actions.monitoring import Watch, read_status
+    from docora_ops.actions.monitoring import read_status, trend
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
     from docora_ops.render.console import make_console, may_animate
     from docora_ops.render.status_view import status_screen
 
     context.collect_garbage()
-    compare = Watch().compare
     console = make_console(sys.stdout)
     live = Live(console=console, auto_refresh=False) if may_animate(sys.stdout) else None
-    began = time.monotonic()
+    first_began = began = time.monotonic()
     found, errors = read_status(context.docora)
+    first = found
     context.tell()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "failure", None):
-            shown = status_screen(found, errors, compare(found, began))
+            shown = status_screen(found, errors, trend(first, found, began - first_began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
                 live.update(Constrain(shown, console.width - 2), refresh=True)

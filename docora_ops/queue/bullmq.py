@@ -131,14 +131,7 @@ class BullmqQueue(LinkQueue):
     def health(self) -> QueueHealth:
         overview = self.overview(1)
         with redis_errors(self._client):
-            active = cast("list[bytes]", self._client.lrange(f"{BULLMQ}active", 0, -1))
-            pipeline = self._client.pipeline(transaction=False)
-            for job_id in active:
-                pipeline.exists(f"{BULLMQ}{text_of(job_id)}:lock")
-            locked = pipeline.execute()
-            stalled = {job_id for job_id, lock in zip(active, locked, strict=True) if not lock}
-            # Without jobs that ended meanwhile.
-            stalled.intersection_update(self._client.lrange(f"{BULLMQ}active", 0, -1))
+            active = self._client.llen(f"{BULLMQ}active")
             meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
         return QueueHealth(
             waiting=overview.waiting,
@@ -146,9 +139,8 @@ class BullmqQueue(LinkQueue):
             workers=len(overview.workers),
             suspension=overview.suspension,
             bullmq_version=text_of(meta.get(b"version", b"")) if meta else None,
-            active=len(active),
+            active=active,
             delayed=overview.delayed,
-            stalled=len(stalled),
             other=self.read_other(),
             to_remove_others=TO_REMOVE_RQ_JOBS,
         )

@@ -14,8 +14,6 @@ from docora_ops.queue.redis_client import explain_refused_write, redis_errors, s
 
 _TRIAL = "docora-ops:trial"
 """The end of the names of keys that never exist."""
-_CLOCK_GRAIN = 2
-"""Seconds by which moments of INFO may be off."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +26,16 @@ class RedisServer:
     eviction_policy: str | None
     used_memory: int
     maxmemory: int
-    system_memory: int
     appends_to_file: bool
     last_append_failed: bool
     last_snapshot_failed: bool
-    has_saved_snapshot: bool
-    unsaved_changes: int
-    uptime: int  # seconds
 
 
 def read_redis_server(client: redis.Redis) -> RedisServer | None:
     """Reads the state of the server; None if INFO is not permitted. Raises RedisError."""
     with redis_errors(client):
         try:
-            return redis_server_of(client.info(), server_time(client))
+            return redis_server_of(client.info())
         except redis.exceptions.NoPermissionError:
             return None
 
@@ -52,8 +46,8 @@ def read_clock(client: redis.Redis) -> float:
         return server_time(client)
 
 
-def redis_server_of(info: Mapping[str, Any], now: float) -> RedisServer:
-    """Reads the answer of INFO; `now`: the time of the server's clock."""
+def redis_server_of(info: Mapping[str, Any]) -> RedisServer:
+    """Reads the answer of INFO."""
 
     def number(name: str) -> int:
         value = info.get(name, 0)
@@ -61,7 +55,6 @@ def redis_server_of(info: Mapping[str, Any], now: float) -> RedisServer:
 
     version = str(info.get("redis_version", ""))
     valkey = info.get("valkey_version")
-    uptime = number("uptime_in_seconds")
     return RedisServer(
         product=f"Valkey {valkey}" if valkey else f"Redis {version}",
         version=version,
@@ -69,14 +62,9 @@ def redis_server_of(info: Mapping[str, Any], now: float) -> RedisServer:
         eviction_policy=info.get("maxmemory_policy"),
         used_memory=number("used_memory"),
         maxmemory=number("maxmemory"),
-        system_memory=number("total_system_memory"),
         appends_to_file=number("aof_enabled") != 0,
         last_append_failed=info.get("aof_last_write_status", "ok") != "ok",
         last_snapshot_failed=info.get("rdb_last_bgsave_status", "ok") != "ok",
-        # A server that starts sets the time of the last save to that of its start.
-        has_saved_snapshot=number("rdb_last_save_time") > now - uptime + _CLOCK_GRAIN,
-        unsaved_changes=number("rdb_changes_since_last_save"),
-        uptime=uptime,
     )
 
 

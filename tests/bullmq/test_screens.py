@@ -75,14 +75,12 @@ def test_doctor_tells_what_is_wrong_with_workers_jobs_and_version(bullmq: Bullmq
     assert workers["hint"] == "run Docora with RUN_MODE=all or worker"
     assert "Docora's scheduler" in check(result, "drift_lost")["finding"]
     docora.redis.hset(bullmq.key("meta"), "version", "bullmq:6.7.0")
-    bullmq.stall(docora.add_link("scanning"))
     url = docora.redis_access.owner
     with redis.Redis.from_url(url, client_name=WORKER_NAME) as busy:  # it looks only each 30 s
         busy.ping()
         result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
         workers, version = check(result, "workers"), check(result, "bullmq_queue")
-        assert (workers["state"], version["state"]) == ("warning", "warning")
-        assert "1 job at work without a worker's heartbeat" in workers["finding"]
+        assert (workers["state"], version["state"]) == ("ok", "warning")
         assert "bullmq:6.7.0" in version["finding"]
 
         bullmq.pause(docora.add_link("pending_snapshot"))

@@ -15,14 +15,6 @@ from tests.support.proxy import eventually, refused_port
 
 
 @contextmanager
-def beside(docora: Docora, own: OwnRedis) -> Iterator[Docora]:
-    """The same Docora, with a Redis that may be spoiled."""
-    other = replace(docora, redis_access=own.access)
-    yield other
-    other.close()
-
-
-@contextmanager
 def endless_script(own: OwnRedis) -> Iterator[None]:
     """Keep Redis busy until the end of the block."""
     own.client.config_set("busy-reply-threshold", 1)
@@ -77,12 +69,14 @@ def test_a_node_of_a_cluster_is_called_so(docora: Docora, tmp_path: Path) -> Non
     link = docora.add_link()
     # Without a port of its own, its bus would take one that need not exist.
     config = {"cluster-enabled": "yes", "cluster-port": str(refused_port())}
-    with own_redis(tmp_path, **config) as own, beside(docora, own) as other:
+    with own_redis(tmp_path, **config) as own:
+        other = replace(docora, redis_access=own.access)
         own.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
         eventually(lambda: own.client.cluster("INFO")["cluster_state"] == "ok", "a Cluster")
         result = examine(other)
         refused = other.run("retry", *link.ids, "--json")
-        assert other.status(link) == "failed"
+        other.close()
+    assert docora.status(link) == "failed"
     assert (result.code, refused.code) == (5, 5), (result, refused)
     assert "node of a Cluster" in check(result, "redis")["finding"]
     assert "cluster-enabled" in check(result, "redis")["hint"]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import docora_ops
 from docora_ops import actions
 from tests.support.docora import Docora
@@ -25,9 +27,17 @@ def test_the_example_runs(docora: Docora) -> None:
     assert docora.was_reset(link)
 
 
-def test_each_name_of_the_api_is_there_and_loads_no_driver_before_it_is_used() -> None:
-    for name in actions.__all__:
-        assert callable(getattr(actions, name)), name
+def test_each_name_of_the_api_is_there_and_documented() -> None:
+    for name in (each for names in actions._MODULES.values() for each in names):
+        found = getattr(actions, name)
+        assert callable(found), name
+        assert found.__doc__, name
+        assert found.__module__.startswith("docora_ops."), name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        actions.__getattr__("nothing")
+
+
+def test_the_api_loads_no_driver_before_it_is_used() -> None:
     program = (
         "import sys; from docora_ops import actions; "
         "print(sorted({'psycopg', 'redis', 'rich', 'typer'} & sys.modules.keys()))"

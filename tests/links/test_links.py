@@ -197,16 +197,16 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
     app = docora.add_app("Other", "app_other")
     docora.link(app, docora.add_repository("octo/other", "repo_other"))
     for options, message, hint in (
-        (["--repo", unlinked], "no app is linked to 'octo/lonely'", "octo/"),
+        (["--repo", unlinked], "'octo/lonely' is not linked to any app", "octo/"),
         (
             ["--repo", "octo/othr"],
             "no repository 'octo/othr'",
             "did you mean octo/other?",
         ),
-        (["--app", "Other", "--repo", "octo/repo1"], "app 'Other' is not linked to", "octo/other"),
+        (["--app", "Other", "--repo", "octo/repo1"], "is not linked to app 'Other'", "octo/other"),
         (
             ["--app", "App 1", "--app", "App 2", "--repo", "octo/other"],
-            "neither 'App 1' nor 'App 2' is linked to 'octo/other'",
+            "'octo/other' is not linked to app 'App 1' or 'App 2'",
             "octo/repo1",
         ),
         (["--app", "Otherr"], "no app 'Otherr'", "did you mean Other?"),

@@ -1,6 +1,5 @@
 """An app and a repository, by every name they have."""
 
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -78,15 +77,6 @@ def test_what_a_hint_has_to_paste_runs_nothing_in_a_shell(docora: Docora, tmp_pa
         )
         assert done.stdout == f"{word}\n", result
     assert list(tmp_path.iterdir()) == []
-
-
-def test_swapped_arguments_are_told(docora: Docora, link: TestLink) -> None:
-    for arguments in (("octo/api", "Acme Search"), ("octo/none", "acme"), ("x", "acme search")):
-        result = docora.run("retry", *arguments)
-        assert f"Error: no app '{arguments[0]}': APP comes first, then REPO\n" in result.stderr
-        assert result.stderr.endswith(f"Hint: swap the two: {shlex.join(arguments[::-1])}\n")
-    # Neither is known: nothing says that they are swapped.
-    assert "comes first" not in docora.run("retry", "Acme Serch", "octo/none").stderr
 
 
 def test_a_name_that_is_not_shown_as_it_is_gives_way_to_the_id(docora: Docora) -> None:

@@ -6,7 +6,7 @@ from rq.job import Job, JobStatus
 from rq.utils import now
 
 from docora_ops.drift import DriftKind
-from tests.support.docora import INTERMEDIATE, QUEUE, Docora
+from tests.support.docora import QUEUE, Docora
 from tests.support.rows import TestLink
 
 LATER = now().timestamp() + 10**6
@@ -27,12 +27,6 @@ def in_no_list(docora: Docora) -> TestLink:
     link = docora.add_link()
     docora.queue_job(link)
     docora.redis.lrem(docora.queue.key, 0, link.job_id)
-    return link
-
-
-def expired(docora: Docora) -> TestLink:
-    link = in_no_list(docora)
-    docora.redis.delete(Job.key_for(link.job_id))
     return link
 
 
@@ -64,12 +58,6 @@ def orphaned_without_repository(docora: Docora) -> TestLink:
     docora.connection.execute(
         "DELETE FROM repositories WHERE repository_id = %s", (link.repository_id,)
     )
-    return link
-
-
-def orphaned_twice(docora: Docora) -> TestLink:
-    link = orphaned(docora)
-    docora.redis.rpush(docora.queue.key, link.job_id)
     return link
 
 
@@ -109,12 +97,6 @@ def entry_in(name: str) -> Arrange:
     return arrange
 
 
-def entry_of_gone_link(docora: Docora) -> TestLink:
-    link = entry_in("failed")(docora)
-    docora.delete_link(link)
-    return link
-
-
 def entry_of_waiting_job(docora: Docora) -> TestLink:
     """A plain enqueue over a failed job leaves it behind."""
     link = docora.add_link("pending_snapshot")
@@ -129,12 +111,6 @@ def place_without_job(docora: Docora) -> TestLink:
     return link
 
 
-def intermediate_without_job(docora: Docora) -> TestLink:
-    link = docora.add_link("synced")
-    docora.redis.rpush(INTERMEDIATE, link.job_id)
-    return link
-
-
 def dead_run_without_job(docora: Docora) -> TestLink:
     link = docora.add_link("synced")
     docora.start_job(link.job_id, heartbeat=-10)
@@ -146,26 +122,18 @@ LOST, STUCK, ORPHAN, DUPLICATE, STALE = DriftKind
 DRIFT: dict[Arrange, DriftKind] = {
     never_queued: LOST,
     in_no_list: LOST,
-    expired: LOST,
     failed_job: LOST,
     killed: STUCK,
     cut_off: STUCK,
     orphaned: ORPHAN,
     orphaned_without_repository: ORPHAN,
-    orphaned_twice: ORPHAN,
     orphaned_in("scheduled", JobStatus.SCHEDULED): ORPHAN,
-    orphaned_in("deferred", JobStatus.DEFERRED): ORPHAN,
     orphaned_in("failed", JobStatus.FAILED): ORPHAN,
     thrice: DUPLICATE,
     scheduled_too: DUPLICATE,
     entry_in("failed"): STALE,
-    entry_in("finished"): STALE,
-    entry_in("canceled"): STALE,
-    entry_in("deferred"): STALE,
     entry_in("scheduled"): STALE,
-    entry_of_gone_link: STALE,
     entry_of_waiting_job: STALE,
     place_without_job: STALE,
-    intermediate_without_job: STALE,
     dead_run_without_job: STALE,
 }

@@ -4,6 +4,7 @@ from signal import SIGKILL
 
 from docora_ops.drift import DriftKind
 from tests.support.git_over_http import gate_at
+from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import expire_heartbeats, running
 
@@ -25,7 +26,8 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
     assert len(actions.repair(app_id=link.app_id, ref=actions.ref(link)).repaired) == 0
 
     expire_heartbeats(docora)
-    assert actions.drift().found[DriftKind.STUCK] == 1
+    # Postgres may take a moment to notice that the worker is gone, and to end its lock.
+    eventually(lambda: actions.drift().found[DriftKind.STUCK] == 1, "a stuck link")
     result = docora.run("repair", *link.ids, "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
     assert (result.code, result.data["stuck"], result.data["queued"]) == (0, 1, 1), result
     assert docora.waiting() == [link.job_id]

@@ -4,7 +4,6 @@ import json
 import signal
 
 import pytest
-from rq.job import Job
 
 from tests.support.docora import QUEUE, Docora, Result, finish
 from tests.support.proxy import PUSH, Fault, Proxy
@@ -52,15 +51,12 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
     with frozen(docora):
         planned = repair(docora, "--dry-run", "--json")
         shown = repair(docora, "--dry-run")
-    assert (planned.code, shown.code) == (0, 0)
     assert (planned.data["message"], planned.data["dry_run"]) == ("Dry run", True)
     assert "queued" in shown.stdout
     assert "nothing was changed" in shown.stderr
 
-    assert docora.audit_entries() == []
     result = repair(docora, "--json", "--reason", "killed")
     assert result.code == 0, result
-    assert result.stdout.count("\n") == 1
     data = result.data
     counts = {"total": 5, "queued": 2, "removed": 3}
     assert [
@@ -68,10 +64,8 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         for entry in docora.audit_entries()
     ] == [("started", "repair", "killed", {"total": 5}), ("ended", "repair", "killed", counts)]
     assert {kind: data[kind] for kind in links} == dict.fromkeys(links, 1)
-    assert [data[name] for name in ("queued", "removed", "left_alone", "not_repaired")] == [
-        *(2, 3, 0, 0)
-    ]
-    assert data["message"] == "Repair done"
+    names = ("message", "queued", "removed", "left_alone", "not_repaired")
+    assert [data[name] for name in names] == ["Repair done", 2, 3, 0, 0]
     items = {item["drift"]["kind"]: item for item in data["repaired"]}
     for kind, link in links.items():
         assert items[kind]["drift"]["job_id"] == link.job_id
@@ -79,16 +73,11 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         assert items[kind]["outcome"] == ("queued" if kind in {"lost", "stuck"} else "removed")
     assert planned.data["repaired"] == data["repaired"]
     assert "5 mismatches at first check" in result.stderr
-    assert sorted(docora.waiting()) == sorted(
-        links[kind].job_id for kind in ("lost", "stuck", "duplicate")
-    )
 
     with frozen(docora):
-        again, for_a_person = repair(docora, "--json"), repair(docora)
-    assert (again.code, again.data["message"]) == (0, "Nothing to repair")
-    assert again.data["repaired"] == []
-    assert (for_a_person.code, for_a_person.stdout) == (0, "Nothing to repair\n")
-    assert for_a_person.stderr.endswith(": looking for drift.\n")
+        again = repair(docora)
+    assert (again.code, again.stdout) == (0, "Nothing to repair\n")
+    assert again.stderr.endswith(": looking for drift.\n")
 
 
 def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
@@ -118,49 +107,28 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
     assert docora.doubled_jobs() == []
 
 
-def test_what_strangers_wrote_into_the_queue_costs_only_itself(docora: Docora) -> None:
-    strange, doubtful, lost = (docora.add_link("pending_snapshot") for _ in range(3))
-    for link, name in ((strange, "status"), (doubtful, "enqueued_at")):
-        docora.queue_job(link)
-        docora.redis.lrem(docora.queue.key, 0, link.job_id)
-        docora.redis.hset(Job.key_for(link.job_id), name, b"\xff")
-    docora.redis.zadd(f"rq:failed:{QUEUE}", {strange.job_id: 9e9})
-    docora.redis.rpush(docora.queue.key, "a" + 20_000 * "-a")
-    docora.age_links()
-    assert docora.run("doctor", "--json", env=AT_ONCE).code == 6
-    result = repair(docora, "--json")
-    assert (result.code, result.data["queued"]) == (0, 3), result
-    assert {link.job_id for link in (strange, doubtful, lost)} < set(docora.waiting())
-
-
-@pytest.mark.parametrize("lost_server", ["redis", "postgres"])
-def test_a_server_lost_midway_is_exit_code_5_with_what_was_done(
-    docora: Docora, lost_server: str
+def test_a_repair_that_is_cut_off_tells_what_was_done_and_another_does_the_rest(
+    docora: Docora,
 ) -> None:
-    docora.add_links(1600, status="pending_snapshot")
+    docora.add_links(2400, status="pending_snapshot")
     docora.age_links()
-    with (
-        Proxy.before_redis(docora.redis_url) as redis_proxy,
-        Proxy.before_postgres(docora.database_url) as postgres_proxy,
-    ):
-        proxy = redis_proxy if lost_server == "redis" else postgres_proxy
-        marker = PUSH if lost_server == "redis" else b"SKIP LOCKED"
-        proxy.plan(marker, Fault.LOSE_REQUEST, number=2)
-        result = docora.run(
-            "repair",
-            "--json",
-            env={
-                **AT_ONCE_PATIENT,
-                "REDIS_URL": redis_proxy.url,
-                "DATABASE_URL": postgres_proxy.url,
-            },
-        )
-    assert result.code == 5, result
-    assert result.json["code"] == lost_server
-    assert result.data["message"] == "Repair stopped"
-    assert result.data["queued"] == len(result.data["repaired"]) < 1600
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        env = {**AT_ONCE_PATIENT, "REDIS_URL": proxy.url}
+        moment = proxy.plan(PUSH, Fault.HOLD_REPLY)
+        process = docora.start("repair", "--json", env=env)
+        moment.wait()
+        process.send_signal(signal.SIGINT)
+        moment.release()
+        interrupted = finish(process)
+        proxy.plan(PUSH, Fault.LOSE_REQUEST, number=2)
+        lost = docora.run("repair", "--json", env=env)
+    for result, code in ((interrupted, 130), (lost, 5)):
+        assert (result.code, result.data["message"]) == (code, "Repair stopped"), result
+        assert 0 < result.data["queued"] == len(result.data["repaired"]) < 1600
+    assert "the same command finishes the rest" in interrupted.stderr
+    assert lost.json["code"] == "redis"
     assert repair(docora, "--json").code == 0
-    assert len(docora.waiting()) == 1600
+    assert len(docora.waiting()) == 2400
     docora.assert_sound()
 
 
@@ -188,21 +156,3 @@ def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
     assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
     docora.redis.lrem(docora.queue.key, 0, "docora-ops-removed")
     assert docora.waiting() == [links["duplicate"].job_id]
-
-
-def test_an_interrupted_repair_stops_between_batches(docora: Docora) -> None:
-    docora.add_links(1600, status="pending_snapshot")
-    docora.age_links()
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        moment = proxy.plan(PUSH, Fault.HOLD_REPLY)
-        process = docora.start("repair", "--json", env={**AT_ONCE_PATIENT, "REDIS_URL": proxy.url})
-        moment.wait()
-        process.send_signal(signal.SIGINT)
-        moment.release()
-        result = finish(process)
-    assert result.code == 130, result
-    assert result.data["message"] == "Repair stopped"
-    assert 0 < result.data["queued"] < 1600
-    assert "the same command finishes the rest" in result.stderr
-    assert len(docora.lost_links()) == 1600 - result.data["queued"]
-    assert docora.doubled_jobs() == []

@@ -1,6 +1,5 @@
 """A stuck link gets one answer, whoever finds it: `repair`, or a worker that tidies up."""
 
-import json
 from collections.abc import Callable
 
 import pytest
@@ -53,11 +52,3 @@ def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(
     # As for any failed link, a retry brings it back.
     assert docora.run("retry", *link.ids).code == 0
     assert docora.waiting() == [link.job_id]
-
-
-def test_a_repair_that_only_fails_links_is_in_the_history(docora: Docora) -> None:
-    docora.add_link("scanning", retry_count=ATTEMPTS - 1)
-    assert by_repair(docora) is not None
-    started, finished = docora.audit_entries()
-    assert (started["event"], finished["event"]) == ("started", "ended")
-    assert json.loads(finished["counts"]) == {"total": 1, "not_repaired": 1}

@@ -3,7 +3,7 @@
 import re
 import signal
 
-from docora_ops.actions.monitoring import Watch
+from docora_ops.actions.monitoring import trend
 from docora_ops.jobs import Backend, QueueOverview
 from docora_ops.overview import Status, Trend
 from tests.support.docora import COMMAND, Docora
@@ -57,16 +57,14 @@ def state(jobs: int | None) -> Status:
     if jobs is not None:
         nothing = (0, 0, 0, 0, "snapshot-queue", None, None, False, None, (), None, ())
         queue = QueueOverview(Backend.RQ, jobs, *nothing)
-    return Status("postgres", "redis", [], queue=queue)
+    return Status("postgres", "redis", queue=queue)
 
 
-def test_the_rate_is_that_of_the_last_minute_and_tells_the_time_left() -> None:
-    watch = Watch()
-    assert watch.compare(state(1000), 100) == Trend(0, None, None, 0, None, None)
-    assert watch.compare(state(900), 110) == Trend(10, None, None, -100, 10.0, 90.0)
-    # The queue grows, a server is lost, and it drains again.
-    assert watch.compare(state(1000), 120) == Trend(20, None, None, 0, 0.0, None)
-    assert watch.compare(state(None), 130) == Trend(30, None, None, None, None, None)
-    assert watch.compare(state(600), 140) == Trend(40, None, None, -400, None, None)
-    assert watch.compare(state(480), 200) == Trend(100, None, None, -520, 2.0, 240.0)
-    assert watch.compare(state(0), 210) == Trend(110, None, None, -1000, 48.0, None)
+def test_the_rate_since_the_first_look_tells_the_time_left() -> None:
+    first = state(1000)
+    assert trend(first, first, 0) == Trend(0, None, None, 0, None, None)
+    assert trend(first, state(900), 10) == Trend(10, None, None, -100, 10.0, 90.0)
+    # The queue has grown, or a server is lost, or all is done.
+    assert trend(first, state(1100), 20) == Trend(20, None, None, 100, -5.0, None)
+    assert trend(first, state(None), 30) == Trend(30, None, None, None, None, None)
+    assert trend(first, state(0), 100) == Trend(100, None, None, -1000, 10.0, None)

@@ -16,7 +16,7 @@ from docora_ops.actions import (
     many_links,
     one_link,
 )
-from docora_ops.actions.find_drift import Findings, find_drift
+from docora_ops.actions.find_drift import Finding, Suspects, find_drift
 from docora_ops.actions.fix_drift import plan_repair, repair_found
 from docora_ops.audit import describe_change
 from docora_ops.bulk import BulkResult
@@ -114,12 +114,14 @@ class Actions:
         return step.result
 
     def drift(self) -> DriftReport:
-        return self.find().report
+        return DriftReport([each.drift for each in self.find()])
 
-    def find(self, *, between_looks: Callable[[], object] = lambda: None, **scope: Any) -> Findings:
+    def find(
+        self, *, between_looks: Callable[[], object] = lambda: None, **scope: Any
+    ) -> list[Finding]:
         """Looks for drift twice, without a pause; something may happen between the looks."""
         for event in find_drift(self.database, self.queue, delay=0, **scope):
-            if isinstance(event, Findings):
+            if not isinstance(event, Suspects):
                 return event
             between_looks()
         raise AssertionError

@@ -37,24 +37,11 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> No
         assert failed.data["waited"]["error_message"] == ERROR
         assert link_row(snapshots, bad) == ("failed", 2, ERROR)
 
-        sent_again = docora.run("resync", *good.ids, *wait, env=TWO_TRIES)
-        assert sent_again.code == 0, sent_again
-        assert events(snapshots, "Good") == [CREATED] * 3
-
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
         both = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
         assert both.code == 7, both
         assert (both.data["waited"]["synced"], both.data["waited"]["unfinished"]) == (1, 0)
-        assert both.data["waited"]["failed_links"] == [
-            {
-                "job_id": bad.job_id,
-                "app_id": bad.app_id,
-                "app_name": "Bad",
-                "repository_id": bad.repository_id,
-                "repository_name": "octo/api",
-                "error_message": ERROR,
-            }
-        ]
+        assert [each["job_id"] for each in both.data["waited"]["failed_links"]] == [bad.job_id]
 
         rest = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
         assert rest.code == 0, rest

@@ -1,7 +1,7 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ from docora_ops.actions.following import Following
 from docora_ops.bulk import BulkWait, JobCounts
 from docora_ops.database.link_reports import read_results
 from docora_ops.links import Outcome
-from docora_ops.queue import Answer
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
@@ -77,21 +76,6 @@ def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora:
     assert failure.error_message == "HTTP 500 on created README.md"
 
 
-def test_a_job_that_ends_between_two_questions_has_the_last_word(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, actions = docora.add_link(), docora.actions()
-    followed = follow(actions, link, outcome=Outcome.ALREADY_RUNNING)
-    look = actions.queue.look
-
-    def end_job_and_look(job_ids: Sequence[str], **options: Any) -> list[Answer]:
-        set_status(docora, link, "synced")
-        return look(job_ids, **options)
-
-    monkeypatch.setattr(actions.queue, "look", end_job_and_look)
-    assert run(followed)[-1].synced == 1
-
-
 def test_a_look_at_many_links_breaks_off_when_the_time_is_over(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,51 +122,8 @@ def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> No
     # A worker that listens queues what a killed one was scanning again, within a minute.
     set_status(docora, link, "scanning")
     docora.add_worker()
-    assert (look(), look(), watch.is_hopeless) == (0, 1, False)
+    assert (look(), look()) == (0, 0)
     docora.redis.flushdb()
-    assert (look(), watch.is_hopeless) == (1, True)
+    assert look() == 1
     docora.hold_lock(link.job_id)
     assert (look(), look(), watch.counts.running) == (0, 0, 1)
-
-
-def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
-    link, actions = docora.add_link("pending_snapshot"), docora.actions()
-    docora.enqueue(link.job_id)
-    watch = follow(actions, link).watch
-
-    def look() -> list[str]:
-        watch.next_look = 0
-        for _ in watch.look([actions.ref(link).id]):
-            pass
-        return [each.text for each in actions.docora.notices]
-
-    assert (look(), look()) == ([], [])
-    for _ in range(2):
-        docora.add_worker()
-        look()
-        docora.redis.delete("rq:worker:worker-1")
-        look()
-    look()
-    missed, back, again = look()
-    assert missed == again
-    assert "no worker listens on the queue snapshot-queue any more" in missed
-    assert back == "A worker listens again."
-
-
-@pytest.mark.parametrize("begins", [True, False])
-def test_what_failed_before_is_no_result_while_a_worker_may_have_the_job(
-    docora: Docora, *, begins: bool
-) -> None:
-    link, actions = docora.add_link(last_error="HTTP 500 of before"), docora.actions()
-    docora.enqueue(link.job_id)
-    docora.redis.lrem(docora.queue.key, 0, link.job_id)
-    followed = follow(actions, link, outcome=Outcome.ALREADY_RUNNING)
-    status = "synced" if begins else "failed"
-
-    def end_job() -> None:
-        set_status(docora, link, status)
-        docora.redis.delete(f"rq:job:{link.job_id}")
-
-    *seen, result = run(followed, end_job)
-    assert [so_far.unfinished for so_far in seen] == [1, 0]
-    assert (result.synced, result.failed) == (int(begins), int(not begins))
