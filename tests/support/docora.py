@@ -231,12 +231,20 @@ class Docora(Rows):
         keys = sorted(cast("list[bytes]", self.redis.keys()))
         return tables, {key: (self.content(key), self.redis.ttl(key) >= 0) for key in keys}
 
-    def content(self, key: bytes) -> object:
-        """The value of a key, in a form that can be compared."""
-        # A hash table that grows changes its order by itself.
-        if self.redis.type(key) == b"hash":
-            return self.redis.hgetall(key)
-        return self.redis.dump(key)
+    def content(self, key: bytes) -> Any:
+        """The value of a key."""
+        match self.redis.type(key):
+            case b"hash":
+                return self.redis.hgetall(key)
+            case b"list":
+                return self.redis.lrange(key, 0, -1)
+            case b"set":
+                return self.redis.smembers(key)
+            case b"zset":
+                return self.redis.zrange(key, 0, -1, withscores=True)
+            case b"stream":
+                return self.redis.xrange(key)
+        return self.redis.get(key)
 
     def audit_entries(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
         """The entries of a stream, the oldest first."""
