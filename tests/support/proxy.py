@@ -348,6 +348,16 @@ def refused_port() -> int:
         return port
 
 
+def is_refused(url: str) -> bool:
+    """Whether nobody listens at the host and port of a URL."""
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname, parts.port or 0)).close()
+    except OSError:
+        return True
+    return False
+
+
 def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Wait for something that another process does."""
     end = time.monotonic() + patience
