@@ -1,25 +1,15 @@
 """What must hold after a round, whatever happened in it.
 
-Always:
-- Statuses are those of Docora. Each recorded delivery was acknowledged by the app.
-- Progress counts add up and expire.
+- Each recorded delivery was acknowledged by the app. Progress counts add up and expire.
 - Every command ends with a promised exit code, prints neither a traceback nor a secret, and dies
-  of a signal only if the signal came before the command could handle it. A command that succeeds
-  has done all that it counts.
-- Each running worker is registered, also in a Redis that was emptied under it.
-- Children of a killed worker end by themselves; no process outlives the round.
+  of a signal only if the signal came before the command could handle it.
+- Each running worker is registered. Children of a killed worker end by themselves.
 - A resync that succeeded sends every file again before its link is synced.
-
-While Redis keeps its data: once the maintenance of a worker has cleaned up after killed workers,
-each pending link has a live job. If Redis lost its data, doctor counts the lost links and repair
-queues each of them.
-
-No job id is queued twice, with three exceptions: the careless producer pushed it, Redis or another
-program lost or ended a job whose id still stood in the list, or a worker overslept whose job RQ had
-given to another. Doctor counts these and repair fixes them.
-
-Two jobs never work on one link at once. A job notices that it has lost its lock, with its Postgres
-session, when it next records a file: until then it may send one more.
+- While Redis keeps its data, each pending link has a live job after the maintenance of a worker.
+- No job id is queued twice, unless the careless producer pushed it, Redis lost its job, or a worker
+  overslept whose job RQ had given to another. Doctor counts these and repair fixes them.
+- Two jobs never work on one link at once. A job notices that it has lost its lock, with its session
+  of Postgres, when it next records a file: until then it may send one more.
 """
 
 import json
@@ -74,7 +64,7 @@ def check_round(played: Round) -> None:
     _tidy_up(world)
     lost, doubled = _without_job(docora, LinkStatus.PENDING_SNAPSHOT), _doubled(docora)
     stuck = _without_job(docora, LinkStatus.SCANNING)
-    problems += [f"stuck: {job_id}" for job_id in stuck]
+    problems += [f"stuck: {_story_of(docora, job_id)}" for job_id in stuck]
     if not played.data_lost:
         problems += [f"lost: {_story_of(docora, job_id)}" for job_id in lost]
     if not played.data_lost and not played.overslept:
