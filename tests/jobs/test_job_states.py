@@ -38,8 +38,9 @@ Footprint = dict[str, object]
 def footprints(docora: Docora, job_ids: Iterable[str]) -> dict[str, Footprint]:
     """Leaves out what RQ keeps of its workers: only they touch it."""
     found: dict[str, Footprint] = {job_id: {} for job_id in job_ids}
-    for key in cast("list[bytes]", docora.redis.keys()):
-        name, content = key.decode(), docora.content(key)
+    keys = cast("list[bytes]", docora.redis.keys())
+    for key, content in zip(keys, docora.contents(keys), strict=True):
+        name = key.decode()
         of_one = found.keys() & set(name.split(":"))
         if name.startswith("rq:worker:"):
             continue

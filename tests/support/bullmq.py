@@ -52,7 +52,6 @@ class Producer:
         self._lock = Lock()
 
     def __call__(self, what: str, *arguments: object) -> Any:
-        """Has the process do something; returns what comes back."""
         assert self._process.stdin
         assert self._process.stdout
         with self._lock:
@@ -74,18 +73,14 @@ class Bullmq:
         docora.redis.hset(f"bull:{QUEUE}:meta", "version", VERSION)
 
     def run(self, *arguments: str, **options: Any) -> Result:
-        """The command for a Docora with BullMQ workers."""
         return self.docora.run(*arguments, **{"env": self.environment(), **options})
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """What a command needs, with the privileges of the help topic `privileges`."""
         url = self.docora.redis_access.bullmq
         return {"DOCORA_OPS_BACKEND": "bullmq", "REDIS_URL": url, **changes}
 
     def key(self, name: str) -> str:
         return f"bull:{QUEUE}:{name}"
-
-    # Jobs in every state
 
     def add(self, link: TestLink, **options: Any) -> None:
         """A job that waits, as Docora's scheduler makes it; or is delayed, or has a priority."""
@@ -117,7 +112,6 @@ class Bullmq:
             self.docora.redis.rename(self.key("wait"), self.key("paused"))
 
     def start(self, link: TestLink) -> None:
-        """A job that a worker has taken, and whose lock lives for 30 s."""
         self.add(link)
         assert self._produce("take") == link.job_id
 
@@ -130,36 +124,28 @@ class Bullmq:
         self.docora.redis.delete(self.key(f"{link.job_id}:lock"))
 
     def complete(self, link: TestLink) -> None:
-        with self.worker(lambda _job_id: None):
-            self.add(link)
-            self.await_state(link, "completed")
+        self._run(link, None, "completed")
 
     def fail(self, link: TestLink, error: str = "boom") -> None:
-        """A job without further tries."""
-        with self.worker(lambda _job_id: error):
-            self.add(link, attempts=1)
-            self.await_state(link, "failed")
+        self._run(link, error, "failed", attempts=1)
 
     def fail_once(self, link: TestLink, error: str = "boom") -> None:
-        """A job that has failed and is delayed until its next try."""
+        self._run(link, error, "delayed")
+
+    def _run(self, link: TestLink, error: str | None, state: str, **options: Any) -> None:
         with self.worker(lambda _job_id: error):
-            self.add(link)
-            self.await_state(link, "delayed")
+            self.add(link, **options)
+            self.await_state(link, state)
 
     def promote(self, link: TestLink) -> None:
-        """Lets the time go by that a delayed job has to wait."""
         self._produce("promote", link.job_id)
 
     def await_state(self, link: TestLink, state: str) -> None:
-        """Until the link's job is what BullMQ calls so."""
         eventually(lambda: self.state(link) == state, f"a job that is {state}")
 
     def state(self, link: TestLink) -> str | None:
-        """BullMQ's own word for the state of the link's job; None if there is no job."""
         state: str | None = self._produce("state", link.job_id)
         return state
-
-    # A Docora at work
 
     def schedule(self, *statuses: str, attempts: int = ATTEMPTS) -> None:
         """One pass of Docora's scheduler; of links with one of the statuses, if any are given."""
@@ -184,7 +170,6 @@ class Bullmq:
             connection.execute(SET_STATUS, {"job_id": job_id, **values})
 
     def waits_for_row(self) -> bool:
-        """Tells whether a worker that begins a job waits for the row of its link."""
         return bool(self.docora.connection.execute(WAIT_FOR_ROW).fetchall())
 
     @contextmanager

@@ -28,21 +28,17 @@ class Access:
     worker: str
     monitor: str
     bullmq: str = ""
-    """Of commands beside BullMQ; in Redis only."""
 
     @property
     def command_name(self) -> str:
-        """The user of `command`."""
         return urlsplit(self.command).username or ""
 
     @property
     def worker_name(self) -> str:
-        """The user of `worker`."""
         return urlsplit(self.worker).username or ""
 
     @property
     def monitor_name(self) -> str:
-        """The user of `monitor`."""
         return urlsplit(self.monitor).username or ""
 
 
@@ -59,7 +55,6 @@ class Grant:
 
 
 def grants(role: str) -> list[Grant]:
-    """Returns what the topic grants this role on tables, one by one."""
     found = []
     for privileges, tables in re.findall(
         r"GRANT (.+?) ON ([\w, ]+) TO", block(f"CREATE ROLE {role}").replace("\n", " ")
@@ -72,7 +67,6 @@ def grants(role: str) -> list[Grant]:
 
 
 def rules(user: str) -> list[str]:
-    """Returns the commands and the patterns of keys and channels that this user may use."""
     return [rule for rule in block(f"ACL SETUSER {user} on").split() if rule[0] in "+~%&"]
 
 
@@ -85,14 +79,12 @@ def block(start: str) -> str:
 
 
 def with_login(url: str, user: str, password: str) -> str:
-    """The same URL with another user and password."""
     host = re.sub(r"^(\w+://)([^@/?]*@)?", "", url)
     scheme = url.partition("://")[0]
     return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{host}"
 
 
 def role_access(url: str, number: int) -> Access:
-    """How the roles connect to this database."""
     return Access(url, *(with_login(url, f"{role}_{number}", "choose one") for role in ROLES))
 
 
@@ -108,18 +100,15 @@ def create_roles(connection: psycopg.Connection, number: int) -> None:
 
 
 def drop_roles(connection: psycopg.Connection, number: int) -> None:
-    """Once their database is gone, and their grants with it."""
     for role in ROLES:
         connection.execute(f"DROP ROLE IF EXISTS {role}_{number}".encode())
 
 
 def user_access(url: str, number: int) -> Access:
-    """How the users connect to this Redis."""
     return Access(url, *(with_login(url, f"{user}-{number}", "choose-one") for user in USERS))
 
 
 def create_users(admin: redis.Redis, number: int) -> None:
-    """Creates the users, with their permissions."""
     for user in USERS:
         acl, setuser, name, *rules = block(f"ACL SETUSER {user} on").split()
         admin.execute_command(acl, setuser, f"{name}-{number}", *rules)  # type: ignore[no-untyped-call]

@@ -17,8 +17,6 @@ AUTH_KEY = f"{'cc33' * 8}:{'dd44' * 8}:{'fe22' * 16}"
 
 @dataclass(frozen=True)
 class TestLink:
-    """The two ids of a link."""
-
     __test__ = False
 
     app_id: str
@@ -26,12 +24,10 @@ class TestLink:
 
     @property
     def ids(self) -> tuple[str, str]:
-        """For the command line."""
         return self.app_id, self.repository_id
 
     @property
     def job_id(self) -> str:
-        """The id of the link's job."""
         return f"{self.app_id}-{self.repository_id}"
 
 
@@ -47,8 +43,6 @@ def in_turns(job_ids: Iterable[str]) -> list[str]:
 
 
 class Rows:
-    """Makes rows, and reads them."""
-
     connection: psycopg.Connection[dict[str, Any]]
     _ids: count[int]
 
@@ -93,7 +87,6 @@ class Rows:
         last_error: str | None = "HTTP 500 on created README.md",
         scanned: timedelta | None = None,
     ) -> TestLink:
-        """`scanned`: how long ago, if ever."""
         self.connection.execute(
             "INSERT INTO app_repositories (app_id, repository_id, status, retry_count,"
             " last_error, github_token_encrypted, last_scanned_at)"
@@ -103,7 +96,6 @@ class Rows:
         return TestLink(app_id, repository_id)
 
     def add_link(self, status: str = "failed", **options: Any) -> TestLink:
-        """A link of a new app to a new repository."""
         number = next(self._ids)
         app_id = self.add_app(f"App {number}")
         return self.link(app_id, self.add_repository(f"octo/repo{number}"), status, **options)
@@ -182,7 +174,6 @@ class Rows:
         )
 
     def set_link(self, link: TestLink, **columns: object) -> None:
-        """Changes columns of the link's row."""
         assignments = ", ".join(f"{name} = %s" for name in columns)
         self.connection.execute(
             f"UPDATE app_repositories SET {assignments}"

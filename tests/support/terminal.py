@@ -34,11 +34,8 @@ _UNSEEN = re.compile(
     r"[\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     r"\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
 )
-"""What has no glyph, or turns the order of what has one."""
 _STYLE = re.compile(r"\x1b\[(?:0|[12](?:;3[1-6])?|3[1-6])m")
-"""What a table is coloured with."""
 _ANIMATION = re.compile(r"\x1b\[(?:\?25[lh]|2K|1A|(?:[12];)?(?:3[0-7]|9[0-7]|38;5;\d+)m)|\r")
-"""What a bar moves and is coloured with."""
 
 
 def assert_inert(text: str) -> None:
@@ -55,14 +52,12 @@ def plain_data(shown: str) -> str:
 
 
 def plain_talk(shown: str) -> str:
-    """The same for conversation, which has bars that move."""
     plain = _ANIMATION.sub("", _STYLE.sub("", shown))
     assert_inert(plain)
     return plain
 
 
 def open_terminal(columns: int, lines: int = 50) -> tuple[int, int]:
-    """Returns our side of a terminal and that of the command."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     return ours, theirs
@@ -105,7 +100,6 @@ class TerminalSession:
         self._master = self._slave = -1
 
     def type(self, keys: bytes) -> None:
-        """What a person types."""
         os.write(self._master, keys)
 
     def read_until(self, pattern: re.Pattern[bytes], timeout: float = 60) -> re.Match[bytes]:
@@ -118,21 +112,17 @@ class TerminalSession:
         return match
 
     def answer(self, keys: bytes) -> tuple[int, str]:
-        """Type keys once the command has asked; returns what `end` does."""
         self.read_until(QUESTION)
         self.type(keys)
         return self.end()
 
     def end(self, timeout: float = 60) -> tuple[int, str]:
-        """The exit code of the command, and all that it has shown."""
         match = self.read_until(_END, timeout)
         return int(match[1]), self._shown[: match.start()].decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a command has shown at two terminals."""
-
     code: int
     data: str
     talk: str
@@ -160,7 +150,6 @@ class _Screen:
                 self._answer = b""
 
     def content(self) -> bytes:
-        """All that was sent to it, once nobody writes any more."""
         self._thread.join()
         os.close(self.ours)
         return bytes(self._shown)
@@ -226,7 +215,7 @@ def _run_at(
     """Run a command, and close its side of the terminals; returns its exit code."""
     environment = docora.environment(**{"TERM": "xterm-256color", "PAGER": "", **(env or {})})
     streams = (talk.theirs, data.theirs, talk.theirs)
-    with docora.fork_server.start_at(arguments, environment, streams) as process:
+    with docora.fork_server.start(arguments, environment, streams) as process:
         for descriptor in {data.theirs, talk.theirs}:
             os.close(descriptor)
         try:
