@@ -56,8 +56,10 @@ class Driver:
         with self.postgres.connect() as connection:
             connection.execute("TRUNCATE apps, repositories CASCADE")
         self.valkey.empty()
-        access = [Access(url, url, url, url) for url in (self.postgres.url, self.valkey.url)]
-        producer, apps = Producer(*access, self.fork_server), Apps()
+        postgres, redis = (
+            Access(url, url, url, url) for url in (self.postgres.url, self.valkey.url)
+        )
+        producer, apps = Producer(postgres, redis, self.fork_server), Apps()
         with closing(producer), Receiver(answer=apps.answer).serving() as receiver:
             snapshots = Snapshots(producer, self.directory, receiver)
             world = make_world(snapshots, producer, apps, self.upstreams, self.size.apps, random)

@@ -44,7 +44,7 @@ def find(command: str, product: str, pattern: str) -> list[Program]:
     found: dict[tuple[int, ...], Program] = {}
     for folder in folders:
         executable = shutil.which(command, path=folder)
-        shown = [executable, "--version"] if executable else ["true"]
+        shown = [executable or "true", "--version"]
         printed = subprocess.run(shown, capture_output=True, text=True, check=False).stdout
         version = re.search(pattern, printed)
         if executable and version:
@@ -132,7 +132,7 @@ def run_tests(combination: Combination, folder: Path, arguments: Sequence[str]) 
     """Runs pytest and prints what failed and its summary. Raises CalledProcessError."""
     environment = {name: value for name, value in os.environ.items() if name[:5] != "TEST_"}
     tests = POOLED if "TEST_POOL_MODE" in combination.settings else []
-    command = [folder / "bin" / "python", "-m", "pytest", "-q", *tests, *arguments]
+    command = [str(folder / "bin" / "python"), "-m", "pytest", "-q", *tests, *arguments]
     log = folder.with_suffix(".log")
     with log.open("w") as output:
         done = subprocess.run(

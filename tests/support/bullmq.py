@@ -8,8 +8,9 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 
@@ -23,7 +24,7 @@ WORKER_NAME = f"bull:{b64encode(QUEUE.encode()).decode()}"
 """Of a connection of a worker beside a Docora; the package for Python encodes no name."""
 ATTEMPTS = 5
 
-# As src/repositories/repositories.ts of Docora 1.3.0 chooses the links to queue.
+# As Docora 1.3.0 chooses the links to queue.
 DUE = """
 SELECT app_id, repository_id, status FROM app_repositories JOIN repositories r USING (repository_id)
 WHERE (status = 'pending_snapshot' OR status = 'failed' AND r.circuit_open_until IS NULL)
@@ -85,14 +86,13 @@ class Bullmq:
     def add(self, link: TestLink, **options: Any) -> None:
         """A job that waits, as Docora's scheduler makes it; or is delayed, or has a priority."""
         data = {
-            "app_id": link.app_id,
+            **asdict(link),
             "app_name": "Acme Search",
-            "repository_id": link.repository_id,
             "owner": "octo",
             "name": "api",
+            "isRescan": True,
             "github_token_encrypted": GITHUB_TOKEN,
             "client_auth_key_encrypted": AUTH_KEY,
-            "isRescan": True,
         }
         backoff = {"type": "exponential", "delay": 60_000}
         made = {"jobId": link.job_id, "attempts": ATTEMPTS, "backoff": backoff, **options}
@@ -144,8 +144,7 @@ class Bullmq:
         eventually(lambda: self.state(link) == state, f"a job that is {state}")
 
     def state(self, link: TestLink) -> str | None:
-        state: str | None = self._produce("state", link.job_id)
-        return state
+        return cast("str | None", self._produce("state", link.job_id))
 
     def schedule(self, *statuses: str, attempts: int = ATTEMPTS) -> None:
         """One pass of Docora's scheduler; of links with one of the statuses, if any are given."""
@@ -177,30 +176,29 @@ class Bullmq:
         """A real worker, whose jobs do this; killed at the end of the block."""
         process = start_worker(url or self.docora.redis_access.owner)
 
-        def answer(job_id: str) -> None:
-            assert process.stdin
-            error = work(job_id)
-            with suppress(OSError):
-                process.stdin.write(json.dumps([job_id, error]) + "\n")
-                process.stdin.flush()
-
         def serve(begun: Iterable[str]) -> None:
+            assert process.stdin
             for line in begun:
-                answer(*json.loads(line))
+                [job_id] = json.loads(line)
+                error = work(job_id)
+                with suppress(OSError):
+                    process.stdin.write(json.dumps([job_id, error]) + "\n")
+                    process.stdin.flush()
 
         assert process.stdout
         server = Thread(target=serve, args=(process.stdout,))
         server.start()
         try:
-            eventually(self._is_seen, "a worker of BullMQ")
+            clients = self.docora.redis.client_list
+            eventually(
+                lambda: any(client["name"] == WORKER_NAME for client in clients()),
+                "a worker of BullMQ",
+            )
             yield
         finally:
             process.kill()
             server.join(PATIENCE)
             end(process)
-
-    def _is_seen(self) -> bool:
-        return any(client["name"] == WORKER_NAME for client in self.docora.redis.client_list())
 
     @contextmanager
     def docora_at_work(self, error_of: Work = lambda _job_id: None) -> Iterator[None]:

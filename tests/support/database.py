@@ -27,13 +27,11 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 
-_EMPTY = """
-DELETE FROM app_delivered_files;
-DELETE FROM app_repositories;
-DELETE FROM repository_snapshots;
-DELETE FROM repositories;
-DELETE FROM apps;
-"""
+_TABLES = "apps, repositories, app_repositories, app_delivered_files, repository_snapshots"
+# Far faster than TRUNCATE while there is little in the tables.
+_EMPTY = ";".join(f"DELETE FROM {table}" for table in reversed(_TABLES.split(", ")))
+# Nothing else takes away what was deleted.
+_IS_LARGE = "SELECT pg_relation_size('app_repositories') > 2000000"
 
 
 class TestDatabase:
@@ -55,7 +53,6 @@ class TestDatabase:
         self._connection: psycopg.Connection
 
     def prepare(self) -> None:
-        """Whatever the test before did and left running."""
         if self._schema is None:
             self._create()
             return
@@ -65,7 +62,9 @@ class TestDatabase:
             self._connect()
             is_as_made = self._end_sessions_and_compare()
         if is_as_made:
-            self._connection.execute(_EMPTY)
+            row = self._connection.execute(_IS_LARGE).fetchone()
+            empty = f"TRUNCATE {_TABLES} CASCADE" if row and row[0] else _EMPTY
+            self._connection.execute(empty.encode())
         else:
             self._create()
 
@@ -82,7 +81,6 @@ class TestDatabase:
         self._connection = self._session.enter_context(psycopg.connect(self.url, autocommit=True))
 
     def close(self) -> None:
-        """Our own session."""
         self._session.close()
 
     def _create(self) -> None:
@@ -95,7 +93,6 @@ class TestDatabase:
         self._schema = self._connection.execute(_SCHEMA).fetchone()
 
     def drop(self, connection: psycopg.Connection) -> None:
-        """Remove it, and the roles."""
         connection.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
         drop_roles(connection, self._number)
 

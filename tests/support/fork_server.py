@@ -48,7 +48,6 @@ class ForkedProcess:
         self.wait()
 
     def poll(self) -> int | None:
-        """Its exit code if it has ended, or minus the signal that killed it."""
         with suppress(subprocess.TimeoutExpired):
             return self.wait(0)
         return None
@@ -63,7 +62,6 @@ class ForkedProcess:
         return self.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Nothing happens if it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 

@@ -150,7 +150,7 @@ class Rows:
     def statuses(self) -> dict[str, int]:
         rows = self.connection.execute(
             "SELECT status, count(*) AS links FROM app_repositories GROUP BY status"
-        ).fetchall()
+        )
         return {row["status"]: row["links"] for row in rows}
 
     def links(self) -> list[TestLink]:
@@ -192,38 +192,29 @@ class Rows:
         *,
         when: str = "true",
         event: str = "BEFORE UPDATE ON app_repositories",
+        timing: str = "",
+        name: str = "of_the_test",
     ) -> None:
         """Has Postgres run PL/pgSQL statements for each row of an event."""
         self.connection.execute(
             f"""
-            CREATE FUNCTION of_the_test() RETURNS trigger LANGUAGE plpgsql AS $$
+            CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN {statements}; RETURN coalesce(new, old); END $$;
-            CREATE TRIGGER of_the_test {event} FOR EACH ROW
-            WHEN ({when}) EXECUTE FUNCTION of_the_test()
+            CREATE {"CONSTRAINT" if timing else ""} TRIGGER {name} {event} {timing}
+            FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {name}()
             """.encode()
         )
+
+    def refuse_at_commit(
+        self, when: str = "true", *, statements: str = "RAISE EXCEPTION 'refused at commit'"
+    ) -> None:
+        """Has Postgres refuse to commit a change of a link."""
+        event, timing = "AFTER UPDATE ON app_repositories", "DEFERRABLE INITIALLY DEFERRED"
+        self.add_trigger(statements, when=when, event=event, timing=timing, name="refuse")
 
     def wait_at_commit(self, lock: int) -> None:
         """Has a change of a link wait for an advisory lock before it commits."""
-        self.connection.execute(
-            f"""
-            CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN PERFORM pg_advisory_xact_lock({lock}); RETURN NULL; END $$;
-            CREATE CONSTRAINT TRIGGER wait_at_commit AFTER UPDATE ON app_repositories
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_at_commit()
-            """.encode()
-        )
-
-    def refuse_at_commit(self, when: str = "true") -> None:
-        """Has Postgres refuse to commit a change of a link."""
-        self.connection.execute(
-            f"""
-            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN RAISE EXCEPTION 'refused at commit'; END $$;
-            CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON app_repositories
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse()
-            """.encode()
-        )
+        self.refuse_at_commit(statements=f"PERFORM pg_advisory_xact_lock({lock})")
 
     def was_reset(self, link: TestLink) -> bool:
         row = self.row(link)

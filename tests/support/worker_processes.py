@@ -131,16 +131,13 @@ def command_line(pid: int) -> str:
 
 def belonging_to(path: str) -> list[int]:
     """Processes whose arguments or environment name this path, wherever they have gone."""
-
-    def names_it(pid: int) -> bool:
+    found = []
+    for pid in all_processes():
         with suppress(OSError):
-            return any(
-                path.encode() in Path(f"/proc/{pid}/{what}").read_bytes()
-                for what in ("cmdline", "environ")
-            )
-        return False
-
-    return [pid for pid in all_processes() if names_it(pid)]
+            about = (Path(f"/proc/{pid}/{what}").read_bytes() for what in ("cmdline", "environ"))
+            if any(path.encode() in each for each in about):
+                found.append(pid)
+    return found
 
 
 def _stat(pid: int) -> list[str]:
