@@ -60,13 +60,10 @@ def pytest_configure(config: pytest.Config) -> None:
         TemporaryDirectory(prefix="docora-ops-tests-", ignore_cleanup_errors=True)
     )
     Path(directory).chmod(0o755)  # as root, Postgres runs as another user
-    url = _SHARED.enter_context(servers.postgres(Path(directory)))
-    with psycopg.connect(url, autocommit=True) as connection:
-        # The tests kill commands, never the server; and what it gathers of the tables of one
-        # test would be wrong for the next.
-        for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum", "jit"):
-            connection.execute(f"ALTER SYSTEM SET {name} = off".encode())
-        connection.execute("SELECT pg_reload_conf()")
+    for name in ("template", "shared"):
+        (Path(directory) / name).mkdir(mode=0o755)
+    servers.make_template(Path(directory) / "template")
+    url = _SHARED.enter_context(servers.postgres(Path(directory) / "shared"))
     os.environ["TEST_DATABASE_URL"] = url
 
 
@@ -145,9 +142,13 @@ def fork_server(server_directory: Path) -> Iterator[ForkServer]:
 
 @pytest.fixture
 def docora(
-    database_access: Access, redis_access: Access, fork_server: ForkServer, worker_number: int
+    database: TestDatabase,
+    database_access: Access,
+    redis_access: Access,
+    fork_server: ForkServer,
+    worker_number: int,
 ) -> Iterator[Docora]:
-    docora = Docora(database_access, redis_access, fork_server)
+    docora = Docora(database_access, redis_access, fork_server, database.lend())
     docora.redis.flushdb()
     docora.redis.acl_log_reset()
     yield docora

@@ -101,6 +101,8 @@ class Docora(Rows):
     database_access: Access
     redis_access: Access
     fork_server: ForkServer
+    lent: psycopg.Connection[dict[str, Any]] | None = None
+    """A session that outlives this Docora."""
     connection: psycopg.Connection[dict[str, Any]] = field(init=False)
     redis: redis.Redis = field(init=False)
     queue: Queue = field(init=False)
@@ -108,7 +110,7 @@ class Docora(Rows):
     _actions: list[Actions] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.connection = psycopg.connect(
+        self.connection = self.lent or psycopg.connect(
             self.database_access.owner, autocommit=True, row_factory=dict_row
         )
         # A test that waits for itself fails, instead of never ending.
@@ -119,7 +121,8 @@ class Docora(Rows):
     def close(self) -> None:
         for actions in self._actions:
             actions.close()
-        self.connection.close()
+        if not self.lent:
+            self.connection.close()
         self.redis.close()
 
     @property
