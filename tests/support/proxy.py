@@ -5,13 +5,13 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from threading import Event, Lock, Thread
 from typing import Any, Self
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from psycopg.conninfo import conninfo_to_dict
 from redis.connection import parse_url
@@ -29,6 +29,7 @@ _TICK = 0.02
 _LONGEST_MARKER = 64
 _TLS_REQUEST = struct.pack("!II", 8, 80877103)
 _GSS_REQUEST = struct.pack("!II", 8, 80877104)
+_RESET_WHEN_CLOSED = struct.pack("ii", 1, 0)
 
 Address = str | tuple[str, int]
 """The path of a socket, or host and port."""
@@ -38,10 +39,14 @@ class Fault(Enum):
     """What befalls a request."""
 
     NONE = auto()
-    LOSE_REQUEST = auto()  # the connection is cut before it arrives
-    LOSE_REPLY = auto()  # the connection is cut once the server has done it
-    HOLD_REQUEST = auto()  # until the test says so, and for ever if the client hangs up before
-    HOLD_REPLY = auto()  # likewise, once the server has done it
+    LOSE_REQUEST = auto()
+    """It never arrives: the connection is cut."""
+    LOSE_REPLY = auto()
+    """The server has done it, but its reply is lost: the connection is cut."""
+    HOLD_REQUEST = auto()
+    """It arrives only once the test says so, and never if the client has hung up by then."""
+    HOLD_REPLY = auto()
+    """The server has done it, but its reply arrives only once the test says so."""
 
 
 @dataclass(eq=False)
@@ -84,14 +89,16 @@ class Proxy:
         tls: ssl.SSLContext | None = None,
         postgres: bool = False,
     ) -> None:
-        self._upstream, self._tls, self._postgres = upstream, tls, postgres
+        self._upstream = upstream
+        self._tls = tls
+        self._postgres = postgres
         self._plans: list[Plan] = []
-        self._lock, self._closed, self._flowing = Lock(), Event(), Event()
+        self._lock = Lock()
+        self._closed = Event()
+        self._flowing = Event()
         self._flowing.set()
         self._clients: set[socket.socket] = set()
         self._to_reset: set[socket.socket] = set()
-        self.connections = 0
-        """How many there have been."""
         self.forwarded = 0
         """How often a client has sent something."""
         self.received = 0
@@ -101,6 +108,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._listener.settimeout(_TICK)
         self._threads = [Thread(target=self._accept, name="proxy")]
+        self.connections = 0
+        """How many there have been."""
         self.port: int = self._listener.getsockname()[1]
         self.url = _with_address(url, self.port) if url else ""
         """The server's URL, by way of this proxy."""
@@ -109,7 +118,9 @@ class Proxy:
     @classmethod
     def before_redis(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
         """Between the command and this Redis."""
-        return cls(_redis_address(url), url=url, tls=tls)
+        parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+        upstream = parts.get("path") or (parts.get("host", "localhost"), parts.get("port", 6379))
+        return cls(upstream, url=url, tls=tls)
 
     @classmethod
     def before_postgres(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
@@ -140,11 +151,13 @@ class Proxy:
         self._flowing.clear()
 
     def thaw(self) -> None:
+        """Forward again."""
         self._flowing.set()
 
     def lead_to(self, url: str) -> None:
         """Forward further connections to this Redis, as a name does after a failover."""
-        self._upstream = _redis_address(url)
+        parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+        self._upstream = (parts["host"], parts["port"])
 
     def reset(self) -> None:
         """Reset the connections that there are, whatever goes on in them."""
@@ -153,14 +166,16 @@ class Proxy:
 
     def _accept(self) -> None:
         while not self._closed.is_set():
-            with suppress(TimeoutError):
+            try:
                 client, _ = self._listener.accept()
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                client.settimeout(PATIENCE)
-                self.connections += 1
-                thread = Thread(target=self._serve, args=(client,), name="proxy connection")
-                self._threads.append(thread)
-                thread.start()
+            except TimeoutError:
+                continue
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.settimeout(PATIENCE)
+            self.connections += 1
+            thread = Thread(target=self._serve, args=(client,), name="proxy connection")
+            self._threads.append(thread)
+            thread.start()
 
     def _serve(self, client: socket.socket) -> None:
         """One connection, from its beginning to its end."""
@@ -168,25 +183,28 @@ class Proxy:
             try:
                 self._wait(self._flowing, client)
                 client = self._greet(client)
-                with _connect(self._upstream) as server:
-                    with self._lock:
-                        self._clients.add(client)
-                    try:
-                        self._forward(client, server)
-                    finally:
-                        with self._lock:
-                            self._clients.remove(client)
-                        if client in self._to_reset:
-                            linger = struct.pack("ii", 1, 0)
-                            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                with _connect(self._upstream) as server, self._resettable(client):
+                    self._forward(client, server)
             finally:
                 client.close()
+
+    @contextmanager
+    def _resettable(self, client: socket.socket) -> Iterator[None]:
+        with self._lock:
+            self._clients.add(client)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._clients.remove(client)
+                if client in self._to_reset:
+                    self._to_reset.remove(client)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
 
     def _greet(self, client: socket.socket) -> socket.socket:
         if self._postgres:
             # Whether the server itself would speak TLS does not matter.
-            peek = socket.MSG_PEEK | socket.MSG_WAITALL
-            while (request := client.recv(8, peek)) in {_TLS_REQUEST, _GSS_REQUEST}:
+            while (request := _peek(client, 8)) in {_TLS_REQUEST, _GSS_REQUEST}:
                 client.recv(8, socket.MSG_WAITALL)
                 if self._tls and request == _TLS_REQUEST:
                     client.sendall(b"S")
@@ -199,14 +217,15 @@ class Proxy:
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         tail = b""  # of what has been sent before: a marker may have come in two pieces
         pending: list[tuple[Plan, int]] = []  # requests that the server has not answered yet
-        while not self._must_end(client):
-            ready = [client]
-            if not (isinstance(client, ssl.SSLSocket) and client.pending()):
-                ready = select.select([client, server], [], [], _TICK)[0]
+        while True:
+            ready = _readable(client, server)
+            if self._must_end(client):
+                return
             if ready and self.delay:
                 self._closed.wait(self.delay)
             if client in ready:
-                if not (data := _receive(client)):
+                data = _receive(client)
+                if not data:
                     return
                 self._wait(self._flowing, client)
                 matching = self._count(tail, data)
@@ -218,7 +237,8 @@ class Proxy:
                 self.forwarded += 1
                 server.sendall(data)
             if server in ready:
-                if not (data := _receive(server)):
+                data = _receive(server)
+                if not data:
                     return
                 self._wait(self._flowing, client)
                 for plan, request in pending:
@@ -243,10 +263,11 @@ class Proxy:
         return matching
 
     def _befall(self, plan: Plan, client: socket.socket, *, lose: Fault, hold: Fault) -> None:
-        if plan.fault in {lose, hold}:
+        if plan.fault is lose:
             plan.reached.set()
-            if plan.fault is lose:
-                raise _CutError
+            raise _CutError
+        if plan.fault is hold:
+            plan.reached.set()
             self._wait(plan.released, client)
 
     def _wait(self, event: Event, client: socket.socket) -> None:
@@ -258,11 +279,6 @@ class Proxy:
 
     def _must_end(self, client: socket.socket) -> bool:
         return self._closed.is_set() or client in self._to_reset
-
-
-def _redis_address(url: str) -> Address:
-    parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-    return parts.get("path") or (parts.get("host", "localhost"), parts.get("port", 6379))
 
 
 def _connect(address: Address) -> socket.socket:
@@ -280,32 +296,49 @@ def _connect(address: Address) -> socket.socket:
     return server
 
 
+def _peek(client: socket.socket, size: int) -> bytes:
+    return client.recv(size, socket.MSG_PEEK | socket.MSG_WAITALL)
+
+
+def _readable(client: socket.socket, server: socket.socket) -> list[socket.socket]:
+    if isinstance(client, ssl.SSLSocket) and client.pending():
+        return [client]
+    return select.select([client, server], [], [], _TICK)[0]
+
+
 def _receive(source: socket.socket) -> bytes:
-    with suppress(ConnectionError):
+    try:
         return source.recv(1 << 20)
-    return b""
+    except ConnectionError:
+        return b""
 
 
 def _has_hung_up(client: socket.socket) -> bool:
     if isinstance(client, ssl.SSLSocket) or not select.select([client], [], [], 0)[0]:
         return False
-    with suppress(ConnectionError):
+    try:
         return not client.recv(1, socket.MSG_PEEK)
-    return True
+    except ConnectionError:
+        return True
 
 
 def _with_address(url: str, port: int) -> str:
     """The same URL at 127.0.0.1 and this port."""
     parts = urlsplit(url)
-    query = [item for item in parse_qsl(parts.query) if item[0] not in {"host", "port"}]
     user, at, _ = parts.netloc.rpartition("@")
-    path = f"/{dict(query).get('db', 0)}" if parts.scheme == "unix" else parts.path
-    return parts._replace(
-        scheme=parts.scheme.replace("unix", "redis"),
-        netloc=f"{user}{at}127.0.0.1:{port}",
-        path=path,
-        query=urlencode(query, quote_via=quote),
-    ).geturl()
+    query = [item for item in parse_qsl(parts.query) if item[0] not in {"host", "port"}]
+    path = parts.path
+    if parts.scheme == "unix":
+        path = f"/{dict(query).get('db', 0)}"
+    return urlunsplit(
+        (
+            parts.scheme.replace("unix", "redis"),
+            f"{user}{at}127.0.0.1:{port}",
+            path,
+            urlencode(query, quote_via=quote),
+            "",
+        )
+    )
 
 
 def refused_port() -> int:
@@ -315,6 +348,14 @@ def refused_port() -> int:
         return port
 
 
+def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.005)
+
+
 def is_refused(url: str) -> bool:
     """Whether nobody listens at the host and port of a URL."""
     parts = urlsplit(url)
@@ -322,11 +363,3 @@ def is_refused(url: str) -> bool:
         socket.create_connection((parts.hostname or "", parts.port or 0)).close()
         return False
     return True
-
-
-def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Wait for something that another process does."""
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.005)
