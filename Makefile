@@ -30,11 +30,11 @@ demo: $(READY) ## Show the tool at work on servers of its own (ARGS=--keep: leav
 
 .PHONY: test
 test: $(READY) ## Run the fast tests, on servers of their own or on TEST_DATABASE_URL and TEST_REDIS_URL
-	$(BIN)/pytest -n 4 -m 'not slow and not matrix' $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal -m 'not slow and not matrix' $(ARGS)
 
 .PHONY: test-all
 test-all: $(READY) ## Run the slow tests, too, with a new seed for order and data, which is printed
-	$(BIN)/pytest -n 4 -m 'not matrix' --randomly-seed=default --hypothesis-profile=drawn $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal -m 'not matrix' --randomly-seed=default --hypothesis-profile=drawn $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## Check style, types, who imports whom, and that requirements.lock is complete

@@ -60,24 +60,19 @@ def pytest_configure(config: pytest.Config) -> None:
         TemporaryDirectory(prefix="docora-ops-tests-", ignore_cleanup_errors=True)
     )
     Path(directory).chmod(0o755)  # as root, Postgres runs as another user
-    url = _SHARED.enter_context(servers.postgres(Path(directory)))
-    with psycopg.connect(url, autocommit=True) as connection:
-        # The tests kill commands, never the server; and what it gathers of the tables of one
-        # test would be wrong for the next.
-        for name in ("fsync", "full_page_writes", "autovacuum"):
-            connection.execute(f"ALTER SYSTEM SET {name} = off".encode())
-        connection.execute("SELECT pg_reload_conf()")
+    for name in ("template", "shared"):
+        (Path(directory) / name).mkdir(mode=0o755)
+    servers.make_template(Path(directory) / "template")
+    url = _SHARED.enter_context(servers.postgres(Path(directory) / "shared"))
     os.environ["TEST_DATABASE_URL"] = url
 
 
 def pytest_unconfigure() -> None:
-    """Stop the Postgres."""
     _SHARED.close()
 
 
 @pytest.fixture(scope="session")
 def worker_number(worker_id: str) -> int:
-    """Which of the parallel test processes this is."""
     return int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
 
 
@@ -90,13 +85,11 @@ def server_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> str:
-    """A Postgres on which databases can be created."""
     return os.environ["TEST_DATABASE_URL"]
 
 
 @pytest.fixture(scope="session")
 def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
-    """A Redis whose database is ours alone."""
     if url := os.environ.get("TEST_REDIS_URL"):
         yield f"{url.rstrip('/')}/{worker_number}"
         return
@@ -108,7 +101,6 @@ def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_access(redis_url: str, worker_number: int) -> Iterator[Access]:
-    """Yields the URLs of the users that the help topic `privileges` creates there."""
     with redis.Redis.from_url(redis_url) as admin:
         create_users(admin, worker_number)
         yield user_access(redis_url, worker_number)
@@ -117,11 +109,10 @@ def redis_access(redis_url: str, worker_number: int) -> Iterator[Access]:
 
 @pytest.fixture(scope="session")
 def database(postgres_url: str, worker_number: int) -> Iterator[TestDatabase]:
-    """The database of this test process."""
     database = TestDatabase(postgres_url, worker_number)
     yield database
     database.close()
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+    with psycopg.connect(database.server_url, autocommit=True) as connection:
         database.drop(connection)
 
 
@@ -138,14 +129,12 @@ def access(database: TestDatabase) -> Iterator[Access]:
 
 @pytest.fixture
 def database_access(database: TestDatabase, access: Access) -> Access:
-    """An empty database."""
     database.prepare()
     return access
 
 
 @pytest.fixture(scope="session")
 def fork_server(server_directory: Path) -> Iterator[ForkServer]:
-    """The command, ready to run."""
     fork_server = ForkServer(server_directory)
     yield fork_server
     fork_server.close()
@@ -153,10 +142,13 @@ def fork_server(server_directory: Path) -> Iterator[ForkServer]:
 
 @pytest.fixture
 def docora(
-    database_access: Access, redis_access: Access, fork_server: ForkServer, worker_number: int
+    database: TestDatabase,
+    database_access: Access,
+    redis_access: Access,
+    fork_server: ForkServer,
+    worker_number: int,
 ) -> Iterator[Docora]:
-    """An empty Docora."""
-    docora = Docora(database_access, redis_access, fork_server)
+    docora = Docora(database_access, redis_access, fork_server, database.lend())
     docora.redis.flushdb()
     docora.redis.acl_log_reset()
     yield docora
@@ -167,7 +159,6 @@ def docora(
 
 @pytest.fixture(scope="session")
 def producer(redis_access: Access) -> Iterator[Producer]:
-    """A producer of jobs of BullMQ."""
     producer = Producer(redis_access.owner)
     yield producer
     producer.close()
@@ -175,7 +166,6 @@ def producer(redis_access: Access) -> Iterator[Producer]:
 
 @pytest.fixture
 def bullmq(docora: Docora, producer: Producer) -> Bullmq:
-    """The queue of an empty Docora whose workers are its own."""
     return Bullmq(docora, producer)
 
 
@@ -193,14 +183,12 @@ def guarded(
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[OwnRedis]:
-    """A Redis that this test may stop and spoil."""
     with own_redis(tmp_path, unixsocket=str(tmp_path / "r")) as own:
         yield own
 
 
 @pytest.fixture
 def snapshots(docora: Docora, server_directory: Path) -> Iterator[Snapshots]:
-    """An empty Docora with a receiver."""
     with Receiver().serving() as receiver:
         yield Snapshots(docora, Path(mkdtemp(dir=server_directory)), receiver)
         assert receiver.problems == []
@@ -208,5 +196,4 @@ def snapshots(docora: Docora, server_directory: Path) -> Iterator[Snapshots]:
 
 @pytest.fixture
 def repository_root() -> Path:
-    """Where README and the package lie."""
     return Path(__file__).parent.parent

@@ -1,4 +1,4 @@
-"""`make bench`: measures bulk retry, schedule, start, screens, holds and workers.
+"""`make bench`: measures bulk retries, schedules, the start, holds and workers.
 
 Compare the ratios: they compare processes that ran one after the other on the same machine.
 """
@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import drain, holds, pace, world
-from tests.benchmarks.measured import Results, measure, show
-from tests.benchmarks.screens import COMMANDS
+from tests.benchmarks import drain, holds, world
+from tests.benchmarks.ways import Results, measure, show
 
 BIN = Path(sys.executable).parent
 LINK_BY_LINK_SAMPLE = 2_000
@@ -35,7 +34,6 @@ def throughput(sizes: Sequence[int], rounds: int) -> None:
         for _ in range(rounds):
             for way, status, jobs in (
                 ("link by link", "failed", ""),
-                ("enqueue_many", "failed", ""),
                 ("floor", "failed", ""),
                 ("ours", "failed", ""),
                 ("schedule", "synced", ""),
@@ -44,7 +42,7 @@ def throughput(sizes: Sequence[int], rounds: int) -> None:
             ):
                 world.fill(size, status, jobs)
                 limit = min(size, LINK_BY_LINK_SAMPLE) if way == "link by link" else size
-                results.setdefault(way, []).append(measure("ways", way, str(limit)))
+                results.setdefault(way, []).append(measure(way, limit))
         print(f"\n{size:,} links, median of {rounds}")
         show(results, "ours")
     small, large = min(sizes), max(sizes)
@@ -75,38 +73,17 @@ def cold_start(rounds: int) -> None:
         print(f"  {arguments[0]}: {own:.0f} ms, {ratio:.2f} times `{name}` ({other:.0f} ms)")
 
 
-def screens() -> None:
-    """Runs the commands that read over 1,000,000 links, of which 100,000 have failed."""
-    world.fill(1_000_000)
-    world.mend()
-    print("\n1,000,000 links, 100,000 of them failed")
-    environment = {"DOCORA_OPS_DRIFT_GRACE": "0"}  # without the pause before the second look
-    os.environ |= environment
-    baseline = measure("screens", "history")
-    for command in COMMANDS:
-        found = measure("screens", *command.split())
-        ratio = found.seconds / baseline.seconds
-        print(
-            f"  {command:<28}{found.seconds:>6.2f} s{found.peak_mib:>6.0f} MiB"
-            f"   {ratio:>5.1f} times `history`, which reads no link"
-        )
-
-
 def wall_seconds(arguments: Sequence[str]) -> float:
-    """Runs a command and returns how long it took."""
     start = time.perf_counter()
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Runs all benchmarks, or one of them, on its own servers."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     parser.add_argument("--links", type=int, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--only", choices=("throughput", "start", "screens", "holds", "pace", "drain")
-    )
+    parser.add_argument("--only", choices=("throughput", "start", "holds", "drain"))
     options = parser.parse_args()
     too_long = False
     with (
@@ -124,13 +101,9 @@ def main() -> None:
             cold_start(options.rounds * 5)
         if options.only in {None, "throughput"}:
             throughput(options.links or [10_000, 100_000], options.rounds)
-        if options.only in {None, "screens"}:
-            screens()
         if options.only in {None, "holds"}:
             held = [holds.compare(each, options.rounds) for each in options.links or [1_000_000]]
             too_long |= any(held)
-        if options.only in {None, "pace"}:
-            pace.compare(options.rounds)
         if options.only in {None, "drain"}:
             drain.compare(Path(folder), options.rounds)
     if too_long:

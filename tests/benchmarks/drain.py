@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import Pool
@@ -36,6 +36,7 @@ _PAUSE = 0.02
 _TICKS = os.sysconf("SC_CLK_TCK")
 _QUEUE = f"rq:queue:{world.QUEUE}"
 _ASIDE = f"{_QUEUE}:aside"
+_DRAIN = (sys.executable, "-m", "tests.benchmarks.drain")
 _COMMAND = (sys.executable, "-m", "docora_ops")
 _UNSYNCED = "SELECT count(*) FROM app_repositories WHERE status <> 'synced'"
 
@@ -48,19 +49,12 @@ class Drained:
     cpu: float
     """Seconds of processor time of the processes and of their git, without the servers."""
 
-    @property
-    def links_per_second(self) -> float:
-        """Returns how many links were done in a second."""
-        return LINKS / self.seconds
-
-    @property
-    def cpu_per_link(self) -> float:
-        """Returns the milliseconds of processor time for a link."""
-        return self.cpu / LINKS * 1000
+    def __str__(self) -> str:
+        return f"{LINKS / self.seconds:.1f} links/s, CPU {self.cpu / LINKS * 1000:.0f} ms a link"
 
 
 def compare(folder: Path, rounds: int) -> None:
-    """Prints how fast links are brought up to date: with a clone, with a change and without."""
+    """Prints how fast links are brought up to date: with a clone, and without a change."""
     os.environ |= {
         "ENCRYPTION_KEY": world.KEY.hex(),
         "REPOS_BASE_PATH": str(folder / "drained"),
@@ -74,30 +68,19 @@ def compare(folder: Path, rounds: int) -> None:
             shutil.rmtree(folder / "looped", ignore_errors=True)
             world.execute("DELETE FROM app_delivered_files")
             world.execute("DELETE FROM repository_snapshots")
-            for way in ("first", "again", "unchanged"):
-                if way == "again":
-                    change(folder / "drained-upstreams")
+            for way in ("first", "unchanged"):
                 workers = drain()
-                loop = program("drain", "loop", way, url, str(folder))
+                command = [*_DRAIN, "loop", way, url, str(folder)]
+                loop = json.loads(subprocess.check_output(command))
                 results.setdefault(way, []).append((workers, Drained(**loop)))
         print(f"\n{LINKS} links, {FILES} small files each, {AT_ONCE} at a time, median of {rounds}")
         for way, pairs in results.items():
-            show(way, pairs)
-
-
-def show(way: str, pairs: Sequence[tuple[Drained, Drained]]) -> None:
-    """Prints a line: the median of the workers, and the ratio to the loop of the same round."""
-    ratio = statistics.median(loop.seconds / ours.seconds for ours, loop in pairs)
-    ours, loop = (
-        sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-        for runs in zip(*pairs, strict=True)
-    )
-    print(
-        f"  {way:<10}{ours.links_per_second:>6.1f} links/s, CPU {ours.cpu_per_link:.0f} ms a link:"
-        f" {ratio * 100:.0f} % of the plain loop ({loop.links_per_second:.1f} links/s,"
-        f" CPU {loop.cpu_per_link:.0f} ms a link)",
-        flush=True,
-    )
+            ratio = statistics.median(loop.seconds / ours.seconds for ours, loop in pairs)
+            ours, loop = (
+                sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+                for runs in zip(*pairs, strict=True)
+            )
+            print(f"  {way:<10}{ours}: {ratio * 100:.0f} % of the plain loop ({loop})", flush=True)
 
 
 def add_links(folder: Path, url: str) -> None:
@@ -112,18 +95,6 @@ def add_links(folder: Path, url: str) -> None:
         execute(
             "UPDATE repositories SET github_url = %s WHERE repository_id = %s",
             *(world.make_upstream(folder / str(number), FILES), f"repo_{number:024x}"),
-        )
-
-
-def change(folder: Path) -> None:
-    """Commits a change of one file to each repository."""
-    for upstream in folder.iterdir():
-        with (upstream / "part0" / "file0.py").open("a", encoding="utf-8") as file:
-            file.write("# changed\n")
-        subprocess.run(
-            ["git", *world.IDENTITY, "commit", "--quiet", "--all", "--message=change"],
-            cwd=upstream,
-            check=True,
         )
 
 
@@ -158,7 +129,6 @@ def drain() -> Drained:
 
 
 def idle_workers(client: redis.Redis) -> int:
-    """Returns how many workers wait for a job."""
     names = cast("set[bytes]", client.smembers("rq:workers"))
     return sum(client.hget(name.decode(), "state") == b"idle" for name in names)
 
@@ -170,19 +140,9 @@ def cpu_of(pid: int) -> float:
     return sum(map(int, fields[11:15])) / _TICKS + sum(map(cpu_of, map(int, children)))
 
 
-def program(module: str, *arguments: str) -> dict[str, float]:
-    """Runs a module of this package; returns what it prints."""
-    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    return dict(json.loads(output))
-
-
 @contextmanager
 def app() -> Iterator[str]:
-    """Runs the app; yields its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.drain", "app"], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([*_DRAIN, "app"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -214,7 +174,6 @@ class _App(asyncio.Protocol):
 
 
 async def serve() -> None:
-    """Runs the app until killed."""
     server = await asyncio.get_running_loop().create_server(_App, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/app", flush=True)
     await server.serve_forever()
@@ -237,23 +196,18 @@ def plain_loop(way: str, url: str, folder: str) -> Drained:
 
 
 def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
-    """Brings one link up to date."""
     git("ls-remote", "--symref", f"file://{upstream}", "HEAD", "refs/heads/main")
     if way == "unchanged":
         return
-    if way == "first":
-        git("init", "--quiet", "--bare", clone)
+    git("init", "--quiet", "--bare", clone)
     inside = f"--git-dir={clone}"
     git(inside, "fetch", "--quiet", "--depth=1", f"file://{upstream}", "+HEAD:refs/heads/main")
     lines = git(inside, "ls-tree", "-r", "refs/heads/main").splitlines()
     entries = [line.partition(b"\t") for line in lines]
-    if way == "again":
-        entries = entries[:1]
     ids = [entry[0].split()[2] for entry in entries]
     contents = git(inside, "cat-file", "--batch", input=b"\n".join(ids) + b"\n")
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
-    event = "create" if way == "first" else "update"
     for _, _, path in entries:
         head, _, contents = contents.partition(b"\n")
         size = int(head.split()[2])
@@ -262,7 +216,7 @@ def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
         body = json.dumps({"repository": {"github_url": upstream}, "file": file}).encode()
         signature = hmac.new(world.AUTH_KEY.encode(), body, "sha256").hexdigest()
         headers = {"X-Docora-Signature": f"sha256={signature}"}
-        connection.request("POST", f"{parts.path}/{event}", body, headers)
+        connection.request("POST", f"{parts.path}/create", body, headers)
         answer = connection.getresponse()
         answer.read()
         assert answer.status == 200, answer.status
@@ -270,7 +224,6 @@ def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
 
 
 def git(*arguments: str, input: bytes = b"") -> bytes:  # noqa: A002 - as subprocess calls it
-    """Runs git and returns its stdout."""
     return subprocess.run(["git", *arguments], check=True, input=input, capture_output=True).stdout
 
 

@@ -1,8 +1,8 @@
-"""How long each command holds Redis: the longest command or script of Redis while it runs."""
+"""How long each command takes and holds Redis: the longest command of Redis while it runs."""
 
 import os
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import redis
@@ -36,7 +36,15 @@ def compare(links: int, rounds: int) -> bool:
         print(f"\n{links:,} waiting jobs: the longest command of Redis, the least of {rounds}")
         longest = 0.0
         for command in (
-            *("status", "metrics", "links", "links --page 9 --limit 1000", "failed", "apps"),
+            *(
+                "status",
+                "metrics",
+                "failed --group-by error",
+                "links",
+                "links --page 9 --limit 1000",
+                "failed",
+                "apps",
+            ),
             *("queue", f"show {one}", f"retry {one}", f"resync {one}", f"resync {one} --front"),
             f"wait {one} --timeout 1",
             f"retry-all-failed --app {some} --dry-run",
@@ -48,32 +56,40 @@ def compare(links: int, rounds: int) -> bool:
         ):
             # The next round would find less to do.
             times = 1 if command.endswith(("--front", "repair --yes")) else rounds
-            held, what = min(hold(client, command) for _ in range(times))
+            held, what, seconds, mib = min(hold(client, command) for _ in range(times))
             longest = max(longest, held)
-            mark = "  TOO LONG" if held > MOST else ""
-            print(f"  {command[:72]:<72}{held:>6.0f} ms  {what}{mark}", flush=True)
+            cost = (
+                f"{held:>6.0f} ms{'  TOO LONG' * (held > MOST)}  {seconds:>5.1f} s {mib:>5.0f} MiB"
+            )
+            print(f"  {command[:72]:<72}{cost}  {what}", flush=True)
     return longest > MOST
 
 
-def hold(client: redis.Redis, command: str) -> tuple[float, str]:
-    """Runs a command; returns the milliseconds and the name of the longest command of Redis."""
+def hold(client: redis.Redis, command: str) -> tuple[float, str, float, float]:
+    """Runs a command.
+
+    Returns the milliseconds and the name of the longest command of Redis, and the seconds and the
+    most memory of the command itself.
+    """
     client.config_set("slowlog-max-len", 100_000)
     client.config_set("slowlog-log-slower-than", 1000)
     client.slowlog_reset()
-    run(*command.split())
+    start = time.perf_counter()
+    mib = run(*command.split())
+    seconds = time.perf_counter() - start
     client.config_set("slowlog-log-slower-than", -1)
     slow = [(each["duration"] / 1000, each["command"]) for each in client.slowlog_get(100_000)]
     milliseconds, words = max(slow, default=(0.0, b""))
     name, *arguments = words.decode(errors="replace").split()[:4] or [""]
-    return milliseconds, " ".join([name, *arguments[2:]]) if name == "EVALSHA" else name
+    what = " ".join([name, *arguments[2:]]) if name == "EVALSHA" else name
+    return milliseconds, what, seconds, mib
 
 
-def run(*arguments: str) -> None:
-    """Runs docora-ops."""
-    environment = os.environ | {
-        "DOCORA_OPS_DRIFT_GRACE": "0",
-        "DOCORA_OPS_STATEMENT_TIMEOUT": "600",
-    }
-    command = [str(BIN), *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert result.returncode not in {1, 2, 3, 5}, (command, result.stderr)
+def run(*arguments: str) -> float:
+    """Runs docora-ops; returns the most memory that it took, in MiB."""
+    more = {"DOCORA_OPS_DRIFT_GRACE": "0", "DOCORA_OPS_STATEMENT_TIMEOUT": "600"}
+    nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
+    pid = os.posix_spawn(BIN, [str(BIN), *arguments], os.environ | more, file_actions=nowhere)
+    _, status, used = os.wait4(pid, 0)
+    assert os.waitstatus_to_exitcode(status) not in {1, 2, 3, 5}, arguments
+    return used.ru_maxrss / 1024

@@ -1,10 +1,16 @@
 """The ways to queue many links: `ways NAME LINKS`, with the servers of the environment."""
 
+import json
 import os
 import pickle
+import statistics
+import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,12 +19,11 @@ from rq import Queue, Retry
 from rq.utils import now, utcformat
 
 from docora_ops import actions
-from docora_ops.actions import ChangeOptions, Docora
+from docora_ops.actions import Docora
 from docora_ops.jobs import Backend
 from docora_ops.links import Payload
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
-from tests.benchmarks.measured import report
 from tests.benchmarks.world import QUEUE, connect
 
 BATCH = 500
@@ -36,8 +41,56 @@ RESET_MANY = (
 DELAYS = [1, 2, 4, 8]
 
 
+Results = dict[str, list["Measured"]]
+"""Measurements by way, in the order of the rounds."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The work of one process."""
+
+    amount: int
+    seconds: float
+    peak_mib: float
+
+    @property
+    def microseconds(self) -> float:
+        """Returns the time per link."""
+        return self.seconds / self.amount * 1e6
+
+
+def measure(way: str, links: int) -> Measured:
+    """Queues links in one way, in a new process."""
+    command = [sys.executable, "-m", "tests.benchmarks.ways", way, str(links)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return Measured(**json.loads(output))
+
+
+def report(work: Callable[[], int]) -> None:
+    """Does the work, which returns its amount, and prints the measurement as JSON."""
+    start = time.perf_counter()
+    amount = work()
+    seconds = time.perf_counter() - start
+    # Not getrusage: its peak begins with the memory of the parent process.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak_mib = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    print(json.dumps(asdict(Measured(amount, seconds, peak_mib))))
+
+
+def show(results: Results, baseline: str) -> None:
+    """Prints a line for each way: the median, and the ratio to the baseline of the same round."""
+    for way, items in results.items():
+        pairs = zip(items, results[baseline], strict=True)
+        ratio = statistics.median(item.microseconds / base.microseconds for item, base in pairs)
+        item = sorted(items, key=lambda item: item.microseconds)[len(items) // 2]
+        print(
+            f"  {way:<20}{1e6 / item.microseconds:>9,.0f} per s{item.microseconds:>9.1f} µs each"
+            f"{item.peak_mib:>6.0f} MiB   {baseline} is {ratio:.2f} times as fast",
+            flush=True,
+        )
+
+
 def settings() -> Settings:
-    """Reads the settings from the environment."""
     return Settings(
         database_url=SecretStr(os.environ["DATABASE_URL"]),
         redis_url=SecretStr(os.environ["REDIS_URL"]),
@@ -45,7 +98,6 @@ def settings() -> Settings:
 
 
 def failed_ids(connection: psycopg.Connection, limit: int) -> list[str]:
-    """Reads the ids of failed links."""
     rows = connection.execute(
         "SELECT id::text FROM app_repositories WHERE status = 'failed'"
         " ORDER BY app_id, repository_id LIMIT %s",
@@ -64,7 +116,6 @@ def reset_batches(connection: psycopg.Connection, limit: int) -> Iterator[list[t
 
 
 def job_options(values: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the options with which RQ queues the job of a link."""
     payload = Payload(*values)
     return {
         "kwargs": {**dict(zip(Payload.__match_args__, values, strict=True)), "is_rescan": True},
@@ -99,17 +150,6 @@ def link_by_link(limit: int) -> int:
     return len(ids)
 
 
-def enqueue_many(limit: int) -> int:
-    """Queues batches with RQ's own `enqueue_many`."""
-    connection, client = connect()
-    queue = Queue(QUEUE, connection=client)
-    queued = 0
-    for rows in reset_batches(connection, limit):
-        queue.enqueue_many(Queue.prepare_data(FUNCTION, **job_options(row)) for row in rows)
-        queued += len(rows)
-    return queued
-
-
 def floor(limit: int) -> int:
     """Resets the links and writes jobs in a pipeline, without any check.
 
@@ -139,29 +179,16 @@ def floor(limit: int) -> int:
 
 
 def of_rq() -> Docora:
-    """Returns the Docora of the environment, with the queue of RQ."""
     return Docora(settings().model_copy(update={"backend": Backend.RQ}))
 
 
 def retry(limit: int) -> int:
-    """Runs this project's bulk retry, with its progress."""
     *_, step = actions.retry_all_failed(of_rq(), limit=limit)
     assert step.result.put_to_work == step.result.total == limit, step.result.counts
     return limit
 
 
-def retry_in_flight(limit: int) -> int:
-    """Runs a bulk retry with 1,000 links in flight at most."""
-    *_, step = actions.retry_all_failed(
-        of_rq(), options=ChangeOptions(in_flight=1_000), limit=limit
-    )
-    assert step.wait
-    assert step.wait.synced == limit, step.wait
-    return limit
-
-
 def schedule(limit: int) -> int:
-    """Runs a pass of this project's schedule."""
     *_, step = actions.schedule(of_rq())
     assert step.result.put_to_work == step.result.total == limit, step.result.counts
     return limit
@@ -169,12 +196,10 @@ def schedule(limit: int) -> int:
 
 WAYS: dict[str, Callable[[int], int]] = {
     "link by link": link_by_link,
-    "enqueue_many": enqueue_many,
     "floor": floor,
     "ours": retry,
     "all waiting": retry,
     "all orphaned": retry,
-    "in flight": retry_in_flight,
     "schedule": schedule,
 }
 

@@ -33,25 +33,13 @@ SELECT app_id, repository_id, '{status}', 5, 'HTTP 500 on created README.md',
 FROM apps, repositories
 """
 
-# A tenth of the links stays failed, with errors that differ in their paths; some are pending.
-MEND = """
-UPDATE app_repositories SET
-    status = CASE hashtext(id::text) % 10 WHEN 0 THEN 'failed'
-        ELSE CASE hashtext(id::text) % 300 WHEN 1 THEN 'pending_snapshot' ELSE 'synced' END END,
-    last_error = CASE hashtext(id::text) % 10 WHEN 0
-        THEN format('HTTP 50%s on created docs/%s.md', abs(hashtext(id::text)) / 10 % 5, id) END,
-    created_at = now() - interval '1 day'
-"""
-
 
 def connect() -> tuple[psycopg.Connection, redis.Redis]:
-    """Connects to both servers."""
     connection = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
     return connection, redis.Redis.from_url(os.environ["REDIS_URL"])
 
 
 def create_tables() -> None:
-    """Creates Docora's tables."""
     with connect()[0] as connection:
         connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
 
@@ -77,16 +65,6 @@ def fill(links: int, status: str = "failed", jobs: str = "") -> None:
             client.delete(queue.key)
 
 
-def mend() -> None:
-    """Leaves about a tenth of the failed links failed; of the others, some become pending."""
-    connection, client = connect()
-    with connection, client:
-        connection.execute(MEND.encode())
-        connection.execute("VACUUM FULL ANALYZE")
-        connection.execute("VACUUM")
-        connection.execute("CHECKPOINT")
-
-
 def make_upstream(folder: Path, files: int) -> str:
     """Makes a repository of small files, if there is none; returns its URL."""
     for number in range(files):
@@ -108,6 +86,5 @@ def sealed_auth_key() -> str:
 
 
 def execute(statement: str, *values: str) -> None:
-    """Runs one statement."""
     with connect()[0] as connection:
         connection.execute(statement.encode(), values)

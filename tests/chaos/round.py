@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +15,14 @@ from random import Random
 from signal import Signals
 from typing import cast
 
-from docora_ops.cli.exit_codes import ExitCode
-from tests.chaos.processes import Process
-from tests.chaos.proxies import start_proxies
-from tests.chaos.servers import Postgres, Valkey
+from tests.chaos.servers import Postgres, Valkey, start_proxies
 from tests.chaos.world import MAX_RETRY_ATTEMPTS, World
-from tests.support.worker_processes import belonging_to, command_line
+from tests.support.docora import COMMAND
+from tests.support.small_batches import SMALL_BATCHES
+from tests.support.worker_processes import Running, belonging_to, command_line
 
 WORKERS = 2
 END_TIMEOUT = 120
-"""Seconds within which commands and orphans must end once all faults are over."""
 MAX_REQUESTS = 100
 MAX_PAUSE = 0.6
 """Seconds between two steps, unless that many requests reach the servers earlier."""
@@ -39,6 +38,83 @@ SETTINGS = {
 }
 
 
+class Process(Running):
+    """A command or a worker, its output, and the signals that were sent to it."""
+
+    def __init__(
+        self,
+        number: int,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        logs: Path,
+        *,
+        is_pooled: bool,
+    ) -> None:
+        self.arguments = tuple(arguments)
+        self.is_pooled = is_pooled
+        self.name = f"{number:03} {' '.join(arguments)}{' through the pooler' * is_pooled}"
+        self.is_worker = arguments[0] == "worker"
+        self.is_parent = self.is_worker and arguments[-1] != "1"
+        self.began = time.monotonic()
+        self.signals: set[Signals] = set()
+        self.fatal: set[Signals] = set()
+        """SIGKILL, and signals that came before the process could handle them."""
+        self.was_killed_alone = False
+        """Its children were not killed with it."""
+        self._files = logs / f"{number:03}-{arguments[0]}"
+        with self._files.with_suffix(".out").open("wb") as stdout:
+            super().__init__(
+                subprocess.Popen(
+                    [*(SMALL_BATCHES if "--batch-size" in arguments else [COMMAND]), *arguments],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    encoding="utf-8",
+                    start_new_session=True,
+                )
+            )
+
+    @property
+    def worker_names(self) -> set[str]:
+        """The names of the workers below this process, or its own."""
+        name, number = self.arguments[2], int(self.arguments[-1])
+        return {f"{name}-{each + 1}" for each in range(number)} if number > 1 else {name}
+
+    @property
+    def output(self) -> str:
+        return self._files.with_suffix(".out").read_text(encoding="utf-8")
+
+    def hurt(self, number: Signals, *, alone: bool) -> None:
+        """Sends a signal to the process, and to its children unless `alone`."""
+        self.signals.add(number)
+        if number is Signals.SIGKILL or not _handles(self.pid, Signals.SIGTERM):
+            self.fatal.add(number)
+        if alone:
+            self.was_killed_alone |= self.is_worker and number is Signals.SIGKILL
+            self.signal(number)
+        else:
+            self.signal_all(number)
+
+    def end(self) -> int:
+        """Waits for the end and keeps what was written to stderr; returns the exit code."""
+        code = super().end()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        self._files.with_suffix(".err").write_text(self.log, encoding="utf-8")
+        return code
+
+
+def _handles(pid: int, number: Signals) -> bool:
+    """Returns whether a process catches or blocks this signal."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)$", status, re.MULTILINE)
+        return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+    return False
+
+
 @dataclass(frozen=True)
 class Size:
     """The size of a round. Each app is linked to each repository."""
@@ -46,17 +122,6 @@ class Size:
     apps: int
     repositories: int
     steps: int
-    may_suspend: bool
-    """Commands may be suspended for longer than Postgres keeps an idle transaction."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """The end of a fault that lasts: not before this step, nor before this moment."""
-
-    end: Callable[[], object]
-    step: int
-    moment: float
 
 
 @dataclass
@@ -79,20 +144,17 @@ class Round:
     """A worker was stopped for longer than its heartbeat lives, so others took over its job."""
     sessions_cut: bool = False
     """Workers may have lost their Postgres sessions, and with them the locks of their links."""
-    suspended: set[Process] = field(default_factory=set)
     down: set[Postgres | Valkey] = field(default_factory=set)
-    docoras_worker: subprocess.Popen[str] | None = None
-    """A worker of BullMQ, which ours make room for."""
     step: int = 0
-    _effects: list[Effect] = field(default_factory=list)
+    _effects: list[tuple[int, Callable[[], object]]] = field(default_factory=list)
+    """The ends of faults that last, and the steps at which they come."""
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
         self.may_lose_data = self.random.random() < 0.3
         self.may_oversleep = self.random.random() < 0.3
-        self.may_suspend = self.size.may_suspend and self.random.random() < 0.5
 
-    def run(self, steps: Sequence[Callable[[Round], None]]) -> None:
+    def run(self, steps: Sequence[Callable[[Round], object]]) -> None:
         """Takes random steps, then ends all faults and processes and starts both servers again."""
         with start_proxies(self.postgres, self.valkey) as self.proxies:
             try:
@@ -103,28 +165,28 @@ class Round:
                         self.start_worker()
                     self.random.choice(steps)(self)
                     self._pause()
-                while self._effects:
-                    self._end_effects(self.size.steps + MAX_FAULT_STEPS)
-                    time.sleep(TICK)
-                self._await_commands()
+                self._end_effects(self.size.steps + MAX_FAULT_STEPS)
+                for process in self.commands():
+                    try:
+                        process.process.wait(END_TIMEOUT)
+                    except subprocess.TimeoutExpired:
+                        self.problems.append(f"hangs: {process.name}")
                 self.world.apps.calm.set()
-                self._await_orphans()
-                self._await_registrations()
-                self._check_pool()
+                self._await_orphans_and_registrations()
             finally:
                 self.world.apps.calm.set()
-                if self.docoras_worker:
-                    self.docoras_worker.kill()
                 for process in self.alive():
                     process.fatal.add(Signals.SIGKILL)
                 for process in self.processes:
                     process.kill()
-                self._kill_stragglers()
+                for pid in belonging_to(str(self.world.snapshots.repos)):
+                    self.problems.append(f"left running: {command_line(pid)}")
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, Signals.SIGKILL)
 
     # Used by the steps
 
     def start(self, arguments: list[str], *, is_pooled: bool = False) -> None:
-        """Starts a command or a worker."""
         pool_url = self.proxies.pool_url if is_pooled else None
         environment = self.world.snapshots.environment(
             **SETTINGS,
@@ -142,36 +204,28 @@ class Round:
         self.tell("start", process.name)
 
     def start_worker(self) -> None:
-        """Starts a worker, or two below one parent."""
         name = f"chaos-{len(self.processes)}"
         self.start(["worker", "--name", name, "--concurrency", self.random.choice("122")])
 
     def alive(self) -> list[Process]:
-        """Returns the processes that have not ended."""
         return [process for process in self.processes if process.process.poll() is None]
 
     def commands(self) -> list[Process]:
-        """Returns the commands that have not ended."""
         return [process for process in self.alive() if not process.is_worker]
 
     def victim(self, *, is_worker: bool) -> Process | None:
-        """Chooses a worker or a command that is not suspended, if there is one."""
         alive = [process for process in self.alive() if process.is_worker is is_worker]
-        awake = [process for process in alive if process not in self.suspended]
-        return self.random.choice(awake) if awake else None
+        return self.random.choice(alive) if alive else None
 
-    def for_a_while(self, end: Callable[[], object], seconds: float = 0) -> None:
-        """Calls `end` some steps later, and not before so many seconds have passed."""
-        step = self.step + self.random.randint(1, MAX_FAULT_STEPS)
-        self._effects.append(Effect(end, step, time.monotonic() + seconds))
+    def for_a_while(self, end: Callable[[], object]) -> None:
+        """Calls `end` some steps later."""
+        self._effects.append((self.step + self.random.randint(1, MAX_FAULT_STEPS), end))
 
     def inflict(self, fault: str, victim: Process | None = None) -> None:
-        """Counts a fault and tells of it."""
         self.faults[fault] += 1
         self.tell(fault, f"({victim.name})" if victim else "")
 
     def tell(self, *words: str) -> None:
-        """Adds a line to the story of the round."""
         self.story.append(f"{time.monotonic() - self._began:7.2f} {' '.join(words)}")
 
     # Time
@@ -183,56 +237,22 @@ class Round:
             time.sleep(TICK)
 
     def _end_effects(self, step: int) -> None:
-        now = time.monotonic()
-        due = [each for each in self._effects if each.step <= step and each.moment <= now]
-        self._effects = [each for each in self._effects if each not in due]
-        for effect in due:
-            effect.end()
+        due = [end for at, end in self._effects if at <= step]
+        self._effects = [(at, end) for at, end in self._effects if at > step]
+        for end in due:
+            end()
 
-    # The end
-
-    def _await_commands(self) -> None:
-        for process in self.commands():
-            try:
-                process.process.wait(END_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self.problems.append(f"hangs: {process.name}")
-
-    def _await_orphans(self) -> None:
-        """Waits for the children of killed workers to end by themselves."""
-        end = time.monotonic() + END_TIMEOUT
-        for parent in self.processes:
-            while parent.was_killed_alone and parent.processes and time.monotonic() < end:
-                time.sleep(TICK)
-            if parent.was_killed_alone and parent.processes:
-                self.problems.append(f"children go on without their parent: {parent.name}")
-
-    def _await_registrations(self) -> None:
-        """Waits until each running worker is registered, also in a Redis that was emptied."""
-        end = time.monotonic() + END_TIMEOUT
+    def _await_orphans_and_registrations(self) -> None:
+        """Children of killed workers end by themselves; the others are registered in any Redis."""
+        orphaned = [parent for parent in self.processes if parent.was_killed_alone]
         left = {process for process in self.alive() if process.is_worker and not process.signals}
-        while left and time.monotonic() < end:
+        end = time.monotonic() + END_TIMEOUT
+        while (orphaned or left) and time.monotonic() < end:
+            orphaned = [parent for parent in orphaned if parent.processes]
             registered = cast("set[bytes]", self.world.producer.redis.smembers("rq:workers"))
             names = {key.decode().removeprefix("rq:worker:") for key in registered}
             left &= set(self.alive())
             left = {each for each in left if each.worker_names - names}
             time.sleep(TICK)
+        self.problems += [f"children go on without their parent: {each.name}" for each in orphaned]
         self.problems += [f"runs, and RQ does not know it: {each.name}" for each in left]
-
-    def _check_pool(self) -> None:
-        """Checks that a command works through PgBouncer, and that none left anything there."""
-        if self.proxies.pool_url is None:
-            return
-        environment = {"DATABASE_URL": self.proxies.pool_url}
-        command = self.world.producer.run("schedule", "--dry-run", env=environment)
-        if command.code != ExitCode.OK:
-            self.problems.append(f"through the pooler: {command}")
-        left = self.proxies.left_in_pool()
-        self.problems += [f"left behind in the pool: {what}" for what in left]
-
-    def _kill_stragglers(self) -> None:
-        """Kills and reports processes that outlived the ones that this round started."""
-        for pid in belonging_to(str(self.world.snapshots.repos)):
-            self.problems.append(f"left running: {command_line(pid)}")
-            with suppress(ProcessLookupError):
-                os.kill(pid, Signals.SIGKILL)

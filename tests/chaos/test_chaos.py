@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.chaos.driver import SMALL, driver
+from tests.chaos.__main__ import SMALL, driver
 
 
 @pytest.mark.slow

@@ -1,9 +1,13 @@
-"""A Docora with links in every state; workers can really make their snapshots."""
+"""A Docora with links in every state, whose apps answer well or badly."""
 
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import Enum, auto
 from pathlib import Path
 from random import Random
+from threading import Event, Lock, Thread, current_thread
 from typing import Any
 
 from redis.backoff import NoBackoff
@@ -13,9 +17,9 @@ from rq.job import Job, JobStatus
 from rq.utils import now
 
 from docora_ops.jobs import JOB_FUNCTION
-from tests.chaos.apps import Apps, Mood
 from tests.support.delivery_checks import shas
 from tests.support.docora import QUEUE, Docora
+from tests.support.receiver import CREATED, Request
 from tests.support.rows import TestLink
 from tests.support.snapshots import TOKEN, Snapshots, Upstream
 
@@ -23,7 +27,73 @@ MAX_RETRY_ATTEMPTS = 3
 STRAYS = 3
 FILES = 6
 """Files of a repository: enough to notice two jobs that send them at once."""
+SLOWNESS = 0.5
+"""Seconds that a slow app takes for each file."""
+
+
+class Mood(Enum):
+    """How an app answers."""
+
+    WELL = auto()
+    FLAKY = auto()  # every third request fails
+    BROKEN = auto()  # every request fails
+    HANGS_UP = auto()  # without an answer
+    SLOW = auto()
+
+
 MOODS = (*[Mood.WELL] * 5, *[Mood.FLAKY] * 2, Mood.BROKEN, Mood.HANGS_UP, Mood.SLOW)
+
+
+@dataclass
+class Apps:
+    """Answers for the receiver, and counts requests of jobs that overlap.
+
+    Each job sends over its own connection. A request on a connection that is not the newest of its
+    link is late: another job has begun meanwhile.
+    """
+
+    moods: dict[str, Mood] = field(default_factory=dict)
+    acknowledged: dict[tuple[str, str, str, str], float] = field(default_factory=dict)
+    """The time of the last acknowledgement by app, repository id, path and SHA-256."""
+    late: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """The most late requests of one job, by link."""
+    calm: Event = field(default_factory=Event)
+    """While set, no app is slow."""
+    _requests: Counter[str] = field(default_factory=Counter)
+    _connections: dict[tuple[str, str], Counter[Thread]] = field(default_factory=dict)
+    """Late requests by connection, in the order of the first requests, by link."""
+    _lock: Lock = field(default_factory=Lock)
+
+    def answer(self, request: Request) -> int:
+        """Returns the status. Raises ConnectionError to hang up."""
+        if request.event == "sync_failed":
+            return CREATED
+        body = request.json
+        link = (request.app, body["repository"]["repository_id"])
+        with self._lock:
+            counts = self._connections.setdefault(link, Counter())
+            connection = current_thread()  # the receiver runs a thread for each connection
+            counts.setdefault(connection, 0)
+            if connection is not next(reversed(counts)):
+                counts[connection] += 1
+                self.late[link] = max(self.late[link], counts[connection])
+            self._requests[request.app] += 1
+            number = self._requests[request.app]
+        match self.moods.get(request.app, Mood.WELL):
+            case Mood.HANGS_UP:
+                raise ConnectionResetError
+            case Mood.BROKEN:
+                return 500
+            case Mood.FLAKY if number % 3 == 0:
+                return 500
+            case Mood.SLOW:
+                self.calm.wait(SLOWNESS)
+        self.acknowledge(*link, body["file"]["path"], body["file"]["sha"])
+        return CREATED
+
+    def acknowledge(self, app: str, repository_id: str, path: str, sha: str) -> None:
+        with self._lock:
+            self.acknowledged[app, repository_id, path, sha] = time.monotonic()
 
 
 class Producer(Docora):
@@ -34,20 +104,14 @@ class Producer(Docora):
         self.redis.set_retry(RedisRetry(NoBackoff(), 0))
 
     def reconnect(self) -> None:
-        """Connects again after servers were down."""
         self.close()
         self.__post_init__()
 
     def enqueue(self, job_id: str, **options: Any) -> Job:
-        """Pushes the job of a link."""
-        job: Job = self.queue.enqueue(JOB_FUNCTION, **self._call(job_id), **options)
+        job: Job = self.queue.enqueue(JOB_FUNCTION, **self.call(job_id), **options)
         return job
 
-    def delay(self, job_id: str) -> None:
-        """Schedules the job of a link in a second."""
-        self.queue.enqueue_at(now() + timedelta(seconds=1), JOB_FUNCTION, **self._call(job_id))
-
-    def _call(self, job_id: str) -> dict[str, Any]:
+    def call(self, job_id: str) -> dict[str, Any]:
         app_id, _, repository_id = job_id.partition("-")
         return {
             "app_id": app_id,
@@ -75,11 +139,10 @@ class World:
 
     @property
     def careless(self) -> set[str]:
-        """Returns the ids of jobs that are pushed without a look."""
+        """The ids of jobs that are pushed without a look."""
         return {link.job_id for link in self.links if link.app_id == self.slow_app}
 
     def add(self, link: TestLink, state: str) -> None:
-        """Adds a link in this state."""
         status, fields, delivered = STATES[state]
         self.snapshots.docora.link(*link.ids, status, **fields)
         for path, sha in list(self.files[link.repository_id].items())[:delivered]:
@@ -93,7 +156,9 @@ class World:
             case "waiting":
                 self.producer.enqueue(link.job_id)
             case "delayed":
-                self.producer.delay(link.job_id)
+                self.producer.queue.enqueue_in(
+                    timedelta(seconds=1), JOB_FUNCTION, **self.producer.call(link.job_id)
+                )
             case "failed half way":
                 self.producer.leave_job(link.job_id, JobStatus.FAILED)
             case "failed after success":

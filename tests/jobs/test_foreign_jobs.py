@@ -9,9 +9,7 @@ from typing import Any, cast
 import pytest
 from rq.job import Job, JobStatus
 
-from tests.support.actions import Actions
 from tests.support.docora import Docora
-from tests.support.rows import TestLink
 
 
 class Trap:
@@ -22,16 +20,6 @@ class Trap:
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return Path.touch, (self.path,)  # type: ignore[return-value]
-
-
-CHANGES: tuple[Callable[[Actions, TestLink], object], ...] = (
-    lambda actions, link: actions.retry(link, dry_run=True),
-    lambda actions, _: actions.retry_all(dry_run=True),
-    lambda actions, link: actions.retry(link),
-    lambda actions, _: actions.retry_all(),
-    lambda actions, link: actions.resync(link),
-    lambda actions, link: actions.resync_all(link.app_id),
-)
 
 
 @pytest.fixture
@@ -49,19 +37,27 @@ def set_trap(docora: Docora, job_id: str, sprung: Path) -> None:
     docora.redis.hset(Job.key_for(job_id), mapping=cast("Any", fields))
 
 
-def test_no_change_unpickles_what_it_finds(docora: Docora, sprung: Path) -> None:
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_no_change_unpickles_what_it_finds(docora: Docora, sprung: Path, is_waiting: bool) -> None:
     link, actions = docora.add_link(), docora.actions()
-    for change in CHANGES:
-        for is_waiting in (True, False):
-            docora.redis.flushdb()
-            docora.set_link(link, status="failed")
-            if is_waiting:
-                docora.enqueue(link.job_id)
-            else:
-                docora.leave_job(link.job_id, JobStatus.FAILED)
-            set_trap(docora, link.job_id, sprung)
-            change(actions, link)
-            assert not sprung.exists()
+    changes: list[Callable[[], object]] = [
+        lambda: actions.retry(link, dry_run=True),
+        lambda: actions.retry_all(dry_run=True),
+        lambda: actions.retry(link),
+        actions.retry_all,
+        lambda: actions.resync(link),
+        lambda: actions.resync_all(link.app_id),
+    ]
+    for change in changes:
+        docora.redis.flushdb()
+        docora.set_link(link, status="failed")
+        if is_waiting:
+            docora.enqueue(link.job_id)
+        else:
+            docora.leave_job(link.job_id, JobStatus.FAILED)
+        set_trap(docora, link.job_id, sprung)
+        change()
+        assert not sprung.exists()
 
 
 def test_a_look_for_drift_unpickles_nothing(docora: Docora, sprung: Path) -> None:
@@ -69,7 +65,6 @@ def test_a_look_for_drift_unpickles_nothing(docora: Docora, sprung: Path) -> Non
         docora.enqueue(job_id)
         set_trap(docora, job_id, sprung)
     actions = docora.actions()
-    assert actions.drift().total == 0
-    assert actions.repair().total == 0
+    assert actions.drift().total == actions.repair().total == 0
     assert len(docora.waiting()) == 2
     assert not sprung.exists()

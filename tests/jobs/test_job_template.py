@@ -19,7 +19,6 @@ from tests.support.docora import Docora
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 TIMESTAMPS = {"created_at", "enqueued_at"}
-FUNCTION = f"{__name__}.record_call"
 
 calls: list[dict[str, Any]] = []
 
@@ -28,12 +27,6 @@ def record_call(**arguments: Any) -> str:
     """What the workers of these tests run."""
     calls.append(arguments)
     return "done"
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has new jobs call `record_call`."""
-    monkeypatch.setattr(job_template, "JOB_FUNCTION", FUNCTION)
 
 
 def add_link(docora: Docora, *, private: bool = True) -> TestLink:
@@ -78,11 +71,6 @@ def written_by_rq(
     fields = docora.job_hash(link.job_id)
     docora.redis.flushdb()
     return fields
-
-
-def run_worker(docora: Docora) -> None:
-    """Runs a plain RQ worker until nothing is left to do."""
-    SimpleWorker([docora.queue], connection=docora.redis).work(burst=True)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +118,15 @@ def test_the_description_names_repository_and_app_and_nothing_but_data_holds_a_s
     assert not any(secret.encode() in everything_else for secret in (GITHUB_TOKEN, AUTH_KEY))
 
 
-@pytest.mark.usefixtures("recorded")
-def test_a_plain_rq_worker_runs_the_job_and_the_next_one(docora: Docora) -> None:
+def test_a_plain_rq_worker_runs_the_job_and_the_next_one(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_template, "JOB_FUNCTION", f"{__name__}.record_call")
     link = add_link(docora)
     actions = docora.actions()
     assert actions.retry(link).outcome == "queued"
     calls.clear()
-    run_worker(docora)
+    SimpleWorker([docora.queue], connection=docora.redis).work(burst=True)
     assert calls == [payload(link, is_rescan=True)]
     job = docora.job(link)
     assert job.get_status() == JobStatus.FINISHED
@@ -145,31 +135,8 @@ def test_a_plain_rq_worker_runs_the_job_and_the_next_one(docora: Docora) -> None
     assert docora.waiting() == []
     docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
     assert actions.retry(link).outcome == "queued"
-    run_worker(docora)
+    SimpleWorker([docora.queue], connection=docora.redis).work(burst=True)
     assert len(calls) == 2
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize("size", [0xFFFF, 0x10000, 200_000])
-def test_a_plain_rq_worker_reads_a_call_of_any_size(docora: Docora, size: int) -> None:
-    """A block of a zlib stream that is not compressed holds 65,535 bytes."""
-    link = add_link(docora)
-    docora.connection.execute("ALTER TABLE apps ALTER base_url TYPE text")
-    actions = docora.actions()
-
-    def call_with_url(length: int) -> bytes:
-        docora.connection.execute("UPDATE apps SET base_url = repeat('u', %s)", (length,))
-        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        docora.redis.flushdb()
-        actions.retry(link)
-        return zlib.decompress(docora.job_hash(link.job_id)["data"])
-
-    length = size - len(call_with_url(1_000)) + 1_000
-    length -= len(call_with_url(length)) - size  # pickle puts long texts into a frame of their own
-    assert len(call_with_url(length)) == size
-    calls.clear()
-    run_worker(docora)
-    assert calls == [payload(link, is_rescan=True) | {"base_url": "u" * length}]
 
 
 @with_wrong_clock

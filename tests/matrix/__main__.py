@@ -6,21 +6,61 @@ everything. Environments and logs are kept in `.matrix/`.
 
 import argparse
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.matrix.programs import Program, find
 from tests.support.pgbouncer import PROGRAM as PGBOUNCER
+
+# Searched after PATH.
+FOLDERS = (
+    *("/usr/local/bin", "/usr/bin", "/usr/lib/postgresql/*/bin", "/usr/local/pgsql*/bin"),
+    *("~/.pyenv/versions/*/bin", "~/.local/share/uv/python/*/bin"),
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    product: str
+    version: tuple[int, ...]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.product} {'.'.join(map(str, self.version))}"
+
+
+def find(command: str, product: str, pattern: str) -> list[Program]:
+    """Finds one program of each version, the oldest first; `pattern` finds the version."""
+    folders = os.get_exec_path()
+    for glob in FOLDERS:
+        path = Path(glob).expanduser()
+        folders += sorted(str(folder) for folder in Path("/").glob(str(path.relative_to("/"))))
+    found: dict[tuple[int, ...], Program] = {}
+    for folder in folders:
+        executable = shutil.which(command, path=folder)
+        shown = [executable or "true", "--version"]
+        printed = subprocess.run(shown, capture_output=True, text=True, check=False).stdout
+        version = re.search(pattern, printed)
+        if executable and version:
+            numbers = tuple(map(int, version[1].split(".")))
+            found.setdefault(numbers, Program(product, numbers, Path(executable)))
+    return [found[version] for version in sorted(found)]
+
 
 ROOT = Path(__file__).parent.parent.parent
 MATRIX = ROOT / ".matrix"
+VERSIONS = ("3.11", "3.12", "3.13")
 INSTALLED = {
-    "Python 3.11": find("python3.11", "Python", r"Python (3\.11)"),
-    "Python 3.12": find("python3.12", "Python", r"Python (3\.12)"),
-    "Python 3.13": find("python3.13", "Python", r"Python (3\.13)"),
+    **{
+        f"Python {n}": find(f"python{n}", "Python", rf"Python ({n})")
+        for n in ("3.11", "3.12", "3.13")
+    },
     "PostgreSQL": find("postgres", "PostgreSQL", r"\) (\d+(?:\.\d+)*)"),
     "Redis": find("redis-server", "Redis", r"Redis server v=(\d+(?:\.\d+)*)"),
     "Valkey": find("valkey-server", "Valkey", r"Valkey server v=(\d+(?:\.\d+)*)"),
@@ -37,14 +77,10 @@ POOLED = [
 
 @dataclass(frozen=True)
 class Combination:
-    """What differs from `make test`."""
-
     name: str
     python: Path = Path(sys.executable)
     lowest: bool = False
-    """Install the lowest versions that pyproject.toml allows, not those of requirements.lock."""
     settings: dict[str, str] = field(default_factory=dict)
-    """Environment variables of the tests."""
 
 
 def combinations() -> Iterator[Combination]:
@@ -71,12 +107,10 @@ def combinations() -> Iterator[Combination]:
 
 
 def use_postgres(server: Program) -> dict[str, str]:
-    """Returns the setting with which the tests start this server."""
     return {"TEST_POSTGRES_BIN": str(server.path.resolve().parent)}
 
 
 def prepare(combination: Combination, folder: Path) -> None:
-    """Makes a Python environment. Raises CalledProcessError."""
     python = ("--python", str(folder))
     uv("venv", "--clear", "--python", str(combination.python), str(folder))
     requirements = "requirements.lock"
@@ -90,21 +124,19 @@ def prepare(combination: Combination, folder: Path) -> None:
 
 
 def uv(*arguments: str) -> None:
-    """Runs uv quietly. Raises CalledProcessError."""
     command = Path(sys.executable).with_name("uv")
     subprocess.run([command, *arguments, "--quiet"], cwd=ROOT, check=True)
 
 
 def run_tests(combination: Combination, folder: Path, arguments: Sequence[str]) -> None:
     """Runs pytest and prints what failed and its summary. Raises CalledProcessError."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("TEST_")
-    }
+    environment = {name: value for name, value in os.environ.items() if name[:5] != "TEST_"}
     tests = POOLED if "TEST_POOL_MODE" in combination.settings else []
+    command = [str(folder / "bin" / "python"), "-m", "pytest", "-q", *tests, *arguments]
     log = folder.with_suffix(".log")
     with log.open("w") as output:
         done = subprocess.run(
-            [folder / "bin" / "python", "-m", "pytest", "-q", *tests, *arguments],
+            command,
             cwd=ROOT,
             env=environment | combination.settings,
             stdout=output,
@@ -118,13 +150,12 @@ def run_tests(combination: Combination, folder: Path, arguments: Sequence[str]) 
 
 
 def main() -> None:
-    """Runs all combinations, or some."""
-    parser = argparse.ArgumentParser(
-        prog="make matrix ARGS=…",
-        description=__doc__,
-        epilog="Any other arguments go to pytest.",
-        allow_abbrev=False,
-    )
+    words: dict[str, Any] = {
+        "prog": "make matrix ARGS=…",
+        "description": __doc__,
+        "allow_abbrev": False,
+    }
+    parser = argparse.ArgumentParser(**words, epilog="Any other arguments go to pytest.")
     parser.add_argument("--list", action="store_true", help="only list the combinations")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="run only this combination")
     options, arguments = parser.parse_known_args()

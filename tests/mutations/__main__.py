@@ -12,8 +12,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutations.catalogue import Mutation, find_tests, read_mutations
-from tests.mutations.replica import Replica, TestRunError
+from tests.mutations.replica import (
+    Mutation,
+    Replica,
+    TestRunError,
+    find_tests,
+    read_mutations,
+)
 
 HEALTHY = (
     "test_what_a_worker_does_is_what_the_command_says",

@@ -1,17 +1,83 @@
-"""A copy of the project with a Python of its own, which imports docora_ops from the copy alone."""
+"""The mutations of catalogue.txt, and copies of the project to apply them to.
 
+A copy has a Python of its own, which imports docora_ops from the copy alone.
+"""
+
+import ast
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutations.catalogue import ROOT
+ROOT = Path(__file__).parent.parent.parent
+CATALOGUE = Path(__file__).with_name("catalogue.txt")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change of a text in one file, and the names of the tests that must fail for it."""
+
+    name: str
+    promise: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def apply(self, root: Path) -> None:
+        path = root / self.file
+        path.write_text(path.read_text("utf-8").replace(self.old, self.new), encoding="utf-8")
+
+    def problem(self, known_tests: Container[str]) -> str:
+        """Returns why the mutation can't be used, or an empty text."""
+        path = ROOT / self.file
+        if not path.exists():
+            return f"there is no {self.file}"
+        source = path.read_text("utf-8")
+        if (count := source.count(self.old)) != 1:
+            return f"the old text stands {count} times in {self.file}"
+        if path.suffix == ".py":
+            try:
+                ast.parse(source.replace(self.old, self.new))
+            except SyntaxError as error:
+                return f"the new text makes {self.file} unreadable: {error}"
+        unknown = [test for test in self.tests if test not in known_tests]
+        return f"there is no test {', '.join(unknown)}" if unknown or not self.tests else ""
+
+
+def read_mutations() -> list[Mutation]:
+    mutations = []
+    promise = ""
+    for paragraph in CATALOGUE.read_text("utf-8").strip().split("\n\n"):
+        if paragraph.startswith("# "):
+            promise = paragraph.removeprefix("# ").partition(":")[0]
+            continue
+        name, file, *lines = paragraph.splitlines()
+        old, new = (
+            "\n".join(line.removeprefix(mark) for line in lines if line.startswith(mark))
+            for mark in ("- ", "+ ")
+        )
+        tests = tuple(line for line in lines if line.startswith("test_"))
+        mutations.append(Mutation(name, promise, file, old, new, tests))
+    return mutations
+
+
+def find_tests() -> dict[str, list[str]]:
+    """Returns the ids for pytest of the tests of the project, by their names."""
+    ids: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE):
+            ids.setdefault(name, []).append(f"{path.relative_to(ROOT)}::{name}")
+    return ids
+
 
 _COPIED = ("docora_ops", "tests", "pyproject.toml", "README.md", "Makefile", "requirements.lock")
 _TIMEOUT = 300
@@ -25,8 +91,6 @@ class TestRunError(Exception):
 
 
 class Replica:
-    """A copy of the project in a new folder."""
-
     def __init__(self, folder: Path) -> None:
         self.project = folder / "project"
         self.project.mkdir()

@@ -133,7 +133,6 @@ class Actions:
         prepare: Callable[[], object] = lambda: None,
         **scope: Any,
     ) -> RepairResult:
-        """A repair without a pause; `prepare` comes when all is found and nothing repaired."""
         found = self.find(**scope)
         prepare()
         if dry_run:
@@ -144,7 +143,6 @@ class Actions:
 
 @contextmanager
 def _unchecked() -> Iterator[None]:
-    """Whether database, queue and workers belong together is the subject of other tests."""
     with ExitStack() as stack:
         for module in (bulk_run, one_link):
             stack.enter_context(patch.object(module, "require_servers_to_match"))

@@ -23,11 +23,8 @@ class BulkAction:
     action: Action
     command: tuple[str, ...]
     status: str
-    """Status of a link before the action."""
     done_status: str
-    """Status of a link that the action has queued."""
     batch: int
-    """Links in a batch of the command."""
 
     def __str__(self) -> str:
         return self.command[0]

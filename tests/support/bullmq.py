@@ -8,8 +8,9 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 
@@ -23,7 +24,7 @@ WORKER_NAME = f"bull:{b64encode(QUEUE.encode()).decode()}"
 """Of a connection of a worker beside a Docora; the package for Python encodes no name."""
 ATTEMPTS = 5
 
-# As src/repositories/repositories.ts of Docora 1.3.0 chooses the links to queue.
+# As Docora 1.3.0 chooses the links to queue.
 DUE = """
 SELECT app_id, repository_id, status FROM app_repositories JOIN repositories r USING (repository_id)
 WHERE (status = 'pending_snapshot' OR status = 'failed' AND r.circuit_open_until IS NULL)
@@ -52,7 +53,6 @@ class Producer:
         self._lock = Lock()
 
     def __call__(self, what: str, *arguments: object) -> Any:
-        """Has the process do something; returns what comes back."""
         assert self._process.stdin
         assert self._process.stdout
         with self._lock:
@@ -74,30 +74,25 @@ class Bullmq:
         docora.redis.hset(f"bull:{QUEUE}:meta", "version", VERSION)
 
     def run(self, *arguments: str, **options: Any) -> Result:
-        """The command for a Docora with BullMQ workers."""
         return self.docora.run(*arguments, **{"env": self.environment(), **options})
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """What a command needs, with the privileges of the help topic `privileges`."""
         url = self.docora.redis_access.bullmq
         return {"DOCORA_OPS_BACKEND": "bullmq", "REDIS_URL": url, **changes}
 
     def key(self, name: str) -> str:
         return f"bull:{QUEUE}:{name}"
 
-    # Jobs in every state
-
     def add(self, link: TestLink, **options: Any) -> None:
         """A job that waits, as Docora's scheduler makes it; or is delayed, or has a priority."""
         data = {
-            "app_id": link.app_id,
+            **asdict(link),
             "app_name": "Acme Search",
-            "repository_id": link.repository_id,
             "owner": "octo",
             "name": "api",
+            "isRescan": True,
             "github_token_encrypted": GITHUB_TOKEN,
             "client_auth_key_encrypted": AUTH_KEY,
-            "isRescan": True,
         }
         backoff = {"type": "exponential", "delay": 60_000}
         made = {"jobId": link.job_id, "attempts": ATTEMPTS, "backoff": backoff, **options}
@@ -114,7 +109,6 @@ class Bullmq:
             self.docora.redis.rename(self.key("wait"), self.key("paused"))
 
     def start(self, link: TestLink) -> None:
-        """A job that a worker has taken, and whose lock lives for 30 s."""
         self.add(link)
         assert self._produce("take") == link.job_id
 
@@ -127,36 +121,27 @@ class Bullmq:
         self.docora.redis.delete(self.key(f"{link.job_id}:lock"))
 
     def complete(self, link: TestLink) -> None:
-        with self.worker(lambda _job_id: None):
-            self.add(link)
-            self.await_state(link, "completed")
+        self._run(link, None, "completed")
 
     def fail(self, link: TestLink, error: str = "boom") -> None:
-        """A job without further tries."""
-        with self.worker(lambda _job_id: error):
-            self.add(link, attempts=1)
-            self.await_state(link, "failed")
+        self._run(link, error, "failed", attempts=1)
 
     def fail_once(self, link: TestLink, error: str = "boom") -> None:
-        """A job that has failed and is delayed until its next try."""
+        self._run(link, error, "delayed")
+
+    def _run(self, link: TestLink, error: str | None, state: str, **options: Any) -> None:
         with self.worker(lambda _job_id: error):
-            self.add(link)
-            self.await_state(link, "delayed")
+            self.add(link, **options)
+            self.await_state(link, state)
 
     def promote(self, link: TestLink) -> None:
-        """Lets the time go by that a delayed job has to wait."""
         self._produce("promote", link.job_id)
 
     def await_state(self, link: TestLink, state: str) -> None:
-        """Until the link's job is what BullMQ calls so."""
         eventually(lambda: self.state(link) == state, f"a job that is {state}")
 
     def state(self, link: TestLink) -> str | None:
-        """BullMQ's own word for the state of the link's job; None if there is no job."""
-        state: str | None = self._produce("state", link.job_id)
-        return state
-
-    # A Docora at work
+        return cast("str | None", self._produce("state", link.job_id))
 
     def schedule(self, *statuses: str, attempts: int = ATTEMPTS) -> None:
         """One pass of Docora's scheduler; of links with one of the statuses, if any are given."""
@@ -181,7 +166,6 @@ class Bullmq:
             connection.execute(SET_STATUS, {"job_id": job_id, **values})
 
     def waits_for_row(self) -> bool:
-        """Tells whether a worker that begins a job waits for the row of its link."""
         return bool(self.docora.connection.execute(WAIT_FOR_ROW).fetchall())
 
     @contextmanager
@@ -189,30 +173,29 @@ class Bullmq:
         """A real worker, whose jobs do this; killed at the end of the block."""
         process = start_worker(url or self.docora.redis_access.owner)
 
-        def answer(job_id: str) -> None:
-            assert process.stdin
-            error = work(job_id)
-            with suppress(OSError):
-                process.stdin.write(json.dumps([job_id, error]) + "\n")
-                process.stdin.flush()
-
         def serve(begun: Iterable[str]) -> None:
+            assert process.stdin
             for line in begun:
-                answer(*json.loads(line))
+                [job_id] = json.loads(line)
+                error = work(job_id)
+                with suppress(OSError):
+                    process.stdin.write(json.dumps([job_id, error]) + "\n")
+                    process.stdin.flush()
 
         assert process.stdout
         server = Thread(target=serve, args=(process.stdout,))
         server.start()
         try:
-            eventually(self._is_seen, "a worker of BullMQ")
+            clients = self.docora.redis.client_list
+            eventually(
+                lambda: any(client["name"] == WORKER_NAME for client in clients()),
+                "a worker of BullMQ",
+            )
             yield
         finally:
             process.kill()
             server.join(PATIENCE)
             end(process)
-
-    def _is_seen(self) -> bool:
-        return any(client["name"] == WORKER_NAME for client in self.docora.redis.client_list())
 
     @contextmanager
     def docora_at_work(self, error_of: Work = lambda _job_id: None) -> Iterator[None]:

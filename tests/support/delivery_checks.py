@@ -11,7 +11,6 @@ from tests.support.snapshots import Snapshots, Upstream
 
 
 def sha(content: bytes | str) -> str:
-    """SHA-256 in hex."""
     return hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
 
 
@@ -29,7 +28,6 @@ def last(snapshots: Snapshots, name: str = "Acme") -> Request:
 
 
 def link_row(snapshots: Snapshots, link: TestLink) -> tuple[str, int, str | None]:
-    """Status, retry_count and last_error."""
     row = snapshots.docora.row(link)
     return row["status"], row["retry_count"], row["last_error"]
 
@@ -63,23 +61,18 @@ def assert_in_sync(
     assert snapshots.received(name).files == contents
     assert snapshots.deliveries(link) == shas(contents)
     assert link_row(snapshots, link) == ("synced", 0, None)
-    assert scanned_ago(snapshots, link) < timedelta(minutes=1)
-    stored = snapshot_row(snapshots, link.repository_id)
-    assert stored is not None
-    assert stored["commit_sha"] == upstream.head
-    assert stored["age"] < timedelta(minutes=1)
-    assert snapshots.snapshot_files(link.repository_id) == shas(contents)
-
-
-def scanned_ago(snapshots: Snapshots, link: TestLink) -> timedelta:
     row = snapshots.docora.connection.execute(
         "SELECT now() - last_scanned_at AS age FROM app_repositories"
         " WHERE app_id = %s AND repository_id = %s",
         link.ids,
     ).fetchone()
     assert row is not None
-    age: timedelta = row["age"]
-    return age
+    assert row["age"] < timedelta(minutes=1)
+    stored = snapshot_row(snapshots, link.repository_id)
+    assert stored is not None
+    assert stored["commit_sha"] == upstream.head
+    assert stored["age"] < timedelta(minutes=1)
+    assert snapshots.snapshot_files(link.repository_id) == shas(contents)
 
 
 def failure(snapshots: Snapshots, link: TestLink) -> str:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -44,17 +44,30 @@ QUEUE = "snapshot-queue"
 WIP = f"rq:wip:{QUEUE}"
 INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
 REGISTRIES = (
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    CanceledJobRegistry,
-    DeferredJobRegistry,
-    ScheduledJobRegistry,
+    *(FailedJobRegistry, FinishedJobRegistry, CanceledJobRegistry),
+    *(DeferredJobRegistry, ScheduledJobRegistry),
 )
+_REGISTRY_OF: dict[JobStatus, Any] = {
+    JobStatus.FAILED: FailedJobRegistry,
+    JobStatus.STOPPED: FailedJobRegistry,
+    JobStatus.FINISHED: FinishedJobRegistry,
+    JobStatus.CANCELED: CanceledJobRegistry,
+    JobStatus.DEFERRED: DeferredJobRegistry,
+}
+_READ: dict[bytes, Callable[[Any, bytes], object]] = {
+    b"hash": lambda client, key: client.hgetall(key),
+    b"list": lambda client, key: client.lrange(key, 0, -1),
+    b"set": lambda client, key: client.smembers(key),
+    b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
+    b"stream": lambda client, key: client.xrange(key),
+    b"string": lambda client, key: client.get(key),
+}
 STARTERS = ("LANG", "LC_", "LD_", "PYTHON")
 """How the names of variables begin that act before the command does."""
 
 
 Process = subprocess.Popen[str] | ForkedProcess
+Env = Mapping[str, str | None] | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,6 @@ class Result:
 
     @property
     def data(self) -> Any:
-        """The document's `data`."""
         return self.json["data"]
 
 
@@ -89,6 +101,8 @@ class Docora(Rows):
     database_access: Access
     redis_access: Access
     fork_server: ForkServer
+    lent: psycopg.Connection[dict[str, Any]] | None = None
+    """A session that outlives this Docora."""
     connection: psycopg.Connection[dict[str, Any]] = field(init=False)
     redis: redis.Redis = field(init=False)
     queue: Queue = field(init=False)
@@ -96,7 +110,7 @@ class Docora(Rows):
     _actions: list[Actions] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.connection = psycopg.connect(
+        self.connection = self.lent or psycopg.connect(
             self.database_access.owner, autocommit=True, row_factory=dict_row
         )
         # A test that waits for itself fails, instead of never ending.
@@ -107,27 +121,24 @@ class Docora(Rows):
     def close(self) -> None:
         for actions in self._actions:
             actions.close()
-        self.connection.close()
+        if not self.lent:
+            self.connection.close()
         self.redis.close()
 
     @property
     def database_url(self) -> str:
-        """As commands connect."""
         return self.database_access.command
 
     @property
     def role(self) -> str:
-        """Who that is."""
         return self.database_access.command_name
 
     @property
     def redis_url(self) -> str:
-        """As commands connect."""
         return self.redis_access.command
 
     @property
     def settings(self) -> Settings:
-        """For calling actions directly."""
         settings = Settings(
             database_url=SecretStr(self.database_url), redis_url=SecretStr(self.redis_url)
         )
@@ -139,26 +150,21 @@ class Docora(Rows):
         self._actions.append(actions)
         return actions
 
-    # Jobs
-
     def waiting(self) -> list[str]:
-        """The ids in the queue's list, from its head."""
-        ids = cast("list[bytes]", self.redis.lrange(self.queue.key, 0, -1))
+        ids: Any = self.redis.lrange(self.queue.key, 0, -1)
         return [job_id.decode() for job_id in ids]
 
     def job(self, link: TestLink) -> Job:
         return Job.fetch(link.job_id, connection=self.redis)
 
     def job_hash(self, job_id: str) -> dict[str, bytes]:
-        """The job's fields, undecoded."""
-        fields = cast("dict[bytes, bytes]", self.redis.hgetall(Job.key_for(job_id)))
+        fields: Any = self.redis.hgetall(Job.key_for(job_id))
         return {name.decode(): value for name, value in fields.items()}
 
     def registries(self, job_id: str) -> set[str]:
-        """Names of the registry keys in which the job stands, wip included."""
         keys = [registry(QUEUE, connection=self.redis).key for registry in REGISTRIES]
         found = {key for key in keys if self.redis.zscore(key, job_id) is not None}
-        members = cast("list[bytes]", self.redis.zrange(WIP, 0, -1))
+        members: Any = self.redis.zrange(WIP, 0, -1)
         return found | {WIP for member in members if member.decode().split(":")[0] == job_id}
 
     def enqueue(self, job_id: str, **options: Any) -> Job:
@@ -170,21 +176,13 @@ class Docora(Rows):
         job = self.enqueue(job_id)
         self.redis.lrem(self.queue.key, 0, job_id)
         job.set_status(status)
-        registry = {
-            JobStatus.FAILED: FailedJobRegistry,
-            JobStatus.STOPPED: FailedJobRegistry,
-            JobStatus.FINISHED: FinishedJobRegistry,
-            JobStatus.CANCELED: CanceledJobRegistry,
-            JobStatus.DEFERRED: DeferredJobRegistry,
-        }.get(status)
+        registry = _REGISTRY_OF.get(status)
         if registry is not None:
-            self.redis.zadd(
-                registry(QUEUE, connection=self.redis).key, {job_id: now().timestamp() + 3600}
-            )
+            key = registry(QUEUE, connection=self.redis).key
+            self.redis.zadd(key, {job_id: now().timestamp() + 3600})
         return job
 
     def queue_job(self, link: TestLink) -> Job:
-        """A job of ours that waits for the link, which is pending then."""
         self.set_link(link, status="failed")
         self.actions().retry(link)
         return self.job(link)
@@ -211,7 +209,6 @@ class Docora(Rows):
         self.connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (job_id,))
 
     def add_worker(self, name: str = "worker-1") -> None:
-        """What RQ records of a worker that listens on the queue."""
         key = f"rq:worker:{name}"
         self.redis.hset(key, "birth", "now")
         self.redis.sadd("rq:workers", key)
@@ -228,19 +225,27 @@ class Docora(Rows):
                 *("repository_snapshots", "snapshot_files"),
             )
         }
-        keys = sorted(cast("list[bytes]", self.redis.keys()))
-        return tables, {key: (self.content(key), self.redis.ttl(key) >= 0) for key in keys}
+        keys: Any = sorted(cast("list[bytes]", self.redis.keys()))
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.ttl(key)
+            expire = [ttl >= 0 for ttl in pipeline.execute()]
+        return tables, dict(zip(keys, zip(self.contents(keys), expire, strict=True), strict=True))
 
-    def content(self, key: bytes) -> object:
-        """The value of a key, in a form that can be compared."""
-        # A hash table that grows changes its order by itself.
-        if self.redis.type(key) == b"hash":
-            return self.redis.hgetall(key)
-        return self.redis.dump(key)
+    def content(self, key: bytes) -> Any:
+        return self.contents([key])[0]
+
+    def contents(self, keys: Sequence[bytes]) -> list[Any]:
+        """The values of keys."""
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.type(key)
+            for key, kind in zip(keys, pipeline.execute(), strict=True):
+                _READ[kind](pipeline, key)
+            return pipeline.execute()
 
     def audit_entries(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
-        """The entries of a stream, the oldest first."""
-        found = cast("list[tuple[bytes, dict[bytes, bytes]]]", self.redis.xrange(stream))
+        found: Any = self.redis.xrange(stream)
         return [
             {name.decode(): value.decode() for name, value in fields.items()} for _, fields in found
         ]
@@ -254,10 +259,7 @@ class Docora(Rows):
         assert row is not None
         return int(row["sessions"])
 
-    # Invariants
-
     def lost_links(self) -> list[str]:
-        """Links that are pending, yet have no live job."""
         rows = self.connection.execute(
             "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
             " WHERE status = 'pending_snapshot'"
@@ -270,15 +272,12 @@ class Docora(Rows):
         ]
 
     def doubled_jobs(self) -> list[str]:
-        """Ids that stand more than once in the queue's list."""
         places = Counter(self.waiting())
         return sorted(job_id for job_id in places if places[job_id] > 1)
 
     def assert_sound(self) -> None:
         assert self.lost_links() == []
         assert self.doubled_jobs() == []
-
-    # The command
 
     def environment(self, **changes: str | None) -> dict[str, str]:
         """The environment for a command; None takes a variable away."""
@@ -292,18 +291,17 @@ class Docora(Rows):
         }
         return {name: value for name, value in environment.items() if value is not None}
 
-    def start(self, *arguments: str, env: Mapping[str, str | None] | None = None) -> ForkedProcess:
-        """The command, running, its streams in pipes."""
+    def start(self, *arguments: str, env: Env = None) -> ForkedProcess:
         return self.fork_server.start(arguments, self.environment(**(env or {})))
 
     def start_installed(
-        self, *arguments: str, env: Mapping[str, str | None] | None = None, **options: Any
+        self, *arguments: str, env: Env = None, **options: Any
     ) -> subprocess.Popen[str]:
         """The installed command, started by the system."""
         return self.start_program(str(COMMAND), *arguments, env=env, **options)
 
     def start_program(
-        self, *command: str, env: Mapping[str, str | None] | None = None, **options: Any
+        self, *command: str, env: Env = None, **options: Any
     ) -> subprocess.Popen[str]:
         """Any program with the environment of a command, in a session without a terminal."""
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -316,9 +314,7 @@ class Docora(Rows):
             **{"start_new_session": True, **streams, **options},
         )
 
-    def start_suitable(
-        self, *arguments: str, env: Mapping[str, str | None] | None = None, **options: Any
-    ) -> Process:
+    def start_suitable(self, *arguments: str, env: Env = None, **options: Any) -> Process:
         """The installed command where the test says how it is to be started, else a forked one."""
         acts_at_start = any(
             name.startswith(STARTERS) and value != os.environ.get(name)
@@ -331,33 +327,26 @@ class Docora(Rows):
     def run(
         self,
         *arguments: str,
-        env: Mapping[str, str | None] | None = None,
+        env: Env = None,
         timeout: float = 60,
         **options: Any,
     ) -> Result:
-        """The command, to its end, its streams in pipes."""
         with self.start_suitable(*arguments, env=env, **options) as process:
             return finish(process, timeout)
 
-    def run_in_shell(
-        self, line: str, *shell: str, env: Mapping[str, str | None] | None = None
-    ) -> Result:
+    def run_in_shell(self, line: str, *shell: str, env: Env = None) -> Result:
         """A line of sh, or another shell, in which docora-ops is the installed command."""
         path = f"{COMMAND.parent}:{os.environ['PATH']}"
         command = (*(shell or ("sh",)), "-c", line)
         with self.start_program(*command, env={**(env or {}), "PATH": path}) as process:
             return finish(process)
 
-    def run_together(
-        self, *commands: Sequence[str], env: Mapping[str, str | None] | None = None
-    ) -> list[Result]:
-        """Several commands at the same time; returns when all have ended."""
+    def run_together(self, *commands: Sequence[str], env: Env = None) -> list[Result]:
         with ThreadPoolExecutor(len(commands)) as threads:
             return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))
 
 
 def finish(process: Process, timeout: float = 60) -> Result:
-    """Wait for a command to end."""
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import IO, NoReturn, Self
+from typing import IO, Any, NoReturn, Self
 
 import typer.main
 
@@ -35,8 +35,8 @@ class ForkedProcess:
     def __init__(self, connection: socket.socket, stdout: int, stderr: int) -> None:
         self._connection = connection
         self.returncode: int | None = None
-        self.stdout = _open(stdout)
-        self.stderr = _open(stderr)
+        self.stdout = open(stdout, encoding="utf-8", newline="")  # noqa: SIM115
+        self.stderr = open(stderr, encoding="utf-8", newline="")  # noqa: SIM115
         self.pid = self._receive(None)
 
     def __enter__(self) -> Self:
@@ -48,14 +48,11 @@ class ForkedProcess:
         self.wait()
 
     def poll(self) -> int | None:
-        """Its exit code if it has ended, or minus the signal that killed it."""
-        try:
+        with suppress(subprocess.TimeoutExpired):
             return self.wait(0)
-        except subprocess.TimeoutExpired:
-            return None
+        return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code. Raises TimeoutExpired."""
         if self.returncode is None:
             try:
                 self.returncode = os.waitstatus_to_exitcode(self._receive(timeout))
@@ -65,12 +62,10 @@ class ForkedProcess:
         return self.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Nothing happens if it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """At once."""
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
@@ -121,46 +116,34 @@ class ForkServer:
         self._process.wait()
         Path(self._path).unlink(missing_ok=True)
 
-    def start(self, arguments: Sequence[str], environment: dict[str, str]) -> ForkedProcess:
-        """The command, running, its streams in pipes."""
+    def start(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        streams: tuple[int, int, int] | None = None,
+    ) -> ForkedProcess:
+        """The command, running, its streams in pipes.
+
+        `streams`: descriptors for stdin, stdout and stderr instead, which the caller reads. A
+        terminal at stdin becomes the controlling one.
+        """
+        nowhere = os.open(os.devnull, os.O_RDONLY)
         out, their_out = os.pipe()
         err, their_err = os.pipe()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        streams = (nothing, their_out, their_err)
-        connection = self._start(arguments, environment, streams)
-        for descriptor in streams:
-            os.close(descriptor)
-        return ForkedProcess(connection, out, err)
-
-    def start_at(
-        self, arguments: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
-    ) -> ForkedProcess:
-        """The same, with these descriptors for stdin, stdout and stderr, which the caller reads.
-
-        A terminal at stdin becomes the controlling one.
-        """
-        connection = self._start(arguments, environment, streams)
-        out, err = (os.open(os.devnull, os.O_RDONLY) for _ in range(2))
-        return ForkedProcess(connection, out, err)
-
-    def _start(
-        self, arguments: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
-    ) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.connect(self._path)
         request = json.dumps([list(arguments), environment, str(Path.cwd())]).encode()
-        socket.send_fds(connection, [_NUMBER.pack(len(request))], streams)
+        theirs = streams or (nowhere, their_out, their_err)
+        socket.send_fds(connection, [_NUMBER.pack(len(request))], theirs)
         connection.sendall(request)
-        return connection
-
-
-def _open(descriptor: int) -> IO[str]:
-    return open(descriptor, encoding="utf-8", newline="")
+        for descriptor in (nowhere, their_out, their_err):
+            os.close(descriptor)
+        return ForkedProcess(connection, out, err)
 
 
 def _serve(path: str, told: int) -> NoReturn:
     """Fork a command for each connection, and tell there how it ends."""
-    _import_everything()
+    _prepare()
     commands: dict[int, socket.socket] = {}
     woken, wakes = socket.socketpair()
     woken.setblocking(False)
@@ -207,32 +190,34 @@ def _report_ended(commands: dict[int, socket.socket]) -> None:
             connection.send(_NUMBER.pack(status))
 
 
-def _import_everything() -> None:
+def _prepare() -> None:
+    """Do once what is the same in each process: imports, and what Typer makes of the commands."""
     import docora_ops
 
     for module in pkgutil.walk_packages(docora_ops.__path__, "docora_ops."):
         if not module.name.startswith(("docora_ops.__main__", "docora_ops.demo")):
             importlib.import_module(module.name)
-    for name in (
-        "docora_ops.__main__",
-        "encodings.idna",
-        "typer._adapters",
-        "tests.support.small_batches",
-    ):
+    for name in ("docora_ops.__main__", "encodings.idna", "tests.support.small_batches"):
         importlib.import_module(name)
     # A step after two batches, so that signals and other events come between them.
     importlib.import_module("docora_ops.actions.bulk_run").__dict__["LONGEST_FLIGHT"] = 0
     _build_commands_once()
-    gc.collect()
-    gc.freeze()
 
 
 def _build_commands_once() -> None:
     """Typer reads the signatures of all commands anew each time: 10 ms for each process."""
     from docora_ops.cli.app import app
+    from docora_ops.settings import Settings
 
     group = typer.main.get_group(app)
+    for command in group.commands.values():
+        for parameter in command.params:
+            if isinstance(parameter, typer.core.TyperArgument | typer.core.TyperOption):
+                parameter.get_runtime_param()
     typer.main.get_group = lambda typer_instance: group
+    Settings()
+    gc.collect()
+    gc.freeze()
 
 
 def _be_command(
@@ -255,7 +240,7 @@ def _be_command(
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
-    code: object = 1
+    code: Any = 1
     try:
         from docora_ops.__main__ import main
 

@@ -19,11 +19,8 @@ from tests.support.snapshots import Upstream
 
 
 class GitHandler(BaseHTTPRequestHandler):
-    """One request of a git client."""
-
     site: GitSite
     content: bytes = b""
-    """The body of the request."""
 
     def setup(self) -> None:
         if self.site.tls is not None:
@@ -98,12 +95,10 @@ class GitHandler(BaseHTTPRequestHandler):
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
         self.reply(int(headers.pop("Status", "200").split()[0]), headers, content)
 
-    def log_message(self, *_: object) -> None:
-        """Nobody reads it."""
+    def log_message(self, *_: object) -> None: ...
 
 
 def basic(user: str, password: str = "") -> str:
-    """What a client sends that logs in."""
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
@@ -120,13 +115,11 @@ class GitSite:
     tls: ssl.SSLContext | None = None
     intercept: Callable[[GitHandler], bool] = lambda _handler: True
     logins: list[str] = field(default_factory=list)
-    """The `Authorization` of each request."""
     paths: list[str] = field(default_factory=list)
     url: str = ""
 
     @contextmanager
     def serving(self) -> Iterator[GitSite]:
-        """Listen on a free port of the loopback interface."""
         with web_server(type("Handler", (GitHandler,), {"site": self})) as url:
             self.url = url if self.tls is None else url.replace("http://", "https://")
             yield self
@@ -159,7 +152,6 @@ class Gate:
         self.released.set()
 
     def hold(self) -> None:
-        """For who comes by."""
         self.reached.set()
         assert self.released.wait(PATIENCE), "nobody opened the gate"
 

@@ -55,26 +55,19 @@ def add_colliding_links(docora: Docora) -> None:
 
 
 def _add_link(
-    docora: Docora,
-    link: TestLink,
-    app_name: str,
-    name: str,
-    *,
-    status: str = "failed",
-    last_error: str | None = None,
+    docora: Docora, link: TestLink, app_name: str, name: str, *, status: str = "failed", **row: Any
 ) -> None:
     execute = docora.connection.execute
     docora.add_app(app_name, link.app_id)
     docora.add_repository("?/?", link.repository_id)
-    execute(
-        "UPDATE apps SET base_url = %s WHERE app_id = %s",
-        (f"https://acme.example/{name}", link.app_id),
-    )
+    url = f"https://github.com/{link.repository_id}/{name}"
+    base_url = f"https://acme.example/{name}"
+    execute("UPDATE apps SET base_url = %s WHERE app_id = %s", (base_url, link.app_id))
     execute(
         "UPDATE repositories SET owner = %s, name = %s, github_url = %s WHERE repository_id = %s",
-        (name, name, f"https://github.com/{link.repository_id}/{name}", link.repository_id),
+        (name, name, url, link.repository_id),
     )
-    docora.link(*link.ids, status, last_error=last_error)
+    docora.link(*link.ids, status, **{"last_error": None, **row})
     execute(
         "INSERT INTO repository_snapshots (repository_id, commit_sha, branch) VALUES (%s, %s, %s)",
         (link.repository_id, name[:40], name),

@@ -30,15 +30,8 @@ Arrange = Callable[[Docora, str], object]
 """Puts the job with this id into a state."""
 
 
-# Parts of states
-
-
 def all_of(*parts: Arrange) -> Arrange:
-    def arrange(docora: Docora, job_id: str) -> None:
-        for part in parts:
-            part(docora, job_id)
-
-    return arrange
+    return lambda docora, job_id: [part(docora, job_id) for part in parts]
 
 
 def left(status: JobStatus) -> Arrange:
@@ -54,11 +47,9 @@ def reads(**fields: str) -> Arrange:
 
 
 def entry_in(registry: type[Any], queue: str = QUEUE) -> Arrange:
-    def arrange(docora: Docora, job_id: str) -> None:
-        key = registry(queue, connection=docora.redis).key
-        docora.redis.zadd(key, {job_id: now().timestamp() + 3600})
-
-    return arrange
+    return lambda docora, job_id: docora.redis.zadd(
+        registry(queue, connection=docora.redis).key, {job_id: now().timestamp() + 3600}
+    )
 
 
 def no_entry_in(registry: type[Any]) -> Arrange:
@@ -69,6 +60,10 @@ def no_entry_in(registry: type[Any]) -> Arrange:
 
 def started(docora: Docora, job_id: str) -> None:
     docora.start_job(job_id)
+
+
+def scheduled(docora: Docora, job_id: str) -> None:
+    docora.schedule_job(job_id)
 
 
 def heartbeat_expired(docora: Docora, job_id: str) -> None:
@@ -85,13 +80,6 @@ def expires(docora: Docora, job_id: str) -> None:
 
 def hash_gone(docora: Docora, job_id: str) -> None:
     docora.redis.delete(Job.key_for(job_id))
-
-
-def scheduled(docora: Docora, job_id: str) -> None:
-    docora.schedule_job(job_id)
-
-
-# Waiting
 
 
 def in_the_intermediate_list(docora: Docora, job_id: str) -> None:
@@ -114,46 +102,9 @@ def rate_limited(docora: Docora, job_id: str) -> None:
     expires(docora, job_id)
 
 
-WAITING: dict[str, Arrange] = {
-    "enqueued": Docora.enqueue,
-    "enqueued with a time to live": all_of(Docora.enqueue, expires),
-    "enqueued over a failed job": all_of(left(JobStatus.FAILED), expires, Docora.enqueue),
-    "enqueued, old execution expired": all_of(heartbeat_expired, Docora.enqueue),
-    "in the intermediate list": in_the_intermediate_list,
-    "on another queue": on_another_queue,
-    "scheduled": scheduled,
-    "scheduled with a time to live": all_of(scheduled, expires),
-    "scheduled after a failure": all_of(left(JobStatus.FAILED), scheduled),
-    "deferred": left(JobStatus.DEFERRED),
-    "ready to enqueue": all_of(left(JobStatus.READY_TO_ENQUEUE), entry_in(ReadyJobRegistry)),
-    "rate limited": rate_limited,
-    "rate limited, not registered": left(JobStatus.RATE_LIMITED),
-}
-
-
-# Running
-
-
 def running_in_no_wip_registry(docora: Docora, job_id: str) -> None:
     """RQ leaves it so when a worker was paused for longer than its heartbeat, then went on."""
-    execution = docora.start_job(job_id)
-    docora.redis.zrem(WIP, execution.composite_key)
-
-
-RUNNING: dict[str, Arrange] = {
-    "running": started,
-    "running and enqueued again": all_of(started, Docora.enqueue),
-    "running, another execution expired": all_of(heartbeat_expired, started),
-    "running, in no wip registry": running_in_no_wip_registry,
-    "running, marked failed": all_of(running_in_no_wip_registry, reads(status="failed")),
-    "running, hash gone": all_of(started, hash_gone),
-    "locked": Docora.hold_lock,
-    "locked, job failed": all_of(left(JobStatus.FAILED), Docora.hold_lock),
-    "locked, job waiting": all_of(Docora.enqueue, Docora.hold_lock),
-}
-
-
-# Finished
+    docora.redis.zrem(WIP, docora.start_job(job_id).composite_key)
 
 
 def results(docora: Docora, job_id: str) -> None:
@@ -162,28 +113,10 @@ def results(docora: Docora, job_id: str) -> None:
     Result.create_failure(job, ttl=500, exc_string="old")
 
 
-FINISHED: dict[str, Arrange] = {
-    "finished": left(JobStatus.FINISHED),
-    "finished, expires soon": all_of(left(JobStatus.FINISHED), expires),
-    "finished, not registered": all_of(left(JobStatus.FINISHED), no_entry_in(FinishedJobRegistry)),
-    "finished, with results": results,
-    "finished, execution left": all_of(heartbeat_expired, left(JobStatus.FINISHED)),
-    "finished, failed entry": all_of(left(JobStatus.FINISHED), entry_in(FailedJobRegistry)),
-}
-
-
-# Stale
-
-
-def heartbeat_expired_execution_listed(docora: Docora, job_id: str) -> None:
+def execution_expired_in_redis_only(docora: Docora, job_id: str) -> None:
     execution = docora.start_job(job_id)
     docora.redis.zadd(WIP, {execution.composite_key: now().timestamp() - 1})
     docora.redis.delete(execution.key)
-
-
-def wip_entry_without_an_execution(docora: Docora, job_id: str) -> None:
-    docora.leave_job(job_id, JobStatus.STARTED)
-    docora.redis.zadd(WIP, {job_id: now().timestamp() - 30})
 
 
 def taken_by_a_worker_that_died(docora: Docora, job_id: str) -> None:
@@ -193,18 +126,44 @@ def taken_by_a_worker_that_died(docora: Docora, job_id: str) -> None:
 
 def fields_of_an_earlier_run(docora: Docora, job_id: str) -> None:
     docora.leave_job(job_id, JobStatus.FAILED)
-    docora.redis.hset(
-        Job.key_for(job_id),
-        mapping={
-            **dict.fromkeys(("exc_info", "worker_name", "rate_limit_key", "meta"), "old"),
-            **dict.fromkeys(("started_at", "ended_at"), "2020-01-01T00:00:00.000000Z"),
-            **dict.fromkeys(("number_of_retries", "rate_limit_concurrency", "enqueue_at_front"), 1),
-            "dependency_ids": '["gone"]',
-        },
-    )
+    old = ("exc_info", "worker_name", "rate_limit_key", "meta", "started_at", "ended_at")
+    numbers = ("number_of_retries", "rate_limit_concurrency", "enqueue_at_front")
+    fields: dict[Any, Any] = {**dict.fromkeys(old, "old"), **dict.fromkeys(numbers, 1)}
+    docora.redis.hset(Job.key_for(job_id), mapping=fields | {"dependency_ids": '["gone"]'})
     docora.redis.sadd(f"{Job.key_for(job_id)}:dependencies", "gone")
 
 
+WAITING: dict[str, Arrange] = {
+    "enqueued": Docora.enqueue,
+    "enqueued over a failed job": all_of(left(JobStatus.FAILED), expires, Docora.enqueue),
+    "enqueued, old execution expired": all_of(heartbeat_expired, Docora.enqueue),
+    "in the intermediate list": in_the_intermediate_list,
+    "on another queue": on_another_queue,
+    "scheduled with a time to live": all_of(scheduled, expires),
+    "scheduled after a failure": all_of(left(JobStatus.FAILED), scheduled),
+    "deferred": left(JobStatus.DEFERRED),
+    "ready to enqueue": all_of(left(JobStatus.READY_TO_ENQUEUE), entry_in(ReadyJobRegistry)),
+    "rate limited": rate_limited,
+    "rate limited, not registered": left(JobStatus.RATE_LIMITED),
+}
+RUNNING: dict[str, Arrange] = {
+    "running": started,
+    "running and enqueued again": all_of(started, Docora.enqueue),
+    "running, another execution expired": all_of(heartbeat_expired, started),
+    "running, marked failed": all_of(running_in_no_wip_registry, reads(status="failed")),
+    "running, hash gone": all_of(started, hash_gone),
+    "locked": Docora.hold_lock,
+    "locked, job failed": all_of(left(JobStatus.FAILED), Docora.hold_lock),
+    "locked, job waiting": all_of(Docora.enqueue, Docora.hold_lock),
+}
+FINISHED: dict[str, Arrange] = {
+    "finished": left(JobStatus.FINISHED),
+    "finished, expires soon": all_of(left(JobStatus.FINISHED), expires),
+    "finished, not registered": all_of(left(JobStatus.FINISHED), no_entry_in(FinishedJobRegistry)),
+    "finished, with results": results,
+    "finished, execution left": all_of(heartbeat_expired, left(JobStatus.FINISHED)),
+    "finished, failed entry": all_of(left(JobStatus.FINISHED), entry_in(FailedJobRegistry)),
+}
 STALE: dict[str, Arrange] = {
     "failed": left(JobStatus.FAILED),
     "stopped": left(JobStatus.STOPPED),
@@ -212,8 +171,7 @@ STALE: dict[str, Arrange] = {
     "created": left(JobStatus.CREATED),
     "started, no execution": left(JobStatus.STARTED),
     "started, heartbeat expired": heartbeat_expired,
-    "started, heartbeat expired, execution listed": heartbeat_expired_execution_listed,
-    "started, heartbeat expired, no execution": wip_entry_without_an_execution,
+    "started, heartbeat expired, execution listed": execution_expired_in_redis_only,
     "several executions": all_of(heartbeat_expired, heartbeat_expired),
     "deferred and ready entry of a failed job": all_of(
         left(JobStatus.FAILED), entry_in(DeferredJobRegistry), entry_in(ReadyJobRegistry)
@@ -224,29 +182,14 @@ STALE: dict[str, Arrange] = {
     "fields of an earlier run": fields_of_an_earlier_run,
     "enqueued, reads failed": all_of(Docora.enqueue, reads(status="failed")),
 }
-
-
-# No job, only entries of one
-
 GONE: dict[str, Arrange] = {
     "no job": all_of(),
     "in the list, hash gone": all_of(Docora.enqueue, hash_gone),
     "failed entry, hash gone": entry_in(FailedJobRegistry),
     "scheduled entry, hash gone": entry_in(ScheduledJobRegistry),
-    "deferred entry, hash gone": entry_in(DeferredJobRegistry),
-    "ready entry, hash gone": entry_in(ReadyJobRegistry),
-    "finished entry, hash gone": entry_in(FinishedJobRegistry),
     "taken by a worker that died, hash gone": taken_by_a_worker_that_died,
     "results, hash gone": all_of(results, hash_gone, no_entry_in(FinishedJobRegistry)),
 }
-
-IN_THE_LIST_ALREADY = {"enqueued, reads failed", "in the list, hash gone"}
-"""States of jobs that are not live, though their ids stand in the list: they stand there twice once
-the jobs are replaced."""
-
-
-# The status lies
-
 MISPLACED: dict[str, Arrange] = {
     "queued, in no list": left(JobStatus.QUEUED),
     "enqueued over a failed job, then lost": all_of(
@@ -256,20 +199,15 @@ MISPLACED: dict[str, Arrange] = {
     "deferred, not registered": all_of(left(JobStatus.DEFERRED), no_entry_in(DeferredJobRegistry)),
     "ready, not registered": left(JobStatus.READY_TO_ENQUEUE),
 }
-
-
-# Unreadable
-
 UNREADABLE: dict[str, Arrange] = {
     "job is a string": lambda docora, job_id: docora.redis.set(Job.key_for(job_id), "x"),
-    "job is a list": lambda docora, job_id: docora.redis.rpush(Job.key_for(job_id), "x"),
-    "job is a set": lambda docora, job_id: docora.redis.sadd(Job.key_for(job_id), "x"),
-    "job is a sorted set": lambda docora, job_id: docora.redis.zadd(Job.key_for(job_id), {"x": 1}),
     "executions are a string": lambda docora, job_id: docora.redis.set(
         f"rq:executions:{job_id}", "x"
     ),
 }
-
+IN_THE_LIST_ALREADY = {"enqueued, reads failed", "in the list, hash gone"}
+"""States of jobs that are not live, though their ids stand in the list: they stand there twice once
+the jobs are replaced."""
 STATES: dict[str, tuple[Arrange, Outcome]] = {
     **{name: (arrange, Outcome.QUEUED) for name, arrange in (GONE | FINISHED).items()},
     **{name: (arrange, Outcome.ALREADY_QUEUED) for name, arrange in (WAITING | MISPLACED).items()},

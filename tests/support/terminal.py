@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Self
 
-from tests.support.docora import COMMAND, Docora
+from tests.support.docora import COMMAND, Docora, Env
 
 QUESTION = re.compile(rb"\[y/N\] ")
 # Opened by a session's leader, it becomes the session's controlling terminal. Once the leader ends,
@@ -34,11 +34,8 @@ _UNSEEN = re.compile(
     r"[\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     r"\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
 )
-"""What has no glyph, or turns the order of what has one."""
 _STYLE = re.compile(r"\x1b\[(?:0|[12](?:;3[1-6])?|3[1-6])m")
-"""What a table is coloured with."""
 _ANIMATION = re.compile(r"\x1b\[(?:\?25[lh]|2K|1A|(?:[12];)?(?:3[0-7]|9[0-7]|38;5;\d+)m)|\r")
-"""What a bar moves and is coloured with."""
 
 
 def assert_inert(text: str) -> None:
@@ -55,14 +52,12 @@ def plain_data(shown: str) -> str:
 
 
 def plain_talk(shown: str) -> str:
-    """The same for conversation, which has bars that move."""
     plain = _ANIMATION.sub("", _STYLE.sub("", shown))
     assert_inert(plain)
     return plain
 
 
 def open_terminal(columns: int, lines: int = 50) -> tuple[int, int]:
-    """Returns our side of a terminal and that of the command."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     return ours, theirs
@@ -105,7 +100,6 @@ class TerminalSession:
         self._master = self._slave = -1
 
     def type(self, keys: bytes) -> None:
-        """What a person types."""
         os.write(self._master, keys)
 
     def read_until(self, pattern: re.Pattern[bytes], timeout: float = 60) -> re.Match[bytes]:
@@ -118,21 +112,17 @@ class TerminalSession:
         return match
 
     def answer(self, keys: bytes) -> tuple[int, str]:
-        """Type keys once the command has asked; returns what `end` does."""
         self.read_until(QUESTION)
         self.type(keys)
         return self.end()
 
     def end(self, timeout: float = 60) -> tuple[int, str]:
-        """The exit code of the command, and all that it has shown."""
         match = self.read_until(_END, timeout)
         return int(match[1]), self._shown[: match.start()].decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a command has shown at two terminals."""
-
     code: int
     data: str
     talk: str
@@ -141,61 +131,56 @@ class Shown:
 class _Screen:
     """A terminal that takes down what is sent to it, and types the answer to a question."""
 
-    def __init__(self, columns: int, answer: bytes, lines: int = 50) -> None:
-        self.ours, self.theirs = open_terminal(columns, lines)
-        self._answer = answer
-        self._shown = bytearray()
+    def __init__(
+        self, columns: int, answer: bytes = b"", *, lines: int = 50, raw: bool = False
+    ) -> None:
+        self._ours, self.theirs = open_terminal(columns, lines)
+        if raw:
+            tty.setraw(self.theirs)
+        self._answer, self._shown = answer, bytearray()
         self._thread = Thread(target=self._read)
         self._thread.start()
 
     def _read(self) -> None:
         while True:
             try:
-                piece = os.read(self.ours, 65536)
+                self._shown += os.read(self._ours, 65536)
             except OSError:  # Linux's way to say that the other side is closed
                 return
-            self._shown += piece
             if self._answer and QUESTION.search(self._shown):
-                os.write(self.ours, self._answer)
+                os.write(self._ours, self._answer)
                 self._answer = b""
 
-    def content(self) -> bytes:
+    def content(self, errors: str = "strict") -> str:
         """All that was sent to it, once nobody writes any more."""
         self._thread.join()
-        os.close(self.ours)
-        return bytes(self._shown)
+        os.close(self._ours)
+        return self._shown.decode(errors=errors)
 
 
 def at_terminals(
-    docora: Docora,
-    arguments: Sequence[str],
-    *,
-    columns: int,
-    answer: str = "",
-    env: Mapping[str, str | None] | None = None,
+    docora: Docora, arguments: Sequence[str], *, columns: int, answer: str = "", env: Env = None
 ) -> Shown:
     """Run a command at two raw terminals, one for stdout only. Raises UnicodeDecodeError.
 
     `answer` is typed as soon as it asks something.
     """
-    data, talk = _Screen(columns, b""), _Screen(columns, answer.encode())
-    for screen in (data, talk):
-        tty.setraw(screen.theirs)
+    data = _Screen(columns, raw=True)
+    talk = _Screen(columns, answer.encode(), raw=True)
     code = _run_at(docora, arguments, env, data, talk)
-    return Shown(code, data.content().decode(), talk.content().decode())
+    return Shown(code, data.content(), talk.content())
 
 
 def run_on_screen(docora: Docora, line: str, environment: Mapping[str, str]) -> str:
     """Run a line of sh that writes to a wide plain terminal, where nobody types; returns it all."""
-    screen = _Screen(200, b"")
-    tty.setraw(screen.theirs)
+    screen = _Screen(200, raw=True)
     path = f"{COMMAND.parent}:{os.environ['PATH']}"
     environment = {**environment, "PATH": path, "TERM": "dumb"}
     streams = {"stdout": screen.theirs, "stderr": screen.theirs}
     with docora.start_program("sh", "-c", line, env=environment, **streams) as process:
         os.close(screen.theirs)
         process.wait(60)
-    return screen.content().decode()
+    return screen.content()
 
 
 def on_terminal(
@@ -205,28 +190,24 @@ def on_terminal(
     answer: bytes = b"",
     columns: int = 100,
     lines: int = 50,
-    env: Mapping[str, str | None] | None = None,
+    env: Env = None,
 ) -> tuple[int, str]:
     """Run a command at a terminal; returns its exit code and what it showed.
 
     `answer` is typed as soon as it asks something.
     """
-    screen = _Screen(columns, answer, lines)
+    screen = _Screen(columns, answer, lines=lines)
     code = _run_at(docora, arguments, env, screen, screen)
-    return code, screen.content().decode("utf-8", "replace")
+    return code, screen.content("replace")
 
 
 def _run_at(
-    docora: Docora,
-    arguments: Sequence[str],
-    env: Mapping[str, str | None] | None,
-    data: _Screen,
-    talk: _Screen,
+    docora: Docora, arguments: Sequence[str], env: Env, data: _Screen, talk: _Screen
 ) -> int:
     """Run a command, and close its side of the terminals; returns its exit code."""
     environment = docora.environment(**{"TERM": "xterm-256color", "PAGER": "", **(env or {})})
     streams = (talk.theirs, data.theirs, talk.theirs)
-    with docora.fork_server.start_at(arguments, environment, streams) as process:
+    with docora.fork_server.start(arguments, environment, streams) as process:
         for descriptor in {data.theirs, talk.theirs}:
             os.close(descriptor)
         try:

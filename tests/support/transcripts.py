@@ -71,12 +71,8 @@ def _readable(shown: str) -> str:
     """Returns output with folded documents and narrow tables."""
     if shown.startswith("{"):
         return f"{_folded(json.loads(_WHO.sub('kim@ops1', shown)))}\n"
-    lines = (_WHO.sub(_same_width, line).rstrip() for line in shown.splitlines())
-    return _with_short_rules("".join(f"{line}\n" for line in lines))
-
-
-def _same_width(who: re.Match[str]) -> str:
-    return "kim@ops1".ljust(len(who[0]))
+    shown = _WHO.sub(lambda who: "kim@ops1".ljust(len(who[0])), shown)
+    return _with_short_rules("".join(f"{line.rstrip()}\n" for line in shown.splitlines()))
 
 
 def _with_short_rules(shown: str) -> str:

@@ -23,7 +23,6 @@ class Running:
         self.process = process
         self.pid = process.pid
         self.lines: list[str] = []
-        """What it has said on stderr."""
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -33,7 +32,6 @@ class Running:
 
     @property
     def processes(self) -> list[int]:
-        """All that are left of it, orphans too."""
         return [pid for pid in all_processes() if _is_in_session(pid, self.pid)]
 
     @property
@@ -54,7 +52,6 @@ class Running:
         return pid
 
     def await_line(self, text: str, times: int = 1) -> None:
-        """Until the log has this text so many times."""
         eventually(lambda: self.log.count(text) >= times, f"{text!r} in the log")
 
     def await_ready(self, workers: int = 1) -> None:
@@ -70,13 +67,11 @@ class Running:
                 os.kill(pid, number)
 
     def end(self) -> int:
-        """Wait for the end of it; returns the exit code."""
         code = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return code
 
     def kill(self) -> None:
-        """All of it, at once."""
         self.signal_all(Signals.SIGKILL)
         self.end()
 
@@ -89,8 +84,12 @@ class Running:
 @contextmanager
 def running(snapshots: Snapshots, *arguments: str, **changes: str | None) -> Iterator[Running]:
     """`docora-ops worker` with these arguments; killed at the end of the block."""
-    with snapshots.start_worker(*arguments, **changes) as process, _until_killed(process) as worker:
-        yield worker
+    with snapshots.start_worker(*arguments, **changes) as process:
+        worker = Running(process)
+        try:
+            yield worker
+        finally:
+            worker.kill()
 
 
 @contextmanager
@@ -111,20 +110,13 @@ def running_program(
     command: Sequence[str], snapshots: Snapshots, **changes: str | None
 ) -> Iterator[Running]:
     """Any program, with the environment of a worker; killed at the end of the block."""
-    with (
-        snapshots.docora.start_program(*command, env=snapshots.environment(**changes)) as process,
-        _until_killed(process) as program,
-    ):
-        yield program
-
-
-@contextmanager
-def _until_killed(process: Process) -> Iterator[Running]:
-    program = Running(process)
-    try:
-        yield program
-    finally:
-        program.kill()
+    environment = snapshots.environment(**changes)
+    with snapshots.docora.start_program(*command, env=environment) as process:
+        program = Running(process)
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 def all_processes() -> list[int]:
@@ -132,7 +124,6 @@ def all_processes() -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    """Program and arguments, divided by blanks; empty where it is gone."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
     return ""
@@ -140,16 +131,13 @@ def command_line(pid: int) -> str:
 
 def belonging_to(path: str) -> list[int]:
     """Processes whose arguments or environment name this path, wherever they have gone."""
-
-    def names_it(pid: int) -> bool:
+    found = []
+    for pid in all_processes():
         with suppress(OSError):
-            return any(
-                path.encode() in Path(f"/proc/{pid}/{what}").read_bytes()
-                for what in ("cmdline", "environ")
-            )
-        return False
-
-    return [pid for pid in all_processes() if names_it(pid)]
+            about = (Path(f"/proc/{pid}/{what}").read_bytes() for what in ("cmdline", "environ"))
+            if any(path.encode() in each for each in about):
+                found.append(pid)
+    return found
 
 
 def _stat(pid: int) -> list[str]:
@@ -160,7 +148,6 @@ def _stat(pid: int) -> list[str]:
 
 
 def parent_of(pid: int) -> int:
-    """0, where it is gone."""
     return int(_stat(pid)[1])
 
 
@@ -181,7 +168,6 @@ def _is_in_session(pid: int, session: int) -> bool:
 
 
 def await_waiting_worker(docora: Docora) -> None:
-    """Until a worker waits for Redis to give it a job."""
     eventually(
         lambda: any("b" in client["flags"] for client in docora.redis.client_list()),
         "a worker that waits for jobs",
@@ -190,24 +176,17 @@ def await_waiting_worker(docora: Docora) -> None:
 
 def expire_heartbeats(docora: Docora) -> None:
     """Let as much time go by as RQ takes to see that a worker has gone silent."""
-    make_due(docora, WIP)
+    docora.redis.zunionstore(WIP, {WIP: 0})
     for pattern in ("rq:execution*", "rq:workers", "rq:worker:*"):
         for key in docora.redis.scan_iter(pattern):
             docora.redis.delete(key)
 
 
 def make_delayed_jobs_due(docora: Docora) -> None:
-    """Let as much time go by as the delayed jobs have to wait."""
-    make_due(docora, f"rq:scheduled:{QUEUE}")
-
-
-def make_due(docora: Docora, key: str) -> None:
-    """Sets the time of each entry of a registry to 0."""
-    docora.redis.zunionstore(key, {key: 0})
+    docora.redis.zunionstore(f"rq:scheduled:{QUEUE}", {f"rq:scheduled:{QUEUE}": 0})
 
 
 def has_live_job(docora: Docora, link: TestLink) -> bool:
-    """Whether its job waits in the queue, is delayed or runs."""
     if link.job_id in docora.waiting():
         return docora.redis.exists(f"rq:job:{link.job_id}") == 1
     if docora.redis.zscore(f"rq:scheduled:{QUEUE}", link.job_id) is not None:

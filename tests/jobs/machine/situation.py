@@ -1,4 +1,4 @@
-"""What both stores hold of some links at one moment, and what is to become of them."""
+"""What both stores hold of some links at one moment, and what the contract makes of them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from rq.executions import ExecutionRegistry
 from rq.job import Job
 from rq.results import Result
 from rq.utils import now
 
+from docora_ops.errors import (
+    DocoraOpsError,
+    JobMisplacedError,
+    LinkLockedError,
+    NotFailedError,
+    NotFoundError,
+    SnapshotRunningError,
+)
 from docora_ops.jobs import JobState
-from docora_ops.links import Outcome
+from docora_ops.links import Action, Outcome
 from tests.support.docora import INTERMEDIATE, QUEUE, REGISTRIES, WIP, Docora
 from tests.support.rows import TestLink
 
 WAITING = frozenset({"queued", "scheduled", "deferred", "ready_to_enqueue", "rate_limited"})
-UNFINISHED = frozenset({"pending_snapshot", "scanning"})
 LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
 
 _ROWS = """
@@ -38,39 +45,13 @@ SELECT id FROM unnest(%s::text[]) AS id JOIN pg_locks ON locktype = 'advisory'
 """
 
 
-@dataclass(frozen=True)
-class Row:
-    """A link in Postgres. `version` changes whenever the row is written."""
+Row = dict[str, Any]
+"""A link in Postgres. `version` changes whenever the row is written."""
 
-    status: str
-    retry_count: int
-    last_error: str | None
-    version: str
-    deliveries: int
-    old: bool
-    never_tripped: bool
-    tripped: bool
 
-    @property
-    def is_due(self) -> bool:
-        """Whether a pass of the schedule has to see to it."""
-        wanted = {"pending_snapshot": True, "synced": self.old, "failed": self.never_tripped}
-        return wanted.get(self.status, False) and not self.tripped
-
-    def reset(self, *, forget: bool) -> Self:
-        """As a retry leaves it or, if its deliveries are to be forgotten, a resync."""
-        return replace(
-            self,
-            status="pending_snapshot",
-            retry_count=0,
-            last_error=None,
-            deliveries=0 if forget else self.deliveries,
-            version="new",
-        )
-
-    def is_like(self, other: Row, **changes: Any) -> bool:
-        """Whether all is as in the other, but for these changes and whether it was written."""
-        return replace(self, version="") == replace(other, version="", **changes)
+def is_like(row: Row, other: Row, **changes: Any) -> bool:
+    """Whether all is as in the other, but for these changes and whether it was written."""
+    return row | {"version": ""} == other | changes | {"version": ""}
 
 
 @dataclass(frozen=True)
@@ -79,19 +60,14 @@ class FoundJob:
 
     fields: Mapping[str, bytes] = field(default_factory=dict)
     expires: bool = False
-    places: int = 0
-    """In the queue's list."""
-    taken: int = 0
-    """In RQ's intermediate list."""
+    places: int = 0  # in the queue's list
+    taken: int = 0  # in RQ's intermediate list
     registries: frozenset[str] = frozenset()
     executions: frozenset[str] = frozenset()
-    beats: bool = False
-    """Whether the heartbeat of an execution has not expired."""
+    beats: bool = False  # the heartbeat of an execution has not expired
     other_keys: int = 0
-    locked: bool = False
-    """Whether a worker holds the link's lock."""
-    rescan: bool | None = None
-    """Of a job that docora-ops is to have made just now, the flag that it was made with."""
+    locked: bool = False  # a worker holds the link's lock
+    rescan: bool | None = None  # how docora-ops is to have made the job just now
 
     @property
     def status(self) -> str:
@@ -123,8 +99,7 @@ class FoundJob:
             return False
         if self.status != "queued" or any(map(self.fields.get, ("started_at", "ended_at", "meta"))):
             return False
-        call = cast("tuple[str, object, object, dict[str, Any]]", _call(self.fields["data"]))
-        arguments = call[3]
+        arguments: Any = pickle.loads(zlib.decompress(self.fields["data"]))[3]
         ids = (arguments["app_id"], arguments["repository_id"])
         return ids == link.ids and arguments["is_rescan"] == rescan
 
@@ -145,20 +120,11 @@ class Situation:
         rows = {}
         for row in docora.connection.execute(_ROWS).fetchall():
             link = TestLink(row.pop("app_id"), row.pop("repository_id"))
-            rows[link.job_id] = Row(**row)
-        locked = docora.connection.execute(_LOCKED, [list(by_id)]).fetchall()
-        waiting = docora.waiting()
-        jobs = _found_jobs(docora, list(by_id), waiting, {row["id"] for row in locked})
+            rows[link.job_id] = row
+        found = docora.connection.execute(_LOCKED, [list(by_id)]).fetchall()
+        waiting, locked = docora.waiting(), {row["id"] for row in found}
+        jobs = {job_id: _find_job(docora, job_id, waiting, locked) for job_id in by_id}
         return cls(by_id, rows, jobs, waiting)
-
-    @property
-    def lost(self) -> set[str]:
-        """Links that are pending, yet have no live job; a job whose status lies counts as live."""
-        return {
-            job_id
-            for job_id in self.without_job
-            if self.rows[job_id].status != "scanning" and not self.jobs[job_id].is_misplaced
-        }
 
     @property
     def without_job(self) -> list[str]:
@@ -166,30 +132,88 @@ class Situation:
         return [
             job_id
             for job_id in sorted(self.rows)
-            if self.rows[job_id].status in UNFINISHED
+            if self.rows[job_id]["status"] in {"pending_snapshot", "scanning"}
             and (self.jobs[job_id].state not in LIVE or self.jobs[job_id].is_misplaced)
         ]
+
+    @property
+    def lost(self) -> set[str]:
+        """Links that are pending, yet have no live job; a job whose status lies counts as live."""
+        return {
+            job_id
+            for job_id in self.without_job
+            if self.rows[job_id]["status"] != "scanning" and not self.jobs[job_id].is_misplaced
+        }
 
     def copy(self) -> Situation:
         """To be changed."""
         return Situation(self.links, dict(self.rows), dict(self.jobs), list(self.waiting))
 
-    def queue(
-        self, job_id: str, *, rescan: bool, reset: bool, forget: bool = False, front: bool = False
-    ) -> Outcome:
-        """Change this as docora-ops has to, unless the job is running; returns the outcome."""
-        job = self.jobs[job_id]
-        state = job.state
-        if state is JobState.RUNNING:
-            return Outcome.ALREADY_RUNNING
-        if reset:
-            self.rows[job_id] = self.rows[job_id].reset(forget=forget)
-        if state is JobState.WAITING:
+    def qualifies(self, action: Action, job_id: str) -> bool:
+        """Whether the link is one that the action is about."""
+        row = self.rows.get(job_id)
+        if row is None or action is Action.RESYNC:
+            return row is not None
+        if action is Action.RETRY:
+            return bool(row["status"] == "failed")
+        due = {"pending_snapshot": True, "synced": row["old"], "failed": row["never_tripped"]}
+        return due.get(row["status"], False) and not row["tripped"]
+
+    def predict_one(
+        self, action: Action, job_id: str, *, is_locked: bool = False, front: bool = False
+    ) -> Outcome | DocoraOpsError:
+        """Make a retry or resync here; returns its outcome, or the error that it raises."""
+        if job_id not in self.rows:
+            return NotFoundError("")
+        row, job = self.rows[job_id], self.jobs[job_id]
+        details: dict[str, object] = {"status": row["status"], "job": job.state}
+        if not self.qualifies(action, job_id):
+            return NotFailedError("", details=details)
+        if job.is_misplaced:
+            return JobMisplacedError("", details=details)
+        if is_locked and not job.beats:
+            return LinkLockedError("")
+        if job.state is JobState.RUNNING:
+            if action is Action.RETRY:
+                return Outcome.ALREADY_RUNNING
+            return SnapshotRunningError("", details=details)
+        return self._queue(action, job_id, front=front)
+
+    def predict_many(
+        self, action: Action, job_ids: Sequence[str], locked: str | None, *, front: bool = False
+    ) -> Counter[Outcome]:
+        """Make a bulk action here. `locked`: the link whose row another session holds."""
+        outcomes: Counter[Outcome] = Counter()
+        for job_id in reversed(job_ids) if front else job_ids:
+            job = self.jobs[job_id]
+            if job.beats:
+                outcomes[Outcome.ALREADY_RUNNING] += 1
+            elif job_id == locked:
+                outcomes[Outcome.NOT_QUEUED] += 1
+            elif not self.qualifies(action, job_id):
+                outcomes[Outcome.SKIPPED] += 1
+            elif job.locked:
+                outcomes[Outcome.ALREADY_RUNNING] += 1
+            else:
+                outcomes[self._queue(action, job_id, front=front)] += 1
+        return outcomes
+
+    def _queue(self, action: Action, job_id: str, *, front: bool) -> Outcome:
+        row, job = self.rows[job_id], self.jobs[job_id]
+        if action is not Action.SCHEDULE:
+            self.rows[job_id] = row | {
+                "status": "pending_snapshot",
+                "retry_count": 0,
+                "last_error": None,
+                "deliveries": 0 if action is Action.RESYNC else row["deliveries"],
+                "version": "new",
+            }
+        if job.state is JobState.WAITING:
             self.jobs[job_id] = replace(job, expires=False)
             return Outcome.ALREADY_QUEUED
-        self.jobs[job_id] = FoundJob(places=job.places + 1, rescan=rescan)
+        self.jobs[job_id] = FoundJob(places=job.places + 1, rescan=action.is_rescan(row["status"]))
         self.waiting.insert(0 if front else len(self.waiting), job_id)
-        is_new = state in {JobState.NONE, JobState.FINISHED}
+        is_new = job.state in {JobState.NONE, JobState.FINISHED}
         return Outcome.QUEUED if is_new else Outcome.REPLACED_STALE
 
     def differences(self, actual: Situation) -> list[str]:
@@ -197,91 +221,58 @@ class Situation:
         found = []
         for job_id, link in self.links.items():
             row, actual_row = self.rows.get(job_id), actual.rows.get(job_id)
-            if not _is_row(row, actual_row):
+            is_right = row == actual_row
+            if row and actual_row and row["version"] == "new":
+                is_right = is_like(actual_row, row)
+            if not is_right:
                 found.append(f"row of {job_id}: {row} expected, {actual_row} found")
-            job, actual_traces = self.jobs[job_id], actual.jobs[job_id]
-            if not _is_job(job, actual_traces, link):
-                found.append(f"job {job_id}: {job} expected, {actual_traces} found")
+            job, actual_job = self.jobs[job_id], actual.jobs[job_id]
+            is_right = job == actual_job
+            if job.rescan is not None:
+                is_right = actual_job.is_fresh(job.rescan, link)
+                is_right &= actual_job.places == job.places
+            if not is_right:
+                found.append(f"job {job_id}: {job} expected, {actual_job} found")
         if self.waiting != actual.waiting:
             found.append(f"list: {self.waiting} expected, {actual.waiting} found")
         return found
 
-    def half_way(self, before: Situation, actual: Situation) -> list[str]:
-        """What is neither as it was before nor as it should be once all is done."""
-        found = []
-        for job_id, link in self.links.items():
-            actual_row = actual.rows.get(job_id)
-            changed = not _is_row(before.rows.get(job_id), actual_row)
-            if changed and not _is_row(self.rows.get(job_id), actual_row):
-                found.append(f"row of {job_id}: {actual_row}")
-            done = _is_job(self.jobs[job_id], actual.jobs[job_id], link)
-            if not done and (changed or before.jobs[job_id] != actual.jobs[job_id]):
-                found.append(f"job {job_id}: {actual.jobs[job_id]}")
-        return found
 
-
-def _is_row(expected: Row | None, actual: Row | None) -> bool:
-    if expected is not None and actual is not None and expected.version == "new":
-        return actual.is_like(expected)
-    return expected == actual
-
-
-def _is_job(expected: FoundJob, actual: FoundJob, link: TestLink) -> bool:
-    if expected.rescan is not None:
-        return actual.is_fresh(expected.rescan, link) and actual.places == expected.places
-    return expected == actual
-
-
-def _call(data: bytes) -> object:
-    return pickle.loads(zlib.decompress(data))
-
-
-def _found_jobs(
-    docora: Docora, job_ids: Sequence[str], waiting: Sequence[str], locked: set[str]
-) -> dict[str, FoundJob]:
-    registries = {registry.key_template.split(":")[1]: registry for registry in REGISTRIES}
-    with docora.redis.pipeline(transaction=False) as pipeline:
+def _find_job(docora: Docora, job_id: str, waiting: Sequence[str], locked: set[str]) -> FoundJob:
+    redis, key = docora.redis, Job.key_for(job_id)
+    registries = {
+        registry.key_template.split(":")[1]: registry(QUEUE, connection=redis).key
+        for registry in REGISTRIES
+    }
+    found: list[Any]
+    with redis.pipeline(transaction=False) as pipeline:
         pipeline.lrange(INTERMEDIATE, 0, -1)
         pipeline.zrange(WIP, "-inf", now().timestamp(), byscore=True)
-        for registry in registries.values():
-            pipeline.zrange(registry(QUEUE, connection=docora.redis).key, 0, -1)
-        for job_id in job_ids:
-            key = Job.key_for(job_id)
-            pipeline.hgetall(key)
-            pipeline.ttl(key)
-            pipeline.exists(
-                f"{key}:dependencies",
-                Result.get_key(job_id),  # type: ignore[no-untyped-call]
-                f"{INTERMEDIATE}:first_seen:{job_id}",
-            )
-            pipeline.zrange(ExecutionRegistry(job_id, connection=docora.redis).key, 0, -1)
-        taken, executions, *found = pipeline.execute()
-    registered, found = found[: len(registries)], found[len(registries) :]
-    taken_by_id = Counter(member.decode() for member in taken)
-    places = Counter(waiting)
-    job = {}
-    for job_id, fields, ttl, others, own in zip(
-        job_ids, found[::4], found[1::4], found[2::4], found[3::4], strict=True
-    ):
-        # RQ removes an entry of a job that is not among the job's own when its time is over.
-        at_work = {
-            member.decode() for member in executions if member.decode().partition(":")[0] == job_id
-        }
-        mine = {f"{job_id}:{member.decode()}" for member in own}
-        beats = any(docora.redis.exists(f"rq:execution:{member}") for member in mine)
-        job[job_id] = FoundJob(
-            fields={name.decode(): value for name, value in fields.items()},
-            expires=ttl >= 0,
-            places=places[job_id],
-            taken=taken_by_id[job_id],
-            registries=frozenset(
-                name
-                for name, members in zip(registries, registered, strict=True)
-                if job_id.encode() in members
-            ),
-            executions=frozenset(at_work | mine),
-            beats=beats,
-            other_keys=others,
-            locked=job_id in locked,
+        pipeline.hgetall(key)
+        pipeline.ttl(key)
+        pipeline.exists(
+            f"{key}:dependencies",
+            Result.get_key(job_id),  # type: ignore[no-untyped-call]
+            f"{INTERMEDIATE}:first_seen:{job_id}",
         )
-    return job
+        pipeline.zrange(ExecutionRegistry(job_id, connection=redis).key, 0, -1)
+        for registry in registries.values():
+            pipeline.zscore(registry, job_id)
+        found = pipeline.execute()
+    taken, executions, fields, ttl, others, own, *scores = found
+    # RQ removes an entry of a job that is not among the job's own when its time is over.
+    at_work = {each.decode() for each in executions if each.decode().split(":")[0] == job_id}
+    mine = {f"{job_id}:{member.decode()}" for member in own}
+    return FoundJob(
+        fields={name.decode(): value for name, value in fields.items()},
+        expires=ttl >= 0,
+        places=waiting.count(job_id),
+        taken=taken.count(job_id.encode()),
+        registries=frozenset(
+            name for name, score in zip(registries, scores, strict=True) if score is not None
+        ),
+        executions=frozenset(at_work | mine),
+        beats=any(redis.exists(f"rq:execution:{member}") for member in mine),
+        other_keys=others,
+        locked=job_id in locked,
+    )
