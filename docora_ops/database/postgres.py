@@ -278,8 +278,6 @@ class Database:
         # The driver lists each address that it tried, with hints on further lines.
         reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
         text = mask(reasons[-1] if reasons else text.splitlines()[0], self._secrets)
-        if text[1:2].islower():  # not an abbreviation, such as SSL
-            text = text[0].lower() + text[1:]
         match error:
             case pg.ConnectionTimeout():
                 return PostgresError(
@@ -331,6 +329,8 @@ class Database:
                 hint="check the role and the password in DATABASE_URL, and pg_hba.conf",
             )
         how = "used" if self._connection or "FATAL" in str(error) else "reached"
+        if how == "reached" and text[1:2].islower():  # not an abbreviation, such as SSL
+            text = text[0].lower() + text[1:]
         hint = "check that it runs, and DATABASE_URL"
         return PostgresError(f"{where} can't be {how}: {text}", hint=hint)
 
