@@ -108,9 +108,10 @@ class ProgressStore:
         """Keeps the results of the operation's snapshots, with an audit entry."""
         key = operation_key(operation_id)
         with self._transaction(audit) as pipeline:
-            if self._client.exists(key):
+            left = int(self._client.pttl(key)) // 1000  # it tells the time of the last step
+            if left > 0:
                 pipeline.hset(key, "results", json.dumps(asdict(results)))
-                pipeline.expire(key, EXPIRY)  # it may have expired just now
+                pipeline.expire(key, left)  # it may have expired just now
             pipeline.execute()
 
     def read(self, operation_id: str) -> KnownOperation:

@@ -58,10 +58,10 @@ def assert_next_run_does_the_rest(docora: Docora, bulk: BulkAction, total: int) 
 
 
 @every_bulk_action
-def test_one_signal_ends_a_bulk_action_after_the_batch_in_flight(
+def test_one_signal_ends_a_bulk_action_after_the_batches_in_flight(
     docora: Docora, bulk: BulkAction
 ) -> None:
-    total, done = 5 * bulk.batch, 3 * bulk.batch
+    total, done = 5 * bulk.batch, 4 * bulk.batch
     with held_at_push(docora, bulk, docora.redis_url) as (process, stderr, push):
         process.send_signal(signal.SIGTERM if bulk is RESYNC else signal.SIGINT)
         stderr.wait_for(STOPPING)
@@ -97,7 +97,7 @@ def test_a_bulk_action_that_loses_a_server_reports_what_it_has_done(
         if lost == "redis":
             own.stop()
         else:
-            assert terminate_sessions(docora) == 1
+            assert terminate_sessions(docora) >= 1
         push.release()
         code, stdout = stderr.finish()
     total, done = 5 * bulk.batch, 2 * bulk.batch

@@ -154,7 +154,7 @@ def test_a_real_worker_and_its_scheduler_are_seen(docora: Docora, tmp_path: Path
         "SCAN_CONCURRENCY": "1",
     }
     with docora.start("worker", env=settings) as worker:
-        eventually(lambda: docora.redis.keys("rq:scheduler-lock:*"), "a scheduler")
+        eventually(lambda: docora.redis.keys("rq:worker:*"), "a worker")
         seen = examine(docora, ENCRYPTION_KEY=settings["ENCRYPTION_KEY"])
         worker.send_signal(signal.SIGTERM)
         finish(worker)
@@ -215,6 +215,7 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
         f"GRANT SELECT (status), UPDATE (status) ON public.app_repositories TO {name};"
     )
     docora.connection.execute(statement.partition(";")[0].encode())
+    docora.connection.execute(f"REVOKE DELETE ON app_delivered_files FROM {name}".encode())
     only_resync = examine(docora)
     assert only_resync.code == 0, only_resync
     assert states(only_resync)["privileges"] == "warning"

@@ -182,10 +182,7 @@ def test_a_run_that_is_killed_lost_its_owner_and_is_not_finished_and_a_cancelled
     assert re.search(rf"4 links: not finished\t{killed}\tin haste", table)
 
 
-def test_the_stream_is_capped_and_read_in_pieces(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(audit, "_CHUNK", 7)
+def test_the_stream_is_capped(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     actions = docora.actions()
     change = Change("kim@ops1", "cancel", {})
     for number in range(250):

@@ -73,7 +73,7 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
     waited = result.data["waited"]
     assert (waited["synced"], waited["unfinished"]) == (20, 4)
     assert assert_left_as_they_were(docora, before, "failed") == 6
-    assert "Stopped: timeout. 6 links were left as they were." in result.stderr
+    assert "Stopped: timeout. 6 links left unchanged." in result.stderr
     assert progress_of(docora, only_operation(docora))["cancelled"] == "true"
 
 
@@ -204,7 +204,7 @@ def test_too_many_failures_end_the_feeding_and_leave_the_rest_untouched(
         assert len(before) == data["left"]
     else:
         assert assert_left_as_they_were(docora, before, "synced") == data["left"]
-    assert f"{data['left']} links were left as they were." in result.stderr
+    assert f"{data['left']} links left unchanged." in result.stderr
     assert "more than --max-failures 3" in result.stderr
     assert docora.waiting() == []
 
@@ -260,7 +260,7 @@ def test_the_reason_is_what_was_known_when_it_stopped(docora: Docora) -> None:
     reason = "5 of 20 snapshots failed again, more than --max-failures 20%"
     assert f"No further link is queued: {reason}.\n" in result.stderr
     assert '"max_failures": "20%"' in docora.audit_entries()[0]["selection"]
-    assert f"Stopped: {reason}. 40 links were left as they were." in result.stderr
+    assert f"Stopped: {reason}. 40 links left unchanged." in result.stderr
 
 
 @pytest.mark.parametrize(

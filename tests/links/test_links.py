@@ -299,8 +299,7 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     [row] = listed.data
     assert (row["error_message"], row["error_message_cut"]) == (head, True)
     shown = docora.run("failed")
-    more = f"… all of it: docora-ops show {link.app_id}"
-    assert f"{head}{more}" in shown.stdout
+    assert head in shown.stdout
     assert "5ecr3t" not in shown.stdout
     whole = docora.run("show", link.app_id, link.repository_id, "--json")
     assert len(whole.data["error_message"]) > 3_000_000

@@ -83,4 +83,4 @@ def test_names_and_values_are_shown_beside_each_other() -> None:
     pairs = Pairs([("Job", cell("a-b")), ("", cell("waits")), ("Link", cell("x" * 30))])
     assert list(lines_of(pairs)) == ["Job\ta-b", "Job\twaits", f"Link\t{'x' * 30}"]
     assert on_screen(pairs, 80) == f"Job   a-b\n      waits\nLink  {'x' * 30}\n"
-    assert on_screen(pairs, 33) == f"Job   a-b\n      waits\nLink\n  {'x' * 30}\n"
+    assert on_screen(pairs, 33) == f"Job   a-b\n      waits\nLink  {'x' * 27}\n      xxx\n"

@@ -23,12 +23,13 @@ CHANGING = (
     *("repair --yes", "schedule", "wait OTHER --timeout 1", f"cancel {OPERATION}", "pause"),
 )
 OPTIONAL = {
-    "docora-ops": {"+client|list"},
+    "docora-ops": {"+client|list", "+hget"},
     "docora-monitor": {"+client|list", "+hget"},
-    "docora-bullmq": {"+client|list", "+info", "+smembers", "%R~rq:*:snapshot-queue"}
+    "docora-bullmq": {"+client|list", "+info", "+smembers", "+exists", "%R~rq:*:snapshot-queue"}
     | {"%R~rq:queue:snapshot-queue:intermediate", "%R~rq:worker:*"},
 }
-"""Without `+client|list`, workers of BullMQ are seen by their locks. Only BullMQ needs `+hget`."""
+"""Without `+client|list`, workers of BullMQ are not seen. `+hget` is needed to read BullMQ's queue,
+`+exists` for `wait OPERATION` and for a job without a timestamp."""
 
 
 def arrange(docora: Docora) -> tuple[TestLink, TestLink]:

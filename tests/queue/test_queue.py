@@ -127,8 +127,8 @@ def test_workers_are_listed_with_what_they_do_but_for_killed_ones(
     assert data["scheduler"]["pid"] == os.getpid()
     assert data["scheduler"]["last_heartbeat_at"]
 
-    assert "Waiting\t5, the oldest for 3 h 0 min\n" in table.stdout
-    assert f"Scheduler\trunning on {os.uname().nodename}, process {os.getpid()}\n" in table.stdout
+    assert "Waiting\t5\n" in table.stdout
+    assert f"Scheduler pid\t{os.getpid()}\n" in table.stdout
     docora.redis.delete(f"rq:scheduler-lock:{QUEUE}")
     assert "no scheduler runs" in docora.run("queue").stderr
 

@@ -70,12 +70,15 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
     assert data["job_record"].pop("places") == []
     assert {*data["job_record"].values()} == {None}
     for line in (
-        f"App\tAcme Search ({app})",
-        "Status\tfailed, 3 tries failed",
-        "Error\tHTTP 500 on created README.md",
-        f"Circuit\topen until {data['circuit_open_until']}, 5 git failures in a row",
-        f"Delivered\t12 files, the last at {data['last_delivered_at']}",
-        "Job state\tnone",
+        f"App id\t{app}",
+        "App name\tAcme Search",
+        "Status\tfailed",
+        "Retry count\t3",
+        "Error message\tHTTP 500 on created README.md",
+        f"Circuit open until\t{data['circuit_open_until']}",
+        "Delivered files\t12",
+        f"Last delivered at\t{data['last_delivered_at']}",
+        "Job\tnone",
     ):
         assert line in table.stdout.splitlines()
 
@@ -152,10 +155,11 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
     )
     assert (found[-1]["alive"], found[-1]["worker"]) == (True, "worker-1")
     for line in (
-        "Job state\trunning, a worker holds the link\n",
-        f"Stands in\tbetween {QUEUE} and a worker\n",
-        f"Stands in\tscheduled of {QUEUE}, due {found[3]['score_at']}\n",
-        f"Stands in\texecution of {QUEUE} on worker-1, alive\n",
+        "Job\trunning\n",
+        "Lock held\tyes\n",
+        f"Job stands in\tintermediate of {QUEUE}, place 1\n",
+        f"Job stands in\tscheduled of {QUEUE}, score at {found[3]['score_at']}\n",
+        f"Job stands in\texecution of {QUEUE} on worker-1, alive\n",
     ):
         assert line in table.stdout
 

@@ -42,7 +42,9 @@ class ForkedProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind:  # the test has failed, and told nobody to end
+            self.kill()
         self.stdout.close()
         self.stderr.close()
         self.wait()

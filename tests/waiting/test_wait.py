@@ -251,8 +251,8 @@ def test_failures_are_grouped_by_error(docora: Docora) -> None:
     assert result.code == shown.code == 7, (result, shown)
     groups = result.data["waited"]["failed_by_error"]
     assert [(each["error_message"], each["links"]) for each in groups] == [
-        ("HTTP 502 on created *", 2),
-        (None, 1),
-        ("it's -50% *", 1),
+        ("HTTP 502 on created *", 4),
+        (None, 2),
+        ("it's -50% *", 2),
     ]
     assert "4\t4\tHTTP 502 on created *\n" in shown.stdout
