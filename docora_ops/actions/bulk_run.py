@@ -45,7 +45,7 @@ from docora_ops.links import (
 )
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 
-LONGEST_FLIGHT = 0.25
+LONGEST_FLIGHT = 0.8
 """Seconds after which no further batch is started before the next step."""
 
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
