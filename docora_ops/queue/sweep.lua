@@ -67,7 +67,7 @@ try_commands({'LSET', 'LREM', 'DEL', 'XADD', 'ZREM'})
 local jobs, positions = read_jobs()
 local answers = {}
 for i, job in ipairs(jobs) do
-  answers[i] = alone(remove, job, positions[job.job_id])
+  answers[i] = alone(remove, job, job.kept ~= cjson.null and positions[job.job_id] or nil)
 end
 if is_marked then
   redis.call('LREM', config.list, 0, REMOVED)

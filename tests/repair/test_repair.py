@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from docora_ops.drift import RepairOutcome
 from tests.support.docora import QUEUE, Docora, Result, finish
 from tests.support.proxy import PUSH, Fault, Proxy
 from tests.support.read_only import frozen
@@ -156,3 +157,14 @@ def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
     assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
     docora.redis.lrem(docora.queue.key, 0, "docora-ops-removed")
     assert docora.waiting() == [links["duplicate"].job_id]
+
+
+def test_a_job_with_two_kinds_of_drift_is_repaired_at_once(docora: Docora) -> None:
+    link = docora.add_link("pending_snapshot")
+    docora.enqueue(link.job_id)
+    docora.redis.rpush(docora.queue.key, link.job_id)
+    docora.redis.zadd("rq:finished:snapshot-queue", {link.job_id: 2**33})
+    result = docora.actions().repair()
+    assert result.counts == {RepairOutcome.REMOVED: 2}, result.repaired
+    assert docora.waiting() == [link.job_id]
+    docora.assert_sound()
