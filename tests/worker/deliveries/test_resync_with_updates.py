@@ -1,17 +1,10 @@
 """`resync --update`: an app that missed a deletion gets it, and every file again."""
 
-import pytest
-
 from tests.support.delivery_checks import assert_in_sync, events, failure
-from tests.support.rows import TestLink
-from tests.support.snapshots import Snapshots, Upstream
-
-GONE_AND_LEFT = [("delete", "gone"), ("create", "new"), ("update", "big"), ("update", "kept")]
+from tests.support.snapshots import Snapshots
 
 
-@pytest.fixture
-def link_and_upstream(snapshots: Snapshots) -> tuple[TestLink, Upstream]:
-    """An app that was down while one file was deleted in its repository and one was added."""
+def test_an_app_that_was_down_gets_the_deletion_and_every_file_again(snapshots: Snapshots) -> None:
     snapshots.settings_changes |= {"binary_chunk_threshold_bytes": 20}
     link, upstream = snapshots.add_synced({"big": b"\0" * 30, "gone": "1", "kept": "1"})
     upstream.commit({"gone": None, "new": "2"})
@@ -19,18 +12,12 @@ def link_and_upstream(snapshots: Snapshots) -> tuple[TestLink, Upstream]:
     assert failure(snapshots, link) == "HTTP 503 on deleted gone"
     snapshots.receiver.answer = lambda _: 200
     snapshots.received().requests.clear()
-    return link, upstream
-
-
-def test_an_app_that_was_down_gets_the_deletion_and_every_file_again(
-    snapshots: Snapshots, link_and_upstream: tuple[TestLink, Upstream]
-) -> None:
-    link, upstream = link_and_upstream
     result = snapshots.docora.run("resync", "Acme", "octo/api", "--update", "--json")
     assert (result.code, result.data["deliveries_marked"]) == (0, 3), result
     assert set(snapshots.deliveries(link).values()) == {"0" * 64}
     snapshots.work_here()
-    assert events(snapshots) == GONE_AND_LEFT
+    sent = [("delete", "gone"), ("create", "new"), ("update", "big"), ("update", "kept")]
+    assert events(snapshots) == sent
     deletion, _, *updates = snapshots.received().requests
     assert deletion.json["file"]["sha"] == "0" * 64
     assert [request.json["previous_sha"] for request in updates] == ["0" * 64] * 2

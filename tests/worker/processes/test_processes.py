@@ -155,16 +155,3 @@ def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None
         eventually(lambda: snapshots.docora.status(link) == "synced", "a snapshot")
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
-
-
-def test_delayed_retries_are_run_when_their_time_has_come(snapshots: Snapshots) -> None:
-    link = add_link(snapshots, retry_base_delay_ms=1)
-    answers = [500, 200, 200]
-    snapshots.receiver.answer = lambda _: answers.pop(0)
-    with running(snapshots) as worker:
-        eventually(lambda: snapshots.docora.status(link) == "synced", "a second try")
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
-    assert answers == []
-    assert "try 1 of 5: HTTP 500 on created a; tried again in " in worker.log
-    assert sorted(snapshots.received().files) == ["a", "b"]
