@@ -99,3 +99,23 @@ def test_an_app_has_30_s_to_answer(snapshots: Snapshots, monkeypatch: pytest.Mon
         snapshots.set_base_url(app.base_url)
         error = failure(snapshots, link)
     assert error == f"no answer from {app.host} within 0.2 s on created a"
+
+
+def test_an_app_that_was_down_gets_the_deletion_and_every_file_again(snapshots: Snapshots) -> None:
+    snapshots.settings_changes |= {"binary_chunk_threshold_bytes": 20}
+    link, upstream = snapshots.add_synced({"big": b"\0" * 30, "gone": "1", "kept": "1"})
+    upstream.commit({"gone": None, "new": "2"})
+    snapshots.receiver.answer = lambda _: 503
+    assert failure(snapshots, link) == "HTTP 503 on deleted gone"
+    snapshots.receiver.answer = lambda _: 200
+    snapshots.received().requests.clear()
+    result = snapshots.docora.run("resync", "Acme", "octo/api", "--update", "--json")
+    assert (result.code, result.data["deliveries_marked"]) == (0, 3), result
+    assert set(snapshots.deliveries(link).values()) == {"0" * 64}
+    snapshots.work_here()
+    sent = [("delete", "gone"), ("create", "new"), ("update", "big"), ("update", "kept")]
+    assert events(snapshots) == sent
+    deletion, _, *updates = snapshots.received().requests
+    assert deletion.json["file"]["sha"] == "0" * 64
+    assert [request.json["previous_sha"] for request in updates] == ["0" * 64] * 2
+    assert_in_sync(snapshots, link, upstream)

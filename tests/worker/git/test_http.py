@@ -248,3 +248,21 @@ def test_only_redirects_to_a_repository_on_the_same_server_are_followed() -> Non
     for location in ("/login", f"https://user@github.com/octo/api{REFS}"):
         with pytest.raises(GitError, match="redirects to something that is not a repository"):
             target_on_same_server(URL, location)
+
+
+@pytest.mark.parametrize("token", [None, "another-token"])
+def test_what_the_operator_logs_in_with_is_not_used_for_apps(
+    snapshots: Snapshots,
+    site: GitSite,
+    link: TestLink,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str | None,
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login operator password secret\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    site.token = "operator"
+    snapshots.set_token(link, token)
+    error = failure(snapshots, link)
+    assert "Authentication failed" in error or "could not read Username" in error
+    assert basic("operator", "secret") not in site.logins

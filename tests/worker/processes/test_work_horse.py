@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
+from docora_ops.queue import connect
 from docora_ops.worker import snapshot_job
 from tests.support.proxy import eventually
 from tests.support.receiver import Request
@@ -82,7 +83,10 @@ def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
 
 def test_a_session_that_is_ended_between_two_jobs_costs_none(snapshots: Snapshots) -> None:
     first, second = snapshots.add_links(["One", "Two"]).values()
-    snapshots.run_job(first)
-    assert terminate_sessions(snapshots.docora) == 1
-    snapshot_job.snapshot(**asdict(second))
+    with connect(snapshots.settings) as client:
+        snapshot_job.use_settings(snapshots.settings, client)
+        snapshot_job.snapshot(**asdict(first))
+        assert terminate_sessions(snapshots.docora) == 1
+        snapshot_job.snapshot(**asdict(second))
+    snapshot_job.use_settings(snapshots.settings)
     assert snapshots.docora.statuses() == {"synced": 2}
