@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import closing
 
 import pytest
 
@@ -82,11 +82,12 @@ def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
 
 
 def test_a_session_that_is_ended_between_two_jobs_costs_none(snapshots: Snapshots) -> None:
-    first, second = snapshots.add_links(["One", "Two"]).values()
     with connect(snapshots.settings) as client:
-        snapshot_job.use_settings(snapshots.settings, client)
-        snapshot_job.snapshot(**asdict(first))
+        resources = snapshot_job.Resources(snapshots.settings, client)
+        first = resources.take_session()
+        resources.leave(first, succeeded=True)
+        assert resources.take_session() is first
+        resources.leave(first, succeeded=True)
         assert terminate_sessions(snapshots.docora) == 1
-        snapshot_job.snapshot(**asdict(second))
-    snapshot_job.use_settings(snapshots.settings)
-    assert snapshots.docora.statuses() == {"synced": 2}
+        with closing(resources.take_session()) as second:
+            assert second.rows("SELECT 1")
