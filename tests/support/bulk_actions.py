@@ -18,8 +18,6 @@ APP = f"app_{1:024x}"
 
 @dataclass(frozen=True)
 class BulkAction:
-    """One of retry-all-failed, resync --all and schedule."""
-
     action: Action
     command: tuple[str, ...]
     status: str

@@ -66,8 +66,6 @@ class Producer:
 
 
 class Bullmq:
-    """The queue of Docora that this Docora is."""
-
     def __init__(self, docora: Docora, produce: Producer) -> None:
         self.docora = docora
         self._produce = produce

@@ -106,7 +106,6 @@ class TestDatabase:
 
 
 def with_database(url: str, database: str) -> str:
-    """The same server, another database."""
     parts = urlsplit(url)
     # urlunsplit drops the empty host of a URL that names a socket.
     return re.sub(r"^(\w+):/(?!/)", r"\1:///", urlunsplit(parts._replace(path=f"/{database}")))

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots, Upstream
 
@@ -21,10 +20,6 @@ def shas(contents: Mapping[str, bytes]) -> dict[str, str]:
 def events(snapshots: Snapshots, name: str = "Acme") -> list[tuple[str, str]]:
     """Event and path of each POST so far, whatever it was answered."""
     return [(request.event, request.path) for request in snapshots.received(name).requests]
-
-
-def last(snapshots: Snapshots, name: str = "Acme") -> Request:
-    return snapshots.received(name).requests[-1]
 
 
 def link_row(snapshots: Snapshots, link: TestLink) -> tuple[str, int, str | None]:

@@ -72,8 +72,6 @@ Env = Mapping[str, str | None] | None
 
 @dataclass(frozen=True)
 class Result:
-    """A command that has ended."""
-
     code: int
     stdout: str
     stderr: str
@@ -236,7 +234,6 @@ class Docora(Rows):
         return self.contents([key])[0]
 
     def contents(self, keys: Sequence[bytes]) -> list[Any]:
-        """The values of keys."""
         with self.redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.type(key)

@@ -15,7 +15,6 @@ MEGABYTE = f"{EVIL} " + "".join(f"line {number}: boom\n" for number in range(60_
 STRANGE_IDS = (" ", "a b", "a.b", "a/b", "a'b", "ü", "--yes", "-h", "$(id)", "\x1b[2J", "\u202ex")
 """Of apps and repositories; most of them can't form a job id."""
 RAW = b"\x9b5;35m\xff\xc2\x9b \x1b[2J"
-"""Bytes that are no text."""
 OPERATION = "bulk_0123456789abcdef"
 
 WHOLE = TestLink("app_whole", "repo_whole")
@@ -28,7 +27,6 @@ FIRST, SECOND = TestLink("a-b", "c"), TestLink("a", "b-c")
 
 
 def link_of(number: int) -> TestLink:
-    """The link of the trick of this number."""
     return TestLink(f"app_{number:024x}", f"repo_{number:024x}")
 
 
@@ -80,7 +78,6 @@ def _add_link(
 
 
 def fill_redis(docora: Docora) -> None:
-    """Jobs, workers, operations and audit entries."""
     for number, trick in enumerate(TRICKS):
         _add_job(docora, link_of(number), trick.encode(), trick)
         _add_worker(docora, trick)

@@ -23,8 +23,6 @@ from tests.support.proxy import eventually, is_refused, refused_port
 
 @dataclass
 class OwnRedis:
-    """A Valkey that a test may stop and spoil."""
-
     access: Access
     client: redis.Redis = field(init=False)
     pid: int = field(init=False)

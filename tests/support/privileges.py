@@ -84,7 +84,6 @@ def block(start: str) -> str:
 
 
 def with_login(url: str, user: str, password: str) -> str:
-    """The same URL with another user and password."""
     scheme, host = re.split(r"://(?:[^@/?]*@)?", url, maxsplit=1)
     return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{host}"
 
@@ -94,7 +93,6 @@ def role_access(url: str, number: int) -> Access:
 
 
 def create_roles(connection: psycopg.Connection[Any], number: int) -> None:
-    """Creates the roles, with their grants on the tables of this database."""
     # What everybody may do by default would hide that a grant is missing.
     connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
     for role in ROLES:

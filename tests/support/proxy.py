@@ -21,7 +21,6 @@ PATIENCE = 30.0
 PUSH = b"$4\r\npush\r\n"
 """In a request to Redis: the script of docora-ops is to push."""
 COMMIT = b"COMMIT\0"
-"""In a request to Postgres."""
 LOOKUPS = 2
 """Commits of a command that finds its link, before the one of the change."""
 
@@ -59,14 +58,12 @@ class Plan:
     reached: Event = field(default_factory=Event)
     released: Event = field(default_factory=Event)
     requests: int = 0
-    """How many there have been."""
 
     def wait(self) -> None:
         """Until the request has come, or its reply."""
         assert self.reached.wait(PATIENCE), f"no {self.number}. {self.marker!r}: {self.requests}"
 
     def release(self) -> None:
-        """Let go what is held."""
         self.released.set()
 
 
@@ -109,7 +106,6 @@ class Proxy:
         self._listener.settimeout(_TICK)
         self._threads = [Thread(target=self._accept, name="proxy")]
         self.connections = 0
-        """How many there have been."""
         self.port: int = self._listener.getsockname()[1]
         self.url = _with_address(url, self.port) if url else ""
         """The server's URL, by way of this proxy."""
@@ -117,14 +113,12 @@ class Proxy:
 
     @classmethod
     def before_redis(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
-        """Between the command and this Redis."""
         parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
         upstream = parts.get("path") or (parts.get("host", "localhost"), parts.get("port", 6379))
         return cls(upstream, url=url, tls=tls)
 
     @classmethod
     def before_postgres(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
-        """Between the command and this Postgres."""
         parts = conninfo_to_dict(url)
         host, port = str(parts.get("host") or "/var/run/postgresql"), int(parts.get("port") or 5432)
         upstream = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
@@ -147,11 +141,9 @@ class Proxy:
         return plan
 
     def freeze(self) -> None:
-        """Forward nothing more, as a server that hangs."""
         self._flowing.clear()
 
     def thaw(self) -> None:
-        """Forward again."""
         self._flowing.set()
 
     def lead_to(self, url: str) -> None:
@@ -178,7 +170,6 @@ class Proxy:
             thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        """One connection, from its beginning to its end."""
         with suppress(OSError, _CutError):
             try:
                 self._wait(self._flowing, client)

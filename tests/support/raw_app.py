@@ -11,10 +11,10 @@ from threading import Event, Lock, Thread
 
 import trustme
 
+from tests.support.proxy import PATIENCE
 from tests.support.receiver import Receiver, Request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-PATIENCE = 30.0
 
 
 class Talk:
@@ -22,16 +22,10 @@ class Talk:
 
     def __init__(self, app: RawApp, connection: socket.socket) -> None:
         self._app = app
+        self.receiver = app.receiver
+        self.over = app.over
         self._connection = connection
         self._stream = connection.makefile("rb")
-
-    @property
-    def receiver(self) -> Receiver:
-        return self._app.receiver
-
-    @property
-    def over(self) -> Event:
-        return self._app.over
 
     def read_head(self) -> tuple[str, dict[str, str]] | None:
         """Path and headers of the next request; None when the worker has hung up."""
@@ -65,7 +59,7 @@ class Talk:
         request = self.read()
         if request is None:
             return False
-        assert self._app.receiver.take(request) == 200
+        assert self.receiver.take(request) == 200
         self.send(answer)
         return True
 

@@ -33,8 +33,6 @@ def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Request:
-    """A POST to an app."""
-
     app: str  # the first part of its path
     event: str  # the last part
     headers: dict[str, str]
@@ -42,7 +40,6 @@ class Request:
 
     @property
     def json(self) -> Any:
-        """The decoded body."""
         return json.loads(self.body)
 
     @property
@@ -62,8 +59,6 @@ class Received:
 
 @dataclass
 class Receiver:
-    """A web server for any number of apps."""
-
     keys: dict[str, str] = field(default_factory=dict)  # the auth key of each app
     answer: Callable[[Request], int] = lambda _request: CREATED  # the status of a valid request
     apps: dict[str, Received] = field(default_factory=dict)
@@ -74,7 +69,6 @@ class Receiver:
 
     @contextmanager
     def serving(self) -> Iterator[Receiver]:
-        """Listens on a free port of the loopback interface."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -101,11 +95,9 @@ class Receiver:
             yield self
 
     def base_url(self, app: str) -> str:
-        """Returns the base_url of an app."""
         return f"{self.url}/{app}"
 
     def of(self, app: str) -> Received:
-        """Returns the requests and files of an app."""
         with self._lock:
             return self.apps.setdefault(app, Received())
 
@@ -150,7 +142,6 @@ def _problem(request: Request, key: str) -> str:
 
 
 def _store(received: Received, request: Request) -> str:
-    """Stores or removes a file; returns the error in the request or ""."""
     file = request.json["file"]
     if request.event == "delete":
         received.files.pop(file["path"], None)

@@ -120,16 +120,6 @@ class Rows:
             (status, last_error, GITHUB_TOKEN, amount),
         )
 
-    def add_poison(self, amount: int) -> list[TestLink]:
-        """Links whose ids can't form a job id, each of an app of its own."""
-        return [
-            self.link(
-                self.add_app(f"Poison {number}", f"app_!{number}"),
-                self.add_repository(f"octo/poison{number}", f"repo_!{number}"),
-            )
-            for number in range(amount)
-        ]
-
     def add_deliveries(self, link: TestLink, files: int) -> None:
         self.connection.execute(
             "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"

@@ -34,10 +34,10 @@ def encrypt(text: str, key: bytes = KEY) -> str:
 
 
 class Upstream:
-    def __init__(self, path: Path, branch: str = "main") -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         path.mkdir(parents=True)
-        self.git("init", "--quiet", f"--initial-branch={branch}")
+        self.git("init", "--quiet", "--initial-branch=main")
 
     @property
     def url(self) -> str:
@@ -107,8 +107,8 @@ class Snapshots:
         )
         return app_id
 
-    def add_upstream(self, full_name: str = "octo/api", branch: str = "main") -> Upstream:
-        return Upstream(self.folder / "upstream" / full_name, branch)
+    def add_upstream(self, full_name: str = "octo/api") -> Upstream:
+        return Upstream(self.folder / "upstream" / full_name)
 
     def add_repository(self, upstream: Upstream, full_name: str = "octo/api") -> str:
         return self.docora.add_repository(full_name, url=upstream.url)
@@ -160,7 +160,6 @@ class Snapshots:
         return self.folder / "repos"
 
     def clone(self, full_name: str = "octo/api") -> Path:
-        """Where the worker keeps its clone of a repository."""
         return self.repos / ".docora-ops/clones" / full_name
 
     @property

@@ -56,7 +56,6 @@ def play(text: str, run: Callable[[str], str]) -> str:
 
 
 def _operations(text: str) -> list[str]:
-    """Returns the operation ids in the order of their first appearance."""
     return list(dict.fromkeys(each for each in _OPERATION.findall(text)))
 
 
@@ -68,7 +67,6 @@ def comparable(text: str) -> list[str]:
 
 
 def _readable(shown: str) -> str:
-    """Returns output with folded documents and narrow tables."""
     if shown.startswith("{"):
         return f"{_folded(json.loads(_WHO.sub('kim@ops1', shown)))}\n"
     shown = _WHO.sub(lambda who: "kim@ops1".ljust(len(who[0])), shown)

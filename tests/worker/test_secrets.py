@@ -31,13 +31,11 @@ NO_FORM = "is not in the form iv:tag:ciphertext"
 # Decrypting
 
 
-@pytest.mark.parametrize("text", ["", "ghp_token", "ümläut \U0001f511"])
-def test_what_docora_has_encrypted_is_decrypted(text: str) -> None:
-    assert decrypt(encrypt(text), KEY, "it") == text
-    assert decrypt(encrypt(text).upper(), KEY, "it") == text
-
-
-def test_what_can_not_be_decrypted_is_not_repeated() -> None:
+def test_what_docora_has_encrypted_is_decrypted_and_nothing_else() -> None:
+    for each in ("", "ghp_token", "ümläut \U0001f511"):
+        assert (
+            decrypt(encrypt(each), KEY, "it") == decrypt(encrypt(each).upper(), KEY, "it") == each
+        )
     iv, tag, text = encrypt(AUTH_KEY).split(":")
     sealed = AESGCM(KEY).encrypt(bytes(16), b"\xff\xfe", None)
     for broken, reason in (
@@ -87,16 +85,12 @@ def fail_in_every_way(snapshots: Snapshots, url: str) -> dict[str, TestLink]:
     good = snapshots.add_repository(upstream, "octo/good")
     repositories = {
         "Echoed": snapshots.docora.add_repository("octo/echo", url=f"{url}/octo/echo"),
-        "Nowhere": snapshots.docora.add_repository("octo/x", url=f"file://{snapshots.folder}/x"),
         "Forbidden": snapshots.docora.add_repository("octo/y", url=f"https://{TOKEN}@x.example/y"),
     }
-    urls = {
-        "Down": f"http://user:{APP_PASSWORD}@127.0.0.1:{refused_port()}?key={APP_PASSWORD}",
-        "Unusable": f"ftp://user:{APP_PASSWORD}@acme.example",
-    }
+    down = f"http://user:{APP_PASSWORD}@127.0.0.1:{refused_port()}?key={APP_PASSWORD}"
     links = {}
-    for name in (*repositories, *urls, "Refusing", "Killing", "Unrecorded", "Other", "Plain"):
-        app_id = snapshots.add_app(name, base_url=urls.get(name))
+    for name in (*repositories, "Down", "Refusing", "Killing", "Unrecorded", "Other", "Plain"):
+        app_id = snapshots.add_app(name, base_url=down if name == "Down" else None)
         links[name] = snapshots.link(app_id, repositories.get(name, good))
         snapshots.set_token(links[name], TOKEN)
     snapshots.docora.set_link(links["Other"], github_token_encrypted=encrypt(TOKEN, bytes(32)))
@@ -156,10 +150,8 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
         assert (row["status"], row["retry_count"]) == ("failed", 2), row["app_name"]
     for name, reason in {
         "Echoed": "I do not like ***",
-        "Nowhere": "does not ",
         "Forbidden": "the URL 'https://***@x.example/y' uses https: allowed is file, http",
         "Down": "Connection refused on created a",
-        "Unusable": "the app's base_url is not an http or https URL",
         "Refusing": "HTTP 500 on created a",
         "Killing": "the snapshot was cut off: its process was killed (wait status 9)",
         "Unrecorded": "refuses: not for ***",
@@ -181,7 +173,7 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
         for request in received.requests
         if request.event == "sync_failed"
     ]
-    assert len(told) >= 2
+    assert told
     redis = b"\n".join(redis_texts(snapshots.docora))
     assert b"SnapshotError: HTTP 500 on created a" in redis
     assert "HTTP 500 on created a" in result.stderr

@@ -65,18 +65,10 @@ def empty_blobs(clone: Path) -> None:
         path.write_bytes(b"")
 
 
-def remove_refs(clone: Path) -> None:
-    shutil.rmtree(clone / "refs")
-    (clone / "packed-refs").unlink(missing_ok=True)
-
-
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no packs": remove_packs,
     "empty blobs": empty_blobs,
-    "no HEAD": lambda clone: (clone / "HEAD").unlink(),
-    "no refs": remove_refs,
     "spoilt config": lambda clone: (clone / "config").write_text("[core\n"),
-    "spoilt ref": lambda clone: (clone / "refs/docora-ops/head").write_text("0123\n"),
     "no clone": shutil.rmtree,
 }
 
@@ -96,16 +88,12 @@ def test_a_clone_that_is_damaged_is_replaced(
         assert_sent_in_full(snapshots, link, upstream)
 
 
-@pytest.mark.parametrize(
-    "scan",
-    [b"", b"\0" * 2000, b'[4, "0", 1]', b'[4, "0"'],
-    ids=["empty", "zeros", "no files", "cut off"],
-)
-def test_a_scan_that_is_garbage_is_made_anew(snapshots: Snapshots, scan: bytes) -> None:
+def test_a_scan_that_is_garbage_is_made_anew(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_synced(FILES)
-    forget(snapshots)
-    (snapshots.clone() / SCAN).write_bytes(scan)
-    assert_sent_in_full(snapshots, link, upstream)
+    for scan in (b"", b"\0" * 2000, b'[4, "0", 1]', b'[4, "0"'):
+        forget(snapshots)
+        (snapshots.clone() / SCAN).write_bytes(scan)
+        assert_sent_in_full(snapshots, link, upstream)
 
 
 def test_what_a_killed_job_of_this_repository_has_left_is_cleared(snapshots: Snapshots) -> None:
@@ -120,3 +108,27 @@ def test_what_a_killed_job_of_this_repository_has_left_is_cleared(snapshots: Sna
     snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
     assert (ours.exists(), others.exists()) == (False, True)
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, bytes | None]]:
+    """Mode and content of all below a folder."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mode,
+            path.read_bytes() if path.is_file() else None,
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def test_clones_of_docoras_own_worker_are_neither_used_nor_changed(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    docoras = snapshots.repos / "octo/api"
+    docoras.parent.mkdir(parents=True)
+    upstream.git("clone", "--quiet", "--depth", "1", upstream.url, str(docoras))
+    before = state_of(docoras.parent)
+    upstream.commit({"b": "2\n"})
+    snapshots.run_job(link)
+    assert snapshots.received().files == upstream.contents()
+    assert state_of(docoras.parent) == before
+    assert sorted(path.name for path in snapshots.repos.iterdir()) == [".docora-ops", "octo"]

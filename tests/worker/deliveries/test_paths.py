@@ -4,37 +4,8 @@ import random
 
 import pytest
 
-from tests.support.delivery_checks import assert_in_sync, events, link_row, sha
+from tests.support.delivery_checks import events, link_row, sha
 from tests.support.snapshots import Snapshots, Upstream
-
-ODD_NAMES = (
-    " ",
-    " leading and trailing ",
-    '"quoted"',
-    "it's",
-    "back\\slash",
-    "\\N",
-    "\\.",
-    "new\nline",
-    "carriage\rreturn",
-    "tab\tulator",
-    "bell\a, escape\x1b[31m, delete\x7f, unit\x1f",
-    "c1\x85control",
-    "line\u2028and paragraph\u2029separators",
-    "right\u202eto left",
-    "byte order\ufeffmark",
-    "zero\u200bwidth",
-    "e\u0301 is not \u00e9",
-    "\U0001f600 and \U0001f468\u200d\U0001f469\u200d\U0001f467",
-    "\ue000 private, \uffff none",
-    "%s %(name)s {0} $1",
-    "--help",
-    "-",
-    "...",
-    ":(glob)**",
-    '{"path":"x"}',
-    "</script>",
-)
 
 
 def commit_paths(upstream: Upstream, files: dict[str, bytes]) -> None:
@@ -50,19 +21,6 @@ def commit_paths(upstream: Upstream, files: dict[str, bytes]) -> None:
 def long_path(length: int, letter: str = "x") -> str:
     """A path of so many characters."""
     return "/".join(letter * 99 for _ in range(length // 100 + 1))[: length - 1] + "!"
-
-
-def test_odd_names_come_through_as_they_are(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_synced({name: f"in {name}" for name in ODD_NAMES})
-    assert set(snapshots.received().files) == set(ODD_NAMES)
-    assert_in_sync(snapshots, link, upstream)
-    upstream.commit(dict.fromkeys(ODD_NAMES, "changed"))
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
-    upstream.commit({**dict.fromkeys(ODD_NAMES), "a": "1"})
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
-    assert len(events(snapshots)) == 3 * len(ODD_NAMES) + 1
 
 
 def test_of_names_that_are_the_same_once_replaced_the_first_is_sent(
@@ -101,3 +59,28 @@ def test_paths_that_docora_can_not_record_are_left_out_and_hold_nothing_else_bac
     assert link_row(snapshots, link) == ("synced", 0, None)
     snapshots.run_job(link)
     assert len(events(snapshots)) == len(sent)
+
+
+@pytest.mark.parametrize("path", [".GIT/hooks/x", "../up", "./here", "a/.git/x"])
+def test_paths_that_git_itself_would_not_make_are_not_sent(
+    snapshots: Snapshots, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, upstream = snapshots.add_link({"ok": "1"})
+
+    def make(what: str, text: str) -> str:
+        hashing = ("hash-object", "-w", "-t", what, "--literally", "--stdin")
+        command = ("mktree",) if what == "tree" else hashing
+        return upstream.git_of_bytes(*command, stdin=text.encode()).decode().strip()
+
+    blob = make("blob", "evil")
+    first, *rest = reversed(path.split("/"))
+    tree = make("tree", f"100644 blob {blob}\t{first}\n")
+    for part in rest[:-1]:
+        tree = make("tree", f"040000 tree {tree}\t{part}\n")
+    tree = make("tree", f"040000 tree {tree}\t{rest[-1]}\n100644 blob {blob}\tok\n")
+    commit = upstream.git("commit-tree", tree, "-m", "crafted").strip()
+    upstream.git("update-ref", "refs/heads/main", commit)
+    snapshots.run_job(link)
+    assert events(snapshots) == [("create", "ok")]
+    assert "its path is not safe" in caplog.text
+    assert link_row(snapshots, link) == ("synced", 0, None)

@@ -26,13 +26,6 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     host.tls_context.cache_clear()
 
 
-@pytest.fixture
-def file(authority: trustme.CA, tmp_path: Path) -> str:
-    """The certificate of the authority."""
-    authority.cert_pem.write_to_path(str(tmp_path / "private.pem"))
-    return str(tmp_path / "private.pem")
-
-
 @contextmanager
 def link_over_tls(
     snapshots: Snapshots, authority: trustme.CA
@@ -53,8 +46,10 @@ def link_over_tls(
 
 
 def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_authorities(
-    snapshots: Snapshots, authority: trustme.CA, file: str, tmp_path: Path
+    snapshots: Snapshots, authority: trustme.CA, tmp_path: Path
 ) -> None:
+    file = tmp_path / "private.pem"
+    authority.cert_pem.write_to_path(str(file))
     env_file = tmp_path / "docora.env"
     env_file.write_text(f"NODE_EXTRA_CA_CERTS={file}\n", encoding="utf-8")
     protocols = {"DOCORA_OPS_GIT_PROTOCOLS": "https"}
@@ -70,7 +65,7 @@ def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_auth
 
 
 def test_a_certificate_of_an_unknown_authority_has_a_hint(
-    snapshots: Snapshots, authority: trustme.CA, file: str, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshots, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with link_over_tls(snapshots, authority) as (link, _):
         error = failure(snapshots, link)
@@ -78,7 +73,8 @@ def test_a_certificate_of_an_unknown_authority_has_a_hint(
         assert error.endswith(f"; {HINT}")
         assert git_failures(snapshots, link) == 1
 
-        monkeypatch.setenv("GIT_SSL_CAINFO", file)
+        authority.cert_pem.write_to_path(str(tmp_path / "private.pem"))
+        monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "private.pem"))
         error = failure(snapshots, link)
         assert error.startswith("the certificate of 127.0.0.1:")
         assert error.endswith(f" on created a.txt: {HINT}")

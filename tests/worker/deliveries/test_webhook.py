@@ -5,7 +5,6 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, closing
-from functools import partial
 
 import pytest
 import trustme
@@ -120,20 +119,13 @@ def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) ->
 # Connections that stay open, and those that end
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
+def test_an_answer_of_some_length_keeps_the_connection_for_the_next_file() -> None:
+    answers = [
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536,
-    ],
-)
-def test_an_answer_of_some_length_keeps_the_connection_for_the_next_file(answer: bytes) -> None:
-    def talk(talk: Talk) -> None:
-        while talk.take(answer):
-            pass
-
-    with serving(talk) as app:
+    ]
+    with serving(lambda talk: [talk.take(answer) for answer in answers]) as app:
         post(app.base_url)
         assert app.paths == ["a", "b", "c"]
         assert app.connections == 1
@@ -146,11 +138,6 @@ def reset_when_idle(talk: Talk) -> None:
     talk.reset()
 
 
-def answer_in_part(talk: Talk) -> None:
-    talk.take(b"HTTP/1.1 200 OK\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65536)
-    talk.wait_for_hangup()
-
-
 def answer_without_end(talk: Talk) -> None:
     talk.take(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while not talk.over.is_set():
@@ -161,9 +148,7 @@ def answer_without_end(talk: Talk) -> None:
     "talk",
     [
         reset_when_idle,
-        partial(Talk.take),
-        partial(Talk.take, answer=b"HTTP/1.0 200 OK\r\n\r\nthanks"),
-        answer_in_part,
+        Talk.take,
         answer_without_end,
     ],
 )
@@ -207,14 +192,6 @@ def refuse_and_close(talk: Talk) -> None:
     talk.send(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlong")
 
 
-def refuse_and_read_on(talk: Talk) -> None:
-    head = talk.read_head()
-    assert head is not None
-    talk.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
-    talk.read_body(head)
-    talk.wait_for_hangup()
-
-
 def accept_and_close(talk: Talk) -> None:
     talk.read_head()
     talk.send(OK)
@@ -224,9 +201,8 @@ def accept_and_close(talk: Talk) -> None:
 def test_an_answer_before_the_whole_body_was_read_counts_only_if_it_is_a_refusal(
     body: Body,
 ) -> None:
-    for talk in (refuse_and_close, refuse_and_read_on):
-        with serving(talk) as app:
-            assert error_of(app.base_url, body) == "HTTP 413"
+    with serving(refuse_and_close) as app:
+        assert error_of(app.base_url, body) == "HTTP 413"
     with serving(accept_and_close) as app:
         error = error_of(app.base_url, body)
         assert error in {f"{app.host}: Connection reset by peer", f"{app.host}: Broken pipe"}
@@ -257,10 +233,6 @@ INVALID = " gave no valid HTTP answer"
     [
         (reset_at_the_head, f": Connection reset by peer|: Broken pipe|{CLOSED}"),
         (answering(b"220 mail.example ESMTP geheim\r\n"), f"{INVALID} (BadStatusLine)"),
-        (
-            answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"),
-            f"{INVALID} (HTTPException)",
-        ),
         (answering(CHUNKED + b"10\r\nabc"), f"{INVALID} (ProtocolError)"),
     ],
 )
@@ -290,12 +262,6 @@ def test_an_app_gets_nothing_without_a_valid_certificate(
         )
         assert "NODE_EXTRA_CA_CERTS" not in error
         assert other.requests == []
-    with serving(lambda talk: talk.send(b"hello\r\n")) as plain:
-        error = error_of(f"https://{plain.host}")
-        assert error.startswith(f"{plain.host}: [SSL: ")
-    with serving(take_all, tls=context(trusted, "127.0.0.1")) as app:
-        post(app.base_url)
-        assert app.connections == 1
 
 
 # The base_url
@@ -334,9 +300,9 @@ def test_user_password_and_query_of_a_base_url_reach_the_app() -> None:
     assert {headers["Host"] for _, headers in heads} == {app.host}
 
 
-@pytest.mark.parametrize("base_url", ["ftp://user:geheim@acme.example/hook", "https://[::1/hook"])
-def test_an_unusable_base_url_is_refused(base_url: str) -> None:
-    assert error_of(base_url) == "the app's base_url is not an http or https URL"
+def test_an_unusable_base_url_is_refused() -> None:
+    for base_url in ("ftp://user:geheim@acme.example/hook", "https://[::1/hook"):
+        assert error_of(base_url) == "the app's base_url is not an http or https URL"
 
 
 # Redirects
@@ -405,47 +371,26 @@ def test_https_proxy_only_forwards_what_it_can_not_read(
     assert "Authorization" not in headers
 
 
-def refusing(status: int) -> Callable[[Talk], None]:
-    def talk(talk: Talk) -> None:
-        talk.read_head()
-        talk.send(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
-        talk.wait_for_hangup()
-
-    return talk
-
-
-@pytest.mark.parametrize(
-    ("talk", "scheme", "error"),
-    [
-        (None, "https", "{app} through the proxy {proxy}: Connection refused"),
-        (
-            refusing(403),
-            "https",
-            "{app} through the proxy {proxy}: Tunnel connection failed: 403 No",
-        ),
-        (refusing(407), "http", "HTTP 407: answered through the proxy {proxy}"),
-    ],
-)
-def test_a_proxy_that_fails_is_named(
-    monkeypatch: pytest.MonkeyPatch, talk: Callable[[Talk], None] | None, scheme: str, error: str
-) -> None:
-    with serving(talk or take_all) as app:
-        proxy = app.host if talk else f"127.0.0.1:{refused_port()}"
-        monkeypatch.setenv("all_proxy", f"http://user:geheim@{proxy}")
-        found = error_of(f"{scheme}://user:geheim@acme.example:8080/Acme")
-        assert found == error.format(proxy=proxy, app="acme.example:8080")
+def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = refused_port()
+    monkeypatch.setenv("all_proxy", f"http://user:geheim@127.0.0.1:{port}")
+    error = error_of("https://user:geheim@acme.example:8080/Acme")
+    assert error == f"acme.example:8080 through the proxy 127.0.0.1:{port}: Connection refused"
+    answer = b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"
+    with serving(answering(answer)) as proxy:
+        monkeypatch.setenv("all_proxy", f"http://user:geheim@{proxy.host}")
+        error = error_of("http://user:geheim@acme.example:8080/Acme")
+        assert error == f"HTTP 407: answered through the proxy {proxy.host}"
 
 
-@pytest.mark.parametrize(
-    "url", ["socks5://user:geheim@127.0.0.1:1", "http://", "http://127.0.0.1:99999"]
-)
 def test_a_proxy_of_another_kind_is_refused_and_not_passed_by(
-    monkeypatch: pytest.MonkeyPatch, url: str
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("http_proxy", url)
     with serving(take_all) as app:
-        assert error_of(app.base_url) == (
-            f"the proxy for {app.host} is not an http://HOST:PORT:"
-            " see http_proxy, all_proxy and no_proxy in the worker's environment"
-        )
+        for url in ("socks5://user:geheim@127.0.0.1:1", "http://", "http://127.0.0.1:99999"):
+            monkeypatch.setenv("http_proxy", url)
+            assert error_of(app.base_url) == (
+                f"the proxy for {app.host} is not an http://HOST:PORT:"
+                " see http_proxy, all_proxy and no_proxy in the worker's environment"
+            )
         assert app.connections == 0

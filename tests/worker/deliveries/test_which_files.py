@@ -3,41 +3,30 @@
 import pytest
 from rq.job import JobStatus
 
-from tests.support.delivery_checks import assert_in_sync, events, failure, last, sha, snapshot_row
+from docora_ops.worker import snapshot_job
+from tests.support.delivery_checks import assert_in_sync, events, failure, sha, snapshot_row
+from tests.support.raw_app import Talk, raw_app
 from tests.support.receiver import Request
 from tests.support.snapshots import Files, Snapshots
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "sent"),
-    [
-        pytest.param(
-            {"a": "1", "b": "1", "y": "1", "z": "1", "same": "1"},
-            {"a": "2", "c": "new", "z": "2", "zz": "new", "same": "1"},
-            "delete b, delete y, create c, create zz, update a, update z",
-            id="deletions before creations before updates",
-        ),
-        pytest.param({"old": "1"}, {"sub/new": "1"}, "delete old, create sub/new", id="rename"),
-        pytest.param(
-            {"a": "1", "b/c": "1"},
-            {"a/x": "1", "b": "1"},
-            "delete a, delete b/c, create a/x, create b",
-            id="file to folder and folder to file",
-        ),
-        pytest.param({"a": "1", "b": "1"}, {}, "delete a, delete b", id="no files"),
-    ],
-)
-def test_what_a_commit_changes_is_sent_in_order(
-    snapshots: Snapshots, before: Files, after: Files, sent: str
-) -> None:
+def test_deletions_are_sent_before_creations_before_updates(snapshots: Snapshots) -> None:
+    before: Files = {"a": "1", "file": "1", "folder/c": "1", "old": "1", "same": "1", "z": "1"}
     link, upstream = snapshots.add_synced(before)
     snapshots.received().requests.clear()
     upstream.git("rm", "-r", "--quiet", ".")
-    upstream.commit(after)
+    upstream.commit({"a": "2", "file/x": "1", "folder": "1", "same": "1", "sub/new": "1", "z": "2"})
     snapshots.run_job(link)
-    assert ", ".join(f"{event} {path}" for event, path in events(snapshots)) == sent
-    assert last(snapshots).json["commit_sha"] == upstream.head
+    assert ", ".join(f"{event} {path}" for event, path in events(snapshots)) == (
+        "delete file, delete folder/c, delete old,"
+        " create file/x, create folder, create sub/new, update a, update z"
+    )
     assert_in_sync(snapshots, link, upstream)
+    upstream.git("rm", "-r", "--quiet", ".")
+    upstream.commit()
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+    assert snapshots.received().requests[-1].json["commit_sha"] == upstream.head
 
 
 def test_an_update_tells_what_was_delivered_last_and_not_what_was_committed_last(
@@ -59,13 +48,6 @@ def test_an_update_tells_what_was_delivered_last_and_not_what_was_committed_last
     assert_in_sync(snapshots, link, upstream)
 
 
-def delete_link(snapshots: Snapshots, *, app_too: bool) -> None:
-    """As Docora does it, from a connection of its own: the receiver's threads call this."""
-    snapshots.docora.connection.execute("DELETE FROM app_repositories")
-    if app_too:
-        snapshots.docora.connection.execute("DELETE FROM apps")
-
-
 @pytest.mark.parametrize(("event", "app_too"), [("create", True), ("delete", False)])
 def test_a_link_that_is_deleted_on_the_way_ends_its_job_quietly(
     snapshots: Snapshots, event: str, *, app_too: bool
@@ -80,7 +62,9 @@ def test_a_link_that_is_deleted_on_the_way_ends_its_job_quietly(
 
     def answer(request: Request) -> int:
         if request.path == "2":
-            delete_link(snapshots, app_too=app_too)
+            tables = ("app_repositories", "apps") if app_too else ("app_repositories",)
+            for table in tables:
+                snapshots.docora.connection.execute(f"DELETE FROM {table}".encode())
         return 200
 
     snapshots.receiver.answer = answer
@@ -105,3 +89,33 @@ def test_a_snapshot_that_can_not_be_stored_leaves_the_one_before(snapshots: Snap
     assert "the disk is full" in failure(snapshots, link)
     assert snapshots.docora.dump()[0]["repository_snapshots"] == stored
     assert snapshots.snapshot_files(link.repository_id) == files
+
+
+def test_an_app_has_30_s_to_answer(snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert snapshot_job.DELIVERY_TIMEOUT == 30
+    monkeypatch.setattr(snapshot_job, "DELIVERY_TIMEOUT", 0.2)
+    link, _ = snapshots.add_link({"a": "1"})
+    with raw_app(snapshots.receiver, Talk.wait_for_hangup) as app:
+        snapshots.set_base_url(app.base_url)
+        error = failure(snapshots, link)
+    assert error == f"no answer from {app.host} within 0.2 s on created a"
+
+
+def test_an_app_that_was_down_gets_the_deletion_and_every_file_again(snapshots: Snapshots) -> None:
+    snapshots.settings_changes |= {"binary_chunk_threshold_bytes": 20}
+    link, upstream = snapshots.add_synced({"big": b"\0" * 30, "gone": "1", "kept": "1"})
+    upstream.commit({"gone": None, "new": "2"})
+    snapshots.receiver.answer = lambda _: 503
+    assert failure(snapshots, link) == "HTTP 503 on deleted gone"
+    snapshots.receiver.answer = lambda _: 200
+    snapshots.received().requests.clear()
+    result = snapshots.docora.run("resync", "Acme", "octo/api", "--update", "--json")
+    assert (result.code, result.data["deliveries_marked"]) == (0, 3), result
+    assert set(snapshots.deliveries(link).values()) == {"0" * 64}
+    snapshots.work_here()
+    sent = [("delete", "gone"), ("create", "new"), ("update", "big"), ("update", "kept")]
+    assert events(snapshots) == sent
+    deletion, _, *updates = snapshots.received().requests
+    assert deletion.json["file"]["sha"] == "0" * 64
+    assert [request.json["previous_sha"] for request in updates] == ["0" * 64] * 2
+    assert_in_sync(snapshots, link, upstream)

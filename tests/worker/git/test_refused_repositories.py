@@ -73,23 +73,17 @@ def test_only_https_is_allowed_where_nothing_else_is_said(url: str) -> None:
     assert f" uses {protocol}: allowed is https (DOCORA_OPS_GIT_PROTOCOLS)" in error
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [("..", "api"), ("octo", ".."), ("octo", ""), ("octo/sub", "api"), ("octo", "../api")],
-)
-def test_names_that_would_leave_the_folder_are_refused(
-    tmp_path: Path, owner: str, name: str
-) -> None:
-    with pytest.raises(SnapshotError, match="would leave REPOS_BASE_PATH"):
-        Clone(tmp_path, owner, name, git_for("https://h/a", "https"), LOCK)
-
-
-@pytest.mark.parametrize("where", ["octo", "octo/api"])
-def test_a_symlink_is_not_followed(tmp_path: Path, where: str) -> None:
+def test_a_clone_that_would_leave_the_folder_is_refused(tmp_path: Path) -> None:
+    git = git_for("https://h/a", "https")
+    names = (("..", "api"), ("octo", ".."), ("octo", ""), ("octo/sub", "api"), ("octo", "../api"))
+    for owner, name in (*names, ("octo", "a\0")):
+        with pytest.raises(SnapshotError, match="would leave REPOS_BASE_PATH"):
+            Clone(tmp_path, owner, name, git, LOCK)
     outside = tmp_path / "outside"
     (outside / "api").mkdir(parents=True)
-    path = tmp_path / "repos" / CLONES / where
-    path.parent.mkdir(parents=True)
-    path.symlink_to(outside)
-    with pytest.raises(SnapshotError, match="would leave REPOS_BASE_PATH"):
-        Clone(tmp_path / "repos", "octo", "api", git_for("https://h/a", "https"), LOCK)
+    for number, where in enumerate(("octo", "octo/api")):
+        path = tmp_path / f"{number}" / CLONES / where
+        path.parent.mkdir(parents=True)
+        path.symlink_to(outside)
+        with pytest.raises(SnapshotError, match="would leave REPOS_BASE_PATH"):
+            Clone(tmp_path / f"{number}", "octo", "api", git, LOCK)

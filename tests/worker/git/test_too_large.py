@@ -1,7 +1,6 @@
 """Repositories and answers without an end: a job spends little time and memory on them."""
 
 import resource
-from collections.abc import Iterator
 from signal import Signals
 
 import pytest
@@ -129,19 +128,11 @@ ENDLESS = {
 }
 
 
-@pytest.fixture
-def site(snapshots: Snapshots) -> Iterator[GitSite]:
-    with GitSite(snapshots.folder / "upstream").serving() as site:
-        yield site
-
-
 @pytest.mark.parametrize(("request_", "media_type", "first", "more"), ENDLESS.values(), ids=ENDLESS)
 def test_an_endless_answer_fails_the_link_and_counts_for_the_circuit(
-    snapshots: Snapshots, site: GitSite, request_: str, media_type: str, first: bytes, more: bytes
+    snapshots: Snapshots, request_: str, media_type: str, first: bytes, more: bytes
 ) -> None:
     snapshots.add_upstream().commit({"a": "1\n"})
-    repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
-    link: TestLink = snapshots.link(snapshots.add_app(), repository)
 
     def answer(handler: GitHandler) -> bool:
         is_fetch = b"command=fetch" in handler.content
@@ -154,8 +145,10 @@ def test_an_endless_answer_fails_the_link_and_counts_for_the_circuit(
         except OSError:  # git is gone
             return False
 
-    site.intercept = answer
-    work_with_little_memory(snapshots, link)
+    with GitSite(snapshots.folder / "upstream", intercept=answer).serving() as site:
+        repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
+        link = snapshots.link(snapshots.add_app(), repository)
+        work_with_little_memory(snapshots, link)
     status, _, error = link_row(snapshots, link)
     assert status == "failed"
     assert error is not None

@@ -2,16 +2,13 @@
 
 import logging
 import re
-import signal
 import sys
 
 import pytest
 
 from docora_ops.errors import SnapshotError
 from docora_ops.worker.log import OneLineHandler
-from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import running
 
 HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
 
@@ -71,16 +68,3 @@ def test_a_worker_logs_each_event_in_one_line(snapshots: Snapshots) -> None:
     assert len(said) == len(expected), said
     for line, pattern in zip(said, expected, strict=True):
         assert re.fullmatch(pattern, line), line
-
-
-def test_a_suspended_worker_says_so(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n"})
-    snapshots.docora.redis.set("rq:suspended", 1)
-    with running(snapshots) as worker:
-        worker.await_line("takes no job: workers are suspended (docora-ops resume ends that)")
-        snapshots.docora.redis.delete("rq:suspended")
-        worker.await_line("takes jobs again")
-        eventually(lambda: snapshots.docora.status(link) == "synced", "the job")
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
-    assert "ended, as told" in worker.log

@@ -32,11 +32,6 @@ def add_link(snapshots: Snapshots, **retry: int) -> TestLink:
     return link
 
 
-def queue_two(snapshots: Snapshots) -> None:
-    for link in snapshots.add_links(["One", "Two"]).values():
-        snapshots.queue(link)
-
-
 def names(snapshots: Snapshots) -> set[str]:
     """Workers on RQ's screens."""
     keys = cast("set[bytes]", snapshots.docora.redis.smembers(f"rq:workers:{QUEUE}"))
@@ -97,7 +92,8 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
         # They still work, both of them.
         barrier = threading.Barrier(2, timeout=PATIENCE)
         snapshots.receiver.answer = lambda _: barrier.wait() * 0 + 200
-        queue_two(snapshots)
+        for link in snapshots.add_links(["One", "Two"]).values():
+            snapshots.queue(link)
         eventually(lambda: snapshots.docora.statuses() == {"synced": 2}, "two snapshots")
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
@@ -116,15 +112,14 @@ def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
         assert gits, "the git that the job reads from"
         os.kill(horse, signal.SIGKILL)
         gate.release()
-        eventually(lambda: not any(map(exists, gits)), "the end of the orphans, zombies too")
+        eventually(
+            lambda: not any(Path(f"/proc/{pid}").exists() for pid in gits),
+            "the end of the orphans, zombies too",
+        )
         eventually(lambda: snapshots.docora.status(link) == "synced", "another try")
         [first] = children_of(worker.pid)
         os.kill(first, signal.SIGTERM)
         assert worker.end() == 0
-
-
-def exists(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def test_children_finish_their_job_and_end_when_their_parent_is_killed(
@@ -155,16 +150,3 @@ def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None
         eventually(lambda: snapshots.docora.status(link) == "synced", "a snapshot")
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
-
-
-def test_delayed_retries_are_run_when_their_time_has_come(snapshots: Snapshots) -> None:
-    link = add_link(snapshots, retry_base_delay_ms=1)
-    answers = [500, 200, 200]
-    snapshots.receiver.answer = lambda _: answers.pop(0)
-    with running(snapshots) as worker:
-        eventually(lambda: snapshots.docora.status(link) == "synced", "a second try")
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
-    assert answers == []
-    assert "try 1 of 5: HTTP 500 on created a; tried again in " in worker.log
-    assert sorted(snapshots.received().files) == ["a", "b"]

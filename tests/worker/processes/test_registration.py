@@ -36,18 +36,17 @@ def test_a_busy_worker_registers_again_when_redis_has_lost_its_registration(
         gate.release()
 
 
-def let_time_go_by(docora: Docora, name: str, seconds: int) -> None:
-    """Let so much time go by since the last heartbeat of a busy worker: its key lives for 90 s."""
-    key = f"rq:worker:{name}"
-    docora.redis.hset(key, "last_heartbeat", utcformat(now() - timedelta(seconds=seconds)))
-    docora.redis.expire(key, 90 - seconds)
-
-
 def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
     snapshots: Snapshots,
 ) -> None:
     snapshots.add_queued({"a": "1\n", "b": "2\n"})
     docora = snapshots.docora
+
+    def let_time_go_by(seconds: int) -> None:
+        """Since the last heartbeat: a busy worker's key lives for 90 s."""
+        heartbeat = utcformat(now() - timedelta(seconds=seconds))
+        docora.redis.hset("rq:worker:w", "last_heartbeat", heartbeat)
+        docora.redis.expire("rq:worker:w", 90 - seconds)
 
     def output(*command: str) -> str:
         """What a command prints, in the first seconds of a minute and a quarter."""
@@ -67,9 +66,9 @@ def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
 
     with held_worker(snapshots, "--name", "w") as (gate, worker):
         worker.signal(SIGSTOP)
-        let_time_go_by(docora, "w", 35)
+        let_time_go_by(35)
         said("", "1")
-        let_time_go_by(docora, "w", 75)
+        let_time_go_by(75)
         said(" (last heartbeat 1 min 15 s ago)", "1")
         assert "busy, silent" in output("queue")
         with running(snapshots) as other:

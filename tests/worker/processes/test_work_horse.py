@@ -2,17 +2,16 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 
 import pytest
-from rq import Queue
-from rq.job import Job
 
 from docora_ops.queue import connect
 from docora_ops.worker import snapshot_job
-from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.proxy import eventually
 from tests.support.receiver import Request
+from tests.support.running_commands import terminate_sessions
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import Running, running
 
@@ -82,47 +81,13 @@ def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
     assert snapshots.docora.lost_links() == []
 
 
-class Noting(SnapshotWorker):
-    """Notes the process of each job; `happen` befalls the one that waits for the second job."""
-
-    happen: Callable[[int], object] = staticmethod(lambda _pid: None)
-
-    def __init__(self, snapshots: Snapshots) -> None:
-        client = connect(snapshots.settings)
-        snapshot_job.use_settings(snapshots.settings, client)
-        super().__init__(snapshots.settings, client, "worker-1")
-        self.pids: list[int] = []
-
-    def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        if len(self.pids) == 1:
-            self.happen(self.pids[0])
-        super().fork_work_horse(job, queue)
-        self.pids.append(self.horse_pid)
-
-
-@pytest.fixture
-def noting(snapshots: Snapshots) -> Iterator[Noting]:
-    """A worker in this process, and four jobs that wait."""
-    for link in snapshots.add_links(APPS).values():
-        snapshots.queue(link, max_retry_attempts=1)
-    yield Noting(snapshots)
-    assert snapshots.docora.statuses() == {"synced": 4}
-    snapshot_job.use_settings(snapshots.settings)
-
-
-def test_a_session_that_is_ended_between_two_jobs_costs_none(
-    noting: Noting, snapshots: Snapshots
-) -> None:
-    ended: list[int] = []
-
-    def end_sessions(_pid: int) -> None:
-        found = snapshots.docora.connection.execute(
-            "SELECT pg_terminate_backend(pid, 10000), pid FROM pg_stat_activity WHERE"
-            " datname = current_database() AND application_name = 'docora-ops' AND state = 'idle'"
-        ).fetchall()
-        ended.extend(row["pid"] for row in found)
-
-    noting.happen = end_sessions
-    noting.run_jobs(burst=True)
-    assert ended
-    assert len(set(noting.pids)) == 1, "no job has failed"
+def test_a_session_that_is_ended_between_two_jobs_costs_none(snapshots: Snapshots) -> None:
+    with connect(snapshots.settings) as client:
+        resources = snapshot_job.Resources(snapshots.settings, client)
+        first = resources.take_session()
+        resources.leave(first, succeeded=True)
+        assert resources.take_session() is first
+        resources.leave(first, succeeded=True)
+        assert terminate_sessions(snapshots.docora) == 1
+        with closing(resources.take_session()) as second:
+            assert second.rows("SELECT 1")

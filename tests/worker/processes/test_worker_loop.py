@@ -13,17 +13,8 @@ from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import expire_heartbeats, make_delayed_jobs_due, running
 
 
-@pytest.fixture
-def worker(snapshots: Snapshots) -> SnapshotWorker:
-    client = connect(snapshots.settings)
-    return SnapshotWorker(snapshots.settings, client, "worker-1")
-
-
 def test_a_heartbeat_that_redis_does_not_take_does_not_end_the_worker(
-    snapshots: Snapshots,
-    worker: SnapshotWorker,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     link, _ = snapshots.add_link({"a": "1"})
     execution = snapshots.docora.start_job(link.job_id)
@@ -32,7 +23,9 @@ def test_a_heartbeat_that_redis_does_not_take_does_not_end_the_worker(
         raise redis.TimeoutError
 
     monkeypatch.setattr(Worker, "maintain_heartbeats", refuse)
-    worker.maintain_heartbeats(snapshots.docora.job(link), execution)
+    with connect(snapshots.settings) as client:
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
+        worker.maintain_heartbeats(snapshots.docora.job(link), execution)
     assert "no heartbeat: TimeoutError" in caplog.text
 
 

@@ -15,8 +15,8 @@ from tests.support.delivery_checks import assert_in_sync, link_row
 from tests.support.docora import QUEUE, Docora
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
-from tests.support.snapshots import Files, Snapshots, Upstream
-from tests.support.worker_processes import expire_heartbeats, has_live_job, held_worker, running
+from tests.support.snapshots import Files, Snapshots
+from tests.support.worker_processes import expire_heartbeats, has_live_job, held_worker
 
 FILES: Files = {"a": "1\n", "b": "2\n"}
 CUT_OFF = "the snapshot was cut off: its worker was killed"
@@ -25,16 +25,6 @@ CUT_OFF = "the snapshot was cut off: its worker was killed"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docora_ops.actions.fix_drift.SECOND_LOOK_DELAY", 0.02)
-
-
-def kill_worker_at_work(snapshots: Snapshots, link: TestLink) -> None:
-    """Have a worker killed, with its work-horse, in the middle of the link's job."""
-    with held_worker(snapshots) as (_gate, worker):
-        worker.signal_all(signal.SIGKILL)
-        worker.end()
-        eventually(lambda: worker.processes == [], "the end of all its processes")
-    assert snapshots.docora.status(link) == "scanning"
-    assert snapshots.docora.job(link).get_status() is JobStatus.STARTED
 
 
 def begin(snapshots: Snapshots, link: TestLink, retry_count: int = 0) -> None:
@@ -54,11 +44,6 @@ def tidy_up(snapshots: Snapshots) -> None:
     LinkRecovery(snapshots.settings, snapshots.docora.redis).recover_abandoned_links()
 
 
-def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
-    assert_in_sync(snapshots, link, upstream)
-    assert not has_live_job(snapshots.docora, link)
-
-
 def assert_given_up(snapshots: Snapshots, link: TestLink, retry_count: int) -> None:
     assert link_row(snapshots, link) == ("failed", retry_count, CUT_OFF)
     assert not has_live_job(snapshots.docora, link)
@@ -68,22 +53,25 @@ def test_another_worker_takes_up_the_job_once_the_heartbeat_has_expired(
     snapshots: Snapshots,
 ) -> None:
     link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
-    kill_worker_at_work(snapshots, link)
+    with held_worker(snapshots) as (_gate, killed):
+        killed.signal_all(signal.SIGKILL)
+        killed.end()
+        eventually(lambda: killed.processes == [], "the end of all its processes")
+    assert snapshots.docora.job(link).get_status() is JobStatus.STARTED
     # As long as the heartbeat has not expired nobody may touch it.
     assert snapshots.work().code == 0
     assert snapshots.docora.status(link) == "scanning"
     expire_heartbeats(snapshots.docora)
-    with running(snapshots, "--burst") as worker:
-        assert worker.end() == 0
-    assert_synced(snapshots, link, upstream)
-    assert "its worker was killed; the link is pending_snapshot" in worker.log
+    assert "its worker was killed; the link is pending_snapshot" in snapshots.work().stderr
+    assert_in_sync(snapshots, link, upstream)
+    assert not has_live_job(snapshots.docora, link)
     paths = [request.path for request in snapshots.received().requests]
     assert paths.count("a") == 1
 
 
 def test_the_last_try_of_a_killed_worker_makes_the_link_failed(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_queued(FILES, max_retry_attempts=1, retry_base_delay_ms=0)
-    kill_worker_at_work(snapshots, link)
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=1)
+    begin(snapshots, link)
     expire_heartbeats(snapshots.docora)
     assert snapshots.work().code == 0
     assert_given_up(snapshots, link, 1)

@@ -8,17 +8,9 @@ from rq.job import JobStatus
 
 from docora_ops.worker import snapshot_job as job_module
 from tests.support.delivery_checks import events, link_row
-from tests.support.rows import TestLink
+from tests.support.docora import QUEUE
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import make_delayed_jobs_due
-
-
-def due(snapshots: Snapshots, link: TestLink) -> float | None:
-    """When RQ is going to queue the job again."""
-    key = snapshots.docora.queue.scheduled_job_registry.key
-    score = snapshots.docora.redis.zscore(key, link.job_id)
-    assert score is None or isinstance(score, float)
-    return score
 
 
 def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(snapshots: Snapshots) -> None:
@@ -32,8 +24,8 @@ def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(snapshots:
         error = "HTTP 500 on created src/b"
         assert link_row(snapshots, link) == ("pending_snapshot", number, error)
         assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
-        when = due(snapshots, link)
-        assert when is not None
+        when = snapshots.docora.redis.zscore(f"rq:scheduled:{QUEUE}", link.job_id)
+        assert isinstance(when, float)
         assert begun + delay - 1 <= when <= time.time() + delay + 1
         make_delayed_jobs_due(snapshots.docora)
     assert snapshots.work(MAX_RETRY_ATTEMPTS="3").code == 0
@@ -42,7 +34,6 @@ def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(snapshots:
     assert job.get_status() is JobStatus.FAILED
     failed = snapshots.docora.queue.failed_job_registry.key
     assert snapshots.docora.registries(link.job_id) == {failed}
-    assert due(snapshots, link) is None
     assert snapshots.docora.waiting() == []
     assert [path for _, path in events(snapshots)] == ["a", "src/b", "src/b", "src/b"]
     result = job.latest_result()
@@ -73,22 +64,15 @@ def test_a_job_without_settings_is_kept(
 def test_the_verdict_waits_for_the_disk_though_deliveries_do_not(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_link({"a": "1\n", "b": "2\n"})
     snapshots.docora.connection.execute(
-        """
-        CREATE TABLE commits (what text, waits text);
-        GRANT INSERT ON commits TO PUBLIC;
-        CREATE FUNCTION note_it() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            INSERT INTO public.commits VALUES (TG_ARGV[0], current_setting('synchronous_commit'));
-            RETURN NEW;
-        END $$;
-        CREATE TRIGGER note_it AFTER INSERT ON app_delivered_files
-            FOR EACH ROW EXECUTE FUNCTION note_it('delivery');
-        CREATE TRIGGER note_it AFTER UPDATE ON app_repositories
-            FOR EACH ROW WHEN (NEW.status = 'synced') EXECUTE FUNCTION note_it('verdict');
-        CREATE TRIGGER note_it AFTER INSERT ON repository_snapshots
-            FOR EACH ROW EXECUTE FUNCTION note_it('snapshot');
-        """
+        "CREATE TABLE commits (what text, waits text); GRANT INSERT ON commits TO PUBLIC"
     )
+    note = "INSERT INTO public.commits VALUES (TG_NAME, current_setting('synchronous_commit'))"
+    for what, event, when in (
+        ("delivery", "AFTER INSERT ON app_delivered_files", "true"),
+        ("verdict", "AFTER UPDATE ON app_repositories", "NEW.status = 'synced'"),
+        ("snapshot", "AFTER INSERT ON repository_snapshots", "true"),
+    ):
+        snapshots.docora.add_trigger(note, event=event, when=when, name=what)
     snapshots.run_job(link)
     rows = snapshots.docora.connection.execute("SELECT what, waits FROM commits").fetchall()
     assert [(row["what"], row["waits"]) for row in rows] == [
