@@ -36,8 +36,8 @@ _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
 # Files and folders of a commit: a few trees that name each other make billions of paths.
 _MOST_PATHS = 1_000_000
-_LONGEST_PATH = 4096  # bytes; Linux can check out no longer path
-_LONGEST_ENTRY = len(f"100644 blob {'0' * 40}\t") + _LONGEST_PATH
+_LONGEST_PATH = 4096  # characters; Linux can check out no longer path
+_ID_LENGTH = 20  # bytes of an object id in a tree
 # git itself creates no such paths, but accepts them from a server.
 _UNSAFE_PATH = re.compile(r"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 _SCAN = "docora-ops-scan"
@@ -232,7 +232,7 @@ class Clone:
 
 
 class Objects:
-    """Reads a clone. One `git cat-file`, started by the first request, reads all contents.
+    """Reads a clone with one `git cat-file`, which is started by the first request.
 
     Raises BrokenCloneError, also within a content.
     """
@@ -253,36 +253,34 @@ class Objects:
         Raises GitError if the commit has more paths, or a longer one, than any that is meant.
         """
         files = []
-        paths, rest = 0, b""
-        # With the folders, which may be endless, too.
-        git = self._git.start(["ls-tree", "-r", "-t", "-z", commit], self._clone)
-        assert git.stdout is not None  # noqa: S101 - a pipe
-        try:
-            while piece := git.stdout.read(PIECE):
-                *entries, rest = (rest + piece).split(b"\0")
-                paths += len(entries)
-                if paths > _MOST_PATHS or max(map(len, (*entries, rest))) > _LONGEST_ENTRY:
-                    raise GitError(
-                        f"the commit {commit} has more than {_MOST_PATHS:,} paths, or one of "
-                        f"more than {_LONGEST_PATH:,} bytes"
-                    )
-                for entry in entries:
-                    head, _, path = entry.decode(errors="surrogateescape").partition("\t")
-                    mode, _, object_id = head.split()
-                    if not mode.startswith("100"):  # a folder, a link, or another repository
+        paths = 0
+        trees = [("", f"{commit}^{{tree}}")]
+        while trees:
+            # The last ones first, so that few trees wait at any time.
+            batch = trees[-_MOST_REQUESTED:]
+            del trees[-_MOST_REQUESTED:]
+            contents = self.read((object_id for _, object_id in batch), b"tree")
+            for (folder, _), content in zip(batch, contents, strict=True):
+                for mode, name, object_id in _entries(b"".join(content)):
+                    path = folder + name
+                    paths += 1
+                    if paths > _MOST_PATHS or len(path) > _LONGEST_PATH:
+                        raise GitError(
+                            f"the commit {commit} has more than {_MOST_PATHS:,} paths, or one of "
+                            f"more than {_LONGEST_PATH:,} characters"
+                        )
+                    if mode in {b"40000", b"040000"}:
+                        trees.append((path + "/", object_id))
+                    elif not mode.startswith(b"100"):  # a link, or another repository
                         continue
-                    if _UNSAFE_PATH.search(path):
+                    elif _UNSAFE_PATH.search(path):
                         log.warning("not sent, its path is not safe: %s", inert(path))
                     else:
                         files.append((path, object_id))
-            if git.wait():
-                raise BrokenCloneError(f"git can't list the files of {commit}")
-        finally:
-            stop(git)
         return sorted(files)
 
-    def read(self, object_ids: Iterable[str]) -> Iterator[Iterator[bytes]]:
-        """Yields the content of each file; each has to be read to its end before the next."""
+    def read(self, object_ids: Iterable[str], kind: bytes = b"blob") -> Iterator[Iterator[bytes]]:
+        """Yields the content of each object; each has to be read to its end before the next."""
         if self._running is None:
             self._running = self._git.start(["cat-file", "--batch"], self._clone)
         stdin, stdout = self._running.stdin, self._running.stdout
@@ -294,13 +292,13 @@ class Objects:
                 stdin.write("".join(f"{each}\n" for each in batch).encode())
                 stdin.flush()
             for object_id in batch:
-                yield self._receive(stdout, object_id)
+                yield self._receive(stdout, object_id, kind)
 
-    def _receive(self, stdout: IO[bytes], object_id: str) -> Iterator[bytes]:
+    def _receive(self, stdout: IO[bytes], object_id: str, kind: bytes) -> Iterator[bytes]:
         """Yields the pieces of the next object."""
         broken = BrokenCloneError(f"the clone {self._clone} is broken at object {object_id}")
         fields = stdout.readline().split()
-        if len(fields) != 3 or fields[1] != b"blob":  # noqa: PLR2004 - id, type, size
+        if len(fields) != 3 or fields[1] != kind:  # noqa: PLR2004 - id, type, size
             raise broken
         left = int(fields[2])
         while left:
@@ -311,6 +309,18 @@ class Objects:
             yield piece
         if stdout.read(1) != b"\n":
             raise broken
+
+
+def _entries(tree: bytes) -> Iterator[tuple[bytes, str, str]]:
+    """Yields mode, name and object id of each entry: `MODE NAME`, NUL, and the id in binary."""
+    start = 0
+    while start < len(tree):
+        end = tree.find(b"\0", start) + 1
+        if not end:
+            raise BrokenCloneError("git shows a tree that is cut off")
+        mode, _, name = tree[start : end - 1].partition(b" ")
+        start = end + _ID_LENGTH
+        yield mode, name.decode(errors="surrogateescape"), tree[end:start].hex()
 
 
 def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:

@@ -64,7 +64,7 @@ def test_a_second_run_without_a_change_fetches_hashes_and_sends_nothing(
     monkeypatch.setattr(Git, "_finish", noted_finish)
     snapshots.run_job(link)
     assert "fetch" in commands
-    assert len(asked) == 4  # two are hashed, two are sent
+    assert len(asked) == 5  # the tree; two are hashed, two are sent
     asked.clear()
     commands.clear()
     snapshots.run_job(link)
