@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Suspects, find_drift
@@ -37,8 +38,8 @@ from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Standby
 from docora_ops.queue.redis_client import describe, latency
-from docora_ops.queue.redis_server import RedisServer, read_redis_server, try_commands
 from docora_ops.queue.redis_server import read_clock as read_redis_clock
+from docora_ops.queue.redis_server import read_redis_server, try_commands
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration
 
@@ -309,41 +310,46 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
     return server
 
 
-def check_redis(server: RedisServer, refusal: tuple[str, str] | None = None) -> Iterator[Check]:
-    """Checks version, role, eviction, memory and persistence.
+def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None) -> Iterator[Check]:
+    """Checks version, role, eviction, memory and persistence, by the answer of INFO.
 
     refusal: why it refused the writes that were tried, and what to do.
     """
-    numbers = [int(number) for number in re.findall(r"\d+", server.version)]
+    version, valkey = str(info.get("redis_version", "")), info.get("valkey_version")
+    is_replica = info.get("role", "master") != "master"
+    product = f"Valkey {valkey}" if valkey else f"Redis {version}"
+    numbers = [int(number) for number in re.findall(r"\d+", version)]
     upgrade = "upgrade to Redis 6.2, Valkey 7.2 or newer"
     is_old = bool(numbers) and numbers < _OLDEST_REDIS
-    problem = (is_old, failed, f"{server.product} is too old", upgrade)
-    yield _judge(CheckName.REDIS_VERSION, server.product, problem)
+    problem = (is_old, failed, f"{product} is too old", upgrade)
+    yield _judge(CheckName.REDIS_VERSION, product, problem)
     yield _judge(
         CheckName.REDIS_PRIMARY,
         "the primary",
-        (server.is_replica, failed, "it is a replica", "point REDIS_URL at the primary"),
+        (is_replica, failed, "it is a replica", "point REDIS_URL at the primary"),
         (refusal is not None, failed, *(refusal or ("", ""))),
     )
-    policy = server.eviction_policy or "noeviction"  # or it does not tell
+    policy = info.get("maxmemory_policy") or "noeviction"  # or it does not tell
     found = f"maxmemory-policy is {policy}: jobs may be thrown away"
     hint = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
     problem = (policy != "noeviction", failed, found, hint)
     yield _judge(CheckName.REDIS_EVICTION, policy, problem)
-    used = f"{server.used_memory / 2**20:,.0f} MiB used"
-    share = server.used_memory / server.maxmemory if server.maxmemory else 0
+    memory, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
+    used = f"{memory / 2**20:,.0f} MiB used"
+    share = memory / limit if limit else 0
     found = f"{used}, {share:.0%} of maxmemory"
     hint = "free memory, or raise maxmemory: a full Redis takes no jobs"
     yield _judge(
         CheckName.REDIS_MEMORY,
-        found if server.maxmemory else f"{used}, maxmemory is not set",
+        found if limit else f"{used}, maxmemory is not set",
         (share >= _MEMORY_FAILURE, failed, found, hint),
         (share >= _MEMORY_WARNING, warning, found, hint),
     )
     found = "the last write to disk failed: it refuses writes, or soon will"
-    is_broken = server.last_append_failed or server.last_snapshot_failed
+    writes = ("aof_last_write_status", "rdb_last_bgsave_status")
+    is_broken = any(info.get(name, "ok") != "ok" for name in writes)
     problem = (is_broken, failed, found, "see Redis's log and its disk")
-    fine = "append-only file" if server.appends_to_file else "snapshots"
+    fine = "append-only file" if info.get("aof_enabled") else "snapshots"
     yield _judge(CheckName.REDIS_PERSISTENCE, fine, problem)
 
 

@@ -25,12 +25,12 @@ from docora_ops.settings import Settings, load_settings
 
 _PAUSE = 0.1  # seconds between two looks whether the workers listen
 _START_LIMIT = 60  # seconds
+# Commands to try after the story.
 FIRST_COMMANDS = (
     "status",
     f"retry '{ACME.name}' {API.repository_name} --wait",
     "retry-all-failed --in-flight 2 --max-failures 2",
 )
-"""Commands to try after the story."""
 
 
 class DemoError(DocoraOpsError, code="demo"):

@@ -16,12 +16,11 @@ from docora_ops.links import Action
 from docora_ops.queue.redis_client import redis_errors, text_of
 
 STREAM = "docora-ops:audit"
+# A stream of its own: a pass each minute would push out the entries of people.
 SCHEDULE_STREAM = "docora-ops:audit:schedule"
-"""A stream of its own: a pass each minute would push out the entries of people."""
 ENTRIES_KEPT = 10_000
 
-AuditEntry = tuple[str | int, ...]
-"""The command that writes an audit entry: XADD and its arguments, the key first."""
+AuditEntry = tuple[str | int, ...]  # the command that writes it: XADD, the key, further arguments
 
 
 class AuditEvent(StrEnum):

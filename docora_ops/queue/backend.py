@@ -28,20 +28,16 @@ from docora_ops.jobs import (
     Backend,
     BackendChoice,
     BackendSource,
-    OtherQueue,
     Worker,
 )
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 
-LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME
-"""The list of waiting jobs."""
-INTERMEDIATE = IntermediateQueue.get_intermediate_queue_key(LIST)
-"""The list of jobs that workers have just taken."""
-WIP = StartedJobRegistry.key_template.format(QUEUE_NAME)
-"""The registry of running jobs."""
-EXECUTIONS = ExecutionRegistry.key_template.format("")
-"""The beginning of the keys that hold the executions of a job."""
+LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME  # of waiting jobs
+INTERMEDIATE = IntermediateQueue.get_intermediate_queue_key(LIST)  # of jobs just taken by workers
+WIP = StartedJobRegistry.key_template.format(QUEUE_NAME)  # the registry of running jobs
+EXECUTIONS = ExecutionRegistry.key_template.format("")  # begins the keys of a job's executions
+# All other registries of the queue.
 REGISTRIES = {
     "failed": FailedJobRegistry.key_template.format(QUEUE_NAME),
     "finished": FinishedJobRegistry.key_template.format(QUEUE_NAME),
@@ -50,7 +46,7 @@ REGISTRIES = {
     "scheduled": ScheduledJobRegistry.key_template.format(QUEUE_NAME),
     "ready": ReadyJobRegistry.key_template.format(QUEUE_NAME),
 }
-"""The keys of all other registries of the queue."""
+# RQ's keys, and prefixes to a job id, for the Lua scripts.
 SCRIPT_KEYS: dict[str, object] = {
     "queues": Queue.redis_queues_keys,
     "list": LIST,
@@ -62,28 +58,22 @@ SCRIPT_KEYS: dict[str, object] = {
     "executions_prefix": EXECUTIONS,
     "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
 }
-"""RQ's keys, and prefixes to a job id, for the Lua scripts."""
 
-BULLMQ = f"{BULLMQ_PREFIX}:{QUEUE_NAME}:"
-"""The beginning of all keys of Docora's own queue."""
+BULLMQ = f"{BULLMQ_PREFIX}:{QUEUE_NAME}:"  # begins all keys of Docora's own queue
 BULLMQ_LISTS = ("wait", "paused", "active")
 BULLMQ_SETS = ("delayed", "failed", "completed")
-BULLMQ_PLACES = (*BULLMQ_LISTS, *BULLMQ_SETS)
-"""The ends of the keys that hold jobs; in the first four, the jobs are to be run."""
+BULLMQ_PLACES = (*BULLMQ_LISTS, *BULLMQ_SETS)  # in the first four, the jobs are to be run
 _BULLMQ_WORKER = f"{BULLMQ_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"
 
 _SCAN = 'redis-cli -u "$REDIS_URL" --scan --pattern'
 _DELETE = 'xargs -r -n 100 redis-cli -u "$REDIS_URL" del'
+# Shell commands that remove a queue with the jobs of links; `rq empty` leaves delayed jobs.
 TO_REMOVE_RQ_JOBS = (
     f"{{ {_SCAN} '{RQ_KEY_PREFIX}:*:{QUEUE_NAME}'; {_SCAN} '{RQ_KEY_PREFIX}:*:app_*-repo_*'; }} | "
     + _DELETE
 )
-"""The shell command that removes RQ's queue and the jobs of links; `rq empty` leaves delayed jobs.
-"""
 TO_REMOVE_BULLMQ_JOBS = f"{{ {_SCAN} '{BULLMQ}*'; }} | {_DELETE}"
-"""The shell command that removes Docora's own queue."""
-START = "start Docora's worker if it runs its own, or "
-"""Begins the advice where no worker is seen."""
+START = "start Docora's worker if it runs its own, or "  # begins the advice if no worker is seen
 
 
 def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
@@ -96,7 +86,7 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
         return BackendChoice(settings.backend, BackendSource.SETTING)
     bullmq_keys = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
     with redis_errors(client):
-        rq, bullmq = _permitted(lambda: count_rq_workers(client)), len(bullmq_workers(client))
+        rq, bullmq = permitted(lambda: count_rq_workers(client)), len(bullmq_workers(client))
         source, why = BackendSource.WORKERS, "{} workers run"
         if rq and bullmq:
             why = "workers of both RQ and BullMQ run"
@@ -104,8 +94,8 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
             return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
         if not (rq or bullmq):
             source, why = BackendSource.TRACES, "only {} has keys, with no worker in sight"
-            rq = _permitted(lambda: client.exists(LIST, INTERMEDIATE, WIP, *REGISTRIES.values()))
-            bullmq = _permitted(lambda: client.exists(*bullmq_keys))
+            rq = permitted(lambda: client.exists(LIST, INTERMEDIATE, WIP, *REGISTRIES.values()))
+            bullmq = permitted(lambda: client.exists(*bullmq_keys))
     if rq and bullmq:
         why = "both RQ and BullMQ have keys, with no worker in sight"
         return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, START)
@@ -116,7 +106,7 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     return BackendChoice(Backend.RQ, BackendSource.DEFAULT, "nobody has used the queue yet")
 
 
-def _permitted(count: Callable[[], object]) -> int:
+def permitted(count: Callable[[], object]) -> int:
     """Counts; 0 for what the user may not read: users are made for one of the two queues."""
     try:
         return cast("int", count())
@@ -149,19 +139,3 @@ def bullmq_workers(client: Redis) -> list[Worker]:
             host = address.rpartition(":")[0] or None
             found.append(Worker(own_name or address, None, host, None, None, jobs=[]))
     return found
-
-
-def read_use(client: Redis, backend: Backend) -> OtherQueue:
-    """Tells whether this backend is in use, beside an installation with the other one.
-
-    Raises RedisError.
-    """
-    is_rq = backend is Backend.RQ
-    with redis_errors(client):
-        if _permitted(lambda: count_rq_workers(client)) if is_rq else bullmq_workers(client):
-            return OtherQueue.WORKED_ON
-        if is_rq:
-            has_jobs = _permitted(lambda: client.exists(LIST, REGISTRIES["scheduled"])) > 0
-        else:
-            has_jobs = bool(client.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4])))
-    return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED

@@ -51,21 +51,19 @@ _OUTCOMES = {
     JobState.WAITING: Outcome.ALREADY_QUEUED,
 }
 _ENDED = ("completed", "failed")
+# BullMQ's words for the states of a job.
 _STATUSES = {
     JobState.FINISHED: "completed",
     JobState.STALE: "failed",
     JobState.WAITING: "wait",
     JobState.RUNNING: "active",
 }
-"""BullMQ's words for the states of a job."""
 _SUSPENSION = Suspension(None, None, None, None, "the BullMQ queue is paused")
 _PAGE = 5000
-_PER_SECOND = 0x1000 * 1000
-"""The score of a delayed job counts so many steps for each second."""
+_PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
 _RECORD_FIELDS = ("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm", "failedReason")
-_LEAST_WAITING = 20
-"""Jobs at the head that are compared for the oldest: BullMQ puts stalled jobs there."""
+_LEAST_WAITING = 20  # jobs at the head that are compared: BullMQ puts stalled jobs there
 
 
 class BullmqQueue(LinkQueue):
@@ -110,9 +108,8 @@ class BullmqQueue(LinkQueue):
         entries = {state: audit[each] for state, each in _OUTCOMES.items() if each in audit}
         arguments = [json.dumps({"prefix": BULLMQ, "audit": entries}), *job_ids]
         answers = []
-        for job_id, reply in zip(
-            job_ids, self._script.run(arguments, rows_locked=rows_locked), strict=True
-        ):
+        replies = self._script.run(arguments, rows_locked=rows_locked)
+        for job_id, reply in zip(job_ids, replies, strict=True):
             word, _, reason = reply.partition(":")
             state = JobState.WAITING if word == "delayed" else JobState(word)
             outcome = _OUTCOMES.get(state)

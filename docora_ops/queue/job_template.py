@@ -17,14 +17,10 @@ from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _SHOWN_ARGUMENTS = frozenset({"app_name", "owner", "name"})
-_MOST_OF_A_CALL = 1 << 20
-"""Bytes of a pickled call that are read."""
-_MOST_OF_A_TRACEBACK = 1 << 24
-"""Bytes of an unpacked traceback that are read."""
-_LARGEST_BLOCK = 0xFFFF
-"""Bytes of the largest stored block in a zlib stream."""
-_LINES = 10
-"""Lines of a traceback that are shown."""
+_MOST_OF_A_CALL = 1 << 20  # bytes of a pickled call that are read
+_MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
+_LARGEST_BLOCK = 0xFFFF  # bytes of the largest stored block in a zlib stream
+_LINES = 10  # of a traceback that are shown
 
 
 class JobTemplate:
@@ -45,8 +41,8 @@ class JobTemplate:
             description="of no link",
             retry=Retry(max=len(delays), interval=delays) if delays else None,
         )
+        # The fields that all jobs have in common, names and values alternating.
         self.fields: list[str] = []
-        """The fields that all jobs have in common, names and values alternating."""
         for name, value in job.to_dict().items():
             if name not in _VARIABLE_FIELDS:
                 self.fields += (name, str(getattr(value, "value", value)))

@@ -1,12 +1,10 @@
 """The queue that the jobs of links stand in: one shape for RQ and for Docora's own BullMQ."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from redis import Redis
 
@@ -23,12 +21,18 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.backend import bullmq_workers, count_rq_workers, read_use
+from docora_ops.queue.backend import (
+    BULLMQ,
+    BULLMQ_PLACES,
+    LIST,
+    REGISTRIES,
+    bullmq_workers,
+    count_rq_workers,
+    permitted,
+)
 from docora_ops.queue.redis_client import Script, describe, redis_errors
+from docora_ops.queue.sweep import QueueSweep
 from docora_ops.settings import Settings
-
-if TYPE_CHECKING:
-    from docora_ops.queue.sweep import QueueSweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +55,20 @@ class PushRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The state of one job, and the outcome of a push.
-
-    reason: why the job is unreadable.
-    outcome: None after a look at RQ, and for a running or unreadable job.
-    is_delayed: the job waits, but not in a list.
-    """
+    """The state of one job, and the outcome of a push."""
 
     job_id: str
     state: JobState
-    reason: str = ""
-    outcome: Outcome | None = None
-    is_delayed: bool = False
+    reason: str = ""  # why the job is unreadable
+    outcome: Outcome | None = None  # of a push; a look at RQ tells only that a job waits
+    is_delayed: bool = False  # it waits, but not in a list
 
 
 class LinkQueue(ABC):
     """The queue that the jobs of links stand in. All calls raise RedisError."""
 
     backend: ClassVar[Backend]
-    is_docoras: ClassVar[bool] = False
-    """Docora's own scheduler queues pending links: a push only looks at jobs."""
+    is_docoras: ClassVar[bool] = False  # its scheduler queues pending links: a push only looks
     script_files: ClassVar[Sequence[str]]
 
     def __init__(
@@ -79,9 +77,10 @@ class LinkQueue(ABC):
         self._settings = settings
         self._client = client
         self._script = Script(client, *self.script_files)
+        self.prepare = self._script.prepare  # to be called before rows are locked
         self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
+        # The time within which Docora's scheduler queues a pending link, in words.
         self.scan_interval = settings.scan_interval
-        """The time within which Docora's scheduler queues a pending link, in words."""
 
     @property
     def where(self) -> str:
@@ -104,10 +103,6 @@ class LinkQueue(ABC):
     def is_in_place(self, job_id: str) -> bool:  # noqa: ARG002
         """Tells whether a waiting job stands where it is taken from. Searches the queue's list."""
         return True
-
-    def prepare(self) -> None:
-        """Connects and loads the script before rows are locked."""
-        self._script.prepare()
 
     @abstractmethod
     def push(
@@ -148,7 +143,17 @@ class LinkQueue(ABC):
 
     def read_other(self) -> OtherQueue:
         """Tells whether the queue of the other backend holds jobs, and whether a worker runs."""
-        return read_use(self._client, Backend.RQ if self.is_docoras else Backend.BULLMQ)
+        client = self._client
+        with redis_errors(client):
+            if self.is_docoras:
+                workers = permitted(lambda: count_rq_workers(client))
+                jobs = permitted(lambda: client.exists(LIST, REGISTRIES["scheduled"]))
+            else:
+                workers = len(bullmq_workers(client))
+                jobs = client.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
+        if workers:
+            return OtherQueue.WORKED_ON
+        return OtherQueue.LEFT_JOBS if jobs else OtherQueue.UNUSED
 
     @abstractmethod
     def health(self) -> QueueHealth:

@@ -29,12 +29,9 @@ from docora_ops.queue.redis_client import (
     whole_number,
 )
 
-EXPIRY = 3_600
-"""TTL in seconds of an operation, renewed with each batch."""
-HEARTBEAT = 30
-"""Seconds after which a runner renews the TTL, even if its batch takes longer."""
-OWNER_PATIENCE = 120
-"""Seconds without a renewal after which a running operation has lost its runner."""
+EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
+HEARTBEAT = 30  # seconds after which a runner renews the TTL, even if its batch takes longer
+OWNER_PATIENCE = 120  # seconds without a renewal after which an operation has lost its runner
 FAILURES_KEPT = 10_000
 
 _PREFIX = "docora:bulk:"
@@ -42,8 +39,8 @@ _ID_BYTES = 16
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
+# Further fields of an operation that docora-ops has started, as far as they are known.
 _OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
-"""Further fields of an operation that docora-ops has started, as far as they are known."""
 
 
 def new_operation_id() -> str:
@@ -147,12 +144,11 @@ class ProgressStore:
                 optional_text_of, values[5:]
             )
             # Each step sets the same TTL, so the rest of it tells the time of the step.
-            is_known = 0 <= left <= EXPIRY * 1000
-            at = seconds - EXPIRY + left / 1000 if is_known else None
-            state = OperationState.RUNNING
+            at = seconds - EXPIRY + left / 1000 if 0 <= left <= EXPIRY * 1000 else None
+            is_cancelled, state = values[4] == b"true", OperationState.RUNNING
             if completed >= total:
                 state = OperationState.DONE
-            elif values[4] == b"true":
+            elif is_cancelled:
                 state = OperationState.CANCELLED
             elif at is not None and seconds - at > OWNER_PATIENCE:
                 state = OperationState.OWNER_GONE
@@ -163,7 +159,7 @@ class ProgressStore:
                     completed=completed,
                     put_to_work=succeeded,
                     not_queued=failed,
-                    cancelled=values[4] == b"true",
+                    cancelled=is_cancelled,
                     state=state,
                     last_step_at=None if at is None else moment_of_timestamp(at),
                     last_step_seconds=None if at is None else int(seconds - at),
@@ -197,16 +193,15 @@ class ProgressStore:
 
     def read_links(self, operation_id: str, since: int) -> list[str]:
         """Returns the row ids of claimed links from `since` on. An id may be there twice."""
-        key = links_key(operation_id)
         with redis_errors(self._client):
-            found = self._client.getrange(key, since * _ID_BYTES, -1)
-        return unpacked_ids(cast("bytes", found))
+            found = self._client.getrange(links_key(operation_id), since * _ID_BYTES, -1)
+        return _unpacked(cast("bytes", found))
 
     def add_links(self, operation_id: str, ids: Iterable[str]) -> None:
         """Keeps further links of an operation, by their row ids."""
         key = links_key(operation_id)
         with redis_errors(self._client):
-            self._client.append(key, cast("str", packed_ids(ids)))
+            self._client.append(key, cast("str", _packed(ids)))
             self._client.expire(key, EXPIRY)
 
     def renew(self, operation: KnownOperation) -> None:
@@ -275,13 +270,11 @@ def links_key(operation_id: str) -> str:
     return f"docora-ops:operation:{operation_id}:links"
 
 
-def packed_ids(ids: Iterable[str]) -> bytes:
-    """Returns 16 bytes for each row id."""
+def _packed(ids: Iterable[str]) -> bytes:
     return b"".join(UUID(id_).bytes for id_ in ids)
 
 
-def unpacked_ids(packed: bytes) -> list[str]:
-    """Returns row ids that were packed."""
+def _unpacked(packed: bytes) -> list[str]:
     starts = range(0, len(packed) - _ID_BYTES + 1, _ID_BYTES)
     return [str(UUID(bytes=packed[start : start + _ID_BYTES])) for start in starts]
 
@@ -297,10 +290,8 @@ def _failures_key(operation_id: str) -> str:
 
 # Runs with `--in-flight` that are under way: `schedule` leaves their links to them
 
-PACED_RUNS = "docora-ops:paced-runs"
-"""The operation ids of runs that were heard of lately; of some, the selection has expired."""
-HEARD = 60
-"""Seconds for which a run counts as under way without a further sign of life."""
+PACED_RUNS = "docora-ops:paced-runs"  # operation ids of runs that were heard of lately
+HEARD = 60  # seconds for which a run counts as under way without a further sign of life
 
 
 @dataclass(frozen=True)
@@ -309,8 +300,7 @@ class PacedLinks:
 
     operation_id: str
     selected: frozenset[str]
-    queued: frozenset[str]
-    """The selected links whose turn has come."""
+    queued: frozenset[str]  # the selected links whose turn has come
 
 
 class PacedRuns:
@@ -324,7 +314,7 @@ class PacedRuns:
         key = selection_key(operation_id)
         with redis_errors(self._client):
             if not self._client.expire(key, HEARD):
-                self._client.set(key, packed_ids(selected), ex=HEARD)
+                self._client.set(key, _packed(selected), ex=HEARD)
             self._client.sadd(PACED_RUNS, operation_id)
             self._client.expire(PACED_RUNS, HEARD)
 
@@ -344,7 +334,7 @@ class PacedRuns:
                 pipeline.get(links_key(operation_id))
             found = answers_of(pipeline)
         return [
-            PacedLinks(operation_id, *(frozenset(unpacked_ids(each or b"")) for each in links))
+            PacedLinks(operation_id, *(frozenset(_unpacked(each or b"")) for each in links))
             for operation_id, *links in zip(operation_ids, found[::2], found[1::2], strict=True)
             if links[0]
         ]

@@ -1,7 +1,6 @@
 """Checking the Redis server and its permissions. Only reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -12,30 +11,14 @@ from docora_ops.queue.backend import LIST
 from docora_ops.queue.progress import links_key, operation_key
 from docora_ops.queue.redis_client import explain_refused_write, redis_errors, server_time
 
-_TRIAL = "docora-ops:trial"
-"""The end of the names of keys that never exist."""
+_TRIAL = "docora-ops:trial"  # ends the names of keys that never exist
 
 
-@dataclass(frozen=True)
-class RedisServer:
-    """The state of the server. Unknown values are None or 0."""
-
-    product: str
-    version: str  # the compatible version of Redis
-    is_replica: bool
-    eviction_policy: str | None
-    used_memory: int
-    maxmemory: int
-    appends_to_file: bool
-    last_append_failed: bool
-    last_snapshot_failed: bool
-
-
-def read_redis_server(client: redis.Redis) -> RedisServer | None:
-    """Reads the state of the server; None if INFO is not permitted. Raises RedisError."""
+def read_redis_server(client: redis.Redis) -> Mapping[str, Any] | None:
+    """Returns the answer of INFO, None if it is not permitted. Raises RedisError."""
     with redis_errors(client):
         try:
-            return redis_server_of(client.info())
+            return client.info()
         except redis.exceptions.NoPermissionError:
             return None
 
@@ -44,28 +27,6 @@ def read_clock(client: redis.Redis) -> float:
     """Returns the time of the server's clock, in seconds since 1970. Raises RedisError."""
     with redis_errors(client):
         return server_time(client)
-
-
-def redis_server_of(info: Mapping[str, Any]) -> RedisServer:
-    """Reads the answer of INFO."""
-
-    def number(name: str) -> int:
-        value = info.get(name, 0)
-        return int(value) if isinstance(value, int | float) else 0
-
-    version = str(info.get("redis_version", ""))
-    valkey = info.get("valkey_version")
-    return RedisServer(
-        product=f"Valkey {valkey}" if valkey else f"Redis {version}",
-        version=version,
-        is_replica=info.get("role", "master") != "master",
-        eviction_policy=info.get("maxmemory_policy"),
-        used_memory=number("used_memory"),
-        maxmemory=number("maxmemory"),
-        appends_to_file=number("aof_enabled") != 0,
-        last_append_failed=info.get("aof_last_write_status", "ok") != "ok",
-        last_snapshot_failed=info.get("rdb_last_bgsave_status", "ok") != "ok",
-    )
 
 
 def try_commands(client: redis.Redis, backend: Backend) -> tuple[str, str] | None:

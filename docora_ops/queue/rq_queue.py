@@ -1,9 +1,7 @@
 """The RQ queue that the jobs of links stand in, for a Docora whose workers are RQ's.
 
-What only reads writes nothing and unpickles nothing, unlike RQ's own calls.
+Unlike RQ's own calls, those that read write nothing and unpickle nothing.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from math import ceil
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from redis import Redis
 from rq.defaults import RQ_KEY_PREFIX
@@ -67,9 +65,7 @@ from docora_ops.queue.redis_client import (
     text_of,
     whole_number,
 )
-
-if TYPE_CHECKING:
-    from docora_ops.queue.sweep import QueueSweep
+from docora_ops.queue.sweep import TO_RUN_OR_FAILED, QueueSweep
 
 _OUTCOMES = {
     "queued": Outcome.QUEUED,
@@ -79,19 +75,18 @@ _OUTCOMES = {
     "delayed": Outcome.ALREADY_QUEUED,
 }
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
+# The status of a waiting job, and its place among those of `RqQueue.is_in_place`.
 _PLACES = {"queued": 0, "scheduled": 2, "deferred": 3, "ready_to_enqueue": 4}
-"""The status of a waiting job, and its place among those of `RqQueue.is_in_place`."""
 _JOB_FIELDS = ("data", "created_at", "enqueued_at", "started_at")
 _RECORD_FIELDS = (
     *("status", "origin", "retries_left", "worker_name"),
     *("created_at", "enqueued_at", "started_at", "ended_at"),
 )
 _WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead")
-_LEAST_WAITING = 20
-"""Jobs at the head of the list that are compared for the oldest: `--front` puts new jobs there."""
+_LEAST_WAITING = 20  # jobs at the head that are compared: `--front` puts new jobs there
+# Milliseconds that are left of a worker's key: each heartbeat sets it to at least 60 s more than
+# the time until the next one.
 _LEAST_TTL_MS = 50_000
-"""Milliseconds that a worker's key has left at least: each heartbeat sets it to at least 60 s more
-than the time until the next one."""
 
 
 class RqQueue(LinkQueue):
@@ -103,8 +98,6 @@ class RqQueue(LinkQueue):
 
     @cached_property
     def sweep(self) -> QueueSweep:
-        from docora_ops.queue.sweep import QueueSweep  # seldom needed
-
         return QueueSweep(self._client)
 
     def sample(self, count: int) -> list[str]:
@@ -164,19 +157,13 @@ class RqQueue(LinkQueue):
                 payload.description if payload else b"",
                 bytes.fromhex(request.row_id.replace("-", "")),
             )
-        return [
-            replace(_answer(request.job_id, reply), outcome=_OUTCOMES.get(reply))
-            for request, reply in zip(
-                requests, self._script.run(arguments, rows_locked=True), strict=True
-            )
-        ]
+        replies = self._script.run(arguments, rows_locked=True)
+        return [_answer(each.job_id, reply) for each, reply in zip(requests, replies, strict=True)]
 
     def read_suspension(self) -> Suspension | None:
         return read_suspension(self._client)
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        from docora_ops.queue.sweep import TO_RUN_OR_FAILED
-
         for place, job_ids in self.sweep.read().by_place.items():
             for page in batches(list(job_ids), 5000):
                 yield list(page), place in TO_RUN_OR_FAILED
@@ -212,8 +199,8 @@ class RqQueue(LinkQueue):
             scheduler = None
             if lock:
                 key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
-                [row] = read_hashes(client, [key], ("hostname", "pid", "last_heartbeat"))
-                hostname, pid, heartbeat = row
+                fields = ("hostname", "pid", "last_heartbeat")
+                [(hostname, pid, heartbeat)] = read_hashes(client, [key], fields)
                 scheduler = Scheduler(
                     text_of(lock),
                     optional_text_of(hostname),
@@ -287,8 +274,9 @@ class RqQueue(LinkQueue):
 
 def _answer(job_id: str, reply: str) -> Answer:
     word, _, reason = reply.partition(":")
-    state = JobState.WAITING if word in _OUTCOMES else JobState(word)
-    return Answer(job_id, state, reason, is_delayed=word == "delayed")
+    outcome = _OUTCOMES.get(word)
+    state = JobState.WAITING if outcome else JobState(word)
+    return Answer(job_id, state, reason, outcome, is_delayed=word == "delayed")
 
 
 def _jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
@@ -389,7 +377,6 @@ def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
 
 
 def _job_id(execution: bytes) -> str:
-    """Returns the job id in an entry of a registry of executions."""
     return text_of(execution).partition(":")[0]
 
 
@@ -437,7 +424,7 @@ def read_suspension(client: Redis) -> Suspension | None:
         pipeline.time()
         pipeline.pttl(WORKERS_SUSPENDED)
         pipeline.get(WORKERS_SUSPENDED)
-        (seconds, microseconds), left, value = answers_of(pipeline)
+        (seconds, microseconds), left, value = pipeline.execute()
     if left == -2:  # noqa: PLR2004 - Redis: no such key
         return None
     details = mapping_of(text_of(value or b""))  # none after `rq suspend`

@@ -42,15 +42,16 @@ class Place(StrEnum):
 
 
 TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place.FAILED})
+# Places from which a job is run whatever its status says.
 _PICKED_UP = (Place.LIST, Place.INTERMEDIATE, Place.SCHEDULED)
-"""Places from which a job is run whatever its status says."""
+# The place that a status names. Jobs of links have no rate limit.
 WAITING = {
     "queued": Place.LIST,
     "scheduled": Place.SCHEDULED,
     "deferred": Place.DEFERRED,
     "ready_to_enqueue": Place.READY,
 }
-"""The place that a status names. Jobs of links have no rate limit."""
+# The statuses that belong in a place; any status in the others.
 _STATUSES = {
     Place.WIP: {"started"},
     Place.DEFERRED: {"deferred"},
@@ -59,9 +60,8 @@ _STATUSES = {
     Place.FINISHED: {"finished"},
     Place.CANCELED: {"canceled"},
 }
-"""The statuses that belong in a place; any status in the others."""
+# RQ removes expired entries of these registries itself; a score below 0 never expires.
 _EXPIRING = {Place.FAILED, Place.FINISHED}
-"""RQ removes expired entries of these registries itself; a score below 0 never expires."""
 _KEYS = {
     Place.LIST: LIST,
     Place.INTERMEDIATE: INTERMEDIATE,
@@ -86,21 +86,14 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What is to be removed of one job, if its facts have not changed.
-
-    evidence: of the job's facts.
-    kept: how many of its entries in the list stay, the first ones; None: all of them.
-    entries: names of registries, and members.
-    is_taken: remove the job from the intermediate list.
-    is_orphan: remove the job itself, with all that belongs to it.
-    """
+    """What is to be removed of one job, if its facts have not changed."""
 
     job_id: str
-    evidence: str
-    kept: int | None = None
-    entries: Sequence[tuple[str, str]] = ()
-    is_taken: bool = False
-    is_orphan: bool = False
+    evidence: str  # of the job's facts
+    kept: int | None = None  # how many entries in the list stay, the first ones; None: all
+    entries: Sequence[tuple[str, str]] = ()  # keys of registries, and members
+    is_taken: bool = False  # remove the job from the intermediate list
+    is_orphan: bool = False  # remove the job itself, with all that belongs to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +156,7 @@ class QueueSweep:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._script = Script(client, "judge.lua", "sweep.lua")
+        self.prepare = self._script.prepare  # to be called before rows are locked
 
     def read(self) -> Entries:
         """Reads all entries, page by page: Redis is held for a few milliseconds at a time.
@@ -195,17 +189,19 @@ class QueueSweep:
 
     def read_facts(self, job_ids: Collection[str]) -> dict[str, JobFacts]:
         """Reads the status of each job, and when it was queued."""
-        rows = self._fields(job_ids, "status", "enqueued_at", "origin")
+        with redis_errors(self._client):
+            keys = map(Job.key_for, job_ids)
+            rows = read_hashes(self._client, keys, ("status", "enqueued_at", "origin"))
         # Anybody may have written the fields.
         return {
             job_id: JobFacts(*((each or b"").decode(errors="surrogateescape") for each in row))
-            for job_id, row in rows.items()
+            for job_id, row in zip(job_ids, rows, strict=True)
         }
 
     def misplaced(self, job_ids: Sequence[str], entries: Entries) -> dict[str, str]:
-        """Returns the evidence against the status of jobs that RQ would never take, by job id.
+        """Finds jobs that RQ would never take although their status says that they wait.
 
-        Their status says that they wait. A job of another queue may wait there.
+        Returns their evidence by job id. A job of another queue may wait in that one.
         """
         waiting = entries.by_place[Place.LIST]
         elsewhere = [job_id for job_id in job_ids if job_id not in waiting]
@@ -216,10 +212,6 @@ class QueueSweep:
             if facts.status in WAITING and facts.origin in {"", QUEUE_NAME}
             if {WAITING[facts.status], *_PICKED_UP}.isdisjoint(entries.places_of(job_id))
         }
-
-    def prepare(self) -> None:
-        """Connects and loads the script before rows are locked."""
-        self._script.prepare()
 
     def remove(self, removals: Sequence[Removal], audit: AuditEntry | None = None) -> list[str]:
         """Removes jobs and entries that have not changed since they were read.
@@ -234,8 +226,3 @@ class QueueSweep:
             evidence = job.pop("evidence")  # others may have written any bytes
             arguments += (evidence.encode(errors="surrogateescape"), json.dumps(job))
         return self._script.run(arguments, rows_locked=True)
-
-    def _fields(self, job_ids: Collection[str], *names: str) -> dict[str, list[bytes | None]]:
-        with redis_errors(self._client):
-            rows = read_hashes(self._client, map(Job.key_for, job_ids), names)
-        return dict(zip(job_ids, rows, strict=True))

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, NamedTuple
 from uuid import uuid4
@@ -76,7 +76,7 @@ class File(NamedTuple):
 
 
 class RepositoryLock:
-    """The key `docora:repo-lock:{owner}/{name}`: one process of all hosts has git at work.
+    """The key `docora:repo-lock:{owner}/{name}`: one process at a time runs git, on all hosts.
 
     Hosts may share the volume of the clones. `owner`: the id of the job that holds the lock.
     """
@@ -123,8 +123,8 @@ class RepositoryLock:
 class Clone:
     """The clone of one repository, in a folder below `base_path` that Docora does not use.
 
-    Other users cannot read the clone and its scan, which hold private code. It changes under the
-    lock only. Raises SnapshotError for an unsafe owner or name.
+    Other users cannot read the clone and its scan, which hold private code. It changes only
+    under the lock. Raises SnapshotError for an unsafe owner or name.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Clone:
 
         Returns None if the repository shows no branch, and leaves the clone as it is. Raises
         GitError if the repository cannot be fetched, RedisError, and SnapshotError if the lock
-        cannot be had or the disk cannot be written.
+        can't be taken or the disk can't be written.
         """
         try:
             with self._lock.held():
@@ -170,7 +170,7 @@ class Clone:
         return replace(commit, sha=head)
 
     def remove(self) -> None:
-        """Removes a clone that cannot be read, so that the next try makes a new one."""
+        """Removes a clone that can't be read, so that the next try makes a new one."""
         with self._lock.held():
             shutil.rmtree(self.path, ignore_errors=True)
 
@@ -356,18 +356,13 @@ def _hash(path: str, object_id: str, content: Iterable[bytes]) -> File:
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8")()
     is_text = True
-    for piece in content:
+    for piece in chain(content, [b""]):  # the last one shows a character that is cut off
         is_text = is_text and (size > 0 or not piece.startswith(b"%PDF-")) and b"\0" not in piece
         size += len(piece)
         digest.update(piece)
-        is_text = is_text and _decodes(decoder, piece)
-    is_text = is_text and _decodes(decoder, b"", final=True)
+        if is_text:
+            try:
+                decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError:
+                is_text = False
     return File(path, object_id, digest.hexdigest(), size, is_text)
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes, *, final: bool = False) -> bool:
-    try:
-        decoder.decode(piece, final)
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -31,7 +31,7 @@ _SYSTEM_FILES = (
     "/etc/ssl/cert.pem",  # BSD, macOS
 )
 # OpenSSL's codes for a certificate whose issuer is not trusted.
-_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
+UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 
 # Seconds from the monotonic clock of this host, which never jumps, to Redis's clock.
 _offset: float | None = None
@@ -78,8 +78,8 @@ def limit_memory(settings: Settings) -> None:
 def use_authorities(settings: Settings) -> None:
     """Sets the variables of an env file in this process: OpenSSL and git read nothing else.
 
-    Git trusts NODE_EXTRA_CA_CERTS, too, by way of a file with those of the system, unless
-    GIT_SSL_CAINFO names one. Warns if NODE_EXTRA_CA_CERTS cannot be used, as Node does.
+    Unless GIT_SSL_CAINFO is set, git gets one file with the authorities of the system and of
+    NODE_EXTRA_CA_CERTS. If the latter can't be used, warns and ignores it, as Node does.
     """
     for name in ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         if value := getattr(settings, name.lower()):
@@ -116,8 +116,3 @@ def tls_context() -> ssl.SSLContext:
     if extra := os.environ.get("NODE_EXTRA_CA_CERTS"):
         context.load_verify_locations(extra)
     return context
-
-
-def hint_for(error: ssl.SSLCertVerificationError) -> str | None:
-    """Returns what to do about a certificate whose issuer is not trusted."""
-    return AUTHORITY_HINT if error.verify_code in _UNKNOWN_AUTHORITY else None

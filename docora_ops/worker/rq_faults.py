@@ -60,11 +60,11 @@ def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) ->
 
 
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
-    """Makes a job count as running that was taken and never began; it is about to fail.
+    """Makes a job that was taken and never began count as running; it is about to fail.
 
     RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: such a job counts as waiting until it
-    has failed, and a retry would rely on that. RQ also keeps the moment when it was first seen, so
-    the next worker that takes the job would have no time to begin it.
+    has failed, so that a retry would leave it alone. RQ also keeps the moment when it was first
+    seen, so the next worker that takes the job would have no time to begin it.
     """
     intermediate: IntermediateQueue = queue.intermediate_queue
     with worker.connection.pipeline() as pipeline:

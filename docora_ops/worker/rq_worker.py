@@ -60,11 +60,11 @@ class Stopped(SystemExit):
 
 
 class SnapshotWorker(Worker):
-    """A worker for one queue, that updates the link of each killed job.
+    """A worker of one queue that updates the links of killed jobs.
 
     The loop is our own, as RQ's ends at most errors of Redis. So is the work-horse, the process of
-    a job: it also runs the jobs that wait behind the first, since a fork takes as long as a job
-    that finds no change.
+    a job: it also runs the jobs behind the first one, since a fork takes as long as a job without
+    changes.
 
     `parent`: process id of a parent at whose death the worker ends, too.
     """
@@ -151,7 +151,8 @@ class SnapshotWorker(Worker):
                         log.warning(text, self.name, bar.message, bar.hint)
                         self.end_work_horse()
                         self.set_state(WorkerStatus.SUSPENDED)
-                    self._pause()
+                    with self._waiting():
+                        time.sleep(_PAUSE)
                     continue
                 if self.get_state() == WorkerStatus.SUSPENDED:
                     log.warning("worker %s: takes jobs again", self.name)
@@ -180,7 +181,8 @@ class SnapshotWorker(Worker):
                 self.end_work_horse()
                 self.connection.connection_pool.disconnect()  # may lead to a former primary
                 self._next_heartbeat = 0
-                self._pause()
+                with self._waiting():
+                    time.sleep(_PAUSE)
         return "as told"
 
     def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
@@ -280,10 +282,6 @@ class SnapshotWorker(Worker):
             self.is_told_to_end = True
         return self.is_told_to_end
 
-    def _pause(self) -> None:
-        with self._waiting():
-            time.sleep(_PAUSE)
-
     # Registration and maintenance
 
     def register_birth(self) -> None:
@@ -369,7 +367,7 @@ class SnapshotWorker(Worker):
         self._living_horse = self.horse_pid
 
     def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
-        """Waits until the job has succeeded, or the work-horse has ended. Cuts the job off."""
+        """Waits until the job succeeds or the work-horse ends. Kills it when its time is over."""
         while self._to_horse is not None:
             try:
                 # Not taken yet: RQ's alarm, which looks after the job, may strike behind it.
@@ -429,7 +427,7 @@ class SnapshotWorker(Worker):
     def cleanup_execution(
         self, job: Job, pipeline: Pipeline, execution: Execution | None = None
     ) -> None:
-        """Removes what tells that the job runs."""
+        """Removes the signs that the job runs."""
         super().cleanup_execution(job, pipeline, execution)
         rq_faults.remove_from_intermediate_list(job, self.queues[0], pipeline)
 

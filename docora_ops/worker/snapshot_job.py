@@ -45,7 +45,7 @@ _LARGEST_SIZE = 2**31 - 1  # the largest size of a file that Docora's column can
 class Resources:
     """What the jobs of one process share: settings, and connections to Redis, Postgres and apps.
 
-    Without a client of Redis the process runs a single job, which connects and leaves nothing.
+    Without a client of Redis, the process runs a single job, which leaves no connection open.
     """
 
     def __init__(self, settings: Settings, client: Redis | None = None) -> None:

@@ -24,8 +24,8 @@ from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.worker import host
 
+# A body, or a function that yields its pieces: the same at each call.
 Body = bytes | Callable[[], Iterable[bytes]]
-"""A body, or a function that yields its pieces: the same at each call."""
 
 _LONGEST_ANSWER = 1 << 16  # bytes that are read so that the connection can be used again
 _FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
@@ -192,7 +192,7 @@ class Webhook:
                         sock.shutdown(socket.SHUT_RDWR)
 
     def _failure(self, error: BaseException) -> DeliveryError:
-        """Returns the error for an answer that has not come."""
+        """Returns the error for a missing answer."""
         where = self._url.netloc
         if self._proxy:
             where = f"{where} through the proxy {self._proxy.netloc}"
@@ -202,7 +202,8 @@ class Webhook:
             return DeliveryError(f"no answer from {where} within {self._timeout:g} s")
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"the certificate of {where} is not valid: {error.verify_message}"
-            return DeliveryError(reason, hint=host.hint_for(error))
+            is_unknown = error.verify_code in host.UNKNOWN_AUTHORITY
+            return DeliveryError(reason, hint=host.AUTHORITY_HINT if is_unknown else None)
         if isinstance(error, OSError):
             return DeliveryError(f"{where}: {error.strerror or error}")
         # Not the text of the error: it may quote the answer, and that the secrets of the request.

@@ -7,7 +7,6 @@ import pytest
 from docora_ops.actions.diagnose import check_clocks, check_postgres, check_redis
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.overview import Standby
-from docora_ops.queue.redis_server import redis_server_of
 from docora_ops.render.drift_view import summary
 from docora_ops.text import duration
 
@@ -41,12 +40,12 @@ HEALTHY = {
     ],
 )
 def test_redis(info: dict[str, Any], expected: dict[str, str]) -> None:
-    checks = check_redis(redis_server_of(HEALTHY | info))
+    checks = check_redis(HEALTHY | info)
     assert {each.name: each.state for each in checks if each.state != "ok"} == expected
 
 
 def test_valkey_is_called_by_its_own_name() -> None:
-    first, *_ = check_redis(redis_server_of(HEALTHY | {"valkey_version": "9.1.2"}))
+    first, *_ = check_redis(HEALTHY | {"valkey_version": "9.1.2"})
     assert first.finding == "Valkey 9.1.2"
 
 
