@@ -1,6 +1,7 @@
 """Guards against faults of RQ, one function for each. Delete a function once RQ has mended it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from redis import Redis
 from redis.client import Pipeline
@@ -35,19 +36,24 @@ def register_again(worker: Worker, pipeline: Pipeline) -> None:
     register(worker, pipeline)
 
 
-def clean_queue(worker: Worker, queue: Queue, handler: Callable[..., object]) -> None:
-    """Cleans the registries and the intermediate list, unless another worker is doing so.
-
-    `handler`: called with each abandoned job.
+@contextmanager
+def maintenance_lock(worker: Worker, queue: Queue) -> Iterator[bool]:
+    """Takes RQ's lock for maintenance. Yields False if another worker has it.
 
     RQ 3.0, `rq.worker.BaseWorker.clean_registries`: a killed worker leaves its lock for 15 minutes.
     """
     lock = queue.registry_cleaning_key
-    if worker.connection.set(lock, 1, nx=True, ex=_MAINTENANCE_TTL):
-        clean_registries(queue, [handler])
-        clean_worker_registry(queue)
-        queue.intermediate_queue.cleanup(worker, queue)
+    is_taken = bool(worker.connection.set(lock, 1, nx=True, ex=_MAINTENANCE_TTL))
+    yield is_taken
+    if is_taken:
         worker.connection.delete(lock)
+
+
+def clean_queue(worker: Worker, queue: Queue, handler: Callable[..., object]) -> None:
+    """Cleans the registries and the intermediate list. `handler` gets each abandoned job."""
+    clean_registries(queue, [handler])
+    clean_worker_registry(queue)
+    queue.intermediate_queue.cleanup(worker, queue)
 
 
 def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) -> None:

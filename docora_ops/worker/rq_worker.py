@@ -332,20 +332,25 @@ class SnapshotWorker(Worker):
     def run_maintenance_tasks(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.
 
+        One worker at a time: RQ reads abandoned jobs and queues them again some time later, and a
+        link that another worker recovered in between would have two jobs.
         A job that RQ cannot read ends RQ's part only.
         """
-        bar = self._find_bar()
+        bar, [queue] = self._find_bar(), self.queues
         if isinstance(bar, WrongClockError):
             return
-        try:
-            rq_faults.clean_queue(self, self.queues[0], self._job_was_abandoned)
-        except RedisError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
-            log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
-        # A link that Docora's own worker scans has no job of RQ.
-        if bar is not _BESIDE_BULLMQ:
-            self.recovery.recover_abandoned_links()
+        with rq_faults.maintenance_lock(self, queue) as is_taken:
+            if not is_taken:
+                return
+            try:
+                rq_faults.clean_queue(self, queue, self._job_was_abandoned)
+            except RedisError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
+                log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
+            # A link that Docora's own worker scans has no job of RQ.
+            if bar is not _BESIDE_BULLMQ:
+                self.recovery.recover_abandoned_links()
 
     # The work-horse
 
