@@ -19,7 +19,7 @@ class Stop:
 
 
 def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object]) -> None:
-    """Calls `repeat` in the main thread a moment after Python has ignored such an exception."""
+    """Calls `repeat` in the main thread just after Python has ignored an exception of this kind."""
     # Python ignores what a signal handler raises during a destructor or a weakref callback.
     before = sys.unraisablehook
 

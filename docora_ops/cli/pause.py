@@ -55,7 +55,7 @@ def pause(
 
     docora = context.docora
     found = actions.rq_workers(docora)
-    queues = found.other_queues(QUEUE_NAME)
+    queues = sorted({name for worker in found.workers for name in worker.queues} - {QUEUE_NAME})
     if found.suspension:
         context.say(f"Now {found.suspension.sentence}; this pause takes its place.")
     taken = f"no job is taken from {QUEUE_NAME}"

@@ -1,4 +1,4 @@
-"""What the signals that end a command do to it."""
+"""Handles the signals that end a command."""
 
 import os
 import signal
@@ -80,11 +80,6 @@ def interruption() -> CommandInterruptedError:
     if signal.SIGHUP in _came[:1]:
         return HungUpError("hung up (SIGHUP)")
     return CommandInterruptedError("interrupted")
-
-
-def ended_by_ctrl_c() -> bool:
-    """Tells whether the first signal was SIGINT."""
-    return signal.SIGINT in _came[:1]
 
 
 def interrupted_code() -> ExitCode:
