@@ -100,7 +100,9 @@ class Settings(BaseSettings):
 
     @field_validator("database_url", "redis_url")
     @classmethod
-    def _is_url(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _is_url(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if secret is None:
+            return None
         text, schemes = secret.get_secret_value(), _SCHEMES[str(info.field_name)]
         try:
             text.encode()
