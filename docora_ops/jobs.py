@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.text import exact_duration
+from docora_ops.text import duration
 
 QUEUE_NAME = "snapshot-queue"
 """The name of Docora's queue, in RQ and in BullMQ."""
@@ -150,7 +150,7 @@ def silence_of(workers: Sequence[Worker]) -> str | None:
     silent = [each.silent_seconds for each in workers if each.silent_seconds is not None]
     if not silent:
         return None
-    ago = f"last heartbeat {exact_duration(min(silent))} ago"
+    ago = f"last heartbeat {duration(min(silent))} ago"
     return ago if len(silent) == len(workers) else f"{len(silent)} of them: {ago}"
 
 
@@ -192,7 +192,7 @@ class Suspension:
     def sentence(self) -> str:
         """Returns `workers are suspended for 8 min 10 s by kim@ops1: REASON`, as far as known."""
         seconds = self.remaining_seconds
-        left = "" if seconds is None else f" for {exact_duration(seconds)}"
+        left = "" if seconds is None else f" for {duration(seconds)}"
         who = f" by {self.who}" if self.who else ""
         reason = f": {self.reason}" if self.reason else ""
         return f"workers are suspended{left}{who}{reason}"

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docora_ops.errors import ConfigurationError
 from docora_ops.jobs import Backend
-from docora_ops.text import exact_duration
+from docora_ops.text import duration
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     def scan_interval(self) -> str:
         """Returns the time between two passes of Docora's scheduler in words."""
         seconds = math.ceil(self.scan_interval_ms / 1000)
-        return "a minute" if seconds == 60 else exact_duration(seconds)  # noqa: PLR2004 - default
+        return "a minute" if seconds == 60 else duration(seconds)  # noqa: PLR2004 - default
 
     @property
     def retry_delays(self) -> list[int]:

@@ -69,14 +69,12 @@ class Context:
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
 
-    def show(
-        self, data: object, parts: Iterable[object], error: DocoraOpsError | None = None
-    ) -> None:
-        """Prints data and error as one document with `--json`, otherwise the parts."""
+    def show(self, data: object, parts: Iterable[object]) -> None:
+        """Prints the data as one document with `--json`, otherwise the parts."""
         if self.as_json:
-            self.show_document(data, error)
+            self.show_document(data)
         else:
-            self.show_tables(parts, is_last=error is None)
+            self.show_tables(parts)
 
     def show_page(
         self,
