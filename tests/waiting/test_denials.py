@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from tests.support.docora import Docora, Result, finish
 from tests.support.other_worker import other_worker
 from tests.support.own_servers import OwnRedis
-from tests.support.privileges import with_login, without_rule
+from tests.support.privileges import without_rule
 from tests.support.proxy import Fault, Proxy
 from tests.support.running_commands import await_line
 
@@ -65,21 +65,6 @@ def test_a_password_of_redis_that_is_changed_meanwhile_ends_a_wait(
     await_line(process, "Waiting for the snapshot")
     change_password(own)
     ends_with(finish(process), "refuses our user or password", "check the credentials")
-
-
-def test_a_role_that_may_not_log_in_any_more_ends_a_wait(guarded: Docora) -> None:
-    guarded.connection.execute("CREATE ROLE somebody LOGIN SUPERUSER PASSWORD 'sesame'")
-    somebody = with_login(guarded.database_url, "somebody", "sesame")
-    link = guarded.add_link()
-    env = {**QUICK, "DATABASE_URL": somebody}
-    assert guarded.run("retry", *link.ids, env=env).code == 0
-    process = guarded.start("wait", *link.ids, env=env)
-    await_line(process, "Waiting for the snapshot")
-    guarded.connection.execute("ALTER ROLE somebody PASSWORD 'new'")
-    guarded.connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'somebody'"
-    )
-    ends_with(finish(process), "refuses our login: password authentication failed")
 
 
 def test_a_replica_that_takes_no_writes_does_not_end_a_wait(docora: Docora, own: OwnRedis) -> None:
