@@ -16,21 +16,16 @@ def main() -> int:
     gc.disable()
     # Blocked until the handlers that report an interrupt are installed.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    _leave_no_core_dump()
+    # Keeps passwords and keys in memory out of core dumps. The limit is for git and the pager,
+    # which the kernel lets dump again. A handler such as systemd-coredump disregards the limit.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     from docora_ops.cli.app import run
 
     code = run(sys.argv[1:])
     gc.freeze()
     return code
-
-
-def _leave_no_core_dump() -> None:
-    """Keeps passwords and keys in memory out of core dumps and debuggers."""
-    # For git and the pager, which the kernel lets dump again. A handler such as systemd-coredump
-    # gets the memory regardless of the limit.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _UNSET = 2**32 - 1
 
 @dataclass(frozen=True)
 class Change:
-    """A change as it was asked for: by whom, with which command and options, for what reason."""
+    """A requested change: who asked for it, with which command and options, and why."""
 
     who: str
     command: str
@@ -28,7 +28,7 @@ class Change:
 
 
 class HistoryState(StrEnum):
-    """The end of a change by its audit entries."""
+    """How a change ended, according to its audit entries."""
 
     DONE = "done"
     CANCELLED = "cancelled"
@@ -37,7 +37,7 @@ class HistoryState(StrEnum):
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A change as its audit entries tell it."""
+    """A change as recorded in its audit entries."""
 
     started_at: datetime
     who: str
@@ -57,35 +57,28 @@ def describe_change(command: str, reason: str | None, **selection: object) -> Ch
 
     `selection`: the options by name; those that are None, False or empty are left out.
     """
-
-    def recorded(value: object) -> object:
-        if isinstance(value, list):
-            return list(map(recorded, value))
-        return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
-
-    return Change(
-        who=f"{_user()}@{os.uname().nodename}",
-        command=command,
-        selection={
-            name: recorded(value)
-            for name, value in selection.items()
-            if value is not None and value is not False and value != []
-        },
-        reason=reason and mask(reason),
-    )
+    chosen: dict[str, object] = {}
+    for name, value in selection.items():
+        if value is None or value is False or value == []:
+            continue
+        values = value if isinstance(value, list) else [value]
+        kept = [mask(it)[:_LONGEST_VALUE] if isinstance(it, str) else it for it in values]
+        chosen[name] = kept if isinstance(value, list) else kept[0]
+    reason = reason and mask(reason)[:_LONGEST_VALUE]
+    return Change(f"{_user()}@{os.uname().nodename}", command, chosen, reason)
 
 
 def _user() -> str:
     """Names the user as the kernel knows it: `kim`, or `kim as root` after sudo or su."""
-
-    def name_of(uid: int) -> str:
-        with suppress(KeyError):
-            return pwd.getpwuid(uid).pw_name
-        return str(uid)
-
-    user = name_of(os.getuid())
+    uids = [os.getuid()]
     with suppress(OSError, ValueError):  # another system than Linux
-        uid = int(_LOGIN_UID.read_text(encoding="ascii"))  # kept through sudo and su
-        if uid not in {_UNSET, os.getuid()}:
-            return f"{name_of(uid)} as {user}"
-    return user
+        login_uid = int(_LOGIN_UID.read_text(encoding="ascii"))  # kept through sudo and su
+        if login_uid not in {_UNSET, os.getuid()}:
+            uids.insert(0, login_uid)
+    names = []
+    for uid in uids:
+        try:
+            names.append(pwd.getpwuid(uid).pw_name)
+        except KeyError:
+            names.append(str(uid))
+    return " as ".join(names)

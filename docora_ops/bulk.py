@@ -1,11 +1,10 @@
 """Bulk operations: their options, progress and results, and the wait for snapshots."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Self
 
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
@@ -42,7 +41,7 @@ class OperationState(StrEnum):
 
 
 class StoppedBy(StrEnum):
-    """The reason why an operation has left links as they were."""
+    """Why an operation left some links unchanged."""
 
     CANCELLED = "cancelled"  # by another command, or on the dashboard
     INTERRUPTED = "interrupted"  # by a signal, or its generator was closed
@@ -54,7 +53,7 @@ class StoppedBy(StrEnum):
 
 @dataclass(frozen=True)
 class Results:
-    """The results of an operation's snapshots, as far as they were awaited."""
+    """The results of an operation's snapshots, as far as they are known."""
 
     synced: int
     failed: int
@@ -64,7 +63,7 @@ class Results:
 
 @dataclass(frozen=True)
 class KnownOperation(Progress):
-    """A bulk operation that Redis still knows. Without `who`, docora-ops has not started it."""
+    """A bulk operation that is still in Redis. If `who` is None, docora-ops did not start it."""
 
     state: OperationState
     last_step_at: datetime | None
@@ -79,7 +78,7 @@ class KnownOperation(Progress):
 
 @dataclass(frozen=True)
 class MaxFailures:
-    """The snapshots that may fail again: a number, or a share of all results in percent."""
+    """The limit of `--max-failures`: a number of snapshots, or a percentage of all results."""
 
     number: int
     is_percent: bool = False
@@ -89,7 +88,7 @@ class MaxFailures:
         return f"{self.number}%" if self.is_percent else str(self.number)
 
     def is_exceeded(self, failed: int, synced: int) -> bool:
-        """Tells whether more have failed. A share counts from 20 results on."""
+        """Tells whether more have failed again. A percentage applies from 20 results on."""
         if not self.is_percent:
             return failed > self.number
         results = failed + synced
@@ -104,25 +103,24 @@ class ChangeOptions:
     reset_circuit: bool = False  # also close the circuit of each repository
     update: bool = False  # a resync marks the delivery records instead of deleting them
     dry_run: bool = False  # only find out what would happen
-    in_flight: int | None = None  # the most snapshots in flight; waits for all of them
-    max_failures: MaxFailures | None = None  # with `in_flight`: queue no more beyond that
+    in_flight: int | None = None  # the limit of snapshots in flight; waits for all of them
+    max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
     wait: bool = False  # wait for the snapshots
     timeout: float | None = None  # seconds after which the wait ends; the jobs go on
 
     @property
     def is_paced(self) -> bool:
-        """Tells whether a link is queued only when another one has its result."""
+        """Tells whether the number of snapshots in flight is limited."""
         return self.in_flight is not None and not self.dry_run
 
     @property
     def recorded(self) -> dict[str, object]:
         """The options for an audit entry."""
-        most = self.max_failures
         return {
             "front": self.front,
             "reset_circuit": self.reset_circuit,
             "in_flight": self.in_flight,
-            "max_failures": most and (str(most) if most.is_percent else most.number),
+            "max_failures": self.max_failures and str(self.max_failures),
             "update": self.update,
         }
 
@@ -140,12 +138,12 @@ class LeftToOperation:
 
 @dataclass(frozen=True)
 class BulkResult:
-    """The result of a bulk operation so far, with Docora's own names. `failures` grow with it.
+    """The result of a bulk operation so far, by Docora's own names.
 
-    `total` = `completed` + `left`. `put_to_work` counts the first four outcomes. What an option
-    adds is None without it: `in_flight`, `taken_over`, `results_at_stop`, `failed_at_stop` need
-    `--in-flight`; `circuits_reset` and `circuits_held` need `--reset-circuit`; `planned_links`
-    needs `--dry-run`.
+    `total` = `completed` + `left`. `put_to_work` counts the first four outcomes. `failures` is a
+    live list, which keeps growing. A field that an option adds is None without it: `in_flight` and
+    `taken_over` need `--in-flight`; `circuits_reset` and `circuits_held` need `--reset-circuit`;
+    `planned_links` needs `--dry-run`.
     """
 
     action: Action
@@ -172,8 +170,6 @@ class BulkResult:
     circuits_held: int | None
     in_flight: int | None
     taken_over: int | None  # links that others had put to work before their turn came
-    results_at_stop: int | None  # when too many had failed again
-    failed_at_stop: int | None
     left_to_operations: Sequence[LeftToOperation] | None
     failures: Sequence[LinkFailure]
     planned_links: Sequence[PlannedLink] | None
@@ -183,7 +179,7 @@ class BulkResult:
         """Counts the links by outcome."""
         return {outcome: count for outcome in Outcome if (count := getattr(self, outcome))}
 
-    def stopped(self, reason: StoppedBy) -> BulkResult:
+    def stopped(self, reason: StoppedBy) -> Self:
         """Returns the result of the operation if it ends now for this reason."""
         if self.cancelled or not self.left:
             return self
@@ -213,7 +209,7 @@ class LinkWait:
 
 @dataclass(frozen=True)
 class JobCounts:
-    """Counts the jobs of followed links, except those that were just changing their place."""
+    """Counts the jobs of the followed links, except those that are between two places."""
 
     waiting: int = 0
     running: int = 0
@@ -238,7 +234,7 @@ class BulkWait:
     unfinished_by_app: Sequence[AppCount] = ()  # once all have a result or time has run out
     failed_by_error: Sequence[ErrorGroup] = ()  # the failed links, once they are grouped
 
-    def grouped(self) -> BulkWait:
+    def grouped(self) -> Self:
         """Groups the failed links by error, most links first."""
         from docora_ops.folding import LONGEST, group_errors
 
@@ -257,5 +253,5 @@ class BulkWait:
 
     @property
     def total(self) -> int:
-        """Counts the links that are or were followed."""
+        """Counts all followed links."""
         return self.synced + self.failed + self.gone + self.unfinished

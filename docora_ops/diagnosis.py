@@ -58,7 +58,7 @@ class Check:
     state: CheckState = field(kw_only=True)
     finding: str
     hint: str | None = None
-    command: str = ""  # a shell command for that, which is too long for a table
+    command: str = ""  # a shell command that does it, too long for a table
 
 
 ok = partial(Check, state=CheckState.OK)

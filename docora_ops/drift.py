@@ -10,7 +10,7 @@ from itertools import islice
 from docora_ops.links import LinkIds
 
 EXAMPLES_SHOWN = 5
-"""A report names so many examples of each kind of drift; it counts all of them."""
+"""The number of examples of each kind of drift that a report names."""
 
 
 class DriftKind(StrEnum):
@@ -69,7 +69,7 @@ class Belonging:
 
     @property
     def is_plausible(self) -> bool:
-        """Tells whether some jobs have a link, and from 10 jobs of RQ on at least half of them."""
+        """Tells whether at least one job has a link. Of 10 or more RQ jobs, half must have one."""
         if self.without_link == self.jobs:
             return not self.jobs
         return self.is_docoras or self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
@@ -110,7 +110,7 @@ class AppDrift:
 
 @dataclass(frozen=True)
 class RepairResult(DriftReport):
-    """What a repair has done so far, or would do, about the drift that was found."""
+    """What a repair has done so far, or would do, about the drift that it found."""
 
     repaired: Sequence[Repaired] = ()
     dry_run: bool = False

@@ -114,7 +114,7 @@ class LinkError(PostgresError, code="postgres_statement"):
 
 
 class StatementTimeoutError(LinkError, code="statement_timeout"):
-    """Postgres did not finish a statement in time: fewer links at once may do."""
+    """Postgres did not finish a statement in time: a smaller batch may succeed."""
 
 
 class LinkLockedError(LinkError, code="link_locked"):

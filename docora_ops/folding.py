@@ -1,4 +1,4 @@
-"""Making errors equal that differ only in paths, numbers and ids."""
+"""Groups errors that differ only in paths, numbers and ids."""
 
 import re
 from collections import Counter

@@ -1,14 +1,12 @@
-"""Blocks and defers signals, and repeats the interrupts that Python ignores."""
+"""Blocks and defers signals."""
 
 import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a command or a worker."""
-_SOON = 0.05  # seconds until a destructor has probably ended; if not, it is ignored again
 
 
 @dataclass(slots=True)
@@ -16,24 +14,6 @@ class Stop:
     """Asks a long run to end early. A signal handler sets it; the run looks at it."""
 
     requested: bool = False
-
-
-def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object]) -> None:
-    """Calls `repeat` in the main thread a moment after Python has ignored such an exception."""
-    # Python ignores what a signal handler raises during a destructor or a weakref callback.
-    before = sys.unraisablehook
-
-    def hook(swallowed: "sys.UnraisableHookArgs") -> None:
-        error = swallowed.exc_value
-        while error is not None and not isinstance(error, kind):
-            error = error.__context__
-        if error is None:
-            before(swallowed)
-            return
-        signal.signal(signal.SIGALRM, lambda *_: repeat())
-        signal.setitimer(signal.ITIMER_REAL, _SOON)
-
-    sys.unraisablehook = hook
 
 
 @contextmanager

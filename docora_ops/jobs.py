@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.text import exact_duration
+from docora_ops.text import duration
 
 QUEUE_NAME = "snapshot-queue"
-"""The queue of Docora, with RQ and with BullMQ."""
+"""The name of Docora's queue, in RQ and in BullMQ."""
 BULLMQ_PREFIX = "bull"
 """The beginning of BullMQ's keys."""
 JOB_FUNCTION = "docora_ops.worker.snapshot"
@@ -56,7 +56,7 @@ class BackendChoice:
 
     @property
     def to_set(self) -> str:
-        """Returns what to do where it is unclear."""
+        """Returns what to do if the backend is unclear."""
         return f"{self.first}set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
 
 
@@ -150,7 +150,7 @@ def silence_of(workers: Sequence[Worker]) -> str | None:
     silent = [each.silent_seconds for each in workers if each.silent_seconds is not None]
     if not silent:
         return None
-    ago = f"last heartbeat {exact_duration(min(silent))} ago"
+    ago = f"last heartbeat {duration(min(silent))} ago"
     return ago if len(silent) == len(workers) else f"{len(silent)} of them: {ago}"
 
 
@@ -180,7 +180,7 @@ class AnyWorker:
 
 @dataclass(frozen=True)
 class Suspension:
-    """An order to workers to take no jobs, of RQ to all of this Redis. None: not known, no end."""
+    """A suspension of workers: with RQ, of all workers of this Redis. None: unknown, or no end."""
 
     suspended_at: datetime | None
     ends_at: datetime | None
@@ -190,9 +190,9 @@ class Suspension:
 
     @property
     def sentence(self) -> str:
-        """Returns `workers are suspended for 8 min 10 s by kim@ops1: REASON`, so far as known."""
+        """Returns `workers are suspended for 8 min 10 s by kim@ops1: REASON`, as far as known."""
         seconds = self.remaining_seconds
-        left = "" if seconds is None else f" for {exact_duration(seconds)}"
+        left = "" if seconds is None else f" for {duration(seconds)}"
         who = f" by {self.who}" if self.who else ""
         reason = f": {self.reason}" if self.reason else ""
         return f"workers are suspended{left}{who}{reason}"
@@ -200,14 +200,10 @@ class Suspension:
 
 @dataclass(frozen=True)
 class RqWorkers:
-    """All live RQ workers of this Redis, and the order to take no jobs, None if there is none."""
+    """All live RQ workers of this Redis, and their suspension, None if they are not suspended."""
 
     suspension: Suspension | None
     workers: Sequence[AnyWorker]
-
-    def other_queues(self, queue_name: str) -> list[str]:
-        """Returns the names of the queues that the workers listen on, except `queue_name`."""
-        return sorted({name for worker in self.workers for name in worker.queues} - {queue_name})
 
 
 @dataclass(frozen=True)
@@ -237,7 +233,7 @@ class QueueOverview:
 
 
 MOST_SEARCHED = 10_000
-"""Places of a list, from the next job on, where a job is looked for: a search holds Redis."""
+"""Places at the head of a list that are searched for a job: a longer search would block Redis."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +283,7 @@ class OtherQueue(StrEnum):
     WORKED_ON = "worked_on"  # a worker runs
 
     def is_the_only_one(self, workers: int) -> bool:
-        """Tells whether only its workers run; `workers`: those of our backend."""
+        """Tells whether only its workers run. `workers`: the number of workers of our backend."""
         return not workers and self is OtherQueue.WORKED_ON
 
 
@@ -298,7 +294,7 @@ def when_docora_queues(workers: int, scan_interval: str) -> str:
 
 @dataclass(frozen=True)
 class QueueHealth:
-    """The state of the queue. A moment that is not known is None."""
+    """The state of the queue. Unknown values are None."""
 
     waiting: int
     oldest_waits_for: float | None  # seconds since the oldest of the first jobs was queued

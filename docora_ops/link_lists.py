@@ -26,12 +26,6 @@ class Page(Generic[Row]):
         """Counts the pages; an empty list has one."""
         return max(1, -(-self.total // self.limit))
 
-    def place(self, counted: str, nothing: str) -> str:
-        """Says what the page is part of: `counted`, the rows with their noun, or `nothing`."""
-        if not self.total:
-            return nothing
-        return f"{counted}, page {self.number} of {self.pages}"
-
 
 def page_of(rows: Sequence[Row], number: int, limit: int) -> Page[Row]:
     """Returns one page of a list that is in memory."""

@@ -1,7 +1,5 @@
 """Links between apps and repositories, and the results of their changes."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,7 +138,7 @@ class LinkRef(LinkIds):
 
 @dataclass(frozen=True, slots=True)
 class PublicPayload(LinkIds):
-    """The arguments of a snapshot job that are no secrets, except for the rescan flag."""
+    """The arguments of a snapshot job, without secrets and without the rescan flag."""
 
     app_id: str
     app_name: str
@@ -255,18 +253,18 @@ class AppCount(App):
 
 @dataclass(frozen=True)
 class LinkFilter:
-    """Chooses links: one value of each field must match, and an empty field chooses every link."""
+    """Selects links: one value of each field must match. An empty field matches every link."""
 
     app_ids: Sequence[str] = ()
     exclude_app_ids: Sequence[str] = ()
     repository_ids: Sequence[str] = ()
-    repository_names: Sequence[str] = ()  # further ones: `owner/name`, with `*` for anything
+    repository_names: Sequence[str] = ()  # also these: `owner/name`, with `*` as a wildcard
     statuses: Sequence[LinkStatus] = ()
-    errors: Sequence[str] = ()  # the error contains one of them; one with `*` must match it all
+    errors: Sequence[str] = ()  # the error contains TEXT; with a `*`, TEXT must match it all
     exclude_errors: Sequence[str] = ()
-    no_error: bool = False  # links without an error, as well as those that `errors` chooses
+    no_error: bool = False  # also links without an error
     open_circuit: bool | None = None  # None: whether or not the repository's circuit is open
-    or_held_back: bool = False  # as well as `statuses`: pending links with an open circuit
+    or_held_back: bool = False  # also pending links with an open circuit
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])

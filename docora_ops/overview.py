@@ -10,9 +10,9 @@ from docora_ops.links import AppCount, LinkStatus
 from docora_ops.text import duration
 
 SLOW_MS = 250
-"""Milliseconds. A server that takes longer for one answer is slow,"""
+"""Milliseconds. A server that takes longer to answer counts as slow."""
 TOO_SLOW_MS = 2000
-"""and one that takes longer than this can hardly be worked with."""
+"""Milliseconds. A server that takes longer to answer is not used."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,6 @@ class LinkCounts:
     pending_with_open_circuit: int = 0  # links
 
     @property
-    def total(self) -> int:
-        """Counts the links."""
-        return sum(self.by_status.values())
-
-    @property
     def failed(self) -> int:
         """Counts the failed links."""
         return self.by_status[LinkStatus.FAILED]
@@ -36,11 +31,11 @@ class LinkCounts:
 
 @dataclass(frozen=True)
 class DriftCounts:
-    """The number of links that nobody works on, as one look finds them."""
+    """The number of links without a live job, as one look finds them."""
 
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job
-    at_least: bool = False  # too many to look at: `lost` are those that outnumber all jobs
+    at_least: bool = False  # too many to look at: `lost` is how many more than all jobs
 
 
 @dataclass(frozen=True)
@@ -89,18 +84,6 @@ class Status:
         """Tells whether only workers of the other backend run."""
         queue = self.queue
         return queue is not None and self.other_queue.is_the_only_one(len(queue.workers))
-
-
-@dataclass(frozen=True)
-class Trend:
-    """The changes since a watch began. The fields of a server that is down are None."""
-
-    seconds: float
-    synced: int | None
-    failed: int | None
-    jobs: int | None
-    jobs_per_second: float | None  # above 0 while the queue drains
-    seconds_left: float | None  # until the queue is empty, if it drains
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,29 @@
 """Settings, by Docora's own names where Docora has them."""
 
-from __future__ import annotations
-
 import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docora_ops.errors import ConfigurationError
 from docora_ops.jobs import Backend
-from docora_ops.text import exact_duration
+from docora_ops.text import duration
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
 SECOND_LOOK_DELAY = 5  # seconds between the two looks at a disagreement of database and queue
 LONGEST_RETRY_DELAY = 86_400  # seconds; doubled without a limit, no timer could hold them
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
+
+_SCHEMES = {
+    "database_url": ("postgres", "postgresql"),
+    "redis_url": ("redis", "rediss", "unix"),
+}
 
 # As Docora's dotenv reads a file: what it takes for a name, a value in quotes, or a comment.
 _ASSIGNMENT = re.compile(
@@ -51,29 +54,7 @@ _LEFT_OUT = frozenset(
     | {"client_name", "decode_responses", "encoding", "encoding_errors", "protocol", "retry"}
     | {"retry_on_error"}
 )
-"""Further options are passed on, and refused by the driver: they may be misspelt, or be a part of a
-password."""
-
-
-def _is_url(*schemes: str) -> AfterValidator:
-    def check(secret: SecretStr) -> SecretStr:
-        text = secret.get_secret_value()
-        try:
-            text.encode()
-            parts = urlsplit(text)
-        except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in schemes:
-            raise ValueError(f"must look like {' or '.join(f'{each}://…' for each in schemes)}")
-        # Unescaped in a password, it would make the rest of the password the host, which is shown.
-        options = [option for option in parts.query.split("&") if "=" not in option]
-        if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
-            raise ValueError("has an @ / ? or # that must be percent-encoded")
-        if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
-            raise ValueError("must end in the number of a database, if in anything")
-        return secret
-
-    return AfterValidator(check)
+"""The driver refuses any other option: it may be misspelt, or part of a password."""
 
 
 def _own(name: str, **rules: Any) -> Any:
@@ -88,10 +69,8 @@ class Settings(BaseSettings):
         env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, regex_engine="python-re"
     )
 
-    database_url: Annotated[SecretStr, _is_url("postgres", "postgresql")] | None = None
-    redis_url: Annotated[SecretStr, _is_url("redis", "rediss", "unix")] = SecretStr(
-        "redis://localhost:6379"
-    )
+    database_url: SecretStr | None = None
+    redis_url: SecretStr = SecretStr("redis://localhost:6379")
     max_retry_attempts: Annotated[int, Field(ge=1, le=1000)] = 5
     retry_base_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1000
     scan_interval_ms: Annotated[int, Field(ge=1, le=_TEN_YEARS_IN_MS)] = 60_000
@@ -119,7 +98,28 @@ class Settings(BaseSettings):
     )
     git_timeout: Annotated[int, _own("GIT_TIMEOUT", ge=1, le=2_592_000)] = 1800
 
-    def hurried(self, seconds: int) -> Settings:
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _is_url(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if secret is None:
+            return None
+        text, schemes = secret.get_secret_value(), _SCHEMES[str(info.field_name)]
+        try:
+            text.encode()
+            parts = urlsplit(text)
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in schemes:
+            raise ValueError(f"must look like {' or '.join(f'{each}://…' for each in schemes)}")
+        # Unescaped in a password, it would make the rest of the password the host, which is shown.
+        options = [option for option in parts.query.split("&") if "=" not in option]
+        if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
+            raise ValueError("has an @ / ? or # that must be percent-encoded")
+        if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
+            raise ValueError("must end in the number of a database, if in anything")
+        return secret
+
+    def hurried(self, seconds: int) -> Self:
         """Returns the settings with `seconds` at most for each answer of a server."""
         timeout = min(seconds, self.statement_timeout)
         return self.model_copy(update={"statement_timeout": timeout})
@@ -146,15 +146,10 @@ class Settings(BaseSettings):
         return bytes.fromhex(text)
 
     @property
-    def redis_is_implied(self) -> bool:
-        """Tells whether REDIS_URL is not set, or empty."""
-        return "redis_url" not in self.model_fields_set
-
-    @property
     def scan_interval(self) -> str:
         """Returns the time between two passes of Docora's scheduler in words."""
         seconds = math.ceil(self.scan_interval_ms / 1000)
-        return "a minute" if seconds == 60 else exact_duration(seconds)  # noqa: PLR2004 - default
+        return "a minute" if seconds == 60 else duration(seconds)  # noqa: PLR2004 - default
 
     @property
     def retry_delays(self) -> list[int]:
@@ -204,7 +199,7 @@ def _read(env_file: Path) -> dict[str, Any]:
 
 
 def _value(text: str) -> str:
-    """Returns what dotenv takes the text for: it knows two escapes, between double quotes only."""
+    """Parses a value as dotenv does, which knows two escapes, in double quotes only."""
     text = text.strip()
     quoted = re.fullmatch(r"(['\"`])(.*)\1", text, re.DOTALL)
     value = quoted[2] if quoted else text

@@ -68,19 +68,13 @@ def moment(when: datetime | None) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """Returns `5 s`, `12 min`, `3 h 5 min` or `2 d 4 h`."""
+    """Returns `5 s`, `8 min 10 s`, `12 min`, `3 h 5 min` or `2 d 4 h`."""
     whole = int(min(max(0, seconds), _LONGEST))
-    days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
+    days, hours, minutes, rest = whole // 86_400, whole // 3600 % 24, whole // 60 % 60, whole % 60
     if days:
         return f"{days} d {hours} h"
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{whole} s"
-
-
-def exact_duration(seconds: int) -> str:
-    """Returns `50 s`, `8 min 10 s`, or from an hour on what `duration` returns."""
-    minutes, rest = divmod(seconds, 60)
-    if minutes and rest and seconds < 3600:  # noqa: PLR2004 - an hour
+    if minutes and rest:
         return f"{minutes} min {rest} s"
-    return duration(seconds)
+    return f"{minutes} min" if minutes else f"{rest} s"

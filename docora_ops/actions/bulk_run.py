@@ -107,8 +107,6 @@ class BulkRun:
     _circuits_held: set[str] = field(default_factory=set)
     _reported_at: float = 0
     _reported_failures: int = 0
-    _results_at_stop: tuple[int, int] | tuple[None, None] = (None, None)
-    """Snapshots that had a result, and that had failed again, when --max-failures was exceeded."""
 
     def __post_init__(self) -> None:
         self._audit = AuditEntries(self.change, self.selection.total)
@@ -223,7 +221,6 @@ class BulkRun:
         cleared = self._deliveries_cleared if action is Action.RESYNC else None
         is_paced_retry = options.is_paced and action is Action.RETRY
         left_to = [LeftToOperation(*each) for each in self.selection.left_to_operations.items()]
-        results_at_stop, failed_at_stop = self._results_at_stop
         result = BulkResult(
             action=action,
             dry_run=options.dry_run,
@@ -243,8 +240,6 @@ class BulkRun:
             circuits_held=len(self._circuits_held) if options.reset_circuit else None,
             in_flight=options.in_flight if options.is_paced else None,
             taken_over=sum(counts[each] for each in _BY_OTHERS) if is_paced_retry else None,
-            results_at_stop=results_at_stop,
-            failed_at_stop=failed_at_stop,
             left_to_operations=left_to if action is Action.SCHEDULE else None,
             failures=self._failures,
             planned_links=self._planned,

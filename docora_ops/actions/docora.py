@@ -44,11 +44,6 @@ class Docora:
         if "database" in self.__dict__:
             self.database.close()
 
-    def reconnect(self) -> None:
-        """Replaces a connection to Postgres that was lost."""
-        self.database.close()
-        del self.database
-
     def note(self, text: str) -> None:
         """Adds a notice."""
         self.notices.append(text)
@@ -71,7 +66,7 @@ class Docora:
         from docora_ops.queue.redis_client import describe
 
         client = connect(self.settings)
-        if self.settings.redis_is_implied:
+        if "redis_url" not in self.settings.model_fields_set:
             self.note(f"REDIS_URL is not set: using Redis at {describe(client)}")
         return client
 

@@ -17,13 +17,7 @@ from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, AppCount, LinkStatus
-from docora_ops.overview import (
-    TOO_SLOW_MS,
-    DriftCounts,
-    Metrics,
-    Status,
-    Trend,
-)
+from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Metrics, Status
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, latency
 
@@ -176,24 +170,3 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts 
         if not answer.state.is_live:
             found[statuses[ref]] += 1
     return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])
-
-
-def trend(first: Status, status: Status, seconds: float) -> Trend:
-    """Returns what has changed since the first state of a watch, `seconds` before."""
-    before, now = _counts(first), _counts(status)
-    changes = {name: now[name] - before[name] for name in before.keys() & now.keys()}
-    jobs, change = now.get("jobs", 0), changes.get("jobs")
-    rate = None if change is None or not seconds else -change / seconds
-    return Trend(
-        seconds=seconds,
-        synced=changes.get(LinkStatus.SYNCED),
-        failed=changes.get(LinkStatus.FAILED),
-        jobs=change,
-        jobs_per_second=rate,
-        seconds_left=jobs / rate if jobs and rate and rate > 0 else None,
-    )
-
-
-def _counts(status: Status) -> dict[str, int]:
-    counts = {str(name): count for name, count in (status.links_by_status or {}).items()}
-    return counts | ({"jobs": status.queue.unfinished} if status.queue else {})

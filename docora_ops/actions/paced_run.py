@@ -115,7 +115,6 @@ class PacedRun(BulkRun):
             return Feed.DONE
         wait, most = self._following.result(), self.options.max_failures
         if most and most.is_exceeded(wait.failed, wait.synced):
-            self._results_at_stop = (wait.failed + wait.synced, wait.failed)
             self._cancel(StoppedBy.MAX_FAILURES)
             return Feed.DONE
         refs = self._pace.take()

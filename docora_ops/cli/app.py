@@ -47,7 +47,7 @@ app = typer.Typer(
 
 # In the order of the help page. The docstring of a command is its help.
 for _command, _example in (
-    (status, "status --watch"),
+    (status, "status --json"),
     (failed, "failed --group-by error"),
     (links, "links --repo octo/api --status synced"),
     (apps, "apps --limit 10"),

@@ -21,8 +21,8 @@ from docora_ops.render.console import progress_bar
 from docora_ops.render.link_view import FORGOTTEN, app_counts, failures, records_in_words
 from docora_ops.text import amount
 
-_STOPPING = "Stopping after the current batches. A second signal stops at once."
 _AFTER_LOST_REDIS = "; after a failover, docora-ops repair queues the links whose jobs are gone"
+_STOPPING = "Stopping after the current batches. A second signal stops at once."
 
 
 def run_bulk(
@@ -87,10 +87,10 @@ def _carry_out(
     if lost or not (step.wait and context.as_json):
         _show(context, step, options, lost, is_last=not (step.wait or stop.requested))
     if lost:
+        done = f"Stopped after {step.result.completed} of {total} links."
         next_step = _next_step(action)
         if isinstance(lost, RedisError) and action is Action.RETRY:
             next_step += _AFTER_LOST_REDIS
-        done = f"Stopped after {step.result.completed} of {total} links."
         return context.report(lost, done, next_step)
     if step.wait is None:
         if step.result.operation_id and step.result.put_to_work and sys.stderr.isatty():
@@ -219,7 +219,7 @@ def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iter
 
 
 def _codes(result: BulkResult, *, interrupted: bool = False) -> set[ExitCode]:
-    """Returns every exit code that fits the operation."""
+    """Returns every exit code that applies to the operation."""
     codes = {ExitCode.PROBLEMS if result.failures or result.circuits_held else ExitCode.OK}
     if interrupted and result.cancelled:
         codes.add(interrupted_code())

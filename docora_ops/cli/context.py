@@ -69,14 +69,12 @@ class Context:
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
 
-    def show(
-        self, data: object, parts: Iterable[object], error: DocoraOpsError | None = None
-    ) -> None:
-        """Prints the data with `--json`, and the error that ended the command; else the parts."""
+    def show(self, data: object, parts: Iterable[object]) -> None:
+        """Prints the data as one document with `--json`, otherwise the parts."""
         if self.as_json:
-            self.show_document(data, error)
+            self.show_document(data)
         else:
-            self.show_tables(parts, is_last=error is None)
+            self.show_tables(parts)
 
     def show_page(
         self,
@@ -90,17 +88,18 @@ class Context:
     ) -> ExitCode:
         """Prints one page of a long list, and a line with the number of all rows and the page.
 
-        `nothing` is said of an empty list. `lost`: why data of a server is missing.
+        `nothing`: the words for an empty list. `lost`: why data of a server is missing.
         """
         from docora_ops.text import amount
 
         if self.as_json:
             self.show_document(page, lost)
         else:
+            place = f"{amount(page.total, noun)}, page {page.number} of {page.pages}"
+            if not page.total:
+                place = nothing or f"no {noun}s"
             is_shown = page.rows or not sys.stdout.isatty()
-            place = page.place(amount(page.total, noun), nothing or f"no {noun}s")
-            footer = f"{where}: {place}."
-            self.show_tables([rows] if is_shown else [], footer)
+            self.show_tables([rows] if is_shown else [], f"{where}: {place}.")
         return ExitCode.OK if lost is None else self.report(lost)
 
     def show_tables(
@@ -111,7 +110,7 @@ class Context:
         In a pipe the footer is conversation. `is_last`: False if the command goes on afterwards, so
         that no pager may wait for a key.
         """
-        from docora_ops.render.columns import cell, lines_of
+        from docora_ops.render.columns import Listing, Pairs, cell
         from docora_ops.render.console import make_console
 
         self.tell()
@@ -123,7 +122,7 @@ class Context:
             show_paged(capture.get(), console.height if is_last else sys.maxsize)
             return
         for part in parts:
-            for line in lines_of(part):
+            for line in part.lines() if isinstance(part, Listing | Pairs) else [str(part)]:
                 sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
         if footer:
@@ -158,8 +157,8 @@ class Context:
     def report(self, error: DocoraOpsError, stopped: str = "", next_step: str = "") -> ExitCode:
         """Prints an error; with `--json` as a document too, unless there is one already.
 
-        `stopped` says how far the command came, `next_step` what else to do than the error's hint.
-        Returns the exit code.
+        `stopped`: how far the command came. `next_step`: what to do, in addition to the error's
+        hint. Returns the exit code.
         """
         if self.as_json and not Context.document_has_begun:
             self.show_document(None, error)

@@ -33,7 +33,7 @@ _GRAVEST_FIRST = (
 
 
 def gravest(codes: Container[ExitCode]) -> ExitCode:
-    """Returns the exit code for a command that several codes fit."""
+    """Returns the most important of the exit codes that apply to a command."""
     return next(code for code in _GRAVEST_FIRST if code in codes)
 
 

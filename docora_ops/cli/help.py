@@ -1,9 +1,9 @@
 """`help`: shows commands and topics, without settings and without servers."""
 
 import json
-import re
 import sys
 from importlib.resources import files
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +33,6 @@ def show_help(
     """Show the help of a command or a topic, or list the topics.
 
     A topic explains one subject, such as exit codes or privileges. Needs no settings and no server.
-    Prints Markdown unless stdout is a terminal.
     """
     if schema is not None:
         from docora_ops.render.documents import schema_of
@@ -63,7 +62,7 @@ def show_help(
             f"no command or topic is called {name!r}",
             hint="see docora-ops --help for the commands, and docora-ops help for the topics",
         )
-    _show("\n".join(pages))
+    show_paged("\n".join(pages), get_terminal_size().lines)
 
 
 def _list(topics: dict[str, str]) -> str:
@@ -73,18 +72,3 @@ def _list(topics: dict[str, str]) -> str:
         paragraph = text.split("\n\n")[1].replace("\n", " ")
         lines.append(f"- `{name}`: {paragraph.partition('. ')[0].rstrip('.')}.")
     return "\n".join([*lines, ""])
-
-
-def _show(text: str) -> None:
-    """Writes the Markdown to stdout, rendered if that is a terminal."""
-    if not sys.stdout.isatty():
-        sys.stdout.write(text)
-        return
-    from docora_ops.render.console import make_console, print_markdown
-
-    # Links to other topics are paths in the repository: only their text is of use here.
-    text = re.sub(r"\[([^]]+)\]\([\w./#-]+\)", r"\1", text)
-    console = make_console(sys.stdout)
-    with console.capture() as capture:
-        print_markdown(console, text)
-    show_paged(capture.get(), console.height)

@@ -8,7 +8,6 @@ import typer
 from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.errors import UsageError
 from docora_ops.link_lists import LinkGroup, LinkSort
 from docora_ops.links import LinkStatus
 
@@ -17,7 +16,7 @@ Sort = Annotated[
     typer.Option(
         metavar="ORDER",
         help="Sort by app (app id, then repository id), error, retries (most first) or last-scan "
-        "(never scanned first, then oldest first).",
+        "(never scanned first, then oldest first). Groups are sorted by size.",
     ),
 ]
 GroupBy = Annotated[
@@ -80,12 +79,6 @@ def failed(
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
     """Shows a page of the links, or of their groups, by the options of the command."""
     context, given = context_of(typer_context), typer_context.params
-    source = typer_context.get_parameter_source("sort")
-    if given["group_by"] and source and source.name == "COMMANDLINE":
-        raise UsageError(
-            "--sort and --group-by can't be combined: the largest groups come first",
-            hint="remove one of them",
-        )
     from docora_ops.render.columns import Listing
     from docora_ops.render.link_view import LINKS, group_list
 
@@ -134,9 +127,6 @@ def show(
     typer_context: typer.Context,
     app: options.App,
     repo: options.Repo,
-    full: Annotated[
-        bool, typer.Option("--full", help="Show the whole traceback of the last failure.")
-    ] = False,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> None:
@@ -149,4 +139,4 @@ def show(
     from docora_ops.render.link_view import link_screen
 
     details = actions.show(context.docora, app, repo)
-    context.show(details, [link_screen(details, full=full)])
+    context.show(details, [link_screen(details)])

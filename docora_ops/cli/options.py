@@ -14,7 +14,6 @@ from docora_ops.bulk import ChangeOptions, MaxFailures
 from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
 
-_LONGEST_REASON = 500
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 
 
@@ -28,13 +27,6 @@ def checked_text(value: str) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("the value is not valid UTF-8")
     return value
-
-
-def _checked_reason(value: str) -> str:
-    """Returns the reason. Raises ValueError if it is no text, or too long for an audit entry."""
-    if len(value) > _LONGEST_REASON:
-        raise ValueError(f"the value has more than {_LONGEST_REASON} characters")
-    return checked_text(value)
 
 
 def _max_failures(value: str) -> MaxFailures:
@@ -165,7 +157,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen;
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation prompt.")]
 Reason = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", parser=_checked_reason, help="The reason, for the audit entry."),
+    typer.Option(metavar="TEXT", parser=checked_text, help="The reason, for the audit entry."),
 ]
 
 # What is printed, and where the settings come from

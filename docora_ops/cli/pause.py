@@ -51,18 +51,18 @@ def pause(
     context = context_of(typer_context)
     terminal = terminal_to_ask(skip=yes)
     from docora_ops.render import queue_view
-    from docora_ops.text import exact_duration
+    from docora_ops.text import duration
 
     docora = context.docora
     found = actions.rq_workers(docora)
-    queues = found.other_queues(QUEUE_NAME)
+    queues = sorted({name for worker in found.workers for name in worker.queues} - {QUEUE_NAME})
     if found.suspension:
         context.say(f"Now {found.suspension.sentence}; this pause takes its place.")
     taken = f"no job is taken from {QUEUE_NAME}"
     if queues:
         taken += f", nor from the other queues {', '.join(queues)}"
     if terminal is not None:
-        end = "until docora-ops resume" if at_most is None else f"for {exact_duration(at_most)}"
+        end = "until docora-ops resume" if at_most is None else f"for {duration(at_most)}"
         workers = f"all RQ workers ({len(found.workers)} now)"
         terminal.ask(f"{docora.redis_server}: suspend {workers} {end}: {taken}?")
     elif queues:

@@ -62,7 +62,6 @@ def doctor(
             found = amount(event.count, "mismatch", "mismatches")
             context.say(f"{found} at first check: checking again in {delay} s.")
             has_told = True
-    context.tell()
     if as_json:
         context.show_document(drift_view.doctor_data(diagnosis))
         context.say(drift_view.summary(diagnosis))

@@ -5,11 +5,10 @@ from typing import Annotated
 import typer
 
 from docora_ops import actions
-from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
-from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.context import context_of
 from docora_ops.cli.retry import reset_in_words, show_change
-from docora_ops.cli.streams import Terminal, terminal_to_ask
+from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import UsageError
 
 
@@ -56,9 +55,22 @@ def resync(
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="remove --in-flight")
     terminal = terminal_to_ask(skip=yes or dry_run)
+    from docora_ops.render.link_view import FORGOTTEN
+    from docora_ops.text import amount
+
     chosen = options.change_options(typer_context)
+    docora = context.docora
     if repo is not None:
-        return _resync_one(context, app, repo, chosen, reason, terminal)
+        if terminal is not None:
+            link, records = actions.link_to_resync(docora, app, repo)
+            context.tell()
+            terminal.ask(
+                f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
+                f"{link.payload.repository_name} again, {reset_in_words(docora, '1 link')}?",
+                *([] if update else [FORGOTTEN]),
+            )
+        result = actions.resync(docora, app, repo, chosen, reason=reason)
+        return show_change(context, result, chosen)
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends the app all files again, and there is no terminal to confirm that",
@@ -67,29 +79,5 @@ def resync(
     from docora_ops.cli.bulk_command import run_bulk
 
     by_prefix = dry_run or terminal is not None
-    events = actions.resync_all(context.docora, app, chosen, by_prefix=by_prefix, reason=reason)
+    events = actions.resync_all(docora, app, chosen, by_prefix=by_prefix, reason=reason)
     return run_bulk(context, events, chosen, terminal)
-
-
-def _resync_one(
-    context: Context,
-    app: str,
-    repo: str,
-    chosen: ChangeOptions,
-    reason: str | None,
-    terminal: Terminal | None,
-) -> int:
-    from docora_ops.render.link_view import FORGOTTEN
-    from docora_ops.text import amount
-
-    docora = context.docora
-    if terminal is not None:
-        link, records = actions.link_to_resync(docora, app, repo)
-        context.tell()
-        terminal.ask(
-            f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
-            f"{link.payload.repository_name} again, {reset_in_words(docora, '1 link')}?",
-            *([] if chosen.update else [FORGOTTEN]),
-        )
-    result = actions.resync(docora, app, repo, chosen, reason=reason)
-    return show_change(context, result, chosen)

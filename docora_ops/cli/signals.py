@@ -1,7 +1,8 @@
-"""What the signals that end a command do to it."""
+"""Handles the signals that end a command."""
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -9,9 +10,11 @@ from typing import TypeVar
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.errors import CommandInterruptedError, HungUpError
-from docora_ops.interrupts import ENDING, Stop, repeat_if_swallowed
+from docora_ops.interrupts import ENDING, Stop
 
 T = TypeVar("T")
+
+_SOON = 0.05  # seconds until a destructor has probably ended; if not, it is ignored again
 
 
 def _interrupt() -> None:
@@ -33,7 +36,20 @@ def interruptible() -> Iterator[None]:
     for number in ENDING:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
-    repeat_if_swallowed(KeyboardInterrupt, lambda: signal.raise_signal(_came.pop()))
+    before = sys.unraisablehook
+
+    def repeat_if_swallowed(swallowed: "sys.UnraisableHookArgs") -> None:
+        # Python ignores what a signal handler raises during a destructor or a weakref callback.
+        error = swallowed.exc_value
+        while error is not None and not isinstance(error, KeyboardInterrupt):
+            error = error.__context__
+        if error is None:
+            before(swallowed)
+            return
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(_came.pop()))
+        signal.setitimer(signal.ITIMER_REAL, _SOON)
+
+    sys.unraisablehook = repeat_if_swallowed
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
         yield
@@ -80,11 +96,6 @@ def interruption() -> CommandInterruptedError:
     if signal.SIGHUP in _came[:1]:
         return HungUpError("hung up (SIGHUP)")
     return CommandInterruptedError("interrupted")
-
-
-def ended_by_ctrl_c() -> bool:
-    """Tells whether the first signal was SIGINT."""
-    return signal.SIGINT in _came[:1]
 
 
 def interrupted_code() -> ExitCode:

@@ -1,8 +1,6 @@
 """`status`, `queue` and `metrics`."""
 
 import sys
-import time
-from contextlib import nullcontext
 from io import TextIOWrapper
 from typing import Annotated, cast
 
@@ -10,22 +8,14 @@ import typer
 
 from docora_ops import actions
 from docora_ops.cli import options
-from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.signals import ended_by_ctrl_c
-from docora_ops.errors import UsageError
 
 _PATIENCE = 8  # seconds for an answer of a server
-_INTERVAL = 2  # seconds
-_REST = 2  # the pause after a read lasts at least this many times as long as the read
 
 
 def status(
     typer_context: typer.Context,
-    watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Refresh every 2 s until Ctrl-C, and show what changed."),
-    ] = False,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
@@ -35,27 +25,18 @@ def status(
     code 5.
     """
     context = context_of(typer_context)
-    if watch and as_json:
-        raise UsageError("--watch and --json can't be combined", hint="remove one of them")
     context.docora.settings = context.docora.settings.hurried(_PATIENCE)
-    if watch:
-        try:
-            _watch(context)
-        except KeyboardInterrupt:
-            if not ended_by_ctrl_c():
-                raise
-        return ExitCode.OK
     from docora_ops.actions.monitoring import read_status
     from docora_ops.actions.workers import warn_of_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
-    from docora_ops.render.status_view import status_screen
+    from docora_ops.render.columns import Pairs
+    from docora_ops.render.status_view import status_rows
 
     found, errors = read_status(context.docora)
-    context.tell()
     if as_json:
         context.show_document(found, next(iter(errors), None))
     else:
-        context.show_tables([status_screen(found, errors)])
+        context.show_tables([Pairs(list(status_rows(found, errors)))])
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
@@ -63,45 +44,6 @@ def status(
     for error in errors:
         context.report(error)
     return exit_code_of(errors[0]) if errors else ExitCode.OK
-
-
-def _watch(context: Context) -> None:
-    """Shows the state again and again, in place at a terminal, until nobody reads a pipe any more.
-
-    Raises KeyboardInterrupt, and ServerError if a server refuses the login or a privilege.
-    """
-    from rich.constrain import Constrain
-    from rich.live import Live
-
-    from docora_ops.actions.monitoring import read_status, trend
-    from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
-    from docora_ops.render.console import make_console, may_animate
-    from docora_ops.render.status_view import status_screen
-
-    context.collect_garbage()
-    console = make_console(sys.stdout)
-    live = Live(console=console, auto_refresh=False) if may_animate(sys.stdout) else None
-    first_began = began = time.monotonic()
-    found, errors = read_status(context.docora)
-    first = found
-    context.tell()  # later, it would break up the screen
-    with live or nullcontext():
-        while not getattr(sys.stdout, "failure", None):
-            shown = status_screen(found, errors, trend(first, found, began - first_began))
-            if live:
-                # The terminal writes ^C behind the last line, which must not begin another.
-                live.update(Constrain(shown, console.width - 2), refresh=True)
-            else:
-                context.show_tables([shown, ""], is_last=False)
-            for error in errors:
-                if isinstance(error, PostgresDeniedError | RedisDeniedError):
-                    raise error
-                if not isinstance(error, RedisError):
-                    context.docora.reconnect()
-            taken = time.monotonic() - began
-            time.sleep(max(_INTERVAL - taken, taken * _REST))
-            began = time.monotonic()
-            found, errors = read_status(context.docora)
 
 
 def queue(

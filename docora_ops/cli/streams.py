@@ -1,4 +1,4 @@
-"""The standard streams, the pager, and questions at the terminal, whatever the streams are."""
+"""The standard streams, the pager, and confirmation prompts, even if streams are redirected."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ _YES = frozenset({b"y", b"yes"})
 class OutputStream(TextIOWrapper):
     """Stdout or stderr. Drops the rest of the output once its reader has gone or its disk is full.
 
-    So a command finishes its work, with the right exit code, whether or not anybody reads.
+    This lets a command finish its work, with the right exit code, whether or not anybody reads.
     """
 
     failure: OSError | None = None
@@ -65,14 +65,13 @@ def show_paged(text: str, height: int) -> None:
     Waits until the pager has ended. Meanwhile signals do not end the command: Ctrl-C is a key of
     the pager.
     """
-    from rich.pager import SystemPager
-
-    from docora_ops.render.console import is_terminal
-
-    is_off = os.environ.get("PAGER") == "" or not is_terminal(sys.stdout)
-    if is_off or text.count("\n") < height or not is_foreground(sys.stdout.fileno()):
+    is_off = os.environ.get("PAGER") == "" or os.environ.get("TERM") == "dumb"
+    is_off = is_off or not sys.stdout.isatty() or not is_foreground(sys.stdout.fileno())
+    if is_off or text.count("\n") < height:
         sys.stdout.write(text)
         return
+    from rich.pager import SystemPager
+
     sys.stdout.flush()
     os.environ.setdefault("LESS", "FRX")  # R: show colours
     for name in os.environ.keys() & _SECRETS:  # a pager may run other programs
@@ -81,7 +80,7 @@ def show_paged(text: str, height: int) -> None:
 
 
 def is_foreground(terminal: int) -> bool:
-    """Tells whether this controlling terminal is ours: it stops a background job that reads it."""
+    """Tells whether we are in the foreground of this terminal. Others are stopped if they read."""
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
     except OSError:  # another terminal
@@ -99,7 +98,7 @@ class Terminal:
         """Prints `above` and the question, as inert text, and reads the answer.
 
         Raises CommandInterruptedError unless the answer is yes, and HungUpError if the terminal is
-        closed meanwhile.
+        closed in the meantime.
         """
         from docora_ops.render.console import make_console
         from docora_ops.text import inert

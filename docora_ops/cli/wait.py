@@ -145,8 +145,8 @@ def showing_wait(
 ) -> Iterator[Callable[..., None]]:
     """Says that it waits for `what`, and how far it is. Yields a function that shows how far.
 
-    The function takes the results so far, the number of links that are not queued yet, and of
-    those that others have queued first.
+    The function takes the results so far, the number of links that are not queued yet, and the
+    number of links that others have queued first.
     """
     from docora_ops.render.bulk_view import wait_progress
     from docora_ops.render.console import may_animate, progress_bar
@@ -170,7 +170,7 @@ def showing_wait(
 
 
 def end_wait(context: Context, wait: BulkWait, awaited: str, *, interrupted: bool) -> set[ExitCode]:
-    """Says which results are missing. Returns every exit code that fits the wait.
+    """Says which results are missing. Returns every exit code that applies.
 
     `awaited`: the arguments of `wait` that name the link or the operation.
     """

@@ -61,7 +61,7 @@ def tell(keep: bool = False) -> None:
         _run_commands(settings)
         with closing(Database(settings)) as database:
             counts = count_links(database)
-        if counts.by_status[LinkStatus.SYNCED] < counts.total:
+        if counts.by_status[LinkStatus.SYNCED] < sum(counts.by_status.values()):
             raise DemoError(f"not every link is in sync: {counts.by_status}")
         say(f"\n# The apps have received {posts.total()} files.")
         if keep:

@@ -99,9 +99,7 @@ def stopped(result: BulkResult, max_failures: MaxFailures | None) -> str:
     """Says why an operation queues no further link."""
     if result.stopped_by is not StoppedBy.MAX_FAILURES:
         return _end_of(result.stopped_by, result.cancelled_by)
-    results = amount(result.results_at_stop or 0, "snapshot")
-    failed = f"{result.failed_at_stop} of {results} failed again"
-    return f"{failed}, more than --max-failures {max_failures}"
+    return f"more than --max-failures {max_failures} have failed again"
 
 
 # The wait for snapshots.
@@ -128,7 +126,7 @@ def wait_progress(wait: BulkWait, left: int, taken_over: int) -> list[str]:
     `left`: links that were not queued yet; `taken_over`: links that others have queued first. No
     forecast is made while nothing moves.
     """
-    shown = [*_counts(wait, left)]
+    shown = _counts(wait, left)
     if taken_over:
         shown.append(f"{taken_over} taken over by others")
     if wait.per_second:
@@ -140,22 +138,18 @@ def wait_progress(wait: BulkWait, left: int, taken_over: int) -> list[str]:
     return shown
 
 
-def _counts(wait: BulkWait, left: int) -> Iterator[str]:
+def _counts(wait: BulkWait, left: int) -> list[str]:
     """Counts the snapshots by result, and the jobs of the others by place."""
     jobs = asdict(wait.jobs_by_state)
-    places = ", ".join(f"{count} {place}" for place, count in jobs.items() if count)
-    # The jobs were looked at some seconds ago: some may have ended.
-    where = f" ({places})" if 0 < sum(jobs.values()) <= wait.unfinished else ""
-    counts = {
-        "in sync": wait.synced,
-        "failed again": wait.failed,
-        "gone": wait.gone,
-        ("in flight" if left else "still to come") + where: wait.unfinished,
-        "not queued yet": left,
-    }
-    yield from (f"{count} {label}" for label, count in counts.items() if count)
+    label = "in flight" if left else "still to come"
+    if 0 < sum(jobs.values()) <= wait.unfinished:  # else some have ended since they were looked at
+        label += f" ({', '.join(f'{count} {place}' for place, count in jobs.items() if count)})"
+    shown = _results(wait.results, label)
+    if left:
+        shown.append(f"{left} not queued yet")
     if wait.suspended:
-        yield "workers suspended"
+        shown.append("workers suspended")
+    return shown
 
 
 def _results(results: Results | None, unfinished: str = "not finished") -> list[str]:

@@ -1,11 +1,9 @@
 """Lists and screens of names and values, for a terminal of any width or for a pipe."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -14,9 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from docora_ops.text import inert, moment
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Row = TypeVar("Row")
 
@@ -35,11 +30,6 @@ _STYLES = {
 def cell(value: object, style: str = "") -> Text:
     """Returns the value as inert text, in which rich reads no markup."""
     return Text(inert(value), style=style, overflow="fold")
-
-
-def unbroken(text: str) -> Text:
-    """Returns a line that no terminal breaks, such as a command to paste."""
-    return Text(inert(text), no_wrap=True, overflow="ignore")
 
 
 def words(slug: str) -> str:
@@ -90,7 +80,7 @@ class Column(Generic[Row]):
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """A screen of names and values. A value without a name goes on with the one before it."""
+    """A screen of names and values. A value without a name continues the one before it."""
 
     rows: Sequence[tuple[str, Text]]
 
@@ -164,7 +154,7 @@ class Listing(Generic[Row]):
         return widths
 
 
-def named_values(value: DataclassInstance) -> Iterator[tuple[str, Text]]:
+def named_values(value: Any) -> Iterator[tuple[str, Text]]:
     """Yields the name and value of each field that has one, and of the fields of a value in it."""
     for field in fields(value):
         name, found = words(field.name).capitalize(), getattr(value, field.name)
@@ -176,11 +166,3 @@ def named_values(value: DataclassInstance) -> Iterator[tuple[str, Text]]:
             yield name, cell(moment(found))
         elif isinstance(found, str | int):
             yield name, cell(found, style_of(str(found)))
-
-
-def lines_of(part: object) -> Iterator[str]:
-    """Yields the lines of a list, a screen or a sentence for a pipe: none is folded or cut off."""
-    if isinstance(part, Listing | Pairs):
-        yield from part.lines()
-    else:
-        yield str(part)

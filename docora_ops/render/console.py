@@ -8,10 +8,6 @@ from typing import TextIO
 
 from rich.console import Console
 
-_SHORT_BAR = 16
-BESIDE_TEXT = _SHORT_BAR + 10
-"""Columns that the bar and the time beside a description take."""
-
 
 def is_terminal(stream: TextIO) -> bool:
     """Tells whether the stream is a screen that can do more than print."""
@@ -58,7 +54,7 @@ def progress_bar(
     columns: tuple[rich.ProgressColumn, ...]
     if description:
         text = rich.TextColumn("{task.description}", table_column=Column(ratio=1))
-        columns = (rich.BarColumn(_SHORT_BAR), text, rich.TimeElapsedColumn())
+        columns = (rich.BarColumn(16), text, rich.TimeElapsedColumn())
     else:
         columns = (rich.BarColumn(), rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
     with rich.Progress(*columns, console=console, expand=bool(description)) as progress:
@@ -66,27 +62,3 @@ def progress_bar(
         yield lambda done, text=None, total=None: progress.update(
             task, completed=done, description=text, total=total
         )
-
-
-def print_markdown(console: Console, text: str) -> None:
-    """Prints Markdown whole: folds long words in tables, and breaks no line of code."""
-    from rich.console import ConsoleOptions, RenderResult  # Markdown is slow to import
-    from rich.markdown import CodeBlock, Markdown, TableElement
-    from rich.table import Table
-    from rich.text import Text
-
-    class WholeTable(TableElement):
-        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            for part in super().__rich_console__(console, options):
-                for column in part.columns if isinstance(part, Table) else ():
-                    column.overflow = "fold"
-                yield part
-
-    class WholeCode(CodeBlock):
-        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            yield Text(str(self.text).rstrip(), "cyan", no_wrap=True, overflow="ignore")
-
-    class WholeMarkdown(Markdown):
-        elements = Markdown.elements | {"table_open": WholeTable, "fence": WholeCode}
-
-    console.print(WholeMarkdown(text, hyperlinks=False), crop=False)

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -75,33 +75,13 @@ def _valid(text: str) -> str:
 def encode(document: Document[object]) -> Iterator[str]:
     """Encodes a document piece by piece as one line of ASCII, which can't act on a terminal."""
     present = {name: value for name, value in _encodable(document).items() if value is not None}
-    return _pieces(present, 3)
-
-
-def _pieces(value: object, depth: int) -> Iterator[str]:
-    """Encodes the items of the uppermost objects and lists one by one, as a list may be long."""
-    if is_dataclass(value) and depth:
-        value = _encodable(value)
-    if not depth or not isinstance(value, dict | list | tuple):
-        yield _ENCODER.encode(value)
-        return
-    is_object = isinstance(value, dict)
-    yield "{" if is_object else "["
-    for number, each in enumerate(value):
-        yield ", " if number else ""
-        if is_object:
-            yield f"{json.dumps(each)}: "
-        yield from _pieces(value[each] if isinstance(value, dict) else each, depth - 1)
-    yield "}" if is_object else "]"
+    return json.JSONEncoder(default=_encodable).iterencode(present)
 
 
 def _encodable(value: Any) -> Any:
     if isinstance(value, datetime):
         return moment(value)
     return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-_ENCODER = json.JSONEncoder(default=_encodable)
 
 
 def schema_of(command: str) -> dict[str, Any] | None:

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.text import Text
+
 from docora_ops.diagnosis import Check, CheckState, Diagnosis
 from docora_ops.drift import (
     EXAMPLES_SHOWN,
@@ -14,9 +16,9 @@ from docora_ops.drift import (
     RepairOutcome,
     RepairResult,
 )
-from docora_ops.render.columns import Column, Listing, cell, style_of, unbroken, words
+from docora_ops.render.columns import Column, Listing, cell, style_of, words
 from docora_ops.render.link_view import ROWS_SHOWN, link_name
-from docora_ops.text import amount
+from docora_ops.text import amount, inert
 
 # `doctor`.
 
@@ -82,7 +84,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
         yield ""
     for check in diagnosis.checks:
         if check.command:
-            yield unbroken(check.command)
+            yield Text(inert(check.command), no_wrap=True, overflow="ignore")  # to paste
     yield cell(summary(diagnosis), style_of(diagnosis.state))
 
 

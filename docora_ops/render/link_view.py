@@ -247,8 +247,8 @@ def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
 _HISTORY = tuple(words(field.name).capitalize() for field in fields(LinkHistory))
 
 
-def link_screen(details: LinkDetails, *, full: bool) -> Pairs:
-    """Shows the link, its job, and its history. `full`: the whole text of the job's failure."""
+def link_screen(details: LinkDetails) -> Pairs:
+    """Shows the link, its job, and its history."""
     job, failure = details.job_record, details.job_record.last_failure
     shown = replace(details, job_record=replace(job, last_failure=None))
     rows = [(name.replace("Job record", "Job"), text) for name, text in named_values(shown)]
@@ -263,10 +263,7 @@ def link_screen(details: LinkDetails, *, full: bool) -> Pairs:
         # The error is the last line of Python's traceback, and the first one of Node's text.
         lines = failure.text.split("\n")
         rows.append(("", cell(lines.pop(-1 if details.backend is Backend.RQ else 0))))
-        if full:
-            rows += (("", cell(line)) for line in lines)
-        elif lines:
-            rows.append(("", cell(f"and {amount(len(lines), 'line')} more: add --full", "dim")))
+        rows += (("", cell(line)) for line in lines)
     return Pairs(rows)
 
 

@@ -5,30 +5,23 @@ from typing import Any
 
 from rich.text import Text
 
-from docora_ops.bulk import KnownOperation
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, silence_of
 from docora_ops.links import LinkStatus
-from docora_ops.overview import SLOW_MS, DriftCounts, Metrics, Status, Trend
+from docora_ops.overview import SLOW_MS, Metrics, Status
 from docora_ops.render.bulk_view import ago
-from docora_ops.render.columns import Pairs, cell, words
+from docora_ops.render.columns import cell, words
 from docora_ops.render.link_view import NO_ERROR
 from docora_ops.text import amount, duration, inert
 
 Row = tuple[str, Text]
 
 
-def status_screen(
-    status: Status, errors: Sequence[ServerError] = (), trend: Trend | None = None
-) -> Pairs:
-    """Shows the state on one screen; with `trend` also what has changed.
+def status_rows(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
+    """Shows the state on one screen.
 
     `errors`: those of the servers that are down.
     """
-    return Pairs(list(_rows(status, errors, trend)))
-
-
-def _rows(status: Status, errors: Sequence[ServerError], trend: Trend | None) -> Iterator[Row]:
     postgres = f"{status.postgres} (schema {status.schema})" if status.schema else status.postgres
     for name, kind, where, latency in (
         ("Postgres", PostgresError, postgres, status.postgres_latency_ms),
@@ -41,8 +34,6 @@ def _rows(status: Status, errors: Sequence[ServerError], trend: Trend | None) ->
         if latency is not None and latency > SLOW_MS:
             text.append(f", answers take {latency:,} ms", "yellow")
         yield name, text
-    if trend:  # not at the end, which a small terminal cuts off
-        yield "Change", _trend(trend)
     yield from _links(status)
     queue = status.queue
     if (held_back := status.pending_with_open_circuit) and queue and queue.backend != Backend.RQ:
@@ -50,14 +41,24 @@ def _rows(status: Status, errors: Sequence[ServerError], trend: Trend | None) ->
         yield "", _heading(links, "docora-ops retry-all-failed --reset-circuit", "yellow")
     if queue:
         yield from _queue(queue, has_only_others=status.has_only_others)
-    if status.drift:
-        yield "Drift", _drift(status.drift)
+    if drift := status.drift:
+        if drift.lost or drift.stuck:
+            lost = amount(drift.lost, "lost link")
+            found = f"at least {lost}" if drift.at_least else f"{lost}, {drift.stuck} stuck"
+            yield "Drift", _heading(found, "docora-ops repair", "red")
+        else:
+            found = "no sign of lost links" if drift.at_least else "no lost or stuck link"
+            yield "Drift", cell(found)
     elif status.standby and queue:
         yield "Drift", cell("not judged: a standby may lag behind the queue", "yellow")
     elif any(type(error) is ServerError for error in errors):
         yield "Drift", cell("not counted in time", "yellow")
     if queue:
-        yield "Operation", _operation(status.last_operation)
+        progress = "none in the last hour"
+        if last := status.last_operation:
+            done = f"{last.completed} of {last.total}, {words(last.state)}"
+            progress = f"{last.operation_id}: {done}, {ago(last.last_step_seconds)}"
+        yield "Operation", cell(progress)
 
 
 def _links(status: Status) -> Iterator[Row]:
@@ -122,37 +123,6 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     if queue.suspension:
         yield "", _line(queue.suspension.sentence, "yellow")
         yield "", _heading("  to go on", advice.to_resume, "yellow")
-
-
-def _drift(drift: DriftCounts) -> Text:
-    if drift.lost or drift.stuck:
-        lost = f"{'at least ' if drift.at_least else ''}{amount(drift.lost, 'lost link')}"
-        stuck = "" if drift.at_least else f", {drift.stuck} stuck"
-        return _heading(lost + stuck, "docora-ops repair", "red")
-    return cell("no sign of lost links" if drift.at_least else "no lost or stuck link")
-
-
-def _operation(operation: KnownOperation | None) -> Text:
-    if operation is None:
-        return cell("none in the last hour")
-    done = f"{operation.completed} of {operation.total}, {words(operation.state)}"
-    return cell(f"{operation.operation_id}: {done}, {ago(operation.last_step_seconds)}")
-
-
-def _trend(trend: Trend) -> Text:
-    changes = (trend.synced, "synced"), (trend.failed, "failed"), (trend.jobs, "jobs")
-    parts = [
-        f"{abs(change)} {'more' if change > 0 else 'fewer'} {what}"
-        for change, what in changes
-        if change
-    ]
-    text = f"in {duration(trend.seconds)}: {', '.join(parts) or 'nothing'}"
-    rate = trend.jobs_per_second
-    if trend.seconds_left is not None:
-        text += f"; {rate:.1f} jobs/s, {duration(trend.seconds_left)} left"
-    elif rate:
-        text += f"; the queue {'drains' if rate > 0 else 'grows'} by {abs(rate):.1f} jobs/s"
-    return cell(text)
 
 
 # `metrics`.

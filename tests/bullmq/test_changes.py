@@ -213,7 +213,6 @@ def test_in_flight_feeds_links_and_stops_after_too_many_failures(bullmq: Bullmq)
     assert result.code == 7, result
     # One look may find two results.
     assert result.data["stopped_by"] == "max_failures"
-    assert result.data["failed_at_stop"] in {4, 5}
     assert "Warning: --in-flight holds back docora-ops only" in result.stderr
 
 

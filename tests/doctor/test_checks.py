@@ -76,7 +76,7 @@ def test_clocks(ahead: dict[str, float], state: str, finding: str) -> None:
 
 
 def test_durations_are_short() -> None:
-    shown = {-3: "0 s", 59: "59 s", 119: "1 min", 7199: "1 h 59 min", 200_000: "2 d 7 h"}
+    shown = {-3: "0 s", 59: "59 s", 119: "1 min 59 s", 7199: "1 h 59 min", 200_000: "2 d 7 h"}
     assert {seconds: duration(seconds) for seconds in shown} == shown
 
 

@@ -229,7 +229,7 @@ def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
 
 def test_a_reason_that_cannot_be_kept_is_refused(docora: Docora) -> None:
     link = docora.add_link()
-    for reason in (" ", "x" * 501, "\udcff"):
+    for reason in (" ", "\udcff"):
         result = docora.run("retry", *link.ids, "--reason", reason, "--json")
         assert (result.code, result.json["code"]) == (2, "usage"), reason
         assert "--reason" in result.json["error"]

@@ -5,7 +5,7 @@ from io import StringIO
 
 import pytest
 
-from docora_ops.render.columns import Column, Listing, Pairs, cell, lines_of
+from docora_ops.render.columns import Column, Listing, Pairs, cell
 from docora_ops.render.console import make_console
 
 STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
@@ -74,13 +74,13 @@ def test_a_list_loses_columns_and_then_becomes_blocks_as_the_screen_narrows(
 
 
 def test_a_pipe_gets_every_column_separated_by_tabs_and_what_a_screen_leaves_out() -> None:
-    assert list(lines_of(Listing(COLUMNS, ROWS, most=1))) == HEADING_AND_ROWS
+    assert list(Listing(COLUMNS, ROWS, most=1).lines()) == HEADING_AND_ROWS
     assert on_screen(Listing(COLUMNS, ROWS, most=1), 77).endswith("and 1 more: see --json\n")
-    assert list(lines_of(Listing(COLUMNS, []))) == HEADING_AND_ROWS[:1]
+    assert list(Listing(COLUMNS, []).lines()) == HEADING_AND_ROWS[:1]
 
 
 def test_names_and_values_are_shown_beside_each_other() -> None:
     pairs = Pairs([("Job", cell("a-b")), ("", cell("waits")), ("Link", cell("x" * 30))])
-    assert list(lines_of(pairs)) == ["Job\ta-b", "Job\twaits", f"Link\t{'x' * 30}"]
+    assert list(pairs.lines()) == ["Job\ta-b", "Job\twaits", f"Link\t{'x' * 30}"]
     assert on_screen(pairs, 80) == f"Job   a-b\n      waits\nLink  {'x' * 30}\n"
     assert on_screen(pairs, 33) == f"Job   a-b\n      waits\nLink  {'x' * 27}\n      xxx\n"

@@ -36,9 +36,11 @@ def _dumping(docora: Docora, tmp_path: Path) -> None:
 
 
 def test_a_command_leaves_no_core_dump(docora: Docora, tmp_path: Path) -> None:
-    with docora.start_installed("status", "--watch", cwd=tmp_path) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline()
+    link = docora.add_link()
+    assert docora.run("retry", *link.ids).code == 0
+    with docora.start_installed("wait", *link.ids, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert any("Waiting for" in line for line in process.stderr)
         assert not leaves_a_core_dump(process)
 
 
