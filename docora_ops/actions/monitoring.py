@@ -10,20 +10,14 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.reading import count_by_app, count_by_error
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_links, links_by_group
+from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, AppCount, LinkStatus
-from docora_ops.overview import (
-    TOO_SLOW_MS,
-    DriftCounts,
-    Metrics,
-    Status,
-    Trend,
-)
+from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Metrics, Status, Trend
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, latency
 
@@ -37,10 +31,7 @@ _GROUPS = 5
 
 
 def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
-    """Reads the state from both servers, or from the one that can be used.
-
-    Also returns the errors of the servers that are down.
-    """
+    """Returns the state of both servers as far as available, and errors of unusable servers."""
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
     status = Status(postgres=database.target, redis=describe(client))
@@ -82,10 +73,9 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
 
 
 def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[ServerError]]:
-    """Reads the numbers of both servers, or of the one that can be used.
+    """Returns the metrics of both servers, as far as available, and the errors of unusable servers.
 
-    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway. Also
-    returns the errors of these servers.
+    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
     `by_app`: count the failed links of each app.
     """
     start, database = time.monotonic(), docora.database
@@ -136,9 +126,10 @@ def _jobs_by_status(queue: QueueOverview) -> dict[str, int]:
 
 
 def _workers_by_state(queue: QueueOverview) -> dict[str, int]:
-    """Counts the live workers by state. Redis may hold any text there: it counts as unknown.
+    """Counts the live workers by state.
 
-    A worker that has missed a heartbeat counts as silent, whatever it was doing before.
+    A state that is not RQ's counts as unknown. A worker that has missed a heartbeat counts as
+    silent, regardless of its state.
     """
     counts = dict.fromkeys((*_WORKER_STATES, "unknown", "silent"), 0)
     for worker in queue.workers:
@@ -149,7 +140,7 @@ def _workers_by_state(queue: QueueOverview) -> dict[str, int]:
 
 @contextmanager
 def _keeping_errors(errors: list[ServerError]) -> Iterator[None]:
-    """Adds an error of a server inside the block to `errors`, and ends the block."""
+    """Ends the block on an error of a server, and adds the error to `errors`."""
     try:
         yield
     except (PostgresError, RedisError) as error:
@@ -157,9 +148,11 @@ def _keeping_errors(errors: list[ServerError]) -> Iterator[None]:
 
 
 def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts | None:
-    """Counts lost and stuck links with one look, where `doctor` takes two; None on a standby.
+    """Counts lost and stuck links in one look, unlike `doctor`. Returns None on a standby.
 
-    `jobs`: the number of unfinished jobs, for a lower bound if there are too many links to look at.
+    jobs: the number of unfinished jobs. If too many links are unfinished to look at each, the
+        difference is a lower bound.
+
     Raises PostgresError, RedisError.
     """
     if read_standby(database):  # its links may be older than their jobs
@@ -171,15 +164,13 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts 
     statuses = dict(links)
     found = Counter(status for ref, status in links if not ref.has_valid_job_id)
     for ref, answer in look_at_jobs(database, queue, list(statuses)):
-        if queue.docora_picks_up(statuses[ref], answer):
-            continue
-        if not answer.state.is_live:
+        if not (answer.state.is_live or queue.docora_picks_up(statuses[ref], answer)):
             found[statuses[ref]] += 1
     return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])
 
 
 def trend(first: Status, status: Status, seconds: float) -> Trend:
-    """Returns what has changed since the first state of a watch, `seconds` before."""
+    """Returns the changes since the first state of a watch, which is `seconds` old."""
     before, now = _counts(first), _counts(status)
     changes = {name: now[name] - before[name] for name in before.keys() & now.keys()}
     jobs, change = now.get("jobs", 0), changes.get("jobs")

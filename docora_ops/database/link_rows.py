@@ -1,9 +1,8 @@
 """Rows of links: choosing, reading, locking and changing them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import partial
 from sys import intern
 
@@ -15,6 +14,7 @@ from docora_ops.links import (
     LinkIds,
     LinkRef,
     LinkStatus,
+    Outcome,
     Payload,
     PublicPayload,
     ids_of_job,
@@ -267,28 +267,24 @@ RETURNING id::text, status
 """
 
 
-class ClaimState(StrEnum):
-    """The result of a claim of one link."""
-
-    CLAIMED = "claimed"
-    CHANGED = "changed"  # the link does not qualify any more
-    LOCKED = "locked"  # a worker holds the link's lock
-    EXHAUSTED = "exhausted"  # stuck for the last time that is allowed: the link is failed now
-
-
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A link whose row is locked. `status`: before the claim."""
+    """A link whose row is locked.
 
-    state: ClaimState
+    status: the link's status before the claim.
+    outcome: why the link is not claimed; None if it is. `NOT_QUEUED`: it was stuck for the last
+        time that is allowed, and is `failed` now.
+    """
+
     payload: Payload
     status: str
+    outcome: Outcome | None
 
 
 Claiming = Callable[[Database, Sequence[str]], list[Claim]]
-"""Locks and changes links, given by their row ids, that still qualify.
+"""Locks links by their row ids, and changes those that still qualify.
 
-Leaves out links that are gone or locked by others.
+Omits links that are gone or locked by another session.
 """
 
 
@@ -297,7 +293,7 @@ def claim_matching_links(
 ) -> list[Claim]:
     """Locks and resets the links that still match."""
     claims = _claim(database, ids, MATCHES, filter_parameters(which))
-    if claimed := [id_ for id_ in claims if claims[id_].state is ClaimState.CLAIMED]:
+    if claimed := [id_ for id_ in claims if claims[id_].outcome is None]:
         database.execute(RESET_LINKS, {"ids": claimed})
     return list(claims.values())
 
@@ -314,12 +310,12 @@ def claim_unfinished_links(
     stuck = [
         id_
         for id_, claim in claims.items()
-        if claim.state is ClaimState.CLAIMED and claim.status == LinkStatus.SCANNING
+        if claim.outcome is None and claim.status == LinkStatus.SCANNING
     ]
     parameters = {"ids": stuck, "error": error, "max_attempts": max_attempts}
     for id_, status in database.rows(COUNT_CUT_OFF_SCANS, parameters) if stuck else ():
         if status == LinkStatus.FAILED:
-            claims[id_] = replace(claims[id_], state=ClaimState.EXHAUSTED)
+            claims[id_] = replace(claims[id_], outcome=Outcome.NOT_QUEUED)
     return list(claims.values())
 
 
@@ -345,8 +341,8 @@ def _claim(
     claims = {}
     for id_, *_, status, still_qualifies in rows:
         payload = payloads[id_]
-        state = ClaimState.LOCKED if payload.job_id in held else ClaimState.CLAIMED
-        claims[id_] = Claim(state if still_qualifies else ClaimState.CHANGED, payload, status)
+        outcome = Outcome.ALREADY_RUNNING if payload.job_id in held else None
+        claims[id_] = Claim(payload, status, outcome if still_qualifies else Outcome.SKIPPED)
     return claims
 
 
@@ -442,3 +438,77 @@ def _select(
         names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(counts)}))
     by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
     return Selection(refs, by_app, claim)
+
+
+# Links that should have a live job
+
+# A new link gets its job a moment later, so it is left out for five minutes. One that is scanned
+# has had its job, and one that is asked for by id is wanted whatever its age.
+_UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot', 'scanning')
+    AND (status = 'scanning' OR NOT %(only_stuck)s::boolean
+         AND (%(id)s::uuid IS NOT NULL OR created_at < now() - interval '5 minutes'))
+    AND (%(app_id)s::text IS NULL OR app_id = %(app_id)s)
+    AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+"""
+
+_ANY = {"app_id": None, "id": None, "only_stuck": False}
+
+# Materialized, or Postgres would, with statistics from before a bulk change, read the whole table
+# up to the limit.
+UNFINISHED_LINKS = f"""
+WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status {_UNFINISHED})
+SELECT * FROM unfinished LIMIT %(limit)s
+"""
+
+COUNT_UNFINISHED_LINKS = f"SELECT count(*) {_UNFINISHED}"
+
+# An INSERT of a link takes a key share lock on its repository's row, so it waits for this lock.
+LOCK_REPOSITORIES = """
+WITH locked AS (
+    SELECT repository_id FROM docora.repositories WHERE repository_id = ANY (%(ids)s::text[])
+    FOR UPDATE SKIP LOCKED
+)
+SELECT repository_id FROM locked
+UNION ALL
+SELECT wanted FROM unnest(%(ids)s::text[]) AS wanted
+WHERE NOT EXISTS (SELECT FROM docora.repositories WHERE repository_id = wanted)
+"""
+
+
+def unfinished_links(
+    database: Database,
+    *,
+    app_id: str | None = None,
+    link_id: str | None = None,
+    only_stuck: bool = False,
+    limit: int | None = None,
+) -> list[tuple[LinkRef, str]]:
+    """Returns links that should have a live job, each with its status.
+
+    app_id, link_id: only links of this app, or only this link.
+    only_stuck: only links that are being scanned.
+    limit: the maximum number of links.
+
+    Unless asked for by `link_id`, pending links of the last five minutes are left out.
+    """
+    parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
+    # One string for all links of an app or a repository: there may be a million.
+    return [
+        (LinkRef(id_, intern(app_id), intern(repository_id)), status)
+        for id_, app_id, repository_id, status in database.rows(UNFINISHED_LINKS, parameters)
+    ]
+
+
+def count_unfinished_links(database: Database) -> int:
+    """Counts the links that should have a live job."""
+    [(count,)] = database.rows(COUNT_UNFINISHED_LINKS, _ANY)
+    return int(count)
+
+
+def lock_against_new_links(database: Database, repository_ids: Collection[str]) -> set[str]:
+    """Locks repositories, so that no link to them can be created until the transaction ends.
+
+    Returns the ids that are locked now or do not exist. Other sessions hold the rest.
+    """
+    rows = database.rows(LOCK_REPOSITORIES, {"ids": list(repository_ids)})
+    return {id_ for (id_,) in rows}
