@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.actions.reading import count_by_app, count_by_error
+from docora_ops.actions.reading import count_by_error
 from docora_ops.database import Database
 from docora_ops.database.link_reports import count_links, links_by_group
 from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
@@ -42,7 +42,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             raise PostgresError(f"Postgres database {database.target} is too slow", hint=_TOO_SLOW)
         with database.snapshot():
             counts = count_links(database)
-            by_app = count_by_app(database, FAILED_LINKS, 1, _GROUPS)
+            failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
             by_error = count_by_error(database, FAILED_LINKS, 1, _GROUPS)
             standby = read_standby(database)
         status = replace(
@@ -50,8 +50,8 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             links_by_status=counts.by_status,
             open_circuits=counts.open_circuits,
             pending_with_open_circuit=counts.pending_with_open_circuit,
-            failed_apps=by_app.total,
-            failed_by_app=by_app.rows,
+            failed_apps=len(failed_apps),
+            failed_by_app=[AppCount(*row) for row in failed_apps[:_GROUPS]],
             failed_errors=by_error.total,
             failed_by_error=by_error.rows,
             standby=standby,
@@ -97,6 +97,17 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         links = failed = None
     if any(isinstance(error, RedisError) for error in errors):
         overview = backend_ok = None
+    jobs = (
+        None
+        if overview is None
+        else {
+            "waiting": overview.waiting,
+            "active": overview.active,
+            "delayed": overview.delayed,
+            "completed": overview.completed_jobs,
+            "failed": overview.failed_jobs,
+        }
+    )
     metrics = Metrics(
         postgres_up=links is not None,
         redis_up=overview is not None,
@@ -104,7 +115,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         failed_by_app=failed,
         open_circuits=links.open_circuits if links else None,
         queue_name=overview.queue_name if overview else None,
-        jobs_by_status=_jobs_by_status(overview) if overview else None,
+        jobs_by_status=jobs,
         oldest_waiting_seconds=overview.oldest_waiting_seconds if overview else None,
         workers_by_state=_workers_by_state(overview) if overview else None,
         backend_ok=backend_ok,
@@ -112,17 +123,6 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         scrape_seconds=round(time.monotonic() - start, 3),
     )
     return metrics, errors
-
-
-def _jobs_by_status(queue: QueueOverview) -> dict[str, int]:
-    """Counts the jobs by Docora's word for their status."""
-    return {
-        "waiting": queue.waiting,
-        "active": queue.active,
-        "delayed": queue.delayed,
-        "completed": queue.completed_jobs,
-        "failed": queue.failed_jobs,
-    }
 
 
 def _workers_by_state(queue: QueueOverview) -> dict[str, int]:
