@@ -338,7 +338,7 @@ class BulkRun:
         """Counts and reports what the batch has recorded."""
         for item in batch.recorded:
             self._counts[item.outcome] += 1
-            self._by_app[item.ref.app_id][item.outcome] += 1
+            self._by_app.setdefault(item.ref.app_id, Counter())[item.outcome] += 1
             # A resync does not wait for a snapshot that was running before: it counts as missed.
             if self._is_awaited and (item.outcome.succeeded or self.action is not Action.RESYNC):
                 self._following.add(item.ref, item.outcome)
