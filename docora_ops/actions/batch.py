@@ -21,7 +21,6 @@ from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.link_rows import (
     Claim,
     Claiming,
-    ClaimState,
     clear_deliveries,
     count_deliveries,
     lock_link,
@@ -45,6 +44,8 @@ _LONGEST_WAIT = 1  # seconds that a batch waits, with rows locked, for the batch
 _SLOW_LINKS_IN_A_ROW = 2
 """Once this many single links in a row have timed out, the whole server is too slow."""
 _MISSED = "its snapshot is running; resync it again when that has ended"
+_CUT_OFF = "its snapshot was cut off too often: the link is failed now"
+# A link that is not queued was stuck too often, and is failed now.
 _CHANGES = (Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.NOT_QUEUED)
 
 
@@ -92,10 +93,10 @@ class Batch:
 
 @dataclass(slots=True)
 class AuditEntries:
-    """The two entries of one run, and which of them have been written.
+    """The two audit entries of one run, for its start and its end.
 
-    Bulk operations write both together with their progress. A run without an operation id writes
-    the first with its first change: a run that changes nothing leaves no entry.
+    Bulk operations write both entries together with their progress. Other runs write the first one
+    with their first change, so a run that changes nothing leaves no entry.
     """
 
     change: Change
@@ -106,51 +107,38 @@ class AuditEntries:
     _run: str = field(default_factory=new_operation_id)
 
     def start(self) -> AuditEntry | None:
-        """Returns the entry for the start of the run, None if it is written."""
-        if self.has_begun:
-            return None
-        return audit_entry(
-            self.change,
-            AuditEvent.STARTED,
-            run=self._run,
-            operation_id=self.operation_id,
-            counts={"total": self.total},
-        )
-
-    def entries_with_push(self, action: Action) -> dict[Outcome, AuditEntry]:
-        """Returns the entry for the start by the outcomes of a push that are a change.
-
-        A job that waits already is one if the action resets its link. A link that is not queued
-        was stuck too often, and is failed now.
-        """
-        start = self.start()
-        if start is None:
-            return {}
-        entries = dict.fromkeys(_CHANGES, start)
-        if action in {Action.RETRY, Action.RESYNC}:
-            entries[Outcome.ALREADY_QUEUED] = start
-        return entries
+        """Returns the entry for the start of the run, or None if it has been written."""
+        return None if self.has_begun else self._entry(AuditEvent.STARTED, {})
 
     def end(
         self, counts: Counts, stopped_by: StoppedBy | None, cancelled_by: str | None = None
     ) -> AuditEntry:
         """Returns the entry for the end of the run. `counts`: links by outcome."""
-        shown = {str(outcome): count for outcome, count in counts.items() if count}
-        return audit_entry(
-            self.change,
-            AuditEvent.ENDED,
-            run=self._run,
-            operation_id=self.operation_id,
-            counts={"total": self.total, **shown},
-            stopped_by=stopped_by,
-            cancelled_by=cancelled_by,
-        )
+        return self._entry(AuditEvent.ENDED, counts, stopped_by, cancelled_by)
 
     def write_end(self, store: ProgressStore, counts: Counts, stopped_by: StoppedBy | None) -> None:
         """Writes the entry for the end of a run that has begun, once. Raises RedisError."""
         if self.has_begun and not self.has_ended:
             store.record(self.end(counts, stopped_by))
             self.has_ended = True
+
+    def _entry(
+        self,
+        event: AuditEvent,
+        counts: Counts,
+        stopped_by: StoppedBy | None = None,
+        cancelled_by: str | None = None,
+    ) -> AuditEntry:
+        return audit_entry(
+            self.change,
+            event,
+            run=self._run,
+            operation_id=self.operation_id,
+            counts={"total": self.total}
+            | {str(key): count for key, count in counts.items() if count},
+            stopped_by=stopped_by,
+            cancelled_by=cancelled_by,
+        )
 
 
 @dataclass(slots=True)
@@ -159,9 +147,9 @@ class BatchExecution:
 
     claim_links: locks and changes the links that still qualify.
     audit: the audit entries of the run; None if the change is not recorded.
-    operation_id: the operation that keeps the links that are claimed.
-    waits_for_circuits: wait for a circuit that another session holds; in a bulk operation, waiting
-        for one with each link would take days.
+    operation_id: the operation that keeps the row ids of claimed links.
+    waits_for_circuits: wait for circuits that other sessions hold. A bulk operation does not: one
+        wait per link could take days.
     disproved: by job id, the evidence against the status of a waiting job, see `PushRequest`.
     """
 
@@ -178,10 +166,11 @@ class BatchExecution:
     _slow_links: int = 0
 
     def execute(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
-        """Queues the links together. `wait`: waits for locked rows.
+        """Queues the links together. `wait`: wait for locked rows.
 
-        Records the error of a single link that can't be queued. If there are several links, raises
-        it as LinkError: then queue each by itself. Raises PostgresError, RedisError.
+        If a single link can't be queued, records its error. If one of several can't be queued,
+        raises LinkError; the caller then queues each link by itself. Raises PostgresError,
+        RedisError.
         """
         try:
             self.claim_and_push(refs, batch, wait=wait)
@@ -200,8 +189,7 @@ class BatchExecution:
     def execute_locked(self, ref: LinkRef, batch: Batch) -> None:
         """Queues a link that was unclaimed, and waits for its row.
 
-        Once another link was waited for in vain, only tries: to wait for each of ten thousand rows
-        would take a day.
+        After one wait in vain, no longer waits: ten thousand waits would take a day.
         """
         self.execute([ref], batch, wait=not self._has_waited_in_vain)
         if batch.unclaimed:
@@ -213,7 +201,7 @@ class BatchExecution:
             self._name_failures(batch)
 
     def _name_failures(self, batch: Batch) -> None:
-        """Names links that were not queued, if Postgres can be asked: they count without names."""
+        """Lists the links that were not queued, without their names if Postgres is unavailable."""
         failed = []
         for item in batch.recorded:
             if item.outcome is Outcome.ALREADY_RUNNING and self.action is Action.RESYNC:
@@ -231,9 +219,9 @@ class BatchExecution:
     def claim_and_push(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
         """Claims and queues links in one transaction, and records their outcomes after the commit.
 
-        If the push finds a job running, all is rolled back and attempted again without that link:
-        the jobs of the others count as already queued then.
-        wait: wait for locked rows. Raises LinkError, PostgresError, RedisError.
+        If the push finds a running job, rolls back and tries again without that link. The jobs of
+        the other links then count as already queued. `wait`: wait for locked rows.
+        Raises LinkError, PostgresError, RedisError.
         """
         candidates = self._candidates(batch.record_invalid(refs), batch)
         if not candidates:
@@ -246,7 +234,7 @@ class BatchExecution:
             changed = [
                 claim
                 for claim in claims.values()
-                if claim.state in {ClaimState.CLAIMED, ClaimState.EXHAUSTED}
+                if claim.outcome in {None, Outcome.NOT_QUEUED}  # the latter is `failed` now
             ]
             payloads = [claim.payload for claim in changed]
             if self.action is Action.RESYNC:
@@ -263,8 +251,8 @@ class BatchExecution:
             if batch.after:
                 batch.after.wait(_LONGEST_WAIT)
             for answer in self._push(changed, candidates):
-                is_exhausted = claims[answer.job_id].state is ClaimState.EXHAUSTED
-                if not answer.state.is_over if is_exhausted else answer.outcome is None:
+                is_failed = claims[answer.job_id].outcome is Outcome.NOT_QUEUED
+                if not answer.state.is_over if is_failed else answer.outcome is None:
                     refused.append(answer)
                 outcomes[answer.job_id] = outcome_of(answer)
             if refused:
@@ -278,18 +266,11 @@ class BatchExecution:
             return
         for job_id, ref in candidates.items():
             claim = claims.get(job_id)
-            match claim and claim.state:
-                case None:
-                    batch.unclaimed.append(ref)
-                case ClaimState.CLAIMED:
-                    batch.record(ref, outcomes[job_id])
-                case ClaimState.CHANGED:
-                    batch.record(ref, Outcome.SKIPPED)
-                case ClaimState.LOCKED:
-                    batch.record(ref, Outcome.ALREADY_RUNNING)
-                case ClaimState.EXHAUSTED:
-                    reason = "its snapshot was cut off too often: the link is failed now"
-                    batch.record(ref, Outcome.NOT_QUEUED, reason)
+            if claim is None:
+                batch.unclaimed.append(ref)
+                continue
+            reason = _CUT_OFF if claim.outcome is Outcome.NOT_QUEUED else None
+            batch.record(ref, claim.outcome or outcomes[job_id], reason)
         batch.deliveries_cleared += done.deliveries_cleared
         batch.circuits_reset |= done.circuits_reset
         batch.circuits_held |= done.circuits_held
@@ -324,31 +305,37 @@ class BatchExecution:
         return {job_id: claims[job_id] for job_id in candidates if job_id in claims}
 
     def _push(self, claims: Sequence[Claim], refs: Mapping[str, LinkRef]) -> list[Answer]:
-        """Queues the jobs of claimed links, by job id, with the audit entry of the run's start."""
+        """Queues the jobs of claimed links. Writes the first audit entry with the first change.
+
+        `refs`: the links by job id.
+        """
         requests = [
             PushRequest(
                 claim.payload.job_id,
-                claim.payload if claim.state is ClaimState.CLAIMED else None,
+                None if claim.outcome else claim.payload,
                 is_rescan=self.action.is_rescan(claim.status),
                 disproved=self.disproved.get(claim.payload.job_id, ""),
                 row_id=refs[claim.payload.job_id].id,
             )
             for claim in claims
         ]
-        audit = self.audit
-        entries = audit.entries_with_push(self.action) if audit else {}
+        # A job that already waits is a change if its link is reset.
+        resets = self.action in {Action.RETRY, Action.RESYNC}
+        changes = (*_CHANGES, Outcome.ALREADY_QUEUED) if resets else _CHANGES
+        start = self.audit.start() if self.audit else None
+        entries = dict.fromkeys(changes, start) if start else {}
         answers = self.queue.push(
             requests, front=self.options.front, operation_id=self.operation_id, audit=entries
         )
-        if audit and any(
+        if self.audit and any(
             answer.outcome in entries or (not answer.outcome and answer.state.is_over)
             for answer in answers
         ):
-            audit.has_begun = True
+            self.audit.has_begun = True
         return answers
 
     def plan(self, refs: Sequence[LinkRef], batch: Batch) -> list[PlannedLink]:
-        """Records each link as `execute` would, and changes nothing. Returns what is planned."""
+        """Records the outcomes that `execute` would have, and returns them. Changes nothing."""
         for ref, answer in look_at_jobs(self.database, self.queue, batch.record_invalid(refs)):
             outcome = outcome_of(answer)
             if answer.state is JobState.WAITING and ref.job_id in self.disproved:

@@ -56,11 +56,11 @@ _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
 class BulkStep:
     """The progress of a bulk operation.
 
-    chosen: the links that were chosen, by app.
-    by_app: the outcomes of the links so far; it grows with them.
-    deliveries: with a resync, the delivery records of these links before the first change.
+    chosen: the number of selected links of each app.
+    by_app: the outcomes so far, by app. The mapping changes as the operation goes on.
+    deliveries: for a resync, the number of delivery records of the links before the first change.
     wait: the results of the snapshots so far, if they are awaited.
-    is_waiting: every link has had its turn, and only snapshots are awaited.
+    is_waiting: all links are handled, and only snapshots are awaited.
     """
 
     result: BulkResult
@@ -75,8 +75,8 @@ class BulkStep:
 class BulkRun:
     """One action on the links of a selection.
 
-    batch_size: links that are locked, queued and committed together.
-    deliveries: the delivery records of the links of a resync.
+    batch_size: the number of links that one transaction locks and queues.
+    deliveries: for a resync, the number of delivery records of the links.
     disproved: by job id, the evidence against the status of a waiting job, see `PushRequest`.
     """
 
@@ -118,8 +118,8 @@ class BulkRun:
     def run(self) -> Generator[BulkStep]:
         """Yields a step before the first change, and one after each batch.
 
-        The first step is what a person may be asked about: closing the generator then changes
-        nothing. Closed later, or killed at any point, a new run finishes the rest. With
+        A person may be asked about the first step: closing the generator then changes nothing. If
+        it is closed later, or killed at any point, a new run finishes the rest. With
         `options.wait`, also yields while the snapshots are awaited. Raises WrongBackendError,
         ServersMismatchedError, PostgresError, RedisError; unfinished batches are rolled back.
         """
@@ -163,7 +163,7 @@ class BulkRun:
             yield self.step()
             yield from self._work()
             self._reset_held_circuits()
-            self._end_audit()
+            self._report(is_last=True)
             yield self.step()
             if options.wait and not options.is_paced:
                 yield self.step(is_waiting=True)
@@ -182,12 +182,12 @@ class BulkRun:
         """Ends the operation and its audit entries, and keeps the results of the snapshots."""
         if stopped_by and self._left and not self._cancelled:
             self._cancel(stopped_by)
-        self._end_audit()
-        results = self._following.result().results
-        # Nobody waits for the end of Redis's timeout once more.
+        self._report(is_last=True)
+        found = self._following.result()
+        # If Redis is down, its timeout has been waited for once already.
         has_redis &= not self._following.watch.misses_redis
-        if self._operation_id and any(astuple(results)) and has_redis:
-            keep_results(self.docora, self._operation_id, self._following.result(), self.change)
+        if self._operation_id and any(astuple(found.results)) and has_redis:
+            keep_results(self.docora, self._operation_id, found, self.change)
 
     def _stay_known(self) -> None:
         """Keeps the operation from expiring while its links are awaited.
@@ -250,21 +250,18 @@ class BulkRun:
         )
 
     def _work(self) -> Generator[BulkStep]:
-        """Handles all links in order, and at last those whose rows were locked."""
+        """Handles all links in order, then the links whose rows were locked."""
         refs = self.selection.refs
         if self._planned is not None:
-            yield from self._plan(refs, self._planned)
+            for some in batches(refs, self.batch_size):
+                batch = Batch()
+                self._planned += self._execution.plan(some, batch)
+                yield self._counted(batch)
             return
         if self.options.front:
             refs = refs[::-1]  # each job is pushed before the one that was pushed last
         unclaimed = yield from self._handle(refs, self.batch_size)
         yield from self._handle_locked(unclaimed)
-
-    def _plan(self, refs: Sequence[LinkRef], planned: list[PlannedLink]) -> Generator[BulkStep]:
-        for some in batches(refs, self.batch_size):
-            batch = Batch()
-            planned += self._execution.plan(some, batch)
-            yield self._counted(batch)
 
     def _handle(
         self, refs: Sequence[LinkRef], batch_size: int
@@ -289,11 +286,11 @@ class BulkRun:
     def _fly(
         self, todo: deque[Sequence[LinkRef]], unclaimed: list[LinkRef]
     ) -> list[Sequence[LinkRef]]:
-        """Takes batches from `todo` for a while, and executes two at a time, each in a thread.
+        """Executes batches from `todo` for `LONGEST_FLIGHT` seconds, two at a time in threads.
 
         Postgres claims one batch while Redis takes the jobs of the other. Adds links that were not
         claimed to `unclaimed`. Returns batches with a link that can't be queued. Raises
-        PostgresError, RedisError once no batch is in flight any more.
+        PostgresError, RedisError when no batch is in flight any longer.
         """
         free = deque([self._execution, self._second_execution])
         in_flight = deque[BatchInFlight]()
@@ -323,7 +320,7 @@ class BulkRun:
         return refused
 
     def _handle_locked(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
-        """Handles links that were unclaimed once more: all together, then waiting for each row."""
+        """Handles unclaimed links again: in batches, then one by one, waiting for each row."""
         unclaimed = yield from self._handle(refs, self.batch_size)
         for ref in unclaimed:
             if self._cancelled:
@@ -344,17 +341,18 @@ class BulkRun:
         self._deliveries_cleared += batch.deliveries_cleared
         self._circuits_reset |= batch.circuits_reset
         self._circuits_held |= batch.circuits_held
-        late = [item.ref.id for item in batch.recorded if self._is_kept_late(item.outcome)]
+        # Links that `wait` follows, and whose row ids no push has kept.
+        is_docoras = self.docora.queue.is_docoras
+        late = [
+            item.ref.id
+            for item in batch.recorded
+            if (item.outcome.succeeded and is_docoras)
+            or (item.outcome is Outcome.ALREADY_RUNNING and self.action is Action.RETRY)
+        ]
         if late and self._operation_id:
             self.docora.store.add_links(self._operation_id, late)
         self._report()
         return self.step()
-
-    def _is_kept_late(self, outcome: Outcome) -> bool:
-        """Tells whether the link is followed by `wait`, and a push has not kept its row id."""
-        if outcome is Outcome.ALREADY_RUNNING:
-            return self.action is Action.RETRY
-        return self.docora.queue.is_docoras and outcome.succeeded
 
     def _reset_held_circuits(self) -> None:
         """Resets the circuits whose rows other sessions held."""
@@ -364,23 +362,21 @@ class BulkRun:
                 self._circuits_reset |= reset_circuits(self.docora.database, self._circuits_held)
                 self._circuits_held = set()
 
-    def _end_audit(self) -> None:
-        audit = self._audit
-        if self._operation_id is None:
-            reason = self._stopped_by if self._left else None
-            audit.write_end(self.docora.store, self._counts, reason)
-        elif audit.has_begun and not audit.has_ended:
-            self._report(is_last=True)
-
     def _report(self, *, is_last: bool = False) -> None:
-        """Writes the progress and, at the start and the end, the audit entries."""
+        """Writes the progress and, at the start and the end, the audit entries.
+
+        Without an operation id, writes only the audit entry for the end.
+        """
         self._reported_at = time.monotonic()
-        if self._operation_id is None:
-            return
-        audit, completed = self._audit, self._counts.total()
-        entry = audit.start()
-        is_end = entry is None and not audit.has_ended and (is_last or not self._left)
         reason = self._stopped_by if self._left else None
+        if self._operation_id is None:
+            if is_last:
+                self._audit.write_end(self.docora.store, self._counts, reason)
+            return
+        if is_last and self._audit.has_ended:
+            return
+        audit, entry = self._audit, self._audit.start()
+        is_end = entry is None and not audit.has_ended and (is_last or not self._left)
         if is_end:
             entry = audit.end(self._counts, reason, self._cancelled_by if reason else None)
         results = self._following.result().results
@@ -388,7 +384,7 @@ class BulkRun:
             Progress(
                 operation_id=self._operation_id,
                 total=self.selection.total,
-                completed=completed,
+                completed=self._counts.total(),
                 put_to_work=count_succeeded(self._counts),
                 not_queued=len(self._failures),
                 cancelled=self._cancelled,

@@ -63,10 +63,9 @@ _DRIFT = {
     DriftKind.STALE_ENTRY: ("entry", "entries", "of jobs that are gone or elsewhere"),
 }
 _OF_DOCORA = "not looked for: BullMQ keeps its own entries, and Docora's scheduler its queue"
-"""The reason why a kind of drift is not looked for in Docora's own queue."""
 
 _Problem = tuple[bool, Callable[..., Check], str, str]
-"""Whether there is a problem; `warning` or `failed`; the finding and the hint."""
+"""Whether the problem exists; `warning` or `failed`; the finding; the hint."""
 
 
 @dataclass
@@ -77,16 +76,20 @@ class _Server:
     checks: list[Check] = field(default_factory=list)
     error: DocoraOpsError | None = None  # of the settings, or it does not answer, or refuses
     missing: str = ""
-    """What further checks need and lack, such as "Postgres" or "the primary". Empty: nothing."""
+    """What is missing for further checks, such as "Postgres" or "the primary"; may be empty."""
     ahead: dict[str, float] = field(default_factory=dict)
-    """Seconds that its clock is ahead of this host's, by its name, if that is known."""
+    """Seconds that the server's clock is ahead of this host's, by server, if known."""
     latency: dict[str, float] = field(default_factory=dict)
-    """Milliseconds that one answer takes, by its name, if that is known."""
+    """Milliseconds that one answer takes, by server, if known."""
     pending: int = 0  # links; 0 also if Postgres was not asked
     health: QueueHealth | None = None
 
+    def check(self, name: CheckName, fine: str, *problems: _Problem) -> None:
+        """Adds a check with the first problem that exists."""
+        self.checks.append(_judge(name, fine, *problems))
+
     def lose(self, error: DocoraOpsError) -> None:
-        """Records that the server can't be asked."""
+        """Records why the server can't be used."""
         self.error = error
         if isinstance(error, ConfigurationError):
             self.missing = "usable settings"
@@ -95,13 +98,13 @@ class _Server:
             self.checks.append(failed(self.name, error.message, error.hint))
 
     def read_clock(self, read: Callable[[], float]) -> None:
-        """Records how far its clock is ahead."""
+        """Records how far the server's clock is ahead."""
         before = time.time()
         found = read()
         self.ahead[self.name.capitalize()] = found - (before + time.time()) / 2
 
     def read_latency(self, seconds: float) -> bool:
-        """Records how long one answer takes. Tells whether that is too long."""
+        """Records the latency of one answer. Tells whether it is too long."""
         self.latency[self.name.capitalize()] = seconds * 1000
         return seconds * 1000 > TOO_SLOW_MS
 
@@ -109,12 +112,12 @@ class _Server:
 def diagnose(
     docora: Docora, *, max_failed: int | None = None, read_only: bool = False
 ) -> Iterator[Suspects | Diagnosis]:
-    """Makes all checks that can be made; an unreachable server does not prevent the others.
+    """Makes all possible checks. If a server is unreachable, skips the checks that need it.
 
-    Yields Suspects until the second look at the drift, and the Diagnosis at last.
+    Yields Suspects until the second look at the drift, and finally the Diagnosis.
 
-    max_failed: more failed links are a failure.
-    read_only: role and user are to read only, and nothing is tried that could write.
+    max_failed: more failed links than this are critical.
+    read_only: role and user need only read privileges, and nothing that could write is attempted.
     """
     postgres = _ask_postgres(docora, max_failed, read_only=read_only)
     redis = _ask_redis(docora, read_only=read_only)
@@ -165,7 +168,7 @@ def diagnose(
 
 
 def _judge(name: CheckName, fine: str, *problems: _Problem) -> Check:
-    """Returns the first problem that there is, otherwise OK with the finding `fine`."""
+    """Returns a check with the first problem that exists, otherwise OK with the finding `fine`."""
     for exists, kind, finding, hint in problems:
         if exists:
             return kind(name, finding, hint)
@@ -195,14 +198,22 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
         server.read_clock(lambda: read_clock(database))
         server.checks.append(ok(CheckName.POSTGRES, database.place))
         server.checks += check_postgres(version, standby)
-        server.checks.append(_check_pooling(pools=pools_transactions(docora.settings)))
+        pools = pools_transactions(docora.settings)
+        pooling = "a proxy that pools transactions: commands work, and a worker refuses to start"
+        unknown = "unknown: two more connections could not be opened at once"
+        allow = "allow the role, and the proxy's pool, more connections"
+        server.check(
+            CheckName.POSTGRES_POOLING,
+            "no proxy that pools transactions",
+            (pools is True, warning, pooling, SESSIONS_FOR_WORKERS),
+            (pools is None, warning, unknown, allow),
+        )
         role = read_role(database)
         missing = role.missing_columns
         grant = f"let the role use the schema: GRANT USAGE ON SCHEMA {database.schema}"
         hint = f"point DATABASE_URL at the database that Docora uses, and {grant}"
         problem = (bool(missing), failed, f"missing: {', '.join(missing)}", hint)
-        fine = "6 tables, and all their columns"
-        server.checks.append(_judge(CheckName.TABLES, fine, problem))
+        server.check(CheckName.TABLES, "6 tables, and all their columns", problem)
         if missing:  # missing columns would look like missing privileges
             server.missing = "the missing tables and columns"
             return server
@@ -212,9 +223,7 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
         others = f"others may create functions and tables: {others}"
         revoke = (f"REVOKE CREATE ON SCHEMA {schema} FROM {role};" for schema, role in creators)
         problem = (bool(creators), warning, others, " ".join(revoke))
-        server.checks.append(
-            _judge(CheckName.SCHEMAS, "no other role may create anything", problem)
-        )
+        server.check(CheckName.SCHEMAS, "no other role may create anything", problem)
         privileges = check_privileges(role, read_only=read_only)
         server.checks.append(privileges)
         if privileges.state is CheckState.CRITICAL:
@@ -229,13 +238,11 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
         hint = "docora-ops failed --group-by error"
         exceeded = (too_many, failed, f"{of_apps}, more than {max_failed}", hint)
         some = (counts.failed > 0, warning, of_apps, hint)
-        server.checks.append(_judge(CheckName.FAILED_LINKS, "none", exceeded, some))
-        circuits, hint = (
-            counts.open_circuits,
-            "docora-ops links --circuit open --group-by repository",
-        )
+        server.check(CheckName.FAILED_LINKS, "none", exceeded, some)
+        circuits = counts.open_circuits
+        hint = "docora-ops links --circuit open --group-by repository"
         problem = (circuits > 0, warning, amount(circuits, "open circuit"), hint)
-        server.checks.append(_judge(CheckName.OPEN_CIRCUITS, "none", problem))
+        server.check(CheckName.OPEN_CIRCUITS, "none", problem)
         if standby:
             server.missing = "the primary"
     except (ConfigurationError, PostgresError) as error:
@@ -255,23 +262,8 @@ def check_postgres(version: str, standby: Standby | None) -> Iterator[Check]:
     yield _judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem)
 
 
-def _check_pooling(*, pools: bool | None) -> Check:
-    found = "a proxy that pools transactions: commands work, and a worker refuses to start"
-    unknown = "unknown: two more connections could not be opened at once"
-    allow = "allow the role, and the proxy's pool, more connections"
-    return _judge(
-        CheckName.POSTGRES_POOLING,
-        "no proxy that pools transactions",
-        (pools is True, warning, found, SESSIONS_FOR_WORKERS),
-        (pools is None, warning, unknown, allow),
-    )
-
-
 def check_privileges(role: Role, *, read_only: bool = False) -> Check:
-    """Checks that the role has all privileges that it needs.
-
-    read_only: the privileges to read are enough.
-    """
+    """Checks the privileges of the role. `read_only`: read privileges are enough."""
     lacks = {} if role.is_superuser else role.lacks(read_only=read_only)
     found = "; ".join(f"{', '.join(lacks[table])} on {table}" for table in lacks)
     hint = " ".join(
@@ -313,7 +305,7 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
 def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None) -> Iterator[Check]:
     """Checks version, role, eviction, memory and persistence, by the answer of INFO.
 
-    refusal: why it refused the writes that were tried, and what to do.
+    refusal: why Redis refused the writes that were attempted, and the hint.
     """
     version, valkey = str(info.get("redis_version", "")), info.get("valkey_version")
     is_replica = info.get("role", "master") != "master"
@@ -354,11 +346,11 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
 
 
 def check_queue(queue: QueueHealth, backend: Backend, pending: int) -> Iterator[Check]:
-    """Checks Docora's own queue, workers, scheduler and waiting jobs.
+    """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
-    Makes only one of these checks if only workers of the other backend run.
+    Makes only one of these checks if only workers of the other backend are running.
 
-    pending: the number of pending links; 0 if Postgres was not asked.
+    pending: the number of pending links; 0 if unknown.
     """
     is_rq, advice = backend is Backend.RQ, ADVICE[backend]
     if queue.has_only_others:
@@ -381,10 +373,8 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
     if queue.other is OtherQueue.WORKED_ON:
         yield failed(name, _RQ.others_beside, _RQ.to_stop_others)
     elif queue.other is OtherQueue.LEFT_JOBS:
-        found = (
-            "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
-            "started sends files to the base_url that an app had when its job was queued"
-        )
+        found = "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
+        found += "started sends files to the base_url that an app had when its job was queued"
         yield failed(name, found, _TO_REMOVE, command=queue.to_remove_others)
     else:
         yield ok(name, found)
@@ -453,9 +443,9 @@ def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
 
 
 def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:
-    """Compares the clocks of this host, of the servers and of the hosts of workers.
+    """Compares the clocks of this host, of the servers, and of the workers' hosts.
 
-    ahead: seconds by which the clocks of servers are ahead of this host's, by name.
+    ahead: by server, the seconds that its clock is ahead of this host's.
     """
     clocks = {"this host": 0.0, **ahead}
     first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
@@ -469,10 +459,8 @@ def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check
             differences.append((abs(seconds), found))
     largest, found = max(differences, key=lambda each: each[0])
     compared = [*clocks, amount(len(differences) - 1, "worker")]
-    hint = (
-        "set the clocks by NTP on each host: heartbeats and due times are judged by them, and a "
-        "worker that is more than 20 s off takes no job"
-    )
+    hint = "set the clocks by NTP on each host: heartbeats and due times are judged by them, and a "
+    hint += "worker that is more than 20 s off takes no job"
     return _judge(
         CheckName.CLOCKS,
         f"{', '.join(compared[:-1])} and {compared[-1]} agree to {_CLOCK_WARNING} s",

@@ -19,14 +19,14 @@ _EMPTY = (
     "(it may have been emptied, or be another Redis)"
 )
 _PATIENCE = 2
-"""Seconds for the one statement: `status` and `doctor` wait for it before they ask Redis."""
+"""Seconds for one statement: `status` and `doctor` wait for it before they ask Redis."""
 
 
 class Docora:
     """One Docora, the first argument of every action.
 
-    Connects to Postgres and to Redis when they are first used. An action adds sentences that a
-    person should read beside its result to `notices`.
+    Connects to Postgres and Redis when first used. Actions add to `notices` what a person should
+    read beside the result.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -72,23 +72,23 @@ class Docora:
 
     @property
     def redis_server(self) -> str:
-        """Redis with its database, without secrets."""
+        """Names Redis and its database, without secrets."""
         from docora_ops.queue.redis_client import describe
 
         return f"Redis {describe(self.redis)}"
 
     @property
     def servers(self) -> str:
-        """Both servers, with their databases and without secrets."""
+        """Names both servers and their databases, without secrets."""
         return f"{self.database.place}, {self.redis_server}"
 
     @cached_property
     def backend(self) -> BackendChoice:
-        """The backend that is set or in use, and why. Raises RedisError."""
+        """The backend that is configured or in use, and why. Raises RedisError."""
         from docora_ops.queue.backend import START, choose_backend
 
         choice = choose_backend(self.settings, self.redis)
-        # A Redis without keys of a queue says nothing if the links were worked on before.
+        # If links were scanned before, a Redis without keys of either queue proves nothing.
         if choice.source is BackendSource.DEFAULT and self._links_were_scanned():
             advice = f"check REDIS_URL; {START}"
             return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, _EMPTY, advice)
@@ -97,7 +97,7 @@ class Docora:
         return choice
 
     def _links_were_scanned(self) -> bool:
-        """Tells whether a worker has begun with a link; False if Postgres does not tell."""
+        """Tells whether a link was ever scanned; False if Postgres can't be asked."""
         from docora_ops.database import Database
         from docora_ops.database.link_reports import has_scanned_links
 
@@ -114,7 +114,7 @@ class Docora:
 
     @cached_property
     def queue_to_read(self) -> LinkQueue:
-        """The queue, with a warning if it is unclear which workers run. Raises RedisError."""
+        """The queue to read. Warns if the backend is unclear. Raises RedisError."""
         from docora_ops.queue import queue_of
 
         choice = self.backend
@@ -124,10 +124,7 @@ class Docora:
 
     @cached_property
     def queue(self) -> LinkQueue:
-        """The queue, to change something.
-
-        Raises UnclearBackendError if it is unclear which workers run, RedisError.
-        """
+        """The queue to change. Raises UnclearBackendError, RedisError."""
         if not self.backend.is_clear:
             raise UnclearBackendError(
                 f"{self.backend.sentence}: nothing is changed", hint=self.backend.to_set
@@ -136,7 +133,7 @@ class Docora:
 
     @cached_property
     def store(self) -> ProgressStore:
-        """The progress of bulk operations."""
+        """The stored progress of bulk operations."""
         from docora_ops.queue import ProgressStore
 
         return ProgressStore(self.redis)

@@ -7,8 +7,7 @@ from sys import intern
 
 from docora_ops.actions.look import DOCORA_JOB_ID, look_at_jobs
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import unfinished_links
-from docora_ops.database.link_rows import linked_jobs, names_of
+from docora_ops.database.link_rows import linked_jobs, names_of, unfinished_links
 from docora_ops.drift import Drift, DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, batches, ids_of_job
@@ -24,18 +23,18 @@ _KINDS_OF_LINKS = {
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """The first look has found mismatches, and the second one is to come. Sent each second."""
+    """The number of mismatches that wait for a second look. Sent each second."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One disagreement, and what its repair needs.
+    """One case of drift, and what its repair needs.
 
-    ref: the link if it is lost or stuck.
+    ref: the link, if it is lost or stuck.
     disproved: the evidence against the status of its job.
-    removal: what is to be removed otherwise.
+    removal: the job or entries to remove, if it is no lost or stuck link.
     """
 
     drift: Drift
@@ -45,7 +44,7 @@ class Finding:
 
     @property
     def key(self) -> tuple[DriftKind, str, str]:
-        """Tells it from others. Changes if somebody has queued the job meanwhile."""
+        """Identifies the case. Differs if the job has been queued again meanwhile."""
         return self.drift.kind, self.drift.job_id, self.disproved
 
 
@@ -57,10 +56,10 @@ def find_drift(
     app_id: str | None = None,
     ref: LinkRef | None = None,
 ) -> Iterator[Suspects | list[Finding]]:
-    """Looks for drift twice. Yields Suspects until the second look, if the first finds any.
+    """Looks for drift twice. Yields Suspects between the looks, and finally the findings.
 
-    Yields the findings at last: what only one look finds is normal activity. No lock is held and
-    no transaction is open meanwhile. Raises PostgresError, RedisError.
+    What only one look finds is normal activity. Holds no lock and no transaction between the looks.
+    Raises PostgresError, RedisError.
 
     delay: seconds between the two looks.
     app_id: look at this app only.
@@ -88,8 +87,8 @@ def find_misplaced(
 ) -> Iterator[Suspects | dict[str, str]]:
     """Looks twice for jobs whose status says that they wait, though RQ would never take them.
 
-    Yields Suspects until the second look, if the first one finds any. Yields at last the evidence
-    against the status of each job, by its id, for a push. Raises RedisError.
+    Yields Suspects between the looks, and finally, by job id, the evidence against each status.
+    Raises RedisError.
 
     delay: seconds between the two looks.
     """
@@ -115,7 +114,7 @@ def _pause(count: int, delay: float) -> Iterator[Suspects]:
 def _look(
     database: Database, queue: LinkQueue, app_id: str | None, ref: LinkRef | None
 ) -> Iterator[Finding]:
-    """Yields what one look finds: everywhere, of one app, or of one link."""
+    """Yields the drift that one look finds, of all links, one app or one link."""
     sweep, entries = queue.sweep, None
     if sweep:
         entries = sweep.read()

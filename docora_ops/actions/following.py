@@ -34,9 +34,9 @@ from docora_ops.links import (
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
 
 _AT_ONCE = 5_000  # links per statement
-_JOBS_AT_ONCE = 500
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
-_FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED = 0.02, 0.2  # else free workers wait for links
+_JOBS_AT_ONCE = 500  # links per look at the jobs
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
+_LONGEST_PAUSE_OF_FEED = 0.2  # else free workers wait for links
 _TICK = 0.2  # seconds of a pause after which the caller may stop
 _REST = 4  # the pause after a round lasts at least this many times as long as its statements
 _REST_OF_JOBS = 10  # and the pause after a look at the jobs
@@ -52,21 +52,21 @@ _ENDS = {
 
 
 class Feed(Enum):
-    """The links that a caller of `Following.follow` is still going to add."""
+    """Whether the caller of `Following.follow` is going to add more links."""
 
-    DONE = auto()  # none
-    BLOCKED = auto()  # some, but none before a link that is followed has a result
-    MORE = auto()  # some
+    DONE = auto()
+    BLOCKED = auto()  # yes, but only after a link that is followed has a result
+    MORE = auto()
 
 
 @dataclass
 class JobWatch:
-    """Looks at the jobs of links now and then, and notes each problem once, and its end.
+    """Looks at the jobs of links from time to time, and reports each problem once, and its end.
 
-    A link is lost if it has no live job at two looks that are `grace` seconds apart. Without Redis
-    the jobs are unknown, but the wait can go on: Postgres has the results.
+    A link is lost if two looks, `DOCORA_OPS_DRIFT_GRACE` seconds apart, find no live job. If Redis
+    is down, the jobs are unknown, but the wait goes on: the results are in Postgres.
 
-    link: APP and REPO of the only link, as they are typed; empty if there are several.
+    link: APP and REPO as typed, if only one link is followed; otherwise empty.
     """
 
     docora: Docora
@@ -77,13 +77,13 @@ class JobWatch:
     looked_at: float = -inf  # when the last look ended
     next_look: float = 0  # no look before this moment
     had_workers: bool = False
-    """A worker has listened on the queue; until then, its absence is not noted."""
+    """Whether a worker has listened on the queue: only then is its absence reported."""
     _suspects: dict[str, float] = field(default_factory=dict)
     """When a job was first found not live, by job id."""
     _noted: set[str] = field(default_factory=set)
 
     def look(self, ids: Sequence[str]) -> Generator[None]:
-        """Looks at the links with these row ids, if it is time to. Yields between statements."""
+        """Looks at the links with these row ids, if it is time. Yields between statements."""
         began = time.monotonic()
         if began < self.next_look:
             return
@@ -119,7 +119,7 @@ class JobWatch:
         self.next_look = self.looked_at + rest
 
     def redis_is_away(self, error: RedisError) -> None:
-        """Notes that Redis can't be asked. Raises the error if it is a lasting one."""
+        """Reports that Redis is down. Raises the error if Redis denies the command or login."""
         if isinstance(error, RedisDeniedError):
             raise error
         if not self.misses_redis:
@@ -129,7 +129,7 @@ class JobWatch:
 
     @property
     def misses_redis(self) -> bool:
-        """Tells whether Redis could not be asked at the last look."""
+        """Tells whether Redis was down at the last look."""
         return "away" in self._noted
 
     def _count(self, ids: Sequence[str], now: float, *, has_workers: bool) -> Generator[None]:
@@ -167,21 +167,21 @@ class JobWatch:
 class Following:
     """Follows links until each is synced, failed or gone, or only lost links are left.
 
-    Opens no transaction between two events.
+    Keeps no transaction open while the caller handles an event.
     """
 
     docora: Docora
-    link: str = ""  # APP and REPO of the only link, as they are typed
+    link: str = ""  # APP and REPO as typed, if only one link is followed
     more: Feed = Feed.DONE
     ended: list[str] = field(default_factory=list)
     """Row ids of links that have a result or are gone; the caller may empty the list."""
     watch: JobWatch = field(init=False)
     _reset: list[str] = field(default_factory=list)
-    """Row ids of links that were made pending: a result can only be newer."""
+    """Row ids of links that were reset: any result is newer."""
     _running: list[str] = field(default_factory=list)
     """Row ids of links whose job was running: `failed` may be older than that job."""
     _claimed: list[str] = field(default_factory=list)
-    """Row ids of links whose claim may not be committed yet: any result may be older."""
+    """Row ids of links whose claim may not be committed yet: the result may be older."""
     _synced: int = 0
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)
@@ -195,31 +195,28 @@ class Following:
         self.watch = JobWatch(self.docora, self.link)
 
     def add(self, ref: LinkRef, outcome: Outcome) -> None:
-        """Follows the link if the outcome says that it has a job."""
+        """Follows the link if its outcome means that it has a live job."""
         if outcome.succeeded:
             self._reset.append(ref.id)
         elif outcome is Outcome.ALREADY_RUNNING:
             self._running.append(ref.id)
 
     def add_claimed(self, ids: Iterable[str]) -> None:
-        """Follows links that another command has claimed or is about to, by their row ids."""
+        """Follows links that another command has claimed or is about to claim, by row id."""
         self._claimed += ids
 
     def follow(
         self, timeout: float | None = None, *, is_paced: bool = False
     ) -> Generator[BulkWait]:
-        """Yields the results so far until all links have one, for `timeout` seconds at most.
+        """Yields the results so far until all links have one, for at most `timeout` seconds.
 
-        After each event the caller may add links, and say with `more` whether others follow.
-        `is_paced`: it adds links when others have results, which are looked for more often.
-        Goes on without Redis. Raises PostgresError, RedisDeniedError.
+        After each event, the caller may add links and set `more`. `is_paced`: the caller adds a
+        link whenever another has a result, so look for results more often.
+        Continues if Redis is down. Raises PostgresError, RedisDeniedError.
         """
         self._began = time.monotonic()
         self._ends_at = inf if timeout is None else self._began + timeout
-        shortest, longest = _FIRST_PAUSE, _LONGEST_PAUSE
-        if is_paced:
-            shortest, longest = _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED
-        pause, before = shortest, (0, 0)
+        pause, before = _FIRST_PAUSE, (0, 0)
         # Docora's worker may write `failed` though BullMQ is going to try the job again.
         is_docoras = self.docora.queue_to_read.is_docoras
         yield self.result()
@@ -229,7 +226,7 @@ class Following:
             yield from self._check(self._running, (LinkStatus.FAILED,))
             yield from self._check(self._claimed, (LinkStatus.FAILED, LinkStatus.SYNCED))
             if self._ended_before is None:
-                self._ended_before = self._ended
+                self._ended_before = len(self._failures) + self._synced + self._gone
             if unfinished := self._unfinished:
                 for _ in self.watch.look(unfinished):
                     if self._is_late():
@@ -237,15 +234,14 @@ class Following:
                     yield self.result()
             result = self.result()
             yield result
-            has_looked = self.watch.looked_at >= round_began
-            if has_looked and result.only_lost_left:
+            if self.watch.looked_at >= round_began and result.only_lost_left:
                 is_over = self.more is not Feed.MORE
             else:
                 is_over = self.more is Feed.DONE and not self._unfinished
             if is_over or self._is_late():
                 break
             if is_paced and before != (result.total, result.unfinished):
-                pause, before = shortest, (result.total, result.unfinished)
+                pause, before = _FIRST_PAUSE, (result.total, result.unfinished)
             rest = max(pause, (time.monotonic() - round_began) * _REST)
             rest = min(rest, self._ends_at - time.monotonic())
             while rest > 0:
@@ -253,7 +249,7 @@ class Following:
                 rest -= _TICK
                 if rest > 0:
                     yield self.result()
-            pause = min(pause * 1.5, longest)
+            pause = min(pause * 1.5, _LONGEST_PAUSE_OF_FEED if is_paced else _LONGEST_PAUSE)
         if unfinished := self._unfinished:
             database = self.docora.database
             self._unfinished_by_app = count_by_app(database, unfinished)
@@ -269,7 +265,7 @@ class Following:
         """Returns the results so far."""
         unfinished = len(self._reset) + len(self._running) + len(self._claimed)
         seconds = time.monotonic() - self._began
-        ended = self._ended - (self._ended_before or 0)
+        ended = len(self._failures) + self._synced + self._gone - (self._ended_before or 0)
         return BulkWait(
             synced=self._synced,
             failed=len(self._failures),
@@ -288,14 +284,10 @@ class Following:
     def _unfinished(self) -> list[str]:
         return self._reset + self._running + self._claimed
 
-    @property
-    def _ended(self) -> int:
-        return self._synced + self._gone + len(self._failures)
-
     def _check(self, ids: list[str], doubted: Sequence[LinkStatus]) -> Generator[BulkWait]:
-        """Counts the results of links and removes their ids, some thousand at a time.
+        """Counts the links that have a result, and removes their ids from the list.
 
-        A status that is doubted counts only if the job of the link is over.
+        doubted: statuses that may be older than the job. They count only once the job is over.
         """
         database = self.docora.database
         # From the end: removing ids moves none of those still to be checked.
@@ -337,7 +329,7 @@ class Following:
 
 @dataclass(frozen=True)
 class LinkStep:
-    """The wait for one link so far. `end`: its result, as if the wait were ended now."""
+    """The wait for one link so far. `end`: the result if the wait ended now."""
 
     link: Link
     workers: int
@@ -348,9 +340,9 @@ class LinkStep:
 def wait(
     docora: Docora, app: str, repository: str, *, timeout: float | None = None
 ) -> Generator[LinkStep]:
-    """Waits for the snapshot of a link, for `timeout` seconds at most.
+    """Waits for the snapshot of a link, for at most `timeout` seconds.
 
-    For a link that is in sync, or that has failed and has no live job, the wait is over at once.
+    Ends at once if the link is synced, or has failed and has no live job.
     Raises NotFoundError, AmbiguousError, InvalidJobIdError, PostgresError, RedisError.
     """
     link = resolve_link(docora.database, app, repository)
@@ -401,7 +393,8 @@ class OperationStep:
     """The wait for an operation so far.
 
     failures: the first links that could not be queued.
-    goes_on: the operation may claim further links.
+    failures_total: the number of all links that could not be queued.
+    goes_on: the operation may still claim links.
     """
 
     operation: KnownOperation
@@ -419,9 +412,9 @@ class OperationStep:
 def wait_for_operation(
     docora: Docora, operation_id: str, *, timeout: float | None = None
 ) -> Generator[OperationStep]:
-    """Waits for the snapshots of a bulk operation, for `timeout` seconds at most.
+    """Waits for the snapshots of a bulk operation, for at most `timeout` seconds.
 
-    Keeps the results with the operation. Raises NotFoundError, PostgresError, RedisError.
+    Stores the results with the operation. Raises NotFoundError, PostgresError, RedisError.
     """
     store = docora.store
     step = OperationStep(store.read(operation_id), BulkWait(0, 0, 0, 0, (), 0))
@@ -457,9 +450,9 @@ def wait_for_operation(
 def _look_at_operation(
     docora: Docora, following: Following, step: OperationStep, ids: list[str]
 ) -> OperationStep:
-    """Reads the operation again, and follows the links that it has claimed since.
+    """Reads the operation again, and follows the links that it has claimed meanwhile.
 
-    `ids`: the row ids of its links that were read before; the new ones are added.
+    ids: the row ids read so far. The new ids are appended.
     """
     store, operation_id = docora.store, step.operation.operation_id
     try:
@@ -482,7 +475,7 @@ def _look_at_operation(
 
 
 def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Change) -> None:
-    """Keeps the results with the operation, or notes why they are not kept."""
+    """Stores the results with the operation, and warns if that fails."""
     counts = asdict(found.results)
     entry = audit_entry(change, AuditEvent.AWAITED, operation_id=operation_id, counts=counts)
     try:

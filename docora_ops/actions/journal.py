@@ -16,12 +16,12 @@ _POLL = 0.5  # seconds
 def history(
     docora: Docora, *, schedule: bool = True, page: int = 1, limit: int = 20
 ) -> Page[HistoryEntry]:
-    """Returns one page of the changes, the latest first. `schedule`: with its passes."""
+    """Returns one page of the changes, latest first. `schedule`: include passes of `schedule`."""
     return page_of(read_history(docora.redis, schedule=schedule), page, limit)
 
 
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:
-    """Returns one page of the bulk operations of the last hour, the latest first."""
+    """Returns one page of the bulk operations of the last hour, latest first."""
     return page_of(docora.store.read_all(), page, limit)
 
 
@@ -31,7 +31,7 @@ def progress(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[Li
 
 
 def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
-    """Yields a bulk operation twice a second until it ends, or its runner has gone."""
+    """Yields a bulk operation every 0.5 s until it ends or its runner is gone."""
     before = None
     while True:
         operation = docora.store.read(operation_id)
@@ -45,10 +45,10 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
 
 
 def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> bool:
-    """Asks a bulk operation to stop after its current batches.
+    """Asks a bulk operation to stop after its current batches. Queued links stay queued.
 
-    Returns False if somebody has done so before. What it has queued stays queued. `reason`: for
-    the audit entry. Raises OperationFinishedError.
+    Returns False if it has been cancelled before. `reason`: for the audit entry. Raises
+    NotFoundError, OperationFinishedError.
     """
     change = describe_change("cancel", reason)
     entry = audit_entry(change, AuditEvent.DONE, operation_id=operation_id)

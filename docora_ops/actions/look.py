@@ -32,9 +32,9 @@ _OUTCOMES = {
 def look_at_jobs(
     database: Database, queue: LinkQueue, links: Sequence[LinkT]
 ) -> Iterator[tuple[LinkT, Answer]]:
-    """Yields each link with a valid job id, and its job: running if a worker holds the link's lock.
+    """Yields each link with a valid job id, and the answer about its job.
 
-    Raises PostgresError, RedisError.
+    A job counts as running if a worker holds the link's lock. Raises PostgresError, RedisError.
     """
     for some in batches([link for link in links if link.has_valid_job_id], _AT_ONCE):
         job_ids = [link.job_id for link in some]
@@ -52,19 +52,19 @@ def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:
 
 
 def outcome_of(answer: Answer) -> Outcome:
-    """Returns the outcome for a link that qualifies, by its job."""
+    """Returns the outcome for a qualifying link with this answer about its job."""
     return answer.outcome or _OUTCOMES[answer.state]
 
 
 def why_not_queued(answer: Answer) -> str | None:
-    """Returns why the link of an unreadable job can't be queued, None for any other job."""
+    """Returns why a link with an unreadable job can't be queued; None for any other job."""
     if answer.state is JobState.UNREADABLE:
         return f"its Redis key does not hold a job: {answer.reason}"
     return None
 
 
 def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:
-    """Returns the error for a link whose two ids form no job id that can be told apart."""
+    """Returns the error for a link whose two ids can't form a job id."""
     return InvalidJobIdError(
         f"the ids {ref.app_id!r} and {ref.repository_id!r} can't form a job id",
         hint="ids of Docora hold only letters, digits and `_`",
@@ -72,7 +72,7 @@ def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:
 
 
 def named_failures(database: Database, failed: Sequence[tuple[LinkRef, str]]) -> list[LinkFailure]:
-    """Names the links, each with its error. Raises PostgresError."""
+    """Adds the names of app and repository to links with errors. Raises PostgresError."""
     names = names_of(database, [ref for ref, _ in failed]) if failed else []
     return [
         LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error, *found)
@@ -81,7 +81,7 @@ def named_failures(database: Database, failed: Sequence[tuple[LinkRef, str]]) ->
 
 
 def require_primary(database: Database) -> None:
-    """Raises PostgresError on a standby: its links may be older than their jobs."""
+    """Raises PostgresError on a standby, whose links may be older than their jobs."""
     if standby := read_standby(database):
         raise PostgresError(
             f"Postgres database {database.target} is {standby}: it says nothing about drift",
@@ -93,12 +93,12 @@ def require_primary(database: Database) -> None:
 def require_servers_to_match(
     database: Database, queue: LinkQueue, *, all_jobs: bool = False
 ) -> None:
-    """Raises ServersMismatchedError if the jobs in the queue do not look like this database's.
+    """Raises ServersMismatchedError if too many jobs in the queue have no link in this database.
 
-    Raises PostgresError if it is a standby, which may not have their links yet.
-    Queueing is refused, too: once the queue of another Docora holds jobs of this database, the two
-    look as if they belonged together, and the next repair removes the other's jobs.
-    `all_jobs`: counts all jobs at once, not only a sample.
+    Raises PostgresError on a standby, which may not have the links yet. Queueing is refused, too:
+    with jobs of this database in another Docora's queue, the two would seem to belong together, and
+    the next repair would remove the other jobs.
+    `all_jobs`: count all jobs instead of a sample.
     """
     found = (count_jobs_with_links if all_jobs else sample_jobs)(database, queue)
     if found.is_plausible:
@@ -116,7 +116,7 @@ def require_servers_to_match(
 
 
 def sample_jobs(database: Database, queue: LinkQueue) -> Belonging:
-    """Counts the jobs of a sample, and all jobs if these do not look like this database's."""
+    """Counts the jobs of a sample, or all jobs if the sample looks like another database's."""
     sample = set(filter(ids_of_job, queue.sample(_SAMPLE)))
     unknown = len(sample) - len(linked_jobs(database, sample))
     found = Belonging(len(sample), unknown, queue.is_docoras)
@@ -124,10 +124,9 @@ def sample_jobs(database: Database, queue: LinkQueue) -> Belonging:
 
 
 def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
-    """Counts the jobs of the whole queue, and the ones that have no link in the database.
+    """Counts the jobs of the whole queue, and those without a link in the database.
 
-    Jobs that were not made for a link do not count. A job without a link counts only if it is to be
-    run or has failed: finished jobs of deleted links are history.
+    Ignores jobs that were not made for a link, and finished jobs of deleted links.
     """
     linked: set[str] = set()
     unlinked: set[str] = set()

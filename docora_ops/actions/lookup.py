@@ -9,8 +9,8 @@ from docora_ops.actions.docora import Docora
 from docora_ops.database import Database
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
+    apps_by_prefix,
     find_apps,
-    find_apps_by_prefix,
     find_repositories,
     has_repository_like,
     some_apps,
@@ -26,14 +26,14 @@ _MOST_CANDIDATES = 10
 
 @dataclass(frozen=True)
 class LinkChoice:
-    """The links that a person means: one value of each field must fit, an empty field fits all.
+    """A choice of links. A link must match one value of each field; an empty field matches all.
 
     apps, exclude_apps: ids or names, as a person types them.
-    repositories: ids, `owner/name` or URLs; `owner/name` may have `*` for anything.
-    errors, exclude_errors: texts that the last error contains (case-insensitive). One with `*` for
-    anything must match the whole error.
+    repositories: ids, `owner/name` or URLs; `*` in `owner/name` matches any text.
+    errors, exclude_errors: text that the last error contains (case-insensitive). Text with `*` must
+    match the whole error.
     no_error: also links without an error.
-    open_circuit: whether the circuit of the repository must be open or closed; None: either.
+    open_circuit: whether the repository's circuit must be open; None: either.
     """
 
     apps: Sequence[str] = ()
@@ -49,10 +49,11 @@ class LinkChoice:
 def choose_links(
     docora: Docora, choice: LinkChoice, *, by_prefix: bool = True
 ) -> tuple[LinkFilter, dict[str, object]]:
-    """Returns the links of a choice, and the choice for an audit entry, apps in full.
+    """Returns the filter for a choice, and the choice with full app names for an audit entry.
 
-    `by_prefix`: an app may be named by the beginning of its id or name. Raises NotFoundError,
-    AmbiguousError.
+    by_prefix: an app may be named by the beginning of its id or name.
+
+    Raises NotFoundError, AmbiguousError.
     """
     database = docora.database
     found = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]
@@ -62,11 +63,8 @@ def choose_links(
         if not has_repository_like(database, [app.app_id for app in found], pattern):
             sentence = f"no repository matches {mask(pattern)!r}{_of(found)}"
             raise _no_repository(sentence, database, found, pattern)
-    linked = [
-        resolve_repository(database, found, text)
-        for text in choice.repositories
-        if text not in patterns
-    ]
+    names = [text for text in choice.repositories if "*" not in text]
+    linked = [resolve_repository(database, found, text) for text in names]
     which = LinkFilter(
         app_ids=[app.app_id for app in found],
         exclude_app_ids=[app.app_id for app in excluded],
@@ -91,39 +89,40 @@ def choose_links(
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:
-    """Finds the app with this id or name, otherwise the only one whose id or name begins so.
+    """Finds the app with this id or name, otherwise the only one whose id or name begins with it.
 
-    Upper and lower case are the same, except in ids. Without `by_prefix`, an app that only begins
-    so is a suggestion. Raises NotFoundError with similar names, AmbiguousError with the names and
-    ids of the candidates.
+    Names are case-insensitive. Without `by_prefix`, the app that begins with the text is only
+    suggested. Raises NotFoundError with similar names, AmbiguousError with the candidates.
     """
     found = find_apps(database, text)
-    begin = [] if found else find_apps_by_prefix(database, text, _MOST_CANDIDATES + 1)
+    begin: list[App] = []
+    if not found and text.strip():
+        candidates = apps_by_prefix(database, text, _MOST_CANDIDATES + 1)
+        begin = [App(each.id, each.name) for each in candidates]
     if len(found) == 1 or (len(begin) == 1 and by_prefix):
         return (found or begin)[0]
     if len(begin) == 1:
         raise NotFoundError(
             f"no app {mask(text)!r}: a change of many links needs the whole name or a question",
-            hint=_did_you_mean(text, {begin[0].app_name: begin[0].app_id}, cutoffs=(0,)),
+            hint=_did_you_mean(begin[0].app_name, {begin[0].app_name: begin[0].app_id}),
         )
-    if candidates := found or begin[:_MOST_CANDIDATES]:
-        named = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in candidates)
-        many = f"more than {_MOST_CANDIDATES}" if begin[_MOST_CANDIDATES:] else len(candidates)
+    if several := found or begin[:_MOST_CANDIDATES]:
+        named = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in several)
+        many = f"more than {_MOST_CANDIDATES}" if begin[_MOST_CANDIDATES:] else len(several)
         which = f"{many} apps are named" if found else f"the names or ids of {many} apps begin with"
         raise AmbiguousError(
             f"{which} {mask(text)!r}: {named}",
             hint="give the id of the one you mean",
-            details={"app_ids": [app.app_id for app in candidates]},
+            details={"app_ids": [app.app_id for app in several]},
         )
-    names = {app.app_name: app.app_id for app in some_apps(database)}
-    raise NotFoundError(f"no app {mask(text)!r}", hint=_did_you_mean(text, names))
+    raise NotFoundError(f"no app {mask(text)!r}", hint=_did_you_mean(text, some_apps(database)))
 
 
 def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Repository:
     """Finds the repository with this id, `owner/name` or GitHub URL that an app is linked to.
 
-    `apps`: none stand for every app. Raises NotFoundError with similar names of the apps'
-    repositories, AmbiguousError with the ids of the candidates.
+    apps: search the repositories of these apps; empty means all. Raises NotFoundError with similar
+    names, AmbiguousError with the ids of the candidates.
     """
     match find_repositories(database, [app.app_id for app in apps], text):
         case []:
@@ -169,24 +168,21 @@ def _of(apps: Sequence[App], preposition: str = "for") -> str:
 def _no_repository(
     sentence: str, database: Database, apps: Sequence[App], name: str
 ) -> NotFoundError:
-    found = some_repositories(database, [app.app_id for app in apps])
-    names = {repository.repository_name: repository.repository_id for repository in found}
+    names = some_repositories(database, [app.app_id for app in apps])
     typed = name.partition("://")[2].partition("/")[2] or name  # of a URL, the path
     return NotFoundError(sentence, hint=_did_you_mean(typed, names))
 
 
-def _did_you_mean(
-    text: str, ids: Mapping[str, str], *, cutoffs: Sequence[float] = (0.8, 0.5)
-) -> str:
-    """Returns a hint with the names that are most similar to the text, quoted for the shell.
+def _did_you_mean(text: str, ids: Mapping[str, str]) -> str:
+    """Returns a hint with the names most similar to the text, quoted for the shell.
 
-    `ids`: by name; an id takes the place of a name that is not shown as it is.
+    ids: the ids by name. A name that can't be printed as it is gives way to its id.
     """
     from difflib import get_close_matches  # seldom needed, and slow to import
 
     names = {_folded(name): name for name in ids}
     near: list[str] = []
-    for cutoff in cutoffs:  # a near miss is not followed by names that are hardly similar
+    for cutoff in (0.8, 0.5):  # a near miss is not followed by names that are hardly similar
         near = near or [names[each] for each in get_close_matches(_folded(text), names, 3, cutoff)]
     words = [quote(name if inert(mask(name)) == name else ids[name]) for name in near]
     return f"did you mean {' or '.join(words)}?" if words else "check the spelling, or give the id"

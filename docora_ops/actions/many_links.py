@@ -17,11 +17,7 @@ from docora_ops.audit import Change, describe_change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_links, read_results
-from docora_ops.database.link_rows import (
-    count_deliveries,
-    select_due,
-    select_links,
-)
+from docora_ops.database.link_rows import count_deliveries, select_due, select_links
 from docora_ops.links import Action, AppCount, LinkFilter, LinkStatus
 from docora_ops.queue import PacedRuns
 from docora_ops.text import amount
@@ -42,12 +38,12 @@ def retry_all_failed(
 ) -> Generator[BulkStep]:
     """Retries failed links as one bulk operation, round-robin across apps.
 
-    The first step tells what is about to happen: closing the generator then changes nothing. One
-    step follows each batch. Closing the generator later ends the operation after its batch; another
-    call does the rest.
+    The first step tells what is about to happen: closing the generator then changes nothing. A step
+    follows each batch. Closing the generator later ends the operation after its current batches;
+    another call does the rest.
 
-    limit: the most links to retry.
-    by_prefix: an app may be named by the beginning of its id or name.
+    limit: the maximum number of links.
+    by_prefix: apps may be named by the beginning of their id or name.
     reason: for the audit entry.
 
     Raises NotFoundError, AmbiguousError, NeedsRqError, UnclearBackendError, WrongBackendError,
@@ -58,7 +54,8 @@ def retry_all_failed(
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
     is_docoras = docora.queue.is_docoras
     which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=is_docoras)
-    skip = _must_skip_open_circuits(docora, options)
+    # Docora would not queue links with an open circuit.
+    skip = is_docoras and not options.reset_circuit
     selection = select_links(docora.database, which, limit=limit, skip_open_circuits=skip)
     failed = 0 if selection.total else count_links(docora.database).failed
     if failed and not selection.open_circuits_left_out:
@@ -83,8 +80,7 @@ def resync_all(
 ) -> Generator[BulkStep]:
     """Resyncs all links of an app as one bulk operation, whatever their status.
 
-    Yields the steps of `retry_all_failed`. A link whose snapshot is running is left alone. Raises
-    the same errors.
+    Yields steps and raises errors as `retry_all_failed` does. Skips links with a running snapshot.
 
     app: id or name.
     by_prefix: the app may be named by the beginning of its id or name.
@@ -94,7 +90,7 @@ def resync_all(
         require_rq_for_front(docora)
     found = resolve_app(docora.database, app, by_prefix=by_prefix)
     which = LinkFilter(app_ids=[found.app_id])
-    skip = _must_skip_open_circuits(docora, options)
+    skip = docora.queue.is_docoras and not options.reset_circuit
     selection = select_links(docora.database, which, skip_open_circuits=skip)
     change = describe_change("resync", reason, **asdict(found), all=True, **options.recorded)
     run = _run_of(docora, Action.RESYNC, selection, change, options, _RESYNC_BATCH)
@@ -107,13 +103,13 @@ def schedule(
 ) -> Generator[BulkStep]:
     """Queues everything that is due, once: first snapshots, rescans and failed links.
 
-    Also replaces waiting jobs that two looks, some seconds apart, have found in no list. Leaves
-    links to operations with `in_flight` that are under way. Yields the steps of `retry_all_failed`,
-    also between the two looks.
+    Also replaces waiting jobs that two looks, some seconds apart, find in no list. Leaves out links
+    that a running operation with `in_flight` is going to queue. Yields steps as `retry_all_failed`
+    does, and between the two looks.
 
     reason: for the audit entry.
 
-    Raises NeedsRqError beside Docora's own workers, UnclearBackendError, WrongBackendError,
+    Raises NeedsRqError with the BullMQ backend, UnclearBackendError, WrongBackendError,
     ServersMismatchedError, PostgresError, RedisError.
     """
     within = docora.settings.scan_interval
@@ -134,9 +130,9 @@ def schedule(
 
 
 def without_paced_links(docora: Docora, selection: Selection) -> Selection:
-    """Leaves out each link whose turn in a paced run is to come, or that has failed again in it.
+    """Leaves out links that a paced run is going to queue, and links that failed again in one.
 
-    Keeps a link that has had its turn otherwise: its job may be lost, or a rescan due.
+    Keeps all other links that a paced run has queued: the job may be lost, or a rescan due.
     """
     due = {ref.id for ref in selection.refs}
     left_to: dict[str, str] = {}  # operation ids, by row id
@@ -155,11 +151,6 @@ def without_paced_links(docora: Docora, selection: Selection) -> Selection:
     return replace(selection, refs=refs, by_app=by_app, left_to_operations=dict(left_out))
 
 
-def _must_skip_open_circuits(docora: Docora, options: ChangeOptions) -> bool:
-    """Tells whether links with an open circuit are left alone: Docora would not queue them."""
-    return docora.queue.is_docoras and not options.reset_circuit
-
-
 def _run_of(
     docora: Docora,
     action: Action,
@@ -168,13 +159,10 @@ def _run_of(
     options: ChangeOptions,
     batch_size: int = 0,
 ) -> BulkRun:
-    if not (options.is_paced and selection.total):
-        kind = BulkRun
-    else:
-        kind = PacedRun
-        if docora.queue.is_docoras:
-            docora.warn(
-                "--in-flight holds back docora-ops only: Docora's scheduler queues all failed "
-                "links in each pass, except those with an open circuit."
-            )
+    kind = PacedRun if options.is_paced and selection.total else BulkRun
+    if kind is PacedRun and docora.queue.is_docoras:
+        docora.warn(
+            "--in-flight holds back docora-ops only: Docora's scheduler queues all failed links in "
+            "each pass, except those with an open circuit."
+        )
     return kind(docora, action, selection, change, options, batch_size or bulk.BATCH_SIZE)

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.actions.reading import count_by_app, count_by_error
+from docora_ops.actions.reading import count_by_error
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_links, links_by_group
+from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import OtherQueue, QueueOverview
@@ -31,10 +31,7 @@ _GROUPS = 5
 
 
 def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
-    """Reads the state from both servers, or from the one that can be used.
-
-    Also returns the errors of the servers that are down.
-    """
+    """Returns the state of both servers as far as available, and errors of unusable servers."""
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
     status = Status(postgres=database.target, redis=describe(client))
@@ -45,7 +42,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             raise PostgresError(f"Postgres database {database.target} is too slow", hint=_TOO_SLOW)
         with database.snapshot():
             counts = count_links(database)
-            by_app = count_by_app(database, FAILED_LINKS, 1, _GROUPS)
+            failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
             by_error = count_by_error(database, FAILED_LINKS, 1, _GROUPS)
             standby = read_standby(database)
         status = replace(
@@ -53,8 +50,8 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             links_by_status=counts.by_status,
             open_circuits=counts.open_circuits,
             pending_with_open_circuit=counts.pending_with_open_circuit,
-            failed_apps=by_app.total,
-            failed_by_app=by_app.rows,
+            failed_apps=len(failed_apps),
+            failed_by_app=[AppCount(*row) for row in failed_apps[:_GROUPS]],
             failed_errors=by_error.total,
             failed_by_error=by_error.rows,
             standby=standby,
@@ -76,10 +73,9 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
 
 
 def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[ServerError]]:
-    """Reads the numbers of both servers, or of the one that can be used.
+    """Returns the metrics of both servers, as far as available, and the errors of unusable servers.
 
-    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway. Also
-    returns the errors of these servers.
+    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
     `by_app`: count the failed links of each app.
     """
     start, database = time.monotonic(), docora.database
@@ -101,6 +97,17 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         links = failed = None
     if any(isinstance(error, RedisError) for error in errors):
         overview = backend_ok = None
+    jobs = (
+        None
+        if overview is None
+        else {
+            "waiting": overview.waiting,
+            "active": overview.active,
+            "delayed": overview.delayed,
+            "completed": overview.completed_jobs,
+            "failed": overview.failed_jobs,
+        }
+    )
     metrics = Metrics(
         postgres_up=links is not None,
         redis_up=overview is not None,
@@ -108,7 +115,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         failed_by_app=failed,
         open_circuits=links.open_circuits if links else None,
         queue_name=overview.queue_name if overview else None,
-        jobs_by_status=_jobs_by_status(overview) if overview else None,
+        jobs_by_status=jobs,
         oldest_waiting_seconds=overview.oldest_waiting_seconds if overview else None,
         workers_by_state=_workers_by_state(overview) if overview else None,
         backend_ok=backend_ok,
@@ -118,21 +125,11 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
     return metrics, errors
 
 
-def _jobs_by_status(queue: QueueOverview) -> dict[str, int]:
-    """Counts the jobs by Docora's word for their status."""
-    return {
-        "waiting": queue.waiting,
-        "active": queue.active,
-        "delayed": queue.delayed,
-        "completed": queue.completed_jobs,
-        "failed": queue.failed_jobs,
-    }
-
-
 def _workers_by_state(queue: QueueOverview) -> dict[str, int]:
-    """Counts the live workers by state. Redis may hold any text there: it counts as unknown.
+    """Counts the live workers by state.
 
-    A worker that has missed a heartbeat counts as silent, whatever it was doing before.
+    A state that is not RQ's counts as unknown. A worker that has missed a heartbeat counts as
+    silent, regardless of its state.
     """
     counts = dict.fromkeys((*_WORKER_STATES, "unknown", "silent"), 0)
     for worker in queue.workers:
@@ -143,7 +140,7 @@ def _workers_by_state(queue: QueueOverview) -> dict[str, int]:
 
 @contextmanager
 def _keeping_errors(errors: list[ServerError]) -> Iterator[None]:
-    """Adds an error of a server inside the block to `errors`, and ends the block."""
+    """Ends the block on an error of a server, and adds the error to `errors`."""
     try:
         yield
     except (PostgresError, RedisError) as error:
@@ -151,9 +148,11 @@ def _keeping_errors(errors: list[ServerError]) -> Iterator[None]:
 
 
 def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts | None:
-    """Counts lost and stuck links with one look, where `doctor` takes two; None on a standby.
+    """Counts lost and stuck links in one look, unlike `doctor`. Returns None on a standby.
 
-    `jobs`: the number of unfinished jobs, for a lower bound if there are too many links to look at.
+    jobs: the number of unfinished jobs. If too many links are unfinished to look at each, the
+        difference is a lower bound.
+
     Raises PostgresError, RedisError.
     """
     if read_standby(database):  # its links may be older than their jobs
@@ -165,8 +164,6 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts 
     statuses = dict(links)
     found = Counter(status for ref, status in links if not ref.has_valid_job_id)
     for ref, answer in look_at_jobs(database, queue, list(statuses)):
-        if queue.docora_picks_up(statuses[ref], answer):
-            continue
-        if not answer.state.is_live:
+        if not (answer.state.is_live or queue.docora_picks_up(statuses[ref], answer)):
             found[statuses[ref]] += 1
     return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])

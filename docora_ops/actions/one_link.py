@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution
+from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, LinkOutcome
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import invalid_job_id, job_state, require_servers_to_match
 from docora_ops.actions.lookup import gone, resolve_link
@@ -38,13 +38,13 @@ def retry(
 ) -> LinkResult:
     """Resets one failed link and queues its job, both or neither.
 
-    Keeps a live job and replaces a stale one. Leaves a link alone whose job is running.
+    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing.
 
-    app: id or name, or the beginning of a single one.
+    app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
     reason: for the audit entry.
 
-    Raises a DocoraOpsError that says why the link is left alone; nothing has changed then.
+    Raises a DocoraOpsError that says why nothing was changed.
     """
     return _change(docora, Action.RETRY, app, repository, options, reason)
 
@@ -57,7 +57,7 @@ def resync(
     *,
     reason: str | None = None,
 ) -> LinkResult:
-    """Resets a link, whatever its status, and its delivery records, and queues its job.
+    """Resets a link of any status, deletes its delivery records, and queues its job.
 
     Takes the parameters and raises the errors of `retry`.
     """
@@ -65,7 +65,7 @@ def resync(
 
 
 def link_to_resync(docora: Docora, app: str, repository: str) -> tuple[Link, int]:
-    """Returns the link, and the number of its delivery records."""
+    """Returns the link and the number of its delivery records."""
     link = resolve_link(docora.database, app, repository)
     return link, count_deliveries(docora.database, [link.ref])
 
@@ -97,12 +97,12 @@ def _change(
         execution.plan([link.ref], batch)
     else:
         execution.claim_and_push([link.ref], batch, wait=True)
-    outcome, error_message = Outcome.SKIPPED, None
-    for item in batch.recorded:
-        outcome, error_message = item.outcome, item.error_message
+    # None is recorded if the link is gone.
+    item = next(iter(batch.recorded), LinkOutcome(link.ref, Outcome.SKIPPED))
+    outcome = item.outcome
     if outcome is Outcome.NOT_QUEUED:
         raise JobUnreadableError(
-            f"job {link.ref.job_id!r} can't be queued: {error_message}",
+            f"job {link.ref.job_id!r} can't be queued: {item.error_message}",
             hint="look at that key, and remove it if nothing needs it",
         )
     if outcome is Outcome.SKIPPED:  # it has changed since it was read, or is gone
@@ -140,7 +140,7 @@ def _change(
 
 
 def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
-    """Returns how the link is claimed. Raises an error if it does not qualify."""
+    """Returns how to claim the link. Raises an error if it does not qualify."""
     queue = docora.queue
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)

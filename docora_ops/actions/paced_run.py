@@ -77,11 +77,11 @@ class Pace:
 
 @dataclass
 class PacedRun(BulkRun):
-    """A bulk operation with at most `options.in_flight` links that have no result yet.
+    """A bulk operation with at most `options.in_flight` queued links that have no result yet.
 
     Ends when all links have results or are gone, after `options.timeout` seconds, or when all links
-    in flight have lost their jobs. When more snapshots than `options.max_failures` have failed,
-    queues no further link and awaits the links in flight.
+    in flight have lost their jobs. Once more than `options.max_failures` snapshots have failed,
+    stops queueing and awaits the links in flight.
     """
 
     _pace: Pace = field(init=False)

@@ -39,9 +39,9 @@ def links(
     page: int = 1,
     limit: int = 50,
 ) -> tuple[Page[ListedLink], RedisError | None]:
-    """Returns one page of the links, each with the state of its job.
+    """Returns one page of the links with the states of their jobs.
 
-    If Redis can't be used, the states are None, and its error is returned as well.
+    If Redis can't be used, the states are None, and the error is returned as well.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     offset = (page - 1) * limit
@@ -66,22 +66,17 @@ def link_groups(
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     match group:
-        case LinkGroup.APP:
-            return count_by_app(database, which, page, limit)
         case LinkGroup.ERROR:
             return count_by_error(database, which, page, limit)
+        case LinkGroup.APP:
+            rows = lists.links_by_group(database, group, which)
+            return page_of([AppCount(*row) for row in rows], page, limit)
         case LinkGroup.REPOSITORY:
             rows = lists.links_by_group(database, group, which)
             return page_of([RepositoryCount(*row) for row in rows], page, limit)
         case LinkGroup.STATUS:
             rows = lists.links_by_group(database, group, which)
             return page_of([StatusCount(*row) for row in rows], page, limit)
-
-
-def count_by_app(database: Database, which: LinkFilter, page: int, limit: int) -> Page[AppCount]:
-    """Counts the links of each app, most links first."""
-    rows = lists.links_by_group(database, LinkGroup.APP, which)
-    return page_of([AppCount(*row) for row in rows], page, limit)
 
 
 def count_by_error(
@@ -98,7 +93,7 @@ def apps(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[AppSummary]:
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:
-    """Collects everything about one link except its secrets."""
+    """Returns everything known about one link except its secrets."""
     database, queue = docora.database, docora.queue_to_read
     with database.snapshot():
         link = resolve_link(database, app, repository)
@@ -134,7 +129,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
 
 
 def queue(docora: Docora, limit: int = 20) -> QueueOverview:
-    """Reads the counts, the workers, the scheduler and the first `limit` jobs of the queue."""
+    """Returns the counts, workers, scheduler and first `limit` jobs of the queue."""
     count_workers(docora)
     overview = docora.queue_to_read.overview(limit)
     if overview.backend is Backend.RQ and overview.delayed and overview.scheduler is None:

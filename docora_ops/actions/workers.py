@@ -10,17 +10,19 @@ from docora_ops.queue import rq_queue
 
 
 def rq_workers(docora: Docora) -> RqWorkers:
-    """Reads the live RQ workers of this Redis, also those of other queues, and their suspension."""
+    """Returns all live RQ workers of this Redis, of any queue, and their suspension."""
     require_rq(docora, "pause", "to keep Docora's workers from taking jobs, stop them")
     return RqWorkers(rq_queue.read_suspension(docora.redis), rq_queue.live_workers(docora.redis))
 
 
 def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
-    """Suspends all RQ workers of this Redis, and returns them as they were just before.
+    """Suspends all RQ workers of this Redis, and returns them with their suspension.
 
-    Each worker finishes its job. One that already waits for a job may take one more.
+    Each worker finishes its job. A worker that is already waiting for a job may take one more.
 
-    `seconds`: the length of the pause; None: until `resume`. `reason`: for the audit entry.
+    seconds: the length of the pause; None: until `resume`.
+    reason: for the audit entry.
+
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     workers = rq_workers(docora).workers
@@ -29,9 +31,9 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
 
 
 def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
-    """Lets the RQ workers of this Redis take jobs again, after `pause` or `rq suspend`.
+    """Resumes the RQ workers of this Redis after `pause` or `rq suspend`.
 
-    Returns the suspension that has ended, None if there was none. `reason`: for the audit entry.
+    Returns the suspension that was ended, if any. `reason`: for the audit entry.
     """
     require_rq(docora, "resume", docora.advice.to_resume)
     suspension = rq_queue.read_suspension(docora.redis)
@@ -41,9 +43,10 @@ def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
 
 
 def require_rq(docora: Docora, what: str, instead: str) -> None:
-    """Raises NeedsRqError beside Docora's own workers, UnclearBackendError.
+    """Raises NeedsRqError if the backend is BullMQ, UnclearBackendError if it is unclear.
 
-    `what`: the command or option that needs RQ. `instead`: what to do beside Docora's own workers.
+    what: the command or option that needs RQ.
+    instead: what to do with BullMQ.
     """
     if docora.backend.is_clear and docora.backend.backend is Backend.RQ:
         return
@@ -59,16 +62,15 @@ def require_rq(docora: Docora, what: str, instead: str) -> None:
 
 
 def require_rq_for_front(docora: Docora) -> None:
-    """Raises NeedsRqError beside Docora's own workers, UnclearBackendError."""
+    """Raises NeedsRqError if the backend is BullMQ, UnclearBackendError if it is unclear."""
     require_rq(docora, "--front", "leave out --front: Docora's scheduler queues the links")
 
 
 def require_right_workers(docora: Docora, *, alone: bool = False) -> tuple[int, OtherQueue]:
     """Returns the number of live workers, and the state of the other backend's queue.
 
-    Raises WrongBackendError if only workers of the other backend run: their jobs are not known,
-    and links that are at work would be taken for stuck ones. `alone`: raises also if they run
-    beside ours.
+    Raises WrongBackendError if only workers of the other backend are running: their jobs are not
+    known, so running links would look stuck. `alone`: also if workers of both backends are running.
     """
     workers, other = docora.queue.count_workers(), docora.queue.read_other()
     advice = docora.advice
@@ -84,7 +86,7 @@ def count_workers(docora: Docora, *, to_change: bool = False, alone: bool = Fals
     """Counts the live workers.
 
     Warns if there is none, if workers are suspended, or if the other backend is in use.
-    `to_change`: raises WrongBackendError as `require_right_workers` does, `alone` too.
+    `to_change`, `alone`: raises WrongBackendError as `require_right_workers` does.
     """
     queue = docora.queue_to_read
     if to_change:
@@ -96,9 +98,8 @@ def count_workers(docora: Docora, *, to_change: bool = False, alone: bool = Fals
     if other is OtherQueue.WORKED_ON:
         warn_of_other_workers(docora, has_workers=workers > 0)
     elif not workers:
-        none = f"no worker listens on the queue {QUEUE_NAME}"
-        if queue.is_docoras:
-            none = "no BullMQ worker is seen"
+        listens = f"no worker listens on the queue {QUEUE_NAME}"
+        none = "no BullMQ worker is seen" if queue.is_docoras else listens
         docora.warn(f"{none}: jobs wait until one is started: {docora.advice.to_start_workers}")
     if suspension := queue.read_suspension():
         docora.warn(f"{suspension.sentence}. To go on: {docora.advice.to_resume}")
@@ -112,14 +113,14 @@ def count_workers(docora: Docora, *, to_change: bool = False, alone: bool = Fals
 
 
 def warn_of_wrong_backend(docora: Docora) -> None:
-    """Warns if only workers of the other backend run, whose jobs are not shown."""
+    """Warns if only workers of the other backend are running: their jobs are not shown."""
     queue = docora.queue_to_read
     if docora.backend.is_clear and queue.read_other().is_the_only_one(queue.count_workers()):
         warn_of_other_workers(docora, has_workers=False)
 
 
 def warn_of_other_workers(docora: Docora, *, has_workers: bool) -> None:
-    """Warns that workers of the other backend run, beside workers of this one or alone."""
+    """Warns that workers of the other backend are running. `has_workers`: beside ours."""
     advice = docora.advice
     if has_workers:
         docora.warn(f"{advice.others_beside}: {advice.to_stop_others}")

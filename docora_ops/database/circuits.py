@@ -1,4 +1,4 @@
-"""The circuit breakers of repositories, and the apps that learn of an open circuit."""
+"""The circuit breakers of repositories, and the apps that are told of an open circuit."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ def git_succeeded(database: Database, repository_id: str) -> None:
 def git_failed(
     database: Database, repository_id: str, *, threshold: int, cooldown: float
 ) -> Circuit | None:
-    """Counts a failure; from `threshold` on each opens the circuit for `cooldown` seconds.
+    """Counts a failure. From `threshold` failures on, opens the circuit for `cooldown` seconds.
 
     Returns None if the repository is gone.
     """
@@ -81,7 +81,7 @@ def git_failed(
 
 
 def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> set[str]:
-    """Returns the ids of the repositories whose circuit is open, or that have git failures."""
+    """Returns the ids of those repositories that have an open circuit or git failures."""
     rows = database.rows(READ_CIRCUITS_TO_RESET, {"ids": list(repository_ids)})
     return {id_ for (id_,) in rows}
 
@@ -89,10 +89,10 @@ def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> se
 def reset_circuits(
     database: Database, repository_ids: Collection[str], *, wait: bool = True
 ) -> set[str]:
-    """Closes open circuits and sets git failures to 0. Returns the ids of what it changed.
+    """Closes open circuits and sets git failures to 0. Returns the ids of changed repositories.
 
-    `wait`: waits for rows that other sessions hold, and raises LinkLockedError after some time;
-    otherwise these are left alone.
+    wait: wait for rows that other sessions hold, and raise LinkLockedError after the lock timeout.
+        Otherwise, skip these rows.
     """
     lock = LOCK_CIRCUITS_TO_RESET if wait else f"{LOCK_CIRCUITS_TO_RESET} SKIP LOCKED"
     ids = [id_ for (id_,) in database.rows(lock, {"ids": list(repository_ids)})]

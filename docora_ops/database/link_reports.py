@@ -1,6 +1,6 @@
-"""What is only read: lists and counts of links and apps, the history of a link, and results.
+"""Reading lists and counts of links and apps, the history of a link, and results of snapshots.
 
-Texts and URLs are returned with secrets masked.
+Secrets in texts and URLs are masked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from docora_ops.overview import LinkCounts
 from docora_ops.text import mask, mask_cut, mask_url
 
 _LONGEST_ERROR = 1900
-"""Characters of an error in a list: git can write a megabyte."""
+"""Characters of an error in a list: an error of git can have a megabyte."""
 
 _IDS = "l.app_id, l.repository_id"
 _ORDERS = {
@@ -106,17 +106,17 @@ def links_page(
 
 
 def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
-    """Counts the links of each app, repository or status, most links first.
+    """Counts the links by app, repository or status, most links first.
 
-    Returns for each group its id, its name, unless it is a status, and the number of links.
+    A row has the id of the group, its name unless it is a status, and the number of links.
     """
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
 def links_by_error(database: Database, which: LinkFilter, longest: int) -> Iterator[TupleRow]:
-    """Yields app id, error, cut to `longest` characters, and number of links, in no order.
+    """Yields app id, error (at most `longest` characters) and number of links, in no order.
 
-    Read all before the next statement of this connection.
+    Read all rows before the next statement of this connection.
     """
     return database.stream(LINKS_BY_ERROR, filter_parameters(which) | {"longest": longest})
 
@@ -147,14 +147,14 @@ WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL LIMIT 1
 
 
 def count_links(database: Database) -> LinkCounts:
-    """Counts the links by status, and the repositories whose circuit is open."""
+    """Counts the links by status, and the repositories with an open circuit."""
     found: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
     by_status = {status: found.get(status, 0) for status in LinkStatus}
     return LinkCounts(by_status, found["open"], found["held back"])
 
 
 def has_scanned_links(database: Database) -> bool:
-    """Tells whether a worker has ever begun with a link."""
+    """Tells whether a worker has ever scanned a link."""
     return bool(database.rows(A_SCANNED_LINK))
 
 
@@ -179,7 +179,7 @@ SELECT FROM docora.app_repositories WHERE id = %(id)s AND github_token_encrypted
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
-    """Tells whether a link has a token; None if our role may not know. In no transaction."""
+    """Tells whether a link has a token; None if the role may not know. In no transaction."""
     try:
         return bool(database.rows(OF_PRIVATE_REPOSITORY, {"id": ref.id}))
     except PostgresDeniedError:
@@ -187,7 +187,7 @@ def has_token(database: Database, ref: LinkRef) -> bool | None:
 
 
 def link_history(database: Database, ref: LinkRef) -> LinkHistory:
-    """Returns the history of a link that exists."""
+    """Returns the history of an existing link."""
     [row] = database.rows(LINK_HISTORY, {"id": ref.id})
     fields = [*row[:5], Snapshot(*row[5:]) if row[5] else None]
     return LinkHistory(*fields)

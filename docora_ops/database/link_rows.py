@@ -1,9 +1,8 @@
 """Rows of links: choosing, reading, locking and changing them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from sys import intern
 
@@ -15,6 +14,7 @@ from docora_ops.links import (
     LinkIds,
     LinkRef,
     LinkStatus,
+    Outcome,
     Payload,
     PublicPayload,
     ids_of_job,
@@ -104,33 +104,32 @@ _AS_LIKE = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_", "*": "%"})
 
 
 def filter_parameters(which: LinkFilter) -> dict[str, object]:
-    """Returns the parameters of the condition."""
+    """Returns the parameters of `MATCHES`."""
     return {
         "statuses": [status.value for status in which.statuses] or None,
         "app_ids": list(which.app_ids) or None,
         "exclude_app_ids": list(which.exclude_app_ids) or None,
         "repository_ids": list(which.repository_ids) or None,
         "repository_names": [like(text) for text in which.repository_names] or None,
-        "errors": [_part(text) for text in which.errors] or None,
-        "exclude_errors": [_part(text) for text in which.exclude_errors] or None,
+        "errors": [like(text, is_part=True) for text in which.errors] or None,
+        "exclude_errors": [like(text, is_part=True) for text in which.exclude_errors] or None,
         "no_error": which.no_error,
         "open_circuit": which.open_circuit,
         "or_held_back": which.or_held_back,
     }
 
 
-def _part(text: str) -> str:
-    """Returns the pattern for LIKE: with `*` the text is all of an error, without it a part."""
-    return like(text) if "*" in text else f"%{like(text)}%"
+def like(text: str, *, is_part: bool = False) -> str:
+    """Returns the pattern for LIKE that matches the text, where `*` matches anything.
 
-
-def like(text: str) -> str:
-    """Returns the pattern for LIKE that matches this text, where `*` stands for anything."""
-    return text.translate(_AS_LIKE)
+    is_part: text without `*` may stand anywhere.
+    """
+    pattern = text.translate(_AS_LIKE)
+    return f"%{pattern}%" if is_part and "*" not in text else pattern
 
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """Returns the link without locking it, None if there is none."""
+    """Returns the link, if it exists, without locking it."""
     row = database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id})
     if row is None:
         return None
@@ -155,14 +154,13 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 
 def read_payload(database: Database, ref: LinkRef) -> Payload:
-    """Returns what the job of a locked link needs, all of one moment, secrets included."""
-    values = {"app_id": ref.app_id, "repository_id": ref.repository_id}
-    [row] = database.rows(READ_PAYLOAD, values)
+    """Returns what the job of a locked link needs, including secrets."""
+    [row] = database.rows(READ_PAYLOAD, asdict(ref))
     return Payload(*row[1:])
 
 
 def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
-    """Returns the job ids whose link a worker has locked."""
+    """Returns the job ids whose session advisory lock a worker holds."""
     return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
 
 
@@ -173,7 +171,7 @@ def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
 
 
 def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | None, str | None]]:
-    """Returns app name and `owner/name`, where they exist, for each link in order."""
+    """Returns app name and `owner/name` of each link, in order; None for what is gone."""
     rows = database.rows(NAMES_OF_LINKS, _pairs(links))
     # One string for all links of an app or a repository: there may be a million.
     return [(app and intern(app), repository and intern(repository)) for app, repository in rows]
@@ -205,9 +203,9 @@ COUNT_DELIVERIES = f"SELECT count(*) FROM docora.app_delivered_files d, {_OF_LIN
 
 
 def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
-    """Deletes the delivery records of the links or, with `update`, marks them as outdated.
+    """Deletes the delivery records of the links, and returns their number.
 
-    Returns their number.
+    update: mark the records as outdated instead.
     """
     return database.execute(MARK_DELIVERIES if update else DELETE_DELIVERIES, _pairs(links))
 
@@ -267,28 +265,24 @@ RETURNING id::text, status
 """
 
 
-class ClaimState(StrEnum):
-    """The result of a claim of one link."""
-
-    CLAIMED = "claimed"
-    CHANGED = "changed"  # the link does not qualify any more
-    LOCKED = "locked"  # a worker holds the link's lock
-    EXHAUSTED = "exhausted"  # stuck for the last time that is allowed: the link is failed now
-
-
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A link whose row is locked. `status`: before the claim."""
+    """A link whose row is locked.
 
-    state: ClaimState
+    status: the link's status before the claim.
+    outcome: why the link is not claimed; None if it is. `NOT_QUEUED`: it was stuck for the last
+        time that is allowed, and is `failed` now.
+    """
+
     payload: Payload
     status: str
+    outcome: Outcome | None
 
 
 Claiming = Callable[[Database, Sequence[str]], list[Claim]]
-"""Locks and changes links, given by their row ids, that still qualify.
+"""Locks links by their row ids, and changes those that still qualify.
 
-Leaves out links that are gone or locked by others.
+Omits links that are gone or locked by another session.
 """
 
 
@@ -297,7 +291,7 @@ def claim_matching_links(
 ) -> list[Claim]:
     """Locks and resets the links that still match."""
     claims = _claim(database, ids, MATCHES, filter_parameters(which))
-    if claimed := [id_ for id_ in claims if claims[id_].state is ClaimState.CLAIMED]:
+    if claimed := [id_ for id_ in claims if claims[id_].outcome is None]:
         database.execute(RESET_LINKS, {"ids": claimed})
     return list(claims.values())
 
@@ -305,28 +299,28 @@ def claim_matching_links(
 def claim_unfinished_links(
     database: Database, ids: Sequence[str], *, error: str, max_attempts: int
 ) -> list[Claim]:
-    """Locks the links that still are pending or being scanned.
+    """Locks the links that are still pending or scanning.
 
-    Counts a failure with `error` for each that is being scanned: it becomes pending, or `failed`
-    from `max_attempts` failures on.
+    Counts a failure with `error` for each scanning link, which becomes pending or, after
+    `max_attempts` failures, `failed`.
     """
     claims = _claim(database, ids, "l.status IN ('pending_snapshot', 'scanning')", {})
     stuck = [
         id_
         for id_, claim in claims.items()
-        if claim.state is ClaimState.CLAIMED and claim.status == LinkStatus.SCANNING
+        if claim.outcome is None and claim.status == LinkStatus.SCANNING
     ]
     parameters = {"ids": stuck, "error": error, "max_attempts": max_attempts}
     for id_, status in database.rows(COUNT_CUT_OFF_SCANS, parameters) if stuck else ():
         if status == LinkStatus.FAILED:
-            claims[id_] = replace(claims[id_], state=ClaimState.EXHAUSTED)
+            claims[id_] = replace(claims[id_], outcome=Outcome.NOT_QUEUED)
     return list(claims.values())
 
 
 def claim_due_links(
     database: Database, ids: Sequence[str], *, rescan_interval_ms: int
 ) -> list[Claim]:
-    """Locks the links that still are due, and changes nothing."""
+    """Locks the links that are still due, and changes nothing."""
     claims = _claim(database, ids, DUE, {"rescan_interval_ms": rescan_interval_ms})
     return list(claims.values())
 
@@ -334,7 +328,7 @@ def claim_due_links(
 def _claim(
     database: Database, ids: Sequence[str], qualifies: str, parameters: Mapping[str, object]
 ) -> dict[str, Claim]:
-    """Locks the links and returns their claims by row id. `qualifies`: condition in SQL."""
+    """Locks the links and returns their claims by row id. `qualifies`: a condition in SQL."""
     locked = [id_ for (id_,) in database.rows(LOCK_LINKS, {"ids": list(ids)})]
     # In statements of their own, which see what was committed before the last row was locked. One
     # that locks reads that row as it is by then, and the rest as it was when the statement began.
@@ -345,8 +339,8 @@ def _claim(
     claims = {}
     for id_, *_, status, still_qualifies in rows:
         payload = payloads[id_]
-        state = ClaimState.LOCKED if payload.job_id in held else ClaimState.CLAIMED
-        claims[id_] = Claim(state if still_qualifies else ClaimState.CHANGED, payload, status)
+        outcome = Outcome.ALREADY_RUNNING if payload.job_id in held else None
+        claims[id_] = Claim(payload, status, outcome if still_qualifies else Outcome.SKIPPED)
     return claims
 
 
@@ -368,11 +362,10 @@ APP_NAMES = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_
 
 @dataclass(frozen=True)
 class Selection:
-    """The links that a bulk operation works through, listed once at its start.
+    """The links of a bulk operation, listed once at its start.
 
-    One of each app, then a second one of each, and so on: no app's jobs wait in the queue behind
-    all of another app. Paging by status instead would walk over the dead index entries of all rows
-    that are done.
+    Round-robin across apps, so that no app waits for all links of another app. Paging by status
+    instead would walk over the dead index entries of all rows that are done.
     """
 
     refs: Sequence[LinkRef]
@@ -420,11 +413,10 @@ def select_links(
 
 
 def select_due(database: Database, rescan_interval_ms: int) -> Selection:
-    """Selects the links that a job is due for.
+    """Selects the links that are due, as Docora's own scheduler does.
 
-    Pending links, synced links whose last scan is longer ago than the interval, and failed links
-    whose repository's circuit was not opened since git last succeeded; no link of a repository
-    whose circuit is open.
+    Due are pending links, synced links whose last scan is older than the interval, and failed links
+    unless the circuit has opened since git last succeeded. Links with an open circuit are not due.
     """
     parameters = {"rescan_interval_ms": rescan_interval_ms, "limit": None}
     claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
@@ -442,3 +434,77 @@ def _select(
         names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(counts)}))
     by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
     return Selection(refs, by_app, claim)
+
+
+# Links that should have a live job
+
+# A new link gets its job a moment later, so it is left out for five minutes. One that is scanned
+# has had its job, and one that is asked for by id is wanted whatever its age.
+_UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot', 'scanning')
+    AND (status = 'scanning' OR NOT %(only_stuck)s::boolean
+         AND (%(id)s::uuid IS NOT NULL OR created_at < now() - interval '5 minutes'))
+    AND (%(app_id)s::text IS NULL OR app_id = %(app_id)s)
+    AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+"""
+
+_ANY = {"app_id": None, "id": None, "only_stuck": False}
+
+# Materialized, or Postgres would, with statistics from before a bulk change, read the whole table
+# up to the limit.
+UNFINISHED_LINKS = f"""
+WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status {_UNFINISHED})
+SELECT * FROM unfinished LIMIT %(limit)s
+"""
+
+COUNT_UNFINISHED_LINKS = f"SELECT count(*) {_UNFINISHED}"
+
+# An INSERT of a link takes a key share lock on its repository's row, so it waits for this lock.
+LOCK_REPOSITORIES = """
+WITH locked AS (
+    SELECT repository_id FROM docora.repositories WHERE repository_id = ANY (%(ids)s::text[])
+    FOR UPDATE SKIP LOCKED
+)
+SELECT repository_id FROM locked
+UNION ALL
+SELECT wanted FROM unnest(%(ids)s::text[]) AS wanted
+WHERE NOT EXISTS (SELECT FROM docora.repositories WHERE repository_id = wanted)
+"""
+
+
+def unfinished_links(
+    database: Database,
+    *,
+    app_id: str | None = None,
+    link_id: str | None = None,
+    only_stuck: bool = False,
+    limit: int | None = None,
+) -> list[tuple[LinkRef, str]]:
+    """Returns links that should have a live job, each with its status.
+
+    app_id, link_id: only links of this app, or only this link.
+    only_stuck: only links that are being scanned.
+    limit: the maximum number of links.
+
+    Unless asked for by `link_id`, pending links of the last five minutes are left out.
+    """
+    parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
+    # One string for all links of an app or a repository: there may be a million.
+    return [
+        (LinkRef(id_, intern(app_id), intern(repository_id)), status)
+        for id_, app_id, repository_id, status in database.rows(UNFINISHED_LINKS, parameters)
+    ]
+
+
+def count_unfinished_links(database: Database) -> int:
+    """Counts the links that should have a live job."""
+    [(count,)] = database.rows(COUNT_UNFINISHED_LINKS, _ANY)
+    return int(count)
+
+
+def lock_against_new_links(database: Database, repository_ids: Collection[str]) -> set[str]:
+    """Locks repositories, so that no link to them can be created until the transaction ends.
+
+    Returns the ids that are locked now or do not exist. Other sessions hold the rest.
+    """
+    rows = database.rows(LOCK_REPOSITORIES, {"ids": list(repository_ids)})
+    return {id_ for (id_,) in rows}

@@ -65,7 +65,10 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND status = 'sc
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure of a link's job. The link becomes `failed` without tries or at `max_attempts`."""
+    """A failure of a link's job.
+
+    The link becomes `failed` if no try is left, or after `max_attempts` failures.
+    """
 
     app_id: str
     repository_id: str
@@ -80,7 +83,7 @@ class Refusal(StrEnum):
     GONE = "gone"
     BUSY = "busy"  # another job is scanning the link
     HELD = "held"  # a session holds the link, which is not `scanning`: a job begins or ends
-    LOST = "lost"  # the job has another session now, or has lost the link's lock
+    LOST = "lost"  # the job has lost its session or the link's lock
 
 
 @dataclass(frozen=True)
@@ -92,16 +95,16 @@ class Ending:
 
     @property
     def is_final(self) -> bool:
-        """True if the job must not be tried again."""
+        """Tells whether the job must not be tried again."""
         return self.status == LinkStatus.FAILED
 
 
 def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link, Payload] | Refusal:
     """Takes the link's lock until the session is closed, and sets the link to `scanning`.
 
-    Waits for a transaction that is changing the link: a job can start before the commit of the
-    retry that queued it. Returns the link as it was before and what its job needs, or the reason
-    to do nothing.
+    Waits for transactions that are changing the link: a job can start before the retry that queued
+    it has committed. Returns the previous state of the link and what its job needs, or the reason
+    not to begin.
     """
     ids = {"app_id": app_id, "repository_id": repository_id}
     with session.transaction():
@@ -117,17 +120,17 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
 
 
 def may_deliver(session: Session, ref: LinkRef) -> Refusal | None:
-    """Returns the reason why nothing may be sent to the app, if there is one."""
+    """Returns the reason, if any, why nothing may be sent to the app."""
     return _refusal(session, ref, MAY_DELIVER)
 
 
 def end_scan(session: Session, ref: LinkRef) -> Refusal | None:
-    """Sets the link to `synced`, or returns the reason to roll the transaction back."""
+    """Sets the link to `synced`, or returns the reason to roll back the transaction."""
     return _refusal(session, ref, END_SCAN)
 
 
 def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
-    values = {"id": ref.id, "app_id": ref.app_id, "job_id": ref.job_id, "session_id": session.id}
+    values = asdict(ref) | {"job_id": ref.job_id, "session_id": session.id}
     [(is_kept, exists)] = session.rows(sql, values)
     if not is_kept:
         return Refusal.LOST
@@ -135,7 +138,7 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 
 
 def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
-    """Counts a failure of the job whose session is, or was, `session_id`.
+    """Counts a failure of the job with this session, which may have ended.
 
     Changes nothing if another session holds the link's lock.
     """
@@ -150,7 +153,7 @@ def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending |
 
 
 def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
-    """Counts a failure of a job whose process was killed, unless the job did so before.
+    """Counts a failure of a job whose process was killed, unless the job itself has counted it.
 
     Waits until Postgres has ended the session of the job. Raises LinkLockedError if another job
     holds the link's lock.
@@ -185,7 +188,7 @@ def _count(database: Database, link: Link, failure: Failure) -> Ending:
 
 
 def _held(link: Link) -> Refusal:
-    """The row is locked, so the status cannot change meanwhile."""
+    # The row is locked, so the status can't change meanwhile.
     return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
 
 
@@ -215,23 +218,20 @@ SELECT FROM docora.app_repositories WHERE id = %(id)s::uuid
 
 
 def read_deliveries(database: Database, ref: LinkRef) -> Iterator[TupleRow]:
-    """Yields path and SHA-256 of each file that the app has received, by the bytes of the paths.
+    """Yields path and SHA-256 of each file that the app has received, in byte order of the paths.
 
-    The connection must not be used for anything else until the last file was read.
+    Read all files before the next statement of this connection.
     """
-    return database.stream(
-        READ_DELIVERIES, {"app_id": ref.app_id, "repository_id": ref.repository_id}
-    )
+    return database.stream(READ_DELIVERIES, asdict(ref))
 
 
 def record_delivery(session: Session, ref: LinkRef, path: str, sha: str | None) -> bool:
-    """Records that the app has received the file or, without `sha`, deleted it.
+    """Records that the app has received the file or, if `sha` is None, deleted it.
 
     Returns False if the link is gone.
     """
-    values = {"id": ref.id, "app_id": ref.app_id, "repository_id": ref.repository_id}
     sql = RECORD_DELIVERY if sha else REMOVE_DELIVERY
-    return session.execute(sql, {**values, "path": path, "sha": sha}) > 0
+    return session.execute(sql, asdict(ref) | {"path": path, "sha": sha}) > 0
 
 
 # The stored commit
@@ -270,7 +270,7 @@ COPY_SNAPSHOT_FILES = "COPY docora.snapshot_files (id, snapshot_id, path, sha, s
 
 
 def had_commit(database: Database, repository_id: str) -> bool:
-    """Returns whether the repository has a snapshot, or an app has received a file of it."""
+    """Tells whether the repository has a stored commit, or an app has received a file of it."""
     return bool(database.rows(HAD_COMMIT, {"repository_id": repository_id}))
 
 
@@ -281,9 +281,9 @@ def store_snapshot(
     branch: str,
     files: Sequence[tuple[str, str, int]],
 ) -> None:
-    """Replaces the repository's snapshot in the caller's transaction.
+    """Replaces the stored commit of the repository in the caller's transaction.
 
-    The files stay as they are if equally many are stored with this commit.
+    Keeps the stored files if they are of this commit and equal in number.
 
     files: path, SHA-256 and size of each file.
     """

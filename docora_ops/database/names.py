@@ -37,12 +37,14 @@ SELECT FROM docora.repositories r
 WHERE r.owner || '/' || r.name ILIKE %(pattern)s AND {_IS_LINKED} LIMIT 1
 """
 
-SOME_APPS = "SELECT app_id, app_name FROM docora.apps ORDER BY app_name LIMIT %(limit)s"
+_APPS = "SELECT app_id AS id, app_name AS name FROM docora.apps"
 
-SOME_REPOSITORIES = f"""
-SELECT r.repository_id, r.owner, r.name FROM docora.repositories r
-WHERE {_IS_LINKED} ORDER BY r.owner || '/' || r.name LIMIT %(limit)s
+_REPOSITORIES = f"""
+SELECT repository_id AS id, owner || '/' || name AS name FROM docora.repositories r
+WHERE {_IS_LINKED}
 """
+
+_SOME = "SELECT name, id FROM ({candidates}) candidates ORDER BY name LIMIT %(limit)s"
 
 # ^@ and not LIKE, which would give `%` and `_` in the text a meaning.
 _BY_PREFIX = """
@@ -52,23 +54,14 @@ FROM (
     FROM ({candidates}) candidates
 ) compared
 WHERE by_name OR id ^@ %(text)s
-ORDER BY by_name DESC, comes_first DESC, lower(name), id LIMIT %(limit)s
+ORDER BY by_name DESC, lower(name), id LIMIT %(limit)s
 """
 
-APPS_BY_PREFIX = _BY_PREFIX.format(
-    candidates="SELECT app_id AS id, app_name AS name, false AS comes_first FROM docora.apps"
-)
+SOME_APPS, SOME_REPOSITORIES = (_SOME.format(candidates=each) for each in (_APPS, _REPOSITORIES))
 
-REPOSITORIES_BY_PREFIX = _BY_PREFIX.format(
-    candidates=f"""
-    SELECT repository_id AS id, owner || '/' || name AS name, %(failed_first)s AND EXISTS (
-        SELECT FROM docora.app_repositories l
-        WHERE l.app_id = ANY (%(app_ids)s::text[]) AND l.repository_id = r.repository_id
-          AND l.status = 'failed'
-    ) AS comes_first
-    FROM docora.repositories r WHERE %(app_ids)s::text[] IS NULL OR {_IS_LINKED}
-"""
-)
+APPS_BY_PREFIX = _BY_PREFIX.format(candidates=_APPS)
+
+REPOSITORIES_BY_PREFIX = _BY_PREFIX.format(candidates=_REPOSITORIES)
 
 
 @dataclass(frozen=True)
@@ -82,16 +75,10 @@ class Candidate:
 
 
 def find_apps(database: Database, text: str) -> list[App]:
-    """Returns the app with this id, otherwise all apps with this name, in any letter case."""
+    """Returns the app with this id, otherwise all apps with this name (case-insensitive)."""
     parameters = {"text": text, "forms": _forms(text)}
     apps = [App(*row) for row in database.rows(APPS_BY_ID_OR_NAME, parameters)]
     return apps[:1] if apps and apps[0].app_id == text else apps
-
-
-def find_apps_by_prefix(database: Database, text: str, limit: int) -> list[App]:
-    """Returns the apps whose name begins with a text that is not blank, or whose id does."""
-    found = apps_by_prefix(database, text, limit) if text.strip() else []
-    return [App(each.id, each.name) for each in found]
 
 
 def find_repositories(
@@ -99,8 +86,8 @@ def find_repositories(
 ) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Each with whether one of the apps, or any app if there are none, is linked to it. If some of
-    the repositories are linked, returns only these.
+    Tells for each repository whether one of the apps is linked to it. If any are linked, returns
+    only the linked ones. `app_ids`: empty means any app.
     """
     scheme, separator, rest = text.lower().partition("://")
     stem = rest.rstrip("/").removesuffix(".git")
@@ -120,23 +107,27 @@ def find_repositories(
 
 
 def has_repository_like(database: Database, app_ids: Sequence[str], name: str) -> bool:
-    """Tells whether one of the apps, or any app if there are none, has such a repository.
+    """Tells whether a repository with such a name is linked to one of the apps.
 
-    `name`: `owner/name`, in any letter case, where `*` stands for anything.
+    app_ids: empty means any app.
+    name: `owner/name` (case-insensitive); `*` matches any text.
     """
     parameters = {"app_ids": list(app_ids) or None, "pattern": like(name)}
     return bool(database.rows(ANY_REPOSITORY_LIKE, parameters))
 
 
-def some_apps(database: Database) -> list[App]:
-    """Returns apps whose names may be suggested."""
-    return [App(*row) for row in database.rows(SOME_APPS, {"limit": _SUGGESTION_POOL})]
+def some_apps(database: Database) -> dict[str, str]:
+    """Returns names that may be suggested, with the ids of their apps."""
+    return dict(database.rows(SOME_APPS, {"limit": _SUGGESTION_POOL}))
 
 
-def some_repositories(database: Database, app_ids: Sequence[str]) -> list[Repository]:
-    """Returns repositories whose names may be suggested: of these apps, or of any app."""
+def some_repositories(database: Database, app_ids: Sequence[str]) -> dict[str, str]:
+    """Returns each `owner/name` that may be suggested, with the repository's id.
+
+    app_ids: only repositories linked to one of these apps; empty means any app.
+    """
     parameters = {"app_ids": list(app_ids) or None, "limit": _SUGGESTION_POOL}
-    return [Repository(*row) for row in database.rows(SOME_REPOSITORIES, parameters)]
+    return dict(database.rows(SOME_REPOSITORIES, parameters))
 
 
 def apps_by_prefix(database: Database, text: str, limit: int) -> list[Candidate]:
@@ -146,25 +137,13 @@ def apps_by_prefix(database: Database, text: str, limit: int) -> list[Candidate]
 
 
 def repositories_by_prefix(
-    database: Database,
-    text: str,
-    limit: int,
-    app_ids: Sequence[str] | None,
-    *,
-    failed_first: bool = False,
+    database: Database, text: str, limit: int, app_ids: Sequence[str] | None
 ) -> list[Candidate]:
     """Returns the repositories whose `owner/name` begins with the text, then those whose id does.
 
-    Only those linked to one of the apps, unless `app_ids` is None. With `failed_first`, those
-    of a failed link come first.
+    app_ids: only repositories linked to one of these apps; None means any app.
     """
-    parameters = {
-        "text": text,
-        "forms": _forms(text),
-        "limit": limit,
-        "app_ids": app_ids,
-        "failed_first": failed_first,
-    }
+    parameters = {"text": text, "forms": _forms(text), "limit": limit, "app_ids": app_ids}
     return [Candidate(*row) for row in database.rows(REPOSITORIES_BY_PREFIX, parameters)]
 
 

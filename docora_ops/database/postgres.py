@@ -1,10 +1,10 @@
 """Connecting to Postgres.
 
-A pooling proxy may run each transaction in another session, shared with other programs. So no
-setting, cursor, prepared statement or lock of a `Database` outlives a transaction, and none that
-another program has left counts in it.
+A pooling proxy may run each transaction in another session, shared with other programs. Therefore
+no setting, cursor, prepared statement or lock of a `Database` outlives a transaction, and each
+transaction overrides what another program has left.
 
-SQL names Docora's tables as `docora.TABLE`, whatever their schema is called in this database.
+SQL names Docora's tables `docora.TABLE`, regardless of the name of their schema in this database.
 """
 
 import logging
@@ -119,7 +119,7 @@ class Connection(psycopg.Connection[TupleRow]):
 class _MomentLoader(TimestamptzLoader):
     """Loads `infinity` and years that Python can't express as the first or last moment.
 
-    Otherwise one such row would make the whole list unreadable.
+    Otherwise, one such row would make the whole list unreadable.
     """
 
     def load(self, data: Buffer) -> datetime:
@@ -232,24 +232,24 @@ class Database:
         return next(iter(self.rows(sql, parameters)), None)
 
     def execute(self, sql: str, parameters: Parameters | None = None) -> int:
-        """Runs one statement and returns how many rows it touched."""
+        """Runs one statement and returns the number of affected rows."""
         with self._statement(sql) as (cursor, query):
             return cursor.execute(query, parameters or {}).rowcount
 
     def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
-        """Runs one statement and yields its rows; read all rows before the next statement."""
+        """Runs one statement and yields its rows. Read all rows before the next statement."""
         with self._statement(sql) as (cursor, query):
             yield from cursor.stream(query, parameters or {}, size=_ROWS_AT_ONCE)
 
     def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Runs one `COPY … FROM STDIN` with these rows."""
+        """Runs `COPY … FROM STDIN` with these rows."""
         with self._statement(sql) as (cursor, query), cursor.copy(query % ()) as copy:
             for row in rows:
                 copy.write_row(row)
 
     @contextmanager
     def _statement(self, sql: str) -> Iterator[tuple[psycopg.Cursor[TupleRow], bytes]]:
-        """Yields a cursor, and the SQL with Docora's schema, in which `%` stands twice."""
+        """Yields a cursor, and the SQL with Docora's schema, in which `%` is doubled."""
         is_begun = self._in_transaction or not self._needs_transactions
         begun = nullcontext() if is_begun else self.transaction("READ COMMITTED")
         with begun, self._connected() as connection, connection.cursor() as cursor:
@@ -258,7 +258,7 @@ class Database:
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        """Yields the connection, and raises errors of the driver as ours."""
+        """Yields the connection, and translates errors of the driver."""
         try:
             if self._connection is None:
                 self._connection = self._connect()
@@ -272,67 +272,59 @@ class Database:
             ) from error
 
     def _explain(self, error: psycopg.Error) -> PostgresError:
-        """Returns our error for one of the driver, with a sentence and a hint."""
+        """Translates an error of the driver, with secrets masked and a hint."""
         where = f"Postgres database {self.target}"
+        kind: type[PostgresError] = PostgresError
         text = error.diag.message_primary or str(error).strip() or type(error).__name__
         # The driver lists each address that it tried, with hints on further lines.
         reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
         text = mask(reasons[-1] if reasons else text.splitlines()[0], self._secrets)
+        idle = pg.IdleInTransactionSessionTimeout
         match error:
-            case pg.ConnectionTimeout():
-                return PostgresError(
-                    f"{where} did not answer in time", hint="check its load and the network"
-                )
             case pg.LockNotAvailable():
                 return LinkLockedError(
                     f"another session has held a lock for over {self._lock_timeout:g} s",
                     hint="try again; pg_stat_activity in the database shows who it is",
                 )
+            case pg.ConnectionTimeout():
+                found, hint = "did not answer in time", "check its load and the network"
             case pg.QueryCanceled():
-                return StatementTimeoutError(
-                    f"{where} did not finish a statement within {self._statement_timeout} s",
-                    hint="check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
-                )
+                kind = StatementTimeoutError
+                found = f"did not finish a statement within {self._statement_timeout} s"
+                hint = "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT"
             case pg.UndefinedTable() | pg.UndefinedColumn():
-                return PostgresError(
-                    f"{where} is not a Docora database: {text}",
-                    hint="point DATABASE_URL at the database that Docora uses, and let the role "
-                    "use its schema: docora-ops help privileges",
-                )
+                found = f"is not a Docora database: {text}"
+                hint = "point DATABASE_URL at the database that Docora uses, and let the role "
+                hint += "use its schema: docora-ops help privileges"
             case pg.InsufficientPrivilege():
-                return PostgresDeniedError(
-                    f"{where} refuses: {text}",
-                    hint="docora-ops help privileges lists what the role in DATABASE_URL needs",
-                )
+                kind, found = PostgresDeniedError, f"refuses: {text}"
+                hint = "docora-ops help privileges lists what the role in DATABASE_URL needs"
             case pg.ReadOnlySqlTransaction() | pg.FeatureNotSupported() if (
                 "read-only" in text or "recovery" in text  # READ WRITE on a standby
             ):
-                return PostgresError(
-                    f"{where} is read-only",
-                    hint="point DATABASE_URL at the primary; if this is a standby that takes over, "
-                    "try again once it is promoted",
-                )
+                found = "is read-only"
+                hint = "point DATABASE_URL at the primary; if this is a standby that takes over, "
+                hint += "try again once it is promoted"
             case pg.DeadlockDetected() | pg.SerializationFailure():
-                return LinkError(f"{where} undid a change: {text}", hint="try again")
-        idle = pg.IdleInTransactionSessionTimeout
-        if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | idle):
-            return LinkError(f"{where} refuses: {text}", hint="see the server's log")
-        if "statement pooling" in text:
-            return PoolingError(
-                f"{where} is behind a proxy that pools statements: docora-ops needs transactions",
-                hint="have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
-                "or point DATABASE_URL at Postgres itself",
-            )
-        if _REFUSED_LOGIN.search(text):
-            return PostgresDeniedError(
-                f"{where} refuses our login: {text}",
-                hint="check the role and the password in DATABASE_URL, and pg_hba.conf",
-            )
-        how = "used" if self._connection or "FATAL" in str(error) else "reached"
-        if how == "reached" and text[1:2].islower():  # not an abbreviation, such as SSL
-            text = text[0].lower() + text[1:]
-        hint = "check that it runs, and DATABASE_URL"
-        return PostgresError(f"{where} can't be {how}: {text}", hint=hint)
+                kind, found, hint = LinkError, f"undid a change: {text}", "try again"
+            case _ if not isinstance(
+                error, psycopg.OperationalError | psycopg.InterfaceError | idle
+            ):
+                kind, found, hint = LinkError, f"refuses: {text}", "see the server's log"
+            case _ if "statement pooling" in text:
+                kind = PoolingError
+                found = "is behind a proxy that pools statements: docora-ops needs transactions"
+                hint = "have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
+                hint += "or point DATABASE_URL at Postgres itself"
+            case _ if _REFUSED_LOGIN.search(text):
+                kind, found = PostgresDeniedError, f"refuses our login: {text}"
+                hint = "check the role and the password in DATABASE_URL, and pg_hba.conf"
+            case _:
+                how = "used" if self._connection or "FATAL" in str(error) else "reached"
+                if how == "reached" and text[1:2].islower():  # not an abbreviation, such as SSL
+                    text = text[0].lower() + text[1:]
+                found, hint = f"can't be {how}: {text}", "check that it runs, and DATABASE_URL"
+        return kind(f"{where} {found}", hint=hint)
 
     def _connect(self) -> Connection:
         """Connects, and finds Docora's schema."""
@@ -371,11 +363,11 @@ class Database:
 
 
 class Session(Database):
-    """A session of the server, whose settings and locks last until it is closed, or released.
+    """A session of the server. Its settings and locks last until it is closed or released.
 
-    Needs a direct connection, or a proxy that pools sessions. Statements outside of
-    `transaction()` commit by themselves, without the round trips of a transaction, and without
-    waiting for the disk. A `transaction()` waits, and writes the commits before it to disk, too.
+    Needs a direct connection, or a proxy that pools sessions. A statement outside of
+    `transaction()` commits by itself, without waiting for the disk. A `transaction()` waits for the
+    disk, which also flushes the commits before it.
     """
 
     _needs_transactions = False

@@ -75,10 +75,10 @@ Privilege = tuple[str, str, str | None]
 
 @dataclass(frozen=True)
 class Role:
-    """The role of the current connection. Its name and the schema are quoted if SQL needs it.
+    """The role of the current connection. Its name and schema are quoted where SQL needs it.
 
-    missing_columns: `table` or `table.column` of what does not exist, or is hidden from the role.
-    held: the privileges that the role has, among those that are needed.
+    missing_columns: each `table` or `table.column` that does not exist or is hidden from the role.
+    held: those of the required privileges that the role has.
     """
 
     name: str
@@ -88,9 +88,9 @@ class Role:
     held: set[Privilege]
 
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
-        """Returns what the role lacks of the grants in the topic `privileges`, by table.
+        """Returns the grants in the topic `privileges` that the role lacks, by table.
 
-        read_only: the role is for monitoring, whatever else it may do.
+        read_only: compare with the role for monitoring, regardless of further privileges.
         """
         needed = granted("docora_monitor" if read_only else "docora_ops")
         if not read_only and any(name != "SELECT" for name, *_ in self.held.difference(needed)):
@@ -118,7 +118,7 @@ def granted(role: str) -> list[Privilege]:
 
 
 def read_version(database: Database) -> str:
-    """Returns the version of the server, which begins with a number."""
+    """Returns the version of the server; it begins with a number."""
     [(version,)] = database.rows("SHOW server_version")
     return str(version)
 
@@ -139,7 +139,7 @@ def read_clock(database: Database) -> float:
 
 
 def read_latency(database: Database) -> float:
-    """Returns the seconds that one answer takes."""
+    """Returns the latency of one answer in seconds."""
     with database.snapshot():
         began = time.monotonic()
         database.rows(SESSION_ID)
@@ -149,8 +149,8 @@ def read_latency(database: Database) -> float:
 def pools_transactions(settings: Settings) -> bool | None:
     """Tells whether a proxy pools transactions; None if two connections can't be opened at once.
 
-    Such a proxy gives the session of the first connection to the second, or another session to the
-    first. Raises PoolingError if the proxy pools statements.
+    Such a proxy gives the session of one connection to the other, or changes the session of a
+    connection. Raises PoolingError if the proxy pools statements.
     """
     hurried = settings.hurried(settings.connect_timeout)
     with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
@@ -179,9 +179,9 @@ def require_session(settings: Settings) -> None:
 
 
 def read_creators(database: Database) -> list[tuple[str, str]]:
-    """Returns each role that may create objects beside Docora's tables, with their schema.
+    """Returns schema and role for each role that may create objects in the schema of the tables.
 
-    Leaves out superusers, our own role, and the owners of the schema and of the tables.
+    Omits superusers, our own role, and the owners of the schema and the tables.
     """
     with database.snapshot():
         tables = [table for _, table, _ in granted("docora_ops")]

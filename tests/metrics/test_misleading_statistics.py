@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docora_ops.database.drift_rows import UNFINISHED_LINKS
+from docora_ops.database.link_rows import UNFINISHED_LINKS
 from tests.support.docora import Docora
 
 
