@@ -1,19 +1,27 @@
 """`status --watch`: what changes, how fast, and when it is over."""
 
 import re
+import shlex
 import signal
+import sys
 
 from docora_ops.actions.monitoring import trend
 from docora_ops.jobs import Backend, QueueOverview
 from docora_ops.overview import Status, Trend
-from tests.support.docora import COMMAND, Docora
+from tests.support.docora import Docora
 from tests.support.terminal import TerminalSession
+
+OFTEN = (
+    "import sys; from docora_ops.__main__ import main; from docora_ops.cli import status;"
+    " status._INTERVAL, status._REST = 0.1, 0; sys.exit(main())"
+)
+WATCH = [sys.executable, "-c", OFTEN, "status", "--watch"]
 
 
 def test_a_terminal_shows_what_changes_until_ctrl_c(docora: Docora) -> None:
     docora.add_links(30)
     environment = docora.environment(TERM="xterm-256color")
-    with TerminalSession([str(COMMAND), "status", "--watch"], environment, 80) as session:
+    with TerminalSession(WATCH, environment, 80) as session:
         session.read_until(re.compile(rb"in 0 s: nothing"))
         assert docora.run("retry-all-failed", "--limit", "7", "--yes").code == 0
         session.read_until(re.compile(rb"7 fewer failed, 7 more\s+jobs"))
@@ -26,11 +34,9 @@ def test_a_terminal_shows_what_changes_until_ctrl_c(docora: Docora) -> None:
 def test_a_pipe_gets_one_screen_after_the_other_also_after_a_lost_connection(
     docora: Docora,
 ) -> None:
-    process = docora.start_installed("status", "--watch")
-    with process:
-        stdout = process.stdout
-        assert stdout is not None
-        lines = iter(stdout.readline, "")
+    with docora.start_program(*WATCH) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
         assert next(line for line in lines if line.startswith("Links"))
         docora.connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -44,12 +50,8 @@ def test_a_pipe_gets_one_screen_after_the_other_also_after_a_lost_connection(
 
 
 def test_it_ends_when_nobody_reads_the_pipe_any_more(docora: Docora) -> None:
-    shell = docora.run_in_shell("docora-ops status --watch | head -1")
+    shell = docora.run_in_shell(f"{shlex.join(WATCH)} | head -1")
     assert shell.stdout.startswith("Postgres")
-
-
-def test_a_watch_prints_no_json(docora: Docora) -> None:
-    assert docora.run("status", "--watch", "--json").code == 2
 
 
 def state(jobs: int | None) -> Status:
