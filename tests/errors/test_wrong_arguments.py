@@ -35,7 +35,6 @@ def wrong_commands() -> Iterator[tuple[Sequence[str], int]]:
         yield ["retry-all-failed", "--limit", number], 2
     for reason in (" ", "x" * 501, STRAY):
         yield ["retry-all-failed", f"--reason={reason}"], 2
-    yield ["status", "--watch", "--json"], 2
     yield ["queue", "--limit", "10001"], 2
     yield ["retry-all-failed", "--yes=yes"], 2
     yield ["show", "a", "b", "c"], 2

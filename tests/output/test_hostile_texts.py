@@ -48,9 +48,7 @@ READING = (
     Reading(("failed", "--limit", "100"), EACH),
     Reading(("failed", "--group-by", "error"), ("漢字", "Cafe\u0301")),
     Reading(("links", "--group-by", "repository", "--limit", "100"), EACH),
-    Reading(("links", "--group-by", "status"), (EVIL[:50],)),
     Reading(("apps", "--limit", "100"), EACH),
-    Reading(("links", "--error", EVIL, "--exclude-error", EVIL)),
     Reading(("links", "--repo", EVIL), SENTENCE, code=3),
     Reading(("show", *WHOLE.ids), (EVIL,)),
     Reading(("show", *ODD.ids), (EVIL[:50],)),
@@ -61,10 +59,8 @@ READING = (
     Reading(("history", "--limit", "100"), EACH),
     Reading(("retry-all-failed", "--dry-run"), EACH, code=6),
     Reading(("repair", "--dry-run"), EACH),
-    Reading(("retry", *WHOLE.ids, "--dry-run")),
     # An error, and a nearest name.
     Reading(("show", WHOLE.app_id, EVIL), SENTENCE, code=3),
-    Reading(("cancel", EVIL), SENTENCE, code=3),
     Reading(("retry", WHOLE.app_id, "x", f"--\udcff{EVIL}"), SENTENCE, code=2),
 )
 

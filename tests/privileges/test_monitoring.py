@@ -112,7 +112,7 @@ def test_the_narrower_user_runs_every_command_that_reads_and_no_other_script(
     access, endless = docora.redis_access, "while true do end"
 
     def assert_all_run() -> None:
-        for command in ("show APP REPO", "queue", "status", "repair --dry-run"):
+        for command in ("show APP REPO", "status", "repair --dry-run"):
             assert run(docora, link, command).code == 0, command
 
     with (

@@ -52,6 +52,7 @@ def test_a_pipe_gets_one_screen_after_the_other_also_after_a_lost_connection(
 def test_it_ends_when_nobody_reads_the_pipe_any_more(docora: Docora) -> None:
     shell = docora.run_in_shell(f"{shlex.join(WATCH)} | head -1")
     assert shell.stdout.startswith("Postgres")
+    assert docora.run("status", "--watch", "--json").code == 2
 
 
 def state(jobs: int | None) -> Status:
