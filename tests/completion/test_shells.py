@@ -96,7 +96,7 @@ HOSTILE = ["$(touch x) p", "`touch x` p", "; touch x", "x$(touch x)'y", "p <(tou
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHELLS)
-def test_a_name_becomes_one_word_and_what_was_typed_is_not_evaluated(
+def test_a_name_becomes_one_word_whatever_is_in_it(
     docora: Docora, tmp_path: Path, name: str
 ) -> None:
     app = docora.add_app("Acme Search")
@@ -128,7 +128,15 @@ def test_a_name_becomes_one_word_and_what_was_typed_is_not_evaluated(
         assert started.words("docora-ops failed --app=Ac")[2:] == ["--app=Acme Search"]
         assert started.words("docora-ops --vers") == ["docora-ops", "--version"]
         assert started.words("docora-ops show --env-file a")[3:] == ["a file"]
-        docora.add_app("Acme Searcher")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHELLS)
+def test_what_was_typed_is_not_evaluated(docora: Docora, tmp_path: Path, name: str) -> None:
+    docora.add_app("Acme Search")
+    docora.add_app("Acme Searcher")
+    with shell(docora, name, tmp_path) as started:
         for typed in (
             'show "$(touch x) p',
             "show $(touch\\ x)p",
