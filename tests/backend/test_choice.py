@@ -1,12 +1,10 @@
 """Which backend a command takes where `DOCORA_OPS_BACKEND` is not set, and that it says so."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
 import pytest
-import redis
 from rq.job import JobStatus
 
 from tests.support.bullmq import Bullmq
@@ -66,25 +64,6 @@ def test_a_worker_of_bullmq_alone_decides_whatever_rq_has_left(bullmq: Bullmq) -
     assert docora.waiting() == []
 
 
-@pytest.fixture
-def other_database(docora: Docora) -> Iterator[str]:
-    """The URL of another database of the same Redis, with a worker of BullMQ in it."""
-    url = f"{docora.redis_access.owner}?db=9"
-    yield url
-    with redis.Redis.from_url(url) as other:
-        other.flushdb()
-
-
-def test_a_worker_of_bullmq_in_another_database_of_redis_is_none_of_this_docora(
-    bullmq: Bullmq, other_database: str
-) -> None:
-    docora = bullmq.docora
-    docora.redis.flushdb()
-    with bullmq.worker(lambda _job_id: None, url=other_database):
-        assert found_by(docora) == DEFAULT
-        assert "BullMQ worker" not in docora.run("status").stderr
-
-
 def test_bullmqs_keys_decide_when_docoras_worker_was_just_killed(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     running = docora.add_link("scanning")
@@ -103,16 +82,15 @@ def test_bullmqs_keys_decide_when_docoras_worker_was_just_killed(bullmq: Bullmq)
     assert docora.redis.keys("rq:*") == []
 
 
-@pytest.mark.parametrize("trace", ["list", "running", "finished"])
-def test_rqs_keys_decide_when_no_worker_runs(docora: Docora, trace: str) -> None:
-    match trace:
-        case "list":
-            docora.enqueue("waits")
-        case "running":
-            docora.start_job("runs", heartbeat=-1)
-        case _:
-            finish_job(docora)
-    assert found_by(docora, REDIS_URL=docora.redis_access.monitor) == RQ_TRACES
+def test_rqs_keys_decide_when_no_worker_runs(docora: Docora) -> None:
+    for leave in (
+        lambda: docora.enqueue("waits"),
+        lambda: docora.start_job("runs", heartbeat=-1),
+        lambda: finish_job(docora),
+    ):
+        docora.redis.flushdb()
+        leave()
+        assert found_by(docora, REDIS_URL=docora.redis_access.monitor) == RQ_TRACES
 
 
 def test_nothing_but_the_names_of_rqs_queues_and_other_queues_is_no_trace(docora: Docora) -> None:
@@ -127,11 +105,11 @@ def test_nothing_but_the_names_of_rqs_queues_and_other_queues_is_no_trace(docora
     assert found_by(docora) == DEFAULT
 
 
-@pytest.mark.parametrize(("status", "ago"), [("scanning", None), ("pending_snapshot", 5)])
-def test_an_empty_redis_says_nothing_of_a_docora_whose_links_were_scanned(
-    docora: Docora, status: str, ago: int | None
-) -> None:
-    docora.add_link(status, scanned=ago and timedelta(minutes=ago))
+def test_an_empty_redis_says_nothing_of_a_docora_whose_links_were_scanned(docora: Docora) -> None:
+    link = docora.add_link("scanning")
+    assert found_by(docora) == UNCLEAR
+    docora.delete_link(link)
+    docora.add_link("pending_snapshot", scanned=timedelta(minutes=5))
     assert found_by(docora) == UNCLEAR
 
 

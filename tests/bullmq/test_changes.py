@@ -10,7 +10,7 @@ from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora, finish
 from tests.support.proxy import COMMIT, LOOKUPS, Fault, Proxy, eventually
 from tests.support.rows import TestLink
-from tests.support.running_commands import PATIENT, await_line, await_locks, only_operation
+from tests.support.running_commands import PATIENT, await_line
 
 OPEN = timedelta(minutes=20)
 
@@ -21,21 +21,17 @@ def link_with_open_circuit(bullmq: Bullmq, status: str = "failed") -> TestLink:
     return docora.link(app, docora.add_repository("octo/broken", circuit_open_for=OPEN), status)
 
 
-@pytest.mark.parametrize("command", ["retry", "resync"])
 def test_a_link_with_an_open_circuit_is_left_alone_unless_the_circuit_is_reset(
-    bullmq: Bullmq, command: str
+    bullmq: Bullmq,
 ) -> None:
     docora = bullmq.docora
     link = link_with_open_circuit(bullmq)
-    docora.add_deliveries(link, 1)
     before = docora.dump()
-
-    for option in ((), ("--dry-run",)):
-        refused = bullmq.run(command, *link.ids, "--json", *option, *_yes(command, option))
+    for command, *options in (("retry",), ("retry", "--dry-run"), ("resync", "--yes")):
+        refused = bullmq.run(command, *link.ids, "--json", *options)
         assert (refused.code, refused.json["code"]) == (4, "circuit_open"), refused
     assert docora.dump() == before
-
-    reset = bullmq.run(command, *link.ids, "--reset-circuit", "--json", *_yes(command))
+    reset = bullmq.run("retry", *link.ids, "--reset-circuit", "--json")
     assert (reset.code, reset.data["outcome"]) == (0, "reset"), reset
     assert reset.data["circuit_reset"] is True
     assert docora.was_reset(link)
@@ -44,34 +40,27 @@ def test_a_link_with_an_open_circuit_is_left_alone_unless_the_circuit_is_reset(
     assert synced.data["waited"]["result"] == "synced"
 
 
-def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:
-    return ("--yes",) if command == "resync" and not option else ()
-
-
-@pytest.mark.parametrize("command", ["retry-all-failed", "resync"])
-def test_a_bulk_operation_counts_open_circuits_and_leaves_them_alone(
-    bullmq: Bullmq, command: str
-) -> None:
+def test_a_bulk_operation_counts_open_circuits_and_leaves_them_alone(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     broken = link_with_open_circuit(bullmq)
     good = docora.link(broken.app_id, docora.add_repository("octo/good"))
     row = docora.row(broken)
-    arguments = (command,) if command != "resync" else (command, broken.app_id, "--all")
-
-    result = bullmq.run(*arguments, "--yes", "--json")
+    command = ("retry-all-failed", "--yes", "--json")
+    result = bullmq.run(*command)
     assert (result.code, result.data["total"], result.data["reset"]) == (0, 1, 1), result
     assert result.data["open_circuits_left_out"] == 1
     assert docora.row(broken) == row
     assert docora.was_reset(good)
 
-    if command != "resync":
-        nothing = bullmq.run(*arguments, "--yes", "--json")
-        assert nothing.data["message"] == "Nothing to retry: 1 link left out"
-
-    result = bullmq.run(*arguments, "--yes", "--reset-circuit", "--json")
+    assert bullmq.run(*command).data["message"] == "Nothing to retry: 1 link left out"
+    result = bullmq.run(*command, "--reset-circuit")
     assert result.code == 0, result
     assert result.data["circuits_reset"] == 1
     assert docora.was_reset(broken)
+
+
+def looks(docora: Docora) -> int:
+    return int(docora.redis.info("commandstats")["cmdstat_evalsha"]["calls"])
 
 
 def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq) -> None:
@@ -97,15 +86,15 @@ def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq
         bullmq.schedule()
         assert ran.wait(30)
         bullmq.await_state(link, "delayed")
-        await_looks(docora, "evalsha")
+        before = looks(docora)
+        eventually(lambda: looks(docora) >= before + 2, "two looks of the command that waits")
         is_up.set()
         bullmq.promote(link)
         result = finish(process)
     assert (result.code, result.data["waited"]["result"]) == (0, "synced"), result
 
 
-@pytest.mark.parametrize("command", ["retry", "resync"])
-@pytest.mark.parametrize("is_queued", [True, False])
+@pytest.mark.parametrize(("command", "is_queued"), [("retry", True), ("resync", False)])
 def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commit(
     bullmq: Bullmq, command: str, *, is_queued: bool
 ) -> None:
@@ -127,7 +116,7 @@ def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commi
         # With a job that waits, whether it belongs to this database is looked up, too.
         held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 1 + is_queued)
         environment = bullmq.environment(DATABASE_URL=proxy.url, **PATIENT)
-        arguments = (*link.ids, "--json", *_yes(command))
+        arguments = (*link.ids, "--json", *(("--yes",) if command == "resync" else ()))
         with docora.start(command, *arguments, env=environment) as process:
             held.wait()
             if not is_queued:
@@ -142,42 +131,6 @@ def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commi
     expected = "already_queued" if is_queued else "reset"
     assert (result.code, result.data["outcome"]) == (0, expected), result
     assert seen == [(0, 0 if command == "resync" else 1)]
-
-
-def await_looks(docora: Docora, command: str) -> None:
-    """Until the command that waits has used this command of Redis twice more."""
-
-    def calls() -> int:
-        return int(docora.redis.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
-
-    before = calls()
-    eventually(lambda: calls() >= before + 2, "two looks of the command that waits")
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("command", ["retry-all-failed", "resync"])
-def test_a_wait_beside_an_operation_takes_no_status_from_before_the_commit_for_the_result(
-    bullmq: Bullmq, command: str
-) -> None:
-    docora = bullmq.docora
-    link = docora.add_link("failed" if command == "retry-all-failed" else "synced")
-    arguments = (command, link.app_id, "--all") if command == "resync" else (command,)
-    docora.wait_at_commit(42)
-    docora.connection.execute("SELECT pg_advisory_lock(42)")
-    environment = bullmq.environment(**PATIENT)
-    with docora.start(*arguments, "--yes", "--json", env=environment) as process:
-        await_locks(docora)
-        wait = ("wait", only_operation(docora), "--timeout", "50", "--json")
-        with docora.start(*wait, env=environment) as waiting:
-            await_line(waiting, "Waiting for")
-            await_looks(docora, "getrange")
-            docora.connection.execute("SELECT pg_advisory_unlock(42)")
-            assert finish(process).code == 0
-            with bullmq.docora_at_work():
-                result = finish(waiting)
-    waited = result.data["waited"]
-    assert (result.code, waited["synced"], waited["failed"]) == (0, 1, 0), result
-    assert docora.status(link) == "synced"
 
 
 def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
@@ -202,18 +155,6 @@ def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
     assert docora.row(stuck)["retry_count"] == 2
     assert {link: docora.row(link) for link in rows} == rows
     assert docora.redis.keys("bull:*") == keys
-
-
-def test_in_flight_feeds_links_and_stops_after_too_many_failures(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    docora.add_links(12, apps=3)
-    with bullmq.docora_at_work(lambda _job_id: "HTTP 500"):
-        options = ("--in-flight", "2", "--max-failures", "3", "--timeout", "50")
-        result = bullmq.run("retry-all-failed", "--yes", "--json", *options)
-    assert result.code == 7, result
-    # One look may find two results.
-    assert result.data["stopped_by"] == "max_failures"
-    assert "Warning: --in-flight holds back docora-ops only" in result.stderr
 
 
 def test_what_needs_rq_is_refused_with_the_reason(bullmq: Bullmq) -> None:

@@ -1,8 +1,6 @@
 """`docora-ops doctor`."""
 
-import signal
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import redis
@@ -20,17 +18,13 @@ from tests.support.diagnoses import (
     not_ok,
     states,
 )
-from tests.support.docora import QUEUE, Docora, finish
+from tests.support.docora import QUEUE, Docora
 from tests.support.own_servers import OwnRedis
-from tests.support.proxy import Fault, Proxy, eventually, refused_port
+from tests.support.proxy import Fault, Proxy, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 
 OF_POSTGRES = [*ALL[1:8], *OF_LINKS]
 OF_REDIS = ALL[8:18]
-
-
-def set_user(own: OwnRedis, statement: str) -> None:
-    own.client.execute_command(*statement.split())  # type: ignore[no-untyped-call]
 
 
 def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
@@ -56,29 +50,13 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
         assert secret not in document.stdout + document.stderr + table.stdout
 
 
-@pytest.mark.parametrize(
-    ("workers", "state", "finding"),
-    [
-        (
-            {"a": ("web1", "31"), "b": ("", "-90")},
-            "critical",
-            "unknown host (worker b) is 90 s ",
-        ),
-        ({"a": ("web1", "x"), "b": ("web1", "--9"), "c": ("web1", "9" * 30)}, "ok", "host, "),
-    ],
-)
-def test_the_worker_whose_clock_is_off_most_is_named(
-    docora: Docora, workers: dict[str, tuple[str, str]], state: str, finding: str
-) -> None:
-    for name, (host, ahead) in workers.items():
+def test_the_worker_whose_clock_is_off_most_is_named(docora: Docora) -> None:
+    for name, host, ahead in (("a", "web1", "31"), ("b", "", "-90"), ("c", "web1", "9" * 30)):
         docora.add_worker(name)
         docora.redis.hset(f"rq:worker:{name}", mapping={"hostname": host, "clock_ahead": ahead})
-    found = check(docora.run("doctor", "--json", env=ONE_LOOK), "clocks")
-    assert found["state"] == state
-    assert finding in found["finding"]
-
-
-# Redis
+    found = check(examine(docora), "clocks")
+    assert found["state"] == "critical"
+    assert "unknown host (worker b) is 90 s " in found["finding"]
 
 
 def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnRedis) -> None:
@@ -144,29 +122,11 @@ def test_warnings_alone_are_no_failure(docora: Docora) -> None:
     assert result.stderr == "2 warnings.\n"
 
 
-def test_a_real_worker_and_its_scheduler_are_seen(docora: Docora, tmp_path: Path) -> None:
-    docora.schedule_job(docora.add_link("synced").job_id)
-    settings = {
-        "DATABASE_URL": docora.database_access.worker,
-        "REDIS_URL": docora.redis_access.worker,
-        "ENCRYPTION_KEY": "00" * 32,
-        "REPOS_BASE_PATH": str(tmp_path),
-        "SCAN_CONCURRENCY": "1",
-    }
-    with docora.start("worker", env=settings) as worker:
-        eventually(lambda: docora.redis.keys("rq:worker:*"), "a worker")
-        seen = examine(docora, ENCRYPTION_KEY=settings["ENCRYPTION_KEY"])
-        worker.send_signal(signal.SIGTERM)
-        finish(worker)
-    assert (seen.code, not_ok(seen)) == (0, {}), seen
-    assert check(seen, "workers")["finding"] == f"1 on {QUEUE}"
-    assert check(seen, "scheduler")["finding"].startswith("running; the first delayed job is due")
-
-
 def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
     spoiled: Docora, own: OwnRedis
 ) -> None:
-    set_user(own, f"ACL SETUSER {spoiled.redis_access.command_name} -info")
+    user = spoiled.redis_access.command_name
+    own.client.execute_command("ACL", "SETUSER", user, "-info")  # type: ignore[no-untyped-call]
     result = examine(spoiled)
     assert result.code == 0, result
     assert {name: state for name, state in not_ok(result).items() if name in OF_REDIS} == {
@@ -175,9 +135,6 @@ def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
         **dict.fromkeys(OF_REDIS[1:6], "not_checked"),
     }
     assert "+info" in check(result, "redis")["hint"]
-
-
-# Postgres
 
 
 def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
@@ -224,9 +181,6 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
     assert states(examine(docora))["privileges"] == "ok"
 
 
-# Links
-
-
 def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
     docora: Docora,
 ) -> None:
@@ -244,9 +198,6 @@ def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
     assert check(result, "failed_links")["finding"].startswith("3 failed links of 2 apps")
     circuits = check(result, "open_circuits")
     assert (circuits["state"], circuits["finding"]) == ("warning", "1 open circuit")
-
-
-# Servers that are not there
 
 
 def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
@@ -270,6 +221,19 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
     for result in (database, queue, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr
+
+
+def test_all_is_well_for_the_role_and_the_user_for_monitoring(docora: Docora) -> None:
+    """The fixture checks that Redis has refused them nothing."""
+    make_healthy(docora)
+    before = docora.dump()
+    url = docora.database_access.monitor
+    read_only = f"{'&' if '?' in url else '?'}options=-c%20default_transaction_read_only%3Don"
+    for database_url in (url, url + read_only):
+        env = {"DATABASE_URL": database_url, "REDIS_URL": docora.redis_access.monitor}
+        result = docora.run("doctor", "--read-only", "--json", env=ONE_LOOK | env)
+        assert (result.code, result.stderr, not_ok(result)) == (0, "All is well.\n", {}), result
+    assert docora.dump() == before
 
 
 @pytest.mark.parametrize(

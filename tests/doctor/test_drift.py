@@ -1,9 +1,7 @@
 """Doctor's look at where database and queue disagree."""
 
-import signal
-
 from tests.support.diagnoses import ONE_LOOK, check, make_healthy, not_ok
-from tests.support.docora import Docora, finish
+from tests.support.docora import Docora
 
 
 def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
@@ -28,13 +26,3 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     assert lines[-1] == "2 critical."
     # Few of each kind, so that the checks stay on the screen.
     assert sum(line.startswith("lost\t") for line in lines) == 2
-
-
-def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:
-    docora.add_link("pending_snapshot")
-    docora.age_links()
-    with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
-        assert process.stderr.readline() == "1 mismatch at first check: checking again in 600 s.\n"
-        process.send_signal(signal.SIGINT)
-        result = finish(process)
-    assert (result.code, result.json["code"]) == (130, "interrupted"), result

@@ -1,43 +1,12 @@
 """Doctor, and commands, before a Redis that refuses: each reason is named, with what to do."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-
-import redis
 
 from tests.support.diagnoses import check, examine, not_ok
 from tests.support.docora import Docora
 from tests.support.own_servers import OwnRedis, own_redis
 from tests.support.proxy import eventually, refused_port
-
-
-@contextmanager
-def endless_script(own: OwnRedis) -> Iterator[None]:
-    """Keep Redis busy until the end of the block."""
-    own.client.config_set("busy-reply-threshold", 1)
-
-    def loop() -> None:
-        with redis.Redis.from_url(own.access.owner) as client, suppress(redis.ResponseError):
-            client.eval("while true do end", 0)
-
-    def is_busy() -> bool:
-        try:
-            own.client.ping()
-        except redis.ResponseError as error:
-            return "BUSY" in str(error)
-        return False
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    try:
-        eventually(is_busy, "a busy Redis")
-        yield
-    finally:
-        own.client.script_kill()
-        thread.join()
 
 
 def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: OwnRedis) -> None:
@@ -53,16 +22,6 @@ def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: Ow
     for text in (found["finding"], refused.json["error"]):
         assert "Not enough good replicas" in text
     assert (refused.code, refused.json["code"]) == (5, "redis"), refused
-
-
-def test_a_redis_that_is_busy_with_a_script_is_called_so(spoiled: Docora, own: OwnRedis) -> None:
-    link = spoiled.add_link()
-    with endless_script(own):
-        result = examine(spoiled)
-        refused = spoiled.run("retry", *link.ids, "--json")
-    assert (result.code, refused.code) == (5, 5), (result, refused)
-    for text in (check(result, "redis")["finding"], refused.json["error"]):
-        assert "SCRIPT KILL" in text
 
 
 def test_a_node_of_a_cluster_is_called_so(docora: Docora, tmp_path: Path) -> None:

@@ -80,14 +80,3 @@ def shows_no_secret(result: Result) -> None:
         assert 'File "' not in text
         for piece in PIECES:
             assert piece not in text
-
-
-def forget_operations(docora: Docora) -> None:
-    """A bulk operation that changed nothing may still be known, and has audit entries."""
-    for key in docora.redis.keys("docora:bulk:*"):
-        assert docora.redis.hget(key, "completed") == b"0"
-        docora.redis.delete(key)
-    for key in docora.redis.keys("docora-ops:operation:*:links"):
-        assert docora.redis.getdel(key) == b""
-    assert all(entry["operation_id"] for entry in docora.audit_entries())
-    docora.redis.delete("docora-ops:audit")

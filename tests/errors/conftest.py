@@ -1,13 +1,10 @@
 """What these tests stop, and what they change."""
 
-from collections.abc import Iterator
-
 import pytest
 from rq.job import JobStatus
 
-from tests.errors.checks import SECRET
 from tests.support.docora import Docora
-from tests.support.own_servers import OwnRedis, Role, role
+from tests.support.own_servers import OwnRedis
 from tests.support.privileges import Access
 from tests.support.rows import TestLink
 
@@ -29,13 +26,3 @@ def redis_access(redis_access: Access, request: pytest.FixtureRequest) -> Access
         assert isinstance(own, OwnRedis)
         return own.access
     return redis_access
-
-
-@pytest.fixture
-def powerless(docora: Docora, worker_number: int) -> Iterator[Role]:
-    """A role that may do everything with Docora's tables, until the test takes that away."""
-    with role(docora, f"docora_powerless_{worker_number}", SECRET) as powerless:
-        docora.connection.execute(
-            f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {powerless.name}".encode()
-        )
-        yield powerless

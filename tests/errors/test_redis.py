@@ -21,7 +21,7 @@ from tests.support.rows import TestLink
 def test_a_redis_that_is_not_there_changes_nothing(docora: Docora, link: TestLink) -> None:
     before = docora.dump()
     url = f"redis://someone:{ENCODED}@127.0.0.1:{refused_port()}/3"
-    for command in (*ALL, "progress"):
+    for command in ("retry", "retry-all-failed", "resync --all", "schedule", "progress"):
         result = docora.run(*arguments(command, link), env={"REDIS_URL": url})
         refuses(result, "redis", "Redis at 127.0.0.1:", "/3 can't be reached: connection refused")
     assert docora.dump() == before
@@ -77,7 +77,6 @@ def test_why_a_server_can_not_be_reached_is_told(
         ("REDIS_URL", f"unix://{login}@{tmp_path}/none", "can't be reached: no such file"),
         ("REDIS_URL", f"redis://{login}@{'x' * 70}", "REDIS_URL is not a URL"),
         ("DATABASE_URL", f"postgres://{login}@{name}/d", f"failed to resolve host '{name}'"),
-        ("DATABASE_URL", f"postgres://{login}@127.0.0.1:{refused_port()}/d", "reached: connection"),
         ("DATABASE_URL", f"postgres://{login}@/d?host={tmp_path}", "reached: no such file"),
         ("DATABASE_URL", f"postgres://{login}@{'x' * 70}/d", "label too long"),
     ):

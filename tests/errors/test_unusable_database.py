@@ -2,18 +2,16 @@
 
 import pytest
 
-from tests.errors.checks import SECRET, arguments, forget_operations, refuses
+from tests.errors.checks import SECRET, arguments, refuses
 from tests.support.docora import Docora
-from tests.support.own_servers import Role, role
+from tests.support.own_servers import role
 from tests.support.rows import TestLink
 
 
 @pytest.mark.parametrize(
     ("change", "command", "sentence"),
     [
-        ("DROP TABLE app_delivered_files", "resync --all", 'relation "public.app_delivered_files"'),
         ("DROP TABLE apps CASCADE", "retry", 'relation "public.apps"'),
-        ("ALTER TABLE repositories DROP circuit_open_until", "retry", "circuit_open_until"),
         ("ALTER TABLE app_repositories DROP retry_count", "retry-all-failed", "retry_count"),
     ],
 )
@@ -30,32 +28,21 @@ def test_a_database_that_is_not_docoras_is_refused(
     assert docora.job_hash(link.job_id) == job
 
 
-@pytest.mark.parametrize(
-    ("missing", "command"),
-    [
-        ("UPDATE ON app_repositories", "retry"),
-        ("DELETE ON app_delivered_files", "resync --all"),
-        ("UPDATE ON repositories", "retry"),
-    ],
-)
 def test_a_role_that_lacks_a_privilege_changes_nothing(
-    docora: Docora, link: TestLink, powerless: Role, missing: str, command: str
+    docora: Docora, link: TestLink, worker_number: int
 ) -> None:
-    docora.connection.execute(
-        "UPDATE repositories SET circuit_open_until = now() + interval '1 hour'"
-    )
-    docora.connection.execute(f"REVOKE {missing} FROM {powerless.name}".encode())
-    before = docora.dump()
-    options = ["--reset-circuit"] if missing == "UPDATE ON repositories" else []
-    result = docora.run(
-        *arguments(command, link), *options, env={"DATABASE_URL": powerless.url(SECRET)}
-    )
-    document = refuses(
-        result, "postgres", f"permission denied for table {missing.rpartition(' ')[2]}"
-    )
-    assert "docora-ops help privileges" in document["hint"]
-    forget_operations(docora)
-    assert docora.dump() == before
+    """That each privilege is needed: tests/privileges/test_grants.py."""
+    with role(docora, f"docora_powerless_{worker_number}", SECRET) as powerless:
+        docora.connection.execute(
+            f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {powerless.name};"
+            f"REVOKE DELETE ON app_delivered_files FROM {powerless.name}".encode()
+        )
+        before = docora.dump()
+        environment = {"DATABASE_URL": powerless.url(SECRET)}
+        result = docora.run(*arguments("resync", link), env=environment)
+        document = refuses(result, "postgres", "permission denied for table app_delivered_files")
+        assert "docora-ops help privileges" in document["hint"]
+        assert docora.dump() == before
 
 
 def test_a_wrong_postgres_password_is_refused_and_not_shown(guarded: Docora) -> None:

@@ -13,8 +13,6 @@ from tests.support.fork_server import ForkServer
 from tests.support.own_servers import OwnRedis, own_redis
 from tests.support.privileges import Access
 from tests.support.proxy import Proxy, eventually
-from tests.support.receiver import Receiver
-from tests.support.snapshots import Snapshots
 from tests.support.standby import Pair, primary_and_standby
 
 
@@ -86,7 +84,7 @@ def redis_pair(
     for folder in folders:
         folder.mkdir()
     with (
-        own_redis(folders[0]) as primary,
+        own_redis(folders[0], **{"repl-diskless-sync-delay": "0"}) as primary,
         own_redis(folders[1]) as replica,
         Proxy.before_redis(primary.access.worker) as name,
     ):
@@ -100,8 +98,5 @@ def redis_pair(
 
 
 @pytest.fixture
-def snapshots(redis_pair: RedisPair, server_directory: Path) -> Iterator[Snapshots]:
-    """The same Docora with a receiver."""
-    with Receiver().serving() as receiver:
-        yield Snapshots(redis_pair.docora, Path(mkdtemp(dir=server_directory)), receiver)
-        assert receiver.problems == []
+def docora(redis_pair: RedisPair) -> Docora:
+    return redis_pair.docora

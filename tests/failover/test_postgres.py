@@ -4,6 +4,8 @@ from pathlib import Path
 from signal import Signals
 from tempfile import mkdtemp
 
+import pytest
+
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.receiver import Receiver
@@ -38,6 +40,7 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
     assert pair.status(link) == "pending_snapshot"
 
 
+@pytest.mark.slow
 def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend(
     pair: Pair, replicated: Docora, server_directory: Path
 ) -> None:
@@ -71,6 +74,7 @@ def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend
         assert len(receiver.of("Other").requests) == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_a_promotion_interrupts_is_tried_again(
     pair: Pair, replicated: Docora, server_directory: Path
 ) -> None:

@@ -43,25 +43,6 @@ def test_jobs_that_a_failover_has_lost_are_queued_again(redis_pair: RedisPair) -
     assert docora.doubled_jobs() == []
 
 
-def test_a_wait_goes_on_without_redis_and_ends_when_the_job_was_lost(
-    redis_pair: RedisPair,
-) -> None:
-    docora = redis_pair.docora
-    link = docora.add_link()
-    docora.age_links()
-    redis_pair.cut_off()
-    environment = {"REDIS_URL": redis_pair.url, **AT_ONCE}
-    process = docora.start("retry", *link.ids, "--wait", env=environment)
-    eventually(lambda: docora.waiting() == [link.job_id], "a job")
-    redis_pair.primary.stop()
-    redis_pair.promote()
-    ended = finish(process)
-    assert ended.code == 6, ended
-    assert f"No live job for 1 link. To queue again: docora-ops repair {link.app_id}" in (
-        ended.stderr
-    )
-
-
 def test_a_change_on_the_former_primary_is_refused_until_the_name_moves(
     redis_pair: RedisPair,
 ) -> None:

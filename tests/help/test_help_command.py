@@ -34,13 +34,6 @@ def test_each_page_is_the_help_of_the_command_and_then_the_topic(docora: Docora)
         assert (result.code, result.stderr, result.stdout) == (0, "", "\n".join(pages)), name
 
 
-def test_an_unknown_name_is_a_usage_error(docora: Docora) -> None:
-    result = docora.run("help", "\x1b[2Jxyz", env=NOTHING_SET)
-    assert (result.code, result.stdout) == (2, "")
-    assert ESCAPE not in result.stderr
-    assert "Hint: see docora-ops --help" in result.stderr
-
-
 def test_a_long_page_goes_through_the_pager_that_is_set(docora: Docora, tmp_path: Path) -> None:
     paged = tmp_path / "paged"
     env = {"PAGER": f"cat >{paged}; head -1 {paged}", "TERM": "xterm-256color"}

@@ -227,18 +227,6 @@ def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
     assert "Infinity" not in document.stdout
 
 
-def test_a_reason_that_cannot_be_kept_is_refused(docora: Docora) -> None:
-    link = docora.add_link()
-    for reason in (" ", "\udcff"):
-        result = docora.run("retry", *link.ids, "--reason", reason, "--json")
-        assert (result.code, result.json["code"]) == (2, "usage"), reason
-        assert "--reason" in result.json["error"]
-    assert docora.status(link) == "failed"
-    longest = "x" * 500
-    assert docora.run("retry", *link.ids, "--reason", longest).code == 0
-    assert [entry["reason"] for entry in history(docora)] == [longest]
-
-
 def test_a_reset_whose_commit_fails_is_never_shown_as_done(docora: Docora) -> None:
     link = docora.add_link()
     docora.enqueue(link.job_id)

@@ -29,7 +29,7 @@ CUT = tuple(
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(ERRORS, min_size=LINKS, max_size=LINKS))
 @example([" ", "\xa0", "\n", "", " x 1 ", "x" * 2000])

@@ -1,7 +1,10 @@
 """An app and a repository, by every name they have."""
 
+import shlex
 import subprocess
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 
@@ -9,8 +12,6 @@ from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
 APP = "app_" + "a" * 24
-
-
 REPOSITORY = "repo_" + "b" * 24
 
 
@@ -85,3 +86,19 @@ def test_a_name_that_is_not_shown_as_it_is_gives_way_to_the_id(docora: Docora) -
         result = docora.run("show", text, "octo/api")
         assert result.stderr.endswith(f"Hint: did you mean {app_id}?\n")
         assert "me:x" not in result.stderr
+
+
+FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+CAFE = "Caf\u00e9 \u00c5land"
+
+
+def test_a_name_is_found_in_either_normal_form_and_case(docora: Docora) -> None:
+    app_id = docora.add_app(normalize("NFD", CAFE))
+    docora.link(app_id, docora.add_repository(normalize("NFC", f"octo/{CAFE}")))
+    for form in FORMS:
+        name = normalize(form, CAFE.swapcase())
+        result = docora.run("show", name, f"octo/{name}", "--json")
+        assert (result.code, result.data["app_id"]) == (0, app_id), (form, result)
+    near = docora.run("show", normalize("NFD", "Caf\u00e9 Aland"), "x")
+    assert near.code == 3
+    assert f"did you mean {shlex.quote(normalize('NFD', CAFE))}?\n" in near.stderr

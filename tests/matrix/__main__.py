@@ -55,7 +55,6 @@ def find(command: str, product: str, pattern: str) -> list[Program]:
 
 ROOT = Path(__file__).parent.parent.parent
 MATRIX = ROOT / ".matrix"
-VERSIONS = ("3.11", "3.12", "3.13")
 INSTALLED = {
     **{
         f"Python {n}": find(f"python{n}", "Python", rf"Python ({n})")

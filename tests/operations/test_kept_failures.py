@@ -1,7 +1,5 @@
 """The links that an operation has left undone, and why, as long as it is remembered."""
 
-from docora_ops.bulk import Progress
-from docora_ops.links import LinkFailure
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
@@ -49,16 +47,3 @@ def test_progress_lists_the_failures_later_and_forgets_them_with_the_operation(
         docora.redis.pttl(key) for key in (f"docora:bulk:{operation}", failures_key(operation))
     ]
     assert 3_500_000 < min(lives) <= max(lives) <= min(lives) + 100
-
-
-def test_a_report_that_is_made_twice_does_no_harm(docora: Docora) -> None:
-    store = docora.actions().store
-    failures = [
-        LinkFailure(f"a-{number}", "a", str(number), "an error", "Acme", "o/a")
-        for number in range(3)
-    ]
-    step = Progress("bulk_x", 9, 3, 0, 3, False)
-    store.write(step, failures[:1])
-    for _ in range(2):
-        store.write(step, failures, since=1)
-    assert store.read_failures("bulk_x") == (failures, 3)

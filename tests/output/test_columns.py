@@ -1,15 +1,11 @@
 """One definition of columns serves a wide terminal, a narrow one, and a pipe."""
 
-import re
 from io import StringIO
 
 import pytest
 
 from docora_ops.render.columns import Column, Listing, Pairs, cell
 from docora_ops.render.console import make_console
-
-STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
-AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
 Row = tuple[str, str, int, str | None]
 COLUMNS: tuple[Column[Row], ...] = (
@@ -60,10 +56,6 @@ def on_screen(part: object, width: int) -> str:
     console.width = width
     console.print(part)
     return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
-
-
-def plain(shown: str) -> str:
-    return STYLE.sub("", shown).replace("\r", "")
 
 
 @pytest.mark.parametrize(("width", "shown"), [(77, WIDE), (43, NARROW), (36, BLOCKS)])

@@ -2,15 +2,14 @@
 
 import os
 import re
+import signal
 
 from tests.support.docora import Docora
+from tests.support.proxy import PATIENCE
 from tests.support.terminal import on_terminal
 
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3\d|4\d|9\d|10\d)(?:;[\d;]*)?m")
 ANIMATION = re.compile(r"\x1b\[(?:\?25[lh]|2K|\d*A)")
-
-
-# Colour and animation
 
 
 def test_no_color_means_neither_colour_nor_animation(docora: Docora) -> None:
@@ -25,9 +24,6 @@ def test_no_color_means_neither_colour_nor_animation(docora: Docora) -> None:
     for shown in (bulk, wrong, text):
         assert not COLOUR.search(shown)
         assert not ANIMATION.search(shown)
-
-
-# Streams
 
 
 def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
@@ -54,6 +50,14 @@ def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
     assert docora.was_reset(link)
     assert docora.was_reset(other)
     assert not problems, "\n".join(problems)
+
+
+def test_output_that_nobody_reads_does_not_outlive_a_signal(docora: Docora) -> None:
+    docora.add_links(2000)
+    with docora.start("retry-all-failed", "--dry-run", "--json") as process:
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 130
 
 
 def test_closed_streams_do_not_keep_the_work_from_being_done(docora: Docora) -> None:

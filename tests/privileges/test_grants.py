@@ -117,21 +117,6 @@ def test_without_the_schema_a_command_is_refused_and_doctor_says_what_to_grant(
     assert "GRANT USAGE ON SCHEMA public" in tables["hint"]
 
 
-def test_what_only_reading_commands_read_the_others_do_without(docora: Docora) -> None:
-    run = arranged(docora)
-    for revoked in (
-        "SELECT (last_scanned_at, created_at) ON app_repositories",
-        "SELECT (consecutive_failures) ON repositories",
-        "SELECT (delivered_at) ON app_delivered_files",
-        "ALL ON repository_snapshots",
-        "ALL ON snapshot_files",
-    ):
-        docora.connection.execute(f"REVOKE {revoked} FROM {docora.role}".encode())
-    for command in ("retry APP REPO", "retry-all-failed", "resync APP --all --yes"):
-        result = run(command)
-        assert result.code == 0, (command, result)
-
-
 def test_the_role_for_monitoring_reads_neither_tokens_nor_keys_and_show_says_so(
     docora: Docora,
 ) -> None:

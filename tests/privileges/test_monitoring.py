@@ -112,8 +112,8 @@ def test_the_narrower_user_runs_every_command_that_reads_and_no_other_script(
     access, endless = docora.redis_access, "while true do end"
 
     def assert_all_run() -> None:
-        for command in READING:
-            assert run(docora, link, command).code in {0, 6}, command
+        for command in ("show APP REPO", "status", "repair --dry-run"):
+            assert run(docora, link, command).code == 0, command
 
     with (
         redis.Redis.from_url(access.monitor) as monitor,

@@ -5,7 +5,6 @@ from contextlib import suppress
 import pytest
 from rq.job import JobStatus
 
-from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora
 from tests.support.privileges import rules, without_rule
@@ -22,14 +21,8 @@ CHANGING = (
     *("doctor", "retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes"),
     *("repair --yes", "schedule", "wait OTHER --timeout 1", f"cancel {OPERATION}", "pause"),
 )
-OPTIONAL = {
-    "docora-ops": {"+client|list", "+hget"},
-    "docora-monitor": {"+client|list", "+hget"},
-    "docora-bullmq": {"+client|list", "+info", "+smembers", "+exists", "%R~rq:*:snapshot-queue"}
-    | {"%R~rq:queue:snapshot-queue:intermediate", "%R~rq:worker:*"},
-}
-"""Without `+client|list`, workers of BullMQ are not seen. `+hget` is needed to read BullMQ's queue,
-`+exists` for `wait OPERATION` and for a job without a timestamp."""
+OPTIONAL = {"+client|list", "+hget"}
+"""Without the one, workers of BullMQ are not seen; the other is needed to read BullMQ's queue."""
 
 
 def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
@@ -93,33 +86,7 @@ def test_without_any_one_rule_a_command_is_refused(
         with subtests.test(rule=rule), without_rule(docora.redis, rule, user, name):
             changed = {"REDIS_URL": f"{environment['REDIS_URL']}?db=3"} if rule == "+select" else {}
             refused = any(is_refused(docora, each, **environment | changed) for each in commands)
-            assert refused is (rule not in OPTIONAL[user])
-    docora.redis.acl_log_reset()
-
-
-@pytest.mark.matrix
-def test_without_any_one_rule_a_command_beside_bullmq_is_refused(
-    bullmq: Bullmq, subtests: pytest.Subtests
-) -> None:
-    docora = bullmq.docora
-    name = docora.redis_access.bullmq.partition("//")[2].partition(":")[0]
-    link = docora.add_link()
-    bullmq.delay(link)
-    ids = {"APP": link.app_id, "REPO": link.repository_id}
-    commands = ("retry APP REPO", "retry-all-failed --yes", "doctor", *READING)
-
-    def is_refused_beside_bullmq(command: str, url: str) -> bool:
-        docora.set_link(link, status="failed")
-        words = [ids.get(each, each) for each in command.split()]
-        result = bullmq.run(*words, env=bullmq.environment(REDIS_URL=url))
-        return result.code == 5 or (command.startswith("doctor") and "permit" in result.stdout)
-
-    for rule in rules("docora-bullmq"):
-        with subtests.test(rule=rule), without_rule(docora.redis, rule, "docora-bullmq", name):
-            docora.redis.script_flush()
-            url = docora.redis_access.bullmq + ("?db=3" if rule == "+select" else "")
-            refused = any(is_refused_beside_bullmq(command, url) for command in commands)
-            assert refused is (rule not in OPTIONAL["docora-bullmq"])
+            assert refused is (rule not in OPTIONAL)
     docora.redis.acl_log_reset()
 
 

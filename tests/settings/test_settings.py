@@ -70,7 +70,7 @@ def test_secrets_are_not_shown_by_accident(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("bare")
-@pytest.mark.parametrize("key", ["", KEY[1:], f"{KEY[1:]}g", f"{KEY[1:]}\n"])
+@pytest.mark.parametrize("key", ["", KEY[1:], f"{KEY[1:]}g"])
 def test_an_unusable_encryption_key_disturbs_only_who_needs_it(
     monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
@@ -133,19 +133,16 @@ def test_a_redis_that_no_setting_names_is_named_on_stderr(docora: Docora, file: 
 # What can't be used
 
 UNUSABLE = {
-    "MAX_RETRY_ATTEMPTS": (SECRET, "0", "7777.5", "7" * 30),
-    "RETRY_BASE_DELAY_MS": ("-7777", "7" * 400),
+    "MAX_RETRY_ATTEMPTS": (SECRET, "0", "7777.5"),
     "DOCORA_OPS_BACKEND": (SECRET, "RQ"),
     "DOCORA_OPS_GIT_PROTOCOLS": (f"{SECRET} https", f"https,,{SECRET}", f"{SECRET}\n", STRAY),
     "DOCORA_OPS_LOCK_TIMEOUT": ("0", "inf"),
     "DATABASE_URL": (
         SECRET,
         f"mysql://u:{SECRET}@h/d",
-        f"postgres://[{SECRET}",
         f"postgres://u:{SECRET}/{SECRET}@h/d",
         f"postgres://u:{SECRET}@{SECRET}/{SECRET}?#%@h/d",
         f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
-        f"postgres://u:p@h/d?{SECRET}",
         f"postgres://u{STRAY}:{SECRET}@h/d",
     ),
     "REDIS_URL": (
@@ -154,8 +151,6 @@ UNUSABLE = {
         f"redis://u:{SECRET}@h:port",
         f"redis://u:{SECRET}/{SECRET}@h:6379/0",
         f"redis://:p#{SECRET}@h:1/0",
-        f"redis://u:{SECRET}@h/first",
-        f"redis://u:{SECRET}@h?{SECRET}=1",
         f"redis://u:{SECRET}@h?socket_timeout={SECRET}",
         f"rediss://u:{SECRET}@h?ssl_cert_reqs={SECRET}",
         f"redis://u:{SECRET}@h{STRAY}:1",
@@ -179,14 +174,6 @@ def test_an_unusable_value_is_refused_by_its_name_and_never_shown(
     assert error.value.hint
     assert SECRET not in shown(error.value)
     assert "7777" not in shown(error.value)
-
-
-def test_unusable_settings_are_all_named_at_once(docora: Docora) -> None:
-    values = {name: choice[0] for name, choice in UNUSABLE.items()}
-    result = docora.run("retry-all-failed", "--json", env=values)
-    assert (result.code, result.json["code"]) == (2, "configuration"), result
-    assert all(name in result.json["error"] for name in values)
-    assert SECRET not in result.stdout + result.stderr
 
 
 def test_options_of_node_are_understood_or_ignored(docora: Docora) -> None:

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from rq.job import JobStatus
 from rq.results import Result as RQResult
 
@@ -70,15 +69,8 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
     assert data["job_record"].pop("places") == []
     assert {*data["job_record"].values()} == {None}
     for line in (
-        f"App id\t{app}",
-        "App name\tAcme Search",
-        "Status\tfailed",
-        "Retry count\t3",
-        "Error message\tHTTP 500 on created README.md",
+        *(f"App id\t{app}", "App name\tAcme Search", "Status\tfailed", "Retry count\t3"),
         f"Circuit open until\t{data['circuit_open_until']}",
-        "Delivered files\t12",
-        f"Last delivered at\t{data['last_delivered_at']}",
-        "Job\tnone",
     ):
         assert line in table.stdout.splitlines()
 
@@ -161,20 +153,16 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
         assert line in table.stdout
 
 
-@pytest.mark.parametrize("kind", ["no hash", "no stream", "noise"])
-def test_what_is_not_as_rq_writes_it_costs_only_itself(docora: Docora, kind: str) -> None:
+def test_what_is_not_as_rq_writes_it_costs_only_itself(docora: Docora) -> None:
     link = docora.add_link()
     docora.leave_job(link.job_id, JobStatus.FAILED)
     key, results = f"rq:job:{link.job_id}", f"rq:results:{link.job_id}"
     docora.redis.hset(key, mapping={"created_at": "yesterday", "retries_left": "many"})
-    if kind == "no hash":
-        docora.redis.set(key, "not a hash")
-    elif kind == "no stream":
-        docora.redis.set(results, "not a stream")
-    else:
-        docora.redis.xadd(results, {"type": "2", "exc_string": b"!\xff"})
-    data = show(docora, link, "--json").data
-    assert data["job"] == ("unreadable" if kind == "no hash" else "stale")
-    assert data["job_record"]["created_at"] is data["job_record"]["retries_left"] is None
-    assert places(data) == [("failed", QUEUE)]
-    assert show(docora, link).stdout
+    docora.redis.xadd(results, {"type": "2", "exc_string": b"!\xff"})
+    for spoiled, job in ((None, "stale"), (results, "stale"), (key, "unreadable")):
+        if spoiled:
+            docora.redis.set(spoiled, "of another type")
+        data = show(docora, link, "--json").data
+        assert data["job"] == job
+        assert data["job_record"]["created_at"] is data["job_record"]["retries_left"] is None
+        assert places(data) == [("failed", QUEUE)]

@@ -93,21 +93,11 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     commands = re.findall(r"(?:apps|errors): docora-ops (.*)", TROUBLE)
     rows = [trouble.run(*command.split(), "--json").data for command in commands]
     assert [len(each) for each in rows] == [6, 6, 4]
-
-
-def test_the_document(trouble: Docora) -> None:
     data = trouble.run("status", "--json").data
-    assert data["links_by_status"] == {
-        "pending_snapshot": 5,
-        "scanning": 1,
-        "synced": 2,
-        "failed": 30,
-    }
+    assert data["links_by_status"]["failed"] == 30
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
     assert data["failed_by_error"][0] == {"error_message": None, "links": 15, "apps": 1}
-    assert data["queue"]["waiting"] == 3
     assert 7200 <= data["queue"]["oldest_waiting_seconds"] < 7800
-    assert data["queue"]["suspended"] is False
     assert data["drift"] == {"lost": 2, "stuck": 1, "at_least": False}
     assert data["last_operation"]["total"] == 3
 
@@ -125,25 +115,23 @@ def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Do
     assert "Circuits\tnone open\n" in shown
 
 
-@pytest.mark.parametrize(
-    ("env", "code", "rows"),
-    [
-        (NO_POSTGRES, "postgres", ["Postgres", "Redis", "Queue", "Workers", "Operation"]),
-        (NO_REDIS, "redis", ["Postgres", "Redis", "Links", "Failed", "Circuits"]),
-    ],
-)
-def test_a_lost_server_leaves_what_the_other_one_tells(
-    trouble: Docora, env: dict[str, str], code: str, rows: list[str]
-) -> None:
-    shown, document = trouble.run("status", env=env), trouble.run("status", "--json", env=env)
-    assert shown.code == document.code == 5
-    assert list(dict.fromkeys(re.findall(r"^\w+", shown.stdout, re.MULTILINE))) == rows
-    assert shown.stderr.count("Error: ") == len(env)
-    assert document.json["code"] == code
-    data = document.data
-    assert (data["links_by_status"] is None) == ("DATABASE_URL" in env)
-    assert (data["queue"] is None) == ("REDIS_URL" in env)
-    assert data["drift"] is None
+def test_a_lost_server_leaves_what_the_other_one_tells(trouble: Docora) -> None:
+    for env, code, rows in (
+        (NO_POSTGRES, "postgres", ["Queue", "Workers", "Operation"]),
+        (NO_REDIS, "redis", ["Links", "Failed", "Circuits"]),
+    ):
+        shown, document = trouble.run("status", env=env), trouble.run("status", "--json", env=env)
+        assert shown.code == document.code == 5
+        found = list(dict.fromkeys(re.findall(r"^\w+", shown.stdout, re.MULTILINE)))
+        assert found == ["Postgres", "Redis", *rows]
+        assert shown.stderr.count("Error: ") == 1
+        assert document.json["code"] == code
+        data = document.data
+        assert (data["links_by_status"] is None, data["queue"] is None) == (
+            env is NO_POSTGRES,
+            env is NO_REDIS,
+        )
+        assert data["drift"] is None
 
 
 def test_links_that_outnumber_the_jobs_are_lost_even_if_there_are_too_many_to_look_at(

@@ -10,8 +10,6 @@ from tests.support.docora import QUEUE, Docora
 from tests.support.hostile_texts import EVIL, TRICKS
 from tests.support.rows import AUTH_KEY, TestLink
 
-MEGABYTE = f"{EVIL} " + "".join(f"line {number}: boom\n" for number in range(60_000)) + EVIL
-"""An error of over a million characters."""
 STRANGE_IDS = (" ", "a b", "a.b", "a/b", "a'b", "ü", "--yes", "-h", "$(id)", "\x1b[2J", "\u202ex")
 """Of apps and repositories; most of them can't form a job id."""
 RAW = b"\x9b5;35m\xff\xc2\x9b \x1b[2J"
@@ -19,7 +17,6 @@ OPERATION = "bulk_0123456789abcdef"
 
 WHOLE = TestLink("app_whole", "repo_whole")
 """Has the whole corpus for an error, and for the traceback of its job."""
-LONG = TestLink("app_long" + "o" * 28, "repo_long" + "o" * 27)
 ODD = TestLink("app_status", "repo_status")
 """Has a status that Docora does not know, and a job whose fields are no text."""
 FIRST, SECOND = TestLink("a-b", "c"), TestLink("a", "b-c")
@@ -39,11 +36,6 @@ def fill_database(docora: Docora) -> None:
         _add_link(docora, TestLink(text, text), f"Id {text}", f"id-{text}")
     _add_link(docora, ODD, "Status", "status", status=EVIL[:50])
     docora.age_links()
-
-
-def add_long_link(docora: Docora) -> None:
-    """One whose every text is as long as it can be."""
-    _add_link(docora, LONG, "o" * 100, "l" * 255, last_error=MEGABYTE)
 
 
 def add_colliding_links(docora: Docora) -> None:

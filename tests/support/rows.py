@@ -202,10 +202,6 @@ class Rows:
         event, timing = "AFTER UPDATE ON app_repositories", "DEFERRABLE INITIALLY DEFERRED"
         self.add_trigger(statements, when=when, event=event, timing=timing, name="refuse")
 
-    def wait_at_commit(self, lock: int) -> None:
-        """Has a change of a link wait for an advisory lock before it commits."""
-        self.refuse_at_commit(statements=f"PERFORM pg_advisory_xact_lock({lock})")
-
     def was_reset(self, link: TestLink) -> bool:
         row = self.row(link)
         reset = {"status": "pending_snapshot", "retry_count": 0, "last_error": None}
