@@ -49,16 +49,6 @@ def test_a_background_job_must_add_yes_and_does_not_wait(docora: Docora) -> None
     assert docora.was_reset(link)
 
 
-def test_streams_at_a_terminal_are_asked_without_a_controlling_one(docora: Docora) -> None:
-    """As below `su -c`, which gives its command a session of its own."""
-    docora.add_link()
-    command = ["setsid", "--wait", str(COMMAND), "retry-all-failed"]
-    with TerminalSession(command, docora.environment(TERM="xterm")) as session:
-        code, shown = session.answer(b"n\n")
-    assert code == 130, shown
-    assert docora.statuses() == {"failed": 1}
-
-
 @pytest.mark.parametrize(
     ("answer", "said"), [(b"\xffy\n", "nothing was changed"), (b"\x03", "Error: interrupted")]
 )

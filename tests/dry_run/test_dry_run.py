@@ -88,15 +88,6 @@ def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
             assert (dry.data["deliveries_cleared"] is None) is (command == "retry")
 
 
-def test_what_is_refused_unknown_or_empty_ends_dry_as_it_does_for_real(docora: Docora) -> None:
-    commands = [("resync", "Nobody", "octo/nothing"), ("retry-all-failed", "--app", "Nobody")]
-    for command in commands:
-        dry, real = docora.run_together((*command, "--dry-run", "--json"), (*command, "--json"))
-        assert (dry.code, as_if_real(dry)) == (3, real.json)
-    empty = docora.run("retry-all-failed", "--dry-run", "--json")
-    assert (empty.code, empty.data["planned_links"]) == (0, [])
-
-
 OPERATION = "bulk_0123456789abcdef"
 
 

@@ -1,8 +1,12 @@
 """`--in-flight` beside passes of a scheduler: ours leaves its links alone, Docora's can't know."""
 
 import signal
+from contextlib import closing
 from threading import Event
 
+import pytest
+
+from docora_ops.actions import ChangeOptions, LinkChoice, paced_run, retry_all_failed
 from docora_ops.queue.progress import HEARD, selection_key
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
@@ -28,11 +32,6 @@ def end_job(docora: Docora, link: TestLink, status: str) -> None:
     docora.redis.lrem(docora.queue.key, 1, link.job_id)
     docora.set_link(link, status=status)
     docora.redis.delete(f"rq:job:{link.job_id}")
-
-
-def stop(process: Process) -> None:
-    process.send_signal(signal.SIGINT)
-    assert finish(process).code == 130
 
 
 def test_a_schedule_takes_no_link_from_a_run_with_real_workers(snapshots: Snapshots) -> None:
@@ -84,29 +83,45 @@ def test_a_link_that_has_failed_again_is_left_too_and_a_rescan_is_not(docora: Do
     assert docora.waiting() == [second.job_id, first.job_id]
     assert docora.statuses() == {"synced": 1, "pending_snapshot": 1, "failed": 1}
     assert third.job_id not in docora.waiting()
-    stop(process)
+    process.send_signal(signal.SIGINT)
+    assert finish(process).code == 130
 
 
-def test_a_run_shows_that_it_is_under_way_and_when_it_dies_the_schedule_goes_on(
-    docora: Docora,
-) -> None:
+def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:
     docora.add_links(4)
     process, operation_id = start(docora)
-    key = selection_key(operation_id)
-    docora.redis.expire(key, 9)
-    eventually(lambda: docora.redis.ttl(key) > 9, "a renewal")
-    assert docora.redis.strlen(key) == 4 * 16
-    docora.redis.delete(key)  # as when Redis has lost its data
-    eventually(lambda: docora.redis.strlen(key) == 4 * 16, "the selection once more")
     process.kill()
-    assert finish(process).code == -signal.SIGKILL
+    finish(process)
     left = docora.run("schedule", "--json")
     assert left.data["left_to_operations"] == [{"operation_id": operation_id, "links": 3}]
+    key = selection_key(operation_id)
     assert 0 < docora.redis.ttl(key) <= HEARD
     docora.redis.expire(key, 0)
     goes_on = docora.run("schedule", "--json")
     assert (goes_on.data["left_to_operations"], goes_on.data["queued"]) == ([], 3)
     docora.assert_sound()
+
+
+def test_a_run_shows_again_and_again_that_it_is_under_way(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paced_run, "_REPORT", 0)
+    monkeypatch.setattr(paced_run, "_KEEP", 0)
+    docora.add_links(4)
+    options = ChangeOptions(in_flight=1)
+    with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:
+        while not docora.waiting():
+            next(steps)
+        key = selection_key(only_operation(docora))
+        assert docora.redis.strlen(key) == 4 * 16
+        docora.redis.expire(key, 9)
+        for _ in range(9):
+            next(steps)
+        assert docora.redis.ttl(key) > 9
+        docora.redis.delete(key)  # as when Redis has lost its data
+        for _ in range(9):
+            next(steps)
+        assert docora.redis.strlen(key) == 4 * 16
 
 
 def test_beside_docoras_own_scheduler_a_run_counts_what_was_taken_over(bullmq: Bullmq) -> None:

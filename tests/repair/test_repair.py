@@ -156,3 +156,18 @@ def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
     assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
     docora.redis.lrem(docora.queue.key, 0, "docora-ops-removed")
     assert docora.waiting() == [links["duplicate"].job_id]
+
+
+def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(docora: Docora) -> None:
+    link = docora.add_link("scanning", retry_count=4)
+    result = repair(docora, "--json")
+    [item] = result.data["repaired"]
+    assert (result.code, item["outcome"]) == (6, "not_repaired")
+    assert "cut off too often: the link is failed now" in item["error_message"]
+    row = docora.row(link)
+    assert (row["status"], row["retry_count"]) == ("failed", 5)
+    assert row["last_error"] == "the snapshot was cut off: its worker was killed"
+    assert docora.waiting() == []
+    # As for any failed link, a retry brings it back.
+    assert docora.run("retry", *link.ids).code == 0
+    assert docora.waiting() == [link.job_id]

@@ -1,7 +1,5 @@
 """`docora-ops resync`."""
 
-import re
-
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from rq.job import JobStatus
@@ -141,16 +139,6 @@ def test_all_is_one_bulk_operation_over_the_links_of_the_app(
     assert deliveries_in_all(docora) == 2
     assert docora.job(second).kwargs["is_rescan"] is False
     assert operation_id in result.stderr
-
-
-def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: TestLink) -> None:
-    second = docora.link(APP, docora.add_repository(), "synced")
-    docora.start_job(link.job_id)
-    table = docora.run("resync", APP, "--all", "--yes")
-    assert table.code == 6, table
-    assert re.search("← .*its snapshot is running", table.stdout)
-    assert "already running" in table.stdout
-    assert (docora.status(link), docora.was_reset(second)) == ("synced", True)
 
 
 def test_a_terminal_is_asked_with_the_number_of_files(docora: Docora, link: TestLink) -> None:

@@ -1,27 +1,14 @@
 """What a server denies for good ends a wait and a watch; an outage does not."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import pytest
 
 from tests.support.docora import Docora, Result, finish
 from tests.support.other_worker import other_worker
 from tests.support.own_servers import OwnRedis
 from tests.support.privileges import with_login, without_rule
-from tests.support.proxy import Fault, Proxy
 from tests.support.running_commands import await_line
 
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0", "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
-
-
-@contextmanager
-def denied(docora: Docora, rule: str) -> Iterator[None]:
-    """Commands have no such rule in Redis."""
-    with without_rule(docora.redis, rule, "docora-ops", docora.redis_access.command_name):
-        yield
-    docora.redis.acl_log_reset()
 
 
 def ends_with(result: Result, *sentences: str) -> None:
@@ -30,47 +17,26 @@ def ends_with(result: Result, *sentences: str) -> None:
         assert sentence in result.stderr, result
 
 
-def change_password(own: OwnRedis) -> None:
-    name = own.access.command_name
-    own.client.execute_command("ACL", "SETUSER", name, "resetpass", ">new")  # type: ignore[no-untyped-call]
-    own.client.execute_command("CLIENT", "KILL", "USER", name)  # type: ignore[no-untyped-call]
-
-
 def test_a_missing_privilege_of_redis_ends_a_wait_and_is_named(docora: Docora) -> None:
     docora.add_link()
     operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    with denied(docora, "+getrange"):
+    name = docora.redis_access.command_name
+    with without_rule(docora.redis, "+getrange", "docora-ops", name):
         result = docora.run("wait", operation_id, "--timeout", "20", "--json", env=QUICK)
     ends_with(result, "does not permit the command getrange", "docora-ops help privileges")
     assert result.json["code"] == "redis"
     assert result.data["waited"]["unfinished"] == 0
 
 
-def test_links_that_could_not_be_read_at_first_are_awaited(docora: Docora) -> None:
-    docora.add_link()
-    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        cut = proxy.plan(b"GETRANGE", Fault.LOSE_REPLY)
-        env = {**QUICK, "REDIS_URL": proxy.url}
-        result = docora.run("wait", operation_id, "--timeout", "3", "--json", env=env)
-        cut.wait()
-    assert (result.code, result.data["waited"]["unfinished"]) == (8, 1), result
-
-
-@pytest.mark.parametrize("command", ["wait", "status"])
-def test_a_password_that_is_changed_meanwhile_ends_a_wait_and_a_watch(
-    docora: Docora, own: OwnRedis, command: str
-) -> None:
+def test_a_password_that_is_changed_meanwhile_ends_a_wait(docora: Docora, own: OwnRedis) -> None:
     docora.add_link()
     env = {**QUICK, "REDIS_URL": own.url}
     operation_id = docora.run("retry-all-failed", "--json", env=env).data["operation_id"]
-    if command == "status":
-        process = docora.start("status", "--watch", env=env)
-        assert any(line.startswith("Links") for line in process.stdout)
-    else:
-        process = docora.start("wait", operation_id, env=env)
-        await_line(process, "Waiting for the snapshot")
-    change_password(own)
+    process = docora.start("wait", operation_id, env=env)
+    await_line(process, "Waiting for the snapshot")
+    name = own.access.command_name
+    own.client.execute_command("ACL", "SETUSER", name, "resetpass", ">new")  # type: ignore[no-untyped-call]
+    own.client.execute_command("CLIENT", "KILL", "USER", name)  # type: ignore[no-untyped-call]
     ends_with(finish(process), "refuses our user or password", "check the credentials")
 
 
@@ -104,7 +70,8 @@ def test_results_that_can_not_be_kept_are_told(docora: Docora) -> None:
     docora.add_link()
     process = docora.start("retry-all-failed", "--wait", "--json", env=QUICK)
     await_line(process, "Waiting for ")
-    with denied(docora, "+xadd"), other_worker(docora):
+    name = docora.redis_access.command_name
+    with without_rule(docora.redis, "+xadd", "docora-ops", name), other_worker(docora):
         result = finish(process)
     assert result.code == 0, result
     assert "Warning: the results are not kept with the operation: Redis at" in result.stderr
