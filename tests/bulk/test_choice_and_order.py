@@ -74,17 +74,3 @@ def test_new_jobs_stand_ahead_of_all_that_wait_and_those_keep_their_places(
     assert result.counts == {Outcome.QUEUED: 14, Outcome.ALREADY_QUEUED: 16}
     assert docora.waiting() == [*order[3::2], *before]
     assert docora.registries(order[1]) == {"rq:scheduled:snapshot-queue"}
-
-
-def test_a_link_that_is_refused_among_others_does_not_change_their_order(docora: Docora) -> None:
-    docora.add_links(30, apps=4)
-    order = job_ids_in_order(docora)
-    bad = order.pop(7)
-    docora.redis.rpush(docora.queue.key, *OTHERS)
-    docora.add_trigger(
-        "RAISE EXCEPTION 'refused' USING ERRCODE = 'check_violation'",
-        when=f"old.app_id || '-' || old.repository_id = '{bad}'",
-    )
-    result = docora.actions().retry_all(batch_size=1000, front=True)
-    assert result.counts == {Outcome.QUEUED: len(order), Outcome.NOT_QUEUED: 1}
-    assert docora.waiting() == order + OTHERS

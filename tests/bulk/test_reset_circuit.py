@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from docora_ops.database.circuits import reset_circuits
-from docora_ops.links import Outcome
 from tests.support.bulk_actions import APP, RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, finish
 from tests.support.read_only import frozen, read_only
@@ -82,26 +81,6 @@ def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
         "SELECT xmin::text FROM app_repositories WHERE repository_id = 'repo_open'"
     ).fetchall()
     assert {after[name]["xmin"] for name in changed} == {row["xmin"]}
-
-
-def test_links_that_have_changed_or_can_not_be_committed_leave_their_circuits_open(
-    docora: Docora,
-) -> None:
-    docora.add_links(6)
-    open_all(docora)
-    bad, changed, *others = docora.links()
-    docora.refuse_at_commit(f"new.repository_id = '{bad.repository_id}'")
-    result = docora.actions().retry_all(
-        batch_size=6,
-        reset_circuit=True,
-        prepare=lambda _: docora.set_link(changed, status="synced"),
-    )
-    # The jobs of the attempt that was rolled back wait.
-    counts = {Outcome.ALREADY_QUEUED: 4, Outcome.NOT_QUEUED: 1, Outcome.SKIPPED: 1}
-    assert result.counts == counts
-    assert result.circuits_reset == 4
-    assert closed(docora) == {link.repository_id for link in others}
-    assert docora.status(bad) == "failed"
 
 
 # No deadlock

@@ -53,3 +53,19 @@ def test_a_command_that_is_stopped_with_rows_locked_loses_them_and_ends_with_a_s
         result = finish(process)
     refuses(result, "postgres", "idle-in-transaction timeout")
     docora.assert_sound()
+
+
+@pytest.mark.slow
+def test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked(docora: Docora) -> None:
+    docora.add_links(200, apps=2)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
+        # It is never released, and any other answer of Redis may take 90 seconds.
+        result = docora.run(*RETRY.command, "--json", env={**PATIENT, "REDIS_URL": proxy.url})
+        push.wait()
+    document = refuses(result, "redis", "did not answer in time")
+    assert "it has 4 s while links are locked" in document["hint"]
+    done = docora.statuses()["pending_snapshot"]
+    assert done in {40, 50}, "the sixth batch was in flight as well"
+    assert len(docora.waiting()) == done
+    docora.assert_sound()

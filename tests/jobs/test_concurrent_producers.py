@@ -8,12 +8,12 @@ from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, finish
 from tests.support.running_commands import PATIENT, starting_line
 
-PROCESSES = 20
+PROCESSES = 10
 TOTAL = 600
 AT_ONCE = {**PATIENT, "DOCORA_OPS_DRIFT_GRACE": "0"}
 
 
-def test_twenty_processes_that_retry_one_link_at_once_leave_one_job(docora: Docora) -> None:
+def test_ten_processes_that_retry_one_link_at_once_leave_one_job(docora: Docora) -> None:
     link = docora.add_link()
     with starting_line(docora, PROCESSES, "SELECT 1 FROM app_repositories FOR UPDATE"):
         command = ("retry", *link.ids, "--json")

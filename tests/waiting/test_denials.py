@@ -1,6 +1,8 @@
 """What a server denies for good ends a wait and a watch; an outage does not."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.support.docora import Docora, Result, finish
 from tests.support.other_worker import other_worker
@@ -9,6 +11,14 @@ from tests.support.privileges import with_login, without_rule
 from tests.support.running_commands import await_line
 
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0", "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
+
+
+@contextmanager
+def denied(docora: Docora, rule: str) -> Iterator[None]:
+    """Commands have no such rule in Redis."""
+    with without_rule(docora.redis, rule, "docora-ops", docora.redis_access.command_name):
+        yield
+    docora.redis.acl_log_reset()
 
 
 def ends_with(result: Result, *sentences: str) -> None:
@@ -20,8 +30,7 @@ def ends_with(result: Result, *sentences: str) -> None:
 def test_a_missing_privilege_of_redis_ends_a_wait_and_is_named(docora: Docora) -> None:
     docora.add_link()
     operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    name = docora.redis_access.command_name
-    with without_rule(docora.redis, "+getrange", "docora-ops", name):
+    with denied(docora, "+getrange"):
         result = docora.run("wait", operation_id, "--timeout", "20", "--json", env=QUICK)
     ends_with(result, "does not permit the command getrange", "docora-ops help privileges")
     assert result.json["code"] == "redis"
@@ -70,8 +79,7 @@ def test_results_that_can_not_be_kept_are_told(docora: Docora) -> None:
     docora.add_link()
     process = docora.start("retry-all-failed", "--wait", "--json", env=QUICK)
     await_line(process, "Waiting for ")
-    name = docora.redis_access.command_name
-    with without_rule(docora.redis, "+xadd", "docora-ops", name), other_worker(docora):
+    with denied(docora, "+xadd"), other_worker(docora):
         result = finish(process)
     assert result.code == 0, result
     assert "Warning: the results are not kept with the operation: Redis at" in result.stderr

@@ -131,7 +131,10 @@ ALL: tuple[Happening, ...] = (
     *(row_is_made_anew, *NEW_STATUSES, *map(job_is_left, JobStatus), job_is_left_with_an_end),
     *(enqueue, enqueue_over_a_finished_job, entries_are_left),
     *(worker_takes_job(), worker_takes_job("scanning"), worker_takes_job("scanning", "failed")),
-    *(worker_takes_job("scanning", status, ends=True) for status in ("failed", "synced", "synced")),
+    *(
+        worker_takes_job("scanning", status, ends=True)
+        for status in ("failed", "synced", "pending_snapshot")
+    ),
     *(heartbeats_expire, rq_cleans_up),
     lambda others, link: others.docora.delete_link(link),
     lambda others, link: enqueue(others, link, unique=True),
