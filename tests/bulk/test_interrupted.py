@@ -116,7 +116,7 @@ def test_a_bulk_action_that_loses_a_server_reports_what_it_has_done(
     assert_next_run_does_the_rest(docora, bulk, total)
 
 
-@every_bulk_action
+@pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
 def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
     docora: Docora, bulk: BulkAction
 ) -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from rq.job import JobStatus
 
 from tests.support.bulk_actions import bulk_document
 from tests.support.docora import Docora
@@ -66,25 +65,6 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
     table = docora.run("resync", "acme search", "octo/api").stdout.splitlines()
     assert "Files\t0 delivery records deleted: every file is sent again" in table
     assert {"Was\tpending_snapshot, 0 tries failed", "Outcome\talready queued"} <= {*table}
-
-
-def test_the_status_does_not_matter_and_a_stale_job_is_replaced(docora: Docora) -> None:
-    app = docora.add_app("Acme Search", APP)
-    statuses = ("failed", "pending_snapshot", "scanning", "paused_by_hand")
-    links = {status: docora.link(app, docora.add_repository(), status) for status in statuses}
-    docora.leave_job(links["failed"].job_id, JobStatus.FAILED)
-    docora.start_job(links["scanning"].job_id, heartbeat=-100)
-    results = docora.run_together(
-        *(("resync", APP, link.repository_id, "--json") for link in links.values())
-    )
-    for (status, link), result in zip(links.items(), results, strict=True):
-        assert result.code == 0, result
-        assert result.data["previous"]["status"] == status
-        stale = status in {"failed", "scanning"}
-        assert result.data["outcome"] == ("replaced_stale" if stale else "queued")
-        assert docora.was_reset(link)
-        assert docora.registries(link.job_id) == set()
-    assert sorted(docora.waiting()) == sorted(link.job_id for link in links.values())
 
 
 def test_a_running_snapshot_refuses_it_and_nothing_changes(docora: Docora, link: TestLink) -> None:
