@@ -38,6 +38,9 @@ _ASSIGNMENT = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 
+_UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
+"""A line without a value: blank, a comment, or a name alone."""
+
 _AS_LIBPQ = {
     "sslmode=no-verify": "sslmode=require",
     "ssl=true": "sslmode=require",
@@ -195,6 +198,14 @@ def _read(env_file: Path) -> dict[str, Any]:
             f"env file {str(env_file)[:200]} can't be read: {reason}",
             hint="name a readable file with --env-file or DOCORA_OPS_ENV_FILE",
         ) from None
+    # A default in place of the unreadable setting could make the command change other servers.
+    rest = _ASSIGNMENT.sub(lambda each: "\n" * each[0].count("\n"), text)
+    for number, line in enumerate(rest.split("\n"), 1):
+        if not _UNASSIGNED.fullmatch(line):
+            raise ConfigurationError(
+                f"env file {str(env_file)[:200]} can't be used: line {number} is not NAME=VALUE",
+                hint="correct the line, or remove it",
+            )
     return {each["name"]: _value(each["value"] or "") for each in _ASSIGNMENT.finditer(text)}
 
 
@@ -213,6 +224,8 @@ def adapt_url(url: str) -> str:
     """
     start, _, query = url.partition("?")
     left_out = _LEFT_OUT | ({"db"} if re.search(r"[^/]/\d+\Z", start) else set())
+    if url.startswith("unix:"):
+        left_out = _LEFT_OUT
     options = (_AS_LIBPQ.get(option, option) for option in query.split("&"))
     kept = [each for each in options if each and each.partition("=")[0] not in left_out]
     return start + ("?" + "&".join(kept) if kept else "")

@@ -39,6 +39,7 @@ def mask_cut(text: str) -> str:
 
 def mask_url(url: str) -> str:
     """Replaces the user, password, query and fragment of a URL: each may hold a secret."""
+    url = re.sub(r"(?<=//)[^/?#]*@", f"{MASK}@", url)
     return mask(re.sub(r"(?<=[?#]).+", MASK, url, flags=re.DOTALL))
 
 

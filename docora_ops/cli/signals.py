@@ -91,6 +91,25 @@ def until_stopped(events: Generator[T], stop: Stop, announcement: str = "") -> I
         _reactions.remove(react)
 
 
+@contextmanager
+def finishing_first() -> Iterator[None]:
+    """Delays the first signal until the block has ended. A second one ends the process."""
+    delayed: list[bool] = []
+
+    def react() -> None:
+        if delayed:
+            os._exit(interrupted_code())
+        delayed.append(True)
+
+    _reactions.append(react)
+    try:
+        yield
+    finally:
+        _reactions.remove(react)
+    if delayed:
+        _reactions[-1]()
+
+
 def interruption() -> CommandInterruptedError:
     """Returns the error for a command that was ended by a signal."""
     if signal.SIGHUP in _came[:1]:

@@ -39,7 +39,7 @@ from docora_ops.text import mask
 # psycopg raises what it logs, apart from failed rollbacks, and the text may hold secrets.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
-IDLE_LIMIT = 6
+IDLE_LIMIT = 10
 """Seconds that a transaction may be idle: longer than a call of Redis with rows locked."""
 REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""

@@ -253,10 +253,11 @@ class SnapshotWorker(Worker):
         self.is_told_to_end, self._told_at = True, moment
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal often sends two
         rest = ""
+        if self._grace is not None:  # a job may begin just now
+            self._cut_off_at = moment + self._grace
         if self.get_state() == WorkerStatus.BUSY:
             rest = "; its job is finished first"
             if self._grace is not None:
-                self._cut_off_at = moment + self._grace
                 rest += f", or cut off after {self._grace} s"
         log.info("worker %s: told to end%s", self.name, rest)
         if self._is_waiting:
@@ -380,9 +381,9 @@ class SnapshotWorker(Worker):
                     return self.horse_pid, os.EX_OK, None
             except TimeoutError:
                 if time.monotonic() >= self._cut_off_at:
-                    self._cut_off_at = float("inf")
                     self._cuts_off = True
                     os.kill(self.horse_pid, signal.SIGKILL)
+                    self._cut_off_at = float("inf")
                 continue
             except ConnectionError:
                 pass
@@ -409,9 +410,11 @@ class SnapshotWorker(Worker):
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Performs the job and those that follow, until none waits or one has failed.
 
-        An exception may have left a connection with half an answer.
+        Also ends when it has grown by much: the next job would have less memory. An exception may
+        have left a connection with half an answer.
         """
-        while super().perform_job(job, queue, execution):
+        size = _size()
+        while super().perform_job(job, queue, execution) and _size() - size < _MOST_GROWTH:
             try:
                 assert self._to_worker is not None  # noqa: S101 - made before the fork
                 self._to_worker.send(b"1")
@@ -471,7 +474,7 @@ class SnapshotWorker(Worker):
         if pid is not None:
             # The job's git runs in the same process group, and would go on changing the clone.
             with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGTERM)
+                os.killpg(pid, signal.SIGKILL)
         self.recovery.release_lock(job)
         if self._cuts_off:
             self.recovery.release_cut_off_job(cast("SnapshotJob", job))

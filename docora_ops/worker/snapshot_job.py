@@ -297,7 +297,8 @@ class _Snapshot:
         message = self.cleaner.clean(self._describe(error))
         settings, circuit, ending = self.settings, None, None
         # The job's own connection may be lost, or in the middle of a statement.
-        with closing(Database(self.settings)) as database:
+        patient = settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT})
+        with closing(Database(patient)) as database:
             try:
                 if isinstance(error, GitError):
                     circuit = circuits.git_failed(

@@ -188,7 +188,8 @@ class Webhook:
                 self._expired = True
                 with suppress(OSError):
                     # While a proxy is asked for a tunnel, only the connection knows its socket.
-                    if sock := (self._connection and self._connection.sock) or self._socket:
+                    connection = self._connection  # another thread may drop it
+                    if sock := (connection and connection.sock) or self._socket:
                         sock.shutdown(socket.SHUT_RDWR)
 
     def _failure(self, error: BaseException) -> DeliveryError:

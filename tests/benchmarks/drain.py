@@ -9,7 +9,6 @@ import hmac
 import http.client
 import json
 import os
-import resource
 import shutil
 import signal
 import statistics
@@ -18,7 +17,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from multiprocessing import Pool
 from pathlib import Path
 from typing import cast
@@ -33,24 +31,11 @@ FILES = 10
 AT_ONCE = 5
 APP = f"app_{1:024x}"
 _PAUSE = 0.02
-_TICKS = os.sysconf("SC_CLK_TCK")
 _QUEUE = f"rq:queue:{world.QUEUE}"
 _ASIDE = f"{_QUEUE}:aside"
 _DRAIN = (sys.executable, "-m", "tests.benchmarks.drain")
 _COMMAND = (sys.executable, "-m", "docora_ops")
 _UNSYNCED = "SELECT count(*) FROM app_repositories WHERE status <> 'synced'"
-
-
-@dataclass(frozen=True)
-class Drained:
-    """What it took to bring all links up to date."""
-
-    seconds: float
-    cpu: float
-    """Seconds of processor time of the processes and of their git, without the servers."""
-
-    def __str__(self) -> str:
-        return f"{LINKS / self.seconds:.1f} links/s, CPU {self.cpu / LINKS * 1000:.0f} ms a link"
 
 
 def compare(folder: Path, rounds: int) -> None:
@@ -60,7 +45,7 @@ def compare(folder: Path, rounds: int) -> None:
         "REPOS_BASE_PATH": str(folder / "drained"),
         "DOCORA_OPS_GIT_PROTOCOLS": "file",
     }
-    results: dict[str, list[tuple[Drained, Drained]]] = {}
+    results: dict[str, list[tuple[float, float]]] = {}
     with app() as url:
         add_links(folder / "drained-upstreams", url)
         for _ in range(rounds):
@@ -71,16 +56,16 @@ def compare(folder: Path, rounds: int) -> None:
             for way in ("first", "unchanged"):
                 workers = drain()
                 command = [*_DRAIN, "loop", way, url, str(folder)]
-                loop = json.loads(subprocess.check_output(command))
-                results.setdefault(way, []).append((workers, Drained(**loop)))
+                loop = float(subprocess.check_output(command))
+                results.setdefault(way, []).append((workers, loop))
         print(f"\n{LINKS} links, {FILES} small files each, {AT_ONCE} at a time, median of {rounds}")
         for way, pairs in results.items():
-            ratio = statistics.median(loop.seconds / ours.seconds for ours, loop in pairs)
-            ours, loop = (
-                sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-                for runs in zip(*pairs, strict=True)
+            ratio = statistics.median(loop / ours for ours, loop in pairs)
+            ours, loop = (LINKS / statistics.median(runs) for runs in zip(*pairs, strict=True))
+            print(
+                f"  {way:<10}{ours:.1f} links/s: {ratio:.0%} of the plain loop ({loop:.1f})",
+                flush=True,
             )
-            print(f"  {way:<10}{ours}: {ratio * 100:.0f} % of the plain loop ({loop})", flush=True)
 
 
 def add_links(folder: Path, url: str) -> None:
@@ -98,8 +83,8 @@ def add_links(folder: Path, url: str) -> None:
         )
 
 
-def drain() -> Drained:
-    """Queues all links, and measures workers that are ready from the first job to the last."""
+def drain() -> float:
+    """Queues all links; returns the seconds of workers that are ready, to the last result."""
     connection, client = world.connect()
     connection.execute("UPDATE app_repositories SET status = 'failed'")
     for key in client.scan_iter("rq:*"):
@@ -115,14 +100,11 @@ def drain() -> Drained:
         try:
             while idle_workers(client) < AT_ONCE:
                 time.sleep(_PAUSE)
-            cpu, start = cpu_of(process.pid), time.perf_counter()
+            start = time.perf_counter()
             client.rename(_ASIDE, _QUEUE)
             while connection.execute(_UNSYNCED).fetchone() != (0,):
                 time.sleep(_PAUSE)
-            seconds = time.perf_counter() - start
-            while idle_workers(client) < AT_ONCE:
-                time.sleep(_PAUSE)
-            return Drained(seconds, cpu_of(process.pid) - cpu)
+            return time.perf_counter() - start
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
@@ -131,13 +113,6 @@ def drain() -> Drained:
 def idle_workers(client: redis.Redis) -> int:
     names = cast("set[bytes]", client.smembers("rq:workers"))
     return sum(client.hget(name.decode(), "state") == b"idle" for name in names)
-
-
-def cpu_of(pid: int) -> float:
-    """Returns the processor time of a process, its children, and all they have waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return sum(map(int, fields[11:15])) / _TICKS + sum(map(cpu_of, map(int, children)))
 
 
 @contextmanager
@@ -179,7 +154,7 @@ async def serve() -> None:
     await server.serve_forever()
 
 
-def plain_loop(way: str, url: str, folder: str) -> Drained:
+def plain_loop(way: str, url: str, folder: str) -> float:
     """Does for each link what a script would do: nothing is recorded, checked or locked."""
     upstreams = [f"{folder}/drained-upstreams/{number}" for number in range(1, LINKS + 1)]
     work = [
@@ -188,11 +163,7 @@ def plain_loop(way: str, url: str, folder: str) -> Drained:
     with Pool(AT_ONCE) as pool:
         start = time.perf_counter()
         pool.starmap(plain_link, work, chunksize=1)
-        seconds = time.perf_counter() - start
-        pool.close()
-        pool.join()
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Drained(seconds, used.ru_utime + used.ru_stime)
+        return time.perf_counter() - start
 
 
 def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
@@ -232,4 +203,4 @@ if __name__ == "__main__":
     if way == "app":
         asyncio.run(serve())
     elif way == "loop":
-        print(json.dumps(asdict(plain_loop(*arguments))))
+        print(plain_loop(*arguments))

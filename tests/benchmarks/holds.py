@@ -36,17 +36,9 @@ def compare(links: int, rounds: int) -> bool:
         print(f"\n{links:,} waiting jobs: the longest command of Redis, the least of {rounds}")
         longest = 0.0
         for command in (
-            *(
-                "status",
-                "metrics",
-                "failed --group-by error",
-                "links",
-                "links --page 9 --limit 1000",
-                "failed",
-                "apps",
-            ),
+            *("status", "metrics", "failed --group-by error", "links", "failed", "apps"),
             *("queue", f"show {one}", f"retry {one}", f"resync {one}", f"resync {one} --front"),
-            f"wait {one} --timeout 1",
+            *(f"wait {one} --timeout 1", "links --page 9 --limit 1000"),
             f"retry-all-failed --app {some} --dry-run",
             f"retry-all-failed --app {some} --limit 1000 --yes --wait --timeout 1",
             f"retry-all-failed --app {front} --limit 1000 --yes --front",

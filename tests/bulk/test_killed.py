@@ -17,10 +17,8 @@ from tests.support.running_commands import (
 @pytest.mark.parametrize(
     ("bulk", "marker", "fault", "pushed"),
     [
-        pytest.param(RETRY, PUSH, Fault.HOLD_REQUEST, {2}, id="retry before a push"),
         pytest.param(RETRY, PUSH, Fault.HOLD_REPLY, {3}, id="retry after a push"),
         pytest.param(RETRY, COMMIT, Fault.HOLD_REQUEST, {3, 4}, id="retry before a commit"),
-        pytest.param(RETRY, COMMIT, Fault.HOLD_REPLY, {3, 4}, id="retry after a commit"),
         pytest.param(RESYNC, COMMIT, Fault.HOLD_REQUEST, {3, 4}, id="resync before a commit"),
         pytest.param(SCHEDULE, PUSH, Fault.HOLD_REPLY, {3}, id="schedule after a push"),
     ],

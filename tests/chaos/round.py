@@ -54,7 +54,6 @@ class Process(Running):
         self.is_pooled = is_pooled
         self.name = f"{number:03} {' '.join(arguments)}{' through the pooler' * is_pooled}"
         self.is_worker = arguments[0] == "worker"
-        self.is_parent = self.is_worker and arguments[-1] != "1"
         self.began = time.monotonic()
         self.signals: set[Signals] = set()
         self.fatal: set[Signals] = set()

@@ -1,7 +1,6 @@
 """A Postgres and a Valkey that can be killed and started again, and the proxies before them."""
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -72,9 +71,6 @@ class Valkey:
     def kill(self) -> None:
         self._server.terminate()
         eventually(lambda: is_refused(self.url), "the end of Valkey")
-
-    def lose_data(self) -> None:
-        shutil.rmtree(self._directory / "appendonlydir")
 
     def start(self) -> None:
         self._server.start(timeout=30)

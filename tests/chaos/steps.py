@@ -19,7 +19,6 @@ from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
 MAX_COMMANDS = 5
 POOLED = 0.4
 """The share of commands that go through PgBouncer."""
-DELAYS = (0.02, 0.02, 0.4)
 Step = Callable[[Round], object]
 
 
@@ -96,12 +95,6 @@ def kill_horse(played: Round) -> None:
             os.kill(played.random.choice(horses), Signals.SIGKILL)
 
 
-def kill_parent(played: Round) -> None:
-    parents = [process for process in played.alive() if process.is_parent]
-    victim = played.random.choice(parents) if parents else None
-    _hurt(played, victim, Signals.SIGKILL, alone=True)
-
-
 def oversleep(played: Round) -> None:
     """Stops a worker until its heartbeat has expired and another worker has started."""
     worker = played.victim(is_worker=True)
@@ -118,13 +111,6 @@ def oversleep(played: Round) -> None:
                 client.zadd(WIP, {member: 1})
                 client.delete(key)
     played.start_worker()
-
-
-def lose_redis(played: Round) -> None:
-    """Restarts Redis without its data."""
-    if played.may_lose_data and _bring_down(played, played.valkey):
-        played.data_lost = True
-        played.valkey.lose_data()
 
 
 def empty_redis(played: Round) -> None:
@@ -156,13 +142,6 @@ def lose_message(played: Round) -> None:
     played.inflict(f"{fault.name.lower().replace('_', ' ')} of {played.proxies.name(proxy)}")
     if fault in {Fault.HOLD_REQUEST, Fault.HOLD_REPLY}:
         played.for_a_while(plan.release)
-
-
-def slow_down(played: Round) -> None:
-    proxy = _proxy(played)
-    played.inflict(f"slow link to {played.proxies.name(proxy)}")
-    proxy.delay = played.random.choice(DELAYS)
-    played.for_a_while(lambda: setattr(proxy, "delay", 0.0))
 
 
 def hang(played: Round) -> None:
@@ -216,16 +195,16 @@ def hurt(*numbers: Signals, is_worker: bool, alone: bool = False) -> Step:
 
 STEPS: tuple[Step, ...] = (
     *[start_command] * 14,
-    *[produce, kill_parent, kill_horse, reset_connections] * 2,
+    *[produce, kill_horse, reset_connections] * 2,
     *[hurt(Signals.SIGKILL, is_worker=False)] * 2,
     *[hurt(Signals.SIGINT, Signals.SIGTERM, Signals.SIGHUP, is_worker=False, alone=True)] * 2,
     *[lambda played: _pause(played, played.victim(is_worker=False))] * 2,
     *[lose_message] * 3,
     hurt(Signals.SIGKILL, is_worker=True),
-    hurt(Signals.SIGKILL, is_worker=True, alone=True),
+    *[hurt(Signals.SIGKILL, is_worker=True, alone=True)] * 3,
     hurt(Signals.SIGTERM, Signals.SIGHUP, is_worker=True, alone=True),
     lambda played: _pause(played, played.victim(is_worker=True)),
     lambda played: _bring_down(played, played.valkey),
-    *[oversleep, empty_redis, lose_redis, restart_postgres, slow_down, hang],
+    *[oversleep, empty_redis, restart_postgres, hang],
 )
 """Each as often as it is likely."""

@@ -161,9 +161,7 @@ class World:
                 )
             case "failed half way":
                 self.producer.leave_job(link.job_id, JobStatus.FAILED)
-            case "failed after success":
-                self.producer.leave_job(link.job_id, JobStatus.FINISHED)
-            case "killed after the verdict" | "killed while scanning":
+            case "killed while scanning":
                 self.producer.start_job(link.job_id, heartbeat=-10)
         self.links.append(link)
 
@@ -173,8 +171,6 @@ FAILED_ONCE: dict[str, Any] = {"retry_count": 1, "last_error": "HTTP 500 on crea
 STATES: dict[str, tuple[str, dict[str, Any], int]] = {
     "failed": ("failed", {}, 0),
     "failed half way": ("failed", {}, 1),
-    "failed after success": ("failed", {}, FILES),
-    "killed after the verdict": ("failed", {}, 0),
     "waiting": ("pending_snapshot", RESET, 0),
     "delayed": ("pending_snapshot", FAILED_ONCE, 0),
     "due": ("synced", RESET | {"scanned": timedelta(hours=1)}, FILES),

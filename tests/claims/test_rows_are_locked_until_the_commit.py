@@ -1,14 +1,9 @@
 """From the look at its status to the commit, nobody else changes the row of a link."""
 
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import psycopg
-import pytest
 
-from docora_ops.actions import many_links
-from docora_ops.database.link_rows import Selection, select_links
 from docora_ops.links import Outcome
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, slow_claims
@@ -30,26 +25,6 @@ def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
     assert result.counts == {Outcome.QUEUED: 1, Outcome.ALREADY_RUNNING: 1}
     assert docora.status(second) == "synced"
     assert docora.waiting() == [first.job_id]
-
-
-def test_a_resync_of_an_app_refuses_links_of_another(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine, other = docora.add_link("synced"), docora.add_link("synced")
-    for link in (mine, other):
-        docora.add_deliveries(link, 3)
-    actions = docora.actions()
-
-    def mix(*arguments: Any, **options: Any) -> Selection:
-        refs = [actions.ref(mine), actions.ref(other)]
-        return replace(select_links(*arguments, **options), refs=refs)
-
-    monkeypatch.setattr(many_links, "select_links", mix)
-    result = actions.resync_all(mine.app_id)
-    assert result.counts == {Outcome.QUEUED: 1, Outcome.SKIPPED: 1}
-    assert docora.status(other) == "synced"
-    assert (docora.deliveries(mine), docora.deliveries(other)) == (0, 3)
-    assert docora.waiting() == [mine.job_id]
 
 
 def test_a_lock_in_another_database_is_not_that_of_a_worker(

@@ -13,7 +13,7 @@ from tests.support.terminal import QUESTION, TerminalSession, on_terminal
 
 @pytest.mark.parametrize(
     ("redirect", "kind"),
-    [("2>{}", "xterm"), ("</dev/null 2>/dev/null", "xterm"), ("<&- >{} 2>&1", "dumb")],
+    [("</dev/null 2>/dev/null", "xterm"), ("<&- >{} 2>&1", "dumb")],
 )
 def test_a_terminal_is_asked_whatever_is_redirected(
     docora: Docora, tmp_path: Path, redirect: str, kind: str
@@ -47,16 +47,6 @@ def test_a_background_job_must_add_yes_and_does_not_wait(docora: Docora) -> None
         code, shown = session.end()
     assert code == 0, shown
     assert docora.was_reset(link)
-
-
-def test_streams_at_a_terminal_are_asked_without_a_controlling_one(docora: Docora) -> None:
-    """As below `su -c`, which gives its command a session of its own."""
-    docora.add_link()
-    command = ["setsid", "--wait", str(COMMAND), "retry-all-failed"]
-    with TerminalSession(command, docora.environment(TERM="xterm")) as session:
-        code, shown = session.answer(b"n\n")
-    assert code == 130, shown
-    assert docora.statuses() == {"failed": 1}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.links import Outcome
-from tests.support.bulk_actions import APP, BulkAction, every_bulk_action
+from tests.support.bulk_actions import APP
 from tests.support.docora import Docora, Result
 from tests.support.job_states import STATES, add_link_in_each_state
 from tests.support.read_only import frozen, read_only
@@ -22,22 +22,20 @@ def as_if_real(dry: Result) -> dict[str, object]:
     return document | {"hint": str(document["hint"]).replace(" --dry-run", "")}
 
 
-@every_bulk_action
 def test_a_dry_run_of_many_links_shows_link_by_link_what_the_real_one_then_does(
-    docora: Docora, bulk: BulkAction
+    docora: Docora,
 ) -> None:
     """Whatever the states of their jobs: tests/jobs/test_job_states.py."""
     docora.add_app("Acme Search", APP)
     ids = {"no job": None, "running": None, "bad ids": "repo.bad"}
     links = {
-        name: docora.link(APP, docora.add_repository("octo/api", repository_id), bulk.status)
+        name: docora.link(APP, docora.add_repository("octo/api", repository_id))
         for name, repository_id in ids.items()
     }
     docora.start_job(links["running"].job_id)
-    command = [word for word in bulk.command if word != "--yes"]  # nothing is at stake
     with frozen(docora):
         dry, table = (
-            docora.run(*command, "--dry-run", *options, env=read_only(docora) | AT_ONCE)
+            docora.run("retry-all-failed", "--dry-run", *options, env=read_only(docora) | AT_ONCE)
             for options in (["--json"], [])
         )
     assert dry.code == table.code == 6, dry
@@ -50,7 +48,7 @@ def test_a_dry_run_of_many_links_shows_link_by_link_what_the_real_one_then_does(
     assert "nothing was changed" in table.stderr
     assert "operation bulk_" not in table.stderr
 
-    real = docora.run(*bulk.command, "--json", env=AT_ONCE)
+    real = docora.run("retry-all-failed", "--json", env=AT_ONCE)
     assert real.code == dry.code
     counts = ("total", "completed", "put_to_work", "deliveries_cleared", *Outcome)
     assert {name: real.data[name] for name in counts} == {name: dry.data[name] for name in counts}
@@ -86,15 +84,6 @@ def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
             assert dry.data == expected
             assert real.data["outcome"] == STATES[kind][1]
             assert (dry.data["deliveries_cleared"] is None) is (command == "retry")
-
-
-def test_what_is_refused_unknown_or_empty_ends_dry_as_it_does_for_real(docora: Docora) -> None:
-    commands = [("resync", "Nobody", "octo/nothing"), ("retry-all-failed", "--app", "Nobody")]
-    for command in commands:
-        dry, real = docora.run_together((*command, "--dry-run", "--json"), (*command, "--json"))
-        assert (dry.code, as_if_real(dry)) == (3, real.json)
-    empty = docora.run("retry-all-failed", "--dry-run", "--json")
-    assert (empty.code, empty.data["planned_links"]) == (0, [])
 
 
 OPERATION = "bulk_0123456789abcdef"

@@ -47,6 +47,7 @@ def test_no_change_unpickles_what_it_finds(docora: Docora, sprung: Path, is_wait
         actions.retry_all,
         lambda: actions.resync(link),
         lambda: actions.resync_all(link.app_id),
+        actions.repair,
     ]
     for change in changes:
         docora.redis.flushdb()
@@ -58,13 +59,3 @@ def test_no_change_unpickles_what_it_finds(docora: Docora, sprung: Path, is_wait
         set_trap(docora, link.job_id, sprung)
         change()
         assert not sprung.exists()
-
-
-def test_a_look_for_drift_unpickles_nothing(docora: Docora, sprung: Path) -> None:
-    for job_id in (docora.add_link("synced").job_id, "job-of-somebody"):
-        docora.enqueue(job_id)
-        set_trap(docora, job_id, sprung)
-    actions = docora.actions()
-    assert actions.drift().total == actions.repair().total == 0
-    assert len(docora.waiting()) == 2
-    assert not sprung.exists()

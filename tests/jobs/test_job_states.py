@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
-from rq.exceptions import DuplicateJobError
 from rq.job import Job, JobStatus
 
 from docora_ops.database.link_rows import read_payload
@@ -16,7 +15,6 @@ from docora_ops.errors import (
     RefusedError,
     SnapshotRunningError,
 )
-from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
 from docora_ops.queue import PushRequest
 from tests.support.bulk_actions import APP, RESYNC, BulkAction, every_bulk_action
@@ -25,7 +23,6 @@ from tests.support.job_states import (
     IN_THE_LIST_ALREADY,
     MISPLACED,
     STATES,
-    UNREADABLE,
     add_link_in_each_state,
     taken_by_a_worker_that_died,
 )
@@ -88,22 +85,19 @@ def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
     links = add_link_in_each_state(docora, docora.add_app(), "failed")
     before = footprints(docora, [link.job_id for link in links.values()])
     rows = {name: docora.row(link) for name, link in links.items()}
-    change, dump = getattr(docora.actions(), action), docora.dump()
-    for dry_run in (True, False):
-        for state, link in links.items():
-            error = error_of(action, state)
-            if error is None:
-                assert change(link, dry_run=dry_run).outcome is STATES[state][1], state
-                continue
-            with pytest.raises(error) as refusal:
-                change(link, dry_run=dry_run)
-            if isinstance(refusal.value, RefusedError):
-                job = "waiting" if error is JobMisplacedError else "running"
-                assert refusal.value.details == {"status": "failed", "job": job}, state
-            if error is JobMisplacedError:
-                assert f"docora-ops repair {' '.join(link.ids)}" in (refusal.value.hint or "")
-        if dry_run:
-            assert docora.dump() == dump
+    change = getattr(docora.actions(), action)
+    for state, link in links.items():
+        error = error_of(action, state)
+        if error is None:
+            assert change(link).outcome is STATES[state][1], state
+            continue
+        with pytest.raises(error) as refusal:
+            change(link)
+        if isinstance(refusal.value, RefusedError):
+            job = "waiting" if error is JobMisplacedError else "running"
+            assert refusal.value.details == {"status": "failed", "job": job}, state
+        if error is JobMisplacedError:
+            assert f"docora-ops repair {' '.join(link.ids)}" in (refusal.value.hint or "")
     for state, link in links.items():
         is_done = error_of(action, state) is None
         if is_done:
@@ -162,24 +156,6 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
     assert set(docora.doubled_jobs()) == {links[name].job_id for name in IN_THE_LIST_ALREADY}
     bulk.run(actions, batch_size=batch_size)
     assert docora.waiting() == queue
-
-
-def test_rqs_own_unique_jobs_are_judged_by_the_same_key(docora: Docora) -> None:
-    """RQ enqueues no unique job over any hash, wherever the id stands; we replace some of these."""
-    links, queue = (
-        add_link_in_each_state(docora, docora.add_app(), "failed"),
-        docora.actions().queue,
-    )
-    for state in STATES.keys() - UNREADABLE.keys() - {"running, hash gone"}:
-        job_id = links[state].job_id
-        before = queue.look([job_id])[0].state
-        try:
-            docora.enqueue(job_id, unique=True)
-        except DuplicateJobError:
-            assert before is not JobState.NONE, state
-        else:
-            assert before is JobState.NONE, state
-            assert queue.look([job_id])[0].state is JobState.WAITING, state
 
 
 def test_a_misplaced_job_is_replaced_if_it_is_as_two_looks_have_found_it(docora: Docora) -> None:

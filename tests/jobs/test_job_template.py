@@ -75,7 +75,7 @@ def written_by_rq(
 
 @pytest.mark.parametrize(
     ("action", "private", "attempts"),
-    [("retry", True, 5), ("resync", False, 1), ("retry_all", True, 2), ("retry_all", False, 5)],
+    [("resync", False, 1), ("retry_all", True, 5)],
 )
 def test_the_hash_is_the_one_that_rqs_own_enqueue_writes(
     docora: Docora, action: str, private: bool, attempts: int

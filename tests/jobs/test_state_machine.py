@@ -1,7 +1,7 @@
 """Whatever has happened before, each action does what the contract says, and nothing else.
 
-Hypothesis makes up stories: links and jobs in every state, other producers, workers that are led
-through their jobs in RQ's own calls, lost data, locked rows. What an action of ours is to do is
+Hypothesis makes up stories: links and jobs in every state, other producers, workers that take
+jobs and end them in RQ's own calls, lost data, locked rows. What an action of ours is to do is
 predicted from what both stores hold; afterwards they are compared with that, whole. To search for
 longer than `make test-all`:
 
@@ -33,10 +33,9 @@ from docora_ops import actions as api
 from docora_ops.actions import BulkStep
 from docora_ops.actions.batch import STUCK_ERROR
 from docora_ops.bulk import BulkResult
-from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkResult, LinkStatus, Outcome
+from docora_ops.links import Action, LinkResult, Outcome
 from tests.jobs.machine.happenings import ALL, NEW_STATUSES, STATUSES, Happening, Others
 from tests.jobs.machine.situation import LIVE, Situation, is_like
 from tests.support.actions import Actions
@@ -69,8 +68,6 @@ class Machine(Others, RuleBasedStateMachine):
         self.lost_by_others: set[str] = set()
 
     def teardown(self) -> None:
-        for worker in self.workers:
-            worker.die()
         self.actions.close()
 
     @initialize(target=links, statuses=st.lists(st.sampled_from(STATUSES), min_size=1, max_size=3))
@@ -244,27 +241,6 @@ class Machine(Others, RuleBasedStateMachine):
             dump = self.docora.dump()
             self.actions.repair()
             assert self.docora.dump() == dump
-
-    @rule()
-    def read(self) -> None:
-        before = self.docora.dump()
-        drift = self.actions.drift().found
-        assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(self.latest.without_job)
-        choice = api.LinkChoice(statuses=[LinkStatus.FAILED])
-        page, _ = api.links(self.actions.docora, choice)
-        states = {link.job_id: link.job for link in page.rows}
-        assert states == {
-            job_id: self.latest.jobs[job_id].state
-            for job_id, row in self.latest.rows.items()
-            if row["status"] == "failed"
-        }
-        for action in (Action.RETRY, Action.RESYNC, Action.SCHEDULE):
-            result = self._call_many(action, 0, batch_size=2, dry_run=True)
-            chosen = self._chosen(action, 0)
-            assert result.counts == self.latest.copy().predict_many(action, chosen, None)
-        self.actions.repair(dry_run=True)
-        self.actions.queue.overview(10)
-        assert self.docora.dump() == before
 
     # What is seen
 

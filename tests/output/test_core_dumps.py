@@ -22,15 +22,11 @@ def leaves_a_core_dump(process: subprocess.Popen[str]) -> bool:
 
 
 def test_a_command_leaves_no_core_dump(docora: Docora, tmp_path: Path) -> None:
-    """A job inherits that from its worker."""
+    link = docora.add_link()
+    assert docora.run("retry", *link.ids).code == 0
     with docora.start_program("sleep", "60", cwd=tmp_path) as process:
         if not leaves_a_core_dump(process):
             pytest.skip("this system writes no core dumps")
-
-
-def test_a_command_leaves_no_core_dump(docora: Docora, tmp_path: Path) -> None:
-    link = docora.add_link()
-    assert docora.run("retry", *link.ids).code == 0
     with docora.start_installed("wait", *link.ids, cwd=tmp_path) as process:
         assert process.stderr is not None
         assert any("Waiting for" in line for line in process.stderr)

@@ -3,13 +3,11 @@
 from collections import Counter
 from typing import cast
 
-import pytest
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
 from docora_ops.actions.batch import STUCK_ERROR
 from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
-from docora_ops.errors import RedisError
 from tests.repair import kinds_of_drift as kinds
 from tests.repair.kinds_of_drift import DRIFT, DUPLICATE, LATER, LOST, ORPHAN, STALE, STUCK
 from tests.support.docora import INTERMEDIATE, Docora
@@ -273,19 +271,3 @@ def test_an_app_or_a_link_alone_is_looked_at_and_repaired(docora: Docora) -> Non
     # One that is asked for by name need not be five minutes old.
     assert len(actions.repair(app_id=new.app_id).repaired) == 0
     assert len(actions.repair(app_id=new.app_id, ref=actions.ref(new)).repaired) == 1
-
-
-def test_where_redis_is_out_of_memory_it_breaks_off_and_nothing_is_half_done(
-    docora: Docora,
-) -> None:
-    links = [kinds.orphaned(docora), kinds.thrice(docora), kinds.never_queued(docora)]
-    docora.age_links()
-    actions = docora.actions()
-    before = docora.dump()
-    try:
-        with pytest.raises(RedisError, match="out of memory"):
-            actions.repair(prepare=lambda: docora.redis.config_set("maxmemory", "1mb"))
-    finally:
-        docora.redis.config_set("maxmemory", "0")
-    assert docora.dump() == before
-    assert len(actions.repair().repaired) == len(links)

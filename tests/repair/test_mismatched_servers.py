@@ -45,9 +45,7 @@ def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docor
 
 
 CHANGES = (
-    ("retry", "APP", "REPO"),
     ("resync", "APP", "REPO"),
-    ("resync", "APP", "--all"),
     ("retry-all-failed",),
     ("schedule",),
 )

@@ -3,8 +3,6 @@
 import json
 import signal
 
-import pytest
-
 from docora_ops.drift import RepairOutcome
 from tests.support.docora import QUEUE, Docora, Result, finish
 from tests.support.proxy import PUSH, Fault, Proxy
@@ -15,7 +13,6 @@ from tests.support.terminal import on_terminal
 
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 AT_ONCE_PATIENT = AT_ONCE | PATIENT
-REMOVE = b"\r\nremove\r\n"
 
 
 def world(docora: Docora) -> dict[str, TestLink]:
@@ -133,30 +130,19 @@ def test_a_repair_that_is_cut_off_tells_what_was_done_and_another_does_the_rest(
     docora.assert_sound()
 
 
-@pytest.mark.parametrize(
-    ("fault", "is_done"), [(Fault.HOLD_REQUEST, False), (Fault.HOLD_REPLY, True)]
-)
-def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
-    docora: Docora, fault: Fault, is_done: bool
-) -> None:
-    links = world(docora)
-    docora.delete_link(links["lost"])
-    docora.delete_link(links["stuck"])
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        moment = proxy.plan(REMOVE, fault)
-        process = docora.start("repair", env={**AT_ONCE_PATIENT, "REDIS_URL": proxy.url})
-        moment.wait()
-        process.kill()
-        assert finish(process).code == -signal.SIGKILL
-    # Entries of the list are marked first. Workers drop the marks, and so does the next repair.
-    waiting = [each for each in docora.waiting() if each != "docora-ops-removed"]
-    assert (waiting == [links["duplicate"].job_id]) is is_done
-    assert (docora.registries(links["stale_entry"].job_id) == set()) is is_done
-    assert [entry["event"] for entry in docora.audit_entries()] == ["started"] * is_done
-    result = docora.run("repair", "--json", env=AT_ONCE_PATIENT)
-    assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
-    docora.redis.lrem(docora.queue.key, 0, "docora-ops-removed")
-    assert docora.waiting() == [links["duplicate"].job_id]
+def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(docora: Docora) -> None:
+    link = docora.add_link("scanning", retry_count=4)
+    result = repair(docora, "--json")
+    [item] = result.data["repaired"]
+    assert (result.code, item["outcome"]) == (6, "not_repaired")
+    assert "cut off too often: the link is failed now" in item["error_message"]
+    row = docora.row(link)
+    assert (row["status"], row["retry_count"]) == ("failed", 5)
+    assert row["last_error"] == "the snapshot was cut off: its worker was killed"
+    assert docora.waiting() == []
+    # As for any failed link, a retry brings it back.
+    assert docora.run("retry", *link.ids).code == 0
+    assert docora.waiting() == [link.job_id]
 
 
 def test_a_job_with_two_kinds_of_drift_is_repaired_at_once(docora: Docora) -> None:

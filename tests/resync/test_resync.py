@@ -1,10 +1,7 @@
 """`docora-ops resync`."""
 
-import re
-
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from rq.job import JobStatus
 
 from tests.support.bulk_actions import bulk_document
 from tests.support.docora import Docora
@@ -70,25 +67,6 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
     assert {"Was\tpending_snapshot, 0 tries failed", "Outcome\talready queued"} <= {*table}
 
 
-def test_the_status_does_not_matter_and_a_stale_job_is_replaced(docora: Docora) -> None:
-    app = docora.add_app("Acme Search", APP)
-    statuses = ("failed", "pending_snapshot", "scanning", "paused_by_hand")
-    links = {status: docora.link(app, docora.add_repository(), status) for status in statuses}
-    docora.leave_job(links["failed"].job_id, JobStatus.FAILED)
-    docora.start_job(links["scanning"].job_id, heartbeat=-100)
-    results = docora.run_together(
-        *(("resync", APP, link.repository_id, "--json") for link in links.values())
-    )
-    for (status, link), result in zip(links.items(), results, strict=True):
-        assert result.code == 0, result
-        assert result.data["previous"]["status"] == status
-        stale = status in {"failed", "scanning"}
-        assert result.data["outcome"] == ("replaced_stale" if stale else "queued")
-        assert docora.was_reset(link)
-        assert docora.registries(link.job_id) == set()
-    assert sorted(docora.waiting()) == sorted(link.job_id for link in links.values())
-
-
 def test_a_running_snapshot_refuses_it_and_nothing_changes(docora: Docora, link: TestLink) -> None:
     docora.redis.sadd("rq:queues", docora.queue.key)
     docora.start_job(link.job_id)
@@ -141,16 +119,6 @@ def test_all_is_one_bulk_operation_over_the_links_of_the_app(
     assert deliveries_in_all(docora) == 2
     assert docora.job(second).kwargs["is_rescan"] is False
     assert operation_id in result.stderr
-
-
-def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: TestLink) -> None:
-    second = docora.link(APP, docora.add_repository(), "synced")
-    docora.start_job(link.job_id)
-    table = docora.run("resync", APP, "--all", "--yes")
-    assert table.code == 6, table
-    assert re.search("← .*its snapshot is running", table.stdout)
-    assert "already running" in table.stdout
-    assert (docora.status(link), docora.was_reset(second)) == ("synced", True)
 
 
 def test_a_terminal_is_asked_with_the_number_of_files(docora: Docora, link: TestLink) -> None:

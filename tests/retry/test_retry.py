@@ -12,7 +12,6 @@ from tests.support.job_states import (
     all_of,
     expires,
     left,
-    scheduled,
     started,
 )
 from tests.support.rows import TestLink
@@ -158,10 +157,7 @@ def test_jobs_in_the_bullmq_queue_are_warned_about_and_a_bullmq_worker_otherwise
     assert (real.code, real.data["outcome"]) == (0, "queued")
 
 
-@pytest.mark.parametrize("command", ["retry", "resync"])
-def test_a_link_that_cannot_be_queued_is_left_as_it_was(
-    docora: Docora, link: TestLink, command: str
-) -> None:
+def test_a_link_that_cannot_be_queued_is_left_as_it_was(docora: Docora, link: TestLink) -> None:
     dotted = docora.link(docora.add_app("Dotted", "app.dotted"), docora.add_repository())
     docora.add_deliveries(dotted, 2)
     docora.add_deliveries(link, 2)
@@ -169,7 +165,7 @@ def test_a_link_that_cannot_be_queued_is_left_as_it_was(
     docora.redis.sadd("rq:queues", docora.queue.key)
     before = docora.dump()
     invalid, unreadable = docora.run_together(
-        (command, *dotted.ids, "--json"), (command, APP, REPOSITORY, "--json")
+        ("resync", *dotted.ids, "--json"), ("resync", APP, REPOSITORY, "--json")
     )
     assert docora.dump() == before
     assert (invalid.code, invalid.json["code"]) == (6, "invalid_job_id")
@@ -183,7 +179,6 @@ def test_a_link_that_cannot_be_queued_is_left_as_it_was(
     [
         pytest.param("a LINK b", expires, "already_queued", "a LINK b", id="waiting, expires"),
         pytest.param("a b", left(JobStatus.FAILED), "replaced_stale", "LINK a b", id="stale"),
-        pytest.param("a", scheduled, "already_queued", "a", id="scheduled"),
     ],
 )
 def test_front_puts_a_new_job_at_the_head_and_says_that_it_moves_none(

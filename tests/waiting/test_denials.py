@@ -8,7 +8,6 @@ from tests.support.docora import Docora, Result, finish
 from tests.support.other_worker import other_worker
 from tests.support.own_servers import OwnRedis
 from tests.support.privileges import without_rule
-from tests.support.proxy import Fault, Proxy
 from tests.support.running_commands import await_line
 
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0", "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
@@ -28,12 +27,6 @@ def ends_with(result: Result, *sentences: str) -> None:
         assert sentence in result.stderr, result
 
 
-def change_password(own: OwnRedis) -> None:
-    name = own.access.command_name
-    own.client.execute_command("ACL", "SETUSER", name, "resetpass", ">new")  # type: ignore[no-untyped-call]
-    own.client.execute_command("CLIENT", "KILL", "USER", name)  # type: ignore[no-untyped-call]
-
-
 def test_a_missing_privilege_of_redis_ends_a_wait_and_is_named(docora: Docora) -> None:
     docora.add_link()
     operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
@@ -44,26 +37,15 @@ def test_a_missing_privilege_of_redis_ends_a_wait_and_is_named(docora: Docora) -
     assert result.data["waited"]["unfinished"] == 0
 
 
-def test_links_that_could_not_be_read_at_first_are_awaited(docora: Docora) -> None:
-    docora.add_link()
-    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        cut = proxy.plan(b"GETRANGE", Fault.LOSE_REPLY)
-        env = {**QUICK, "REDIS_URL": proxy.url}
-        result = docora.run("wait", operation_id, "--timeout", "3", "--json", env=env)
-        cut.wait()
-    assert (result.code, result.data["waited"]["unfinished"]) == (8, 1), result
-
-
-def test_a_password_of_redis_that_is_changed_meanwhile_ends_a_wait(
-    docora: Docora, own: OwnRedis
-) -> None:
+def test_a_password_that_is_changed_meanwhile_ends_a_wait(docora: Docora, own: OwnRedis) -> None:
     docora.add_link()
     env = {**QUICK, "REDIS_URL": own.url}
     operation_id = docora.run("retry-all-failed", "--json", env=env).data["operation_id"]
     process = docora.start("wait", operation_id, env=env)
     await_line(process, "Waiting for the snapshot")
-    change_password(own)
+    name = own.access.command_name
+    own.client.execute_command("ACL", "SETUSER", name, "resetpass", ">new")  # type: ignore[no-untyped-call]
+    own.client.execute_command("CLIENT", "KILL", "USER", name)  # type: ignore[no-untyped-call]
     ends_with(finish(process), "refuses our user or password", "check the credentials")
 
 

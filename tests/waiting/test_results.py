@@ -1,15 +1,12 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from docora_ops.actions import following
 from docora_ops.actions.following import Following
-from docora_ops.bulk import BulkWait, JobCounts
-from docora_ops.database.link_reports import read_results
+from docora_ops.bulk import BulkWait
 from docora_ops.links import Outcome
 from tests.support.actions import Actions
 from tests.support.docora import Docora
@@ -74,25 +71,6 @@ def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora:
     assert [so_far.unfinished for so_far in seen] == [1, 1, 0]
     [failure] = result.failed_links
     assert failure.error_message == "HTTP 500 on created README.md"
-
-
-def test_a_look_at_many_links_breaks_off_when_the_time_is_over(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    docora.add_links(40, status="pending_snapshot")
-    asked = 0
-
-    def read_slowly(*arguments: Any, **options: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        time.sleep(0.05)
-        return read_results(*arguments, **options)
-
-    monkeypatch.setattr(following, "_AT_ONCE", 1)
-    monkeypatch.setattr(following, "read_results", read_slowly)
-    *_, result = follow(docora.actions(), *docora.links()).follow(timeout=0.2)
-    assert (result.unfinished, result.jobs_by_state) == (40, JobCounts())
-    assert 0 < asked < 40
 
 
 def test_a_long_error_is_cut_where_many_are_kept(docora: Docora) -> None:

@@ -117,19 +117,6 @@ def test_an_operation_is_waited_for_from_another_terminal(docora: Docora) -> Non
     assert "4 in sync, 1 failed again" in shown.stdout
 
 
-def test_an_operation_that_goes_on_is_followed_to_its_end(docora: Docora) -> None:
-    docora.add_links(30, apps=3)
-    runner = docora.start("retry-all-failed", "--in-flight", "2", "--json")
-    eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
-    operation_id = only_operation(docora)
-    waiter = docora.start("wait", operation_id, "--json")
-    await_line(waiter, "Waiting")
-    with other_worker(docora):
-        results = [finish(process) for process in (runner, waiter)]
-    assert [result.code for result in results] == [0, 0], results
-    assert [result.data["waited"]["synced"] for result in results] == [30, 30]
-
-
 def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Docora) -> None:
     docora.add_links(10)
     operation_id = killed_operation(docora, in_flight=3)

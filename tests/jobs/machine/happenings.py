@@ -7,13 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
-from itertools import cycle
 from typing import Any
 
 import psycopg
 from rq import SimpleWorker
 from rq.exceptions import DuplicateJobError
-from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.utils import now
@@ -24,7 +22,6 @@ from tests.support.rows import TestLink
 
 STATUSES = ("failed", "failed", "failed", "pending_snapshot", "scanning", "synced")
 FUNCTION = "docora_ops.worker.snapshot"
-_MOST_WORKERS = 3
 
 
 class Others:
@@ -33,98 +30,7 @@ class Others:
     def __init__(self, docora: Docora) -> None:
         self.docora = docora
         self.known: dict[str, TestLink] = {}
-        self.workers: list[LedWorker] = []
-        self.verdicts = cycle(("failed", "synced", "pending_snapshot"))
         self.latest = Situation.of(docora, ())
-
-    def worker_of(self, link: TestLink) -> LedWorker | None:
-        """The worker that has the link's job, or else any."""
-        mine = [worker for worker in self.workers if worker.job.id == link.job_id]
-        return next(iter(mine or self.workers), None)
-
-
-class LedWorker:
-    """A worker that is led through one job step by step, in RQ's own calls.
-
-    `locks`: whether it holds the link's lock, as ours does.
-    """
-
-    job: Job
-    _execution: Execution | None = None
-    _verdict: str | None = None
-    _session: psycopg.Connection[Any] | None = None
-
-    def __init__(self, docora: Docora, *, locks: bool) -> None:
-        self._docora, self._locks = docora, locks
-        self._worker = SimpleWorker([docora.queue], connection=docora.redis, prepare_for_work=False)
-
-    def take(self) -> bool:
-        """Pop a job from the queue, if one waits; it stands in the intermediate list then."""
-        found = self._worker.dequeue_job_and_maintain_ttl(None)
-        if found is None:
-            return False
-        self.job, self._queue = found
-        return True
-
-    def go_on(self, others: Others) -> bool:
-        """Take one step: begin, write the verdict, or end; whether there is another one."""
-        link = others.known[self.job.id]
-        if self._execution is None:
-            self._execution = self._worker.prepare_execution(self.job)
-            self._worker.prepare_job_execution(self.job, remove_from_intermediate_queue=True)
-            self.job.started_at = now()
-            if self._locks and not self._lock():
-                return self._end(self._execution)
-            self._write(link, "scanning")
-            return True
-        if self._verdict is None:
-            self._verdict = next(others.verdicts)
-            if self._verdict == "pending_snapshot" and not self.job.retries_left:
-                self._verdict = "failed"
-            if self._verdict == "failed":
-                self.job.retries_left = 0
-            self._write(link, self._verdict)
-            return True
-        return self._end(self._execution)
-
-    def clean_up(self) -> None:
-        self._worker.clean_registries()  # type: ignore[no-untyped-call]
-
-    def die(self) -> None:
-        """Leave everything as it is, but for the lock, which Postgres releases."""
-        if self._session is not None:
-            self._session.execute("SELECT pg_advisory_unlock_all()")  # which close() does later
-            self._session.close()
-
-    def _end(self, execution: Execution) -> bool:
-        if self._verdict in {None, "synced"}:
-            self._worker._finalize_success(self.job, self._queue, execution, None)
-        else:
-            try:
-                raise OSError("git failed")
-            except OSError:
-                self._worker._finalize_failure(self.job, self._queue, execution, sys.exc_info())
-        self.die()
-        return False
-
-    def _lock(self) -> bool:
-        self._session = psycopg.connect(self._docora.database_url, autocommit=True)
-        row = self._session.execute(
-            "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (self.job.id,)
-        ).fetchone()
-        assert row is not None
-        return bool(row[0])
-
-    def _write(self, link: TestLink, status: str) -> None:
-        failed = status in {"failed", "pending_snapshot"}
-        change = "retry_count = 0, last_scanned_at = now()"
-        if status != "synced":
-            change = f"retry_count = retry_count + {int(failed)}"
-        self._docora.connection.execute(
-            f"UPDATE app_repositories SET status = %s, last_error = %s, {change}"
-            " WHERE app_id = %s AND repository_id = %s".encode(),
-            (status, "git failed" if failed else None, *link.ids),
-        )
 
 
 Happening = Callable[[Others, TestLink], object]
@@ -177,40 +83,41 @@ def entries_are_left(others: Others, link: TestLink) -> None:
         others.docora.redis.zadd(key, {link.job_id: now().timestamp() + 3600})
 
 
-def worker_takes_job(others: Others, link: TestLink, *, locks: bool = True) -> None:
-    worker = LedWorker(others.docora, locks=locks)
-    if len(others.workers) < _MOST_WORKERS and worker.take():
-        others.workers.append(worker)
+def worker_takes_job(*statuses: str, ends: bool = False) -> Happening:
+    """A worker takes the first job, in RQ's own calls, and writes these statuses of its link.
+
+    Unless it `ends`, it is still at work, or was killed, when the last one is written.
+    """
+
+    def take(others: Others, link: TestLink) -> None:
+        worker = SimpleWorker([others.docora.queue], connection=others.docora.redis)
+        found = worker.dequeue_job_and_maintain_ttl(None)
+        if found is None or not statuses:
+            return
+        job, queue = found
+        execution = worker.prepare_execution(job)
+        worker.prepare_job_execution(job, remove_from_intermediate_queue=True)
+        job.started_at = now()
+        for status in statuses:
+            others.docora.set_link(others.known[job.id], status=status, last_error="git failed")
+        if not ends:
+            return
+        if statuses[-1] == "synced":
+            worker._finalize_success(job, queue, execution, None)
+            return
+        if statuses[-1] == "failed":
+            job.retries_left = 0
+        try:
+            raise OSError("git failed")
+        except OSError:
+            worker._finalize_failure(job, queue, execution, sys.exc_info())
+
+    return take
 
 
-def jobs_are_run(others: Others, link: TestLink) -> None:
-    """All that wait, one after the other."""
-    for _jobs in range(len(others.latest.waiting)):
-        worker = LedWorker(others.docora, locks=True)
-        if worker.take():
-            while worker.go_on(others):
-                pass
-
-
-def worker_goes_on(others: Others, link: TestLink) -> None:
-    """It begins, writes its verdict, or ends."""
-    worker = others.worker_of(link)
-    if worker is not None and not worker.go_on(others):
-        others.workers.remove(worker)
-
-
-def worker_is_killed(others: Others, link: TestLink) -> None:
-    worker = others.worker_of(link)
-    if worker is not None:
-        worker.die()
-        others.workers.remove(worker)
-
-
-def woken_worker_holds_lock(others: Others, link: TestLink) -> None:
-    """One that was paused until RQ gave it up; unless another one holds the lock."""
-    others.docora.connection.execute(
-        "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (link.job_id,)
-    )
+def rq_cleans_up(others: Others, link: TestLink) -> None:
+    others.docora.redis.delete(others.docora.queue.registry_cleaning_key)
+    SimpleWorker([others.docora.queue], connection=others.docora.redis).clean_registries()  # type: ignore[no-untyped-call]
 
 
 def heartbeats_expire(others: Others, link: TestLink) -> None:
@@ -219,16 +126,15 @@ def heartbeats_expire(others: Others, link: TestLink) -> None:
         others.docora.redis.delete(f"rq:execution:{member}")
 
 
-def rq_cleans_up(others: Others, link: TestLink) -> None:
-    others.docora.redis.delete(others.docora.queue.registry_cleaning_key)
-    LedWorker(others.docora, locks=False).clean_up()
-
-
 NEW_STATUSES = tuple(map(row_becomes, STATUSES))
 ALL: tuple[Happening, ...] = (
     *(row_is_made_anew, *NEW_STATUSES, *map(job_is_left, JobStatus), job_is_left_with_an_end),
-    *(enqueue, enqueue_over_a_finished_job, entries_are_left, worker_takes_job, jobs_are_run),
-    *(worker_goes_on, worker_goes_on, worker_is_killed, woken_worker_holds_lock),
+    *(enqueue, enqueue_over_a_finished_job, entries_are_left),
+    *(worker_takes_job(), worker_takes_job("scanning"), worker_takes_job("scanning", "failed")),
+    *(
+        worker_takes_job("scanning", status, ends=True)
+        for status in ("failed", "synced", "pending_snapshot")
+    ),
     *(heartbeats_expire, rq_cleans_up),
     lambda others, link: others.docora.delete_link(link),
     lambda others, link: enqueue(others, link, unique=True),
@@ -240,7 +146,7 @@ ALL: tuple[Happening, ...] = (
     lambda others, link: others.docora.redis.delete(Job.key_for(link.job_id)),
     lambda others, link: others.docora.start_job(link.job_id),
     lambda others, link: others.docora.start_job(link.job_id, heartbeat=-30),
-    lambda others, link: worker_takes_job(others, link, locks=False),
+    lambda others, link: others.docora.hold_lock(link.job_id),
     lambda others, _: others.docora.connection.execute("SELECT pg_advisory_unlock_all()"),
     lambda others, _: others.docora.redis.flushdb(),
 )
