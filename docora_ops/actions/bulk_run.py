@@ -29,6 +29,7 @@ from docora_ops.errors import (
     LinkLockedError,
     NotFoundError,
     OperationFinishedError,
+    PostgresError,
     RedisError,
     ServerError,
 )
@@ -292,32 +293,43 @@ class BulkRun:
         claimed to `unclaimed`. Returns batches with a link that can't be queued. Raises
         PostgresError, RedisError when no batch is in flight any longer.
         """
-        free = deque([self._execution, self._second_execution])
+        free = deque([self._execution])
+        if len(todo) > 1 and self._can_connect_again():
+            free.append(self._second_execution)
         in_flight = deque[BatchInFlight]()
         refused: list[Sequence[LinkRef]] = []
         lost: ServerError | None = None
         until = time.monotonic() + LONGEST_FLIGHT
         is_over = False
-        while True:
-            while todo and free and not is_over:
-                last = in_flight[-1] if in_flight else None
-                in_flight.append(BatchInFlight(free.popleft(), todo.popleft(), after=last))
-            if not in_flight:
-                break
-            ended = in_flight.popleft()
-            free.appendleft(ended.execution)
-            try:
-                batch = ended.result()
-                unclaimed += batch.unclaimed
-                self._counted(batch)
-            except LinkError:
-                refused.append(ended.refs)
-            except ServerError as error:
-                lost = lost or error
-            is_over = bool(lost) or self._cancelled or time.monotonic() > until
+        try:
+            while in_flight or (todo and not is_over):
+                while todo and free and not is_over:
+                    last = in_flight[-1] if in_flight else None
+                    in_flight.append(BatchInFlight(free.popleft(), todo.popleft(), after=last))
+                ended = in_flight.popleft()
+                free.appendleft(ended.execution)
+                try:
+                    batch = ended.result()
+                    unclaimed += batch.unclaimed
+                    self._counted(batch)
+                except LinkError:
+                    refused.append(ended.refs)
+                except ServerError as error:
+                    lost = lost or error
+                is_over = bool(lost) or self._cancelled or time.monotonic() > until
+        finally:  # after a bug or an interrupt, nobody else may use their connections yet
+            for ended in in_flight:
+                with suppress(LinkError, ServerError):
+                    self._counted(ended.result())
         if lost:
             raise lost
         return refused
+
+    def _can_connect_again(self) -> bool:
+        """Tells whether Postgres, or its pool, has a second connection for this run."""
+        with suppress(PostgresError), self._second_execution.database.snapshot():
+            return True
+        return False
 
     def _handle_locked(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Handles unclaimed links again: in batches, then one by one, waiting for each row."""

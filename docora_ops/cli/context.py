@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import typer
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.signals import finishing_first
 from docora_ops.cli.streams import show_paged
 from docora_ops.errors import DocoraOpsError, UsageError
 
@@ -133,11 +134,12 @@ class Context:
         from docora_ops.render.documents import document_of, encode
 
         self.tell()
-        for piece in encode(document_of(data, Context.arguments, error)):
-            Context.document_has_begun = True
-            sys.stdout.write(piece)
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        with finishing_first():
+            for piece in encode(document_of(data, Context.arguments, error)):
+                Context.document_has_begun = True
+                sys.stdout.write(piece)
+            sys.stdout.write("\n")
+            sys.stdout.flush()
 
     def say(self, text: str, *, style: str | None = None) -> None:
         """Prints one line of conversation on stderr, as inert text."""

@@ -48,6 +48,7 @@ _LARGEST_CLOCK_DIFFERENCE = 20
 # the terminal and from its parent.
 _SAME_SIGNAL = 1
 _POLL = 0.2  # seconds between two looks whether a job is to be cut off
+_MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replaced
 _SUSPENDED = DocoraOpsError("workers are suspended", hint="docora-ops resume ends that")
 _BESIDE_BULLMQ = WrongBackendError(
     "a BullMQ worker of Docora was started: each link would be worked on twice",
@@ -483,3 +484,8 @@ class SnapshotWorker(Worker):
 
     def _job_was_abandoned(self, job: Job, *_: object) -> None:
         self.recovery.count_killed_job(job, "its worker was killed")
+
+
+def _size() -> int:
+    """Returns the most memory that this process has had, in KiB on Linux."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
