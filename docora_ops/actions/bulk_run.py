@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
 
 from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, BatchInFlight
 from docora_ops.actions.docora import Docora
@@ -294,7 +295,7 @@ class BulkRun:
         PostgresError, RedisError when no batch is in flight any longer.
         """
         free = deque([self._execution])
-        if len(todo) > 1 and self._can_connect_again():
+        if len(todo) > 1 and self._can_connect_again:
             free.append(self._second_execution)
         in_flight = deque[BatchInFlight]()
         refused: list[Sequence[LinkRef]] = []
@@ -325,6 +326,7 @@ class BulkRun:
             raise lost
         return refused
 
+    @cached_property
     def _can_connect_again(self) -> bool:
         """Tells whether Postgres, or its pool, has a second connection for this run."""
         with suppress(PostgresError), self._second_execution.database.snapshot():

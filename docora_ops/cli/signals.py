@@ -14,6 +14,7 @@ from docora_ops.interrupts import ENDING, Stop
 
 T = TypeVar("T")
 
+_PATIENCE = 2  # seconds that a reader gets to take the rest of a document
 _SOON = 0.05  # seconds until a destructor has probably ended; if not, it is ignored again
 
 
@@ -93,13 +94,21 @@ def until_stopped(events: Generator[T], stop: Stop, announcement: str = "") -> I
 
 @contextmanager
 def finishing_first() -> Iterator[None]:
-    """Delays the first signal until the block has ended. A second one ends the process."""
+    """Delays the first signal until the block has ended, but not for long: nobody may be reading.
+
+    A second signal ends the process.
+    """
     delayed: list[bool] = []
+
+    def end(*_: object) -> None:
+        os._exit(interrupted_code())
 
     def react() -> None:
         if delayed:
-            os._exit(interrupted_code())
+            end()
         delayed.append(True)
+        signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
     _reactions.append(react)
     try:
@@ -107,6 +116,7 @@ def finishing_first() -> Iterator[None]:
     finally:
         _reactions.remove(react)
     if delayed:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _reactions[-1]()
 
 

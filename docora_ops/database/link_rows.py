@@ -453,7 +453,7 @@ _ANY = {"app_id": None, "id": None, "only_stuck": False}
 # up to the limit.
 UNFINISHED_LINKS = f"""
 WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status {_UNFINISHED})
-SELECT * FROM unfinished LIMIT %(limit)s
+SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
 
 COUNT_UNFINISHED_LINKS = f"SELECT count(*) {_UNFINISHED}"

@@ -149,5 +149,5 @@ def test_postgres_sees_who_we_are_and_all_timeouts(docora: Docora) -> None:
         "application_name": "docora-ops",
         "statement_timeout": "17000ms",
         "lock_timeout": "3000ms",
-        "idle_in_transaction_session_timeout": "6000ms",
+        "idle_in_transaction_session_timeout": "10000ms",
     }

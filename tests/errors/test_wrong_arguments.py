@@ -33,7 +33,7 @@ def wrong_commands() -> Iterator[tuple[Sequence[str], int]]:
         yield ["retry-all-failed", "--in-flight", "1", "--max-failures", text], 2
     for number in ("", "nan", "1.5", LONG, "--json", "0"):
         yield ["retry-all-failed", "--limit", number], 2
-    for reason in (" ", "x" * 501, STRAY):
+    for reason in (" ", STRAY):
         yield ["retry-all-failed", f"--reason={reason}"], 2
     yield ["queue", "--limit", "10001"], 2
     yield ["retry-all-failed", "--yes=yes"], 2

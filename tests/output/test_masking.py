@@ -59,3 +59,10 @@ def test_arguments_that_redis_repeats_are_not_shown() -> None:
         raise redis.ResponseError(answer)
     assert "unknown command 'AUTH'" in caught.value.message
     assert "hunter2secret" not in caught.value.message
+
+
+def test_a_password_in_a_url_is_masked_whatever_it_holds() -> None:
+    for url in ("https://hook:s3cr'et@app.example/x", 'https://u:a"b c@h/x', "//u:p<w>@h/x"):
+        shown = mask_url(url)
+        assert "***@" in shown, shown
+        assert not any(each in shown for each in ("s3cr", 'a"b', "<w>")), shown

@@ -14,7 +14,6 @@ READ_BY_DOTENV: dict[str, str | None] = {
     "export N": None,
     "N=a\nN=": "",
     "N=a\nn=b": "a",
-    "N a\n=b\nA B=c\nunset A": None,
     "n=a": None,
     "\ufeffN=a": "a",
     "N=a#b": "a",

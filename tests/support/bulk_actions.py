@@ -41,7 +41,8 @@ class BulkAction:
             return redis.plan(marker, fault, number=3)
         # A resync looks up its app and counts the deliveries; each action selects its links.
         before = 3 if self.action is Action.RESYNC else 1
-        return postgres.plan(marker, fault, number=before + jobs_wait + 3)
+        # The second connection is tried once.
+        return postgres.plan(marker, fault, number=before + jobs_wait + 4)
 
     def run(self, actions: Actions, **options: Any) -> BulkResult:
         match self.action:
