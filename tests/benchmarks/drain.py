@@ -9,14 +9,16 @@ import hmac
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from multiprocessing import Pool
 from pathlib import Path
 from typing import cast
@@ -31,21 +33,40 @@ FILES = 10
 AT_ONCE = 5
 APP = f"app_{1:024x}"
 _PAUSE = 0.02
+_TICKS = os.sysconf("SC_CLK_TCK")
 _QUEUE = f"rq:queue:{world.QUEUE}"
 _ASIDE = f"{_QUEUE}:aside"
-_DRAIN = (sys.executable, "-m", "tests.benchmarks.drain")
 _COMMAND = (sys.executable, "-m", "docora_ops")
 _UNSYNCED = "SELECT count(*) FROM app_repositories WHERE status <> 'synced'"
 
 
+@dataclass(frozen=True)
+class Drained:
+    """What it took to bring all links up to date."""
+
+    seconds: float
+    cpu: float
+    """Seconds of processor time of the processes and of their git, without the servers."""
+
+    @property
+    def links_per_second(self) -> float:
+        """Returns how many links were done in a second."""
+        return LINKS / self.seconds
+
+    @property
+    def cpu_per_link(self) -> float:
+        """Returns the milliseconds of processor time for a link."""
+        return self.cpu / LINKS * 1000
+
+
 def compare(folder: Path, rounds: int) -> None:
-    """Prints how fast links are brought up to date: with a clone, and without a change."""
+    """Prints how fast links are brought up to date: with a clone, with a change and without."""
     os.environ |= {
         "ENCRYPTION_KEY": world.KEY.hex(),
         "REPOS_BASE_PATH": str(folder / "drained"),
         "DOCORA_OPS_GIT_PROTOCOLS": "file",
     }
-    results: dict[str, list[tuple[float, float]]] = {}
+    results: dict[str, list[tuple[Drained, Drained]]] = {}
     with app() as url:
         add_links(folder / "drained-upstreams", url)
         for _ in range(rounds):
@@ -53,19 +74,30 @@ def compare(folder: Path, rounds: int) -> None:
             shutil.rmtree(folder / "looped", ignore_errors=True)
             world.execute("DELETE FROM app_delivered_files")
             world.execute("DELETE FROM repository_snapshots")
-            for way in ("first", "unchanged"):
+            for way in ("first", "again", "unchanged"):
+                if way == "again":
+                    change(folder / "drained-upstreams")
                 workers = drain()
-                command = [*_DRAIN, "loop", way, url, str(folder)]
-                loop = float(subprocess.check_output(command))
-                results.setdefault(way, []).append((workers, loop))
+                loop = program("drain", "loop", way, url, str(folder))
+                results.setdefault(way, []).append((workers, Drained(**loop)))
         print(f"\n{LINKS} links, {FILES} small files each, {AT_ONCE} at a time, median of {rounds}")
         for way, pairs in results.items():
-            ratio = statistics.median(loop / ours for ours, loop in pairs)
-            ours, loop = (LINKS / statistics.median(runs) for runs in zip(*pairs, strict=True))
-            print(
-                f"  {way:<10}{ours:.1f} links/s: {ratio:.0%} of the plain loop ({loop:.1f})",
-                flush=True,
-            )
+            show(way, pairs)
+
+
+def show(way: str, pairs: Sequence[tuple[Drained, Drained]]) -> None:
+    """Prints a line: the median of the workers, and the ratio to the loop of the same round."""
+    ratio = statistics.median(loop.seconds / ours.seconds for ours, loop in pairs)
+    ours, loop = (
+        sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+        for runs in zip(*pairs, strict=True)
+    )
+    print(
+        f"  {way:<10}{ours.links_per_second:>6.1f} links/s, CPU {ours.cpu_per_link:.0f} ms a link:"
+        f" {ratio * 100:.0f} % of the plain loop ({loop.links_per_second:.1f} links/s,"
+        f" CPU {loop.cpu_per_link:.0f} ms a link)",
+        flush=True,
+    )
 
 
 def add_links(folder: Path, url: str) -> None:
@@ -83,8 +115,20 @@ def add_links(folder: Path, url: str) -> None:
         )
 
 
-def drain() -> float:
-    """Queues all links; returns the seconds of workers that are ready, to the last result."""
+def change(folder: Path) -> None:
+    """Commits a change of one file to each repository."""
+    for upstream in folder.iterdir():
+        with (upstream / "part0" / "file0.py").open("a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        subprocess.run(
+            ["git", *world.IDENTITY, "commit", "--quiet", "--all", "--message=change"],
+            cwd=upstream,
+            check=True,
+        )
+
+
+def drain() -> Drained:
+    """Queues all links, and measures workers that are ready from the first job to the last."""
     connection, client = world.connect()
     connection.execute("UPDATE app_repositories SET status = 'failed'")
     for key in client.scan_iter("rq:*"):
@@ -100,24 +144,45 @@ def drain() -> float:
         try:
             while idle_workers(client) < AT_ONCE:
                 time.sleep(_PAUSE)
-            start = time.perf_counter()
+            cpu, start = cpu_of(process.pid), time.perf_counter()
             client.rename(_ASIDE, _QUEUE)
             while connection.execute(_UNSYNCED).fetchone() != (0,):
                 time.sleep(_PAUSE)
-            return time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            while idle_workers(client) < AT_ONCE:
+                time.sleep(_PAUSE)
+            return Drained(seconds, cpu_of(process.pid) - cpu)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
 
 
 def idle_workers(client: redis.Redis) -> int:
+    """Returns how many workers wait for a job."""
     names = cast("set[bytes]", client.smembers("rq:workers"))
     return sum(client.hget(name.decode(), "state") == b"idle" for name in names)
 
 
+def cpu_of(pid: int) -> float:
+    """Returns the processor time of a process, its children, and all they have waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return sum(map(int, fields[11:15])) / _TICKS + sum(map(cpu_of, map(int, children)))
+
+
+def program(module: str, *arguments: str) -> dict[str, float]:
+    """Runs a module of this package; returns what it prints."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return dict(json.loads(output))
+
+
 @contextmanager
 def app() -> Iterator[str]:
-    with subprocess.Popen([*_DRAIN, "app"], stdout=subprocess.PIPE, text=True) as process:
+    """Runs the app; yields its URL."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.drain", "app"], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -149,12 +214,13 @@ class _App(asyncio.Protocol):
 
 
 async def serve() -> None:
+    """Runs the app until killed."""
     server = await asyncio.get_running_loop().create_server(_App, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/app", flush=True)
     await server.serve_forever()
 
 
-def plain_loop(way: str, url: str, folder: str) -> float:
+def plain_loop(way: str, url: str, folder: str) -> Drained:
     """Does for each link what a script would do: nothing is recorded, checked or locked."""
     upstreams = [f"{folder}/drained-upstreams/{number}" for number in range(1, LINKS + 1)]
     work = [
@@ -163,22 +229,31 @@ def plain_loop(way: str, url: str, folder: str) -> float:
     with Pool(AT_ONCE) as pool:
         start = time.perf_counter()
         pool.starmap(plain_link, work, chunksize=1)
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        pool.close()
+        pool.join()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Drained(seconds, used.ru_utime + used.ru_stime)
 
 
 def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
+    """Brings one link up to date."""
     git("ls-remote", "--symref", f"file://{upstream}", "HEAD", "refs/heads/main")
     if way == "unchanged":
         return
-    git("init", "--quiet", "--bare", clone)
+    if way == "first":
+        git("init", "--quiet", "--bare", clone)
     inside = f"--git-dir={clone}"
     git(inside, "fetch", "--quiet", "--depth=1", f"file://{upstream}", "+HEAD:refs/heads/main")
     lines = git(inside, "ls-tree", "-r", "refs/heads/main").splitlines()
     entries = [line.partition(b"\t") for line in lines]
+    if way == "again":
+        entries = entries[:1]
     ids = [entry[0].split()[2] for entry in entries]
     contents = git(inside, "cat-file", "--batch", input=b"\n".join(ids) + b"\n")
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+    event = "create" if way == "first" else "update"
     for _, _, path in entries:
         head, _, contents = contents.partition(b"\n")
         size = int(head.split()[2])
@@ -187,7 +262,7 @@ def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
         body = json.dumps({"repository": {"github_url": upstream}, "file": file}).encode()
         signature = hmac.new(world.AUTH_KEY.encode(), body, "sha256").hexdigest()
         headers = {"X-Docora-Signature": f"sha256={signature}"}
-        connection.request("POST", f"{parts.path}/create", body, headers)
+        connection.request("POST", f"{parts.path}/{event}", body, headers)
         answer = connection.getresponse()
         answer.read()
         assert answer.status == 200, answer.status
@@ -195,6 +270,7 @@ def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
 
 
 def git(*arguments: str, input: bytes = b"") -> bytes:  # noqa: A002 - as subprocess calls it
+    """Runs git and returns its stdout."""
     return subprocess.run(["git", *arguments], check=True, input=input, capture_output=True).stdout
 
 
@@ -203,4 +279,4 @@ if __name__ == "__main__":
     if way == "app":
         asyncio.run(serve())
     elif way == "loop":
-        print(plain_loop(*arguments))
+        print(json.dumps(asdict(plain_loop(*arguments))))
