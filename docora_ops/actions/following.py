@@ -363,7 +363,10 @@ def wait_for_change(
     docora: Docora, change: LinkResult, *, timeout: float | None = None
 ) -> Generator[LinkStep]:
     """Waits for the snapshot of a link after its `retry` or `resync`. See `wait`."""
-    yield from _wait_for_link(docora, change.link, change.outcome, change.workers, timeout)
+    link = change.link
+    if change.outcome.succeeded:  # it was reset: an interrupted wait must not tell the old error
+        link = replace(link, status=LinkStatus.PENDING_SNAPSHOT, error_message=None)
+    yield from _wait_for_link(docora, link, change.outcome, change.workers, timeout)
 
 
 def _wait_for_link(

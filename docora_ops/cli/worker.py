@@ -41,7 +41,7 @@ def worker(
     ] = None,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Run snapshot jobs with RQ's worker and scheduler.
+    """Run snapshot jobs with RQ.
 
     SIGTERM, SIGHUP and Ctrl-C let the current job finish. A second SIGTERM or Ctrl-C, or the end of
     --grace, stops the job and queues it again without counting a failure. Logs to stderr, one line
