@@ -49,7 +49,7 @@ def resync(
     context = context_of(typer_context)
     if (repo is None) != all_links:
         raise UsageError(
-            "resync needs either REPO or --all",
+            "resync needs REPO or --all, and not both",
             hint="--all sends the files of all repositories",
         )
     if repo is not None and in_flight is not None:

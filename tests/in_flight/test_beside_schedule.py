@@ -53,6 +53,7 @@ def test_a_link_that_has_failed_again_is_left_too_and_a_rescan_is_not(docora: Do
 def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:
     docora.add_links(4)
     process, operation_id = start(docora)
+    eventually(lambda: docora.statuses().get("pending_snapshot") == 1, "the first link queued")
     process.kill()
     finish(process)
     left = docora.run("schedule", "--json")
