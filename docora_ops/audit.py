@@ -28,7 +28,7 @@ class Change:
 
 
 class HistoryState(StrEnum):
-    """How a change ended, according to its audit entries."""
+    """The end of a change, as its audit entries tell it."""
 
     DONE = "done"
     CANCELLED = "cancelled"
@@ -55,7 +55,7 @@ class HistoryEntry:
 def describe_change(command: str, reason: str | None, **selection: object) -> Change:
     """Describes a change by the current user for an audit entry, without secrets.
 
-    `selection`: the options by name; those that are None, False or empty are left out.
+    selection: the options of the command by name. None, False and empty lists are left out.
     """
     chosen: dict[str, object] = {}
     for name, value in selection.items():

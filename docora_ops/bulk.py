@@ -97,7 +97,7 @@ class MaxFailures:
 
 @dataclass(frozen=True)
 class ChangeOptions:
-    """How links are retried or resynced. The last four options are for bulk operations."""
+    """Options of a retry or resync. Single links use only the first four."""
 
     front: bool = False  # queue ahead of all waiting jobs
     reset_circuit: bool = False  # also close the circuit of each repository
@@ -209,7 +209,7 @@ class LinkWait:
 
 @dataclass(frozen=True)
 class JobCounts:
-    """Counts the jobs of the followed links, except those that are between two places."""
+    """The jobs of the followed links, by state. A job that is being moved is not counted."""
 
     waiting: int = 0
     running: int = 0

@@ -3,17 +3,9 @@
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a command or a worker."""
-
-
-@dataclass(slots=True)
-class Stop:
-    """Asks a long run to end early. A signal handler sets it; the run looks at it."""
-
-    requested: bool = False
 
 
 @contextmanager

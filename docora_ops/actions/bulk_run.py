@@ -144,11 +144,11 @@ class BulkRun:
             self.options,
             disproved=self.disproved,
         )
-        with closing(Database(docora.settings)) as second:
-            self._second_execution = replace(self._execution, database=second)
-            if self.options.dry_run:
-                yield from self._work()
-            elif total:
+        if self.options.dry_run:
+            yield from self._work()
+        elif total:
+            with closing(Database(docora.settings)) as second:
+                self._second_execution = replace(self._execution, database=second)
                 yield from self._carry_out()
 
     def _carry_out(self) -> Generator[BulkStep]:
@@ -258,7 +258,8 @@ class BulkRun:
             for some in batches(refs, self.batch_size):
                 batch = Batch()
                 self._planned += self._execution.plan(some, batch)
-                yield self._counted(batch)
+                self._count(batch)
+                yield self.step()
             return
         if self.options.front:
             refs = refs[::-1]  # each job is pushed before the one that was pushed last
@@ -312,7 +313,7 @@ class BulkRun:
                 try:
                     batch = ended.result()
                     unclaimed += batch.unclaimed
-                    self._counted(batch)
+                    self._count(batch)
                 except LinkError:
                     refused.append(ended.refs)
                 except ServerError as error:
@@ -321,7 +322,7 @@ class BulkRun:
         finally:  # after a bug or an interrupt, nobody else may use their connections yet
             for ended in in_flight:
                 with suppress(LinkError, ServerError):
-                    self._counted(ended.result())
+                    self._count(ended.result())
         if lost:
             raise lost
         return refused
@@ -341,9 +342,10 @@ class BulkRun:
                 break
             batch = Batch()
             self._execution.execute_locked(ref, batch)
-            yield self._counted(batch)
+            self._count(batch)
+            yield self.step()
 
-    def _counted(self, batch: Batch) -> BulkStep:
+    def _count(self, batch: Batch) -> None:
         """Counts and reports what the batch has recorded."""
         for item in batch.recorded:
             self._counts[item.outcome] += 1
@@ -366,7 +368,6 @@ class BulkRun:
         if late and self._operation_id:
             self.docora.store.add_links(self._operation_id, late)
         self._report()
-        return self.step()
 
     def _reset_held_circuits(self) -> None:
         """Resets the circuits whose rows other sessions held."""

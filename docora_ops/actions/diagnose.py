@@ -65,7 +65,7 @@ _DRIFT = {
 _OF_DOCORA = "not looked for: BullMQ keeps its own entries, and Docora's scheduler its queue"
 
 _Problem = tuple[bool, Callable[..., Check], str, str]
-"""Whether the problem exists; `warning` or `failed`; the finding; the hint."""
+"""Whether there is a problem, the function that makes its check, the finding, and the hint."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class _Server:
     checks: list[Check] = field(default_factory=list)
     error: DocoraOpsError | None = None  # of the settings, or it does not answer, or refuses
     missing: str = ""
-    """What is missing for further checks, such as "Postgres" or "the primary"; may be empty."""
+    """What further checks need and do not have, such as "Postgres"; empty if they can be made."""
     ahead: dict[str, float] = field(default_factory=dict)
     """Seconds that the server's clock is ahead of this host's, by server, if known."""
     latency: dict[str, float] = field(default_factory=dict)

@@ -48,11 +48,11 @@ _ENDS = {
     "no worker": "A worker listens again.",
     "suspended": "The workers take jobs again.",
 }
-"""What is said when a problem is over."""
+"""By problem, the message when it has ended."""
 
 
 class Feed(Enum):
-    """Whether the caller of `Following.follow` is going to add more links."""
+    """Tells `Following.follow` whether its caller will add more links."""
 
     DONE = auto()
     BLOCKED = auto()  # yes, but only after a link that is followed has a result
@@ -77,7 +77,7 @@ class JobWatch:
     looked_at: float = -inf  # when the last look ended
     next_look: float = 0  # no look before this moment
     had_workers: bool = False
-    """Whether a worker has listened on the queue: only then is its absence reported."""
+    """A worker has listened on the queue. If none has, no missing worker is reported."""
     _suspects: dict[str, float] = field(default_factory=dict)
     """When a job was first found not live, by job id."""
     _noted: set[str] = field(default_factory=set)

@@ -41,7 +41,7 @@ class Pace:
         return bool(self._left)
 
     def add(self, refs: Iterable[LinkRef]) -> None:
-        """Adds links to those that are left."""
+        """Adds links to hand out, after those that their app has left."""
         for ref in refs:
             if ref.app_id not in self._left:
                 self._left[ref.app_id] = deque()
@@ -132,10 +132,9 @@ class PacedRun(BulkRun):
             self._pace.release(ref.id for ref in unclaimed)
         return Feed.MORE
 
-    def _counted(self, batch: Batch) -> BulkStep:
-        step = super()._counted(batch)
+    def _count(self, batch: Batch) -> None:
+        super()._count(batch)
         self._pace.release(item.ref.id for item in batch.recorded if not item.outcome.succeeded)
-        return step
 
     def _report(self, *, is_last: bool = False) -> None:
         super()._report(is_last=is_last)

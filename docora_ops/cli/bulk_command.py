@@ -10,11 +10,10 @@ from docora_ops.bulk import BulkResult, BulkWait, ChangeOptions, StoppedBy
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.retry import reset_in_words
-from docora_ops.cli.signals import interrupted_code, until_stopped
+from docora_ops.cli.signals import Stop, interrupted_code, until_stopped
 from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import RedisError, ServerError
-from docora_ops.interrupts import Stop
 from docora_ops.links import Action, Outcome
 from docora_ops.render import bulk_view as render
 from docora_ops.render.console import progress_bar

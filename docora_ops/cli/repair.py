@@ -9,10 +9,9 @@ from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.signals import interrupted_code, until_stopped
+from docora_ops.cli.signals import Stop, interrupted_code, until_stopped
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import ServerError
-from docora_ops.interrupts import Stop
 from docora_ops.text import amount
 
 _PATIENCE = 8  # seconds for an answer of a server

@@ -34,7 +34,7 @@ def retry(
     stale one. An open circuit does not delay the job.
     """
     context = context_of(typer_context)
-    chosen = ChangeOptions(front=front, reset_circuit=reset_circuit, dry_run=dry_run)
+    chosen = options.change_options(typer_context)
     result = actions.retry(context.docora, app, repo, chosen, reason=reason)
     return show_change(context, result, chosen)
 

@@ -5,12 +5,13 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.errors import CommandInterruptedError, HungUpError
-from docora_ops.interrupts import ENDING, Stop
+from docora_ops.interrupts import ENDING
 
 T = TypeVar("T")
 
@@ -65,6 +66,13 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _reactions[-1]()
 
 
+@dataclass(slots=True)
+class Stop:
+    """Asks an action to end early. A signal sets it; the command looks at it."""
+
+    requested: bool = False
+
+
 def until_stopped(events: Generator[T], stop: Stop, announcement: str = "") -> Iterator[T]:
     """Yields the events of an action until the first signal, then closes the action.
 
@@ -73,7 +81,7 @@ def until_stopped(events: Generator[T], stop: Stop, announcement: str = "") -> I
 
     def react() -> None:
         if stop.requested:
-            os._exit(interrupted_code())  # Postgres rolls back what is not committed
+            _end_process()
         stop.requested = True
         if announcement:
             why = "Hung up. " if signal.SIGHUP in _came else ""
@@ -81,15 +89,12 @@ def until_stopped(events: Generator[T], stop: Stop, announcement: str = "") -> I
             with suppress(OSError):
                 os.write(2, f"\n{why}{announcement}\n".encode())
 
-    _reactions.append(react)
-    try:
+    with _reacting(react):
         for event in events:
             yield event
             if stop.requested:
                 events.close()
                 return
-    finally:
-        _reactions.remove(react)
 
 
 @contextmanager
@@ -100,24 +105,32 @@ def finishing_first() -> Iterator[None]:
     """
     delayed: list[bool] = []
 
-    def end(*_: object) -> None:
-        os._exit(interrupted_code())
-
     def react() -> None:
         if delayed:
-            end()
+            _end_process()
         delayed.append(True)
-        signal.signal(signal.SIGALRM, end)
+        signal.signal(signal.SIGALRM, _end_process)
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
+    with _reacting(react):
+        yield
+    if delayed:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _reactions[-1]()
+
+
+@contextmanager
+def _reacting(react: Callable[[], None]) -> Iterator[None]:
+    """Has `react` called when a signal comes during the block."""
     _reactions.append(react)
     try:
         yield
     finally:
         _reactions.remove(react)
-    if delayed:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        _reactions[-1]()
+
+
+def _end_process(*_: object) -> None:
+    os._exit(interrupted_code())  # Postgres rolls back what is not committed
 
 
 def interruption() -> CommandInterruptedError:

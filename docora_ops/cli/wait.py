@@ -20,9 +20,8 @@ from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.operations import RUNNER_IS_SILENT
-from docora_ops.cli.signals import interrupted_code, until_stopped
+from docora_ops.cli.signals import Stop, interrupted_code, until_stopped
 from docora_ops.errors import ServerError, UsageError
-from docora_ops.interrupts import Stop
 from docora_ops.text import amount
 
 if TYPE_CHECKING:

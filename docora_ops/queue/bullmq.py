@@ -33,7 +33,7 @@ from docora_ops.queue.backend import (
     TO_REMOVE_RQ_JOBS,
     bullmq_workers,
 )
-from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
 from docora_ops.queue.redis_client import (
     moment_of_timestamp,
     optional_text_of,
@@ -170,7 +170,7 @@ class BullmqQueue(LinkQueue):
                 for job, (_, score) in zip(delayed, due, strict=True)
             ),
         ]
-        oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
+        oldest, seconds = longest_wait(first, now)
         return QueueOverview(
             backend=Backend.BULLMQ,
             waiting=count["wait"] + count["paused"],
@@ -180,7 +180,7 @@ class BullmqQueue(LinkQueue):
             delayed=count["delayed"],
             queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
-            oldest_waiting_seconds=max(0, int(now - oldest.timestamp())) if oldest else None,
+            oldest_waiting_seconds=seconds,
             suspended=suspension is not None,
             suspension=suspension,
             workers=workers,

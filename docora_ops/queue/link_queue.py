@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from docora_ops.jobs import (
     JobRecord,
     JobState,
     OtherQueue,
+    QueuedJob,
     QueueHealth,
     QueueOverview,
     Suspension,
@@ -62,6 +64,15 @@ class Answer:
     reason: str = ""  # why the job is unreadable
     outcome: Outcome | None = None  # of a push; a look at RQ tells only that a job waits
     is_delayed: bool = False  # it waits, but not in a list
+
+
+def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
+    """Returns since when the oldest of the waiting jobs waits, and for how many seconds.
+
+    now: seconds since 1970 by the clock of Redis.
+    """
+    oldest = min(filter(None, (job.enqueued_at for job in waiting)), default=None)
+    return oldest, max(0, int(now - oldest.timestamp())) if oldest else None
 
 
 class LinkQueue(ABC):

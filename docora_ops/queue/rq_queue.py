@@ -53,7 +53,7 @@ from docora_ops.queue.backend import (
     WIP,
 )
 from docora_ops.queue.job_template import JobTemplate, call_of, traceback_of
-from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
 from docora_ops.queue.progress import EXPIRY, links_key
 from docora_ops.queue.redis_client import (
     answers_of,
@@ -207,7 +207,7 @@ class RqQueue(LinkQueue):
                     whole_number(pid),
                     _moment(heartbeat),
                 )
-        oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
+        oldest, seconds = longest_wait(first, now)
         return QueueOverview(
             backend=Backend.RQ,
             waiting=length + len(taken),
@@ -217,7 +217,7 @@ class RqQueue(LinkQueue):
             delayed=delayed,
             queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
-            oldest_waiting_seconds=max(0, int(now - oldest.timestamp())) if oldest else None,
+            oldest_waiting_seconds=seconds,
             suspended=suspension is not None,
             suspension=suspension,
             workers=workers,

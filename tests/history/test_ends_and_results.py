@@ -11,7 +11,6 @@ from tests.support.running_commands import await_line, only_operation
 
 NO_DATABASE = {"DATABASE_URL": None}
 PACED = ("retry-all-failed", "--error", "HTTP 500", "--in-flight", "2", "--json")
-ONE_TRY = {"MAX_RETRY_ATTEMPTS": "1"}
 
 
 def told(docora: Docora) -> dict[str, Any]:
