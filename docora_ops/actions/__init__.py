@@ -11,6 +11,7 @@ from docora_ops.bulk import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
     from docora_ops.actions.bulk_run import BulkStep as BulkStep
+    from docora_ops.actions.diagnose import diagnose as diagnose
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.find_drift import Suspects as Suspects
     from docora_ops.actions.fix_drift import repair as repair
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from docora_ops.actions.many_links import resync_all as resync_all
     from docora_ops.actions.many_links import retry_all_failed as retry_all_failed
     from docora_ops.actions.many_links import schedule as schedule
+    from docora_ops.actions.monitoring import read_metrics as read_metrics
+    from docora_ops.actions.monitoring import read_status as read_status
     from docora_ops.actions.one_link import link_to_resync as link_to_resync
     from docora_ops.actions.one_link import resync as resync
     from docora_ops.actions.one_link import retry as retry
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "bulk_run": ("BulkStep",),
+    "diagnose": ("diagnose",),
     "docora": ("Docora",),
     "find_drift": ("Suspects",),
     "fix_drift": ("repair",),
@@ -49,6 +53,7 @@ _MODULES = {
     "journal": ("cancel", "follow", "history", "operations", "progress"),
     "lookup": ("LinkChoice",),
     "many_links": ("resync_all", "retry_all_failed", "schedule"),
+    "monitoring": ("read_metrics", "read_status"),
     "one_link": ("link_to_resync", "resync", "retry"),
     "reading": ("apps", "link_groups", "links", "queue", "show"),
     "workers": ("pause", "resume", "rq_workers"),

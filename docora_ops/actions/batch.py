@@ -106,29 +106,14 @@ class AuditEntries:
     has_ended: bool = False
     _run: str = field(default_factory=new_operation_id)
 
-    def start(self) -> AuditEntry | None:
-        """Returns the entry for the start of the run, or None if it has been written."""
-        return None if self.has_begun else self._entry(AuditEvent.STARTED, {})
-
-    def end(
-        self, counts: Counts, stopped_by: StoppedBy | None, cancelled_by: str | None = None
-    ) -> AuditEntry:
-        """Returns the entry for the end of the run. `counts`: links by outcome."""
-        return self._entry(AuditEvent.ENDED, counts, stopped_by, cancelled_by)
-
-    def write_end(self, store: ProgressStore, counts: Counts, stopped_by: StoppedBy | None) -> None:
-        """Writes the entry for the end of a run that has begun, once. Raises RedisError."""
-        if self.has_begun and not self.has_ended:
-            store.record(self.end(counts, stopped_by))
-            self.has_ended = True
-
-    def _entry(
+    def entry(
         self,
         event: AuditEvent,
         counts: Counts,
         stopped_by: StoppedBy | None = None,
         cancelled_by: str | None = None,
     ) -> AuditEntry:
+        """Returns the entry for the start or the end of the run. `counts`: links by outcome."""
         return audit_entry(
             self.change,
             event,
@@ -139,6 +124,16 @@ class AuditEntries:
             stopped_by=stopped_by,
             cancelled_by=cancelled_by,
         )
+
+    def start(self) -> AuditEntry | None:
+        """Returns the entry for the start of the run, or None if it has been written."""
+        return None if self.has_begun else self.entry(AuditEvent.STARTED, {})
+
+    def write_end(self, store: ProgressStore, counts: Counts, stopped_by: StoppedBy | None) -> None:
+        """Writes the entry for the end of a run that has begun, once. Raises RedisError."""
+        if self.has_begun and not self.has_ended:
+            store.record(self.entry(AuditEvent.ENDED, counts, stopped_by))
+            self.has_ended = True
 
 
 @dataclass(slots=True)
@@ -230,11 +225,18 @@ class BatchExecution:
         outcomes: dict[str, Outcome] = {}
         refused: list[Answer] = []
         with self.database.transaction():
-            claims = self._claim(candidates, wait=wait)
+            if wait:
+                for ref in candidates.values():
+                    lock_link(self.database, ref.app_id, ref.repository_id)
+            row_ids = [ref.id for ref in candidates.values()]
+            found = self.claim_links(self.database, row_ids)
+            claims = {claim.payload.job_id: claim for claim in found}
             changed = [
-                claim
-                for claim in claims.values()
-                if claim.outcome in {None, Outcome.NOT_QUEUED}  # the latter is `failed` now
+                claims[job_id]
+                for job_id in candidates  # in this order they are queued
+                if job_id in claims
+                # A link that is not queued is `failed` now.
+                and claims[job_id].outcome in {None, Outcome.NOT_QUEUED}
             ]
             payloads = [claim.payload for claim in changed]
             if self.action is Action.RESYNC:
@@ -294,15 +296,6 @@ class BatchExecution:
             else:
                 candidates[ref.job_id] = ref
         return candidates
-
-    def _claim(self, candidates: Mapping[str, LinkRef], *, wait: bool) -> dict[str, Claim]:
-        """Returns the claims by job id, in the order of the candidates."""
-        if wait:
-            for ref in candidates.values():
-                lock_link(self.database, ref.app_id, ref.repository_id)
-        ids = [ref.id for ref in candidates.values()]
-        claims = {claim.payload.job_id: claim for claim in self.claim_links(self.database, ids)}
-        return {job_id: claims[job_id] for job_id in candidates if job_id in claims}
 
     def _push(self, claims: Sequence[Claim], refs: Mapping[str, LinkRef]) -> list[Answer]:
         """Queues the jobs of claimed links. Writes the first audit entry with the first change.

@@ -45,6 +45,7 @@ from docora_ops.links import (
     batches,
     count_succeeded,
 )
+from docora_ops.queue.audit_stream import AuditEvent
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 
 LONGEST_FLIGHT = 0.8
@@ -393,7 +394,8 @@ class BulkRun:
         audit, entry = self._audit, self._audit.start()
         is_end = entry is None and not audit.has_ended and (is_last or not self._left)
         if is_end:
-            entry = audit.end(self._counts, reason, self._cancelled_by if reason else None)
+            by = self._cancelled_by if reason else None
+            entry = audit.entry(AuditEvent.ENDED, self._counts, reason, by)
         results = self._following.result().results
         was_cancelled, cancelled_by = self.docora.store.write(
             Progress(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -22,6 +23,7 @@ _PATIENCE = 2
 """Seconds for one statement: `status` and `doctor` wait for it before they ask Redis."""
 
 
+@dataclass(eq=False)
 class Docora:
     """One Docora, the first argument of every action.
 
@@ -29,9 +31,8 @@ class Docora:
     read beside the result.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.notices: list[str] = []
+    settings: Settings
+    notices: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         return self
