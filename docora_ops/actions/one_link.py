@@ -85,8 +85,6 @@ def _change(
         link = resolve_link(database, app, repository)
     workers = count_workers(docora, to_change=True)
     require_servers_to_match(database, queue)
-    if not options.dry_run:
-        queue.prepare()
     claim = _claim_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(describe_change(action, reason, **link.names, **options.recorded), 1)
     execution = BatchExecution(
@@ -119,7 +117,7 @@ def _change(
         )
     try:
         counts: dict[Outcome, int] = {outcome: 1}
-        audit.write_end(docora.store, counts, None)
+        audit.write_end(docora.redis, counts, None)
     except RedisError as error:
         not_finished = "the change was made, but history shows it as not finished"
         docora.warn(f"{not_finished}: {error.message}")

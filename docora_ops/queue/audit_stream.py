@@ -65,9 +65,10 @@ def audit_entry(
 
 
 def add_entry(client: Redis, entry: AuditEntry) -> None:
-    """Writes an entry, or adds that to a pipeline."""
+    """Writes an entry, or adds that to a pipeline. Raises RedisError."""
     execute: Callable[..., object] = client.execute_command
-    execute(*entry)
+    with redis_errors(client):
+        execute(*entry)
 
 
 def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:

@@ -21,7 +21,6 @@ from docora_ops.jobs import (
     QueuedJob,
     QueueHealth,
     QueueOverview,
-    Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
 from docora_ops.queue.audit_stream import AuditEntry
@@ -32,6 +31,7 @@ from docora_ops.queue.backend import (
     BULLMQ_SETS,
     TO_REMOVE_RQ_JOBS,
     bullmq_workers,
+    read_suspension,
 )
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
 from docora_ops.queue.redis_client import (
@@ -58,7 +58,6 @@ _STATUSES = {
     JobState.WAITING: "wait",
     JobState.RUNNING: "active",
 }
-_SUSPENSION = Suspension(None, None, None, None, "the BullMQ queue is paused")
 _PAGE = 5000
 _PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
@@ -94,22 +93,17 @@ class BullmqQueue(LinkQueue):
         Without a job that waits, an operation's links can't be kept before the commit: whoever
         waits for them would take their old status for the result.
         """
-        return self.look([each.job_id for each in requests], rows_locked=True, audit=audit)
+        return self.look([each.job_id for each in requests], audit)
 
     def look(
-        self,
-        job_ids: Sequence[str],
-        *,
-        rows_locked: bool = False,
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+        self, job_ids: Sequence[str], audit: Mapping[Outcome, AuditEntry] = MappingProxyType({})
     ) -> list[Answer]:
         if not job_ids:
             return []
         entries = {state: audit[each] for state, each in _OUTCOMES.items() if each in audit}
         arguments = [json.dumps({"prefix": BULLMQ, "audit": entries}), *job_ids]
         answers = []
-        replies = self._script.run(arguments, rows_locked=rows_locked)
-        for job_id, reply in zip(job_ids, replies, strict=True):
+        for job_id, reply in zip(job_ids, self._script.run(arguments), strict=True):
             word, _, reason = reply.partition(":")
             state = JobState.WAITING if word == "delayed" else JobState(word)
             outcome = _OUTCOMES.get(state)
@@ -119,11 +113,6 @@ class BullmqQueue(LinkQueue):
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
         return is_pending and answer.state is not JobState.UNREADABLE
-
-    def read_suspension(self) -> Suspension | None:
-        with redis_errors(self._client):
-            is_paused = self._client.hget(f"{BULLMQ}meta", "paused")
-        return _SUSPENSION if is_paused else None
 
     def health(self) -> QueueHealth:
         overview = self.overview(1)
@@ -160,7 +149,8 @@ class BullmqQueue(LinkQueue):
             first = self._jobs([*reversed(wait), *reversed(paused)], "waiting")
             delayed = self._jobs([job_id for job_id, _ in due], "delayed")
             running = self._jobs(active[::-1], "active")
-            suspension, workers = self.read_suspension(), bullmq_workers(client)
+            suspension = read_suspension(client, self.backend)
+            workers = bullmq_workers(client)
         count = dict(zip(BULLMQ_PLACES, counts, strict=True))
         jobs = [
             *running,

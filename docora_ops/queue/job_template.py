@@ -1,7 +1,6 @@
 """The hash of a snapshot job in Redis: RQ builds one, and each link fills in its own values."""
 
 import pickle
-import struct
 import zlib
 from base64 import b64decode
 from contextlib import suppress
@@ -19,7 +18,6 @@ _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _SHOWN_ARGUMENTS = frozenset({"app_name", "owner", "name"})
 _MOST_OF_A_CALL = 1 << 20  # bytes of a pickled call that are read
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
-_LARGEST_BLOCK = 0xFFFF  # bytes of the largest stored block in a zlib stream
 _LINES = 10  # of a traceback that are shown
 
 
@@ -48,22 +46,15 @@ class JobTemplate:
                 self.fields += (name, str(getattr(value, "value", value)))
 
     def data(self, payload: Payload, *, is_rescan: bool) -> bytes:
-        """Returns the call of a link's job, pickled, in a zlib stream as RQ writes it.
+        """Returns the call of a link's job, pickled.
 
-        It is stored, not compressed: compressing takes as long as the push. For each stream zlib
-        allocates its whole window, at any level: so the stream is made here.
+        RQ reads it with or without compression, which would take as long as the push.
         """
         # Not dataclasses.asdict, which takes several times as long.
         arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
         arguments["is_rescan"] = is_rescan
         call = (self._function, None, (), arguments)
-        data = pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
-        size = len(data)
-        if size > _LARGEST_BLOCK:
-            return zlib.compress(data, 0)
-        # Header; the last block, stored, its size and the complement; then the checksum.
-        head = struct.pack("<HBHH", 0x0178, 1, size, size ^ 0xFFFF)
-        return head + data + struct.pack(">I", zlib.adler32(data))
+        return pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def call_of(data: bytes) -> dict[str, str]:

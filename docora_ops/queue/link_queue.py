@@ -19,7 +19,6 @@ from docora_ops.jobs import (
     QueuedJob,
     QueueHealth,
     QueueOverview,
-    Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry
@@ -88,7 +87,6 @@ class LinkQueue(ABC):
         self._settings = settings
         self._client = client
         self._script = Script(client, *self.script_files)
-        self.prepare = self._script.prepare  # to be called before rows are locked
         self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
         # The time within which Docora's scheduler queues a pending link, in words.
         self.scan_interval = settings.scan_interval
@@ -147,10 +145,6 @@ class LinkQueue(ABC):
         client = self._client
         with redis_errors(client):
             return len(bullmq_workers(client)) if self.is_docoras else count_rq_workers(client)
-
-    @abstractmethod
-    def read_suspension(self) -> Suspension | None:
-        """Returns the order to all workers to take no jobs, if there is one."""
 
     def read_other(self) -> OtherQueue:
         """Tells whether the queue of the other backend holds jobs, and whether a worker runs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
@@ -41,11 +40,6 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 # Further fields of an operation that docora-ops has started, as far as they are known.
 _OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
-
-
-def new_operation_id() -> str:
-    """`bulk_` and 16 random hex digits."""
-    return f"bulk_{os.urandom(8).hex()}"
 
 
 class ProgressStore:
@@ -253,11 +247,6 @@ class ProgressStore:
                 self._client.xlen(str(audit[1]))  # refused if the key is of another type
                 add_entry(pipeline, audit)
             yield pipeline
-
-    def record(self, audit: AuditEntry) -> None:
-        """Writes an audit entry without a change."""
-        with redis_errors(self._client):
-            add_entry(self._client, audit)
 
 
 def operation_key(operation_id: str) -> str:

@@ -84,31 +84,24 @@ def _unusable_file(options: Mapping[str, Any]) -> str | None:
 
 
 class Script:
-    """A Lua script of this package."""
+    """A Lua script of this package. Rows may be locked while it runs: Redis has 4 s."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
         """`names`: the files that the script consists of."""
-        self._client = client
         pool = client.connection_pool
         options = dict(pool.connection_kwargs)
         for name in ("socket_timeout", "socket_connect_timeout"):
             options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
         pool = redis.ConnectionPool(connection_class=pool.connection_class, **options)
-        self.client_with_rows_locked = redis.Redis(connection_pool=pool)
+        self.client = redis.Redis(connection_pool=pool)
         folder = files("docora_ops.queue")
         texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
-        self._script = client.register_script("".join(texts))
+        self._script = self.client.register_script("".join(texts))
 
-    def prepare(self) -> None:
-        """Connects and loads the script before rows are locked. Raises RedisError."""
-        with redis_errors(self.client_with_rows_locked):
-            self.client_with_rows_locked.script_load(self._script.script)
-
-    def run(self, arguments: Sequence[str | bytes], *, rows_locked: bool = False) -> list[str]:
+    def run(self, arguments: Sequence[str | bytes]) -> list[str]:
         """Runs the script and returns its answers. Raises RedisError."""
-        client = self.client_with_rows_locked if rows_locked else self._client
-        with redis_errors(client):
-            replies = cast("list[bytes]", self._script(args=arguments, client=client))
+        with redis_errors(self.client):
+            replies = cast("list[bytes]", self._script(args=arguments))
         return [reply.decode(errors="surrogateescape") for reply in replies]
 
 

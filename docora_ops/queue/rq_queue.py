@@ -7,9 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
-from math import ceil
 from types import MappingProxyType
 from typing import cast
 
@@ -18,16 +17,13 @@ from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.job import Job
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
-from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcformat, utcparse
 from rq.worker import Worker as RQWorker
-from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.audit import Change
 from docora_ops.jobs import (
     MOST_SEARCHED,
     QUEUE_NAME,
-    AnyWorker,
     Backend,
     JobFailure,
     JobPlace,
@@ -37,12 +33,11 @@ from docora_ops.jobs import (
     QueueHealth,
     QueueOverview,
     Scheduler,
-    Suspension,
     Worker,
     silence_of,
 )
 from docora_ops.links import Outcome, batches, ids_of_job
-from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry, mapping_of
+from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import (
     EXECUTIONS,
     INTERMEDIATE,
@@ -51,6 +46,7 @@ from docora_ops.queue.backend import (
     SCRIPT_KEYS,
     TO_REMOVE_BULLMQ_JOBS,
     WIP,
+    read_suspension,
 )
 from docora_ops.queue.job_template import JobTemplate, call_of, traceback_of
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
@@ -138,8 +134,9 @@ class RqQueue(LinkQueue):
             return []
         template = self._template = self._template or JobTemplate(self._settings, self._client)
         with redis_errors(self._client):  # whose clock is the only one that all processes share
-            seconds = server_time(self._script.client_with_rows_locked)
-        now = utcformat(datetime.fromtimestamp(seconds, UTC))
+            seconds, microseconds = self._script.client.time()
+        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+        now = utcformat(at)
         config = SCRIPT_KEYS | {
             "front": front,
             "fields": [*template.fields, "created_at", now, "enqueued_at", now],
@@ -157,11 +154,8 @@ class RqQueue(LinkQueue):
                 payload.description if payload else b"",
                 bytes.fromhex(request.row_id.replace("-", "")),
             )
-        replies = self._script.run(arguments, rows_locked=True)
-        return [_answer(each.job_id, reply) for each, reply in zip(requests, replies, strict=True)]
-
-    def read_suspension(self) -> Suspension | None:
-        return read_suspension(self._client)
+        job_ids = [each.job_id for each in requests]
+        return list(map(_answer, job_ids, self._script.run(arguments)))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         for place, job_ids in self.sweep.read().by_place.items():
@@ -195,7 +189,7 @@ class RqQueue(LinkQueue):
                 *first[:limit],
                 *(replace(job, due_at=due_at[job.job_id]) for job in later),
             ]
-            workers, suspension = _workers(client, now), read_suspension(client)
+            workers, suspension = _workers(client, now), read_suspension(client, self.backend)
             scheduler = None
             if lock:
                 key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
@@ -386,68 +380,3 @@ def _moment(value: bytes | None) -> datetime | None:
         if value:
             return utcparse(text_of(value))
     return None
-
-
-# RQ's order to all workers of this Redis to take no jobs
-
-
-def suspend_workers(client: Redis, seconds: int | None, change: Change) -> Suspension:
-    """Suspends all workers for `seconds`, or until `resume` if None. Raises RedisError.
-
-    Replaces an earlier suspension, and writes the audit entry.
-    """
-    with redis_errors(client), client.pipeline() as pipeline:
-        at = int(server_time(client))
-        # RQ only asks whether its key exists: the value says since when, by whom and why. One SET,
-        # since RQ's own `suspend` sends SET, then EXPIRE: killed in between, it suspends for ever.
-        value = {"suspended_at": at, "who": change.who, "reason": change.reason or ""}
-        pipeline.set(WORKERS_SUSPENDED, json.dumps(value), ex=seconds)
-        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
-        pipeline.execute()
-    begin = datetime.fromtimestamp(at, UTC)
-    end = None if seconds is None else begin + timedelta(seconds=seconds)
-    return Suspension(begin, end, seconds, change.who, change.reason)
-
-
-def resume_workers(client: Redis, change: Change) -> None:
-    """Ends the suspension, and writes the audit entry. Raises RedisError."""
-    with redis_errors(client), client.pipeline() as pipeline:
-        pipeline.delete(WORKERS_SUSPENDED)
-        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
-        pipeline.execute()
-
-
-def read_suspension(client: Redis) -> Suspension | None:
-    """Returns the order to take no jobs, None if there is none. Raises RedisError."""
-    with redis_errors(client):
-        pipeline = client.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.pttl(WORKERS_SUSPENDED)
-        pipeline.get(WORKERS_SUSPENDED)
-        (seconds, microseconds), left, value = pipeline.execute()
-    if left == -2:  # noqa: PLR2004 - Redis: no such key
-        return None
-    details = mapping_of(text_of(value or b""))  # none after `rq suspend`
-    begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
-    end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
-    return Suspension(
-        suspended_at=moment_of_timestamp(begin) if isinstance(begin, int) else None,
-        ends_at=None if end is None else moment_of_timestamp(end),
-        remaining_seconds=ceil(left / 1000) if left >= 0 else None,
-        who=str(who) if who else None,
-        reason=str(reason) if reason else None,
-    )
-
-
-def live_workers(client: Redis) -> list[AnyWorker]:
-    """Reads the live workers of all queues of this Redis, ordered by name. Raises RedisError."""
-    with redis_errors(client):
-        keys = sorted(map(text_of, cast("set[bytes]", client.smembers(REDIS_WORKER_KEYS))))
-        rows = read_hashes(client, keys, ("birth", "death", "state", "queues"))
-    workers = []
-    for key, (birth, death, state, queues) in zip(keys, rows, strict=True):
-        if birth is not None and death is None:
-            name = key.removeprefix(RQWorker.redis_worker_namespace_prefix)
-            names = text_of(queues or b"").split(",")
-            workers.append(AnyWorker(name, optional_text_of(state), list(filter(None, names))))
-    return workers

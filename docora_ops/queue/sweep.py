@@ -156,7 +156,6 @@ class QueueSweep:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._script = Script(client, "judge.lua", "sweep.lua")
-        self.prepare = self._script.prepare  # to be called before rows are locked
 
     def read(self) -> Entries:
         """Reads all entries, page by page: Redis is held for a few milliseconds at a time.
@@ -225,4 +224,4 @@ class QueueSweep:
             job = asdict(removal)
             evidence = job.pop("evidence")  # others may have written any bytes
             arguments += (evidence.encode(errors="surrogateescape"), json.dumps(job))
-        return self._script.run(arguments, rows_locked=True)
+        return self._script.run(arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -99,7 +98,7 @@ class FoundJob:
             return False
         if self.status != "queued" or any(map(self.fields.get, ("started_at", "ended_at", "meta"))):
             return False
-        arguments: Any = pickle.loads(zlib.decompress(self.fields["data"]))[3]
+        arguments: Any = pickle.loads(self.fields["data"])[3]
         ids = (arguments["app_id"], arguments["repository_id"])
         return ids == link.ids and arguments["is_rescan"] == rescan
 
