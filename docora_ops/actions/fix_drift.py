@@ -31,8 +31,8 @@ from docora_ops.settings import SECOND_LOOK_DELAY
 from docora_ops.text import amount
 
 _JOBS_AT_ONCE = 1000
-"""Jobs in one transaction. Redis needs as long to read 100,000 entries of its list, which it does
-once for each transaction, as to remove 2,000 jobs."""
+"""Jobs in one transaction. Redis needs as long to read 500,000 entries of its list, which it does
+once for each transaction, as to remove these jobs."""
 _OUTCOMES = {
     Outcome.QUEUED: RepairOutcome.QUEUED,
     Outcome.REPLACED_STALE: RepairOutcome.QUEUED,

@@ -19,7 +19,6 @@ from docora_ops.jobs import (
     JobRecord,
     JobState,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
@@ -29,7 +28,6 @@ from docora_ops.queue.backend import (
     BULLMQ_LISTS,
     BULLMQ_PLACES,
     BULLMQ_SETS,
-    TO_REMOVE_RQ_JOBS,
     bullmq_workers,
     read_suspension,
 )
@@ -113,23 +111,6 @@ class BullmqQueue(LinkQueue):
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
         return is_pending and answer.state is not JobState.UNREADABLE
-
-    def health(self) -> QueueHealth:
-        overview = self.overview(1)
-        with redis_errors(self._client):
-            active = self._client.llen(f"{BULLMQ}active")
-            meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
-        return QueueHealth(
-            waiting=overview.waiting,
-            oldest_waits_for=overview.oldest_waiting_seconds,
-            workers=len(overview.workers),
-            suspension=overview.suspension,
-            bullmq_version=text_of(meta.get(b"version", b"")) if meta else None,
-            active=active,
-            delayed=overview.delayed,
-            other=self.read_other(),
-            to_remove_others=TO_REMOVE_RQ_JOBS,
-        )
 
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, _LEAST_WAITING)

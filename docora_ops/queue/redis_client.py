@@ -1,8 +1,6 @@
 """Connecting to Redis, running scripts, turning its errors into ours, and decoding its values."""
 
-import os
 import re
-import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -163,7 +161,7 @@ def redis_errors(client: redis.Redis) -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        message, hint = _explain(error, client)
+        message, hint = _explain(error)
         is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
         kind = RedisDeniedError if is_denied else RedisError
         raise kind(f"Redis at {describe(client)} {message}", hint=hint) from error
@@ -173,7 +171,7 @@ _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
 
 
-def _explain(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
+def _explain(error: redis.RedisError) -> tuple[str, str]:
     """Returns a sentence and a hint."""
     text = str(error)
     if isinstance(error, _LOGIN_ERRORS):
@@ -190,7 +188,12 @@ def _explain(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
         )
     is_loading = isinstance(error, exceptions.BusyLoadingError)
     if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError) and not is_loading:
-        return _explain_connection(error, client)
+        hint = "check that it runs, REDIS_URL and, with rediss://, its TLS options; see Redis's log"
+        if "connecting to" not in text:
+            return "broke the connection", hint
+        # From `Error 111 connecting to HOST:PORT. Connection refused.`, or with OpenSSL's marks.
+        reason = re.sub(r"^Error.*? connecting to .*?\. |\[.*?\] | \(_ssl.*?\)", "", text)
+        return f"can't be reached: {mask(reason[:1].lower() + reason[1:].rstrip('.'))}", hint
     if _lacks_permission(error) or "EXEC without MULTI" in text:
         # Redis names the command, yet never the key or channel.
         command = re.search(r"to run the '([\w|-]+)' command|EXEC without (MULTI)", text)
@@ -221,31 +224,6 @@ def _first_line(text: str) -> str:
     # Redis repeats the arguments of an unknown command, which may hold a password.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
     return mask(text)[:200]
-
-
-def _explain_connection(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
-    """Explains a failed connection by the system's error, not by the text of the client."""
-    pool, hint = client.connection_pool, "check that it runs, and REDIS_URL"
-    if issubclass(pool.connection_class, redis.SSLConnection):
-        hint += ": rediss:// needs a server with TLS, and one that asks for a client certificate "
-        hint += "needs ssl_certfile and ssl_keyfile"
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, ssl.SSLError):
-        reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            reason = f"its TLS certificate is refused: {cause.verify_message}"
-            hint = "check the host in REDIS_URL, and ssl_ca_certs"
-    elif isinstance(cause, socket.gaierror):
-        reason = f"the name {pool.connection_kwargs.get('host')} can't be looked up"
-    elif isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
-        reason = "connecting timed out"
-    elif cause is not None and cause.errno and "connecting to" in str(error):
-        reason = os.strerror(cause.errno).lower()
-    else:
-        return "broke the connection", f"{hint}; see its log"
-    return f"can't be reached: {reason}", hint
 
 
 def explain_refused_write(error: redis.RedisError) -> tuple[str, str] | None:

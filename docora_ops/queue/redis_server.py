@@ -8,7 +8,7 @@ import redis
 from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import STREAM
 from docora_ops.queue.backend import LIST
-from docora_ops.queue.progress import links_key, operation_key
+from docora_ops.queue.progress import operation_key, part_key
 from docora_ops.queue.redis_client import explain_refused_write, redis_errors, server_time
 
 _TRIAL = "docora-ops:trial"  # ends the names of keys that never exist
@@ -34,7 +34,7 @@ def try_commands(client: redis.Redis, backend: Backend) -> tuple[str, str] | Non
 
     Returns why it refuses writes at present, and what to do, or None if it takes writes.
     """
-    operation, links, job = operation_key(_TRIAL), links_key(_TRIAL), f"{LIST}:{_TRIAL}"
+    operation, links, job = operation_key(_TRIAL), part_key(_TRIAL, "links"), f"{LIST}:{_TRIAL}"
     try:
         with client.pipeline() as pipeline:
             pipeline.ping()

@@ -30,11 +30,9 @@ from docora_ops.jobs import (
     JobRecord,
     JobState,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
     Scheduler,
     Worker,
-    silence_of,
 )
 from docora_ops.links import Outcome, batches, ids_of_job
 from docora_ops.queue.audit_stream import AuditEntry
@@ -44,13 +42,12 @@ from docora_ops.queue.backend import (
     LIST,
     REGISTRIES,
     SCRIPT_KEYS,
-    TO_REMOVE_BULLMQ_JOBS,
     WIP,
     read_suspension,
 )
 from docora_ops.queue.job_template import JobTemplate, call_of, traceback_of
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
-from docora_ops.queue.progress import EXPIRY, links_key
+from docora_ops.queue.progress import EXPIRY, part_key
 from docora_ops.queue.redis_client import (
     answers_of,
     moment_of_timestamp,
@@ -143,7 +140,7 @@ class RqQueue(LinkQueue):
             "audit": {word: audit[each] for word, each in _AUDITED.items() if each in audit},
         }
         if operation_id:
-            config |= {"links_key": links_key(operation_id), "links_expiry": EXPIRY}
+            config |= {"links_key": part_key(operation_id, "links"), "links_expiry": EXPIRY}
         arguments: list[str | bytes] = ["push", json.dumps(config)]
         for request in requests:
             payload = request.payload
@@ -218,28 +215,6 @@ class RqQueue(LinkQueue):
             scheduler=scheduler,
             jobs=jobs[:limit],
             backend_source=self.choice.source,
-        )
-
-    def health(self) -> QueueHealth:
-        overview, client = self.overview(1), self._client
-        workers, oldest = overview.workers, overview.oldest_waiting_seconds
-        with redis_errors(client):
-            key = REGISTRIES["scheduled"]
-            first = cast("list[tuple[bytes, float]]", client.zrange(key, 0, 0, withscores=True))
-            now = server_time(client)
-        return QueueHealth(
-            waiting=overview.waiting,
-            oldest_waits_for=oldest,
-            workers=len(workers),
-            suspension=overview.suspension,
-            # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
-            has_scheduler=overview.scheduler is not None
-            or any(worker.clock_ahead_seconds is not None for worker in workers),
-            first_delayed_in=first[0][1] - now if first else None,
-            other=self.read_other(),
-            silence=silence_of(workers),
-            live_workers=workers,
-            to_remove_others=TO_REMOVE_BULLMQ_JOBS,
         )
 
     def job(self, job_id: str) -> JobRecord:
