@@ -31,15 +31,26 @@ from docora_ops.queue.redis_client import (
 EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
 HEARTBEAT = 30  # seconds after which a runner renews the TTL, even if its batch takes longer
 OWNER_PATIENCE = 120  # seconds without a renewal after which an operation has lost its runner
+HEARD = 60  # seconds for which a run with `--in-flight` counts as under way since it was kept
 FAILURES_KEPT = 10_000
 
 _PREFIX = "docora:bulk:"
+_PACED_RUNS = "docora-ops:paced-runs"  # operation ids of runs that were heard of lately
 _ID_BYTES = 16
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 # Further fields of an operation that docora-ops has started, as far as they are known.
 _OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
+
+
+@dataclass(frozen=True)
+class PacedLinks:
+    """The links of a run with `--in-flight` that is under way, by their row ids."""
+
+    operation_id: str
+    selected: frozenset[str]
+    queued: frozenset[str]  # the selected links whose turn has come
 
 
 class ProgressStore:
@@ -223,7 +234,6 @@ class ProgressStore:
         audit: AuditEntry | None = None,
         *,
         cancelled_by: str | None = None,
-        stopped_by: StoppedBy | None = None,
     ) -> bool:
         """Asks the runner to stop after its current batches. Returns False if somebody has before.
 
@@ -238,13 +248,45 @@ class ProgressStore:
         if operation.cancelled:
             return False
         fields: dict[Any, Any] = {"cancelled": "true"}
-        if reason := cancelled_by or stopped_by:
-            fields["cancelled_by" if cancelled_by else "stopped_by"] = reason
+        if cancelled_by:
+            fields["cancelled_by"] = cancelled_by
         with self._transaction(audit) as pipeline:
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, EXPIRY)  # it may have expired just now
             pipeline.execute()
         return True
+
+    # Runs with `--in-flight` that are under way: `schedule` leaves their links to them
+
+    def keep_paced(self, operation_id: str, selected: Iterable[str]) -> None:
+        """Makes the run and its links known for the next `HEARD` seconds."""
+        key = part_key(operation_id, "selection")
+        with redis_errors(self._client):
+            if not self._client.expire(key, HEARD):
+                self._client.set(key, _packed(selected), ex=HEARD)
+            self._client.sadd(_PACED_RUNS, operation_id)
+            self._client.expire(_PACED_RUNS, HEARD)
+
+    def end_paced(self, operation_id: str) -> None:
+        """Makes the run unknown."""
+        with redis_errors(self._client):
+            self._client.delete(part_key(operation_id, "selection"))
+
+    def read_paced(self) -> list[PacedLinks]:
+        """Returns the runs that are under way, each with its links."""
+        with redis_errors(self._client):
+            known = cast("set[bytes]", self._client.smembers(_PACED_RUNS))
+            operation_ids = sorted(map(text_of, known))
+            pipeline = self._client.pipeline(transaction=False)
+            for operation_id in operation_ids:
+                pipeline.get(part_key(operation_id, "selection"))
+                pipeline.get(part_key(operation_id, "links"))
+            found = answers_of(pipeline)
+        return [
+            PacedLinks(operation_id, *(frozenset(_unpacked(each or b"")) for each in links))
+            for operation_id, *links in zip(operation_ids, found[::2], found[1::2], strict=True)
+            if links[0]
+        ]
 
     @contextmanager
     def _transaction(self, audit: AuditEntry | None) -> Iterator[Pipeline]:
@@ -278,55 +320,3 @@ def _packed(ids: Iterable[str]) -> bytes:
 def _unpacked(packed: bytes) -> list[str]:
     starts = range(0, len(packed) - _ID_BYTES + 1, _ID_BYTES)
     return [str(UUID(bytes=packed[start : start + _ID_BYTES])) for start in starts]
-
-
-# Runs with `--in-flight` that are under way: `schedule` leaves their links to them
-
-PACED_RUNS = "docora-ops:paced-runs"  # operation ids of runs that were heard of lately
-HEARD = 60  # seconds for which a run counts as under way without a further sign of life
-
-
-@dataclass(frozen=True)
-class PacedLinks:
-    """The links of a run that is under way, by their row ids."""
-
-    operation_id: str
-    selected: frozenset[str]
-    queued: frozenset[str]  # the selected links whose turn has come
-
-
-class PacedRuns:
-    """Makes runs known, and finds them. All calls raise RedisError."""
-
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-
-    def keep(self, operation_id: str, selected: Iterable[str]) -> None:
-        """Makes the run and its links known for the next `HEARD` seconds."""
-        key = part_key(operation_id, "selection")
-        with redis_errors(self._client):
-            if not self._client.expire(key, HEARD):
-                self._client.set(key, _packed(selected), ex=HEARD)
-            self._client.sadd(PACED_RUNS, operation_id)
-            self._client.expire(PACED_RUNS, HEARD)
-
-    def end(self, operation_id: str) -> None:
-        """Makes the run unknown."""
-        with redis_errors(self._client):
-            self._client.delete(part_key(operation_id, "selection"))
-
-    def read(self) -> list[PacedLinks]:
-        """Returns the runs that are under way, each with its links."""
-        with redis_errors(self._client):
-            known = cast("set[bytes]", self._client.smembers(PACED_RUNS))
-            operation_ids = sorted(map(text_of, known))
-            pipeline = self._client.pipeline(transaction=False)
-            for operation_id in operation_ids:
-                pipeline.get(part_key(operation_id, "selection"))
-                pipeline.get(part_key(operation_id, "links"))
-            found = answers_of(pipeline)
-        return [
-            PacedLinks(operation_id, *(frozenset(_unpacked(each or b"")) for each in links))
-            for operation_id, *links in zip(operation_ids, found[::2], found[1::2], strict=True)
-            if links[0]
-        ]

@@ -146,7 +146,7 @@ class RqQueue(LinkQueue):
             payload = request.payload
             arguments += (
                 request.job_id,
-                request.disproved.encode(errors="surrogateescape"),
+                request.disproved,
                 template.data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
                 bytes.fromhex(request.row_id.replace("-", "")),
