@@ -133,7 +133,7 @@ def _change(
         deliveries_cleared=batch.deliveries_cleared,
         update=options.update,
         dry_run=options.dry_run,
-        scan_interval=queue.scan_interval,
+        scan_interval=docora.settings.scan_interval,
     )
 
 
@@ -175,7 +175,7 @@ def _not_failed(docora: Docora, link: Link) -> NotFailedError:
     elif job is JobState.RUNNING:
         hint = "its snapshot is running: wait for it to end"
     elif queue.docora_picks_up(status, Answer(link.ref.job_id, job)):
-        when = when_docora_queues(queue.count_workers(), queue.scan_interval)
+        when = when_docora_queues(queue.count_workers(), docora.settings.scan_interval)
         hint = f"Docora's scheduler queues it {when}"
         if link.circuit_is_open:
             hint = f"{link.held_back}; to close it: docora-ops retry {words} --reset-circuit"

@@ -200,7 +200,7 @@ def read_suspension(client: Redis, backend: Backend) -> Suspension | None:
         (seconds, microseconds), left, value = pipeline.execute()
     if left == -2:  # noqa: PLR2004 - Redis: no such key
         return None
-    details = mapping_of(text_of(value or b""))  # none after `rq suspend`
+    details = mapping_of(value)  # none after `rq suspend`
     begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
     end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
     return Suspension(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, cast
+from typing import cast
 
 from docora_ops.jobs import (
     QUEUE_NAME,
@@ -22,7 +22,7 @@ from docora_ops.jobs import (
     QueueOverview,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
-from docora_ops.queue.audit_stream import AuditEntry
+from docora_ops.queue.audit_stream import AuditEntry, mapping_of
 from docora_ops.queue.backend import (
     BULLMQ,
     BULLMQ_LISTS,
@@ -166,8 +166,8 @@ class BullmqQueue(LinkQueue):
         for member, row in zip(job_ids, read_hashes(self._client, keys, _JOB_FIELDS), strict=True):
             name, data, created, began, tries, options = row
             # A job that was tried or delayed has waited for less time than it exists.
-            was_moved = (whole_number(tries) or 0) > 0 or bool(_object_of(options).get("delay"))
-            call, job_id = _object_of(data), text_of(member)
+            was_moved = (whole_number(tries) or 0) > 0 or bool(mapping_of(options).get("delay"))
+            call, job_id = mapping_of(data), text_of(member)
             app_id, repository_id = ids_of_job(job_id) or (None, None)
             owner, repository = call.get("owner"), call.get("name")
             jobs.append(
@@ -193,7 +193,7 @@ class BullmqQueue(LinkQueue):
         created, began, ended, worker, options, tries, reason = row
         exists, attempts = created is not None, whole_number(tries) or 0
         status = "delayed" if answer.is_delayed else _STATUSES.get(answer.state)
-        allowed, ended_at = _object_of(options).get("attempts"), _moment(ended)
+        allowed, ended_at = mapping_of(options).get("attempts"), _moment(ended)
         retries_left = None
         if isinstance(allowed, int) and status not in _ENDED:
             retries_left = max(0, allowed - attempts)
@@ -228,12 +228,3 @@ class BullmqQueue(LinkQueue):
 def _moment(milliseconds: bytes | None) -> datetime | None:
     number = whole_number(milliseconds)
     return None if number is None else moment_of_timestamp(number / 1000)
-
-
-def _object_of(text: bytes | None) -> dict[str, Any]:
-    """Parses a JSON object; returns an empty one for anything else: others may have written it."""
-    try:
-        found = json.loads(text or b"{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

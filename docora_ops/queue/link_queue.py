@@ -91,8 +91,6 @@ class LinkQueue(ABC):
         self._client = client
         self._script = Script(client, *self.script_files)
         self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
-        # The time within which Docora's scheduler queues a pending link, in words.
-        self.scan_interval = settings.scan_interval
 
     @property
     def where(self) -> str:

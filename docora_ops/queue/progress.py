@@ -172,10 +172,10 @@ class ProgressStore:
                     last_step_seconds=None if at is None else int(seconds - at),
                     who=who,
                     command=command,
-                    selection=mapping_of(selection or ""),
+                    selection=mapping_of(selection),
                     stopped_by=reason_of(stopped_by),
                     cancelled_by=cancelled_by,
-                    results=results_of(results or ""),
+                    results=results_of(results),
                 )
             )
         return operations

@@ -201,18 +201,10 @@ def _explain(error: redis.RedisError) -> tuple[str, str]:
         what = f"the command {named}" if named else "one of our keys or channels"
         hint = "docora-ops help privileges lists what the user in REDIS_URL needs"
         return f"does not permit {what} to our user", hint
-    if isinstance(error, exceptions.MasterDownError):  # which the client takes for a ClusterError
+    if isinstance(error, exceptions.MasterDownError):
         return (
             "is a replica without a primary, and answers nothing",
             "point REDIS_URL at the primary, or try again once the replica is promoted",
-        )
-    # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
-    if isinstance(error, exceptions.ClusterError | exceptions.AskError) or re.search(
-        "cluster|hash to the same slot", text
-    ):
-        return (
-            "is a node of a Cluster, which spreads its keys over several servers",
-            "point REDIS_URL at a Redis or Valkey without cluster-enabled: RQ needs one server",
         )
     return explain_refused_write(error) or (
         f"answered with an error: {_first_line(text)}",

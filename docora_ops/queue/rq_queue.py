@@ -4,15 +4,20 @@ Unlike RQ's own calls, those that read write nothing and unpickle nothing.
 """
 
 import json
+import pickle
+import re
+import zlib
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
+from rq import Queue, Retry
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.job import Job
@@ -22,6 +27,7 @@ from rq.worker import Worker as RQWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import (
+    JOB_FUNCTION,
     MOST_SEARCHED,
     QUEUE_NAME,
     Backend,
@@ -34,7 +40,7 @@ from docora_ops.jobs import (
     Scheduler,
     Worker,
 )
-from docora_ops.links import Outcome, batches, ids_of_job
+from docora_ops.links import Outcome, Payload, batches, ids_of_job
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import (
     EXECUTIONS,
@@ -45,7 +51,6 @@ from docora_ops.queue.backend import (
     WIP,
     read_suspension,
 )
-from docora_ops.queue.job_template import JobTemplate, call_of, traceback_of
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
 from docora_ops.queue.progress import EXPIRY, part_key
 from docora_ops.queue.redis_client import (
@@ -59,6 +64,7 @@ from docora_ops.queue.redis_client import (
     whole_number,
 )
 from docora_ops.queue.sweep import TO_RUN_OR_FAILED, QueueSweep
+from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 
 _OUTCOMES = {
     "queued": Outcome.QUEUED,
@@ -70,7 +76,13 @@ _OUTCOMES = {
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
 # The status of a waiting job, and its place among those of `RqQueue.is_in_place`.
 _PLACES = {"queued": 0, "scheduled": 2, "deferred": 3, "ready_to_enqueue": 4}
-_JOB_FIELDS = ("data", "created_at", "enqueued_at", "started_at")
+_VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
+_PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
+_MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
+_LINES = 10  # of a traceback that are shown
+_JOB_FIELDS = ("description", "created_at", "enqueued_at", "started_at")
+# How docora-ops describes a job. Others may describe theirs with all arguments, which hold secrets.
+_DESCRIPTION = re.compile(r"([\w.-]+/[\w.-]+) → (.+)")
 _RECORD_FIELDS = (
     *("status", "origin", "retries_left", "worker_name"),
     *("created_at", "enqueued_at", "started_at", "ended_at"),
@@ -87,11 +99,33 @@ class RqQueue(LinkQueue):
 
     backend = Backend.RQ
     script_files = ("judge.lua", "look_and_push.lua")
-    _template: JobTemplate | None = None
 
     @cached_property
     def sweep(self) -> QueueSweep:
         return QueueSweep(self._client)
+
+    @cached_property
+    def common_fields(self) -> list[str]:
+        """The fields that the hashes of all jobs have in common, names and values alternating.
+
+        RQ builds one job: a Job object for each link would take longer than all the rest.
+        """
+        settings = self._settings
+        delays = settings.retry_delays
+        job = Queue(QUEUE_NAME, connection=self._client).create_job(
+            JOB_FUNCTION,
+            timeout=settings.job_timeout,
+            result_ttl=RESULT_TTL,
+            failure_ttl=FAILURE_TTL,
+            description="of no link",
+            retry=Retry(max=len(delays), interval=delays) if delays else None,
+        )
+        return [
+            text
+            for name, value in job.to_dict().items()
+            if name not in _VARIABLE_FIELDS
+            for text in (name, str(getattr(value, "value", value)))
+        ]
 
     def sample(self, count: int) -> list[str]:
         pipeline = self._client.pipeline(transaction=False)
@@ -129,14 +163,13 @@ class RqQueue(LinkQueue):
     ) -> list[Answer]:
         if not requests:
             return []
-        template = self._template = self._template or JobTemplate(self._settings, self._client)
         with redis_errors(self._client):  # whose clock is the only one that all processes share
             seconds, microseconds = self._script.client.time()
         at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
         now = utcformat(at)
         config = SCRIPT_KEYS | {
             "front": front,
-            "fields": [*template.fields, "created_at", now, "enqueued_at", now],
+            "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
             "audit": {word: audit[each] for word, each in _AUDITED.items() if each in audit},
         }
         if operation_id:
@@ -147,7 +180,7 @@ class RqQueue(LinkQueue):
             arguments += (
                 request.job_id,
                 request.disproved,
-                template.data(payload, is_rescan=request.is_rescan) if payload else b"",
+                job_data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
                 bytes.fromhex(request.row_id.replace("-", "")),
             )
@@ -241,6 +274,17 @@ class RqQueue(LinkQueue):
             )
 
 
+def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
+    """Returns the call of a link's job, pickled.
+
+    RQ reads it with or without compression, which would take as long as the push.
+    """
+    # Not dataclasses.asdict, which takes several times as long.
+    arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
+    arguments["is_rescan"] = is_rescan
+    return pickle.dumps((JOB_FUNCTION, None, (), arguments), protocol=pickle.HIGHEST_PROTOCOL)
+
+
 def _answer(job_id: str, reply: str) -> Answer:
     word, _, reason = reply.partition(":")
     outcome = _OUTCOMES.get(word)
@@ -251,19 +295,18 @@ def _answer(job_id: str, reply: str) -> Answer:
 def _jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
     rows = read_hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
     jobs = []
-    for job_id, (data, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
-        call = call_of(data or b"")
+    for job_id, (text, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
+        described = _DESCRIPTION.fullmatch(text_of(text or b""))
         app_id, repository_id = ids_of_job(job_id) or (None, None)
-        owner, name = call.get("owner"), call.get("name")
         jobs.append(
             QueuedJob(
                 job_id=job_id,
                 status=status,
-                name=call.get("function"),
+                name=JOB_FUNCTION if described else None,
                 app_id=app_id,
-                app_name=call.get("app_name"),
+                app_name=described[2] if described else None,
                 repository_id=repository_id,
-                repository_name=f"{owner}/{name}" if owner and name else None,
+                repository_name=described[1] if described else None,
                 created_at=_moment(created_at),
                 processed_at=_moment(started_at) if status == "active" else None,
                 enqueued_at=_moment(enqueued_at),
@@ -338,10 +381,14 @@ def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
     pipeline = client.pipeline(transaction=False)
     pipeline.xrevrange(f"{RQ_KEY_PREFIX}:results:{job_id}", count=10)
     [entries] = answers_of(pipeline)
-    for entry_id, fields in entries or ():
-        if text := traceback_of(fields.get(b"exc_string") or b""):
-            failed_at = moment_of_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
-            return JobFailure(failed_at, optional_text_of(fields.get(b"worker_name")), text)
+    for entry_id, values in entries or ():
+        with suppress(ValueError, zlib.error):  # others may have written it
+            packed = b64decode(values.get(b"exc_string") or b"")
+            text = text_of(zlib.decompressobj().decompress(packed, _MOST_OF_A_TRACEBACK)).rstrip()
+            if text:
+                failed_at = moment_of_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
+                worker = optional_text_of(values.get(b"worker_name"))
+                return JobFailure(failed_at, worker, "\n".join(text.split("\n")[-_LINES:]))
     return None
 
 
