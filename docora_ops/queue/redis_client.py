@@ -100,7 +100,7 @@ class Script:
         """Runs the script and returns its answers. Raises RedisError."""
         with redis_errors(self.client):
             replies = cast("list[bytes]", self._script(args=arguments))
-        return [text_of(reply) for reply in replies]
+        return [reply.decode(errors="replace") for reply in replies]
 
 
 def latency(client: redis.Redis) -> float:
