@@ -79,18 +79,13 @@ class Machine(Others, RuleBasedStateMachine):
         status=st.sampled_from(STATUSES),
         app=st.integers(0, 1),
         scanned=st.sampled_from([None, timedelta(0), timedelta(hours=1)]),
-        circuit=st.sampled_from([None, timedelta(hours=1), timedelta(hours=-1)]),
     )
     @precondition(lambda self: len(self.known) < _MOST_LINKS)
     def a_link_is_added(self, **what: Any) -> TestLink:
         return self._add_link(**what)
 
-    def _add_link(
-        self, status: str, app: int, circuit: timedelta | None = None, **options: Any
-    ) -> TestLink:
-        repository_id = self.docora.add_repository(circuit_open_for=circuit)
-        link = self.docora.link(self.apps[app], repository_id, status, **options)
-        self.docora.add_deliveries(link, 2)
+    def _add_link(self, status: str, app: int, **options: Any) -> TestLink:
+        link = self.docora.link(self.apps[app], self.docora.add_repository(), status, **options)
         self.docora.age_links()
         self.known[link.job_id] = link
         self.lost_by_others = self.see().lost

@@ -31,12 +31,8 @@ LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
 
 _ROWS = """
 SELECT l.app_id, l.repository_id, l.status, l.retry_count, l.last_error, l.xmin::text AS version,
-    (SELECT count(*) FROM app_delivered_files d
-     WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id) AS deliveries,
-    l.last_scanned_at IS NULL OR l.last_scanned_at < now() - interval '5 minutes' AS old,
-    r.circuit_open_until IS NULL AS never_tripped,
-    coalesce(r.circuit_open_until > now(), false) AS tripped
-FROM app_repositories l JOIN repositories r USING (repository_id)
+    l.last_scanned_at IS NULL OR l.last_scanned_at < now() - interval '5 minutes' AS old
+FROM app_repositories l
 """
 _LOCKED = """
 SELECT id FROM unnest(%s::text[]) AS id JOIN pg_locks ON locktype = 'advisory'
@@ -150,8 +146,7 @@ class Situation:
             return row is not None
         if action is Action.RETRY:
             return bool(row["status"] == "failed")
-        due = {"pending_snapshot": True, "synced": row["old"], "failed": row["never_tripped"]}
-        return due.get(row["status"], False) and not row["tripped"]
+        return row["status"] != "scanning" and (row["status"] != "synced" or bool(row["old"]))
 
     def predict_one(
         self, action: Action, job_id: str, *, is_locked: bool = False, front: bool = False
@@ -199,7 +194,6 @@ class Situation:
                 "status": "pending_snapshot",
                 "retry_count": 0,
                 "last_error": None,
-                "deliveries": 0 if action is Action.RESYNC else row["deliveries"],
                 "version": "new",
             }
         if job.state is JobState.WAITING:
