@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import urandom
 from sys import intern
 from threading import Event, Thread
 
@@ -32,9 +33,8 @@ from docora_ops.errors import LinkError, LinkLockedError, PostgresError, Stateme
 from docora_ops.interrupts import held_back
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkFailure, LinkRef, Outcome, PlannedLink
-from docora_ops.queue import Answer, LinkQueue, ProgressStore, PushRequest
-from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
-from docora_ops.queue.progress import new_operation_id
+from docora_ops.queue import Answer, LinkQueue, PushRequest, Redis
+from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
 
 Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
 
@@ -104,7 +104,7 @@ class AuditEntries:
     operation_id: str | None = None
     has_begun: bool = False
     has_ended: bool = False
-    _run: str = field(default_factory=new_operation_id)
+    _run: str = field(default_factory=lambda: urandom(8).hex())
 
     def entry(
         self,
@@ -129,10 +129,10 @@ class AuditEntries:
         """Returns the entry for the start of the run, or None if it has been written."""
         return None if self.has_begun else self.entry(AuditEvent.STARTED, {})
 
-    def write_end(self, store: ProgressStore, counts: Counts, stopped_by: StoppedBy | None) -> None:
+    def write_end(self, redis: Redis, counts: Counts, stopped_by: StoppedBy | None) -> None:
         """Writes the entry for the end of a run that has begun, once. Raises RedisError."""
         if self.has_begun and not self.has_ended:
-            store.record(self.entry(AuditEvent.ENDED, counts, stopped_by))
+            add_entry(redis, self.entry(AuditEvent.ENDED, counts, stopped_by))
             self.has_ended = True
 
 

@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
+from os import urandom
 
 from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, BatchInFlight
 from docora_ops.actions.docora import Docora
@@ -46,7 +47,7 @@ from docora_ops.links import (
     count_succeeded,
 )
 from docora_ops.queue.audit_stream import AuditEvent
-from docora_ops.queue.progress import HEARTBEAT, new_operation_id
+from docora_ops.queue.progress import HEARTBEAT
 
 LONGEST_FLIGHT = 0.8
 """Seconds after which no further batch is started before the next step."""
@@ -153,10 +154,9 @@ class BulkRun:
                 yield from self._carry_out()
 
     def _carry_out(self) -> Generator[BulkStep]:
-        docora, options = self.docora, self.options
-        docora.queue.prepare()
+        options = self.options
         if self.action is not Action.SCHEDULE:  # each minute, it would crowd out others
-            self._operation_id = new_operation_id()
+            self._operation_id = f"bulk_{urandom(8).hex()}"
             for each in (self._audit, self._execution, self._second_execution):
                 each.operation_id = self._operation_id
             self._report()
@@ -387,7 +387,7 @@ class BulkRun:
         reason = self._stopped_by if self._left else None
         if self._operation_id is None:
             if is_last:
-                self._audit.write_end(self.docora.store, self._counts, reason)
+                self._audit.write_end(self.docora.redis, self._counts, reason)
             return
         if is_last and self._audit.has_ended:
             return

@@ -116,12 +116,16 @@ class Docora:
     @cached_property
     def queue_to_read(self) -> LinkQueue:
         """The queue to read. Warns if the backend is unclear. Raises RedisError."""
-        from docora_ops.queue import queue_of
+        from docora_ops.queue import RqQueue
 
         choice = self.backend
         if not choice.is_clear:
             self.warn(f"{choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
-        return queue_of(self.settings, self.redis, choice)
+        if choice.backend is Backend.BULLMQ:
+            from docora_ops.queue.bullmq import BullmqQueue
+
+            return BullmqQueue(self.settings, self.redis, choice)
+        return RqQueue(self.settings, self.redis, choice)
 
     @cached_property
     def queue(self) -> LinkQueue:

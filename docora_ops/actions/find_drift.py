@@ -178,8 +178,7 @@ def _judge(job_id: str, facts: JobFacts, entries: Entries, *, has_link: bool) ->
     stale, removal = entries.stale(job_id, facts)
     is_gone = not facts.status and DOCORA_JOB_ID.fullmatch(job_id)
     if stale and (has_link or is_gone):
-        status = facts.status.encode(errors="replace").decode() or "gone"
-        detail = f"in {stale[0].words}, yet its job is {status}"
+        detail = f"in {stale[0].words}, yet its job is {facts.status or 'gone'}"
         yield _of_job(DriftKind.STALE_ENTRY, detail, removal)
     duplicate = entries.duplicate(job_id, facts)
     if duplicate and has_link:

@@ -31,8 +31,8 @@ from docora_ops.settings import SECOND_LOOK_DELAY
 from docora_ops.text import amount
 
 _JOBS_AT_ONCE = 1000
-"""Jobs in one transaction. Redis needs as long to read 100,000 entries of its list, which it does
-once for each transaction, as to remove 2,000 jobs."""
+"""Jobs in one transaction. Redis needs as long to read 500,000 entries of its list, which it does
+once for each transaction, as to remove these jobs."""
 _OUTCOMES = {
     Outcome.QUEUED: RepairOutcome.QUEUED,
     Outcome.REPLACED_STALE: RepairOutcome.QUEUED,
@@ -141,7 +141,7 @@ def repair_found(
         raise
     finally:
         with suppress(RedisError) if stopped_by else nullcontext():
-            audit.write_end(docora.store, result.counts, stopped_by)
+            audit.write_end(docora.redis, result.counts, stopped_by)
 
 
 def _remove_jobs(
@@ -156,7 +156,6 @@ def _remove_jobs(
     if sweep is None:
         return
     wanted = [(each.drift, each.removal) for each in findings if each.removal is not None]
-    sweep.prepare()
     for some in batches(wanted, _JOBS_AT_ONCE):
         orphans = [drift for drift, removal in some if removal.is_orphan]
         with database.transaction():
@@ -193,7 +192,6 @@ def _queue_links(
     if not drifts:
         return
     database, queue = docora.database, docora.queue
-    queue.prepare()
     most = docora.settings.max_retry_attempts
     claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=most)
     disproved = {each.drift.job_id: each.disproved for each in findings if each.disproved}

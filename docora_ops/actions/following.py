@@ -32,6 +32,7 @@ from docora_ops.links import (
     batches,
 )
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
+from docora_ops.queue.backend import read_suspension
 
 _AT_ONCE = 5_000  # links per statement
 _JOBS_AT_ONCE = 500  # links per look at the jobs
@@ -91,7 +92,7 @@ class JobWatch:
         try:
             workers = queue.count_workers()
             yield from self._count(ids, began, has_workers=workers > 0)
-            suspension = queue.read_suspension()
+            suspension = read_suspension(self.docora.redis, queue.backend)
         except RedisError as error:
             self._suspects.clear()
             self.counts, self.lost, self.suspended = JobCounts(), [], False

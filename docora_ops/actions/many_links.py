@@ -19,7 +19,6 @@ from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_links, read_results
 from docora_ops.database.link_rows import count_deliveries, select_due, select_links
 from docora_ops.links import Action, AppCount, LinkFilter, LinkStatus
-from docora_ops.queue import PacedRuns
 from docora_ops.text import amount
 
 _RESYNC_BATCH = 50
@@ -136,7 +135,7 @@ def without_paced_links(docora: Docora, selection: Selection) -> Selection:
     """
     due = {ref.id for ref in selection.refs}
     left_to: dict[str, str] = {}  # operation ids, by row id
-    for run in PacedRuns(docora.redis).read():
+    for run in docora.store.read_paced():
         results = read_results(docora.database, list(due & run.queued)) if due & run.queued else []
         failed_again = {each.id for each in results if each.status == LinkStatus.FAILED}
         left_to |= dict.fromkeys(due & (run.selected - run.queued) | failed_again, run.operation_id)

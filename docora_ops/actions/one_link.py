@@ -85,8 +85,6 @@ def _change(
         link = resolve_link(database, app, repository)
     workers = count_workers(docora, to_change=True)
     require_servers_to_match(database, queue)
-    if not options.dry_run:
-        queue.prepare()
     claim = _claim_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(describe_change(action, reason, **link.names, **options.recorded), 1)
     execution = BatchExecution(
@@ -119,7 +117,7 @@ def _change(
         )
     try:
         counts: dict[Outcome, int] = {outcome: 1}
-        audit.write_end(docora.store, counts, None)
+        audit.write_end(docora.redis, counts, None)
     except RedisError as error:
         not_finished = "the change was made, but history shows it as not finished"
         docora.warn(f"{not_finished}: {error.message}")
@@ -135,7 +133,7 @@ def _change(
         deliveries_cleared=batch.deliveries_cleared,
         update=options.update,
         dry_run=options.dry_run,
-        scan_interval=queue.scan_interval,
+        scan_interval=docora.settings.scan_interval,
     )
 
 
@@ -177,7 +175,7 @@ def _not_failed(docora: Docora, link: Link) -> NotFailedError:
     elif job is JobState.RUNNING:
         hint = "its snapshot is running: wait for it to end"
     elif queue.docora_picks_up(status, Answer(link.ref.job_id, job)):
-        when = when_docora_queues(queue.count_workers(), queue.scan_interval)
+        when = when_docora_queues(queue.count_workers(), docora.settings.scan_interval)
         hint = f"Docora's scheduler queues it {when}"
         if link.circuit_is_open:
             hint = f"{link.held_back}; to close it: docora-ops retry {words} --reset-circuit"

@@ -14,7 +14,6 @@ from docora_ops.actions.following import Feed
 from docora_ops.bulk import StoppedBy
 from docora_ops.errors import RedisError
 from docora_ops.links import LinkRef
-from docora_ops.queue import PacedRuns
 
 _REPORT = 1  # seconds after which an idle run looks whether it was cancelled
 _KEEP = 5  # seconds after which the run shows again that it is under way
@@ -142,7 +141,7 @@ class PacedRun(BulkRun):
         if is_due and self._operation_id and not (self._cancelled or self.docora.queue.is_docoras):
             self._kept_at = time.monotonic()
             ids = (ref.id for ref in self.selection.refs)
-            PacedRuns(self.docora.redis).keep(self._operation_id, ids)
+            self.docora.store.keep_paced(self._operation_id, ids)
 
     def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
         try:
@@ -150,4 +149,4 @@ class PacedRun(BulkRun):
         finally:
             if not self.docora.queue.is_docoras:
                 with suppress(RedisError):  # it expires
-                    PacedRuns(self.docora.redis).end(self._operation_id or "")
+                    self.docora.store.end_paced(self._operation_id or "")

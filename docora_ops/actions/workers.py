@@ -6,13 +6,18 @@ from docora_ops.actions.docora import Docora
 from docora_ops.audit import describe_change
 from docora_ops.errors import NeedsRqError, WrongBackendError
 from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, RqWorkers, Suspension
-from docora_ops.queue import rq_queue
+from docora_ops.queue.backend import (
+    live_workers,
+    read_suspension,
+    resume_workers,
+    suspend_workers,
+)
 
 
 def rq_workers(docora: Docora) -> RqWorkers:
     """Returns all live RQ workers of this Redis, of any queue, and their suspension."""
     require_rq(docora, "pause", "to keep Docora's workers from taking jobs, stop them")
-    return RqWorkers(rq_queue.read_suspension(docora.redis), rq_queue.live_workers(docora.redis))
+    return RqWorkers(read_suspension(docora.redis, Backend.RQ), live_workers(docora.redis))
 
 
 def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
@@ -27,7 +32,7 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
     """
     workers = rq_workers(docora).workers
     change = describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
-    return RqWorkers(rq_queue.suspend_workers(docora.redis, seconds, change), workers)
+    return RqWorkers(suspend_workers(docora.redis, seconds, change), workers)
 
 
 def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
@@ -36,9 +41,9 @@ def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
     Returns the suspension that was ended, if any. `reason`: for the audit entry.
     """
     require_rq(docora, "resume", docora.advice.to_resume)
-    suspension = rq_queue.read_suspension(docora.redis)
+    suspension = read_suspension(docora.redis, Backend.RQ)
     if suspension:
-        rq_queue.resume_workers(docora.redis, describe_change("resume", reason))
+        resume_workers(docora.redis, describe_change("resume", reason))
     return suspension
 
 
@@ -101,7 +106,7 @@ def count_workers(docora: Docora, *, to_change: bool = False, alone: bool = Fals
         listens = f"no worker listens on the queue {QUEUE_NAME}"
         none = "no BullMQ worker is seen" if queue.is_docoras else listens
         docora.warn(f"{none}: jobs wait until one is started: {docora.advice.to_start_workers}")
-    if suspension := queue.read_suspension():
+    if suspension := read_suspension(docora.redis, queue.backend):
         docora.warn(f"{suspension.sentence}. To go on: {docora.advice.to_resume}")
     if other is OtherQueue.LEFT_JOBS and not queue.is_docoras:
         docora.warn(

@@ -6,7 +6,7 @@ from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import cast
+from typing import Any, cast
 
 from redis import Redis
 
@@ -65,9 +65,10 @@ def audit_entry(
 
 
 def add_entry(client: Redis, entry: AuditEntry) -> None:
-    """Writes an entry, or adds that to a pipeline."""
+    """Writes an entry, or adds that to a pipeline. Raises RedisError."""
     execute: Callable[..., object] = client.execute_command
-    execute(*entry)
+    with redis_errors(client):
+        execute(*entry)
 
 
 def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
@@ -75,26 +76,24 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
 
     `schedule`: with the passes of `schedule`.
     """
-    entries: list[tuple[int, int, dict[str, str]]] = []
+    entries: list[tuple[bytes, dict[bytes, bytes]]] = []
     with redis_errors(client):
         for key in (STREAM, SCHEDULE_STREAM) if schedule else (STREAM,):
-            found = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(key))
-            for entry_id, fields in found:
-                milliseconds, number = map(int, entry_id.split(b"-"))
-                texts = {text_of(name): text_of(value) for name, value in fields.items()}
-                entries.append((milliseconds, number, texts))
+            entries += cast("Any", client.xrevrange(key))
+    entries.sort(key=lambda each: [int(part) for part in each[0].split(b"-")], reverse=True)
     rows: dict[str, HistoryEntry] = {}  # by run: the end of a run comes first
     results: dict[str, Results] = {}  # by operation id
-    for milliseconds, number, texts in sorted(entries, key=lambda each: each[:2], reverse=True):
+    for entry_id, fields in entries:
+        texts = {text_of(name): text_of(value) for name, value in fields.items()}
         try:
             if texts["event"] == AuditEvent.AWAITED:
                 if awaited := results_of(texts["counts"]):
                     results.setdefault(texts["operation_id"], awaited)
                 continue
-            row = _row(milliseconds, texts)
+            row = _row(int(entry_id.partition(b"-")[0]), texts)
         except (KeyError, ValueError, OverflowError, OSError):
             continue  # not written by us
-        key = texts.get("run") or f"{milliseconds}-{number}"
+        key = texts.get("run") or text_of(entry_id)
         if key not in rows:
             operation_id = texts.get("run") and row.operation_id
             rows[key] = replace(row, results=results.get(operation_id or ""))
@@ -104,7 +103,7 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
 
 
 def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
-    counts = mapping_of(texts.get("counts", ""))
+    counts = mapping_of(texts.get("counts"))
     state = HistoryState.DONE
     if AuditEvent(texts["event"]) is AuditEvent.STARTED:
         state = HistoryState.NOT_FINISHED
@@ -114,7 +113,7 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
         started_at=datetime.fromtimestamp(milliseconds / 1000, UTC),
         who=texts["who"],
         command=texts["command"],
-        selection=mapping_of(texts.get("selection", "")),
+        selection=mapping_of(texts.get("selection")),
         reason=texts.get("reason") or None,
         operation_id=texts.get("operation_id") or None,
         counts={name: value for name, value in counts.items() if type(value) is int},
@@ -125,7 +124,7 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
     )
 
 
-def results_of(text: str) -> Results | None:
+def results_of(text: str | None) -> Results | None:
     """Reads the results of an operation's snapshots, None if there are none."""
     counts = mapping_of(text)
     found = [counts.get(each.name) for each in dataclass_fields(Results)]
@@ -138,10 +137,10 @@ def reason_of(text: str | None) -> StoppedBy | None:
     return StoppedBy(text) if text in set(StoppedBy) else None
 
 
-def mapping_of(text: str) -> dict[str, str | int | bool | list[str]]:
+def mapping_of(text: str | bytes | None) -> dict[str, str | int | bool | list[str]]:
     """Returns the texts, numbers and lists of texts of a JSON object: others may write anything."""
     try:
-        found = json.loads(text)
+        found = json.loads(text or "{}")
     except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):

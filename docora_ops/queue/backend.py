@@ -1,7 +1,10 @@
 """The keys of the two queues, RQ's and Docora's own, which of them is in use, and by whom."""
 
+import json
 from base64 import b64encode
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import cast
 
 from redis import Redis
@@ -20,17 +23,30 @@ from rq.registry import (
     ScheduledJobRegistry,
     StartedJobRegistry,
 )
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
+from rq.suspension import WORKERS_SUSPENDED
+from rq.worker import Worker as RQWorker
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
+from docora_ops.audit import Change
 from docora_ops.jobs import (
     BULLMQ_PREFIX,
     QUEUE_NAME,
+    AnyWorker,
     Backend,
     BackendChoice,
     BackendSource,
+    Suspension,
     Worker,
 )
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry, mapping_of
+from docora_ops.queue.redis_client import (
+    moment_of_timestamp,
+    optional_text_of,
+    read_hashes,
+    redis_errors,
+    server_time,
+    text_of,
+)
 from docora_ops.settings import Settings
 
 LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME  # of waiting jobs
@@ -139,3 +155,72 @@ def bullmq_workers(client: Redis) -> list[Worker]:
             host = address.rpartition(":")[0] or None
             found.append(Worker(own_name or address, None, host, None, None, jobs=[]))
     return found
+
+
+# The order to workers to take no jobs: with RQ, to all workers of this Redis
+
+
+def suspend_workers(client: Redis, seconds: int | None, change: Change) -> Suspension:
+    """Suspends all workers for `seconds`, or until `resume` if None. Raises RedisError.
+
+    Replaces an earlier suspension, and writes the audit entry.
+    """
+    with redis_errors(client), client.pipeline() as pipeline:
+        at = int(server_time(client))
+        # RQ only asks whether its key exists: the value says since when, by whom and why. One SET,
+        # since RQ's own `suspend` sends SET, then EXPIRE: killed in between, it suspends for ever.
+        value = {"suspended_at": at, "who": change.who, "reason": change.reason or ""}
+        pipeline.set(WORKERS_SUSPENDED, json.dumps(value), ex=seconds)
+        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
+        pipeline.execute()
+    begin = datetime.fromtimestamp(at, UTC)
+    end = None if seconds is None else begin + timedelta(seconds=seconds)
+    return Suspension(begin, end, seconds, change.who, change.reason)
+
+
+def resume_workers(client: Redis, change: Change) -> None:
+    """Ends the suspension, and writes the audit entry. Raises RedisError."""
+    with redis_errors(client), client.pipeline() as pipeline:
+        pipeline.delete(WORKERS_SUSPENDED)
+        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
+        pipeline.execute()
+
+
+def read_suspension(client: Redis, backend: Backend) -> Suspension | None:
+    """Returns the order to take no jobs, None if there is none. Raises RedisError."""
+    with redis_errors(client):
+        if backend is Backend.BULLMQ:
+            is_paused = client.hget(f"{BULLMQ}meta", "paused")
+            found = Suspension(None, None, None, None, "the BullMQ queue is paused")
+            return found if is_paused else None
+        pipeline = client.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.pttl(WORKERS_SUSPENDED)
+        pipeline.get(WORKERS_SUSPENDED)
+        (seconds, microseconds), left, value = pipeline.execute()
+    if left == -2:  # noqa: PLR2004 - Redis: no such key
+        return None
+    details = mapping_of(value)  # none after `rq suspend`
+    begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
+    end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
+    return Suspension(
+        suspended_at=moment_of_timestamp(begin) if isinstance(begin, int) else None,
+        ends_at=None if end is None else moment_of_timestamp(end),
+        remaining_seconds=ceil(left / 1000) if left >= 0 else None,
+        who=str(who) if who else None,
+        reason=str(reason) if reason else None,
+    )
+
+
+def live_workers(client: Redis) -> list[AnyWorker]:
+    """Reads the live workers of all queues of this Redis, ordered by name. Raises RedisError."""
+    with redis_errors(client):
+        keys = sorted(map(text_of, cast("set[bytes]", client.smembers(REDIS_WORKER_KEYS))))
+        rows = read_hashes(client, keys, ("birth", "death", "state", "queues"))
+    workers = []
+    for key, (birth, death, state, queues) in zip(keys, rows, strict=True):
+        if birth is not None and death is None:
+            name = key.removeprefix(RQWorker.redis_worker_namespace_prefix)
+            names = text_of(queues or b"").split(",")
+            workers.append(AnyWorker(name, optional_text_of(state), list(filter(None, names))))
+    return workers

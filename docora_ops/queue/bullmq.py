@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, cast
+from typing import cast
 
 from docora_ops.jobs import (
     QUEUE_NAME,
@@ -19,19 +19,17 @@ from docora_ops.jobs import (
     JobRecord,
     JobState,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
-    Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
-from docora_ops.queue.audit_stream import AuditEntry
+from docora_ops.queue.audit_stream import AuditEntry, mapping_of
 from docora_ops.queue.backend import (
     BULLMQ,
     BULLMQ_LISTS,
     BULLMQ_PLACES,
     BULLMQ_SETS,
-    TO_REMOVE_RQ_JOBS,
     bullmq_workers,
+    read_suspension,
 )
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
 from docora_ops.queue.redis_client import (
@@ -58,7 +56,6 @@ _STATUSES = {
     JobState.WAITING: "wait",
     JobState.RUNNING: "active",
 }
-_SUSPENSION = Suspension(None, None, None, None, "the BullMQ queue is paused")
 _PAGE = 5000
 _PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
@@ -94,22 +91,17 @@ class BullmqQueue(LinkQueue):
         Without a job that waits, an operation's links can't be kept before the commit: whoever
         waits for them would take their old status for the result.
         """
-        return self.look([each.job_id for each in requests], rows_locked=True, audit=audit)
+        return self.look([each.job_id for each in requests], audit)
 
     def look(
-        self,
-        job_ids: Sequence[str],
-        *,
-        rows_locked: bool = False,
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+        self, job_ids: Sequence[str], audit: Mapping[Outcome, AuditEntry] = MappingProxyType({})
     ) -> list[Answer]:
         if not job_ids:
             return []
         entries = {state: audit[each] for state, each in _OUTCOMES.items() if each in audit}
         arguments = [json.dumps({"prefix": BULLMQ, "audit": entries}), *job_ids]
         answers = []
-        replies = self._script.run(arguments, rows_locked=rows_locked)
-        for job_id, reply in zip(job_ids, replies, strict=True):
+        for job_id, reply in zip(job_ids, self._script.run(arguments), strict=True):
             word, _, reason = reply.partition(":")
             state = JobState.WAITING if word == "delayed" else JobState(word)
             outcome = _OUTCOMES.get(state)
@@ -119,28 +111,6 @@ class BullmqQueue(LinkQueue):
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
         return is_pending and answer.state is not JobState.UNREADABLE
-
-    def read_suspension(self) -> Suspension | None:
-        with redis_errors(self._client):
-            is_paused = self._client.hget(f"{BULLMQ}meta", "paused")
-        return _SUSPENSION if is_paused else None
-
-    def health(self) -> QueueHealth:
-        overview = self.overview(1)
-        with redis_errors(self._client):
-            active = self._client.llen(f"{BULLMQ}active")
-            meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
-        return QueueHealth(
-            waiting=overview.waiting,
-            oldest_waits_for=overview.oldest_waiting_seconds,
-            workers=len(overview.workers),
-            suspension=overview.suspension,
-            bullmq_version=text_of(meta.get(b"version", b"")) if meta else None,
-            active=active,
-            delayed=overview.delayed,
-            other=self.read_other(),
-            to_remove_others=TO_REMOVE_RQ_JOBS,
-        )
 
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, _LEAST_WAITING)
@@ -160,7 +130,8 @@ class BullmqQueue(LinkQueue):
             first = self._jobs([*reversed(wait), *reversed(paused)], "waiting")
             delayed = self._jobs([job_id for job_id, _ in due], "delayed")
             running = self._jobs(active[::-1], "active")
-            suspension, workers = self.read_suspension(), bullmq_workers(client)
+            suspension = read_suspension(client, self.backend)
+            workers = bullmq_workers(client)
         count = dict(zip(BULLMQ_PLACES, counts, strict=True))
         jobs = [
             *running,
@@ -195,8 +166,8 @@ class BullmqQueue(LinkQueue):
         for member, row in zip(job_ids, read_hashes(self._client, keys, _JOB_FIELDS), strict=True):
             name, data, created, began, tries, options = row
             # A job that was tried or delayed has waited for less time than it exists.
-            was_moved = (whole_number(tries) or 0) > 0 or bool(_object_of(options).get("delay"))
-            call, job_id = _object_of(data), text_of(member)
+            was_moved = (whole_number(tries) or 0) > 0 or bool(mapping_of(options).get("delay"))
+            call, job_id = mapping_of(data), text_of(member)
             app_id, repository_id = ids_of_job(job_id) or (None, None)
             owner, repository = call.get("owner"), call.get("name")
             jobs.append(
@@ -222,7 +193,7 @@ class BullmqQueue(LinkQueue):
         created, began, ended, worker, options, tries, reason = row
         exists, attempts = created is not None, whole_number(tries) or 0
         status = "delayed" if answer.is_delayed else _STATUSES.get(answer.state)
-        allowed, ended_at = _object_of(options).get("attempts"), _moment(ended)
+        allowed, ended_at = mapping_of(options).get("attempts"), _moment(ended)
         retries_left = None
         if isinstance(allowed, int) and status not in _ENDED:
             retries_left = max(0, allowed - attempts)
@@ -257,12 +228,3 @@ class BullmqQueue(LinkQueue):
 def _moment(milliseconds: bytes | None) -> datetime | None:
     number = whole_number(milliseconds)
     return None if number is None else moment_of_timestamp(number / 1000)
-
-
-def _object_of(text: bytes | None) -> dict[str, Any]:
-    """Parses a JSON object; returns an empty one for anything else: others may have written it."""
-    try:
-        found = json.loads(text or b"{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from redis import Redis
 
@@ -19,7 +19,7 @@ from docora_ops.jobs import (
     QueuedJob,
     QueueHealth,
     QueueOverview,
-    Suspension,
+    silence_of,
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry
@@ -28,11 +28,13 @@ from docora_ops.queue.backend import (
     BULLMQ_PLACES,
     LIST,
     REGISTRIES,
+    TO_REMOVE_BULLMQ_JOBS,
+    TO_REMOVE_RQ_JOBS,
     bullmq_workers,
     count_rq_workers,
     permitted,
 )
-from docora_ops.queue.redis_client import Script, describe, redis_errors
+from docora_ops.queue.redis_client import Script, describe, redis_errors, server_time, text_of
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.settings import Settings
 
@@ -88,10 +90,7 @@ class LinkQueue(ABC):
         self._settings = settings
         self._client = client
         self._script = Script(client, *self.script_files)
-        self.prepare = self._script.prepare  # to be called before rows are locked
         self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
-        # The time within which Docora's scheduler queues a pending link, in words.
-        self.scan_interval = settings.scan_interval
 
     @property
     def where(self) -> str:
@@ -148,10 +147,6 @@ class LinkQueue(ABC):
         with redis_errors(client):
             return len(bullmq_workers(client)) if self.is_docoras else count_rq_workers(client)
 
-    @abstractmethod
-    def read_suspension(self) -> Suspension | None:
-        """Returns the order to all workers to take no jobs, if there is one."""
-
     def read_other(self) -> OtherQueue:
         """Tells whether the queue of the other backend holds jobs, and whether a worker runs."""
         client = self._client
@@ -166,9 +161,35 @@ class LinkQueue(ABC):
             return OtherQueue.WORKED_ON
         return OtherQueue.LEFT_JOBS if jobs else OtherQueue.UNUSED
 
-    @abstractmethod
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""
+        found, client = self.overview(1), self._client
+        first: Sequence[tuple[bytes, float]] = ()
+        version = None
+        with redis_errors(client):
+            if self.is_docoras:
+                meta = cast("dict[bytes, bytes]", client.hgetall(f"{BULLMQ}meta"))
+                version = text_of(meta.get(b"version", b"")) if meta else None
+            else:
+                first = cast("Any", client.zrange(REGISTRIES["scheduled"], 0, 0, withscores=True))
+            now = server_time(client)
+        return QueueHealth(
+            waiting=found.waiting,
+            oldest_waits_for=found.oldest_waiting_seconds,
+            workers=len(found.workers),
+            suspension=found.suspension,
+            # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
+            has_scheduler=found.scheduler is not None
+            or any(worker.clock_ahead_seconds is not None for worker in found.workers),
+            first_delayed_in=first[0][1] - now if first else None,
+            other=self.read_other(),
+            silence=silence_of(found.workers),
+            live_workers=found.workers,
+            to_remove_others=TO_REMOVE_RQ_JOBS if self.is_docoras else TO_REMOVE_BULLMQ_JOBS,
+            bullmq_version=version,
+            active=found.active,
+            delayed=found.delayed,
+        )
 
     @abstractmethod
     def overview(self, limit: int) -> QueueOverview:

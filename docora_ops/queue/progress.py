@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
@@ -32,9 +31,11 @@ from docora_ops.queue.redis_client import (
 EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
 HEARTBEAT = 30  # seconds after which a runner renews the TTL, even if its batch takes longer
 OWNER_PATIENCE = 120  # seconds without a renewal after which an operation has lost its runner
+HEARD = 60  # seconds for which a run with `--in-flight` counts as under way since it was kept
 FAILURES_KEPT = 10_000
 
 _PREFIX = "docora:bulk:"
+_PACED_RUNS = "docora-ops:paced-runs"  # operation ids of runs that were heard of lately
 _ID_BYTES = 16
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -43,9 +44,13 @@ _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 _OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
 
 
-def new_operation_id() -> str:
-    """`bulk_` and 16 random hex digits."""
-    return f"bulk_{os.urandom(8).hex()}"
+@dataclass(frozen=True)
+class PacedLinks:
+    """The links of a run with `--in-flight` that is under way, by their row ids."""
+
+    operation_id: str
+    selected: frozenset[str]
+    queued: frozenset[str]  # the selected links whose turn has come
 
 
 class ProgressStore:
@@ -70,7 +75,9 @@ class ProgressStore:
         Does not write `progress.cancelled`: others may cancel at any time. `failures`: all so far;
         those before the index `since` are stored already. `change`: at the first call.
         """
-        key, failures_key, its_links_key = _keys(progress.operation_id)
+        key = operation_key(progress.operation_id)
+        failures_key = part_key(progress.operation_id, "failures")
+        links_key = part_key(progress.operation_id, "links")
         fields: dict[Any, Any] = {
             "total": progress.total,
             "completed": progress.completed,
@@ -88,8 +95,8 @@ class ProgressStore:
             pipeline.hsetnx(key, "cancelled", "false")
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, EXPIRY)
-            pipeline.set(its_links_key, "", ex=EXPIRY, nx=True)
-            pipeline.expire(its_links_key, EXPIRY)
+            pipeline.set(links_key, "", ex=EXPIRY, nx=True)
+            pipeline.expire(links_key, EXPIRY)
             if failures:
                 new = enumerate(failures[since:FAILURES_KEPT], since)
                 stored: dict[Any, Any] = {n: json.dumps(astuple(failure)) for n, failure in new}
@@ -165,10 +172,10 @@ class ProgressStore:
                     last_step_seconds=None if at is None else int(seconds - at),
                     who=who,
                     command=command,
-                    selection=mapping_of(selection or ""),
+                    selection=mapping_of(selection),
                     stopped_by=reason_of(stopped_by),
                     cancelled_by=cancelled_by,
-                    results=results_of(results or ""),
+                    results=results_of(results),
                 )
             )
         return operations
@@ -176,7 +183,9 @@ class ProgressStore:
     def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
         """Returns the first failures of the operation, in their order, and the number of all."""
         with redis_errors(self._client):
-            stored = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
+            stored = cast(
+                "dict[bytes, bytes]", self._client.hgetall(part_key(operation_id, "failures"))
+            )
         total = whole_number(stored.pop(b"total", None)) or 0
         kept: dict[int, LinkFailure] = {}
         for number, value in stored.items():
@@ -189,17 +198,17 @@ class ProgressStore:
     def has_links(self, operation_id: str) -> bool:
         """Tells whether the links that the operation has claimed are known."""
         with redis_errors(self._client):
-            return bool(self._client.exists(links_key(operation_id)))
+            return bool(self._client.exists(part_key(operation_id, "links")))
 
     def read_links(self, operation_id: str, since: int) -> list[str]:
         """Returns the row ids of claimed links from `since` on. An id may be there twice."""
         with redis_errors(self._client):
-            found = self._client.getrange(links_key(operation_id), since * _ID_BYTES, -1)
+            found = self._client.getrange(part_key(operation_id, "links"), since * _ID_BYTES, -1)
         return _unpacked(cast("bytes", found))
 
     def add_links(self, operation_id: str, ids: Iterable[str]) -> None:
         """Keeps further links of an operation, by their row ids."""
-        key = links_key(operation_id)
+        key = part_key(operation_id, "links")
         with redis_errors(self._client):
             self._client.append(key, cast("str", _packed(ids)))
             self._client.expire(key, EXPIRY)
@@ -211,9 +220,12 @@ class ProgressStore:
         """
         is_old = (operation.last_step_seconds or 0) > EXPIRY / 2
         has_ended = operation.state in {OperationState.DONE, OperationState.CANCELLED}
-        keys = _keys(operation.operation_id)
+        operation_id = operation.operation_id
+        keys = [part_key(operation_id, part) for part in ("failures", "links")]
+        if has_ended and is_old:
+            keys.append(operation_key(operation_id))
         with redis_errors(self._client):
-            for key in keys if has_ended and is_old else keys[1:]:
+            for key in keys:
                 self._client.expire(key, EXPIRY)
 
     def cancel(
@@ -222,7 +234,6 @@ class ProgressStore:
         audit: AuditEntry | None = None,
         *,
         cancelled_by: str | None = None,
-        stopped_by: StoppedBy | None = None,
     ) -> bool:
         """Asks the runner to stop after its current batches. Returns False if somebody has before.
 
@@ -237,13 +248,45 @@ class ProgressStore:
         if operation.cancelled:
             return False
         fields: dict[Any, Any] = {"cancelled": "true"}
-        if reason := cancelled_by or stopped_by:
-            fields["cancelled_by" if cancelled_by else "stopped_by"] = reason
+        if cancelled_by:
+            fields["cancelled_by"] = cancelled_by
         with self._transaction(audit) as pipeline:
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, EXPIRY)  # it may have expired just now
             pipeline.execute()
         return True
+
+    # Runs with `--in-flight` that are under way: `schedule` leaves their links to them
+
+    def keep_paced(self, operation_id: str, selected: Iterable[str]) -> None:
+        """Makes the run and its links known for the next `HEARD` seconds."""
+        key = part_key(operation_id, "selection")
+        with redis_errors(self._client):
+            if not self._client.expire(key, HEARD):
+                self._client.set(key, _packed(selected), ex=HEARD)
+            self._client.sadd(_PACED_RUNS, operation_id)
+            self._client.expire(_PACED_RUNS, HEARD)
+
+    def end_paced(self, operation_id: str) -> None:
+        """Makes the run unknown."""
+        with redis_errors(self._client):
+            self._client.delete(part_key(operation_id, "selection"))
+
+    def read_paced(self) -> list[PacedLinks]:
+        """Returns the runs that are under way, each with its links."""
+        with redis_errors(self._client):
+            known = cast("set[bytes]", self._client.smembers(_PACED_RUNS))
+            operation_ids = sorted(map(text_of, known))
+            pipeline = self._client.pipeline(transaction=False)
+            for operation_id in operation_ids:
+                pipeline.get(part_key(operation_id, "selection"))
+                pipeline.get(part_key(operation_id, "links"))
+            found = answers_of(pipeline)
+        return [
+            PacedLinks(operation_id, *(frozenset(_unpacked(each or b"")) for each in links))
+            for operation_id, *links in zip(operation_ids, found[::2], found[1::2], strict=True)
+            if links[0]
+        ]
 
     @contextmanager
     def _transaction(self, audit: AuditEntry | None) -> Iterator[Pipeline]:
@@ -254,20 +297,20 @@ class ProgressStore:
                 add_entry(pipeline, audit)
             yield pipeline
 
-    def record(self, audit: AuditEntry) -> None:
-        """Writes an audit entry without a change."""
-        with redis_errors(self._client):
-            add_entry(self._client, audit)
-
 
 def operation_key(operation_id: str) -> str:
     """Returns the key of the operation's hash."""
     return _PREFIX + operation_id
 
 
-def links_key(operation_id: str) -> str:
-    """Returns the key of the links that the operation has claimed: 16 bytes for each row id."""
-    return f"docora-ops:operation:{operation_id}:links"
+def part_key(operation_id: str, part: str) -> str:
+    """Returns a key of an operation.
+
+    part: `failures`; `links` for those that the operation has claimed, or `selection` for all links
+        of a run that is under way, with 16 bytes for each row id.
+    """
+    # Not with the prefix of operations: the dashboard would take the key for one.
+    return f"docora-ops:operation:{operation_id}:{part}"
 
 
 def _packed(ids: Iterable[str]) -> bytes:
@@ -277,69 +320,3 @@ def _packed(ids: Iterable[str]) -> bytes:
 def _unpacked(packed: bytes) -> list[str]:
     starts = range(0, len(packed) - _ID_BYTES + 1, _ID_BYTES)
     return [str(UUID(bytes=packed[start : start + _ID_BYTES])) for start in starts]
-
-
-def _keys(operation_id: str) -> list[str]:
-    return [operation_key(operation_id), _failures_key(operation_id), links_key(operation_id)]
-
-
-def _failures_key(operation_id: str) -> str:
-    # Not with the prefix of operations: the dashboard would take the key for one.
-    return f"docora-ops:operation:{operation_id}:failures"
-
-
-# Runs with `--in-flight` that are under way: `schedule` leaves their links to them
-
-PACED_RUNS = "docora-ops:paced-runs"  # operation ids of runs that were heard of lately
-HEARD = 60  # seconds for which a run counts as under way without a further sign of life
-
-
-@dataclass(frozen=True)
-class PacedLinks:
-    """The links of a run that is under way, by their row ids."""
-
-    operation_id: str
-    selected: frozenset[str]
-    queued: frozenset[str]  # the selected links whose turn has come
-
-
-class PacedRuns:
-    """Makes runs known, and finds them. All calls raise RedisError."""
-
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-
-    def keep(self, operation_id: str, selected: Iterable[str]) -> None:
-        """Makes the run and its links known for the next `HEARD` seconds."""
-        key = selection_key(operation_id)
-        with redis_errors(self._client):
-            if not self._client.expire(key, HEARD):
-                self._client.set(key, _packed(selected), ex=HEARD)
-            self._client.sadd(PACED_RUNS, operation_id)
-            self._client.expire(PACED_RUNS, HEARD)
-
-    def end(self, operation_id: str) -> None:
-        """Makes the run unknown."""
-        with redis_errors(self._client):
-            self._client.delete(selection_key(operation_id))
-
-    def read(self) -> list[PacedLinks]:
-        """Returns the runs that are under way, each with its links."""
-        with redis_errors(self._client):
-            known = cast("set[bytes]", self._client.smembers(PACED_RUNS))
-            operation_ids = sorted(map(text_of, known))
-            pipeline = self._client.pipeline(transaction=False)
-            for operation_id in operation_ids:
-                pipeline.get(selection_key(operation_id))
-                pipeline.get(links_key(operation_id))
-            found = answers_of(pipeline)
-        return [
-            PacedLinks(operation_id, *(frozenset(_unpacked(each or b"")) for each in links))
-            for operation_id, *links in zip(operation_ids, found[::2], found[1::2], strict=True)
-            if links[0]
-        ]
-
-
-def selection_key(operation_id: str) -> str:
-    """Returns the key of all links of a run that is under way: 16 bytes for each row id."""
-    return f"docora-ops:operation:{operation_id}:selection"

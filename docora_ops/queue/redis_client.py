@@ -1,8 +1,6 @@
 """Connecting to Redis, running scripts, turning its errors into ours, and decoding its values."""
 
-import os
 import re
-import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,32 +82,25 @@ def _unusable_file(options: Mapping[str, Any]) -> str | None:
 
 
 class Script:
-    """A Lua script of this package."""
+    """A Lua script of this package. Rows may be locked while it runs: Redis has 4 s."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
         """`names`: the files that the script consists of."""
-        self._client = client
         pool = client.connection_pool
         options = dict(pool.connection_kwargs)
         for name in ("socket_timeout", "socket_connect_timeout"):
             options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
         pool = redis.ConnectionPool(connection_class=pool.connection_class, **options)
-        self.client_with_rows_locked = redis.Redis(connection_pool=pool)
+        self.client = redis.Redis(connection_pool=pool)
         folder = files("docora_ops.queue")
         texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
-        self._script = client.register_script("".join(texts))
+        self._script = self.client.register_script("".join(texts))
 
-    def prepare(self) -> None:
-        """Connects and loads the script before rows are locked. Raises RedisError."""
-        with redis_errors(self.client_with_rows_locked):
-            self.client_with_rows_locked.script_load(self._script.script)
-
-    def run(self, arguments: Sequence[str | bytes], *, rows_locked: bool = False) -> list[str]:
+    def run(self, arguments: Sequence[str | bytes]) -> list[str]:
         """Runs the script and returns its answers. Raises RedisError."""
-        client = self.client_with_rows_locked if rows_locked else self._client
-        with redis_errors(client):
-            replies = cast("list[bytes]", self._script(args=arguments, client=client))
-        return [reply.decode(errors="surrogateescape") for reply in replies]
+        with redis_errors(self.client):
+            replies = cast("list[bytes]", self._script(args=arguments))
+        return [reply.decode(errors="replace") for reply in replies]
 
 
 def latency(client: redis.Redis) -> float:
@@ -170,7 +161,7 @@ def redis_errors(client: redis.Redis) -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        message, hint = _explain(error, client)
+        message, hint = _explain(error)
         is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
         kind = RedisDeniedError if is_denied else RedisError
         raise kind(f"Redis at {describe(client)} {message}", hint=hint) from error
@@ -180,7 +171,7 @@ _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
 
 
-def _explain(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
+def _explain(error: redis.RedisError) -> tuple[str, str]:
     """Returns a sentence and a hint."""
     text = str(error)
     if isinstance(error, _LOGIN_ERRORS):
@@ -197,7 +188,12 @@ def _explain(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
         )
     is_loading = isinstance(error, exceptions.BusyLoadingError)
     if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError) and not is_loading:
-        return _explain_connection(error, client)
+        hint = "check that it runs, REDIS_URL and, with rediss://, its TLS options; see Redis's log"
+        if "connecting to" not in text:
+            return "broke the connection", hint
+        # From `Error 111 connecting to HOST:PORT. Connection refused.`, or with OpenSSL's marks.
+        reason = re.sub(r"^Error.*? connecting to .*?\. |\[.*?\] | \(_ssl.*?\)", "", text)
+        return f"can't be reached: {mask(reason[:1].lower() + reason[1:].rstrip('.'))}", hint
     if _lacks_permission(error) or "EXEC without MULTI" in text:
         # Redis names the command, yet never the key or channel.
         command = re.search(r"to run the '([\w|-]+)' command|EXEC without (MULTI)", text)
@@ -205,18 +201,10 @@ def _explain(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
         what = f"the command {named}" if named else "one of our keys or channels"
         hint = "docora-ops help privileges lists what the user in REDIS_URL needs"
         return f"does not permit {what} to our user", hint
-    if isinstance(error, exceptions.MasterDownError):  # which the client takes for a ClusterError
+    if isinstance(error, exceptions.MasterDownError):
         return (
             "is a replica without a primary, and answers nothing",
             "point REDIS_URL at the primary, or try again once the replica is promoted",
-        )
-    # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
-    if isinstance(error, exceptions.ClusterError | exceptions.AskError) or re.search(
-        "cluster|hash to the same slot", text
-    ):
-        return (
-            "is a node of a Cluster, which spreads its keys over several servers",
-            "point REDIS_URL at a Redis or Valkey without cluster-enabled: RQ needs one server",
         )
     return explain_refused_write(error) or (
         f"answered with an error: {_first_line(text)}",
@@ -228,31 +216,6 @@ def _first_line(text: str) -> str:
     # Redis repeats the arguments of an unknown command, which may hold a password.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
     return mask(text)[:200]
-
-
-def _explain_connection(error: redis.RedisError, client: redis.Redis) -> tuple[str, str]:
-    """Explains a failed connection by the system's error, not by the text of the client."""
-    pool, hint = client.connection_pool, "check that it runs, and REDIS_URL"
-    if issubclass(pool.connection_class, redis.SSLConnection):
-        hint += ": rediss:// needs a server with TLS, and one that asks for a client certificate "
-        hint += "needs ssl_certfile and ssl_keyfile"
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, ssl.SSLError):
-        reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            reason = f"its TLS certificate is refused: {cause.verify_message}"
-            hint = "check the host in REDIS_URL, and ssl_ca_certs"
-    elif isinstance(cause, socket.gaierror):
-        reason = f"the name {pool.connection_kwargs.get('host')} can't be looked up"
-    elif isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
-        reason = "connecting timed out"
-    elif cause is not None and cause.errno and "connecting to" in str(error):
-        reason = os.strerror(cause.errno).lower()
-    else:
-        return "broke the connection", f"{hint}; see its log"
-    return f"can't be reached: {reason}", hint
 
 
 def explain_refused_write(error: redis.RedisError) -> tuple[str, str] | None:

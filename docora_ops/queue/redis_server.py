@@ -1,6 +1,6 @@
 """Checking the Redis server and its permissions. Only reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
@@ -8,7 +8,7 @@ import redis
 from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import STREAM
 from docora_ops.queue.backend import LIST
-from docora_ops.queue.progress import links_key, operation_key
+from docora_ops.queue.progress import operation_key, part_key
 from docora_ops.queue.redis_client import explain_refused_write, redis_errors, server_time
 
 _TRIAL = "docora-ops:trial"  # ends the names of keys that never exist
@@ -34,33 +34,28 @@ def try_commands(client: redis.Redis, backend: Backend) -> tuple[str, str] | Non
 
     Returns why it refuses writes at present, and what to do, or None if it takes writes.
     """
-    operation, links, job = operation_key(_TRIAL), links_key(_TRIAL), f"{LIST}:{_TRIAL}"
+    operation, links, job = operation_key(_TRIAL), part_key(_TRIAL, "links"), f"{LIST}:{_TRIAL}"
+    calls: list[tuple[str | int, ...]] = [
+        *(("HSET", operation, "x", "x"), ("HSETNX", operation, "x", "x"), ("EXPIRE", operation, 1)),
+        *(("SET", links, ""), ("GETRANGE", links, 0, 0)),
+        *(("XADD", STREAM, "*", "x", "x"), ("XLEN", STREAM)),
+    ]
+    if backend is Backend.RQ:
+        calls += [
+            *(("DEL", job), ("HSET", job, "x", "x"), ("PERSIST", job), ("SADD", job, "x")),
+            *(("LREM", job, 0, "x"), ("LSET", job, 0, "x"), ("LPOS", job, "x")),
+            *(("LPUSH", job, "x"), ("RPUSH", job, "x"), ("APPEND", links, "x")),
+            *(("ZREM", job, "x"), ("ZSCORE", job, "x")),
+        ]
     try:
         with client.pipeline() as pipeline:
             pipeline.ping()
             pipeline.execute()
             # Redis refuses what is not permitted before it begins with the transaction. The last
             # command is malformed, so that nothing is done at all.
-            pipeline.hset(operation, "x", "x")
-            pipeline.hsetnx(operation, "x", "x")
-            pipeline.expire(operation, 1)
-            pipeline.set(links, "")
-            pipeline.getrange(links, 0, 0)
-            pipeline.xadd(STREAM, {"x": "x"})
-            pipeline.xlen(STREAM)
-            if backend is Backend.RQ:
-                pipeline.delete(job)
-                pipeline.hset(job, "x", "x")
-                pipeline.persist(job)
-                pipeline.lrem(job, 0, "x")
-                pipeline.lset(job, 0, "x")
-                pipeline.lpos(job, "x")
-                pipeline.lpush(job, "x")
-                pipeline.rpush(job, "x")
-                pipeline.zrem(job, "x")
-                pipeline.zscore(job, "x")
-                pipeline.sadd(job, "x")
-                pipeline.append(links, "x")
+            add: Callable[..., object] = pipeline.execute_command
+            for call in calls:
+                add(*call)
             pipeline.exists()
             pipeline.execute()
     except redis.RedisError as error:

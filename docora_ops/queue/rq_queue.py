@@ -4,57 +4,55 @@ Unlike RQ's own calls, those that read write nothing and unpickle nothing.
 """
 
 import json
+import pickle
+import re
+import zlib
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import fields, replace
+from datetime import UTC, datetime
 from functools import cached_property
-from math import ceil
 from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
+from rq import Queue, Retry
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.job import Job
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
-from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcformat, utcparse
 from rq.worker import Worker as RQWorker
-from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.audit import Change
 from docora_ops.jobs import (
+    JOB_FUNCTION,
     MOST_SEARCHED,
     QUEUE_NAME,
-    AnyWorker,
     Backend,
     JobFailure,
     JobPlace,
     JobRecord,
     JobState,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
     Scheduler,
-    Suspension,
     Worker,
-    silence_of,
 )
-from docora_ops.links import Outcome, batches, ids_of_job
-from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry, mapping_of
+from docora_ops.links import Outcome, Payload, batches, ids_of_job
+from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import (
     EXECUTIONS,
     INTERMEDIATE,
     LIST,
     REGISTRIES,
     SCRIPT_KEYS,
-    TO_REMOVE_BULLMQ_JOBS,
     WIP,
+    read_suspension,
 )
-from docora_ops.queue.job_template import JobTemplate, call_of, traceback_of
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
-from docora_ops.queue.progress import EXPIRY, links_key
+from docora_ops.queue.progress import EXPIRY, part_key
 from docora_ops.queue.redis_client import (
     answers_of,
     moment_of_timestamp,
@@ -66,6 +64,7 @@ from docora_ops.queue.redis_client import (
     whole_number,
 )
 from docora_ops.queue.sweep import TO_RUN_OR_FAILED, QueueSweep
+from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 
 _OUTCOMES = {
     "queued": Outcome.QUEUED,
@@ -77,7 +76,13 @@ _OUTCOMES = {
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
 # The status of a waiting job, and its place among those of `RqQueue.is_in_place`.
 _PLACES = {"queued": 0, "scheduled": 2, "deferred": 3, "ready_to_enqueue": 4}
-_JOB_FIELDS = ("data", "created_at", "enqueued_at", "started_at")
+_VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
+_PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
+_MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
+_LINES = 10  # of a traceback that are shown
+_JOB_FIELDS = ("description", "created_at", "enqueued_at", "started_at")
+# How docora-ops describes a job. Others may describe theirs with all arguments, which hold secrets.
+_DESCRIPTION = re.compile(r"([\w.-]+/[\w.-]+) → (.+)")
 _RECORD_FIELDS = (
     *("status", "origin", "retries_left", "worker_name"),
     *("created_at", "enqueued_at", "started_at", "ended_at"),
@@ -94,11 +99,33 @@ class RqQueue(LinkQueue):
 
     backend = Backend.RQ
     script_files = ("judge.lua", "look_and_push.lua")
-    _template: JobTemplate | None = None
 
     @cached_property
     def sweep(self) -> QueueSweep:
         return QueueSweep(self._client)
+
+    @cached_property
+    def common_fields(self) -> list[str]:
+        """The fields that the hashes of all jobs have in common, names and values alternating.
+
+        RQ builds one job: a Job object for each link would take longer than all the rest.
+        """
+        settings = self._settings
+        delays = settings.retry_delays
+        job = Queue(QUEUE_NAME, connection=self._client).create_job(
+            JOB_FUNCTION,
+            timeout=settings.job_timeout,
+            result_ttl=RESULT_TTL,
+            failure_ttl=FAILURE_TTL,
+            description="of no link",
+            retry=Retry(max=len(delays), interval=delays) if delays else None,
+        )
+        return [
+            text
+            for name, value in job.to_dict().items()
+            if name not in _VARIABLE_FIELDS
+            for text in (name, str(getattr(value, "value", value)))
+        ]
 
     def sample(self, count: int) -> list[str]:
         pipeline = self._client.pipeline(transaction=False)
@@ -136,32 +163,29 @@ class RqQueue(LinkQueue):
     ) -> list[Answer]:
         if not requests:
             return []
-        template = self._template = self._template or JobTemplate(self._settings, self._client)
         with redis_errors(self._client):  # whose clock is the only one that all processes share
-            seconds = server_time(self._script.client_with_rows_locked)
-        now = utcformat(datetime.fromtimestamp(seconds, UTC))
+            seconds, microseconds = self._script.client.time()
+        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+        now = utcformat(at)
         config = SCRIPT_KEYS | {
             "front": front,
-            "fields": [*template.fields, "created_at", now, "enqueued_at", now],
+            "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
             "audit": {word: audit[each] for word, each in _AUDITED.items() if each in audit},
         }
         if operation_id:
-            config |= {"links_key": links_key(operation_id), "links_expiry": EXPIRY}
+            config |= {"links_key": part_key(operation_id, "links"), "links_expiry": EXPIRY}
         arguments: list[str | bytes] = ["push", json.dumps(config)]
         for request in requests:
             payload = request.payload
             arguments += (
                 request.job_id,
-                request.disproved.encode(errors="surrogateescape"),
-                template.data(payload, is_rescan=request.is_rescan) if payload else b"",
+                request.disproved,
+                job_data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
                 bytes.fromhex(request.row_id.replace("-", "")),
             )
-        replies = self._script.run(arguments, rows_locked=True)
-        return [_answer(each.job_id, reply) for each, reply in zip(requests, replies, strict=True)]
-
-    def read_suspension(self) -> Suspension | None:
-        return read_suspension(self._client)
+        job_ids = [each.job_id for each in requests]
+        return list(map(_answer, job_ids, self._script.run(arguments)))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         for place, job_ids in self.sweep.read().by_place.items():
@@ -195,7 +219,7 @@ class RqQueue(LinkQueue):
                 *first[:limit],
                 *(replace(job, due_at=due_at[job.job_id]) for job in later),
             ]
-            workers, suspension = _workers(client, now), read_suspension(client)
+            workers, suspension = _workers(client, now), read_suspension(client, self.backend)
             scheduler = None
             if lock:
                 key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
@@ -226,28 +250,6 @@ class RqQueue(LinkQueue):
             backend_source=self.choice.source,
         )
 
-    def health(self) -> QueueHealth:
-        overview, client = self.overview(1), self._client
-        workers, oldest = overview.workers, overview.oldest_waiting_seconds
-        with redis_errors(client):
-            key = REGISTRIES["scheduled"]
-            first = cast("list[tuple[bytes, float]]", client.zrange(key, 0, 0, withscores=True))
-            now = server_time(client)
-        return QueueHealth(
-            waiting=overview.waiting,
-            oldest_waits_for=oldest,
-            workers=len(workers),
-            suspension=overview.suspension,
-            # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
-            has_scheduler=overview.scheduler is not None
-            or any(worker.clock_ahead_seconds is not None for worker in workers),
-            first_delayed_in=first[0][1] - now if first else None,
-            other=self.read_other(),
-            silence=silence_of(workers),
-            live_workers=workers,
-            to_remove_others=TO_REMOVE_BULLMQ_JOBS,
-        )
-
     def job(self, job_id: str) -> JobRecord:
         client, key = self._client, Job.key_for(job_id)
         with redis_errors(client):
@@ -272,6 +274,17 @@ class RqQueue(LinkQueue):
             )
 
 
+def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
+    """Returns the call of a link's job, pickled.
+
+    RQ reads it with or without compression, which would take as long as the push.
+    """
+    # Not dataclasses.asdict, which takes several times as long.
+    arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
+    arguments["is_rescan"] = is_rescan
+    return pickle.dumps((JOB_FUNCTION, None, (), arguments), protocol=pickle.HIGHEST_PROTOCOL)
+
+
 def _answer(job_id: str, reply: str) -> Answer:
     word, _, reason = reply.partition(":")
     outcome = _OUTCOMES.get(word)
@@ -282,19 +295,18 @@ def _answer(job_id: str, reply: str) -> Answer:
 def _jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
     rows = read_hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
     jobs = []
-    for job_id, (data, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
-        call = call_of(data or b"")
+    for job_id, (text, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
+        described = _DESCRIPTION.fullmatch(text_of(text or b""))
         app_id, repository_id = ids_of_job(job_id) or (None, None)
-        owner, name = call.get("owner"), call.get("name")
         jobs.append(
             QueuedJob(
                 job_id=job_id,
                 status=status,
-                name=call.get("function"),
+                name=JOB_FUNCTION if described else None,
                 app_id=app_id,
-                app_name=call.get("app_name"),
+                app_name=described[2] if described else None,
                 repository_id=repository_id,
-                repository_name=f"{owner}/{name}" if owner and name else None,
+                repository_name=described[1] if described else None,
                 created_at=_moment(created_at),
                 processed_at=_moment(started_at) if status == "active" else None,
                 enqueued_at=_moment(enqueued_at),
@@ -369,10 +381,14 @@ def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
     pipeline = client.pipeline(transaction=False)
     pipeline.xrevrange(f"{RQ_KEY_PREFIX}:results:{job_id}", count=10)
     [entries] = answers_of(pipeline)
-    for entry_id, fields in entries or ():
-        if text := traceback_of(fields.get(b"exc_string") or b""):
-            failed_at = moment_of_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
-            return JobFailure(failed_at, optional_text_of(fields.get(b"worker_name")), text)
+    for entry_id, values in entries or ():
+        with suppress(ValueError, zlib.error):  # others may have written it
+            packed = b64decode(values.get(b"exc_string") or b"")
+            text = text_of(zlib.decompressobj().decompress(packed, _MOST_OF_A_TRACEBACK)).rstrip()
+            if text:
+                failed_at = moment_of_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
+                worker = optional_text_of(values.get(b"worker_name"))
+                return JobFailure(failed_at, worker, "\n".join(text.split("\n")[-_LINES:]))
     return None
 
 
@@ -386,68 +402,3 @@ def _moment(value: bytes | None) -> datetime | None:
         if value:
             return utcparse(text_of(value))
     return None
-
-
-# RQ's order to all workers of this Redis to take no jobs
-
-
-def suspend_workers(client: Redis, seconds: int | None, change: Change) -> Suspension:
-    """Suspends all workers for `seconds`, or until `resume` if None. Raises RedisError.
-
-    Replaces an earlier suspension, and writes the audit entry.
-    """
-    with redis_errors(client), client.pipeline() as pipeline:
-        at = int(server_time(client))
-        # RQ only asks whether its key exists: the value says since when, by whom and why. One SET,
-        # since RQ's own `suspend` sends SET, then EXPIRE: killed in between, it suspends for ever.
-        value = {"suspended_at": at, "who": change.who, "reason": change.reason or ""}
-        pipeline.set(WORKERS_SUSPENDED, json.dumps(value), ex=seconds)
-        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
-        pipeline.execute()
-    begin = datetime.fromtimestamp(at, UTC)
-    end = None if seconds is None else begin + timedelta(seconds=seconds)
-    return Suspension(begin, end, seconds, change.who, change.reason)
-
-
-def resume_workers(client: Redis, change: Change) -> None:
-    """Ends the suspension, and writes the audit entry. Raises RedisError."""
-    with redis_errors(client), client.pipeline() as pipeline:
-        pipeline.delete(WORKERS_SUSPENDED)
-        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
-        pipeline.execute()
-
-
-def read_suspension(client: Redis) -> Suspension | None:
-    """Returns the order to take no jobs, None if there is none. Raises RedisError."""
-    with redis_errors(client):
-        pipeline = client.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.pttl(WORKERS_SUSPENDED)
-        pipeline.get(WORKERS_SUSPENDED)
-        (seconds, microseconds), left, value = pipeline.execute()
-    if left == -2:  # noqa: PLR2004 - Redis: no such key
-        return None
-    details = mapping_of(text_of(value or b""))  # none after `rq suspend`
-    begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
-    end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
-    return Suspension(
-        suspended_at=moment_of_timestamp(begin) if isinstance(begin, int) else None,
-        ends_at=None if end is None else moment_of_timestamp(end),
-        remaining_seconds=ceil(left / 1000) if left >= 0 else None,
-        who=str(who) if who else None,
-        reason=str(reason) if reason else None,
-    )
-
-
-def live_workers(client: Redis) -> list[AnyWorker]:
-    """Reads the live workers of all queues of this Redis, ordered by name. Raises RedisError."""
-    with redis_errors(client):
-        keys = sorted(map(text_of, cast("set[bytes]", client.smembers(REDIS_WORKER_KEYS))))
-        rows = read_hashes(client, keys, ("birth", "death", "state", "queues"))
-    workers = []
-    for key, (birth, death, state, queues) in zip(keys, rows, strict=True):
-        if birth is not None and death is None:
-            name = key.removeprefix(RQWorker.redis_worker_namespace_prefix)
-            names = text_of(queues or b"").split(",")
-            workers.append(AnyWorker(name, optional_text_of(state), list(filter(None, names))))
-    return workers

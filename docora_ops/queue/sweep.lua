@@ -3,10 +3,10 @@
 --
 -- ARGV[1]  "remove"
 -- ARGV[2]  JSON: what judge.lua needs
--- then     per job, status and enqueued_at as read, with a blank between them; and JSON: `job_id`;
---          `kept`: how many of its entries in the list stay, the first ones (null: all);
---          `entries`: {registry, member}...; `is_taken`: remove it from the intermediate list;
---          `is_orphan`: remove the job with all that belongs to it
+-- then     per job, JSON: `job_id`; `evidence`: status and enqueued_at as read, with a blank between
+--          them; `kept`: how many of its entries in the list stay, the first ones (null: all);
+--          `entries`: {key, member}... in registries and the intermediate list; `is_orphan`: remove
+--          the job with all that belongs to it
 --
 -- Returns one answer per job: removed, changed (nothing was done), or unreadable:REASON.
 
@@ -15,9 +15,8 @@ local PAGE = 5000
 
 local function read_jobs()
   local jobs, positions = {}, {} -- positions in the list by job id, for those to be removed from it
-  for i = 3, #ARGV, 2 do
-    local job = cjson.decode(ARGV[i + 1])
-    job.evidence = ARGV[i]
+  for i = 3, #ARGV do
+    local job = cjson.decode(ARGV[i])
     if job.kept ~= cjson.null then
       positions[job.job_id] = {}
     end
@@ -49,11 +48,12 @@ local function remove(job, positions)
     is_marked, removed = true, removed + 1
   end
   for _, entry in ipairs(job.entries) do
-    removed = removed + redis.call('ZREM', entry[1], entry[2])
-  end
-  if job.is_taken then
-    removed = removed + redis.call('LREM', config.intermediate, 0, id)
-    redis.call('DEL', config.intermediate .. ':first_seen:' .. id)
+    if entry[1] == config.intermediate then
+      removed = removed + redis.call('LREM', config.intermediate, 0, id)
+      redis.call('DEL', config.intermediate .. ':first_seen:' .. id)
+    else
+      removed = removed + redis.call('ZREM', entry[1], entry[2])
+    end
   end
   if job.is_orphan then
     removed = removed + 1

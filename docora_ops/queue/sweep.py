@@ -91,8 +91,7 @@ class Removal:
     job_id: str
     evidence: str  # of the job's facts
     kept: int | None = None  # how many entries in the list stay, the first ones; None: all
-    entries: Sequence[tuple[str, str]] = ()  # keys of registries, and members
-    is_taken: bool = False  # remove the job from the intermediate list
+    entries: Sequence[tuple[str, str]] = ()  # keys of registries or the intermediate list; members
     is_orphan: bool = False  # remove the job itself, with all that belongs to it
 
 
@@ -136,18 +135,14 @@ class Entries:
             for place in self.places_of(job_id)
             if not facts.status or facts.status not in _STATUSES.get(place, {facts.status})
         ]
-        return places, Removal(
-            job_id,
-            facts.evidence,
-            0 if Place.LIST in places else None,
-            [
-                (_KEYS[place], member)
-                for place in places
-                if place not in {Place.LIST, Place.INTERMEDIATE}
-                for member in self.by_place[place][job_id]
-            ],
-            is_taken=Place.INTERMEDIATE in places,
-        )
+        entries = [
+            (_KEYS[place], member)
+            for place in places
+            if place is not Place.LIST
+            for member in self.by_place[place][job_id]
+        ]
+        kept = 0 if Place.LIST in places else None
+        return places, Removal(job_id, facts.evidence, kept, entries)
 
 
 class QueueSweep:
@@ -156,7 +151,6 @@ class QueueSweep:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._script = Script(client, "judge.lua", "sweep.lua")
-        self.prepare = self._script.prepare  # to be called before rows are locked
 
     def read(self) -> Entries:
         """Reads all entries, page by page: Redis is held for a few milliseconds at a time.
@@ -192,9 +186,8 @@ class QueueSweep:
         with redis_errors(self._client):
             keys = map(Job.key_for, job_ids)
             rows = read_hashes(self._client, keys, ("status", "enqueued_at", "origin"))
-        # Anybody may have written the fields.
         return {
-            job_id: JobFacts(*((each or b"").decode(errors="surrogateescape") for each in row))
+            job_id: JobFacts(*(text_of(each or b"") for each in row))
             for job_id, row in zip(job_ids, rows, strict=True)
         }
 
@@ -220,9 +213,5 @@ class QueueSweep:
         Returns for each `removed`, `changed`, or `unreadable:` and the reason.
         """
         config = SCRIPT_KEYS | ({"audit": {"removed": audit}} if audit else {})
-        arguments: list[str | bytes] = ["remove", json.dumps(config)]
-        for removal in removals:
-            job = asdict(removal)
-            evidence = job.pop("evidence")  # others may have written any bytes
-            arguments += (evidence.encode(errors="surrogateescape"), json.dumps(job))
-        return self._script.run(arguments, rows_locked=True)
+        jobs = [json.dumps(asdict(removal)) for removal in removals]
+        return self._script.run(["remove", json.dumps(config), *jobs])

@@ -22,7 +22,7 @@ from docora_ops import actions
 from docora_ops.actions import Docora
 from docora_ops.jobs import Backend
 from docora_ops.links import Payload
-from docora_ops.queue.job_template import JobTemplate
+from docora_ops.queue import RqQueue
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 from tests.benchmarks.world import QUEUE, connect
 
@@ -156,11 +156,11 @@ def floor(limit: int) -> int:
     Writes the bytes of RQ's default serializer, compressed by zlib. Our jobs are not compressed.
     """
     connection, client = connect()
-    template = JobTemplate(settings(), client)
+    queue = RqQueue(settings(), client)
     queued = 0
     for rows in reset_batches(connection, limit):
         pipeline = client.pipeline()
-        names_and_values = iter(template.fields)
+        names_and_values = iter(queue.common_fields)
         constants: dict[Any, Any] = dict(zip(names_and_values, names_and_values, strict=True))
         constants |= dict.fromkeys(("created_at", "enqueued_at"), utcformat(now()))
         for row in rows:

@@ -59,6 +59,8 @@ def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
     assert result.data["message"].startswith(message)
     assert bull_keys(bullmq) == keys
     if outcome == "already_running":
+        resynced = bullmq.run("resync", *link.ids, "--yes", "--json")
+        assert (resynced.code, resynced.json["code"]) == (4, "snapshot_running"), resynced
         assert docora.row(link) == row
     else:
         assert docora.was_reset(link)

@@ -3,7 +3,7 @@
 Who waits for a row finds it as its holder has left it; the rest must not be from before.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import psycopg
@@ -12,7 +12,7 @@ import pytest
 from docora_ops.database import Session
 from docora_ops.database.link_scans import Refusal, begin_scan
 from docora_ops.links import Outcome, Payload
-from docora_ops.queue.job_template import JobTemplate
+from docora_ops.queue import rq_queue
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, row_locks, slow_claims
 from tests.support.rows import TestLink
@@ -52,13 +52,13 @@ def moving(docora: Docora, link: TestLink) -> Iterator[None]:
 def pushed(monkeypatch: pytest.MonkeyPatch) -> list[Payload]:
     """What jobs are called with."""
     payloads: list[Payload] = []
-    data: Callable[..., bytes] = JobTemplate.data
+    data = rq_queue.job_data
 
-    def note_and_make(template: JobTemplate, payload: Payload, *, is_rescan: bool) -> bytes:
+    def note_and_make(payload: Payload, *, is_rescan: bool) -> bytes:
         payloads.append(payload)
-        return data(template, payload, is_rescan=is_rescan)
+        return data(payload, is_rescan=is_rescan)
 
-    monkeypatch.setattr(JobTemplate, "data", note_and_make)
+    monkeypatch.setattr(rq_queue, "job_data", note_and_make)
     return payloads
 
 

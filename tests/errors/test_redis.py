@@ -70,7 +70,7 @@ def test_why_a_server_can_not_be_reached_is_told(
 ) -> None:
     before = docora.dump()
     name = "docora.invalid"
-    unknown = rf"can't be reached: (no host named {name}|the name {name} can't be looked up)"
+    unknown = rf"{name}:6379/0 can't be reached: .*name"
     login = f"someone:{ENCODED}"
     for variable, url, sentence in (
         ("REDIS_URL", f"redis://{login}@{name}", unknown),

@@ -7,7 +7,7 @@ from threading import Event
 import pytest
 
 from docora_ops.actions import ChangeOptions, LinkChoice, paced_run, retry_all_failed
-from docora_ops.queue.progress import HEARD, selection_key
+from docora_ops.queue.progress import HEARD, part_key
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
 from tests.support.proxy import PATIENCE, eventually
@@ -58,7 +58,7 @@ def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:
     finish(process)
     left = docora.run("schedule", "--json")
     assert left.data["left_to_operations"] == [{"operation_id": operation_id, "links": 3}]
-    key = selection_key(operation_id)
+    key = part_key(operation_id, "selection")
     assert 0 < docora.redis.ttl(key) <= HEARD
     docora.redis.expire(key, 0)
     goes_on = docora.run("schedule", "--json")
@@ -76,7 +76,7 @@ def test_a_run_shows_again_and_again_that_it_is_under_way(
     with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:
         while not docora.waiting():
             next(steps)
-        key = selection_key(only_operation(docora))
+        key = part_key(only_operation(docora), "selection")
         assert docora.redis.strlen(key) == 4 * 16
         docora.redis.expire(key, 9)
         for _ in range(9):

@@ -50,8 +50,9 @@ def test_bulk_actions_at_once_leave_one_job_for_each_link(
     results = [finish(process) for process in processes]
     for result in results:
         assert result.code == 0, result
-        assert result.data["total"] == result.data["completed"] == TOTAL
-        assert result.data["put_to_work"] + result.data["skipped"] == TOTAL
+        # One that wakes up late finds fewer links.
+        assert result.data["total"] == result.data["completed"]
+        assert result.data["put_to_work"] + result.data["skipped"] == result.data["total"]
     assert sum(result.data["queued"] for result in results) == TOTAL
     assert sorted(docora.waiting()) == [link.job_id for link in docora.links()]
     docora.assert_sound()

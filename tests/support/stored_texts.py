@@ -25,7 +25,7 @@ def redis_texts(docora: Docora, *, but: bytes = b"\0") -> Iterator[bytes]:
         yield key
         [value] = docora.contents([key])
         if key.startswith(b"rq:job:") and b"data" in value:
-            function, _, arguments, named = pickle.loads(zlib.decompress(value.pop(b"data")))
+            function, _, arguments, named = pickle.loads(value.pop(b"data"))
             named = {name: each for name, each in named.items() if name not in AS_THE_CONTRACT_SAYS}
             yield repr((function, arguments, named)).encode()
         yield from _unpacked(value)
