@@ -5,11 +5,11 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
-from docora_ops.actions import BulkStep
+from docora_ops.actions.bulk_run import BulkStep
+from docora_ops.actions.docora import Docora
 from docora_ops.bulk import BulkResult, BulkWait, ChangeOptions, StoppedBy
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.retry import reset_in_words
 from docora_ops.cli.signals import Stop, interrupted_code, until_stopped
 from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
@@ -37,7 +37,6 @@ def run_bulk(
     """
     with closing(events):
         step, servers = next(events), context.docora.servers
-        context.collect_garbage()
         if not options.dry_run and step.result.total:
             if terminal is not None:
                 _ask(context, terminal, step, options)
@@ -52,13 +51,21 @@ def run_bulk(
 def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
     docora, links = context.docora, _links_of(step)
     above: list[object] = [app_counts(step.chosen)] if len(step.chosen) > 1 else []
-    question = reset_in_words(docora, links)
+    question = reset_in_words(docora, links, step.result.total)
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
         if not options.update:
             above.append(FORGOTTEN)
     context.tell()
     terminal.ask(f"{docora.servers}: {question}?", *above)
+
+
+def reset_in_words(docora: Docora, links: str, count: int) -> str:
+    """Returns what happens to `count` links and their jobs, for a question."""
+    jobs = "its snapshot job" if count == 1 else "a snapshot job for each"
+    if docora.queue.is_docoras:
+        return f"reset {links}, so that Docora's scheduler queues {jobs}"
+    return f"reset {links} and queue {jobs}"
 
 
 def _carry_out(
@@ -84,7 +91,7 @@ def _carry_out(
         why = StoppedBy.LOST_SERVER if lost else StoppedBy.INTERRUPTED
         step = replace(step, result=step.result.stopped(why))
     if lost or not (step.wait and context.as_json):
-        _show(context, step, options, lost, is_last=not (step.wait or stop.requested))
+        _show(context, step, options, lost)
     if lost:
         done = f"Stopped after {step.result.completed} of {total} links."
         next_step = _next_step(action)
@@ -104,7 +111,7 @@ def _progress(
 ) -> Iterator[Callable[[BulkStep], None]]:
     """Shows how far the work is; with `--in-flight`, the wait for the snapshots, too."""
     if not options.is_paced:
-        with progress_bar(context.err, total) as move:
+        with progress_bar(total) as move:
             yield lambda step: move(step.result.completed)
         return
     what = f"{amount(total, 'snapshot')}, {options.in_flight} in flight at most"
@@ -148,7 +155,7 @@ def _await_snapshots(
     if context.as_json:
         context.show_document(render.bulk_data(result, waited), lost)
     else:
-        context.show_tables(render.wait_screens(waited), is_last=not (lost or stop.requested))
+        context.show_tables(render.wait_screens(waited))
     if lost:
         return context.report(lost, next_step="the jobs go on")
     codes = end_wait(context, waited, result.operation_id or "", interrupted=stop.requested)
@@ -162,12 +169,7 @@ def _await_snapshots(
 
 
 def _show(
-    context: Context,
-    step: BulkStep,
-    options: ChangeOptions,
-    lost: ServerError | None = None,
-    *,
-    is_last: bool = True,
+    context: Context, step: BulkStep, options: ChangeOptions, lost: ServerError | None = None
 ) -> None:
     """Shows what was done until now, and in JSON the error that has ended it."""
     result = step.result
@@ -181,7 +183,7 @@ def _show(
         parts += ["", failures(result.failures)]
     if result.planned_links:
         parts += ["", render.planned_list(result.planned_links)]
-    context.show_tables(parts, is_last=is_last and not lost)
+    context.show_tables(parts, paged=options.dry_run)
     if result.deliveries_cleared:
         context.say(FORGOTTEN)
     if options.dry_run:
@@ -191,7 +193,7 @@ def _show(
         done = f"Cancelled{by} after {result.completed} of {result.total} links"
         context.warn(f"{done}; {_next_step(result.action)}.")
     if lost and step.wait:
-        context.show_tables(render.wait_screens(step.wait), is_last=False)
+        context.show_tables(render.wait_screens(step.wait))
 
 
 def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:

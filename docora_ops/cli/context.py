@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from docora_ops.cli.streams import show_paged
 from docora_ops.errors import DocoraOpsError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from docora_ops.actions import Docora
+    from docora_ops.actions.docora import Docora
+    from docora_ops.actions.lookup import LinkChoice
     from docora_ops.link_lists import Page
+    from docora_ops.links import LinkStatus
 
 
 @dataclass
@@ -40,22 +39,10 @@ class Context:
     @cached_property
     def docora(self) -> Docora:
         """The Docora of the environment and the env file. Raises ConfigurationError."""
-        from docora_ops.actions import Docora
+        from docora_ops.actions.docora import Docora
         from docora_ops.settings import load_settings
 
         return Docora(load_settings(self.env_file))
-
-    @cached_property
-    def err(self) -> Console:
-        """The console for conversation."""
-        from docora_ops.render.console import make_console
-
-        return make_console(sys.stderr)
-
-    def collect_garbage(self) -> None:
-        """Turns the garbage collector on again, for a command that may run long."""
-        gc.freeze()
-        gc.enable()
 
     def close(self) -> None:
         """Prints the last notices, and closes the connections."""
@@ -75,7 +62,7 @@ class Context:
         if self.as_json:
             self.show_document(data)
         else:
-            self.show_tables(parts)
+            self.show_tables(parts, paged=True)
 
     def show_page(
         self,
@@ -99,28 +86,32 @@ class Context:
             place = f"{amount(page.total, noun)}, page {page.number} of {page.pages}"
             if not page.total:
                 place = nothing or f"no {noun}s"
+            elif not page.rows:
+                place = f"no page {page.number}: {amount(page.total, noun)} on "
+                place += amount(page.pages, "page")
             is_shown = page.rows or not sys.stdout.isatty()
-            self.show_tables([rows] if is_shown else [], f"{where}: {place}.")
+            parts = [rows] if is_shown else []
+            self.show_tables(parts, f"{where}: {place}.", paged=True)
         return ExitCode.OK if lost is None else self.report(lost)
 
     def show_tables(
-        self, parts: Iterable[object], footer: str = "", *, is_last: bool = True
+        self, parts: Iterable[object], footer: str = "", *, paged: bool = False
     ) -> None:
         """Prints lists, screens of names and values, and sentences on stdout.
 
-        In a pipe the footer is conversation. `is_last`: False if the command goes on afterwards, so
-        that no pager may wait for a key.
+        In a pipe the footer is conversation. `paged`: through the pager if they are long.
         """
         from docora_ops.render.columns import Listing, Pairs, cell
-        from docora_ops.render.console import make_console
 
         self.tell()
         if sys.stdout.isatty():
+            from docora_ops.render.console import make_console
+
             console = make_console(sys.stdout)
             with console.capture() as capture:
                 for part in (*parts, *([cell(footer)] if footer else [])):
                     console.print(part, crop=False)
-            show_paged(capture.get(), console.height if is_last else sys.maxsize)
+            show_paged(capture.get(), console.height if paged else sys.maxsize)
             return
         for part in parts:
             for line in part.lines() if isinstance(part, Listing | Pairs) else [str(part)]:
@@ -147,8 +138,10 @@ class Context:
 
         self.tell()
         if sys.stderr.isatty():
+            from docora_ops.render.console import make_console
+
             # The terminal breaks the line, so that a command in it can be pasted.
-            self.err.print(inert(text), style=style, soft_wrap=True)
+            make_console(sys.stderr).print(inert(text), style=style, soft_wrap=True)
         else:
             sys.stderr.write(f"{inert(text)}\n")
 
@@ -175,9 +168,22 @@ class Context:
 def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     """Makes the Context of the command, which knows the options that many commands have.
 
-    `waits`: the command always waits. Raises UsageError if options contradict each other.
+    `waits`: the command always waits. Raises UsageError if options contradict each other, and
+    BadParameter if a value is not text.
     """
+    command: Any = typer_context.command
     given = typer_context.params
+    for parameter in command.params:
+        value = given.get(parameter.name)
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                continue
+            # Most often an unset variable of a shell script; it would fit everything.
+            wrong = "" if text.strip() else "the value is empty"
+            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+                wrong = "the value is not valid UTF-8"
+            if wrong:
+                raise typer.BadParameter(wrong, ctx=typer_context, param=parameter)
     is_paced, wait = given.get("in_flight") is not None, given.get("wait", waits)
     timeout: int | None = given.get("timeout")
     if given.get("max_failures") is not None and not is_paced:
@@ -191,3 +197,20 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     context = Context(given.get("env_file"), given.get("as_json", False), wait, timeout)
     typer_context.call_on_close(context.close)
     return context
+
+
+def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:
+    """Returns the links that the options of the command choose."""
+    from docora_ops.actions.lookup import LinkChoice
+
+    given = typer_context.params
+    return LinkChoice(
+        apps=given["app"] or (),
+        exclude_apps=given["exclude_app"] or (),
+        repositories=given["repo"] or (),
+        statuses=statuses,
+        errors=given["error"] or (),
+        exclude_errors=given["exclude_error"] or (),
+        no_error=given["no_error"],
+        open_circuit=given["circuit"] and given["circuit"] == "open",
+    )

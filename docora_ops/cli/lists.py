@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
+from docora_ops.cli.context import context_of, link_choice
 from docora_ops.link_lists import LinkGroup, LinkSort
 from docora_ops.links import LinkStatus
 
@@ -79,19 +78,21 @@ def failed(
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
     """Shows a page of the links, or of their groups, by the options of the command."""
     context, given = context_of(typer_context), typer_context.params
+    from docora_ops.actions import reading
+    from docora_ops.actions.lookup import LinkChoice
     from docora_ops.render.columns import Listing
     from docora_ops.render.link_view import LINKS, group_list
 
-    docora, choice = context.docora, options.link_choice(typer_context, statuses)
+    docora, choice = context.docora, link_choice(typer_context, statuses)
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
     if group := given["group_by"]:
-        groups = actions.link_groups(docora, group, choice, **pages)
+        groups = reading.link_groups(docora, group, choice, **pages)
         rows, place = group_list(group, groups.rows), docora.database.place
         return context.show_page(groups, rows, place, "group", nothing=f"no {noun}s")
-    found, lost = actions.links(docora, choice, sort=given["sort"], **pages)
+    found, lost = reading.links(docora, choice, sort=given["sort"], **pages)
     # Where all links have the same status, it need not be shown.
     columns = [each for each in LINKS if len(statuses) != 1 or each.name != "Status"]
-    is_narrowed = options.link_choice(typer_context) != actions.LinkChoice() or given.get("status")
+    is_narrowed = choice != LinkChoice(statuses=statuses) or given.get("status")
     return context.show_page(
         found,
         Listing(columns, found.rows),
@@ -115,10 +116,11 @@ def apps(
     Postgres. Changes nothing.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.reading import apps
     from docora_ops.render.columns import Listing
     from docora_ops.render.link_view import APPS
 
-    found = actions.apps(context.docora, page=page, limit=limit)
+    found = apps(context.docora, page=page, limit=limit)
     shown, place = Listing(APPS, found.rows), context.docora.database.place
     return context.show_page(found, shown, place, "app")
 
@@ -136,7 +138,8 @@ def show(
     last failure. Changes nothing.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.reading import show
     from docora_ops.render.link_view import link_screen
 
-    details = actions.show(context.docora, app, repo)
+    details = show(context.docora, app, repo)
     context.show(details, [link_screen(details)])

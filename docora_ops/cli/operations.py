@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
@@ -30,10 +29,11 @@ def operations(
     the command that runs the operation has been silent for two minutes.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.journal import operations
     from docora_ops.render.bulk_view import OPERATIONS
     from docora_ops.render.columns import Listing
 
-    found = actions.operations(context.docora, page=page, limit=limit)
+    found = operations(context.docora, page=page, limit=limit)
     return context.show_page(
         found,
         Listing(OPERATIONS, found.rows),
@@ -57,21 +57,21 @@ def progress(
     Works for operations of Docora's dashboard, too.
     """
     context = context_of(typer_context)
+    from docora_ops.actions import journal
     from docora_ops.render.bulk_view import progress_data, progress_screens
     from docora_ops.render.console import may_animate, progress_bar
 
     if follow:
-        context.collect_garbage()
         completed = None
-        with progress_bar(context.err) as move:
-            for operation in actions.follow(context.docora, operation_id):
+        with progress_bar() as move:
+            for operation in journal.follow(context.docora, operation_id):
                 move(operation.completed, None, operation.total)
                 if completed not in {None, operation.completed} and not may_animate(sys.stderr):
                     context.say(f"{operation.completed} of {operation.total}")
                 completed = operation.completed
         if operation.state is OperationState.OWNER_GONE:
             context.warn(RUNNER_IS_SILENT)
-    found, failures, _ = actions.progress(context.docora, operation_id)
+    found, failures, _ = journal.progress(context.docora, operation_id)
     context.show(progress_data(found, failures), progress_screens(found, failures))
     if follow and (found.cancelled or found.not_queued or not found.finished):
         return ExitCode.PROBLEMS
@@ -91,10 +91,11 @@ def cancel(
     a bulk retry, run it again.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.journal import cancel
     from docora_ops.render.bulk_view import CancelData
     from docora_ops.render.columns import cell
 
-    is_first = actions.cancel(context.docora, operation_id, reason=reason)
+    is_first = cancel(context.docora, operation_id, reason=reason)
     done = "Cancellation requested" if is_first else "Already cancelled"
     data = CancelData("Cancellation requested", operation_id, already_cancelled=not is_first)
     context.show(data, [cell(f"{done}: {operation_id}")])
@@ -115,10 +116,11 @@ def history(
     Only changes made with docora-ops are recorded, not those of the dashboard.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.journal import history
     from docora_ops.render.bulk_view import HISTORY
     from docora_ops.render.columns import Listing
 
-    found = actions.history(context.docora, schedule=not no_schedule, page=page, limit=limit)
+    found = history(context.docora, schedule=not no_schedule, page=page, limit=limit)
     return context.show_page(
         found,
         Listing(HISTORY, found.rows),

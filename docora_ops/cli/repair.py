@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
@@ -50,7 +49,6 @@ def doctor(
     from docora_ops.render import drift_view
     from docora_ops.text import amount
 
-    context.collect_garbage()
     docora, has_told = context.docora, False
     docora.settings = docora.settings.hurried(_PATIENCE)
     delay = docora.settings.drift_grace
@@ -65,9 +63,9 @@ def doctor(
         context.show_document(drift_view.doctor_data(diagnosis))
         context.say(drift_view.summary(diagnosis))
     else:
-        # Not paged: the worst comes last, and a pager shows the beginning.
+        # Otherwise the worst comes last, and a pager shows the beginning.
         screen = drift_view.doctor_screens(diagnosis, show_all=show_all)
-        context.show_tables(screen, is_last=show_all)
+        context.show_tables(screen, paged=show_all)
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:
@@ -102,14 +100,15 @@ def repair(
     run it again to finish the rest.
     """
     context = context_of(typer_context)
-    terminal = terminal_to_ask(skip=yes or dry_run)
+    terminal = None if yes or dry_run else terminal_to_ask()
+    from docora_ops.actions.fix_drift import repair
     from docora_ops.drift import RepairOutcome, RepairResult
     from docora_ops.render import drift_view
     from docora_ops.render.columns import Listing
     from docora_ops.render.console import progress_bar
 
     stop, lost, result = Stop(), None, RepairResult(())
-    events = actions.repair(
+    events = repair(
         context.docora,
         app,
         repo,
@@ -124,14 +123,13 @@ def repair(
             if isinstance(event, RepairResult):
                 result = event
                 break
-        context.collect_garbage()
         if result.total and not dry_run:
             if terminal is not None:
                 found = amount(result.total, "mismatch", "mismatches")
                 question = f"{context.docora.servers}: repair {found}?"
                 terminal.ask(question, Listing(drift_view.FOUND, result.by_app, 20))
             try:
-                with progress_bar(context.err, result.total) as move:
+                with progress_bar(result.total) as move:
                     for event in until_stopped(events, stop):
                         if isinstance(event, RepairResult):
                             result = event
@@ -143,7 +141,7 @@ def repair(
         context.show_document(drift_view.repair_data(result), lost)
     elif result.total:
         screens = drift_view.repair_screens(result, with_list=with_list)
-        context.show_tables(screens, is_last=not is_cut_short)
+        context.show_tables(screens, paged=dry_run)
     else:
         context.show_tables([drift_view.repair_message(result)])
     if dry_run:

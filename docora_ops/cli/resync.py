@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from docora_ops import actions
+from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.retry import reset_in_words, show_change
+from docora_ops.cli.retry import show_change
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import UsageError
 
@@ -54,30 +54,40 @@ def resync(
         )
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="remove --in-flight")
-    terminal = terminal_to_ask(skip=yes or dry_run)
+    terminal = None if yes or dry_run else terminal_to_ask()
+    from docora_ops.actions.many_links import resync_all
+    from docora_ops.actions.one_link import link_to_resync, resync
+    from docora_ops.cli.bulk_command import reset_in_words, run_bulk
     from docora_ops.render.link_view import FORGOTTEN
     from docora_ops.text import amount
 
-    chosen = options.change_options(typer_context)
+    chosen = ChangeOptions(
+        front=front,
+        reset_circuit=reset_circuit,
+        update=update,
+        dry_run=dry_run,
+        in_flight=in_flight,
+        max_failures=max_failures,
+        wait=wait,
+        timeout=timeout,
+    )
     docora = context.docora
     if repo is not None:
         if terminal is not None:
-            link, records = actions.link_to_resync(docora, app, repo)
+            link, records = link_to_resync(docora, app, repo)
             context.tell()
             terminal.ask(
                 f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
-                f"{link.payload.repository_name} again, {reset_in_words(docora, '1 link')}?",
+                f"{link.payload.repository_name} again, {reset_in_words(docora, 'the link', 1)}?",
                 *([] if update else [FORGOTTEN]),
             )
-        result = actions.resync(docora, app, repo, chosen, reason=reason)
-        return show_change(context, result, chosen)
+        result = resync(docora, app, repo, chosen, reason=reason)
+        return show_change(context, result, front=front)
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends the app all files again, and there is no terminal to confirm that",
             hint="add --yes to skip the confirmation",
         )
-    from docora_ops.cli.bulk_command import run_bulk
-
     by_prefix = dry_run or terminal is not None
-    events = actions.resync_all(docora, app, chosen, by_prefix=by_prefix, reason=reason)
+    events = resync_all(docora, app, chosen, by_prefix=by_prefix, reason=reason)
     return run_bulk(context, events, chosen, terminal)

@@ -6,7 +6,6 @@ from typing import Annotated, cast
 
 import typer
 
-from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
@@ -59,9 +58,10 @@ def queue(
     Needs only Redis. Changes nothing.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.reading import queue
     from docora_ops.render.queue_view import queue_screens
 
-    overview = actions.queue(context.docora, limit)
+    overview = queue(context.docora, limit)
     context.show(overview, queue_screens(overview, limit))
 
 

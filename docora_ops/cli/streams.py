@@ -1,14 +1,18 @@
 """The standard streams, the pager, and confirmation prompts, even if streams are redirected."""
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import termios
 from contextlib import suppress
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from typing import cast
 
+from docora_ops.cli.signals import ignoring_ctrl_c
 from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
@@ -60,23 +64,24 @@ def guard_streams() -> OutputStream:
 
 
 def show_paged(text: str, height: int) -> None:
-    """Writes the text to stdout, through the pager if it has `height` lines or more.
-
-    Waits until the pager has ended. Meanwhile signals do not end the command: Ctrl-C is a key of
-    the pager.
-    """
-    is_off = os.environ.get("PAGER") == "" or os.environ.get("TERM") == "dumb"
-    is_off = is_off or not sys.stdout.isatty() or not is_foreground(sys.stdout.fileno())
-    if is_off or text.count("\n") < height:
+    """Writes the text to stdout, through the pager if it has `height` lines or more."""
+    pager = os.environ.get("PAGER", shutil.which("less") or "")
+    is_off = not pager or os.environ.get("TERM") == "dumb" or text.count("\n") < height
+    if is_off or not sys.stdout.isatty() or not is_foreground(sys.stdout.fileno()):
         sys.stdout.write(text)
         return
-    from rich.pager import SystemPager
-
     sys.stdout.flush()
-    os.environ.setdefault("LESS", "FRX")  # R: show colours
-    for name in os.environ.keys() & _SECRETS:  # a pager may run other programs
-        del os.environ[name]
-    SystemPager().show(text)
+    # R: show colours. Secrets are left out: a pager may run other programs.
+    env = {"LESS": "FRX"} | {k: v for k, v in os.environ.items() if k not in _SECRETS}
+    with (
+        ignoring_ctrl_c(),
+        subprocess.Popen(["/bin/sh", "-c", pager], stdin=subprocess.PIPE, env=env) as process,
+    ):
+        try:
+            process.communicate(text.encode(errors="backslashreplace"))
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
 
 
 def is_foreground(terminal: int) -> bool:
@@ -87,12 +92,12 @@ def is_foreground(terminal: int) -> bool:
         return False
 
 
+@dataclass
 class Terminal:
     """The controlling terminal of the process or, without one, that of stdin and stderr."""
 
-    def __init__(self, reader: int, writer: int) -> None:
-        self._reader = reader
-        self._writer = writer
+    _reader: int
+    _writer: int
 
     def ask(self, question: str, *above: object) -> None:
         """Prints `above` and the question, as inert text, and reads the answer.
@@ -130,13 +135,8 @@ class Terminal:
             raise CommandInterruptedError("nothing was changed")
 
 
-def terminal_to_ask(*, skip: bool) -> Terminal | None:
-    """Returns the terminal to ask a question at, None with `skip` and without a terminal.
-
-    Raises UsageError in a background job.
-    """
-    if skip:
-        return None
+def terminal_to_ask() -> Terminal | None:
+    """Returns the terminal to ask a question at, if any. Raises UsageError in a background job."""
     try:
         reader = writer = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:

@@ -7,13 +7,11 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app
@@ -25,7 +23,7 @@ from docora_ops.errors import ServerError, UsageError
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
-    from docora_ops.actions import LinkStep
+    from docora_ops.actions.following import LinkStep
     from docora_ops.bulk import BulkWait
     from docora_ops.links import LinkResult
 
@@ -38,7 +36,6 @@ def wait(
         str,
         typer.Argument(
             metavar="APP|OPERATION_ID",
-            parser=options.checked_text,
             help="The app of a link (with REPO), or a bulk operation.",
             autocompletion=complete_app,
         ),
@@ -62,7 +59,9 @@ def wait(
             "wait takes APP and REPO, or the id of an operation alone",
             hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
         )
-    return wait_for_link(context, actions.wait(context.docora, app, repo, timeout=timeout))
+    from docora_ops.actions.following import wait
+
+    return wait_for_link(context, wait(context.docora, app, repo, timeout=timeout))
 
 
 def wait_for_link(
@@ -74,7 +73,6 @@ def wait_for_link(
     """
     from docora_ops.render.link_view import link_data, wait_screen
 
-    context.collect_garbage()
     stop, what = Stop(), "1 snapshot"
     events = until_stopped(steps, stop)
     try:
@@ -93,16 +91,15 @@ def wait_for_link(
     if context.as_json:
         context.show_document(link_data(change or link, step.workers, step.end))
     else:
-        screen = wait_screen(step.end, None if change else link)
-        context.show_tables([screen], is_last=not stop.requested)
+        context.show_tables([wait_screen(step.end, None if change else link)])
     return gravest(end_wait(context, step.wait, words, interrupted=stop.requested))
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
+    from docora_ops.actions.following import wait_for_operation
     from docora_ops.render.bulk_view import progress_data, progress_screens, wait_screens
 
-    context.collect_garbage()
-    steps = actions.wait_for_operation(context.docora, operation_id, timeout=context.timeout)
+    steps = wait_for_operation(context.docora, operation_id, timeout=context.timeout)
     stop, lost = Stop(), None
     events = until_stopped(steps, stop)
     step = next(events)
@@ -120,8 +117,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     if context.as_json:
         context.show_document(progress_data(*shown, waited), lost)
     else:
-        parts = chain(progress_screens(*shown), wait_screens(waited))
-        context.show_tables(parts, is_last=not (lost or stop.requested))
+        context.show_tables([*progress_screens(*shown), *wait_screens(waited)])
     if lost:
         return context.report(lost, next_step="the jobs go on")
     codes = end_wait(context, waited, operation_id, interrupted=stop.requested)
@@ -154,7 +150,7 @@ def showing_wait(
     context.say(f"Waiting for {what}{at_most}.")
     is_animated, said_at = may_animate(sys.stderr), time.monotonic()
     first = ", ".join(wait_progress(wait, 0, 0)) if wait else "looking"
-    with progress_bar(context.err, wait.total if wait else None, first) as move:
+    with progress_bar(wait.total if wait else None, first) as move:
 
         def show(wait: BulkWait, left: int = 0, taken_over: int = 0) -> None:
             nonlocal said_at
