@@ -144,6 +144,8 @@ def _complete() -> None:
 
 def _usage_error(error: typer.TyperException) -> UsageError:
     message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
+    # The voice of pydantic, which converts numbers.
+    message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
     context: typer.Context | None = getattr(error, "ctx", None)
     hint = f"{context.command_path if context else 'docora-ops'} --help"
     if message.startswith("Got unexpected extra argument"):

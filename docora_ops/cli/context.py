@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.lookup import LinkChoice
     from docora_ops.link_lists import Page
     from docora_ops.links import LinkStatus
+    from docora_ops.render.columns import Column
 
 
 @dataclass
@@ -67,32 +68,32 @@ class Context:
     def show_page(
         self,
         page: Page[Any],
-        rows: object,
+        columns: Sequence[Column[Any]],
         where: str,
         noun: str,
         *,
         nothing: str = "",
         lost: DocoraOpsError | None = None,
-    ) -> ExitCode:
+    ) -> None:
         """Prints one page of a long list, and a line with the number of all rows and the page.
 
         `nothing`: the words for an empty list. `lost`: why data of a server is missing.
         """
-        from docora_ops.text import amount
-
         if self.as_json:
             self.show_document(page, lost)
-        else:
-            place = f"{amount(page.total, noun)}, page {page.number} of {page.pages}"
-            if not page.total:
-                place = nothing or f"no {noun}s"
-            elif not page.rows:
-                place = f"no page {page.number}: {amount(page.total, noun)} on "
-                place += amount(page.pages, "page")
-            is_shown = page.rows or not sys.stdout.isatty()
-            parts = [rows] if is_shown else []
-            self.show_tables(parts, f"{where}: {place}.", paged=True)
-        return ExitCode.OK if lost is None else self.report(lost)
+            return
+        from docora_ops.render.columns import Listing
+        from docora_ops.text import amount
+
+        found = amount(page.total, noun)
+        place = f"{found}, page {page.number} of {page.pages}"
+        if not page.total:
+            place = nothing or f"no {noun}s"
+        elif not page.rows:
+            place = f"there is no page {page.number}: {found}, {amount(page.pages, 'page')}"
+        is_shown = page.rows or not sys.stdout.isatty()
+        parts = [Listing(columns, page.rows)] if is_shown else []
+        self.show_tables(parts, f"{where}: {place}.", paged=True)
 
     def show_tables(
         self, parts: Iterable[object], footer: str = "", *, paged: bool = False

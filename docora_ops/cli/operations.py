@@ -1,6 +1,5 @@
 """`operations`, `progress`, `cancel` and `history`. Need only Redis."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -22,7 +21,7 @@ def operations(
     page: options.PageNumber = 1,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
-) -> int:
+) -> None:
     """List the bulk operations of the last hour.
 
     Includes those of Docora's dashboard. The state `owner_gone` means that links are left, and that
@@ -31,16 +30,11 @@ def operations(
     context = context_of(typer_context)
     from docora_ops.actions.journal import operations
     from docora_ops.render.bulk_view import OPERATIONS
-    from docora_ops.render.columns import Listing
 
     found = operations(context.docora, page=page, limit=limit)
-    return context.show_page(
-        found,
-        Listing(OPERATIONS, found.rows),
-        context.docora.redis_server,
-        "operation",
-        nothing="no bulk operations: each is kept for an hour after its last step",
-    )
+    nothing = "no bulk operations: each is kept for an hour after its last step"
+    server = context.docora.redis_server
+    context.show_page(found, OPERATIONS, server, "operation", nothing=nothing)
 
 
 def progress(
@@ -59,16 +53,12 @@ def progress(
     context = context_of(typer_context)
     from docora_ops.actions import journal
     from docora_ops.render.bulk_view import progress_data, progress_screens
-    from docora_ops.render.console import may_animate, progress_bar
+    from docora_ops.render.console import progress_bar
 
     if follow:
-        completed = None
         with progress_bar() as move:
             for operation in journal.follow(context.docora, operation_id):
                 move(operation.completed, None, operation.total)
-                if completed not in {None, operation.completed} and not may_animate(sys.stderr):
-                    context.say(f"{operation.completed} of {operation.total}")
-                completed = operation.completed
         if operation.state is OperationState.OWNER_GONE:
             context.warn(RUNNER_IS_SILENT)
     found, failures, _ = journal.progress(context.docora, operation_id)
@@ -110,7 +100,7 @@ def history(
     ] = False,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
-) -> int:
+) -> None:
     """Show who changed what, when and why, latest first.
 
     Only changes made with docora-ops are recorded, not those of the dashboard.
@@ -118,13 +108,7 @@ def history(
     context = context_of(typer_context)
     from docora_ops.actions.journal import history
     from docora_ops.render.bulk_view import HISTORY
-    from docora_ops.render.columns import Listing
 
     found = history(context.docora, schedule=not no_schedule, page=page, limit=limit)
-    return context.show_page(
-        found,
-        Listing(HISTORY, found.rows),
-        context.docora.redis_server,
-        "change",
-        nothing="no change is recorded",
-    )
+    server, nothing = context.docora.redis_server, "no change is recorded"
+    context.show_page(found, HISTORY, server, "change", nothing=nothing)

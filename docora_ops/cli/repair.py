@@ -8,7 +8,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.signals import Stop, interrupted_code, until_stopped
+from docora_ops.cli.signals import interrupted_code, until_interrupted
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import ServerError
 from docora_ops.text import amount
@@ -107,7 +107,7 @@ def repair(
     from docora_ops.render.columns import Listing
     from docora_ops.render.console import progress_bar
 
-    stop, lost, result = Stop(), None, RepairResult(())
+    lost, result = None, RepairResult(())
     events = repair(
         context.docora,
         app,
@@ -130,7 +130,7 @@ def repair(
                 terminal.ask(question, Listing(drift_view.FOUND, result.by_app, 20))
             try:
                 with progress_bar(result.total) as move:
-                    for event in until_stopped(events, stop):
+                    for event in until_interrupted(events):
                         if isinstance(event, RepairResult):
                             result = event
                             move(result.completed)
@@ -145,7 +145,7 @@ def repair(
     else:
         context.show_tables([drift_view.repair_message(result)])
     if dry_run:
-        context.say("Dry run: nothing was changed.")
+        context.say(f"{context.docora.servers}: dry run, nothing was changed.")
     stopped = f"Stopped after {result.completed} of {result.total}"
     if lost:
         return context.report(lost, f"{stopped}.", _NEXT_STEP)

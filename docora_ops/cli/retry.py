@@ -45,12 +45,8 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
 
     if not context.as_json:
         context.show_tables([render.result_screen(result)])
-        if result.deliveries_cleared and not result.update:
-            context.say(render.FORGOTTEN)
-        if result.dry_run:
-            context.say("Dry run: nothing was changed.")
-        else:
-            context.say(f"{context.docora.servers}: {render.message(result)}.")
+        done = "dry run, nothing was changed" if result.dry_run else render.message(result)
+        context.say(f"{context.docora.servers}: {done}.")
     elif not context.wait:
         context.show_document(render.link_data(result, result.workers))
     if front and result.outcome is Outcome.ALREADY_QUEUED:

@@ -69,8 +69,8 @@ def show_paged(text: str, height: int) -> None:
     is_off = not pager or os.environ.get("TERM") == "dumb" or text.count("\n") < height
     if is_off or not sys.stdout.isatty() or not is_foreground(sys.stdout.fileno()):
         sys.stdout.write(text)
+        sys.stdout.flush()
         return
-    sys.stdout.flush()
     # R: show colours. Secrets are left out: a pager may run other programs.
     env = {"LESS": "FRX"} | {k: v for k, v in os.environ.items() if k not in _SECRETS}
     with (

@@ -18,7 +18,7 @@ from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.operations import RUNNER_IS_SILENT
-from docora_ops.cli.signals import Stop, interrupted_code, until_stopped
+from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.text import amount
 
@@ -73,8 +73,7 @@ def wait_for_link(
     """
     from docora_ops.render.link_view import link_data, wait_screen
 
-    stop, what = Stop(), "1 snapshot"
-    events = until_stopped(steps, stop)
+    what, events = "1 snapshot", until_interrupted(steps)
     try:
         step = next(events)  # from here on, a signal ends the wait only
         link, words = step.link, step.link.ref.words
@@ -92,7 +91,7 @@ def wait_for_link(
         context.show_document(link_data(change or link, step.workers, step.end))
     else:
         context.show_tables([wait_screen(step.end, None if change else link)])
-    return gravest(end_wait(context, step.wait, words, interrupted=stop.requested))
+    return gravest(end_wait(context, step.wait, words))
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
@@ -100,8 +99,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.render.bulk_view import progress_data, progress_screens, wait_screens
 
     steps = wait_for_operation(context.docora, operation_id, timeout=context.timeout)
-    stop, lost = Stop(), None
-    events = until_stopped(steps, stop)
+    lost, events = None, until_interrupted(steps)
     step = next(events)
     try:
         with showing_wait(context, f"the snapshots of operation {operation_id}") as show:
@@ -120,9 +118,9 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
         context.show_tables([*progress_screens(*shown), *wait_screens(waited)])
     if lost:
         return context.report(lost, next_step="the jobs go on")
-    codes = end_wait(context, waited, operation_id, interrupted=stop.requested)
+    codes = end_wait(context, waited, operation_id)
     if step.goes_on:
-        codes.add(interrupted_code() if stop.requested else ExitCode.TIMED_OUT)
+        codes.add(interrupted_code() if is_interrupted() else ExitCode.TIMED_OUT)
         context.warn(f"The operation goes on: docora-ops wait {quote(operation_id)}")
     elif operation.state is OperationState.OWNER_GONE:
         context.warn(RUNNER_IS_SILENT)
@@ -140,22 +138,21 @@ def showing_wait(
 ) -> Iterator[Callable[..., None]]:
     """Says that it waits for `what`, and how far it is. Yields a function that shows how far.
 
-    The function takes the results so far, the number of links that are not queued yet, and the
-    number of links that others have queued first.
+    The function takes the results so far, and the number of links that are not queued yet.
     """
-    from docora_ops.render.bulk_view import wait_progress
+    from docora_ops.render.bulk_view import wait_counts
     from docora_ops.render.console import may_animate, progress_bar
 
     at_most = f", {context.timeout} s at most" if context.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
     is_animated, said_at = may_animate(sys.stderr), time.monotonic()
-    first = ", ".join(wait_progress(wait, 0, 0)) if wait else "looking"
+    first = wait_counts(wait) if wait else "looking"
     with progress_bar(wait.total if wait else None, first) as move:
 
-        def show(wait: BulkWait, left: int = 0, taken_over: int = 0) -> None:
+        def show(wait: BulkWait, left: int = 0) -> None:
             nonlocal said_at
             context.tell()
-            text = ", ".join(wait_progress(wait, left, taken_over))
+            text = wait_counts(wait, left)
             move(wait.total - wait.unfinished, text, wait.total + left)
             if not is_animated and time.monotonic() - said_at >= _SAY_EACH:
                 said_at = time.monotonic()
@@ -164,12 +161,12 @@ def showing_wait(
         yield show
 
 
-def end_wait(context: Context, wait: BulkWait, awaited: str, *, interrupted: bool) -> set[ExitCode]:
+def end_wait(context: Context, wait: BulkWait, awaited: str) -> set[ExitCode]:
     """Says which results are missing. Returns every exit code that applies.
 
     `awaited`: the arguments of `wait` that name the link or the operation.
     """
-    codes = {ExitCode.OK}
+    codes, interrupted = {ExitCode.OK}, is_interrupted()
     if wait.failed:
         codes.add(ExitCode.SNAPSHOT_FAILED)
     if wait.gone:

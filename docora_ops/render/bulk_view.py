@@ -23,13 +23,13 @@ from docora_ops.render.link_view import (
     ROWS_SHOWN,
     app_counts,
     failures,
-    group_list,
+    group_columns,
     link_name,
 )
 from docora_ops.text import amount, duration
 
 _MESSAGES = {  # for some links, and for none
-    Action.RETRY: ("Bulk retry started", "No failed notifications found"),
+    Action.RETRY: ("Bulk retry started", "No failed links found"),
     Action.RESYNC: ("Bulk re-sync started", "No links found"),
     Action.SCHEDULE: ("Schedule pass done", "Nothing is due"),
 }
@@ -109,37 +109,23 @@ def wait_screens(wait: BulkWait) -> Iterator[object]:
     """Shows the result of the wait for the snapshots, and which failed again or have no job."""
     if not wait.total:
         return
-    yield from ("", f"{', '.join(_counts(wait, 0))}, after {wait.seconds:.0f} s")
+    yield from ("", f"{wait_counts(wait)}, after {wait.seconds:.0f} s")
     if 0 < wait.failed <= ROWS_SHOWN:
         yield from ("", failures(wait.failed_links, "Failed again"))
     if wait.failed:
-        yield from ("", group_list(LinkGroup.ERROR, wait.grouped().failed_by_error, ROWS_SHOWN))
+        errors = wait.grouped().failed_by_error
+        yield from ("", Listing(group_columns(LinkGroup.ERROR), errors, ROWS_SHOWN))
     if wait.lost_links:
         yield from ("", failures(wait.lost_links, "Lost"))
     if wait.unfinished_by_app:
         yield from ("", "Still to come:", app_counts(wait.unfinished_by_app))
 
 
-def wait_progress(wait: BulkWait, left: int, taken_over: int) -> list[str]:
-    """Returns the counts, the rate and the time that is left at that rate, each as one text.
+def wait_counts(wait: BulkWait, left: int = 0) -> str:
+    """Counts the snapshots by result, and the jobs of the others by place.
 
-    `left`: links that were not queued yet; `taken_over`: links that others have queued first. No
-    forecast is made while nothing moves.
+    `left`: links that are not queued yet.
     """
-    shown = _counts(wait, left)
-    if taken_over:
-        shown.append(f"{taken_over} taken over by others")
-    if wait.per_second:
-        is_slow = wait.per_second < 1
-        shown.append(f"{wait.per_second * 60:.0f}/min" if is_slow else f"{wait.per_second:.0f}/s")
-    to_come = wait.unfinished + left
-    if wait.per_second and to_come and not (wait.suspended or wait.jobs_by_state.lost):
-        shown.append(f"{duration(to_come / wait.per_second)} left")
-    return shown
-
-
-def _counts(wait: BulkWait, left: int) -> list[str]:
-    """Counts the snapshots by result, and the jobs of the others by place."""
     jobs = asdict(wait.jobs_by_state)
     label = "in flight" if left else "still to come"
     if 0 < sum(jobs.values()) <= wait.unfinished:  # else some have ended since they were looked at
@@ -149,7 +135,7 @@ def _counts(wait: BulkWait, left: int) -> list[str]:
         shown.append(f"{left} not queued yet")
     if wait.suspended:
         shown.append("workers suspended")
-    return shown
+    return ", ".join(shown)
 
 
 def _results(results: Results | None, unfinished: str = "not finished") -> list[str]:

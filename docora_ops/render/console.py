@@ -44,22 +44,13 @@ def progress_bar(total: int | None = None, description: str = "") -> Iterator[Ca
         return
     from rich import progress as rich  # not needed by commands that show no bar
     from rich.table import Column
-    from rich.text import Text
 
-    class Rate(rich.ProgressColumn):
-        def render(self, task: rich.Task) -> Text:
-            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
-
-    columns: tuple[rich.ProgressColumn, ...]
-    if description:
-        text = rich.TextColumn("{task.description}", table_column=Column(ratio=1))
-        columns = (rich.BarColumn(16), text, rich.TimeElapsedColumn())
-    else:
-        columns = (rich.BarColumn(), rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
+    text = rich.TextColumn("{task.description}", table_column=Column(ratio=1))
+    columns = (rich.BarColumn(16), text, rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
     with rich.Progress(
         *columns,
         console=make_console(sys.stderr),
-        expand=bool(description),
+        expand=True,
         redirect_stdout=False,
         redirect_stderr=False,
     ) as progress:

@@ -86,15 +86,15 @@ _GROUPS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
 }
 
 
-def group_list(group: LinkGroup, rows: Sequence[Any], most: int | None = None) -> Listing[Any]:
-    """Counts the links by a field. `most`: rows that a terminal shows."""
-    links = Column[Any]("Links", lambda count: count.links, is_number=True)
-    return Listing([links, *_GROUPS[group]], rows, most)
+def group_columns(group: LinkGroup) -> Sequence[Column[Any]]:
+    """Returns the columns of a list that counts links by a field."""
+    return [Column[Any]("Links", lambda count: count.links, is_number=True), *_GROUPS[group]]
 
 
 def app_counts(rows: Iterable[AppCount]) -> Listing[Any]:
     """Counts the links of each app, the largest first; a terminal shows the first ones."""
-    return group_list(LinkGroup.APP, sorted(rows, key=lambda count: -count.links), ROWS_SHOWN)
+    largest_first = sorted(rows, key=lambda count: -count.links)
+    return Listing(group_columns(LinkGroup.APP), largest_first, ROWS_SHOWN)
 
 
 def failures(rows: Sequence[LinkFailure], heading: str = "Not queued") -> Listing[LinkFailure]:
