@@ -46,9 +46,9 @@ def run_bulk(
 
 
 def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
-    docora, links = context.docora, _links_of(step)
-    above: list[object] = [app_counts(step.chosen)] if len(step.chosen) > 1 else []
-    question = reset_in_words(docora, links, step.result.total)
+    docora, total = context.docora, step.result.total
+    above: list[object] = [app_counts(step.chosen)]
+    question = reset_in_words(docora, amount(total, "link"), total)
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
         if not options.update:
@@ -72,9 +72,9 @@ def _carry_out(
     try:
         work = until_interrupted(events, _STOPPING)
         step = next(work)
-        begun = f"operation {step.result.operation_id}, {_links_of(step)}"
+        begun = f"operation {step.result.operation_id}, {amount(total, 'link')}"
         if action is Action.SCHEDULE:
-            begun = f"{_links_of(step)} due"
+            begun = f"{amount(total, 'link')} due"
         context.say(f"{context.docora.servers}: {begun}.")
         with _progress(context, total, options) as show:
             for step in work:
@@ -126,7 +126,7 @@ def _progress(
             result = step.result
             if result.stopped_by and not has_told:
                 has_told = True
-                why = render.stopped(result, options.max_failures)
+                why = render.stopped(result.stopped_by, result.cancelled_by)
                 context.warn(f"No further link is queued: {why}.")
             left = 0 if result.cancelled else result.left
             show_wait(step.wait, left)
@@ -175,10 +175,8 @@ def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iter
         held = amount(result.circuits_held, "circuit")
         yield f"{held} not reset: another session holds the row of the repository."
     if result.open_circuits_left_out:
-        why = "the circuit of the repository is open."
         left_out = amount(result.open_circuits_left_out, "link")
-        # Without a link to change, the message has counted them.
-        yield f"{left_out} left out: {why}" if result.total else why.capitalize()
+        yield f"{left_out} left out: the circuit of the repository is open."
         if context.docora.queue.is_docoras:
             yield "To close the circuits, and reset these links, too: add --reset-circuit."
 
@@ -195,12 +193,6 @@ def _codes(result: BulkResult) -> set[ExitCode]:
     elif result.cancelled:
         codes.add(ExitCode.PROBLEMS)
     return codes
-
-
-def _links_of(step: BulkStep) -> str:
-    """Counts the links; names the app if all are of one."""
-    links = amount(step.result.total, "link")
-    return f"{links} of {step.chosen[0].app_name}" if len(step.chosen) == 1 else links
 
 
 def _next_step(action: Action) -> str:

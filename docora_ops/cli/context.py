@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +19,7 @@ from docora_ops.errors import DocoraOpsError, UsageError
 if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora
     from docora_ops.actions.lookup import LinkChoice
+    from docora_ops.bulk import ChangeOptions
     from docora_ops.link_lists import Page
     from docora_ops.links import LinkStatus
     from docora_ops.render.columns import Column
@@ -71,13 +72,11 @@ class Context:
         columns: Sequence[Column[Any]],
         where: str,
         noun: str,
-        *,
-        nothing: str = "",
         lost: DocoraOpsError | None = None,
     ) -> None:
         """Prints one page of a long list, and a line with the number of all rows and the page.
 
-        `nothing`: the words for an empty list. `lost`: why data of a server is missing.
+        `lost`: why data of a server is missing.
         """
         if self.as_json:
             self.show_document(page, lost)
@@ -88,7 +87,7 @@ class Context:
         found = amount(page.total, noun)
         place = f"{found}, page {page.number} of {page.pages}"
         if not page.total:
-            place = nothing or f"no {noun}s"
+            place = f"no {noun}s"
         elif not page.rows:
             place = f"there is no page {page.number}: {found}, {amount(page.pages, 'page')}"
         is_shown = page.rows or not sys.stdout.isatty()
@@ -198,6 +197,15 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     context = Context(given.get("env_file"), given.get("as_json", False), wait, timeout)
     typer_context.call_on_close(context.close)
     return context
+
+
+def change_options(typer_context: typer.Context) -> ChangeOptions:
+    """Returns how the command is to treat the links that it chooses."""
+    from docora_ops.bulk import ChangeOptions
+
+    given = typer_context.params
+    names = [each.name for each in fields(ChangeOptions) if each.name in given]
+    return ChangeOptions(**{name: given[name] for name in names})
 
 
 def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:

@@ -84,17 +84,17 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     from docora_ops.render.link_view import LINKS, group_columns
 
     docora, choice = context.docora, link_choice(typer_context, statuses)
+    if choice != LinkChoice(statuses=statuses) or given.get("status"):
+        noun = f"matching {noun}"
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
     if group := given["group_by"]:
         groups, columns = reading.link_groups(docora, group, choice, **pages), group_columns(group)
-        context.show_page(groups, columns, docora.database.place, "group", nothing=f"no {noun}s")
+        context.show_page(groups, columns, docora.database.place, "group")
         return ExitCode.OK
     found, lost = reading.links(docora, choice, sort=given["sort"], **pages)
     # Where all links have the same status, it need not be shown.
     columns = [each for each in LINKS if len(statuses) != 1 or each.name != "Status"]
-    is_narrowed = choice != LinkChoice(statuses=statuses) or given.get("status")
-    nothing = f"no {noun} matches" if is_narrowed else ""
-    context.show_page(found, columns, docora.servers, noun, nothing=nothing, lost=lost)
+    context.show_page(found, columns, docora.servers, noun, lost)
     return context.report(lost) if lost else ExitCode.OK
 
 

@@ -32,9 +32,7 @@ def operations(
     from docora_ops.render.bulk_view import OPERATIONS
 
     found = operations(context.docora, page=page, limit=limit)
-    nothing = "no bulk operations: each is kept for an hour after its last step"
-    server = context.docora.redis_server
-    context.show_page(found, OPERATIONS, server, "operation", nothing=nothing)
+    context.show_page(found, OPERATIONS, context.docora.redis_server, "operation")
 
 
 def progress(
@@ -110,5 +108,4 @@ def history(
     from docora_ops.render.bulk_view import HISTORY
 
     found = history(context.docora, schedule=not no_schedule, page=page, limit=limit)
-    server, nothing = context.docora.redis_server, "no change is recorded"
-    context.show_page(found, HISTORY, server, "change", nothing=nothing)
+    context.show_page(found, HISTORY, context.docora.redis_server, "change")

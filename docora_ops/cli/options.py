@@ -1,9 +1,8 @@
 """Arguments and options that several commands have."""
 
 import re
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,13 +19,6 @@ def _max_failures(value: str) -> MaxFailures:
     if not found:
         raise ValueError(f"{value[:100]!r} is neither a number nor a percentage up to 100")
     return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
-
-
-class Circuit(StrEnum):
-    """The states of a circuit that links can be chosen by."""
-
-    OPEN = "open"
-    CLOSED = "closed"
 
 
 _app = typer.Argument(
@@ -101,7 +93,7 @@ NoError = Annotated[
     bool, typer.Option("--no-error", help="Only links without an error, or that match --error.")
 ]
 CircuitFilter = Annotated[
-    Circuit | None,
+    Literal["open", "closed"] | None,
     typer.Option(
         "--circuit", metavar="STATE", help="Only links whose circuit is STATE (open or closed)."
     ),

@@ -47,18 +47,12 @@ def doctor(
     from docora_ops.actions.diagnose import diagnose
     from docora_ops.diagnosis import CheckState, Diagnosis
     from docora_ops.render import drift_view
-    from docora_ops.text import amount
 
-    docora, has_told = context.docora, False
+    docora = context.docora
     docora.settings = docora.settings.hurried(_PATIENCE)
-    delay = docora.settings.drift_grace
     for event in diagnose(docora, max_failed=max_failed, read_only=read_only):
         if isinstance(event, Diagnosis):
             diagnosis = event
-        elif delay and not has_told:
-            found = amount(event.count, "mismatch", "mismatches")
-            context.say(f"{found} at first check: checking again in {delay} s.")
-            has_told = True
     if as_json:
         context.show_document(drift_view.doctor_data(diagnosis))
         context.say(drift_view.summary(diagnosis))
@@ -83,9 +77,6 @@ def repair(
         typer.Option(
             "--remove-unknown-jobs", help="Repair even if most jobs have no link in the database."
         ),
-    ] = False,
-    with_list: Annotated[
-        bool, typer.Option("--list", help="List each mismatch, in addition to the counts by app.")
     ] = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
@@ -140,8 +131,7 @@ def repair(
     if context.as_json:
         context.show_document(drift_view.repair_data(result), lost)
     elif result.total:
-        screens = drift_view.repair_screens(result, with_list=with_list)
-        context.show_tables(screens, paged=dry_run)
+        context.show_tables(drift_view.repair_screens(result), paged=dry_run)
     else:
         context.show_tables([drift_view.repair_message(result)])
     if dry_run:

@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
+from docora_ops.cli.context import change_options, context_of
 from docora_ops.cli.retry import show_change
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import UsageError
@@ -37,7 +36,7 @@ def resync(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Send an app all files again, of one repository or of all.
+    """Send an app all files of a repository again.
 
     Deletes the delivery records of the link, resets the link and queues its snapshot job, all or
     nothing, regardless of the status of the link. Refused while a snapshot of the link is running.
@@ -61,16 +60,7 @@ def resync(
     from docora_ops.render.link_view import FORGOTTEN
     from docora_ops.text import amount
 
-    chosen = ChangeOptions(
-        front=front,
-        reset_circuit=reset_circuit,
-        update=update,
-        dry_run=dry_run,
-        in_flight=in_flight,
-        max_failures=max_failures,
-        wait=wait,
-        timeout=timeout,
-    )
+    chosen = change_options(typer_context)
     docora = context.docora
     if repo is not None:
         if terminal is not None:

@@ -6,7 +6,7 @@ import typer
 
 from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
-from docora_ops.cli.context import Context, context_of, link_choice
+from docora_ops.cli.context import Context, change_options, context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.cli.wait import wait_for_link
@@ -94,15 +94,7 @@ def retry_all_failed(
     from docora_ops.actions.many_links import retry_all_failed
     from docora_ops.cli.bulk_command import run_bulk
 
-    chosen = ChangeOptions(
-        front=front,
-        reset_circuit=reset_circuit,
-        dry_run=dry_run,
-        in_flight=in_flight,
-        max_failures=max_failures,
-        wait=wait,
-        timeout=timeout,
-    )
+    chosen = change_options(typer_context)
     events = retry_all_failed(
         context.docora,
         link_choice(typer_context),

@@ -115,18 +115,6 @@ def finishing_first() -> Iterator[None]:
 
 
 @contextmanager
-def ignoring_ctrl_c() -> Iterator[None]:
-    """Has only SIGTERM and SIGHUP raise KeyboardInterrupt: Ctrl-C is a key of the pager."""
-
-    def react() -> None:
-        if _came[-1] != signal.SIGINT:
-            _interrupt()
-
-    with _reacting(react):
-        yield
-
-
-@contextmanager
 def _reacting(react: Callable[[], None]) -> Iterator[None]:
     """Has `react` called when a signal comes during the block."""
     _reactions.append(react)

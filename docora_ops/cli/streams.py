@@ -12,7 +12,6 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import cast
 
-from docora_ops.cli.signals import ignoring_ctrl_c
 from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
@@ -73,15 +72,15 @@ def show_paged(text: str, height: int) -> None:
         return
     # R: show colours. Secrets are left out: a pager may run other programs.
     env = {"LESS": "FRX"} | {k: v for k, v in os.environ.items() if k not in _SECRETS}
-    with (
-        ignoring_ctrl_c(),
-        subprocess.Popen(["/bin/sh", "-c", pager], stdin=subprocess.PIPE, env=env) as process,
-    ):
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is a key of the pager
+    with subprocess.Popen(["/bin/sh", "-c", pager], stdin=subprocess.PIPE, env=env) as process:
         try:
             process.communicate(text.encode(errors="backslashreplace"))
         except KeyboardInterrupt:
             process.terminate()
             raise
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def is_foreground(terminal: int) -> bool:

@@ -11,7 +11,6 @@ from docora_ops.bulk import (
     BulkResult,
     BulkWait,
     KnownOperation,
-    MaxFailures,
     OperationState,
     Results,
     StoppedBy,
@@ -56,8 +55,8 @@ def message(result: BulkResult) -> str:
         some = "Schedule pass stopped"
     if result.left_to_operations:
         none = "Nothing else is due"
-    elif left_out := result.open_circuits_left_out:
-        none = f"Nothing to {result.action}: {amount(left_out, 'link')} left out"
+    elif result.open_circuits_left_out:
+        none = f"Nothing to {result.action}"
     return some if result.total else none
 
 
@@ -95,11 +94,11 @@ def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
     return Listing(columns, links)
 
 
-def stopped(result: BulkResult, max_failures: MaxFailures | None) -> str:
-    """Says why an operation queues no further link."""
-    if result.stopped_by is not StoppedBy.MAX_FAILURES:
-        return _end_of(result.stopped_by, result.cancelled_by)
-    return f"more than --max-failures {max_failures} have failed again"
+def stopped(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:
+    """Returns why an operation queues no further link."""
+    if cancelled_by and stopped_by in {None, StoppedBy.CANCELLED}:
+        return f"cancelled by {cancelled_by}"
+    return words(stopped_by or StoppedBy.CANCELLED)
 
 
 # The wait for snapshots.
@@ -168,16 +167,9 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
     return shlex.join(typed)
 
 
-def _end_of(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:
-    """Returns why an operation has left links as they were, in words."""
-    if cancelled_by and stopped_by in {None, StoppedBy.CANCELLED}:
-        return f"cancelled by {cancelled_by}"
-    return words(stopped_by or StoppedBy.CANCELLED)
-
-
 def _state(operation: KnownOperation) -> str:
     if operation.state is OperationState.CANCELLED:
-        return _end_of(operation.stopped_by, operation.cancelled_by)
+        return stopped(operation.stopped_by, operation.cancelled_by)
     return words(operation.state)
 
 
@@ -250,7 +242,7 @@ def _result(entry: HistoryEntry) -> str:
     parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
     if entry.state is not HistoryState.DONE:
         is_cancelled = entry.state is HistoryState.CANCELLED
-        end = _end_of(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)
+        end = stopped(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)
         parts = [f"{amount(total, 'link')}: {', '.join([*parts, end])}"]
     return "; ".join(filter(None, (", ".join(parts), ", ".join(_results(entry.results)))))
 

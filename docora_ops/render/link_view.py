@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
-from rich.text import Text
-
 from docora_ops.bulk import LinkWait, WaitEnd
 from docora_ops.drift import Drift
 from docora_ops.jobs import MOST_SEARCHED, Backend, JobPlace, QueuedJob, when_docora_queues
@@ -200,7 +198,8 @@ def result_screen(result: LinkResult) -> Pairs:
     """Shows the link as it was before, and the outcome."""
     link = result.link
     rows = [
-        *_names(link),
+        ("App", cell(f"{link.payload.app_name} ({link.ref.app_id})")),
+        ("Repository", cell(f"{link.payload.repository_name} ({link.ref.repository_id})")),
         ("Was", cell(f"{link.status}, {amount(link.retry_count, 'try', 'tries')} failed")),
         ("Last error", cell(link.error_message or "")),
         ("Outcome", cell(words(result.outcome), style_of(result.outcome))),
@@ -218,13 +217,6 @@ def result_screen(result: LinkResult) -> Pairs:
     return Pairs([row for row in rows if row[1]])
 
 
-def _names(link: Link) -> list[tuple[str, Text]]:
-    return [
-        ("App", cell(f"{link.payload.app_name} ({link.ref.app_id})")),
-        ("Repository", cell(f"{link.payload.repository_name} ({link.ref.repository_id})")),
-    ]
-
-
 _ENDS = {
     WaitEnd.SYNCED: "in sync",
     WaitEnd.FAILED: "failed again",
@@ -236,10 +228,12 @@ _ENDS = {
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
     """Shows the result of the snapshot and, if it is given, which link it is of."""
     text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {wait.seconds:.0f} s"
-    rows = [*(_names(link) if link else []), ("Result", cell(text, style_of(wait.result)))]
-    if wait.error_message is not None:
-        rows.append(("Error", cell(wait.error_message)))
-    return Pairs(rows)
+    rows = [
+        ("Link", cell(link.payload.link_name if link else "")),
+        ("Result", cell(text, style_of(wait.result))),
+        ("Error", cell(wait.error_message or "")),
+    ]
+    return Pairs([row for row in rows if row[1]])
 
 
 # `show`.

@@ -44,8 +44,7 @@ def queue_screens(overview: QueueOverview, limit: int) -> Iterator[object]:
         yield from ("", Listing(_JOBS, overview.jobs))
     more = overview.unfinished - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:
-        most = min(overview.unfinished, 10_000)  # the largest `--limit`
-        yield cell(f"and {more} more: docora-ops queue --limit {most}")
+        yield cell(f"and {more} more: see --limit")
 
 
 @dataclass(frozen=True)

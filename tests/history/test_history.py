@@ -105,7 +105,7 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
     assert docora.redis.exists(*STREAMS) == 0
     empty = docora.run("history", env=NO_DATABASE)
     assert empty.code == 0
-    assert empty.stderr.endswith(": no change is recorded.\n")
+    assert empty.stderr.endswith(": no changes.\n")
 
 
 def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: Docora) -> None:

@@ -85,7 +85,9 @@ def test_a_worker_that_waits_for_a_job_is_named(docora: Docora) -> None:
     paused = docora.run("pause", env=NO_DATABASE)
     assert (paused.code, paused.stdout) == (0, "")
     assert "workers suspended. To go on: docora-ops resume\n" in paused.stderr
-    assert "1 busy worker finishes its job.\n1 idle worker may take one more job.\n" in paused.stderr
+    assert (
+        "1 busy worker finishes its job.\n1 idle worker may take one more job.\n" in paused.stderr
+    )
 
 
 def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:

@@ -33,7 +33,6 @@ Failed     in 6 apps: docora-ops apps
               4  fatal: unable to access 'https://github.com/tide/notes/': The …
               1  HTTP 400 on created a
               1  HTTP 401 on created a
-           git errors: docora-ops failed --error fatal: --group-by repository
 Circuits   1 repository open: docora-ops links --circuit open
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
 Workers    none: docora-ops worker
