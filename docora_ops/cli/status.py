@@ -36,10 +36,9 @@ def status(
         context.show_document(found, next(iter(errors), None))
     else:
         context.show_tables([Pairs(list(status_rows(found, errors)))])
-    is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
-    if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
-        warn_of_other_workers(context.docora, has_workers=not found.has_only_others)
+    if is_clear and found.other_queue is OtherQueue.WORKED_ON and not found.has_only_others:
+        warn_of_other_workers(context.docora, has_workers=True)
     for error in errors:
         context.report(error)
     return exit_code_of(errors[0]) if errors else ExitCode.OK

@@ -73,14 +73,12 @@ def wait_for_link(
     """
     from docora_ops.render.link_view import link_data, wait_screen
 
-    what, events = "1 snapshot", until_interrupted(steps)
+    events = until_interrupted(steps)
     try:
         step = next(events)  # from here on, a signal ends the wait only
-        link, words = step.link, step.link.ref.words
-        if not change:
-            what = f"the snapshot of {link.payload.link_name}"
+        link = step.link
         if step.wait.unfinished:
-            with showing_wait(context, what, step.wait) as show:
+            with showing_wait(context, "1 snapshot", step.wait) as show:
                 for step in events:
                     show(step.wait)
     except ServerError as error:
@@ -91,7 +89,7 @@ def wait_for_link(
         context.show_document(link_data(change or link, step.workers, step.end))
     else:
         context.show_tables([wait_screen(step.end, None if change else link)])
-    return gravest(end_wait(context, step.wait, words))
+    return gravest(end_wait(context, step.wait, link.ref.words))
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:

@@ -7,24 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from docora_ops.audit import HistoryEntry, HistoryState
-from docora_ops.bulk import (
-    BulkResult,
-    BulkWait,
-    KnownOperation,
-    OperationState,
-    Results,
-    StoppedBy,
-)
+from docora_ops.bulk import BulkResult, BulkWait, KnownOperation, Results, StoppedBy
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
 from docora_ops.render.columns import Column, Listing, Pairs, style_of, words
-from docora_ops.render.link_view import (
-    ROWS_SHOWN,
-    app_counts,
-    failures,
-    group_columns,
-    link_name,
-)
+from docora_ops.render.link_view import ROWS_SHOWN, app_counts, failures, group_columns, link_name
 from docora_ops.text import amount, duration
 
 _MESSAGES = {  # for some links, and for none
@@ -167,12 +154,6 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
     return shlex.join(typed)
 
 
-def _state(operation: KnownOperation) -> str:
-    if operation.state is OperationState.CANCELLED:
-        return stopped(operation.stopped_by, operation.cancelled_by)
-    return words(operation.state)
-
-
 def ago(seconds: int | None) -> str:
     """Returns `5 s ago`, or `unknown`."""
     return "unknown" if seconds is None else f"{duration(seconds)} ago"
@@ -188,7 +169,13 @@ OPERATIONS: Sequence[Column[KnownOperation]] = (
         lambda each: "bold red" * bool(each.not_queued),
         is_number=True,
     ),
-    Column("State", _state, lambda each: style_of(each.state)),
+    Column(
+        "State",
+        lambda it: (
+            words(it.state) if it.state != "cancelled" else stopped(it.stopped_by, it.cancelled_by)
+        ),
+        lambda each: style_of(each.state),
+    ),
     Column("Results", lambda each: ", ".join(_results(each.results)), left_out=3),
     Column("Last step", lambda each: ago(each.last_step_seconds), left_out=2),
     Column("Who", lambda each: each.who, left_out=1),

@@ -18,15 +18,7 @@ from docora_ops.link_lists import (
     RepositoryCount,
     StatusCount,
 )
-from docora_ops.links import (
-    Action,
-    AppCount,
-    Link,
-    LinkFailure,
-    LinkResult,
-    Outcome,
-    PlannedLink,
-)
+from docora_ops.links import Action, AppCount, Link, LinkFailure, LinkResult, Outcome, PlannedLink
 from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
 from docora_ops.text import amount, moment
 
