@@ -127,8 +127,8 @@ def show(
 ) -> None:
     """Show everything about one link.
 
-    Shows its status, error, circuit, deliveries, and its job: where it stands in the queue, and its
-    last failure. Changes nothing.
+    Shows its status, error, circuit and deliveries, and the place and last failure of its job.
+    Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.reading import show

@@ -24,8 +24,8 @@ def operations(
 ) -> None:
     """List the bulk operations of the last hour.
 
-    Includes those of Docora's dashboard. The state `owner_gone` means that links are left, and that
-    the command that runs the operation has been silent for two minutes.
+    Includes those of Docora's dashboard. In the state `owner_gone`, links are left, but the command
+    that runs the operation has been silent for two minutes.
     """
     context = context_of(typer_context)
     from docora_ops.actions.journal import operations
@@ -39,14 +39,14 @@ def progress(
     typer_context: typer.Context,
     operation_id: options.OperationId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Keep showing it until the operation ends.")
+        bool, typer.Option("--follow", "-f", help="Show a bar until the operation ends.")
     ] = False,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
     """Show the progress of a bulk operation.
 
-    Works for operations of Docora's dashboard, too.
+    Also works for operations of Docora's dashboard.
     """
     context = context_of(typer_context)
     from docora_ops.actions import journal
@@ -75,7 +75,7 @@ def cancel(
 ) -> None:
     """Stop a bulk operation after its current batches.
 
-    Works for operations of Docora's dashboard, too. What has been queued stays queued. To finish
+    Also works for operations of Docora's dashboard. What has been queued stays queued. To finish
     a bulk retry, run it again.
     """
     context = context_of(typer_context)

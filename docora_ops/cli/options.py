@@ -23,7 +23,7 @@ def _max_failures(value: str) -> MaxFailures:
 
 _app = typer.Argument(
     metavar="APP",
-    help="App id or name (case-insensitive), or the beginning of a single one.",
+    help="App id or name (case-insensitive), or a unique prefix of either.",
     autocompletion=complete_app,
 )
 _repo = typer.Argument(
@@ -37,7 +37,7 @@ Repo = Annotated[str, _repo]
 OptionalRepo = Annotated[str | None, _repo]
 OperationId = Annotated[
     str,
-    typer.Argument(metavar="OPERATION_ID", help="Printed when the operation began."),
+    typer.Argument(metavar="OPERATION_ID", help="The id printed when the operation started."),
 ]
 
 # Selection of links
@@ -90,7 +90,8 @@ ExcludeErrors = Annotated[
     typer.Option(metavar="TEXT", help="Exclude links that --error TEXT would match. Repeatable."),
 ]
 NoError = Annotated[
-    bool, typer.Option("--no-error", help="Only links without an error, or that match --error.")
+    bool,
+    typer.Option("--no-error", help="Only links without an error (or matching --error)."),
 ]
 CircuitFilter = Annotated[
     Literal["open", "closed"] | None,
@@ -103,11 +104,11 @@ CircuitFilter = Annotated[
 Front = Annotated[
     bool,
     typer.Option(
-        "--front", help="Queue ahead of all waiting jobs. A job that waits already keeps its place."
+        "--front", help="Queue ahead of all waiting jobs. A job already waiting keeps its place."
     ),
 ]
 ResetCircuit = Annotated[
-    bool, typer.Option("--reset-circuit", help="Also close the circuit breaker of each repository.")
+    bool, typer.Option("--reset-circuit", help="Also close the circuit breaker of the repository.")
 ]
 InFlight = Annotated[
     int | None,
@@ -115,7 +116,7 @@ InFlight = Annotated[
         "--in-flight",
         metavar="N",
         min=1,
-        help="Keep at most N snapshots in flight, shared fairly among the apps. Waits like --wait.",
+        help="Keep at most N snapshots in flight, shared fairly among apps. Implies --wait.",
     ),
 ]
 FailureLimit = Annotated[
@@ -124,8 +125,8 @@ FailureLimit = Annotated[
         "--max-failures",
         metavar="N|P%",
         parser=_max_failures,
-        help="With --in-flight: stop queueing once more than N links, or P% of at least 20, have "
-        "failed again (exit code 7).",
+        help="With --in-flight: stop queueing once more than N links, or P% of at least 20 "
+        "results, have failed again (exit code 7).",
     ),
 ]
 Wait = Annotated[

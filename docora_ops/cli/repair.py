@@ -25,14 +25,17 @@ def doctor(
     max_failed: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=0, max=10**9, help="Exit with code 6 if more than N links have failed."
+            metavar="N",
+            min=0,
+            max=10**9,
+            help="Exit with code 6 if there are more than N failed links.",
         ),
     ] = None,
     read_only: Annotated[
         bool,
         typer.Option(
             "--read-only",
-            help="Expect credentials that can only read (for monitoring), and try no write.",
+            help="Expect read-only credentials (for monitoring), and do not test writing.",
         ),
     ] = False,
     as_json: options.Json = False,
@@ -40,8 +43,8 @@ def doctor(
 ) -> int:
     """Check settings, servers, queue and links.
 
-    Says what to do about each problem, the worst one last. Mismatches between database and queue
-    are checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
+    Shows each problem with a remedy, the worst one last. Mismatches between database and queue are
+    checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.diagnose import diagnose
@@ -85,10 +88,10 @@ def repair(
 ) -> int:
     """Repair the drift that doctor finds.
 
-    Everywhere, of one app, or of one link. Queues lost and stuck links again; a stuck link counts a
-    failure. Removes orphaned and duplicate jobs and stale entries. Never touches a running job.
-    Changes nothing if database and queue do not seem to belong together. If the command is killed,
-    run it again to finish the rest.
+    Covers all links, the links of one app, or one link. Queues lost and stuck links again, and
+    counts a failure for each stuck link. Removes orphaned and duplicate jobs and stale entries.
+    Never touches a running job. Changes nothing if the database and the queue do not seem to belong
+    together. If the command is killed, run it again to finish the rest.
     """
     context = context_of(typer_context)
     terminal = None if yes or dry_run else terminal_to_ask()

@@ -38,12 +38,13 @@ def resync(
 ) -> int:
     """Send an app all files of a repository again.
 
-    Deletes the delivery records of the link, resets the link and queues its snapshot job, all or
-    nothing, regardless of the status of the link. Refused while a snapshot of the link is running.
+    Deletes the delivery records of the link, resets the link and queues its snapshot job
+    atomically, regardless of the status of the link. Refused while a snapshot of the link is
+    running.
 
-    Without delivery records, the app never learns of files that were deleted from the repository
-    since the last snapshot. Use --update to have them deleted, unless the app has lost its files
-    and cannot update them.
+    Without delivery records, the app is not told about files that were deleted from the repository
+    since the last snapshot. To have the app delete them, use --update, unless the app has lost its
+    files and cannot update them.
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:

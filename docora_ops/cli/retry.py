@@ -28,8 +28,8 @@ def retry(
 ) -> int:
     """Retry one failed link.
 
-    Resets the link and queues its snapshot job, both or neither. Keeps a live job, and replaces a
-    stale one. An open circuit does not delay the job.
+    Resets the link and queues its snapshot job atomically. Keeps a live job and replaces a stale
+    one. An open circuit does not delay the job.
     """
     context = context_of(typer_context)
     from docora_ops.actions.one_link import retry
@@ -115,10 +115,10 @@ def schedule(
 ) -> int:
     """Queue everything that is due, once. For cron or a timer.
 
-    Due are first snapshots, rescans, and failed links. Changes no link. Keeps live jobs. Replaces
-    stale jobs, and jobs whose status says that they wait though they are in no list. Excludes
-    links whose circuit is open, failed links whose circuit was opened since git last succeeded,
-    and links of a running command with --in-flight.
+    First snapshots, rescans and retries of failed links become due. Changes no link. Keeps live
+    jobs. Replaces stale jobs, and jobs that are marked as waiting but missing from the queue.
+    Excludes links whose circuit is open, failed links whose circuit was opened since git last
+    succeeded, and links that a running command with --in-flight is going to queue.
     """
     context = context_of(typer_context)
     from docora_ops.actions.many_links import schedule
