@@ -23,7 +23,7 @@ def _max_failures(value: str) -> MaxFailures:
 
 _app = typer.Argument(
     metavar="APP",
-    help="App id or name (case-insensitive), or a unique prefix of either.",
+    help="App id or name (case-insensitive), or unique prefix.",
     autocompletion=complete_app,
 )
 _repo = typer.Argument(

@@ -39,8 +39,7 @@ def resync(
     """Send an app all files of a repository again.
 
     Deletes the delivery records of the link, resets the link and queues its snapshot job
-    atomically, regardless of the status of the link. Refused while a snapshot of the link is
-    running.
+    atomically, regardless of its status. Refused while a snapshot of the link is running.
 
     Without delivery records, the app is not told about files that were deleted from the repository
     since the last snapshot. To have the app delete them, use --update, unless the app has lost its

@@ -113,12 +113,12 @@ def schedule(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Queue everything that is due, once. For cron or a timer.
+    """Queue everything that is due, once.
 
-    First snapshots, rescans and retries of failed links become due. Changes no link. Keeps live
-    jobs. Replaces stale jobs, and jobs that are marked as waiting but missing from the queue.
-    Excludes links whose circuit is open, failed links whose circuit was opened since git last
-    succeeded, and links that a running command with --in-flight is going to queue.
+    For cron or a timer. First snapshots, rescans and retries of failed links become due. Changes no
+    link. Keeps live jobs. Replaces stale jobs, and jobs that are marked as waiting but missing from
+    the queue. Excludes links whose circuit is open, failed links whose circuit was opened since git
+    last succeeded, and links that a running command with --in-flight is going to queue.
     """
     context = context_of(typer_context)
     from docora_ops.actions.many_links import schedule

@@ -71,7 +71,8 @@ def test_the_whole_lists_every_command_and_tells_the_version(docora: Docora) -> 
     assert (nothing.code, nothing.stdout, nothing.stderr) == (2, whole.stdout, "")
     for name, command in commands().items():
         if name:
-            line = rf"(?m)^  {name} +{re.escape(command.short_help)}$"
+            summary = command.help.partition("\n")[0]
+            line = rf"(?m)^  {name} +{re.escape(summary)}$"
             assert re.search(line, whole.stdout), name
 
 

@@ -182,6 +182,16 @@ def test_links_are_sorted(docora: Docora) -> None:
             result = docora.run("links", "--sort", sort, "--limit=3", "--page", page, "--json")
             assert "".join(row["app_name"] for row in result.data) == expected, sort
     assert result.json["pagination"] == {"page": 3, "limit": 3, "total": 4, "total_pages": 2}
+    beyond = docora.run("links", "--limit=3", "--page", "3")
+    assert (beyond.code, beyond.stdout.count("\n")) == (0, 1)
+    assert beyond.stderr.endswith(": there is no page 3: 4 links, 2 pages.\n")
+    for wrong, sentence in (
+        ("0", "must be greater than or equal to 1"),
+        ("x", "must be a valid integer"),
+    ):
+        refused = docora.run("links", "--limit", wrong)
+        assert refused.code == 2
+        assert refused.stderr.startswith(f"Error: Invalid value for '--limit': {sentence}\n")
 
 
 def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None:

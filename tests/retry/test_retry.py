@@ -143,7 +143,7 @@ def test_jobs_in_the_bullmq_queue_are_warned_about_and_a_bullmq_worker_otherwise
     command = ("retry", APP, REPOSITORY, "--dry-run")
     docora.redis.set("bull:snapshot-queue:id", 7)
     docora.redis.rpush("bull:other-queue:wait", link.job_id)
-    assert docora.run(*command).stderr.endswith(": dry run, nothing was changed.\n")
+    assert "BullMQ" not in docora.run(*command).stderr
     docora.redis.zadd("bull:snapshot-queue:delayed", {link.job_id: 1})
     docora.redis.set("bull:snapshot-queue:stalled-check", "1", px=30_000)  # killed a moment ago
     jobs = docora.run(*command).stderr
