@@ -75,8 +75,9 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
     else:
         yield from _not_ok(diagnosis)
     if (drift := diagnosis.drift) and drift.total:
-        # One of each kind, so that failures stay in view.
-        examples = drift.examples(EXAMPLES_SHOWN if show_all else 1)
+        kinds = sum(map(bool, drift.found.values()))
+        # About five, so that failures stay in view.
+        examples = drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // kinds))
         yield from ("", Listing(_EXAMPLES, examples))
         if more := drift.total - len(examples):
             yield cell(f"and {more} more: docora-ops repair --dry-run")
