@@ -13,7 +13,6 @@ from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import ServerError
 from docora_ops.text import amount
 
-_PATIENCE = 8  # seconds for an answer of a server
 _NEXT_STEP = "the same command finishes the rest"
 
 
@@ -52,7 +51,7 @@ def doctor(
     from docora_ops.render import drift_view
 
     docora = context.docora
-    docora.settings = docora.settings.hurried(_PATIENCE)
+    docora.settings = docora.settings.hurried(8)
     for event in diagnose(docora, max_failed=max_failed, read_only=read_only):
         if isinstance(event, Diagnosis):
             diagnosis = event

@@ -10,8 +10,6 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 
-_PATIENCE = 8  # seconds for an answer of a server
-
 
 def status(
     typer_context: typer.Context,
@@ -24,7 +22,7 @@ def status(
     code 5.
     """
     context = context_of(typer_context)
-    context.docora.settings = context.docora.settings.hurried(_PATIENCE)
+    context.docora.settings = context.docora.settings.hurried(8)
     from docora_ops.actions.monitoring import read_status
     from docora_ops.actions.workers import warn_of_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue

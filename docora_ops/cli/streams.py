@@ -16,7 +16,6 @@ from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
 _SECRETS |= {name.lower() for name in _SECRETS}  # the settings are read in either case
-_YES = frozenset({b"y", b"yes"})
 
 
 class OutputStream(TextIOWrapper):
@@ -130,7 +129,7 @@ class Terminal:
         if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             # The end of the input came before the signal.
             raise HungUpError("hung up (SIGHUP)")
-        if answer.strip().lower() not in _YES:
+        if answer.strip().lower() not in {b"y", b"yes"}:
             raise CommandInterruptedError("nothing was changed")
 
 

@@ -101,8 +101,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     step = next(events)
     try:
         with showing_wait(context, f"the snapshots of operation {operation_id}") as show:
-            for found in events:
-                step = found
+            for step in events:
                 show(step.wait, step.left if step.goes_on else 0)
     except ServerError as error:
         lost = error

@@ -7,7 +7,7 @@ from typing import Any
 
 from docora_ops.bulk import LinkWait, WaitEnd
 from docora_ops.drift import Drift
-from docora_ops.jobs import MOST_SEARCHED, Backend, JobPlace, QueuedJob, when_docora_queues
+from docora_ops.jobs import Backend, JobPlace, QueuedJob, when_docora_queues
 from docora_ops.link_lists import (
     AppSummary,
     ErrorGroup,
@@ -240,8 +240,6 @@ def link_screen(details: LinkDetails) -> Pairs:
     rows = [(name.replace("Job record", "Job"), text) for name, text in named_values(shown)]
     rows.sort(key=lambda row: row[0].startswith(_HISTORY))
     rows += (("Job stands in", cell(_place(place))) for place in job.places)
-    if job.status in {"queued", "wait"} and not any(place.position for place in job.places):
-        rows.append(("Job stands in", cell(f"no list, in the first {MOST_SEARCHED:,} places")))
     if failure:
         by = f" on {failure.worker}" if failure.worker else ""
         failed_at = moment(failure.failed_at) or "in an earlier try"

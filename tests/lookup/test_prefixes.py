@@ -66,14 +66,14 @@ def test_a_beginning_is_enough_for_many_links_only_where_a_person_is_asked(docor
         assert "only where the command asks for confirmation\n" in result.stderr
         assert result.stderr.endswith(f"Hint: did you mean '{NOTES}'?\n")
     assert docora.dump() == before
-    for command in (("retry", "tide", "octo/api"), *OF_MANY):
+    for change in (("retry", "tide", "octo/api"), *OF_MANY):
         docora.redis.flushdb()
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        code, shown = on_terminal(docora, command, answer=b"y\n")
+        code, shown = on_terminal(docora, change, answer=b"y\n")
         assert code == 0, shown
-        assert NOTES in shown, command
+        assert NOTES in shown, change
         assert not docora.was_reset(other)
-        if command[0] != "repair":
-            assert docora.was_reset(link), command
+        if change[0] != "repair":
+            assert docora.was_reset(link), change
             [entry, *_] = docora.run("history", "--json").data
             assert NOTES in str(entry["selection"])
