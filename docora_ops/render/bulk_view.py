@@ -164,10 +164,7 @@ OPERATIONS: Sequence[Column[KnownOperation]] = (
     Column("Completed", lambda each: f"{each.completed} of {each.total}", is_number=True),
     Column("Put to work", lambda each: each.put_to_work, is_number=True, left_out=4),
     Column(
-        "Not queued",
-        lambda each: each.not_queued,
-        lambda each: "bold red" * bool(each.not_queued),
-        is_number=True,
+        "Not queued", lambda it: it.not_queued, lambda it: "bold red" * bool(it.not_queued), True
     ),
     Column(
         "State",
