@@ -12,8 +12,7 @@ _PR_SET_DUMPABLE = 4
 def main() -> int:
     """Runs the command line. Returns the exit code."""
     # Nearly all objects of the imports stay: collecting garbage takes a fifth of a short command.
-    # A command that may run long turns the collector on again.
-    gc.disable()
+    gc.set_threshold(200_000)
     # Blocked until the handlers that report an interrupt are installed.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     # Keeps passwords and keys in memory out of core dumps. The limit is for git and the pager,

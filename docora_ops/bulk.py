@@ -116,11 +116,12 @@ class ChangeOptions:
     @property
     def recorded(self) -> dict[str, object]:
         """The options for an audit entry."""
+        most = self.max_failures
         return {
             "front": self.front,
             "reset_circuit": self.reset_circuit,
             "in_flight": self.in_flight,
-            "max_failures": self.max_failures and str(self.max_failures),
+            "max_failures": most and (str(most) if most.is_percent else most.number),
             "update": self.update,
         }
 

@@ -172,11 +172,6 @@ class AnyWorker:
     state: str | None
     queues: Sequence[str]
 
-    @property
-    def is_stopped(self) -> bool:
-        """Tells whether it takes no job while workers are suspended."""
-        return self.state in {"suspended", "busy"}  # one that waits already takes the next job
-
 
 @dataclass(frozen=True)
 class Suspension:
@@ -190,12 +185,12 @@ class Suspension:
 
     @property
     def sentence(self) -> str:
-        """Returns `workers are suspended for 8 min 10 s by kim@ops1: REASON`, as far as known."""
+        """Returns `workers are suspended by kim@ops1 for another 5 s: REASON`, as far as known."""
         seconds = self.remaining_seconds
-        left = "" if seconds is None else f" for {duration(seconds)}"
         who = f" by {self.who}" if self.who else ""
+        left = "" if seconds is None else f" for another {duration(seconds)}"
         reason = f": {self.reason}" if self.reason else ""
-        return f"workers are suspended{left}{who}{reason}"
+        return f"workers are suspended{who}{left}{reason}"
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
         return (found or begin)[0]
     if len(begin) == 1:
         raise NotFoundError(
-            f"no app {mask(text)!r}: a change of many links needs the whole name or a question",
+            f"no app is named {mask(text)!r}: the beginning of a name is enough only where the "
+            "command asks for confirmation",
             hint=_did_you_mean(begin[0].app_name, {begin[0].app_name: begin[0].app_id}),
         )
     if several := found or begin[:_MOST_CANDIDATES]:

@@ -184,7 +184,7 @@ def _not_failed(docora: Docora, link: Link) -> NotFailedError:
     else:
         hint = f"to send every file again: docora-ops resync {words}"
     return NotFailedError(
-        f"Only failed entries can be retried: {link.payload.link_name} is {status!r}",
+        f"Only failed links can be retried: {link.payload.link_name} is {status!r}",
         hint=hint,
         details={"status": status, "job": job},
     )

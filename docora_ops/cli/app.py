@@ -5,12 +5,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from inspect import cleandoc
 from itertools import takewhile
 from typing import Annotated
 
 import typer
 import typer.main
+from typer.completion import get_completion_inspect_parameters
 
 from docora_ops import __version__
 from docora_ops.cli.completion import COMPLETE_VARIABLE, completion
@@ -72,13 +72,7 @@ for _command, _example in (
     (completion, "completion bash"),
     (show_help, "help exit-codes"),
 ):
-    _text = cleandoc(_command.__doc__ or "")
-    app.command(
-        name=_example.partition(" ")[0],
-        help=_text,
-        short_help=_text.partition("\n")[0],
-        epilog=f"Example: docora-ops {_example}",
-    )(_command)
+    app.command(_example.partition(" ")[0], epilog=f"Example: docora-ops {_example}")(_command)
 
 
 # Typer's own --help has no default, and to convert "not given" Typer imports pydantic: the help of
@@ -110,7 +104,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with interruptible():
             if os.environ.get(COMPLETE_VARIABLE):
-                _complete()
+                # Ends the process, even within a call of libpq that waits for a name server.
+                signal.alarm(_COMPLETION_SECONDS)
+                get_completion_inspect_parameters()  # tells Typer which shells there are
+                app(prog_name="docora-ops")
             group = typer.main.get_command(app)
             with group.make_context("docora-ops", list(arguments)) as typer_context:
                 code = group.invoke(typer_context) or code
@@ -132,18 +129,10 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _complete() -> None:
-    """Has Typer answer a shell, and ends the process."""
-    from typer.completion import get_completion_inspect_parameters
-
-    get_completion_inspect_parameters()  # tells Typer which shells there are
-    # Ends the process, even within a call of libpq that waits for a name server.
-    signal.alarm(_COMPLETION_SECONDS)
-    app(prog_name="docora-ops")
-
-
 def _usage_error(error: typer.TyperException) -> UsageError:
     message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
+    # The voice of pydantic, which converts numbers.
+    message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
     context: typer.Context | None = getattr(error, "ctx", None)
     hint = f"{context.command_path if context else 'docora-ops'} --help"
     if message.startswith("Got unexpected extra argument"):

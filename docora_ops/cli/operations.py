@@ -1,11 +1,9 @@
 """`operations`, `progress`, `cancel` and `history`. Need only Redis."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
@@ -23,55 +21,45 @@ def operations(
     page: options.PageNumber = 1,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
-) -> int:
+) -> None:
     """List the bulk operations of the last hour.
 
-    Includes those of Docora's dashboard. The state `owner_gone` means that links are left, and that
-    the command that runs the operation has been silent for two minutes.
+    Includes those of Docora's dashboard. In the state `owner_gone`, links are left, but the command
+    that runs the operation has been silent for two minutes.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.journal import operations
     from docora_ops.render.bulk_view import OPERATIONS
-    from docora_ops.render.columns import Listing
 
-    found = actions.operations(context.docora, page=page, limit=limit)
-    return context.show_page(
-        found,
-        Listing(OPERATIONS, found.rows),
-        context.docora.redis_server,
-        "operation",
-        nothing="no bulk operations: each is kept for an hour after its last step",
-    )
+    found = operations(context.docora, page=page, limit=limit)
+    context.show_page(found, OPERATIONS, context.docora.redis_server, "operation")
 
 
 def progress(
     typer_context: typer.Context,
     operation_id: options.OperationId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Keep showing it until the operation ends.")
+        bool, typer.Option("--follow", "-f", help="Show a bar until the operation ends.")
     ] = False,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
     """Show the progress of a bulk operation.
 
-    Works for operations of Docora's dashboard, too.
+    Also works for operations of Docora's dashboard.
     """
     context = context_of(typer_context)
+    from docora_ops.actions import journal
     from docora_ops.render.bulk_view import progress_data, progress_screens
-    from docora_ops.render.console import may_animate, progress_bar
+    from docora_ops.render.console import progress_bar
 
     if follow:
-        context.collect_garbage()
-        completed = None
-        with progress_bar(context.err) as move:
-            for operation in actions.follow(context.docora, operation_id):
+        with progress_bar() as move:
+            for operation in journal.follow(context.docora, operation_id):
                 move(operation.completed, None, operation.total)
-                if completed not in {None, operation.completed} and not may_animate(sys.stderr):
-                    context.say(f"{operation.completed} of {operation.total}")
-                completed = operation.completed
         if operation.state is OperationState.OWNER_GONE:
             context.warn(RUNNER_IS_SILENT)
-    found, failures, _ = actions.progress(context.docora, operation_id)
+    found, failures, _ = journal.progress(context.docora, operation_id)
     context.show(progress_data(found, failures), progress_screens(found, failures))
     if follow and (found.cancelled or found.not_queued or not found.finished):
         return ExitCode.PROBLEMS
@@ -87,14 +75,15 @@ def cancel(
 ) -> None:
     """Stop a bulk operation after its current batches.
 
-    Works for operations of Docora's dashboard, too. What has been queued stays queued. To finish
+    Also works for operations of Docora's dashboard. What has been queued stays queued. To finish
     a bulk retry, run it again.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.journal import cancel
     from docora_ops.render.bulk_view import CancelData
     from docora_ops.render.columns import cell
 
-    is_first = actions.cancel(context.docora, operation_id, reason=reason)
+    is_first = cancel(context.docora, operation_id, reason=reason)
     done = "Cancellation requested" if is_first else "Already cancelled"
     data = CancelData("Cancellation requested", operation_id, already_cancelled=not is_first)
     context.show(data, [cell(f"{done}: {operation_id}")])
@@ -109,20 +98,14 @@ def history(
     ] = False,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
-) -> int:
+) -> None:
     """Show who changed what, when and why, latest first.
 
     Only changes made with docora-ops are recorded, not those of the dashboard.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.journal import history
     from docora_ops.render.bulk_view import HISTORY
-    from docora_ops.render.columns import Listing
 
-    found = actions.history(context.docora, schedule=not no_schedule, page=page, limit=limit)
-    return context.show_page(
-        found,
-        Listing(HISTORY, found.rows),
-        context.docora.redis_server,
-        "change",
-        nothing="no change is recorded",
-    )
+    found = history(context.docora, schedule=not no_schedule, page=page, limit=limit)
+    context.show_page(found, HISTORY, context.docora.redis_server, "change")

@@ -1,32 +1,16 @@
 """Arguments and options that several commands have."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import fields
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from docora_ops import actions
-from docora_ops.bulk import ChangeOptions, MaxFailures
+from docora_ops.bulk import MaxFailures
 from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
 
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
-
-
-def checked_text(value: str) -> str:
-    """Returns the value of an argument or option. Raises ValueError if it is not text.
-
-    An empty value is most often an unset variable of a shell script, and would fit everything.
-    """
-    if not value.strip():
-        raise ValueError("the value is empty")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("the value is not valid UTF-8")
-    return value
 
 
 def _max_failures(value: str) -> MaxFailures:
@@ -37,29 +21,13 @@ def _max_failures(value: str) -> MaxFailures:
     return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
 
 
-class Circuit(StrEnum):
-    """The states of a circuit that links can be chosen by."""
-
-    OPEN = "open"
-    CLOSED = "closed"
-
-
-def _text(name: str, metavar: str, help_text: str, complete: Any = None) -> Any:
-    """Makes a repeatable option that takes a text."""
-    return typer.Option(
-        name, metavar=metavar, parser=checked_text, help=help_text, autocompletion=complete
-    )
-
-
 _app = typer.Argument(
     metavar="APP",
-    parser=checked_text,
-    help="App id or name (case-insensitive), or the beginning of a single one.",
+    help="App id or name (case-insensitive), or unique prefix.",
     autocompletion=complete_app,
 )
 _repo = typer.Argument(
     metavar="REPO",
-    parser=checked_text,
     help="Repository id, owner/name, or GitHub URL.",
     autocompletion=complete_repo,
 )
@@ -69,25 +37,37 @@ Repo = Annotated[str, _repo]
 OptionalRepo = Annotated[str | None, _repo]
 OperationId = Annotated[
     str,
-    typer.Argument(
-        metavar="OPERATION_ID", parser=checked_text, help="Printed when the operation began."
-    ),
+    typer.Argument(metavar="OPERATION_ID", help="The id printed when the operation started."),
 ]
 
 # Selection of links
 Apps = Annotated[
     list[str] | None,
-    _text("--app", "APP", "Only links of this app (id or name). Repeatable.", complete_app),
+    typer.Option(
+        "--app",
+        metavar="APP",
+        help="Only links of this app (id or name). Repeatable.",
+        autocompletion=complete_app,
+    ),
 ]
 ExcludeApps = Annotated[
     list[str] | None,
-    _text("--exclude-app", "APP", "Exclude links of this app. Repeatable.", complete_app),
+    typer.Option(
+        metavar="APP",
+        help="Exclude links of this app. Repeatable.",
+        autocompletion=complete_app,
+    ),
 ]
-_REPOSITORY = (
-    "Only links of this repository (id, owner/name or URL; 'octo/*' matches all of octo). "
-    "Repeatable."
-)
-Repositories = Annotated[list[str] | None, _text("--repo", "REPO", _REPOSITORY, complete_repo)]
+Repositories = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--repo",
+        metavar="REPO",
+        help="Only links of this repository (id, owner/name or URL; 'octo/*' matches all of octo). "
+        "Repeatable.",
+        autocompletion=complete_repo,
+    ),
+]
 Statuses = Annotated[
     list[LinkStatus] | None,
     typer.Option(
@@ -96,20 +76,25 @@ Statuses = Annotated[
         help="Only links that are pending_snapshot, scanning, synced or failed. Repeatable.",
     ),
 ]
-_ERROR = (
-    "Only links whose last error contains TEXT (case-insensitive). If TEXT has a *, it must match "
-    "the whole error. Repeatable."
-)
-Errors = Annotated[list[str] | None, _text("--error", "TEXT", _ERROR)]
+Errors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--error",
+        metavar="TEXT",
+        help="Only links whose last error contains TEXT (case-insensitive). If TEXT has a *, it "
+        "must match the whole error. Repeatable.",
+    ),
+]
 ExcludeErrors = Annotated[
     list[str] | None,
-    _text("--exclude-error", "TEXT", "Exclude links that --error TEXT would match. Repeatable."),
+    typer.Option(metavar="TEXT", help="Exclude links that --error TEXT would match. Repeatable."),
 ]
 NoError = Annotated[
-    bool, typer.Option("--no-error", help="Only links without an error, or that match --error.")
+    bool,
+    typer.Option("--no-error", help="Only links without an error (or matching --error)."),
 ]
 CircuitFilter = Annotated[
-    Circuit | None,
+    Literal["open", "closed"] | None,
     typer.Option(
         "--circuit", metavar="STATE", help="Only links whose circuit is STATE (open or closed)."
     ),
@@ -119,11 +104,11 @@ CircuitFilter = Annotated[
 Front = Annotated[
     bool,
     typer.Option(
-        "--front", help="Queue ahead of all waiting jobs. A job that waits already keeps its place."
+        "--front", help="Queue ahead of all waiting jobs. A job already waiting keeps its place."
     ),
 ]
 ResetCircuit = Annotated[
-    bool, typer.Option("--reset-circuit", help="Also close the circuit breaker of each repository.")
+    bool, typer.Option("--reset-circuit", help="Also close the circuit breaker of the repository.")
 ]
 InFlight = Annotated[
     int | None,
@@ -131,7 +116,7 @@ InFlight = Annotated[
         "--in-flight",
         metavar="N",
         min=1,
-        help="Keep at most N snapshots in flight, shared fairly among the apps. Waits like --wait.",
+        help="Keep at most N snapshots in flight, shared fairly among apps. Implies --wait.",
     ),
 ]
 FailureLimit = Annotated[
@@ -140,8 +125,8 @@ FailureLimit = Annotated[
         "--max-failures",
         metavar="N|P%",
         parser=_max_failures,
-        help="With --in-flight: stop queueing once more than N links, or P% of at least 20, have "
-        "failed again (exit code 7).",
+        help="With --in-flight: stop queueing once more than N links, or P% of at least 20 "
+        "results, have failed again (exit code 7).",
     ),
 ]
 Wait = Annotated[
@@ -157,7 +142,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen;
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation prompt.")]
 Reason = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", parser=checked_text, help="The reason, for the audit entry."),
+    typer.Option(metavar="TEXT", help="The reason, for the audit entry."),
 ]
 
 # What is printed, and where the settings come from
@@ -174,28 +159,3 @@ EnvFile = Annotated[
         help="Settings file; the environment takes precedence.",
     ),
 ]
-
-
-def link_choice(
-    typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()
-) -> "actions.LinkChoice":
-    """Returns the links that the options of the command choose."""
-    given = typer_context.params
-    circuit: Circuit | None = given["circuit"]
-    return actions.LinkChoice(
-        apps=given["app"] or (),
-        exclude_apps=given["exclude_app"] or (),
-        repositories=given["repo"] or (),
-        statuses=statuses,
-        errors=given["error"] or (),
-        exclude_errors=given["exclude_error"] or (),
-        no_error=given["no_error"],
-        open_circuit=None if circuit is None else circuit is Circuit.OPEN,
-    )
-
-
-def change_options(typer_context: typer.Context) -> ChangeOptions:
-    """Returns how the command is to treat the links that it chooses."""
-    given = typer_context.params
-    names = (each.name for each in fields(ChangeOptions))
-    return ChangeOptions(**{name: given[name] for name in names if name in given})

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.streams import terminal_to_ask
@@ -49,12 +48,12 @@ def pause(
     already waiting for a job may take one more.
     """
     context = context_of(typer_context)
-    terminal = terminal_to_ask(skip=yes)
-    from docora_ops.render import queue_view
-    from docora_ops.text import duration
+    terminal = None if yes else terminal_to_ask()
+    from docora_ops.actions.workers import pause, rq_workers
+    from docora_ops.text import amount, duration, moment
 
     docora = context.docora
-    found = actions.rq_workers(docora)
+    found = rq_workers(docora)
     queues = sorted({name for worker in found.workers for name in worker.queues} - {QUEUE_NAME})
     if found.suspension:
         context.say(f"Now {found.suspension.sentence}; this pause takes its place.")
@@ -67,9 +66,16 @@ def pause(
         terminal.ask(f"{docora.redis_server}: suspend {workers} {end}: {taken}?")
     elif queues:
         context.warn(f"Warning: {taken}.")
-    paused = actions.pause(docora, at_most, reason=reason)
-    context.show(paused, [queue_view.pause_screen(paused)])
-    context.say(f"{docora.redis_server}: workers suspended. To go on: docora-ops resume")
+    paused = pause(docora, at_most, reason=reason)
+    if as_json:
+        context.show_document(paused)
+    end = f" until {moment(paused.suspension.ends_at)}" if at_most and paused.suspension else ""
+    context.say(f"{docora.redis_server}: workers suspended{end}. To go on: docora-ops resume")
+    if busy := sum(worker.state == "busy" for worker in paused.workers):
+        finishing = amount(busy, "busy worker finishes its job", "busy workers finish their jobs")
+        context.say(f"{finishing}.")
+    if idle := sum(worker.state not in {"busy", "suspended"} for worker in paused.workers):
+        context.say(f"{amount(idle, 'idle worker')} may take one more job{' each' * (idle > 1)}.")
 
 
 def resume(
@@ -83,9 +89,10 @@ def resume(
     Undoes `pause` and `rq suspend`. Workers notice within a second.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.workers import resume
     from docora_ops.render.queue_view import ResumeData
 
-    suspension = actions.resume(context.docora, reason=reason)
+    suspension = resume(context.docora, reason=reason)
     if as_json:
         context.show_document(ResumeData(suspension is not None, suspension))
     else:

@@ -5,16 +5,14 @@ from typing import Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.signals import Stop, interrupted_code, until_stopped
+from docora_ops.cli.signals import interrupted_code, until_interrupted
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import ServerError
 from docora_ops.text import amount
 
-_PATIENCE = 8  # seconds for an answer of a server
 _NEXT_STEP = "the same command finishes the rest"
 
 
@@ -26,14 +24,17 @@ def doctor(
     max_failed: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=0, max=10**9, help="Exit with code 6 if more than N links have failed."
+            metavar="N",
+            min=0,
+            max=10**9,
+            help="Exit with code 6 if there are more than N failed links.",
         ),
     ] = None,
     read_only: Annotated[
         bool,
         typer.Option(
             "--read-only",
-            help="Expect credentials that can only read (for monitoring), and try no write.",
+            help="Expect read-only credentials (for monitoring), and do not test writing.",
         ),
     ] = False,
     as_json: options.Json = False,
@@ -41,33 +42,26 @@ def doctor(
 ) -> int:
     """Check settings, servers, queue and links.
 
-    Says what to do about each problem, the worst one last. Mismatches between database and queue
-    are checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
+    Shows each problem with a remedy, the worst one last. Mismatches between database and queue are
+    checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.diagnose import diagnose
     from docora_ops.diagnosis import CheckState, Diagnosis
     from docora_ops.render import drift_view
-    from docora_ops.text import amount
 
-    context.collect_garbage()
-    docora, has_told = context.docora, False
-    docora.settings = docora.settings.hurried(_PATIENCE)
-    delay = docora.settings.drift_grace
+    docora = context.docora
+    docora.settings = docora.settings.hurried(8)
     for event in diagnose(docora, max_failed=max_failed, read_only=read_only):
         if isinstance(event, Diagnosis):
             diagnosis = event
-        elif delay and not has_told:
-            found = amount(event.count, "mismatch", "mismatches")
-            context.say(f"{found} at first check: checking again in {delay} s.")
-            has_told = True
     if as_json:
         context.show_document(drift_view.doctor_data(diagnosis))
         context.say(drift_view.summary(diagnosis))
     else:
-        # Not paged: the worst comes last, and a pager shows the beginning.
+        # Otherwise the worst comes last, and a pager shows the beginning.
         screen = drift_view.doctor_screens(diagnosis, show_all=show_all)
-        context.show_tables(screen, is_last=show_all)
+        context.show_tables(screen, paged=show_all)
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:
@@ -86,9 +80,6 @@ def repair(
             "--remove-unknown-jobs", help="Repair even if most jobs have no link in the database."
         ),
     ] = False,
-    with_list: Annotated[
-        bool, typer.Option("--list", help="List each mismatch, in addition to the counts by app.")
-    ] = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
@@ -96,20 +87,21 @@ def repair(
 ) -> int:
     """Repair the drift that doctor finds.
 
-    Everywhere, of one app, or of one link. Queues lost and stuck links again; a stuck link counts a
-    failure. Removes orphaned and duplicate jobs and stale entries. Never touches a running job.
-    Changes nothing if database and queue do not seem to belong together. If the command is killed,
-    run it again to finish the rest.
+    Covers all links, the links of one app, or one link. Queues lost and stuck links again, and
+    counts a failure for each stuck link. Removes orphaned and duplicate jobs and stale entries.
+    Never touches a running job. Changes nothing if the database and the queue do not seem to belong
+    together. If the command is killed, run it again to finish the rest.
     """
     context = context_of(typer_context)
-    terminal = terminal_to_ask(skip=yes or dry_run)
+    terminal = None if yes or dry_run else terminal_to_ask()
+    from docora_ops.actions.fix_drift import repair
     from docora_ops.drift import RepairOutcome, RepairResult
     from docora_ops.render import drift_view
     from docora_ops.render.columns import Listing
     from docora_ops.render.console import progress_bar
 
-    stop, lost, result = Stop(), None, RepairResult(())
-    events = actions.repair(
+    lost, result = None, RepairResult(())
+    events = repair(
         context.docora,
         app,
         repo,
@@ -124,15 +116,14 @@ def repair(
             if isinstance(event, RepairResult):
                 result = event
                 break
-        context.collect_garbage()
         if result.total and not dry_run:
             if terminal is not None:
                 found = amount(result.total, "mismatch", "mismatches")
                 question = f"{context.docora.servers}: repair {found}?"
                 terminal.ask(question, Listing(drift_view.FOUND, result.by_app, 20))
             try:
-                with progress_bar(context.err, result.total) as move:
-                    for event in until_stopped(events, stop):
+                with progress_bar(result.total) as move:
+                    for event in until_interrupted(events):
                         if isinstance(event, RepairResult):
                             result = event
                             move(result.completed)
@@ -142,12 +133,11 @@ def repair(
     if context.as_json:
         context.show_document(drift_view.repair_data(result), lost)
     elif result.total:
-        screens = drift_view.repair_screens(result, with_list=with_list)
-        context.show_tables(screens, is_last=not is_cut_short)
+        context.show_tables(drift_view.repair_screens(result), paged=dry_run)
     else:
         context.show_tables([drift_view.repair_message(result)])
     if dry_run:
-        context.say("Dry run: nothing was changed.")
+        context.say(f"{context.docora.servers}: dry run, nothing was changed.")
     stopped = f"Stopped after {result.completed} of {result.total}"
     if lost:
         return context.report(lost, f"{stopped}.", _NEXT_STEP)

@@ -4,10 +4,9 @@ from typing import Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
-from docora_ops.cli.retry import reset_in_words, show_change
+from docora_ops.cli.context import change_options, context_of
+from docora_ops.cli.retry import show_change
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import UsageError
 
@@ -37,14 +36,14 @@ def resync(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Send an app all files again, of one repository or of all.
+    """Send an app all files of a repository again.
 
-    Deletes the delivery records of the link, resets the link and queues its snapshot job, all or
-    nothing, regardless of the status of the link. Refused while a snapshot of the link is running.
+    Deletes the delivery records of the link, resets the link and queues its snapshot job
+    atomically, regardless of its status. Refused while a snapshot of the link is running.
 
-    Without delivery records, the app never learns of files that were deleted from the repository
-    since the last snapshot. Use --update to have them deleted, unless the app has lost its files
-    and cannot update them.
+    Without delivery records, the app is not told about files that were deleted from the repository
+    since the last snapshot. To have the app delete them, use --update, unless the app has lost its
+    files and cannot update them.
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:
@@ -54,30 +53,31 @@ def resync(
         )
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="remove --in-flight")
-    terminal = terminal_to_ask(skip=yes or dry_run)
+    terminal = None if yes or dry_run else terminal_to_ask()
+    from docora_ops.actions.many_links import resync_all
+    from docora_ops.actions.one_link import link_to_resync, resync
+    from docora_ops.cli.bulk_command import reset_in_words, run_bulk
     from docora_ops.render.link_view import FORGOTTEN
     from docora_ops.text import amount
 
-    chosen = options.change_options(typer_context)
+    chosen = change_options(typer_context)
     docora = context.docora
     if repo is not None:
         if terminal is not None:
-            link, records = actions.link_to_resync(docora, app, repo)
+            link, records = link_to_resync(docora, app, repo)
             context.tell()
             terminal.ask(
                 f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
-                f"{link.payload.repository_name} again, {reset_in_words(docora, '1 link')}?",
+                f"{link.payload.repository_name} again, {reset_in_words(docora, 'the link', 1)}?",
                 *([] if update else [FORGOTTEN]),
             )
-        result = actions.resync(docora, app, repo, chosen, reason=reason)
-        return show_change(context, result, chosen)
+        result = resync(docora, app, repo, chosen, reason=reason)
+        return show_change(context, result, front=front)
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends the app all files again, and there is no terminal to confirm that",
             hint="add --yes to skip the confirmation",
         )
-    from docora_ops.cli.bulk_command import run_bulk
-
     by_prefix = dry_run or terminal is not None
-    events = actions.resync_all(docora, app, chosen, by_prefix=by_prefix, reason=reason)
+    events = resync_all(docora, app, chosen, by_prefix=by_prefix, reason=reason)
     return run_bulk(context, events, chosen, terminal)

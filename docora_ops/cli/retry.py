@@ -4,11 +4,9 @@ from typing import Annotated
 
 import typer
 
-from docora_ops import actions
-from docora_ops.actions import Docora
 from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
-from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.context import Context, change_options, context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.cli.wait import wait_for_link
@@ -30,41 +28,34 @@ def retry(
 ) -> int:
     """Retry one failed link.
 
-    Resets the link and queues its snapshot job, both or neither. Keeps a live job, and replaces a
-    stale one. An open circuit does not delay the job.
+    Resets the link and queues its snapshot job atomically. Keeps a live job and replaces a stale
+    one. An open circuit does not delay the job.
     """
     context = context_of(typer_context)
-    chosen = options.change_options(typer_context)
-    result = actions.retry(context.docora, app, repo, chosen, reason=reason)
-    return show_change(context, result, chosen)
+    from docora_ops.actions.one_link import retry
+
+    chosen = ChangeOptions(front=front, reset_circuit=reset_circuit, dry_run=dry_run)
+    result = retry(context.docora, app, repo, chosen, reason=reason)
+    return show_change(context, result, front=front)
 
 
-def reset_in_words(docora: Docora, links: str) -> str:
-    """Returns what happens to links and their jobs, for a question."""
-    if docora.queue.is_docoras:
-        return f"reset {links}, so that Docora's scheduler queues a snapshot job for each"
-    return f"reset {links} and queue a snapshot job for each"
-
-
-def show_change(context: Context, result: LinkResult, chosen: ChangeOptions) -> int:
+def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
     """Shows the result of the change, with `--wait` that of the snapshot. Returns the exit code."""
     from docora_ops.render import link_view as render
 
     if not context.as_json:
-        context.show_tables([render.result_screen(result)], is_last=not context.wait)
-        if result.deliveries_cleared and not result.update:
-            context.say(render.FORGOTTEN)
-        if result.dry_run:
-            context.say("Dry run: nothing was changed.")
-        else:
-            context.say(f"{context.docora.servers}: {render.message(result)}.")
+        context.show_tables([render.result_screen(result)])
+        done = "dry run, nothing was changed" if result.dry_run else render.message(result)
+        context.say(f"{context.docora.servers}: {done}.")
     elif not context.wait:
         context.show_document(render.link_data(result, result.workers))
-    if chosen.front and result.outcome is Outcome.ALREADY_QUEUED:
+    if front and result.outcome is Outcome.ALREADY_QUEUED:
         context.say("The job was waiting already and keeps its place: --front moves no job.")
     if not context.wait:
         return ExitCode.OK
-    steps = actions.wait_for_change(context.docora, result, timeout=context.timeout)
+    from docora_ops.actions.following import wait_for_change
+
+    steps = wait_for_change(context.docora, result, timeout=context.timeout)
     return wait_for_link(context, steps, result)
 
 
@@ -99,14 +90,18 @@ def retry_all_failed(
     rest.
     """
     context = context_of(typer_context)
-    terminal = terminal_to_ask(skip=yes or dry_run)
+    terminal = None if yes or dry_run else terminal_to_ask()
+    from docora_ops.actions.many_links import retry_all_failed
     from docora_ops.cli.bulk_command import run_bulk
 
-    choice = options.link_choice(typer_context)
-    chosen = options.change_options(typer_context)
-    by_prefix = dry_run or terminal is not None
-    events = actions.retry_all_failed(
-        context.docora, choice, chosen, limit=limit, by_prefix=by_prefix, reason=reason
+    chosen = change_options(typer_context)
+    events = retry_all_failed(
+        context.docora,
+        link_choice(typer_context),
+        chosen,
+        limit=limit,
+        by_prefix=dry_run or terminal is not None,
+        reason=reason,
     )
     return run_bulk(context, events, chosen, terminal)
 
@@ -118,15 +113,16 @@ def schedule(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Queue everything that is due, once. For cron or a timer.
+    """Queue everything that is due, once.
 
-    Due are first snapshots, rescans, and failed links. Changes no link. Keeps live jobs. Replaces
-    stale jobs, and jobs whose status says that they wait though they are in no list. Excludes
-    links whose circuit is open, failed links whose circuit was opened since git last succeeded,
-    and links of a running command with --in-flight.
+    For cron or a timer. First snapshots, rescans and retries of failed links become due. Changes no
+    link. Keeps live jobs. Replaces stale jobs, and jobs that are marked as waiting but missing from
+    the queue. Excludes links whose circuit is open, failed links whose circuit was opened since git
+    last succeeded, and links that a running command with --in-flight is going to queue.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.many_links import schedule
     from docora_ops.cli.bulk_command import run_bulk
 
-    events = actions.schedule(context.docora, dry_run=dry_run, reason=reason)
+    events = schedule(context.docora, dry_run=dry_run, reason=reason)
     return run_bulk(context, events, ChangeOptions(dry_run=dry_run))

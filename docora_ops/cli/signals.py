@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
@@ -66,23 +65,20 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _reactions[-1]()
 
 
-@dataclass(slots=True)
-class Stop:
-    """Asks an action to end early. A signal sets it; the command looks at it."""
-
-    requested: bool = False
+def is_interrupted() -> bool:
+    """Tells whether a signal has come."""
+    return bool(_came)
 
 
-def until_stopped(events: Generator[T], stop: Stop, announcement: str = "") -> Iterator[T]:
+def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[T]:
     """Yields the events of an action until the first signal, then closes the action.
 
-    The first signal requests the stop, and prints the announcement. A second one ends the process.
+    The first signal prints the announcement. A second one ends the process.
     """
 
     def react() -> None:
-        if stop.requested:
+        if len(_came) > 1:
             _end_process()
-        stop.requested = True
         if announcement:
             why = "Hung up. " if signal.SIGHUP in _came else ""
             # Past the buffer, which the signal may have interrupted.
@@ -92,7 +88,7 @@ def until_stopped(events: Generator[T], stop: Stop, announcement: str = "") -> I
     with _reacting(react):
         for event in events:
             yield event
-            if stop.requested:
+            if _came:
                 events.close()
                 return
 
@@ -103,18 +99,17 @@ def finishing_first() -> Iterator[None]:
 
     A second signal ends the process.
     """
-    delayed: list[bool] = []
+    before = len(_came)
 
     def react() -> None:
-        if delayed:
+        if len(_came) > before + 1:
             _end_process()
-        delayed.append(True)
         signal.signal(signal.SIGALRM, _end_process)
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
     with _reacting(react):
         yield
-    if delayed:
+    if len(_came) > before:
         signal.setitimer(signal.ITIMER_REAL, 0)
         _reactions[-1]()
 

@@ -6,12 +6,9 @@ from typing import Annotated, cast
 
 import typer
 
-from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-
-_PATIENCE = 8  # seconds for an answer of a server
 
 
 def status(
@@ -25,7 +22,7 @@ def status(
     code 5.
     """
     context = context_of(typer_context)
-    context.docora.settings = context.docora.settings.hurried(_PATIENCE)
+    context.docora.settings = context.docora.settings.hurried(8)
     from docora_ops.actions.monitoring import read_status
     from docora_ops.actions.workers import warn_of_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
@@ -37,10 +34,9 @@ def status(
         context.show_document(found, next(iter(errors), None))
     else:
         context.show_tables([Pairs(list(status_rows(found, errors)))])
-    is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
-    if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
-        warn_of_other_workers(context.docora, has_workers=not found.has_only_others)
+    if is_clear and found.other_queue is OtherQueue.WORKED_ON and not found.has_only_others:
+        warn_of_other_workers(context.docora, has_workers=True)
     for error in errors:
         context.report(error)
     return exit_code_of(errors[0]) if errors else ExitCode.OK
@@ -59,9 +55,10 @@ def queue(
     Needs only Redis. Changes nothing.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.reading import queue
     from docora_ops.render.queue_view import queue_screens
 
-    overview = actions.queue(context.docora, limit)
+    overview = queue(context.docora, limit)
     context.show(overview, queue_screens(overview, limit))
 
 

@@ -1,10 +1,13 @@
 """The standard streams, the pager, and confirmation prompts, even if streams are redirected."""
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import termios
 from contextlib import suppress
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from typing import cast
@@ -13,7 +16,6 @@ from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
 _SECRETS |= {name.lower() for name in _SECRETS}  # the settings are read in either case
-_YES = frozenset({b"y", b"yes"})
 
 
 class OutputStream(TextIOWrapper):
@@ -60,23 +62,24 @@ def guard_streams() -> OutputStream:
 
 
 def show_paged(text: str, height: int) -> None:
-    """Writes the text to stdout, through the pager if it has `height` lines or more.
-
-    Waits until the pager has ended. Meanwhile signals do not end the command: Ctrl-C is a key of
-    the pager.
-    """
-    is_off = os.environ.get("PAGER") == "" or os.environ.get("TERM") == "dumb"
-    is_off = is_off or not sys.stdout.isatty() or not is_foreground(sys.stdout.fileno())
-    if is_off or text.count("\n") < height:
+    """Writes the text to stdout, through the pager if it has `height` lines or more."""
+    pager = os.environ.get("PAGER", shutil.which("less") or "")
+    is_off = not pager or os.environ.get("TERM") == "dumb" or text.count("\n") < height
+    if is_off or not sys.stdout.isatty() or not is_foreground(sys.stdout.fileno()):
         sys.stdout.write(text)
+        sys.stdout.flush()
         return
-    from rich.pager import SystemPager
-
-    sys.stdout.flush()
-    os.environ.setdefault("LESS", "FRX")  # R: show colours
-    for name in os.environ.keys() & _SECRETS:  # a pager may run other programs
-        del os.environ[name]
-    SystemPager().show(text)
+    # R: show colours. Secrets are left out: a pager may run other programs.
+    env = {"LESS": "FRX"} | {k: v for k, v in os.environ.items() if k not in _SECRETS}
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is a key of the pager
+    with subprocess.Popen(["/bin/sh", "-c", pager], stdin=subprocess.PIPE, env=env) as process:
+        try:
+            process.communicate(text.encode(errors="backslashreplace"))
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def is_foreground(terminal: int) -> bool:
@@ -87,12 +90,12 @@ def is_foreground(terminal: int) -> bool:
         return False
 
 
+@dataclass
 class Terminal:
     """The controlling terminal of the process or, without one, that of stdin and stderr."""
 
-    def __init__(self, reader: int, writer: int) -> None:
-        self._reader = reader
-        self._writer = writer
+    _reader: int
+    _writer: int
 
     def ask(self, question: str, *above: object) -> None:
         """Prints `above` and the question, as inert text, and reads the answer.
@@ -126,17 +129,12 @@ class Terminal:
         if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             # The end of the input came before the signal.
             raise HungUpError("hung up (SIGHUP)")
-        if answer.strip().lower() not in _YES:
+        if answer.strip().lower() not in {b"y", b"yes"}:
             raise CommandInterruptedError("nothing was changed")
 
 
-def terminal_to_ask(*, skip: bool) -> Terminal | None:
-    """Returns the terminal to ask a question at, None with `skip` and without a terminal.
-
-    Raises UsageError in a background job.
-    """
-    if skip:
-        return None
+def terminal_to_ask() -> Terminal | None:
+    """Returns the terminal to ask a question at, if any. Raises UsageError in a background job."""
     try:
         reader = writer = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:

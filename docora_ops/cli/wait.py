@@ -7,25 +7,23 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from docora_ops import actions
 from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.operations import RUNNER_IS_SILENT
-from docora_ops.cli.signals import Stop, interrupted_code, until_stopped
+from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
-    from docora_ops.actions import LinkStep
+    from docora_ops.actions.following import LinkStep
     from docora_ops.bulk import BulkWait
     from docora_ops.links import LinkResult
 
@@ -38,7 +36,6 @@ def wait(
         str,
         typer.Argument(
             metavar="APP|OPERATION_ID",
-            parser=options.checked_text,
             help="The app of a link (with REPO), or a bulk operation.",
             autocompletion=complete_app,
         ),
@@ -62,7 +59,9 @@ def wait(
             "wait takes APP and REPO, or the id of an operation alone",
             hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
         )
-    return wait_for_link(context, actions.wait(context.docora, app, repo, timeout=timeout))
+    from docora_ops.actions.following import wait
+
+    return wait_for_link(context, wait(context.docora, app, repo, timeout=timeout))
 
 
 def wait_for_link(
@@ -74,16 +73,12 @@ def wait_for_link(
     """
     from docora_ops.render.link_view import link_data, wait_screen
 
-    context.collect_garbage()
-    stop, what = Stop(), "1 snapshot"
-    events = until_stopped(steps, stop)
+    events = until_interrupted(steps)
     try:
         step = next(events)  # from here on, a signal ends the wait only
-        link, words = step.link, step.link.ref.words
-        if not change:
-            what = f"the snapshot of {link.payload.link_name}"
+        link = step.link
         if step.wait.unfinished:
-            with showing_wait(context, what, step.wait) as show:
+            with showing_wait(context, "1 snapshot", step.wait) as show:
                 for step in events:
                     show(step.wait)
     except ServerError as error:
@@ -93,23 +88,20 @@ def wait_for_link(
     if context.as_json:
         context.show_document(link_data(change or link, step.workers, step.end))
     else:
-        screen = wait_screen(step.end, None if change else link)
-        context.show_tables([screen], is_last=not stop.requested)
-    return gravest(end_wait(context, step.wait, words, interrupted=stop.requested))
+        context.show_tables([wait_screen(step.end, None if change else link)])
+    return gravest(end_wait(context, step.wait, link.ref.words))
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
+    from docora_ops.actions.following import wait_for_operation
     from docora_ops.render.bulk_view import progress_data, progress_screens, wait_screens
 
-    context.collect_garbage()
-    steps = actions.wait_for_operation(context.docora, operation_id, timeout=context.timeout)
-    stop, lost = Stop(), None
-    events = until_stopped(steps, stop)
+    steps = wait_for_operation(context.docora, operation_id, timeout=context.timeout)
+    lost, events = None, until_interrupted(steps)
     step = next(events)
     try:
         with showing_wait(context, f"the snapshots of operation {operation_id}") as show:
-            for found in events:
-                step = found
+            for step in events:
                 show(step.wait, step.left if step.goes_on else 0)
     except ServerError as error:
         lost = error
@@ -120,13 +112,12 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     if context.as_json:
         context.show_document(progress_data(*shown, waited), lost)
     else:
-        parts = chain(progress_screens(*shown), wait_screens(waited))
-        context.show_tables(parts, is_last=not (lost or stop.requested))
+        context.show_tables([*progress_screens(*shown), *wait_screens(waited)])
     if lost:
         return context.report(lost, next_step="the jobs go on")
-    codes = end_wait(context, waited, operation_id, interrupted=stop.requested)
+    codes = end_wait(context, waited, operation_id)
     if step.goes_on:
-        codes.add(interrupted_code() if stop.requested else ExitCode.TIMED_OUT)
+        codes.add(interrupted_code() if is_interrupted() else ExitCode.TIMED_OUT)
         context.warn(f"The operation goes on: docora-ops wait {quote(operation_id)}")
     elif operation.state is OperationState.OWNER_GONE:
         context.warn(RUNNER_IS_SILENT)
@@ -144,22 +135,21 @@ def showing_wait(
 ) -> Iterator[Callable[..., None]]:
     """Says that it waits for `what`, and how far it is. Yields a function that shows how far.
 
-    The function takes the results so far, the number of links that are not queued yet, and the
-    number of links that others have queued first.
+    The function takes the results so far, and the number of links that are not queued yet.
     """
-    from docora_ops.render.bulk_view import wait_progress
+    from docora_ops.render.bulk_view import wait_counts
     from docora_ops.render.console import may_animate, progress_bar
 
     at_most = f", {context.timeout} s at most" if context.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
     is_animated, said_at = may_animate(sys.stderr), time.monotonic()
-    first = ", ".join(wait_progress(wait, 0, 0)) if wait else "looking"
-    with progress_bar(context.err, wait.total if wait else None, first) as move:
+    first = wait_counts(wait) if wait else "looking"
+    with progress_bar(wait.total if wait else None, first) as move:
 
-        def show(wait: BulkWait, left: int = 0, taken_over: int = 0) -> None:
+        def show(wait: BulkWait, left: int = 0) -> None:
             nonlocal said_at
             context.tell()
-            text = ", ".join(wait_progress(wait, left, taken_over))
+            text = wait_counts(wait, left)
             move(wait.total - wait.unfinished, text, wait.total + left)
             if not is_animated and time.monotonic() - said_at >= _SAY_EACH:
                 said_at = time.monotonic()
@@ -168,12 +158,12 @@ def showing_wait(
         yield show
 
 
-def end_wait(context: Context, wait: BulkWait, awaited: str, *, interrupted: bool) -> set[ExitCode]:
+def end_wait(context: Context, wait: BulkWait, awaited: str) -> set[ExitCode]:
     """Says which results are missing. Returns every exit code that applies.
 
     `awaited`: the arguments of `wait` that name the link or the operation.
     """
-    codes = {ExitCode.OK}
+    codes, interrupted = {ExitCode.OK}, is_interrupted()
     if wait.failed:
         codes.add(ExitCode.SNAPSHOT_FAILED)
     if wait.gone:

@@ -1,5 +1,6 @@
 """`worker`."""
 
+import gc
 import logging
 import os
 import re
@@ -80,7 +81,8 @@ def worker(
     context.docora.redis.close()  # each process has a connection of its own
     log = logging.getLogger("rq")
     log.handlers, log.propagate = [OneLineHandler()], False
-    context.collect_garbage()
+    gc.freeze()
+    gc.set_threshold(700)  # it lives long
     prefix = name or f"{socket.gethostname()}.{os.getpid()}.{os.urandom(2).hex()}"
     count = concurrency or settings.scan_concurrency
     # PID 1, as in a container without an init, becomes the parent of orphans, such as the git of a

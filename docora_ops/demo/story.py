@@ -20,7 +20,7 @@ from docora_ops.errors import DocoraOpsError
 from docora_ops.interrupts import deferred, held_back
 from docora_ops.links import LinkStatus
 from docora_ops.queue import RqQueue, connect
-from docora_ops.render.console import is_terminal, make_console
+from docora_ops.render.console import make_console
 from docora_ops.settings import Settings, load_settings
 
 _PAUSE = 0.1  # seconds between two looks whether the workers listen
@@ -99,7 +99,7 @@ def _run(sentence: str, line: str) -> None:
     code = subprocess.call([sys.executable, "-m", "docora_ops", *shlex.split(line)])
     if code:
         raise DemoError(f"`docora-ops {line}` exited with {code}")
-    if sys.stdin.isatty() and is_terminal(sys.stdout) and not os.environ.get("CI"):
+    if sys.stdin.isatty() and sys.stdout.isatty() and not os.environ.get("CI"):
         with suppress(EOFError):
             input("# Press Enter to go on.")
 

@@ -7,29 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from docora_ops.audit import HistoryEntry, HistoryState
-from docora_ops.bulk import (
-    BulkResult,
-    BulkWait,
-    KnownOperation,
-    MaxFailures,
-    OperationState,
-    Results,
-    StoppedBy,
-)
+from docora_ops.bulk import BulkResult, BulkWait, KnownOperation, Results, StoppedBy
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
 from docora_ops.render.columns import Column, Listing, Pairs, style_of, words
-from docora_ops.render.link_view import (
-    ROWS_SHOWN,
-    app_counts,
-    failures,
-    group_list,
-    link_name,
-)
+from docora_ops.render.link_view import ROWS_SHOWN, app_counts, failures, group_columns, link_name
 from docora_ops.text import amount, duration
 
 _MESSAGES = {  # for some links, and for none
-    Action.RETRY: ("Bulk retry started", "No failed notifications found"),
+    Action.RETRY: ("Bulk retry started", "No failed links found"),
     Action.RESYNC: ("Bulk re-sync started", "No links found"),
     Action.SCHEDULE: ("Schedule pass done", "Nothing is due"),
 }
@@ -56,8 +42,8 @@ def message(result: BulkResult) -> str:
         some = "Schedule pass stopped"
     if result.left_to_operations:
         none = "Nothing else is due"
-    elif left_out := result.open_circuits_left_out:
-        none = f"Nothing to {result.action}: {amount(left_out, 'link')} left out"
+    elif result.open_circuits_left_out:
+        none = f"Nothing to {result.action}"
     return some if result.total else none
 
 
@@ -95,11 +81,11 @@ def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
     return Listing(columns, links)
 
 
-def stopped(result: BulkResult, max_failures: MaxFailures | None) -> str:
-    """Says why an operation queues no further link."""
-    if result.stopped_by is not StoppedBy.MAX_FAILURES:
-        return _end_of(result.stopped_by, result.cancelled_by)
-    return f"more than --max-failures {max_failures} have failed again"
+def stopped(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:
+    """Returns why an operation queues no further link."""
+    if cancelled_by and stopped_by in {None, StoppedBy.CANCELLED}:
+        return f"cancelled by {cancelled_by}"
+    return words(stopped_by or StoppedBy.CANCELLED)
 
 
 # The wait for snapshots.
@@ -109,37 +95,23 @@ def wait_screens(wait: BulkWait) -> Iterator[object]:
     """Shows the result of the wait for the snapshots, and which failed again or have no job."""
     if not wait.total:
         return
-    yield from ("", f"{', '.join(_counts(wait, 0))}, after {wait.seconds:.0f} s")
+    yield from ("", f"{wait_counts(wait)}, after {wait.seconds:.0f} s")
     if 0 < wait.failed <= ROWS_SHOWN:
         yield from ("", failures(wait.failed_links, "Failed again"))
     if wait.failed:
-        yield from ("", group_list(LinkGroup.ERROR, wait.grouped().failed_by_error, ROWS_SHOWN))
+        errors = wait.grouped().failed_by_error
+        yield from ("", Listing(group_columns(LinkGroup.ERROR), errors, ROWS_SHOWN))
     if wait.lost_links:
         yield from ("", failures(wait.lost_links, "Lost"))
     if wait.unfinished_by_app:
         yield from ("", "Still to come:", app_counts(wait.unfinished_by_app))
 
 
-def wait_progress(wait: BulkWait, left: int, taken_over: int) -> list[str]:
-    """Returns the counts, the rate and the time that is left at that rate, each as one text.
+def wait_counts(wait: BulkWait, left: int = 0) -> str:
+    """Counts the snapshots by result, and the jobs of the others by place.
 
-    `left`: links that were not queued yet; `taken_over`: links that others have queued first. No
-    forecast is made while nothing moves.
+    `left`: links that are not queued yet.
     """
-    shown = _counts(wait, left)
-    if taken_over:
-        shown.append(f"{taken_over} taken over by others")
-    if wait.per_second:
-        is_slow = wait.per_second < 1
-        shown.append(f"{wait.per_second * 60:.0f}/min" if is_slow else f"{wait.per_second:.0f}/s")
-    to_come = wait.unfinished + left
-    if wait.per_second and to_come and not (wait.suspended or wait.jobs_by_state.lost):
-        shown.append(f"{duration(to_come / wait.per_second)} left")
-    return shown
-
-
-def _counts(wait: BulkWait, left: int) -> list[str]:
-    """Counts the snapshots by result, and the jobs of the others by place."""
     jobs = asdict(wait.jobs_by_state)
     label = "in flight" if left else "still to come"
     if 0 < sum(jobs.values()) <= wait.unfinished:  # else some have ended since they were looked at
@@ -149,7 +121,7 @@ def _counts(wait: BulkWait, left: int) -> list[str]:
         shown.append(f"{left} not queued yet")
     if wait.suspended:
         shown.append("workers suspended")
-    return shown
+    return ", ".join(shown)
 
 
 def _results(results: Results | None, unfinished: str = "not finished") -> list[str]:
@@ -182,19 +154,6 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
     return shlex.join(typed)
 
 
-def _end_of(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:
-    """Returns why an operation has left links as they were, in words."""
-    if cancelled_by and stopped_by in {None, StoppedBy.CANCELLED}:
-        return f"cancelled by {cancelled_by}"
-    return words(stopped_by or StoppedBy.CANCELLED)
-
-
-def _state(operation: KnownOperation) -> str:
-    if operation.state is OperationState.CANCELLED:
-        return _end_of(operation.stopped_by, operation.cancelled_by)
-    return words(operation.state)
-
-
 def ago(seconds: int | None) -> str:
     """Returns `5 s ago`, or `unknown`."""
     return "unknown" if seconds is None else f"{duration(seconds)} ago"
@@ -205,12 +164,15 @@ OPERATIONS: Sequence[Column[KnownOperation]] = (
     Column("Completed", lambda each: f"{each.completed} of {each.total}", is_number=True),
     Column("Put to work", lambda each: each.put_to_work, is_number=True, left_out=4),
     Column(
-        "Not queued",
-        lambda each: each.not_queued,
-        lambda each: "bold red" * bool(each.not_queued),
-        is_number=True,
+        "Not queued", lambda it: it.not_queued, lambda it: "bold red" * bool(it.not_queued), True
     ),
-    Column("State", _state, lambda each: style_of(each.state)),
+    Column(
+        "State",
+        lambda it: (
+            words(it.state) if it.state != "cancelled" else stopped(it.stopped_by, it.cancelled_by)
+        ),
+        lambda each: style_of(each.state),
+    ),
     Column("Results", lambda each: ", ".join(_results(each.results)), left_out=3),
     Column("Last step", lambda each: ago(each.last_step_seconds), left_out=2),
     Column("Who", lambda each: each.who, left_out=1),
@@ -264,7 +226,7 @@ def _result(entry: HistoryEntry) -> str:
     parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
     if entry.state is not HistoryState.DONE:
         is_cancelled = entry.state is HistoryState.CANCELLED
-        end = _end_of(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)
+        end = stopped(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)
         parts = [f"{amount(total, 'link')}: {', '.join([*parts, end])}"]
     return "; ".join(filter(None, (", ".join(parts), ", ".join(_results(entry.results)))))
 

@@ -4,26 +4,27 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TextIO
 
 from rich.console import Console
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Tells whether the stream is a screen that can do more than print."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
 def may_animate(stream: TextIO) -> bool:
     """Tells whether the stream may show something that moves."""
-    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+    is_dumb = os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR")
+    return stream.isatty() and not is_dumb
 
 
+@cache
 def make_console(stream: TextIO) -> Console:
-    """Makes a console that neither colours nor animates unless the stream is a terminal."""
+    """Makes a console that neither colours nor animates unless the stream is a terminal.
+
+    A stream has one console: what it prints during a progress bar appears above the bar.
+    """
     return Console(
         file=stream,
-        force_terminal=is_terminal(stream),
+        force_terminal=stream.isatty() and os.environ.get("TERM") != "dumb",
         no_color=True if os.environ.get("NO_COLOR") else None,
         markup=False,
         emoji=False,
@@ -32,9 +33,7 @@ def make_console(stream: TextIO) -> Console:
 
 
 @contextmanager
-def progress_bar(
-    console: Console, total: int | None = None, description: str = ""
-) -> Iterator[Callable[..., None]]:
+def progress_bar(total: int | None = None, description: str = "") -> Iterator[Callable[..., None]]:
     """Shows a bar on stderr if that is a terminal. Yields a function that moves it.
 
     The function takes the number of links done, the new description if the bar has one, and the
@@ -45,19 +44,16 @@ def progress_bar(
         return
     from rich import progress as rich  # not needed by commands that show no bar
     from rich.table import Column
-    from rich.text import Text
 
-    class Rate(rich.ProgressColumn):
-        def render(self, task: rich.Task) -> Text:
-            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
-
-    columns: tuple[rich.ProgressColumn, ...]
-    if description:
-        text = rich.TextColumn("{task.description}", table_column=Column(ratio=1))
-        columns = (rich.BarColumn(16), text, rich.TimeElapsedColumn())
-    else:
-        columns = (rich.BarColumn(), rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
-    with rich.Progress(*columns, console=console, expand=bool(description)) as progress:
+    text = rich.TextColumn("{task.description}", table_column=Column(ratio=1))
+    columns = (rich.BarColumn(16), text, rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
+    with rich.Progress(
+        *columns,
+        console=make_console(sys.stderr),
+        expand=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done, text=None, total=None: progress.update(
             task, completed=done, description=text, total=total

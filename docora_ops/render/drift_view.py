@@ -80,7 +80,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
         examples = drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // kinds))
         yield from ("", Listing(_EXAMPLES, examples))
         if more := drift.total - len(examples):
-            yield cell(f"and {more} more: docora-ops repair --dry-run --list")
+            yield cell(f"and {more} more: docora-ops repair --dry-run")
         yield ""
     for check in diagnosis.checks:
         if check.command:
@@ -169,8 +169,8 @@ FOUND: Sequence[Column[AppDrift]] = (
 )
 
 
-def repair_screens(result: RepairResult, *, with_list: bool) -> Iterator[object]:
-    """Shows the counts by app and kind, what failed and, with `with_list`, each disagreement."""
+def repair_screens(result: RepairResult) -> Iterator[object]:
+    """Shows the counts by app and kind, and what failed; of a dry run, each mismatch."""
     done = "Would happen" if result.dry_run else "Done"
 
     def counts(of: Mapping[RepairOutcome, int]) -> str:
@@ -187,7 +187,7 @@ def repair_screens(result: RepairResult, *, with_list: bool) -> Iterator[object]
     totals = f"{repair_message(result)}: {counts(result.counts) or 'nothing'}."
     yield from (cell(totals), "", Listing(by_app, result.by_app))
     failed = [item for item in result.repaired if item.outcome is RepairOutcome.NOT_REPAIRED]
-    if with_list:
+    if result.dry_run:
         yield from ("", Listing(each, result.repaired))
     elif failed:
         yield from ("", Listing(each, failed, ROWS_SHOWN))

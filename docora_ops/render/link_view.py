@@ -5,11 +5,9 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
-from rich.text import Text
-
 from docora_ops.bulk import LinkWait, WaitEnd
 from docora_ops.drift import Drift
-from docora_ops.jobs import MOST_SEARCHED, Backend, JobPlace, QueuedJob, when_docora_queues
+from docora_ops.jobs import Backend, JobPlace, QueuedJob, when_docora_queues
 from docora_ops.link_lists import (
     AppSummary,
     ErrorGroup,
@@ -20,15 +18,7 @@ from docora_ops.link_lists import (
     RepositoryCount,
     StatusCount,
 )
-from docora_ops.links import (
-    Action,
-    AppCount,
-    Link,
-    LinkFailure,
-    LinkResult,
-    Outcome,
-    PlannedLink,
-)
+from docora_ops.links import Action, AppCount, Link, LinkFailure, LinkResult, Outcome, PlannedLink
 from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
 from docora_ops.text import amount, moment
 
@@ -86,15 +76,15 @@ _GROUPS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
 }
 
 
-def group_list(group: LinkGroup, rows: Sequence[Any], most: int | None = None) -> Listing[Any]:
-    """Counts the links by a field. `most`: rows that a terminal shows."""
-    links = Column[Any]("Links", lambda count: count.links, is_number=True)
-    return Listing([links, *_GROUPS[group]], rows, most)
+def group_columns(group: LinkGroup) -> Sequence[Column[Any]]:
+    """Returns the columns of a list that counts links by a field."""
+    return [Column[Any]("Links", lambda count: count.links, is_number=True), *_GROUPS[group]]
 
 
 def app_counts(rows: Iterable[AppCount]) -> Listing[Any]:
     """Counts the links of each app, the largest first; a terminal shows the first ones."""
-    return group_list(LinkGroup.APP, sorted(rows, key=lambda count: -count.links), ROWS_SHOWN)
+    largest_first = sorted(rows, key=lambda count: -count.links)
+    return Listing(group_columns(LinkGroup.APP), largest_first, ROWS_SHOWN)
 
 
 def failures(rows: Sequence[LinkFailure], heading: str = "Not queued") -> Listing[LinkFailure]:
@@ -200,7 +190,8 @@ def result_screen(result: LinkResult) -> Pairs:
     """Shows the link as it was before, and the outcome."""
     link = result.link
     rows = [
-        *_names(link),
+        ("App", cell(f"{link.payload.app_name} ({link.ref.app_id})")),
+        ("Repository", cell(f"{link.payload.repository_name} ({link.ref.repository_id})")),
         ("Was", cell(f"{link.status}, {amount(link.retry_count, 'try', 'tries')} failed")),
         ("Last error", cell(link.error_message or "")),
         ("Outcome", cell(words(result.outcome), style_of(result.outcome))),
@@ -218,13 +209,6 @@ def result_screen(result: LinkResult) -> Pairs:
     return Pairs([row for row in rows if row[1]])
 
 
-def _names(link: Link) -> list[tuple[str, Text]]:
-    return [
-        ("App", cell(f"{link.payload.app_name} ({link.ref.app_id})")),
-        ("Repository", cell(f"{link.payload.repository_name} ({link.ref.repository_id})")),
-    ]
-
-
 _ENDS = {
     WaitEnd.SYNCED: "in sync",
     WaitEnd.FAILED: "failed again",
@@ -236,10 +220,12 @@ _ENDS = {
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
     """Shows the result of the snapshot and, if it is given, which link it is of."""
     text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {wait.seconds:.0f} s"
-    rows = [*(_names(link) if link else []), ("Result", cell(text, style_of(wait.result)))]
-    if wait.error_message is not None:
-        rows.append(("Error", cell(wait.error_message)))
-    return Pairs(rows)
+    rows = [
+        ("Link", cell(link.payload.link_name if link else "")),
+        ("Result", cell(text, style_of(wait.result))),
+        ("Error", cell(wait.error_message or "")),
+    ]
+    return Pairs([row for row in rows if row[1]])
 
 
 # `show`.
@@ -254,8 +240,6 @@ def link_screen(details: LinkDetails) -> Pairs:
     rows = [(name.replace("Job record", "Job"), text) for name, text in named_values(shown)]
     rows.sort(key=lambda row: row[0].startswith(_HISTORY))
     rows += (("Job stands in", cell(_place(place))) for place in job.places)
-    if job.status in {"queued", "wait"} and not any(place.position for place in job.places):
-        rows.append(("Job stands in", cell(f"no list, in the first {MOST_SEARCHED:,} places")))
     if failure:
         by = f" on {failure.worker}" if failure.worker else ""
         failed_at = moment(failure.failed_at) or "in an earlier try"

@@ -1,9 +1,9 @@
-"""The queue, its workers and jobs; `pause` and `resume`."""
+"""The queue, its workers and jobs; `resume`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from docora_ops.jobs import QueuedJob, QueueOverview, RqWorkers, Suspension, Worker, silence_of
+from docora_ops.jobs import QueuedJob, QueueOverview, Suspension, Worker, silence_of
 from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
 from docora_ops.render.link_view import link_name
 from docora_ops.text import moment
@@ -44,8 +44,7 @@ def queue_screens(overview: QueueOverview, limit: int) -> Iterator[object]:
         yield from ("", Listing(_JOBS, overview.jobs))
     more = overview.unfinished - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:
-        most = min(overview.unfinished, 10_000)  # the largest `--limit`
-        yield cell(f"and {more} more: docora-ops queue --limit {most}")
+        yield cell(f"and {more} more: see --limit")
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,3 @@ class ResumeData:
 
     resumed: bool
     suspension: Suspension | None
-
-
-def pause_screen(paused: RqWorkers) -> Pairs:
-    """Shows the end of the suspension, and what the workers do."""
-    ends_at = paused.suspension.ends_at if paused.suspension else None
-    busy = sum(worker.state == "busy" for worker in paused.workers)
-    waiting = sum(not worker.is_stopped for worker in paused.workers)
-    found = f"{len(paused.workers)}, {busy} of them finish their jobs, {waiting} may take one more"
-    return Pairs(
-        [
-            ("Suspended", cell(f"until {moment(ends_at) or 'docora-ops resume'}")),
-            ("Workers", cell(found)),
-        ]
-    )

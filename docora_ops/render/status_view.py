@@ -82,9 +82,6 @@ def _links(status: Status) -> Iterator[Row]:
         with_errors = f"with {amount(status.failed_errors or 0, 'error', 'different errors')}"
         yield "", _heading(with_errors, "docora-ops failed --group-by error")
         yield from (("", _line(line)) for line in by_error)
-        if any("fatal:" in (group.error_message or "") for group in errors):
-            command = "docora-ops failed --error fatal: --group-by repository"
-            yield "", _heading("git errors", command)
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")

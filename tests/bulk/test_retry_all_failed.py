@@ -77,7 +77,7 @@ def test_nothing_failed_is_no_error_and_no_operation(docora: Docora) -> None:
     before = docora.dump()
     document = docora.run("retry-all-failed", "--json")
     assert document.code == 0, document
-    assert document.json == bulk_document("No failed notifications found")
+    assert document.json == bulk_document("No failed links found")
     assert docora.dump() == before
 
 

@@ -57,6 +57,7 @@ def test_an_answer_that_is_not_yes_is_no(docora: Docora, answer: bytes, said: st
     before = docora.dump()
     code, shown = on_terminal(docora, ["retry-all-failed"], answer=answer)
     assert (code, said in shown) == (130, True), shown
+    assert "reset 1 link and queue its snapshot job? [y/N]" in " ".join(shown.split())
     assert docora.dump() == before
 
 

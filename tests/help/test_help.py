@@ -1,23 +1,16 @@
-"""What a person meets before anything is done: help and usage errors."""
+"""What a person meets before anything is done: help of commands and topics, and usage errors."""
 
 import re
-from typing import Any
-
-import typer.main
 
 from docora_ops import __version__
-from docora_ops.cli.app import app
+from tests.help.documents import TOPICS, group, topic
 from tests.support.docora import Docora, Result
+from tests.support.terminal import on_terminal
 
 DRIVERS = {"psycopg", "psycopg_binary", "redis", "rq", "prometheus_client"}
 NOT_FOR_HELP = {*DRIVERS, "pydantic", "pydantic_core", "pydantic_settings", "rich", "markdown_it"}
-TRACE = {"PYTHONPROFILEIMPORTTIME": "1"}
-
-
-def commands() -> dict[str, Any]:
-    """Every command by name; the name of the whole is empty."""
-    group: Any = typer.main.get_command(app)
-    return {"": group, **group.commands}
+TRACE: dict[str, str | None] = {"PYTHONPROFILEIMPORTTIME": "1"}
+NOTHING_SET: dict[str, str | None] = {"DATABASE_URL": None, "REDIS_URL": None}
 
 
 def split_trace(result: Result) -> tuple[str, set[str]]:
@@ -32,9 +25,9 @@ def split_trace(result: Result) -> tuple[str, set[str]]:
 
 
 def test_every_help_explains_each_option_and_shows_an_example(docora: Docora) -> None:
-    names = {f"{name} --help".strip(): command for name, command in commands().items()}
-    for arguments, command in names.items():
-        result = docora.run(*arguments.split())
+    for name, command in {"": group(), **group().commands}.items():
+        arguments = [*name.split(), "--help"]
+        result = docora.run(*arguments)
         assert (result.code, result.stderr) == (0, ""), arguments
         assert "\x1b" not in result.stdout
         assert len(result.stdout.splitlines()) <= 40, arguments
@@ -69,10 +62,10 @@ def test_the_whole_lists_every_command_and_tells_the_version(docora: Docora) -> 
     version, whole, nothing = docora.run_together(["--version"], ["--help"], [])
     assert (version.code, version.stdout) == (0, f"docora-ops {__version__}\n")
     assert (nothing.code, nothing.stdout, nothing.stderr) == (2, whole.stdout, "")
-    for name, command in commands().items():
-        if name:
-            line = rf"(?m)^  {name} +{re.escape(command.short_help)}$"
-            assert re.search(line, whole.stdout), name
+    for name, command in group().commands.items():
+        summary = command.help.partition("\n")[0]
+        line = rf"(?m)^  {name} +{re.escape(summary)}$"
+        assert re.search(line, whole.stdout), name
 
 
 def test_options_that_exclude_each_other_and_slips_are_usage_errors(
@@ -93,3 +86,36 @@ def test_options_that_exclude_each_other_and_slips_are_usage_errors(
     unquoted = docora.run("retry", "Acme", "Search", "octo/api")
     hint = "Hint: quote names that contain spaces; see docora-ops retry --help\n"
     assert unquoted.stderr.endswith(hint)
+
+
+def test_the_list_has_every_topic_once(docora: Docora) -> None:
+    result = docora.run("help", env=NOTHING_SET | TRACE)
+    said, imported = split_trace(result)
+    assert (result.code, said, imported & DRIVERS) == (0, "", set())
+    item = re.compile(r"^- `([a-z-]+)`: [A-Z`]\S* .*\.$", re.MULTILINE)
+    assert item.findall(result.stdout) == list(TOPICS)
+
+
+def test_each_page_is_the_help_of_the_command_and_then_the_topic(docora: Docora) -> None:
+    both = TOPICS.keys() & group().commands
+    for name in (*both, "cancel", "recipes"):
+        result = docora.run("help", name, env=NOTHING_SET)
+        pages = [topic(name)] if name in TOPICS else []
+        if name in group().commands:
+            shown = docora.run(name, "--help").stdout
+            pages.insert(0, f"# docora-ops {name}\n\n```text\n{shown}```\n")
+        assert (result.code, result.stderr, result.stdout) == (0, "", "\n".join(pages)), name
+
+
+def test_a_dumb_narrow_terminal_gets_whole_lines_of_code_no_escapes_and_no_pager(
+    docora: Docora,
+) -> None:
+    env = {"PAGER": "head -1", "TERM": "dumb"}
+    code, shown = on_terminal(docora, ["help", "recipes"], columns=60, env=env)
+    assert code == 0
+    assert "\x1b" not in shown
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    blocks = re.findall(r"^```\w*\n(.*?)^```", topic("recipes"), re.MULTILINE | re.DOTALL)
+    lines = {line for block in blocks for line in block.splitlines()}
+    assert max(map(len, lines)) > 100
+    assert lines - {""} <= set(shown.splitlines())

@@ -1,8 +1,10 @@
-"""The topics keep up with the code: exit codes, settings, checks, drift, words of the JSON."""
+"""README and topics keep up with the code: commands, settings, codes, checks, drift, states."""
 
 import ast
 import re
+from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from docora_ops import errors
@@ -12,7 +14,7 @@ from docora_ops.diagnosis import CheckName
 from docora_ops.drift import DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.settings import Settings
-from tests.help.documents import ROOT, topic
+from tests.help.documents import ALL, README, ROOT, TOPICS, command_lines, group, read, topic
 from tests.support.docora import Docora
 
 NO_DEFAULT = "\N{EN DASH}"
@@ -96,3 +98,29 @@ def test_every_message_under_troubleshooting_is_one_of_ours() -> None:
     ours = [each for message in messages for each in re.findall(r"`([^`]+)`", message)]
     # Postgres says that itself.
     assert [each for each in ours if each not in texts] == ["permission denied"]
+
+
+def test_every_command_has_one_row_with_an_example() -> None:
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \| [a-z].* \| `docora-ops ([a-z-]+)\b.*` \|$", read(README), re.MULTILINE
+    )
+    assert rows == [(name, name) for name in group().commands]
+
+
+def test_every_topic_is_linked() -> None:
+    linked = re.findall(r"\(docora_ops/help/([a-z-]+)\.md\)", read(README))
+    assert set(linked) == set(TOPICS)
+
+
+@pytest.mark.parametrize("file", ALL, ids=lambda file: file.name)
+def test_every_link_leads_to_a_file(file: Path) -> None:
+    targets = re.findall(r"\]\(([^)]+)\)", read(file))
+    assert [each for each in targets if not (file.parent / each).is_file()] == []
+
+
+@pytest.mark.parametrize("file", ALL, ids=lambda file: file.name)
+def test_every_command_line_can_be_parsed(file: Path) -> None:
+    for words in command_lines(read(file)):
+        whole = group().make_context("docora-ops", words)
+        name, command, arguments = whole.command.resolve_command(whole, whole._protected_args)
+        command.make_context(name, arguments + whole.args)

@@ -17,11 +17,7 @@ ALIKE = {
     "HTTP 301: moved to https://new.example/hook on created *": [
         "HTTP 301: moved to https://new.example/hook on created a/b: a POST follows only 307",
     ],
-    "HTTP 301 on created *": [
-        "HTTP 301 on created Notification failed for created a: HTTP 502",
-    ],
     "Notification failed for created *: HTTP 502": [
-        "Notification failed for created src/index.ts: HTTP 502",
         "Notification failed for created a: b:c: HTTP 502",
         "Notification failed for created a: HTTP 404: HTTP 502",
         "Notification failed for created line\nline: HTTP 502",

@@ -1,4 +1,4 @@
-"""`links` and `failed`: which links, in which words, and that looking changes nothing."""
+"""`links`, `failed` and `apps`: which links, in which words, and that looking changes nothing."""
 
 from __future__ import annotations
 
@@ -182,6 +182,16 @@ def test_links_are_sorted(docora: Docora) -> None:
             result = docora.run("links", "--sort", sort, "--limit=3", "--page", page, "--json")
             assert "".join(row["app_name"] for row in result.data) == expected, sort
     assert result.json["pagination"] == {"page": 3, "limit": 3, "total": 4, "total_pages": 2}
+    beyond = docora.run("links", "--limit=3", "--page", "3")
+    assert (beyond.code, beyond.stdout.count("\n")) == (0, 1)
+    assert beyond.stderr.endswith(": there is no page 3: 4 links, 2 pages.\n")
+    for wrong, sentence in (
+        ("0", "must be greater than or equal to 1"),
+        ("x", "must be a valid integer"),
+    ):
+        refused = docora.run("links", "--limit", wrong)
+        assert refused.code == 2
+        assert refused.stderr.startswith(f"Error: Invalid value for '--limit': {sentence}\n")
 
 
 def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None:
@@ -192,6 +202,7 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
     for options, message, hint in (
         (["--repo", unlinked], "'octo/lonely' is not linked to any app", "octo/"),
         (["--repo", "octo/othr"], "no repository 'octo/othr'", "did you mean octo/other?"),
+        (["--repo", "https://github.com/octo/othr"], "no repository", "did you mean octo/other?"),
         (["--app", "Other", "--repo", "octo/repo1"], "is not linked to app 'Other'", "octo/other"),
         (
             ["--app", "App 1", "--app", "App 2", "--repo", "octo/other"],
@@ -280,3 +291,40 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     docora.connection.execute("UPDATE app_repositories SET last_error = %s", (error,))
     grouped = docora.run("failed", "--group-by", "error")
     assert "ghp_" not in grouped.stdout
+
+
+def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> None:
+    well, ill, new = (docora.add_app(name) for name in ("Acme", "Tin Robot", "Quiet Harbor"))
+    docora.connection.execute(
+        "UPDATE apps SET base_url = 'https://u:hush@acme.example/a?key=hush' WHERE app_id = %s",
+        (well,),
+    )
+    for app, status, days in (
+        *((well, "synced", 2), (well, "synced", 1), (well, "scanning", None)),
+        *((ill, "failed", None), (ill, "failed", None), (ill, "pending_snapshot", None)),
+    ):
+        scanned = None if days is None else timedelta(days=days)
+        docora.link(app, docora.add_repository(), status, scanned=scanned)
+    env = {**read_only(docora), "REDIS_URL": "redis://127.0.0.1:1"}
+    with frozen(docora):
+        result = docora.run("apps", "--json", env=env)
+        second = docora.run("apps", "--limit", "1", "--page", "2", "--json", env=env)
+        table = docora.run("apps", env=env)
+    assert result.code == 0
+    assert result.json["pagination"] == {"page": 1, "limit": 50, "total": 3, "total_pages": 1}
+    [_, latest] = docora.run("links", "--status", "synced", "--sort", "last-scan", "--json").data
+    url = "https://acme.example/docora"
+    assert [tuple(app.values()) for app in result.data] == [
+        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, None),
+        (well, "Acme", "https://***@acme.example/a?***", 3, 0, 0, 1, 2, latest["last_scanned_at"]),
+        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, None),
+    ]
+    assert list(result.data[0]) == [
+        *("app_id", "app_name", "base_url", "links", "failed", "pending_snapshot", "scanning"),
+        *("synced", "last_scanned_at"),
+    ]
+    assert [app["app_id"] for app in second.data] == [well]
+    assert second.json["pagination"]["total_pages"] == 3
+    assert "hush" not in result.stdout + table.stdout
+    assert f"Tin Robot\t{ill}\t3\t2\t1\t0\tnever\t{url}" in table.stdout.splitlines()
+    assert table.stderr.endswith(": 3 apps, page 1 of 1.\n")

@@ -109,14 +109,3 @@ def test_the_url_tells_repositories_of_one_name_apart_unless_it_is_spelled_in_tw
     with pytest.raises(AmbiguousError) as error:
         resolve_repository(actions.database, [app], urls[0])
     assert error.value.details == {"repository_ids": sorted([first, third])}
-
-
-def test_only_repositories_of_the_app_are_suggested(
-    docora: Docora, actions: Actions, app: App
-) -> None:
-    docora.link(app.app_id, docora.add_repository("octo/api-v2"))
-    docora.add_repository("octo/api-v3")
-    for text in ("octo/api", "https://github.com/octo/api"):
-        with pytest.raises(NotFoundError) as error:
-            resolve_repository(actions.database, [app], text)
-        assert error.value.hint == "did you mean octo/api-v2?"

@@ -54,31 +54,26 @@ def test_a_beginning_of_several_lists_some_and_takes_none(docora: Docora) -> Non
     assert error.value.details == {"app_ids": ids[:10]}
 
 
-def test_changes_by_a_beginning_name_the_app_in_full_and_its_neighbours_stay(
-    docora: Docora,
-) -> None:
+def test_a_beginning_is_enough_for_many_links_only_where_a_person_is_asked(docora: Docora) -> None:
+    """In cron, the app that was meant may be gone, and its name begin another one's."""
     link = docora.link(docora.add_app(NOTES), docora.add_repository("octo/api"))
     other = docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/web"))
-    for command in (("retry", "tide", "octo/api"), *OF_MANY):
-        docora.redis.flushdb()
-        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        code, shown = on_terminal(docora, command, answer=b"y\n")
-        assert code == 0, shown
-        assert NOTES in shown, command
-        assert not docora.was_reset(other)
-        if command[0] != "repair":
-            assert docora.was_reset(link), command
-            [entry, *_] = docora.run("history", "--json").data
-            assert NOTES in str(entry["selection"])
-
-
-def test_without_a_question_a_change_of_many_links_needs_the_whole_name(docora: Docora) -> None:
-    """As in cron: the app that was meant is gone, and its name is the beginning of another one."""
-    docora.link(docora.add_app(NOTES), docora.add_repository("octo/api"))
     before = docora.dump()
     for command in OF_MANY:
         assert docora.run(*command, "--dry-run").code == 0
         result = docora.run(*command, "--yes")
         assert result.code == 3, result
+        assert "only where the command asks for confirmation\n" in result.stderr
         assert result.stderr.endswith(f"Hint: did you mean '{NOTES}'?\n")
     assert docora.dump() == before
+    for change in (("retry", "tide", "octo/api"), *OF_MANY):
+        docora.redis.flushdb()
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        code, shown = on_terminal(docora, change, answer=b"y\n")
+        assert code == 0, shown
+        assert NOTES in shown, change
+        assert not docora.was_reset(other)
+        if change[0] != "repair":
+            assert docora.was_reset(link), change
+            [entry, *_] = docora.run("history", "--json").data
+            assert NOTES in str(entry["selection"])

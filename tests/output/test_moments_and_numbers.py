@@ -39,6 +39,7 @@ def test_what_is_no_number_in_redis_costs_only_itself(docora: Docora) -> None:
             "enqueued_at": "0001-01-01T00:00:00Z",
         },
     )
+    redis.set(f"rq:results:{link.job_id}", "of another type")
     redis.zadd(f"rq:failed:{QUEUE}", {link.job_id: "inf"})
     redis.zadd(f"rq:scheduled:{QUEUE}", {"early": "-inf", "late": 1e300})
     redis.hset(

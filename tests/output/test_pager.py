@@ -1,12 +1,13 @@
 """What is taller than the terminal goes through the pager."""
 
-from __future__ import annotations
-
 import re
+import shutil
 from pathlib import Path
 
-from tests.support.docora import Docora
-from tests.support.terminal import on_terminal
+import pytest
+
+from tests.support.docora import COMMAND, Docora
+from tests.support.terminal import TerminalSession, on_terminal
 
 STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 MARKED = "printf '[pager]\\n'; cat"
@@ -17,25 +18,25 @@ def at_80_by_24(docora: Docora, arguments: list[str], pager: str) -> tuple[int, 
     return on_terminal(docora, arguments, env={"PAGER": pager}, columns=80, lines=24)
 
 
-def plain(shown: str) -> str:
-    return STYLE.sub("", shown).replace("\r", "")
-
-
 def test_only_what_is_taller_than_the_screen_is_paged(docora: Docora) -> None:
     docora.add_links(30)
     command = ["retry-all-failed", "--dry-run"]
-    for options, pager, is_paged in (
-        ([], MARKED, True),
-        (["--json"], MARKED, False),
-        (["--limit", "5"], MARKED, False),
-        (["--help"], MARKED, False),
-        ([], "", False),
+    for arguments, pager, is_paged in (
+        ([*command], MARKED, True),
+        (["help", "workers"], MARKED, True),
+        (["help", "cancel"], MARKED, False),
+        ([*command, "--json"], MARKED, False),
+        ([*command, "--limit", "5"], MARKED, False),
+        ([*command, "--help"], MARKED, False),
+        ([*command], "", False),
     ):
-        code, shown = at_80_by_24(docora, [*command, *options], pager)
+        code, shown = at_80_by_24(docora, arguments, pager)
         assert code == 0
-        assert ("[pager]" in shown) is is_paged, options
+        assert ("[pager]" in shown) is is_paged, arguments
+    plain = STYLE.sub("", shown).replace("\r", "")
     for number in range(1, 31):
-        assert plain(shown).count(f"octo/repo{number} ") == 1, number
+        assert plain.count(f"octo/repo{number} ") == 1, number
+    assert plain.rstrip().endswith("dry run, nothing was changed.")
 
 
 def test_the_pager_gets_no_secret_from_the_environment(docora: Docora, tmp_path: Path) -> None:
@@ -46,3 +47,22 @@ def test_the_pager_gets_no_secret_from_the_environment(docora: Docora, tmp_path:
     names = {line.partition("=")[0] for line in seen.read_text(encoding="utf-8").splitlines()}
     assert "PAGER" in names
     assert names.isdisjoint({"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY"})
+
+
+@pytest.mark.parametrize(("number", "code"), [("TERM", 130), ("HUP", 129)])
+def test_a_signal_ends_the_command_and_its_pager(docora: Docora, number: str, code: int) -> None:
+    pager = f"kill -{number} $PPID; exec sleep 1000"
+    assert on_terminal(docora, ["help", "json"], env={"PAGER": pager})[0] == code
+
+
+@pytest.mark.skipif(shutil.which("less") is None, reason="needs less")
+def test_less_shows_a_long_page_survives_ctrl_c_and_ends_with_q(docora: Docora) -> None:
+    environment = docora.environment(TERM="xterm-256color")
+    with TerminalSession([str(COMMAND), "help", "json"], environment) as session:
+        session.read_until(re.compile(rb"[\n\b]:"))
+        session.type(b"\x03")
+        session.type(b"qq")  # the interrupt may cost less the next key
+        code, shown = session.end()
+    assert code == 0, shown
+    assert "hung_up" not in shown
+    assert "ESC[" not in shown

@@ -82,11 +82,12 @@ def test_durations() -> None:
 def test_a_worker_that_waits_for_a_job_is_named(docora: Docora) -> None:
     for name, state in (("one", "idle"), ("two", "busy"), ("three", "suspended")):
         add_worker(docora, name, state)
-    with Connected(docora.settings) as connected:
-        paused = actions.pause(connected)
-    assert paused.suspension is not None
-    assert paused.suspension.ends_at is None
-    assert [each.name for each in paused.workers if not each.is_stopped] == ["one"]
+    paused = docora.run("pause", env=NO_DATABASE)
+    assert (paused.code, paused.stdout) == (0, "")
+    assert "workers suspended. To go on: docora-ops resume\n" in paused.stderr
+    assert (
+        "1 busy worker finishes its job.\n1 idle worker may take one more job.\n" in paused.stderr
+    )
 
 
 def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:
@@ -101,7 +102,7 @@ def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:
     assert "snapshot-queue, nor from the other queues mail, reports?" in shown
     code, shown = on_terminal(docora, command, answer=b"y\n")
     assert code == 0, shown
-    assert "2, 2 of them finish their jobs, 0 may take one more" in shown
+    assert "2 busy workers finish their jobs." in shown
     unasked = docora.run(*command)
     assert unasked.code == 0, unasked
     assert "nor from the other queues mail, reports." in unasked.stderr
@@ -111,7 +112,7 @@ def test_who_and_why_is_told_wherever_the_queue_is_used(docora: Docora) -> None:
     docora.add_worker()
     with Connected(docora.settings) as connected:
         actions.pause(connected, 600, reason=REASON[1])
-    sentence = r"workers are suspended for (9 min \d+ s|10 min) by \S.*@\S+: gateway is"
+    sentence = r"workers are suspended by \S.*@\S+ for another (9 min \d+ s|10 min): gateway is"
     for command in ("status", "queue", "doctor", "repair"):
         result = docora.run(command)
         told = re.sub(r"\s+", " ", result.stdout + result.stderr)

@@ -108,7 +108,7 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     assert delayed["due_at"] > delayed["created_at"]
     assert first.data["jobs"] == data["jobs"][:2]
     assert counts(first.data) == counts(data)
-    assert screen.stdout.splitlines()[-1] == "and 5 more: docora-ops queue --limit 7"
+    assert screen.stdout.splitlines()[-1] == "and 5 more: see --limit"
 
     busy, idle = data["workers"]
     assert (busy["name"], busy["state"]) == ("busy-one", "busy")

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rq.job import JobStatus
 from rq.results import Result as RQResult
 
 from tests.support.docora import QUEUE, Docora, Result
@@ -26,28 +25,19 @@ def places(data: dict[str, Any]) -> list[tuple[str, str]]:
     return [(place["where"], place["queue_name"]) for place in data["job_record"]["places"]]
 
 
-def add_snapshot(docora: Docora, link: TestLink, files: int) -> None:
-    docora.connection.execute(
-        "WITH snapshot AS (INSERT INTO repository_snapshots (repository_id, commit_sha, branch)"
-        " VALUES (%s, repeat('c', 40), 'trunk') RETURNING id)"
-        " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
-        " SELECT id, 'src/' || i, repeat('a', 64), i FROM snapshot, generate_series(1, %s) i",
-        (link.repository_id, files),
-    )
-
-
-def fail_job(docora: Docora, link: TestLink, text: str) -> None:
-    """As a worker of RQ records that a try has failed."""
-    RQResult.create_failure(docora.job(link), 1000, text, worker_name="web-1.4711")
-
-
 def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
     app = docora.add_app("Acme Search")
     repository = docora.add_repository("octo/api", circuit_open_for=timedelta(hours=1))
     link = docora.link(app, repository, retry_count=3, scanned=timedelta(days=2))
     docora.add_deliveries(link, 12)
     docora.add_deliveries(docora.add_link(), 3)
-    add_snapshot(docora, link, 7)
+    docora.connection.execute(
+        "WITH snapshot AS (INSERT INTO repository_snapshots (repository_id, commit_sha, branch)"
+        " VALUES (%s, repeat('c', 40), 'trunk') RETURNING id)"
+        " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
+        " SELECT id, 'src/' || i, repeat('a', 64), i FROM snapshot, generate_series(1, 7) i",
+        (repository,),
+    )
     result, table = show(docora, link, "--json"), show(docora, link)
     data = result.data
     shown = {
@@ -95,7 +85,8 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     assert docora.run("retry", *link.ids).code == 0
     lines = [f'  File "{number}.py", line 1' for number in range(30)]
     secrets = f"boom at https://{TOKEN}@h/x with {GITHUB_TOKEN}"
-    fail_job(docora, link, "\n".join(["Traceback", *lines, f"DeliveryError: {secrets}"]))
+    text = "\n".join(["Traceback", *lines, f"DeliveryError: {secrets}"])
+    RQResult.create_failure(docora.job(link), 1000, text, worker_name="web-1.4711")
     docora.redis.expire(f"rq:job:{link.job_id}", 1000)
     result, table = show(docora, link, "--json"), show(docora, link)
     data, rq = result.data, result.data["job_record"]
@@ -151,18 +142,3 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
         f"Job stands in\texecution of {QUEUE} on worker-1, alive\n",
     ):
         assert line in table.stdout
-
-
-def test_what_is_not_as_rq_writes_it_costs_only_itself(docora: Docora) -> None:
-    link = docora.add_link()
-    docora.leave_job(link.job_id, JobStatus.FAILED)
-    key, results = f"rq:job:{link.job_id}", f"rq:results:{link.job_id}"
-    docora.redis.hset(key, mapping={"created_at": "yesterday", "retries_left": "many"})
-    docora.redis.xadd(results, {"type": "2", "exc_string": b"!\xff"})
-    for spoiled, job in ((None, "stale"), (results, "stale"), (key, "unreadable")):
-        if spoiled:
-            docora.redis.set(spoiled, "of another type")
-        data = show(docora, link, "--json").data
-        assert data["job"] == job
-        assert data["job_record"]["created_at"] is data["job_record"]["retries_left"] is None
-        assert places(data) == [("failed", QUEUE)]

@@ -73,7 +73,7 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
     if status == "synced":
         assert finish(process).code == 0
         return
-    await_line(process, "Waiting for the snapshot of App")
+    await_line(process, "Waiting for 1 snapshot")
     with other_worker(docora, lambda _: error):
         result = finish(process)
     assert result.code == (7 if error else 0), result

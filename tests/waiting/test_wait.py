@@ -206,14 +206,13 @@ def test_where_no_bar_can_move_a_line_tells_now_and_then_how_far_it_is(
 ) -> None:
     monkeypatch.setattr(wait, "_SAY_EACH", 0)
     jobs = JobCounts(waiting=2, running=1)
-    step = BulkWait(4, 1, 0, 3, (), seconds=9, per_second=0.5, jobs_by_state=jobs)
+    step = BulkWait(4, 1, 0, 3, (), seconds=9, jobs_by_state=jobs)
     with wait.showing_wait(Context(), "8 snapshots") as show:
-        show(step, 2, 3)
+        show(step, 2)
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "Waiting for 8 snapshots.",
-        "4 in sync, 1 failed again, 3 in flight (2 waiting, 1 running), 2 not queued yet, "
-        "3 taken over by others, 30/min, 10 s left.",
+        "4 in sync, 1 failed again, 3 in flight (2 waiting, 1 running), 2 not queued yet.",
     ]
 
 
