@@ -103,7 +103,10 @@ class Settings(BaseSettings):
 
     @field_validator("database_url", "redis_url")
     @classmethod
-    def _is_url(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _as_drivers_read_it(
+        cls, secret: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        """Checks a URL, and leaves out or replaces options that libpq or redis-py do not know."""
         if secret is None:
             return None
         text, schemes = secret.get_secret_value(), _SCHEMES[str(info.field_name)]
@@ -120,7 +123,13 @@ class Settings(BaseSettings):
             raise ValueError("has an @ / ? or # that must be percent-encoded")
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
             raise ValueError("must end in the number of a database, if in anything")
-        return secret
+        # As in ioredis, the database in the path wins over the option `db`.
+        path_wins = parts.scheme != "unix" and re.search(r"/\d+\Z", parts.path)
+        left_out = _LEFT_OUT | ({"db"} if path_wins else set())
+        options = [_AS_LIBPQ.get(option, option) for option in parts.query.split("&")]
+        kept = [each for each in options if each.partition("=")[0] not in left_out]
+        start = text.partition("?")[0]
+        return SecretStr(f"{start}?{'&'.join(kept)}" if any(kept) else start)
 
     def hurried(self, seconds: int) -> Self:
         """Returns the settings with `seconds` at most for each answer of a server."""
@@ -215,17 +224,3 @@ def _value(text: str) -> str:
     quoted = re.fullmatch(r"(['\"`])(.*)\1", text, re.DOTALL)
     value = quoted[2] if quoted else text
     return value.replace(r"\n", "\n").replace(r"\r", "\r") if text.startswith('"') else value
-
-
-def adapt_url(url: str) -> str:
-    """Returns a URL of Docora as libpq or redis-py understands it.
-
-    The database in the path of a Redis URL wins over the option `db`, as in ioredis.
-    """
-    start, _, query = url.partition("?")
-    left_out = _LEFT_OUT | ({"db"} if re.search(r"[^/]/\d+\Z", start) else set())
-    if url.startswith("unix:"):
-        left_out = _LEFT_OUT
-    options = (_AS_LIBPQ.get(option, option) for option in query.split("&"))
-    kept = [each for each in options if each and each.partition("=")[0] not in left_out]
-    return start + ("?" + "&".join(kept) if kept else "")

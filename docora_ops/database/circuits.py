@@ -63,11 +63,6 @@ class Recipient:
     retry_count: int
 
 
-def git_succeeded(database: Database, repository_id: str) -> None:
-    """Closes the repository's circuit and sets its failures to 0."""
-    database.execute(RESET_CIRCUITS, {"ids": [repository_id]})
-
-
 def git_failed(
     database: Database, repository_id: str, *, threshold: int, cooldown: float
 ) -> Circuit | None:
@@ -76,8 +71,8 @@ def git_failed(
     Returns None if the repository is gone.
     """
     values = {"repository_id": repository_id, "threshold": threshold, "cooldown": cooldown}
-    row = database.row(COUNT_GIT_FAILURE, values)
-    return Circuit(*row) if row else None
+    rows = database.rows(COUNT_GIT_FAILURE, values)
+    return Circuit(*rows[0]) if rows else None
 
 
 def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> set[str]:

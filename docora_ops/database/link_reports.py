@@ -23,8 +23,7 @@ from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
 from docora_ops.overview import LinkCounts
 from docora_ops.text import mask, mask_cut, mask_url
 
-_LONGEST_ERROR = 1900
-"""Characters of an error in a list: an error of git can have a megabyte."""
+_LONGEST_ERROR = 1900  # characters in a list: an error of git can have a megabyte
 
 _IDS = "l.app_id, l.repository_id"
 _ORDERS = {
@@ -140,11 +139,6 @@ JOIN docora.app_repositories USING (repository_id)
 WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 """
 
-A_SCANNED_LINK = """
-SELECT FROM docora.app_repositories
-WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL LIMIT 1
-"""
-
 
 def count_links(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories with an open circuit."""
@@ -155,7 +149,8 @@ def count_links(database: Database) -> LinkCounts:
 
 def has_scanned_links(database: Database) -> bool:
     """Tells whether a worker has ever scanned a link."""
-    return bool(database.rows(A_SCANNED_LINK))
+    was_scanned = "status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL"
+    return bool(database.rows(f"SELECT FROM docora.app_repositories WHERE {was_scanned} LIMIT 1"))
 
 
 # One link
@@ -173,15 +168,12 @@ CROSS JOIN LATERAL (
 WHERE l.id = %(id)s
 """
 
-OF_PRIVATE_REPOSITORY = """
-SELECT FROM docora.app_repositories WHERE id = %(id)s AND github_token_encrypted IS NOT NULL
-"""
-
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
     """Tells whether a link has a token; None if the role may not know. In no transaction."""
+    sql = "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
     try:
-        return bool(database.rows(OF_PRIVATE_REPOSITORY, {"id": ref.id}))
+        return (True,) in database.rows(sql, {"id": ref.id})
     except PostgresDeniedError:
         return None
 
@@ -214,8 +206,7 @@ WHERE l.id = ANY (%(ids)s::uuid[])
 GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
 """
 
-_LONGEST_RESULT = 1000
-"""Characters of an error that are kept: a wait may be for a million links."""
+_LONGEST_RESULT = 1000  # characters of an error: a wait may be for a million links
 
 
 @dataclass(frozen=True, slots=True)

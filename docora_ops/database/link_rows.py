@@ -57,11 +57,10 @@ WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 """
 
 READ_LINK = f"""
-SELECT {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until, now()
+SELECT {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until,
+    coalesce(r.circuit_open_until > now(), false)
 {_OF_LINK}
 """
-
-READ_PAYLOAD = f"SELECT {_PAYLOAD} {_OF_LINK}"
 
 # A bulk operation skips what we hold here; a worker waits for it.
 LOCK_LINK = """
@@ -130,24 +129,16 @@ def like(text: str, *, is_part: bool = False) -> str:
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
     """Returns the link, if it exists, without locking it."""
-    row = database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id})
-    if row is None:
-        return None
-    status, retry_count, error, circuit_open_until, read_at = row[8:]
-    return Link(
-        LinkRef(row[0], row[1], row[3]),
-        PublicPayload(*row[1:8]),
-        status,
-        retry_count,
-        error and mask(error),
-        circuit_open_until,
-        read_at,
-    )
+    for row in database.rows(READ_LINK, {"app_id": app_id, "repository_id": repository_id}):
+        ref, payload = LinkRef(row[0], row[1], row[3]), PublicPayload(*row[1:8])
+        status, retry_count, error, *circuit = row[8:]
+        return Link(ref, payload, status, retry_count, error and mask(error), *circuit)
+    return None
 
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
     """Locks the link until the transaction ends and returns it. Raises LinkLockedError."""
-    if database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}) is None:
+    if not database.rows(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}):
         return None
     # A statement that waits for the row reads the rest, its app and repository, as before the wait.
     return read_link(database, app_id, repository_id)
@@ -155,7 +146,7 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 def read_payload(database: Database, ref: LinkRef) -> Payload:
     """Returns what the job of a locked link needs, including secrets."""
-    [row] = database.rows(READ_PAYLOAD, asdict(ref))
+    [row] = database.rows(f"SELECT {_PAYLOAD} {_OF_LINK}", asdict(ref))
     return Payload(*row[1:])
 
 
@@ -190,8 +181,6 @@ _OF_LINKS = """unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS l(app_
 WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id
 """
 
-DELETE_DELIVERIES = f"DELETE FROM docora.app_delivered_files d USING {_OF_LINKS}"
-
 # No content has this SHA-256: the next snapshot sends each of these files as an update, and a
 # deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
 # `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
@@ -199,20 +188,20 @@ MARK_DELIVERIES = f"""
 UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {_OF_LINKS}
 """
 
-COUNT_DELIVERIES = f"SELECT count(*) FROM docora.app_delivered_files d, {_OF_LINKS}"
-
 
 def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
     """Deletes the delivery records of the links, and returns their number.
 
     update: mark the records as outdated instead.
     """
-    return database.execute(MARK_DELIVERIES if update else DELETE_DELIVERIES, _pairs(links))
+    delete = f"DELETE FROM docora.app_delivered_files d USING {_OF_LINKS}"
+    return database.execute(MARK_DELIVERIES if update else delete, _pairs(links))
 
 
 def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
     """Counts the delivery records of the links."""
-    [(count,)] = database.rows(COUNT_DELIVERIES, _pairs(links))
+    sql = f"SELECT count(*) FROM docora.app_delivered_files d, {_OF_LINKS}"
+    [(count,)] = database.rows(sql, _pairs(links))
     return int(count)
 
 
@@ -354,9 +343,6 @@ ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.a
 LIMIT %(limit)s
 """
 
-SELECT_MATCHING = _SELECT.format(condition=MATCHES)
-SELECT_DUE = _SELECT.format(condition=DUE)
-
 APP_NAMES = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
 
 
@@ -405,7 +391,7 @@ def select_links(
         claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
     claim = partial(claim_matching_links, which=claimed)
     parameters = {**filter_parameters(which), "limit": limit}
-    selection = _select(database, SELECT_MATCHING, parameters, claim)
+    selection = _select(database, MATCHES, parameters, claim)
     if which.open_circuit is not False:
         return selection
     [(left_out,)] = database.rows(COUNT_LINKS, parameters | {"open_circuit": True})
@@ -420,14 +406,14 @@ def select_due(database: Database, rescan_interval_ms: int) -> Selection:
     """
     parameters = {"rescan_interval_ms": rescan_interval_ms, "limit": None}
     claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
-    return _select(database, SELECT_DUE, parameters, claim)
+    return _select(database, DUE, parameters, claim)
 
 
 def _select(
-    database: Database, sql: str, parameters: Mapping[str, object], claim: Claiming
+    database: Database, condition: str, parameters: Mapping[str, object], claim: Claiming
 ) -> Selection:
     with database.snapshot():
-        rows = database.stream(sql, parameters)
+        rows = database.stream(_SELECT.format(condition=condition), parameters)
         # One string for all links of an app: there may be a million.
         refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
         counts = Counter(ref.app_id for ref in refs)
@@ -447,16 +433,12 @@ _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot
     AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
 """
 
-_ANY = {"app_id": None, "id": None, "only_stuck": False}
-
 # Materialized, or Postgres would, with statistics from before a bulk change, read the whole table
 # up to the limit.
 UNFINISHED_LINKS = f"""
 WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status {_UNFINISHED})
 SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
-
-COUNT_UNFINISHED_LINKS = f"SELECT count(*) {_UNFINISHED}"
 
 # An INSERT of a link takes a key share lock on its repository's row, so it waits for this lock.
 LOCK_REPOSITORIES = """
@@ -497,7 +479,8 @@ def unfinished_links(
 
 def count_unfinished_links(database: Database) -> int:
     """Counts the links that should have a live job."""
-    [(count,)] = database.rows(COUNT_UNFINISHED_LINKS, _ANY)
+    all_links = {"app_id": None, "id": None, "only_stuck": False}
+    [(count,)] = database.rows(f"SELECT count(*) {_UNFINISHED}", all_links)
     return int(count)
 
 

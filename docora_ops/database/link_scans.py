@@ -31,8 +31,6 @@ _HOLDS_LINK = f"""EXISTS (
 # A proxy that pools transactions may run this in another session than the one with the lock.
 _KEEPS_LINK = f"pg_backend_pid() = %(session_id)s AND {_HOLDS_LINK}"
 
-MAY_DELIVER = f"SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM docora.apps WHERE app_id = %(app_id)s)"
-
 END_SCAN = f"""
 WITH ended AS (
     UPDATE docora.app_repositories
@@ -121,7 +119,8 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
 
 def may_deliver(session: Session, ref: LinkRef) -> Refusal | None:
     """Returns the reason, if any, why nothing may be sent to the app."""
-    return _refusal(session, ref, MAY_DELIVER)
+    app_exists = "EXISTS (SELECT FROM docora.apps WHERE app_id = %(app_id)s)"
+    return _refusal(session, ref, f"SELECT {_KEEPS_LINK}, {app_exists}")
 
 
 def end_scan(session: Session, ref: LinkRef) -> Refusal | None:
@@ -147,7 +146,7 @@ def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending |
         if link is None:
             return Refusal.GONE
         values = {"job_id": link.ref.job_id, "session_id": session_id}
-        if database.row(OWNS_LINK, values) != (True,):
+        if database.rows(OWNS_LINK, values) != [(True,)]:
             return _held(link)
         return _count(database, link, failure)
 
@@ -264,10 +263,6 @@ ON CONFLICT (repository_id) DO UPDATE SET commit_sha = excluded.commit_sha,
 RETURNING id
 """
 
-DELETE_SNAPSHOT_FILES = "DELETE FROM docora.snapshot_files WHERE snapshot_id = %(snapshot_id)s"
-
-COPY_SNAPSHOT_FILES = "COPY docora.snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN"
-
 
 def had_commit(database: Database, repository_id: str) -> bool:
     """Tells whether the repository has a stored commit, or an app has received a file of it."""
@@ -290,11 +285,11 @@ def store_snapshot(
     values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
     database.execute(LOCK_SNAPSHOT, values)
     stored = database.rows(COUNT_SNAPSHOT_FILES, values)
-    [(snapshot_id,)] = database.rows(UPSERT_SNAPSHOT, values)
+    [(id_,)] = database.rows(UPSERT_SNAPSHOT, values)
     if stored == [(len(files),)]:
         return
-    database.execute(DELETE_SNAPSHOT_FILES, {"snapshot_id": snapshot_id})
+    database.execute("DELETE FROM docora.snapshot_files WHERE snapshot_id = %(id)s", {"id": id_})
     database.copy(
-        COPY_SNAPSHOT_FILES,
-        ((uuid4(), snapshot_id, path, sha, size) for path, sha, size in files),
+        "COPY docora.snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN",
+        ((uuid4(), id_, path, sha, size) for path, sha, size in files),
     )

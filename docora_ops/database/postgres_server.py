@@ -19,8 +19,6 @@ SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::big
 WHERE pg_is_in_recovery()
 """
 
-CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
-
 SESSION_ID = "SELECT pg_backend_pid()"
 
 # information_schema would hide columns that our role may not use.
@@ -65,9 +63,7 @@ SESSIONS_FOR_WORKERS = (
     "point the workers' DATABASE_URL at Postgres itself, or at a proxy that pools sessions "
     "(in PgBouncer: pool_mode)"
 )
-_TRIES = 5
-"""Other clients may take the session that would show the pooling, so one try is not enough."""
-
+_TRIES = 5  # other clients may take the session that would show the pooling
 
 Privilege = tuple[str, str, str | None]
 """Privilege, table, and column; without a column, a privilege on the whole table."""
@@ -125,16 +121,15 @@ def read_version(database: Database) -> str:
 
 def read_standby(database: Database) -> Standby | None:
     """Reads how far a standby lags; returns None on a primary."""
-    row = database.row(STANDBY)
-    if row is None:
-        return None
-    # Negative where the clocks differ, or after a restart that has read archived changes.
-    return Standby(*(None if number is None else max(0, number) for number in row))
+    for row in database.rows(STANDBY):
+        # Negative where the clocks differ, or after a restart that has read archived changes.
+        return Standby(*(None if number is None else max(0, number) for number in row))
+    return None
 
 
 def read_clock(database: Database) -> float:
     """Returns the time of the server's clock, in seconds since 1970."""
-    [(seconds,)] = database.rows(CLOCK)
+    [(seconds,)] = database.rows("SELECT extract(epoch FROM clock_timestamp())")
     return float(seconds)
 
 
@@ -155,11 +150,11 @@ def pools_transactions(settings: Settings) -> bool | None:
     hurried = settings.hurried(settings.connect_timeout)
     with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
         try:
-            session = first.row(SESSION_ID)
+            session = first.rows(SESSION_ID)
             for _ in range(_TRIES):
                 with second.snapshot():
                     # With a shared session, a pool of one session would not answer the first.
-                    if second.row(SESSION_ID) == session or first.row(SESSION_ID) != session:
+                    if second.rows(SESSION_ID) == session or first.rows(SESSION_ID) != session:
                         return True
         except PoolingError:
             raise

@@ -143,6 +143,9 @@ UNUSABLE = {
         f"postgres://u:{SECRET}/{SECRET}@h/d",
         f"postgres://u:{SECRET}@{SECRET}/{SECRET}?#%@h/d",
         f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
+        f"postgres://u:{SECRET}@h:{SECRET}/d",
+        f"postgres://u:{SECRET}@h:1,i:65536/d",
+        f"postgres://u:{SECRET}@h/d?sslmode={SECRET}",
         f"postgres://u{STRAY}:{SECRET}@h/d",
     ),
     "REDIS_URL": (
