@@ -117,8 +117,7 @@ class LinkIds:
         return ("-- " if any(each.startswith("-") for each in ids) else "") + shlex.join(ids)
 
 
-_JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")
-"""RQ allows no other characters."""
+_JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")  # RQ allows no other characters
 
 
 def ids_of_job(job_id: str) -> tuple[str, str] | None:

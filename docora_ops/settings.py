@@ -38,15 +38,16 @@ _ASSIGNMENT = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 
+# A line without a value: blank, a comment, or a name alone.
 _UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
-"""A line without a value: blank, a comment, or a name alone."""
 
+# Options of node-pg, and what means the same to libpq.
 _AS_LIBPQ = {
     "sslmode=no-verify": "sslmode=require",
     "ssl=true": "sslmode=require",
     "ssl=false": "sslmode=disable",
 }
-"""Options of node-pg, and what means the same to libpq."""
+# The driver refuses any other option: it may be misspelt, or part of a password.
 _LEFT_OUT = frozenset(
     # Options that node-pg and ioredis, or only they, know.
     {"allowExitOnIdle", "keepAlive", "max", "uselibpqcompat"}
@@ -57,7 +58,6 @@ _LEFT_OUT = frozenset(
     | {"client_name", "decode_responses", "encoding", "encoding_errors", "protocol", "retry"}
     | {"retry_on_error"}
 )
-"""The driver refuses any other option: it may be misspelt, or part of a password."""
 
 
 def _own(name: str, **rules: Any) -> Any:
@@ -179,14 +179,9 @@ def load_settings(env_file: Path | None = None) -> Settings:
     values = _read(env_file) if env_file else {}
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     names = [str(field.validation_alias or name) for name, field in Settings.model_fields.items()]
+    in_file = {name: values[name.upper()] for name in names if values.get(name.upper())}
     try:
-        return Settings(
-            **{
-                name: values[name.upper()]
-                for name in names
-                if values.get(name.upper()) and name.upper() not in in_environment
-            }
-        )
+        return Settings(**{n: v for n, v in in_file.items() if n.upper() not in in_environment})
     except ValidationError as error:
         problems = "; ".join(
             f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
@@ -215,12 +210,11 @@ def _read(env_file: Path) -> dict[str, Any]:
                 f"env file {str(env_file)[:200]} can't be used: line {number} is not NAME=VALUE",
                 hint="correct the line, or remove it",
             )
-    return {each["name"]: _value(each["value"] or "") for each in _ASSIGNMENT.finditer(text)}
-
-
-def _value(text: str) -> str:
-    """Parses a value as dotenv does, which knows two escapes, in double quotes only."""
-    text = text.strip()
-    quoted = re.fullmatch(r"(['\"`])(.*)\1", text, re.DOTALL)
-    value = quoted[2] if quoted else text
-    return value.replace(r"\n", "\n").replace(r"\r", "\r") if text.startswith('"') else value
+    values = {}
+    for each in _ASSIGNMENT.finditer(text):
+        value = (each["value"] or "").strip()
+        if value.startswith('"'):  # dotenv knows two escapes, in double quotes only
+            value = value.replace(r"\n", "\n").replace(r"\r", "\r")
+        quoted = re.fullmatch(r"(['\"`])(.*)\1", value, re.DOTALL)
+        values[each["name"]] = quoted[2] if quoted else value
+    return values

@@ -86,8 +86,7 @@ def reset_circuits(
 ) -> set[str]:
     """Closes open circuits and sets git failures to 0. Returns the ids of changed repositories.
 
-    wait: wait for rows that other sessions hold, and raise LinkLockedError after the lock timeout.
-        Otherwise, skip these rows.
+    wait: wait for rows that other sessions hold, or raise LinkLockedError. Otherwise, skip them.
     """
     lock = LOCK_CIRCUITS_TO_RESET if wait else f"{LOCK_CIRCUITS_TO_RESET} SKIP LOCKED"
     ids = [id_ for (id_,) in database.rows(lock, {"ids": list(repository_ids)})]

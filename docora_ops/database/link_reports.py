@@ -1,7 +1,4 @@
-"""Reading lists and counts of links and apps, the history of a link, and results of snapshots.
-
-Secrets in texts and URLs are masked.
-"""
+"""Reading lists, counts, histories and results of links. Secrets in texts and URLs are masked."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +31,7 @@ _ORDERS = {
 }
 
 # Selects the page before any join: in the order of the ids, by the index on them.
-_LINKS_PAGE = f"""
+LINKS_PAGE = f"""
 WITH page AS MATERIALIZED (
     SELECT l.id FROM {LINKS} WHERE {MATCHES}
     ORDER BY {{order}} LIMIT %(limit)s OFFSET %(offset)s
@@ -47,8 +44,6 @@ FROM page JOIN docora.app_repositories l USING (id)
 JOIN docora.apps a USING (app_id) JOIN docora.repositories r USING (repository_id)
 ORDER BY {{order}}
 """
-
-LINKS_PAGES = {sort: _LINKS_PAGE.format(order=order) for sort, order in _ORDERS.items()}
 
 # Counts the links before any join.
 _GROUPS = f"""
@@ -94,7 +89,7 @@ def links_page(
     with database.snapshot():
         [(total,)] = database.rows(COUNT_LINKS, parameters)
         page = {"limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
-        rows = database.rows(LINKS_PAGES[sort], {**parameters, **page})
+        rows = database.rows(LINKS_PAGE.format(order=_ORDERS[sort]), {**parameters, **page})
     listed = []
     for link in (ListedLink(*row) for row in rows):
         error = link.error_message

@@ -256,15 +256,12 @@ RETURNING id::text, status
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A link whose row is locked.
-
-    status: the link's status before the claim.
-    outcome: why the link is not claimed; None if it is. `NOT_QUEUED`: it was stuck for the last
-        time that is allowed, and is `failed` now.
-    """
+    """A link whose row is locked."""
 
     payload: Payload
-    status: str
+    status: str  # before the claim
+    # Why it is not claimed; None if it is. `NOT_QUEUED`: it was stuck for the last time that is
+    # allowed, and is `failed` now.
     outcome: Outcome | None
 
 
@@ -358,8 +355,8 @@ class Selection:
     by_app: Sequence[AppCount]
     claim: Claiming
     open_circuits_left_out: int | None = None
+    # Due links that operations with `--in-flight` are going to queue, by operation id.
     left_to_operations: Mapping[str, int] = field(default_factory=dict)
-    """Due links that operations with `--in-flight` are going to queue, by operation id."""
 
     @property
     def total(self) -> int:
@@ -399,11 +396,7 @@ def select_links(
 
 
 def select_due(database: Database, rescan_interval_ms: int) -> Selection:
-    """Selects the links that are due, as Docora's own scheduler does.
-
-    Due are pending links, synced links whose last scan is older than the interval, and failed links
-    unless the circuit has opened since git last succeeded. Links with an open circuit are not due.
-    """
+    """Selects the links that are due, as Docora's own scheduler does."""
     parameters = {"rescan_interval_ms": rescan_interval_ms, "limit": None}
     claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
     return _select(database, DUE, parameters, claim)
@@ -461,13 +454,10 @@ def unfinished_links(
     only_stuck: bool = False,
     limit: int | None = None,
 ) -> list[tuple[LinkRef, str]]:
-    """Returns links that should have a live job, each with its status.
+    """Returns at most `limit` links that should have a live job, each with its status.
 
     app_id, link_id: only links of this app, or only this link.
     only_stuck: only links that are being scanned.
-    limit: the maximum number of links.
-
-    Unless asked for by `link_id`, pending links of the last five minutes are left out.
     """
     parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
     # One string for all links of an app or a repository: there may be a million.

@@ -63,10 +63,7 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND status = 'sc
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure of a link's job.
-
-    The link becomes `failed` if no try is left, or after `max_attempts` failures.
-    """
+    """A failure of a link's job. Without a try left, or after `max_attempts`, the link fails."""
 
     app_id: str
     repository_id: str
@@ -100,9 +97,8 @@ class Ending:
 def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link, Payload] | Refusal:
     """Takes the link's lock until the session is closed, and sets the link to `scanning`.
 
-    Waits for transactions that are changing the link: a job can start before the retry that queued
-    it has committed. Returns the previous state of the link and what its job needs, or the reason
-    not to begin.
+    Waits for the commit of the retry that has queued the job. Returns the previous state of the
+    link and what its job needs, or the reason not to begin.
     """
     ids = {"app_id": app_id, "repository_id": repository_id}
     with session.transaction():
@@ -173,8 +169,7 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
 def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
     """Makes the link of a job that was cut off pending, without counting a failure.
 
-    Waits until the session of the job has ended. Raises LinkLockedError if another job holds the
-    link's lock.
+    Waits and raises as `fail_killed_scan` does.
     """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
@@ -278,9 +273,7 @@ def store_snapshot(
 ) -> None:
     """Replaces the stored commit of the repository in the caller's transaction.
 
-    Keeps the stored files if they are of this commit and equal in number.
-
-    files: path, SHA-256 and size of each file.
+    files: path, SHA-256 and size of each. Stored ones of this commit, equal in number, are kept.
     """
     values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
     database.execute(LOCK_SNAPSHOT, values)

@@ -78,8 +78,8 @@ def find_repositories(
 ) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Tells for each repository whether one of the apps is linked to it. If any are linked, returns
-    only the linked ones. `app_ids`: empty means any app.
+    Tells for each whether one of the apps (if empty, any app) is linked to it. If any are linked,
+    returns only those.
     """
     scheme, separator, rest = text.lower().partition("://")
     stem = rest.rstrip("/").removesuffix(".git")

@@ -65,23 +65,18 @@ SESSIONS_FOR_WORKERS = (
 )
 _TRIES = 5  # other clients may take the session that would show the pooling
 
-Privilege = tuple[str, str, str | None]
-"""Privilege, table, and column; without a column, a privilege on the whole table."""
+Privilege = tuple[str, str, str | None]  # privilege, table, column; None: the whole table
 
 
 @dataclass(frozen=True)
 class Role:
-    """The role of the current connection. Its name and schema are quoted where SQL needs it.
-
-    missing_columns: each `table` or `table.column` that does not exist or is hidden from the role.
-    held: those of the required privileges that the role has.
-    """
+    """The role of the current connection. Its name and schema are quoted where SQL needs it."""
 
     name: str
     schema: str
     is_superuser: bool
-    missing_columns: list[str]
-    held: set[Privilege]
+    missing_columns: list[str]  # each `table` or `table.column` that is absent or hidden
+    held: set[Privilege]  # of those that commands and workers need
 
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
         """Returns the grants in the topic `privileges` that the role lacks, by table.
@@ -144,8 +139,7 @@ def read_latency(database: Database) -> float:
 def pools_transactions(settings: Settings) -> bool | None:
     """Tells whether a proxy pools transactions; None if two connections can't be opened at once.
 
-    Such a proxy gives the session of one connection to the other, or changes the session of a
-    connection. Raises PoolingError if the proxy pools statements.
+    Raises PoolingError if it pools statements.
     """
     hurried = settings.hurried(settings.connect_timeout)
     with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
@@ -153,7 +147,8 @@ def pools_transactions(settings: Settings) -> bool | None:
             session = first.rows(SESSION_ID)
             for _ in range(_TRIES):
                 with second.snapshot():
-                    # With a shared session, a pool of one session would not answer the first.
+                    # Such a proxy shares a session between the two, or changes a session. With a
+                    # shared one, a pool of one session would not answer the first.
                     if second.rows(SESSION_ID) == session or first.rows(SESSION_ID) != session:
                         return True
         except PoolingError:
