@@ -1,16 +1,12 @@
 """`apps`: the links of each app by status."""
 
-from __future__ import annotations
-
-import re
 from datetime import timedelta
 
 from tests.support.docora import Docora
 from tests.support.read_only import frozen, read_only
 
 
-def add_apps(docora: Docora) -> tuple[str, str, str]:
-    """One app with failed links, one without, and one without links."""
+def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> None:
     well, ill, new = (docora.add_app(name) for name in ("Acme", "Tin Robot", "Quiet Harbor"))
     docora.connection.execute(
         "UPDATE apps SET base_url = 'https://u:hush@acme.example/a?key=hush' WHERE app_id = %s",
@@ -26,11 +22,6 @@ def add_apps(docora: Docora) -> tuple[str, str, str]:
     ):
         scanned = None if days is None else timedelta(days=days)
         docora.link(app, docora.add_repository(), status, scanned=scanned)
-    return well, ill, new
-
-
-def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> None:
-    well, ill, new = add_apps(docora)
     env = {**read_only(docora), "REDIS_URL": "redis://127.0.0.1:1"}
     with frozen(docora):
         result = docora.run("apps", "--json", env=env)
@@ -52,5 +43,5 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
     assert [app["app_id"] for app in second.data] == [well]
     assert second.json["pagination"]["total_pages"] == 3
     assert "hush" not in result.stdout + table.stdout
-    assert re.search(rf"^Tin Robot\t{ill}\t3\t2\t1\t0\tnever\t{url}$", table.stdout, re.MULTILINE)
+    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\t{url}\n" in table.stdout
     assert table.stderr.endswith(": 3 apps, page 1 of 1.\n")

@@ -1,9 +1,6 @@
 """`links` and `failed`: which links, in which words, and that looking changes nothing."""
 
-from __future__ import annotations
-
 from datetime import UTC, timedelta
-from typing import Any
 
 import pytest
 from rq.job import JobStatus
@@ -14,10 +11,6 @@ from tests.support.read_only import frozen, read_only
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 TOKEN = "ghp_0123456789abcdefABCD"
-
-
-def names(rows: list[dict[str, Any]]) -> list[str]:
-    return [row["repository_name"] for row in rows]
 
 
 def test_each_failed_link_is_there_with_the_state_of_its_job(docora: Docora) -> None:
@@ -36,14 +29,12 @@ def test_each_failed_link_is_there_with_the_state_of_its_job(docora: Docora) -> 
     with frozen(docora):
         result = docora.run("failed", "--json", env=read_only(docora))
     assert result.code == 0, result
-    assert result.json.keys() == {"data", "pagination"}
     assert result.json["pagination"] == {"page": 1, "limit": 50, "total": 7, "total_pages": 1}
-    assert names(result.data) == [f"octo/{name}" for name in links]
-    assert {row["repository_name"].removeprefix("octo/"): row["job"] for row in result.data} == {
-        **{name: name for name in links},
-        "held": "running",
-        "doubtful": "waiting",  # a lost job: doctor and repair look for it
-    }
+    # The doubtful one is lost: doctor and repair look for it.
+    jobs = {name: name for name in links} | {"held": "running", "doubtful": "waiting"}
+    assert [(row["repository_name"], row["job"]) for row in result.data] == [
+        (f"octo/{name}", job) for name, job in jobs.items()
+    ]
 
 
 def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> None:
@@ -65,7 +56,6 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
     scanned = docora.row(link)["last_scanned_at"].astimezone(UTC)
     assert first.pop("last_scanned_at").startswith(f"{scanned:%Y-%m-%dT%H:%M:%S.}")
     assert first.pop("circuit_open_until")
-    assert (first.pop("circuit_is_open"), second["circuit_is_open"]) == (True, False)
     assert first == {
         "app_id": app,
         "app_name": "Acme Search",
@@ -76,10 +66,12 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
         "error_message": "fatal: unable to access 'https://***@github.com/octo/api'",
         "error_message_cut": False,
         "retry_count": 3,
+        "circuit_is_open": True,
         "job": "none",
     }
-    assert (second["repository_id"], second["error_message"]) == (never.repository_id, None)
-    assert second["last_scanned_at"] is second["circuit_open_until"] is None
+    assert (second["repository_id"], second["circuit_is_open"]) == (never.repository_id, False)
+    for name in ("error_message", "last_scanned_at", "circuit_open_until"):
+        assert second[name] is None
     for text in (result.stdout, table.stdout):
         for secret in (TOKEN, "hush", GITHUB_TOKEN, AUTH_KEY):
             assert secret not in text
@@ -161,19 +153,12 @@ def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
 
 def test_links_are_sorted(docora: Docora) -> None:
     for name, error, retry_count, hours in (
-        ("A", "x", 1, 1),
-        ("B", "x", 0, None),
-        ("C", None, 5, 2),
-        ("D", "a", 5, 3),
+        *(("A", "x", 1, 1), ("B", "x", 0, None), ("C", None, 5, 2), ("D", "a", 5, 3)),
     ):
-        docora.link(
-            docora.add_app(name),
-            docora.add_repository(f"octo/{name}"),
-            "synced",
-            last_error=error,
-            retry_count=retry_count,
-            scanned=None if hours is None else timedelta(hours=hours),
-        )
+        scanned = None if hours is None else timedelta(hours=hours)
+        repository = docora.add_repository(f"octo/{name}")
+        link = docora.link(docora.add_app(name), repository, "synced", scanned=scanned)
+        docora.set_link(link, last_error=error, retry_count=retry_count)
     for sort, first, second in (
         *(("app", "ABC", "D"), ("error", "DAB", "C"), ("retries", "CDA", "B")),
         ("last-scan", "BDC", "A"),
@@ -191,14 +176,11 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
     docora.link(app, docora.add_repository("octo/other", "repo_other"))
     for options, message, hint in (
         (["--repo", unlinked], "'octo/lonely' is not linked to any app", "octo/"),
-        (["--repo", "octo/othr"], "no repository 'octo/othr'", "did you mean octo/other?"),
-        (["--app", "Other", "--repo", "octo/repo1"], "is not linked to app 'Other'", "octo/other"),
         (
             ["--app", "App 1", "--app", "App 2", "--repo", "octo/other"],
             "'octo/other' is not linked to app 'App 1' or 'App 2'",
             "octo/repo1",
         ),
-        (["--app", "Otherr"], "no app 'Otherr'", "did you mean Other?"),
         (["--app", "Other", "--repo", "octo/repo1*"], "no repository matches 'octo/repo1*'", ""),
     ):
         result = docora.run("links", *options)
@@ -235,9 +217,6 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
         by_error = docora.run("failed", "--group-by", "error", "--json", env=env)
         by_app = docora.run("failed", "--group-by", "app", "--json", env=env)
         table = docora.run("failed", "--group-by", "error", "--error", "created", env=env)
-        second = docora.run(
-            *("failed", "--group-by", "error", "--limit", "1", "--page", "2", "--json"), env=env
-        )
     assert by_error.code == by_app.code == 0, by_error
     assert by_error.data == [
         {"error_message": "HTTP 500 on created *", "links": 3, "apps": 2},
@@ -257,8 +236,6 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
     assert table.stderr.endswith(": 2 groups, page 1 of 1.\n")
     none = docora.run("links", "--group-by", "error", "--no-error", env=env)
     assert "1\t1\t(no error recorded: --no-error)\n" in none.stdout
-    assert second.data == by_error.data[1:2]
-    assert second.json["pagination"] == {"page": 2, "limit": 1, "total": 4, "total_pages": 4}
 
 
 def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Docora) -> None:
@@ -276,7 +253,5 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     assert "5ecr3t" not in shown.stdout
     whole = docora.run("show", *link.ids, "--json")
     assert len(whole.data["error_message"]) > 3_000_000
-    error = "x" * 285 + " ghp_0123456789abcdefABCD"
-    docora.connection.execute("UPDATE app_repositories SET last_error = %s", (error,))
-    grouped = docora.run("failed", "--group-by", "error")
-    assert "ghp_" not in grouped.stdout
+    docora.set_link(link, last_error="x" * 285 + " ghp_0123456789abcdefABCD")
+    assert "ghp_" not in docora.run("failed", "--group-by", "error").stdout

@@ -1,7 +1,5 @@
 """A line of `--group-by error`, given to `--error`, finds every link that it stands for."""
 
-from __future__ import annotations
-
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -41,19 +39,16 @@ def test_a_folded_error_finds_the_error(docora: Docora, errors: list[str]) -> No
     database = docora.actions().database
     for link, error in zip(docora.links(), errors, strict=True):
         docora.set_link(link, last_error=error)
-    for group in count_by_error(database, LinkFilter(), 1, LINKS).rows:
-        shown = group.error_message
+
+    def apps_with(shown: str | None) -> dict[str, int]:
         which = LinkFilter(errors=[shown]) if shown else LinkFilter(no_error=True)
-        apps = links_by_group(database, LinkGroup.APP, which)
-        assert sum(links for *_, links in apps) >= group.links, (errors, shown)
+        return {id_: links for id_, _, links in links_by_group(database, LinkGroup.APP, which)}
+
+    for group in count_by_error(database, LinkFilter(), 1, LINKS).rows:
+        found = apps_with(group.error_message)
+        assert sum(found.values()) >= group.links, (errors, group)
     for link, error in zip(docora.links(), errors, strict=True):
         [group] = count_by_error(database, LinkFilter(app_ids=[link.app_id]), 1, 9).rows
         shown = group.error_message
-        if shown is None:
-            assert not error
-            which = LinkFilter(no_error=True)
-        else:
-            assert shown == inert(shown) == shown.strip() != ""
-            which = LinkFilter(errors=[shown])
-        apps = links_by_group(database, LinkGroup.APP, which)
-        assert link.app_id in {app_id for app_id, *_ in apps}, (error, shown)
+        assert shown == inert(shown) == shown.strip() != "" if shown is not None else not error
+        assert link.app_id in apps_with(shown), (error, shown)
