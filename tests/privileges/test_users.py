@@ -1,0 +1,209 @@
+"""The users of the topic: each rule in Redis is needed, and who monitors changes nothing."""
+
+import re
+from contextlib import nullcontext, suppress
+from hashlib import sha1
+from importlib.resources import files
+
+import pytest
+import redis
+from rq.job import JobStatus
+
+from tests.support.bullmq import Bullmq
+from tests.support.diagnoses import ONE_LOOK
+from tests.support.docora import Docora, Result
+from tests.support.privileges import block, only_our_scripts, rules, without_rule
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots
+
+OPERATION = "bulk_0123456789abcdef"
+READING = (
+    *("show APP REPO", "doctor --read-only", "queue", "status", "metrics --by-app", "operations"),
+    *(f"progress {OPERATION}", "history", "retry APP REPO --dry-run", "schedule --dry-run"),
+    *("repair --dry-run", "retry-all-failed --dry-run", "resync APP REPO --dry-run"),
+    *("resync APP --all --dry-run", "failed", "failed --group-by error", "apps"),
+    "links --circuit open --group-by repository",
+)
+CHANGING = (
+    *("retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes", "repair --yes"),
+    *("resync APP REPO --yes", "schedule", f"cancel {OPERATION}", "pause"),
+)
+OPTIONAL = {"+client|list", "+hget"}
+"""Without the one, workers of BullMQ are not seen; the other is needed to read BullMQ's queue."""
+
+
+def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
+    """Links over jobs of all kinds; returns one of a stale job, and a waiting one."""
+    docora.redis.flushdb()
+    docora.connection.execute("TRUNCATE apps, repositories, app_repositories CASCADE")
+    stale, other = docora.add_link(), docora.add_link("pending_snapshot")
+    docora.leave_job(stale.job_id, JobStatus.FAILED)
+    docora.enqueue(other.job_id)
+    twice = docora.add_link("pending_snapshot")
+    docora.enqueue(twice.job_id)
+    docora.redis.rpush(docora.queue.key, twice.job_id)
+    docora.enqueue(docora.add_link("synced").job_id).set_status(JobStatus.FAILED)
+    docora.redis.set(f"rq:job:{docora.add_link().job_id}", "not a hash")
+    docora.leave_job(docora.add_link("pending_snapshot").job_id, JobStatus.QUEUED)
+    docora.start_job(docora.add_link("scanning").job_id)
+    docora.schedule_job(docora.add_link().job_id)
+    docora.add_worker()
+    docora.redis.set("rq:scheduler-lock:snapshot-queue", "scheduler")
+    docora.redis.hset(f"docora:bulk:{OPERATION}", items=["total", 5, "completed", 1])
+    docora.redis.expire(f"docora:bulk:{OPERATION}", 3000)
+    docora.add_deliveries(stale, 3)
+    docora.age_links()
+    return stale, other
+
+
+def run(docora: Docora, link: TestLink, command: str, **environment: str) -> Result:
+    names = {"APP": link.app_id, "REPO": link.repository_id}
+    words = (names.get(each, each) for each in command.split())
+    return docora.run(*words, env=ONE_LOOK | environment)
+
+
+def monitor(docora: Docora) -> dict[str, str]:
+    """Environment of a command by the role and the user for monitoring."""
+    urls = docora.database_access.monitor, docora.redis_access.monitor
+    return dict(zip(("DATABASE_URL", "REDIS_URL"), urls, strict=True))
+
+
+def is_refused(docora: Docora, command: str, **environment: str) -> bool:
+    """Runs a command in a fresh world. A change that is refused changes no link."""
+    stale, other = arrange(docora)
+    docora.redis.script_flush()
+    rows = docora.dump()[0]
+    link = other if command.startswith("wait") else stale
+    result = run(docora, link, command, **environment)
+    said = result.stdout + result.stderr
+    if "does not permit" not in said and "may not ask" not in said:
+        return False
+    assert "docora-ops help privileges" in said or "+info" in said, result
+    assert "Traceback" not in said
+    if command.startswith("retry APP"):
+        assert docora.dump()[0] == rows
+    return True
+
+
+def test_the_monitor_may_run_what_reads_and_is_refused_what_changes_something(
+    docora: Docora,
+) -> None:
+    link, _ = arrange(docora)
+    before = docora.dump()
+    for command in READING:
+        result = run(docora, link, command, **monitor(docora))
+        assert result.code in {0, 6}, (command, result)
+    for command in CHANGING:
+        result = run(docora, link, command, **monitor(docora))
+        assert result.code == 5, (command, result)
+        assert re.search("permission denied|does not permit", result.stderr), result
+    assert docora.dump() == before
+    docora.redis.acl_log_reset()
+
+
+def test_it_may_read_all_there_is_of_bullmq(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    bullmq.delay(link)
+    environment = bullmq.environment(**monitor(docora))
+    for restriction in (
+        nullcontext(),
+        only_our_scripts(docora.redis, docora.redis_access.monitor_name),
+    ):
+        with restriction:
+            for command in ("show APP REPO", "status", "queue", "metrics", "repair --dry-run"):
+                result = run(docora, link, command, **environment)
+                assert result.code in {0, 6}, (command, result)
+
+
+def test_the_topic_names_each_script_of_a_command_that_reads() -> None:
+    def sha(*names: str) -> str:
+        folder = files("docora_ops.queue")
+        text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+        return f"+evalsha|{sha1(text.encode(), usedforsecurity=False).hexdigest()}"
+
+    assert block("ACL SETUSER docora-monitor -evalsha").split()[4:] == [
+        sha("judge.lua", "look_and_push.lua"),
+        sha("judge.lua", "sweep.lua"),
+        sha("bullmq.lua"),
+    ]
+
+
+def test_the_narrower_user_runs_every_command_that_reads_and_no_other_script(
+    docora: Docora,
+) -> None:
+    access, endless = docora.redis_access, "while true do end"
+    link, _ = arrange(docora)
+
+    def assert_all_run() -> None:
+        for command in ("show APP REPO", "status", "repair --dry-run"):
+            assert run(docora, link, command, **monitor(docora)).code == 0, command
+
+    with (
+        redis.Redis.from_url(access.monitor) as client,
+        only_our_scripts(docora.redis, access.monitor_name),
+    ):
+        docora.redis.script_flush()
+        assert_all_run()
+        for call in (("EVALSHA", client.script_load(endless), 0), ("EVAL", endless, 0)):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*call)
+    with only_our_scripts(docora.redis, access.monitor_name, "-script|load"):
+        docora.redis.script_flush()
+        refused = run(docora, link, "status", **monitor(docora))
+        assert (refused.code, "the command script|load" in refused.stderr) == (5, True)
+        for load in ("status", "doctor"):
+            docora.run(load)
+        assert_all_run()
+    docora.redis.acl_log_reset()
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("user", ["docora-ops", "docora-monitor"])
+def test_without_any_one_rule_a_command_is_refused(
+    docora: Docora, user: str, subtests: pytest.Subtests
+) -> None:
+    commands: tuple[str, ...] = (*CHANGING, "doctor", "wait APP REPO --timeout 1", *READING)
+    access = docora.redis_access
+    name, environment = access.command_name, {"REDIS_URL": access.command}
+    if user == "docora-monitor":
+        commands, name, environment = READING, access.monitor_name, monitor(docora)
+    for rule in rules(user):
+        with subtests.test(rule=rule), without_rule(docora.redis, rule, user, name):
+            changed = {"REDIS_URL": f"{environment['REDIS_URL']}?db=3"} if rule == "+select" else {}
+            refused = any(is_refused(docora, each, **environment | changed) for each in commands)
+            assert refused is (rule not in OPTIONAL)
+    docora.redis.acl_log_reset()
+
+
+@pytest.mark.matrix
+def test_without_any_one_rule_a_worker_does_not_start_and_nothing_is_lost(
+    snapshots: Snapshots, subtests: pytest.Subtests
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_link({"a.txt": "a"})
+    name = docora.redis_access.worker_name
+    for rule in rules("docora-worker"):
+        with subtests.test(rule=rule):
+            with suppress(Exception):
+                docora.job(link).delete()
+            snapshots.queue(link)
+            before = docora.row(link)
+            with without_rule(docora.redis, rule, "docora-worker", name):
+                result = docora.run("worker", "--burst", env=snapshots.environment())
+            docora.redis.acl_log_reset()
+            assert "Traceback" not in result.stderr
+            # BullMQ's keys tell as much as the list of clients; RQ's own workers need the channels.
+            if rule in {"+client|list", "&rq:pubsub:*", "+@pubsub"}:
+                assert result.code == 0, result
+                continue
+            assert "does not permit" in result.stderr
+            if rule == "~docora:repo-lock:*":  # only its jobs need that, and are tried again
+                assert result.code == 0, result
+                assert docora.job(link).get_status() is JobStatus.SCHEDULED
+                assert "does not permit one of our keys" in docora.row(link)["last_error"]
+                continue
+            assert result.code == 5, result
+            assert "docora-ops help privileges" in result.stderr
+            assert docora.row(link) == before
+            assert docora.waiting() == [link.job_id]
