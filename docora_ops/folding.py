@@ -43,10 +43,7 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 
 
 def fold(text: str) -> str:
-    """Replaces paths, URLs, numbers, ids and quotations by `*`. Takes linear time.
-
-    `text`: an error as `typable` returns it.
-    """
+    """Replaces paths, URLs, numbers, ids and quotations in a `typable` error by `*`."""
     folded = _VARIABLE.sub(
         lambda found: found["kept"] or f"{found['notification'] or found['event'] or ''}*", text
     )

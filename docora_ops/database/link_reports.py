@@ -100,18 +100,12 @@ def links_page(
 
 
 def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
-    """Counts the links by app, repository or status, most links first.
-
-    A row has the id of the group, its name unless it is a status, and the number of links.
-    """
+    """Returns id, name (none of a status) and number of links of each group, most links first."""
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
 def links_by_error(database: Database, which: LinkFilter, longest: int) -> Iterator[TupleRow]:
-    """Yields app id, error (at most `longest` characters) and number of links, in no order.
-
-    Read all rows before the next statement of this connection.
-    """
+    """Yields app id, error (at most `longest` characters) and number of links, as `stream` does."""
     return database.stream(LINKS_BY_ERROR, filter_parameters(which) | {"longest": longest})
 
 

@@ -190,10 +190,7 @@ UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {_OF_LIN
 
 
 def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
-    """Deletes the delivery records of the links, and returns their number.
-
-    update: mark the records as outdated instead.
-    """
+    """Deletes the delivery records, or marks them as outdated (`update`). Returns their number."""
     delete = f"DELETE FROM docora.app_delivered_files d USING {_OF_LINKS}"
     return database.execute(MARK_DELIVERIES if update else delete, _pairs(links))
 
@@ -373,8 +370,7 @@ def select_links(
 ) -> Selection:
     """Selects at most `limit` links that match.
 
-    skip_open_circuits: exclude and count links of repositories whose circuit is open, as
-    `which.open_circuit` False does.
+    skip_open_circuits: like `which.open_circuit` False, exclude and count links with an open one.
     """
     if skip_open_circuits or which.open_circuit is False:
         limit = 0 if which.open_circuit else limit
@@ -456,7 +452,6 @@ def unfinished_links(
 ) -> list[tuple[LinkRef, str]]:
     """Returns at most `limit` links that should have a live job, each with its status.
 
-    app_id, link_id: only links of this app, or only this link.
     only_stuck: only links that are being scanned.
     """
     parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}

@@ -133,10 +133,7 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 
 
 def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
-    """Counts a failure of the job with this session, which may have ended.
-
-    Changes nothing if another session holds the link's lock.
-    """
+    """Counts a failure of the job with this session, unless another one holds the link's lock."""
     with database.transaction():
         link = lock_link(database, failure.app_id, failure.repository_id)
         if link is None:
@@ -167,10 +164,7 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
 
 
 def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
-    """Makes the link of a job that was cut off pending, without counting a failure.
-
-    Waits and raises as `fail_killed_scan` does.
-    """
+    """Makes the link of a job that was cut off pending. Waits and raises as `fail_killed_scan`."""
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
         database.execute(RELEASE_SCAN, {"app_id": app_id, "repository_id": repository_id})
@@ -212,18 +206,12 @@ SELECT FROM docora.app_repositories WHERE id = %(id)s::uuid
 
 
 def read_deliveries(database: Database, ref: LinkRef) -> Iterator[TupleRow]:
-    """Yields path and SHA-256 of each file that the app has received, in byte order of the paths.
-
-    Read all files before the next statement of this connection.
-    """
+    """Yields path and SHA-256 of each file that the app has, in byte order, as `stream` does."""
     return database.stream(READ_DELIVERIES, asdict(ref))
 
 
 def record_delivery(session: Session, ref: LinkRef, path: str, sha: str | None) -> bool:
-    """Records that the app has received the file or, if `sha` is None, deleted it.
-
-    Returns False if the link is gone.
-    """
+    """Records a delivered or, without `sha`, deleted file. Returns False if the link is gone."""
     sql = RECORD_DELIVERY if sha else REMOVE_DELIVERY
     return session.execute(sql, asdict(ref) | {"path": path, "sha": sha}) > 0
 

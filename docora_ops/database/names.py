@@ -114,10 +114,7 @@ def some_apps(database: Database) -> dict[str, str]:
 
 
 def some_repositories(database: Database, app_ids: Sequence[str]) -> dict[str, str]:
-    """Returns each `owner/name` that may be suggested, with the repository's id.
-
-    app_ids: only repositories linked to one of these apps; empty means any app.
-    """
+    """Returns names that may be suggested, with their ids. `app_ids`: empty means any app."""
     parameters = {"app_ids": list(app_ids) or None, "limit": _SUGGESTION_POOL}
     return dict(database.rows(_SOME.format(candidates=_REPOSITORIES), parameters))
 

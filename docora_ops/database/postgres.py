@@ -112,10 +112,9 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 class Database:
-    """One connection to Docora's database, which connects when first used.
+    """One connection to Docora's database, made when first used. All calls raise PostgresError.
 
-    A statement outside of `transaction()` runs in its own transaction. All calls raise
-    PostgresError.
+    A statement outside of `transaction()` runs in its own transaction.
     """
 
     _needs_transactions = True
@@ -176,10 +175,7 @@ class Database:
 
     @contextmanager
     def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
-        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`.
-
-        Refused by a standby, unlike single statements that only read.
-        """
+        """Commits, or rolls back on an exception; swallows `Rollback`. Refused by a standby."""
         assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
         with self._connected() as first:
             connection = first
@@ -295,8 +291,7 @@ class Database:
             case _ if "statement pooling" in text:
                 kind = PoolingError
                 found = "is behind a proxy that pools statements: docora-ops needs transactions"
-                hint = "have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
-                hint += "or point DATABASE_URL at Postgres itself"
+                hint = "have the proxy pool transactions or sessions (in PgBouncer: pool_mode)"
             case _ if _REFUSED_LOGIN.search(text):
                 kind, found = PostgresDeniedError, f"refuses our login: {text}"
                 hint = "check the role and the password in DATABASE_URL, and pg_hba.conf"

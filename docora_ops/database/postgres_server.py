@@ -86,14 +86,16 @@ class Role:
         needed = granted("docora_monitor" if read_only else "docora_ops")
         if not read_only and any(name != "SELECT" for name, *_ in self.held.difference(needed)):
             needed = granted("docora_worker")  # it looks like one
-        columns: dict[tuple[str, str], list[str]] = {}
+        columns: dict[str, dict[str, list[str]]] = {}  # by table and privilege
         for name, table, column in needed:
             if (name, table, column) not in self.held:
-                columns.setdefault((table, name), []).extend([column] if column else [])
-        lacking: dict[str, list[str]] = {}
-        for (table, name), some in columns.items():
-            lacking.setdefault(table, []).append(name + (f" ({', '.join(some)})" if some else ""))
-        return lacking
+                columns.setdefault(table, {}).setdefault(name, []).extend(
+                    [column] if column else []
+                )
+        return {
+            table: [f"{name} ({', '.join(some)})" if some else name for name, some in each.items()]
+            for table, each in columns.items()
+        }
 
 
 @cache

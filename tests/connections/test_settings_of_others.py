@@ -1,4 +1,4 @@
-"""Settings that another client of a pool, the database, the role or the URL has made."""
+"""Settings that another client of a pool, the database or the URL has made, and our own."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -7,8 +7,10 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora
-from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
+from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
 
 TABLES = (
@@ -93,9 +95,6 @@ def test_what_another_client_of_the_pool_leaves_does_not_count(staging: Docora) 
     assert status.data["schema"] == "public"
 
 
-SCHEMA = "Do\"cora %s'"
-
-
 @contextmanager
 def setting(docora: Docora, name: str, value: str) -> Iterator[None]:
     """What each new session of the database has set."""
@@ -107,30 +106,23 @@ def setting(docora: Docora, name: str, value: str) -> Iterator[None]:
         docora.connection.execute(f"ALTER DATABASE {database} RESET ALL".encode())
 
 
-@pytest.fixture
-def elsewhere(docora: Docora) -> Iterator[Docora]:
-    """Docora's tables in a schema that is not `public`, which is on the path before it."""
-    name = '"' + SCHEMA.replace('"', '""') + '"'
+def test_the_schema_is_found_on_the_path_whatever_its_name(snapshots: Snapshots) -> None:
+    docora, schema = snapshots.docora, "Do\"cora %s'"
+    name = '"' + schema.replace('"', '""') + '"'
     moved = "".join(f"ALTER TABLE {table} SET SCHEMA {name};" for table in TABLES)
     docora.connection.execute(
         f"CREATE SCHEMA {name}; {moved} GRANT USAGE ON SCHEMA {name} TO PUBLIC".encode()
     )
     docora.connection.execute(f"SET search_path = {name}".encode())
     with setting(docora, "search_path", f"public, pg_temp, {name}"):
-        yield docora
+        link, _ = snapshots.add_link({"a": "1\n"})
+        result = docora.run("retry-all-failed")
+        assert result.code == 0, result
+        assert f"(schema {schema}), Redis" in result.stderr
+        assert docora.run("status", "--json").data["schema"] == schema
+        snapshots.run_job(link)
+        assert docora.status(link) == "synced"
     docora.connection.execute(f"DROP SCHEMA {name} CASCADE".encode())
-
-
-def test_the_schema_is_found_on_the_path_whatever_its_name(
-    elsewhere: Docora, snapshots: Snapshots
-) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    result = elsewhere.run("retry-all-failed")
-    assert result.code == 0, result
-    assert f"(schema {SCHEMA}), Redis" in result.stderr
-    assert elsewhere.run("status", "--json").data["schema"] == SCHEMA
-    snapshots.run_job(link)
-    assert elsewhere.status(link) == "synced"
 
 
 @pytest.mark.parametrize("pool", [False, pytest.param(True, marks=needs_pgbouncer)])
@@ -162,3 +154,52 @@ def test_limits_of_the_database_for_transactions_are_not_ours(snapshots: Snapsho
         assert docora.was_reset(link)
         assert docora.status(synced) == "synced"
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+
+
+def test_a_command_outlives_a_limit_of_the_database_for_idle_sessions(docora: Docora) -> None:
+    """Between two transactions nothing is lost with a session."""
+    link = docora.add_link()
+    docora.connection.execute("SET idle_session_timeout = 0")
+    with setting(docora, "idle_session_timeout", "'50ms'"):
+        actions = docora.actions()
+        ref = actions.ref(link)
+        eventually(lambda: not docora.sessions("true"), "the end of an idle session")
+        assert actions.ref(link) == ref
+
+
+@needs_pgbouncer
+def test_commands_leave_nothing_in_the_pool(docora: Docora) -> None:
+    """Refusals where statements are pooled: tests/worker/locks/test_pgbouncer.py."""
+    docora.add_links(600, apps=2)
+    first, second, *_ = docora.links()
+    docora.add_deliveries(first, 3)
+    with pgbouncer(docora.database_access, "transaction", 2) as access:
+        env = {"DATABASE_URL": access.command, "DOCORA_OPS_DRIFT_GRACE": "0"}
+        neighbours = Neighbours(docora.database_access, access.command)
+        with neighbours.at_work():
+            for command in (
+                *(("failed",), ("failed", "--group-by", "error"), ("show", *second.ids)),
+                *(("doctor",), ("resync", "App 2", "--all", "--dry-run")),
+                *(("resync", *first.ids), ("retry", *second.ids), ("retry-all-failed",)),
+            ):
+                result = docora.run(*command, "--json", env=env)
+                assert result.code in {0, 6}, result
+        neighbours.look_everywhere(2)
+    assert neighbours.strange == []
+    assert docora.was_reset(first)
+    assert docora.deliveries(first) == 0
+    assert len(docora.waiting()) == 600
+    assert docora.statuses() == {"pending_snapshot": 600}
+    assert docora.doubled_jobs() == []
+
+
+@needs_pgbouncer
+def test_doctor_names_the_pool_and_what_works(docora: Docora) -> None:
+    with (
+        pgbouncer(docora.database_access, "transaction", 3) as access,
+        Neighbours(docora.database_access, access.command).at_work(),
+    ):
+        found = check(examine(docora, DATABASE_URL=access.command), "postgres_pooling")
+    assert found["state"] == "warning", found
+    assert "commands work, and a worker refuses to start" in found["finding"]
+    assert "point the workers' DATABASE_URL at Postgres itself" in found["hint"]

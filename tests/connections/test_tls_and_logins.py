@@ -1,4 +1,4 @@
-"""Every way to reach the two servers."""
+"""Every way to reach the two servers, how they are named, and what they see of us."""
 
 import ssl
 from pathlib import Path
@@ -8,8 +8,10 @@ import redis
 import trustme
 from pydantic import SecretStr
 
+from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
 from docora_ops.queue import connect
+from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
 from tests.support.docora import Docora, Result
 from tests.support.own_servers import OwnRedis
@@ -47,9 +49,6 @@ def was_queued(docora: Docora, link: TestLink, result: Result) -> None:
     assert result.data["outcome"] == "queued"
     assert docora.waiting() == [link.job_id]
     assert docora.was_reset(link)
-
-
-# Redis
 
 
 def test_redis_is_reached_by_tls_unless_nobody_vouches_for_it(
@@ -98,9 +97,6 @@ def test_a_file_that_redis_url_names_in_vain_is_named_with_the_cause(tmp_path: P
         assert reason.replace("{}", str(tmp_path)) in refused.value.message
 
 
-# Postgres
-
-
 def test_postgres_is_reached_by_tls_as_libpq_and_node_pg_are_told_to(
     docora: Docora, link: TestLink, tls: tuple[ssl.SSLContext, Path]
 ) -> None:
@@ -114,3 +110,54 @@ def test_postgres_is_reached_by_tls_as_libpq_and_node_pg_are_told_to(
     with Proxy.before_postgres(docora.database_url) as proxy:
         result = docora.run("failed", "--json", env={"DATABASE_URL": f"{proxy.url}?ssl=true"})
     assert "server does not support SSL" in result.json["error"]
+
+
+def test_both_servers_are_told_who_we_are_and_all_timeouts(docora: Docora) -> None:
+    settings = docora.settings.model_copy(update={"connect_timeout": 7, "statement_timeout": 11})
+    with connect(settings) as client:
+        limits = client.get_connection_kwargs()
+    assert (limits["socket_connect_timeout"], limits["socket_timeout"]) == (7, 11)
+    database = docora.actions(statement_timeout=17, lock_timeout=3).database
+    sql = "SELECT name, setting || coalesce(unit, '') FROM pg_settings WHERE source = 'session'"
+    application = "SELECT current_setting('application_name')"
+    with database.transaction():
+        timeouts = {name: value for name, value in database.rows(sql) if "timeout" in name}
+        assert database.rows(application) == [("docora-ops",)]
+    timeouts.pop("transaction_timeout", None)
+    assert timeouts == {
+        "statement_timeout": "17000ms",
+        "lock_timeout": "3000ms",
+        "idle_in_transaction_session_timeout": "10000ms",
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("postgres://docora:hunter2@db.example:5433/docora", "docora on db.example"),
+        ("postgres://u:hunter%32@db.example/d?sslmode=verify-full", "d on db.example"),
+        ("postgres:///docora?host=/run/postgresql&user=u&password=hunter2", "docora on /run/"),
+        ("postgres://u:hunter2@one.example,two.example/docora", "docora on one.example"),
+    ],
+)
+def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> None:
+    text = Database(Settings(database_url=SecretStr(url))).target
+    assert text.startswith(target)
+    assert "hunter" not in text
+    assert "%32" not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://localhost", "localhost:6379/0"),
+        ("rediss://docora:hunter%32@redis.example", "redis.example:6379/0"),
+        ("redis://redis.example:6380/3?db=1&password=hunter2", "redis.example:6380/3"),
+        ("redis://:hunter2@[::1]", "[::1]:6379/0"),
+        ("unix://docora:hunter2@/run/redis/0?db=2", "/run/redis/0, database 2"),
+    ],
+)
+def test_a_redis_is_named_by_host_and_number_only(url: str, text: str) -> None:
+    client = connect(Settings(redis_url=SecretStr(url)))
+    client.close()
+    assert describe(client) == text

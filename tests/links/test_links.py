@@ -1,4 +1,4 @@
-"""`links` and `failed`: which links, in which words, and that looking changes nothing."""
+"""`links`, `failed` and `apps`: which ones, in which words, and that looking changes nothing."""
 
 from datetime import UTC, timedelta
 
@@ -16,11 +16,10 @@ TOKEN = "ghp_0123456789abcdefABCD"
 def test_each_failed_link_is_there_with_the_state_of_its_job(docora: Docora) -> None:
     app = docora.add_app("Acme Search")
     links: dict[str, TestLink] = {}
-    for name in ("none", "stale", "waiting", "running", "held", "doubtful", "unreadable"):
+    for name in ("none", "stale", "waiting", "held", "doubtful", "unreadable"):
         links[name] = docora.link(app, docora.add_repository(f"octo/{name}"))
     docora.leave_job(links["stale"].job_id, JobStatus.FAILED)
     docora.enqueue(links["waiting"].job_id)
-    docora.start_job(links["running"].job_id)
     docora.hold_lock(links["held"].job_id)
     docora.leave_job(links["doubtful"].job_id, JobStatus.QUEUED)
     docora.redis.set(f"rq:job:{links['unreadable'].job_id}", "not a hash")
@@ -29,7 +28,7 @@ def test_each_failed_link_is_there_with_the_state_of_its_job(docora: Docora) -> 
     with frozen(docora):
         result = docora.run("failed", "--json", env=read_only(docora))
     assert result.code == 0, result
-    assert result.json["pagination"] == {"page": 1, "limit": 50, "total": 7, "total_pages": 1}
+    assert result.json["pagination"] == {"page": 1, "limit": 50, "total": 6, "total_pages": 1}
     # The doubtful one is lost: doctor and repair look for it.
     jobs = {name: name for name in links} | {"held": "running", "doubtful": "waiting"}
     assert [(row["repository_name"], row["job"]) for row in result.data] == [
@@ -252,3 +251,44 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     assert len(whole.data["error_message"]) > 3_000_000
     docora.set_link(link, last_error="x" * 285 + " ghp_0123456789abcdefABCD")
     assert "ghp_" not in docora.run("failed", "--group-by", "error").stdout
+
+
+def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> None:
+    well, ill, new = (docora.add_app(name) for name in ("Acme", "Tin Robot", "Quiet Harbor"))
+    docora.connection.execute(
+        "UPDATE apps SET base_url = 'https://u:hush@acme.example/a?key=hush' WHERE app_id = %s",
+        (well,),
+    )
+    for app, status, days in (
+        (well, "synced", 2),
+        (well, "synced", 1),
+        (well, "scanning", None),
+        (ill, "failed", None),
+        (ill, "failed", None),
+        (ill, "pending_snapshot", None),
+    ):
+        scanned = None if days is None else timedelta(days=days)
+        docora.link(app, docora.add_repository(), status, scanned=scanned)
+    env = {**read_only(docora), "REDIS_URL": "redis://127.0.0.1:1"}
+    with frozen(docora):
+        result = docora.run("apps", "--json", env=env)
+        second = docora.run("apps", "--limit", "1", "--page", "2", "--json", env=env)
+        table = docora.run("apps", env=env)
+    assert result.code == 0
+    assert result.json["pagination"] == {"page": 1, "limit": 50, "total": 3, "total_pages": 1}
+    [_, latest] = docora.run("links", "--status", "synced", "--sort", "last-scan", "--json").data
+    url = "https://acme.example/docora"
+    assert [tuple(app.values()) for app in result.data] == [
+        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, None),
+        (well, "Acme", "https://***@acme.example/a?***", 3, 0, 0, 1, 2, latest["last_scanned_at"]),
+        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, None),
+    ]
+    assert list(result.data[0]) == [
+        *("app_id", "app_name", "base_url", "links", "failed", "pending_snapshot", "scanning"),
+        *("synced", "last_scanned_at"),
+    ]
+    assert [app["app_id"] for app in second.data] == [well]
+    assert second.json["pagination"]["total_pages"] == 3
+    assert "hush" not in result.stdout + table.stdout
+    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\t{url}\n" in table.stdout
+    assert table.stderr.endswith(": 3 apps, page 1 of 1.\n")

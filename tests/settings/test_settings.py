@@ -76,9 +76,6 @@ def test_an_unusable_encryption_key_disturbs_only_who_needs_it(
     assert not key or key not in error.value.message
 
 
-# Env files
-
-
 def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "docora.env"
     for content in (None, f"DATABASE_URL=\udcff{SECRET}\n", f"A=1\n{SECRET}!\n"):
@@ -164,8 +161,6 @@ def test_a_file_means_what_it_means_to_docora(
     # To Docora, too, an empty value is none.
     assert load_settings(file).node_extra_ca_certs == (READ_BY_DOTENV[short] or None)
 
-
-# What can't be used
 
 UNUSABLE = {
     "MAX_RETRY_ATTEMPTS": (SECRET, "0", "7777.5"),
