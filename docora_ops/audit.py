@@ -13,8 +13,7 @@ from docora_ops.bulk import NO_OPTIONS, ChangeOptions, Results, StoppedBy
 from docora_ops.text import mask
 
 _LONGEST_VALUE = 1000
-_LOGIN_UID = Path("/proc/self/loginuid")
-_UNSET = 2**32 - 1
+_UNSET = 2**32 - 1  # a login uid
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def describe_change(
     # The user as the kernel knows it: `kim`, or `kim as root` after sudo or su.
     uids = [os.getuid()]
     with suppress(OSError, ValueError):  # another system than Linux
-        login_uid = int(_LOGIN_UID.read_text(encoding="ascii"))  # kept through sudo and su
+        login_uid = int(Path("/proc/self/loginuid").read_bytes())  # kept through sudo and su
         if login_uid not in {_UNSET, os.getuid()}:
             uids.insert(0, login_uid)
     users = []

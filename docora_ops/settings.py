@@ -103,9 +103,7 @@ class Settings(BaseSettings):
 
     @field_validator("database_url", "redis_url")
     @classmethod
-    def _as_drivers_read_it(
-        cls, secret: SecretStr | None, info: ValidationInfo
-    ) -> SecretStr | None:
+    def _adapt_url(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         """Checks a URL, and leaves out or replaces options that libpq or redis-py do not know."""
         if secret is None:
             return None
@@ -128,13 +126,11 @@ class Settings(BaseSettings):
         left_out = _LEFT_OUT | ({"db"} if path_wins else set())
         options = [_AS_LIBPQ.get(option, option) for option in parts.query.split("&")]
         kept = [each for each in options if each.partition("=")[0] not in left_out]
-        start = text.partition("?")[0]
-        return SecretStr(f"{start}?{'&'.join(kept)}" if any(kept) else start)
+        return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if any(kept) else ""))
 
     def hurried(self, seconds: int) -> Self:
         """Returns the settings with `seconds` at most for each answer of a server."""
-        timeout = min(seconds, self.statement_timeout)
-        return self.model_copy(update={"statement_timeout": timeout})
+        return self.model_copy(update={"statement_timeout": min(seconds, self.statement_timeout)})
 
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""

@@ -115,8 +115,6 @@ def summarize_apps(database: Database) -> list[AppSummary]:
     return [replace(app, base_url=mask_url(app.base_url)) for app in apps]
 
 
-# Counts
-
 # One statement, so that all counts are of the same moment.
 COUNT_BY_STATUS = """
 SELECT status, count(*) FROM docora.app_repositories GROUP BY status
@@ -141,8 +139,6 @@ def has_scanned_links(database: Database) -> bool:
     was_scanned = "status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL"
     return bool(database.rows(f"SELECT FROM docora.app_repositories WHERE {was_scanned} LIMIT 1"))
 
-
-# One link
 
 LINK_HISTORY = """
 SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at,
@@ -173,8 +169,6 @@ def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     fields = [*row[:5], Snapshot(*row[5:]) if row[5] else None]
     return LinkHistory(*fields)
 
-
-# Results
 
 READ_RESULTS = """
 SELECT followed.id::text, l.app_id, l.repository_id, l.status, left(l.last_error, %(longest)s + 1)

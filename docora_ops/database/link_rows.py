@@ -181,18 +181,15 @@ _OF_LINKS = """unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS l(app_
 WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id
 """
 
-# No content has this SHA-256: the next snapshot sends each of these files as an update, and a
-# deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
-# `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
-MARK_DELIVERIES = f"""
-UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {_OF_LINKS}
-"""
-
 
 def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
     """Deletes the delivery records, or marks them as outdated (`update`). Returns their number."""
     delete = f"DELETE FROM docora.app_delivered_files d USING {_OF_LINKS}"
-    return database.execute(MARK_DELIVERIES if update else delete, _pairs(links))
+    # No content has this SHA-256: the next snapshot sends each of these files as an update, and a
+    # deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
+    # `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
+    mark = f"UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {_OF_LINKS}"
+    return database.execute(mark if update else delete, _pairs(links))
 
 
 def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
@@ -262,11 +259,9 @@ class Claim:
     outcome: Outcome | None
 
 
+# Locks links by their row ids, and changes those that still qualify. Omits those that are gone or
+# locked by another session.
 Claiming = Callable[[Database, Sequence[str]], list[Claim]]
-"""Locks links by their row ids, and changes those that still qualify.
-
-Omits links that are gone or locked by another session.
-"""
 
 
 def claim_matching_links(
@@ -337,8 +332,6 @@ ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.a
 LIMIT %(limit)s
 """
 
-APP_NAMES = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -406,7 +399,8 @@ def _select(
         # One string for all links of an app: there may be a million.
         refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
         counts = Counter(ref.app_id for ref in refs)
-        names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(counts)}))
+        sql = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
+        names: dict[str, str] = dict(database.rows(sql, {"app_ids": list(counts)}))
     by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
     return Selection(refs, by_app, claim)
 
@@ -450,10 +444,7 @@ def unfinished_links(
     only_stuck: bool = False,
     limit: int | None = None,
 ) -> list[tuple[LinkRef, str]]:
-    """Returns at most `limit` links that should have a live job, each with its status.
-
-    only_stuck: only links that are being scanned.
-    """
+    """Returns links that should have a live job (`only_stuck`: that are scanned), with status."""
     parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
     # One string for all links of an app or a repository: there may be a million.
     return [

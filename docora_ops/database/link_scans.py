@@ -41,9 +41,6 @@ WITH ended AS (
 SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM ended)
 """
 
-# True if the session of the job holds the lock, or if no session does: this transaction takes it.
-OWNS_LINK = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
-
 AWAIT_LINK = f"SELECT pg_advisory_xact_lock({_KEY})"
 
 FAIL_SCAN = """
@@ -139,7 +136,9 @@ def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending |
         if link is None:
             return Refusal.GONE
         values = {"job_id": link.ref.job_id, "session_id": session_id}
-        if database.rows(OWNS_LINK, values) != [(True,)]:
+        # If no session holds the lock, this transaction takes it.
+        sql = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
+        if database.rows(sql, values) != [(True,)]:
             return _held(link)
         return _count(database, link, failure)
 
@@ -147,8 +146,7 @@ def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending |
 def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
     """Counts a failure of a job whose process was killed, unless the job itself has counted it.
 
-    Waits until Postgres has ended the session of the job. Raises LinkLockedError if another job
-    holds the link's lock.
+    Waits for the end of the job's session. Raises LinkLockedError if another job has the link.
     """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{failure.app_id}-{failure.repository_id}"})
@@ -179,8 +177,6 @@ def _held(link: Link) -> Refusal:
     # The row is locked, so the status can't change meanwhile.
     return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
 
-
-# Deliveries
 
 READ_DELIVERIES = """
 SELECT file_path, file_sha FROM docora.app_delivered_files
@@ -215,8 +211,6 @@ def record_delivery(session: Session, ref: LinkRef, path: str, sha: str | None) 
     sql = RECORD_DELIVERY if sha else REMOVE_DELIVERY
     return session.execute(sql, asdict(ref) | {"path": path, "sha": sha}) > 0
 
-
-# The stored commit
 
 # By way of the apps: the primary key of the deliveries begins with them.
 HAD_COMMIT = """

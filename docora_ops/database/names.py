@@ -81,10 +81,9 @@ def find_repositories(
     Tells for each whether one of the apps (if empty, any app) is linked to it. If any are linked,
     returns only those.
     """
-    scheme, separator, rest = text.lower().partition("://")
+    scheme, _, rest = text.lower().partition("://")
     stem = rest.rstrip("/").removesuffix(".git")
-    is_url = separator and scheme in {"http", "https"}
-    endings = ("", ".git", "/") if is_url else ()
+    endings = ("", ".git", "/") if stem and scheme in {"http", "https"} else ()
     parameters = {
         "app_ids": list(app_ids) or None,
         "text": text,

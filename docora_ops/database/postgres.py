@@ -259,10 +259,9 @@ class Database:
         text = mask(reasons[-1] if reasons else text.splitlines()[0], self._secrets)
         match error:
             case pg.LockNotAvailable():
-                return LinkLockedError(
-                    f"another session has held a lock for over {self._lock_timeout:g} s",
-                    hint="try again; pg_stat_activity in the database shows who it is",
-                )
+                held = f"another session has held a lock for over {self._lock_timeout:g} s"
+                hint = "try again; pg_stat_activity in the database shows who it is"
+                return LinkLockedError(held, hint=hint)
             case pg.ConnectionTimeout():
                 found, hint = "did not answer in time", "check its load and the network"
             case pg.QueryCanceled():

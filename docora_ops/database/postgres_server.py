@@ -89,9 +89,8 @@ class Role:
         columns: dict[str, dict[str, list[str]]] = {}  # by table and privilege
         for name, table, column in needed:
             if (name, table, column) not in self.held:
-                columns.setdefault(table, {}).setdefault(name, []).extend(
-                    [column] if column else []
-                )
+                some = columns.setdefault(table, {}).setdefault(name, [])
+                some += [column] if column else []
         return {
             table: [f"{name} ({', '.join(some)})" if some else name for name, some in each.items()]
             for table, each in columns.items()
