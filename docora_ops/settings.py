@@ -125,8 +125,8 @@ class Settings(BaseSettings):
         path_wins = parts.scheme != "unix" and re.search(r"/\d+\Z", parts.path)
         left_out = _LEFT_OUT | ({"db"} if path_wins else set())
         options = [_AS_LIBPQ.get(option, option) for option in parts.query.split("&")]
-        kept = [each for each in options if each.partition("=")[0] not in left_out]
-        return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if any(kept) else ""))
+        kept = [each for each in options if each and each.partition("=")[0] not in left_out]
+        return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
     def hurried(self, seconds: int) -> Self:
         """Returns the settings with `seconds` at most for each answer of a server."""
@@ -175,9 +175,10 @@ def load_settings(env_file: Path | None = None) -> Settings:
     values = _read(env_file) if env_file else {}
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     names = [str(field.validation_alias or name) for name, field in Settings.model_fields.items()]
-    in_file = {name: values[name.upper()] for name in names if values.get(name.upper())}
+    missing = [name for name in names if name.upper() not in in_environment]
+    from_file = {name: values[name.upper()] for name in missing if values.get(name.upper())}
     try:
-        return Settings(**{n: v for n, v in in_file.items() if n.upper() not in in_environment})
+        return Settings(**from_file)
     except ValidationError as error:
         problems = "; ".join(
             f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"

@@ -51,9 +51,9 @@ SET LOCAL role TO DEFAULT;
 SET LOCAL search_path TO pg_catalog, pg_temp;
 SET LOCAL datestyle TO ISO;
 SET LOCAL timezone TO UTC;
-SET LOCAL statement_timeout TO '{statement_timeout}s';
-SET LOCAL lock_timeout TO '{lock_timeout:.1f}s';
-SET LOCAL idle_in_transaction_session_timeout TO '{idle_limit}s';
+SET LOCAL statement_timeout TO '{statement}s';
+SET LOCAL lock_timeout TO '{lock:.1f}s';
+SET LOCAL idle_in_transaction_session_timeout TO '{idle}s';
 SET LOCAL synchronous_commit TO DEFAULT;
 """
 
@@ -307,9 +307,7 @@ class Database:
         connection = Connection.connect(**self._parameters, autocommit=True, prepare_threshold=None)
         connection.reply_timeout = self._reply_timeout
         self._begin = _SET_UP.format(
-            statement_timeout=self._statement_timeout,
-            lock_timeout=self._lock_timeout,
-            idle_limit=IDLE_LIMIT,
+            statement=self._statement_timeout, lock=self._lock_timeout, idle=IDLE_LIMIT
         )
         if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
             self._begin += "SET LOCAL transaction_timeout TO 0;"
