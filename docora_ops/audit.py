@@ -9,12 +9,11 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from docora_ops.bulk import Results, StoppedBy
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions, Results, StoppedBy
 from docora_ops.text import mask
 
 _LONGEST_VALUE = 1000
-_LOGIN_UID = Path("/proc/self/loginuid")
-_UNSET = 2**32 - 1
+_UNSET = 2**32 - 1  # a login uid
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,21 @@ class HistoryEntry:
     results: Results | None
 
 
-def describe_change(command: str, reason: str | None, **selection: object) -> Change:
+def describe_change(
+    command: str, reason: str | None, options: ChangeOptions = NO_OPTIONS, /, **selection: object
+) -> Change:
     """Describes a change by the current user for an audit entry, without secrets.
 
-    selection: the options of the command by name. None, False and empty lists are left out.
+    selection: other options of the command by name. None, False and empty lists are left out.
     """
+    most = options.max_failures
+    selection |= {
+        "front": options.front,
+        "reset_circuit": options.reset_circuit,
+        "in_flight": options.in_flight,
+        "max_failures": most and (str(most) if most.is_percent else most.number),
+        "update": options.update,
+    }
     chosen: dict[str, object] = {}
     for name, value in selection.items():
         if value is None or value is False or value == []:
@@ -65,20 +74,17 @@ def describe_change(command: str, reason: str | None, **selection: object) -> Ch
         kept = [mask(it)[:_LONGEST_VALUE] if isinstance(it, str) else it for it in values]
         chosen[name] = kept if isinstance(value, list) else kept[0]
     reason = reason and mask(reason)[:_LONGEST_VALUE]
-    return Change(f"{_user()}@{os.uname().nodename}", command, chosen, reason)
-
-
-def _user() -> str:
-    """Names the user as the kernel knows it: `kim`, or `kim as root` after sudo or su."""
+    # The user as the kernel knows it: `kim`, or `kim as root` after sudo or su.
     uids = [os.getuid()]
     with suppress(OSError, ValueError):  # another system than Linux
-        login_uid = int(_LOGIN_UID.read_text(encoding="ascii"))  # kept through sudo and su
+        login_uid = int(Path("/proc/self/loginuid").read_bytes())  # kept through sudo and su
         if login_uid not in {_UNSET, os.getuid()}:
             uids.insert(0, login_uid)
-    names = []
+    users = []
     for uid in uids:
         try:
-            names.append(pwd.getpwuid(uid).pw_name)
+            users.append(pwd.getpwuid(uid).pw_name)
         except KeyError:
-            names.append(str(uid))
-    return " as ".join(names)
+            users.append(str(uid))
+    who = f"{' as '.join(users)}@{os.uname().nodename}"
+    return Change(who, command, chosen, reason)

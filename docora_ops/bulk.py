@@ -9,8 +9,7 @@ from typing import Self
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
-BATCH_SIZE = 500
-"""Links that are locked, queued and committed together."""
+BATCH_SIZE = 500  # links that are locked, queued and committed together
 _RESULTS_OF_A_SHARE = 20
 
 
@@ -112,18 +111,6 @@ class ChangeOptions:
     def is_paced(self) -> bool:
         """Tells whether the number of snapshots in flight is limited."""
         return self.in_flight is not None and not self.dry_run
-
-    @property
-    def recorded(self) -> dict[str, object]:
-        """The options for an audit entry."""
-        most = self.max_failures
-        return {
-            "front": self.front,
-            "reset_circuit": self.reset_circuit,
-            "in_flight": self.in_flight,
-            "max_failures": most and (str(most) if most.is_percent else most.number),
-            "update": self.update,
-        }
 
 
 NO_OPTIONS = ChangeOptions()

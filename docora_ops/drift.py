@@ -9,8 +9,7 @@ from itertools import islice
 
 from docora_ops.links import LinkIds
 
-EXAMPLES_SHOWN = 5
-"""The number of examples of each kind of drift that a report names."""
+EXAMPLES_SHOWN = 5  # of each kind of drift, in a report
 
 
 class DriftKind(StrEnum):

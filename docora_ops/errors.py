@@ -5,11 +5,7 @@ from typing import Any, ClassVar
 
 
 class DocoraOpsError(Exception):
-    """Base of all errors that are not bugs.
-
-    `message`: one sentence with the value that is wrong. `hint`: what to do next. `details`:
-    further fields of the JSON document.
-    """
+    """Base of all errors that are not bugs."""
 
     code: ClassVar[str] = "error"  # for scripts: never changes
 
@@ -20,9 +16,9 @@ class DocoraOpsError(Exception):
         self, message: str, *, hint: str | None = None, details: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.details = details or {}
+        self.message = message  # one sentence with the value that is wrong
+        self.hint = hint  # what to do next
+        self.details = details or {}  # further fields of the JSON document
 
 
 class BugError(DocoraOpsError, code="bug"):

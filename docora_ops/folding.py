@@ -43,11 +43,11 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 
 
 def fold(text: str) -> str:
-    """Replaces paths, URLs, numbers, ids and quotations by `*`. Takes linear time.
-
-    `text`: an error as `typable` returns it.
-    """
-    return _REPEATED.sub("*", _VARIABLE.sub(_replace, text))
+    """Replaces paths, URLs, numbers, ids and quotations in a `typable` error by `*`."""
+    folded = _VARIABLE.sub(
+        lambda found: found["kept"] or f"{found['notification'] or found['event'] or ''}*", text
+    )
+    return _REPEATED.sub("*", folded)
 
 
 def group_errors(rows: Iterable[tuple[str, str | None, int]]) -> list[ErrorGroup]:
@@ -80,12 +80,6 @@ def typable(error: str) -> str:
     text = mask_cut(error) if len(error) > LONGEST else mask(error)
     if len(error) > LONGEST or len(text) > LONGEST:
         text = text[:LONGEST] + "*"
-    return _UNTYPABLE.sub(_replace_untypable, text)
-
-
-def _replace(match: re.Match[str]) -> str:
-    return match["kept"] or f"{match['notification'] or match['event'] or ''}*"
-
-
-def _replace_untypable(match: re.Match[str]) -> str:
-    return "".join("*" if each.isspace() or inert(each) != each else each for each in match[0])
+    return _UNTYPABLE.sub(
+        lambda found: "".join("*" if c.isspace() or inert(c) != c else c for c in found[0]), text
+    )

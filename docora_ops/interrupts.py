@@ -4,8 +4,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals that end a command or a worker."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # end a command or a worker
 
 
 @contextmanager

@@ -7,12 +7,9 @@ from enum import StrEnum
 
 from docora_ops.text import duration
 
-QUEUE_NAME = "snapshot-queue"
-"""The name of Docora's queue, in RQ and in BullMQ."""
-BULLMQ_PREFIX = "bull"
-"""The beginning of BullMQ's keys."""
-JOB_FUNCTION = "docora_ops.worker.snapshot"
-"""The function that RQ's workers call for each job."""
+QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
+BULLMQ_PREFIX = "bull"  # begins BullMQ's keys
+JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
 
 
 class Backend(StrEnum):
@@ -48,9 +45,7 @@ class BackendChoice:
 
     @property
     def sentence(self) -> str:
-        """Returns what was found out. Empty if nothing was."""
-        if self.source is BackendSource.SETTING:
-            return ""
+        """Returns what was found out; `source` must not be SETTING."""
         found = f": using {self.backend}, as {self.why}" if self.is_clear else f", and {self.why}"
         return f"DOCORA_OPS_BACKEND is not set{found}"
 
@@ -277,10 +272,6 @@ class OtherQueue(StrEnum):
     LEFT_JOBS = "left_jobs"  # jobs wait, and no worker runs to take them
     WORKED_ON = "worked_on"  # a worker runs
 
-    def is_the_only_one(self, workers: int) -> bool:
-        """Tells whether only its workers run. `workers`: the number of workers of our backend."""
-        return not workers and self is OtherQueue.WORKED_ON
-
 
 def when_docora_queues(workers: int, scan_interval: str) -> str:
     """Returns when Docora's scheduler queues a link; `workers`: those of BullMQ."""
@@ -308,4 +299,4 @@ class QueueHealth:
     @property
     def has_only_others(self) -> bool:
         """Tells whether only workers of the other backend run."""
-        return self.other.is_the_only_one(self.workers)
+        return not self.workers and self.other is OtherQueue.WORKED_ON

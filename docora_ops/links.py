@@ -117,8 +117,7 @@ class LinkIds:
         return ("-- " if any(each.startswith("-") for each in ids) else "") + shlex.join(ids)
 
 
-_JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")
-"""RQ allows no other characters."""
+_JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")  # RQ allows no other characters
 
 
 def ids_of_job(job_id: str) -> tuple[str, str] | None:
@@ -182,12 +181,7 @@ class Link:
     retry_count: int
     error_message: str | None
     circuit_open_until: datetime | None
-    read_at: datetime  # by the clock of Postgres, which sets and chooses circuits
-
-    @property
-    def circuit_is_open(self) -> bool:
-        """Tells whether the circuit of the repository was open when the link was read."""
-        return self.circuit_open_until is not None and self.circuit_open_until > self.read_at
+    circuit_is_open: bool  # by the clock of Postgres, when the link was read
 
     @property
     def names(self) -> dict[str, str]:

@@ -9,10 +9,8 @@ from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.text import duration
 
-SLOW_MS = 250
-"""Milliseconds. A server that takes longer to answer counts as slow."""
-TOO_SLOW_MS = 2000
-"""Milliseconds. A server that takes longer to answer is not used."""
+SLOW_MS = 250  # a server that takes longer to answer counts as slow
+TOO_SLOW_MS = 2000  # a server that takes longer to answer is not used
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Status:
     def has_only_others(self) -> bool:
         """Tells whether only workers of the other backend run."""
         queue = self.queue
-        return queue is not None and self.other_queue.is_the_only_one(len(queue.workers))
+        return bool(queue and not queue.workers and self.other_queue is OtherQueue.WORKED_ON)
 
 
 @dataclass(frozen=True)

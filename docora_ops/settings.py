@@ -38,15 +38,16 @@ _ASSIGNMENT = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 
+# A line without a value: blank, a comment, or a name alone.
 _UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
-"""A line without a value: blank, a comment, or a name alone."""
 
+# Options of node-pg, and what means the same to libpq.
 _AS_LIBPQ = {
     "sslmode=no-verify": "sslmode=require",
     "ssl=true": "sslmode=require",
     "ssl=false": "sslmode=disable",
 }
-"""Options of node-pg, and what means the same to libpq."""
+# The driver refuses any other option: it may be misspelt, or part of a password.
 _LEFT_OUT = frozenset(
     # Options that node-pg and ioredis, or only they, know.
     {"allowExitOnIdle", "keepAlive", "max", "uselibpqcompat"}
@@ -57,7 +58,6 @@ _LEFT_OUT = frozenset(
     | {"client_name", "decode_responses", "encoding", "encoding_errors", "protocol", "retry"}
     | {"retry_on_error"}
 )
-"""The driver refuses any other option: it may be misspelt, or part of a password."""
 
 
 def _own(name: str, **rules: Any) -> Any:
@@ -103,7 +103,8 @@ class Settings(BaseSettings):
 
     @field_validator("database_url", "redis_url")
     @classmethod
-    def _is_url(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _adapt_url(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        """Checks a URL, and leaves out or replaces options that libpq or redis-py do not know."""
         if secret is None:
             return None
         text, schemes = secret.get_secret_value(), _SCHEMES[str(info.field_name)]
@@ -120,12 +121,16 @@ class Settings(BaseSettings):
             raise ValueError("has an @ / ? or # that must be percent-encoded")
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
             raise ValueError("must end in the number of a database, if in anything")
-        return secret
+        # As in ioredis, the database in the path wins over the option `db`.
+        path_wins = parts.scheme != "unix" and re.search(r"/\d+\Z", parts.path)
+        left_out = _LEFT_OUT | ({"db"} if path_wins else set())
+        options = [_AS_LIBPQ.get(option, option) for option in parts.query.split("&")]
+        kept = [each for each in options if each and each.partition("=")[0] not in left_out]
+        return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
     def hurried(self, seconds: int) -> Self:
         """Returns the settings with `seconds` at most for each answer of a server."""
-        timeout = min(seconds, self.statement_timeout)
-        return self.model_copy(update={"statement_timeout": timeout})
+        return self.model_copy(update={"statement_timeout": min(seconds, self.statement_timeout)})
 
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""
@@ -170,14 +175,10 @@ def load_settings(env_file: Path | None = None) -> Settings:
     values = _read(env_file) if env_file else {}
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     names = [str(field.validation_alias or name) for name, field in Settings.model_fields.items()]
+    missing = [name for name in names if name.upper() not in in_environment]
+    from_file = {name: values[name.upper()] for name in missing if values.get(name.upper())}
     try:
-        return Settings(
-            **{
-                name: values[name.upper()]
-                for name in names
-                if values.get(name.upper()) and name.upper() not in in_environment
-            }
-        )
+        return Settings(**from_file)
     except ValidationError as error:
         problems = "; ".join(
             f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
@@ -206,26 +207,11 @@ def _read(env_file: Path) -> dict[str, Any]:
                 f"env file {str(env_file)[:200]} can't be used: line {number} is not NAME=VALUE",
                 hint="correct the line, or remove it",
             )
-    return {each["name"]: _value(each["value"] or "") for each in _ASSIGNMENT.finditer(text)}
-
-
-def _value(text: str) -> str:
-    """Parses a value as dotenv does, which knows two escapes, in double quotes only."""
-    text = text.strip()
-    quoted = re.fullmatch(r"(['\"`])(.*)\1", text, re.DOTALL)
-    value = quoted[2] if quoted else text
-    return value.replace(r"\n", "\n").replace(r"\r", "\r") if text.startswith('"') else value
-
-
-def adapt_url(url: str) -> str:
-    """Returns a URL of Docora as libpq or redis-py understands it.
-
-    The database in the path of a Redis URL wins over the option `db`, as in ioredis.
-    """
-    start, _, query = url.partition("?")
-    left_out = _LEFT_OUT | ({"db"} if re.search(r"[^/]/\d+\Z", start) else set())
-    if url.startswith("unix:"):
-        left_out = _LEFT_OUT
-    options = (_AS_LIBPQ.get(option, option) for option in query.split("&"))
-    kept = [each for each in options if each and each.partition("=")[0] not in left_out]
-    return start + ("?" + "&".join(kept) if kept else "")
+    values = {}
+    for each in _ASSIGNMENT.finditer(text):
+        value = (each["value"] or "").strip()
+        if value.startswith('"'):  # dotenv knows two escapes, in double quotes only
+            value = value.replace(r"\n", "\n").replace(r"\r", "\r")
+        quoted = re.fullmatch(r"(['\"`])(.*)\1", value, re.DOTALL)
+        values[each["name"]] = quoted[2] if quoted else value
+    return values

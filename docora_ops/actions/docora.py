@@ -93,7 +93,7 @@ class Docora:
         if choice.source is BackendSource.DEFAULT and self._links_were_scanned():
             advice = f"check REDIS_URL; {START}"
             return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, _EMPTY, advice)
-        if choice.is_clear and choice.sentence:
+        if choice.is_clear and choice.why:
             self.note(choice.sentence)
         return choice
 

@@ -62,9 +62,7 @@ def retry_all_failed(
         links = "link is" if failed == 1 else "links are"
         none = f"no link fits the options, yet {failed} {links} failed"
         docora.note(f"{docora.servers}: {none}.")
-    change = describe_change(
-        "retry-all-failed", reason, **recorded, limit=limit, **options.recorded
-    )
+    change = describe_change("retry-all-failed", reason, options, **recorded, limit=limit)
     run = _run_of(docora, Action.RETRY, selection, change, options)
     yield from run.run()
 
@@ -91,7 +89,7 @@ def resync_all(
     which = LinkFilter(app_ids=[found.app_id])
     skip = docora.queue.is_docoras and not options.reset_circuit
     selection = select_links(docora.database, which, skip_open_circuits=skip)
-    change = describe_change("resync", reason, **asdict(found), all=True, **options.recorded)
+    change = describe_change("resync", reason, options, **asdict(found), all=True)
     run = _run_of(docora, Action.RESYNC, selection, change, options, _RESYNC_BATCH)
     run.deliveries = count_deliveries(docora.database, selection.refs)
     yield from run.run()

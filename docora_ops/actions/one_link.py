@@ -86,7 +86,7 @@ def _change(
     workers = count_workers(docora, to_change=True)
     require_servers_to_match(database, queue)
     claim = _claim_of(docora, action, link, reset_circuit=options.reset_circuit)
-    audit = AuditEntries(describe_change(action, reason, **link.names, **options.recorded), 1)
+    audit = AuditEntries(describe_change(action, reason, options, **link.names), 1)
     execution = BatchExecution(
         database, queue, action, claim, audit, options, waits_for_circuits=True
     )

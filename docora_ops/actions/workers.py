@@ -79,7 +79,7 @@ def require_right_workers(docora: Docora, *, alone: bool = False) -> tuple[int, 
     """
     workers, other = docora.queue.count_workers(), docora.queue.read_other()
     advice = docora.advice
-    if other.is_the_only_one(workers):
+    if other is OtherQueue.WORKED_ON and not workers:
         hint = f"{advice.to_switch}: see docora-ops help workers"
         raise WrongBackendError(advice.only_others, hint=hint)
     if alone and other is OtherQueue.WORKED_ON:
@@ -120,7 +120,8 @@ def count_workers(docora: Docora, *, to_change: bool = False, alone: bool = Fals
 def warn_of_wrong_backend(docora: Docora) -> None:
     """Warns if only workers of the other backend are running: their jobs are not shown."""
     queue = docora.queue_to_read
-    if docora.backend.is_clear and queue.read_other().is_the_only_one(queue.count_workers()):
+    is_worked_on = docora.backend.is_clear and queue.read_other() is OtherQueue.WORKED_ON
+    if is_worked_on and not queue.count_workers():
         warn_of_other_workers(docora, has_workers=False)
 
 

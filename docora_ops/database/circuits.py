@@ -63,11 +63,6 @@ class Recipient:
     retry_count: int
 
 
-def git_succeeded(database: Database, repository_id: str) -> None:
-    """Closes the repository's circuit and sets its failures to 0."""
-    database.execute(RESET_CIRCUITS, {"ids": [repository_id]})
-
-
 def git_failed(
     database: Database, repository_id: str, *, threshold: int, cooldown: float
 ) -> Circuit | None:
@@ -76,8 +71,8 @@ def git_failed(
     Returns None if the repository is gone.
     """
     values = {"repository_id": repository_id, "threshold": threshold, "cooldown": cooldown}
-    row = database.row(COUNT_GIT_FAILURE, values)
-    return Circuit(*row) if row else None
+    rows = database.rows(COUNT_GIT_FAILURE, values)
+    return Circuit(*rows[0]) if rows else None
 
 
 def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> set[str]:
@@ -91,8 +86,7 @@ def reset_circuits(
 ) -> set[str]:
     """Closes open circuits and sets git failures to 0. Returns the ids of changed repositories.
 
-    wait: wait for rows that other sessions hold, and raise LinkLockedError after the lock timeout.
-        Otherwise, skip these rows.
+    wait: wait for rows that other sessions hold, or raise LinkLockedError. Otherwise, skip them.
     """
     lock = LOCK_CIRCUITS_TO_RESET if wait else f"{LOCK_CIRCUITS_TO_RESET} SKIP LOCKED"
     ids = [id_ for (id_,) in database.rows(lock, {"ids": list(repository_ids)})]

@@ -1,7 +1,4 @@
-"""Reading lists and counts of links and apps, the history of a link, and results of snapshots.
-
-Secrets in texts and URLs are masked.
-"""
+"""Reading lists, counts, histories and results of links. Secrets in texts and URLs are masked."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +20,7 @@ from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
 from docora_ops.overview import LinkCounts
 from docora_ops.text import mask, mask_cut, mask_url
 
-_LONGEST_ERROR = 1900
-"""Characters of an error in a list: an error of git can have a megabyte."""
+_LONGEST_ERROR = 1900  # characters in a list: an error of git can have a megabyte
 
 _IDS = "l.app_id, l.repository_id"
 _ORDERS = {
@@ -35,7 +31,7 @@ _ORDERS = {
 }
 
 # Selects the page before any join: in the order of the ids, by the index on them.
-_LINKS_PAGE = f"""
+LINKS_PAGE = f"""
 WITH page AS MATERIALIZED (
     SELECT l.id FROM {LINKS} WHERE {MATCHES}
     ORDER BY {{order}} LIMIT %(limit)s OFFSET %(offset)s
@@ -48,8 +44,6 @@ FROM page JOIN docora.app_repositories l USING (id)
 JOIN docora.apps a USING (app_id) JOIN docora.repositories r USING (repository_id)
 ORDER BY {{order}}
 """
-
-LINKS_PAGES = {sort: _LINKS_PAGE.format(order=order) for sort, order in _ORDERS.items()}
 
 # Counts the links before any join.
 _GROUPS = f"""
@@ -95,7 +89,7 @@ def links_page(
     with database.snapshot():
         [(total,)] = database.rows(COUNT_LINKS, parameters)
         page = {"limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
-        rows = database.rows(LINKS_PAGES[sort], {**parameters, **page})
+        rows = database.rows(LINKS_PAGE.format(order=_ORDERS[sort]), {**parameters, **page})
     listed = []
     for link in (ListedLink(*row) for row in rows):
         error = link.error_message
@@ -106,18 +100,12 @@ def links_page(
 
 
 def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
-    """Counts the links by app, repository or status, most links first.
-
-    A row has the id of the group, its name unless it is a status, and the number of links.
-    """
+    """Returns id, name (none of a status) and number of links of each group, most links first."""
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
 def links_by_error(database: Database, which: LinkFilter, longest: int) -> Iterator[TupleRow]:
-    """Yields app id, error (at most `longest` characters) and number of links, in no order.
-
-    Read all rows before the next statement of this connection.
-    """
+    """Yields app id, error (at most `longest` characters) and number of links, as `stream` does."""
     return database.stream(LINKS_BY_ERROR, filter_parameters(which) | {"longest": longest})
 
 
@@ -126,8 +114,6 @@ def summarize_apps(database: Database) -> list[AppSummary]:
     apps = [AppSummary(*row) for row in database.rows(APPS)]
     return [replace(app, base_url=mask_url(app.base_url)) for app in apps]
 
-
-# Counts
 
 # One statement, so that all counts are of the same moment.
 COUNT_BY_STATUS = """
@@ -140,11 +126,6 @@ JOIN docora.app_repositories USING (repository_id)
 WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 """
 
-A_SCANNED_LINK = """
-SELECT FROM docora.app_repositories
-WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL LIMIT 1
-"""
-
 
 def count_links(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories with an open circuit."""
@@ -155,10 +136,9 @@ def count_links(database: Database) -> LinkCounts:
 
 def has_scanned_links(database: Database) -> bool:
     """Tells whether a worker has ever scanned a link."""
-    return bool(database.rows(A_SCANNED_LINK))
+    was_scanned = "status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL"
+    return bool(database.rows(f"SELECT FROM docora.app_repositories WHERE {was_scanned} LIMIT 1"))
 
-
-# One link
 
 LINK_HISTORY = """
 SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at,
@@ -173,15 +153,12 @@ CROSS JOIN LATERAL (
 WHERE l.id = %(id)s
 """
 
-OF_PRIVATE_REPOSITORY = """
-SELECT FROM docora.app_repositories WHERE id = %(id)s AND github_token_encrypted IS NOT NULL
-"""
-
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
     """Tells whether a link has a token; None if the role may not know. In no transaction."""
+    sql = "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
     try:
-        return bool(database.rows(OF_PRIVATE_REPOSITORY, {"id": ref.id}))
+        return (True,) in database.rows(sql, {"id": ref.id})
     except PostgresDeniedError:
         return None
 
@@ -192,8 +169,6 @@ def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     fields = [*row[:5], Snapshot(*row[5:]) if row[5] else None]
     return LinkHistory(*fields)
 
-
-# Results
 
 READ_RESULTS = """
 SELECT followed.id::text, l.app_id, l.repository_id, l.status, left(l.last_error, %(longest)s + 1)
@@ -214,8 +189,7 @@ WHERE l.id = ANY (%(ids)s::uuid[])
 GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
 """
 
-_LONGEST_RESULT = 1000
-"""Characters of an error that are kept: a wait may be for a million links."""
+_LONGEST_RESULT = 1000  # characters of an error: a wait may be for a million links
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,11 +57,10 @@ WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 """
 
 READ_LINK = f"""
-SELECT {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until, now()
+SELECT {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until,
+    coalesce(r.circuit_open_until > now(), false)
 {_OF_LINK}
 """
-
-READ_PAYLOAD = f"SELECT {_PAYLOAD} {_OF_LINK}"
 
 # A bulk operation skips what we hold here; a worker waits for it.
 LOCK_LINK = """
@@ -130,24 +129,16 @@ def like(text: str, *, is_part: bool = False) -> str:
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
     """Returns the link, if it exists, without locking it."""
-    row = database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id})
-    if row is None:
-        return None
-    status, retry_count, error, circuit_open_until, read_at = row[8:]
-    return Link(
-        LinkRef(row[0], row[1], row[3]),
-        PublicPayload(*row[1:8]),
-        status,
-        retry_count,
-        error and mask(error),
-        circuit_open_until,
-        read_at,
-    )
+    for row in database.rows(READ_LINK, {"app_id": app_id, "repository_id": repository_id}):
+        ref, payload = LinkRef(row[0], row[1], row[3]), PublicPayload(*row[1:8])
+        status, retry_count, error, *circuit = row[8:]
+        return Link(ref, payload, status, retry_count, error and mask(error), *circuit)
+    return None
 
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
     """Locks the link until the transaction ends and returns it. Raises LinkLockedError."""
-    if database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}) is None:
+    if not database.rows(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}):
         return None
     # A statement that waits for the row reads the rest, its app and repository, as before the wait.
     return read_link(database, app_id, repository_id)
@@ -155,7 +146,7 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 def read_payload(database: Database, ref: LinkRef) -> Payload:
     """Returns what the job of a locked link needs, including secrets."""
-    [row] = database.rows(READ_PAYLOAD, asdict(ref))
+    [row] = database.rows(f"SELECT {_PAYLOAD} {_OF_LINK}", asdict(ref))
     return Payload(*row[1:])
 
 
@@ -190,29 +181,21 @@ _OF_LINKS = """unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS l(app_
 WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id
 """
 
-DELETE_DELIVERIES = f"DELETE FROM docora.app_delivered_files d USING {_OF_LINKS}"
-
-# No content has this SHA-256: the next snapshot sends each of these files as an update, and a
-# deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
-# `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
-MARK_DELIVERIES = f"""
-UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {_OF_LINKS}
-"""
-
-COUNT_DELIVERIES = f"SELECT count(*) FROM docora.app_delivered_files d, {_OF_LINKS}"
-
 
 def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
-    """Deletes the delivery records of the links, and returns their number.
-
-    update: mark the records as outdated instead.
-    """
-    return database.execute(MARK_DELIVERIES if update else DELETE_DELIVERIES, _pairs(links))
+    """Deletes the delivery records, or marks them as outdated (`update`). Returns their number."""
+    delete = f"DELETE FROM docora.app_delivered_files d USING {_OF_LINKS}"
+    # No content has this SHA-256: the next snapshot sends each of these files as an update, and a
+    # deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
+    # `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
+    mark = f"UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {_OF_LINKS}"
+    return database.execute(mark if update else delete, _pairs(links))
 
 
 def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
     """Counts the delivery records of the links."""
-    [(count,)] = database.rows(COUNT_DELIVERIES, _pairs(links))
+    sql = f"SELECT count(*) FROM docora.app_delivered_files d, {_OF_LINKS}"
+    [(count,)] = database.rows(sql, _pairs(links))
     return int(count)
 
 
@@ -267,23 +250,18 @@ RETURNING id::text, status
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A link whose row is locked.
-
-    status: the link's status before the claim.
-    outcome: why the link is not claimed; None if it is. `NOT_QUEUED`: it was stuck for the last
-        time that is allowed, and is `failed` now.
-    """
+    """A link whose row is locked."""
 
     payload: Payload
-    status: str
+    status: str  # before the claim
+    # Why it is not claimed; None if it is. `NOT_QUEUED`: it was stuck for the last time that is
+    # allowed, and is `failed` now.
     outcome: Outcome | None
 
 
+# Locks links by their row ids, and changes those that still qualify. Omits those that are gone or
+# locked by another session.
 Claiming = Callable[[Database, Sequence[str]], list[Claim]]
-"""Locks links by their row ids, and changes those that still qualify.
-
-Omits links that are gone or locked by another session.
-"""
 
 
 def claim_matching_links(
@@ -354,11 +332,6 @@ ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.a
 LIMIT %(limit)s
 """
 
-SELECT_MATCHING = _SELECT.format(condition=MATCHES)
-SELECT_DUE = _SELECT.format(condition=DUE)
-
-APP_NAMES = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -372,8 +345,8 @@ class Selection:
     by_app: Sequence[AppCount]
     claim: Claiming
     open_circuits_left_out: int | None = None
+    # Due links that operations with `--in-flight` are going to queue, by operation id.
     left_to_operations: Mapping[str, int] = field(default_factory=dict)
-    """Due links that operations with `--in-flight` are going to queue, by operation id."""
 
     @property
     def total(self) -> int:
@@ -390,8 +363,7 @@ def select_links(
 ) -> Selection:
     """Selects at most `limit` links that match.
 
-    skip_open_circuits: exclude and count links of repositories whose circuit is open, as
-    `which.open_circuit` False does.
+    skip_open_circuits: like `which.open_circuit` False, exclude and count links with an open one.
     """
     if skip_open_circuits or which.open_circuit is False:
         limit = 0 if which.open_circuit else limit
@@ -405,7 +377,7 @@ def select_links(
         claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
     claim = partial(claim_matching_links, which=claimed)
     parameters = {**filter_parameters(which), "limit": limit}
-    selection = _select(database, SELECT_MATCHING, parameters, claim)
+    selection = _select(database, MATCHES, parameters, claim)
     if which.open_circuit is not False:
         return selection
     [(left_out,)] = database.rows(COUNT_LINKS, parameters | {"open_circuit": True})
@@ -413,25 +385,22 @@ def select_links(
 
 
 def select_due(database: Database, rescan_interval_ms: int) -> Selection:
-    """Selects the links that are due, as Docora's own scheduler does.
-
-    Due are pending links, synced links whose last scan is older than the interval, and failed links
-    unless the circuit has opened since git last succeeded. Links with an open circuit are not due.
-    """
+    """Selects the links that are due, as Docora's own scheduler does."""
     parameters = {"rescan_interval_ms": rescan_interval_ms, "limit": None}
     claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
-    return _select(database, SELECT_DUE, parameters, claim)
+    return _select(database, DUE, parameters, claim)
 
 
 def _select(
-    database: Database, sql: str, parameters: Mapping[str, object], claim: Claiming
+    database: Database, condition: str, parameters: Mapping[str, object], claim: Claiming
 ) -> Selection:
     with database.snapshot():
-        rows = database.stream(sql, parameters)
+        rows = database.stream(_SELECT.format(condition=condition), parameters)
         # One string for all links of an app: there may be a million.
         refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
         counts = Counter(ref.app_id for ref in refs)
-        names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(counts)}))
+        sql = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
+        names: dict[str, str] = dict(database.rows(sql, {"app_ids": list(counts)}))
     by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
     return Selection(refs, by_app, claim)
 
@@ -447,16 +416,12 @@ _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot
     AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
 """
 
-_ANY = {"app_id": None, "id": None, "only_stuck": False}
-
 # Materialized, or Postgres would, with statistics from before a bulk change, read the whole table
 # up to the limit.
 UNFINISHED_LINKS = f"""
 WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status {_UNFINISHED})
 SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
-
-COUNT_UNFINISHED_LINKS = f"SELECT count(*) {_UNFINISHED}"
 
 # An INSERT of a link takes a key share lock on its repository's row, so it waits for this lock.
 LOCK_REPOSITORIES = """
@@ -479,14 +444,7 @@ def unfinished_links(
     only_stuck: bool = False,
     limit: int | None = None,
 ) -> list[tuple[LinkRef, str]]:
-    """Returns links that should have a live job, each with its status.
-
-    app_id, link_id: only links of this app, or only this link.
-    only_stuck: only links that are being scanned.
-    limit: the maximum number of links.
-
-    Unless asked for by `link_id`, pending links of the last five minutes are left out.
-    """
+    """Returns links that should have a live job (`only_stuck`: that are scanned), with status."""
     parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
     # One string for all links of an app or a repository: there may be a million.
     return [
@@ -497,7 +455,8 @@ def unfinished_links(
 
 def count_unfinished_links(database: Database) -> int:
     """Counts the links that should have a live job."""
-    [(count,)] = database.rows(COUNT_UNFINISHED_LINKS, _ANY)
+    all_links = {"app_id": None, "id": None, "only_stuck": False}
+    [(count,)] = database.rows(f"SELECT count(*) {_UNFINISHED}", all_links)
     return int(count)
 
 

@@ -31,8 +31,6 @@ _HOLDS_LINK = f"""EXISTS (
 # A proxy that pools transactions may run this in another session than the one with the lock.
 _KEEPS_LINK = f"pg_backend_pid() = %(session_id)s AND {_HOLDS_LINK}"
 
-MAY_DELIVER = f"SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM docora.apps WHERE app_id = %(app_id)s)"
-
 END_SCAN = f"""
 WITH ended AS (
     UPDATE docora.app_repositories
@@ -42,9 +40,6 @@ WITH ended AS (
 )
 SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM ended)
 """
-
-# True if the session of the job holds the lock, or if no session does: this transaction takes it.
-OWNS_LINK = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
 
 AWAIT_LINK = f"SELECT pg_advisory_xact_lock({_KEY})"
 
@@ -65,10 +60,7 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND status = 'sc
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure of a link's job.
-
-    The link becomes `failed` if no try is left, or after `max_attempts` failures.
-    """
+    """A failure of a link's job. Without a try left, or after `max_attempts`, the link fails."""
 
     app_id: str
     repository_id: str
@@ -102,9 +94,8 @@ class Ending:
 def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link, Payload] | Refusal:
     """Takes the link's lock until the session is closed, and sets the link to `scanning`.
 
-    Waits for transactions that are changing the link: a job can start before the retry that queued
-    it has committed. Returns the previous state of the link and what its job needs, or the reason
-    not to begin.
+    Waits for the commit of the retry that has queued the job. Returns the previous state of the
+    link and what its job needs, or the reason not to begin.
     """
     ids = {"app_id": app_id, "repository_id": repository_id}
     with session.transaction():
@@ -121,7 +112,8 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
 
 def may_deliver(session: Session, ref: LinkRef) -> Refusal | None:
     """Returns the reason, if any, why nothing may be sent to the app."""
-    return _refusal(session, ref, MAY_DELIVER)
+    app_exists = "EXISTS (SELECT FROM docora.apps WHERE app_id = %(app_id)s)"
+    return _refusal(session, ref, f"SELECT {_KEEPS_LINK}, {app_exists}")
 
 
 def end_scan(session: Session, ref: LinkRef) -> Refusal | None:
@@ -138,16 +130,15 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 
 
 def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
-    """Counts a failure of the job with this session, which may have ended.
-
-    Changes nothing if another session holds the link's lock.
-    """
+    """Counts a failure of the job with this session, unless another one holds the link's lock."""
     with database.transaction():
         link = lock_link(database, failure.app_id, failure.repository_id)
         if link is None:
             return Refusal.GONE
         values = {"job_id": link.ref.job_id, "session_id": session_id}
-        if database.row(OWNS_LINK, values) != (True,):
+        # If no session holds the lock, this transaction takes it.
+        sql = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
+        if database.rows(sql, values) != [(True,)]:
             return _held(link)
         return _count(database, link, failure)
 
@@ -155,8 +146,7 @@ def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending |
 def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
     """Counts a failure of a job whose process was killed, unless the job itself has counted it.
 
-    Waits until Postgres has ended the session of the job. Raises LinkLockedError if another job
-    holds the link's lock.
+    Waits for the end of the job's session. Raises LinkLockedError if another job has the link.
     """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{failure.app_id}-{failure.repository_id}"})
@@ -172,11 +162,7 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
 
 
 def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
-    """Makes the link of a job that was cut off pending, without counting a failure.
-
-    Waits until the session of the job has ended. Raises LinkLockedError if another job holds the
-    link's lock.
-    """
+    """Makes the link of a job that was cut off pending. Waits and raises as `fail_killed_scan`."""
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
         database.execute(RELEASE_SCAN, {"app_id": app_id, "repository_id": repository_id})
@@ -191,8 +177,6 @@ def _held(link: Link) -> Refusal:
     # The row is locked, so the status can't change meanwhile.
     return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
 
-
-# Deliveries
 
 READ_DELIVERIES = """
 SELECT file_path, file_sha FROM docora.app_delivered_files
@@ -218,23 +202,15 @@ SELECT FROM docora.app_repositories WHERE id = %(id)s::uuid
 
 
 def read_deliveries(database: Database, ref: LinkRef) -> Iterator[TupleRow]:
-    """Yields path and SHA-256 of each file that the app has received, in byte order of the paths.
-
-    Read all files before the next statement of this connection.
-    """
+    """Yields path and SHA-256 of each file that the app has, in byte order, as `stream` does."""
     return database.stream(READ_DELIVERIES, asdict(ref))
 
 
 def record_delivery(session: Session, ref: LinkRef, path: str, sha: str | None) -> bool:
-    """Records that the app has received the file or, if `sha` is None, deleted it.
-
-    Returns False if the link is gone.
-    """
+    """Records a delivered or, without `sha`, deleted file. Returns False if the link is gone."""
     sql = RECORD_DELIVERY if sha else REMOVE_DELIVERY
     return session.execute(sql, asdict(ref) | {"path": path, "sha": sha}) > 0
 
-
-# The stored commit
 
 # By way of the apps: the primary key of the deliveries begins with them.
 HAD_COMMIT = """
@@ -264,10 +240,6 @@ ON CONFLICT (repository_id) DO UPDATE SET commit_sha = excluded.commit_sha,
 RETURNING id
 """
 
-DELETE_SNAPSHOT_FILES = "DELETE FROM docora.snapshot_files WHERE snapshot_id = %(snapshot_id)s"
-
-COPY_SNAPSHOT_FILES = "COPY docora.snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN"
-
 
 def had_commit(database: Database, repository_id: str) -> bool:
     """Tells whether the repository has a stored commit, or an app has received a file of it."""
@@ -283,18 +255,16 @@ def store_snapshot(
 ) -> None:
     """Replaces the stored commit of the repository in the caller's transaction.
 
-    Keeps the stored files if they are of this commit and equal in number.
-
-    files: path, SHA-256 and size of each file.
+    files: path, SHA-256 and size of each. Stored ones of this commit, equal in number, are kept.
     """
     values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
     database.execute(LOCK_SNAPSHOT, values)
     stored = database.rows(COUNT_SNAPSHOT_FILES, values)
-    [(snapshot_id,)] = database.rows(UPSERT_SNAPSHOT, values)
+    [(id_,)] = database.rows(UPSERT_SNAPSHOT, values)
     if stored == [(len(files),)]:
         return
-    database.execute(DELETE_SNAPSHOT_FILES, {"snapshot_id": snapshot_id})
+    database.execute("DELETE FROM docora.snapshot_files WHERE snapshot_id = %(id)s", {"id": id_})
     database.copy(
-        COPY_SNAPSHOT_FILES,
-        ((uuid4(), snapshot_id, path, sha, size) for path, sha, size in files),
+        "COPY docora.snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN",
+        ((uuid4(), id_, path, sha, size) for path, sha, size in files),
     )

@@ -8,8 +8,7 @@ from docora_ops.database.link_rows import like
 from docora_ops.database.postgres import Database
 from docora_ops.links import App, Repository
 
-_SUGGESTION_POOL = 5000
-"""Names that are compared for suggestions."""
+_SUGGESTION_POOL = 5000  # names that are compared for suggestions
 
 APPS_BY_ID_OR_NAME = """
 SELECT app_id, app_name FROM docora.apps
@@ -57,12 +56,6 @@ WHERE by_name OR id ^@ %(text)s
 ORDER BY by_name DESC, lower(name), id LIMIT %(limit)s
 """
 
-SOME_APPS, SOME_REPOSITORIES = (_SOME.format(candidates=each) for each in (_APPS, _REPOSITORIES))
-
-APPS_BY_PREFIX = _BY_PREFIX.format(candidates=_APPS)
-
-REPOSITORIES_BY_PREFIX = _BY_PREFIX.format(candidates=_REPOSITORIES)
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -70,8 +63,7 @@ class Candidate:
 
     id: str
     name: str
-    by_name: bool
-    """True if the name begins with the text, false if only the id does."""
+    by_name: bool  # false: only the id begins with the text
 
 
 def find_apps(database: Database, text: str) -> list[App]:
@@ -86,13 +78,12 @@ def find_repositories(
 ) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Tells for each repository whether one of the apps is linked to it. If any are linked, returns
-    only the linked ones. `app_ids`: empty means any app.
+    Tells for each whether one of the apps (if empty, any app) is linked to it. If any are linked,
+    returns only those.
     """
-    scheme, separator, rest = text.lower().partition("://")
+    scheme, _, rest = text.lower().partition("://")
     stem = rest.rstrip("/").removesuffix(".git")
-    is_url = separator and scheme in {"http", "https"}
-    endings = ("", ".git", "/") if is_url else ()
+    endings = ("", ".git", "/") if stem and scheme in {"http", "https"} else ()
     parameters = {
         "app_ids": list(app_ids) or None,
         "text": text,
@@ -118,22 +109,20 @@ def has_repository_like(database: Database, app_ids: Sequence[str], name: str) -
 
 def some_apps(database: Database) -> dict[str, str]:
     """Returns names that may be suggested, with the ids of their apps."""
-    return dict(database.rows(SOME_APPS, {"limit": _SUGGESTION_POOL}))
+    return dict(database.rows(_SOME.format(candidates=_APPS), {"limit": _SUGGESTION_POOL}))
 
 
 def some_repositories(database: Database, app_ids: Sequence[str]) -> dict[str, str]:
-    """Returns each `owner/name` that may be suggested, with the repository's id.
-
-    app_ids: only repositories linked to one of these apps; empty means any app.
-    """
+    """Returns names that may be suggested, with their ids. `app_ids`: empty means any app."""
     parameters = {"app_ids": list(app_ids) or None, "limit": _SUGGESTION_POOL}
-    return dict(database.rows(SOME_REPOSITORIES, parameters))
+    return dict(database.rows(_SOME.format(candidates=_REPOSITORIES), parameters))
 
 
 def apps_by_prefix(database: Database, text: str, limit: int) -> list[Candidate]:
     """Returns the apps whose name begins with the text, then those whose id does."""
     parameters = {"text": text, "forms": _forms(text), "limit": limit}
-    return [Candidate(*row) for row in database.rows(APPS_BY_PREFIX, parameters)]
+    rows = database.rows(_BY_PREFIX.format(candidates=_APPS), parameters)
+    return [Candidate(*row) for row in rows]
 
 
 def repositories_by_prefix(
@@ -144,7 +133,8 @@ def repositories_by_prefix(
     app_ids: only repositories linked to one of these apps; None means any app.
     """
     parameters = {"text": text, "forms": _forms(text), "limit": limit, "app_ids": app_ids}
-    return [Candidate(*row) for row in database.rows(REPOSITORIES_BY_PREFIX, parameters)]
+    rows = database.rows(_BY_PREFIX.format(candidates=_REPOSITORIES), parameters)
+    return [Candidate(*row) for row in rows]
 
 
 def _forms(text: str) -> list[str]:

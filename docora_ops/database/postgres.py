@@ -12,17 +12,15 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.abc import Buffer, PQGen
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.sql import quote
-from psycopg.types.datetime import TimestamptzLoader
 
 from docora_ops.errors import (
     ConfigurationError,
@@ -33,31 +31,30 @@ from docora_ops.errors import (
     PostgresError,
     StatementTimeoutError,
 )
-from docora_ops.settings import Settings, adapt_url
+from docora_ops.settings import Settings
 from docora_ops.text import mask
 
 # psycopg raises what it logs, apart from failed rollbacks, and the text may hold secrets.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
-IDLE_LIMIT = 10
-"""Seconds that a transaction may be idle: longer than a call of Redis with rows locked."""
-REPLY_GRACE = 5
-"""Seconds beyond the statement timeout after which a silent server counts as lost."""
+IDLE_LIMIT = 10  # seconds in a transaction: longer than a call of Redis with rows locked
+REPLY_GRACE = 5  # seconds beyond the statement timeout, then a silent server counts as lost
 _ROWS_AT_ONCE = 1000
+_SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 _HAS_TRANSACTION_TIMEOUT = 170_000  # versions of Postgres from this one on
 
 # The search path has only `pg_catalog`: with another schema in it, a function or an operator of
 # that schema would run as our role wherever it fits the types of a call better.
 _SET_UP = """
-SET {scope} session_authorization TO DEFAULT;
-SET {scope} role TO DEFAULT;
-SET {scope} search_path TO pg_catalog, pg_temp;
-SET {scope} datestyle TO ISO;
-SET {scope} timezone TO UTC;
-SET {scope} statement_timeout TO '{statement_timeout}s';
-SET {scope} lock_timeout TO '{lock_timeout:.1f}s';
-SET {scope} idle_in_transaction_session_timeout TO '{idle_limit}s';
-SET {scope} synchronous_commit TO DEFAULT;
+SET LOCAL session_authorization TO DEFAULT;
+SET LOCAL role TO DEFAULT;
+SET LOCAL search_path TO pg_catalog, pg_temp;
+SET LOCAL datestyle TO ISO;
+SET LOCAL timezone TO UTC;
+SET LOCAL statement_timeout TO '{statement}s';
+SET LOCAL lock_timeout TO '{lock:.1f}s';
+SET LOCAL idle_in_transaction_session_timeout TO '{idle}s';
+SET LOCAL synchronous_commit TO DEFAULT;
 """
 
 # The path of the role, the database and DATABASE_URL, not that of another client of a pool.
@@ -84,8 +81,6 @@ SET default_transaction_isolation TO 'read committed';
 SET default_transaction_read_only TO off;
 SET synchronous_commit TO off;
 """
-
-RELEASE_LOCKS = "SELECT pg_advisory_unlock_all()"
 
 # The driver passes on no SQLSTATE of a refused login, and that of PgBouncer is not specific.
 _REFUSED_LOGIN = re.compile(
@@ -116,26 +111,10 @@ class Connection(psycopg.Connection[TupleRow]):
             raise pg.ConnectionTimeout from error
 
 
-class _MomentLoader(TimestamptzLoader):
-    """Loads `infinity` and years that Python can't express as the first or last moment.
-
-    Otherwise, one such row would make the whole list unreadable.
-    """
-
-    def load(self, data: Buffer) -> datetime:
-        try:
-            return super().load(data)
-        except psycopg.DataError:
-            is_past = bytes(data).startswith(b"-") or bytes(data).endswith(b"BC")
-            year = datetime.min if is_past else datetime.max  # noqa: DTZ901
-            return year.replace(tzinfo=UTC)
-
-
 class Database:
-    """One connection to Docora's database, which connects when first used.
+    """One connection to Docora's database, made when first used. All calls raise PostgresError.
 
-    A statement outside of `transaction()` runs in its own transaction. All calls raise
-    PostgresError.
+    A statement outside of `transaction()` runs in its own transaction.
     """
 
     _needs_transactions = True
@@ -143,7 +122,13 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         url = settings.require_database_url().get_secret_value()
         try:
-            given: dict[str, Any] = conninfo_to_dict(adapt_url(url))
+            given: dict[str, Any] = conninfo_to_dict(url)
+            # libpq would refuse these only when it connects.
+            ports = str(given.get("port") or 5432).split(",")
+            if given.get("sslmode", "prefer") not in _SSL_MODES or not all(
+                not port or int(port) in range(1, 65_536) for port in ports
+            ):
+                raise ValueError
         except (psycopg.Error, ValueError):
             # The driver's text would show the password.
             raise ConfigurationError(
@@ -190,10 +175,7 @@ class Database:
 
     @contextmanager
     def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
-        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`.
-
-        Refused by a standby, unlike single statements that only read.
-        """
+        """Commits, or rolls back on an exception; swallows `Rollback`. Refused by a standby."""
         assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
         with self._connected() as first:
             connection = first
@@ -226,10 +208,6 @@ class Database:
         """Runs one statement and returns its rows."""
         with self._statement(sql) as (cursor, query):
             return cursor.execute(query, parameters or {}).fetchall()
-
-    def row(self, sql: str, parameters: Parameters | None = None) -> TupleRow | None:
-        """Runs one statement and returns its first row, if any."""
-        return next(iter(self.rows(sql, parameters)), None)
 
     def execute(self, sql: str, parameters: Parameters | None = None) -> int:
         """Runs one statement and returns the number of affected rows."""
@@ -279,13 +257,11 @@ class Database:
         # The driver lists each address that it tried, with hints on further lines.
         reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
         text = mask(reasons[-1] if reasons else text.splitlines()[0], self._secrets)
-        idle = pg.IdleInTransactionSessionTimeout
         match error:
             case pg.LockNotAvailable():
-                return LinkLockedError(
-                    f"another session has held a lock for over {self._lock_timeout:g} s",
-                    hint="try again; pg_stat_activity in the database shows who it is",
-                )
+                held = f"another session has held a lock for over {self._lock_timeout:g} s"
+                hint = "try again; pg_stat_activity in the database shows who it is"
+                return LinkLockedError(held, hint=hint)
             case pg.ConnectionTimeout():
                 found, hint = "did not answer in time", "check its load and the network"
             case pg.QueryCanceled():
@@ -307,15 +283,14 @@ class Database:
                 hint += "try again once it is promoted"
             case pg.DeadlockDetected() | pg.SerializationFailure():
                 kind, found, hint = LinkError, f"undid a change: {text}", "try again"
-            case _ if not isinstance(
-                error, psycopg.OperationalError | psycopg.InterfaceError | idle
+            case psycopg.DatabaseError() if not isinstance(
+                error, psycopg.OperationalError | pg.IdleInTransactionSessionTimeout
             ):
                 kind, found, hint = LinkError, f"refuses: {text}", "see the server's log"
             case _ if "statement pooling" in text:
                 kind = PoolingError
                 found = "is behind a proxy that pools statements: docora-ops needs transactions"
-                hint = "have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
-                hint += "or point DATABASE_URL at Postgres itself"
+                hint = "have the proxy pool transactions or sessions (in PgBouncer: pool_mode)"
             case _ if _REFUSED_LOGIN.search(text):
                 kind, found = PostgresDeniedError, f"refuses our login: {text}"
                 hint = "check the role and the password in DATABASE_URL, and pg_hba.conf"
@@ -331,8 +306,11 @@ class Database:
         # A prepared statement would be unknown in the next session of a pooling proxy.
         connection = Connection.connect(**self._parameters, autocommit=True, prepare_threshold=None)
         connection.reply_timeout = self._reply_timeout
-        connection.adapters.register_loader("timestamptz", _MomentLoader)
-        self._begin = self._set_up(connection, "LOCAL")
+        self._begin = _SET_UP.format(
+            statement=self._statement_timeout, lock=self._lock_timeout, idle=IDLE_LIMIT
+        )
+        if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
+            self._begin += "SET LOCAL transaction_timeout TO 0;"
         set_path = "SET LOCAL search_path TO DEFAULT"
         # A proxy may have dropped the options of DATABASE_URL.
         paths = re.findall(r"search_path=((?:\\.|\S)+)", self._parameters.get("options") or "")
@@ -352,14 +330,6 @@ class Database:
         self.schema = next((schema for schema in on_path if schema in schemas), usual)
         self.place = f"{self.target} (schema {self.schema})"
         return connection
-
-    def _set_up(self, connection: Connection, scope: str) -> str:
-        """Returns SQL that makes our settings. `scope`: LOCAL or SESSION."""
-        limits = {"statement_timeout": self._statement_timeout, "lock_timeout": self._lock_timeout}
-        sql = _SET_UP.format(scope=scope, idle_limit=IDLE_LIMIT, **limits)
-        if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
-            sql += f"SET {scope} transaction_timeout TO 0;"
-        return sql
 
 
 class Session(Database):
@@ -381,13 +351,14 @@ class Session(Database):
 
     def release(self) -> None:
         """Releases the locks of the session, so that another job can use it."""
-        self.execute(RELEASE_LOCKS)
+        self.execute("SELECT pg_advisory_unlock_all()")
 
     def _connect(self) -> Connection:
         connection = super()._connect()
         connection.prepare_threshold = 1  # the same statements run for each job
-        set_up = _SET_UP_SESSION.format(reply_timeout=self._reply_timeout)
-        connection.execute((self._set_up(connection, "SESSION") + set_up).encode())
+        set_up = self._begin.replace("LOCAL", "SESSION")
+        set_up += _SET_UP_SESSION.format(reply_timeout=self._reply_timeout)
+        connection.execute(set_up.encode())
         self._begin = "SET LOCAL synchronous_commit TO DEFAULT"
         # The id that the driver knows may be that of a proxy.
         [self._id] = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)

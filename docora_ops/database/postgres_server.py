@@ -19,8 +19,6 @@ SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::big
 WHERE pg_is_in_recovery()
 """
 
-CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
-
 SESSION_ID = "SELECT pg_backend_pid()"
 
 # information_schema would hide columns that our role may not use.
@@ -65,27 +63,20 @@ SESSIONS_FOR_WORKERS = (
     "point the workers' DATABASE_URL at Postgres itself, or at a proxy that pools sessions "
     "(in PgBouncer: pool_mode)"
 )
-_TRIES = 5
-"""Other clients may take the session that would show the pooling, so one try is not enough."""
+_TRIES = 5  # other clients may take the session that would show the pooling
 
-
-Privilege = tuple[str, str, str | None]
-"""Privilege, table, and column; without a column, a privilege on the whole table."""
+Privilege = tuple[str, str, str | None]  # privilege, table, column; None: the whole table
 
 
 @dataclass(frozen=True)
 class Role:
-    """The role of the current connection. Its name and schema are quoted where SQL needs it.
-
-    missing_columns: each `table` or `table.column` that does not exist or is hidden from the role.
-    held: those of the required privileges that the role has.
-    """
+    """The role of the current connection. Its name and schema are quoted where SQL needs it."""
 
     name: str
     schema: str
     is_superuser: bool
-    missing_columns: list[str]
-    held: set[Privilege]
+    missing_columns: list[str]  # each `table` or `table.column` that is absent or hidden
+    held: set[Privilege]  # of those that commands and workers need
 
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
         """Returns the grants in the topic `privileges` that the role lacks, by table.
@@ -95,14 +86,15 @@ class Role:
         needed = granted("docora_monitor" if read_only else "docora_ops")
         if not read_only and any(name != "SELECT" for name, *_ in self.held.difference(needed)):
             needed = granted("docora_worker")  # it looks like one
-        columns: dict[tuple[str, str], list[str]] = {}
+        columns: dict[str, dict[str, list[str]]] = {}  # by table and privilege
         for name, table, column in needed:
             if (name, table, column) not in self.held:
-                columns.setdefault((table, name), []).extend([column] if column else [])
-        lacking: dict[str, list[str]] = {}
-        for (table, name), some in columns.items():
-            lacking.setdefault(table, []).append(name + (f" ({', '.join(some)})" if some else ""))
-        return lacking
+                some = columns.setdefault(table, {}).setdefault(name, [])
+                some += [column] if column else []
+        return {
+            table: [f"{name} ({', '.join(some)})" if some else name for name, some in each.items()]
+            for table, each in columns.items()
+        }
 
 
 @cache
@@ -125,16 +117,15 @@ def read_version(database: Database) -> str:
 
 def read_standby(database: Database) -> Standby | None:
     """Reads how far a standby lags; returns None on a primary."""
-    row = database.row(STANDBY)
-    if row is None:
-        return None
-    # Negative where the clocks differ, or after a restart that has read archived changes.
-    return Standby(*(None if number is None else max(0, number) for number in row))
+    for row in database.rows(STANDBY):
+        # Negative where the clocks differ, or after a restart that has read archived changes.
+        return Standby(*(None if number is None else max(0, number) for number in row))
+    return None
 
 
 def read_clock(database: Database) -> float:
     """Returns the time of the server's clock, in seconds since 1970."""
-    [(seconds,)] = database.rows(CLOCK)
+    [(seconds,)] = database.rows("SELECT extract(epoch FROM clock_timestamp())")
     return float(seconds)
 
 
@@ -149,17 +140,17 @@ def read_latency(database: Database) -> float:
 def pools_transactions(settings: Settings) -> bool | None:
     """Tells whether a proxy pools transactions; None if two connections can't be opened at once.
 
-    Such a proxy gives the session of one connection to the other, or changes the session of a
-    connection. Raises PoolingError if the proxy pools statements.
+    Raises PoolingError if it pools statements.
     """
     hurried = settings.hurried(settings.connect_timeout)
     with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
         try:
-            session = first.row(SESSION_ID)
+            session = first.rows(SESSION_ID)
             for _ in range(_TRIES):
                 with second.snapshot():
-                    # With a shared session, a pool of one session would not answer the first.
-                    if second.row(SESSION_ID) == session or first.row(SESSION_ID) != session:
+                    # Such a proxy shares a session between the two, or changes a session. With a
+                    # shared one, a pool of one session would not answer the first.
+                    if second.rows(SESSION_ID) == session or first.rows(SESSION_ID) != session:
                         return True
         except PoolingError:
             raise

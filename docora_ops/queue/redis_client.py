@@ -16,7 +16,7 @@ from redis.client import Pipeline
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisDeniedError, RedisError
-from docora_ops.settings import Settings, adapt_url
+from docora_ops.settings import Settings
 from docora_ops.text import mask
 
 ROWS_LOCKED_TIMEOUT = 4  # seconds for an answer while rows are locked: Docora waits for them
@@ -30,7 +30,7 @@ def connect(settings: Settings) -> redis.Redis:
     """
     try:
         client = redis.Redis.from_url(
-            adapt_url(settings.redis_url.get_secret_value()),
+            settings.redis_url.get_secret_value(),
             client_name="docora-ops",
             driver_info=None,  # or each connection begins with two more commands to be permitted
             protocol=2,

@@ -263,7 +263,7 @@ class _Snapshot:
             )
         else:
             log.warning("%s: the repository has no branch, so nothing is sent", self.name)
-        circuits.git_succeeded(self.session, self.repository_id)
+        circuits.reset_circuits(self.session, [self.repository_id])
         self.reads_repository = False
         return None if commit is None else (commit, files)
 

@@ -1,7 +1,7 @@
 """Whatever Postgres believes of its tables, a claim does not go through a product of them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -12,30 +12,11 @@ from docora_ops.database.link_rows import (
     claim_matching_links,
     claim_unfinished_links,
 )
-from docora_ops.database.postgres import Database
 from docora_ops.links import LinkFilter
 from tests.support.docora import Docora
 
 LINKS = 6_000
-
-
-@pytest.fixture
-def misjudged(docora: Docora) -> Iterator[Docora]:
-    """Many links, when Postgres last counted one, and no apps and repositories at all."""
-    docora.add_links(LINKS, apps=2)
-    remove_everything(docora)
-    docora.connection.execute("ANALYZE apps, repositories")
-    docora.add_links(1)
-    docora.connection.execute("ANALYZE app_repositories")
-    remove_everything(docora)
-    yield docora
-    # TRUNCATE forgets the counts; the tests that follow would be slow with them.
-    docora.connection.execute("TRUNCATE apps, repositories, app_repositories CASCADE")
-
-
-def remove_everything(docora: Docora) -> None:
-    for table in ("app_repositories", "apps", "repositories"):
-        docora.connection.execute(f"DELETE FROM {table}".encode())
+EMPTY = b"DELETE FROM app_repositories; DELETE FROM apps; DELETE FROM repositories"
 
 
 @pytest.mark.parametrize(
@@ -47,15 +28,23 @@ def remove_everything(docora: Docora) -> None:
     ],
 )
 def test_misleading_statistics_do_not_slow_a_claim(
-    misjudged: Docora, status: str, claim: Callable[[Database, Sequence[str]], list[Claim]]
+    docora: Docora, status: str, claim: Callable[..., list[Claim]]
 ) -> None:
-    misjudged.add_links(LINKS, apps=2, status=status)
-    ids = [
-        str(row["id"]) for row in misjudged.connection.execute("SELECT id FROM app_repositories")
-    ]
+    connection = docora.connection
+    # Many links, when Postgres last counted one, and no apps and repositories at all.
+    docora.add_links(LINKS, apps=2)
+    connection.execute(EMPTY)
+    connection.execute("ANALYZE apps, repositories")
+    docora.add_links(1)
+    connection.execute("ANALYZE app_repositories")
+    connection.execute(EMPTY)
+    docora.add_links(LINKS, apps=2, status=status)
+    ids = [str(row["id"]) for row in connection.execute("SELECT id FROM app_repositories")]
     # Once through all is a tenth of this, a product more than its double.
-    database = misjudged.actions(statement_timeout=2).database
+    database = docora.actions(statement_timeout=2).database
     with database.transaction():
         claims = claim(database, ids)
     assert Counter(claim.outcome for claim in claims) == {None: LINKS}
-    assert misjudged.statuses() == {"pending_snapshot": LINKS}
+    assert docora.statuses() == {"pending_snapshot": LINKS}
+    # TRUNCATE forgets the counts; the tests that follow would be slow with them.
+    connection.execute("TRUNCATE apps, repositories, app_repositories CASCADE")

@@ -1,12 +1,32 @@
-"""From the look at its status to the commit, nobody else changes the row of a link."""
+"""From the look at its status to the commit, and no longer, nobody else changes a link's row."""
 
 from functools import partial
 
 import psycopg
+import pytest
 
 from docora_ops.links import Outcome
-from tests.support.docora import Docora
+from tests.support.docora import Docora, finish
+from tests.support.proxy import Fault, Proxy
 from tests.support.row_locks import released_when_waited_for, slow_claims
+
+
+@pytest.mark.parametrize("command", ["retry", "retry-all-failed --yes", "repair --yes"])
+def test_the_script_is_loaded_before_rows_are_locked(docora: Docora, command: str) -> None:
+    """No row waits until a command has connected to Redis."""
+    link = docora.add_link("pending_snapshot" if "repair" in command else "failed")
+    docora.age_links()
+    docora.redis.script_flush()
+    words = [*command.split(), *(link.ids if command == "retry" else ())]
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        load = proxy.plan(b"LOAD\r\n", Fault.HOLD_REQUEST)
+        environment = {"REDIS_URL": proxy.url, "DOCORA_OPS_DRIFT_GRACE": "0"}
+        with docora.start(*words, env=environment) as process:
+            load.wait()
+            assert docora.sessions("state LIKE 'idle in transaction%'") == 0
+            load.release()
+            assert finish(process).code == 0
+    assert docora.waiting() == [link.job_id]
 
 
 def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(

@@ -58,15 +58,16 @@ def caught(docora: Docora) -> Sequence[object]:
     return docora.connection.execute(sql).fetchall()
 
 
-@pytest.mark.usefixtures("trapped")
-def test_no_command_runs_them(docora: Docora) -> None:
+def test_no_command_runs_them_and_doctor_names_who_may_create_them(
+    docora: Docora, trapped: str
+) -> None:
     """Jobs run in sessions of the same kind."""
     docora.add_links(8, apps=2)
     first, *_ = docora.links()
     docora.add_deliveries(first, 3)
     docora.age_links()
     for command in (
-        *("status", "failed --group-by error", "links --group-by repository", "apps", "doctor"),
+        *("status", "failed --group-by error", "links --group-by repository", "apps"),
         "links --app 'app 1' --repo octo/* --error HTTP --exclude-error x",
         f"show {first.app_id} {first.repository_id}",
         f"retry {first.app_id} {first.repository_id} --reset-circuit",
@@ -77,10 +78,6 @@ def test_no_command_runs_them(docora: Docora) -> None:
         result = docora.run(*shlex.split(command), env=ONE_LOOK)
         assert result.code in {0, 6}, (command, result)
         assert caught(docora) == [], command
-
-
-def test_doctor_names_who_may_create_them(docora: Docora, trapped: str) -> None:
-    docora.add_app("Acme")
     docora.connection.execute(f"GRANT CREATE ON SCHEMA public TO {trapped}".encode())
     found = check(examine(docora), "schemas")
     assert (found["state"], found["finding"].partition(": ")[2]) == (

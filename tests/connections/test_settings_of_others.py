@@ -1,4 +1,4 @@
-"""Settings that another client of a pool, the database, the role or the URL has made."""
+"""Settings that another client of a pool, the database or the URL has made, and our own."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -7,8 +7,10 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora
-from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
+from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
 
 TABLES = (
@@ -58,30 +60,23 @@ def in_each_session(url: str) -> Iterator[Sequence[psycopg.Connection]]:
 
 
 @needs_pgbouncer
-@pytest.mark.parametrize(
-    ("left", "name", "value"),
-    [
-        ("SET search_path = staging", "search_path", "staging"),
-        (
-            "CREATE TEMPORARY TABLE app_repositories AS"
-            " SELECT * FROM staging.app_repositories WHERE false",
-            "search_path",
-            '"$user", public',
-        ),
-        ("SET ROLE {monitor}", "role", "{monitor}"),
-        ("SET default_transaction_read_only = on", "default_transaction_read_only", "on"),
-    ],
-)
-def test_what_another_client_of_the_pool_leaves_does_not_count(
-    staging: Docora, left: str, name: str, value: str
-) -> None:
+def test_what_another_client_of_the_pool_leaves_does_not_count(staging: Docora) -> None:
     links = staging.links()
-    monitor = staging.database_access.monitor_name
+    left = {
+        "search_path": "staging",
+        "default_transaction_read_only": "on",
+        "role": staging.database_access.monitor_name,
+    }
     theirs = staging.connection.execute("TABLE staging.app_repositories").fetchall()
     with pgbouncer(staging.database_access, "transaction", SIZE) as access:
         with in_each_session(access.command) as clients:
             for client in clients:
-                client.execute(left.format(monitor=monitor).encode())
+                client.execute(
+                    "CREATE TEMPORARY TABLE app_repositories AS"
+                    " SELECT * FROM staging.app_repositories WHERE false"
+                )
+                for name, value in left.items():
+                    client.execute(f"SET {name} = {value}".encode())
         through = {"DATABASE_URL": access.command}
         status = staging.run("status", "--json", env=through)
         assert (status.code, status.data["links_by_status"]["failed"]) == (0, 3), status
@@ -91,15 +86,13 @@ def test_what_another_client_of_the_pool_leaves_does_not_count(
         assert (retried.code, retried.data["queued"]) == (0, 3), retried
         with in_each_session(access.command) as clients:
             for client in clients:
-                kept = client.execute(f"SELECT current_setting('{name}')".encode()).fetchone()
-                assert kept == (value.format(monitor=monitor),)
+                for name, value in left.items():
+                    kept = client.execute(f"SELECT current_setting('{name}')".encode()).fetchone()
+                    assert kept == (value,)
     assert staging.statuses() == {"pending_snapshot": 3}
     assert sorted(staging.waiting()) == [link.job_id for link in links]
     assert staging.connection.execute("TABLE staging.app_repositories").fetchall() == theirs
     assert status.data["schema"] == "public"
-
-
-SCHEMA = "Do\"cora %s'"
 
 
 @contextmanager
@@ -113,30 +106,23 @@ def setting(docora: Docora, name: str, value: str) -> Iterator[None]:
         docora.connection.execute(f"ALTER DATABASE {database} RESET ALL".encode())
 
 
-@pytest.fixture
-def elsewhere(docora: Docora) -> Iterator[Docora]:
-    """Docora's tables in a schema that is not `public`, which is on the path before it."""
-    name = '"' + SCHEMA.replace('"', '""') + '"'
+def test_the_schema_is_found_on_the_path_whatever_its_name(snapshots: Snapshots) -> None:
+    docora, schema = snapshots.docora, "Do\"cora %s'"
+    name = '"' + schema.replace('"', '""') + '"'
     moved = "".join(f"ALTER TABLE {table} SET SCHEMA {name};" for table in TABLES)
     docora.connection.execute(
         f"CREATE SCHEMA {name}; {moved} GRANT USAGE ON SCHEMA {name} TO PUBLIC".encode()
     )
     docora.connection.execute(f"SET search_path = {name}".encode())
     with setting(docora, "search_path", f"public, pg_temp, {name}"):
-        yield docora
+        link, _ = snapshots.add_link({"a": "1\n"})
+        result = docora.run("retry-all-failed")
+        assert result.code == 0, result
+        assert f"(schema {schema}), Redis" in result.stderr
+        assert docora.run("status", "--json").data["schema"] == schema
+        snapshots.run_job(link)
+        assert docora.status(link) == "synced"
     docora.connection.execute(f"DROP SCHEMA {name} CASCADE".encode())
-
-
-def test_the_schema_is_found_on_the_path_whatever_its_name(
-    elsewhere: Docora, snapshots: Snapshots
-) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    result = elsewhere.run("retry-all-failed")
-    assert result.code == 0, result
-    assert f"(schema {SCHEMA}), Redis" in result.stderr
-    assert elsewhere.run("status", "--json").data["schema"] == SCHEMA
-    snapshots.run_job(link)
-    assert elsewhere.status(link) == "synced"
 
 
 @pytest.mark.parametrize("pool", [False, pytest.param(True, marks=needs_pgbouncer)])
@@ -151,28 +137,69 @@ def test_the_url_can_name_the_schema(staging: Docora, *, pool: bool) -> None:
         assert {row["app_id"] for row in listed.data} == {"app_staging"}, listed
 
 
-def test_a_change_is_made_where_transactions_are_read_only_by_default(snapshots: Snapshots) -> None:
+def test_limits_of_the_database_for_transactions_are_not_ours(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     synced, _ = snapshots.add_link({"a": "1\n"})
     link = docora.link(synced.app_id, docora.add_repository("octo/other"))
-    with setting(docora, "default_transaction_read_only", "on"):
-        result = docora.run("retry", *link.ids)
-        snapshots.run_job(synced)
-    assert result.code == 0, result
-    assert docora.was_reset(link)
-    assert docora.status(synced) == "synced"
-
-
-def test_a_limit_of_the_database_for_transactions_is_not_ours(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    if docora.connection.info.server_version < 170_000:
-        pytest.skip("PostgreSQL 17 has brought transaction_timeout")
-    synced, _ = snapshots.add_link({"a": "1\n"})
-    docora.link(synced.app_id, docora.add_repository("octo/other"))
     # The trigger makes each job and each batch last longer than the limit.
     docora.add_trigger("PERFORM pg_sleep(0.02)", when="new.status <> 'failed'")
-    with setting(docora, "transaction_timeout", "'5ms'"):
-        result = docora.run("retry-all-failed")
-        assert result.code == 0, result
-        snapshots.run_job(synced)
-    assert docora.status(synced) == "synced"
+    limits = {"default_transaction_read_only": "on", "transaction_timeout": "'5ms'"}
+    if docora.connection.info.server_version < 170_000:
+        del limits["transaction_timeout"]
+    for name, value in limits.items():
+        with setting(docora, name, value):
+            result = docora.run("retry-all-failed")
+            assert result.code == 0, result
+            snapshots.run_job(synced)
+        assert docora.was_reset(link)
+        assert docora.status(synced) == "synced"
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+
+
+def test_a_command_outlives_a_limit_of_the_database_for_idle_sessions(docora: Docora) -> None:
+    """Between two transactions nothing is lost with a session."""
+    link = docora.add_link()
+    docora.connection.execute("SET idle_session_timeout = 0")
+    with setting(docora, "idle_session_timeout", "'50ms'"):
+        actions = docora.actions()
+        ref = actions.ref(link)
+        eventually(lambda: not docora.sessions("true"), "the end of an idle session")
+        assert actions.ref(link) == ref
+
+
+@needs_pgbouncer
+def test_commands_leave_nothing_in_the_pool(docora: Docora) -> None:
+    """Refusals where statements are pooled: tests/worker/locks/test_pgbouncer.py."""
+    docora.add_links(600, apps=2)
+    first, second, *_ = docora.links()
+    docora.add_deliveries(first, 3)
+    with pgbouncer(docora.database_access, "transaction", 2) as access:
+        env = {"DATABASE_URL": access.command, "DOCORA_OPS_DRIFT_GRACE": "0"}
+        neighbours = Neighbours(docora.database_access, access.command)
+        with neighbours.at_work():
+            for command in (
+                *(("failed",), ("failed", "--group-by", "error"), ("show", *second.ids)),
+                *(("doctor",), ("resync", "App 2", "--all", "--dry-run")),
+                *(("resync", *first.ids), ("retry", *second.ids), ("retry-all-failed",)),
+            ):
+                result = docora.run(*command, "--json", env=env)
+                assert result.code in {0, 6}, result
+        neighbours.look_everywhere(2)
+    assert neighbours.strange == []
+    assert docora.was_reset(first)
+    assert docora.deliveries(first) == 0
+    assert len(docora.waiting()) == 600
+    assert docora.statuses() == {"pending_snapshot": 600}
+    assert docora.doubled_jobs() == []
+
+
+@needs_pgbouncer
+def test_doctor_names_the_pool_and_what_works(docora: Docora) -> None:
+    with (
+        pgbouncer(docora.database_access, "transaction", 3) as access,
+        Neighbours(docora.database_access, access.command).at_work(),
+    ):
+        found = check(examine(docora, DATABASE_URL=access.command), "postgres_pooling")
+    assert found["state"] == "warning", found
+    assert "commands work, and a worker refuses to start" in found["finding"]
+    assert "point the workers' DATABASE_URL at Postgres itself" in found["hint"]

@@ -1,13 +1,18 @@
-"""Every way to reach the two servers, and what they see of us."""
+"""Every way to reach the two servers, how they are named, and what they see of us."""
 
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import redis
 import trustme
+from pydantic import SecretStr
 
+from docora_ops.database import Database
+from docora_ops.errors import ConfigurationError
+from docora_ops.queue import connect
+from docora_ops.queue.redis_client import describe
+from docora_ops.settings import Settings
 from tests.support.docora import Docora, Result
 from tests.support.own_servers import OwnRedis
 from tests.support.privileges import with_login
@@ -23,22 +28,15 @@ def link(docora: Docora) -> TestLink:
     return docora.add_link()
 
 
-@dataclass(frozen=True)
-class Authority:
-    """Who vouches for 127.0.0.1."""
-
-    server: ssl.SSLContext
-    certificate: Path
-
-
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    """The server's side of TLS, and the certificate of who vouches for 127.0.0.1."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(server)
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
-    return Authority(server, path)
+    return server, path
 
 
 def retry(docora: Docora, link: TestLink, **environment: str) -> Result:
@@ -53,19 +51,16 @@ def was_queued(docora: Docora, link: TestLink, result: Result) -> None:
     assert docora.was_reset(link)
 
 
-# Redis
-
-
 def test_redis_is_reached_by_tls_unless_nobody_vouches_for_it(
-    docora: Docora, link: TestLink, authority: Authority
+    docora: Docora, link: TestLink, tls: tuple[ssl.SSLContext, Path]
 ) -> None:
-    with Proxy.before_redis(docora.redis_url, tls=authority.server) as proxy:
+    with Proxy.before_redis(docora.redis_url, tls=tls[0]) as proxy:
         url = proxy.url.replace("redis://", "rediss://")
         refused = retry(docora, link, REDIS_URL=url)
         assert (refused.code, refused.json["code"]) == (5, "redis"), refused
         assert "certificate verify failed: unable to get local issuer" in refused.json["error"]
         assert docora.status(link) == "failed"
-        url += f"?ssl_ca_certs={authority.certificate}"
+        url += f"?ssl_ca_certs={tls[1]}"
         was_queued(docora, link, retry(docora, link, REDIS_URL=url))
 
 
@@ -84,9 +79,7 @@ def test_redis_is_reached_by_its_socket_with_a_login_of_any_characters(
     assert docora.was_reset(link)
 
 
-def test_a_file_that_redis_url_names_in_vain_is_named_with_the_cause(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_a_file_that_redis_url_names_in_vain_is_named_with_the_cause(tmp_path: Path) -> None:
     for name in ("client", "stranger"):
         certificate = trustme.CA().issue_cert("docora")
         certificate.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
@@ -98,56 +91,73 @@ def test_a_file_that_redis_url_names_in_vain_is_named_with_the_cause(
         ("ssl_keyfile={}/client.key", "ssl_keyfile needs ssl_certfile"),
         ("ssl_certfile={}/client.pem&ssl_keyfile={}/stranger.key", "key values mismatch"),
     ):
-        url = f"{docora.redis_url}?{options}".replace("redis://", "rediss://")
-        result = docora.run("queue", "--json", env={"REDIS_URL": url.replace("{}", str(tmp_path))})
-        assert result.code == 2, result
-        assert reason.replace("{}", str(tmp_path)) in result.json["error"]
+        url = f"rediss://127.0.0.1?{options}"
+        with pytest.raises(ConfigurationError) as refused:
+            connect(Settings(redis_url=SecretStr(url.replace("{}", str(tmp_path)))))
+        assert reason.replace("{}", str(tmp_path)) in refused.value.message
 
 
-# Postgres
-
-
-def test_postgres_is_reached_by_tls(docora: Docora, link: TestLink, authority: Authority) -> None:
-    with Proxy.before_postgres(docora.database_url, tls=authority.server) as proxy:
-        url = f"{proxy.url}?sslmode=verify-full&sslrootcert={authority.certificate}"
+def test_postgres_is_reached_by_tls_as_libpq_and_node_pg_are_told_to(
+    docora: Docora, link: TestLink, tls: tuple[ssl.SSLContext, Path]
+) -> None:
+    server, certificate = tls
+    with Proxy.before_postgres(docora.database_url, tls=server) as proxy:
+        url = f"{proxy.url}?sslmode=verify-full&sslrootcert={certificate}"
         was_queued(docora, link, retry(docora, link, DATABASE_URL=url))
         unknown = retry(docora, link, DATABASE_URL=f"{url}.missing")
-    assert f"{authority.certificate}.missing" in unknown.json["error"]
-
-
-def test_tls_is_used_as_node_pg_is_told_to(
-    docora: Docora, link: TestLink, authority: Authority
-) -> None:
-    option = "ssl=true"
-    with Proxy.before_postgres(docora.database_url, tls=authority.server) as proxy:
-        was_queued(docora, link, retry(docora, link, DATABASE_URL=f"{proxy.url}?{option}"))
+        assert f"{certificate}.missing" in unknown.json["error"]
+        assert docora.run("failed", env={"DATABASE_URL": f"{proxy.url}?ssl=true"}).code == 0
     with Proxy.before_postgres(docora.database_url) as proxy:
-        result = docora.run("failed", "--json", env={"DATABASE_URL": f"{proxy.url}?{option}"})
+        result = docora.run("failed", "--json", env={"DATABASE_URL": f"{proxy.url}?ssl=true"})
     assert "server does not support SSL" in result.json["error"]
 
 
-# What the servers see
-
-
-def test_postgres_sees_who_we_are_and_all_timeouts(docora: Docora) -> None:
-    docora.add_links(5)
-    docora.connection.execute("CREATE TABLE seen (name text, value text)")
-    docora.connection.execute(
-        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
-        " INSERT INTO public.seen SELECT name, setting || coalesce(unit, '')"
-        " FROM pg_settings WHERE name IN ('application_name', 'statement_timeout', 'lock_timeout',"
-        " 'idle_in_transaction_session_timeout'); RETURN NULL; END $$"
-    )
-    docora.connection.execute(
-        "CREATE TRIGGER look AFTER UPDATE ON app_repositories EXECUTE FUNCTION look()"
-    )
-    timeouts = {"DOCORA_OPS_STATEMENT_TIMEOUT": "17", "DOCORA_OPS_LOCK_TIMEOUT": "3"}
-    assert docora.run("retry-all-failed", env=timeouts).code == 0
-    rows = docora.connection.execute("SELECT DISTINCT name, value FROM seen").fetchall()
-    docora.connection.execute("DROP TABLE seen; DROP FUNCTION look CASCADE")
-    assert {row["name"]: row["value"] for row in rows} == {
-        "application_name": "docora-ops",
+def test_both_servers_are_told_who_we_are_and_all_timeouts(docora: Docora) -> None:
+    settings = docora.settings.model_copy(update={"connect_timeout": 7, "statement_timeout": 11})
+    with connect(settings) as client:
+        limits = client.get_connection_kwargs()
+    assert (limits["socket_connect_timeout"], limits["socket_timeout"]) == (7, 11)
+    database = docora.actions(statement_timeout=17, lock_timeout=3).database
+    sql = "SELECT name, setting || coalesce(unit, '') FROM pg_settings WHERE source = 'session'"
+    application = "SELECT current_setting('application_name')"
+    with database.transaction():
+        timeouts = {name: value for name, value in database.rows(sql) if "timeout" in name}
+        assert database.rows(application) == [("docora-ops",)]
+    timeouts.pop("transaction_timeout", None)
+    assert timeouts == {
         "statement_timeout": "17000ms",
         "lock_timeout": "3000ms",
         "idle_in_transaction_session_timeout": "10000ms",
     }
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("postgres://docora:hunter2@db.example:5433/docora", "docora on db.example"),
+        ("postgres://u:hunter%32@db.example/d?sslmode=verify-full", "d on db.example"),
+        ("postgres:///docora?host=/run/postgresql&user=u&password=hunter2", "docora on /run/"),
+        ("postgres://u:hunter2@one.example,two.example/docora", "docora on one.example"),
+    ],
+)
+def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> None:
+    text = Database(Settings(database_url=SecretStr(url))).target
+    assert text.startswith(target)
+    assert "hunter" not in text
+    assert "%32" not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://localhost", "localhost:6379/0"),
+        ("rediss://docora:hunter%32@redis.example", "redis.example:6379/0"),
+        ("redis://redis.example:6380/3?db=1&password=hunter2", "redis.example:6380/3"),
+        ("redis://:hunter2@[::1]", "[::1]:6379/0"),
+        ("unix://docora:hunter2@/run/redis/0?db=2", "/run/redis/0, database 2"),
+    ],
+)
+def test_a_redis_is_named_by_host_and_number_only(url: str, text: str) -> None:
+    client = connect(Settings(redis_url=SecretStr(url)))
+    client.close()
+    assert describe(client) == text

@@ -1,5 +1,6 @@
 """What commands say and do while a standby takes over from the primary."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from signal import Signals
 from tempfile import mkdtemp
@@ -40,55 +41,57 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
     assert pair.status(link) == "pending_snapshot"
 
 
+@pytest.fixture
+def snapshots(replicated: Docora, server_directory: Path) -> Iterator[Snapshots]:
+    with Receiver().serving() as receiver:
+        yield Snapshots(replicated, Path(mkdtemp(dir=server_directory)), receiver)
+
+
+def of_worker(pair: Pair) -> dict[str, str]:
+    return {"DATABASE_URL": pair.either.replace("docora_ops_", "docora_worker_")}
+
+
 @pytest.mark.slow
 def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend(
-    pair: Pair, replicated: Docora, server_directory: Path
+    pair: Pair, replicated: Docora, snapshots: Snapshots
 ) -> None:
-    with Receiver().serving() as receiver:
-        snapshots = Snapshots(replicated, Path(mkdtemp(dir=server_directory)), receiver)
-        environment = {"DATABASE_URL": pair.either.replace("docora_ops_", "docora_worker_")}
-        retried, _ = snapshots.add_link({"a": "1\n"})
-        snapshotted = snapshots.link(
-            snapshots.add_app("Other"), retried.repository_id, "pending_snapshot"
-        )
-        replicated.age_links()
-        pair.catch_up()
-        pair.cut_off()
-        assert replicated.run("repair", "--yes", env=ONE_LOOK).code == 0
-        assert snapshots.work().code == 0
-        assert replicated.status(snapshotted) == "synced"
-        assert replicated.run("retry", *retried.ids).code == 0
-        pair.stop_primary()
-        pair.promote()
-        on_standby = {"DATABASE_URL": pair.standby.command, **ONE_LOOK}
-        # The retry is lost, and its job runs nevertheless.
-        assert pair.status(retried) == "failed"
-        assert snapshots.work(**environment).code == 0
-        assert pair.status(retried) == "synced"
-        # The snapshot is lost: it is made again, and the file is sent again.
-        assert pair.status(snapshotted) == "pending_snapshot"
-        assert replicated.run("status", "--json", env=on_standby).data["drift"]["lost"] == 1
-        assert replicated.run("repair", "--yes", env=on_standby).code == 0
-        assert snapshots.work(**environment).code == 0
-        assert pair.status(snapshotted) == "synced"
-        assert len(receiver.of("Other").requests) == 2
+    retried, _ = snapshots.add_link({"a": "1\n"})
+    snapshotted = snapshots.link(
+        snapshots.add_app("Other"), retried.repository_id, "pending_snapshot"
+    )
+    replicated.age_links()
+    pair.catch_up()
+    pair.cut_off()
+    assert replicated.run("repair", "--yes", env=ONE_LOOK).code == 0
+    assert snapshots.work().code == 0
+    assert replicated.status(snapshotted) == "synced"
+    assert replicated.run("retry", *retried.ids).code == 0
+    pair.stop_primary()
+    pair.promote()
+    on_standby = {"DATABASE_URL": pair.standby.command, **ONE_LOOK}
+    # The retry is lost, and its job runs nevertheless.
+    assert pair.status(retried) == "failed"
+    assert snapshots.work(**of_worker(pair)).code == 0
+    assert pair.status(retried) == "synced"
+    # The snapshot is lost: it is made again, and the file is sent again.
+    assert pair.status(snapshotted) == "pending_snapshot"
+    assert replicated.run("status", "--json", env=on_standby).data["drift"]["lost"] == 1
+    assert replicated.run("repair", "--yes", env=on_standby).code == 0
+    assert snapshots.work(**of_worker(pair)).code == 0
+    assert pair.status(snapshotted) == "synced"
+    assert len(snapshots.receiver.of("Other").requests) == 2
 
 
 @pytest.mark.slow
-def test_a_job_that_a_promotion_interrupts_is_tried_again(
-    pair: Pair, replicated: Docora, server_directory: Path
-) -> None:
-    with Receiver().serving() as receiver:
-        snapshots = Snapshots(replicated, Path(mkdtemp(dir=server_directory)), receiver)
-        environment = {"DATABASE_URL": pair.either.replace("docora_ops_", "docora_worker_")}
-        link, _ = snapshots.add_queued({"b": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=1000)
+def test_a_job_that_a_promotion_interrupts_is_tried_again(pair: Pair, snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_queued({"b": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=1000)
+    pair.catch_up()
+    with held_worker(snapshots, "--concurrency", "1", **of_worker(pair)) as (gate, worker):
         pair.catch_up()
-        with held_worker(snapshots, "--concurrency", "1", **environment) as (gate, worker):
-            pair.catch_up()
-            pair.stop_primary()
-            pair.promote()
-            gate.release()
-            eventually(lambda: pair.status(link) == "synced", "a second try", 60)
-            worker.signal(Signals.SIGTERM)
-            assert worker.end() == 0
-        assert "tried again in 1 s" in worker.log
+        pair.stop_primary()
+        pair.promote()
+        gate.release()
+        eventually(lambda: pair.status(link) == "synced", "a second try", 60)
+        worker.signal(Signals.SIGTERM)
+        assert worker.end() == 0
+    assert "tried again in 1 s" in worker.log

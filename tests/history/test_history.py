@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from docora_ops.audit import Change
-from docora_ops.queue.audit_stream import AuditEvent
+from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from tests.support.docora import Docora, finish
 from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
 
@@ -185,8 +185,8 @@ def test_the_stream_is_capped(docora: Docora, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
     change = Change("kim@ops1", "cancel", {})
     for number in range(250):
-        entry = audit.audit_entry(change, AuditEvent.DONE, operation_id=f"bulk_{number}")
-        audit.add_entry(docora.redis, entry)
+        entry = audit_entry(change, AuditEvent.DONE, operation_id=f"bulk_{number}")
+        add_entry(docora.redis, entry)
     # About so many: Redis drops whole nodes of a hundred.
     assert 100 <= docora.redis.xlen(STREAMS[0]) <= 200
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from docora_ops.audit import describe_change
 from docora_ops.bulk import ChangeOptions, MaxFailures
 from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, finish
@@ -199,7 +200,8 @@ def test_too_many_failures_end_the_feeding_and_leave_the_rest_untouched(docora: 
     assert sum(after[job_id] == before[job_id] for job_id in after) == 40
     assert "No further link is queued: max failures.\n" in result.stderr
     assert '"max_failures": "20%"' in docora.audit_entries()[0]["selection"]
-    assert ChangeOptions(max_failures=MaxFailures(0)).recorded["max_failures"] == 0
+    zero = ChangeOptions(max_failures=MaxFailures(0))
+    assert describe_change("retry", None, zero).selection["max_failures"] == 0
     assert docora.waiting() == []
 
 

@@ -1,11 +1,18 @@
-"""Errors that differ only in paths, numbers and ids fold into one; others do not."""
+"""Errors that differ only in paths, numbers and ids fold into one; others do not.
+
+A line of `--group-by error`, given to `--error`, finds every link that it stands for.
+"""
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from docora_ops.actions import reading
-from docora_ops.folding import LONGEST, fold, typable
-from docora_ops.link_lists import ErrorGroup
+from docora_ops.actions.reading import count_by_error
+from docora_ops.database.link_reports import links_by_group
+from docora_ops.folding import LONGEST, fold, group_errors, typable
+from docora_ops.link_lists import ErrorGroup, LinkGroup
 from docora_ops.links import LinkFilter
+from docora_ops.text import inert
 from tests.support.docora import Docora
 
 UNKNOWN_HOST = "Could not resolve host: github.com"
@@ -19,7 +26,6 @@ ALIKE = {
     ],
     "Notification failed for created *: HTTP 502": [
         "Notification failed for created a: b:c: HTTP 502",
-        "Notification failed for created a: HTTP 404: HTTP 502",
         "Notification failed for created line\nline: HTTP 502",
     ],
     "Notification failed for deleted *: getaddrinfo ENOTFOUND acme.example": [
@@ -27,9 +33,6 @@ ALIKE = {
     ],
     "Notification failed for deleted *: connect ECONNREFUSED *": [
         "Notification failed for deleted a b: connect ECONNREFUSED 203.0.113.24:443",
-    ],
-    "Notification failed for created *: timeout of * exceeded": [
-        "Notification failed for created LICENSE: timeout of 30000ms exceeded"
     ],
     "Notification failed for created *": ["Notification failed for created a path that is cut o"],
     "fatal: unable to access *: The requested URL returned error: 503": [
@@ -66,19 +69,6 @@ def test_what_tells_kinds_apart_stays(error: str) -> None:
     assert fold(typable(error)) == error
 
 
-def test_what_comes_late_makes_no_difference() -> None:
-    assert typable("x " * LONGEST) == typable("x " * LONGEST + "y")
-
-
-def test_errors_that_differ_only_in_a_secret_are_one_kind(docora: Docora) -> None:
-    docora.add_links(4, apps=2)
-    docora.connection.execute(
-        "UPDATE app_repositories SET last_error = 'denied: ghp_' || repeat(right(id::text, 4), 6)"
-    )
-    page = reading.count_by_error(docora.actions().database, LinkFilter(), page=1, limit=10)
-    assert page.rows == [ErrorGroup("denied: ***", links=4, apps=2)]
-
-
 @pytest.mark.parametrize(
     ("errors", "shown"),
     [
@@ -90,13 +80,54 @@ def test_errors_that_differ_only_in_a_secret_are_one_kind(docora: Docora) -> Non
         (["HTTP 500 on created a", "HTTP 500 on created a: b"], "HTTP 500 on created *"),
         (["HTTP 500 on created a\n"] * 2, "HTTP 500 on created a*"),
         (["y " * 200 + "1", "y " * 200 + "2"], " ".join("y" * (LONGEST // 2)) + "*"),
+        ([f"denied: ghp_{digit * 20}" for digit in "12"], "denied: ***"),
     ],
 )
 def test_an_error_that_all_links_share_and_the_host_without_address_are_not_folded(
-    docora: Docora, errors: list[str], shown: str
+    errors: list[str], shown: str
 ) -> None:
-    app = docora.add_app()
-    for number, error in enumerate(errors):
-        docora.link(app, docora.add_repository(f"octo/{number}"), last_error=error)
-    [group] = docora.run("failed", "--group-by", "error", "--json").data
-    assert group["error_message"] == shown
+    groups = group_errors(("app", error[: LONGEST + 1], 1) for error in errors)
+    assert groups == [ErrorGroup(shown, links=2, apps=1)]
+
+
+PIECES = (
+    *("HTTP 502 on created ", "Notification failed for created ", ": ", " ", "*", "%", "_", "\\"),
+    *("\\%", "'", '"', "\n", "\t", "\x1b[2J", "\u202e", "\u200b", "\xa0", "\u3000", "\u00e9"),
+    *("a/b.ts", "https://u:p@h.example/x?token=abc", "ghp_0123456789abcdefABCD", "word", "12"),
+    *("x " * (LONGEST // 2), "y" * (LONGEST - 8), "\u6f22\u5b57", "\U000e0101", "\uffff"),
+)
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
+ERRORS = st.lists(st.sampled_from(PIECES) | TEXTS, max_size=8).map("".join)
+LINKS = 6
+CUT = tuple(
+    "x" * (LONGEST - 10) + end
+    for end in (" ghp_01", " ghp_0123456789abcdefABCD", "y" * 10, "y" * 11, "\\" * 90, " " * 11)
+)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(ERRORS, min_size=LINKS, max_size=LINKS))
+@example([" ", "\xa0", "\n", "", " x 1 ", "x" * 2000])
+@example(list(CUT))
+@example(["'a b' b 1", "'a' b b 1", "x/y b 1", "x/z b 1", '"q" 1', '"q" 2'])
+def test_a_folded_error_finds_the_error(docora: Docora, errors: list[str]) -> None:
+    if not docora.links():
+        docora.add_links(LINKS, apps=LINKS)
+    database = docora.actions().database
+    for link, error in zip(docora.links(), errors, strict=True):
+        docora.set_link(link, last_error=error)
+
+    def apps_with(shown: str | None) -> dict[str, int]:
+        which = LinkFilter(errors=[shown]) if shown else LinkFilter(no_error=True)
+        return {id_: links for id_, _, links in links_by_group(database, LinkGroup.APP, which)}
+
+    for group in count_by_error(database, LinkFilter(), 1, LINKS).rows:
+        found = apps_with(group.error_message)
+        assert sum(found.values()) >= group.links, (errors, group)
+    for link, error in zip(docora.links(), errors, strict=True):
+        [group] = count_by_error(database, LinkFilter(app_ids=[link.app_id]), 1, 9).rows
+        shown = group.error_message
+        assert shown == inert(shown) == shown.strip() != "" if shown is not None else not error
+        assert link.app_id in apps_with(shown), (error, shown)

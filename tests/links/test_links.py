@@ -1,9 +1,6 @@
-"""`links`, `failed` and `apps`: which links, in which words, and that looking changes nothing."""
-
-from __future__ import annotations
+"""`links`, `failed` and `apps`: which ones, in which words, and that looking changes nothing."""
 
 from datetime import UTC, timedelta
-from typing import Any
 
 import pytest
 from rq.job import JobStatus
@@ -16,18 +13,13 @@ from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 TOKEN = "ghp_0123456789abcdefABCD"
 
 
-def names(rows: list[dict[str, Any]]) -> list[str]:
-    return [row["repository_name"] for row in rows]
-
-
 def test_each_failed_link_is_there_with_the_state_of_its_job(docora: Docora) -> None:
     app = docora.add_app("Acme Search")
     links: dict[str, TestLink] = {}
-    for name in ("none", "stale", "waiting", "running", "held", "doubtful", "unreadable"):
+    for name in ("none", "stale", "waiting", "held", "doubtful", "unreadable"):
         links[name] = docora.link(app, docora.add_repository(f"octo/{name}"))
     docora.leave_job(links["stale"].job_id, JobStatus.FAILED)
     docora.enqueue(links["waiting"].job_id)
-    docora.start_job(links["running"].job_id)
     docora.hold_lock(links["held"].job_id)
     docora.leave_job(links["doubtful"].job_id, JobStatus.QUEUED)
     docora.redis.set(f"rq:job:{links['unreadable'].job_id}", "not a hash")
@@ -36,14 +28,12 @@ def test_each_failed_link_is_there_with_the_state_of_its_job(docora: Docora) -> 
     with frozen(docora):
         result = docora.run("failed", "--json", env=read_only(docora))
     assert result.code == 0, result
-    assert result.json.keys() == {"data", "pagination"}
-    assert result.json["pagination"] == {"page": 1, "limit": 50, "total": 7, "total_pages": 1}
-    assert names(result.data) == [f"octo/{name}" for name in links]
-    assert {row["repository_name"].removeprefix("octo/"): row["job"] for row in result.data} == {
-        **{name: name for name in links},
-        "held": "running",
-        "doubtful": "waiting",  # a lost job: doctor and repair look for it
-    }
+    assert result.json["pagination"] == {"page": 1, "limit": 50, "total": 6, "total_pages": 1}
+    # The doubtful one is lost: doctor and repair look for it.
+    jobs = {name: name for name in links} | {"held": "running", "doubtful": "waiting"}
+    assert [(row["repository_name"], row["job"]) for row in result.data] == [
+        (f"octo/{name}", job) for name, job in jobs.items()
+    ]
 
 
 def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> None:
@@ -65,7 +55,6 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
     scanned = docora.row(link)["last_scanned_at"].astimezone(UTC)
     assert first.pop("last_scanned_at").startswith(f"{scanned:%Y-%m-%dT%H:%M:%S.}")
     assert first.pop("circuit_open_until")
-    assert (first.pop("circuit_is_open"), second["circuit_is_open"]) == (True, False)
     assert first == {
         "app_id": app,
         "app_name": "Acme Search",
@@ -76,10 +65,12 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
         "error_message": "fatal: unable to access 'https://***@github.com/octo/api'",
         "error_message_cut": False,
         "retry_count": 3,
+        "circuit_is_open": True,
         "job": "none",
     }
-    assert (second["repository_id"], second["error_message"]) == (never.repository_id, None)
-    assert second["last_scanned_at"] is second["circuit_open_until"] is None
+    assert (second["repository_id"], second["circuit_is_open"]) == (never.repository_id, False)
+    for name in ("error_message", "last_scanned_at", "circuit_open_until"):
+        assert second[name] is None
     for text in (result.stdout, table.stdout):
         for secret in (TOKEN, "hush", GITHUB_TOKEN, AUTH_KEY):
             assert secret not in text
@@ -160,20 +151,12 @@ def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
 
 
 def test_links_are_sorted(docora: Docora) -> None:
-    for name, error, retry_count, hours in (
-        ("A", "x", 1, 1),
-        ("B", "x", 0, None),
-        ("C", None, 5, 2),
-        ("D", "a", 5, 3),
-    ):
-        docora.link(
-            docora.add_app(name),
-            docora.add_repository(f"octo/{name}"),
-            "synced",
-            last_error=error,
-            retry_count=retry_count,
-            scanned=None if hours is None else timedelta(hours=hours),
-        )
+    links = (("A", "x", 1, 1), ("B", "x", 0, None), ("C", None, 5, 2), ("D", "a", 5, 3))
+    for name, error, retry_count, hours in links:
+        scanned = None if hours is None else timedelta(hours=hours)
+        repository = docora.add_repository(f"octo/{name}")
+        link = docora.link(docora.add_app(name), repository, "synced", scanned=scanned)
+        docora.set_link(link, last_error=error, retry_count=retry_count)
     for sort, first, second in (
         *(("app", "ABC", "D"), ("error", "DAB", "C"), ("retries", "CDA", "B")),
         ("last-scan", "BDC", "A"),
@@ -201,15 +184,11 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
     docora.link(app, docora.add_repository("octo/other", "repo_other"))
     for options, message, hint in (
         (["--repo", unlinked], "'octo/lonely' is not linked to any app", "octo/"),
-        (["--repo", "octo/othr"], "no repository 'octo/othr'", "did you mean octo/other?"),
-        (["--repo", "https://github.com/octo/othr"], "no repository", "did you mean octo/other?"),
-        (["--app", "Other", "--repo", "octo/repo1"], "is not linked to app 'Other'", "octo/other"),
         (
             ["--app", "App 1", "--app", "App 2", "--repo", "octo/other"],
             "'octo/other' is not linked to app 'App 1' or 'App 2'",
             "octo/repo1",
         ),
-        (["--app", "Otherr"], "no app 'Otherr'", "did you mean Other?"),
         (["--app", "Other", "--repo", "octo/repo1*"], "no repository matches 'octo/repo1*'", ""),
     ):
         result = docora.run("links", *options)
@@ -227,10 +206,8 @@ def test_without_redis_the_links_are_listed_and_without_postgres_nothing(docora:
     assert [row["job"] for row in result.data] == [None, None]
     assert table.stdout.count("\tunknown\n") == 2
     assert "Hint: " in table.stderr
-    env = {"DATABASE_URL": "postgres://127.0.0.1:1/docora"}
-    for command in (("failed",), ("links",), ("links", "--group-by", "status"), ("apps",)):
-        result = docora.run(*command, "--json", env=env)
-        assert (result.code, result.json["code"]) == (5, "postgres"), result
+    lost = docora.run("failed", "--json", env={"DATABASE_URL": "postgres://127.0.0.1:1/docora"})
+    assert (lost.code, lost.json["code"]) == (5, "postgres"), lost
 
 
 def test_groups_count_links_and_apps(docora: Docora) -> None:
@@ -246,9 +223,6 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
         by_error = docora.run("failed", "--group-by", "error", "--json", env=env)
         by_app = docora.run("failed", "--group-by", "app", "--json", env=env)
         table = docora.run("failed", "--group-by", "error", "--error", "created", env=env)
-        second = docora.run(
-            *("failed", "--group-by", "error", "--limit", "1", "--page", "2", "--json"), env=env
-        )
     assert by_error.code == by_app.code == 0, by_error
     assert by_error.data == [
         {"error_message": "HTTP 500 on created *", "links": 3, "apps": 2},
@@ -268,8 +242,6 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
     assert table.stderr.endswith(": 2 groups, page 1 of 1.\n")
     none = docora.run("links", "--group-by", "error", "--no-error", env=env)
     assert "1\t1\t(no error recorded: --no-error)\n" in none.stdout
-    assert second.data == by_error.data[1:2]
-    assert second.json["pagination"] == {"page": 2, "limit": 1, "total": 4, "total_pages": 4}
 
 
 def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Docora) -> None:
@@ -287,10 +259,8 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     assert "5ecr3t" not in shown.stdout
     whole = docora.run("show", *link.ids, "--json")
     assert len(whole.data["error_message"]) > 3_000_000
-    error = "x" * 285 + " ghp_0123456789abcdefABCD"
-    docora.connection.execute("UPDATE app_repositories SET last_error = %s", (error,))
-    grouped = docora.run("failed", "--group-by", "error")
-    assert "ghp_" not in grouped.stdout
+    docora.set_link(link, last_error="x" * 285 + " ghp_0123456789abcdefABCD")
+    assert "ghp_" not in docora.run("failed", "--group-by", "error").stdout
 
 
 def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> None:
@@ -300,8 +270,12 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
         (well,),
     )
     for app, status, days in (
-        *((well, "synced", 2), (well, "synced", 1), (well, "scanning", None)),
-        *((ill, "failed", None), (ill, "failed", None), (ill, "pending_snapshot", None)),
+        (well, "synced", 2),
+        (well, "synced", 1),
+        (well, "scanning", None),
+        (ill, "failed", None),
+        (ill, "failed", None),
+        (ill, "pending_snapshot", None),
     ):
         scanned = None if days is None else timedelta(days=days)
         docora.link(app, docora.add_repository(), status, scanned=scanned)
@@ -326,5 +300,5 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
     assert [app["app_id"] for app in second.data] == [well]
     assert second.json["pagination"]["total_pages"] == 3
     assert "hush" not in result.stdout + table.stdout
-    assert f"Tin Robot\t{ill}\t3\t2\t1\t0\tnever\t{url}" in table.stdout.splitlines()
+    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\t{url}\n" in table.stdout
     assert table.stderr.endswith(": 3 apps, page 1 of 1.\n")

@@ -5,7 +5,6 @@ import traceback
 from pathlib import Path
 
 import pytest
-from rq import Retry
 
 from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
@@ -26,11 +25,6 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(str(setting.validation_alias or name).upper(), raising=False)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "docora.env"
-
-
 def write(path: Path, **settings: str) -> str:
     path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     return str(path)
@@ -43,10 +37,11 @@ def shown(error: ConfigurationError) -> str:
 
 @pytest.mark.usefixtures("bare")
 def test_the_environment_wins_over_the_file_and_an_empty_variable_counts_as_unset(
-    monkeypatch: pytest.MonkeyPatch, file: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Each name and default: tests/help/test_topics.py."""
     before = load_settings().model_dump()
+    file = tmp_path / "docora.env"
     write(file, SCAN_CONCURRENCY="2", DOCORA_OPS_LOCK_TIMEOUT="3", LOCK_TIMEOUT="4")
     in_file = before | {"scan_concurrency": 2, "lock_timeout": 3}
     assert load_settings(file).model_dump() == in_file
@@ -81,16 +76,13 @@ def test_an_unusable_encryption_key_disturbs_only_who_needs_it(
     assert not key or key not in error.value.message
 
 
-# Env files
-
-
-def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(file: Path) -> None:
-    for content in (None, f"DATABASE_URL=\udcff{SECRET}\n"):
+def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "docora.env"
+    for content in (None, f"DATABASE_URL=\udcff{SECRET}\n", f"A=1\n{SECRET}!\n"):
         if content is not None:
             file.write_bytes(os.fsencode(content))
-        with pytest.raises(ConfigurationError) as error:
+        with pytest.raises(ConfigurationError, match=str(file)) as error:
             load_settings(file)
-        assert str(file) in error.value.message
         assert SECRET not in shown(error.value)
 
 
@@ -99,8 +91,6 @@ def test_an_env_file_is_named_by_the_option_or_the_variable(docora: Docora, tmp_
     env = {"DOCORA_OPS_ENV_FILE": other, "DOCORA_OPS_BACKEND": None}
     assert docora.run("queue", "--json", env=env).data["backend"] == "bullmq"
     assert docora.run("queue", "--env-file", one, "--json", env=env).data["backend"] == "rq"
-    wrong = docora.run("doctor", "--json", env={"DOCORA_OPS_ENV_FILE": str(tmp_path)})
-    assert (wrong.code, f"env file {tmp_path} can't be read" in wrong.stdout) == (2, True)
 
 
 def test_an_env_file_through_a_pipe_is_read_and_no_other_unasked(
@@ -119,8 +109,9 @@ def test_an_env_file_through_a_pipe_is_read_and_no_other_unasked(
     assert result.code == 0, result
 
 
-def test_a_redis_that_no_setting_names_is_named_on_stderr(docora: Docora, file: Path) -> None:
+def test_a_redis_that_no_setting_names_is_named_on_stderr(docora: Docora, tmp_path: Path) -> None:
     # No command gets as far as to ask a Redis.
+    file = tmp_path / "docora.env"
     file.write_text("DATABASE_URL=postgres://u@127.0.0.1:1/d\nexport REDIS_URL=''\n")
     said = "REDIS_URL is not set: using Redis at localhost:6379/0\n"
     env = {"DATABASE_URL": None, "REDIS_URL": None}
@@ -130,7 +121,46 @@ def test_a_redis_that_no_setting_names_is_named_on_stderr(docora: Docora, file: 
     assert "REDIS_URL" not in set_here.stderr
 
 
-# What can't be used
+NAME = "NODE_EXTRA_CA_CERTS"
+READ_BY_DOTENV: dict[str, str | None] = {
+    "N=a": "a",
+    "N = a b ": "a b",
+    "export N=a": "a",
+    "export N": None,
+    "N=a\nN=": "",
+    "N=a\nn=b": "a",
+    "n=a": None,
+    "\ufeffN=a": "a",
+    "N=a#b": "a",
+    'N="a#b" # c': "a#b",
+    "#N=a": None,
+    "N=`a`": "a",
+    'N=" a "': " a ",
+    'N="a" b': '"a" b',
+    'N="a" "b"': 'a" "b',
+    r'N="a\nb"': "a\nb",
+    r'N="a\tb"': r"a\tb",
+    r'N="a\"b"': r"a\"b",
+    r'N="a\nb': '"a\nb',
+    'N="a\nb"': "a\nb",
+    'N=\n"a"': "a",
+    "M='\nN=a\n'\n": None,
+    "N=${HOME}": "${HOME}",
+}
+"""Recorded from dotenv 17.2.3, which Docora locks; N and n stand for the name in both cases."""
+
+
+@pytest.mark.parametrize("short", READ_BY_DOTENV)
+def test_a_file_means_what_it_means_to_docora(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: str
+) -> None:
+    monkeypatch.delenv(NAME, raising=False)
+    file = tmp_path / "docora.env"
+    text = short.replace("N", NAME).replace("n=", f"{NAME.lower()}=")
+    file.write_bytes(text.encode())
+    # To Docora, too, an empty value is none.
+    assert load_settings(file).node_extra_ca_certs == (READ_BY_DOTENV[short] or None)
+
 
 UNUSABLE = {
     "MAX_RETRY_ATTEMPTS": (SECRET, "0", "7777.5"),
@@ -143,15 +173,16 @@ UNUSABLE = {
         f"postgres://u:{SECRET}/{SECRET}@h/d",
         f"postgres://u:{SECRET}@{SECRET}/{SECRET}?#%@h/d",
         f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
+        f"postgres://u:{SECRET}@h:{SECRET}/d",
+        f"postgres://u:{SECRET}@h:1,i:65536/d",
+        f"postgres://u:{SECRET}@h/d?sslmode={SECRET}",
         f"postgres://u{STRAY}:{SECRET}@h/d",
     ),
     "REDIS_URL": (
-        SECRET,
         f"http://u:{SECRET}@h",
         f"redis://u:{SECRET}@h:port",
         f"redis://u:{SECRET}/{SECRET}@h:6379/0",
         f"redis://:p#{SECRET}@h:1/0",
-        f"redis://u:{SECRET}@h?socket_timeout={SECRET}",
         f"rediss://u:{SECRET}@h?ssl_cert_reqs={SECRET}",
         f"redis://u:{SECRET}@h{STRAY}:1",
     ),
@@ -177,15 +208,15 @@ def test_an_unusable_value_is_refused_by_its_name_and_never_shown(
 
 
 def test_options_of_node_are_understood_or_ignored(docora: Docora) -> None:
-    for variable, url, options in (
-        ("DATABASE_URL", docora.database_url, "ssl=false&max=10&schema=public&uselibpqcompat=true"),
-        ("REDIS_URL", docora.redis_url, "family=4&connectTimeout=10000"),
-        ("REDIS_URL", docora.redis_url, "decode_responses=true&protocol=3&client_name=x&retry=3"),
-    ):
-        joint = "&" if "?" in url else "?"
-        result = docora.run("queue", env={variable: f"{url}{joint}{options}"})
-        assert result.code == 0, result
-        assert docora.run("failed", env={variable: f"{url}{joint}{options}"}).code == 0
+    of_node_pg, of_ioredis = "ssl=false&max=10&schema=public", "family=4&connectTimeout=10000"
+    of_redis_py = "decode_responses=true&protocol=3&client_name=x&retry=3"
+    joint = "&" if "?" in docora.database_url else "?"
+    env = {
+        "DATABASE_URL": f"{docora.database_url}{joint}{of_node_pg}",
+        "REDIS_URL": f"{docora.redis_url}?{of_ioredis}&{of_redis_py}",
+    }
+    result = docora.run("failed", env=env)
+    assert result.code == 0, result
 
 
 @pytest.mark.parametrize(
@@ -194,7 +225,6 @@ def test_options_of_node_are_understood_or_ignored(docora: Docora) -> None:
         (5, 1000, [1, 2, 4, 8]),
         (1, 1000, []),
         (3, 2500, [3, 5]),
-        (4, 0, [0, 0, 0]),
         (1000, 86_400_000, [LONGEST_RETRY_DELAY] * 999),
     ],
 )
@@ -203,5 +233,3 @@ def test_the_delays_double_from_the_base_up_to_a_day(
 ) -> None:
     settings = Settings(max_retry_attempts=attempts, retry_base_delay_ms=base)
     assert settings.retry_delays == delays
-    if delays:
-        assert Retry(max=len(delays), interval=delays).intervals == delays

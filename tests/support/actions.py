@@ -46,13 +46,12 @@ class Actions:
         self.redis.close()
 
     def ref(self, link: TestLink) -> LinkRef:
-        row = self.database.row(
+        [(id_,)] = self.database.rows(
             "SELECT id::text FROM docora.app_repositories"
             " WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s",
             asdict(link),
         )
-        assert row is not None
-        return LinkRef(row[0], *link.ids)
+        return LinkRef(id_, *link.ids)
 
     def retry(self, link: TestLink, **options: Any) -> LinkResult:
         return self.change(Action.RETRY, link, **options)

@@ -1,25 +1,32 @@
-"""Each rule of the topic for a user of Redis is needed; the suite runs with all of them."""
+"""The users of the topic: each rule in Redis is needed, and who monitors changes nothing."""
 
+import re
 from contextlib import suppress
+from hashlib import sha1
+from importlib.resources import files
 
 import pytest
+import redis
 from rq.job import JobStatus
 
+from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK
-from tests.support.docora import Docora
-from tests.support.privileges import rules, without_rule
+from tests.support.docora import Docora, Result
+from tests.support.privileges import block, only_our_scripts, rules, without_rule
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 
 OPERATION = "bulk_0123456789abcdef"
 READING = (
-    *("show APP REPO", "doctor --read-only", "queue", "status", "metrics", "operations"),
+    *("show APP REPO", "doctor --read-only", "queue", "status", "metrics --by-app", "operations"),
     *(f"progress {OPERATION}", "history", "retry APP REPO --dry-run", "schedule --dry-run"),
-    "repair --dry-run",
+    *("repair --dry-run", "retry-all-failed --dry-run", "resync APP REPO --dry-run"),
+    *("resync APP --all --dry-run", "failed", "failed --group-by error", "apps"),
+    "links --circuit open --group-by repository",
 )
 CHANGING = (
-    *("doctor", "retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes"),
-    *("repair --yes", "schedule", "wait OTHER --timeout 1", f"cancel {OPERATION}", "pause"),
+    *("retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes", "repair --yes"),
+    *("resync APP REPO --yes", "schedule", f"cancel {OPERATION}", "pause"),
 )
 OPTIONAL = {"+client|list", "+hget"}
 """Without the one, workers of BullMQ are not seen; the other is needed to read BullMQ's queue."""
@@ -44,20 +51,30 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
     docora.redis.set("rq:scheduler-lock:snapshot-queue", "scheduler")
     docora.redis.hset(f"docora:bulk:{OPERATION}", items=["total", 5, "completed", 1])
     docora.redis.expire(f"docora:bulk:{OPERATION}", 3000)
+    docora.add_deliveries(stale, 3)
     docora.age_links()
     return stale, other
+
+
+def run(docora: Docora, link: TestLink, command: str, **environment: str) -> Result:
+    names = {"APP": link.app_id, "REPO": link.repository_id}
+    words = (names.get(each, each) for each in command.split())
+    return docora.run(*words, env=ONE_LOOK | environment)
+
+
+def monitor(docora: Docora) -> dict[str, str]:
+    """Environment of a command by the role and the user for monitoring."""
+    urls = docora.database_access.monitor, docora.redis_access.monitor
+    return dict(zip(("DATABASE_URL", "REDIS_URL"), urls, strict=True))
 
 
 def is_refused(docora: Docora, command: str, **environment: str) -> bool:
     """Runs a command in a fresh world. A change that is refused changes no link."""
     stale, other = arrange(docora)
     docora.redis.script_flush()
-    names = {"APP": stale.app_id, "REPO": stale.repository_id}
-    words = [names.get(word, word) for word in command.split()]
-    if "OTHER" in words:
-        words[1:2] = other.ids
     rows = docora.dump()[0]
-    result = docora.run(*words, env=ONE_LOOK | environment)
+    link = other if command.startswith("wait") else stale
+    result = run(docora, link, command, **environment)
     said = result.stdout + result.stderr
     if "does not permit" not in said and "may not ask" not in said:
         return False
@@ -68,20 +85,85 @@ def is_refused(docora: Docora, command: str, **environment: str) -> bool:
     return True
 
 
+def test_the_monitor_may_run_what_reads_and_is_refused_what_changes_something(
+    docora: Docora,
+) -> None:
+    link, _ = arrange(docora)
+    before = docora.dump()
+    for command in READING:
+        result = run(docora, link, command, **monitor(docora))
+        assert result.code in {0, 6}, (command, result)
+    for command in CHANGING:
+        result = run(docora, link, command, **monitor(docora))
+        assert result.code == 5, (command, result)
+        assert re.search("permission denied|does not permit", result.stderr), result
+    assert docora.dump() == before
+    docora.redis.acl_log_reset()
+
+
+def test_it_may_read_all_there_is_of_bullmq(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    bullmq.delay(link)
+    environment = bullmq.environment(**monitor(docora))
+    with only_our_scripts(docora.redis, docora.redis_access.monitor_name):
+        for command in ("show APP REPO", "status", "queue", "metrics", "repair --dry-run"):
+            result = run(docora, link, command, **environment)
+            assert result.code in {0, 6}, (command, result)
+
+
+def test_the_topic_names_each_script_of_a_command_that_reads() -> None:
+    def sha(*names: str) -> str:
+        folder = files("docora_ops.queue")
+        text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+        return f"+evalsha|{sha1(text.encode(), usedforsecurity=False).hexdigest()}"
+
+    assert block("ACL SETUSER docora-monitor -evalsha").split()[4:] == [
+        sha("judge.lua", "look_and_push.lua"),
+        sha("judge.lua", "sweep.lua"),
+        sha("bullmq.lua"),
+    ]
+
+
+def test_the_narrower_user_runs_every_command_that_reads_and_no_other_script(
+    docora: Docora,
+) -> None:
+    access, endless = docora.redis_access, "while true do end"
+    link, _ = arrange(docora)
+
+    def assert_all_run() -> None:
+        for command in ("show APP REPO", "status", "repair --dry-run"):
+            assert run(docora, link, command, **monitor(docora)).code == 0, command
+
+    with (
+        redis.Redis.from_url(access.monitor) as client,
+        only_our_scripts(docora.redis, access.monitor_name),
+    ):
+        docora.redis.script_flush()
+        assert_all_run()
+        for call in (("EVALSHA", client.script_load(endless), 0), ("EVAL", endless, 0)):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*call)
+    with only_our_scripts(docora.redis, access.monitor_name, "-script|load"):
+        docora.redis.script_flush()
+        refused = run(docora, link, "status", **monitor(docora))
+        assert (refused.code, "the command script|load" in refused.stderr) == (5, True)
+        for load in ("status", "doctor"):
+            docora.run(load)
+        assert_all_run()
+    docora.redis.acl_log_reset()
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("user", ["docora-ops", "docora-monitor"])
 def test_without_any_one_rule_a_command_is_refused(
     docora: Docora, user: str, subtests: pytest.Subtests
 ) -> None:
-    commands: tuple[str, ...] = (*CHANGING, *READING)
+    commands: tuple[str, ...] = (*CHANGING, "doctor", "wait APP REPO --timeout 1", *READING)
     access = docora.redis_access
     name, environment = access.command_name, {"REDIS_URL": access.command}
     if user == "docora-monitor":
-        commands, name = READING, access.monitor_name
-        environment = {
-            "REDIS_URL": access.monitor,
-            "DATABASE_URL": docora.database_access.monitor,
-        }
+        commands, name, environment = READING, access.monitor_name, monitor(docora)
     for rule in rules(user):
         with subtests.test(rule=rule), without_rule(docora.redis, rule, user, name):
             changed = {"REDIS_URL": f"{environment['REDIS_URL']}?db=3"} if rule == "+select" else {}
