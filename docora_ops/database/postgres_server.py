@@ -63,7 +63,7 @@ SESSIONS_FOR_WORKERS = (
     "point the workers' DATABASE_URL at Postgres itself, or at a proxy that pools sessions "
     "(in PgBouncer: pool_mode)"
 )
-_TRIES = 5  # other clients may take the session that would show the pooling
+_TRIES = 20  # other clients may take the session that would show the pooling
 
 Privilege = tuple[str, str, str | None]  # privilege, table, column; None: the whole table
 
