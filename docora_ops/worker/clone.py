@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -137,7 +136,8 @@ class Clone:
         )
         if not is_safe or self.path.is_symlink() or self.path.parent.is_symlink():
             raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
-        self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
+        mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
+        self._new = self._folder / f"{mark}-new"
         self._git = git
         self._lock = lock
 
@@ -152,8 +152,6 @@ class Clone:
             with self._lock.held():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                for left_by_killed_job in self._folder.glob(f"{self._mark}-*"):
-                    shutil.rmtree(left_by_killed_job, ignore_errors=True)
                 commit = self._remote_head()
                 local = self._local_head()
                 if commit is None or local == commit.sha:
@@ -210,17 +208,16 @@ class Clone:
             with suppress(GitError):
                 self._fetch(self.path, commit)
                 return
-        folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=f"{self._mark}-"))
+        shutil.rmtree(self._new, ignore_errors=True)  # left by a killed job
         try:
-            (folder / "objects").mkdir()
-            (folder / "refs").mkdir()
-            (folder / "HEAD").write_text("ref: refs/heads/main\n", encoding="ascii")
-            self._fetch(folder, commit)
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            folder.rename(self.path)
+            (self._new / "objects").mkdir(parents=True)
+            (self._new / "refs").mkdir()
+            (self._new / "HEAD").write_text("ref: refs/heads/main\n", encoding="ascii")
+            self._fetch(self._new, commit)
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._new.rename(self.path)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(self._new, ignore_errors=True)
 
     def _fetch(self, clone: Path, commit: Commit) -> None:
         source = commit.branch if commit.branch == "HEAD" else f"refs/heads/{commit.branch}"

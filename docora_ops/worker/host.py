@@ -30,8 +30,6 @@ _SYSTEM_FILES = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # BSD, macOS
 )
-# OpenSSL's codes for a certificate whose issuer is not trusted.
-UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 
 # Seconds from the monotonic clock of this host, which never jumps, to Redis's clock.
 _offset: float | None = None

@@ -5,8 +5,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import FrameType
 from typing import Any, cast
 
@@ -16,9 +15,11 @@ from rq import Queue, Worker
 from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
 from rq.job import Job
+from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
 from rq.suspension import is_suspended
 from rq.worker import WorkerStatus
+from rq.worker_registration import clean_worker_registry
 
 from docora_ops.errors import (
     DocoraOpsError,
@@ -56,10 +57,6 @@ _BESIDE_BULLMQ = WrongBackendError(
 )
 
 
-class Stopped(SystemExit):
-    """The worker was told to end while it waited."""
-
-
 class SnapshotWorker(Worker):
     """A worker of one queue that updates the links of killed jobs.
 
@@ -82,12 +79,11 @@ class SnapshotWorker(Worker):
             work_horse_killed_handler=self._job_process_was_killed,
         )
         self.recovery = LinkRecovery(settings, client)
-        self.is_told_to_end = False
+        self._is_told_to_end = False
         self._settings = settings
         self._parent = parent
         self._grace: int | None = None
         self._is_registered = False
-        self._is_waiting = False  # true while a signal may end the worker at once
         self._told_at = self._cut_off_at = float("inf")
         self._cuts_off = False
         self._next_heartbeat = self._next_maintenance = 0.0
@@ -116,14 +112,11 @@ class SnapshotWorker(Worker):
         for number in ENDING:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.request_stop)
-        reason = "as told"
         try:
             self.bootstrap(None)
             server = describe(self.connection)
             log.info("worker %s: listening on %s, Redis %s", self.name, QUEUE_NAME, server)
             reason = self._work_until_stopped(burst)
-        except Stopped:
-            pass
         finally:
             self.end_work_horse()
             if self._is_registered:
@@ -152,8 +145,7 @@ class SnapshotWorker(Worker):
                         log.warning(text, self.name, bar.message, bar.hint)
                         self.end_work_horse()
                         self.set_state(WorkerStatus.SUSPENDED)
-                    with self._waiting():
-                        time.sleep(_PAUSE)
+                    time.sleep(_PAUSE)
                     continue
                 if self.get_state() == WorkerStatus.SUSPENDED:
                     log.warning("worker %s: takes jobs again", self.name)
@@ -166,7 +158,7 @@ class SnapshotWorker(Worker):
                     self.end_work_horse()
                     if self.get_state() != WorkerStatus.IDLE:
                         self.set_state(WorkerStatus.IDLE)
-                    with self._waiting(), suppress(DequeueTimeout):
+                    with suppress(DequeueTimeout):
                         found = self._dequeue(_PAUSE)
                 if found is not None:
                     self.execute_job(*found)
@@ -182,8 +174,7 @@ class SnapshotWorker(Worker):
                 self.end_work_horse()
                 self.connection.connection_pool.disconnect()  # may lead to a former primary
                 self._next_heartbeat = 0
-                with self._waiting():
-                    time.sleep(_PAUSE)
+                time.sleep(_PAUSE)
         return "as told"
 
     def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
@@ -243,15 +234,16 @@ class SnapshotWorker(Worker):
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Handles a signal: the first lets the job finish, the second cuts it off.
 
-        Raises Stopped if the worker waits.
+        Raises nothing, since a job that was just taken would be lost: a worker that waits ends a
+        second later.
         """
         moment = time.monotonic()
-        if self.is_told_to_end:
+        if self._is_told_to_end:
             if moment - self._told_at >= _SAME_SIGNAL:
                 self._told_at = self._cut_off_at = moment
                 log.info("worker %s: told again: ends its job", self.name)
             return
-        self.is_told_to_end, self._told_at = True, moment
+        self._is_told_to_end, self._told_at = True, moment
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal often sends two
         rest = ""
         if self._grace is not None:  # a job may begin just now
@@ -261,28 +253,12 @@ class SnapshotWorker(Worker):
             if self._grace is not None:
                 rest += f", or cut off after {self._grace} s"
         log.info("worker %s: told to end%s", self.name, rest)
-        if self._is_waiting:
-            raise Stopped
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Lets a signal end the worker at once. Raises Stopped, also if the parent is gone.
-
-        A signal must not raise an exception elsewhere: a job that was just taken would be lost.
-        """
-        self._is_waiting = True
-        try:
-            if self._must_end():
-                raise Stopped
-            yield
-        finally:
-            self._is_waiting = False
 
     def _must_end(self) -> bool:
-        if not self.is_told_to_end and self._parent not in {None, os.getppid()}:
+        if not self._is_told_to_end and self._parent not in {None, os.getppid()}:
             log.warning("worker %s: its parent was killed", self.name)
-            self.is_told_to_end = True
-        return self.is_told_to_end
+            self._is_told_to_end = True
+        return self._is_told_to_end
 
     # Registration and maintenance
 
@@ -339,20 +315,20 @@ class SnapshotWorker(Worker):
         A job that RQ cannot read ends RQ's part only.
         """
         bar, [queue] = self._find_bar(), self.queues
-        if isinstance(bar, WrongClockError):
+        if isinstance(bar, WrongClockError) or not rq_faults.take_maintenance_lock(self, queue):
             return
-        with rq_faults.maintenance_lock(self, queue) as is_taken:
-            if not is_taken:
-                return
-            try:
-                rq_faults.clean_queue(self, queue, self._job_was_abandoned)
-            except RedisError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
-                log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
-            # A link that Docora's own worker scans has no job of RQ.
-            if bar is not _BESIDE_BULLMQ:
-                self.recovery.recover_abandoned_links()
+        try:
+            clean_registries(queue, [self._job_was_abandoned])
+            clean_worker_registry(queue)
+            queue.intermediate_queue.cleanup(self, queue)
+        except RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
+            log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
+        # A link that Docora's own worker scans has no job of RQ.
+        if bar is not _BESIDE_BULLMQ:
+            self.recovery.recover_abandoned_links()
+        self.connection.delete(queue.registry_cleaning_key)
 
     # The work-horse
 
