@@ -58,8 +58,8 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list
     by_name: dict[str, File] = {}
     for file in files:
         # Paths that are not UTF-8 may have the same name.
-        if by_name.setdefault(file.name, file) is not file:
-            log.warning("not sent, another file has the same name in UTF-8: %s", inert(file.name))
+        if by_name.setdefault(file.path, file) is not file:
+            log.warning("not sent, another file has the same name in UTF-8: %s", inert(file.path))
     deletions, creations, updates = [], [], []
     for path, sha in delivered:
         known = by_name.pop(path, None)

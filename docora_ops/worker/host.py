@@ -36,10 +36,7 @@ _offset: float | None = None
 
 
 def measure_clock(client: Redis) -> None:
-    """Asks Redis for the time, by which workers judge heartbeats and sign requests.
-
-    Raises the client's RedisError.
-    """
+    """Asks Redis for the time. Raises the client's RedisError."""
     global _offset  # noqa: PLW0603 - one clock for all that a process writes
     before = time.monotonic()
     found = server_time(client)

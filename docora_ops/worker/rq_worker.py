@@ -86,8 +86,7 @@ class SnapshotWorker(Worker):
         self._is_registered = False
         self._told_at = self._cut_off_at = float("inf")
         self._cuts_off = False
-        self._next_heartbeat = self._next_maintenance = 0.0
-        self._next_look = self._next_due_look = 0.0
+        self._next: dict[str, float] = {}  # when each thing is due again
         self._sees_bullmq = False
         # Send jobs to a living work-horse, which answers when each has succeeded.
         self._to_horse: socket.socket | None = None
@@ -135,11 +134,11 @@ class SnapshotWorker(Worker):
                     log.warning("worker %s: Redis answers again: goes on", self.name)
                     self.set_state(WorkerStatus.IDLE)
                 bar = self._find_bar()
-                if burst and bar is _SUSPENDED:
-                    return f"since {bar.message}; to go on: docora-ops resume"
-                if burst and bar is not None:
-                    raise bar
                 if bar is not None:
+                    if burst and bar is _SUSPENDED:
+                        return f"since {bar.message}; to go on: docora-ops resume"
+                    if burst:
+                        raise bar
                     if self.get_state() != WorkerStatus.SUSPENDED:
                         text = "worker %s: takes no job: %s (%s)"
                         log.warning(text, self.name, bar.message, bar.hint)
@@ -149,12 +148,13 @@ class SnapshotWorker(Worker):
                     continue
                 if self.get_state() == WorkerStatus.SUSPENDED:
                     log.warning("worker %s: takes jobs again", self.name)
-                self._maintain_if_due()
+                if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
+                    self.run_maintenance_tasks()
                 self._queue_due_jobs()
                 found = self._dequeue(None)
-                if found is None and burst:
-                    return "since the queue is empty"
                 if found is None:
+                    if burst:
+                        return "since the queue is empty"
                     self.end_work_horse()
                     if self.get_state() != WorkerStatus.IDLE:
                         self.set_state(WorkerStatus.IDLE)
@@ -173,9 +173,16 @@ class SnapshotWorker(Worker):
                 self.executions.clear()
                 self.end_work_horse()
                 self.connection.connection_pool.disconnect()  # may lead to a former primary
-                self._next_heartbeat = 0
+                self._next.pop("heartbeat", None)
                 time.sleep(_PAUSE)
         return "as told"
+
+    def _is_due(self, what: str, interval: float) -> bool:
+        """Returns whether so many seconds have passed since this last returned True."""
+        if time.monotonic() < self._next.get(what, 0):
+            return False
+        self._next[what] = time.monotonic() + interval
+        return True
 
     def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
         [queue] = self.queues
@@ -196,10 +203,10 @@ class SnapshotWorker(Worker):
 
         RQ's own scheduler is a process that outlives a killed worker.
         """
-        if time.monotonic() < self._next_due_look:
-            return
         # The first look queues in any case: it shows whether Redis permits what that takes.
-        is_first, self._next_due_look = not self._next_due_look, time.monotonic() + _PAUSE
+        is_first = "schedule" not in self._next
+        if not self._is_due("schedule", _PAUSE):
+            return
         schedule = self.queues[0].scheduled_job_registry.key
         if not is_first and not self.connection.zcount(schedule, 0, host.timestamp()):
             return
@@ -214,10 +221,9 @@ class SnapshotWorker(Worker):
 
     def _find_bar(self) -> DocoraOpsError | None:
         """Returns why no job may be taken now."""
-        if time.monotonic() >= self._next_look:
+        if self._is_due("look", _LOOK_INTERVAL):
             host.measure_clock(self.connection)
             self._sees_bullmq = bool(bullmq_workers(self.connection))
-            self._next_look = time.monotonic() + _LOOK_INTERVAL
         ahead = host.seconds_ahead()
         if abs(ahead) > _LARGEST_CLOCK_DIFFERENCE:
             direction = "ahead of" if ahead > 0 else "behind"
@@ -246,12 +252,11 @@ class SnapshotWorker(Worker):
         self._is_told_to_end, self._told_at = True, moment
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal often sends two
         rest = ""
-        if self._grace is not None:  # a job may begin just now
-            self._cut_off_at = moment + self._grace
         if self.get_state() == WorkerStatus.BUSY:
             rest = "; its job is finished first"
-            if self._grace is not None:
-                rest += f", or cut off after {self._grace} s"
+        if self._grace is not None:  # a job may begin just now
+            self._cut_off_at = moment + self._grace
+            rest = rest and f"{rest}, or cut off after {self._grace} s"
         log.info("worker %s: told to end%s", self.name, rest)
 
     def _must_end(self) -> bool:
@@ -282,12 +287,10 @@ class SnapshotWorker(Worker):
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Sends a heartbeat in one round trip, at most one a second: RQ sends three for a job."""
         if pipeline is None:
-            if time.monotonic() < self._next_heartbeat:
-                return
-            with self.connection.pipeline() as own:
-                self.heartbeat(timeout, own)
-                own.execute()
-            self._next_heartbeat = time.monotonic() + _PAUSE
+            if self._is_due("heartbeat", _PAUSE):
+                with self.connection.pipeline() as own:
+                    self.heartbeat(timeout, own)
+                    own.execute()
             return
         super().heartbeat(timeout, pipeline)
         self.last_heartbeat = host.now()
@@ -298,14 +301,10 @@ class SnapshotWorker(Worker):
         """Sends heartbeats, and runs maintenance when it is due: a job may take an hour."""
         try:
             super().maintain_heartbeats(job, execution)
-            self._maintain_if_due()
+            if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
+                self.run_maintenance_tasks()
         except RedisError as error:  # RQ gives a job up after three missing heartbeats
             log.warning("worker %s: no heartbeat: %s", self.name, type(error).__name__)
-
-    def _maintain_if_due(self) -> None:
-        if time.monotonic() >= self._next_maintenance:
-            self._next_maintenance = time.monotonic() + _MAINTENANCE_INTERVAL
-            self.run_maintenance_tasks()
 
     def run_maintenance_tasks(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.
@@ -438,12 +437,10 @@ class SnapshotWorker(Worker):
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Logs the error and updates the link, unless the job itself has done both."""
         error = exc_info[1]
-        if isinstance(error, SnapshotError):
-            return
-        name = type(error).__name__
-        if not isinstance(error, RedisError):  # an outage needs no traceback
-            super().handle_exception(job, *exc_info)
-        self.recovery.count_killed_job(job, f"it could not be run: {name}")
+        if not isinstance(error, SnapshotError):
+            if not isinstance(error, RedisError):  # an outage needs no traceback
+                super().handle_exception(job, *exc_info)
+            self.recovery.count_killed_job(job, f"it could not be run: {type(error).__name__}")
 
     def _job_process_was_killed(
         self, job: Job, pid: int | None, status: int, _usage: object

@@ -5,6 +5,7 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import asdict
 
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
@@ -29,7 +30,7 @@ from docora_ops.worker import host
 from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
 from docora_ops.worker.git import Git
-from docora_ops.worker.log import link_name, log, name_of_arguments
+from docora_ops.worker.log import log, name_of_link
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.webhook import Webhook
@@ -119,7 +120,7 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     Raises SnapshotError, without secrets, if the job failed.
     """
     tries = Tries(get_current_job())
-    name = name_of_arguments({"app_id": app_id, "repository_id": repository_id} | names)
+    name = name_of_link({"app_id": app_id, "repository_id": repository_id, **names})
     try:
         resources = _resources or Resources(load_settings())
         job = _Snapshot(resources, (app_id, repository_id), tries, name)
@@ -165,7 +166,7 @@ class _Snapshot:
             # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = self.session.id
             self.link, payload = self._begin()
-            self.name = link_name(payload.app_name, payload.repository_name)
+            self.name = name_of_link(asdict(payload))
             log.info("%s: began, %s", self.name, self._try_number(self.link.retry_count + 1))
             self._bring_up_to_date(self.link, payload)
             log.info("%s: synced, %s sent in %s", self.name, amount(self.sent, "file"), self._time)
@@ -235,9 +236,9 @@ class _Snapshot:
             if found is not None:
                 commit, files = found
                 rows = [
-                    (file.name, file.sha, min(file.size, _LARGEST_SIZE))
+                    (file.path, file.sha, min(file.size, _LARGEST_SIZE))
                     for file in files
-                    if len(file.name) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.name)
+                    if len(file.path) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.path)
                 ]
                 branch = commit.branch[:255]
                 scans.store_snapshot(self.session, self.repository_id, commit.sha, branch, rows)

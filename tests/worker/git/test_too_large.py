@@ -27,7 +27,7 @@ from tests.support.worker_processes import (
 )
 from tests.worker.deliveries.test_paths import commit_paths, long_path
 
-BOMB = "the commit {} has more than {} paths, or one of more than 4,096 characters"
+BOMB = "the commit {} has more than {} paths, or one of more than 4,096 bytes"
 
 
 def commit_bomb(upstream: Upstream, levels: int, width: int = 10) -> str:
