@@ -278,7 +278,8 @@ class _Snapshot:
         payload = link.payload
         webhook = self.resources.webhook(payload.base_url, payload.app_id, auth_key)
         sender = Sender(webhook, objects, payload, commit.sha, self.settings)
-        for change in sender.send(changes):
+        for change in changes:
+            sender.send(change)
             self.sent += 1
             sha = None if change.event == "delete" else change.sha
             if not scans.record_delivery(self.session, link.ref, change.path, sha):

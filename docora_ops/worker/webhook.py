@@ -186,11 +186,10 @@ class Webhook:
 
     def _failure(self, error: BaseException) -> DeliveryError:
         """Returns the error for a missing answer."""
-        where = self._url.netloc
-        if self._proxy:
-            where = f"{where} through the proxy {self._proxy.netloc}"
-        if isinstance(error, NewConnectionError) and error.__cause__ is not None:
-            error = error.__cause__
+        through = f" through the proxy {self._proxy.netloc}" if self._proxy else ""
+        where = f"{self._url.netloc}{through}"
+        if isinstance(error, NewConnectionError):
+            error = error.__cause__ or error
         if self._expired or isinstance(error, TimeoutError | HTTPTimeoutError):
             return DeliveryError(f"no answer from {where} within {self._timeout:g} s")
         if isinstance(error, ssl.SSLCertVerificationError):
