@@ -14,7 +14,7 @@ from tests.support.delivery_checks import (
     git_failures,
     snapshot_row,
 )
-from tests.support.snapshots import Files, Snapshots, Upstream
+from tests.support.snapshots import Snapshots, Upstream
 
 COMMANDS = ("ls-remote", "fetch", "cat-file")
 
@@ -44,65 +44,30 @@ def test_one_commit_is_fetched_and_a_second_run_without_a_change_does_nothing(
     assert events(snapshots) == [("create", "a"), ("create", "b"), ("update", "b")]
 
 
-def test_main_is_delivered_though_another_branch_is_the_default(
+def test_main_is_delivered_or_else_the_default_branch_whatever_is_made_of_it(
     snapshots: Snapshots, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
+    link, upstream = snapshots.add_link({"a": "1\n", "both": "1\n"})
+    main = upstream.head
     upstream.git("checkout", "--quiet", "-b", "develop")
     upstream.commit({"a": "2\n", "new": "2\n"})
     with caplog.at_level(logging.INFO):
         snapshots.run_job(link)
-    assert snapshots.received().files == {"a": b"1\n"}
-    main = upstream.git("rev-parse", "main").strip()
+    assert snapshots.received().files == {"a": b"1\n", "both": b"1\n"}
     row = snapshot_row(snapshots, link.repository_id)
     assert row is not None
     assert (row["commit_sha"], row["branch"]) == (main, "main")
     assert f"main at {main[:12]}" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("steps", "branch"),
-    [
-        pytest.param(
-            ["checkout --orphan next", {"a": None, "both": "2\n"}, "branch --delete --force main"],
-            "next",
-            id="another default branch with another history",
-        ),
-        pytest.param(
-            ["checkout --detach", "branch --delete --force main", {"a": "2\n"}],
-            None,
-            id="without a name",
-        ),
-    ],
-)
-def test_the_branch_is_followed_whatever_is_made_of_it(
-    snapshots: Snapshots, steps: list[str | Files], branch: str | None
-) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n", "both": "1\n"})
-    upstream.commit({"a": "2\n", "c": "2\n"})
-    snapshots.run_job(link)
-    for step in steps:
-        upstream.git(*step.split()) if isinstance(step, str) else upstream.commit(step)
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
-    row = snapshot_row(snapshots, link.repository_id)
-    assert branch is None or (row and row["branch"]) == branch
-
-
-def test_an_empty_repository_is_in_sync_and_later_gets_its_files(
-    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
-) -> None:
-    upstream = snapshots.add_upstream()
-    link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
-    snapshots.run_job(link)
-    assert snapshots.docora.status(link) == "synced"
-    assert snapshots.received().requests == []
-    assert git_failures(snapshots, link) == 0
-    assert "the repository has no branch, so nothing is sent" in caplog.text
-    assert snapshot_row(snapshots, link.repository_id) is None
-    upstream.commit({"a": "1\n"})
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
+    # Another default branch with another history, and none that has a name.
+    for step, branch in (("--orphan next", "next"), ("--detach", "HEAD")):
+        upstream.git("checkout", *step.split())
+        upstream.git("branch", "--delete", "--force", row["branch"])
+        upstream.commit({"a": None, "both": "2\n"} if branch == "next" else {"a": "3\n"})
+        snapshots.run_job(link)
+        assert_in_sync(snapshots, link, upstream)
+        row = snapshot_row(snapshots, link.repository_id)
+        assert row is not None
+        assert row["branch"] == branch
 
 
 @pytest.mark.parametrize("left", ["app_delivered_files", "repository_snapshots"])

@@ -1,7 +1,5 @@
 """Fetching over http: the token, and servers that answer late, elsewhere or not at all."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +7,13 @@ import pytest
 from docora_ops.errors import GitError
 from docora_ops.worker import git
 from docora_ops.worker.git import target_on_same_server
-from tests.support.delivery_checks import assert_in_sync, failure, git_failures, link_row
+from tests.support.delivery_checks import (
+    assert_in_sync,
+    failure,
+    git_failures,
+    link_row,
+    snapshot_row,
+)
 from tests.support.git_over_http import GitHandler, GitSite, basic, rename_with_redirect
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
@@ -19,33 +23,10 @@ from tests.support.worker_processes import all_processes, command_line
 LOCK = "docora:repo-lock:octo/api"
 
 
-@pytest.fixture
-def site(snapshots: Snapshots) -> Iterator[GitSite]:
-    with GitSite(snapshots.folder / "upstream").serving() as site:
-        yield site
-
-
-@pytest.fixture
-def upstream(snapshots: Snapshots) -> Upstream:
-    upstream = snapshots.add_upstream()
-    upstream.commit({"README.md": "hello\n", "src/a.py": "x = 1\n"})
-    return upstream
-
-
-@pytest.fixture
-def link(snapshots: Snapshots, site: GitSite, upstream: Upstream) -> TestLink:
-    """Links an app to the upstream on that site."""
-    repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
-    return snapshots.link(snapshots.add_app(), repository)
-
-
-def git_processes(port: str) -> list[int]:
-    """Those that talk to a server at this port."""
-    return [pid for pid in all_processes() if f"127.0.0.1:{port}" in command_line(pid)]
-
-
-def port_of(site: GitSite) -> str:
-    return site.url.rpartition(":")[2]
+def git_processes(site: GitSite) -> list[int]:
+    """Those that talk to the site."""
+    host = site.url.removeprefix("http://")
+    return [pid for pid in all_processes() if host in command_line(pid)]
 
 
 def files_with(folder: Path, text: str) -> list[Path]:
@@ -54,7 +35,7 @@ def files_with(folder: Path, text: str) -> list[Path]:
     ]
 
 
-def test_the_token_is_the_user_name_and_reaches_nothing_but_the_server(
+def test_the_token_is_the_user_name_and_follows_a_redirect_on_the_same_server(
     snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
 ) -> None:
     site.token = TOKEN
@@ -67,8 +48,6 @@ def test_the_token_is_the_user_name_and_reaches_nothing_but_the_server(
 
     site.intercept = look_around
     snapshots.run_job(link)
-    upstream.commit({"README.md": "hello again\n"})
-    snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
     assert basic(TOKEN) in site.logins
     assert any(" fetch " in line for line in seen)
@@ -76,23 +55,11 @@ def test_the_token_is_the_user_name_and_reaches_nothing_but_the_server(
     assert not [line for line in seen if TOKEN in line]
     assert files_with(snapshots.repos, "README.md") != []
     assert files_with(snapshots.repos, TOKEN) == []
-
-
-def test_a_token_in_what_the_server_says_is_cut_out(
-    snapshots: Snapshots, site: GitSite, link: TestLink, caplog: pytest.LogCaptureFixture
-) -> None:
-    snapshots.set_token(link, TOKEN)
-
-    def talk(handler: GitHandler) -> bool:
-        text = f"no repository for {TOKEN} here".encode()
-        handler.reply(404, {"Content-Type": "text/plain"}, text)
-        return False
-
-    site.intercept = talk
-    with caplog.at_level(logging.DEBUG):
-        error = failure(snapshots, link)
-    assert "no repository for *** here" in error
-    assert TOKEN not in caplog.text
+    rename_with_redirect(site, upstream)
+    upstream.path = upstream.path.with_name("renamed")
+    upstream.commit({"README.md": "hello again\n"})
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
 
 
 def test_another_server_is_not_asked_where_a_redirect_leads_to_it(
@@ -111,64 +78,46 @@ def test_another_server_is_not_asked_where_a_redirect_leads_to_it(
         site.intercept = send_away
         error = failure(snapshots, link)
         assert "redirects to another server" in error
-        assert port_of(other) not in error
+        assert other.url.rpartition(":")[2] not in error
         assert git_failures(snapshots, link) == 1
         assert basic(TOKEN) in site.logins
         assert other.paths == []
 
 
-def test_a_redirect_on_the_same_server_is_followed_with_the_token(
-    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
-) -> None:
-    site.token = TOKEN
-    snapshots.set_token(link, TOKEN)
-    rename_with_redirect(site, upstream)
-    snapshots.run_job(link)
-    upstream.path = upstream.path.with_name("renamed")
-    assert snapshots.received().files == upstream.contents()
-
-
-def test_a_server_that_never_answers_is_a_git_failure_and_leaves_no_git(
-    snapshots: Snapshots, site: GitSite, link: TestLink
-) -> None:
-    held = []
-
-    def never(handler: GitHandler) -> bool:
-        lines = [command_line(pid) for pid in git_processes(port_of(site))]
-        if any(" fetch " in line for line in lines):
-            held.append(git_processes(port_of(site)))
-            handler.rfile.read(1)  # until the client hangs up
-            return False
-        return True
-
-    site.intercept = never
-    snapshots.settings_changes["git_timeout"] = 1
-    assert failure(snapshots, link) == "git fetch took longer than 1 s"
-    assert git_failures(snapshots, link) == 1
-    assert held[0]
-    eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
-    assert [path.name for path in (snapshots.repos / ".docora-ops").iterdir()] == ["clones"]
-
-
-def test_a_lock_that_is_lost_while_git_works_ends_the_job_and_git(
-    snapshots: Snapshots, site: GitSite, link: TestLink, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", [False, True], ids=["no answer", "lost lock"])
+def test_a_fetch_without_an_end_ends_when_its_time_is_up_or_the_lock_is_lost(
+    snapshots: Snapshots,
+    site: GitSite,
+    link: TestLink,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: bool,
 ) -> None:
     monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
-    redis = snapshots.docora.redis
-    found: list[int] = []
+    redis, found = snapshots.docora.redis, []
 
-    def lose_it(handler: GitHandler) -> bool:
-        found.extend(git_processes(port_of(site)))
-        redis.set(LOCK, "somebody else")
+    def never(handler: GitHandler) -> bool:
+        pids = git_processes(site)
+        if not any(" fetch " in command_line(pid) for pid in pids):
+            return True
+        found.extend(pids)
+        if lost:
+            redis.set(LOCK, "somebody else")
         handler.rfile.read(1)  # until the client hangs up
         return False
 
-    site.intercept = lose_it
-    assert failure(snapshots, link) == "the lock of octo/api was lost while git worked"
+    site.intercept = never
+    snapshots.settings_changes["git_timeout"] = 60 if lost else 1
+    error = failure(snapshots, link)
+    assert error == (
+        "the lock of octo/api was lost while git worked"
+        if lost
+        else "git fetch took longer than 1 s"
+    )
+    assert git_failures(snapshots, link) == (0 if lost else 1)
     assert found
-    eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
-    assert git_failures(snapshots, link) == 0
-    assert redis.get(LOCK) == b"somebody else"
+    eventually(lambda: not git_processes(site), "the end of all git processes")
+    assert redis.get(LOCK) == (b"somebody else" if lost else None)
+    assert [path.name for path in (snapshots.repos / ".docora-ops").iterdir()] == ["clones"]
 
 
 HTML = {"Content-Type": "text/html; charset=utf-8"}
@@ -210,18 +159,23 @@ def test_an_answer_that_is_not_gits_is_a_git_failure_and_nothing_is_deleted(
         assert after[table] == before[table]
 
 
-def test_a_repository_without_a_commit_is_in_sync_also_where_a_redirect_leads_to_it(
-    snapshots: Snapshots, site: GitSite
+def test_an_empty_repository_is_in_sync_and_later_gets_its_files(
+    snapshots: Snapshots, site: GitSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream = snapshots.add_upstream()
     repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
     link = snapshots.link(snapshots.add_app(), repository)
-    site.token = TOKEN
-    snapshots.set_token(link, TOKEN)
-    rename_with_redirect(site, upstream)
+    rename_with_redirect(site, upstream)  # whose answer must be judged, not that of the old name
     snapshots.run_job(link)
     assert link_row(snapshots, link) == ("synced", 0, None)
     assert git_failures(snapshots, link) == 0
+    assert snapshots.received().requests == []
+    assert "the repository has no branch, so nothing is sent" in caplog.text
+    assert snapshot_row(snapshots, repository) is None
+    upstream.path = upstream.path.with_name("renamed")
+    upstream.commit({"a": "1\n"})
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
 
 
 URL = "https://github.com/octo/api"
