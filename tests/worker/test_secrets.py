@@ -197,19 +197,16 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
 
 
 def test_a_job_whose_time_is_up_while_it_writes_its_verdict_shows_no_secret(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshots, site: GitSite, link: TestLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     def time_is_up(*_: object, **__: object) -> None:
         raise JobTimeoutException("Task exceeded maximum timeout value")
 
     monkeypatch.setattr("docora_ops.database.link_scans.fail_scan", time_is_up)
-    with GitSite(snapshots.folder / "none", intercept=echo).serving() as site:
-        repository_id = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
-        link = snapshots.link(snapshots.add_app(), repository_id)
-        snapshots.set_token(link, TOKEN)
-        with pytest.raises(JobTimeoutException) as caught:
-            snapshots.run_job(link)
+    site.intercept = echo
+    snapshots.set_token(link, TOKEN)
+    with pytest.raises(JobTimeoutException) as caught:
+        snapshots.run_job(link)
     shown = "".join(traceback.format_exception(caught.value))
     assert "time_is_up" in shown
     assert TOKEN not in shown

@@ -40,16 +40,8 @@ def forget(snapshots: Snapshots) -> None:
     snapshots.received().files.clear()
 
 
-def pack(clone: Path) -> Path:
-    """Have all objects in packs."""
-    subprocess.run(["git", "repack", "-a", "-d", "--quiet"], cwd=clone, check=True)
-    [found] = (clone / "objects/pack").glob("*.pack")
-    found.chmod(0o644)
-    return found
-
-
 def remove_packs(clone: Path) -> None:
-    pack(clone)
+    subprocess.run(["git", "repack", "-a", "-d", "--quiet"], cwd=clone, check=True)
     shutil.rmtree(clone / "objects/pack")
 
 
@@ -65,11 +57,19 @@ def empty_blobs(clone: Path) -> None:
         path.write_bytes(b"")
 
 
+def leave_half_a_clone(clone: Path) -> None:
+    """What a killed job of this repository leaves."""
+    shutil.rmtree(clone)
+    half = clone.parents[2] / f"{sha256(b'octo/api').hexdigest()[:16]}-new"
+    (half / "objects/pack").mkdir(parents=True)
+    (half / "objects/pack/tmp_pack_x").write_bytes(b"PACK" * 100)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no packs": remove_packs,
     "empty blobs": empty_blobs,
     "spoilt config": lambda clone: (clone / "config").write_text("[core\n"),
-    "no clone": shutil.rmtree,
+    "half a clone": leave_half_a_clone,
 }
 
 
@@ -96,39 +96,19 @@ def test_a_scan_that_is_garbage_is_made_anew(snapshots: Snapshots) -> None:
         assert_sent_in_full(snapshots, link, upstream)
 
 
-def test_what_a_killed_job_of_this_repository_has_left_is_cleared(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link(FILES)
-    ours, others = (
-        snapshots.repos / ".docora-ops" / f"{sha256(name).hexdigest()[:16]}-half"
-        for name in (b"octo/api", b"octo/other")
-    )
-    for half in (ours, others):
-        (half / "objects/pack").mkdir(parents=True)
-        (half / "objects/pack/tmp_pack_x").write_bytes(b"PACK" * 100)
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
-    assert (ours.exists(), others.exists()) == (False, True)
-
-
-def state_of(folder: Path) -> dict[str, tuple[int, bytes | None]]:
-    """Mode and content of all below a folder."""
-    return {
-        str(path.relative_to(folder)): (
-            path.stat().st_mode,
-            path.read_bytes() if path.is_file() else None,
-        )
-        for path in folder.rglob("*")
-    }
-
-
 def test_clones_of_docoras_own_worker_are_neither_used_nor_changed(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"a": "1\n"})
     docoras = snapshots.repos / "octo/api"
     docoras.parent.mkdir(parents=True)
     upstream.git("clone", "--quiet", "--depth", "1", upstream.url, str(docoras))
-    before = state_of(docoras.parent)
+
+    def state() -> dict[Path, tuple[int, bytes]]:
+        files = [path for path in docoras.rglob("*") if path.is_file()]
+        return {path: (path.stat().st_mode, path.read_bytes()) for path in files}
+
+    before = state()
     upstream.commit({"b": "2\n"})
     snapshots.run_job(link)
     assert snapshots.received().files == upstream.contents()
-    assert state_of(docoras.parent) == before
+    assert state() == before
     assert sorted(path.name for path in snapshots.repos.iterdir()) == [".docora-ops", "octo"]

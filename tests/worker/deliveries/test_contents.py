@@ -5,7 +5,7 @@ import random
 from typing import Any
 from uuid import UUID
 
-from tests.support.delivery_checks import assert_in_sync, events, sha
+from tests.support.delivery_checks import assert_in_sync, events, failure, sha
 from tests.support.snapshots import Snapshots
 
 MIB = 1 << 20
@@ -22,7 +22,8 @@ def bodies(snapshots: Snapshots) -> list[dict[str, Any]]:
     return [request.json["file"] for request in snapshots.received().requests]
 
 
-TEXTS: dict[str | bytes, bytes] = {
+Contents = dict[str | bytes, bytes]
+TEXTS: Contents = {
     "empty": b"",
     "all of ASCII": bytes(range(1, 128)),
     "byte order mark": b"\xef\xbb\xbfhello",
@@ -30,8 +31,13 @@ TEXTS: dict[str | bytes, bytes] = {
     "line ends": b"a\r\nb\rc\n\r\n",
     "no PDF yet": b"%PDF",
     "PDF further on": b" %PDF-1.4\n",
+    **{f"{n} before a piece": b"x" * (MIB - n) + SMILE + b"tail" for n in range(4)},
+    "2 pieces": b"y" * (2 * MIB - 1) + "\u00e9".encode() + b"z" * MIB + SMILE * 3,
+    "whole": b"q" * MIB,
+    "one more": b"q" * (MIB + 1),
+    "escapes": b'\n"\x01\\' * (MIB // 3),
 }
-BINARIES: dict[str | bytes, bytes] = {
+BINARIES: Contents = {
     "only NUL": b"\0",
     "latin-1": b"caf\xe9",
     "cut off at the end": b"text " + SMILE[:3],
@@ -41,15 +47,22 @@ BINARIES: dict[str | bytes, bytes] = {
     "utf-16": "hello".encode("utf-16"),
     "PDF of text alone": b"%PDF-1.4\n1 0 obj\n",
     "PDF at its shortest": b"%PDF-",
+    "broken between pieces": b"x" * (MIB - 1) + SMILE[:1] + b"tail",
+    "broken after a piece": b"x" * (MIB - 1) + SMILE[:3] + b"x",
+    "cut at a piece": b"x" * (MIB - 2) + SMILE[:2],
+    "cut after a piece": b"x" * (MIB - 2) + SMILE[:3],
+    "late NUL": b"x" * MIB + b"\0",
 }
 
 
 def test_utf8_without_nul_that_is_no_pdf_is_sent_as_it_is_and_all_else_as_base64(
     snapshots: Snapshots,
 ) -> None:
+    snapshots.settings_changes = {"binary_chunk_threshold_bytes": 10 * MIB}
     link, upstream = snapshots.add_synced({**TEXTS, **BINARIES})
     assert_in_sync(snapshots, link, upstream)
     sent = {file["path"]: file for file in bodies(snapshots)}
+    assert len(events(snapshots)) == len(sent) == len(TEXTS) + len(BINARIES)
     for name, content in TEXTS.items():
         assert list(sent[name]) == ["path", "sha", "size", "content"]
         assert sent[name]["content"].encode() == content
@@ -60,29 +73,6 @@ def test_utf8_without_nul_that_is_no_pdf_is_sent_as_it_is_and_all_else_as_base64
     assert {name: file["size"] for name, file in sent.items()} == {
         name: len(content) for name, content in (TEXTS | BINARIES).items()
     }
-
-
-def test_a_text_is_known_as_such_wherever_it_is_read_in_two(snapshots: Snapshots) -> None:
-    snapshots.settings_changes = {"binary_chunk_threshold_bytes": 10 * MIB}
-    files: dict[str | bytes, bytes] = {
-        **{f"{n} before": b"x" * (MIB - n) + SMILE + b"tail" for n in range(4)},
-        "2 pieces": b"y" * (2 * MIB - 1) + "\u00e9".encode() + b"z" * MIB + SMILE * 3,
-        "whole": b"q" * MIB,
-        "one more": b"q" * (MIB + 1),
-        "escapes": b'\n"\x01\\' * (MIB // 3),
-    }
-    binaries: dict[str | bytes, bytes] = {
-        "broken between": b"x" * (MIB - 1) + SMILE[:1] + b"tail",
-        "broken after": b"x" * (MIB - 1) + SMILE[:3] + b"x",
-        "cut at a piece": b"x" * (MIB - 2) + SMILE[:2],
-        "cut after a piece": b"x" * (MIB - 2) + SMILE[:3],
-        "late NUL": b"x" * MIB + b"\0",
-    }
-    link, upstream = snapshots.add_synced({**files, **binaries})
-    assert_in_sync(snapshots, link, upstream)
-    encoded = {file["path"] for file in bodies(snapshots) if "content_encoding" in file}
-    assert encoded == set(binaries)
-    assert len(events(snapshots)) == len(files) + len(binaries)
 
 
 def test_a_large_binary_file_goes_in_pieces_of_its_base64_text(snapshots: Snapshots) -> None:
@@ -114,3 +104,8 @@ def test_a_large_binary_file_goes_in_pieces_of_its_base64_text(snapshots: Snapsh
             {"id": chunk_id, "index": index, "total": total} for index in range(total)
         ]
     assert sent == []
+    # A file is recorded when its last chunk was acknowledged, and only then.
+    upstream.commit({"big": noise(3000)})
+    snapshots.receiver.answer = lambda request: 200 if '"index":0' in request.body.decode() else 500
+    assert failure(snapshots, link) == "HTTP 500 on created big"
+    assert "big" not in snapshots.deliveries(link)

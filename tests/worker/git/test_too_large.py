@@ -1,6 +1,7 @@
 """Repositories and answers without an end: a job spends little time and memory on them."""
 
 import resource
+from datetime import timedelta
 from signal import Signals
 
 import pytest
@@ -18,14 +19,9 @@ from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots, Upstream
-from tests.support.worker_processes import (
-    all_processes,
-    command_line,
-    held_worker,
-    parent_of,
-    running,
-)
+from tests.support.worker_processes import children_of, held_worker, parent_of, running
 from tests.worker.deliveries.test_paths import commit_paths, long_path
+from tests.worker.git.test_http import git_processes
 
 BOMB = "the commit {} has more than {} paths, or one of more than 4,096 bytes"
 
@@ -51,13 +47,17 @@ def test_a_bomb_of_trees_fails_the_link_and_opens_the_circuit(
     snapshots.run_job(link)
     bomb = commit_bomb(upstream, levels=7)
     for number in range(1, 6):
+        assert repository_row(snapshots, link.repository_id)["open_for"] is None
+        assert events(snapshots) == [("create", "a")]
         assert failure(snapshots, link) == BOMB.format(bomb, "2,000")
         assert git_failures(snapshots, link) == number
-    assert repository_row(snapshots, link.repository_id)["open_for"] is not None
+    open_for = repository_row(snapshots, link.repository_id)["open_for"]
+    assert timedelta(minutes=29) < open_for <= timedelta(minutes=30)
     assert events(snapshots) == [("create", "a"), ("sync_failed", "")]
     upstream.git("update-ref", "refs/heads/main", before)
     snapshots.run_job(link)
     assert git_failures(snapshots, link) == 0
+    assert repository_row(snapshots, link.repository_id)["open_for"] is None
     assert_in_sync(snapshots, link, upstream)
 
 
@@ -75,16 +75,12 @@ def limit_of(pid: int) -> int:
     return resource.prlimit(pid, resource.RLIMIT_DATA)[0]
 
 
-def set_limit(pid: int, size: int) -> None:
-    """Limits a worker, which then can't give its jobs more."""
-    resource.prlimit(pid, resource.RLIMIT_DATA, (size, resource.RLIM_INFINITY))
-
-
 def work_with_little_memory(snapshots: Snapshots, link: TestLink) -> None:
     """Runs the link's job, which fails, in a worker that has 100 MiB."""
     with running(snapshots) as worker:
         worker.await_ready()
-        set_limit(worker.pid, 100 << 20)
+        limits = (100 << 20, resource.RLIM_INFINITY)  # it can't give its jobs more
+        resource.prlimit(worker.pid, resource.RLIMIT_DATA, limits)
         snapshots.queue(link, max_retry_attempts=1)
         worker.await_line("failed after")
         worker.signal(Signals.SIGTERM)
@@ -95,8 +91,8 @@ def test_the_memory_of_a_job_is_limited_and_that_of_its_worker_is_not(snapshots:
     link, _ = snapshots.add_queued({"b": "1\n"})
     with held_worker(snapshots, BINARY_CHUNK_SIZE_BYTES=str(1 << 20)) as (_, worker):
         horse = worker.horse()
-        limits = [limit_of(pid) for pid in all_processes() if parent_of(pid) == horse]
-        assert limits == [limit_of(horse)] == [(2 << 30) + (4 << 20)]
+        [git] = children_of(horse)
+        assert limit_of(git) == limit_of(horse) == (2 << 30) + (4 << 20)
         assert limit_of(parent_of(horse)) == resource.RLIM_INFINITY
     assert link_row(snapshots, link)[0] == "scanning"
 
@@ -130,10 +126,14 @@ ENDLESS = {
 
 @pytest.mark.parametrize(("request_", "media_type", "first", "more"), ENDLESS.values(), ids=ENDLESS)
 def test_an_endless_answer_fails_the_link_and_counts_for_the_circuit(
-    snapshots: Snapshots, request_: str, media_type: str, first: bytes, more: bytes
+    snapshots: Snapshots,
+    site: GitSite,
+    link: TestLink,
+    request_: str,
+    media_type: str,
+    first: bytes,
+    more: bytes,
 ) -> None:
-    snapshots.add_upstream().commit({"a": "1\n"})
-
     def answer(handler: GitHandler) -> bool:
         is_fetch = b"command=fetch" in handler.content
         if request_ != ("fetch" if is_fetch else handler.command):
@@ -145,17 +145,11 @@ def test_an_endless_answer_fails_the_link_and_counts_for_the_circuit(
         except OSError:  # git is gone
             return False
 
-    with GitSite(snapshots.folder / "upstream", intercept=answer).serving() as site:
-        repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
-        link = snapshots.link(snapshots.add_app(), repository)
-        work_with_little_memory(snapshots, link)
+    site.intercept = answer
+    work_with_little_memory(snapshots, link)
     status, _, error = link_row(snapshots, link)
     assert status == "failed"
     assert error is not None
     assert "ut of memory" in error
     assert git_failures(snapshots, link) == 1
-    port = site.url.rpartition(":")[2]
-    eventually(
-        lambda: not [pid for pid in all_processes() if f"127.0.0.1:{port}" in command_line(pid)],
-        "the end of all git processes",
-    )
+    eventually(lambda: not git_processes(site), "the end of all git processes")

@@ -1,9 +1,5 @@
 """One git at a time for each repository, over the workers of all hosts; any number reads."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
-
 import pytest
 
 from docora_ops.errors import SnapshotError
@@ -45,22 +41,3 @@ def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> No
             lock.renew()
     assert redis.get(KEY) == b"somebody else"
     assert int(redis.pttl(KEY)) <= 5000
-
-
-def test_one_process_at_a_time_has_the_lock(snapshots: Snapshots) -> None:
-    inside = threading.Lock()
-    taken = []
-
-    def take_it() -> None:
-        lock = RepositoryLock(snapshots.docora.redis, "octo/api", uuid4().hex)
-        for _ in range(10):
-            with lock.held():
-                taken.append(inside.acquire(blocking=False))
-                snapshots.docora.redis.ping()  # long enough for the others to come in
-                inside.release()
-
-    with ThreadPoolExecutor(4) as threads:
-        for _ in range(4):
-            threads.submit(take_it)
-    assert taken == [True] * 40
-    assert not snapshots.docora.redis.exists(KEY)

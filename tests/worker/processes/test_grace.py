@@ -5,7 +5,7 @@ from signal import SIGTERM
 
 from rq.job import JobStatus
 
-from tests.support.delivery_checks import link_row
+from tests.support.delivery_checks import git_failures, link_row
 from tests.support.docora import WIP
 from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.proxy import PATIENCE, eventually
@@ -48,7 +48,7 @@ def test_a_slow_delivery_is_cut_off_after_the_grace_period_and_goes_on_with_the_
 
 
 def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
-    snapshots: Snapshots,
+    snapshots: Snapshots, site: GitSite, link: TestLink
 ) -> None:
     begun, over = threading.Event(), threading.Event()
 
@@ -58,23 +58,19 @@ def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
             assert over.wait(PATIENCE)
         return True
 
-    snapshots.add_upstream().commit({"a": "1\n"})
-    with GitSite(snapshots.folder / "upstream", intercept=hold).serving() as site:
-        repository_id = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
-        link = snapshots.link(snapshots.add_app(), repository_id)
-        snapshots.queue(link)
-        with running(snapshots, "--grace", "1") as worker:
-            assert begun.wait(PATIENCE)
-            assert snapshots.docora.redis.exists("docora:repo-lock:octo/api")
-            worker.signal(SIGTERM)
-            assert worker.end() == 0
-            assert_queued_again(snapshots, link, 4)
-            eventually(lambda: worker.processes == [], "the end of git")
-        over.set()
-        assert snapshots.work().code == 0
+    site.intercept = hold
+    snapshots.queue(link)
+    with running(snapshots, "--grace", "1") as worker:
+        assert begun.wait(PATIENCE)
+        assert snapshots.docora.redis.exists("docora:repo-lock:octo/api")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+        assert_queued_again(snapshots, link, 4)
+        eventually(lambda: worker.processes == [], "the end of git")
+    over.set()
+    assert snapshots.work().code == 0
     assert link_row(snapshots, link) == ("synced", 0, None)
-    circuit = snapshots.docora.connection.execute("SELECT consecutive_failures FROM repositories")
-    assert circuit.fetchall() == [{"consecutive_failures": 0}]
+    assert git_failures(snapshots, link) == 0
 
 
 def insist(worker: Running) -> bool:

@@ -39,21 +39,29 @@ def names(snapshots: Snapshots) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "concurrency"),
-    [(signal.SIGTERM, "1"), (signal.SIGINT, "2")],
-    ids=["TERM", "Ctrl-C, which comes to all of the group"],
+    ("number", "arguments", "setting", "count"),
+    [
+        pytest.param(signal.SIGTERM, (), "1", 1, id="TERM"),
+        pytest.param(signal.SIGINT, ("--concurrency", "2"), "1", 2, id="Ctrl-C, to all"),
+        pytest.param(signal.SIGTERM, (), None, 5, id="TERM to a parent of five"),
+    ],
 )
 def test_a_signal_ends_it_when_the_job_in_hand_is_done(
-    snapshots: Snapshots, number: signal.Signals, concurrency: str
+    snapshots: Snapshots,
+    number: signal.Signals,
+    arguments: tuple[str, ...],
+    setting: str | None,
+    count: int,
 ) -> None:
     link = add_link(snapshots)
-    with held_worker(snapshots, "--concurrency", concurrency) as (gate, worker):
-        worker.await_ready(int(concurrency))
+    with held_worker(snapshots, *arguments, SCAN_CONCURRENCY=setting) as (gate, worker):
+        worker.await_ready(count)
+        assert len(names(snapshots)) == count
         if number == signal.SIGINT:
             os.killpg(worker.pid, number)
         else:
             worker.signal(number)
-        worker.await_line("told to end", int(concurrency))
+        worker.await_line("told to end", count)
         eventually(lambda: len(names(snapshots)) == 1, "the end of who is idle")
         snapshots.docora.enqueue("app_1-repo_1")
         gate.release()
@@ -63,19 +71,6 @@ def test_a_signal_ends_it_when_the_job_in_hand_is_done(
     assert sorted(snapshots.received().files) == ["a", "b"]
     assert snapshots.docora.waiting() == ["app_1-repo_1"]
     assert names(snapshots) == set()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "setting", "count"), [((), None, 5), (("--concurrency", "3"), "2", 3)]
-)
-def test_docoras_own_setting_tells_how_many_jobs_run_at_the_same_time(
-    snapshots: Snapshots, arguments: tuple[str, ...], setting: str | None, count: int
-) -> None:
-    with running(snapshots, *arguments, "--name", "w", SCAN_CONCURRENCY=setting) as worker:
-        worker.await_ready(count)
-        assert names(snapshots) == {f"w-{number}" for number in range(1, count + 1)}
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
 
 
 @pytest.mark.slow

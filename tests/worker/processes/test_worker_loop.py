@@ -13,19 +13,25 @@ from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import expire_heartbeats, make_delayed_jobs_due, running
 
 
-def test_a_heartbeat_that_redis_does_not_take_does_not_end_the_worker(
+def test_a_busy_worker_looks_after_links_of_killed_ones_whatever_becomes_of_its_heartbeat(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    docora = snapshots.docora
     link, _ = snapshots.add_link({"a": "1"})
-    execution = snapshots.docora.start_job(link.job_id)
-
-    def refuse(*_: object) -> None:
-        raise redis.TimeoutError
-
-    monkeypatch.setattr(Worker, "maintain_heartbeats", refuse)
+    execution = docora.start_job(link.job_id)
+    left = docora.add_link("scanning", retry_count=0)
     with connect(snapshots.settings) as client:
         worker = SnapshotWorker(snapshots.settings, client, "worker-1")
-        worker.maintain_heartbeats(snapshots.docora.job(link), execution)
+        worker.register_birth()
+        worker.maintain_heartbeats(docora.job(link), execution)
+        assert docora.row(left)["retry_count"] == 1
+        assert docora.waiting() == [left.job_id]
+
+        def refuse(*_: object) -> None:
+            raise redis.TimeoutError
+
+        monkeypatch.setattr(Worker, "maintain_heartbeats", refuse)
+        worker.maintain_heartbeats(docora.job(link), execution)
     assert "no heartbeat: TimeoutError" in caplog.text
 
 

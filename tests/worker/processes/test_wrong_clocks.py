@@ -37,10 +37,9 @@ def moments_are_right(snapshots: Snapshots) -> Iterator[None]:
 def test_a_worker_takes_no_job_until_its_clock_is_right(
     snapshots: Snapshots, tmp_path: Path
 ) -> None:
-    seconds, error = -600, "600 s behind Redis"
     docora = snapshots.docora
     clock = tmp_path / "clock"
-    clock.write_text(f"{seconds:+d}")
+    clock.write_text("-600")
     link, _ = snapshots.add_queued({"a": "1"})
 
     def shown() -> dict[str, Any]:
@@ -48,25 +47,18 @@ def test_a_worker_takes_no_job_until_its_clock_is_right(
         return cast("dict[str, Any]", worker)
 
     with running(snapshots, "--name", "w", **clock_in(clock)) as worker:
-        worker.await_line(
-            f"worker w: takes no job: the clock of {HOST} is {error}'s (set both by NTP"
-        )
+        behind = f"the clock of {HOST} is 600 s behind Redis's (set both by NTP"
+        worker.await_line(f"worker w: takes no job: {behind}")
         eventually(lambda: shown()["state"] == "suspended", "a worker that takes no job")
-        assert abs(shown()["clock_ahead_seconds"] - seconds) <= 1
+        assert abs(shown()["clock_ahead_seconds"] + 600) <= 1
         assert shown()["silent_seconds"] is None
         at = datetime.fromisoformat(shown()["last_heartbeat_at"])
         assert abs(datetime.now(UTC) - at) < timedelta(seconds=60)
-        diagnosis = docora.run("doctor", "--json")
-        [check] = [each for each in diagnosis.data["checks"] if each["name"] == "clocks"]
-        assert (diagnosis.code, check["state"]) == (6, "critical")
-        assert check["finding"] == f"{HOST} (worker w) is {error}"
-        assert "NTP" in check["hint"]
         assert docora.waiting() == [link.job_id]
         with moments_are_right(snapshots):
             clock.write_text("+0")
             eventually(lambda: docora.status(link) == "synced", "the end of the job")
-    assert worker.log.count("takes no job") == 1
-    assert worker.log.count("takes jobs again") == 1
+    assert worker.log.count("takes no job") == worker.log.count("takes jobs again") == 1
     assert docora.row(link)["retry_count"] == 0
 
 

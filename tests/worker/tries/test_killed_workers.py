@@ -2,8 +2,6 @@
 
 import signal
 from collections.abc import Callable
-from pathlib import Path
-from typing import cast
 
 import pytest
 from rq.executions import Execution
@@ -78,11 +76,6 @@ def test_the_last_try_of_a_killed_worker_makes_the_link_failed(snapshots: Snapsh
     assert snapshots.docora.job(link).get_status() is JobStatus.FAILED
 
 
-def lose_hash(docora: Docora, link: TestLink) -> None:
-    expire_heartbeats(docora)
-    docora.redis.delete(f"rq:job:{link.job_id}")
-
-
 def fail_job(docora: Docora, link: TestLink) -> None:
     """As a plain worker does, that knows nothing of the link."""
     expire_heartbeats(docora)
@@ -92,7 +85,6 @@ def fail_job(docora: Docora, link: TestLink) -> None:
 
 
 LOSSES: dict[str, Callable[[Docora, TestLink], object]] = {
-    "hash": lose_hash,
     "failed": fail_job,
     "all of Redis": lambda docora, _: docora.redis.flushdb(),
 }
@@ -137,43 +129,6 @@ def test_a_link_that_is_being_scanned_is_left_alone_even_without_a_trace_in_redi
     assert snapshots.docora.status(link) == "synced"
     assert snapshots.received().files == upstream.contents()
     assert len(snapshots.received().requests) == 2
-
-
-@pytest.mark.slow
-def test_a_busy_worker_looks_after_links_of_killed_ones(
-    snapshots: Snapshots, tmp_path: Path
-) -> None:
-    # Every second, where it would be every half minute.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import docora_ops.worker.rq_worker as module\n"
-        "module._MAINTENANCE_INTERVAL = 0\n"
-        "init = module.SnapshotWorker.__init__\n"
-        "def patched(self, *arguments):\n"
-        "    init(self, *arguments)\n"
-        "    self.job_monitoring_interval = 1\n"
-        "module.SnapshotWorker.__init__ = patched\n"
-    )
-    link, _ = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
-    abandoned = snapshots.docora.add_link()
-    with held_worker(snapshots, "--burst", PYTHONPATH=str(tmp_path)) as (gate, worker):
-        snapshots.queue(abandoned, max_retry_attempts=1)
-        begin(snapshots, abandoned)
-        left = snapshots.docora.add_link("scanning", retry_count=0)
-        before = snapshots.docora.row(link)
-        wip = f"rq:wip:{QUEUE}"
-        for member in cast("list[bytes]", snapshots.docora.redis.zrange(wip, 0, -1)):
-            if abandoned.job_id.encode() in member:
-                snapshots.docora.redis.zadd(wip, {member: 1})
-        worker.await_line(": left behind by a killed worker")
-        worker.await_line("its worker was killed; the link is failed")
-        assert snapshots.docora.row(left)["retry_count"] == 1
-        assert snapshots.docora.waiting() == [left.job_id]
-        assert_given_up(snapshots, abandoned, 1)
-        assert snapshots.docora.row(link) == before
-        snapshots.docora.redis.delete(snapshots.docora.queue.key)
-        gate.release()
-        assert worker.end() == 0
-    assert snapshots.docora.status(link) == "synced"
 
 
 @pytest.mark.parametrize(("attempts", "status"), [(2, "synced"), (1, "failed")])
