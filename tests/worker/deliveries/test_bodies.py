@@ -1,5 +1,6 @@
-"""Every byte of what is sent, and that JavaScript would print the same."""
+"""Every byte of what is sent, odd names and contents included."""
 
+import base64
 import hmac
 import random
 import re
@@ -9,9 +10,13 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
-from tests.support.delivery_checks import assert_in_sync, sha
-from tests.support.snapshots import AUTH_KEY, Snapshots
+import pytest
+
+from tests.support.delivery_checks import assert_in_sync, events, failure, link_row, sha
+from tests.support.snapshots import AUTH_KEY, Snapshots, Upstream
 
 ODD_NAMES = (
     " ",
@@ -130,3 +135,184 @@ def test_create_update_and_delete_are_these_bytes_and_signed(snapshots: Snapshot
         digest = hmac.new(AUTH_KEY.encode(), signed, "sha256").hexdigest()
         assert headers["X-Docora-Signature"] == f"sha256={digest}"
         assert headers["User-Agent"].startswith("docora-ops/")
+
+
+MIB = 1 << 20
+"""What is read at once, and up to what size a text is made in memory."""
+SMILE = "\U0001f600".encode()
+
+
+def noise(size: int) -> bytes:
+    """Binary: its first byte is a NUL."""
+    return b"\0" + random.Random(size).randbytes(size - 1) if size else b""
+
+
+def bodies(snapshots: Snapshots) -> list[dict[str, Any]]:
+    return [request.json["file"] for request in snapshots.received().requests]
+
+
+Contents = dict[str | bytes, bytes]
+TEXTS: Contents = {
+    "empty": b"",
+    "all of ASCII": bytes(range(1, 128)),
+    "byte order mark": b"\xef\xbb\xbfhello",
+    "noncharacters": "\ufffe\uffff\U0010ffff\ud7ff\ue000\ufffd".encode(),
+    "line ends": b"a\r\nb\rc\n\r\n",
+    "no PDF yet": b"%PDF",
+    "PDF further on": b" %PDF-1.4\n",
+    **{f"{n} before a piece": b"x" * (MIB - n) + SMILE + b"tail" for n in range(4)},
+    "2 pieces": b"y" * (2 * MIB - 1) + "\u00e9".encode() + b"z" * MIB + SMILE * 3,
+    "whole": b"q" * MIB,
+    "one more": b"q" * (MIB + 1),
+    "escapes": b'\n"\x01\\' * (MIB // 3),
+}
+BINARIES: Contents = {
+    "only NUL": b"\0",
+    "latin-1": b"caf\xe9",
+    "cut off at the end": b"text " + SMILE[:3],
+    "surrogate": b"\xed\xa0\xbd\xed\xb8\x80",
+    "too long form": b"\xc0\xafetc",
+    "beyond Unicode": b"\xf4\x90\x80\x80",
+    "utf-16": "hello".encode("utf-16"),
+    "PDF of text alone": b"%PDF-1.4\n1 0 obj\n",
+    "PDF at its shortest": b"%PDF-",
+    "broken between pieces": b"x" * (MIB - 1) + SMILE[:1] + b"tail",
+    "broken after a piece": b"x" * (MIB - 1) + SMILE[:3] + b"x",
+    "cut at a piece": b"x" * (MIB - 2) + SMILE[:2],
+    "cut after a piece": b"x" * (MIB - 2) + SMILE[:3],
+    "late NUL": b"x" * MIB + b"\0",
+}
+
+
+def test_utf8_without_nul_that_is_no_pdf_is_sent_as_it_is_and_all_else_as_base64(
+    snapshots: Snapshots,
+) -> None:
+    snapshots.settings_changes = {"binary_chunk_threshold_bytes": 10 * MIB}
+    link, upstream = snapshots.add_synced({**TEXTS, **BINARIES})
+    assert_in_sync(snapshots, link, upstream)
+    sent = {file["path"]: file for file in bodies(snapshots)}
+    assert len(events(snapshots)) == len(sent) == len(TEXTS) + len(BINARIES)
+    for name, content in TEXTS.items():
+        assert list(sent[name]) == ["path", "sha", "size", "content"]
+        assert sent[name]["content"].encode() == content
+    for name, content in BINARIES.items():
+        assert list(sent[name]) == ["path", "sha", "size", "content", "content_encoding"]
+        assert sent[name]["content"] == base64.b64encode(content).decode()
+        assert sent[name]["content_encoding"] == "base64"
+    assert {name: file["size"] for name, file in sent.items()} == {
+        name: len(content) for name, content in (TEXTS | BINARIES).items()
+    }
+
+
+def test_a_large_binary_file_goes_in_pieces_of_its_base64_text(snapshots: Snapshots) -> None:
+    chunk_size = 1027
+    totals = {1: None, 2000: None, 2001: 3, 2002: 3, 3081: 4, 3082: 5}
+    snapshots.settings_changes = {
+        "binary_chunk_threshold_bytes": 2000,
+        "binary_chunk_size_bytes": chunk_size,
+    }
+    link, upstream = snapshots.add_synced({f"{size:07}": noise(size) for size in totals})
+    assert_in_sync(snapshots, link, upstream)
+    sent = bodies(snapshots)
+    for size, total in totals.items():
+        content = noise(size)
+        chunks, sent = sent[: total or 1], sent[total or 1 :]
+        assert "".join(chunk["content"] for chunk in chunks) == base64.b64encode(content).decode()
+        about = {"path": f"{size:07}", "sha": sha(content), "size": size}
+        for chunk in chunks:
+            assert chunk | about | {"content_encoding": "base64"} == chunk
+        if total is None:
+            assert "chunk" not in chunks[0]
+            continue
+        assert list(chunks[0]) == ["path", "sha", "size", "content", "content_encoding", "chunk"]
+        assert {len(chunk["content"]) for chunk in chunks[:-1]} <= {chunk_size}
+        assert 0 < len(chunks[-1]["content"]) <= chunk_size
+        chunk_id = chunks[0]["chunk"]["id"]
+        assert str(UUID(chunk_id)) == chunk_id
+        assert [chunk["chunk"] for chunk in chunks] == [
+            {"id": chunk_id, "index": index, "total": total} for index in range(total)
+        ]
+    assert sent == []
+    # A file is recorded when its last chunk was acknowledged, and only then.
+    upstream.commit({"big": noise(3000)})
+    snapshots.receiver.answer = lambda request: 200 if '"index":0' in request.body.decode() else 500
+    assert failure(snapshots, link) == "HTTP 500 on created big"
+    assert "big" not in snapshots.deliveries(link)
+
+
+def commit_paths(upstream: Upstream, files: dict[str, bytes]) -> None:
+    """Commit files that no file system would take."""
+    entries = []
+    for path, content in files.items():
+        object_id = upstream.git_of_bytes("hash-object", "-w", "--stdin", stdin=content).strip()
+        entries.append(b"100644 %b\t%b\0" % (object_id, path.encode()))
+    upstream.git_of_bytes("update-index", "-z", "--index-info", stdin=b"".join(entries))
+    upstream.git("commit", "--quiet", "--message=paths")
+
+
+def long_path(length: int, letter: str = "x") -> str:
+    """A path of so many characters."""
+    return "/".join(letter * 99 for _ in range(length // 100 + 1))[: length - 1] + "!"
+
+
+def test_of_names_that_are_the_same_once_replaced_the_first_is_sent(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, upstream = snapshots.add_synced({b"\xe9": "first", "\ufffd": "second", b"\xff": "third"})
+    assert snapshots.received().files == {"\ufffd": b"first"}
+    assert snapshots.deliveries(link) == {"\ufffd": sha("first")}
+    assert caplog.text.count("another file has the same name in UTF-8") == 2
+    snapshots.run_job(link)
+    assert len(events(snapshots)) == 1
+    upstream.commit({b"\xe9": None})
+    snapshots.run_job(link)
+    assert events(snapshots)[1:] == [("update", "\ufffd")]
+    assert snapshots.received().files == {"\ufffd": b"second"}
+    assert link_row(snapshots, link) == ("synced", 0, None)
+
+
+def test_paths_that_docora_can_not_record_are_left_out_and_hold_nothing_else_back(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+) -> None:
+    choose = random.Random(1).choices
+    han = [chr(code) for code in range(0x4E00, 0x9FA0)]
+    dense = ["/".join("".join(choose(han, k=60)) for _ in range(n)) + "/z" for n in (16, 20)]
+    sent = {"a", "z", long_path(1024), long_path(1024, "\u00e9")}
+    only_stored = {long_path(1025), long_path(1025, "\u00e9"), long_path(2048)}
+    link, upstream = snapshots.add_link({})
+    commit_paths(upstream, dict.fromkeys((*sent, *only_stored, long_path(2049), *dense), b"1"))
+    snapshots.run_job(link)
+    assert snapshots.received().files == dict.fromkeys(sent, b"1")
+    assert snapshots.deliveries(link) == dict.fromkeys(sent, sha("1"))
+    assert snapshots.snapshot_files(link.repository_id) == dict.fromkeys(
+        sent | only_stored, sha("1")
+    )
+    assert caplog.text.count("not sent, its path is too long for Docora") == 6
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    snapshots.run_job(link)
+    assert len(events(snapshots)) == len(sent)
+
+
+def test_paths_that_git_itself_would_not_make_are_not_sent(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, upstream = snapshots.add_link({"ok": "1"})
+
+    def make(what: str, content: bytes) -> str:
+        command = ("hash-object", "-w", "-t", what, "--literally", "--stdin")
+        return upstream.git_of_bytes(*command, stdin=content).decode().strip()
+
+    def tree(*entries: tuple[str, str, str]) -> str:
+        lines = (f"{mode} {name}\0".encode() + bytes.fromhex(id_) for mode, name, id_ in entries)
+        return make("tree", b"".join(lines))
+
+    evil = ("100644", "x", make("blob", b"evil"))
+    folders = {name: tree(evil) for name in ("..", ".", ".GIT")}
+    folders["a"] = tree(("40000", ".git", tree(evil)))
+    root = [("40000", name, id_) for name, id_ in folders.items()]
+    commit = upstream.git("commit-tree", tree(*root, ("100644", "ok", evil[2])), "-m", "crafted")
+    upstream.git("update-ref", "refs/heads/main", commit.strip())
+    snapshots.run_job(link)
+    assert events(snapshots) == [("create", "ok")]
+    assert caplog.text.count("its path is not safe") == 4
+    assert link_row(snapshots, link) == ("synced", 0, None)

@@ -2,7 +2,6 @@
 
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,11 +25,12 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     host.tls_context.cache_clear()
 
 
-@contextmanager
-def link_over_tls(
-    snapshots: Snapshots, authority: trustme.CA
+@pytest.fixture
+def tls_link(
+    snapshots: Snapshots, authority: trustme.CA, tmp_path: Path
 ) -> Iterator[tuple[TestLink, Upstream]]:
     """Serves a repository and an app, both by TLS, and links them."""
+    authority.cert_pem.write_to_path(str(tmp_path / "private.pem"))
     tls = context(authority, "127.0.0.1")
     upstream = snapshots.add_upstream()
     upstream.commit({"a.txt": "1", "b.txt": "2"})
@@ -46,18 +46,14 @@ def link_over_tls(
 
 
 def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_authorities(
-    snapshots: Snapshots, authority: trustme.CA, tmp_path: Path
+    snapshots: Snapshots, tls_link: tuple[TestLink, Upstream], tmp_path: Path
 ) -> None:
-    file = tmp_path / "private.pem"
-    authority.cert_pem.write_to_path(str(file))
     env_file = tmp_path / "docora.env"
-    env_file.write_text(f"NODE_EXTRA_CA_CERTS={file}\n", encoding="utf-8")
-    protocols = {"DOCORA_OPS_GIT_PROTOCOLS": "https"}
-    with link_over_tls(snapshots, authority) as (link, upstream):
-        snapshots.queue(link)
-        worked = snapshots.work("--env-file", str(env_file), **protocols)
-        assert worked.code == 0, worked
-        assert_in_sync(snapshots, link, upstream)
+    env_file.write_text(f"NODE_EXTRA_CA_CERTS={tmp_path / 'private.pem'}\n", encoding="utf-8")
+    snapshots.queue(tls_link[0])
+    worked = snapshots.work("--env-file", str(env_file), DOCORA_OPS_GIT_PROTOCOLS="https")
+    assert worked.code == 0, worked
+    assert_in_sync(snapshots, *tls_link)
     [written] = (snapshots.repos / ".docora-ops").glob("*.pem")
     if SYSTEM.exists():
         known, extra = (ssl.create_default_context(cafile=str(each)) for each in (SYSTEM, written))
@@ -65,21 +61,21 @@ def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_auth
 
 
 def test_a_certificate_of_an_unknown_authority_has_a_hint(
-    snapshots: Snapshots, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshots,
+    tls_link: tuple[TestLink, Upstream],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with link_over_tls(snapshots, authority) as (link, _):
-        error = failure(snapshots, link)
-        assert error.startswith("fatal: unable to access 'https://127.0.0.1:")
-        assert error.endswith(f"; {HINT}")
-        assert git_failures(snapshots, link) == 1
-
-        authority.cert_pem.write_to_path(str(tmp_path / "private.pem"))
-        monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "private.pem"))
-        error = failure(snapshots, link)
-        assert error.startswith("the certificate of 127.0.0.1:")
-        assert error.endswith(f" on created a.txt: {HINT}")
-        shown = snapshots.docora.run("show", *link.ids)
-        assert "NODE_EXTRA_CA_CERTS" in shown.stdout
+    link, _ = tls_link
+    error = failure(snapshots, link)
+    assert error.startswith("fatal: unable to access 'https://127.0.0.1:")
+    assert error.endswith(f"; {HINT}")
+    assert git_failures(snapshots, link) == 1
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "private.pem"))
+    error = failure(snapshots, link)
+    assert error.startswith("the certificate of 127.0.0.1:")
+    assert error.endswith(f" on created a.txt: {HINT}")
+    assert "NODE_EXTRA_CA_CERTS" in snapshots.docora.run("show", *link.ids).stdout
 
 
 def test_a_file_that_can_not_be_used_is_a_warning_as_with_node(
@@ -87,10 +83,10 @@ def test_a_file_that_can_not_be_used_is_a_warning_as_with_node(
 ) -> None:
     path = tmp_path / "extra.pem"
     path.write_text("hello\n", encoding="utf-8")
-    reason = "it holds no certificates in PEM form"
     link, upstream = snapshots.add_queued({"a": "1\n"})
     worked = snapshots.work(NODE_EXTRA_CA_CERTS=str(path))
     assert worked.code == 0, worked
+    reason = "it holds no certificates in PEM form"
     assert f"WARNING NODE_EXTRA_CA_CERTS is ignored: {path}: {reason}\n" in worked.stderr
     assert worked.stderr.count("NODE_EXTRA_CA_CERTS") == 1
     assert_in_sync(snapshots, link, upstream)

@@ -4,7 +4,7 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.worker import snapshot_job
-from tests.support.delivery_checks import assert_in_sync, events, failure, sha, snapshot_row
+from tests.support.delivery_checks import assert_in_sync, events, failure, snapshot_row
 from tests.support.raw_app import Talk, raw_app
 from tests.support.receiver import Request
 from tests.support.snapshots import Files, Snapshots
@@ -27,25 +27,6 @@ def test_deletions_are_sent_before_creations_before_updates(snapshots: Snapshots
     snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
     assert snapshots.received().requests[-1].json["commit_sha"] == upstream.head
-
-
-def test_an_update_tells_what_was_delivered_last_and_not_what_was_committed_last(
-    snapshots: Snapshots,
-) -> None:
-    link, upstream = snapshots.add_link({"a": "1", "b": "1"})
-    snapshots.docora.connection.execute(
-        "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
-        " SELECT app_id, repository_id, unnest(ARRAY['a', 'gone']), repeat('e', 64)"
-        " FROM app_repositories"
-    )
-    snapshots.run_job(link)
-    delete, create, update = (request.json for request in snapshots.received().requests)
-    assert delete["file"] == {"path": "gone", "sha": "e" * 64}
-    assert "previous_sha" not in delete
-    assert create["file"]["path"] == "b"
-    assert "previous_sha" not in create
-    assert (update["previous_sha"], update["file"]["sha"]) == ("e" * 64, sha("1"))
-    assert_in_sync(snapshots, link, upstream)
 
 
 @pytest.mark.parametrize(("event", "app_too"), [("create", True), ("delete", False)])
@@ -115,7 +96,8 @@ def test_an_app_that_was_down_gets_the_deletion_and_every_file_again(snapshots: 
     snapshots.work_here()
     sent = [("delete", "gone"), ("create", "new"), ("update", "big"), ("update", "kept")]
     assert events(snapshots) == sent
-    deletion, _, *updates = snapshots.received().requests
-    assert deletion.json["file"]["sha"] == "0" * 64
-    assert [request.json["previous_sha"] for request in updates] == ["0" * 64] * 2
+    deletion, creation, *updates = (request.json for request in snapshots.received().requests)
+    assert deletion["file"] == {"path": "gone", "sha": "0" * 64}
+    assert "previous_sha" not in deletion | creation
+    assert [update["previous_sha"] for update in updates] == ["0" * 64] * 2
     assert_in_sync(snapshots, link, upstream)

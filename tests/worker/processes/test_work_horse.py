@@ -13,32 +13,27 @@ from tests.support.proxy import eventually
 from tests.support.receiver import Request
 from tests.support.running_commands import terminate_sessions
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import Running, running
+from tests.support.worker_processes import running
 
 APPS = ["One", "Two", "Three", "Four"]
 
 
-class Horses:
-    """Notes by which process each app is sent its file; `answer` decides about the request."""
+def horses_of(snapshots: Snapshots, answer: Callable[[str, int], int]) -> list[int]:
+    """The process by which each app was sent its file; `answer` decides about the request."""
+    pids: dict[str, int] = {}
 
-    def __init__(self, snapshots: Snapshots, answer: Callable[[str, int], int]) -> None:
-        self.pids: dict[str, int] = {}
-        self.worker: Running | None = None
-        self._answer = answer
-        snapshots.receiver.answer = self._note
-        for link in snapshots.add_links(APPS).values():
-            snapshots.queue(link, max_retry_attempts=1)
+    def note(request: Request) -> int:
+        pids[request.app] = worker.horse()
+        return answer(request.app, pids[request.app])
 
-    def _note(self, request: Request) -> int:
-        assert self.worker is not None
-        self.pids[request.app] = self.worker.horse()
-        return self._answer(request.app, self.pids[request.app])
-
-    def watch(self, snapshots: Snapshots, *arguments: str) -> None:
-        """Runs a worker until the queue is empty."""
-        with running(snapshots, *arguments) as self.worker:
-            eventually(lambda: snapshots.docora.waiting() == [], "the last job")
-            eventually(lambda: self.worker is None or self.worker.horses == [], "the horse's end")
+    snapshots.receiver.answer = note
+    for link in snapshots.add_links(APPS).values():
+        snapshots.queue(link, max_retry_attempts=1)
+    with running(snapshots) as worker:
+        eventually(lambda: snapshots.docora.waiting() == [], "the last job")
+        eventually(lambda: worker.horses == [], "the horse's end")
+    assert list(pids) == APPS
+    return list(pids.values())
 
 
 def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots: Snapshots) -> None:
@@ -52,13 +47,10 @@ def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots:
         holders.append([row["pid"] for row in rows])
         return 200
 
-    horses = Horses(snapshots, answer)
-    horses.watch(snapshots)
-    assert list(horses.pids) == APPS
+    assert len(set(horses_of(snapshots, answer))) == 1
     # They use one session, which each leaves without a lock.
     assert holders == [holders[0]] * 4
     assert len(holders[0]) == 1
-    assert len(set(horses.pids.values())) == 1
     assert snapshots.docora.statuses() == {"synced": 4}
 
 
@@ -73,9 +65,7 @@ def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
             os.kill(pid, signal.SIGKILL)
         return 500
 
-    horses = Horses(snapshots, answer)
-    horses.watch(snapshots)
-    pids = [horses.pids[app] for app in APPS]
+    pids = horses_of(snapshots, answer)
     assert pids[0] == pids[1] != pids[2] == pids[3]
     assert snapshots.docora.statuses() == {"synced": 3, "failed": 1}
     assert snapshots.docora.lost_links() == []

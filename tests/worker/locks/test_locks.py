@@ -1,18 +1,23 @@
-"""Two jobs of one link, jobs that lose Postgres, and jobs that begin too early."""
+"""The locks of links and repositories, and jobs that lose Postgres or begin too early."""
 
 import signal
 import sys
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
+from pydantic import SecretStr
 from rq.job import JobStatus
 
-from docora_ops.database import Database
-from docora_ops.database.link_scans import Failure, Refusal, fail_scan
-from docora_ops.worker import snapshot_job
-from tests.support.delivery_checks import assert_in_sync, events, link_row
+from docora_ops.database import Database, link_scans
+from docora_ops.database.link_scans import Failure, Refusal, begin_scan, fail_scan
+from docora_ops.errors import SnapshotError
+from docora_ops.worker import clone, snapshot_job
+from docora_ops.worker.clone import RepositoryLock
+from tests.support.delivery_checks import assert_in_sync, events, failure, git_failures, link_row
 from tests.support.git_over_http import GitSite, basic
+from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
 from tests.support.proxy import Proxy
 from tests.support.receiver import Request
 from tests.support.row_locks import row_locks
@@ -187,3 +192,100 @@ def test_only_the_session_that_has_the_link_writes_a_verdict(
         ending = fail_scan(database, Failure(*link.ids, "it failed", 1, 5), session)
     assert refusal is None or ending is refusal
     assert snapshots.docora.row(link)["retry_count"] == (1 if refusal is None else 0)
+
+
+KEY = "docora:repo-lock:octo/api"
+
+
+def test_a_lock_that_is_held_for_long_fails_the_job_and_not_the_repository(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    redis = snapshots.docora.redis
+    monkeypatch.setattr(clone, "LOCK_TIMEOUT", 0.03)
+    redis.set(KEY, "somebody else")
+    redis.set("docora:repo-lock:octo/other", "somebody else")
+    error = failure(snapshots, link)
+    assert error == "another worker has held the lock of octo/api for over 0.03 s"
+    assert git_failures(snapshots, link) == 0
+    assert redis.get(KEY) == b"somebody else"
+    assert not (snapshots.repos / ".docora-ops").exists()
+    redis.delete(KEY)
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> None:
+    redis = snapshots.docora.redis
+    lock = RepositoryLock(redis, "octo/api", "app_1-repo_1")
+    with lock.held():
+        redis.pexpire(KEY, 5000)
+        lock.renew()
+        assert 100_000 < int(redis.pttl(KEY)) <= 120_000
+        redis.set(KEY, "somebody else", px=5000)
+        with pytest.raises(SnapshotError, match="was lost while git worked"):
+            lock.renew()
+    assert redis.get(KEY) == b"somebody else"
+    assert int(redis.pttl(KEY)) <= 5000
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize(
+    ("mode", "size", "concurrency", "sentence"),
+    [
+        ("transaction", 3, "2", "leads to a proxy that pools transactions"),
+        ("statement", 2, "1", "is behind a proxy that pools statements"),
+    ],
+)
+def test_a_worker_refuses_to_start_where_transactions_or_statements_are_pooled(
+    snapshots: Snapshots, mode: str, size: int, concurrency: str, sentence: str
+) -> None:
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    database = snapshots.docora.database_access
+    with pgbouncer(database, mode, size) as access:
+        arguments = ("--concurrency", concurrency)
+        if mode == "statement":
+            result = snapshots.work(*arguments, DATABASE_URL=access.worker)
+        else:
+            with Neighbours(database, access.worker).at_work():
+                result = snapshots.work(*arguments, DATABASE_URL=access.worker)
+    assert (result.code, result.stdout) == (5, ""), result
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("Error: ")
+    assert sentence in error
+    assert hint.startswith("Hint: ")
+    assert "pool_mode" in hint
+    assert snapshots.docora.waiting() == [link.job_id]
+    assert snapshots.docora.redis.keys("rq:worker*") == []
+
+
+@needs_pgbouncer
+def test_a_worker_works_where_sessions_are_pooled(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_queued({"a": "1\n"})
+    database = snapshots.docora.database_access
+    with pgbouncer(database, "session", 8) as access, Neighbours(database, access.worker).at_work():
+        result = snapshots.work(DATABASE_URL=access.worker)
+    assert result.code == 0, result
+    assert_in_sync(snapshots, link, upstream)
+
+
+@needs_pgbouncer
+def test_a_job_that_loses_its_lock_sends_nothing(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    with (
+        pgbouncer(snapshots.docora.database_access, "transaction", 2) as access,
+        psycopg.connect(access.worker) as other,
+    ):
+
+        def begin(*arguments: object) -> object:
+            other.execute("SELECT 1")  # in the session that the job has had so far
+            return begin_scan(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(link_scans, "begin_scan", begin)
+        snapshots.settings_changes = {"database_url": SecretStr(access.worker)}
+        with pytest.raises(SnapshotError, match="has not got the link's lock"):
+            snapshots.run_job(link)
+    assert snapshots.received().requests == []
+    assert "a proxy that pools sessions" in snapshots.docora.row(link)["last_error"]
