@@ -82,7 +82,7 @@ def use_authorities(settings: Settings) -> None:
     if not (extra := os.environ.get("NODE_EXTRA_CA_CERTS")):
         return
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(extra)
+        tls_context()  # is read here once for all jobs
     except OSError as error:
         is_read = isinstance(error, ssl.SSLError)
         reason = "it holds no certificates in PEM form" if is_read else error.strerror
@@ -104,7 +104,7 @@ def use_authorities(settings: Settings) -> None:
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Returns the context for connections to apps. Reads all authorities, which takes long."""
+    """Returns the context for connections to apps. Raises OSError."""
     context = ssl.create_default_context()
     # Python 3.13 refuses certificates of private authorities that Node takes.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT

@@ -46,7 +46,7 @@ _PAUSE = 1  # seconds between two heartbeats, looks for due jobs, or attempts to
 # clocks of the hosts: two workers may be wrong by this in opposite directions.
 _LARGEST_CLOCK_DIFFERENCE = 20
 # A second signal within so many seconds counts as the first one: Ctrl-C reaches a worker both from
-# the terminal and from its parent.
+# the terminal and from its parent, and a closed terminal often sends two.
 _SAME_SIGNAL = 1
 _POLL = 0.2  # seconds between two looks whether a job is to be cut off
 _MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replaced
@@ -250,7 +250,6 @@ class SnapshotWorker(Worker):
                 log.info("worker %s: told again: ends its job", self.name)
             return
         self._is_told_to_end, self._told_at = True, moment
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal often sends two
         rest = ""
         if self.get_state() == WorkerStatus.BUSY:
             rest = "; its job is finished first"

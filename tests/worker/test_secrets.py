@@ -70,11 +70,13 @@ def test_secrets_are_cut_out_of_what_is_said() -> None:
 def echo(handler: GitHandler) -> bool:
     """A server that repeats what it was told."""
     login = handler.headers.get("Authorization", "")
-    token = base64.b64decode(login.removeprefix("Basic ")).decode()
-    text = f"I do not like {token} nor {login}\n".encode()
-    headers = {"Content-Type": "text/plain", "Content-Length": str(len(text))}
-    realm = {"WWW-Authenticate": 'Basic realm="git"'}
-    handler.reply(403 if login else 401, headers | realm, text)
+    if login:
+        token = base64.b64decode(login.removeprefix("Basic ")).decode()
+        text = f"I do not like {token} nor {login}\n".encode()
+        headers = {"Content-Type": "text/plain", "Content-Length": str(len(text))}
+        handler.reply(403, headers, text)
+    else:
+        handler.refuse()
     return False
 
 

@@ -42,25 +42,6 @@ def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> N
     assert not has_live_job(snapshots.docora, link)
 
 
-def test_a_second_job_for_a_link_at_work_ends_without_a_word(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
-    with held_worker(snapshots, "--burst") as (gate, first):
-        before = snapshots.docora.row(link)
-        ids = {"app_id": link.app_id, "repository_id": link.repository_id}
-        snapshots.docora.queue.enqueue(
-            "docora_ops.worker.snapshot", kwargs=ids, job_id=link.job_id, description="another's"
-        )
-        second = snapshots.work()
-        assert second.code == 0
-        assert "nothing to do: another job is at work on it" in second.stderr
-        assert snapshots.docora.job(link).get_status() is JobStatus.FINISHED
-        assert snapshots.docora.row(link) == before
-        gate.release()
-        assert first.end() == 0
-    assert_synced(snapshots, link, upstream)
-    assert events(snapshots) == [("create", "a"), ("create", "b")]
-
-
 def test_a_worker_that_was_paused_past_its_heartbeat_finishes_alone(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
     with held_worker(snapshots, "--burst") as (gate, paused):
