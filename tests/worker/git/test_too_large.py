@@ -20,7 +20,7 @@ from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots, Upstream
 from tests.support.worker_processes import children_of, held_worker, parent_of, running
-from tests.worker.deliveries.test_paths import commit_paths, long_path
+from tests.worker.deliveries.test_bodies import commit_paths, long_path
 from tests.worker.git.test_http import git_processes
 
 BOMB = "the commit {} has more than {} paths, or one of more than 4,096 bytes"

