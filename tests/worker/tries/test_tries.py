@@ -95,6 +95,9 @@ def test_the_verdict_waits_for_the_disk_though_deliveries_do_not(snapshots: Snap
     ]
 
 
+ANOTHER_KEY = "it was encrypted with another ENCRYPTION_KEY"
+
+
 def take_away(upstream: Upstream) -> None:
     """From now on git fails."""
     upstream.path.rename(upstream.path.with_suffix(".away"))
@@ -146,7 +149,7 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
             "Silent": f"no answer from {silent.host} within 0.3 s",
             "Down": f"127.0.0.1:{port}: Connection refused",
             "Broken": "HTTP 500",
-            "Locked": "its auth key can't be decrypted: it was encrypted with another ENCRYPTION_KEY",
+            "Locked": f"its auth key can't be decrypted: {ANOTHER_KEY}",
         }
         urls = {"Silent": silent.base_url, "Down": f"http://127.0.0.1:{port}"}
         apps = {name: snapshots.add_app(name, base_url=urls.get(name)) for name in reasons}
