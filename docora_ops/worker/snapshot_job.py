@@ -64,12 +64,10 @@ class Resources:
         """Returns the session that the last job has left, if it is alive, or a new one."""
         session, self._session = self._session, None
         if session is not None:
-            try:
+            with suppress(DocoraOpsError):  # Postgres may have been restarted since
                 session.rows("SELECT 1")
-            except DocoraOpsError:  # Postgres may have been restarted since
-                session.close()
-            else:
                 return session
+            session.close()
         timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
         timeouts = {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": timeout}
         return Session(self.settings.model_copy(update=timeouts))
