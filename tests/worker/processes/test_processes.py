@@ -99,17 +99,13 @@ def test_settings_of_an_env_file_that_can_be_read_only_once_reach_the_jobs(
 ) -> None:
     for link in snapshots.add_links(["One", "Two"]).values():
         snapshots.queue(link)
-    environment = snapshots.environment()
-    names = (
-        *("DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "REPOS_BASE_PATH"),
-        "DOCORA_OPS_GIT_PROTOCOLS",
-    )
+    environment = snapshots.environment(SCAN_CONCURRENCY="2")
     path = tmp_path / "docora.env"
-    content = "".join(f"{name}={environment[name]}\n" for name in names)
+    content = "".join(f"{name}={value}\n" for name, value in environment.items())
     os.mkfifo(path)
     threading.Thread(target=path.write_text, args=(content,), daemon=True).start()
-    arguments = ("worker", "--env-file", str(path), "--burst", "--concurrency", "2")
-    result = snapshots.docora.run(*arguments, env=dict.fromkeys(names, None))
+    arguments = ("worker", "--env-file", str(path), "--burst")
+    result = snapshots.docora.run(*arguments, env=dict.fromkeys(environment, None))
     assert (result.code, result.stdout) == (0, ""), result.stderr
     assert snapshots.docora.statuses() == {"synced": 2}
     assert (snapshots.clone() / "HEAD").exists()
