@@ -21,9 +21,8 @@ from tests.support.docora import COMMAND, QUEUE, WIP
 from tests.support.git_over_http import GitHandler, GitSite, gate_at
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
-from tests.support.snapshots import KEY, Snapshots
+from tests.support.snapshots import KEY, Files, Snapshots
 from tests.support.worker_processes import (
-    Running,
     children_of,
     held_worker,
     running,
@@ -31,6 +30,7 @@ from tests.support.worker_processes import (
 )
 
 PASSWORD = "hunter2"
+FILES: Files = {"a": "1\n", "b": "2\n"}
 
 
 @pytest.fixture
@@ -172,11 +172,6 @@ def may_unshare() -> bool:
     return subprocess.run([*PID_1, "true"], capture_output=True, check=False).returncode == 0
 
 
-def add_link(snapshots: Snapshots, **retry: int) -> TestLink:
-    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"}, **retry)
-    return link
-
-
 def names(snapshots: Snapshots) -> set[str]:
     """Workers on RQ's screens."""
     keys = cast("set[bytes]", snapshots.docora.redis.smembers(f"rq:workers:{QUEUE}"))
@@ -198,7 +193,7 @@ def test_a_signal_ends_it_when_the_job_in_hand_is_done(
     setting: str | None,
     count: int,
 ) -> None:
-    link = add_link(snapshots)
+    link, _ = snapshots.add_queued(FILES)
     with held_worker(snapshots, *arguments, SCAN_CONCURRENCY=setting) as (gate, worker):
         worker.await_ready(count)
         assert len(names(snapshots)) == count
@@ -243,7 +238,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
 def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
     snapshots: Snapshots,
 ) -> None:
-    link = add_link(snapshots, retry_base_delay_ms=0)
+    link, _ = snapshots.add_queued(FILES, retry_base_delay_ms=0)
     command = [*PID_1, str(COMMAND), "worker", "--concurrency", "1"]
     with gate_at(snapshots.receiver, "b") as gate, running_program(command, snapshots) as worker:
         gate.wait()
@@ -265,7 +260,7 @@ def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
 def test_children_finish_their_job_and_end_when_their_parent_is_killed(
     snapshots: Snapshots,
 ) -> None:
-    link = add_link(snapshots)
+    link, _ = snapshots.add_queued(FILES)
     with held_worker(snapshots, "--concurrency", "2") as (gate, worker):
         worker.await_ready(2)
         worker.signal(signal.SIGKILL)
@@ -286,7 +281,7 @@ def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None
     with running_program(command, snapshots) as worker:
         worker.await_ready(2)
         os.killpg(worker.pid, signal.SIGHUP)
-        link = add_link(snapshots)
+        link, _ = snapshots.add_queued(FILES)
         eventually(lambda: snapshots.docora.status(link) == "synced", "a snapshot")
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
@@ -307,7 +302,7 @@ def assert_queued_again(snapshots: Snapshots, link: TestLink, tries_left: int) -
 def test_a_slow_delivery_is_cut_off_after_the_grace_period_and_goes_on_with_the_next_worker(
     snapshots: Snapshots,
 ) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"}, max_retry_attempts=1)
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=1)
     with held_worker(snapshots, "--concurrency", "2", "--grace", "1") as (_gate, worker):
         worker.signal(SIGTERM)
         assert worker.end() == 0
@@ -351,17 +346,17 @@ def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
     assert git_failures(snapshots, link) == 0
 
 
-def insist(worker: Running) -> bool:
-    """Sends SIGTERM again: within a second, it counts as the one before. Whether it has ended."""
-    worker.signal(SIGTERM)
-    return worker.process.poll() is not None
-
-
 def test_a_second_signal_leaves_the_job_to_a_worker_that_runs_already(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
+    link, _ = snapshots.add_queued(FILES)
     with held_worker(snapshots) as (gate, worker), running(snapshots) as other:
         other.await_ready()
-        eventually(lambda: insist(worker) or "told again" in worker.log, "a second signal")
+
+        def insist() -> bool:
+            """Sends SIGTERM again, which counts as the one before for a second."""
+            worker.signal(SIGTERM)
+            return "told again" in worker.log
+
+        eventually(insist, "a second signal")
         other.await_line("began")
         gate.release()
         other.await_line("synced")

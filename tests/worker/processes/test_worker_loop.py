@@ -232,17 +232,13 @@ CAME = "takes no job: a BullMQ worker of Docora was started"
 WENT = "takes jobs again"
 
 
-def nothing(_job_id: str) -> None:
-    """Ends a job of BullMQ."""
-
-
 def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
     snapshots: Snapshots, bullmq: Bullmq
 ) -> None:
     docora = snapshots.docora
     with running(snapshots, "--name", "w") as worker:
         await_waiting_worker(docora)
-        with bullmq.worker(nothing):
+        with bullmq.worker(lambda _: None):
             worker.await_line(CAME)
             link, _ = snapshots.add_queued({"a": "1\n"})
             [shown] = docora.run("queue", "--json").data["workers"]
@@ -250,7 +246,7 @@ def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
             assert docora.waiting() == [link.job_id]
         worker.await_line(WENT)
         eventually(lambda: docora.status(link) == "synced", "the job")
-        with bullmq.worker(nothing):
+        with bullmq.worker(lambda _: None):
             worker.await_line(CAME, 2)
             worker.signal(signal.SIGTERM)
             assert worker.end() == 0
@@ -264,7 +260,7 @@ def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
     docora = snapshots.docora
     worker = SnapshotWorker(snapshots.settings, connect(snapshots.settings), "w")
     link = docora.add_link("scanning", retry_count=0)
-    with bullmq.worker(nothing):
+    with bullmq.worker(lambda _: None):
         worker.run_maintenance_tasks()
         assert docora.status(link) == "scanning"
         assert docora.waiting() == []
