@@ -306,7 +306,7 @@ def test_a_bomb_of_trees_fails_the_link_and_opens_the_circuit(
     link, upstream = snapshots.add_link({"a": "1\n"})
     before = upstream.head
     snapshots.run_job(link)
-    bomb = commit_bomb(upstream, levels=7)
+    bomb = commit_bomb(upstream, levels=4, width=7)
     for number in range(1, 6):
         assert repository_row(snapshots, link.repository_id)["open_for"] is None
         assert events(snapshots) == [("create", "a")]
