@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import re
 import socket
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError, WrongBackendError
+from docora_ops.errors import ConfigurationError, DocoraOpsError, WrongBackendError
 
 
 def worker(
@@ -49,11 +48,6 @@ def worker(
     per event. Needs the extra `worker`, and git.
     """
     context = context_of(typer_context)
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
-        raise UsageError(
-            f"--name {name[:100]!r} is not a name for a worker",
-            hint="use up to 100 letters, digits, `_`, `.` and `-`",
-        )
     from docora_ops.actions.workers import require_rq
     from docora_ops.jobs import OtherQueue
 

@@ -6,10 +6,9 @@ import json
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -36,13 +35,13 @@ _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
 # Files and folders of a commit: a few trees that name each other make billions of paths.
 _MOST_PATHS = 1_000_000
-_LONGEST_PATH = 4096  # characters; Linux can check out no longer path
+_LONGEST_PATH = 4096  # bytes; Linux can check out no longer path
 _ID_LENGTH = 20  # bytes of an object id in a tree
 # git itself creates no such paths, but accepts them from a server.
-_UNSAFE_PATH = re.compile(r"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
+_UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 _SCAN = "docora-ops-scan"
 # Has to change whenever a scan records something else about the same file.
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Commit:
 class File(NamedTuple):
     """A regular file of a commit, and what is known of its content.
 
-    path: bytes that are not UTF-8 are surrogate escapes.
+    path: as Docora itself writes it: U+FFFD replaces bytes that are not UTF-8.
     sha: SHA-256 of the content, in hex.
     is_text: True for UTF-8 without NUL, PDF excepted; other files are sent as base64.
     """
@@ -66,13 +65,6 @@ class File(NamedTuple):
     sha: str
     size: int
     is_text: bool
-
-    @property
-    def name(self) -> str:
-        """The path as Docora itself names it: U+FFFD replaces bytes that are not UTF-8."""
-        if self.path.isascii():
-            return self.path
-        return self.path.encode(errors="surrogateescape").decode(errors="replace")
 
 
 class RepositoryLock:
@@ -89,10 +81,7 @@ class RepositoryLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock for the block.
-
-        Raises RedisError, and SnapshotError if another worker has held the lock for a minute.
-        """
+        """Holds the lock. Raises RedisError, and SnapshotError if it stays taken for a minute."""
         with redis_errors(self._client):
             is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner)
         if not is_ours:
@@ -105,7 +94,7 @@ class RepositoryLock:
             self.release()
 
     def release(self) -> None:
-        """Releases the lock if the job holds it, also that of a killed process."""
+        """Releases the lock if the job holds it, even if its process was killed."""
         self._lock.local.token = self._owner.encode()
         with suppress(redis.RedisError):  # a lock that cannot be released expires
             self._lock.release()
@@ -137,7 +126,8 @@ class Clone:
         )
         if not is_safe or self.path.is_symlink() or self.path.parent.is_symlink():
             raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
-        self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
+        mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
+        self._new = self._folder / f"{mark}-new"
         self._git = git
         self._lock = lock
 
@@ -145,29 +135,24 @@ class Clone:
         """Brings the clone to the head of `main` or, if there is no `main`, of the default branch.
 
         Returns None if the repository shows no branch, and leaves the clone as it is. Raises
-        GitError if the repository cannot be fetched, RedisError, and SnapshotError if the lock
-        can't be taken or the disk can't be written.
+        RedisError, SnapshotError, and GitError if the repository cannot be fetched.
         """
         try:
             with self._lock.held():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                for left_by_killed_job in self._folder.glob(f"{self._mark}-*"):
-                    shutil.rmtree(left_by_killed_job, ignore_errors=True)
                 commit = self._remote_head()
                 local = self._local_head()
                 if commit is None or local == commit.sha:
                     return commit
                 self._update(commit, is_new=local is None)
-                head = self._local_head()
+                # The branch may have got another commit meanwhile.
+                return Commit(self._local_head() or commit.sha, commit.branch)
         except OSError as error:
             raise SnapshotError(
                 f"the clone can't be written below REPOS_BASE_PATH: {error.strerror}: "
                 f"{error.filename}"
             ) from error
-        if head is None:
-            raise BrokenCloneError(f"the new clone of {self._git.url} can't be read")
-        return replace(commit, sha=head)
 
     def remove(self) -> None:
         """Removes a clone that can't be read, so that the next try makes a new one."""
@@ -175,7 +160,6 @@ class Clone:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _remote_head(self) -> Commit | None:
-        """Asks the server for `main` and the default branch; returns None if there is no branch."""
         default = "HEAD"
         commits: dict[str, str] = {}
         for line in self._git.list_refs("HEAD", _MAIN).splitlines():
@@ -196,31 +180,28 @@ class Clone:
         return None
 
     def _local_head(self) -> str | None:
-        """Returns the commit of the clone, if it has one: read without git, which takes longer."""
-        try:
+        try:  # without git, which takes longer
             commit = (self.path / _HEAD).read_bytes().decode(errors="replace").strip()
         except OSError:
             return None
         return commit if _COMMIT.fullmatch(commit) else None
 
     def _update(self, commit: Commit, *, is_new: bool) -> None:
-        """Fetches the branch, into a new clone if the present one does not take it."""
         if not is_new:
             # The server has just answered, so after a failure the clone may be broken.
             with suppress(GitError):
                 self._fetch(self.path, commit)
                 return
-        folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=f"{self._mark}-"))
+        shutil.rmtree(self._new, ignore_errors=True)  # left by a killed job
         try:
-            (folder / "objects").mkdir()
-            (folder / "refs").mkdir()
-            (folder / "HEAD").write_text("ref: refs/heads/main\n", encoding="ascii")
-            self._fetch(folder, commit)
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            folder.rename(self.path)
+            (self._new / "objects").mkdir(parents=True)
+            (self._new / "refs").mkdir()
+            (self._new / "HEAD").write_text("ref: refs/heads/main\n", encoding="ascii")
+            self._fetch(self._new, commit)
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._new.rename(self.path)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(self._new, ignore_errors=True)
 
     def _fetch(self, clone: Path, commit: Commit) -> None:
         source = commit.branch if commit.branch == "HEAD" else f"refs/heads/{commit.branch}"
@@ -248,13 +229,13 @@ class Objects:
             stop(self._running)
 
     def list_files(self, commit: str) -> list[tuple[str, str]]:
-        """Returns path and object id of the regular files of a commit, ordered by path.
+        """Returns path and object id of the regular files of a commit, in byte order of the paths.
 
         Raises GitError if the commit has more paths, or a longer one, than any that is meant.
         """
         files = []
         paths = 0
-        trees = [("", f"{commit}^{{tree}}")]
+        trees = [(b"", f"{commit}^{{tree}}")]
         while trees:
             # The last ones first, so that few trees wait at any time.
             batch = trees[-_MOST_REQUESTED:]
@@ -267,25 +248,25 @@ class Objects:
                     if paths > _MOST_PATHS or len(path) > _LONGEST_PATH:
                         raise GitError(
                             f"the commit {commit} has more than {_MOST_PATHS:,} paths, or one of "
-                            f"more than {_LONGEST_PATH:,} characters"
+                            f"more than {_LONGEST_PATH:,} bytes"
                         )
                     if mode in {b"40000", b"040000"}:
-                        trees.append((path + "/", object_id))
+                        trees.append((path + b"/", object_id))
                     elif not mode.startswith(b"100"):  # a link, or another repository
                         continue
                     elif _UNSAFE_PATH.search(path):
-                        log.warning("not sent, its path is not safe: %s", inert(path))
+                        shown = inert(path.decode(errors="replace"))
+                        log.warning("not sent, its path is not safe: %s", shown)
                     else:
                         files.append((path, object_id))
-        return sorted(files)
+        return [(path.decode(errors="replace"), object_id) for path, object_id in sorted(files)]
 
     def read(self, object_ids: Iterable[str], kind: bytes = b"blob") -> Iterator[Iterator[bytes]]:
         """Yields the content of each object; each has to be read to its end before the next."""
         if self._running is None:
             self._running = self._git.start(["cat-file", "--batch"], self._clone)
         stdin, stdout = self._running.stdin, self._running.stdout
-        assert stdin is not None  # noqa: S101 - a pipe
-        assert stdout is not None  # noqa: S101 - a pipe
+        assert stdin and stdout  # noqa: S101, PT018 - pipes
         left = iter(object_ids)
         while batch := list(islice(left, _MOST_REQUESTED)):
             with suppress(OSError):  # git has ended, which is noticed below
@@ -295,7 +276,6 @@ class Objects:
                 yield self._receive(stdout, object_id, kind)
 
     def _receive(self, stdout: IO[bytes], object_id: str, kind: bytes) -> Iterator[bytes]:
-        """Yields the pieces of the next object."""
         broken = BrokenCloneError(f"the clone {self._clone} is broken at object {object_id}")
         fields = stdout.readline().split()
         if len(fields) != 3 or fields[1] != kind:  # noqa: PLR2004 - id, type, size
@@ -311,7 +291,7 @@ class Objects:
             raise broken
 
 
-def _entries(tree: bytes) -> Iterator[tuple[bytes, str, str]]:
+def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, str]]:
     """Yields mode, name and object id of each entry: `MODE NAME`, NUL, and the id in binary."""
     start = 0
     while start < len(tree):
@@ -320,7 +300,7 @@ def _entries(tree: bytes) -> Iterator[tuple[bytes, str, str]]:
             raise BrokenCloneError("git shows a tree that is cut off")
         mode, _, name = tree[start : end - 1].partition(b" ")
         start = end + _ID_LENGTH
-        yield mode, name.decode(errors="surrogateescape"), tree[end:start].hex()
+        yield mode, name, tree[end:start].hex()
 
 
 def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:

@@ -58,8 +58,8 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list
     by_name: dict[str, File] = {}
     for file in files:
         # Paths that are not UTF-8 may have the same name.
-        if by_name.setdefault(file.name, file) is not file:
-            log.warning("not sent, another file has the same name in UTF-8: %s", inert(file.name))
+        if by_name.setdefault(file.path, file) is not file:
+            log.warning("not sent, another file has the same name in UTF-8: %s", inert(file.path))
     deletions, creations, updates = [], [], []
     for path, sha in delivered:
         known = by_name.pop(path, None)
@@ -82,7 +82,7 @@ def fits_index(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Sender:
-    """Sends the changes of one repository at one commit to an app, one after the other."""
+    """Sends changes of one repository at one commit to an app."""
 
     webhook: Webhook
     objects: Objects
@@ -90,60 +90,60 @@ class Sender:
     commit_sha: str
     settings: Settings
 
-    def send(self, changes: Iterable[Change]) -> Iterator[Change]:
-        """Sends the changes; yields each when the app has answered with 2xx.
-
-        Raises DeliveryError and BrokenCloneError.
-        """
-        for change in changes:
-            try:
-                for body in self._bodies(change):
-                    self.webhook.post(change.event, body)
-            except DeliveryError as error:
-                hint = f": {error.hint}" if error.hint else ""
-                reason = f"{error.message} on {change.event}d {change.path}{hint}"
-                raise DeliveryError(reason) from error
-            yield change
+    def send(self, change: Change) -> None:
+        """Sends a change. Raises BrokenCloneError, and DeliveryError unless the answer is 2xx."""
+        try:
+            for body in self._bodies(change):
+                self.webhook.post(change.event, body)
+        except DeliveryError as error:
+            hint = f": {error.hint}" if error.hint else ""
+            reason = f"{error.message} on {change.event}d {change.path}{hint}"
+            raise DeliveryError(reason) from error
 
     def _bodies(self, change: Change) -> Iterator[Body]:
         """Yields the body of a change, or several: a large binary file is sent in chunks."""
         file, size = change.file, self.settings.binary_chunk_size_bytes
         if file is None:
-            yield self._encode({"path": change.path, "sha": change.sha})
-        elif not file.is_text and file.size > self.settings.binary_chunk_threshold_bytes:
+            yield self._encode(change, {})
+            return
+        if not file.is_text and file.size > self.settings.binary_chunk_threshold_bytes:
             total = -(-4 * -(-file.size // 3) // size)
             chunk_id = str(uuid4())
             for index, text in enumerate(_resized(self._content(file), size)):
-                head, tail = self._frame(change, {"id": chunk_id, "index": index, "total": total})
+                chunk: dict[str, object] = {"id": chunk_id, "index": index, "total": total}
+                head, tail = self._frame(change, file, {"chunk": chunk})
                 yield head + text + tail
-        elif file.size <= _SMALL:
-            head, tail = self._frame(change)
+            return
+        head, tail = self._frame(change, file, {})
+        if file.size <= _SMALL:
             yield b"".join((head, *self._content(file), tail))
         else:  # read twice, to sign it and to send it
-            head, tail = self._frame(change)
             yield lambda: chain([head], self._content(file), [tail])
 
     def _content(self, file: File) -> Iterator[bytes]:
         return _encoded(file, next(self.objects.read([file.object_id])))
 
-    def _frame(self, change: Change, chunk: dict[str, object] | None = None) -> tuple[bytes, bytes]:
+    def _frame(
+        self, change: Change, file: File, chunk: dict[str, dict[str, object]]
+    ) -> tuple[bytes, bytes]:
         """Returns the body of a creation or an update before and after the content."""
-        assert change.file is not None  # noqa: S101 - a deletion has no content
-        file: dict[str, object] = {"path": change.path, "sha": change.sha}
-        file |= {"size": change.file.size, "content": ""}
-        if not change.file.is_text:
-            file["content_encoding"] = "base64"
-        if chunk is not None:
-            file["chunk"] = chunk
+        encoding = {} if file.is_text else {"content_encoding": "base64"}
+        content = {"size": file.size, "content": "", **encoding, **chunk}
         # A value cannot contain this: its quotes are escaped.
-        head, key, tail = self._encode(file, change.previous_sha).partition(b',"content":"')
+        head, key, tail = self._encode(change, content).partition(b',"content":"')
         return head + key, tail
 
-    def _encode(self, file: dict[str, object], previous_sha: str | None = None) -> bytes:
-        body: dict[str, object] = {"repository": _fields(self.repository), "file": file}
-        if previous_sha is not None:
-            body["previous_sha"] = previous_sha
-        return encode(body | {"commit_sha": self.commit_sha, "timestamp": moment(host.now())})
+    def _encode(self, change: Change, content: dict[str, object]) -> bytes:
+        previous = {"previous_sha": change.previous_sha} if change.previous_sha else {}
+        return encode(
+            {
+                "repository": _fields(self.repository),
+                "file": {"path": change.path, "sha": change.sha, **content},
+                **previous,
+                "commit_sha": self.commit_sha,
+                "timestamp": moment(host.now()),
+            }
+        )
 
 
 def post_sync_failed(
@@ -158,31 +158,30 @@ def post_sync_failed(
     `message`: git's error.
     """
     key = settings.require_encryption_key()
+    state = {
+        "status": "open",
+        "consecutive_failures": circuit.consecutive_failures,
+        "threshold": settings.circuit_breaker_threshold,
+        "cooldown_until": moment(circuit.open_until),
+    }
 
     def post(recipient: Recipient) -> None:
-        body = encode(
-            {
-                "event": "sync_failed",
-                "repository": _fields(payload),
-                "error": {"type": "git_failure", "message": message},
-                "circuit_breaker": {
-                    "status": "open",
-                    "consecutive_failures": circuit.consecutive_failures,
-                    "threshold": settings.circuit_breaker_threshold,
-                    "cooldown_until": moment(circuit.open_until),
-                },
-                "retry_count": recipient.retry_count,
-                "timestamp": moment(host.now()),
-            }
-        )
+        body = {
+            "event": "sync_failed",
+            "repository": _fields(payload),
+            "error": {"type": "git_failure", "message": message},
+            "circuit_breaker": state,
+            "retry_count": recipient.retry_count,
+            "timestamp": moment(host.now()),
+        }
         app_id, url = recipient.app_id, recipient.base_url
-        cleaner = Cleaner()
-        cleaner.learn_url(url)
         try:
             auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
             with closing(Webhook(url, app_id, auth_key, _SYNC_FAILED_TIMEOUT)) as webhook:
-                webhook.post("sync_failed", body)
+                webhook.post("sync_failed", encode(body))
         except SnapshotError as error:
+            cleaner = Cleaner()
+            cleaner.learn_url(url)
             reason = cleaner.clean(": ".join(filter(None, (error.message, error.hint))))
             text = "app %s was not told of the open circuit: %s"
             log.warning(text, inert(app_id), inert(reason))

@@ -30,18 +30,13 @@ _SYSTEM_FILES = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # BSD, macOS
 )
-# OpenSSL's codes for a certificate whose issuer is not trusted.
-UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 
 # Seconds from the monotonic clock of this host, which never jumps, to Redis's clock.
 _offset: float | None = None
 
 
 def measure_clock(client: Redis) -> None:
-    """Asks Redis for the time, by which workers judge heartbeats and sign requests.
-
-    Raises the client's RedisError.
-    """
+    """Asks Redis for the time. Raises the client's RedisError."""
     global _offset  # noqa: PLW0603 - one clock for all that a process writes
     before = time.monotonic()
     found = server_time(client)
@@ -87,7 +82,7 @@ def use_authorities(settings: Settings) -> None:
     if not (extra := os.environ.get("NODE_EXTRA_CA_CERTS")):
         return
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(extra)
+        tls_context()  # is read here once for all jobs
     except OSError as error:
         is_read = isinstance(error, ssl.SSLError)
         reason = "it holds no certificates in PEM form" if is_read else error.strerror
@@ -109,7 +104,7 @@ def use_authorities(settings: Settings) -> None:
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Returns the context for connections to apps. Reads all authorities, which takes long."""
+    """Returns the context for connections to apps. Raises OSError."""
     context = ssl.create_default_context()
     # Python 3.13 refuses certificates of private authorities that Node takes.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT

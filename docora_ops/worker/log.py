@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from redis import RedisError
 
-from docora_ops import links
+from docora_ops.links import link_name
 from docora_ops.text import inert, mask, moment
 
 # Below RQ's logger, so that `rq worker` shows the lines of a job, too.
@@ -42,15 +42,12 @@ class OneLineHandler(logging.Handler):
             os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
 
 
-def link_name(app_name: str, repository_name: str) -> str:
-    """Returns `App ← owner/name`, inert and without secrets."""
-    return inert(mask(links.link_name(app_name, repository_name)))
+def name_of_link(about: Mapping[str, object]) -> str:
+    """Returns `App ← owner/name`, inert and without secrets: the ids if there are no names.
 
-
-def name_of_arguments(arguments: Mapping[str, object]) -> str:
-    """Names the link of a job by the job's arguments, by its ids if these hold no names."""
-    given = [arguments.get(key) for key in ("app_name", "owner", "name")]
-    if all(isinstance(each, str) for each in given):
-        app_name, owner, name = given
-        return link_name(str(app_name), f"{owner}/{name}")
-    return inert(f"{arguments.get('app_id')} {arguments.get('repository_id')}")
+    about: the arguments of a job, or what its row holds.
+    """
+    app_name, owner, name = (about.get(key) for key in ("app_name", "owner", "name"))
+    if isinstance(app_name, str) and isinstance(owner, str) and isinstance(name, str):
+        return inert(mask(link_name(app_name, f"{owner}/{name}")))
+    return inert(f"{about.get('app_id')} {about.get('repository_id')}")

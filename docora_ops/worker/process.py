@@ -68,11 +68,10 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal stopping
-        if not (stopping and number == signal.SIGHUP):  # a closed terminal often sends two
-            stopping = True
-            for pid in children:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+        stopping = True
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def start() -> None:
         # The child must receive no signal before it has its own handlers.

@@ -13,7 +13,7 @@ from docora_ops.queue import Redis, RqQueue
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker.clone import RepositoryLock
-from docora_ops.worker.log import log, name_of_arguments
+from docora_ops.worker.log import log, name_of_link
 from docora_ops.worker.rq_faults import OneStepRetry
 
 _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
@@ -130,5 +130,5 @@ def _ids_and_name(job: Job) -> tuple[str, str, str] | None:
         return None
     app_id, repository_id = arguments.get("app_id"), arguments.get("repository_id")
     if isinstance(app_id, str) and isinstance(repository_id, str):
-        return app_id, repository_id, name_of_arguments(arguments)
+        return app_id, repository_id, name_of_link(arguments)
     return None

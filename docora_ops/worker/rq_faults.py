@@ -1,8 +1,5 @@
 """Guards against faults of RQ, one function for each. Delete a function once RQ has mended it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 from redis import Redis
 from redis.client import Pipeline
 from rq import Queue, Worker
@@ -10,8 +7,7 @@ from rq.exceptions import InvalidJobOperation
 from rq.executions import Execution
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
-from rq.registry import clean_registries
-from rq.worker_registration import clean_worker_registry, register
+from rq.worker_registration import register
 
 _MAINTENANCE_TTL = 120
 _STUCK_JOB_TTL = 90
@@ -36,24 +32,13 @@ def register_again(worker: Worker, pipeline: Pipeline) -> None:
     register(worker, pipeline)
 
 
-@contextmanager
-def maintenance_lock(worker: Worker, queue: Queue) -> Iterator[bool]:
-    """Takes RQ's lock for maintenance. Yields False if another worker has it.
+def take_maintenance_lock(worker: Worker, queue: Queue) -> bool:
+    """Takes RQ's lock for maintenance, unless another worker has it.
 
     RQ 3.0, `rq.worker.BaseWorker.clean_registries`: a killed worker leaves its lock for 15 minutes.
     """
     lock = queue.registry_cleaning_key
-    is_taken = bool(worker.connection.set(lock, 1, nx=True, ex=_MAINTENANCE_TTL))
-    yield is_taken
-    if is_taken:
-        worker.connection.delete(lock)
-
-
-def clean_queue(worker: Worker, queue: Queue, handler: Callable[..., object]) -> None:
-    """Cleans the registries and the intermediate list. `handler` gets each abandoned job."""
-    clean_registries(queue, [handler])
-    clean_worker_registry(queue)
-    queue.intermediate_queue.cleanup(worker, queue)
+    return bool(worker.connection.set(lock, 1, nx=True, ex=_MAINTENANCE_TTL))
 
 
 def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) -> None:

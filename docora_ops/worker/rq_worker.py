@@ -5,8 +5,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import FrameType
 from typing import Any, cast
 
@@ -16,9 +15,11 @@ from rq import Queue, Worker
 from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
 from rq.job import Job
+from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
 from rq.suspension import is_suspended
 from rq.worker import WorkerStatus
+from rq.worker_registration import clean_worker_registry
 
 from docora_ops.errors import (
     DocoraOpsError,
@@ -45,7 +46,7 @@ _PAUSE = 1  # seconds between two heartbeats, looks for due jobs, or attempts to
 # clocks of the hosts: two workers may be wrong by this in opposite directions.
 _LARGEST_CLOCK_DIFFERENCE = 20
 # A second signal within so many seconds counts as the first one: Ctrl-C reaches a worker both from
-# the terminal and from its parent.
+# the terminal and from its parent, and a closed terminal often sends two.
 _SAME_SIGNAL = 1
 _POLL = 0.2  # seconds between two looks whether a job is to be cut off
 _MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replaced
@@ -54,10 +55,6 @@ _BESIDE_BULLMQ = WrongBackendError(
     "a BullMQ worker of Docora was started: each link would be worked on twice",
     hint="jobs may wait still; run Docora with RUN_MODE=api: docora-ops help workers",
 )
-
-
-class Stopped(SystemExit):
-    """The worker was told to end while it waited."""
 
 
 class SnapshotWorker(Worker):
@@ -82,16 +79,14 @@ class SnapshotWorker(Worker):
             work_horse_killed_handler=self._job_process_was_killed,
         )
         self.recovery = LinkRecovery(settings, client)
-        self.is_told_to_end = False
+        self._is_told_to_end = False
         self._settings = settings
         self._parent = parent
         self._grace: int | None = None
         self._is_registered = False
-        self._is_waiting = False  # true while a signal may end the worker at once
         self._told_at = self._cut_off_at = float("inf")
         self._cuts_off = False
-        self._next_heartbeat = self._next_maintenance = 0.0
-        self._next_look = self._next_due_look = 0.0
+        self._next: dict[str, float] = {}  # when each thing is due again
         self._sees_bullmq = False
         # Send jobs to a living work-horse, which answers when each has succeeded.
         self._to_horse: socket.socket | None = None
@@ -116,14 +111,11 @@ class SnapshotWorker(Worker):
         for number in ENDING:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.request_stop)
-        reason = "as told"
         try:
             self.bootstrap(None)
             server = describe(self.connection)
             log.info("worker %s: listening on %s, Redis %s", self.name, QUEUE_NAME, server)
             reason = self._work_until_stopped(burst)
-        except Stopped:
-            pass
         finally:
             self.end_work_horse()
             if self._is_registered:
@@ -142,31 +134,31 @@ class SnapshotWorker(Worker):
                     log.warning("worker %s: Redis answers again: goes on", self.name)
                     self.set_state(WorkerStatus.IDLE)
                 bar = self._find_bar()
-                if burst and bar is _SUSPENDED:
-                    return f"since {bar.message}; to go on: docora-ops resume"
-                if burst and bar is not None:
-                    raise bar
                 if bar is not None:
+                    if burst and bar is _SUSPENDED:
+                        return f"since {bar.message}; to go on: docora-ops resume"
+                    if burst:
+                        raise bar
                     if self.get_state() != WorkerStatus.SUSPENDED:
                         text = "worker %s: takes no job: %s (%s)"
                         log.warning(text, self.name, bar.message, bar.hint)
                         self.end_work_horse()
                         self.set_state(WorkerStatus.SUSPENDED)
-                    with self._waiting():
-                        time.sleep(_PAUSE)
+                    time.sleep(_PAUSE)
                     continue
                 if self.get_state() == WorkerStatus.SUSPENDED:
                     log.warning("worker %s: takes jobs again", self.name)
-                self._maintain_if_due()
+                if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
+                    self.run_maintenance_tasks()
                 self._queue_due_jobs()
                 found = self._dequeue(None)
-                if found is None and burst:
-                    return "since the queue is empty"
                 if found is None:
+                    if burst:
+                        return "since the queue is empty"
                     self.end_work_horse()
                     if self.get_state() != WorkerStatus.IDLE:
                         self.set_state(WorkerStatus.IDLE)
-                    with self._waiting(), suppress(DequeueTimeout):
+                    with suppress(DequeueTimeout):
                         found = self._dequeue(_PAUSE)
                 if found is not None:
                     self.execute_job(*found)
@@ -181,10 +173,16 @@ class SnapshotWorker(Worker):
                 self.executions.clear()
                 self.end_work_horse()
                 self.connection.connection_pool.disconnect()  # may lead to a former primary
-                self._next_heartbeat = 0
-                with self._waiting():
-                    time.sleep(_PAUSE)
+                self._next.pop("heartbeat", None)
+                time.sleep(_PAUSE)
         return "as told"
+
+    def _is_due(self, what: str, interval: float) -> bool:
+        """Returns whether so many seconds have passed since this last returned True."""
+        if time.monotonic() < self._next.get(what, 0):
+            return False
+        self._next[what] = time.monotonic() + interval
+        return True
 
     def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
         [queue] = self.queues
@@ -205,10 +203,10 @@ class SnapshotWorker(Worker):
 
         RQ's own scheduler is a process that outlives a killed worker.
         """
-        if time.monotonic() < self._next_due_look:
-            return
         # The first look queues in any case: it shows whether Redis permits what that takes.
-        is_first, self._next_due_look = not self._next_due_look, time.monotonic() + _PAUSE
+        is_first = "schedule" not in self._next
+        if not self._is_due("schedule", _PAUSE):
+            return
         schedule = self.queues[0].scheduled_job_registry.key
         if not is_first and not self.connection.zcount(schedule, 0, host.timestamp()):
             return
@@ -223,10 +221,9 @@ class SnapshotWorker(Worker):
 
     def _find_bar(self) -> DocoraOpsError | None:
         """Returns why no job may be taken now."""
-        if time.monotonic() >= self._next_look:
+        if self._is_due("look", _LOOK_INTERVAL):
             host.measure_clock(self.connection)
             self._sees_bullmq = bool(bullmq_workers(self.connection))
-            self._next_look = time.monotonic() + _LOOK_INTERVAL
         ahead = host.seconds_ahead()
         if abs(ahead) > _LARGEST_CLOCK_DIFFERENCE:
             direction = "ahead of" if ahead > 0 else "behind"
@@ -243,46 +240,29 @@ class SnapshotWorker(Worker):
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Handles a signal: the first lets the job finish, the second cuts it off.
 
-        Raises Stopped if the worker waits.
+        Raises nothing, since a job that was just taken would be lost: a worker that waits ends a
+        second later.
         """
         moment = time.monotonic()
-        if self.is_told_to_end:
+        if self._is_told_to_end:
             if moment - self._told_at >= _SAME_SIGNAL:
                 self._told_at = self._cut_off_at = moment
                 log.info("worker %s: told again: ends its job", self.name)
             return
-        self.is_told_to_end, self._told_at = True, moment
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal often sends two
+        self._is_told_to_end, self._told_at = True, moment
         rest = ""
-        if self._grace is not None:  # a job may begin just now
-            self._cut_off_at = moment + self._grace
         if self.get_state() == WorkerStatus.BUSY:
             rest = "; its job is finished first"
-            if self._grace is not None:
-                rest += f", or cut off after {self._grace} s"
+        if self._grace is not None:  # a job may begin just now
+            self._cut_off_at = moment + self._grace
+            rest = rest and f"{rest}, or cut off after {self._grace} s"
         log.info("worker %s: told to end%s", self.name, rest)
-        if self._is_waiting:
-            raise Stopped
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Lets a signal end the worker at once. Raises Stopped, also if the parent is gone.
-
-        A signal must not raise an exception elsewhere: a job that was just taken would be lost.
-        """
-        self._is_waiting = True
-        try:
-            if self._must_end():
-                raise Stopped
-            yield
-        finally:
-            self._is_waiting = False
 
     def _must_end(self) -> bool:
-        if not self.is_told_to_end and self._parent not in {None, os.getppid()}:
+        if not self._is_told_to_end and self._parent not in {None, os.getppid()}:
             log.warning("worker %s: its parent was killed", self.name)
-            self.is_told_to_end = True
-        return self.is_told_to_end
+            self._is_told_to_end = True
+        return self._is_told_to_end
 
     # Registration and maintenance
 
@@ -306,12 +286,10 @@ class SnapshotWorker(Worker):
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Sends a heartbeat in one round trip, at most one a second: RQ sends three for a job."""
         if pipeline is None:
-            if time.monotonic() < self._next_heartbeat:
-                return
-            with self.connection.pipeline() as own:
-                self.heartbeat(timeout, own)
-                own.execute()
-            self._next_heartbeat = time.monotonic() + _PAUSE
+            if self._is_due("heartbeat", _PAUSE):
+                with self.connection.pipeline() as own:
+                    self.heartbeat(timeout, own)
+                    own.execute()
             return
         super().heartbeat(timeout, pipeline)
         self.last_heartbeat = host.now()
@@ -322,14 +300,10 @@ class SnapshotWorker(Worker):
         """Sends heartbeats, and runs maintenance when it is due: a job may take an hour."""
         try:
             super().maintain_heartbeats(job, execution)
-            self._maintain_if_due()
+            if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
+                self.run_maintenance_tasks()
         except RedisError as error:  # RQ gives a job up after three missing heartbeats
             log.warning("worker %s: no heartbeat: %s", self.name, type(error).__name__)
-
-    def _maintain_if_due(self) -> None:
-        if time.monotonic() >= self._next_maintenance:
-            self._next_maintenance = time.monotonic() + _MAINTENANCE_INTERVAL
-            self.run_maintenance_tasks()
 
     def run_maintenance_tasks(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.
@@ -339,20 +313,20 @@ class SnapshotWorker(Worker):
         A job that RQ cannot read ends RQ's part only.
         """
         bar, [queue] = self._find_bar(), self.queues
-        if isinstance(bar, WrongClockError):
+        if isinstance(bar, WrongClockError) or not rq_faults.take_maintenance_lock(self, queue):
             return
-        with rq_faults.maintenance_lock(self, queue) as is_taken:
-            if not is_taken:
-                return
-            try:
-                rq_faults.clean_queue(self, queue, self._job_was_abandoned)
-            except RedisError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
-                log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
-            # A link that Docora's own worker scans has no job of RQ.
-            if bar is not _BESIDE_BULLMQ:
-                self.recovery.recover_abandoned_links()
+        try:
+            clean_registries(queue, [self._job_was_abandoned])
+            clean_worker_registry(queue)
+            queue.intermediate_queue.cleanup(self, queue)
+        except RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
+            log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
+        # A link that Docora's own worker scans has no job of RQ.
+        if bar is not _BESIDE_BULLMQ:
+            self.recovery.recover_abandoned_links()
+        self.connection.delete(queue.registry_cleaning_key)
 
     # The work-horse
 
@@ -462,12 +436,10 @@ class SnapshotWorker(Worker):
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Logs the error and updates the link, unless the job itself has done both."""
         error = exc_info[1]
-        if isinstance(error, SnapshotError):
-            return
-        name = type(error).__name__
-        if not isinstance(error, RedisError):  # an outage needs no traceback
-            super().handle_exception(job, *exc_info)
-        self.recovery.count_killed_job(job, f"it could not be run: {name}")
+        if not isinstance(error, SnapshotError):
+            if not isinstance(error, RedisError):  # an outage needs no traceback
+                super().handle_exception(job, *exc_info)
+            self.recovery.count_killed_job(job, f"it could not be run: {type(error).__name__}")
 
     def _job_process_was_killed(
         self, job: Job, pid: int | None, status: int, _usage: object

@@ -5,6 +5,7 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import asdict
 
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
@@ -29,7 +30,7 @@ from docora_ops.worker import host
 from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
 from docora_ops.worker.git import Git
-from docora_ops.worker.log import link_name, log, name_of_arguments
+from docora_ops.worker.log import log, name_of_link
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.webhook import Webhook
@@ -40,6 +41,10 @@ _STATEMENT_TIMEOUT = 300  # seconds, at least: one statement lists the files of 
 _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1  # the largest size of a file that Docora's column can hold
+_NOTHING_TO_DO = {
+    Refusal.GONE: "the link or its app is gone",
+    Refusal.BUSY: "another job is at work on it",
+}
 
 
 class Resources:
@@ -59,12 +64,10 @@ class Resources:
         """Returns the session that the last job has left, if it is alive, or a new one."""
         session, self._session = self._session, None
         if session is not None:
-            try:
+            with suppress(DocoraOpsError):  # Postgres may have been restarted since
                 session.rows("SELECT 1")
-            except DocoraOpsError:  # Postgres may have been restarted since
-                session.close()
-            else:
                 return session
+            session.close()
         timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
         timeouts = {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": timeout}
         return Session(self.settings.model_copy(update=timeouts))
@@ -115,7 +118,7 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     Raises SnapshotError, without secrets, if the job failed.
     """
     tries = Tries(get_current_job())
-    name = name_of_arguments({"app_id": app_id, "repository_id": repository_id} | names)
+    name = name_of_link({"app_id": app_id, "repository_id": repository_id, **names})
     try:
         resources = _resources or Resources(load_settings())
         job = _Snapshot(resources, (app_id, repository_id), tries, name)
@@ -124,11 +127,19 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
         tries.keep()
         log.error("%s: failed: %s; %s", name, inert(error.message), tries.outlook)
         raise SnapshotError(inert(error.message)) from None
-    job.run()
+    succeeded = False
+    try:
+        # Handled outside `except`, so that it is not chained into the log, secrets and all.
+        failure = job.work()
+        if failure is not None:
+            job.fail(failure)
+        succeeded = failure is None
+    finally:
+        resources.leave(job.session, succeeded=succeeded)
 
 
-class _GoneError(Exception):
-    """The link or the app was removed while the job ran."""
+class _NothingToDoError(Exception):
+    """The link or its app is gone, or another job is at work on the link."""
 
 
 class _Snapshot:
@@ -147,34 +158,18 @@ class _Snapshot:
         self.session = resources.take_session()
         self.session_id = 0
 
-    def run(self) -> None:
-        """Runs the job. Raises SnapshotError."""
-        succeeded = False
-        try:
-            # Handled outside `except`, so that it is not chained into the log, secrets and all.
-            error = self._try()
-            if error is not None:
-                self._fail(error)
-            succeeded = error is None
-        finally:
-            self.resources.leave(self.session, succeeded=succeeded)
-
-    def _try(self) -> Exception | None:
+    def work(self) -> Exception | None:
         """Runs the job; returns any error, since each failure has to be counted."""
         try:
             # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = self.session.id
-            begun = self._begin()
-            if isinstance(begun, Refusal):
-                self._end_quietly(begun)
-                return None
-            self.link, payload = begun
-            self.name = link_name(payload.app_name, payload.repository_name)
+            self.link, payload = self._begin()
+            self.name = name_of_link(asdict(payload))
             log.info("%s: began, %s", self.name, self._try_number(self.link.retry_count + 1))
-            self._work(self.link, payload)
+            self._bring_up_to_date(self.link, payload)
             log.info("%s: synced, %s sent in %s", self.name, amount(self.sent, "file"), self._time)
-        except _GoneError:
-            self._end_quietly(Refusal.GONE)
+        except _NothingToDoError as reason:
+            log.info("%s: nothing to do: %s, %s", self.name, reason, self._time)
         except MemoryError:  # without its traceback, which holds what has filled the memory
             kind = GitError if self.reads_repository else SnapshotError
             return kind("the job ran out of memory on this repository")
@@ -189,28 +184,28 @@ class _Snapshot:
     def _try_number(self, number: int) -> str:
         return f"try {number} of {self.settings.max_retry_attempts}"
 
-    def _begin(self) -> tuple[Link, Payload] | Refusal:
+    def _begin(self) -> tuple[Link, Payload]:
         """Takes the link; waits for the session of a job that has just ended."""
         end = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            begun = scans.begin_scan(self.session, *self.ids)
-            if begun is not Refusal.HELD:
-                return begun
+        while (begun := scans.begin_scan(self.session, *self.ids)) is Refusal.HELD:
             if time.monotonic() > end:
                 raise SnapshotError(f"another session holds the link's lock for {LOCK_TIMEOUT} s")
             time.sleep(0.05)
+        if isinstance(begun, Refusal):
+            raise _NothingToDoError(_NOTHING_TO_DO[begun])
+        return begun
 
     def _go_on_unless(self, refusal: Refusal | None) -> None:
-        """Raises _GoneError, or SnapshotError if another job could be scanning the link, too."""
+        """Raises SnapshotError if another job could be scanning the link, too."""
         if refusal is Refusal.GONE:
-            raise _GoneError
+            raise _NothingToDoError(_NOTHING_TO_DO[refusal])
         if refusal is Refusal.LOST:
             raise SnapshotError(
                 "its session of Postgres has not got the link's lock: DATABASE_URL must lead to "
                 "Postgres itself, or to a proxy that pools sessions"
             )
 
-    def _work(self, link: Link, payload: Payload) -> None:
+    def _bring_up_to_date(self, link: Link, payload: Payload) -> None:
         settings, client = self.settings, self.resources.client
         key = settings.require_encryption_key()
         token, auth_key = payload.github_token_encrypted, payload.client_auth_key_encrypted
@@ -239,9 +234,9 @@ class _Snapshot:
             if found is not None:
                 commit, files = found
                 rows = [
-                    (file.name, file.sha, min(file.size, _LARGEST_SIZE))
+                    (file.path, file.sha, min(file.size, _LARGEST_SIZE))
                     for file in files
-                    if len(file.name) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.name)
+                    if len(file.path) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.path)
                 ]
                 branch = commit.branch[:255]
                 scans.store_snapshot(self.session, self.repository_id, commit.sha, branch, rows)
@@ -281,21 +276,18 @@ class _Snapshot:
         payload = link.payload
         webhook = self.resources.webhook(payload.base_url, payload.app_id, auth_key)
         sender = Sender(webhook, objects, payload, commit.sha, self.settings)
-        for change in sender.send(changes):
+        for change in changes:
+            sender.send(change)
             self.sent += 1
             sha = None if change.event == "delete" else change.sha
             if not scans.record_delivery(self.session, link.ref, change.path, sha):
-                raise _GoneError
+                self._go_on_unless(Refusal.GONE)
 
-    def _end_quietly(self, refusal: Refusal) -> None:
-        gone = refusal is Refusal.GONE
-        reason = "the link or its app is gone" if gone else "another job is at work on it"
-        log.info("%s: nothing to do: %s, %s", self.name, reason, self._time)
-
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Counts the failure, ends or keeps the tries accordingly, and raises SnapshotError."""
         message = self.cleaner.clean(self._describe(error))
         settings, circuit, ending = self.settings, None, None
+        recipients: list[circuits.Recipient] = []
         # The job's own connection may be lost, or in the middle of a statement.
         patient = settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT})
         with closing(Database(patient)) as database:
@@ -310,13 +302,16 @@ class _Snapshot:
                 limit = settings.max_retry_attempts
                 failure = Failure(*self.ids, message, self.tries.left, limit)
                 ending = scans.fail_scan(database, failure, self.session_id)
+                if circuit is not None and circuit.opened:
+                    recipients = circuits.recipients(database, self.repository_id)
             except ServerError as trouble:
                 log.warning("%s: its link can't be marked: %s", self.name, inert(trouble.message))
         if circuit is not None and circuit.opened and self.link is not None:
             log.warning("%s: the circuit is open until %s", self.name, moment(circuit.open_until))
-            self._announce(self.link, circuit, message)
-        if ending in {Refusal.GONE, Refusal.BUSY}:
-            self._end_quietly(ending)
+            post_sync_failed(recipients, self.link.payload, circuit, message, settings)
+        if isinstance(ending, Refusal) and ending in _NOTHING_TO_DO:
+            reason = _NOTHING_TO_DO[ending]
+            log.info("%s: nothing to do: %s, %s", self.name, reason, self._time)
             return
         counted = "not marked"
         if isinstance(ending, scans.Ending):
@@ -328,15 +323,6 @@ class _Snapshot:
         counted = f"failed after {self._time}, {counted}"
         log.warning("%s: %s: %s; %s", self.name, counted, inert(message), self.tries.outlook)
         raise SnapshotError(inert(message))  # RQ's own worker logs it as it is
-
-    def _announce(self, link: Link, circuit: circuits.Circuit, message: str) -> None:
-        """Tells the apps of the open circuit. Errors are only logged, as the contract says."""
-        try:
-            with closing(Database(self.settings)) as database:
-                apps = circuits.recipients(database, self.repository_id)
-            post_sync_failed(apps, link.payload, circuit, message, self.settings)
-        except Exception as error:  # noqa: BLE001 - logged only
-            log.warning("%s: the apps were not told: %s", self.name, inert(self._describe(error)))
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, DocoraOpsError):

@@ -50,18 +50,14 @@ class Webhook:
         proxy = self._proxy = _proxy_for(url)
         # A proxy reads these requests; through a tunnel for https it does not.
         self._is_forwarded = proxy is not None and url.scheme == "http"
+        self._proxy_login = _login("Proxy-Authorization", proxy and proxy.auth)
         self._headers = {
             "Content-Type": "application/json",
             "User-Agent": f"docora-ops/{__version__}",
             "X-Docora-App-Id": app_id,
+            **_login("Authorization", url.auth),
+            **(self._proxy_login if self._is_forwarded else {}),
         }
-        if url.auth:
-            self._headers["Authorization"] = _basic(url.auth)
-        self._proxy_login = {}
-        if proxy and proxy.auth:
-            self._proxy_login["Proxy-Authorization"] = _basic(proxy.auth)
-        if self._is_forwarded:
-            self._headers |= self._proxy_login
         self._key = auth_key.encode()
         self._timeout = timeout
         self._expired = False
@@ -88,38 +84,34 @@ class Webhook:
 
         Raises DeliveryError, without the name of the file, unless the status is 2xx.
         """
-        headers = self._headers | self._signature(body)
+        timestamp, length = str(int(host.timestamp())), 0
+        signature = hmac.new(self._key, f"{timestamp}.".encode(), "sha256")
+        for piece in (body,) if isinstance(body, bytes) else body():
+            signature.update(piece)
+            length += len(piece)
+        headers = self._headers | {
+            "Content-Length": str(length),
+            "X-Docora-Timestamp": timestamp,
+            "X-Docora-Signature": f"sha256={signature.hexdigest()}",
+        }
         self._expired, self._deadline = False, time.monotonic() + self._timeout
+        is_success = False
         try:
             status = self._exchange(event, headers, body)
-        except BaseException as error:
-            self._disconnect()
-            if isinstance(error, _FAILURES):
-                raise self._failure(error) from error
-            raise
+            is_success = 200 <= status < 300  # noqa: PLR2004 - success in HTTP
+        except _FAILURES as error:
+            raise self._failure(error) from error
         finally:
             self._deadline = math.inf
-        if not 200 <= status < 300:  # noqa: PLR2004 - success in HTTP
+            if not is_success:
+                self._disconnect()
+        if not is_success:
             hint = None
             if 300 <= status < 400:  # noqa: PLR2004 - a redirect
                 hint = "redirects are not followed: give the app its new base_url"
             elif self._proxy and self._is_forwarded:
                 hint = f"answered through the proxy {self._proxy.netloc}"
             raise DeliveryError(f"HTTP {status}", hint=hint)
-
-    def _signature(self, body: Body) -> dict[str, str]:
-        """Returns the headers that depend on the body."""
-        timestamp = str(int(host.timestamp()))
-        signature = hmac.new(self._key, f"{timestamp}.".encode(), "sha256")
-        length = 0
-        for piece in (body,) if isinstance(body, bytes) else body():
-            signature.update(piece)
-            length += len(piece)
-        return {
-            "Content-Length": str(length),
-            "X-Docora-Timestamp": timestamp,
-            "X-Docora-Signature": f"sha256={signature.hexdigest()}",
-        }
 
     def _exchange(self, event: str, headers: dict[str, str], body: Body) -> int:
         """Sends a request; returns the status of the answer."""
@@ -134,16 +126,17 @@ class Webhook:
                     raise
         self._disconnect()
         first = self._proxy or self._url
-        address, port = (first.host or "").strip("[]"), first.port
+        port, timeout = first.port, self._timeout
         connection: HTTPConnection
         if self._url.scheme == "http":
-            connection = HTTPConnection(address, port, timeout=self._timeout)
+            connection = HTTPConnection(_address(first), port, timeout=timeout)
         else:
             context = host.tls_context()
-            connection = HTTPSConnection(address, port, timeout=self._timeout, ssl_context=context)
+            connection = HTTPSConnection(
+                _address(first), port, timeout=timeout, ssl_context=context
+            )
             if self._proxy is not None:
-                target = (self._url.host or "").strip("[]")
-                connection.set_tunnel(target, self._url.port or 443, self._proxy_login)
+                connection.set_tunnel(_address(self._url), self._url.port or 443, self._proxy_login)
         self._connection = connection
         connection.connect()
         return self._request(connection, event, headers, body)
@@ -164,15 +157,14 @@ class Webhook:
             # The answer may tell why, for example that the body is too large.
             hung_up = error
         with closing(connection.getresponse()) as answer:
-            is_success = 200 <= answer.status < 300  # noqa: PLR2004 - success in HTTP
-            if hung_up is not None and is_success:
-                raise hung_up
-            if is_success:
+            if answer.status < 300:  # noqa: PLR2004 - success in HTTP
+                if hung_up is not None:
+                    raise hung_up
                 answer.read(_LONGEST_ANSWER, decode_content=False)
+                if not answer.closed:
+                    self._disconnect()
             if self._expired:
                 raise TimeoutError
-            if not (is_success and answer.closed and connection.sock is not None):
-                self._disconnect()
             return answer.status
 
     def _watch(self) -> None:
@@ -194,17 +186,15 @@ class Webhook:
 
     def _failure(self, error: BaseException) -> DeliveryError:
         """Returns the error for a missing answer."""
-        where = self._url.netloc
-        if self._proxy:
-            where = f"{where} through the proxy {self._proxy.netloc}"
-        if isinstance(error, NewConnectionError) and error.__cause__ is not None:
-            error = error.__cause__
+        through = f" through the proxy {self._proxy.netloc}" if self._proxy else ""
+        where = f"{self._url.netloc}{through}"
+        if isinstance(error, NewConnectionError):
+            error = error.__cause__ or error
         if self._expired or isinstance(error, TimeoutError | HTTPTimeoutError):
             return DeliveryError(f"no answer from {where} within {self._timeout:g} s")
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"the certificate of {where} is not valid: {error.verify_message}"
-            is_unknown = error.verify_code in host.UNKNOWN_AUTHORITY
-            return DeliveryError(reason, hint=host.AUTHORITY_HINT if is_unknown else None)
+            return DeliveryError(reason, hint=host.AUTHORITY_HINT)
         if isinstance(error, OSError):
             return DeliveryError(f"{where}: {error.strerror or error}")
         # Not the text of the error: it may quote the answer, and that the secrets of the request.
@@ -219,20 +209,26 @@ def _parse(base_url: str) -> Url:
     raise DeliveryError("the app's base_url is not an http or https URL")
 
 
-def _basic(auth: str) -> str:
-    """Returns the header for `USER:PASSWORD`, as it is written in a URL."""
+def _address(url: Url) -> str:
+    return (url.host or "").strip("[]")
+
+
+def _login(header: str, auth: str | None) -> dict[str, str]:
+    """Returns the header for `USER:PASSWORD` of a URL, if it has one."""
+    if not auth:
+        return {}
     login = unquote(auth) if ":" in auth else f"{unquote(auth)}:"
-    return f"Basic {b64encode(login.encode(errors='replace')).decode()}"
+    return {header: f"Basic {b64encode(login.encode(errors='replace')).decode()}"}
 
 
 def _proxy_for(url: Url) -> Url | None:
     """Returns the proxy that the environment names for a URL."""
     proxies = getproxies()
     name = proxies.get(url.scheme or "") or proxies.get("all")
-    address = (url.host or "").strip("[]")
-    # no_proxy names an IPv6 address without its port.
-    has_port = url.port and ":" not in address
-    if not name or proxy_bypass(f"{address}:{url.port}" if has_port else address):
+    address = _address(url)
+    if url.port and ":" not in address:  # no_proxy names an IPv6 address without its port
+        address = f"{address}:{url.port}"
+    if not name or proxy_bypass(address):
         return None
     with suppress(LocationParseError):
         proxy = parse_url(name if "://" in name else f"http://{name}")

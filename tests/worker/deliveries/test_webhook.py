@@ -1,21 +1,27 @@
 """One POST to an app: apps that are down, slow, rude or mistaken, TLS, redirects and proxies."""
 
 import logging
+import os
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
+from pathlib import Path
 
 import pytest
 import trustme
 
 from docora_ops.errors import DeliveryError
+from docora_ops.worker import host
+from docora_ops.worker.host import AUTHORITY_HINT as HINT
 from docora_ops.worker.webhook import Body, Webhook
-from tests.support.git_over_http import basic
+from tests.support.delivery_checks import assert_in_sync, failure, git_failures
+from tests.support.git_over_http import GitSite, basic
 from tests.support.proxy import refused_port
 from tests.support.raw_app import OK, RawApp, Talk, context, raw_app, take_all
 from tests.support.receiver import Receiver, stringify
-from tests.support.snapshots import AUTH_KEY
+from tests.support.rows import TestLink
+from tests.support.snapshots import AUTH_KEY, Snapshots, Upstream
 
 Head = tuple[str, dict[str, str]]
 
@@ -72,27 +78,21 @@ def read_slowly(talk: Talk) -> None:
         pass
 
 
-def drip(talk: Talk, data: bytes) -> None:
-    """A few bytes now and then, for far longer than anybody should listen."""
-    end = time.monotonic() + 12
-    while time.monotonic() < end and not talk.over.wait(0.05):
-        talk.send(data)
-
-
-def dripping(head: bytes, data: bytes) -> Callable[[Talk], None]:
-    """Reads a request, sends the head at once and the data again and again."""
+def dripping(head: bytes, data: bytes, *, reads: bool = True) -> Callable[[Talk], None]:
+    """Sends the head at once, and the data for far longer than anybody should listen."""
 
     def talk(talk: Talk) -> None:
-        talk.read()
+        if reads:
+            talk.read()
         talk.send(head)
-        drip(talk, data)
+        end = time.monotonic() + 12
+        while time.monotonic() < end and not talk.over.wait(0.05):
+            talk.send(data)
 
     return talk
 
 
-def drip_a_handshake(talk: Talk) -> None:
-    talk.send(b"\x16\x03\x03\x40\x00")  # 16 KiB of it are to come
-    drip(talk, b"x")
+HANDSHAKE = dripping(b"\x16\x03\x03\x40\x00", b"x", reads=False)  # 16 KiB of it are to come
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def drip_a_handshake(talk: Talk) -> None:
         read_slowly,
         dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
         dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-        drip_a_handshake,
+        HANDSHAKE,
     ],
 )
 def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) -> None:
     body = pieces_of(LARGE) if talk is read_slowly else SMALL[0]
     with serving(talk) as app:
-        scheme = "https" if talk is drip_a_handshake else "http"
+        scheme = "https" if talk is HANDSHAKE else "http"
         begun = time.monotonic()
         error = error_of(f"{scheme}://{app.host}/Acme", body, timeout=0.3)
         assert error == f"no answer from {app.host} within 0.3 s"
@@ -144,21 +144,13 @@ def answer_without_end(talk: Talk) -> None:
         talk.send(b"1000\r\n%b\r\n" % (b"x" * 0x1000))
 
 
-@pytest.mark.parametrize(
-    "talk",
-    [
-        reset_when_idle,
-        Talk.take,
-        answer_without_end,
-    ],
-)
+@pytest.mark.parametrize("talk", [reset_when_idle, Talk.take, answer_without_end])
 def test_an_app_that_keeps_no_connection_gets_a_new_one_for_each_file(
     trusted: trustme.CA, talk: Callable[[Talk], object]
 ) -> None:
     with serving(talk, tls=context(trusted, "127.0.0.1")) as app:
         post(app.base_url)
-        assert app.paths == ["a", "b", "c"]
-        assert app.connections == 3
+        assert (app.paths, app.connections) == (["a", "b", "c"], 3)
 
 
 def test_a_large_body_gets_a_connection_of_its_own() -> None:
@@ -170,52 +162,43 @@ def test_a_large_body_gets_a_connection_of_its_own() -> None:
         assert app.connections == 2
 
 
+CLOSED = ": Remote end closed connection without response"
+
+
 def test_a_request_is_sent_only_once_more() -> None:
     def talk(talk: Talk) -> None:
-        request = talk.read()
-        if request is not None and request.path == "a":
-            talk.receiver.take(request)
-            talk.send(OK)
-            talk.read()
+        if not app.paths:
+            talk.take()
+        talk.read()
 
     with serving(talk) as app:
-        error = error_of(app.base_url, *SMALL[:2])
-        assert error == f"{app.host}: Remote end closed connection without response"
+        assert error_of(app.base_url, *SMALL[:2]) == f"{app.host}{CLOSED}"
         assert app.paths == ["a", "b", "b"]
 
 
 # Answers that are no success
 
 
-def refuse_and_close(talk: Talk) -> None:
-    talk.read_head()
-    talk.send(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlong")
+def answering(answer: bytes, *, early: bool = False) -> Callable[[Talk], None]:
+    """Reads a request, or only its head, sends this and closes the connection."""
 
+    def talk(talk: Talk) -> None:
+        talk.read_head() if early else talk.read()
+        talk.send(answer)
 
-def accept_and_close(talk: Talk) -> None:
-    talk.read_head()
-    talk.send(OK)
+    return talk
 
 
 @pytest.mark.parametrize("body", [LARGE, pieces_of(LARGE)], ids=["bytes", "pieces"])
 def test_an_answer_before_the_whole_body_was_read_counts_only_if_it_is_a_refusal(
     body: Body,
 ) -> None:
-    with serving(refuse_and_close) as app:
+    refusal = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlong"
+    with serving(answering(refusal, early=True)) as app:
         assert error_of(app.base_url, body) == "HTTP 413"
-    with serving(accept_and_close) as app:
+    with serving(answering(OK, early=True)) as app:
         error = error_of(app.base_url, body)
         assert error in {f"{app.host}: Connection reset by peer", f"{app.host}: Broken pipe"}
-
-
-def answering(answer: bytes) -> Callable[[Talk], None]:
-    """Reads a request, sends this and closes the connection."""
-
-    def talk(talk: Talk) -> None:
-        talk.read()
-        talk.send(answer)
-
-    return talk
 
 
 def reset_at_the_head(talk: Talk) -> None:
@@ -224,44 +207,39 @@ def reset_at_the_head(talk: Talk) -> None:
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-CLOSED = ": Remote end closed connection without response"
+RESET = {": Connection reset by peer", ": Broken pipe", CLOSED}
 INVALID = " gave no valid HTTP answer"
 
 
 @pytest.mark.parametrize(
-    ("talk", "reason"),
+    ("talk", "reasons"),
     [
-        (reset_at_the_head, f": Connection reset by peer|: Broken pipe|{CLOSED}"),
-        (answering(b"220 mail.example ESMTP geheim\r\n"), f"{INVALID} (BadStatusLine)"),
-        (answering(CHUNKED + b"10\r\nabc"), f"{INVALID} (ProtocolError)"),
+        (reset_at_the_head, RESET),
+        (answering(b"220 mail.example ESMTP geheim\r\n"), {f"{INVALID} (BadStatusLine)"}),
+        (answering(CHUNKED + b"10\r\nabc"), {f"{INVALID} (ProtocolError)"}),
     ],
 )
 def test_a_request_without_a_whole_answer_is_not_acknowledged(
-    talk: Callable[[Talk], None], reason: str
+    talk: Callable[[Talk], None], reasons: set[str]
 ) -> None:
     with serving(talk) as app:
-        assert error_of(app.base_url) in {f"{app.host}{each}" for each in reason.split("|")}
+        assert error_of(app.base_url) in {f"{app.host}{reason}" for reason in reasons}
         assert app.connections == 1
 
 
 # TLS
 
 
-def test_an_app_gets_nothing_without_a_valid_certificate(
-    authority: trustme.CA, trusted: trustme.CA
-) -> None:
-    with serving(take_all, tls=context(trustme.CA(), "127.0.0.1")) as unknown:
-        error = error_of(unknown.base_url)
-        assert error.startswith(f"the certificate of {unknown.host} is not valid: ")
-        assert "set NODE_EXTRA_CA_CERTS" in error
-        assert unknown.requests == []
-    with serving(take_all, tls=context(trusted, "acme.example")) as other:
-        error = error_of(other.base_url)
-        assert error.startswith(
-            f"the certificate of {other.host} is not valid: IP address mismatch"
-        )
-        assert "NODE_EXTRA_CA_CERTS" not in error
-        assert other.requests == []
+def test_an_app_gets_nothing_without_a_valid_certificate(trusted: trustme.CA) -> None:
+    for issuer, name, reason in (
+        (trustme.CA(), "127.0.0.1", ""),
+        (trusted, "acme.example", "IP address mismatch"),
+    ):
+        with serving(take_all, tls=context(issuer, name)) as app:
+            error = error_of(app.base_url)
+            assert error.startswith(f"the certificate of {app.host} is not valid: {reason}")
+            assert "set NODE_EXTRA_CA_CERTS" in error
+            assert app.requests == []
 
 
 # The base_url
@@ -300,27 +278,18 @@ def test_user_password_and_query_of_a_base_url_reach_the_app() -> None:
     assert {headers["Host"] for _, headers in heads} == {app.host}
 
 
-def test_an_unusable_base_url_is_refused() -> None:
-    for base_url in ("ftp://user:geheim@acme.example/hook", "https://[::1/hook"):
-        assert error_of(base_url) == "the app's base_url is not an http or https URL"
+# Redirects and logs
 
 
-# Redirects
-
-
-def test_a_redirect_is_not_followed() -> None:
-    answer = b"HTTP/1.1 308 Moved\r\nLocation: /new?key=geheim\r\nContent-Length: 0\r\n\r\n"
-    with serving(answering(answer)) as app:
-        assert error_of(app.base_url) == (
+def test_a_redirect_is_not_followed(caplog: pytest.LogCaptureFixture) -> None:
+    answer = (
+        b"HTTP/1.1 308 Moved\r\nno header\r\nLocation: /new?key=geheim\r\nContent-Length: 0\r\n\r\n"
+    )
+    with caplog.at_level(logging.DEBUG), serving(answering(answer)) as app:
+        assert error_of(f"http://user:geheim@{app.host}/Acme?key=geheim") == (
             "HTTP 308: redirects are not followed: give the app its new base_url"
         )
         assert len(app.requests) == 1
-
-
-def test_no_log_shows_the_query_of_a_base_url(caplog: pytest.LogCaptureFixture) -> None:
-    answer = b"HTTP/1.1 500 No\r\nno header\r\nContent-Length: 0\r\n\r\n"
-    with caplog.at_level(logging.DEBUG), serving(answering(answer)) as app:
-        assert error_of(f"http://user:geheim@{app.host}/Acme?key=geheim") == "HTTP 500"
     assert "geheim" not in caplog.text
 
 
@@ -383,9 +352,11 @@ def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert error == f"HTTP 407: answered through the proxy {proxy.host}"
 
 
-def test_a_proxy_of_another_kind_is_refused_and_not_passed_by(
+def test_an_unusable_base_url_or_proxy_is_refused_and_not_passed_by(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for base_url in ("ftp://user:geheim@acme.example/hook", "https://[::1/hook"):
+        assert error_of(base_url) == "the app's base_url is not an http or https URL"
     with serving(take_all) as app:
         for url in ("socks5://user:geheim@127.0.0.1:1", "http://", "http://127.0.0.1:99999"):
             monkeypatch.setenv("http_proxy", url)
@@ -394,3 +365,81 @@ def test_a_proxy_of_another_kind_is_refused_and_not_passed_by(
                 " see http_proxy, all_proxy and no_proxy in the worker's environment"
             )
         assert app.connections == 0
+
+
+SYSTEM = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    host.tls_context.cache_clear()
+
+
+@pytest.fixture
+def tls_link(
+    snapshots: Snapshots, authority: trustme.CA, tmp_path: Path
+) -> Iterator[tuple[TestLink, Upstream]]:
+    """Serves a repository and an app, both by TLS, and links them."""
+    authority.cert_pem.write_to_path(str(tmp_path / "private.pem"))
+    tls = context(authority, "127.0.0.1")
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a.txt": "1", "b.txt": "2"})
+    snapshots.settings_changes["git_protocols"] = "https"
+    with (
+        GitSite(snapshots.folder / "upstream", tls=tls).serving() as site,
+        raw_app(snapshots.receiver, take_all, tls=tls) as app,
+    ):
+        repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
+        link = snapshots.link(snapshots.add_app(), repository)
+        snapshots.set_base_url(app.base_url)
+        yield link, upstream
+
+
+def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_authorities(
+    snapshots: Snapshots, tls_link: tuple[TestLink, Upstream], tmp_path: Path
+) -> None:
+    env_file = tmp_path / "docora.env"
+    env_file.write_text(f"NODE_EXTRA_CA_CERTS={tmp_path / 'private.pem'}\n", encoding="utf-8")
+    snapshots.queue(tls_link[0])
+    worked = snapshots.work("--env-file", str(env_file), DOCORA_OPS_GIT_PROTOCOLS="https")
+    assert worked.code == 0, worked
+    assert_in_sync(snapshots, *tls_link)
+    [written] = (snapshots.repos / ".docora-ops").glob("*.pem")
+    if SYSTEM.exists():
+        known, extra = (ssl.create_default_context(cafile=str(each)) for each in (SYSTEM, written))
+        assert extra.cert_store_stats()["x509"] == known.cert_store_stats()["x509"] + 1
+
+
+def test_a_certificate_of_an_unknown_authority_has_a_hint(
+    snapshots: Snapshots,
+    tls_link: tuple[TestLink, Upstream],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link, _ = tls_link
+    error = failure(snapshots, link)
+    assert error.startswith("fatal: unable to access 'https://127.0.0.1:")
+    assert error.endswith(f"; {HINT}")
+    assert git_failures(snapshots, link) == 1
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "private.pem"))
+    error = failure(snapshots, link)
+    assert error.startswith("the certificate of 127.0.0.1:")
+    assert error.endswith(f" on created a.txt: {HINT}")
+    assert "NODE_EXTRA_CA_CERTS" in snapshots.docora.run("show", *link.ids).stdout
+
+
+def test_a_file_that_can_not_be_used_is_a_warning_as_with_node(
+    snapshots: Snapshots,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "extra.pem"
+    path.write_text("hello\n", encoding="utf-8")
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(path))
+    host.use_authorities(snapshots.settings)
+    reason = "it holds no certificates in PEM form"
+    assert caplog.messages == [f"NODE_EXTRA_CA_CERTS is ignored: {path}: {reason}"]
+    assert not {"NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"} & os.environ.keys()

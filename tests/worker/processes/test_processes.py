@@ -1,21 +1,166 @@
-"""Worker processes: signals, children, parents, and retries that wait."""
+"""Worker processes: what is refused and logged, signals, children, parents, jobs cut off."""
 
+import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
+from signal import SIGTERM
 from typing import cast
 
 import pytest
+from rq.job import JobStatus
 
-from tests.support.docora import COMMAND, QUEUE
-from tests.support.git_over_http import gate_at
+from docora_ops.worker.log import OneLineHandler
+from tests.support.delivery_checks import git_failures, link_row
+from tests.support.docora import COMMAND, QUEUE, WIP
+from tests.support.git_over_http import GitHandler, GitSite, gate_at
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
-from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import children_of, held_worker, running, running_program
+from tests.support.snapshots import KEY, Files, Snapshots
+from tests.support.worker_processes import (
+    children_of,
+    held_worker,
+    running,
+    running_program,
+)
+
+PASSWORD = "hunter2"
+FILES: Files = {"a": "1\n", "b": "2\n"}
+
+
+@pytest.fixture
+def waiting(snapshots: Snapshots) -> TestLink:
+    link = snapshots.docora.add_link()
+    snapshots.queue(link)
+    return link
+
+
+def assert_untouched(snapshots: Snapshots, link: TestLink) -> None:
+    assert snapshots.docora.waiting() == [link.job_id]
+    assert snapshots.docora.status(link) == "pending_snapshot"
+    assert snapshots.docora.redis.keys("rq:worker*") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
+        ({"DATABASE_URL": f"mysql://ada:{PASSWORD}@db/docora"}, "DATABASE_URL: must look like"),
+        ({"PATH": ""}, "git is not on PATH"),
+        ({"REPOS_BASE_PATH": "/dev/null/repos"}, "REPOS_BASE_PATH '/dev/null/repos' can't be"),
+    ],
+)
+def test_what_can_not_work_is_refused_before_a_job_is_taken(
+    snapshots: Snapshots, waiting: TestLink, changes: dict[str, str | None], sentence: str
+) -> None:
+    result = snapshots.work(**changes)
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: ")
+    assert sentence in result.stderr
+    assert "Hint: " in result.stderr
+    for secret in (PASSWORD, KEY.hex()):
+        assert secret not in result.stderr
+    assert_untouched(snapshots, waiting)
+
+
+def test_a_name_that_is_taken_is_refused(snapshots: Snapshots) -> None:
+    snapshots.docora.add_worker("mine-2")
+    result = snapshots.work("--name", "mine", "--concurrency", "2")
+    assert (result.code, result.stdout) == (4, "")
+    assert "Error: a worker named 'mine-2' is at work already" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_without_the_extra_it_says_how_to_install_it(
+    snapshots: Snapshots, waiting: TestLink, tmp_path: Path
+) -> None:
+    (tmp_path / "cryptography.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'cryptography'\", name='cryptography')\n"
+    )
+    result = snapshots.work(PYTHONPATH=str(tmp_path))
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "Error: the worker's packages are not installed (cryptography is missing)\n"
+        "Hint: in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name\n"
+    )
+    assert_untouched(snapshots, waiting)
+    # And nothing else needs it.
+    env = {"PYTHONPATH": str(tmp_path)}
+    assert snapshots.docora.run("retry-all-failed", "--yes", env=env).code == 0
+
+
+def test_settings_of_an_env_file_that_can_be_read_only_once_reach_the_jobs(
+    snapshots: Snapshots, tmp_path: Path
+) -> None:
+    for link in snapshots.add_links(["One", "Two"]).values():
+        snapshots.queue(link)
+    environment = snapshots.environment(SCAN_CONCURRENCY="2")
+    path = tmp_path / "docora.env"
+    content = "".join(f"{name}={value}\n" for name, value in environment.items())
+    os.mkfifo(path)
+    threading.Thread(target=path.write_text, args=(content,), daemon=True).start()
+    arguments = ("worker", "--env-file", str(path), "--burst")
+    result = snapshots.docora.run(*arguments, env=dict.fromkeys(environment, None))
+    assert (result.code, result.stdout) == (0, ""), result.stderr
+    assert snapshots.docora.statuses() == {"synced": 2}
+    assert (snapshots.clone() / "HEAD").exists()
+
+
+HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
+INERT = r"evil\n2026 INFO forged\x1b]0;title\x07\u202e"
+
+
+def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise ValueError("a\nb")
+    except ValueError:
+        record = logging.LogRecord("rq", logging.ERROR, "", 0, "it\nfailed", (), sys.exc_info())
+    OneLineHandler().emit(record)
+    line = capfd.readouterr().err
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    assert r"it\nfailed\nTraceback" in line
+
+
+def test_a_worker_logs_each_event_in_one_inert_line(snapshots: Snapshots) -> None:
+    app_id = snapshots.add_app("Acme")
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a": "1\n", "b" + HOSTILE: "2\n"})
+    good = snapshots.link(app_id, snapshots.add_repository(upstream))
+    bad = snapshots.link(app_id, snapshots.docora.add_repository("octo/web", url="file:///nowhere"))
+    gone = snapshots.link(app_id, snapshots.docora.add_repository("octo/old"))
+    snapshots.docora.connection.execute("UPDATE apps SET app_name = %s", (f"A{HOSTILE}",))
+    for link in (good, bad, gone):
+        snapshots.queue(link, retry_base_delay_ms=60_000)
+    snapshots.docora.connection.execute(
+        "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
+    )
+    snapshots.receiver.answer = lambda request: 200 if request.path == "a" else 500
+    worked = snapshots.work("--name", "one")
+    assert worked.code == 0, worked
+    said = [line.split(" ", 1)[1] for line in worked.stderr.splitlines()]
+    app = re.escape(f"A{INERT} ← octo/")
+    expected = [
+        r"INFO worker one: listening on snapshot-queue, Redis \S+",
+        rf"INFO {app}api: began, try 1 of 5",
+        rf"INFO {app}api: main at \w{{12}}: 0 to delete, 2 to create, 0 to update",
+        rf"WARNING {app}api: failed after [\d.]+ s, try 1 of 5: HTTP 500 on created "
+        rf"b{re.escape(INERT)}; tried again in \d+ s",
+        rf"INFO {app}web: began, try 1 of 5",
+        rf"WARNING {app}web: failed after [\d.]+ s, try 1 of 5: .+; tried again in \d+ s",
+        rf"INFO {app}old: nothing to do: the link or its app is gone, [\d.]+ s",
+        r"INFO worker one: ended, since the queue is empty",
+    ]
+    assert len(said) == len(expected), said
+    for line, pattern in zip(said, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+        assert line.isprintable()
+
 
 PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -27,11 +172,6 @@ def may_unshare() -> bool:
     return subprocess.run([*PID_1, "true"], capture_output=True, check=False).returncode == 0
 
 
-def add_link(snapshots: Snapshots, **retry: int) -> TestLink:
-    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"}, **retry)
-    return link
-
-
 def names(snapshots: Snapshots) -> set[str]:
     """Workers on RQ's screens."""
     keys = cast("set[bytes]", snapshots.docora.redis.smembers(f"rq:workers:{QUEUE}"))
@@ -39,21 +179,29 @@ def names(snapshots: Snapshots) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "concurrency"),
-    [(signal.SIGTERM, "1"), (signal.SIGINT, "2")],
-    ids=["TERM", "Ctrl-C, which comes to all of the group"],
+    ("number", "arguments", "setting", "count"),
+    [
+        pytest.param(signal.SIGTERM, (), "1", 1, id="TERM"),
+        pytest.param(signal.SIGINT, ("--concurrency", "2"), "1", 2, id="Ctrl-C, to all"),
+        pytest.param(signal.SIGTERM, (), None, 5, id="TERM to a parent of five"),
+    ],
 )
 def test_a_signal_ends_it_when_the_job_in_hand_is_done(
-    snapshots: Snapshots, number: signal.Signals, concurrency: str
+    snapshots: Snapshots,
+    number: signal.Signals,
+    arguments: tuple[str, ...],
+    setting: str | None,
+    count: int,
 ) -> None:
-    link = add_link(snapshots)
-    with held_worker(snapshots, "--concurrency", concurrency) as (gate, worker):
-        worker.await_ready(int(concurrency))
+    link, _ = snapshots.add_queued(FILES)
+    with held_worker(snapshots, *arguments, SCAN_CONCURRENCY=setting) as (gate, worker):
+        worker.await_ready(count)
+        assert len(names(snapshots)) == count
         if number == signal.SIGINT:
             os.killpg(worker.pid, number)
         else:
             worker.signal(number)
-        worker.await_line("told to end", int(concurrency))
+        worker.await_line("told to end", count)
         eventually(lambda: len(names(snapshots)) == 1, "the end of who is idle")
         snapshots.docora.enqueue("app_1-repo_1")
         gate.release()
@@ -63,19 +211,6 @@ def test_a_signal_ends_it_when_the_job_in_hand_is_done(
     assert sorted(snapshots.received().files) == ["a", "b"]
     assert snapshots.docora.waiting() == ["app_1-repo_1"]
     assert names(snapshots) == set()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "setting", "count"), [((), None, 5), (("--concurrency", "3"), "2", 3)]
-)
-def test_docoras_own_setting_tells_how_many_jobs_run_at_the_same_time(
-    snapshots: Snapshots, arguments: tuple[str, ...], setting: str | None, count: int
-) -> None:
-    with running(snapshots, *arguments, "--name", "w", SCAN_CONCURRENCY=setting) as worker:
-        worker.await_ready(count)
-        assert names(snapshots) == {f"w-{number}" for number in range(1, count + 1)}
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
 
 
 @pytest.mark.slow
@@ -103,7 +238,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
 def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
     snapshots: Snapshots,
 ) -> None:
-    link = add_link(snapshots, retry_base_delay_ms=0)
+    link, _ = snapshots.add_queued(FILES, retry_base_delay_ms=0)
     command = [*PID_1, str(COMMAND), "worker", "--concurrency", "1"]
     with gate_at(snapshots.receiver, "b") as gate, running_program(command, snapshots) as worker:
         gate.wait()
@@ -125,7 +260,7 @@ def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
 def test_children_finish_their_job_and_end_when_their_parent_is_killed(
     snapshots: Snapshots,
 ) -> None:
-    link = add_link(snapshots)
+    link, _ = snapshots.add_queued(FILES)
     with held_worker(snapshots, "--concurrency", "2") as (gate, worker):
         worker.await_ready(2)
         worker.signal(signal.SIGKILL)
@@ -146,7 +281,84 @@ def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None
     with running_program(command, snapshots) as worker:
         worker.await_ready(2)
         os.killpg(worker.pid, signal.SIGHUP)
-        link = add_link(snapshots)
+        link, _ = snapshots.add_queued(FILES)
         eventually(lambda: snapshots.docora.status(link) == "synced", "a snapshot")
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
+
+
+def assert_queued_again(snapshots: Snapshots, link: TestLink, tries_left: int) -> None:
+    """No later than the end of the worker, and as if the job had never run."""
+    docora = snapshots.docora
+    assert docora.waiting() == [link.job_id]
+    job = docora.job(link)
+    assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, tries_left)
+    assert link_row(snapshots, link) == ("pending_snapshot", 0, None)
+    assert docora.redis.zcard(WIP) == 0
+    assert docora.redis.keys("rq:execution*") == docora.redis.keys("docora:repo-lock:*") == []
+    assert docora.lost_links() == docora.doubled_jobs() == []
+
+
+def test_a_slow_delivery_is_cut_off_after_the_grace_period_and_goes_on_with_the_next_worker(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=1)
+    with held_worker(snapshots, "--concurrency", "2", "--grace", "1") as (_gate, worker):
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+        assert "told to end; its job is finished first, or cut off after 1 s" in worker.log
+        assert "Acme ← octo/api: cut off, and queued again at once; no failure" in worker.log
+        assert worker.log.count(" WARNING ") == 1
+        assert_queued_again(snapshots, link, 0)
+        eventually(lambda: worker.processes == [], "the end of all processes")
+    assert set(snapshots.deliveries(link)) == {"a"}
+    assert snapshots.work().code == 0
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    received = snapshots.received()
+    assert sorted(received.files) == ["a", "b"]
+    assert received.requests[0].path == "a"
+    assert {request.path for request in received.requests[1:]} == {"b"}
+
+
+def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
+    snapshots: Snapshots, site: GitSite, link: TestLink
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def hold(_handler: GitHandler) -> bool:
+        if not over.is_set():
+            begun.set()
+            assert over.wait(PATIENCE)
+        return True
+
+    site.intercept = hold
+    snapshots.queue(link)
+    with running(snapshots, "--grace", "1") as worker:
+        assert begun.wait(PATIENCE)
+        assert snapshots.docora.redis.exists("docora:repo-lock:octo/api")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+        assert_queued_again(snapshots, link, 4)
+        eventually(lambda: worker.processes == [], "the end of git")
+    over.set()
+    assert snapshots.work().code == 0
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    assert git_failures(snapshots, link) == 0
+
+
+def test_a_second_signal_leaves_the_job_to_a_worker_that_runs_already(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_queued(FILES)
+    with held_worker(snapshots) as (gate, worker), running(snapshots) as other:
+        other.await_ready()
+
+        def insist() -> bool:
+            """Sends SIGTERM again, which counts as the one before for a second."""
+            worker.signal(SIGTERM)
+            return "told again" in worker.log
+
+        eventually(insist, "a second signal")
+        other.await_line("began")
+        gate.release()
+        other.await_line("synced")
+        assert worker.end() == 0
+    assert link_row(snapshots, link) == ("synced", 0, None)

@@ -1,0 +1,261 @@
+"""The locks of links and repositories, and jobs that lose Postgres or begin too early."""
+
+import signal
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+from rq.job import JobStatus
+
+from docora_ops.database import Database, link_scans
+from docora_ops.database.link_scans import Failure, Refusal, begin_scan, fail_scan
+from docora_ops.errors import SnapshotError
+from docora_ops.worker import clone, snapshot_job
+from docora_ops.worker.clone import RepositoryLock
+from tests.support.delivery_checks import assert_in_sync, events, failure, git_failures, link_row
+from tests.support.git_over_http import GitSite, basic
+from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
+from tests.support.proxy import Proxy
+from tests.support.receiver import Request
+from tests.support.row_locks import row_locks
+from tests.support.rows import TestLink
+from tests.support.running_commands import await_locks, terminate_sessions
+from tests.support.snapshots import TOKEN, Files, Snapshots, Upstream
+from tests.support.worker_processes import (
+    expire_heartbeats,
+    has_live_job,
+    held_worker,
+    make_delayed_jobs_due,
+    running,
+    running_program,
+)
+
+FILES: Files = {"a": "1\n", "b": "2\n"}
+RQ = Path(sys.executable).parent / "rq"
+
+
+def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
+    assert_in_sync(snapshots, link, upstream)
+    assert not has_live_job(snapshots.docora, link)
+
+
+def test_a_worker_that_was_paused_past_its_heartbeat_finishes_alone(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
+    with held_worker(snapshots, "--burst") as (gate, paused):
+        paused.signal_all(signal.SIGSTOP)
+        expire_heartbeats(snapshots.docora)
+        with running(snapshots, "--burst", DOCORA_OPS_LOCK_TIMEOUT="1") as second:
+            assert second.end() == 0
+        assert "its worker was killed; not marked: another session has held a lock" in second.log
+        assert "nothing to do: another job is at work on it" in second.log
+        assert link_row(snapshots, link)[:2] == ("scanning", 0)
+        paused.signal_all(signal.SIGCONT)
+        gate.release()
+        assert paused.end() == 0
+    assert_synced(snapshots, link, upstream)
+    assert events(snapshots) == [("create", "a"), ("create", "b")]
+
+
+def test_a_job_that_begins_before_its_producer_has_committed_waits(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
+    with row_locks(snapshots.docora) as producer, running(snapshots, "--burst") as worker:
+        await_locks(snapshots.docora)
+        assert snapshots.received().requests == []
+        producer.execute("UPDATE app_repositories SET retry_count = 3")
+        producer.commit()
+        assert worker.end() == 0
+    assert_synced(snapshots, link, upstream)
+
+
+def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link(FILES)
+    before = []
+
+    def answer(request: Request) -> int:
+        terminate_sessions(snapshots.docora)
+        snapshots.docora.hold_lock(link.job_id)  # another job has begun
+        before.append(snapshots.docora.row(link))
+        return 200
+
+    snapshots.receiver.answer = answer
+    snapshots.run_job(link)
+    assert snapshots.docora.row(link) == before[0]
+    assert before[0]["status"] == "scanning"
+    assert events(snapshots) == [("create", "a")]
+
+
+def test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=1)
+    with Proxy.before_postgres(snapshots.docora.database_access.worker) as proxy:
+
+        def go_away(_request: Request) -> int:
+            proxy.__exit__()
+            return 200
+
+        snapshots.receiver.answer = go_away
+        with running(snapshots, "--burst", DATABASE_URL=proxy.url) as worker:
+            assert worker.end() == 0
+    assert "its link can't be marked" in worker.log
+    assert snapshots.docora.status(link) == "scanning"
+    assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
+    # Still away: it is kept, try for try.
+    make_delayed_jobs_due(snapshots.docora)
+    with running(snapshots, "--burst", DATABASE_URL=proxy.url) as worker:
+        assert worker.end() == 0
+    assert "links left behind can't be looked for" in worker.log
+    assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
+    make_delayed_jobs_due(snapshots.docora)
+    snapshots.receiver.answer = lambda _: 200
+    assert snapshots.work().code == 0
+    assert_synced(snapshots, link, upstream)
+
+
+def test_a_plain_rq_worker_serves_the_jobs_just_as_well(
+    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
+) -> None:
+    site.token = TOKEN
+    bad = snapshots.link(snapshots.add_app("Bad"), link.repository_id)
+    for each in (link, bad):
+        snapshots.set_token(each, TOKEN)
+        snapshots.queue(each, max_retry_attempts=2, retry_base_delay_ms=0)
+    answers = [500, 200, 200]
+    snapshots.receiver.answer = lambda request: answers.pop(0) if request.app == "Acme" else 500
+    command = [
+        str(RQ), "worker", "snapshot-queue", "--with-scheduler", "--burst",
+        "--url", snapshots.docora.redis_access.worker,
+    ]  # fmt: skip
+    with running_program(command, snapshots) as worker:
+        output = worker.process.stdout.read() if worker.process.stdout else ""
+        assert worker.end() == 0
+    assert_synced(snapshots, link, upstream)
+    assert link_row(snapshots, bad) == ("failed", 2, "HTTP 500 on created README.md")
+    assert not has_live_job(snapshots.docora, bad)
+    assert basic(TOKEN) in site.logins
+    assert TOKEN not in worker.log + output
+
+
+def test_a_job_whose_link_is_held_by_a_session_that_outlives_its_own_job_is_tried_again(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_job, "LOCK_TIMEOUT", 0.2)
+    link, upstream = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
+    docora = snapshots.docora
+    docora.set_link(link, status="synced")
+    docora.hold_lock(link.job_id)
+    snapshots.work_here()
+    assert docora.status(link) == "synced"
+    assert docora.row(link)["retry_count"] == 0
+    assert has_live_job(docora, link)
+    docora.connection.execute("SELECT pg_advisory_unlock_all()")
+    make_delayed_jobs_due(docora)
+    assert snapshots.work().code == 0
+    assert_in_sync(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize(
+    ("status", "offset", "refusal"),
+    [
+        ("scanning", 0, None),
+        ("scanning", 1, Refusal.BUSY),
+        ("pending_snapshot", 1, Refusal.HELD),
+    ],
+)
+def test_only_the_session_that_has_the_link_writes_a_verdict(
+    snapshots: Snapshots, status: str, offset: int, refusal: Refusal | None
+) -> None:
+    link = snapshots.docora.add_link(status, retry_count=0)
+    snapshots.docora.hold_lock(link.job_id)
+    session = snapshots.docora.connection.info.backend_pid + offset
+    with closing(Database(snapshots.settings)) as database:
+        ending = fail_scan(database, Failure(*link.ids, "it failed", 1, 5), session)
+    assert refusal is None or ending is refusal
+    assert snapshots.docora.row(link)["retry_count"] == (1 if refusal is None else 0)
+
+
+KEY = "docora:repo-lock:octo/api"
+
+
+def test_a_lock_that_is_held_for_long_fails_the_job_and_not_the_repository(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    redis = snapshots.docora.redis
+    monkeypatch.setattr(clone, "LOCK_TIMEOUT", 0.03)
+    redis.set(KEY, "somebody else")
+    redis.set("docora:repo-lock:octo/other", "somebody else")
+    error = failure(snapshots, link)
+    assert error == "another worker has held the lock of octo/api for over 0.03 s"
+    assert git_failures(snapshots, link) == 0
+    assert redis.get(KEY) == b"somebody else"
+    assert not (snapshots.repos / ".docora-ops").exists()
+    redis.delete(KEY)
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> None:
+    redis = snapshots.docora.redis
+    lock = RepositoryLock(redis, "octo/api", "app_1-repo_1")
+    with lock.held():
+        redis.pexpire(KEY, 5000)
+        lock.renew()
+        assert 100_000 < int(redis.pttl(KEY)) <= 120_000
+        redis.set(KEY, "somebody else", px=5000)
+        with pytest.raises(SnapshotError, match="was lost while git worked"):
+            lock.renew()
+    assert redis.get(KEY) == b"somebody else"
+    assert int(redis.pttl(KEY)) <= 5000
+
+
+@needs_pgbouncer
+def test_a_worker_refuses_to_start_where_transactions_are_pooled(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    database = snapshots.docora.database_access
+    with (
+        pgbouncer(database, "transaction", 3) as access,
+        Neighbours(database, access.worker).at_work(),
+    ):
+        result = snapshots.work("--concurrency", "2", DATABASE_URL=access.worker)
+    assert (result.code, result.stdout) == (5, ""), result
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("Error: ")
+    assert "leads to a proxy that pools transactions" in error
+    assert hint.startswith("Hint: ")
+    assert "pool_mode" in hint
+    assert snapshots.docora.waiting() == [link.job_id]
+    assert snapshots.docora.redis.keys("rq:worker*") == []
+
+
+@needs_pgbouncer
+def test_a_worker_works_where_sessions_are_pooled(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_queued({"a": "1\n"})
+    database = snapshots.docora.database_access
+    with pgbouncer(database, "session", 8) as access, Neighbours(database, access.worker).at_work():
+        result = snapshots.work(DATABASE_URL=access.worker)
+    assert result.code == 0, result
+    assert_in_sync(snapshots, link, upstream)
+
+
+@needs_pgbouncer
+def test_a_job_that_loses_its_lock_sends_nothing(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    with (
+        pgbouncer(snapshots.docora.database_access, "transaction", 2) as access,
+        psycopg.connect(access.worker) as other,
+    ):
+
+        def begin(*arguments: object) -> object:
+            other.execute("SELECT 1")  # in the session that the job has had so far
+            return begin_scan(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(link_scans, "begin_scan", begin)
+        snapshots.settings_changes = {"database_url": SecretStr(access.worker)}
+        with pytest.raises(SnapshotError, match="has not got the link's lock"):
+            snapshots.run_job(link)
+    assert snapshots.received().requests == []
+    assert "a proxy that pools sessions" in snapshots.docora.row(link)["last_error"]
