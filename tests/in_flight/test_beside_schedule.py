@@ -1,39 +1,36 @@
 """`--in-flight` beside passes of a scheduler: ours leaves its links alone, Docora's can't know."""
 
 import signal
+import time
 from contextlib import closing
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
-from docora_ops.actions import ChangeOptions, LinkChoice, paced_run, retry_all_failed
+from docora_ops.actions import ChangeOptions, LinkChoice, following, paced_run, retry_all_failed
 from docora_ops.queue.progress import HEARD, selection_key
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
 from tests.support.proxy import PATIENCE, eventually
-from tests.support.rows import TestLink
 from tests.support.running_commands import await_line, only_operation
 
 
-def start(docora: Docora, jobs: int = 1) -> tuple[Process, str]:
+def start(docora: Docora) -> tuple[Process, str]:
     """A run with one link at a time, once it waits for the first result."""
-    process = docora.start("retry-all-failed", "--in-flight", str(jobs), "--json")
-    eventually(lambda: len(docora.waiting()) == jobs, "jobs in flight")
+    process = docora.start("retry-all-failed", "--in-flight", "1", "--json")
+    eventually(lambda: docora.statuses().get("pending_snapshot") == 1, "a link in flight")
     return process, only_operation(docora)
-
-
-def end_job(docora: Docora, link: TestLink, status: str) -> None:
-    """What a worker does that takes the link's job and writes a result."""
-    docora.redis.lrem(docora.queue.key, 1, link.job_id)
-    docora.set_link(link, status=status)
-    docora.redis.delete(f"rq:job:{link.job_id}")
 
 
 def test_a_link_that_has_failed_again_is_left_too_and_a_rescan_is_not(docora: Docora) -> None:
     docora.add_links(3)
     first, second, third = docora.links()
     process, operation_id = start(docora)
-    end_job(docora, first, "failed")
+    # A worker takes its job, which fails.
+    docora.redis.lrem(docora.queue.key, 1, first.job_id)
+    docora.set_link(first, status="failed")
+    docora.redis.delete(f"rq:job:{first.job_id}")
     eventually(lambda: docora.waiting() == [second.job_id], "the second link")
     for options in (("--dry-run",), ()):
         result = docora.run("schedule", *options, "--json")
@@ -53,7 +50,6 @@ def test_a_link_that_has_failed_again_is_left_too_and_a_rescan_is_not(docora: Do
 def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:
     docora.add_links(4)
     process, operation_id = start(docora)
-    eventually(lambda: docora.statuses().get("pending_snapshot") == 1, "the first link queued")
     process.kill()
     finish(process)
     left = docora.run("schedule", "--json")
@@ -71,6 +67,8 @@ def test_a_run_shows_again_and_again_that_it_is_under_way(
 ) -> None:
     monkeypatch.setattr(paced_run, "_REPORT", 0)
     monkeypatch.setattr(paced_run, "_KEEP", 0)
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
+    monkeypatch.setattr(following, "time", clock)
     docora.add_links(4)
     options = ChangeOptions(in_flight=1)
     with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:
