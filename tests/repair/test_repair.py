@@ -3,7 +3,8 @@
 import json
 import signal
 
-from docora_ops.drift import RepairOutcome
+import pytest
+
 from tests.support.docora import QUEUE, Docora, Result, finish
 from tests.support.proxy import PUSH, Fault, Proxy
 from tests.support.read_only import frozen
@@ -12,7 +13,7 @@ from tests.support.running_commands import PATIENT
 from tests.support.terminal import on_terminal
 
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
-AT_ONCE_PATIENT = AT_ONCE | PATIENT
+REMOVE = b"$6\r\nremove\r\n"
 
 
 def world(docora: Docora) -> dict[str, TestLink]:
@@ -108,10 +109,10 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
 def test_a_repair_that_is_cut_off_tells_what_was_done_and_another_does_the_rest(
     docora: Docora,
 ) -> None:
-    docora.add_links(2400, status="pending_snapshot")
+    docora.add_links(1100, status="pending_snapshot")  # three batches
     docora.age_links()
     with Proxy.before_redis(docora.redis_url) as proxy:
-        env = {**AT_ONCE_PATIENT, "REDIS_URL": proxy.url}
+        env = {**AT_ONCE, **PATIENT, "REDIS_URL": proxy.url}
         moment = proxy.plan(PUSH, Fault.HOLD_REPLY)
         process = docora.start("repair", "--json", env=env)
         moment.wait()
@@ -122,12 +123,31 @@ def test_a_repair_that_is_cut_off_tells_what_was_done_and_another_does_the_rest(
         lost = docora.run("repair", "--json", env=env)
     for result, code in ((interrupted, 130), (lost, 5)):
         assert (result.code, result.data["message"]) == (code, "Repair stopped"), result
-        assert 0 < result.data["queued"] == len(result.data["repaired"]) < 1600
+        assert 0 < result.data["queued"] == len(result.data["repaired"]) <= 500
     assert "the same command finishes the rest" in interrupted.stderr
     assert lost.json["code"] == "redis"
     assert repair(docora, "--json").code == 0
-    assert len(docora.waiting()) == 2400
+    assert len(docora.waiting()) == 1100
     docora.assert_sound()
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_done"), [(Fault.HOLD_REQUEST, False), (Fault.HOLD_REPLY, True)]
+)
+def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
+    docora: Docora, fault: Fault, *, is_done: bool
+) -> None:
+    duplicate = world(docora)["duplicate"].job_id
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        moment = proxy.plan(REMOVE, fault)
+        process = docora.start("repair", env={**AT_ONCE, **PATIENT, "REDIS_URL": proxy.url})
+        moment.wait()
+        process.kill()
+        assert finish(process).code == -signal.SIGKILL
+    assert docora.waiting().count(duplicate) == (1 if is_done else 2)
+    assert len(docora.waiting()) == (1 if is_done else 3)
+    result = repair(docora, "--json")
+    assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
 
 
 def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(docora: Docora) -> None:
@@ -143,14 +163,3 @@ def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(docora: Docora
     # As for any failed link, a retry brings it back.
     assert docora.run("retry", *link.ids).code == 0
     assert docora.waiting() == [link.job_id]
-
-
-def test_a_job_with_two_kinds_of_drift_is_repaired_at_once(docora: Docora) -> None:
-    link = docora.add_link("pending_snapshot")
-    docora.enqueue(link.job_id)
-    docora.redis.rpush(docora.queue.key, link.job_id)
-    docora.redis.zadd("rq:finished:snapshot-queue", {link.job_id: 2**33})
-    result = docora.actions().repair()
-    assert result.counts == {RepairOutcome.REMOVED: 2}, result.repaired
-    assert docora.waiting() == [link.job_id]
-    docora.assert_sound()
