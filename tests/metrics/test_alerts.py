@@ -15,12 +15,10 @@ from tests.support.proxy import refused_port
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="needs promtool (Debian: promtool)"
 )
-FAILED = "DocoraFailedLinksStay"
-NO_WORKERS = "DocoraNoWorkers"
-WITHOUT_JOB = "DocoraLinksWithoutJob"
-WRONG_BACKEND = "DocoraWrongBackend"
-NOT_SEEN = "DocoraNotSeen"
-
+ALERTS = FAILED, NO_WORKERS, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN = (
+    *("DocoraFailedLinksStay", "DocoraNoWorkers", "DocoraLinksWithoutJob"),
+    *("DocoraWrongBackend", "DocoraNotSeen"),
+)
 CALM = {
     'docora_up{server="postgres"}': "1x100",
     'docora_up{server="redis"}': "1x100",
@@ -49,13 +47,10 @@ def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docor
     docora.queue_job(docora.add_link("pending_snapshot"))
     text = docora.run("metrics").stdout
     alerts = rules().split("      - alert: ")[1:]
-    assert [alert.split()[0] for alert in alerts] == [
-        *(FAILED, NO_WORKERS, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN)
-    ]
+    assert tuple(alert.split()[0] for alert in alerts) == ALERTS
     for alert in alerts:
-        assert re.findall(r"^ {8}(\w+):", alert, re.MULTILINE) == [
-            *("expr", "for", "labels", "annotations")
-        ]
+        keys = re.findall(r"^ {8}(\w+):", alert, re.MULTILINE)
+        assert keys == ["expr", "for", "labels", "annotations"]
         named = re.findall(r"(docora_\w+)(?:\{(\w+)!?=\"(\w+)\"\})?", alert)
         assert named
         for name, label, value in named:
@@ -90,26 +85,17 @@ def test_each_rule_fires_when_the_topic_says_and_not_in_peace(tmp_path: Path) ->
     rules_file = tmp_path / "rules.yml"
     rules_file.write_text(rules(), encoding="utf-8")
     assert "5 rules found" in run("promtool", "check", "rules", "--lint-fatal", str(rules_file))
-    tests = [
-        {
-            "name": name,
-            "interval": "1m",
-            "input_series": [
-                {"series": series, "values": values} for series, values in (CALM | changes).items()
-            ],
-            "promql_expr_test": [
-                {
-                    "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
-                    "eval_time": f"{minute}m",
-                    "exp_samples": [
-                        {"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts
-                    ],
-                }
-                for minute, alerts in firing.items()
-            ],
-        }
-        for name, (changes, firing) in SCENARIOS.items()
-    ]
+    tests = []
+    for name, (changes, firing) in SCENARIOS.items():
+        series = [{"series": each, "values": values} for each, values in (CALM | changes).items()]
+        looks = []
+        for minute, alerts in firing.items():
+            samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts]
+            expression = 'count by (alertname) (ALERTS{alertstate="firing"})'
+            looks.append({"expr": expression, "eval_time": f"{minute}m", "exp_samples": samples})
+        tests.append(
+            {"name": name, "interval": "1m", "input_series": series, "promql_expr_test": looks}
+        )
     file = tmp_path / "tests.yml"
     # JSON is YAML, too.
     file.write_text(json.dumps({"rule_files": ["rules.yml"], "tests": tests}), encoding="utf-8")

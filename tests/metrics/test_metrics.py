@@ -38,11 +38,6 @@ def by(names: tuple[str, ...], *before: str, **counts: int) -> dict[tuple[str, .
     return {(*before, name): counts.get(name, 0) for name in names}
 
 
-def add_worker(docora: Docora, name: str, state: str) -> None:
-    docora.add_worker(name)
-    docora.redis.hset(f"rq:worker:{name}", "state", state)
-
-
 @pytest.fixture
 def apps(docora: Docora) -> list[str]:
     """Two apps, and one of everything that is counted."""
@@ -63,10 +58,9 @@ def apps(docora: Docora) -> list[str]:
     docora.schedule_job("later")
     docora.leave_job("broken", JobStatus.FAILED)
     docora.leave_job("finished", JobStatus.FINISHED)
-    add_worker(docora, "secret-host-1", "busy")
-    add_worker(docora, "secret-host-2", "idle")
-    add_worker(docora, "secret-host-3", "suspended")
-    add_worker(docora, "secret-host-4", "secret-host-4 is on fire")
+    for number, state in enumerate(("busy", "idle", "suspended", "secret-host-4 is on fire"), 1):
+        docora.add_worker(f"secret-host-{number}")
+        docora.redis.hset(f"rq:worker:secret-host-{number}", "state", state)
     docora.redis.sadd(f"rq:workers:{QUEUE}", "rq:worker:killed")
     return apps
 
@@ -107,39 +101,35 @@ def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str])
         ("redis", "REDIS_URL", OF_ANY | OF_POSTGRES | {"docora_failed_links"}),
     ],
 )
+@pytest.mark.usefixtures("apps")
 def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
-    docora: Docora, apps: list[str], down: str, variable: str, kept: set[str]
+    docora: Docora, down: str, variable: str, kept: set[str]
 ) -> None:
     env = {variable: f"{down}://u:s3cr3t@127.0.0.1:{refused_port()}/1"}
     result, document = docora.run_together(
         ("metrics", "--by-app"), ("metrics", "--by-app", "--json"), env=env
     )
+    found, data = numbers(result), document.data
     assert result.code == document.code == 5
-    found = numbers(result)
     assert found.keys() == kept
-    up = {name: name != down for name in ("postgres", "redis")}
-    assert found["docora_up"] == {(name,): is_up for name, is_up in up.items()}
+    for name in ("postgres", "redis"):
+        assert found["docora_up"][(name,)] == data[f"{name}_up"] == (name != down)
     assert result.stderr.count("Error: ") == document.stderr.count("Error: ") == 1
     assert "s3cr3t" not in result.stdout + result.stderr
     assert document.json["code"] == down
-    assert {name: document.data[f"{name}_up"] for name in up} == up
-    for name, server in (("links_by_status", "postgres"), ("jobs_by_status", "redis")):
-        assert (document.data[name] is None) is (down == server)
-    assert document.data["drift"] is None
+    lost = (data["links_by_status"] is None, data["jobs_by_status"] is None, data["drift"])
+    assert lost == (down == "postgres", down == "redis", None)
 
 
 def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
     docora.add_link()
     role = docora.database_access.command_name
-    docora.connection.execute(
-        f"REVOKE SELECT (created_at) ON app_repositories FROM {role}".encode()
-    )
+    right = "SELECT (created_at) ON app_repositories"
+    docora.connection.execute(f"REVOKE {right} FROM {role}".encode())
     try:
         result = docora.run("metrics")
     finally:
-        docora.connection.execute(
-            f"GRANT SELECT (created_at) ON app_repositories TO {role}".encode()
-        )
+        docora.connection.execute(f"GRANT {right} TO {role}".encode())
     assert result.code == 5
     assert "Error: Postgres database" in result.stderr
     found = numbers(result)
