@@ -200,20 +200,6 @@ def test_ctrl_c_leaves_what_is_in_flight_and_the_same_command_finishes(docora: D
     assert (again.code, again.data["total"]) == (0, 16)
 
 
-def test_a_cancellation_is_seen_while_nothing_ends(docora: Docora) -> None:
-    docora.add_links(10)
-    process = docora.start("retry-all-failed", "--in-flight", "2", "--json")
-    eventually(lambda: len(docora.waiting()) == 2, "two jobs")
-    operation_id = only_operation(docora)
-    assert docora.run("cancel", operation_id).code == 0
-    docora.redis.expire(f"docora:bulk:{operation_id}", 100)
-    eventually(lambda: docora.redis.ttl(f"docora:bulk:{operation_id}") > 100, "a look at it")
-    with other_worker(docora):
-        result = finish(process)
-    assert (result.code, result.data["stopped_by"]) == (6, "cancelled"), result
-    assert (result.data["waited"]["synced"], result.data["left"]) == (2, 8)
-
-
 def test_a_share_of_failures_counts_from_twenty_results_on() -> None:
     number, share = MaxFailures(2), MaxFailures(20, is_percent=True)
     assert [number.is_exceeded(failed, 8) for failed in (2, 3)] == [False, True]
