@@ -30,10 +30,10 @@ from tests.support.running_commands import (
 
 @contextmanager
 def held_at_push(
-    docora: Docora, bulk: BulkAction, *options: str, batches: int = 5
+    docora: Docora, bulk: BulkAction, *options: str, batches: int = 4
 ) -> Iterator[tuple[ForkedProcess, ErrorOutput, Plan]]:
-    """A bulk action of so many batches that has come to its third push."""
-    bulk.add_links(docora, batches * bulk.batch)
+    """A bulk action of so many batches, and one link more, that has come to its third push."""
+    bulk.add_links(docora, batches * bulk.batch + 1)
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
         process = docora.start(*bulk.command, *options, env={**PATIENT, "REDIS_URL": proxy.url})
@@ -61,7 +61,7 @@ def assert_next_run_does_the_rest(docora: Docora, bulk: BulkAction, total: int) 
 def test_one_signal_ends_a_bulk_action_after_the_batches_in_flight(
     docora: Docora, bulk: BulkAction
 ) -> None:
-    total, done = 5 * bulk.batch, 4 * bulk.batch
+    total, done = 4 * bulk.batch + 1, 4 * bulk.batch
     with held_at_push(docora, bulk) as (process, stderr, push):
         process.send_signal(signal.SIGTERM if bulk is RESYNC else signal.SIGINT)
         stderr.wait_for(STOPPING)
@@ -89,7 +89,7 @@ def test_a_bulk_action_that_loses_postgres_reports_what_it_has_done(
         assert terminate_sessions(docora) >= 1
         push.release()
         code, stdout = stderr.finish()
-    total, done = 5 * bulk.batch, 2 * bulk.batch
+    total, done = 4 * bulk.batch + 1, 2 * bulk.batch
     document = json.loads(stdout)
     data = document["data"]
     assert (code, document["code"]) == (5, "postgres")
@@ -123,7 +123,7 @@ def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
     assert len(docora.waiting()) == 2 * bulk.batch
     # The others were rolled back.
     assert bulk is SCHEDULE or pending(docora) == 2 * bulk.batch
-    assert_next_run_does_the_rest(docora, bulk, 5 * bulk.batch)
+    assert_next_run_does_the_rest(docora, bulk, 4 * bulk.batch + 1)
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_another_process_cancels_a_bulk_retry_after_the_batches_that_have_begun(
     data = json.loads(stdout)["data"]
     # The batches that were in flight, and no other.
     assert (code, data["cancelled"], data["completed"]) == (6, True, 40)
-    assert docora.statuses() == {"failed": 30, "pending_snapshot": 40}
+    assert docora.statuses() == {"failed": 31, "pending_snapshot": 40}
     progress = progress_of(docora, operation_id)
     assert (progress["cancelled"], progress["completed"]) == ("true", "40")
     assert (result.code, result.data["cancelled"]) == (6, True), result
-    assert_next_run_does_the_rest(docora, RETRY, 70)
+    assert_next_run_does_the_rest(docora, RETRY, 71)
 
 
 def test_progress_is_there_before_the_first_link_and_written_whole_with_each_batch(

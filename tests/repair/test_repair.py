@@ -16,24 +16,26 @@ AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 REMOVE = b"$6\r\nremove\r\n"
 
 
+STATUSES = {
+    "lost": "pending_snapshot",
+    "stuck": "scanning",
+    "orphan": "failed",
+    "duplicate": "failed",
+    "stale_entry": "synced",
+}
+
+
 def world(docora: Docora) -> dict[str, TestLink]:
     """One link for each kind of drift."""
     app = docora.add_app("Acme \x1b[31mSearch")
     links = {
-        kind: docora.link(app, docora.add_repository(f"octo/{kind}"), status)
-        for kind, status in {
-            "lost": "pending_snapshot",
-            "stuck": "scanning",
-            "orphan": "failed",
-            "duplicate": "failed",
-            "stale_entry": "synced",
-        }.items()
+        kind: docora.link(app, docora.add_repository(f"octo/{kind}"), status, retry_count=0)
+        for kind, status in STATUSES.items()
     }
-    docora.connection.execute("UPDATE app_repositories SET retry_count = 0")
     docora.queue_job(links["orphan"])
     docora.delete_link(links["orphan"])
-    docora.queue_job(links["duplicate"])
-    docora.redis.rpush(docora.queue.key, links["duplicate"].job_id)
+    for _ in range(2):
+        docora.enqueue(links["duplicate"].job_id)
     docora.redis.zadd(f"rq:failed:{QUEUE}", {links["stale_entry"].job_id: 9e9})
     docora.redis.delete("docora-ops:audit")
     docora.add_worker()
@@ -62,17 +64,15 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         (entry["event"], entry["command"], entry["reason"], json.loads(entry["counts"]))
         for entry in docora.audit_entries()
     ] == [("started", "repair", "killed", {"total": 5}), ("ended", "repair", "killed", counts)]
-    assert {kind: data[kind] for kind in links} == dict.fromkeys(links, 1)
-    names = ("message", "queued", "removed", "left_alone", "not_repaired")
-    assert [data[name] for name in names] == ["Repair done", 2, 3, 0, 0]
+    names = ("message", "queued", "removed", "left_alone", "not_repaired", *links)
+    assert [data[name] for name in names] == ["Repair done", 2, 3, 0, 0, *[1] * 5]
     items = {item["drift"]["kind"]: item for item in data["repaired"]}
     for kind, link in links.items():
-        assert items[kind]["drift"]["job_id"] == link.job_id
-        assert items[kind]["drift"]["repository_name"] == f"octo/{kind}"
-        assert items[kind]["outcome"] == ("queued" if kind in {"lost", "stuck"} else "removed")
+        drift, outcome = items[kind]["drift"], items[kind]["outcome"]
+        assert (drift["job_id"], drift["repository_name"]) == (link.job_id, f"octo/{kind}")
+        assert outcome == ("queued" if kind in {"lost", "stuck"} else "removed")
     assert planned.data["repaired"] == data["repaired"]
     assert "5 mismatches at first check" in result.stderr
-
     with frozen(docora):
         again = repair(docora)
     assert (again.code, again.stdout) == (0, "Nothing to repair\n")
