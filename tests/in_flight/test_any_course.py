@@ -26,13 +26,11 @@ from tests.support.actions import Actions
 from tests.support.docora import Docora
 
 STEPS = ("sync", "fail", "try again", "schedule", "look", "kill", "interrupt")
-Pair = tuple[Actions, Actions]
 
 
 @pytest.fixture
-def pair(docora: Docora) -> Pair:
-    """Actions for the runs, and for the scheduler."""
-    return docora.actions(drift_grace=0), docora.actions()
+def actions(docora: Docora) -> Actions:
+    return docora.actions(drift_grace=0)
 
 
 class KilledError(BaseException):
@@ -42,9 +40,9 @@ class KilledError(BaseException):
 class Course:
     """One story: what happens while runs sleep, and what must hold each time."""
 
-    def __init__(self, docora: Docora, pair: Pair, steps: list[str], most: int) -> None:
+    def __init__(self, docora: Docora, actions: Actions, steps: list[str], most: int) -> None:
         self.docora = docora
-        self.actions, self.scheduler = pair
+        self.actions = actions
         self.most = most
         self.steps = iter(steps)
         self.is_interrupted = False
@@ -66,7 +64,7 @@ class Course:
         self.check()
         match next(self.steps, "sync"):
             case "schedule":
-                self.scheduler.schedule()
+                self.actions.schedule()
             case "kill":
                 raise KilledError
             case "interrupt":
@@ -142,13 +140,13 @@ class Course:
 )
 @given(data=st.data())
 def test_whatever_happens_meanwhile(
-    docora: Docora, pair: Pair, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+    docora: Docora, actions: Actions, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
     docora.connection.execute("TRUNCATE app_repositories, repositories, apps CASCADE")
     docora.redis.flushdb()
     docora.add_links(data.draw(st.integers(1, 14), "links"), apps=data.draw(st.integers(1, 4)))
     steps = data.draw(st.lists(st.sampled_from(STEPS), max_size=40), "steps")
-    course = Course(docora, pair, steps, data.draw(st.integers(1, 5), "in flight"))
+    course = Course(docora, actions, steps, data.draw(st.integers(1, 5), "in flight"))
     limits = st.none() | st.builds(MaxFailures, st.integers(0, 3), is_percent=st.booleans())
     options = st.lists(st.tuples(limits, st.integers(1, 3)), min_size=1, max_size=5)
     runs = cycle(data.draw(options, "limits and batch sizes"))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.utils import now
@@ -52,6 +53,13 @@ def repository_gone(docora: Docora, job_id: str) -> None:
 
 def moved_to(registry: type[Any], status: JobStatus) -> Arrange:
     return all_of(not_in_the_list, reads(status=status.value), entry_in(registry))
+
+
+def executed(docora: Docora, job_id: str) -> None:
+    job = Job.fetch(job_id, connection=docora.redis)
+    with docora.redis.pipeline() as pipeline:
+        Execution.create(job, 90, pipeline, worker_name="worker-1")
+        pipeline.execute()
 
 
 NO_LINK = "its link is gone"
@@ -173,7 +181,7 @@ HEALTHY: list[tuple[str, Arrange]] = [
 AT_WORK: list[Arrange] = [
     all_of(not_in_the_list, taken_by_a_worker_that_died, entry_in(FailedJobRegistry)),
     Docora.hold_lock,
-    started,
+    executed,
 ]
 """Of jobs whose links are gone."""
 
