@@ -13,13 +13,13 @@ from tests.support.read_only import frozen, read_only
 from tests.support.running_commands import PATIENT, await_locks
 
 
-def circuits(docora: Docora) -> dict[str, dict[str, Any]]:
-    """By id of the repository."""
+def circuits(docora: Docora) -> dict[str, list[Any]]:
+    """By id of the repository: version of the row, failures, until when it is open."""
     rows = docora.connection.execute(
         "SELECT repository_id, xmin::text, consecutive_failures, circuit_open_until"
         " FROM repositories"
-    ).fetchall()
-    return {row.pop("repository_id"): row for row in rows}
+    )
+    return {id_: circuit for id_, *circuit in (row.values() for row in rows)}
 
 
 def open_all(docora: Docora) -> None:
@@ -30,11 +30,7 @@ def open_all(docora: Docora) -> None:
 
 
 def closed(docora: Docora) -> set[str]:
-    return {
-        repository_id
-        for repository_id, row in circuits(docora).items()
-        if (row["consecutive_failures"], row["circuit_open_until"]) == (0, None)
-    }
+    return {id_ for id_, (_, *state) in circuits(docora).items() if state == [0, None]}
 
 
 @pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
@@ -74,7 +70,7 @@ def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
     [row] = docora.connection.execute(
         "SELECT xmin::text FROM app_repositories WHERE repository_id = 'repo_open'"
     ).fetchall()
-    assert {after[name]["xmin"] for name in changed} == {row["xmin"]}
+    assert {after[name][0] for name in changed} == {row["xmin"]}
 
 
 def test_circuits_are_locked_in_the_order_of_their_ids(docora: Docora) -> None:

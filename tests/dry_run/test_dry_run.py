@@ -5,7 +5,6 @@ from datetime import timedelta
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.links import Outcome
 from tests.support.bulk_actions import APP
 from tests.support.docora import Docora
 from tests.support.job_states import STATES, add_link_in_each_state
@@ -16,10 +15,10 @@ AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 OPERATION = "bulk_0123456789abcdef"
 
 
-def test_a_dry_run_of_many_links_shows_link_by_link_what_the_real_one_then_does(
+def test_a_dry_run_of_many_links_shows_link_by_link_what_a_real_one_would_do(
     docora: Docora,
 ) -> None:
-    """Whatever the states of their jobs: tests/jobs/test_job_states.py."""
+    """And that is what it then does: tests/jobs/test_job_states.py."""
     docora.add_app("Acme Search", APP)
     ids = {"no job": None, "running": None, "bad ids": "repo.bad"}
     links = {
@@ -39,11 +38,6 @@ def test_a_dry_run_of_many_links_shows_link_by_link_what_the_real_one_then_does(
         assert outcome.replace("_", " ") in line
     assert "nothing was changed" in table.stderr
     assert "operation bulk_" not in table.stderr
-
-    real = docora.run("retry-all-failed", "--json")
-    assert real.code == dry.code
-    for name in ("total", "completed", "put_to_work", "deliveries_cleared", *Outcome):
-        assert real.data[name] == dry.data[name]
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])
