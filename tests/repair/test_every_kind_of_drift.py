@@ -386,7 +386,8 @@ def test_a_job_with_two_kinds_of_drift_is_repaired_at_once(docora: Docora) -> No
 
 
 def test_where_redis_is_out_of_memory_nothing_is_half_done(docora: Docora) -> None:
-    links = [drifted(docora, "orphan"), drifted(docora, "thrice"), drifted(docora, "never queued")]
+    names = ("failed orphan", "failed entry", "thrice", "never queued")
+    links = [drifted(docora, name) for name in names]
     docora.age_links()
     actions = docora.actions()
     before = docora.dump()
