@@ -11,10 +11,6 @@ from tests.support.docora import Docora
 from tests.support.job_states import scheduled
 from tests.support.rows import in_turns
 
-OTHERS = [f"other-{number}" for number in range(40)]
-
-both_actions = pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
-
 
 def job_ids_in_order(docora: Docora) -> list[str]:
     return in_turns(link.job_id for link in docora.links())
@@ -56,16 +52,13 @@ def test_only_matching_links_with_an_open_circuit_are_counted_as_left_out(docora
     assert docora.waiting() == []
 
 
-# `--front`
-
-
-@both_actions
+@pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
 def test_new_jobs_stand_ahead_of_all_that_wait_and_those_keep_their_places(
     docora: Docora, bulk: BulkAction
 ) -> None:
     bulk.add_links(docora, 30, apps=1 if bulk is RESYNC else 4)
     order = job_ids_in_order(docora)
-    before = [*order[::2], *OTHERS]
+    before = [*order[::2], *(f"other-{number}" for number in range(40))]
     random.Random(7).shuffle(before)
     for job_id in before:
         docora.enqueue(job_id)

@@ -1,4 +1,4 @@
-"""Bulk actions that are interrupted, cancelled and followed."""
+"""Bulk actions that are interrupted, cancelled, killed and followed."""
 
 import json
 import re
@@ -14,10 +14,8 @@ from docora_ops.actions import BulkStep
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
-from tests.support.own_servers import OwnRedis
-from tests.support.proxy import PUSH, Fault, Plan, Proxy, eventually
+from tests.support.proxy import COMMIT, PUSH, Fault, Plan, Proxy, eventually
 from tests.support.running_commands import (
-    LOCK_TABLE,
     PATIENT,
     STOPPING,
     ErrorOutput,
@@ -32,11 +30,11 @@ from tests.support.running_commands import (
 
 @contextmanager
 def held_at_push(
-    docora: Docora, bulk: BulkAction, redis_url: str, *options: str, batches: int = 5
+    docora: Docora, bulk: BulkAction, *options: str, batches: int = 4
 ) -> Iterator[tuple[ForkedProcess, ErrorOutput, Plan]]:
-    """A bulk action of so many batches that has come to its third push."""
-    bulk.add_links(docora, batches * bulk.batch)
-    with Proxy.before_redis(redis_url) as proxy:
+    """A bulk action of so many batches, and one link more, that has come to its third push."""
+    bulk.add_links(docora, batches * bulk.batch + 1)
+    with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
         process = docora.start(*bulk.command, *options, env={**PATIENT, "REDIS_URL": proxy.url})
         stderr = ErrorOutput(process)
@@ -47,6 +45,7 @@ def held_at_push(
 
 
 def assert_next_run_does_the_rest(docora: Docora, bulk: BulkAction, total: int) -> None:
+    """Jobs of batches that were pushed but not committed are found and kept."""
     docora.assert_sound()
     queued = len(docora.waiting())
     left_out = pending(docora) if bulk is RETRY else 0
@@ -62,14 +61,13 @@ def assert_next_run_does_the_rest(docora: Docora, bulk: BulkAction, total: int) 
 def test_one_signal_ends_a_bulk_action_after_the_batches_in_flight(
     docora: Docora, bulk: BulkAction
 ) -> None:
-    total, done = 5 * bulk.batch, 4 * bulk.batch
-    with held_at_push(docora, bulk, docora.redis_url) as (process, stderr, push):
+    total, done = 4 * bulk.batch + 1, 4 * bulk.batch
+    with held_at_push(docora, bulk) as (process, stderr, push):
         process.send_signal(signal.SIGTERM if bulk is RESYNC else signal.SIGINT)
         stderr.wait_for(STOPPING)
         push.release()
         code, stdout = stderr.finish()
-    assert code == 130
-    assert len(docora.waiting()) == done
+    assert (code, len(docora.waiting())) == (130, done)
     if bulk is SCHEDULE:
         assert docora.redis.keys("docora:*") == []
     else:
@@ -82,36 +80,29 @@ def test_one_signal_ends_a_bulk_action_after_the_batches_in_flight(
     assert_next_run_does_the_rest(docora, bulk, total)
 
 
-@pytest.mark.parametrize(
-    ("bulk", "lost"), [(RETRY, "postgres"), (RESYNC, "redis"), (SCHEDULE, "postgres")], ids=str
-)
-def test_a_bulk_action_that_loses_a_server_reports_what_it_has_done(
-    docora: Docora, own: OwnRedis, bulk: BulkAction, lost: str
+@pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
+def test_a_bulk_action_that_loses_postgres_reports_what_it_has_done(
+    docora: Docora, bulk: BulkAction
 ) -> None:
-    redis_url = own.url if lost == "redis" else docora.redis_url
-    with held_at_push(docora, bulk, redis_url, "--json") as (_, stderr, push):
-        if lost == "redis":
-            own.stop()
-        else:
-            assert terminate_sessions(docora) >= 1
+    """And Redis: tests/errors/test_bulk_retry_midway.py."""
+    with held_at_push(docora, bulk, "--json") as (_, stderr, push):
+        assert terminate_sessions(docora) >= 1
         push.release()
         code, stdout = stderr.finish()
-    total, done = 5 * bulk.batch, 2 * bulk.batch
+    total, done = 4 * bulk.batch + 1, 2 * bulk.batch
     document = json.loads(stdout)
     data = document["data"]
-    assert (code, document["code"]) == (5, lost)
+    assert (code, document["code"]) == (5, "postgres")
     assert (data["total"], data["completed"], data["cancelled"]) == (total, done, True)
     assert data["queued"] == data["put_to_work"] == done
     assert f"Stopped after {done} of {total} links." in stderr.text
-    expected = {bulk.status: total - done, bulk.done_status: done}
-    assert docora.statuses() == ({bulk.status: total} if bulk is SCHEDULE else expected)
-    if lost == "redis":
-        return
-    if bulk is not SCHEDULE:
-        progress = progress_of(docora, only_operation(docora))
+    if bulk is RETRY:
+        assert docora.statuses() == {"failed": total - done, "pending_snapshot": done}
+        operation_id = only_operation(docora)
+        progress = progress_of(docora, operation_id)
         assert (progress["completed"], progress["cancelled"]) == (str(done), "true")
         [entry] = docora.run("history", "--json").data
-        assert (entry["operation_id"], entry["state"]) == (only_operation(docora), "cancelled")
+        assert (entry["operation_id"], entry["state"]) == (operation_id, "cancelled")
         assert entry["counts"] == {"total": total, "queued": done}
     assert_next_run_does_the_rest(docora, bulk, total)
 
@@ -120,7 +111,7 @@ def test_a_bulk_action_that_loses_a_server_reports_what_it_has_done(
 def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
     docora: Docora, bulk: BulkAction
 ) -> None:
-    with held_at_push(docora, bulk, docora.redis_url) as (process, stderr, _):
+    with held_at_push(docora, bulk) as (process, stderr, _):
         process.send_signal(signal.SIGINT)
         stderr.wait_for(STOPPING)
         process.send_signal(signal.SIGINT)
@@ -130,34 +121,53 @@ def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
         await_goodbye(docora)
     assert (code, "Traceback" in stderr.text) == (130, False)
     assert len(docora.waiting()) == 2 * bulk.batch
-    if bulk is not SCHEDULE:
-        done_links = docora.statuses()[bulk.done_status]
-        assert done_links == 2 * bulk.batch, "the others were not rolled back"
-    assert_next_run_does_the_rest(docora, bulk, 5 * bulk.batch)
+    # The others were rolled back.
+    assert bulk is SCHEDULE or pending(docora) == 2 * bulk.batch
+    assert_next_run_does_the_rest(docora, bulk, 4 * bulk.batch + 1)
 
 
 @pytest.mark.parametrize(
-    ("command", "number"),
-    [("retry", signal.SIGHUP), ("retry-all-failed", signal.SIGTERM)],
+    ("bulk", "marker", "fault", "pushed"),
+    [
+        pytest.param(RETRY, PUSH, Fault.HOLD_REPLY, {3}, id="retry after a push"),
+        pytest.param(RETRY, COMMIT, Fault.HOLD_REQUEST, {3, 4}, id="retry before a commit"),
+        pytest.param(RESYNC, COMMIT, Fault.HOLD_REQUEST, {3, 4}, id="resync before a commit"),
+        pytest.param(SCHEDULE, PUSH, Fault.HOLD_REPLY, {3}, id="schedule after a push"),
+    ],
 )
-def test_a_signal_before_anything_has_changed_ends_a_command_without_a_trace(
-    docora: Docora, command: str, number: signal.Signals
+def test_a_bulk_action_killed_in_its_third_batch_loses_nothing_and_the_next_one_does_the_rest(
+    docora: Docora, bulk: BulkAction, marker: bytes, fault: Fault, pushed: set[int]
 ) -> None:
-    link = docora.add_link()
-    docora.add_deliveries(link, 3)
+    total = 4 * bulk.batch + 1
+    bulk.add_links(docora, total)
+    with (
+        Proxy.before_redis(docora.redis_url) as redis,
+        Proxy.before_postgres(docora.database_url) as postgres,
+    ):
+        plan = bulk.plan_third_batch(redis, postgres, marker, fault)
+        servers = {"REDIS_URL": redis.url, "DATABASE_URL": postgres.url}
+        process = docora.start(*bulk.command, env=PATIENT | servers)
+        plan.wait()
+        process.kill()
+        assert finish(process).code == -signal.SIGKILL
+        await_goodbye(docora)
+    assert len(docora.waiting()) / bulk.batch in pushed
+    assert pending(docora) in ({0} if bulk is SCHEDULE else {2 * bulk.batch, 3 * bulk.batch})
+    assert_next_run_does_the_rest(docora, bulk, total)
+
+
+def test_a_signal_before_anything_has_changed_ends_a_command_without_a_trace(
+    docora: Docora,
+) -> None:
+    docora.add_link()
     before = docora.dump()
-    which = [] if command == "retry-all-failed" else [*link.ids]
     with psycopg.connect(docora.database_access.owner) as holder:
-        # Not even to be read.
-        holder.execute("LOCK TABLE app_repositories" if not which else LOCK_TABLE)
-        process = docora.start(command, *which, "--json", env=PATIENT)
+        holder.execute("LOCK TABLE app_repositories")  # not even to be read
+        process = docora.start("retry-all-failed", "--json", env=PATIENT)
         await_locks(docora, 1)
-        process.send_signal(number)
-        since = time.monotonic()
-        result = finish(process)
-        assert time.monotonic() - since < 10
-    expected = (129, "hung_up") if number == signal.SIGHUP else (130, "interrupted")
-    assert (result.code, result.json["code"]) == expected, result
+        process.send_signal(signal.SIGTERM)
+        result = finish(process, timeout=10)
+    assert (result.code, result.json["code"]) == (130, "interrupted"), result
     assert "Traceback" not in result.stderr
     await_goodbye(docora)
     assert docora.dump() == before
@@ -167,7 +177,7 @@ def test_another_process_cancels_a_bulk_retry_after_the_batches_that_have_begun(
     docora: Docora,
 ) -> None:
     with (
-        held_at_push(docora, RETRY, docora.redis_url, "--json", batches=7) as (_, stderr, push),
+        held_at_push(docora, RETRY, "--json", batches=7) as (_, stderr, push),
         Proxy.before_redis(docora.redis_url) as proxy,
     ):
         operation_id = only_operation(docora)
@@ -178,31 +188,29 @@ def test_another_process_cancels_a_bulk_retry_after_the_batches_that_have_begun(
         )
         look.wait()
         cancel = docora.run("cancel", operation_id, "--json", env={"DATABASE_URL": None})
-        assert cancel.code == 0, cancel
-        assert cancel.data["message"] == "Cancellation requested"
+        assert (cancel.code, cancel.data["message"]) == (0, "Cancellation requested")
         push.release()
         code, stdout = stderr.finish()
         result = finish(follower)
-    assert code == 6
     data = json.loads(stdout)["data"]
-    assert data["cancelled"] is True
-    done = data["completed"]
-    assert done == 40, "the batches that were in flight, and no other"
-    assert docora.statuses() == {"failed": 70 - done, "pending_snapshot": done}
+    # The batches that were in flight, and no other.
+    assert (code, data["cancelled"], data["completed"]) == (6, True, 40)
+    assert docora.statuses() == {"failed": 31, "pending_snapshot": 40}
     progress = progress_of(docora, operation_id)
-    assert (progress["cancelled"], progress["completed"]) == ("true", str(done))
+    assert (progress["cancelled"], progress["completed"]) == ("true", "40")
     assert (result.code, result.data["cancelled"]) == (6, True), result
-    assert_next_run_does_the_rest(docora, RETRY, 70)
+    assert_next_run_does_the_rest(docora, RETRY, 71)
 
 
 def test_progress_is_there_before_the_first_link_and_written_whole_with_each_batch(
     docora: Docora,
 ) -> None:
     docora.add_links(10)
-    seen: list[tuple[int, dict[str, str]]] = []
+    seen: list[tuple[int, list[str]]] = []
 
     def look(step: BulkStep) -> None:
-        seen.append((step.result.completed, progress_of(docora, only_operation(docora))))
+        progress = progress_of(docora, only_operation(docora))
+        seen.append((step.result.completed, [*progress.values()]))
         # Others write into it, or it expires.
         key = f"docora:bulk:{step.result.operation_id}"
         docora.redis.hset(key, "completed", "1000")
@@ -212,4 +220,4 @@ def test_progress_is_there_before_the_first_link_and_written_whole_with_each_bat
     docora.actions().retry_all(batch_size=3, prepare=look, each=look)
     assert [done for done, _ in seen] == [0, 6, 10, 10]
     for done, progress in seen[:-1]:
-        assert [*progress.values()] == ["10", str(done), str(done), "0", "false"]
+        assert progress == ["10", str(done), str(done), "0", "false"]

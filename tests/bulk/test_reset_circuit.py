@@ -1,7 +1,6 @@
 """`--reset-circuit`: closes the circuits of the repositories of the links that are queued."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -13,16 +12,14 @@ from tests.support.docora import Docora, finish
 from tests.support.read_only import frozen, read_only
 from tests.support.running_commands import PATIENT, await_locks
 
-AN_HOUR = timedelta(hours=1)
 
-
-def circuits(docora: Docora) -> dict[str, dict[str, Any]]:
-    """By id of the repository."""
+def circuits(docora: Docora) -> dict[str, list[Any]]:
+    """By id of the repository: version of the row, failures, until when it is open."""
     rows = docora.connection.execute(
         "SELECT repository_id, xmin::text, consecutive_failures, circuit_open_until"
         " FROM repositories"
-    ).fetchall()
-    return {row.pop("repository_id"): row for row in rows}
+    )
+    return {id_: circuit for id_, *circuit in (row.values() for row in rows)}
 
 
 def open_all(docora: Docora) -> None:
@@ -33,11 +30,7 @@ def open_all(docora: Docora) -> None:
 
 
 def closed(docora: Docora) -> set[str]:
-    return {
-        repository_id
-        for repository_id, row in circuits(docora).items()
-        if (row["consecutive_failures"], row["circuit_open_until"]) == (0, None)
-    }
+    return {id_ for id_, (_, *state) in circuits(docora).items() if state == [0, None]}
 
 
 @pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
@@ -45,15 +38,12 @@ def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
     docora: Docora, bulk: BulkAction
 ) -> None:
     """Open ones, and those that have counted failures."""
-    app_id = docora.add_app("Acme Search", APP)
+    app_id, other = docora.add_app("Acme Search", APP), docora.add_app("Other", "app_0")
     failures = {"open": 5, "failing": 3, "closed": 0, "running": 5, "bad.id": 5, "other": 5}
     for name, number in failures.items():
         repository_id = docora.add_repository(f"octo/{name}", f"repo_{name}")
-        link = docora.link(
-            docora.add_app("Other") if name == "other" else app_id,
-            repository_id,
-            "synced" if name == "other" else bulk.status,
-        )
+        app, status = (other, "synced") if name == "other" else (app_id, bulk.status)
+        link = docora.link(app, repository_id, status)
         if name == "running":
             docora.start_job(link.job_id)
         docora.connection.execute(
@@ -63,10 +53,10 @@ def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
         )
     before = circuits(docora)
     with frozen(docora):
-        command = [word for word in bulk.command if word != "--yes"]
-        options = ("--reset-circuit", "--dry-run")
-        dry = docora.run(*command, *options, "--json", env=read_only(docora))
-        table = docora.run(*command, *options, env=read_only(docora))
+        command = [*(word for word in bulk.command if word != "--yes"), "--reset-circuit"]
+        dry, table = docora.run_together(
+            (*command, "--dry-run", "--json"), (*command, "--dry-run"), env=read_only(docora)
+        )
     assert dry.data["circuits_reset"] == 2
     assert "2 circuits would be reset." in table.stdout.splitlines()
     real = docora.run(*bulk.command, "--reset-circuit", "--json")
@@ -80,19 +70,15 @@ def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
     [row] = docora.connection.execute(
         "SELECT xmin::text FROM app_repositories WHERE repository_id = 'repo_open'"
     ).fetchall()
-    assert {after[name]["xmin"] for name in changed} == {row["xmin"]}
-
-
-# No deadlock
+    assert {after[name][0] for name in changed} == {row["xmin"]}
 
 
 def test_circuits_are_locked_in_the_order_of_their_ids(docora: Docora) -> None:
-    app_id = docora.add_app("Acme Search", APP)
+    """So there is no deadlock."""
     ids = ["repo_a", "repo_b", "repo_c"]
     for repository_id in reversed(ids):  # as they lie in the table
-        docora.add_repository(f"octo/{repository_id}", repository_id, circuit_open_for=AN_HOUR)
-        docora.link(app_id, repository_id)
-
+        docora.add_repository(f"octo/{repository_id}", repository_id)
+    open_all(docora)
     database = docora.actions().database
 
     def reset() -> None:
@@ -119,10 +105,9 @@ def test_a_circuit_that_another_session_holds_is_waited_for_once(
     open_all(docora)
     held = docora.links()[7].repository_id
     env = PATIENT if released else {"DOCORA_OPS_LOCK_TIMEOUT": "1"}
-    command = ("retry-all-failed", "--reset-circuit", "--batch-size", "10")
     with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute("SELECT FROM repositories WHERE repository_id = %s FOR UPDATE", (held,))
-        process = docora.start(*command, env=env)
+        process = docora.start(*RETRY.command, "--reset-circuit", env=env)
         await_locks(docora)
         assert docora.statuses() == {"pending_snapshot": 40}
         if released:

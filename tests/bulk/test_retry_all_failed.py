@@ -1,13 +1,17 @@
-"""`docora-ops retry-all-failed`."""
+"""`docora-ops retry-all-failed`, and links that cost a bulk action only themselves."""
 
 import re
 
+import pytest
 from psycopg.conninfo import conninfo_to_dict
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
 
+from docora_ops.errors import PostgresError
+from docora_ops.links import Outcome
 from docora_ops.queue.redis_client import describe
-from tests.support.bulk_actions import OPERATION_ID, bulk_document
-from tests.support.docora import Docora, Result
+from tests.support.bulk_actions import APP, OPERATION_ID, bulk_document
+from tests.support.docora import Docora
+from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
 
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
@@ -20,30 +24,21 @@ def database_name(docora: Docora) -> str:
 def test_the_json_has_the_fields_of_the_contract_and_their_sums(docora: Docora) -> None:
     docora.add_worker()
     app = docora.add_app("Acme Search")
-    fresh, fresh_too, stale, waiting, running = (
-        docora.link(app, docora.add_repository()) for _ in range(5)
-    )
+    fresh, stale, waiting, running = (docora.link(app, docora.add_repository()) for _ in range(4))
     docora.leave_job(stale.job_id, JobStatus.FAILED)
     docora.enqueue(waiting.job_id)
     docora.start_job(running.job_id)
     untouched = [docora.add_link(status) for status in ("synced", "scanning", "pending_snapshot")]
     rows_before = [docora.row(link) for link in [running, *untouched]]
-
     result = docora.run("retry-all-failed", "--json")
-
     assert result.code == 0, result
     operation_id = result.data["operation_id"]
     assert OPERATION_ID.fullmatch(operation_id)
-    assert result.json == bulk_document(
-        "Bulk retry started",
-        operation_id,
-        queued=2,
-        replaced_stale=1,
-        already_queued=1,
-        already_running=1,
-    )
-    assert docora.waiting() == [link.job_id for link in (waiting, fresh, fresh_too, stale)]
-    assert all(docora.was_reset(link) for link in (fresh, fresh_too, stale, waiting))
+    counts = ("queued", "replaced_stale", "already_queued", "already_running")
+    expected = bulk_document("Bulk retry started", operation_id, **dict.fromkeys(counts, 1))
+    assert result.json == expected
+    assert docora.waiting() == [link.job_id for link in (waiting, fresh, stale)]
+    assert all(docora.was_reset(link) for link in (fresh, stale, waiting))
     assert 3500 < docora.redis.ttl(f"docora:bulk:{operation_id}") <= 3600
     assert [docora.row(link) for link in [running, *untouched]] == rows_before
 
@@ -56,43 +51,39 @@ def test_the_summary_counts_by_app_and_stderr_names_the_operation_and_the_databa
     docora.start_job(f"app_{2:024x}-repo_{2:024x}")
     result = docora.run("retry-all-failed")
     assert result.code == 0, result
-
     assert [line.split("\t") for line in result.stdout.splitlines()] == [
         ["App", "App id", "queued", "replaced stale", "already running", "total"],
         ["all", "", "3", "1", "1", "5"],
         ["App 1", f"app_{1:024x}", "2", "1", "0", "3"],
         ["App 2", f"app_{2:024x}", "1", "0", "1", "2"],
     ]
-
-    [operation_id] = OPERATION_ID.findall(result.stderr)
-    assert docora.redis.exists(f"docora:bulk:{operation_id}")
-    [line] = [line for line in result.stderr.splitlines() if operation_id in line]
+    [line] = [line for line in result.stderr.splitlines() if OPERATION_ID.search(line)]
     assert f"{database_name(docora)} on " in line
     assert "5 links" in line
     assert "no worker listens" in result.stderr
 
 
-def test_nothing_failed_is_no_error_and_no_operation(docora: Docora) -> None:
+def test_nothing_to_retry_is_no_error_and_no_operation_yet_no_all_clear(docora: Docora) -> None:
     docora.add_link("synced")
     before = docora.dump()
     document = docora.run("retry-all-failed", "--json")
-    assert document.code == 0, document
-    assert document.json == bulk_document("No failed links found")
+    assert (document.code, document.json) == (0, bulk_document("No failed links found"))
     assert docora.dump() == before
+    for _ in range(3):
+        docora.add_link()
+    result = docora.run("retry-all-failed", "--error", "no such error")
+    assert result.code == 0
+    assert "no link fits the options, yet 3 links are failed" in result.stderr
+    assert docora.statuses() == {"synced": 1, "failed": 3}
 
 
 def test_a_batch_is_one_transaction(docora: Docora) -> None:
     docora.add_links(10)
-    docora.run("retry-all-failed", "--batch-size", "4")
+    docora.actions().retry_all(batch_size=4)
     rows = docora.connection.execute(
         "SELECT count(*) AS links FROM app_repositories GROUP BY xmin ORDER BY min(repository_id)"
     ).fetchall()
     assert [row["links"] for row in rows] == [4, 4, 2]
-
-
-def job_ids(result: Result) -> list[str]:
-    assert result.code == 0, result
-    return [link["job_id"] for link in result.data["planned_links"]]
 
 
 ERRORS = [
@@ -101,6 +92,7 @@ ERRORS = [
     "file_name",
     "C:\\new",
     "falsche Größe\n'\"",
+    None,
 ]
 CHOSEN_BY = {
     "Http 500": [0],
@@ -116,22 +108,13 @@ CHOSEN_BY = {
 def test_an_error_is_chosen_by_any_part_of_its_text_taken_literally_in_whatever_case(
     docora: Docora,
 ) -> None:
-    links = [docora.add_link(last_error=error) for error in (*ERRORS, None)]
-    dry = ("retry-all-failed", "--dry-run", "--json")
-    everything, *results = docora.run_together(
-        dry, *((*dry, "--error", text) for text in CHOSEN_BY)
-    )
-    assert job_ids(everything) == [link.job_id for link in links]
-    for (text, chosen), result in zip(CHOSEN_BY.items(), results, strict=True):
-        assert job_ids(result) == [links[number].job_id for number in chosen], text
-
-
-def test_options_that_no_failed_link_fits_do_not_sound_like_an_all_clear(docora: Docora) -> None:
-    docora.add_links(3)
-    result = docora.run("retry-all-failed", "--error", "no such error")
-    assert result.code == 0
-    assert "no link fits the options, yet 3 links are failed" in result.stderr
-    assert docora.statuses() == {"failed": 3}
+    links = [docora.add_link(last_error=error) for error in ERRORS]
+    actions = docora.actions()
+    for text, chosen in CHOSEN_BY.items():
+        result = actions.retry_all(dry_run=True, errors=[text])
+        job_ids = [link.job_id for link in result.planned_links or ()]
+        assert job_ids == [links[number].job_id for number in chosen], text
+    assert actions.retry_all(dry_run=True).total == len(ERRORS)
 
 
 def test_links_without_a_job_id_cost_only_themselves_and_are_listed_with_reasons(
@@ -145,14 +128,63 @@ def test_links_without_a_job_id_cost_only_themselves_and_are_listed_with_reasons
     data = result.data
     assert (result.code, data["total"], data["completed"], data["put_to_work"]) == (6, 28, 28, 3)
     assert (data["queued"], data["not_queued"], data["cancelled"]) == (3, 25, False)
-    assert [failure["job_id"] for failure in data["failures"]] == sorted(
-        link.job_id for link in bad
-    )
+    failed = [failure["job_id"] for failure in data["failures"]]
+    assert failed == sorted(link.job_id for link in bad)
     assert all("job id" in failure["error_message"] for failure in data["failures"])
     assert docora.waiting() == [link.job_id for link in good]
     assert [docora.row(link) for link in bad] == rows
     table = docora.run("retry-all-failed")
     assert re.findall(r"Dotted ← (o/\d+)", table.stdout) == [f"o/{each}" for each in range(25)]
+
+
+def forbid(docora: Docora, link: TestLink, sqlstate: str) -> None:
+    docora.add_trigger(
+        f"RAISE EXCEPTION 'the row is cursed' USING ERRCODE = '{sqlstate}'",
+        when=f"old.repository_id = '{link.repository_id}'",
+    )
+
+
+@pytest.mark.parametrize("sqlstate", ["P0001", "40P01"])
+def test_a_row_that_postgres_refuses_to_change_fails_alone(docora: Docora, sqlstate: str) -> None:
+    docora.add_links(8)
+    links = docora.links()
+    forbid(docora, links[4], sqlstate)
+    result = docora.actions().retry_all(batch_size=5)
+    assert result.counts == {Outcome.QUEUED: 7, Outcome.NOT_QUEUED: 1}
+    assert [failure.job_id for failure in result.failures] == [links[4].job_id]
+    assert "the row is cursed" in result.failures[0].error_message
+    assert docora.status(links[4]) == "failed"
+    assert links[4].job_id not in docora.waiting()
+    assert not docora.redis.exists(Job.key_for(links[4].job_id))
+    docora.assert_sound()
+
+
+def test_a_resync_that_is_undone_forgets_no_delivery(docora: Docora) -> None:
+    docora.add_links(4, status="synced")
+    links = docora.links()
+    for link in links:
+        docora.add_deliveries(link, 5)
+    forbid(docora, links[1], "P0001")
+    docora.start_job(links[2].job_id)
+    result = docora.actions().resync_all(APP)
+    assert result.counts == {Outcome.QUEUED: 2, Outcome.NOT_QUEUED: 1, Outcome.ALREADY_RUNNING: 1}
+    assert result.deliveries_cleared == 10
+    assert [docora.deliveries(link) for link in links] == [0, 5, 5, 0]
+    assert {failure.job_id for failure in result.failures} == {links[1].job_id, links[2].job_id}
+
+
+def test_one_slow_link_is_left_and_slow_links_in_a_row_end_the_run(docora: Docora) -> None:
+    docora.add_links(5, status="synced")
+    links = docora.links()
+    for link in (links[1], links[3], links[4]):
+        docora.add_deliveries(link, 1)
+    docora.add_trigger("PERFORM pg_sleep(9)", event="BEFORE DELETE ON app_delivered_files")
+    with pytest.raises(PostgresError, match=r"within 0\.3 s"):
+        docora.actions(statement_timeout=0.3).resync_all(APP)
+    assert [docora.status(link) for link in links] == [
+        *("pending_snapshot", "synced", "pending_snapshot", "synced", "synced")
+    ]
+    docora.assert_sound()
 
 
 def test_a_terminal_shows_what_it_is_about_and_asks_and_a_yes_runs_it_with_a_bar(

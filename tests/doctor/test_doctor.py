@@ -1,6 +1,14 @@
-"""`docora-ops doctor`."""
+"""`docora-ops doctor`.
 
+WRITE_TRANSCRIPTS=1 writes the screens of now into the files of tests/doctor/screens instead.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import redis
@@ -18,24 +26,34 @@ from tests.support.diagnoses import (
     not_ok,
     states,
 )
-from tests.support.docora import QUEUE, Docora
-from tests.support.own_servers import OwnRedis
-from tests.support.proxy import Fault, Proxy, refused_port
+from tests.support.docora import QUEUE, Docora, finish
+from tests.support.own_servers import OwnRedis, own_redis
+from tests.support.proxy import Fault, Proxy, eventually, refused_port
+from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
+from tests.support.terminal import at_terminals, plain_data
 
 OF_POSTGRES = [*ALL[1:8], *OF_LINKS]
 OF_REDIS = ALL[8:18]
+APPS = ("Acme Search", "Paper Lantern", "Quiet Harbor", "Tin Robot Notes", "Maple Review")
+
+
+@pytest.fixture
+def spoiled(docora: Docora, own: OwnRedis) -> Iterator[Docora]:
+    """The same Docora, with a Redis that may be spoiled."""
+    docora = replace(docora, redis_access=own.access)
+    yield docora
+    docora.close()
 
 
 def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     spoiled: Docora, own: OwnRedis
 ) -> None:
     make_healthy(spoiled)
-    before = spoiled.dump()
-    document, short, table = (
-        spoiled.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], [], ["--all"])
-    )
-    assert spoiled.dump() == before
+    with frozen(spoiled):
+        document, short, table = (
+            spoiled.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], [], ["--all"])
+        )
     assert own.client.acl_log() == []
     assert (document.code, document.stderr) == (0, "All is well.\n"), document
     assert (document.data["state"], document.data["drift"]["total"]) == ("ok", 0)
@@ -50,6 +68,37 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
         assert secret not in document.stdout + document.stderr + table.stdout
 
 
+@pytest.mark.parametrize(("state", "code"), [("peace", 0), ("trouble", 6)])
+def test_it_shows_what_is_not_ok_and_the_worst_last(docora: Docora, state: str, code: int) -> None:
+    make_healthy(docora)
+    if state == "trouble":
+        apps = [docora.add_app(name) for name in APPS]
+        for number in range(12):
+            docora.link(apps[number % len(apps)], docora.add_repository(f"octo/web{number}"))
+        docora.connection.execute(
+            "UPDATE repositories SET circuit_open_until = now() + interval '1 hour'"
+            " WHERE name LIKE 'web_'"
+        )
+        for name in ("api", "docs", "web"):
+            status = "scanning" if name == "web" else "pending_snapshot"
+            docora.link(apps[0], docora.add_repository(f"octo/{name}"), status)
+        gone = docora.link(apps[1], docora.add_repository("octo/gone"))
+        docora.queue_job(gone)
+        docora.delete_link(gone)
+        docora.age_links()
+    for columns in (40, 80):
+        shown = at_terminals(docora, ["doctor"], columns=columns, env=ONE_LOOK)
+        screen = plain_data(shown.data)
+        file = Path(__file__).parent / "screens" / f"{state}_{columns}.txt"
+        text = "".join(f"{line.rstrip()}\n" for line in screen.splitlines())
+        if os.environ.get("WRITE_TRANSCRIPTS"):
+            file.write_text(text, encoding="utf-8")
+        assert text == file.read_text(encoding="utf-8")
+        assert max(map(len, text.splitlines())) <= columns
+        assert columns < 80 or text.count("\n") < 24
+        assert (shown.code, shown.talk) == (code, "")
+
+
 def test_the_worker_whose_clock_is_off_most_is_named(docora: Docora) -> None:
     for name, host, ahead in (("a", "web1", "31"), ("b", "", "-90"), ("c", "web1", "9" * 30)):
         docora.add_worker(name)
@@ -59,67 +108,90 @@ def test_the_worker_whose_clock_is_off_most_is_named(docora: Docora) -> None:
     assert "unknown host (worker b) is 90 s " in found["finding"]
 
 
+def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
+    docora: Docora,
+) -> None:
+    make_healthy(docora)
+    apps = [docora.add_app("Acme"), docora.add_app("Quiet Harbor")]
+    for number, hours in enumerate((1, -1, -1)):
+        open_for = timedelta(hours=hours)
+        repository_id = docora.add_repository(f"octo/web{number}", circuit_open_for=open_for)
+        docora.link(apps[number % 2], repository_id)
+    for most, state, code in (("3", "warning", 0), ("2", "critical", 6)):
+        result = docora.run("doctor", "--json", "--max-failed", most, env=ONE_LOOK)
+        assert (result.code, states(result)["failed_links"]) == (code, state), result
+    assert check(result, "failed_links")["finding"].startswith("3 failed links of 2 apps")
+    circuits = check(result, "open_circuits")
+    assert (circuits["state"], circuits["finding"]) == ("warning", "1 open circuit")
+
+
+# Drift. That each kind is found: tests/repair/test_every_kind_of_drift.py.
+
+
+def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
+    make_healthy(docora)
+    for status in (*["pending_snapshot"] * 7, "scanning"):
+        docora.add_link(status)
+    docora.age_links()
+    document = examine(docora)
+    assert document.code == 6, document
+    drift = document.data["drift"]
+    none = dict.fromkeys(["orphan", "duplicate", "stale_entry"], 0)
+    assert (drift["total"], drift["counts"]) == (8, {"lost": 7, "stuck": 1, **none})
+    # Few of each kind, so that the checks stay on the screen.
+    assert [example["kind"] for example in drift["examples"]] == [*["lost"] * 5, "stuck"]
+    assert not_ok(document) == dict.fromkeys(["drift_lost", "drift_stuck"], "critical")
+    lost = check(document, "drift_lost")
+    assert (lost["finding"][:15], lost["hint"]) == ("7 pending links", "docora-ops repair")
+
+
+def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:
+    docora.add_link("pending_snapshot")
+    docora.age_links()
+    with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
+        assert process.stderr.readline() == "1 mismatch at first check: checking again in 600 s.\n"
+        process.send_signal(signal.SIGINT)
+        result = finish(process)
+    assert (result.code, result.json["code"]) == (130, "interrupted"), result
+
+
+# Faults of Redis and of the queue
+
+
 def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnRedis) -> None:
+    """Each finding about Redis itself: tests/doctor/test_checks.py."""
     client = own.client
-    # Beside it, what a connection needs is nothing.
-    client.setrange("ballast", 30_000_000, "x")
-    link = spoiled.add_link("synced")
-    job = spoiled.enqueue(link.job_id)
+    job = spoiled.enqueue(spoiled.add_link("synced").job_id)
     job.enqueued_at = now() - timedelta(hours=3)
     job.save()
-    other = spoiled.add_link("synced")
-    spoiled.schedule_job(other.job_id, now() - timedelta(minutes=10))
+    spoiled.schedule_job(spoiled.add_link("synced").job_id, now() - timedelta(minutes=10))
     client.rpush("bull:snapshot-queue:wait", "1")
     client.config_set("maxmemory-policy", "volatile-lru")
-    client.config_set("maxmemory", str(client.info("memory")["used_memory"] * 100 // 85))
-    before = spoiled.dump()
-    first = examine(spoiled)
+    with frozen(spoiled):
+        first = examine(spoiled)
     assert first.code == 6, first
-    assert spoiled.dump() == before
-    assert not_ok(first) == {
-        "redis_eviction": "critical",
-        "redis_memory": "warning",
-        "bullmq_queue": "critical",
-        "workers": "critical",
-        "scheduler": "critical",
-        "waiting_jobs": "warning",
-    }
+    critical = ("redis_eviction", "bullmq_queue", "workers", "scheduler")
+    assert not_ok(first) == dict.fromkeys(critical, "critical") | {"waiting_jobs": "warning"}
     assert "redis-cli" in check(first, "bullmq_queue")["command"]
     assert "1 job waits" in check(first, "workers")["finding"]
     assert "overdue for 10 min" in check(first, "scheduler")["finding"]
     assert check(first, "waiting_jobs")["finding"] == "1, the oldest for 3 h 0 min"
 
-    client.config_set("maxmemory", "0")
     client.config_set("maxmemory-policy", "noeviction")
-    bullmq_worker = redis.Redis.from_url(own.url, client_name=WORKER_NAME)
-    bullmq_worker.ping()
     spoiled.add_worker()
     client.set("rq:suspended", "1")
     client.set(f"rq:scheduler-lock:{QUEUE}", "scheduler")
     own.become_replica()
-    second = examine(spoiled)
-    bullmq_worker.close()
+    with redis.Redis.from_url(own.url, client_name=WORKER_NAME) as bullmq_worker:
+        bullmq_worker.ping()
+        second = examine(spoiled)
     assert not_ok(second) == {
-        "redis_primary": "critical",
-        "bullmq_queue": "critical",
-        "workers": "critical",
-        "scheduler": "warning",
-        "waiting_jobs": "warning",
+        **dict.fromkeys(("redis_primary", "bullmq_queue", "workers"), "critical"),
+        **dict.fromkeys(("scheduler", "waiting_jobs"), "warning"),
         **dict.fromkeys(OF_BOTH, "not_checked"),
     }
     assert "a BullMQ worker of Docora runs" in check(second, "bullmq_queue")["finding"]
     assert check(second, "workers")["hint"] == "docora-ops resume"
-
-
-def test_warnings_alone_are_no_failure(docora: Docora) -> None:
-    """No worker, while nothing waits."""
-    result = examine(docora, ENCRYPTION_KEY="5ecr3t")
-    assert result.code == 0, result
-    assert result.data["state"] == "warning"
-    assert not_ok(result) == dict.fromkeys(["settings", "workers"], "warning")
-    assert "ENCRYPTION_KEY" in check(result, "settings")["finding"]
-    assert "5ecr3t" not in result.stdout + result.stderr
-    assert result.stderr == "2 warnings.\n"
 
 
 def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
@@ -137,10 +209,47 @@ def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
     assert "+info" in check(result, "redis")["hint"]
 
 
+def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: OwnRedis) -> None:
+    link = spoiled.add_link()
+    own.client.config_set("min-replicas-to-write", 1)
+    result = examine(spoiled)
+    refused = spoiled.run("retry", *link.ids, "--json")
+    assert spoiled.status(link) == "failed"
+    assert result.code == 6, result
+    expected = {"redis_primary": "critical", "workers": "warning", "failed_links": "warning"}
+    assert not_ok(result) == expected
+    for text in (check(result, "redis_primary")["finding"], refused.json["error"]):
+        assert "Not enough good replicas" in text
+    assert (refused.code, refused.json["code"]) == (5, "redis"), refused
+
+
+@pytest.mark.slow
+def test_a_node_of_a_cluster_is_called_so(docora: Docora, tmp_path: Path) -> None:
+    link = docora.add_link()
+    # Without a port of its own, its bus would take one that need not exist.
+    config = {"cluster-enabled": "yes", "cluster-port": str(refused_port())}
+    with own_redis(tmp_path, **config) as own:
+        other = replace(docora, redis_access=own.access)
+        own.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
+        eventually(lambda: own.client.cluster("INFO")["cluster_state"] == "ok", "a Cluster")
+        result = examine(other)
+        refused = other.run("retry", *link.ids, "--json")
+        other.close()
+    assert docora.status(link) == "failed"
+    assert (result.code, refused.code) == (5, 5), (result, refused)
+    assert "cluster-enabled" in check(result, "redis")["hint"]
+    for text in (check(result, "redis")["finding"], refused.json["error"]):
+        assert "node of a Cluster" in text
+
+
+# Faults of Postgres and of the settings
+
+
 def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
-    docora.connection.execute("ALTER TABLE repositories DROP COLUMN circuit_open_until")
-    docora.connection.execute("ALTER TABLE app_repositories DROP COLUMN last_error")
-    docora.connection.execute("DROP TABLE snapshot_files")
+    docora.connection.execute(
+        "ALTER TABLE repositories DROP COLUMN circuit_open_until;"
+        "ALTER TABLE app_repositories DROP COLUMN last_error; DROP TABLE snapshot_files"
+    )
     result = examine(docora)
     assert result.code == 6, result
     assert not_ok(result) == {
@@ -157,9 +266,8 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
 
 def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Docora) -> None:
     name = docora.role
-    docora.connection.execute(
-        f"REVOKE SELECT (status), UPDATE (status) ON app_repositories FROM {name}".encode()
-    )
+    rights = "SELECT (status), UPDATE (status)"
+    docora.connection.execute(f"REVOKE {rights} ON app_repositories FROM {name}".encode())
     result = examine(docora)
     assert result.code == 6, result
     assert not_ok(result) == {
@@ -168,36 +276,26 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
         **dict.fromkeys([*OF_LINKS, *OF_BOTH], "not_checked"),
     }
     statement = check(result, "privileges")["hint"]
-    assert statement == (
-        f"GRANT SELECT (status), UPDATE (status) ON public.app_repositories TO {name};"
-    )
-    docora.connection.execute(statement.partition(";")[0].encode())
+    assert statement == f"GRANT {rights} ON public.app_repositories TO {name};"
+    docora.connection.execute(statement.encode())
     docora.connection.execute(f"REVOKE DELETE ON app_delivered_files FROM {name}".encode())
     only_resync = examine(docora)
-    assert only_resync.code == 0, only_resync
-    assert states(only_resync)["privileges"] == "warning"
+    assert (only_resync.code, states(only_resync)["privileges"]) == (0, "warning"), only_resync
     assert check(only_resync, "privileges")["finding"].endswith("DELETE on app_delivered_files")
     docora.connection.execute(check(only_resync, "privileges")["hint"].encode())
     assert states(examine(docora))["privileges"] == "ok"
 
 
-def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
-    docora: Docora,
-) -> None:
+def test_all_is_well_for_the_role_and_the_user_for_monitoring(docora: Docora) -> None:
+    """The fixture checks that Redis has refused them nothing."""
     make_healthy(docora)
-    apps = [docora.add_app("Acme"), docora.add_app("Quiet Harbor")]
-    for number in range(3):
-        docora.link(apps[number % 2], docora.add_repository(f"octo/web{number}"))
-    docora.connection.execute(
-        "UPDATE repositories SET circuit_open_until = now() + interval '1 hour' * CASE name"
-        " WHEN 'web0' THEN 1 ELSE -1 END WHERE name LIKE 'web_'"
-    )
-    for most, state, code in (("3", "warning", 0), ("2", "critical", 6)):
-        result = docora.run("doctor", "--json", "--max-failed", most, env=ONE_LOOK)
-        assert (result.code, states(result)["failed_links"]) == (code, state), result
-    assert check(result, "failed_links")["finding"].startswith("3 failed links of 2 apps")
-    circuits = check(result, "open_circuits")
-    assert (circuits["state"], circuits["finding"]) == ("warning", "1 open circuit")
+    url = docora.database_access.monitor
+    read_only = f"{'&' if '?' in url else '?'}options=-c%20default_transaction_read_only%3Don"
+    with frozen(docora):
+        for database_url in (url, url + read_only):
+            env = {"DATABASE_URL": database_url, "REDIS_URL": docora.redis_access.monitor}
+            result = docora.run("doctor", "--read-only", "--json", env=ONE_LOOK | env)
+            assert (result.code, result.stderr, not_ok(result)) == (0, "All is well.\n", {}), result
 
 
 def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
@@ -223,19 +321,6 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         assert "5ecr3t" not in result.stdout + result.stderr
 
 
-def test_all_is_well_for_the_role_and_the_user_for_monitoring(docora: Docora) -> None:
-    """The fixture checks that Redis has refused them nothing."""
-    make_healthy(docora)
-    before = docora.dump()
-    url = docora.database_access.monitor
-    read_only = f"{'&' if '?' in url else '?'}options=-c%20default_transaction_read_only%3Don"
-    for database_url in (url, url + read_only):
-        env = {"DATABASE_URL": database_url, "REDIS_URL": docora.redis_access.monitor}
-        result = docora.run("doctor", "--read-only", "--json", env=ONE_LOOK | env)
-        assert (result.code, result.stderr, not_ok(result)) == (0, "All is well.\n", {}), result
-    assert docora.dump() == before
-
-
 @pytest.mark.parametrize(
     ("server", "marker"), [("postgres", b"GROUP BY status"), ("redis", b"rq:suspended")]
 )
@@ -253,7 +338,9 @@ def test_a_server_that_is_lost_on_the_way_costs_what_follows(
     assert result.data["drift"] is None
 
 
-def test_unusable_settings_are_exit_code_2_and_not_shown(docora: Docora) -> None:
+def test_unusable_settings_are_exit_code_2_and_not_shown_and_warnings_alone_are_no_failure(
+    docora: Docora,
+) -> None:
     no_database = examine(docora, DATABASE_URL=None)
     no_redis = examine(docora, REDIS_URL="redis://u:5ecr3t@h?nonsense=5ecr3t")
     for result, missing, other in (
@@ -263,4 +350,10 @@ def test_unusable_settings_are_exit_code_2_and_not_shown(docora: Docora) -> None
         found = [states(result)[name] for name in ("settings", missing, other)]
         assert (result.code, found) == (2, ["critical", "not_checked", "ok"]), result
         assert check(result, "settings")["hint"]
+    no_key = examine(docora, ENCRYPTION_KEY="5ecr3t")
+    assert (no_key.code, no_key.data["state"], no_key.stderr) == (0, "warning", "2 warnings.\n")
+    # No worker, while nothing waits.
+    assert not_ok(no_key) == dict.fromkeys(["settings", "workers"], "warning")
+    assert "ENCRYPTION_KEY" in check(no_key, "settings")["finding"]
+    for result in (no_redis, no_key):
         assert "5ecr3t" not in result.stdout + result.stderr

@@ -1,12 +1,13 @@
-"""The transcripts of README and of the topic json show what the commands print.
+"""The transcripts of README and of the topics json and incident show what the commands print.
 
 WRITE_TRANSCRIPTS=1 writes what they print now into the files instead.
 """
 
 import os
+import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +15,28 @@ import pytest
 
 from docora_ops.demo import world
 from docora_ops.demo.servers import apps
-from docora_ops.demo.world import MAPLE, MOBILE, REPOSITORIES
+from docora_ops.demo.world import (
+    ACME,
+    DOCS,
+    FIRMWARE,
+    HARBOR,
+    INFRA,
+    MAPLE,
+    MOBILE,
+    NO_GITHUB,
+    REPOSITORIES,
+    ROBOT,
+    App,
+)
 from docora_ops.queue.redis_client import describe
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
+from tests.support.rows import TestLink
 from tests.support.terminal import run_on_screen
 from tests.support.transcripts import comparable, play
 
 WRITING = bool(os.environ.get("WRITE_TRANSCRIPTS"))
+BAD_GATEWAY = "HTTP 502 on created README.md"
 
 
 @dataclass
@@ -41,6 +56,10 @@ class Stage:
             DOCORA_OPS_GIT_PROTOCOLS="file",
             DOCORA_OPS_DRIFT_GRACE=None if WRITING else "1",
         )
+        self.of_workers = {
+            "DATABASE_URL": self.docora.database_access.worker,
+            "REDIS_URL": self.docora.redis_access.worker,
+        }
         with self.docora.connection.transaction():
             cursor = self.docora.connection.cursor()
             world._fill_tables(cursor, key, self.upstream, self.apps_url)  # type: ignore[arg-type]
@@ -48,26 +67,48 @@ class Stage:
         world._fill_queue(self.docora.settings, database, self.docora.redis)
         self.docora.age_links()
 
+    def fail(self, error: str, condition: str, values: Sequence[object] = ()) -> None:
+        """Makes links fail for good."""
+        self.docora.connection.execute(
+            "UPDATE app_repositories SET status = 'failed', retry_count = 5, last_error = %s"
+            f" WHERE {condition}".encode(),
+            [error, *values],
+        )
+
+    def in_peace(self) -> None:
+        """Waits until every link is in sync."""
+        eventually(lambda: set(self.docora.statuses()) == {"synced"}, "every link in sync")
+
     def run(self, command: str) -> str:
         """Runs a command line, and writes other names for servers and role."""
         if "--json" in command:
             _, *arguments = shlex.split(command)
             shown = self.docora.run(*arguments, env=self.environment).stdout
         else:
-            shown = run_on_screen(self.docora, command, self.environment)
+            servers = self.of_workers if "docora-ops worker" in command else {}
+            shown = run_on_screen(self.docora, command, self.environment | servers)
         for name, written in {
             str(self.docora.actions().database.target): "docora on db.internal",
             describe(self.docora.actions().redis): "redis.internal:6379/0",
+            "127.0.0.1:1/0": "redis.internal:6379/0",
             self.docora.role: "docora_ops",
         }.items():
             shown = shown.replace(name, written)
         return shown
 
-    def check(self, path: str) -> None:
-        """Compares the file with what its commands print, or writes that into the file."""
+    def check(self, path: str, **arrange: Callable[[], object]) -> None:
+        """Compares the file with what its commands print, or writes that into the file.
+
+        `arrange`: by a word of the heading of a section, what happens before its commands run.
+        """
         file = self.root / path
         text = file.read_text(encoding="utf-8")
-        played = play(text, self.run)
+        played = ""
+        for section in re.split(r"^(?=## )", text, flags=re.MULTILINE):
+            for word in arrange.keys() & set(re.findall(r"\w+", section.partition("\n")[0])):
+                arrange.pop(word)()
+            played += play(section, self.run)
+        assert not arrange, "no such sections: their commands ran without what they are about"
         if WRITING and comparable(played) != comparable(text):
             file.write_text(played, encoding="utf-8")
         assert WRITING or comparable(played) == comparable(text)
@@ -82,10 +123,7 @@ def stage(docora: Docora, tmp_path: Path, repository_root: Path) -> Iterator[Sta
 @contextmanager
 def two_workers(stage: Stage) -> Iterator[None]:
     """Runs two workers, and begins when both listen."""
-    environment = stage.environment | {
-        "DATABASE_URL": stage.docora.database_access.worker,
-        "REDIS_URL": stage.docora.redis_access.worker,
-    }
+    environment = stage.environment | stage.of_workers
     with stage.docora.start_installed("worker", "--concurrency", "2", env=environment) as process:
         try:
             queue = "rq:workers:snapshot-queue"
@@ -107,11 +145,78 @@ def test_the_json_documents(stage: Stage) -> None:
     stage.check("docora_ops/help/json.md")
 
 
-@pytest.mark.slow
-def test_readme(stage: Stage) -> None:
-    """The small Docora of the demo, once the workers have emptied the queue."""
+@pytest.fixture
+def upstream(stage: Stage) -> None:
     for repository in REPOSITORIES:
         world._create_repository(repository, stage.upstream / repository.repository_name)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("upstream")
+def test_readme(stage: Stage) -> None:
+    """The small Docora of the demo, once the workers have emptied the queue."""
     with two_workers(stage):
         eventually(lambda: stage.docora.statuses().get("synced") == 11, "an empty queue")
         stage.check("README.md")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("upstream")
+def test_each_incident_is_over_after_its_commands(stage: Stage) -> None:
+    docora = stage.docora
+    docora.redis.flushdb()
+    docora.connection.execute(
+        "UPDATE repositories SET circuit_open_until = NULL, consecutive_failures = 0;"
+        "UPDATE app_repositories SET status = 'synced', last_error = NULL, retry_count = 0"
+    )
+    workers = ExitStack()
+
+    def gateway() -> None:
+        workers.enter_context(two_workers(stage))
+        stage.fail(BAD_GATEWAY, "true")
+
+    def git() -> None:
+        stage.fail(NO_GITHUB, "repository_id = %s", [INFRA.repository_id])
+        docora.connection.execute(
+            "UPDATE repositories SET consecutive_failures = 5,"
+            " circuit_open_until = now() + interval '20 minutes' WHERE repository_id = %s",
+            (INFRA.repository_id,),
+        )
+
+    def killed() -> None:
+        for status, repository in (("scanning", FIRMWARE), ("pending_snapshot", DOCS)):
+            docora.set_link(TestLink(ROBOT.app_id, repository.repository_id), status=status)
+
+    def retry_links_of(app: App) -> None:
+        stage.fail(BAD_GATEWAY, "app_id = %s", [app.app_id])
+        assert docora.run("retry-all-failed", "--yes", env=stage.environment).code == 0
+
+    def idle() -> None:
+        stage.in_peace()
+        workers.close()
+        retry_links_of(HARBOR)
+
+    def emptied() -> None:
+        retry_links_of(ACME)
+        docora.redis.flushdb()
+        workers.enter_context(two_workers(stage))
+
+    def down() -> None:
+        stage.in_peace()
+        stage.environment["REDIS_URL"] = "redis://127.0.0.1:1"
+
+    def up() -> None:
+        stage.environment["REDIS_URL"] = docora.redis_url
+
+    with workers:
+        stage.check(
+            "docora_ops/help/incident.md",
+            gateway=gateway,
+            circuits=git,
+            killed=killed,
+            jobs=idle,
+            queue=emptied,
+            files=stage.in_peace,
+            down=down,
+            Afterwards=up,
+        )

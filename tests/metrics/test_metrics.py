@@ -1,13 +1,19 @@
 """`metrics`: each number where it stands, nothing of a server that is down, one valid text."""
 
+import json
+import re
+import shutil
+import subprocess
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rq.job import JobStatus
 from rq.worker import WorkerStatus
 
-from tests.support.docora import QUEUE, Docora, Result
+from tests.help.documents import topic
+from tests.support.docora import COMMAND, QUEUE, Docora, Result
 from tests.support.proxy import refused_port
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
@@ -38,11 +44,6 @@ def by(names: tuple[str, ...], *before: str, **counts: int) -> dict[tuple[str, .
     return {(*before, name): counts.get(name, 0) for name in names}
 
 
-def add_worker(docora: Docora, name: str, state: str) -> None:
-    docora.add_worker(name)
-    docora.redis.hset(f"rq:worker:{name}", "state", state)
-
-
 @pytest.fixture
 def apps(docora: Docora) -> list[str]:
     """Two apps, and one of everything that is counted."""
@@ -63,10 +64,9 @@ def apps(docora: Docora) -> list[str]:
     docora.schedule_job("later")
     docora.leave_job("broken", JobStatus.FAILED)
     docora.leave_job("finished", JobStatus.FINISHED)
-    add_worker(docora, "secret-host-1", "busy")
-    add_worker(docora, "secret-host-2", "idle")
-    add_worker(docora, "secret-host-3", "suspended")
-    add_worker(docora, "secret-host-4", "secret-host-4 is on fire")
+    for number, state in enumerate(("busy", "idle", "suspended", "secret-host-4 is on fire"), 1):
+        docora.add_worker(f"secret-host-{number}")
+        docora.redis.hset(f"rq:worker:secret-host-{number}", "state", state)
     docora.redis.sadd(f"rq:workers:{QUEUE}", "rq:worker:killed")
     return apps
 
@@ -107,41 +107,162 @@ def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str])
         ("redis", "REDIS_URL", OF_ANY | OF_POSTGRES | {"docora_failed_links"}),
     ],
 )
+@pytest.mark.usefixtures("apps")
 def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
-    docora: Docora, apps: list[str], down: str, variable: str, kept: set[str]
+    docora: Docora, down: str, variable: str, kept: set[str]
 ) -> None:
     env = {variable: f"{down}://u:s3cr3t@127.0.0.1:{refused_port()}/1"}
     result, document = docora.run_together(
         ("metrics", "--by-app"), ("metrics", "--by-app", "--json"), env=env
     )
+    found, data = numbers(result), document.data
     assert result.code == document.code == 5
-    found = numbers(result)
     assert found.keys() == kept
-    up = {name: name != down for name in ("postgres", "redis")}
-    assert found["docora_up"] == {(name,): is_up for name, is_up in up.items()}
+    for name in ("postgres", "redis"):
+        assert found["docora_up"][(name,)] == data[f"{name}_up"] == (name != down)
     assert result.stderr.count("Error: ") == document.stderr.count("Error: ") == 1
     assert "s3cr3t" not in result.stdout + result.stderr
     assert document.json["code"] == down
-    assert {name: document.data[f"{name}_up"] for name in up} == up
-    for name, server in (("links_by_status", "postgres"), ("jobs_by_status", "redis")):
-        assert (document.data[name] is None) is (down == server)
-    assert document.data["drift"] is None
+    lost = (data["links_by_status"] is None, data["jobs_by_status"] is None, data["drift"])
+    assert lost == (down == "postgres", down == "redis", None)
 
 
 def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
     docora.add_link()
     role = docora.database_access.command_name
-    docora.connection.execute(
-        f"REVOKE SELECT (created_at) ON app_repositories FROM {role}".encode()
-    )
+    right = "SELECT (created_at) ON app_repositories"
+    docora.connection.execute(f"REVOKE {right} FROM {role}".encode())
     try:
         result = docora.run("metrics")
     finally:
-        docora.connection.execute(
-            f"GRANT SELECT (created_at) ON app_repositories TO {role}".encode()
-        )
+        docora.connection.execute(f"GRANT {right} TO {role}".encode())
     assert result.code == 5
     assert "Error: Postgres database" in result.stderr
     found = numbers(result)
     assert found.keys() == OF_ANY | OF_REDIS
     assert found["docora_up"] == {("postgres",): 0, ("redis",): 1}
+
+
+# The cron line and the alert rules of the topic `metrics` do what the topic says
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool (Debian: promtool)"
+)
+ALERTS = FAILED, NO_WORKERS, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN = (
+    *("DocoraFailedLinksStay", "DocoraNoWorkers", "DocoraLinksWithoutJob"),
+    *("DocoraWrongBackend", "DocoraNotSeen"),
+)
+CALM = {
+    'docora_up{server="postgres"}': "1x100",
+    'docora_up{server="redis"}': "1x100",
+    'docora_links{status="failed"}': "0x100",
+    'docora_queue_jobs{queue="q",status="waiting"}': "7x100",
+    'docora_queue_jobs{queue="q",status="failed"}': "7x100",
+    'docora_workers{state="busy"}': "1x100",
+    'docora_workers{state="suspended"}': "0x100",
+    "docora_backend_ok": "1x100",
+    'docora_drift_links{kind="lost"}': "0x100",
+    'docora_drift_links{kind="stuck"}': "0x100",
+    'node_textfile_mtime_seconds{file="/var/lib/node/docora.prom"}': "0+60x100",
+}
+"""One value a minute, for a hundred minutes."""
+QUIET: dict[int, list[str]] = {20: [], 60: [], 99: []}
+
+
+def rules() -> str:
+    found = re.search(r"^```yaml\n(.*?)^```$", topic("metrics"), re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docora: Docora) -> None:
+    docora.add_link()
+    docora.queue_job(docora.add_link("pending_snapshot"))
+    text = docora.run("metrics").stdout
+    alerts = rules().split("      - alert: ")[1:]
+    assert tuple(alert.split()[0] for alert in alerts) == ALERTS
+    for alert in alerts:
+        keys = re.findall(r"^ {8}(\w+):", alert, re.MULTILINE)
+        assert keys == ["expr", "for", "labels", "annotations"]
+        named = re.findall(r"(docora_\w+)(?:\{(\w+)!?=\"(\w+)\"\})?", alert)
+        assert named
+        for name, label, value in named:
+            sample = rf'^{name}{{.*{label}.*"{value}' if label else rf"^{name}[{{ ]"
+            assert re.search(sample, text, re.MULTILINE), name
+
+
+BUSY, SUSPENDED = 'docora_workers{state="busy"}', 'docora_workers{state="suspended"}'
+FAILED_LINKS = 'docora_links{status="failed"}'
+SERIES_OF_REDIS = [name for name in CALM if re.match("docora_(queue|workers|drift)", name)]
+NO_REDIS = {
+    'docora_up{server="redis"}': "1x10 0x90",
+    **dict.fromkeys(SERIES_OF_REDIS, "1x10 stale"),
+}
+SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
+    "peace": ({}, QUIET),
+    "failed links stay": ({FAILED_LINKS: "3x100"}, {70: [], 99: [FAILED]}),
+    "failed links drain": ({FAILED_LINKS: "300-3x100"}, QUIET),
+    "no workers while jobs wait": ({BUSY: "1x10 0x90"}, {14: [], 20: [NO_WORKERS]}),
+    "suspended workers": ({BUSY: "0x100", SUSPENDED: "2x100"}, {4: [], 20: [NO_WORKERS]}),
+    "another backend than is set": ({"docora_backend_ok": "0x100"}, {14: [], 20: [WRONG_BACKEND]}),
+    "stuck links": ({'docora_drift_links{kind="stuck"}': "2x100"}, {14: [], 20: [WITHOUT_JOB]}),
+    "lost for a moment": ({'docora_drift_links{kind="lost"}': "0x10 1x10 0x80"}, QUIET),
+    "Redis is down": (NO_REDIS, {11: [], 20: [NOT_SEEN]}),
+    "nothing is scraped": (dict.fromkeys(CALM, "1x10 stale"), {11: [], 20: [NOT_SEEN]}),
+}
+"""What differs from CALM, and which alerts fire after so many minutes."""
+
+
+@needs_promtool
+def test_each_rule_fires_when_the_topic_says_and_not_in_peace(tmp_path: Path) -> None:
+    rules_file = tmp_path / "rules.yml"
+    rules_file.write_text(rules(), encoding="utf-8")
+    assert "5 rules found" in run("promtool", "check", "rules", "--lint-fatal", str(rules_file))
+    tests = []
+    for name, (changes, firing) in SCENARIOS.items():
+        series = [{"series": each, "values": values} for each, values in (CALM | changes).items()]
+        looks = []
+        for minute, alerts in firing.items():
+            samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts]
+            expression = 'count by (alertname) (ALERTS{alertstate="firing"})'
+            looks.append({"expr": expression, "eval_time": f"{minute}m", "exp_samples": samples})
+        tests.append(
+            {"name": name, "interval": "1m", "input_series": series, "promql_expr_test": looks}
+        )
+    file = tmp_path / "tests.yml"
+    # JSON is YAML, too.
+    file.write_text(json.dumps({"rule_files": ["rules.yml"], "tests": tests}), encoding="utf-8")
+    run("promtool", "test", "rules", str(file))
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_cron_line_keeps_each_complete_text_and_nothing_else(
+    docora: Docora, tmp_path: Path
+) -> None:
+    docora.add_link()
+    [line] = re.findall(r"^(?:\* ){5}(.*)$", topic("metrics"), re.MULTILINE)
+    assert "%" not in line  # which ends the command for cron
+    file = tmp_path / "docora.prom"
+    for before, after in (
+        ("/usr/local/bin/docora-ops", str(COMMAND)),
+        (" --env-file /etc/docora/docora.env", ""),
+        ("/var/lib/prometheus/node-exporter/docora.prom", str(file)),
+        ("/var/log/docora-ops.log", str(tmp_path / "log")),
+    ):
+        assert before in line
+        line = line.replace(before, after)
+
+    def run_line(**changes: str | None) -> str:
+        subprocess.run(["sh", "-c", line], env=docora.environment(**changes), check=True)
+        assert {each.name for each in tmp_path.iterdir()} <= {"docora.prom", "log"}
+        return file.read_text(encoding="utf-8")
+
+    assert 'docora_up{server="redis"} 1.0' in run_line()
+    down = run_line(REDIS_URL=f"redis://127.0.0.1:{refused_port()}")
+    assert 'docora_up{server="redis"} 0.0' in down
+    assert run_line(DATABASE_URL=None) == down

@@ -1,1 +1,0 @@
-"""Tests of `pause` and `resume`."""

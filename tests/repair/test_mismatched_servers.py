@@ -10,33 +10,37 @@ from docora_ops.actions.look import count_jobs_with_links
 from docora_ops.drift import Belonging
 from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, examine
 from tests.support.docora import QUEUE, Docora
+from tests.support.read_only import frozen
 
 
-def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docora) -> None:
+@pytest.fixture
+def mismatched(docora: Docora) -> Docora:
+    """A database without links, beside the jobs of another one."""
     for _ in range(12):
         docora.add_link()
     docora.actions().retry_all()
     docora.connection.execute("DELETE FROM app_repositories")
-    lost = docora.add_link("pending_snapshot")
-    docora.age_links()
     docora.add_worker()
-    before = docora.dump()
+    return docora
 
-    diagnosis = examine(docora)
-    assert diagnosis.code == 6, diagnosis
-    found = check(diagnosis, "servers_match")
-    assert (found["state"], "12 of 12 jobs" in found["finding"]) == ("critical", True), found
-    assert "REDIS_URL" in found["hint"]
-    assert {check(diagnosis, name)["hint"] for name in OF_DRIFT} == {None}
 
-    for arguments in (["--dry-run"], [*lost.ids]):
-        refused = docora.run("repair", *arguments, "--yes", "--json", env=ONE_LOOK)
-        assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
-        assert (refused.json["job_count"], refused.json["jobs_without_link"]) == (12, 12)
-        assert re.match(r"docora_\d+ on .* and Redis at [\w.]+:\d+", refused.json["error"])
-        assert "--remove-unknown-jobs" in refused.json["hint"]
-    assert docora.dump() == before
-
+def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(mismatched: Docora) -> None:
+    docora = mismatched
+    lost = docora.link(docora.add_app(), docora.add_repository(), "pending_snapshot")
+    docora.age_links()
+    with frozen(docora):
+        diagnosis = examine(docora)
+        assert diagnosis.code == 6, diagnosis
+        found = check(diagnosis, "servers_match")
+        assert (found["state"], "12 of 12 jobs" in found["finding"]) == ("critical", True), found
+        assert "REDIS_URL" in found["hint"]
+        assert {check(diagnosis, name)["hint"] for name in OF_DRIFT} == {None}
+        for arguments in (["--dry-run"], [*lost.ids]):
+            refused = docora.run("repair", *arguments, "--yes", "--json", env=ONE_LOOK)
+            assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
+            assert (refused.json["job_count"], refused.json["jobs_without_link"]) == (12, 12)
+            assert re.match(r"docora_\d+ on .* and Redis at [\w.]+:\d+", refused.json["error"])
+            assert "--remove-unknown-jobs" in refused.json["hint"]
     told = docora.run("repair", "--remove-unknown-jobs", "--json", env=ONE_LOOK)
     assert (told.code, told.data["removed"], told.data["queued"]) == (0, 12, 1), told
     assert docora.waiting() == [lost.job_id]
@@ -44,61 +48,48 @@ def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docor
     assert entry["selection"] == {"remove_unknown_jobs": True}
 
 
-CHANGES = (
-    ("resync", "APP", "REPO"),
-    ("retry-all-failed",),
-    ("schedule",),
-)
-
-
-@pytest.mark.parametrize("command", CHANGES, ids=" ".join)
+@pytest.mark.parametrize("command", ["resync", "retry-all-failed", "schedule"])
 def test_nothing_is_queued_among_the_jobs_of_another_docora(
-    docora: Docora, command: tuple[str, ...]
+    mismatched: Docora, command: str
 ) -> None:
-    for _ in range(12):
-        docora.add_link()
-    docora.actions().retry_all()
-    docora.connection.execute("DELETE FROM app_repositories")
-    link = docora.add_link()
-    docora.link(link.app_id, docora.add_repository(), "pending_snapshot")
-    ids = {"APP": link.app_id, "REPO": link.repository_id}
-    before = docora.dump()
-    yes = () if command[0] in {"retry", "schedule"} else ("--yes",)
-    refused = docora.run(*(ids.get(word, word) for word in command), *yes, "--json")
-    assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
-    assert docora.dump() == before
+    docora = mismatched
+    app_id = docora.add_app()
+    link = docora.link(app_id, docora.add_repository())
+    docora.link(app_id, docora.add_repository(), "pending_snapshot")
+    arguments = [command, *(link.ids if command == "resync" else ()), "--json"]
+    with frozen(docora):
+        refused = docora.run(*arguments)
+        assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
     # A job of this database may be anywhere.
-    docora.leave_job(link.job_id, JobStatus.FAILED)
-    for _ in range(11):
-        docora.leave_job(docora.add_link("synced").job_id, JobStatus.FAILED)
-    done = docora.run(*(ids.get(word, word) for word in command), *yes, "--json")
+    for each in (
+        link,
+        *(docora.link(app_id, docora.add_repository(), "synced") for _ in range(11)),
+    ):
+        docora.leave_job(each.job_id, JobStatus.FAILED)
+    done = docora.run(*arguments)
     assert done.code == 0, done
 
 
 def test_each_job_that_was_made_for_a_link_counts_once_wherever_it_stands(docora: Docora) -> None:
-    waiting, deferred, failed, delayed, finished = gone = [docora.add_link() for _ in range(5)]
-    for link in gone:
+    places = ("", "deferred", "failed", "scheduled", "finished")
+    for place in places:
+        link = docora.add_link()
         docora.queue_job(link)
-    docora.redis.rpush(docora.queue.key, waiting.job_id)
-    for link, registry in (
-        (deferred, "deferred"),
-        (failed, "failed"),
-        (delayed, "scheduled"),
-        (finished, "finished"),
-    ):
-        docora.redis.lrem(docora.queue.key, 0, link.job_id)
-        docora.redis.zadd(f"rq:{registry}:{QUEUE}", {link.job_id: now().timestamp() + 3600})
+        if place:
+            docora.redis.lrem(docora.queue.key, 0, link.job_id)
+            docora.redis.zadd(f"rq:{place}:{QUEUE}", {link.job_id: now().timestamp() + 3600})
+        else:
+            docora.redis.rpush(docora.queue.key, link.job_id)
         docora.delete_link(link)
-    docora.delete_link(waiting)
     here, over, running = (docora.add_link() for _ in range(3))
     docora.enqueue(here.job_id)
     docora.leave_job(over.job_id, JobStatus.FINISHED)
     docora.start_job(running.job_id)
     docora.enqueue("a-job-of-somebody-else")
     actions = docora.actions()
-    before = docora.dump()
-    assert count_jobs_with_links(actions.database, actions.queue) == Belonging(7, without_link=4)
-    assert docora.dump() == before
+    with frozen(docora):
+        counted = count_jobs_with_links(actions.database, actions.queue)
+    assert counted == Belonging(7, without_link=4)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import json
 import signal
 
-from docora_ops.drift import RepairOutcome
+import pytest
+
 from tests.support.docora import QUEUE, Docora, Result, finish
 from tests.support.proxy import PUSH, Fault, Proxy
 from tests.support.read_only import frozen
@@ -12,27 +13,29 @@ from tests.support.running_commands import PATIENT
 from tests.support.terminal import on_terminal
 
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
-AT_ONCE_PATIENT = AT_ONCE | PATIENT
+REMOVE = b"$6\r\nremove\r\n"
+
+
+STATUSES = {
+    "lost": "pending_snapshot",
+    "stuck": "scanning",
+    "orphan": "failed",
+    "duplicate": "failed",
+    "stale_entry": "synced",
+}
 
 
 def world(docora: Docora) -> dict[str, TestLink]:
     """One link for each kind of drift."""
     app = docora.add_app("Acme \x1b[31mSearch")
     links = {
-        kind: docora.link(app, docora.add_repository(f"octo/{kind}"), status)
-        for kind, status in {
-            "lost": "pending_snapshot",
-            "stuck": "scanning",
-            "orphan": "failed",
-            "duplicate": "failed",
-            "stale_entry": "synced",
-        }.items()
+        kind: docora.link(app, docora.add_repository(f"octo/{kind}"), status, retry_count=0)
+        for kind, status in STATUSES.items()
     }
-    docora.connection.execute("UPDATE app_repositories SET retry_count = 0")
     docora.queue_job(links["orphan"])
     docora.delete_link(links["orphan"])
-    docora.queue_job(links["duplicate"])
-    docora.redis.rpush(docora.queue.key, links["duplicate"].job_id)
+    for _ in range(2):
+        docora.enqueue(links["duplicate"].job_id)
     docora.redis.zadd(f"rq:failed:{QUEUE}", {links["stale_entry"].job_id: 9e9})
     docora.redis.delete("docora-ops:audit")
     docora.add_worker()
@@ -61,17 +64,15 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         (entry["event"], entry["command"], entry["reason"], json.loads(entry["counts"]))
         for entry in docora.audit_entries()
     ] == [("started", "repair", "killed", {"total": 5}), ("ended", "repair", "killed", counts)]
-    assert {kind: data[kind] for kind in links} == dict.fromkeys(links, 1)
-    names = ("message", "queued", "removed", "left_alone", "not_repaired")
-    assert [data[name] for name in names] == ["Repair done", 2, 3, 0, 0]
+    names = ("message", "queued", "removed", "left_alone", "not_repaired", *links)
+    assert [data[name] for name in names] == ["Repair done", 2, 3, 0, 0, *[1] * 5]
     items = {item["drift"]["kind"]: item for item in data["repaired"]}
     for kind, link in links.items():
-        assert items[kind]["drift"]["job_id"] == link.job_id
-        assert items[kind]["drift"]["repository_name"] == f"octo/{kind}"
-        assert items[kind]["outcome"] == ("queued" if kind in {"lost", "stuck"} else "removed")
+        drift, outcome = items[kind]["drift"], items[kind]["outcome"]
+        assert (drift["job_id"], drift["repository_name"]) == (link.job_id, f"octo/{kind}")
+        assert outcome == ("queued" if kind in {"lost", "stuck"} else "removed")
     assert planned.data["repaired"] == data["repaired"]
     assert "5 mismatches at first check" in result.stderr
-
     with frozen(docora):
         again = repair(docora)
     assert (again.code, again.stdout) == (0, "Nothing to repair\n")
@@ -108,10 +109,10 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
 def test_a_repair_that_is_cut_off_tells_what_was_done_and_another_does_the_rest(
     docora: Docora,
 ) -> None:
-    docora.add_links(2400, status="pending_snapshot")
+    docora.add_links(1100, status="pending_snapshot")  # three batches
     docora.age_links()
     with Proxy.before_redis(docora.redis_url) as proxy:
-        env = {**AT_ONCE_PATIENT, "REDIS_URL": proxy.url}
+        env = {**AT_ONCE, **PATIENT, "REDIS_URL": proxy.url}
         moment = proxy.plan(PUSH, Fault.HOLD_REPLY)
         process = docora.start("repair", "--json", env=env)
         moment.wait()
@@ -122,12 +123,31 @@ def test_a_repair_that_is_cut_off_tells_what_was_done_and_another_does_the_rest(
         lost = docora.run("repair", "--json", env=env)
     for result, code in ((interrupted, 130), (lost, 5)):
         assert (result.code, result.data["message"]) == (code, "Repair stopped"), result
-        assert 0 < result.data["queued"] == len(result.data["repaired"]) < 1600
+        assert 0 < result.data["queued"] == len(result.data["repaired"]) <= 500
     assert "the same command finishes the rest" in interrupted.stderr
     assert lost.json["code"] == "redis"
     assert repair(docora, "--json").code == 0
-    assert len(docora.waiting()) == 2400
+    assert len(docora.waiting()) == 1100
     docora.assert_sound()
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_done"), [(Fault.HOLD_REQUEST, False), (Fault.HOLD_REPLY, True)]
+)
+def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
+    docora: Docora, fault: Fault, *, is_done: bool
+) -> None:
+    duplicate = world(docora)["duplicate"].job_id
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        moment = proxy.plan(REMOVE, fault)
+        process = docora.start("repair", env={**AT_ONCE, **PATIENT, "REDIS_URL": proxy.url})
+        moment.wait()
+        process.kill()
+        assert finish(process).code == -signal.SIGKILL
+    assert docora.waiting().count(duplicate) == (1 if is_done else 2)
+    assert len(docora.waiting()) == (1 if is_done else 3)
+    result = repair(docora, "--json")
+    assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
 
 
 def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(docora: Docora) -> None:
@@ -143,14 +163,3 @@ def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(docora: Docora
     # As for any failed link, a retry brings it back.
     assert docora.run("retry", *link.ids).code == 0
     assert docora.waiting() == [link.job_id]
-
-
-def test_a_job_with_two_kinds_of_drift_is_repaired_at_once(docora: Docora) -> None:
-    link = docora.add_link("pending_snapshot")
-    docora.enqueue(link.job_id)
-    docora.redis.rpush(docora.queue.key, link.job_id)
-    docora.redis.zadd("rq:finished:snapshot-queue", {link.job_id: 2**33})
-    result = docora.actions().repair()
-    assert result.counts == {RepairOutcome.REMOVED: 2}, result.repaired
-    assert docora.waiting() == [link.job_id]
-    docora.assert_sound()

@@ -1,53 +1,56 @@
 """`docora-ops retry`."""
 
+from typing import Any
+from unicodedata import normalize
+
 import pytest
 import redis
-from rq.job import Job, JobStatus
+from rq.job import JobStatus
 
-from tests.retry.failed_link import APP, ERROR, REPOSITORY, fail_again
 from tests.support.bullmq import WORKER_NAME
 from tests.support.docora import Docora
-from tests.support.job_states import (
-    Arrange,
-    all_of,
-    expires,
-    left,
-    started,
-)
+from tests.support.job_states import Arrange, all_of, expires, left, started
+from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 
+APP = "app_" + "a" * 24
+REPOSITORY = "repo_" + "b" * 24
+ERROR = "HTTP 502 Bad Gateway on created docs/intro.md"
+RETRY = ("retry", APP, REPOSITORY)
 NO_WORKER = "no worker listens on the queue snapshot-queue"
 
 
+@pytest.fixture
+def link(docora: Docora) -> TestLink:
+    """A failed link whose ids and names are known."""
+    docora.add_app("Acme Search", APP)
+    docora.add_repository("octo/api", REPOSITORY)
+    return docora.link(APP, REPOSITORY, retry_count=5, last_error=ERROR)
+
+
 @pytest.mark.parametrize(
-    ("outcome", "label", "arrange"),
+    ("outcome", "arrange"),
     [
-        ("queued", "queued", all_of()),
-        ("replaced_stale", "replaced stale", left(JobStatus.FAILED)),
-        ("already_queued", "already queued", Docora.enqueue),
-        ("already_running", "already running", started),
+        ("queued", all_of()),
+        ("replaced_stale", left(JobStatus.FAILED)),
+        ("already_queued", all_of(Docora.enqueue, expires)),
+        ("already_running", started),
     ],
 )
 def test_each_outcome_succeeds_and_has_its_table_and_its_json(
-    docora: Docora, link: TestLink, outcome: str, label: str, arrange: Arrange
+    docora: Docora, link: TestLink, outcome: str, arrange: Arrange
 ) -> None:
-    before = docora.row(link)
+    """What becomes of row and job: tests/jobs/test_job_states.py."""
+    for job_id in ("a", "b"):
+        docora.enqueue(job_id)
     arrange(docora, link.job_id)
-    result = docora.run("retry", APP, REPOSITORY, "--json")
-    is_running = outcome == "already_running"
-    if is_running:
-        assert (docora.row(link), docora.waiting()) == (before, [])
-    else:
-        assert docora.was_reset(link)
-        assert docora.waiting() == [link.job_id]
-        assert docora.registries(link.job_id) == set()
-        assert docora.job(link).get_status() is JobStatus.QUEUED
-        assert docora.redis.ttl(f"rq:job:{link.job_id}") == -1
-        fail_again(docora, link)
-        docora.redis.flushdb()
-        arrange(docora, link.job_id)
-    table = docora.run("retry", APP, REPOSITORY)
+    waiting, is_kept = docora.waiting(), outcome.startswith("already")
+    table = docora.run(*RETRY, "--dry-run")
+    result = docora.run(*RETRY, "--front", "--json")
+    assert docora.waiting() == (waiting if is_kept else [link.job_id, *waiting])
+    assert ("keeps its place" in result.stderr) is (outcome == "already_queued")
     assert (result.code, table.code) == (0, 0), (result, table)
+    is_running = outcome == "already_running"
     none = ("circuit_open_until", "circuit_reset", "deliveries_cleared", "deliveries_marked")
     assert result.json == {
         "data": {
@@ -69,7 +72,7 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
         "Repository": f"octo/api ({REPOSITORY})",
         "Was": "failed, 5 tries failed",
         "Last error": ERROR,
-        "Outcome": label,
+        "Outcome": outcome.replace("_", " "),
         "Job": f"{APP}-{REPOSITORY}",
     }
 
@@ -77,30 +80,26 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
 def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: Docora) -> None:
     docora.redis.sadd("rq:queues", docora.queue.key)
     app = docora.add_app("Acme Search")
-    expected: dict[TestLink, tuple[str, str, str]] = {}
-
-    def add(status: str, job: str, helps: str) -> TestLink:
-        link = docora.link(app, docora.add_repository(), status, retry_count=1)
-        expected[link] = (status, job, helps)
-        return link
-
-    docora.enqueue(add("pending_snapshot", "waiting", "nothing needs to be done").job_id)
-    docora.leave_job(add("scanning", "stale", "repair").job_id, JobStatus.FAILED)
-    docora.start_job(add("scanning", "running", "wait for it to end").job_id)
-    add("pending_snapshot", "none", "repair")
-    add("synced", "none", "resync")
+    expected = [
+        ("pending_snapshot", "waiting", "nothing needs to be done"),
+        ("scanning", "stale", "repair"),
+        ("scanning", "running", "wait for it to end"),
+        ("pending_snapshot", "none", "repair"),
+        ("synced", "none", "resync"),
+    ]
+    links = [
+        docora.link(app, docora.add_repository(), status, retry_count=1) for status, *_ in expected
+    ]
+    docora.enqueue(links[0].job_id)
+    docora.leave_job(links[1].job_id, JobStatus.FAILED)
+    docora.start_job(links[2].job_id)
+    retries = [("retry", *link.ids, "--front", "--reset-circuit", "--json") for link in links]
     before = docora.dump()
-    options = ("--front", "--reset-circuit", "--json")
-    results = docora.run_together(
-        *(("retry", app, link.repository_id, *options) for link in expected)
-    )
-    last = list(expected)[-1]
-    person, dry = docora.run_together(
-        ("retry", app, last.repository_id),
-        ("retry", app, last.repository_id, "--dry-run", "--json"),
+    *results, person, dry = docora.run_together(
+        *retries, ("retry", *links[-1].ids), (*retries[-1], "--dry-run")
     )
     assert docora.dump() == before
-    for (status, job, helps), result in zip(expected.values(), results, strict=True):
+    for (status, job, helps), result in zip(expected, results, strict=True):
         assert result.code == 4, result
         assert result.json.keys() == {"error", "code", "hint", "status", "job"}
         assert result.json["error"].startswith("Only failed links can be retried")
@@ -111,85 +110,99 @@ def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: 
     assert person.stderr.endswith(f"Error: {document['error']}\nHint: {document['hint']}\n")
     assert (dry.code, dry.json) == (4, document)
     # The advice is good: what it names queues the link.
-    for (link, (_, _, helps)), result in zip(expected.items(), results, strict=True):
-        if helps in {"repair", "resync"}:
-            _, _, advised = result.json["hint"].partition("docora-ops ")
-            followed = docora.run(*advised.split(), "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
-            assert followed.code == 0, followed
-            assert docora.waiting().count(link.job_id) == 1
+    for number in (1, 3, 4):
+        _, _, advised = results[number].json["hint"].partition("docora-ops ")
+        followed = docora.run(*advised.split(), "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+        assert followed.code == 0, followed
+        assert docora.waiting().count(links[number].job_id) == 1
+
+
+def test_names_that_differ_only_in_normal_form_are_not_taken_for_each_other(docora: Docora) -> None:
+    repository_id = docora.add_repository("octo/api")
+    names = [normalize("NFC", "Caf\u00e9"), normalize("NFD", "Caf\u00e9")]
+    apps = [docora.add_app(name) for name in names]
+    links = [docora.link(app_id, repository_id) for app_id in apps]
+    with frozen(docora):
+        for name in names:
+            result = docora.run("retry", name, "octo/api", "--json")
+            assert (result.code, result.json["app_ids"]) == (2, apps)
+    assert docora.run("retry", apps[1], "octo/api").code == 0
+    assert [docora.was_reset(link) for link in links] == [False, True]
 
 
 def test_a_missing_worker_is_warned_about_every_time_until_one_listens(
     docora: Docora, link: TestLink
 ) -> None:
     docora.redis.sadd("rq:workers:snapshot-queue", "rq:worker:died-long-ago")
-    dry = docora.run("retry", APP, REPOSITORY, "--dry-run")
-    first = docora.run("retry", APP, REPOSITORY, "--json")
-    refused = docora.run("retry", APP, REPOSITORY)
+    dry = docora.run(*RETRY, "--dry-run")
+    first = docora.run(*RETRY, "--json")
+    refused = docora.run(*RETRY)
     assert (first.data["worker_count"], refused.code) == (0, 4)
     for result in (dry, first, refused):
         assert NO_WORKER in result.stderr, result
     docora.add_worker("one")
     docora.add_worker("two")
-    fail_again(docora, link)
-    result = docora.run("retry", APP, REPOSITORY, "--json")
+    docora.set_link(link, status="failed")
+    result = docora.run(*RETRY, "--json")
     assert (result.data["worker_count"], result.stderr) == (2, "")
 
 
+@pytest.mark.usefixtures("link")
 def test_jobs_in_the_bullmq_queue_are_warned_about_and_a_bullmq_worker_otherwise(
-    docora: Docora, link: TestLink
+    docora: Docora,
 ) -> None:
     docora.add_worker()
-    command = ("retry", APP, REPOSITORY, "--dry-run")
+    dry_run = (*RETRY, "--dry-run")
     docora.redis.set("bull:snapshot-queue:id", 7)
-    docora.redis.rpush("bull:other-queue:wait", link.job_id)
-    assert "BullMQ" not in docora.run(*command).stderr
-    docora.redis.zadd("bull:snapshot-queue:delayed", {link.job_id: 1})
+    docora.redis.rpush("bull:other-queue:wait", "job")
+    assert docora.run(*dry_run).stderr == "Dry run: nothing was changed.\n"
+    docora.redis.zadd("bull:snapshot-queue:delayed", {"job": 1})
     docora.redis.set("bull:snapshot-queue:stalled-check", "1", px=30_000)  # killed a moment ago
-    jobs = docora.run(*command).stderr
+    jobs = docora.run(*dry_run).stderr
     assert "no BullMQ worker runs" in jobs
     assert "docora-ops schedule" in jobs
     with redis.Redis.from_url(docora.redis_access.owner, client_name=WORKER_NAME) as worker:
         worker.ping()
-        real = docora.run("retry", APP, REPOSITORY, "--json")
+        real = docora.run(*RETRY, "--json")
     assert "a BullMQ worker of Docora runs" in real.stderr
     assert "no BullMQ worker runs" not in real.stderr
     assert (real.code, real.data["outcome"]) == (0, "queued")
 
 
-def test_a_link_that_cannot_be_queued_is_left_as_it_was(docora: Docora, link: TestLink) -> None:
-    dotted = docora.link(docora.add_app("Dotted", "app.dotted"), docora.add_repository())
-    docora.add_deliveries(dotted, 2)
-    docora.add_deliveries(link, 2)
-    docora.redis.set(f"rq:job:{link.job_id}", "not a hash")
-    docora.redis.sadd("rq:queues", docora.queue.key)
-    before = docora.dump()
-    invalid, unreadable = docora.run_together(
-        ("resync", *dotted.ids, "--json"), ("resync", APP, REPOSITORY, "--json")
-    )
-    assert docora.dump() == before
-    assert (invalid.code, invalid.json["code"]) == (6, "invalid_job_id")
-    assert "app.dotted" in invalid.json["error"]
-    assert (unreadable.code, unreadable.json["code"]) == (6, "job_unreadable")
-    assert link.job_id in unreadable.json["error"]
+# Circuits
 
 
-@pytest.mark.parametrize(
-    ("queue", "arrange", "outcome", "after"),
-    [
-        pytest.param("a LINK b", expires, "already_queued", "a LINK b", id="waiting, expires"),
-        pytest.param("a b", left(JobStatus.FAILED), "replaced_stale", "LINK a b", id="stale"),
-    ],
-)
-def test_front_puts_a_new_job_at_the_head_and_says_that_it_moves_none(
-    docora: Docora, queue: str, arrange: Arrange, outcome: str, after: str
+@pytest.mark.parametrize("command", ["retry", "resync"])
+def test_an_open_circuit_is_named_and_reset_circuit_closes_it_with_the_reset_of_the_link(
+    docora: Docora, link: TestLink, command: str
 ) -> None:
-    link = docora.add_link()
-    for job_id in queue.replace("LINK", link.job_id).split():
-        docora.enqueue(job_id)
-    arrange(docora, link.job_id)
-    result = docora.run("retry", *link.ids, "--front", "--json")
-    assert (result.code, result.data["outcome"]) == (0, outcome), result
-    assert ("keeps its place" in result.stderr) is (outcome == "already_queued")
-    assert docora.waiting() == after.replace("LINK", link.job_id).split()
-    assert docora.redis.ttl(Job.key_for(link.job_id)) == -1
+    other = docora.add_repository("octo/other")
+    both = (command, *link.ids, "--reset-circuit")
+    closed = docora.run(*both, "--dry-run", "--json").data
+    assert (closed["circuit_open_until"], closed["circuit_reset"]) == (None, False)
+    docora.connection.execute(
+        "UPDATE repositories SET consecutive_failures = 5, circuit_open_until = '2099-05-06Z'"
+    )
+    until = "2099-05-06T00:00:00.000Z"
+    with frozen(docora):
+        kept, shown_kept, dry, shown = docora.run_together(
+            *(
+                (*which, "--dry-run", *form)
+                for which in (both[:3], both)
+                for form in (["--json"], [])
+            )
+        )
+    assert (kept.data["circuit_open_until"], kept.data["circuit_reset"]) == (until, None)
+    scheduler = f"Circuit\topen until {until}: only the scheduler waits for it"
+    assert scheduler in shown_kept.stdout.splitlines()
+    assert (dry.data["circuit_open_until"], dry.data["circuit_reset"]) == (None, True)
+    assert "Circuit\twould be closed" in shown.stdout.splitlines()
+    assert "Circuit\tclosed" in docora.run(*both).stdout.splitlines()
+    rows: dict[str, Any] = {
+        row["repository_id"]: row
+        for row in docora.connection.execute("SELECT xmin::text, * FROM repositories").fetchall()
+    }
+    assert (rows[REPOSITORY]["consecutive_failures"], rows[other]["consecutive_failures"]) == (0, 5)
+    assert rows[REPOSITORY]["circuit_open_until"] is None
+    [same] = docora.connection.execute("SELECT xmin::text FROM app_repositories").fetchall()
+    assert same["xmin"] == rows[REPOSITORY]["xmin"]

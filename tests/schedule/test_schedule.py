@@ -1,13 +1,71 @@
-"""`docora-ops schedule`."""
+"""`docora-ops schedule`: which links are due. It makes their jobs and changes nothing else."""
 
 from datetime import timedelta
 
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
 
+from docora_ops.links import Action, LinkStatus, Outcome
 from tests.support.bulk_actions import bulk_document
 from tests.support.docora import INTERMEDIATE, Docora
+from tests.support.read_only import frozen
 
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+STATUSES = (*LinkStatus, "archived")
+CIRCUITS = {
+    "never-open": None,
+    "closed-again": timedelta(minutes=-1),
+    "open": timedelta(minutes=20),
+}
+SCANS = {"never": None, "recently": timedelta(minutes=4), "long-ago": timedelta(minutes=6)}
+NOT_OPEN = ("never-open", "closed-again")
+DUE = {
+    **{("pending_snapshot", circuit, scan): False for circuit in NOT_OPEN for scan in SCANS},
+    **{("synced", circuit, scan): True for circuit in NOT_OPEN for scan in ("never", "long-ago")},
+    **{("failed", "never-open", scan): True for scan in SCANS},
+}
+"""Whether the job is a rescan, by the status, circuit and scan of each link that is due."""
+
+
+def test_exactly_the_links_that_are_due_get_a_job_and_no_row_is_written(docora: Docora) -> None:
+    app_id = docora.add_app("Acme Search")
+    expected = {}
+    for status in STATUSES:
+        for circuit, open_for in CIRCUITS.items():
+            for scan, ago in SCANS.items():
+                name = f"octo/{status}-{circuit}-{scan}"
+                repository_id = docora.add_repository(name, circuit_open_for=open_for)
+                link = docora.link(app_id, repository_id, status, scanned=ago)
+                docora.add_deliveries(link, 1)
+                if (status, circuit, scan) in DUE:
+                    expected[link.job_id] = DUE[status, circuit, scan]
+    assert len(expected) == 13
+    before = docora.dump()[0]
+    actions = docora.actions()
+    result = actions.schedule()
+    assert result.action is Action.SCHEDULE
+    assert result.counts == {Outcome.QUEUED: 13}
+    assert (result.total, result.operation_id, list(result.failures)) == (13, None, [])
+    assert actions.schedule().counts == {Outcome.ALREADY_QUEUED: 13}
+    assert docora.waiting() == sorted(expected)
+    for job_id, is_rescan in expected.items():
+        job = Job.fetch(job_id, connection=docora.redis)
+        assert job.kwargs["is_rescan"] is is_rescan
+    assert docora.dump()[0] == before
+    assert docora.redis.keys("docora:*") == []
+
+
+def test_the_interval_decides_which_links_in_sync_are_due(docora: Docora) -> None:
+    old, new, _future = (
+        docora.add_link("synced", scanned=timedelta(hours=age)) for age in (6, 4, -1)
+    )
+    never = docora.add_link("synced")
+    due = [never.job_id]
+    docora.actions(rescan_interval_ms=10 * 365 * 86_400_000).schedule()
+    assert docora.waiting() == due
+    for hours, link in ((5, old), (0, new)):
+        docora.actions(rescan_interval_ms=hours * 3_600_000).schedule()
+        due.append(link.job_id)
+        assert docora.waiting() == due
 
 
 def test_one_pass_queues_what_is_due_and_prints_one_document(docora: Docora) -> None:
@@ -17,14 +75,12 @@ def test_one_pass_queues_what_is_due_and_prints_one_document(docora: Docora) -> 
     docora.enqueue(waiting.job_id)
     docora.start_job(running.job_id)
     docora.add_link("synced", scanned=timedelta(minutes=4))
-    before = docora.dump()[0]
     result = docora.run("schedule", "--json")
     assert result.code == 0, result
     assert result.json == bulk_document(
         "Schedule pass done", queued=1, replaced_stale=1, already_queued=1, already_running=1
     )
     assert docora.waiting() == [waiting.job_id, pending.job_id, stale.job_id]
-    assert docora.dump()[0] == before
     assert docora.redis.keys("docora:*") == []
     assert "4 links due." in result.stderr
 
@@ -41,9 +97,8 @@ def test_a_job_that_no_worker_would_take_is_replaced_in_the_same_pass(docora: Do
         docora.redis.lrem(docora.queue.key, 0, link.job_id)
     docora.job(scheduled).set_status(JobStatus.SCHEDULED)
     docora.redis.rpush(INTERMEDIATE, taken.job_id)
-    before = docora.dump()
-    planned = docora.run("schedule", "--dry-run", "--json", env=AT_ONCE)
-    assert docora.dump() == before
+    with frozen(docora):
+        planned = docora.run("schedule", "--dry-run", "--json", env=AT_ONCE)
     # A bulk command believes what the jobs say.
     assert docora.run("retry-all-failed", "--json").data["total"] == 0
     result = docora.run("schedule", "--json", env=AT_ONCE)
@@ -58,12 +113,10 @@ def test_a_job_that_no_worker_would_take_is_replaced_in_the_same_pass(docora: Do
 def test_nothing_due_is_no_error(docora: Docora) -> None:
     docora.add_link("scanning")
     docora.add_link("synced", scanned=timedelta(minutes=1))
-    before = docora.dump()
-    for_script, for_person, dry = docora.run_together(
-        ("schedule", "--json"), ("schedule",), ("schedule", "--dry-run", "--json")
-    )
-    assert for_script.code == 0, for_script
-    assert for_script.json == bulk_document("Nothing is due")
+    with frozen(docora):
+        for_script, for_person, dry = docora.run_together(
+            ("schedule", "--json"), ("schedule",), ("schedule", "--dry-run", "--json")
+        )
+    assert (for_script.code, for_script.json) == (0, bulk_document("Nothing is due"))
     assert (for_person.code, for_person.stdout) == (0, "Nothing is due\n")
     assert (dry.code, dry.data["total"], dry.data["planned_links"]) == (0, 0, [])
-    assert docora.dump() == before

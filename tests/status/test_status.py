@@ -48,11 +48,8 @@ def trouble(docora: Docora) -> Docora:
     assert docora.run("retry-all-failed", "--limit", "3", "--yes").code == 0
     queued_at = utcformat(now() - timedelta(hours=2, seconds=10))
     docora.redis.hset(f"rq:job:{docora.waiting()[0]}", "enqueued_at", queued_at)
-    first, second, third, fourth = (
-        *(link.app_id for link in docora.links()[:4:3]),
-        docora.add_app("Tidewater Notes", "app_t1"),
-        docora.add_app("Tidewater Notes", "app_t2"),
-    )
+    first, second = (link.app_id for link in docora.links()[:4:3])
+    third, fourth = (docora.add_app("Tidewater Notes", f"app_t{number}") for number in (1, 2))
     for app, status, error, links in (
         (first, "failed", "HTTP 400 on created a", 1),
         (first, "failed", "HTTP 401 on created a", 1),
@@ -63,9 +60,8 @@ def trouble(docora: Docora) -> Docora:
         (first, "pending_snapshot", None, 2),
         (first, "scanning", None, 1),
     ):
-        for number in range(links):
-            name = f"{status}/{error}/{number}"
-            repository = docora.add_repository(name, f"repo_{abs(hash(name))}")
+        for _ in range(links):
+            repository = docora.add_repository("octo/more", f"repo_{len(docora.links())}th")
             docora.link(app, repository, status, last_error=error)
     circuit = docora.add_repository("octo/open", "repo_open", circuit_open_for=timedelta(hours=1))
     docora.link(first, circuit, "synced", last_error=None)
@@ -106,31 +102,35 @@ def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Do
     docora.redis.hset("docora:bulk:bulk_0123456789abcdef", items=["total", 12, "completed", 4])
     docora.redis.expire("docora:bulk:bulk_0123456789abcdef", 3600)
     shown = docora.run("status").stdout
-    assert "Links\tnone\n" in shown
-    assert "workers are suspended\n" in shown
-    assert "to go on: docora-ops resume" in shown
-    assert "bulk_0123456789abcdef: 4 of 12, running, " in shown
-    assert "Drift\tno lost or stuck link\n" in shown
-    assert "Circuits\tnone open\n" in shown
+    for text in (
+        *("Links\tnone\n", "workers are suspended\n", "to go on: docora-ops resume"),
+        *("bulk_0123456789abcdef: 4 of 12, running, ", "Drift\tno lost or stuck link\n"),
+        "Circuits\tnone open\n",
+    ):
+        assert text in shown
 
 
-def test_a_lost_server_leaves_what_the_other_one_tells(trouble: Docora) -> None:
-    for env, code, rows in (
+@pytest.mark.parametrize(
+    ("env", "code", "rows"),
+    [
         (NO_POSTGRES, "postgres", ["Queue", "Workers", "Operation"]),
         (NO_REDIS, "redis", ["Links", "Failed", "Circuits"]),
-    ):
-        shown, document = trouble.run("status", env=env), trouble.run("status", "--json", env=env)
-        assert shown.code == document.code == 5
-        found = list(dict.fromkeys(re.findall(r"^\w+", shown.stdout, re.MULTILINE)))
-        assert found == ["Postgres", "Redis", *rows]
-        assert shown.stderr.count("Error: ") == 1
-        assert document.json["code"] == code
-        data = document.data
-        assert (data["links_by_status"] is None, data["queue"] is None) == (
-            env is NO_POSTGRES,
-            env is NO_REDIS,
-        )
-        assert data["drift"] is None
+    ],
+)
+def test_a_lost_server_leaves_what_the_other_one_tells(
+    docora: Docora, env: dict[str, str], code: str, rows: list[str]
+) -> None:
+    docora.add_links(2)
+    assert docora.run("retry-all-failed", "--limit", "1", "--yes").code == 0
+    shown, document = docora.run_together(("status",), ("status", "--json"), env=env)
+    assert shown.code == document.code == 5
+    found = list(dict.fromkeys(re.findall(r"^\w+", shown.stdout, re.MULTILINE)))
+    assert found == ["Postgres", "Redis", *rows]
+    assert shown.stderr.count("Error: ") == 1
+    assert document.json["code"] == code
+    data = document.data
+    lost = (data["links_by_status"] is None, data["queue"] is None, data["drift"])
+    assert lost == (env is NO_POSTGRES, env is NO_REDIS, None)
 
 
 def test_links_that_outnumber_the_jobs_are_lost_even_if_there_are_too_many_to_look_at(
@@ -144,16 +144,11 @@ def test_links_that_outnumber_the_jobs_are_lost_even_if_there_are_too_many_to_lo
 
 
 def test_a_link_is_lost_if_no_job_says_that_it_waits(docora: Docora) -> None:
-    docora.add_links(4, status="pending_snapshot")
-    docora.age_links()
-    taken, dropped, spoiled, _ = docora.links()
+    taken, dropped, spoiled, _none = (docora.add_link("pending_snapshot") for _ in range(4))
     docora.leave_job(taken.job_id, JobStatus.QUEUED)
     docora.leave_job(dropped.job_id, JobStatus.FAILED)
     docora.redis.set(f"rq:job:{spoiled.job_id}", "not a hash")
-    docora.link(docora.add_app("Odd", "app-odd"), "repo_" + "0" * 23 + "1", "scanning")
+    docora.link(docora.add_app("Odd", "app-odd"), docora.add_repository(), "scanning")
     docora.age_links()
-    assert docora.run("status", "--json").data["drift"] == {
-        "lost": 3,
-        "stuck": 1,
-        "at_least": False,
-    }
+    drift = docora.run("status", "--json").data["drift"]
+    assert drift == {"lost": 3, "stuck": 1, "at_least": False}

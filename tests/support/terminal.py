@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -179,7 +180,11 @@ def run_on_screen(docora: Docora, line: str, environment: Mapping[str, str]) -> 
     streams = {"stdout": screen.theirs, "stderr": screen.theirs}
     with docora.start_program("sh", "-c", line, env=environment, **streams) as process:
         os.close(screen.theirs)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # the end of the block would wait for ever
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     return screen.content()
 
 
