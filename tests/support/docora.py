@@ -62,9 +62,6 @@ _READ: dict[bytes, Callable[[Any, bytes], object]] = {
     b"stream": lambda client, key: client.xrange(key),
     b"string": lambda client, key: client.get(key),
 }
-STARTERS = ("LANG", "LC_", "LD_", "PYTHON")
-"""How the names of variables begin that act before the command does."""
-
 
 Process = subprocess.Popen[str] | ForkedProcess
 Env = Mapping[str, str | None] | None
@@ -92,15 +89,13 @@ class Result:
 class Docora(Rows):
     """One database and one Redis, empty at the start of each test.
 
-    Commands and actions connect with the privileges of the help topic `privileges`; the tests
-    themselves connect as the owner.
+    Commands and actions connect with the privileges of the topic `privileges`, tests as the owner.
     """
 
     database_access: Access
     redis_access: Access
     fork_server: ForkServer
-    lent: psycopg.Connection[dict[str, Any]] | None = None
-    """A session that outlives this Docora."""
+    lent: psycopg.Connection[dict[str, Any]] | None = None  # a session that outlives this Docora
     connection: psycopg.Connection[dict[str, Any]] = field(init=False)
     redis: redis.Redis = field(init=False)
     queue: Queue = field(init=False)
@@ -108,9 +103,8 @@ class Docora(Rows):
     _actions: list[Actions] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.connection = self.lent or psycopg.connect(
-            self.database_access.owner, autocommit=True, row_factory=dict_row
-        )
+        owner = self.database_access.owner
+        self.connection = self.lent or psycopg.connect(owner, autocommit=True, row_factory=dict_row)
         # A test that waits for itself fails, instead of never ending.
         self.connection.execute("SET lock_timeout = '60s'")
         self.redis = redis.Redis.from_url(self.redis_access.owner)
@@ -143,7 +137,6 @@ class Docora(Rows):
         return settings.model_copy(update={"backend": Backend.RQ})
 
     def actions(self, **settings: Any) -> Actions:
-        """Our own actions, open until this Docora is closed."""
         actions = Actions(self.settings.model_copy(update=settings))
         self._actions.append(actions)
         return actions
@@ -166,7 +159,6 @@ class Docora(Rows):
         return found | {WIP for member in members if member.decode().split(":")[0] == job_id}
 
     def enqueue(self, job_id: str, **options: Any) -> Job:
-        """A plain enqueue, as another producer does it."""
         return self.queue.enqueue("other.producer", job_id=job_id, description="other", **options)
 
     def leave_job(self, job_id: str, status: JobStatus) -> Job:
@@ -174,8 +166,7 @@ class Docora(Rows):
         job = self.enqueue(job_id)
         self.redis.lrem(self.queue.key, 0, job_id)
         job.set_status(status)
-        registry = _REGISTRY_OF.get(status)
-        if registry is not None:
+        if registry := _REGISTRY_OF.get(status):
             key = registry(QUEUE, connection=self.redis).key
             self.redis.zadd(key, {job_id: now().timestamp() + 3600})
         return job
@@ -214,14 +205,11 @@ class Docora(Rows):
 
     def dump(self) -> tuple[dict[str, Any], dict[bytes, object]]:
         """Both stores, byte for byte, and which keys have an end."""
+        execute = self.connection.execute
+        names = ("apps", "repositories", "app_repositories", "app_delivered_files")
         tables = {
-            table: self.connection.execute(
-                f"SELECT xmin::text, ctid::text, * FROM {table} ORDER BY 3".encode()
-            ).fetchall()
-            for table in (
-                *("apps", "repositories", "app_repositories", "app_delivered_files"),
-                *("repository_snapshots", "snapshot_files"),
-            )
+            table: execute(f"SELECT xmin::text, ctid::text, * FROM {table} ORDER BY 3").fetchall()
+            for table in (*names, "repository_snapshots", "snapshot_files")
         }
         keys: Any = sorted(cast("list[bytes]", self.redis.keys()))
         with self.redis.pipeline(transaction=False) as pipeline:
@@ -249,28 +237,20 @@ class Docora(Rows):
 
     def sessions(self, condition: str) -> int:
         """Counts the connections of commands and jobs to Postgres that fulfil an SQL condition."""
-        row = self.connection.execute(
-            "SELECT count(*) AS sessions FROM pg_stat_activity WHERE datname = current_database()"
-            f" AND application_name = 'docora-ops' AND {condition}".encode()
-        ).fetchone()
-        assert row is not None
-        return int(row["sessions"])
+        ours = "datname = current_database() AND application_name = 'docora-ops'"
+        return int(self.one(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}"))
 
     def lost_links(self) -> list[str]:
+        """Job ids of pending links without a job in the list."""
         rows = self.connection.execute(
             "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
             " WHERE status = 'pending_snapshot'"
-        ).fetchall()
-        waiting = set(self.waiting())
-        return [
-            row["job_id"]
-            for row in rows
-            if row["job_id"] not in waiting or not self.redis.exists(Job.key_for(row["job_id"]))
-        ]
+        )
+        ids, waiting = [row["job_id"] for row in rows], set(self.waiting())
+        return [id_ for id_ in ids if id_ not in waiting or not self.job_hash(id_)]
 
     def doubled_jobs(self) -> list[str]:
-        places = Counter(self.waiting())
-        return sorted(job_id for job_id in places if places[job_id] > 1)
+        return sorted(job_id for job_id, times in Counter(self.waiting()).items() if times > 1)
 
     def assert_sound(self) -> None:
         assert self.lost_links() == []
@@ -294,7 +274,6 @@ class Docora(Rows):
     def start_installed(
         self, *arguments: str, env: Env = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """The installed command, started by the system."""
         return self.start_program(str(COMMAND), *arguments, env=env, **options)
 
     def start_program(
@@ -302,32 +281,19 @@ class Docora(Rows):
     ) -> subprocess.Popen[str]:
         """Any program with the environment of a command, in a session without a terminal."""
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(
-            command,
-            env=self.environment(**(env or {})),
-            stdin=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            **{"start_new_session": True, **streams, **options},
-        )
+        options = {"start_new_session": True, "stdin": subprocess.DEVNULL, **streams, **options}
+        environment = self.environment(**(env or {}))
+        return subprocess.Popen(command, env=environment, encoding="utf-8", **options)
 
     def start_suitable(self, *arguments: str, env: Env = None, **options: Any) -> Process:
         """The installed command where the test says how it is to be started, else a forked one."""
-        acts_at_start = any(
-            name.startswith(STARTERS) and value != os.environ.get(name)
-            for name, value in (env or {}).items()
-        )
-        if options or acts_at_start:
+        changed = dict(env or {}).items() - os.environ.items()
+        acts_at_start = ("LANG", "LC_", "LD_", "PYTHON")
+        if options or any(name.startswith(acts_at_start) for name, _ in changed):
             return self.start_installed(*arguments, env=env, **options)
         return self.start(*arguments, env=env)
 
-    def run(
-        self,
-        *arguments: str,
-        env: Env = None,
-        timeout: float = 60,
-        **options: Any,
-    ) -> Result:
+    def run(self, *arguments: str, env: Env = None, timeout: float = 60, **options: Any) -> Result:
         with self.start_suitable(*arguments, env=env, **options) as process:
             return finish(process, timeout)
 
