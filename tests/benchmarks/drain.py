@@ -69,7 +69,6 @@ def show(way: str, pairs: Sequence[tuple[float, float]]) -> None:
 
 
 def add_links(folder: Path, url: str) -> None:
-    """Links one app to many small repositories."""
     world.fill(world.APPS * LINKS)
     execute = world.execute
     execute("UPDATE apps SET client_auth_key_encrypted = %s", world.sealed_auth_key())
@@ -84,7 +83,6 @@ def add_links(folder: Path, url: str) -> None:
 
 
 def change(folder: Path) -> None:
-    """Commits a change of one file to each repository."""
     for upstream in folder.iterdir():
         with (upstream / "part0" / "file0.py").open("a", encoding="utf-8") as file:
             file.write("# changed\n")
@@ -133,7 +131,6 @@ def await_idle_workers(client: redis.Redis) -> None:
 
 @contextmanager
 def app() -> Iterator[str]:
-    """Runs the app; yields its URL."""
     command = [sys.executable, "-m", "tests.benchmarks.drain"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -186,7 +183,6 @@ def plain_loop(way: str, url: str, folder: Path) -> float:
 
 
 def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
-    """Brings one link up to date."""
     git("ls-remote", "--symref", f"file://{upstream}", "HEAD", "refs/heads/main")
     if way == "unchanged":
         return
@@ -219,7 +215,6 @@ def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
 
 
 def git(*arguments: str, input: bytes = b"") -> bytes:  # noqa: A002 - as subprocess calls it
-    """Runs git and returns its stdout."""
     return subprocess.run(["git", *arguments], check=True, input=input, capture_output=True).stdout
 
 

@@ -47,20 +47,16 @@ Results = dict[str, list["Measured"]]
 
 @dataclass(frozen=True)
 class Measured:
-    """The work of one process."""
-
     amount: int
     seconds: float
     peak_mib: float
 
     @property
     def microseconds(self) -> float:
-        """Returns the time per link."""
         return self.seconds / self.amount * 1e6
 
 
 def measure(way: str, links: int) -> Measured:
-    """Queues links in one way, in a new process."""
     command = [sys.executable, "-m", "tests.benchmarks.ways", way, str(links)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     return Measured(**json.loads(output))

@@ -131,7 +131,6 @@ def _check_drain(played: Round) -> None:
 
 
 def _doctor(docora: Docora) -> tuple[dict[str, int], Result]:
-    """Returns how much drift of each kind doctor sees, and its output."""
     doctor = docora.run("doctor", "--json", env=NO_GRACE)
     return doctor.data["drift"]["counts"], doctor
 
@@ -157,7 +156,6 @@ def _tidy_up(world: World) -> None:
 
 
 def _of_processes(processes: list[Process]) -> list[str]:
-    """Checks how processes ended and what they printed."""
     problems = []
     for process in processes:
         is_cut = Signals.SIGINT in process.signals and "KeyboardInterrupt" in process.log
@@ -218,7 +216,6 @@ def _last_resync(link: TestLink, processes: list[Process]) -> float:
 
 
 def _of_stores(world: World) -> list[str]:
-    """Checks statuses, deliveries and progress hashes."""
     docora = world.producer
     unknown = sorted(set(docora.statuses()) - set(LinkStatus))
     problems = [f"status {status!r}" for status in unknown]
@@ -241,7 +238,6 @@ def _of_stores(world: World) -> list[str]:
 
 
 def _without_job(docora: Docora, status: str) -> list[str]:
-    """Returns the job ids of links with this status without a job that will run."""
     rows = docora.connection.execute(
         "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories WHERE status = %s"
         " ORDER BY 1",
@@ -256,7 +252,6 @@ def _without_job(docora: Docora, status: str) -> list[str]:
 
 
 def _story_of(docora: Docora, job_id: str) -> str:
-    """Returns all that is known of a link and its job."""
     row = docora.row(TestLink(*job_id.split("-")))
     job = {name: value for name, value in docora.job_hash(job_id).items() if name != "data"}
     is_waiting = job_id in docora.waiting()
@@ -264,7 +259,6 @@ def _story_of(docora: Docora, job_id: str) -> str:
 
 
 def _taken(docora: Docora) -> set[str]:
-    """Returns the ids of jobs that a worker had taken when it was killed."""
     members = cast("list[bytes]", docora.redis.zrange(WIP, 0, -1))
     popped = cast("list[bytes]", docora.redis.lrange(INTERMEDIATE, 0, -1))
     return {member.decode().partition(":")[0] for member in [*members, *popped]}

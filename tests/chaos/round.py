@@ -77,7 +77,6 @@ class Process(Running):
 
     @property
     def worker_names(self) -> set[str]:
-        """The names of the workers below this process, or its own."""
         name, number = self.arguments[2], int(self.arguments[-1])
         return {f"{name}-{each + 1}" for each in range(number)} if number > 1 else {name}
 
@@ -86,7 +85,6 @@ class Process(Running):
         return self._files.with_suffix(".out").read_text(encoding="utf-8")
 
     def hurt(self, number: Signals, *, alone: bool) -> None:
-        """Sends a signal to the process, and to its children unless `alone`."""
         self.signals.add(number)
         if number is Signals.SIGKILL or not _handles(self.pid, Signals.SIGTERM):
             self.fatal.add(number)
@@ -106,7 +104,6 @@ class Process(Running):
 
 
 def _handles(pid: int, number: Signals) -> bool:
-    """Returns whether a process catches or blocks this signal."""
     with suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)$", status, re.MULTILINE)
@@ -125,8 +122,6 @@ class Size:
 
 @dataclass
 class Round:
-    """A round and all that happened in it."""
-
     world: World
     postgres: Postgres
     valkey: Valkey
@@ -217,7 +212,6 @@ class Round:
         return self.random.choice(alive) if alive else None
 
     def for_a_while(self, end: Callable[[], object]) -> None:
-        """Calls `end` some steps later."""
         self._effects.append((self.step + self.random.randint(1, MAX_FAULT_STEPS), end))
 
     def inflict(self, fault: str, victim: Process | None = None) -> None:

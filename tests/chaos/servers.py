@@ -92,8 +92,6 @@ def running_servers(directory: Path) -> Iterator[tuple[Postgres, Valkey]]:
 
 @dataclass(frozen=True)
 class Proxies:
-    """A proxy before each server, and a PgBouncer before the proxy of Postgres."""
-
     to_postgres: Proxy
     to_redis: Proxy
     database_url: str

@@ -32,8 +32,6 @@ SLOWNESS = 0.5
 
 
 class Mood(Enum):
-    """How an app answers."""
-
     WELL = auto()
     FLAKY = auto()  # every third request fails
     BROKEN = auto()  # every request fails
@@ -124,8 +122,6 @@ class Producer(Docora):
 
 @dataclass
 class World:
-    """Apps, repositories and their links in one round."""
-
     snapshots: Snapshots
     producer: Producer
     apps: Apps
@@ -220,7 +216,6 @@ def make_world(
 
 
 def _add_strays(world: World, random: Random) -> None:
-    """Adds orphaned jobs, stale entries and doubled ids."""
     redis = world.producer.redis
     for number in range(STRAYS):
         world.producer.enqueue(f"app_{number:024x}-repo_{number:024x}")

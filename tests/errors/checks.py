@@ -22,7 +22,6 @@ ALL = [*ONE, "retry-all-failed", "resync --all", "schedule"]
 
 
 def arguments(command: str, link: TestLink) -> list[str]:
-    """The command line of a change to the link, or to all."""
     match command:
         case "retry-all-failed" | "schedule":
             return [command, "--json"]

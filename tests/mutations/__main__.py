@@ -62,7 +62,6 @@ def judge(mutation: Mutation) -> tuple[bool, str]:
 
 
 def judge_all(mutations: Sequence[Mutation], jobs: int) -> int:
-    """Prints a table of all mutations; returns how many no test has failed for."""
     tests = test_ids([*HEALTHY, *(name for each in mutations for name in each.tests)])
     try:
         if failed := run(tests):
@@ -79,7 +78,6 @@ def judge_all(mutations: Sequence[Mutation], jobs: int) -> int:
 
 
 def main() -> None:
-    """Judges all mutations, or the named ones."""
     parser = argparse.ArgumentParser(prog="make mutants ARGS=…", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these mutations")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="run N at a time")

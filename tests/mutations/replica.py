@@ -71,7 +71,6 @@ def read_mutations() -> list[Mutation]:
 
 
 def find_tests() -> dict[str, list[str]]:
-    """Returns the ids for pytest of the tests of the project, by their names."""
     ids: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE):

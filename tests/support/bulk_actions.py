@@ -81,7 +81,6 @@ COUNTS = (
 
 
 def bulk_document(message: str, operation_id: str | None = None, **changed: Any) -> dict[str, Any]:
-    """The JSON document of a bulk action; counts are 0 unless given."""
     counts = {name: changed.pop(name, 0) for name in COUNTS}
     total = sum(counts.values())
     is_schedule = message in {"Schedule pass done", "Nothing is due"}

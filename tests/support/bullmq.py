@@ -111,7 +111,6 @@ class Bullmq:
         assert self._produce("take") == link.job_id
 
     def stall(self, link: TestLink) -> None:
-        """A job whose worker was killed over 30 s ago."""
         self.start(link)
         self.expire_lock(link)
 
@@ -158,7 +157,6 @@ class Bullmq:
     def write(
         self, job_id: str, status: str, error: str | None = None, retry_count: int | None = None
     ) -> None:
-        """Writes the status of a link as Docora's worker does, in a connection of its own."""
         values = {"status": status, "error": error, "retry_count": retry_count}
         with psycopg.connect(self.docora.database_access.owner, autocommit=True) as connection:
             connection.execute(SET_STATUS, {"job_id": job_id, **values})
@@ -227,7 +225,6 @@ class Bullmq:
 
 
 def start_worker(url: str) -> subprocess.Popen[str]:
-    """Starts a real worker; `bullmq_process` tells how to speak with it."""
     return _start("work", url, QUEUE, WORKER_NAME)
 
 

@@ -18,7 +18,6 @@ def shas(contents: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def events(snapshots: Snapshots, name: str = "Acme") -> list[tuple[str, str]]:
-    """Event and path of each POST so far, whatever it was answered."""
     return [(request.event, request.path) for request in snapshots.received(name).requests]
 
 

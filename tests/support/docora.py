@@ -194,7 +194,6 @@ class Docora(Rows):
         return execution
 
     def hold_lock(self, job_id: str) -> None:
-        """What a worker holds for as long as it runs the job."""
         self.connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (job_id,))
 
     def add_worker(self, name: str = "worker-1") -> None:
@@ -204,7 +203,6 @@ class Docora(Rows):
         self.redis.sadd(f"rq:workers:{QUEUE}", key)
 
     def dump(self) -> tuple[dict[str, Any], dict[bytes, object]]:
-        """Both stores, byte for byte, and which keys have an end."""
         execute = self.connection.execute
         names = ("apps", "repositories", "app_repositories", "app_delivered_files")
         tables = {
@@ -241,7 +239,6 @@ class Docora(Rows):
         return int(self.one(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}"))
 
     def lost_links(self) -> list[str]:
-        """Job ids of pending links without a job in the list."""
         rows = self.connection.execute(
             "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
             " WHERE status = 'pending_snapshot'"
@@ -257,7 +254,6 @@ class Docora(Rows):
         assert self.doubled_jobs() == []
 
     def environment(self, **changes: str | None) -> dict[str, str]:
-        """The environment for a command; None takes a variable away."""
         kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
         environment: dict[str, str | None] = {
             **{name: os.environ[name] for name in kept if name in os.environ},

@@ -143,7 +143,6 @@ class ForkServer:
 
 
 def _serve(path: str, told: int) -> NoReturn:
-    """Fork a command for each connection, and tell there how it ends."""
     _prepare()
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,

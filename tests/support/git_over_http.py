@@ -140,8 +140,6 @@ def rename_with_redirect(site: GitSite, upstream: Upstream) -> None:
 
 @dataclass
 class Gate:
-    """Holds back what comes by until the test has looked around."""
-
     reached: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 

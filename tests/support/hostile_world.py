@@ -39,7 +39,6 @@ def fill_database(docora: Docora) -> None:
 
 
 def add_colliding_links(docora: Docora) -> None:
-    """Two links whose ids form the same job id."""
     for link in (FIRST, SECOND):
         _add_link(docora, link, f"Colliding {link.app_id}", link.app_id)
 

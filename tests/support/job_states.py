@@ -35,12 +35,10 @@ def all_of(*parts: Arrange) -> Arrange:
 
 
 def left(status: JobStatus) -> Arrange:
-    """A job that is in no list, where RQ records this status."""
     return lambda docora, job_id: docora.leave_job(job_id, status)
 
 
 def reads(**fields: str) -> Arrange:
-    """Changes fields of the job's hash."""
     return lambda docora, job_id: [
         docora.redis.hset(Job.key_for(job_id), name, value) for name, value in fields.items()
     ]

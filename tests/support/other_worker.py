@@ -26,7 +26,6 @@ GOES_ON = "the snapshot goes on"
 def other_worker(
     docora: Docora, error_of: Callable[[str], str | None] = lambda _job_id: None
 ) -> Iterator[None]:
-    """Takes the jobs from the queue and writes what `error_of` says of each, by its id."""
     done = Event()
     docora.add_worker()
 

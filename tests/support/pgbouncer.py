@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from pwd import getpwnam
@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.support.database import takes_login
 from tests.support.privileges import Access
 from tests.support.proxy import eventually
 
@@ -60,8 +61,13 @@ def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
         where = " ".join(f"{name}={server[name]}" for name in ("host", "port") if name in server)
         settings = _SETTINGS.format(server=where, folder=folder, mode=mode, size=size)
         (folder / "ini").write_text(settings)
-        user = _user(Path(str(server.get("host")))) if os.geteuid() == 0 else None
-        if user is not None:
+        user = None
+        if os.geteuid() == 0:
+            # Not root, and only its owner may enter the folder of a server's socket.
+            socket_folder = Path(str(server.get("host")))
+            user = getpwnam("nobody").pw_uid
+            if socket_folder.is_dir():
+                user = socket_folder.stat().st_uid
             for path in (folder, *folder.iterdir()):
                 os.chown(path, user, -1)
         with subprocess.Popen(
@@ -69,27 +75,16 @@ def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
         ) as process:
             through = Access(*(_url(login, folder) for login in logins))
             try:
-                eventually(lambda: _is_up(through.command), "a PgBouncer that takes connections")
+                up = "a PgBouncer that takes connections"
+                eventually(lambda: takes_login(through.command), up)
                 yield through
             finally:
                 process.kill()
 
 
-def _user(socket_folder: Path) -> int:
-    """Who may run it: not root, and only its owner may enter the folder of a server's socket."""
-    return socket_folder.stat().st_uid if socket_folder.is_dir() else getpwnam("nobody").pw_uid
-
-
 def _url(login: Mapping[str, object], folder: Path) -> str:
     user, password = quote(str(login["user"])), quote(str(login.get("password", "")))
     return f"postgresql://{user}:{password}@/{login['dbname']}?host={folder}&port=6432"
-
-
-def _is_up(url: str) -> bool:
-    with suppress(psycopg.OperationalError):
-        psycopg.connect(url).close()
-        return True
-    return False
 
 
 @dataclass

@@ -35,8 +35,6 @@ Address = str | tuple[str, int]
 
 
 class Fault(Enum):
-    """What befalls a request."""
-
     NONE = auto()
     LOSE_REQUEST = auto()
     """It never arrives: the connection is cut."""
@@ -60,7 +58,6 @@ class Plan:
     requests: int = 0
 
     def wait(self) -> None:
-        """Until the request has come, or its reply."""
         assert self.reached.wait(PATIENCE), f"no {self.number}. {self.marker!r}: {self.requests}"
 
     def release(self) -> None:
@@ -147,12 +144,10 @@ class Proxy:
         self._flowing.set()
 
     def lead_to(self, url: str) -> None:
-        """Forward further connections to this Redis, as a name does after a failover."""
         parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
         self._upstream = (parts["host"], parts["port"])
 
     def reset(self) -> None:
-        """Reset the connections that there are, whatever goes on in them."""
         with self._lock:
             self._to_reset |= self._clients
 
@@ -314,7 +309,6 @@ def _has_hung_up(client: socket.socket) -> bool:
 
 
 def _with_address(url: str, port: int) -> str:
-    """The same URL at 127.0.0.1 and this port."""
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
     query = [item for item in parse_qsl(parts.query) if item[0] not in {"host", "port"}]
@@ -333,14 +327,12 @@ def _with_address(url: str, port: int) -> str:
 
 
 def refused_port() -> int:
-    """A port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Wait for something that another process does."""
     end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end, f"never: {what}"
@@ -348,7 +340,6 @@ def eventually(condition: Callable[[], object], what: str, patience: float = PAT
 
 
 def is_refused(url: str) -> bool:
-    """Whether nobody listens at the host and port of a URL."""
     parts = urlsplit(url)
     with suppress(OSError):
         socket.create_connection((parts.hostname or "", parts.port or 0)).close()

@@ -67,7 +67,6 @@ class Talk:
         self._connection.sendall(data)
 
     def tunnel(self, port: int) -> None:
-        """Forward whatever comes, in both directions, until one side hangs up."""
         with socket.create_connection(("127.0.0.1", port)) as server:
             back = Thread(target=_forward, args=(server, self._connection))
             back.start()
@@ -98,8 +97,6 @@ def _forward(source: socket.socket, target: socket.socket) -> None:
 
 
 class RawApp:
-    """Calls `talk` in a thread of its own for each connection."""
-
     def __init__(self, receiver: Receiver, talk: Callable[[Talk], object], scheme: str) -> None:
         self.receiver = receiver
         self.over = Event()

@@ -129,7 +129,6 @@ class Rows:
         )
 
     def one(self, query: str, *values: object) -> Any:
-        """The first value of the only row of a query."""
         [row] = self.connection.execute(query.encode(), values or None).fetchall()
         return next(iter(row.values()))
 
@@ -191,7 +190,6 @@ class Rows:
     def refuse_at_commit(
         self, when: str = "true", *, statements: str = "RAISE EXCEPTION 'refused at commit'"
     ) -> None:
-        """Has Postgres refuse to commit a change of a link."""
         event, timing = "AFTER UPDATE ON app_repositories", "DEFERRABLE INITIALLY DEFERRED"
         self.add_trigger(statements, when=when, event=event, timing=timing, name="refuse")
 

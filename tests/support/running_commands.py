@@ -37,7 +37,6 @@ def only_operation(docora: Docora) -> str:
 
 
 def await_locks(docora: Docora, waiting: int = 1) -> None:
-    """Until so many connections of commands wait for a lock that the test holds."""
     eventually(
         lambda: docora.sessions("wait_event_type = 'Lock'") >= waiting,
         f"{waiting} connections that wait for a lock",
@@ -66,7 +65,6 @@ def suspended(process: ForkedProcess) -> Iterator[None]:
 
 
 def terminate_sessions(docora: Docora) -> int:
-    """Ends the connections of commands to Postgres. Returns how many there were."""
     row = docora.connection.execute(
         "SELECT count(pg_terminate_backend(pid, 5000)) AS ended FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'docora-ops'"
@@ -83,8 +81,6 @@ def await_line(process: ForkedProcess, text: str) -> None:
 
 
 class ErrorOutput:
-    """What a running command says on stderr, line by line."""
-
     def __init__(self, process: ForkedProcess) -> None:
         self._process = process
         self._lines: list[str] = []

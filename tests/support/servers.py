@@ -39,7 +39,6 @@ def make_template(directory: Path) -> None:
 
 @contextmanager
 def postgres(directory: Path) -> Iterator[str]:
-    """Start a Postgres whose data live in `directory`; yields its URL."""
     files = directory / "postgres"
     if (template := os.environ.get(_TEMPLATE)) and not files.exists():
         subprocess.run(["cp", "-a", template, files], check=True)

@@ -63,7 +63,6 @@ class Upstream:
                 file.write(content if isinstance(content, bytes) else content.encode())
 
     def commit(self, files: Files | None = None) -> str:
-        """Write files and commit all there is; returns the commit's id."""
         self.write(files or {})
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message=change")
@@ -74,7 +73,6 @@ class Upstream:
         return self.git("rev-parse", "HEAD").strip()
 
     def contents(self) -> dict[str, bytes]:
-        """Path and bytes of each regular file at HEAD."""
         objects = {}
         listing = self.git_of_bytes("ls-tree", "-r", "-z", "--full-tree", "HEAD")
         for record in listing.split(b"\0")[:-1]:
@@ -196,7 +194,6 @@ class Snapshots:
         job.snapshot(app_id=link.app_id, repository_id=link.repository_id)
 
     def work_here(self) -> None:
-        """Run what waits in the queue, in this process, through RQ."""
         job.use_settings(self.settings)
         with redis.Redis.from_url(self.docora.redis_access.worker) as connection:
             SimpleWorker([QUEUE], connection=connection).work(burst=True)

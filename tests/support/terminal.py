@@ -39,7 +39,6 @@ _ANIMATION = re.compile(r"\x1b\[(?:\?25[lh]|2K|1A|(?:[12];)?(?:3[0-7]|9[0-7]|38;
 
 
 def assert_inert(text: str) -> None:
-    """Nothing acts on a terminal, but for ends of lines, and nothing is unseen."""
     bad = {each for each in text if unicodedata.category(each)[0] == "C" or _UNSEEN.match(each)}
     assert not bad - {"\n"}, f"{sorted(bad)!a} in {text[:2000]!a}"
 
@@ -64,8 +63,6 @@ def open_terminal(columns: int, lines: int = 50) -> tuple[int, int]:
 
 
 class TerminalSession:
-    """Any program in a session of its own, on a pseudo-terminal of its own."""
-
     def __init__(
         self,
         command: Sequence[str],
@@ -93,7 +90,6 @@ class TerminalSession:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Take the terminal away, as a lost ssh line does."""
         for descriptor in (self._master, self._slave):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -40,7 +40,6 @@ class Running:
 
     @property
     def horses(self) -> list[int]:
-        """The processes that run jobs: RQ gives each a process group of its own."""
         return [
             pid
             for pid in self.processes
@@ -175,7 +174,6 @@ def await_waiting_worker(docora: Docora) -> None:
 
 
 def expire_heartbeats(docora: Docora) -> None:
-    """Let as much time go by as RQ takes to see that a worker has gone silent."""
     docora.redis.zunionstore(WIP, {WIP: 0})
     for pattern in ("rq:execution*", "rq:workers", "rq:worker:*"):
         for key in docora.redis.scan_iter(pattern):

@@ -19,7 +19,6 @@ QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
 
 def links_of(docora: Docora, operation_id: str) -> set[str]:
-    """The row ids that the operation keeps."""
     kept = docora.redis.get(f"docora-ops:operation:{operation_id}:links")
     assert isinstance(kept, bytes)
     assert len(kept) % 16 == 0
@@ -152,7 +151,6 @@ def test_what_can_not_be_waited_for_is_an_error(
 
 
 def looks_at_links(docora: Docora) -> int:
-    """How often the links of an operation were read."""
     calls: int = docora.redis.info("commandstats").get("cmdstat_getrange", {}).get("calls", 0)
     return calls
 
