@@ -157,10 +157,7 @@ class _Screen:
 def at_terminals(
     docora: Docora, arguments: Sequence[str], *, columns: int, answer: str = "", env: Env = None
 ) -> Shown:
-    """Run a command at two raw terminals, one for stdout only. Raises UnicodeDecodeError.
-
-    `answer` is typed as soon as it asks something.
-    """
+    """Run a command at two raw terminals, one for stdout only. Raises UnicodeDecodeError."""
     data = _Screen(columns, raw=True)
     talk = _Screen(columns, answer.encode(), raw=True)
     code = _run_at(docora, arguments, env, data, talk)
@@ -188,10 +185,7 @@ def on_terminal(
     lines: int = 50,
     env: Env = None,
 ) -> tuple[int, str]:
-    """Run a command at a terminal; returns its exit code and what it showed.
-
-    `answer` is typed as soon as it asks something.
-    """
+    """Run a command at a terminal; returns its exit code and what it showed."""
     screen = _Screen(columns, answer, lines=lines)
     code = _run_at(docora, arguments, env, screen, screen)
     return code, screen.content("replace")
@@ -206,7 +200,4 @@ def _run_at(
     with docora.fork_server.start(arguments, environment, streams) as process:
         for descriptor in {data.theirs, talk.theirs}:
             os.close(descriptor)
-        try:
-            return process.wait(60)
-        finally:
-            process.kill()
+        return process.wait(60)  # killed where it takes longer

@@ -116,7 +116,9 @@ def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
     result = finish(process)
     assert result.code == code, result
     if command == "retry":
-        assert result.data["waited"]["result"] == "interrupted"
+        waited = result.data["waited"]
+        assert (waited["result"], waited["status"]) == ("interrupted", "pending_snapshot")
+        assert waited["error_message"] is None, "the error of before"
     else:
         assert (result.data["cancelled"], result.data["waited"]["unfinished"]) == (False, 1)
     assert "go on" in result.stderr or "goes on" in result.stderr
