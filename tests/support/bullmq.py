@@ -18,10 +18,10 @@ from tests.support.docora import QUEUE, Docora, Result
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
+# What Docora's package for Node writes, and the one for Python does not: the version in the queue's
+# metadata, and the encoded name of a worker's connection.
 VERSION = "bullmq:5.66.4"
-"""What the queue's metadata says beside a Docora; the package for Python leaves it out."""
 WORKER_NAME = f"bull:{b64encode(QUEUE.encode()).decode()}"
-"""Of a connection of a worker beside a Docora; the package for Python encodes no name."""
 ATTEMPTS = 5
 
 # As Docora 1.3.0 chooses the links to queue.
@@ -40,7 +40,6 @@ SELECT pid FROM pg_stat_activity
 WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE app_repositories SET status%'
     AND datname = current_database() AND pid <> pg_backend_pid()
 """
-
 Work = Callable[[str], str | None]
 """Runs a job, given by its id. Returns the error, if any."""
 
@@ -83,18 +82,11 @@ class Bullmq:
 
     def add(self, link: TestLink, **options: Any) -> None:
         """A job that waits, as Docora's scheduler makes it; or is delayed, or has a priority."""
-        data = {
-            **asdict(link),
-            "app_name": "Acme Search",
-            "owner": "octo",
-            "name": "api",
-            "isRescan": True,
-            "github_token_encrypted": GITHUB_TOKEN,
-            "client_auth_key_encrypted": AUTH_KEY,
-        }
+        names = {"app_name": "Acme Search", "owner": "octo", "name": "api", "isRescan": True}
+        keys = {"github_token_encrypted": GITHUB_TOKEN, "client_auth_key_encrypted": AUTH_KEY}
         backoff = {"type": "exponential", "delay": 60_000}
         made = {"jobId": link.job_id, "attempts": ATTEMPTS, "backoff": backoff, **options}
-        self._produce("add", "snapshot", data, made)
+        self._produce("add", "snapshot", asdict(link) | names | keys, made)
 
     def delay(self, link: TestLink) -> None:
         self.add(link, delay=60_000)
@@ -181,12 +173,9 @@ class Bullmq:
         assert process.stdout
         server = Thread(target=serve, args=(process.stdout,))
         server.start()
+        clients = self.docora.redis.client_list
         try:
-            clients = self.docora.redis.client_list
-            eventually(
-                lambda: any(client["name"] == WORKER_NAME for client in clients()),
-                "a worker of BullMQ",
-            )
+            eventually(lambda: WORKER_NAME in {each["name"] for each in clients()}, "a worker")
             yield
         finally:
             process.kill()
@@ -230,11 +219,9 @@ def start_worker(url: str) -> subprocess.Popen[str]:
 
 def _start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.support.bullmq_process", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def end(process: subprocess.Popen[str]) -> None:
     process.kill()
-    with suppress(BrokenPipeError):
-        process.communicate()
+    process.communicate()  # which disregards a broken pipe

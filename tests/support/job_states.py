@@ -56,12 +56,8 @@ def no_entry_in(registry: type[Any]) -> Arrange:
     )
 
 
-def started(docora: Docora, job_id: str) -> None:
-    docora.start_job(job_id)
-
-
-def scheduled(docora: Docora, job_id: str) -> None:
-    docora.schedule_job(job_id)
+started: Arrange = Docora.start_job
+scheduled: Arrange = Docora.schedule_job
 
 
 def heartbeat_expired(docora: Docora, job_id: str) -> None:
@@ -78,11 +74,6 @@ def expires(docora: Docora, job_id: str) -> None:
 
 def hash_gone(docora: Docora, job_id: str) -> None:
     docora.redis.delete(Job.key_for(job_id))
-
-
-def in_the_intermediate_list(docora: Docora, job_id: str) -> None:
-    docora.enqueue(job_id)
-    docora.redis.lmove(docora.queue.key, INTERMEDIATE, "RIGHT", "LEFT")
 
 
 def on_another_queue(docora: Docora, job_id: str) -> None:
@@ -135,7 +126,10 @@ WAITING: dict[str, Arrange] = {
     "enqueued": Docora.enqueue,
     "enqueued over a failed job": all_of(left(JobStatus.FAILED), expires, Docora.enqueue),
     "enqueued, old execution expired": all_of(heartbeat_expired, Docora.enqueue),
-    "in the intermediate list": in_the_intermediate_list,
+    "in the intermediate list": all_of(
+        Docora.enqueue,
+        lambda docora, _: docora.redis.lmove(docora.queue.key, INTERMEDIATE, "RIGHT", "LEFT"),
+    ),
     "on another queue": on_another_queue,
     "scheduled with a time to live": all_of(scheduled, expires),
     "scheduled after a failure": all_of(left(JobStatus.FAILED), scheduled),
@@ -198,21 +192,19 @@ MISPLACED: dict[str, Arrange] = {
     "ready, not registered": left(JobStatus.READY_TO_ENQUEUE),
 }
 UNREADABLE: dict[str, Arrange] = {
-    "job is a string": lambda docora, job_id: docora.redis.set(Job.key_for(job_id), "x"),
-    "executions are a string": lambda docora, job_id: docora.redis.set(
-        f"rq:executions:{job_id}", "x"
-    ),
+    "job is a string": lambda docora, id_: docora.redis.set(Job.key_for(id_), "x"),
+    "executions are a string": lambda docora, id_: docora.redis.set(f"rq:executions:{id_}", "x"),
 }
+# Not live, though their ids stand in the list: they stand there twice once the jobs are replaced.
 IN_THE_LIST_ALREADY = {"enqueued, reads failed", "in the list, hash gone"}
-"""States of jobs that are not live, though their ids stand in the list: they stand there twice once
-the jobs are replaced."""
-STATES: dict[str, tuple[Arrange, Outcome]] = {
-    **{name: (arrange, Outcome.QUEUED) for name, arrange in (GONE | FINISHED).items()},
-    **{name: (arrange, Outcome.ALREADY_QUEUED) for name, arrange in (WAITING | MISPLACED).items()},
-    **{name: (arrange, Outcome.ALREADY_RUNNING) for name, arrange in RUNNING.items()},
-    **{name: (arrange, Outcome.REPLACED_STALE) for name, arrange in STALE.items()},
-    **{name: (arrange, Outcome.NOT_QUEUED) for name, arrange in UNREADABLE.items()},
+_STATES_OF: dict[Outcome, dict[str, Arrange]] = {
+    Outcome.QUEUED: GONE | FINISHED,
+    Outcome.ALREADY_QUEUED: WAITING | MISPLACED,
+    Outcome.ALREADY_RUNNING: RUNNING,
+    Outcome.REPLACED_STALE: STALE,
+    Outcome.NOT_QUEUED: UNREADABLE,
 }
+STATES = {name: (do, outcome) for outcome, all_ in _STATES_OF.items() for name, do in all_.items()}
 """Every state, and what becomes of a link whose job is in it."""
 
 
