@@ -101,6 +101,7 @@ class Docora(Rows):
     queue: Queue = field(init=False)
     _ids: count[int] = field(default_factory=lambda: count(1))
     _actions: list[Actions] = field(default_factory=list)
+    _started: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         owner = self.database_access.owner
@@ -111,6 +112,9 @@ class Docora(Rows):
         self.queue = Queue(QUEUE, connection=self.redis)
 
     def close(self) -> None:
+        for process in self._started:  # none may meet the next test, as after a failed assertion
+            with process:
+                process.kill()
         for actions in self._actions:
             actions.close()
         if not self.lent:
@@ -265,7 +269,9 @@ class Docora(Rows):
         return {name: value for name, value in environment.items() if value is not None}
 
     def start(self, *arguments: str, env: Env = None) -> ForkedProcess:
-        return self.fork_server.start(arguments, self.environment(**(env or {})))
+        process = self.fork_server.start(arguments, self.environment(**(env or {})))
+        self._started.append(process)
+        return process
 
     def start_installed(
         self, *arguments: str, env: Env = None, **options: Any
@@ -279,7 +285,9 @@ class Docora(Rows):
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         options = {"start_new_session": True, "stdin": subprocess.DEVNULL, **streams, **options}
         environment = self.environment(**(env or {}))
-        return subprocess.Popen(command, env=environment, encoding="utf-8", **options)
+        process = subprocess.Popen(command, env=environment, encoding="utf-8", **options)
+        self._started.append(process)
+        return process
 
     def start_suitable(self, *arguments: str, env: Env = None, **options: Any) -> Process:
         """The installed command where the test says how it is to be started, else a forked one."""
@@ -290,15 +298,13 @@ class Docora(Rows):
         return self.start(*arguments, env=env)
 
     def run(self, *arguments: str, env: Env = None, timeout: float = 60, **options: Any) -> Result:
-        with self.start_suitable(*arguments, env=env, **options) as process:
-            return finish(process, timeout)
+        return finish(self.start_suitable(*arguments, env=env, **options), timeout)
 
     def run_in_shell(self, line: str, *shell: str, env: Env = None) -> Result:
         """A line of sh, or another shell, in which docora-ops is the installed command."""
         path = f"{COMMAND.parent}:{os.environ['PATH']}"
         command = (*(shell or ("sh",)), "-c", line)
-        with self.start_program(*command, env={**(env or {}), "PATH": path}) as process:
-            return finish(process)
+        return finish(self.start_program(*command, env={**(env or {}), "PATH": path}))
 
     def run_together(self, *commands: Sequence[str], env: Env = None) -> list[Result]:
         with ThreadPoolExecutor(len(commands)) as threads:
@@ -306,11 +312,7 @@ class Docora(Rows):
 
 
 def finish(process: Process, timeout: float = 60) -> Result:
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
+    stdout, stderr = process.communicate(timeout=timeout)
     if stdout and stdout.startswith('{"printed_at": '):
         check_document(stdout)
     return Result(process.wait(), stdout, stderr)

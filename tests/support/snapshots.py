@@ -47,8 +47,7 @@ class Upstream:
         return self.git_of_bytes(*arguments).decode()
 
     def git_of_bytes(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com")
-        command = ["git", *identity, *arguments]
+        command = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com", *arguments]
         done = subprocess.run(command, cwd=self.path, check=True, capture_output=True, input=stdin)
         return done.stdout
 
@@ -205,17 +204,13 @@ class Snapshots:
         return finish(self.start_worker("--burst", *arguments, **changes))
 
     def deliveries(self, link: TestLink) -> dict[str, str]:
-        rows = self.docora.connection.execute(
-            "SELECT file_path, file_sha FROM app_delivered_files"
-            " WHERE app_id = %s AND repository_id = %s",
-            link.ids,
-        )
+        of_link = "app_delivered_files WHERE app_id = %s AND repository_id = %s"
+        query = f"SELECT file_path, file_sha FROM {of_link}"
+        rows = self.docora.connection.execute(query.encode(), link.ids)
         return {row["file_path"]: row["file_sha"] for row in rows}
 
     def snapshot_files(self, repository_id: str) -> dict[str, str]:
-        rows = self.docora.connection.execute(
-            "SELECT path, sha FROM snapshot_files f JOIN repository_snapshots s"
-            " ON s.id = f.snapshot_id WHERE repository_id = %s",
-            (repository_id,),
-        )
+        stored = "snapshot_files f JOIN repository_snapshots s ON s.id = f.snapshot_id"
+        query = f"SELECT path, sha FROM {stored} WHERE repository_id = %s"
+        rows = self.docora.connection.execute(query.encode(), (repository_id,))
         return {row["path"]: row["sha"] for row in rows}
