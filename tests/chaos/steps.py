@@ -17,8 +17,7 @@ from tests.support.docora import WIP
 from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
 
 MAX_COMMANDS = 5
-POOLED = 0.4
-"""The share of commands that go through PgBouncer."""
+POOLED = 0.4  # the share of commands that go through PgBouncer
 Step = Callable[[Round], object]
 
 

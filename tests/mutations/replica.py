@@ -79,10 +79,8 @@ def find_tests() -> dict[str, list[str]]:
 
 
 _COPIED = ("docora_ops", "tests", "pyproject.toml", "README.md", "Makefile", "requirements.lock")
-_TIMEOUT = 300
-"""Seconds for one run of tests."""
-_END_TIMEOUT = 20
-"""Seconds that pytest has to stop its servers."""
+_TIMEOUT = 300  # seconds for one run of tests
+_END_TIMEOUT = 20  # seconds that pytest has to stop its servers
 
 
 class TestRunError(Exception):
