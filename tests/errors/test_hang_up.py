@@ -1,12 +1,9 @@
 """A terminal that is closed under a command, and signals that come at a bad moment."""
 
-import fcntl
 import json
 import os
 import pty
 import signal
-import subprocess
-import termios
 from pathlib import Path
 
 import psycopg
@@ -14,12 +11,6 @@ import psycopg
 from tests.support.docora import Docora, finish
 from tests.support.proxy import PATIENCE
 from tests.support.running_commands import LOCK_TABLE, PATIENT, await_locks
-from tests.support.small_batches import SMALL_BATCHES
-
-
-def take_terminal() -> None:
-    """Make stderr the terminal of this session."""
-    fcntl.ioctl(2, termios.TIOCSCTTY, 0)
 
 
 def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_entry(
@@ -27,19 +18,12 @@ def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_ent
 ) -> None:
     docora.add_links(500)
     output = tmp_path / "output"
+    command = ["retry-all-failed", "--batch-size", "1", "--json", "--yes"]
     master, slave = pty.openpty()
-    with (
-        output.open("wb") as stdout,
-        subprocess.Popen(
-            [*SMALL_BATCHES, "retry-all-failed", "--batch-size", "1", "--json", "--yes"],
-            env=docora.environment(TERM="xterm-256color"),
-            stdin=slave,
-            stdout=stdout,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=take_terminal,  # noqa: PLW1509 - no other way to a controlling terminal
-        ) as process,
-    ):
+    with output.open("wb") as stdout:
+        streams = (slave, stdout.fileno(), slave)
+        process = docora.fork_server.start(command, docora.environment(), streams)
+    with process:
         os.close(slave)
         while not docora.waiting():
             assert process.poll() is None

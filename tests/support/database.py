@@ -2,7 +2,6 @@
 
 import re
 import time
-from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -97,13 +96,6 @@ class TestDatabase:
     def drop(self, connection: psycopg.Connection) -> None:
         connection.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
         drop_roles(connection, self._number)
-
-
-def takes_login(url: str) -> bool:
-    with suppress(psycopg.OperationalError):
-        psycopg.connect(url).close()
-        return True
-    return False
 
 
 def with_database(url: str, database: str) -> str:

@@ -234,7 +234,8 @@ def _be_command(
         if is_at_terminal:
             # Or the kernel would throw away what nobody has read yet.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            fcntl.ioctl(0, termios.TIOCNOTTY)
+            with suppress(OSError):  # it has been closed
+                fcntl.ioctl(0, termios.TIOCNOTTY)
         os._exit(code if isinstance(code, int) else 1)
 
 

