@@ -48,8 +48,7 @@ def start_change(
     redis, postgres = proxies
     push = redis.plan(PUSH, fault if marker is PUSH else Fault.HOLD_REQUEST)
     process = docora.start(
-        *arguments(command, link),
-        env={**env, "REDIS_URL": redis.url, "DATABASE_URL": postgres.url},
+        *arguments(command, link), env={**env, "REDIS_URL": redis.url, "DATABASE_URL": postgres.url}
     )
     push.wait()
     if marker is PUSH:

@@ -12,13 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutations.replica import (
-    Mutation,
-    Replica,
-    TestRunError,
-    find_tests,
-    read_mutations,
-)
+from tests.mutations.replica import Mutation, Replica, TestRunError, find_tests, read_mutations
 
 # No mutation may break these: one that breaks everything proves nothing.
 HEALTHY = (

@@ -119,11 +119,7 @@ class Actions:
         raise AssertionError
 
     def repair(
-        self,
-        *,
-        dry_run: bool = False,
-        prepare: Callable[[], object] = lambda: None,
-        **scope: Any,
+        self, *, dry_run: bool = False, prepare: Callable[[], object] = lambda: None, **scope: Any
     ) -> RepairResult:
         found = self.find(**scope)
         prepare()
