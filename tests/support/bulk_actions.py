@@ -53,23 +53,10 @@ class BulkAction:
         return actions.schedule(**options)
 
 
-RETRY = BulkAction(
-    Action.RETRY,
-    ("retry-all-failed", "--batch-size", "10"),
-    status="failed",
-    done_status="pending_snapshot",
-    batch=10,
-)
-RESYNC = BulkAction(
-    Action.RESYNC,
-    ("resync", APP, "--all", "--yes"),
-    status="synced",
-    done_status="pending_snapshot",
-    batch=50,
-)
-SCHEDULE = BulkAction(
-    Action.SCHEDULE, ("schedule",), status="synced", done_status="synced", batch=500
-)
+_RETRY, _RESYNC = ("retry-all-failed", "--batch-size", "10"), ("resync", APP, "--all", "--yes")
+RETRY = BulkAction(Action.RETRY, _RETRY, "failed", "pending_snapshot", batch=10)
+RESYNC = BulkAction(Action.RESYNC, _RESYNC, "synced", "pending_snapshot", batch=50)
+SCHEDULE = BulkAction(Action.SCHEDULE, ("schedule",), "synced", "synced", batch=500)
 every_bulk_action = pytest.mark.parametrize("bulk", [RETRY, RESYNC, SCHEDULE], ids=str)
 
 
@@ -87,26 +74,17 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
     action = "schedule" if is_schedule else "resync" if "re-sync" in message else "retry"
     without_value = (
         *("deliveries_cleared", "deliveries_marked", "open_circuits_left_out", "circuits_reset"),
-        *("circuits_held", "in_flight", "taken_over"),
-        *("planned_links", "waited"),
+        *("circuits_held", "in_flight", "taken_over", "planned_links", "waited"),
+        *("stopped_by", "cancelled_by"),
     )
-    return {
-        "data": {
-            **dict.fromkeys(without_value),
-            "action": action,
-            "message": message,
-            "dry_run": False,
-            "operation_id": operation_id,
-            "total": total,
-            "completed": total,
-            "left": 0,
-            "put_to_work": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
-            "cancelled": False,
-            "stopped_by": None,
-            "cancelled_by": None,
-            "failures": [],
-            **counts,
-            "left_to_operations": [] if is_schedule else None,
-            **changed,
-        }
+    data = {
+        **dict.fromkeys(without_value),
+        "action": action,
+        "message": message,
+        "operation_id": operation_id,
+        "put_to_work": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
+        "failures": [],
+        "left_to_operations": [] if is_schedule else None,
     }
+    data |= {"total": total, "completed": total, "left": 0, "dry_run": False, "cancelled": False}
+    return {"data": data | counts | changed}

@@ -135,9 +135,8 @@ class Docora(Rows):
 
     @property
     def settings(self) -> Settings:
-        settings = Settings(
-            database_url=SecretStr(self.database_url), redis_url=SecretStr(self.redis_url)
-        )
+        database, redis = SecretStr(self.database_url), SecretStr(self.redis_url)
+        settings = Settings(database_url=database, redis_url=redis)
         return settings.model_copy(update={"backend": Backend.RQ})
 
     def actions(self, **settings: Any) -> Actions:
@@ -181,9 +180,8 @@ class Docora(Rows):
         return self.job(link)
 
     def schedule_job(self, job_id: str, when: datetime | None = None) -> Job:
-        job: Job = self.queue.enqueue_at(
-            when or now() + timedelta(hours=1), "other.producer", job_id=job_id
-        )
+        when = when or now() + timedelta(hours=1)
+        job: Job = self.queue.enqueue_at(when, "other.producer", job_id=job_id)
         return job
 
     def start_job(self, job_id: str, *, heartbeat: float = 90) -> Execution:
@@ -233,9 +231,7 @@ class Docora(Rows):
 
     def audit_entries(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
         found: Any = self.redis.xrange(stream)
-        return [
-            {name.decode(): value.decode() for name, value in fields.items()} for _, fields in found
-        ]
+        return [{name.decode(): text.decode() for name, text in each.items()} for _, each in found]
 
     def sessions(self, condition: str) -> int:
         """Counts the connections of commands and jobs to Postgres that fulfil an SQL condition."""

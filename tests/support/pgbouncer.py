@@ -64,9 +64,8 @@ def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
         if os.geteuid() == 0:
             # Not root, and only its owner may enter the folder of a server's socket.
             socket_folder = Path(str(server.get("host")))
-            user = getpwnam("nobody").pw_uid
-            if socket_folder.is_dir():
-                user = socket_folder.stat().st_uid
+            is_there = socket_folder.is_dir()
+            user = socket_folder.stat().st_uid if is_there else getpwnam("nobody").pw_uid
             for path in (folder, *folder.iterdir()):
                 os.chown(path, user, -1)
         with subprocess.Popen(
@@ -138,8 +137,8 @@ class Neighbours:
 
 def what_is_set(connection: psycopg.Connection) -> object:
     shown = ", ".join(f"current_setting('{name}')" for name in _SHARED)
-    kept = (
-        "(SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_prepared_statements),"
-        " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())"
-    )
-    return connection.execute(f"SELECT {shown}, {kept}".encode()).fetchone()
+    locks = "pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+    kept = [
+        f"(SELECT count(*) FROM {each})" for each in ("pg_cursors", "pg_prepared_statements", locks)
+    ]
+    return connection.execute(f"SELECT {shown}, {', '.join(kept)}".encode()).fetchone()

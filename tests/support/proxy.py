@@ -83,13 +83,9 @@ class Proxy:
         tls: ssl.SSLContext | None = None,
         postgres: bool = False,
     ) -> None:
-        self._upstream = upstream
-        self._tls = tls
-        self._postgres = postgres
+        self._upstream, self._tls, self._postgres = upstream, tls, postgres
         self._plans: list[Plan] = []
-        self._lock = Lock()
-        self._closed = Event()
-        self._flowing = Event()
+        self._lock, self._closed, self._flowing = Lock(), Event(), Event()
         self._flowing.set()
         self._clients: set[socket.socket] = set()
         self._to_reset: set[socket.socket] = set()

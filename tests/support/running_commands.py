@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 
@@ -25,7 +25,7 @@ STOPPING = "Stopping after the current batches"
 
 
 def progress_of(docora: Docora, operation_id: str) -> dict[str, str]:
-    fields = docora.content(f"docora:bulk:{operation_id}".encode())
+    fields: Any = docora.redis.hgetall(f"docora:bulk:{operation_id}")
     names = [name for name in DASHBOARDS_FIELDS if name.encode() in fields]
     return {name: fields[name.encode()].decode() for name in names}
 

@@ -64,21 +64,14 @@ def open_terminal(columns: int, lines: int = 50) -> tuple[int, int]:
 
 class TerminalSession:
     def __init__(
-        self,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        columns: int = 100,
-        lines: int = 50,
+        self, command: Sequence[str], env: Mapping[str, str], columns: int = 100, lines: int = 50
     ) -> None:
         self._master, self._slave = open_terminal(columns, lines)
         self._shown = b""
+        leader = ["sh", "-c", _LEADER, os.ttyname(self._slave), *command]
+        no = subprocess.DEVNULL
         self._process = subprocess.Popen(
-            ["sh", "-c", _LEADER, os.ttyname(self._slave), *command],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            leader, env=env, stdin=no, stdout=no, stderr=no, start_new_session=True
         )
 
     def __enter__(self) -> Self:
