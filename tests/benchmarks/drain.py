@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import Pool
 from pathlib import Path
 from typing import cast
@@ -140,31 +140,19 @@ def app() -> Iterator[str]:
             process.kill()
 
 
-class _App(asyncio.Protocol):
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answers each request with 200 as soon as it has come whole."""
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._held += data
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
-            head, found, rest = self._held.partition(b"\r\n\r\n")
-            if not found:
-                return
-            length = int(head.lower().partition(b"content-length:")[2].split(None, 1)[0])
-            if len(rest) < length:
-                return
-            self._held = rest[length:]
-            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length:")[2].split(None, 1)[0]
+            await reader.readexactly(int(length))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    writer.close()
 
 
 async def serve() -> None:
-    server = await asyncio.get_running_loop().create_server(_App, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/app", flush=True)
     await server.serve_forever()
 

@@ -39,8 +39,7 @@ class Driver:
 
     seed: int
     size: Size
-    directory: Path
-    """Keeps the output of all processes, in a folder for each round."""
+    directory: Path  # keeps the output of all processes, in a folder for each round
     postgres: Postgres
     valkey: Valkey
     fork_server: ForkServer

@@ -94,8 +94,7 @@ def running_servers(directory: Path) -> Iterator[tuple[Postgres, Valkey]]:
 class Proxies:
     to_postgres: Proxy
     to_redis: Proxy
-    database_url: str
-    """For workers, and for commands that do not go through PgBouncer."""
+    database_url: str  # for workers, and for commands that do not go through PgBouncer
     pool_url: str | None
 
     @property

@@ -12,8 +12,7 @@ from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.proxy import PUSH, Fault, Plan, Proxy
 
-APP = f"app_{1:024x}"
-"""The first app of `Docora.add_links`, whose links a resync is about."""
+APP = f"app_{1:024x}"  # the first app of `Docora.add_links`, whose links a resync is about
 
 
 @dataclass(frozen=True)

@@ -157,9 +157,9 @@ class Bullmq:
         return bool(self.docora.connection.execute(WAIT_FOR_ROW).fetchall())
 
     @contextmanager
-    def worker(self, work: Work, *, url: str = "") -> Iterator[None]:
+    def worker(self, work: Work) -> Iterator[None]:
         """A real worker, whose jobs do this; killed at the end of the block."""
-        process = start_worker(url or self.docora.redis_access.owner)
+        process = start_worker(self.docora.redis_access.owner)
 
         def serve(begun: Iterable[str]) -> None:
             assert process.stdin

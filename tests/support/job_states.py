@@ -26,8 +26,7 @@ from tests.support.rows import TestLink
 
 OTHER_QUEUE = "other-queue"
 
-Arrange = Callable[[Docora, str], object]
-"""Puts the job with this id into a state."""
+Arrange = Callable[[Docora, str], object]  # puts the job with this id into a state
 
 
 def all_of(*parts: Arrange) -> Arrange:

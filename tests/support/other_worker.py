@@ -18,8 +18,7 @@ WHERE app_id || '-' || repository_id = %(job_id)s
 """
 
 _END = b"the-end"
-GOES_ON = "the snapshot goes on"
-"""Instead of an error: the job runs and writes no result."""
+GOES_ON = "the snapshot goes on"  # instead of an error: the job runs and writes no result
 
 
 @contextmanager

@@ -92,8 +92,7 @@ class Neighbours:
     """
 
     access: Access
-    pool: str
-    """How to connect to it, in the role of the commands, whose sessions they share then."""
+    pool: str  # how to connect to it, in the role of the commands, whose sessions they share then
     clients: int = 2
     strange: list[object] = field(default_factory=list)
     transactions: int = 0

@@ -16,13 +16,10 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from psycopg.conninfo import conninfo_to_dict
 from redis.connection import parse_url
 
-PATIENCE = 30.0
-"""Seconds after which a test gives up on something that should happen at once."""
-PUSH = b"$4\r\npush\r\n"
-"""In a request to Redis: the script of docora-ops is to push."""
+PATIENCE = 30.0  # seconds after which a test gives up on something that should happen at once
+PUSH = b"$4\r\npush\r\n"  # in a request to Redis: the script of docora-ops is to push
 COMMIT = b"COMMIT\0"
-LOOKUPS = 2
-"""Commits of a command that finds its link, before the one of the change."""
+LOOKUPS = 2  # commits of a command that finds its link, before the one of the change
 
 _TICK = 0.02
 _LONGEST_MARKER = 64

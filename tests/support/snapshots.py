@@ -23,8 +23,7 @@ KEY = bytes(range(32))
 TOKEN = "ghp_averysecrettoken"
 AUTH_KEY = "a-very-secret-auth-key"
 
-Files = Mapping[str | bytes, str | bytes | None]
-"""Contents by path; None removes a file."""
+Files = Mapping[str | bytes, str | bytes | None]  # contents by path; None removes a file
 
 
 def encrypt(text: str, key: bytes = KEY) -> str:

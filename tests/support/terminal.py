@@ -91,9 +91,9 @@ class TerminalSession:
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
-    def read_until(self, pattern: re.Pattern[bytes], timeout: float = 60) -> re.Match[bytes]:
+    def read_until(self, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
         """All that is shown, from the beginning, until it matches."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + 60
         while not (match := pattern.search(self._shown)):
             left = max(end - time.monotonic(), 0)
             assert select.select([self._master], [], [], left)[0], self._shown
@@ -105,8 +105,8 @@ class TerminalSession:
         self.type(keys)
         return self.end()
 
-    def end(self, timeout: float = 60) -> tuple[int, str]:
-        match = self.read_until(_END, timeout)
+    def end(self) -> tuple[int, str]:
+        match = self.read_until(_END)
         return int(match[1]), self._shown[: match.start()].decode("utf-8", "replace")
 
 
