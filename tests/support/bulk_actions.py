@@ -29,19 +29,14 @@ class BulkAction:
     def add_links(self, docora: Docora, amount: int, **options: Any) -> None:
         docora.add_links(amount, **{"status": self.status, **options})
 
-    def plan_third_batch(
-        self, redis: Proxy, postgres: Proxy, marker: bytes, fault: Fault, *, jobs_wait: bool = False
-    ) -> Plan:
-        """Plans a fault at the push, or at the commit, of the third batch of the command.
-
-        `jobs_wait`: whether jobs wait before, whose links are looked up.
-        """
+    def plan_third_batch(self, redis: Proxy, postgres: Proxy, marker: bytes, fault: Fault) -> Plan:
+        """Plans a fault at the push, or at the commit, of the third batch of the command."""
         if marker is PUSH:
             return redis.plan(marker, fault, number=3)
         # A resync looks up its app and counts the deliveries; each action selects its links.
         before = 3 if self.action is Action.RESYNC else 1
         # The second connection is tried once.
-        return postgres.plan(marker, fault, number=before + jobs_wait + 4)
+        return postgres.plan(marker, fault, number=before + 4)
 
     def run(self, actions: Actions, **options: Any) -> BulkResult:
         match self.action:

@@ -112,8 +112,8 @@ class Bullmq:
     def complete(self, link: TestLink) -> None:
         self._run(link, None, "completed")
 
-    def fail(self, link: TestLink, error: str = "boom") -> None:
-        self._run(link, error, "failed", attempts=1)
+    def fail(self, link: TestLink) -> None:
+        self._run(link, "boom", "failed", attempts=1)
 
     def fail_once(self, link: TestLink, error: str = "boom") -> None:
         self._run(link, error, "delayed")

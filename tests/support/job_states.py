@@ -43,9 +43,9 @@ def reads(**fields: str) -> Arrange:
     ]
 
 
-def entry_in(registry: type[Any], queue: str = QUEUE) -> Arrange:
+def entry_in(registry: type[Any]) -> Arrange:
     return lambda docora, job_id: docora.redis.zadd(
-        registry(queue, connection=docora.redis).key, {job_id: now().timestamp() + 3600}
+        registry(QUEUE, connection=docora.redis).key, {job_id: now().timestamp() + 3600}
     )
 
 

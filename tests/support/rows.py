@@ -187,11 +187,9 @@ class Rows:
             """.encode()
         )
 
-    def refuse_at_commit(
-        self, when: str = "true", *, statements: str = "RAISE EXCEPTION 'refused at commit'"
-    ) -> None:
+    def refuse_at_commit(self) -> None:
         event, timing = "AFTER UPDATE ON app_repositories", "DEFERRABLE INITIALLY DEFERRED"
-        self.add_trigger(statements, when=when, event=event, timing=timing, name="refuse")
+        self.add_trigger("RAISE EXCEPTION 'refused at commit'", event=event, timing=timing)
 
     def was_reset(self, link: TestLink) -> bool:
         row = self.row(link)

@@ -155,8 +155,8 @@ class Snapshots:
     def repos(self) -> Path:
         return self.folder / "repos"
 
-    def clone(self, full_name: str = "octo/api") -> Path:
-        return self.repos / ".docora-ops/clones" / full_name
+    def clone(self) -> Path:
+        return self.repos / ".docora-ops/clones/octo/api"
 
     @property
     def settings(self) -> Settings:
