@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from pwd import getpwnam
@@ -73,10 +73,17 @@ def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
         ) as process:
             through = Access(*(_url(login, folder) for login in logins))
             try:
-                eventually((folder / ".s.PGSQL.6432").exists, "a PgBouncer that listens")
+                eventually(lambda: _is_up(through.command), "a PgBouncer that takes connections")
                 yield through
             finally:
                 process.kill()
+
+
+def _is_up(url: str) -> bool:
+    with suppress(psycopg.OperationalError):
+        psycopg.connect(url).close()
+        return True
+    return False
 
 
 def _url(login: Mapping[str, object], folder: Path) -> str:

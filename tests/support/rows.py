@@ -189,7 +189,8 @@ class Rows:
 
     def refuse_at_commit(self) -> None:
         event, timing = "AFTER UPDATE ON app_repositories", "DEFERRABLE INITIALLY DEFERRED"
-        self.add_trigger("RAISE EXCEPTION 'refused at commit'", event=event, timing=timing)
+        refuse = "RAISE EXCEPTION 'refused at commit'"
+        self.add_trigger(refuse, event=event, timing=timing, name="refuse")
 
     def was_reset(self, link: TestLink) -> bool:
         row = self.row(link)

@@ -49,9 +49,10 @@ def watching_sessions(docora: Docora) -> Iterator[list[str]]:
     docora.connection.execute("CREATE TABLE seen (text text)")
     docora.add_trigger(
         "INSERT INTO public.seen SELECT concat_ws(' ', usename, application_name, query)"
-        " FROM pg_stat_activity WHERE datname = current_database()"
+        " FROM pg_stat_activity WHERE datname = current_database()",
+        name="look",
     )
-    docora.connection.execute("ALTER FUNCTION of_the_test SECURITY DEFINER")
+    docora.connection.execute("ALTER FUNCTION look SECURITY DEFINER")
     seen: list[str] = []
     yield seen
     seen += [row["text"] for row in docora.connection.execute("SELECT DISTINCT text FROM seen")]
