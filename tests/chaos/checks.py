@@ -180,7 +180,7 @@ def _promised(process: Process) -> set[int]:
 def _of_document(process: Process, code: int) -> list[str]:
     """Checks that there is one JSON document and, on success, that all links are done."""
     try:
-        data = json.loads(process.output)["data"]
+        data = json.loads(process.output).get("data")
     except ValueError:
         return [f"{process.name} printed no JSON: {process.output!r}"]
     is_bulk = process.arguments[0] in {"retry-all-failed", "resync", "schedule"}
