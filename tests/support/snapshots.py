@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import redis
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -193,7 +194,11 @@ class Snapshots:
 
     def work_here(self) -> None:
         job.use_settings(self.settings)
-        with redis.Redis.from_url(self.docora.redis_access.worker) as connection:
+        with (
+            redis.Redis.from_url(self.docora.redis_access.worker) as connection,
+            # Its thread for commands may outlive the worker, and would leave a socket open.
+            patch.object(SimpleWorker, "subscribe"),
+        ):
             SimpleWorker([QUEUE], connection=connection).work(burst=True)
 
     def start_worker(self, *arguments: str, **changes: str | None) -> Process:
