@@ -19,7 +19,7 @@ from tests.support.bullmq import Bullmq, Producer
 from tests.support.database import TestDatabase
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
-from tests.support.own_servers import OwnRedis, guarded_postgres, own_redis
+from tests.support.own_servers import OwnRedis, own_redis
 from tests.support.pgbouncer import pgbouncer
 from tests.support.privileges import Access, create_users, denials, drop_users, user_access
 from tests.support.proxy import refused_port
@@ -167,18 +167,6 @@ def producer(redis_access: Access) -> Iterator[Producer]:
 @pytest.fixture
 def bullmq(docora: Docora, producer: Producer) -> Bullmq:
     return Bullmq(docora, producer)
-
-
-@pytest.fixture
-def guarded(
-    redis_access: Access, server_directory: Path, fork_server: ForkServer
-) -> Iterator[Docora]:
-    """An empty Docora whose Postgres asks everybody but `postgres` for a password."""
-    with guarded_postgres(Path(mkdtemp(dir=server_directory))) as database_access:
-        docora = Docora(database_access, redis_access, fork_server)
-        docora.redis.flushdb()
-        yield docora
-        docora.close()
 
 
 @pytest.fixture

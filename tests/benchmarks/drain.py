@@ -1,7 +1,6 @@
 """How fast workers empty the queue, against the plainest loop of the same git calls and POSTs.
 
-As a program: `drain app` (answers each request at once, until killed) or `drain loop WAY URL
-FOLDER`.
+As a program: an app that answers each request at once, until killed.
 """
 
 import asyncio
@@ -9,7 +8,6 @@ import hmac
 import http.client
 import json
 import os
-import resource
 import shutil
 import signal
 import statistics
@@ -17,8 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
 from multiprocessing import Pool
 from pathlib import Path
 from typing import cast
@@ -33,30 +30,10 @@ FILES = 10
 AT_ONCE = 5
 APP = f"app_{1:024x}"
 _PAUSE = 0.02
-_TICKS = os.sysconf("SC_CLK_TCK")
 _QUEUE = f"rq:queue:{world.QUEUE}"
 _ASIDE = f"{_QUEUE}:aside"
 _COMMAND = (sys.executable, "-m", "docora_ops")
 _UNSYNCED = "SELECT count(*) FROM app_repositories WHERE status <> 'synced'"
-
-
-@dataclass(frozen=True)
-class Drained:
-    """What it took to bring all links up to date."""
-
-    seconds: float
-    cpu: float
-    """Seconds of processor time of the processes and of their git, without the servers."""
-
-    @property
-    def links_per_second(self) -> float:
-        """Returns how many links were done in a second."""
-        return LINKS / self.seconds
-
-    @property
-    def cpu_per_link(self) -> float:
-        """Returns the milliseconds of processor time for a link."""
-        return self.cpu / LINKS * 1000
 
 
 def compare(folder: Path, rounds: int) -> None:
@@ -66,7 +43,7 @@ def compare(folder: Path, rounds: int) -> None:
         "REPOS_BASE_PATH": str(folder / "drained"),
         "DOCORA_OPS_GIT_PROTOCOLS": "file",
     }
-    results: dict[str, list[tuple[Drained, Drained]]] = {}
+    results: dict[str, list[tuple[float, float]]] = {}
     with app() as url:
         add_links(folder / "drained-upstreams", url)
         for _ in range(rounds):
@@ -77,31 +54,21 @@ def compare(folder: Path, rounds: int) -> None:
             for way in ("first", "again", "unchanged"):
                 if way == "again":
                     change(folder / "drained-upstreams")
-                workers = drain()
-                loop = program("drain", "loop", way, url, str(folder))
-                results.setdefault(way, []).append((workers, Drained(**loop)))
+                results.setdefault(way, []).append((drain(), plain_loop(way, url, folder)))
         print(f"\n{LINKS} links, {FILES} small files each, {AT_ONCE} at a time, median of {rounds}")
         for way, pairs in results.items():
             show(way, pairs)
 
 
-def show(way: str, pairs: Sequence[tuple[Drained, Drained]]) -> None:
-    """Prints a line: the median of the workers, and the ratio to the loop of the same round."""
-    ratio = statistics.median(loop.seconds / ours.seconds for ours, loop in pairs)
-    ours, loop = (
-        sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
-        for runs in zip(*pairs, strict=True)
-    )
-    print(
-        f"  {way:<10}{ours.links_per_second:>6.1f} links/s, CPU {ours.cpu_per_link:.0f} ms a link:"
-        f" {ratio * 100:.0f} % of the plain loop ({loop.links_per_second:.1f} links/s,"
-        f" CPU {loop.cpu_per_link:.0f} ms a link)",
-        flush=True,
-    )
+def show(way: str, pairs: Sequence[tuple[float, float]]) -> None:
+    """Prints the median speeds of workers and loop, and the ratio within each round."""
+    ratio = statistics.median(loop / ours for ours, loop in pairs)
+    ours, loop = (LINKS / statistics.median(seconds) for seconds in zip(*pairs, strict=True))
+    of_loop = f"{ratio * 100:.0f} % of the plain loop ({loop:.1f} links/s)"
+    print(f"  {way:<10}{ours:>6.1f} links/s: {of_loop}", flush=True)
 
 
 def add_links(folder: Path, url: str) -> None:
-    """Links one app to many small repositories."""
     world.fill(world.APPS * LINKS)
     execute = world.execute
     execute("UPDATE apps SET client_auth_key_encrypted = %s", world.sealed_auth_key())
@@ -116,7 +83,6 @@ def add_links(folder: Path, url: str) -> None:
 
 
 def change(folder: Path) -> None:
-    """Commits a change of one file to each repository."""
     for upstream in folder.iterdir():
         with (upstream / "part0" / "file0.py").open("a", encoding="utf-8") as file:
             file.write("# changed\n")
@@ -127,8 +93,8 @@ def change(folder: Path) -> None:
         )
 
 
-def drain() -> Drained:
-    """Queues all links, and measures workers that are ready from the first job to the last."""
+def drain() -> float:
+    """Queues all links; returns the seconds that workers take from the first job to the last."""
     connection, client = world.connect()
     connection.execute("UPDATE app_repositories SET status = 'failed'")
     for key in client.scan_iter("rq:*"):
@@ -142,47 +108,31 @@ def drain() -> Drained:
         ) as process,
     ):
         try:
-            while idle_workers(client) < AT_ONCE:
-                time.sleep(_PAUSE)
-            cpu, start = cpu_of(process.pid), time.perf_counter()
+            await_idle_workers(client)
+            start = time.perf_counter()
             client.rename(_ASIDE, _QUEUE)
             while connection.execute(_UNSYNCED).fetchone() != (0,):
                 time.sleep(_PAUSE)
             seconds = time.perf_counter() - start
-            while idle_workers(client) < AT_ONCE:
-                time.sleep(_PAUSE)
-            return Drained(seconds, cpu_of(process.pid) - cpu)
+            await_idle_workers(client)
+            return seconds
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
 
 
-def idle_workers(client: redis.Redis) -> int:
-    """Returns how many workers wait for a job."""
-    names = cast("set[bytes]", client.smembers("rq:workers"))
-    return sum(client.hget(name.decode(), "state") == b"idle" for name in names)
-
-
-def cpu_of(pid: int) -> float:
-    """Returns the processor time of a process, its children, and all they have waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return sum(map(int, fields[11:15])) / _TICKS + sum(map(cpu_of, map(int, children)))
-
-
-def program(module: str, *arguments: str) -> dict[str, float]:
-    """Runs a module of this package; returns what it prints."""
-    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    return dict(json.loads(output))
+def await_idle_workers(client: redis.Redis) -> None:
+    idle = 0
+    while idle < AT_ONCE:
+        time.sleep(_PAUSE)
+        names = cast("set[bytes]", client.smembers("rq:workers"))
+        idle = sum(client.hget(name.decode(), "state") == b"idle" for name in names)
 
 
 @contextmanager
 def app() -> Iterator[str]:
-    """Runs the app; yields its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.drain", "app"], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-m", "tests.benchmarks.drain"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -190,54 +140,37 @@ def app() -> Iterator[str]:
             process.kill()
 
 
-class _App(asyncio.Protocol):
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answers each request with 200 as soon as it has come whole."""
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._held += data
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
-            head, found, rest = self._held.partition(b"\r\n\r\n")
-            if not found:
-                return
-            length = int(head.lower().partition(b"content-length:")[2].split(None, 1)[0])
-            if len(rest) < length:
-                return
-            self._held = rest[length:]
-            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length:")[2].split(None, 1)[0]
+            await reader.readexactly(int(length))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    writer.close()
 
 
 async def serve() -> None:
-    """Runs the app until killed."""
-    server = await asyncio.get_running_loop().create_server(_App, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/app", flush=True)
     await server.serve_forever()
 
 
-def plain_loop(way: str, url: str, folder: str) -> Drained:
-    """Does for each link what a script would do: nothing is recorded, checked or locked."""
-    upstreams = [f"{folder}/drained-upstreams/{number}" for number in range(1, LINKS + 1)]
-    work = [
-        (way, url, upstream, f"{folder}/looped/{Path(upstream).name}") for upstream in upstreams
-    ]
+def plain_loop(way: str, url: str, folder: Path) -> float:
+    """Does for each link what a script would do: nothing is recorded, checked or locked.
+
+    Returns the seconds.
+    """
+    upstreams = [folder / "drained-upstreams" / str(number) for number in range(1, LINKS + 1)]
+    work = [(way, url, str(each), str(folder / "looped" / each.name)) for each in upstreams]
     with Pool(AT_ONCE) as pool:
         start = time.perf_counter()
         pool.starmap(plain_link, work, chunksize=1)
-        seconds = time.perf_counter() - start
-        pool.close()
-        pool.join()
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Drained(seconds, used.ru_utime + used.ru_stime)
+        return time.perf_counter() - start
 
 
 def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
-    """Brings one link up to date."""
     git("ls-remote", "--symref", f"file://{upstream}", "HEAD", "refs/heads/main")
     if way == "unchanged":
         return
@@ -270,13 +203,8 @@ def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
 
 
 def git(*arguments: str, input: bytes = b"") -> bytes:  # noqa: A002 - as subprocess calls it
-    """Runs git and returns its stdout."""
     return subprocess.run(["git", *arguments], check=True, input=input, capture_output=True).stdout
 
 
 if __name__ == "__main__":
-    way, *arguments = sys.argv[1:]
-    if way == "app":
-        asyncio.run(serve())
-    elif way == "loop":
-        print(json.dumps(asdict(plain_loop(*arguments))))
+    asyncio.run(serve())

@@ -10,8 +10,7 @@ import redis
 from tests.benchmarks import world
 
 BIN = Path(sys.executable).with_name("docora-ops")
-MOST = 50
-"""Milliseconds."""
+MOST = 50  # milliseconds
 LIST = f"rq:queue:{world.QUEUE}"
 SOME = "id IN (SELECT id FROM app_repositories WHERE app_id = '{}' ORDER BY repository_id LIMIT {})"
 
@@ -58,11 +57,7 @@ def compare(links: int, rounds: int) -> bool:
 
 
 def hold(client: redis.Redis, command: str) -> tuple[float, str, float, float]:
-    """Runs a command.
-
-    Returns the milliseconds and the name of the longest command of Redis, and the seconds and the
-    most memory of the command itself.
-    """
+    """Runs a command. Returns Redis's longest command (ms, name), and the run's seconds and MiB."""
     client.config_set("slowlog-max-len", 100_000)
     client.config_set("slowlog-log-slower-than", 1000)
     client.slowlog_reset()

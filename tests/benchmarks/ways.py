@@ -1,7 +1,6 @@
 """The ways to queue many links: `ways NAME LINKS`, with the servers of the environment."""
 
 import json
-import os
 import pickle
 import statistics
 import subprocess
@@ -14,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from pydantic import SecretStr
 from rq import Queue, Retry
 from rq.utils import now, utcformat
 
 from docora_ops import actions
 from docora_ops.actions import Docora
-from docora_ops.jobs import Backend
 from docora_ops.links import Payload
 from docora_ops.queue import RqQueue
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
@@ -41,26 +38,21 @@ RESET_MANY = (
 DELAYS = [1, 2, 4, 8]
 
 
-Results = dict[str, list["Measured"]]
-"""Measurements by way, in the order of the rounds."""
+Results = dict[str, list["Measured"]]  # by way, in the order of the rounds
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The work of one process."""
-
+class Measured:  # of one process
     amount: int
     seconds: float
     peak_mib: float
 
     @property
     def microseconds(self) -> float:
-        """Returns the time per link."""
         return self.seconds / self.amount * 1e6
 
 
 def measure(way: str, links: int) -> Measured:
-    """Queues links in one way, in a new process."""
     command = [sys.executable, "-m", "tests.benchmarks.ways", way, str(links)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     return Measured(**json.loads(output))
@@ -90,19 +82,9 @@ def show(results: Results, baseline: str) -> None:
         )
 
 
-def settings() -> Settings:
-    return Settings(
-        database_url=SecretStr(os.environ["DATABASE_URL"]),
-        redis_url=SecretStr(os.environ["REDIS_URL"]),
-    )
-
-
 def failed_ids(connection: psycopg.Connection, limit: int) -> list[str]:
-    rows = connection.execute(
-        "SELECT id::text FROM app_repositories WHERE status = 'failed'"
-        " ORDER BY app_id, repository_id LIMIT %s",
-        (limit,),
-    )
+    failed = "app_repositories WHERE status = 'failed' ORDER BY app_id, repository_id LIMIT %s"
+    rows = connection.execute(f"SELECT id::text FROM {failed}".encode(), (limit,))
     return [row[0] for row in rows]
 
 
@@ -133,18 +115,13 @@ def link_by_link(limit: int) -> int:
     connection, client = connect()
     queue = Queue(QUEUE, connection=client)
     ids = failed_ids(connection, limit)
+    read = f"SELECT {COLUMNS} FROM {TABLES} WHERE l.id = %s AND l.status = 'failed'".encode()
+    reset = f"UPDATE app_repositories SET {RESET} WHERE id = %s".encode()
     for link_id in ids:
-        values = connection.execute(
-            f"SELECT {COLUMNS} FROM {TABLES} WHERE l.id = %s AND l.status = 'failed'".encode(),
-            (link_id,),
-        ).fetchone()
-        assert values is not None
-        connection.execute(
-            f"UPDATE app_repositories SET {RESET} WHERE id = %s".encode(), (link_id,)
-        )
+        [values] = connection.execute(read, (link_id,)).fetchall()
+        connection.execute(reset, (link_id,))
         options = job_options(values)
-        job = queue.fetch_job(options["job_id"])
-        if job is not None:
+        if job := queue.fetch_job(options["job_id"]):
             job.delete()
         queue.enqueue_call(FUNCTION, **options)
     return len(ids)
@@ -156,7 +133,7 @@ def floor(limit: int) -> int:
     Writes the bytes of RQ's default serializer, compressed by zlib. Our jobs are not compressed.
     """
     connection, client = connect()
-    queue = RqQueue(settings(), client)
+    queue = RqQueue(Settings(), client)
     queued = 0
     for rows in reset_batches(connection, limit):
         pipeline = client.pipeline()
@@ -178,18 +155,14 @@ def floor(limit: int) -> int:
     return queued
 
 
-def of_rq() -> Docora:
-    return Docora(settings().model_copy(update={"backend": Backend.RQ}))
-
-
 def retry(limit: int) -> int:
-    *_, step = actions.retry_all_failed(of_rq(), limit=limit)
+    *_, step = actions.retry_all_failed(Docora(Settings()), limit=limit)
     assert step.result.put_to_work == step.result.total == limit, step.result.counts
     return limit
 
 
 def schedule(limit: int) -> int:
-    *_, step = actions.schedule(of_rq())
+    *_, step = actions.schedule(Docora(Settings()))
     assert step.result.put_to_work == step.result.total == limit, step.result.counts
     return limit
 

@@ -39,8 +39,7 @@ class Driver:
 
     seed: int
     size: Size
-    directory: Path
-    """Keeps the output of all processes, in a folder for each round."""
+    directory: Path  # keeps the output of all processes, in a folder for each round
     postgres: Postgres
     valkey: Valkey
     fork_server: ForkServer
@@ -78,13 +77,11 @@ class Driver:
 
 @contextmanager
 def driver(seed: int, size: Size, directory: Path) -> Iterator[Driver]:
-    """Starts the servers of a driver."""
     with running_servers(directory) as stores, closing(ForkServer(directory)) as fork_server:
         yield Driver(seed, size, directory, *stores, fork_server)
 
 
 def main() -> int:
-    """Plays rounds while there is time for another; returns the exit code."""
     parser = argparse.ArgumentParser(prog="make chaos ARGS=…", description=__doc__)
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(1_000_000))
     parser.add_argument("--seconds", type=int, default=480)
@@ -113,7 +110,6 @@ def main() -> int:
 
 
 def describe(rounds: list[Round]) -> str:
-    """Returns what happened, in numbers."""
     processes = [process for each in rounds for process in each.processes]
     codes = Counter(process.process.returncode for process in processes)
     faults = sum((each.faults for each in rounds), Counter[str]())

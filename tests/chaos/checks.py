@@ -17,8 +17,6 @@ import re
 from signal import Signals
 from typing import cast
 
-from rq.job import Job
-
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.links import LinkStatus
 from docora_ops.queue import connect
@@ -31,11 +29,10 @@ from tests.support.rows import TestLink
 from tests.support.snapshots import AUTH_KEY, KEY, TOKEN
 from tests.support.worker_processes import expire_heartbeats, make_delayed_jobs_due
 
-DRAIN_TIMEOUT = 600
-"""Seconds for the last worker to run all jobs."""
+DRAIN_TIMEOUT = 600  # seconds for the last worker to run all jobs
 NO_GRACE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+# With the option, since in the end few jobs are left, and all of them may be unknown.
 REPAIR = ("repair", "--yes", "--remove-unknown-jobs")
-"""The option is needed: in the end few jobs are left, and all of them may be unknown."""
 _SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, AUTH_KEY, KEY.hex(), TOKEN)
 _HUNG_UP = 128 + Signals.SIGHUP
 _PROMISED = set(ExitCode) - {ExitCode.BUG, ExitCode.USAGE, ExitCode.INTERRUPTED, _HUNG_UP}
@@ -70,19 +67,14 @@ def check_round(played: Round) -> None:
     if not played.data_lost and not played.overslept:
         unexpected = sorted(set(doubled) - world.careless)
         problems += [f"doubled: {_story_of(docora, job_id)}" for job_id in unexpected]
-    _require_none(problems)
-    _check_repair(world, lost, doubled)
-    _check_drain(played)
-
-
-def _require_none(problems: list[str]) -> None:
+    problems = problems or _of_repair(docora, lost, doubled) or _of_drain(played)
     if problems:
         raise Broken("\n".join(problems))
 
 
-def _check_repair(world: World, lost: list[str], doubled: list[str]) -> None:
+def _of_repair(docora: Docora, lost: list[str], doubled: list[str]) -> list[str]:
     """Checks that doctor counts what is lost and doubled, and that repair fixes it."""
-    docora, problems = world.producer, []
+    problems = []
     found, doctor = _doctor(docora)
     if (found["lost"], found["duplicate"]) != (len(lost), len(doubled)):
         problems.append(f"doctor sees {found}, and there are {lost} and {doubled}")
@@ -93,11 +85,10 @@ def _check_repair(world: World, lost: list[str], doubled: list[str]) -> None:
     if repair.code != ExitCode.OK or any(left.values()):
         problems.append(f"after {repair} doctor sees {left}")
     still = _without_job(docora, LinkStatus.PENDING_SNAPSHOT) + _doubled(docora)
-    problems += [f"lost or doubled after repair: {job_id}" for job_id in still]
-    _require_none(problems)
+    return problems + [f"lost or doubled after repair: {job_id}" for job_id in still]
 
 
-def _check_drain(played: Round) -> None:
+def _of_drain(played: Round) -> list[str]:
     """Runs all jobs while all apps are well, and checks how every link has ended."""
     world, docora, problems = played.world, played.world.producer, []
     world.apps.moods = dict.fromkeys(world.apps.moods, Mood.WELL)
@@ -127,11 +118,10 @@ def _check_drain(played: Round) -> None:
     left, doctor = _doctor(docora)
     if any(left.values()) or (repair.code, doctor.code) != (ExitCode.OK, ExitCode.OK):
         problems.append(f"in the end: {repair} {doctor}")
-    _require_none(problems)
+    return problems
 
 
 def _doctor(docora: Docora) -> tuple[dict[str, int], Result]:
-    """Returns how much drift of each kind doctor sees, and its output."""
     doctor = docora.run("doctor", "--json", env=NO_GRACE)
     return doctor.data["drift"]["counts"], doctor
 
@@ -157,7 +147,6 @@ def _tidy_up(world: World) -> None:
 
 
 def _of_processes(processes: list[Process]) -> list[str]:
-    """Checks how processes ended and what they printed."""
     problems = []
     for process in processes:
         is_cut = Signals.SIGINT in process.signals and "KeyboardInterrupt" in process.log
@@ -191,14 +180,12 @@ def _promised(process: Process) -> set[int]:
 def _of_document(process: Process, code: int) -> list[str]:
     """Checks that there is one JSON document and, on success, that all links are done."""
     try:
-        document = json.loads(process.output)
+        data = json.loads(process.output).get("data")
     except ValueError:
         return [f"{process.name} printed no JSON: {process.output!r}"]
     is_bulk = process.arguments[0] in {"retry-all-failed", "resync", "schedule"}
-    if code == ExitCode.OK and is_bulk:
-        data = document["data"]
-        if data.get("total") != data.get("completed"):
-            return [f"{process.name} succeeded and has done less than all: {process.output}"]
+    if code == ExitCode.OK and is_bulk and data.get("total") != data.get("completed"):
+        return [f"{process.name} succeeded and has done less than all: {process.output}"]
     return []
 
 
@@ -218,7 +205,6 @@ def _last_resync(link: TestLink, processes: list[Process]) -> float:
 
 
 def _of_stores(world: World) -> list[str]:
-    """Checks statuses, deliveries and progress hashes."""
     docora = world.producer
     unknown = sorted(set(docora.statuses()) - set(LinkStatus))
     problems = [f"status {status!r}" for status in unknown]
@@ -228,12 +214,9 @@ def _of_stores(world: World) -> list[str]:
             problems.append(f"a delivery that was never acknowledged: {app} {path}")
     for key in docora.redis.scan_iter("docora:bulk:*"):
         fields = cast("dict[bytes, bytes]", docora.redis.hgetall(key))
-        counts = [fields.get(name, b"") for name in (b"total", b"completed")]
-        counts += [fields.get(name, b"") for name in (b"succeeded", b"failed")]
-        is_sound = all(count.isdigit() for count in counts)
-        if is_sound:
-            total, completed, succeeded, failed = map(int, counts)
-            is_sound = succeeded + failed <= completed <= total
+        names = (b"total", b"completed", b"succeeded", b"failed")
+        total, completed, *ended = (int(fields.get(name, b"-1")) for name in names)
+        is_sound = min(total, completed, *ended) >= 0 and sum(ended) <= completed <= total
         is_sound &= fields.get(b"cancelled") in {b"true", b"false"}
         if not (is_sound and 0 < docora.redis.ttl(key) <= 3600):
             problems.append(f"{key!r}: {fields}")
@@ -241,7 +224,6 @@ def _of_stores(world: World) -> list[str]:
 
 
 def _without_job(docora: Docora, status: str) -> list[str]:
-    """Returns the job ids of links with this status without a job that will run."""
     rows = docora.connection.execute(
         "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories WHERE status = %s"
         " ORDER BY 1",
@@ -251,12 +233,11 @@ def _without_job(docora: Docora, status: str) -> list[str]:
     return [
         row["job_id"]
         for row in rows
-        if row["job_id"] not in to_be_run or not docora.redis.exists(Job.key_for(row["job_id"]))
+        if row["job_id"] not in to_be_run or not docora.job_hash(row["job_id"])
     ]
 
 
 def _story_of(docora: Docora, job_id: str) -> str:
-    """Returns all that is known of a link and its job."""
     row = docora.row(TestLink(*job_id.split("-")))
     job = {name: value for name, value in docora.job_hash(job_id).items() if name != "data"}
     is_waiting = job_id in docora.waiting()
@@ -264,7 +245,6 @@ def _story_of(docora: Docora, job_id: str) -> str:
 
 
 def _taken(docora: Docora) -> set[str]:
-    """Returns the ids of jobs that a worker had taken when it was killed."""
     members = cast("list[bytes]", docora.redis.zrange(WIP, 0, -1))
     popped = cast("list[bytes]", docora.redis.lrange(INTERMEDIATE, 0, -1))
     return {member.decode().partition(":")[0] for member in [*members, *popped]}

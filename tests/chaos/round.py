@@ -23,9 +23,8 @@ from tests.support.worker_processes import Running, belonging_to, command_line
 
 WORKERS = 2
 END_TIMEOUT = 120
-MAX_REQUESTS = 100
-MAX_PAUSE = 0.6
-"""Seconds between two steps, unless that many requests reach the servers earlier."""
+MAX_PAUSE, MAX_REQUESTS = 0.6, 100
+"""Seconds between two steps, unless so many requests reach the servers earlier."""
 TICK = 0.01
 MAX_FAULT_STEPS = 6
 SETTINGS = {
@@ -56,20 +55,18 @@ class Process(Running):
         self.is_worker = arguments[0] == "worker"
         self.began = time.monotonic()
         self.signals: set[Signals] = set()
-        self.fatal: set[Signals] = set()
-        """SIGKILL, and signals that came before the process could handle them."""
-        self.was_killed_alone = False
-        """Its children were not killed with it."""
+        self.fatal: set[Signals] = set()  # SIGKILL, and what came before it could be handled
+        self.was_killed_alone = False  # its children were not killed with it
         self._files = logs / f"{number:03}-{arguments[0]}"
+        command = SMALL_BATCHES if "--batch-size" in arguments else (str(COMMAND),)
         with self._files.with_suffix(".out").open("wb") as stdout:
             super().__init__(
                 subprocess.Popen(
-                    [*(SMALL_BATCHES if "--batch-size" in arguments else [COMMAND]), *arguments],
+                    [*command, *arguments],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=subprocess.PIPE,
-                    text=True,
                     encoding="utf-8",
                     start_new_session=True,
                 )
@@ -77,7 +74,6 @@ class Process(Running):
 
     @property
     def worker_names(self) -> set[str]:
-        """The names of the workers below this process, or its own."""
         name, number = self.arguments[2], int(self.arguments[-1])
         return {f"{name}-{each + 1}" for each in range(number)} if number > 1 else {name}
 
@@ -86,7 +82,6 @@ class Process(Running):
         return self._files.with_suffix(".out").read_text(encoding="utf-8")
 
     def hurt(self, number: Signals, *, alone: bool) -> None:
-        """Sends a signal to the process, and to its children unless `alone`."""
         self.signals.add(number)
         if number is Signals.SIGKILL or not _handles(self.pid, Signals.SIGTERM):
             self.fatal.add(number)
@@ -106,7 +101,6 @@ class Process(Running):
 
 
 def _handles(pid: int, number: Signals) -> bool:
-    """Returns whether a process catches or blocks this signal."""
     with suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)$", status, re.MULTILINE)
@@ -125,8 +119,6 @@ class Size:
 
 @dataclass
 class Round:
-    """A round and all that happened in it."""
-
     world: World
     postgres: Postgres
     valkey: Valkey
@@ -137,16 +129,15 @@ class Round:
     faults: Counter[str] = field(default_factory=Counter)
     story: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    data_lost: bool = False
-    """Redis lost its data."""
+    data_lost: bool = False  # by Redis
+    # A worker was stopped for longer than its heartbeat lives, so others took over its job.
     overslept: bool = False
-    """A worker was stopped for longer than its heartbeat lives, so others took over its job."""
+    # Workers may have lost their Postgres sessions, and with them the locks of their links.
     sessions_cut: bool = False
-    """Workers may have lost their Postgres sessions, and with them the locks of their links."""
     down: set[Postgres | Valkey] = field(default_factory=set)
     step: int = 0
+    # The ends of faults that last, and the steps at which they come.
     _effects: list[tuple[int, Callable[[], object]]] = field(default_factory=list)
-    """The ends of faults that last, and the steps at which they come."""
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
@@ -187,18 +178,12 @@ class Round:
 
     def start(self, arguments: list[str], *, is_pooled: bool = False) -> None:
         pool_url = self.proxies.pool_url if is_pooled else None
-        environment = self.world.snapshots.environment(
-            **SETTINGS,
-            DATABASE_URL=pool_url or self.proxies.database_url,
-            REDIS_URL=self.proxies.to_redis.url,
-        )
-        process = Process(
-            len(self.processes),
-            arguments,
-            self.world.producer.environment(**environment),
-            self.logs,
-            is_pooled=pool_url is not None,
-        )
+        urls = {"DATABASE_URL": pool_url or self.proxies.database_url}
+        urls["REDIS_URL"] = self.proxies.to_redis.url
+        of_worker = self.world.snapshots.environment(**SETTINGS, **urls)
+        environment = self.world.producer.environment(**of_worker)
+        number, is_pooled = len(self.processes), pool_url is not None
+        process = Process(number, arguments, environment, self.logs, is_pooled=is_pooled)
         self.processes.append(process)
         self.tell("start", process.name)
 
@@ -217,7 +202,6 @@ class Round:
         return self.random.choice(alive) if alive else None
 
     def for_a_while(self, end: Callable[[], object]) -> None:
-        """Calls `end` some steps later."""
         self._effects.append((self.step + self.random.randint(1, MAX_FAULT_STEPS), end))
 
     def inflict(self, fault: str, victim: Process | None = None) -> None:

@@ -92,12 +92,9 @@ def running_servers(directory: Path) -> Iterator[tuple[Postgres, Valkey]]:
 
 @dataclass(frozen=True)
 class Proxies:
-    """A proxy before each server, and a PgBouncer before the proxy of Postgres."""
-
     to_postgres: Proxy
     to_redis: Proxy
-    database_url: str
-    """For workers, and for commands that do not go through PgBouncer."""
+    database_url: str  # for workers, and for commands that do not go through PgBouncer
     pool_url: str | None
 
     @property

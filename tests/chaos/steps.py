@@ -17,8 +17,7 @@ from tests.support.docora import WIP
 from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
 
 MAX_COMMANDS = 5
-POOLED = 0.4
-"""The share of commands that go through PgBouncer."""
+POOLED = 0.4  # the share of commands that go through PgBouncer
 Step = Callable[[Round], object]
 
 
@@ -86,7 +85,6 @@ def produce(played: Round) -> None:
 
 
 def kill_horse(played: Round) -> None:
-    """Kills the process of a job."""
     worker = played.victim(is_worker=True)
     horses = sorted(worker.horses) if worker else []
     if horses:
@@ -114,7 +112,6 @@ def oversleep(played: Round) -> None:
 
 
 def empty_redis(played: Round) -> None:
-    """Deletes all that Redis holds, under running workers."""
     if played.may_lose_data and played.valkey not in played.down:
         played.inflict("empty redis")
         played.data_lost = True
@@ -172,7 +169,6 @@ def _bring_down(played: Round, server: Postgres | Valkey) -> bool:
 
 
 def _hurt(played: Round, victim: Process | None, number: Signals, *, alone: bool = False) -> None:
-    """Sends a signal to a process, and to its children unless `alone`."""
     if victim is not None:
         what = "worker" if victim.is_worker else "command"
         played.inflict(f"{number.name} to {what}{' alone' * alone}", victim)
@@ -180,7 +176,6 @@ def _hurt(played: Round, victim: Process | None, number: Signals, *, alone: bool
 
 
 def _pause(played: Round, victim: Process | None) -> None:
-    """Stops a process and its children for a while."""
     if victim is not None:
         played.inflict("pause", victim)
         victim.signal_all(Signals.SIGSTOP)

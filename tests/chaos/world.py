@@ -25,15 +25,11 @@ from tests.support.snapshots import TOKEN, Snapshots, Upstream
 
 MAX_RETRY_ATTEMPTS = 3
 STRAYS = 3
-FILES = 6
-"""Files of a repository: enough to notice two jobs that send them at once."""
-SLOWNESS = 0.5
-"""Seconds that a slow app takes for each file."""
+FILES = 6  # of a repository: enough to notice two jobs that send them at once
+SLOWNESS = 0.5  # seconds that a slow app takes for each file
 
 
 class Mood(Enum):
-    """How an app answers."""
-
     WELL = auto()
     FLAKY = auto()  # every third request fails
     BROKEN = auto()  # every request fails
@@ -53,15 +49,14 @@ class Apps:
     """
 
     moods: dict[str, Mood] = field(default_factory=dict)
+    # The time of the last acknowledgement by app, repository id, path and SHA-256.
     acknowledged: dict[tuple[str, str, str, str], float] = field(default_factory=dict)
-    """The time of the last acknowledgement by app, repository id, path and SHA-256."""
+    # The most late requests of one job, by link.
     late: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """The most late requests of one job, by link."""
-    calm: Event = field(default_factory=Event)
-    """While set, no app is slow."""
+    calm: Event = field(default_factory=Event)  # while set, no app is slow
     _requests: Counter[str] = field(default_factory=Counter)
+    # Late requests by connection, in the order of the first requests, by link.
     _connections: dict[tuple[str, str], Counter[Thread]] = field(default_factory=dict)
-    """Late requests by connection, in the order of the first requests, by link."""
     _lock: Lock = field(default_factory=Lock)
 
     def answer(self, request: Request) -> int:
@@ -108,8 +103,7 @@ class Producer(Docora):
         self.__post_init__()
 
     def enqueue(self, job_id: str, **options: Any) -> Job:
-        job: Job = self.queue.enqueue(JOB_FUNCTION, **self.call(job_id), **options)
-        return job
+        return self.queue.enqueue(JOB_FUNCTION, **self.call(job_id), **options)
 
     def call(self, job_id: str) -> dict[str, Any]:
         app_id, _, repository_id = job_id.partition("-")
@@ -124,18 +118,13 @@ class Producer(Docora):
 
 @dataclass
 class World:
-    """Apps, repositories and their links in one round."""
-
     snapshots: Snapshots
     producer: Producer
     apps: Apps
     links: list[TestLink] = field(default_factory=list)
-    slow_app: str = ""
-    """The app whose jobs the careless producer pushes."""
-    files: dict[str, dict[str, str]] = field(default_factory=dict)
-    """SHA-256 by path, by repository."""
-    names: dict[str, str] = field(default_factory=dict)
-    """The name at the receiver, by app id."""
+    slow_app: str = ""  # the app whose jobs the careless producer pushes
+    files: dict[str, dict[str, str]] = field(default_factory=dict)  # SHA-256 by path, by repository
+    names: dict[str, str] = field(default_factory=dict)  # at the receiver, by app id
 
     @property
     def careless(self) -> set[str]:
@@ -214,17 +203,12 @@ def make_world(
             snapshots.set_token(link, TOKEN if random.random() < 0.5 else None)
     world.slow_app = random.choice(list(world.names))
     apps.moods[world.names[world.slow_app]] = Mood.SLOW
-    _add_strays(world, random)
+    # Orphaned jobs, stale entries and doubled ids.
+    for stray in range(STRAYS):
+        producer.enqueue(f"app_{stray:024x}-repo_{stray:024x}")
+    for link in random.sample(world.links, STRAYS):
+        producer.redis.zadd(f"rq:failed:{QUEUE}", {link.job_id: now().timestamp() + 3600})
+    for job_id in sorted(world.careless.intersection(producer.waiting())):
+        producer.redis.rpush(producer.queue.key, job_id)
     producer.age_links()
     return world
-
-
-def _add_strays(world: World, random: Random) -> None:
-    """Adds orphaned jobs, stale entries and doubled ids."""
-    redis = world.producer.redis
-    for number in range(STRAYS):
-        world.producer.enqueue(f"app_{number:024x}-repo_{number:024x}")
-    for link in random.sample(world.links, STRAYS):
-        redis.zadd(f"rq:failed:{QUEUE}", {link.job_id: now().timestamp() + 3600})
-    for job_id in sorted(world.careless.intersection(world.producer.waiting())):
-        redis.rpush(world.producer.queue.key, job_id)

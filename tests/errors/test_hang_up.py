@@ -1,12 +1,9 @@
 """A terminal that is closed under a command, and signals that come at a bad moment."""
 
-import fcntl
 import json
 import os
 import pty
 import signal
-import subprocess
-import termios
 from pathlib import Path
 
 import psycopg
@@ -14,13 +11,6 @@ import psycopg
 from tests.support.docora import Docora, finish
 from tests.support.proxy import PATIENCE
 from tests.support.running_commands import LOCK_TABLE, PATIENT, await_locks
-from tests.support.signal_in_destructor import TRIGGER, dying_on_trigger
-from tests.support.small_batches import SMALL_BATCHES
-
-
-def take_terminal() -> None:
-    """Make stderr the terminal of this session."""
-    fcntl.ioctl(2, termios.TIOCSCTTY, 0)
 
 
 def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_entry(
@@ -28,19 +18,12 @@ def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_ent
 ) -> None:
     docora.add_links(500)
     output = tmp_path / "output"
+    command = ["retry-all-failed", "--batch-size", "1", "--json", "--yes"]
     master, slave = pty.openpty()
-    with (
-        output.open("wb") as stdout,
-        subprocess.Popen(
-            [*SMALL_BATCHES, "retry-all-failed", "--batch-size", "1", "--json", "--yes"],
-            env=docora.environment(TERM="xterm-256color"),
-            stdin=slave,
-            stdout=stdout,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=take_terminal,  # noqa: PLW1509 - no other way to a controlling terminal
-        ) as process,
-    ):
+    with output.open("wb") as stdout:
+        streams = (slave, stdout.fileno(), slave)
+        process = docora.fork_server.start(command, docora.environment(), streams)
+    with process:
         os.close(slave)
         while not docora.waiting():
             assert process.poll() is None
@@ -55,16 +38,32 @@ def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_ent
     docora.assert_sound()
 
 
+# Python swallows what the handler of a signal raises while a destructor runs.
+DYING_ON_SIGUSR1 = """
+import signal
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def die(number, frame):
+    Dying()
+
+signal.signal(signal.SIGUSR1, die)
+"""
+
+
 def test_a_signal_that_comes_in_a_destructor_ends_a_command_all_the_same(
     docora: Docora, tmp_path: Path
 ) -> None:
     link = docora.add_link()
-    environment = {**PATIENT, **dying_on_trigger(tmp_path, signal.SIGINT)}
+    (tmp_path / "sitecustomize.py").write_text(DYING_ON_SIGUSR1, encoding="utf-8")
+    environment = {**PATIENT, "PYTHONPATH": str(tmp_path)}
     with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute(LOCK_TABLE)
         process = docora.start_installed("retry", *link.ids, "--json", env=environment)
         await_locks(docora, 1)
-        process.send_signal(TRIGGER)
+        process.send_signal(signal.SIGUSR1)
         result = finish(process)
     assert (result.code, result.json["code"]) == (130, "interrupted"), result
     assert result.stderr.endswith(f"\nError: {result.json['error']}\n")

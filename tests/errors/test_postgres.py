@@ -2,14 +2,7 @@
 
 import time
 
-from tests.errors.checks import (
-    ENCODED,
-    HURRIED,
-    arguments,
-    refuses,
-    shows_no_secret,
-    start_change,
-)
+from tests.errors.checks import ENCODED, HURRIED, arguments, refuses, shows_no_secret, start_change
 from tests.support.database import with_database
 from tests.support.docora import Docora, finish
 from tests.support.proxy import COMMIT, Fault, Proxy, refused_port

@@ -4,14 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.errors.checks import (
-    ALL,
-    ENCODED,
-    HURRIED,
-    arguments,
-    refuses,
-    shows_no_secret,
-)
+from tests.errors.checks import ALL, ENCODED, HURRIED, arguments, refuses, shows_no_secret
 from tests.support.docora import Docora
 from tests.support.own_servers import OwnRedis, refusing_writes
 from tests.support.proxy import PUSH, Fault, Proxy, refused_port
@@ -29,11 +22,7 @@ def test_a_redis_that_is_not_there_changes_nothing(docora: Docora, link: TestLin
 
 @refusing_writes
 def test_a_redis_that_refuses_writes_changes_nothing(
-    docora: Docora,
-    own: OwnRedis,
-    link: TestLink,
-    spoil: Callable[[OwnRedis], None],
-    sentence: str,
+    docora: Docora, own: OwnRedis, link: TestLink, spoil: Callable[[OwnRedis], None], sentence: str
 ) -> None:
     before = docora.dump()
     spoil(own)

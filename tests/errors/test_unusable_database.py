@@ -45,8 +45,9 @@ def test_a_role_that_lacks_a_privilege_changes_nothing(
         assert docora.dump() == before
 
 
-def test_a_wrong_postgres_password_is_refused_and_not_shown(guarded: Docora) -> None:
-    link = guarded.add_link()
-    with role(guarded, "docora_ops", SECRET + "!") as user:
-        result = guarded.run(*arguments("retry", link), env={"DATABASE_URL": user.url(SECRET)})
+def test_a_wrong_postgres_password_is_refused_and_not_shown(
+    docora: Docora, link: TestLink, worker_number: int
+) -> None:
+    with role(docora, f"docora_guarded_{worker_number}", SECRET + "!") as user:
+        result = docora.run(*arguments("retry", link), env={"DATABASE_URL": user.url(SECRET)})
         refuses(result, "postgres", "password authentication failed")

@@ -14,7 +14,6 @@ UNKNOWN = 3
 
 
 def wrong_commands() -> Iterator[tuple[Sequence[str], int]]:
-    """Command lines, each with its exit code."""
     for name in ("", " ", "nonsense", STRAY, EVIL, LONG, "--nonsense", "--version=1", "-x"):
         yield [name], 2
     for command in ("retry-all-failed", "links", "resync", "pause", "doctor"):

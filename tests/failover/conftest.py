@@ -56,6 +56,7 @@ class RedisPair:
         self.replica.client.replicaof("NO", "ONE")
         self.name.lead_to(self.replica.url)
         self.docora.redis_access = self.replica.access
+        self.docora.redis.close()
         self.docora.redis = self.replica.client
         self.docora.queue = Queue(QUEUE, connection=self.replica.client)
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tests.support.pgbouncer import PROGRAM as PGBOUNCER
 
@@ -149,12 +148,8 @@ def run_tests(combination: Combination, folder: Path, arguments: Sequence[str]) 
 
 
 def main() -> None:
-    words: dict[str, Any] = {
-        "prog": "make matrix ARGS=…",
-        "description": __doc__,
-        "allow_abbrev": False,
-    }
-    parser = argparse.ArgumentParser(**words, epilog="Any other arguments go to pytest.")
+    parser = argparse.ArgumentParser(prog="make matrix ARGS=…", description=__doc__)
+    parser.epilog, parser.allow_abbrev = "Any other arguments go to pytest.", False
     parser.add_argument("--list", action="store_true", help="only list the combinations")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="run only this combination")
     options, arguments = parser.parse_known_args()

@@ -12,36 +12,28 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutations.replica import (
-    Mutation,
-    Replica,
-    TestRunError,
-    find_tests,
-    read_mutations,
-)
+from tests.mutations.replica import Mutation, Replica, TestRunError, find_tests, read_mutations
 
+# No mutation may break these: one that breaks everything proves nothing.
 HEALTHY = (
     "test_what_a_worker_does_is_what_the_command_says",
     "test_a_limit_takes_the_first_links_in_order_and_counts_only_these",
 )
-"""Tests that no mutation may break: one that breaks everything proves nothing."""
-
 
 TEST_IDS = find_tests()
 
 
-def test_ids(names: Iterable[str]) -> list[str]:
-    """Returns the ids for pytest of the tests with these names, each once."""
-    return [test_id for name in dict.fromkeys(names) for test_id in TEST_IDS[name]]
+def run(tests: Iterable[str], mutation: Mutation | None = None) -> str:
+    """Runs tests, by name, in a copy of the project; returns the first failure.
 
-
-def run(tests: Sequence[str], mutation: Mutation | None = None) -> str:
-    """Runs tests in a copy of the project; returns the first failure. Raises TestRunError."""
+    Raises TestRunError.
+    """
+    ids = [test_id for name in dict.fromkeys(tests) for test_id in TEST_IDS[name]]
     with tempfile.TemporaryDirectory(prefix="docora-ops-mutant-") as folder:
         replica = Replica(Path(folder))
         if mutation:
             mutation.apply(replica.project)
-        return replica.first_failure(tests)
+        return replica.first_failure(ids)
 
 
 def judge(mutation: Mutation) -> tuple[bool, str]:
@@ -49,11 +41,11 @@ def judge(mutation: Mutation) -> tuple[bool, str]:
     began = time.monotonic()
     killed = False
     try:
-        failed = run(test_ids([*HEALTHY, *mutation.tests]), mutation)
+        failed = run([*HEALTHY, *mutation.tests], mutation)
     except TestRunError as error:
         result = f"INVALID: {error}"
     else:
-        killed = bool(failed) and failed.partition("[")[0] not in test_ids(HEALTHY)
+        killed = bool(failed) and not failed.partition("[")[0].endswith(HEALTHY)
         result = failed or "SURVIVED"
         if failed and not killed:
             result = f"INVALID: nothing works any more: {failed}"
@@ -62,10 +54,8 @@ def judge(mutation: Mutation) -> tuple[bool, str]:
 
 
 def judge_all(mutations: Sequence[Mutation], jobs: int) -> int:
-    """Prints a table of all mutations; returns how many no test has failed for."""
-    tests = test_ids([*HEALTHY, *(name for each in mutations for name in each.tests)])
     try:
-        if failed := run(tests):
+        if failed := run([*HEALTHY, *(name for each in mutations for name in each.tests)]):
             sys.exit(f"{failed} fails without any mutation")
     except TestRunError as error:
         sys.exit(f"The tests can't be run without any mutation: {error}")
@@ -79,7 +69,6 @@ def judge_all(mutations: Sequence[Mutation], jobs: int) -> int:
 
 
 def main() -> None:
-    """Judges all mutations, or the named ones."""
     parser = argparse.ArgumentParser(prog="make mutants ARGS=…", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these mutations")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="run N at a time")

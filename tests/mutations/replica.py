@@ -71,7 +71,6 @@ def read_mutations() -> list[Mutation]:
 
 
 def find_tests() -> dict[str, list[str]]:
-    """Returns the ids for pytest of the tests of the project, by their names."""
     ids: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE):
@@ -80,10 +79,8 @@ def find_tests() -> dict[str, list[str]]:
 
 
 _COPIED = ("docora_ops", "tests", "pyproject.toml", "README.md", "Makefile", "requirements.lock")
-_TIMEOUT = 300
-"""Seconds for one run of tests."""
-_END_TIMEOUT = 20
-"""Seconds that pytest has to stop its servers."""
+_TIMEOUT = 300  # seconds for one run of tests
+_END_TIMEOUT = 20  # seconds that pytest has to stop its servers
 
 
 class TestRunError(Exception):

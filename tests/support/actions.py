@@ -31,8 +31,6 @@ _OPTIONS = {"front", "reset_circuit", "in_flight", "max_failures", "dry_run", "w
 
 
 class Actions:
-    """The functions of docora-ops on connections of their own, without a command around them."""
-
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.docora = Docora(settings)
@@ -46,12 +44,10 @@ class Actions:
         self.redis.close()
 
     def ref(self, link: TestLink) -> LinkRef:
-        [(id_,)] = self.database.rows(
-            "SELECT id::text FROM docora.app_repositories"
-            " WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s",
-            asdict(link),
-        )
-        return LinkRef(id_, *link.ids)
+        which = "WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s"
+        query = f"SELECT id::text FROM docora.app_repositories {which}"
+        [[row_id]] = self.database.rows(query, asdict(link))
+        return LinkRef(row_id, *link.ids)
 
     def retry(self, link: TestLink, **options: Any) -> LinkResult:
         return self.change(Action.RETRY, link, **options)
@@ -95,10 +91,7 @@ class Actions:
         prepare: Look = lambda step: None,
         each: Look = lambda step: None,
     ) -> BulkResult:
-        """A bulk action to its end.
-
-        `prepare` gets the step when its links are chosen and none is done, `each` the later ones.
-        """
+        """`prepare` gets the step when its links are chosen and none is done, `each` later ones."""
         with _unchecked(), ExitStack() as stack:
             if batch_size is not None:
                 stack.enter_context(patch.object(bulk, "BATCH_SIZE", batch_size))
@@ -126,11 +119,7 @@ class Actions:
         raise AssertionError
 
     def repair(
-        self,
-        *,
-        dry_run: bool = False,
-        prepare: Callable[[], object] = lambda: None,
-        **scope: Any,
+        self, *, dry_run: bool = False, prepare: Callable[[], object] = lambda: None, **scope: Any
     ) -> RepairResult:
         found = self.find(**scope)
         prepare()

@@ -12,8 +12,7 @@ from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.proxy import PUSH, Fault, Plan, Proxy
 
-APP = f"app_{1:024x}"
-"""The first app of `Docora.add_links`, whose links a resync is about."""
+APP = f"app_{1:024x}"  # the first app of `Docora.add_links`, whose links a resync is about
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,14 @@ class BulkAction:
     def add_links(self, docora: Docora, amount: int, **options: Any) -> None:
         docora.add_links(amount, **{"status": self.status, **options})
 
-    def plan_third_batch(
-        self, redis: Proxy, postgres: Proxy, marker: bytes, fault: Fault, *, jobs_wait: bool = False
-    ) -> Plan:
-        """Plans a fault at the push, or at the commit, of the third batch of the command.
-
-        `jobs_wait`: whether jobs wait before, whose links are looked up.
-        """
+    def plan_third_batch(self, redis: Proxy, postgres: Proxy, marker: bytes, fault: Fault) -> Plan:
+        """Plans a fault at the push, or at the commit, of the third batch of the command."""
         if marker is PUSH:
             return redis.plan(marker, fault, number=3)
         # A resync looks up its app and counts the deliveries; each action selects its links.
         before = 3 if self.action is Action.RESYNC else 1
         # The second connection is tried once.
-        return postgres.plan(marker, fault, number=before + jobs_wait + 4)
+        return postgres.plan(marker, fault, number=before + 4)
 
     def run(self, actions: Actions, **options: Any) -> BulkResult:
         match self.action:
@@ -53,23 +47,10 @@ class BulkAction:
         return actions.schedule(**options)
 
 
-RETRY = BulkAction(
-    Action.RETRY,
-    ("retry-all-failed", "--batch-size", "10"),
-    status="failed",
-    done_status="pending_snapshot",
-    batch=10,
-)
-RESYNC = BulkAction(
-    Action.RESYNC,
-    ("resync", APP, "--all", "--yes"),
-    status="synced",
-    done_status="pending_snapshot",
-    batch=50,
-)
-SCHEDULE = BulkAction(
-    Action.SCHEDULE, ("schedule",), status="synced", done_status="synced", batch=500
-)
+_RETRY, _RESYNC = ("retry-all-failed", "--batch-size", "10"), ("resync", APP, "--all", "--yes")
+RETRY = BulkAction(Action.RETRY, _RETRY, "failed", "pending_snapshot", batch=10)
+RESYNC = BulkAction(Action.RESYNC, _RESYNC, "synced", "pending_snapshot", batch=50)
+SCHEDULE = BulkAction(Action.SCHEDULE, ("schedule",), "synced", "synced", batch=500)
 every_bulk_action = pytest.mark.parametrize("bulk", [RETRY, RESYNC, SCHEDULE], ids=str)
 
 
@@ -81,33 +62,23 @@ COUNTS = (
 
 
 def bulk_document(message: str, operation_id: str | None = None, **changed: Any) -> dict[str, Any]:
-    """The JSON document of a bulk action; counts are 0 unless given."""
     counts = {name: changed.pop(name, 0) for name in COUNTS}
     total = sum(counts.values())
     is_schedule = message in {"Schedule pass done", "Nothing is due"}
     action = "schedule" if is_schedule else "resync" if "re-sync" in message else "retry"
     without_value = (
         *("deliveries_cleared", "deliveries_marked", "open_circuits_left_out", "circuits_reset"),
-        *("circuits_held", "in_flight", "taken_over"),
-        *("planned_links", "waited"),
+        *("circuits_held", "in_flight", "taken_over", "planned_links", "waited"),
+        *("stopped_by", "cancelled_by"),
     )
-    return {
-        "data": {
-            **dict.fromkeys(without_value),
-            "action": action,
-            "message": message,
-            "dry_run": False,
-            "operation_id": operation_id,
-            "total": total,
-            "completed": total,
-            "left": 0,
-            "put_to_work": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
-            "cancelled": False,
-            "stopped_by": None,
-            "cancelled_by": None,
-            "failures": [],
-            **counts,
-            "left_to_operations": [] if is_schedule else None,
-            **changed,
-        }
+    data = {
+        **dict.fromkeys(without_value),
+        "action": action,
+        "message": message,
+        "operation_id": operation_id,
+        "put_to_work": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
+        "failures": [],
+        "left_to_operations": [] if is_schedule else None,
     }
+    data |= {"total": total, "completed": total, "left": 0, "dry_run": False, "cancelled": False}
+    return {"data": data | counts | changed}

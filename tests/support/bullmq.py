@@ -18,10 +18,10 @@ from tests.support.docora import QUEUE, Docora, Result
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
+# What Docora's package for Node writes, and the one for Python does not: the version in the queue's
+# metadata, and the encoded name of a worker's connection.
 VERSION = "bullmq:5.66.4"
-"""What the queue's metadata says beside a Docora; the package for Python leaves it out."""
 WORKER_NAME = f"bull:{b64encode(QUEUE.encode()).decode()}"
-"""Of a connection of a worker beside a Docora; the package for Python encodes no name."""
 ATTEMPTS = 5
 
 # As Docora 1.3.0 chooses the links to queue.
@@ -40,7 +40,6 @@ SELECT pid FROM pg_stat_activity
 WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE app_repositories SET status%'
     AND datname = current_database() AND pid <> pg_backend_pid()
 """
-
 Work = Callable[[str], str | None]
 """Runs a job, given by its id. Returns the error, if any."""
 
@@ -83,18 +82,11 @@ class Bullmq:
 
     def add(self, link: TestLink, **options: Any) -> None:
         """A job that waits, as Docora's scheduler makes it; or is delayed, or has a priority."""
-        data = {
-            **asdict(link),
-            "app_name": "Acme Search",
-            "owner": "octo",
-            "name": "api",
-            "isRescan": True,
-            "github_token_encrypted": GITHUB_TOKEN,
-            "client_auth_key_encrypted": AUTH_KEY,
-        }
+        names = {"app_name": "Acme Search", "owner": "octo", "name": "api", "isRescan": True}
+        keys = {"github_token_encrypted": GITHUB_TOKEN, "client_auth_key_encrypted": AUTH_KEY}
         backoff = {"type": "exponential", "delay": 60_000}
         made = {"jobId": link.job_id, "attempts": ATTEMPTS, "backoff": backoff, **options}
-        self._produce("add", "snapshot", data, made)
+        self._produce("add", "snapshot", asdict(link) | names | keys, made)
 
     def delay(self, link: TestLink) -> None:
         self.add(link, delay=60_000)
@@ -111,7 +103,6 @@ class Bullmq:
         assert self._produce("take") == link.job_id
 
     def stall(self, link: TestLink) -> None:
-        """A job whose worker was killed over 30 s ago."""
         self.start(link)
         self.expire_lock(link)
 
@@ -121,8 +112,8 @@ class Bullmq:
     def complete(self, link: TestLink) -> None:
         self._run(link, None, "completed")
 
-    def fail(self, link: TestLink, error: str = "boom") -> None:
-        self._run(link, error, "failed", attempts=1)
+    def fail(self, link: TestLink) -> None:
+        self._run(link, "boom", "failed", attempts=1)
 
     def fail_once(self, link: TestLink, error: str = "boom") -> None:
         self._run(link, error, "delayed")
@@ -158,7 +149,6 @@ class Bullmq:
     def write(
         self, job_id: str, status: str, error: str | None = None, retry_count: int | None = None
     ) -> None:
-        """Writes the status of a link as Docora's worker does, in a connection of its own."""
         values = {"status": status, "error": error, "retry_count": retry_count}
         with psycopg.connect(self.docora.database_access.owner, autocommit=True) as connection:
             connection.execute(SET_STATUS, {"job_id": job_id, **values})
@@ -167,9 +157,9 @@ class Bullmq:
         return bool(self.docora.connection.execute(WAIT_FOR_ROW).fetchall())
 
     @contextmanager
-    def worker(self, work: Work, *, url: str = "") -> Iterator[None]:
+    def worker(self, work: Work) -> Iterator[None]:
         """A real worker, whose jobs do this; killed at the end of the block."""
-        process = start_worker(url or self.docora.redis_access.owner)
+        process = start_worker(self.docora.redis_access.owner)
 
         def serve(begun: Iterable[str]) -> None:
             assert process.stdin
@@ -183,12 +173,9 @@ class Bullmq:
         assert process.stdout
         server = Thread(target=serve, args=(process.stdout,))
         server.start()
+        clients = self.docora.redis.client_list
         try:
-            clients = self.docora.redis.client_list
-            eventually(
-                lambda: any(client["name"] == WORKER_NAME for client in clients()),
-                "a worker of BullMQ",
-            )
+            eventually(lambda: WORKER_NAME in {each["name"] for each in clients()}, "a worker")
             yield
         finally:
             process.kill()
@@ -227,17 +214,14 @@ class Bullmq:
 
 
 def start_worker(url: str) -> subprocess.Popen[str]:
-    """Starts a real worker; `bullmq_process` tells how to speak with it."""
     return _start("work", url, QUEUE, WORKER_NAME)
 
 
 def _start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.support.bullmq_process", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def end(process: subprocess.Popen[str]) -> None:
     process.kill()
-    with suppress(BrokenPipeError):
-        process.communicate()
+    process.communicate()  # which disregards a broken pipe

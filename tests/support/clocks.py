@@ -12,7 +12,6 @@ with_wrong_clock = pytest.mark.skipif(
 
 
 def clock_ahead(seconds: int) -> dict[str, str]:
-    """The environment of a process whose clock is so far ahead, or behind."""
     return _WRONG | {"FAKETIME": f"{seconds:+d}"}
 
 

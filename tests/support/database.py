@@ -57,26 +57,19 @@ class TestDatabase:
             self._create()
             return
         try:
-            is_as_made = self._end_sessions_and_compare()
+            self.lend().rollback()
+            self.lend().execute("DISCARD ALL")
         except psycopg.OperationalError:  # a test has ended our session, too
             self.close()
-            is_as_made = self._end_sessions_and_compare()
-        if not is_as_made:
+        # Postgres itself would look whether they have ended only each tenth of a second.
+        while self.lend().execute(_END_SESSIONS).fetchall():
+            time.sleep(0.001)
+        if self.lend().execute(_SCHEMA).fetchone() != self._schema:
             self._create()
             return
         row = self.lend().execute(_IS_LARGE).fetchone()
         empty = f"TRUNCATE {_TABLES} CASCADE" if row and row["is_large"] else _EMPTY
         self.lend().execute(empty.encode())
-
-    def _end_sessions_and_compare(self) -> bool:
-        """Whether nobody has changed the tables; nobody but us is there any more."""
-        connection = self.lend()
-        connection.rollback()
-        connection.execute("DISCARD ALL")
-        # Postgres itself would look whether they have ended only each tenth of a second.
-        while connection.execute(_END_SESSIONS).fetchall():
-            time.sleep(0.001)
-        return connection.execute(_SCHEMA).fetchone() == self._schema
 
     def lend(self) -> psycopg.Connection[dict[str, Any]]:
         """The one session of all tests: a new one has to read the catalogues anew."""

@@ -18,7 +18,6 @@ def shas(contents: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def events(snapshots: Snapshots, name: str = "Acme") -> list[tuple[str, str]]:
-    """Event and path of each POST so far, whatever it was answered."""
     return [(request.event, request.path) for request in snapshots.received(name).requests]
 
 
@@ -28,19 +27,14 @@ def link_row(snapshots: Snapshots, link: TestLink) -> tuple[str, int, str | None
 
 
 def snapshot_row(snapshots: Snapshots, repository_id: str) -> dict[str, Any] | None:
-    return snapshots.docora.connection.execute(
-        "SELECT *, now() - scanned_at AS age FROM repository_snapshots WHERE repository_id = %s",
-        (repository_id,),
-    ).fetchone()
+    query = "SELECT *, now() - scanned_at AS age FROM repository_snapshots WHERE repository_id = %s"
+    return snapshots.docora.connection.execute(query, (repository_id,)).fetchone()
 
 
 def repository_row(snapshots: Snapshots, repository_id: str) -> dict[str, Any]:
-    row = snapshots.docora.connection.execute(
-        "SELECT *, circuit_open_until - now() AS open_for FROM repositories"
-        " WHERE repository_id = %s",
-        (repository_id,),
-    ).fetchone()
-    assert row is not None
+    columns = "*, circuit_open_until - now() AS open_for"
+    query = f"SELECT {columns} FROM repositories WHERE repository_id = %s"
+    [row] = snapshots.docora.connection.execute(query, (repository_id,)).fetchall()
     return row
 
 
@@ -56,13 +50,8 @@ def assert_in_sync(
     assert snapshots.received(name).files == contents
     assert snapshots.deliveries(link) == shas(contents)
     assert link_row(snapshots, link) == ("synced", 0, None)
-    row = snapshots.docora.connection.execute(
-        "SELECT now() - last_scanned_at AS age FROM app_repositories"
-        " WHERE app_id = %s AND repository_id = %s",
-        link.ids,
-    ).fetchone()
-    assert row is not None
-    assert row["age"] < timedelta(minutes=1)
+    docora = snapshots.docora
+    assert docora.one("SELECT now()") - docora.row(link)["last_scanned_at"] < timedelta(minutes=1)
     stored = snapshot_row(snapshots, link.repository_id)
     assert stored is not None
     assert stored["commit_sha"] == upstream.head

@@ -35,7 +35,6 @@ def check(result: Result, name: str) -> Any:
 
 
 def make_healthy(docora: Docora) -> None:
-    """A link in each good state, a worker, a scheduler."""
     pending, scanning, synced = (
         docora.add_link(status) for status in ("pending_snapshot", "scanning", "synced")
     )

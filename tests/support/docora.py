@@ -62,9 +62,6 @@ _READ: dict[bytes, Callable[[Any, bytes], object]] = {
     b"stream": lambda client, key: client.xrange(key),
     b"string": lambda client, key: client.get(key),
 }
-STARTERS = ("LANG", "LC_", "LD_", "PYTHON")
-"""How the names of variables begin that act before the command does."""
-
 
 Process = subprocess.Popen[str] | ForkedProcess
 Env = Mapping[str, str | None] | None
@@ -92,31 +89,32 @@ class Result:
 class Docora(Rows):
     """One database and one Redis, empty at the start of each test.
 
-    Commands and actions connect with the privileges of the help topic `privileges`; the tests
-    themselves connect as the owner.
+    Commands and actions connect with the privileges of the topic `privileges`, tests as the owner.
     """
 
     database_access: Access
     redis_access: Access
     fork_server: ForkServer
-    lent: psycopg.Connection[dict[str, Any]] | None = None
-    """A session that outlives this Docora."""
+    lent: psycopg.Connection[dict[str, Any]] | None = None  # a session that outlives this Docora
     connection: psycopg.Connection[dict[str, Any]] = field(init=False)
     redis: redis.Redis = field(init=False)
     queue: Queue = field(init=False)
     _ids: count[int] = field(default_factory=lambda: count(1))
     _actions: list[Actions] = field(default_factory=list)
+    _started: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.connection = self.lent or psycopg.connect(
-            self.database_access.owner, autocommit=True, row_factory=dict_row
-        )
+        owner = self.database_access.owner
+        self.connection = self.lent or psycopg.connect(owner, autocommit=True, row_factory=dict_row)
         # A test that waits for itself fails, instead of never ending.
         self.connection.execute("SET lock_timeout = '60s'")
         self.redis = redis.Redis.from_url(self.redis_access.owner)
         self.queue = Queue(QUEUE, connection=self.redis)
 
     def close(self) -> None:
+        for process in self._started:  # none may meet the next test, as after a failed assertion
+            with process:
+                process.kill()
         for actions in self._actions:
             actions.close()
         if not self.lent:
@@ -137,13 +135,11 @@ class Docora(Rows):
 
     @property
     def settings(self) -> Settings:
-        settings = Settings(
-            database_url=SecretStr(self.database_url), redis_url=SecretStr(self.redis_url)
-        )
+        database, redis = SecretStr(self.database_url), SecretStr(self.redis_url)
+        settings = Settings(database_url=database, redis_url=redis)
         return settings.model_copy(update={"backend": Backend.RQ})
 
     def actions(self, **settings: Any) -> Actions:
-        """Our own actions, open until this Docora is closed."""
         actions = Actions(self.settings.model_copy(update=settings))
         self._actions.append(actions)
         return actions
@@ -166,7 +162,6 @@ class Docora(Rows):
         return found | {WIP for member in members if member.decode().split(":")[0] == job_id}
 
     def enqueue(self, job_id: str, **options: Any) -> Job:
-        """A plain enqueue, as another producer does it."""
         return self.queue.enqueue("other.producer", job_id=job_id, description="other", **options)
 
     def leave_job(self, job_id: str, status: JobStatus) -> Job:
@@ -174,8 +169,7 @@ class Docora(Rows):
         job = self.enqueue(job_id)
         self.redis.lrem(self.queue.key, 0, job_id)
         job.set_status(status)
-        registry = _REGISTRY_OF.get(status)
-        if registry is not None:
+        if registry := _REGISTRY_OF.get(status):
             key = registry(QUEUE, connection=self.redis).key
             self.redis.zadd(key, {job_id: now().timestamp() + 3600})
         return job
@@ -186,9 +180,8 @@ class Docora(Rows):
         return self.job(link)
 
     def schedule_job(self, job_id: str, when: datetime | None = None) -> Job:
-        job: Job = self.queue.enqueue_at(
-            when or now() + timedelta(hours=1), "other.producer", job_id=job_id
-        )
+        when = when or now() + timedelta(hours=1)
+        job: Job = self.queue.enqueue_at(when, "other.producer", job_id=job_id)
         return job
 
     def start_job(self, job_id: str, *, heartbeat: float = 90) -> Execution:
@@ -203,7 +196,6 @@ class Docora(Rows):
         return execution
 
     def hold_lock(self, job_id: str) -> None:
-        """What a worker holds for as long as it runs the job."""
         self.connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (job_id,))
 
     def add_worker(self, name: str = "worker-1") -> None:
@@ -213,15 +205,11 @@ class Docora(Rows):
         self.redis.sadd(f"rq:workers:{QUEUE}", key)
 
     def dump(self) -> tuple[dict[str, Any], dict[bytes, object]]:
-        """Both stores, byte for byte, and which keys have an end."""
+        execute = self.connection.execute
+        names = ("apps", "repositories", "app_repositories", "app_delivered_files")
         tables = {
-            table: self.connection.execute(
-                f"SELECT xmin::text, ctid::text, * FROM {table} ORDER BY 3".encode()
-            ).fetchall()
-            for table in (
-                *("apps", "repositories", "app_repositories", "app_delivered_files"),
-                *("repository_snapshots", "snapshot_files"),
-            )
+            table: execute(f"SELECT xmin::text, ctid::text, * FROM {table} ORDER BY 3").fetchall()
+            for table in (*names, "repository_snapshots", "snapshot_files")
         }
         keys: Any = sorted(cast("list[bytes]", self.redis.keys()))
         with self.redis.pipeline(transaction=False) as pipeline:
@@ -243,41 +231,29 @@ class Docora(Rows):
 
     def audit_entries(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
         found: Any = self.redis.xrange(stream)
-        return [
-            {name.decode(): value.decode() for name, value in fields.items()} for _, fields in found
-        ]
+        return [{name.decode(): text.decode() for name, text in each.items()} for _, each in found]
 
     def sessions(self, condition: str) -> int:
         """Counts the connections of commands and jobs to Postgres that fulfil an SQL condition."""
-        row = self.connection.execute(
-            "SELECT count(*) AS sessions FROM pg_stat_activity WHERE datname = current_database()"
-            f" AND application_name = 'docora-ops' AND {condition}".encode()
-        ).fetchone()
-        assert row is not None
-        return int(row["sessions"])
+        ours = "datname = current_database() AND application_name = 'docora-ops'"
+        return int(self.one(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}"))
 
     def lost_links(self) -> list[str]:
         rows = self.connection.execute(
             "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
             " WHERE status = 'pending_snapshot'"
-        ).fetchall()
-        waiting = set(self.waiting())
-        return [
-            row["job_id"]
-            for row in rows
-            if row["job_id"] not in waiting or not self.redis.exists(Job.key_for(row["job_id"]))
-        ]
+        )
+        ids, waiting = [row["job_id"] for row in rows], set(self.waiting())
+        return [id_ for id_ in ids if id_ not in waiting or not self.job_hash(id_)]
 
     def doubled_jobs(self) -> list[str]:
-        places = Counter(self.waiting())
-        return sorted(job_id for job_id in places if places[job_id] > 1)
+        return sorted(job_id for job_id, times in Counter(self.waiting()).items() if times > 1)
 
     def assert_sound(self) -> None:
         assert self.lost_links() == []
         assert self.doubled_jobs() == []
 
     def environment(self, **changes: str | None) -> dict[str, str]:
-        """The environment for a command; None takes a variable away."""
         kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
         environment: dict[str, str | None] = {
             **{name: os.environ[name] for name in kept if name in os.environ},
@@ -289,12 +265,13 @@ class Docora(Rows):
         return {name: value for name, value in environment.items() if value is not None}
 
     def start(self, *arguments: str, env: Env = None) -> ForkedProcess:
-        return self.fork_server.start(arguments, self.environment(**(env or {})))
+        process = self.fork_server.start(arguments, self.environment(**(env or {})))
+        self._started.append(process)
+        return process
 
     def start_installed(
         self, *arguments: str, env: Env = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """The installed command, started by the system."""
         return self.start_program(str(COMMAND), *arguments, env=env, **options)
 
     def start_program(
@@ -302,41 +279,28 @@ class Docora(Rows):
     ) -> subprocess.Popen[str]:
         """Any program with the environment of a command, in a session without a terminal."""
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(
-            command,
-            env=self.environment(**(env or {})),
-            stdin=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            **{"start_new_session": True, **streams, **options},
-        )
+        options = {"start_new_session": True, "stdin": subprocess.DEVNULL, **streams, **options}
+        environment = self.environment(**(env or {}))
+        process = subprocess.Popen(command, env=environment, encoding="utf-8", **options)
+        self._started.append(process)
+        return process
 
     def start_suitable(self, *arguments: str, env: Env = None, **options: Any) -> Process:
         """The installed command where the test says how it is to be started, else a forked one."""
-        acts_at_start = any(
-            name.startswith(STARTERS) and value != os.environ.get(name)
-            for name, value in (env or {}).items()
-        )
-        if options or acts_at_start:
+        changed = dict(env or {}).items() - os.environ.items()
+        acts_at_start = ("LANG", "LC_", "LD_", "PYTHON")
+        if options or any(name.startswith(acts_at_start) for name, _ in changed):
             return self.start_installed(*arguments, env=env, **options)
         return self.start(*arguments, env=env)
 
-    def run(
-        self,
-        *arguments: str,
-        env: Env = None,
-        timeout: float = 60,
-        **options: Any,
-    ) -> Result:
-        with self.start_suitable(*arguments, env=env, **options) as process:
-            return finish(process, timeout)
+    def run(self, *arguments: str, env: Env = None, timeout: float = 60, **options: Any) -> Result:
+        return finish(self.start_suitable(*arguments, env=env, **options), timeout)
 
     def run_in_shell(self, line: str, *shell: str, env: Env = None) -> Result:
         """A line of sh, or another shell, in which docora-ops is the installed command."""
         path = f"{COMMAND.parent}:{os.environ['PATH']}"
         command = (*(shell or ("sh",)), "-c", line)
-        with self.start_program(*command, env={**(env or {}), "PATH": path}) as process:
-            return finish(process)
+        return finish(self.start_program(*command, env={**(env or {}), "PATH": path}))
 
     def run_together(self, *commands: Sequence[str], env: Env = None) -> list[Result]:
         with ThreadPoolExecutor(len(commands)) as threads:
@@ -344,11 +308,7 @@ class Docora(Rows):
 
 
 def finish(process: Process, timeout: float = 60) -> Result:
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
+    stdout, stderr = process.communicate(timeout=timeout)
     if stdout and stdout.startswith('{"printed_at": '):
         check_document(stdout)
     return Result(process.wait(), stdout, stderr)

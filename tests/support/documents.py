@@ -11,7 +11,6 @@ from docora_ops.render.documents import schema_of
 
 
 def check_document(text: str) -> None:
-    """Fails unless the text is one document that fits the schema, and has no field beside it."""
     document = json.loads(text)
     words = shlex.split(document["command"])
     # Before the command may stand an env file; a command that is not known has an error only.
@@ -29,7 +28,6 @@ def schema_of_words(command: str) -> Draft202012Validator | None:
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Returns the schema, in which no object may have fields that are not named."""
     for definition in (schema, *schema.get("$defs", {}).values()):
         if "properties" in definition:
             definition["additionalProperties"] = False

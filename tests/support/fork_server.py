@@ -30,7 +30,7 @@ _NUMBER = struct.Struct("=i")
 
 
 class ForkedProcess:
-    """A command that has begun; what a test needs of `subprocess.Popen[str]`."""
+    """What a test needs of `subprocess.Popen[str]`."""
 
     def __init__(self, connection: socket.socket, stdout: int, stderr: int) -> None:
         self._connection = connection
@@ -71,7 +71,6 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """All that it prints from now on; it has ended then. Raises TimeoutExpired."""
         shown = ["", ""]
 
         def read(stream: IO[str], index: int) -> None:
@@ -124,10 +123,10 @@ class ForkServer:
         environment: dict[str, str],
         streams: tuple[int, int, int] | None = None,
     ) -> ForkedProcess:
-        """The command, running, its streams in pipes.
+        """Start a command, its output in pipes.
 
-        `streams`: descriptors for stdin, stdout and stderr instead, which the caller reads. A
-        terminal at stdin becomes the controlling one.
+        `streams`: descriptors for stdin, stdout and stderr instead. A terminal at stdin becomes the
+        controlling one.
         """
         nowhere = os.open(os.devnull, os.O_RDONLY)
         out, their_out = os.pipe()
@@ -144,14 +143,7 @@ class ForkServer:
 
 
 def _serve(path: str, told: int) -> NoReturn:
-    """Fork a command for each connection, and tell there how it ends."""
     _prepare()
-    commands: dict[int, socket.socket] = {}
-    woken, wakes = socket.socketpair()
-    woken.setblocking(False)
-    wakes.setblocking(False)
-    signal.set_wakeup_fd(wakes.fileno())
-    signal.signal(signal.SIGCHLD, lambda *_: None)
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
         selectors.DefaultSelector() as selector,
@@ -159,14 +151,16 @@ def _serve(path: str, told: int) -> NoReturn:
         listener.bind(path)
         listener.listen(64)
         selector.register(listener, selectors.EVENT_READ)
-        selector.register(woken, selectors.EVENT_READ)
         os.write(told, b"!")
         os.close(told)
         while True:
             for key, _ in selector.select():
-                if key.fileobj is woken:
-                    woken.recv(4096)
-                    _report_ended(commands)
+                if key.data:  # a command has ended
+                    pid, connection = key.data
+                    with connection, suppress(OSError):  # whoever asked may have gone
+                        connection.send(_NUMBER.pack(os.waitpid(pid, 0)[1]))
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
                     continue
                 connection, _ = listener.accept()
                 header, descriptors, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
@@ -174,26 +168,17 @@ def _serve(path: str, told: int) -> NoReturn:
                 request = json.loads(connection.recv(size, socket.MSG_WAITALL))
                 pid = os.fork()
                 if pid == 0:
-                    for inherited in (connection, listener, selector, woken, wakes):
+                    for inherited in (connection, listener, selector):
                         inherited.close()
                     _be_command(*request, *descriptors)
                 for descriptor in descriptors:
                     os.close(descriptor)
-                commands[pid] = connection
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
                 connection.sendall(_NUMBER.pack(pid))
 
 
-def _report_ended(commands: dict[int, socket.socket]) -> None:
-    while commands:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            return
-        with commands.pop(pid) as connection, suppress(OSError):  # whoever asked may have gone
-            connection.send(_NUMBER.pack(status))
-
-
 def _prepare() -> None:
-    """Do once what is the same in each process: imports, and what Typer makes of the commands."""
+    """Do once what is the same in each process."""
     import docora_ops
 
     for module in pkgutil.walk_packages(docora_ops.__path__, "docora_ops."):
@@ -203,21 +188,16 @@ def _prepare() -> None:
         importlib.import_module(name)
     # A step after two batches, so that signals and other events come between them.
     importlib.import_module("docora_ops.actions.bulk_run").__dict__["LONGEST_FLIGHT"] = 0
-    _build_commands_once()
-
-
-def _build_commands_once() -> None:
-    """Typer reads the signatures of all commands anew each time: 10 ms for each process."""
-    from docora_ops.cli.app import app
-    from docora_ops.settings import Settings
-
-    group = typer.main.get_group(app)
+    # No batch overtakes one whose push a test holds, however long a slow machine takes for that.
+    importlib.import_module("docora_ops.actions.batch").__dict__["_LONGEST_WAIT"] = 60
+    # Typer reads the signatures of all commands anew each time: 10 ms for each process.
+    group = typer.main.get_group(importlib.import_module("docora_ops.cli.app").app)
     for command in group.commands.values():
         for parameter in command.params:
             if isinstance(parameter, typer.core.TyperArgument | typer.core.TyperOption):
                 parameter.get_runtime_param()
     typer.main.get_group = lambda typer_instance: group
-    Settings()
+    importlib.import_module("docora_ops.settings").Settings()
     gc.collect()
     gc.freeze()
 
@@ -225,8 +205,6 @@ def _build_commands_once() -> None:
 def _be_command(
     arguments: list[str], environment: dict[str, str], directory: str, *streams: int
 ) -> NoReturn:
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
@@ -256,7 +234,8 @@ def _be_command(
         if is_at_terminal:
             # Or the kernel would throw away what nobody has read yet.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            fcntl.ioctl(0, termios.TIOCNOTTY)
+            with suppress(OSError):  # it has been closed
+                fcntl.ioctl(0, termios.TIOCNOTTY)
         os._exit(code if isinstance(code, int) else 1)
 
 

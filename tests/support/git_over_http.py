@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from tests.support.proxy import PATIENCE
-from tests.support.receiver import Receiver, web_server
+from tests.support.receiver import Receiver, Request, web_server
 from tests.support.snapshots import Upstream
 
 
@@ -34,11 +34,6 @@ class GitHandler(BaseHTTPRequestHandler):
                 self.request.unwrap()  # git wants to be told of the end
 
     def do_GET(self) -> None:
-        self._answer()
-
-    do_POST = do_GET  # noqa: N815 - the name that http.server wants
-
-    def _answer(self) -> None:
         login = self.headers.get("Authorization", "")
         self.site.logins.append(login)
         self.site.paths.append(self.path)
@@ -49,6 +44,8 @@ class GitHandler(BaseHTTPRequestHandler):
             self.refuse()
             return
         self._run(self.content)
+
+    do_POST = do_GET  # noqa: N815 - the name that http.server wants
 
     def reply(self, status: int, headers: Mapping[str, str], content: bytes = b"") -> None:
         self.send_response(status)
@@ -130,18 +127,16 @@ def rename_with_redirect(site: GitSite, upstream: Upstream) -> None:
     upstream.path.rename(upstream.path.with_name("renamed"))
 
     def send_on(handler: GitHandler) -> bool:
-        if handler.path.startswith("/octo/api/"):
+        is_old = handler.path.startswith("/octo/api/")
+        if is_old:
             handler.redirect(site.url + handler.path.replace("/octo/api", "/octo/renamed"))
-            return False
-        return True
+        return not is_old
 
     site.intercept = send_on
 
 
 @dataclass
 class Gate:
-    """Holds back what comes by until the test has looked around."""
-
     reached: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -159,13 +154,12 @@ class Gate:
 @contextmanager
 def gate_at(receiver: Receiver, path: str = "") -> Iterator[Gate]:
     """Hold back the answers to the POSTs about this file, or to all, and let go at the end."""
-    gate = Gate()
-    before = receiver.answer
+    gate, before = Gate(), receiver.answer
 
-    def answer(request: object) -> int:
-        if not path or getattr(request, "path", "") == path:
+    def answer(request: Request) -> int:
+        if path in {"", request.path}:
             gate.hold()
-        return before(request)  # type: ignore[arg-type]
+        return before(request)
 
     receiver.answer = answer
     try:

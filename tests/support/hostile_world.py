@@ -15,12 +15,12 @@ STRANGE_IDS = (" ", "a b", "a.b", "a/b", "a'b", "ü", "--yes", "-h", "$(id)", "\
 RAW = b"\x9b5;35m\xff\xc2\x9b \x1b[2J"
 OPERATION = "bulk_0123456789abcdef"
 
+# Has the whole corpus for an error, and for the traceback of its job.
 WHOLE = TestLink("app_whole", "repo_whole")
-"""Has the whole corpus for an error, and for the traceback of its job."""
+# Has a status that Docora does not know, and a job whose fields are no text.
 ODD = TestLink("app_status", "repo_status")
-"""Has a status that Docora does not know, and a job whose fields are no text."""
+# Form the same job id.
 FIRST, SECOND = TestLink("a-b", "c"), TestLink("a", "b-c")
-"""Form the same job id."""
 
 
 def link_of(number: int) -> TestLink:
@@ -39,7 +39,6 @@ def fill_database(docora: Docora) -> None:
 
 
 def add_colliding_links(docora: Docora) -> None:
-    """Two links whose ids form the same job id."""
     for link in (FIRST, SECOND):
         _add_link(docora, link, f"Colliding {link.app_id}", link.app_id)
 
@@ -49,14 +48,12 @@ def _add_link(
 ) -> None:
     execute = docora.connection.execute
     docora.add_app(app_name, link.app_id)
-    docora.add_repository("?/?", link.repository_id)
     url = f"https://github.com/{link.repository_id}/{name}"
+    docora.add_repository("?/?", link.repository_id, url=url)
     base_url = f"https://acme.example/{name}"
     execute("UPDATE apps SET base_url = %s WHERE app_id = %s", (base_url, link.app_id))
-    execute(
-        "UPDATE repositories SET owner = %s, name = %s, github_url = %s WHERE repository_id = %s",
-        (name, name, url, link.repository_id),
-    )
+    change = "UPDATE repositories SET owner = %s, name = %s WHERE repository_id = %s"
+    execute(change, (name, name, link.repository_id))
     docora.link(*link.ids, status, **{"last_error": None, **row})
     execute(
         "INSERT INTO repository_snapshots (repository_id, commit_sha, branch) VALUES (%s, %s, %s)",
@@ -102,8 +99,8 @@ def _add_job(docora: Docora, link: TestLink, text: bytes, name: str) -> None:
     docora.redis.xadd(f"rq:results:{link.job_id}", result)
 
 
-def _add_worker(docora: Docora, name: str, text: bytes | None = None) -> None:
-    text = name.encode() if text is None else text
+def _add_worker(docora: Docora, name: str, text: bytes = b"") -> None:
+    text = text or name.encode()
     docora.add_worker(name)
     fields: Any = dict.fromkeys(("state", "hostname", "pid", "last_heartbeat"), text)
     docora.redis.hset(f"rq:worker:{name}", mapping=fields)
@@ -114,24 +111,19 @@ def _add_worker(docora: Docora, name: str, text: bytes | None = None) -> None:
 def _add_operation(docora: Docora, operation_id: str, *texts: bytes) -> None:
     fields: dict[Any, Any] = {"total": 9, "completed": 3, "succeeded": 2, "failed": 1}
     docora.redis.hset(f"docora:bulk:{operation_id}", mapping={**fields, "cancelled": texts[0]})
-    failures: dict[Any, Any] = {
-        str(number): json.dumps([text.decode(errors="replace")] * 6)
-        for number, text in enumerate(texts)
-    }
-    docora.redis.hset(
-        f"docora-ops:operation:{operation_id}:failures",
-        mapping={**failures, "total": len(texts), "99": RAW},
-    )
+    failures: dict[Any, Any] = {"total": len(texts), "99": RAW}
+    for number, text in enumerate(texts):
+        failures[str(number)] = json.dumps([text.decode(errors="replace")] * 6)
+    docora.redis.hset(f"docora-ops:operation:{operation_id}:failures", mapping=failures)
 
 
 def _add_change(docora: Docora, text: bytes) -> None:
     value = text.decode(errors="replace")
-    docora.redis.xadd(
-        "docora-ops:audit",
-        {
-            "event": "ended",
-            **dict.fromkeys(("who", "command", "reason", "operation_id"), text),
-            "selection": json.dumps({"app_name": value, value: value, "error": value}),
-            "counts": json.dumps({"total": 1, value: 1}),
-        },
-    )
+    entry: dict[Any, Any] = dict.fromkeys(("who", "command", "reason", "operation_id"), text)
+    selection = json.dumps({"app_name": value, value: value, "error": value})
+    entry |= {
+        "event": "ended",
+        "selection": selection,
+        "counts": json.dumps({"total": 1, value: 1}),
+    }
+    docora.redis.xadd("docora-ops:audit", entry)

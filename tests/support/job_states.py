@@ -26,8 +26,7 @@ from tests.support.rows import TestLink
 
 OTHER_QUEUE = "other-queue"
 
-Arrange = Callable[[Docora, str], object]
-"""Puts the job with this id into a state."""
+Arrange = Callable[[Docora, str], object]  # puts the job with this id into a state
 
 
 def all_of(*parts: Arrange) -> Arrange:
@@ -35,20 +34,18 @@ def all_of(*parts: Arrange) -> Arrange:
 
 
 def left(status: JobStatus) -> Arrange:
-    """A job that is in no list, where RQ records this status."""
     return lambda docora, job_id: docora.leave_job(job_id, status)
 
 
 def reads(**fields: str) -> Arrange:
-    """Changes fields of the job's hash."""
     return lambda docora, job_id: [
         docora.redis.hset(Job.key_for(job_id), name, value) for name, value in fields.items()
     ]
 
 
-def entry_in(registry: type[Any], queue: str = QUEUE) -> Arrange:
+def entry_in(registry: type[Any]) -> Arrange:
     return lambda docora, job_id: docora.redis.zadd(
-        registry(queue, connection=docora.redis).key, {job_id: now().timestamp() + 3600}
+        registry(QUEUE, connection=docora.redis).key, {job_id: now().timestamp() + 3600}
     )
 
 
@@ -58,12 +55,8 @@ def no_entry_in(registry: type[Any]) -> Arrange:
     )
 
 
-def started(docora: Docora, job_id: str) -> None:
-    docora.start_job(job_id)
-
-
-def scheduled(docora: Docora, job_id: str) -> None:
-    docora.schedule_job(job_id)
+started: Arrange = Docora.start_job
+scheduled: Arrange = Docora.schedule_job
 
 
 def heartbeat_expired(docora: Docora, job_id: str) -> None:
@@ -200,21 +193,19 @@ MISPLACED: dict[str, Arrange] = {
     "ready, not registered": left(JobStatus.READY_TO_ENQUEUE),
 }
 UNREADABLE: dict[str, Arrange] = {
-    "job is a string": lambda docora, job_id: docora.redis.set(Job.key_for(job_id), "x"),
-    "executions are a string": lambda docora, job_id: docora.redis.set(
-        f"rq:executions:{job_id}", "x"
-    ),
+    "job is a string": lambda docora, id_: docora.redis.set(Job.key_for(id_), "x"),
+    "executions are a string": lambda docora, id_: docora.redis.set(f"rq:executions:{id_}", "x"),
 }
+# Not live, though their ids stand in the list: they stand there twice once the jobs are replaced.
 IN_THE_LIST_ALREADY = {"enqueued, reads failed", "in the list, hash gone"}
-"""States of jobs that are not live, though their ids stand in the list: they stand there twice once
-the jobs are replaced."""
-STATES: dict[str, tuple[Arrange, Outcome]] = {
-    **{name: (arrange, Outcome.QUEUED) for name, arrange in (GONE | FINISHED).items()},
-    **{name: (arrange, Outcome.ALREADY_QUEUED) for name, arrange in (WAITING | MISPLACED).items()},
-    **{name: (arrange, Outcome.ALREADY_RUNNING) for name, arrange in RUNNING.items()},
-    **{name: (arrange, Outcome.REPLACED_STALE) for name, arrange in STALE.items()},
-    **{name: (arrange, Outcome.NOT_QUEUED) for name, arrange in UNREADABLE.items()},
+_STATES_OF: dict[Outcome, dict[str, Arrange]] = {
+    Outcome.QUEUED: GONE | FINISHED,
+    Outcome.ALREADY_QUEUED: WAITING | MISPLACED,
+    Outcome.ALREADY_RUNNING: RUNNING,
+    Outcome.REPLACED_STALE: STALE,
+    Outcome.NOT_QUEUED: UNREADABLE,
 }
+STATES = {name: (do, outcome) for outcome, all_ in _STATES_OF.items() for name, do in all_.items()}
 """Every state, and what becomes of a link whose job is in it."""
 
 

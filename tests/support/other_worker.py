@@ -18,15 +18,13 @@ WHERE app_id || '-' || repository_id = %(job_id)s
 """
 
 _END = b"the-end"
-GOES_ON = "the snapshot goes on"
-"""Instead of an error: the job runs and writes no result."""
+GOES_ON = "the snapshot goes on"  # instead of an error: the job runs and writes no result
 
 
 @contextmanager
 def other_worker(
     docora: Docora, error_of: Callable[[str], str | None] = lambda _job_id: None
 ) -> Iterator[None]:
-    """Takes the jobs from the queue and writes what `error_of` says of each, by its id."""
     done = Event()
     docora.add_worker()
 

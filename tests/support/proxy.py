@@ -5,8 +5,8 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from threading import Event, Lock, Thread
@@ -16,13 +16,10 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from psycopg.conninfo import conninfo_to_dict
 from redis.connection import parse_url
 
-PATIENCE = 30.0
-"""Seconds after which a test gives up on something that should happen at once."""
-PUSH = b"$4\r\npush\r\n"
-"""In a request to Redis: the script of docora-ops is to push."""
+PATIENCE = 30.0  # seconds after which a test gives up on something that should happen at once
+PUSH = b"$4\r\npush\r\n"  # in a request to Redis: the script of docora-ops is to push
 COMMIT = b"COMMIT\0"
-LOOKUPS = 2
-"""Commits of a command that finds its link, before the one of the change."""
+LOOKUPS = 2  # commits of a command that finds its link, before the one of the change
 
 _TICK = 0.02
 _LONGEST_MARKER = 64
@@ -30,22 +27,21 @@ _TLS_REQUEST = struct.pack("!II", 8, 80877103)
 _GSS_REQUEST = struct.pack("!II", 8, 80877104)
 _RESET_WHEN_CLOSED = struct.pack("ii", 1, 0)
 
-Address = str | tuple[str, int]
-"""The path of a socket, or host and port."""
+Address = str | tuple[str, int]  # the path of a socket, or host and port
 
 
 class Fault(Enum):
-    """What befalls a request."""
+    """A lost message never arrives: the connection is cut. A held one waits for the test.
+
+    After the loss of a reply, the server has done what was asked. A held request never arrives if
+    the client has hung up by then.
+    """
 
     NONE = auto()
     LOSE_REQUEST = auto()
-    """It never arrives: the connection is cut."""
     LOSE_REPLY = auto()
-    """The server has done it, but its reply is lost: the connection is cut."""
     HOLD_REQUEST = auto()
-    """It arrives only once the test says so, and never if the client has hung up by then."""
     HOLD_REPLY = auto()
-    """The server has done it, but its reply arrives only once the test says so."""
 
 
 @dataclass(eq=False)
@@ -60,15 +56,13 @@ class Plan:
     requests: int = 0
 
     def wait(self) -> None:
-        """Until the request has come, or its reply."""
         assert self.reached.wait(PATIENCE), f"no {self.number}. {self.marker!r}: {self.requests}"
 
     def release(self) -> None:
         self.released.set()
 
 
-class _CutError(Exception):
-    """The connection ends here."""
+class _CutError(Exception): ...
 
 
 class Proxy:
@@ -86,29 +80,20 @@ class Proxy:
         tls: ssl.SSLContext | None = None,
         postgres: bool = False,
     ) -> None:
-        self._upstream = upstream
-        self._tls = tls
-        self._postgres = postgres
+        self._upstream, self._tls, self._postgres = upstream, tls, postgres
         self._plans: list[Plan] = []
-        self._lock = Lock()
-        self._closed = Event()
-        self._flowing = Event()
+        self._lock, self._closed, self._flowing = Lock(), Event(), Event()
         self._flowing.set()
         self._clients: set[socket.socket] = set()
         self._to_reset: set[socket.socket] = set()
-        self.forwarded = 0
-        """How often a client has sent something."""
-        self.received = 0
-        """Bytes that the server has answered."""
-        self.delay = 0.0
-        """Seconds that it takes to forward anything, either way."""
+        self.forwarded = 0  # how often a client has sent something
+        self.received = 0  # bytes that the server has answered
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._listener.settimeout(_TICK)
         self._threads = [Thread(target=self._accept, name="proxy")]
         self.connections = 0
         self.port: int = self._listener.getsockname()[1]
-        self.url = _with_address(url, self.port) if url else ""
-        """The server's URL, by way of this proxy."""
+        self.url = _with_address(url, self.port) if url else ""  # that of the server, through this
         self._threads[0].start()
 
     @classmethod
@@ -147,12 +132,10 @@ class Proxy:
         self._flowing.set()
 
     def lead_to(self, url: str) -> None:
-        """Forward further connections to this Redis, as a name does after a failover."""
         parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
         self._upstream = (parts["host"], parts["port"])
 
     def reset(self) -> None:
-        """Reset the connections that there are, whatever goes on in them."""
         with self._lock:
             self._to_reset |= self._clients
 
@@ -174,28 +157,23 @@ class Proxy:
             try:
                 self._wait(self._flowing, client)
                 client = self._greet(client)
-                with _connect(self._upstream) as server, self._resettable(client):
+                with _connect(self._upstream) as server:
+                    with self._lock:
+                        self._clients.add(client)
                     self._forward(client, server)
             finally:
+                with self._lock:
+                    self._clients.discard(client)
+                    if client in self._to_reset:
+                        self._to_reset.remove(client)
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
                 client.close()
-
-    @contextmanager
-    def _resettable(self, client: socket.socket) -> Iterator[None]:
-        with self._lock:
-            self._clients.add(client)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._clients.remove(client)
-                if client in self._to_reset:
-                    self._to_reset.remove(client)
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
 
     def _greet(self, client: socket.socket) -> socket.socket:
         if self._postgres:
             # Whether the server itself would speak TLS does not matter.
-            while (request := _peek(client, 8)) in {_TLS_REQUEST, _GSS_REQUEST}:
+            peek = socket.MSG_PEEK | socket.MSG_WAITALL
+            while (request := client.recv(8, peek)) in {_TLS_REQUEST, _GSS_REQUEST}:
                 client.recv(8, socket.MSG_WAITALL)
                 if self._tls and request == _TLS_REQUEST:
                     client.sendall(b"S")
@@ -209,11 +187,11 @@ class Proxy:
         tail = b""  # of what has been sent before: a marker may have come in two pieces
         pending: list[tuple[Plan, int]] = []  # requests that the server has not answered yet
         while True:
-            ready = _readable(client, server)
+            ready: list[socket.socket] = [client]
+            if not (isinstance(client, ssl.SSLSocket) and client.pending()):
+                ready = select.select([client, server], [], [], _TICK)[0]
             if self._must_end(client):
                 return
-            if ready and self.delay:
-                self._closed.wait(self.delay)
             if client in ready:
                 data = _receive(client)
                 if not data:
@@ -277,24 +255,12 @@ def _connect(address: Address) -> socket.socket:
         server = socket.create_connection(address, PATIENCE)
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return server
-    server = socket.socket(socket.AF_UNIX)
-    server.settimeout(PATIENCE)
-    try:
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.settimeout(PATIENCE)
         server.connect(address)
-    except OSError:
-        server.close()
-        raise
+        stack.pop_all()
     return server
-
-
-def _peek(client: socket.socket, size: int) -> bytes:
-    return client.recv(size, socket.MSG_PEEK | socket.MSG_WAITALL)
-
-
-def _readable(client: socket.socket, server: socket.socket) -> list[socket.socket]:
-    if isinstance(client, ssl.SSLSocket) and client.pending():
-        return [client]
-    return select.select([client, server], [], [], _TICK)[0]
 
 
 def _receive(source: socket.socket) -> bytes:
@@ -314,33 +280,21 @@ def _has_hung_up(client: socket.socket) -> bool:
 
 
 def _with_address(url: str, port: int) -> str:
-    """The same URL at 127.0.0.1 and this port."""
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
     query = [item for item in parse_qsl(parts.query) if item[0] not in {"host", "port"}]
-    path = parts.path
-    if parts.scheme == "unix":
-        path = f"/{dict(query).get('db', 0)}"
-    return urlunsplit(
-        (
-            parts.scheme.replace("unix", "redis"),
-            f"{user}{at}127.0.0.1:{port}",
-            path,
-            urlencode(query, quote_via=quote),
-            "",
-        )
-    )
+    path = f"/{dict(query).get('db', 0)}" if parts.scheme == "unix" else parts.path
+    address = (parts.scheme.replace("unix", "redis"), f"{user}{at}127.0.0.1:{port}", path)
+    return urlunsplit((*address, urlencode(query, quote_via=quote), ""))
 
 
 def refused_port() -> int:
-    """A port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Wait for something that another process does."""
     end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end, f"never: {what}"
@@ -348,7 +302,6 @@ def eventually(condition: Callable[[], object], what: str, patience: float = PAT
 
 
 def is_refused(url: str) -> bool:
-    """Whether nobody listens at the host and port of a URL."""
     parts = urlsplit(url)
     with suppress(OSError):
         socket.create_connection((parts.hostname or "", parts.port or 0)).close()

@@ -7,7 +7,8 @@ import ssl
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Lock, Thread
+from http.client import parse_headers
+from threading import Event, Thread
 
 import trustme
 
@@ -32,11 +33,7 @@ class Talk:
         line = self._stream.readline()
         if not line:
             return None
-        headers = {}
-        while (header := self._stream.readline().decode().rstrip("\r\n")) != "":
-            name, _, value = header.partition(": ")
-            headers[name] = value
-        return line.split()[1].decode(), headers
+        return line.split()[1].decode(), dict(parse_headers(self._stream))
 
     def read(self) -> Request | None:
         head = self.read_head()
@@ -45,7 +42,7 @@ class Talk:
         path, headers = head
         _, app, event = path.rsplit("/", 2)
         request = Request(app, event, headers, self.read_body(head))
-        self._app.note(request)
+        self._app.requests.append(request)
         return request
 
     def read_body(self, head: tuple[str, dict[str, str]]) -> bytes:
@@ -67,7 +64,6 @@ class Talk:
         self._connection.sendall(data)
 
     def tunnel(self, port: int) -> None:
-        """Forward whatever comes, in both directions, until one side hangs up."""
         with socket.create_connection(("127.0.0.1", port)) as server:
             back = Thread(target=_forward, args=(server, self._connection))
             back.start()
@@ -98,22 +94,15 @@ def _forward(source: socket.socket, target: socket.socket) -> None:
 
 
 class RawApp:
-    """Calls `talk` in a thread of its own for each connection."""
-
     def __init__(self, receiver: Receiver, talk: Callable[[Talk], object], scheme: str) -> None:
         self.receiver = receiver
         self.over = Event()
         self.requests: list[Request] = []
         self.connections = 0
         self._talk = talk
-        self._lock = Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.host = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.base_url = f"{scheme}://{self.host}/Acme"
-
-    def note(self, request: Request) -> None:
-        with self._lock:
-            self.requests.append(request)
 
     @property
     def paths(self) -> list[str]:

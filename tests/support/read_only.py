@@ -9,8 +9,6 @@ from tests.support.docora import Docora
 
 @contextmanager
 def frozen(docora: Docora) -> Iterator[None]:
-    """Both stores stay byte for byte as they are, times to live included."""
-
     def state() -> Any:
         tables, keys = docora.dump()
         return tables, keys, {key: docora.redis.pexpiretime(key.decode()) for key in keys}

@@ -44,14 +44,11 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The path of the file, or "" if the request is about no file."""
         return str(self.json.get("file", {}).get("path", ""))
 
 
 @dataclass
 class Received:
-    """The requests to one app, and the files that it has then."""
-
     files: dict[str, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     chunks: dict[str, list[str]] = field(default_factory=dict)  # of incomplete files, by chunk id
@@ -102,7 +99,6 @@ class Receiver:
             return self.apps.setdefault(app, Received())
 
     def take(self, request: Request) -> int:
-        """Checks a request and, if it is answered with success, stores its file."""
         status, problem = REFUSED, _problem(request, self.keys.get(request.app, ""))
         if not problem:
             status = self.answer(request)

@@ -13,6 +13,7 @@ import psycopg
 
 GITHUB_TOKEN = f"{'aa11' * 8}:{'bb22' * 8}:{'ce11' * 10}"
 AUTH_KEY = f"{'cc33' * 8}:{'dd44' * 8}:{'fe22' * 16}"
+_THE_LINK = "app_repositories WHERE app_id = %s AND repository_id = %s"
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,12 @@ class Rows:
             (link.app_id, link.repository_id, files),
         )
 
+    def one(self, query: str, *values: object) -> Any:
+        [row] = self.connection.execute(query.encode(), values or None).fetchall()
+        return next(iter(row.values()))
+
     def row(self, link: TestLink) -> dict[str, Any]:
-        row = self.connection.execute(
-            "SELECT * FROM app_repositories WHERE app_id = %s AND repository_id = %s", link.ids
-        ).fetchone()
-        assert row is not None
+        [row] = self.connection.execute(f"SELECT * FROM {_THE_LINK}", link.ids).fetchall()
         return row
 
     def status(self, link: TestLink) -> str:
@@ -149,32 +151,22 @@ class Rows:
         return sorted((TestLink(**row) for row in rows), key=lambda link: link.ids)
 
     def deliveries(self, link: TestLink) -> int:
-        row = self.connection.execute(
-            "SELECT count(*) AS files FROM app_delivered_files"
-            " WHERE app_id = %s AND repository_id = %s",
-            link.ids,
-        ).fetchone()
-        assert row is not None
-        return int(row["files"])
+        of_link = "app_delivered_files WHERE app_id = %s AND repository_id = %s"
+        return int(self.one(f"SELECT count(*) FROM {of_link}", *link.ids))
 
     def age_links(self) -> None:
         """All links so far were made an hour ago."""
-        self.connection.execute(
-            "UPDATE app_repositories SET created_at = now() - interval '1 hour'"
-        )
+        made = "created_at = now() - interval '1 hour'"
+        self.connection.execute(f"UPDATE app_repositories SET {made}".encode())
 
     def set_link(self, link: TestLink, **columns: object) -> None:
         assignments = ", ".join(f"{name} = %s" for name in columns)
-        self.connection.execute(
-            f"UPDATE app_repositories SET {assignments}"
-            " WHERE app_id = %s AND repository_id = %s".encode(),
-            (*columns.values(), *link.ids),
-        )
+        which = "WHERE app_id = %s AND repository_id = %s"
+        statement = f"UPDATE app_repositories SET {assignments} {which}".encode()
+        self.connection.execute(statement, (*columns.values(), *link.ids))
 
     def delete_link(self, link: TestLink) -> None:
-        self.connection.execute(
-            "DELETE FROM app_repositories WHERE app_id = %s AND repository_id = %s", link.ids
-        )
+        self.connection.execute(f"DELETE FROM {_THE_LINK}", link.ids)
 
     def add_trigger(
         self,
@@ -195,12 +187,10 @@ class Rows:
             """.encode()
         )
 
-    def refuse_at_commit(
-        self, when: str = "true", *, statements: str = "RAISE EXCEPTION 'refused at commit'"
-    ) -> None:
-        """Has Postgres refuse to commit a change of a link."""
+    def refuse_at_commit(self) -> None:
         event, timing = "AFTER UPDATE ON app_repositories", "DEFERRABLE INITIALLY DEFERRED"
-        self.add_trigger(statements, when=when, event=event, timing=timing, name="refuse")
+        refuse = "RAISE EXCEPTION 'refused at commit'"
+        self.add_trigger(refuse, event=event, timing=timing, name="refuse")
 
     def was_reset(self, link: TestLink) -> bool:
         row = self.row(link)

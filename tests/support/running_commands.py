@@ -1,12 +1,11 @@
 """Commands that are looked at, and killed, while they run."""
 
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 
@@ -14,21 +13,21 @@ from tests.support.docora import Docora
 from tests.support.fork_server import ForkedProcess
 from tests.support.proxy import PATIENCE, eventually
 
+# For commands that the test holds back until something else has happened.
 PATIENT = {
     "DOCORA_OPS_CONNECT_TIMEOUT": "30",
     "DOCORA_OPS_LOCK_TIMEOUT": "60",
     "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
 }
-"""For commands that the test holds back until something else has happened."""
 LOCK_TABLE = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
 DASHBOARDS_FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 STOPPING = "Stopping after the current batches"
 
 
 def progress_of(docora: Docora, operation_id: str) -> dict[str, str]:
-    found = cast("dict[bytes, bytes]", docora.redis.hgetall(f"docora:bulk:{operation_id}"))
-    fields = {name.decode(): value.decode() for name, value in found.items()}
-    return {name: fields[name] for name in DASHBOARDS_FIELDS if name in fields}
+    fields: Any = docora.redis.hgetall(f"docora:bulk:{operation_id}")
+    names = [name for name in DASHBOARDS_FIELDS if name.encode() in fields]
+    return {name: fields[name.encode()].decode() for name in names}
 
 
 def only_operation(docora: Docora) -> str:
@@ -37,11 +36,8 @@ def only_operation(docora: Docora) -> str:
 
 
 def await_locks(docora: Docora, waiting: int = 1) -> None:
-    """Until so many connections of commands wait for a lock that the test holds."""
-    eventually(
-        lambda: docora.sessions("wait_event_type = 'Lock'") >= waiting,
-        f"{waiting} connections that wait for a lock",
-    )
+    what = f"{waiting} connections that wait for a lock"
+    eventually(lambda: docora.sessions("wait_event_type = 'Lock'") >= waiting, what)
 
 
 @contextmanager
@@ -66,13 +62,9 @@ def suspended(process: ForkedProcess) -> Iterator[None]:
 
 
 def terminate_sessions(docora: Docora) -> int:
-    """Ends the connections of commands to Postgres. Returns how many there were."""
-    row = docora.connection.execute(
-        "SELECT count(pg_terminate_backend(pid, 5000)) AS ended FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name = 'docora-ops'"
-    ).fetchone()
-    assert row is not None
-    return int(row["ended"])
+    ours = "datname = current_database() AND application_name = 'docora-ops'"
+    end = f"SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE {ours}"
+    return int(docora.one(end))
 
 
 def await_line(process: ForkedProcess, text: str) -> None:
@@ -83,8 +75,6 @@ def await_line(process: ForkedProcess, text: str) -> None:
 
 
 class ErrorOutput:
-    """What a running command says on stderr, line by line."""
-
     def __init__(self, process: ForkedProcess) -> None:
         self._process = process
         self._lines: list[str] = []
@@ -102,15 +92,9 @@ class ErrorOutput:
         return "".join(self._lines)
 
     def finish(self) -> tuple[int, str]:
-        try:
-            code = self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            raise
-        stdout = self._process.stdout.read()
-        self._thread.join(PATIENCE)
-        self._process.stdout.close()
-        self._process.stderr.close()
+        with self._process as process:
+            code, stdout = process.wait(PATIENCE), process.stdout.read()
+            self._thread.join(PATIENCE)
         return code, stdout
 
 

@@ -29,17 +29,22 @@ if program := os.environ.get("TEST_REDIS_SERVER"):
 
 
 def make_template(directory: Path) -> None:
-    """Make the files that all further servers begin with: initdb takes a second."""
+    """Make the files that all further servers begin with: initdb takes a second.
+
+    They ask the roles `docora_guarded_…` for a password.
+    """
     with servers.postgres(directory):
         pass
-    with (directory / "postgres" / "postgresql.conf").open("a") as settings:
+    files = directory / "postgres"
+    with (files / "postgresql.conf").open("a") as settings:
         settings.writelines(f"{name} = off\n" for name in _OFF)
-    os.environ[_TEMPLATE] = str(directory / "postgres")
+    access, guarded = files / "pg_hba.conf", (f"docora_guarded_{n}" for n in range(64))
+    access.write_text(f"local all {','.join(guarded)} scram-sha-256\n{access.read_text()}")
+    os.environ[_TEMPLATE] = str(files)
 
 
 @contextmanager
 def postgres(directory: Path) -> Iterator[str]:
-    """Start a Postgres whose data live in `directory`; yields its URL."""
     files = directory / "postgres"
     if (template := os.environ.get(_TEMPLATE)) and not files.exists():
         subprocess.run(["cp", "-a", template, files], check=True)

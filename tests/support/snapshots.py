@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import redis
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -23,8 +24,7 @@ KEY = bytes(range(32))
 TOKEN = "ghp_averysecrettoken"
 AUTH_KEY = "a-very-secret-auth-key"
 
-Files = Mapping[str | bytes, str | bytes | None]
-"""Contents by path; None removes a file."""
+Files = Mapping[str | bytes, str | bytes | None]  # contents by path; None removes a file
 
 
 def encrypt(text: str, key: bytes = KEY) -> str:
@@ -47,8 +47,7 @@ class Upstream:
         return self.git_of_bytes(*arguments).decode()
 
     def git_of_bytes(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com")
-        command = ["git", *identity, *arguments]
+        command = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com", *arguments]
         done = subprocess.run(command, cwd=self.path, check=True, capture_output=True, input=stdin)
         return done.stdout
 
@@ -63,7 +62,6 @@ class Upstream:
                 file.write(content if isinstance(content, bytes) else content.encode())
 
     def commit(self, files: Files | None = None) -> str:
-        """Write files and commit all there is; returns the commit's id."""
         self.write(files or {})
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message=change")
@@ -74,7 +72,6 @@ class Upstream:
         return self.git("rev-parse", "HEAD").strip()
 
     def contents(self) -> dict[str, bytes]:
-        """Path and bytes of each regular file at HEAD."""
         objects = {}
         listing = self.git_of_bytes("ls-tree", "-r", "-z", "--full-tree", "HEAD")
         for record in listing.split(b"\0")[:-1]:
@@ -159,8 +156,8 @@ class Snapshots:
     def repos(self) -> Path:
         return self.folder / "repos"
 
-    def clone(self, full_name: str = "octo/api") -> Path:
-        return self.repos / ".docora-ops/clones" / full_name
+    def clone(self) -> Path:
+        return self.repos / ".docora-ops/clones/octo/api"
 
     @property
     def settings(self) -> Settings:
@@ -196,9 +193,12 @@ class Snapshots:
         job.snapshot(app_id=link.app_id, repository_id=link.repository_id)
 
     def work_here(self) -> None:
-        """Run what waits in the queue, in this process, through RQ."""
         job.use_settings(self.settings)
-        with redis.Redis.from_url(self.docora.redis_access.worker) as connection:
+        with (
+            redis.Redis.from_url(self.docora.redis_access.worker) as connection,
+            # Its thread for commands may outlive the worker, and would leave a socket open.
+            patch.object(SimpleWorker, "subscribe"),
+        ):
             SimpleWorker([QUEUE], connection=connection).work(burst=True)
 
     def start_worker(self, *arguments: str, **changes: str | None) -> Process:
@@ -208,17 +208,13 @@ class Snapshots:
         return finish(self.start_worker("--burst", *arguments, **changes))
 
     def deliveries(self, link: TestLink) -> dict[str, str]:
-        rows = self.docora.connection.execute(
-            "SELECT file_path, file_sha FROM app_delivered_files"
-            " WHERE app_id = %s AND repository_id = %s",
-            link.ids,
-        )
+        of_link = "app_delivered_files WHERE app_id = %s AND repository_id = %s"
+        query = f"SELECT file_path, file_sha FROM {of_link}"
+        rows = self.docora.connection.execute(query.encode(), link.ids)
         return {row["file_path"]: row["file_sha"] for row in rows}
 
     def snapshot_files(self, repository_id: str) -> dict[str, str]:
-        rows = self.docora.connection.execute(
-            "SELECT path, sha FROM snapshot_files f JOIN repository_snapshots s"
-            " ON s.id = f.snapshot_id WHERE repository_id = %s",
-            (repository_id,),
-        )
+        stored = "snapshot_files f JOIN repository_snapshots s ON s.id = f.snapshot_id"
+        query = f"SELECT path, sha FROM {stored} WHERE repository_id = %s"
+        rows = self.docora.connection.execute(query.encode(), (repository_id,))
         return {row["path"]: row["sha"] for row in rows}

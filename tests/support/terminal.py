@@ -40,7 +40,6 @@ _ANIMATION = re.compile(r"\x1b\[(?:\?25[lh]|2K|1A|(?:[12];)?(?:3[0-7]|9[0-7]|38;
 
 
 def assert_inert(text: str) -> None:
-    """Nothing acts on a terminal, but for ends of lines, and nothing is unseen."""
     bad = {each for each in text if unicodedata.category(each)[0] == "C" or _UNSEEN.match(each)}
     assert not bad - {"\n"}, f"{sorted(bad)!a} in {text[:2000]!a}"
 
@@ -65,24 +64,15 @@ def open_terminal(columns: int, lines: int = 50) -> tuple[int, int]:
 
 
 class TerminalSession:
-    """Any program in a session of its own, on a pseudo-terminal of its own."""
-
     def __init__(
-        self,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        columns: int = 100,
-        lines: int = 50,
+        self, command: Sequence[str], env: Mapping[str, str], columns: int = 100, lines: int = 50
     ) -> None:
         self._master, self._slave = open_terminal(columns, lines)
         self._shown = b""
+        leader = ["sh", "-c", _LEADER, os.ttyname(self._slave), *command]
+        no = subprocess.DEVNULL
         self._process = subprocess.Popen(
-            ["sh", "-c", _LEADER, os.ttyname(self._slave), *command],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            leader, env=env, stdin=no, stdout=no, stderr=no, start_new_session=True
         )
 
     def __enter__(self) -> Self:
@@ -94,7 +84,6 @@ class TerminalSession:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Take the terminal away, as a lost ssh line does."""
         for descriptor in (self._master, self._slave):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -103,9 +92,9 @@ class TerminalSession:
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
-    def read_until(self, pattern: re.Pattern[bytes], timeout: float = 60) -> re.Match[bytes]:
+    def read_until(self, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
         """All that is shown, from the beginning, until it matches."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + 60
         while not (match := pattern.search(self._shown)):
             left = max(end - time.monotonic(), 0)
             assert select.select([self._master], [], [], left)[0], self._shown
@@ -117,8 +106,8 @@ class TerminalSession:
         self.type(keys)
         return self.end()
 
-    def end(self, timeout: float = 60) -> tuple[int, str]:
-        match = self.read_until(_END, timeout)
+    def end(self) -> tuple[int, str]:
+        match = self.read_until(_END)
         return int(match[1]), self._shown[: match.start()].decode("utf-8", "replace")
 
 
@@ -162,10 +151,7 @@ class _Screen:
 def at_terminals(
     docora: Docora, arguments: Sequence[str], *, columns: int, answer: str = "", env: Env = None
 ) -> Shown:
-    """Run a command at two raw terminals, one for stdout only. Raises UnicodeDecodeError.
-
-    `answer` is typed as soon as it asks something.
-    """
+    """Run a command at two raw terminals, one for stdout only. Raises UnicodeDecodeError."""
     data = _Screen(columns, raw=True)
     talk = _Screen(columns, answer.encode(), raw=True)
     code = _run_at(docora, arguments, env, data, talk)
@@ -197,10 +183,7 @@ def on_terminal(
     lines: int = 50,
     env: Env = None,
 ) -> tuple[int, str]:
-    """Run a command at a terminal; returns its exit code and what it showed.
-
-    `answer` is typed as soon as it asks something.
-    """
+    """Run a command at a terminal; returns its exit code and what it showed."""
     screen = _Screen(columns, answer, lines=lines)
     code = _run_at(docora, arguments, env, screen, screen)
     return code, screen.content("replace")
@@ -215,7 +198,4 @@ def _run_at(
     with docora.fork_server.start(arguments, environment, streams) as process:
         for descriptor in {data.theirs, talk.theirs}:
             os.close(descriptor)
-        try:
-            return process.wait(60)
-        finally:
-            process.kill()
+        return process.wait(60)  # killed where it takes longer

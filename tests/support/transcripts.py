@@ -74,7 +74,6 @@ def _readable(shown: str) -> str:
 
 
 def _with_short_rules(shown: str) -> str:
-    """Returns the output with each rule of a table as wide as the headings above it."""
     lines: list[str] = []
     for line in shown.splitlines():
         lines.append("─" * len(lines[-1]) if line.startswith("─") else line)

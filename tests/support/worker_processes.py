@@ -32,7 +32,7 @@ class Running:
 
     @property
     def processes(self) -> list[int]:
-        return [pid for pid in all_processes() if _is_in_session(pid, self.pid)]
+        return [pid for pid in all_processes() if _session_of(pid) == self.pid]
 
     @property
     def children(self) -> list[int]:
@@ -40,7 +40,6 @@ class Running:
 
     @property
     def horses(self) -> list[int]:
-        """The processes that run jobs: RQ gives each a process group of its own."""
         return [
             pid
             for pid in self.processes
@@ -82,14 +81,20 @@ class Running:
 
 
 @contextmanager
+def _killed(process: Process) -> Iterator[Running]:
+    with process:
+        running = Running(process)
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@contextmanager
 def running(snapshots: Snapshots, *arguments: str, **changes: str | None) -> Iterator[Running]:
     """`docora-ops worker` with these arguments; killed at the end of the block."""
-    with snapshots.start_worker(*arguments, **changes) as process:
-        worker = Running(process)
-        try:
-            yield worker
-        finally:
-            worker.kill()
+    with _killed(snapshots.start_worker(*arguments, **changes)) as worker:
+        yield worker
 
 
 @contextmanager
@@ -111,12 +116,8 @@ def running_program(
 ) -> Iterator[Running]:
     """Any program, with the environment of a worker; killed at the end of the block."""
     environment = snapshots.environment(**changes)
-    with snapshots.docora.start_program(*command, env=environment) as process:
-        program = Running(process)
-        try:
-            yield program
-        finally:
-            program.kill()
+    with _killed(snapshots.docora.start_program(*command, env=environment)) as program:
+        yield program
 
 
 def all_processes() -> list[int]:
@@ -141,10 +142,10 @@ def belonging_to(path: str) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """Returns a process's state, its parent's id and more; where it is gone, a zombie's."""
+    """State, parent, process group and session of a process; where it is gone, a zombie's."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return ["Z", "0"]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+    return ["Z", "0", "0", "0"]
 
 
 def parent_of(pid: int) -> int:
@@ -156,15 +157,12 @@ def children_of(pid: int) -> list[int]:
 
 
 def _group(pid: int) -> int:
-    with suppress(ProcessLookupError):
-        return os.getpgid(pid) if pid else 0
-    return 0
+    return int(_stat(pid)[2])
 
 
-def _is_in_session(pid: int, session: int) -> bool:
-    with suppress(ProcessLookupError):
-        return os.getsid(pid) == session and _stat(pid)[0] != "Z"
-    return False
+def _session_of(pid: int) -> int:
+    state, *_, session = _stat(pid)
+    return 0 if state == "Z" else int(session)
 
 
 def await_waiting_worker(docora: Docora) -> None:
@@ -175,7 +173,6 @@ def await_waiting_worker(docora: Docora) -> None:
 
 
 def expire_heartbeats(docora: Docora) -> None:
-    """Let as much time go by as RQ takes to see that a worker has gone silent."""
     docora.redis.zunionstore(WIP, {WIP: 0})
     for pattern in ("rq:execution*", "rq:workers", "rq:worker:*"):
         for key in docora.redis.scan_iter(pattern):

@@ -23,8 +23,7 @@ def denied(docora: Docora, rule: str) -> Iterator[None]:
 
 def ends_with(result: Result, *sentences: str) -> None:
     assert result.code == 5, result
-    for sentence in sentences:
-        assert sentence in result.stderr, result
+    assert all(sentence in result.stderr for sentence in sentences), result
 
 
 def test_a_missing_privilege_of_redis_ends_a_wait_and_is_named(docora: Docora) -> None:

@@ -1,6 +1,5 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
-import signal
 from collections.abc import Callable
 
 import pytest
@@ -10,9 +9,8 @@ from docora_ops.actions.following import Following
 from docora_ops.bulk import BulkWait
 from docora_ops.links import Outcome
 from tests.support.actions import Actions
-from tests.support.docora import Docora, finish
+from tests.support.docora import Docora
 from tests.support.rows import TestLink
-from tests.support.running_commands import await_line
 
 
 def follow(actions: Actions, *links: TestLink, outcome: Outcome = Outcome.QUEUED) -> Following:
@@ -107,13 +105,3 @@ def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> No
     assert look() == 1
     docora.hold_lock(link.job_id)
     assert (look(), look(), watch.counts.running) == (0, 0, 1)
-
-
-def test_an_interrupted_wait_for_a_retry_does_not_tell_the_error_of_before(docora: Docora) -> None:
-    link = docora.add_link(last_error="HTTP 500 on created old.md")
-    process = docora.start("retry", *link.ids, "--wait", "--json")
-    await_line(process, "Waiting for 1 snapshot")
-    process.send_signal(signal.SIGINT)
-    waited = finish(process).data["waited"]
-    assert (waited["result"], waited["status"]) == ("interrupted", "pending_snapshot")
-    assert waited["error_message"] is None

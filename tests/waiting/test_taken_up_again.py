@@ -19,7 +19,6 @@ QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
 
 def links_of(docora: Docora, operation_id: str) -> set[str]:
-    """The row ids that the operation keeps."""
     kept = docora.redis.get(f"docora-ops:operation:{operation_id}:links")
     assert isinstance(kept, bytes)
     assert len(kept) % 16 == 0
@@ -79,17 +78,6 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
     assert result.code == (7 if error else 0), result
     assert result.data["waited"]["result"] == ("failed" if error else "synced")
     assert result.data["waited"]["error_message"] == error
-
-
-def test_a_link_without_a_job_is_lost_and_time_can_run_out(docora: Docora) -> None:
-    lost, waiting = docora.add_link("pending_snapshot"), docora.add_link("pending_snapshot")
-    docora.enqueue(waiting.job_id)
-    found = docora.run("wait", *lost.ids, env=QUICK)
-    assert found.code == 6, found
-    assert "the job is lost" in found.stdout
-    assert f"docora-ops repair {lost.app_id} {lost.repository_id}" in found.stderr
-    late = docora.run("wait", *waiting.ids, "--timeout", "1", "--json")
-    assert (late.code, late.data["waited"]["result"]) == (8, "timeout")
 
 
 # An operation
@@ -152,7 +140,6 @@ def test_what_can_not_be_waited_for_is_an_error(
 
 
 def looks_at_links(docora: Docora) -> int:
-    """How often the links of an operation were read."""
     calls: int = docora.redis.info("commandstats").get("cmdstat_getrange", {}).get("calls", 0)
     return calls
 

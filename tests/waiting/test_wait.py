@@ -14,7 +14,7 @@ from docora_ops.cli.context import Context
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
-from tests.support.proxy import Proxy
+from tests.support.own_servers import OwnRedis
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_line, terminate_sessions
 from tests.support.terminal import on_terminal
@@ -116,7 +116,9 @@ def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
     result = finish(process)
     assert result.code == code, result
     if command == "retry":
-        assert result.data["waited"]["result"] == "interrupted"
+        waited = result.data["waited"]
+        assert (waited["result"], waited["status"]) == ("interrupted", "pending_snapshot")
+        assert waited["error_message"] is None, "the error of before"
     else:
         assert (result.data["cancelled"], result.data["waited"]["unfinished"]) == (False, 1)
     assert "go on" in result.stderr or "goes on" in result.stderr
@@ -216,19 +218,15 @@ def test_where_no_bar_can_move_a_line_tells_now_and_then_how_far_it_is(
     ]
 
 
-def test_a_redis_that_goes_away_does_not_end_a_wait(docora: Docora) -> None:
+def test_a_redis_that_goes_away_does_not_end_a_wait(docora: Docora, own: OwnRedis) -> None:
     docora.add_link()
-    docora.add_worker()
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        env = {**QUICK, "REDIS_URL": proxy.url, "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
-        env["DOCORA_OPS_STATEMENT_TIMEOUT"] = "3"  # which also limits a login to the frozen proxy
-        process = docora.start("retry-all-failed", "--wait", "--json", env=env)
-        await_line(process, "Waiting for 1 snapshot")
-        proxy.freeze()
-        proxy.reset()
-        await_line(process, "the wait goes on, since the results are in Postgres")
-        docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-        result = finish(process)
+    env = {**QUICK, "REDIS_URL": own.url}
+    process = docora.start("retry-all-failed", "--wait", "--json", env=env)
+    await_line(process, "Waiting for 1 snapshot")
+    own.stop()
+    await_line(process, "the wait goes on, since the results are in Postgres")
+    docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+    result = finish(process)
     assert result.code == 0, result
     assert result.data["waited"]["synced"] == 1
 
