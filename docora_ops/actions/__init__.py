@@ -11,8 +11,8 @@ from docora_ops.bulk import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
     from docora_ops.actions.bulk_run import BulkStep as BulkStep
-    from docora_ops.actions.diagnose import diagnose as diagnose
     from docora_ops.actions.docora import Docora as Docora
+    from docora_ops.actions.doctor import diagnose as diagnose
     from docora_ops.actions.find_drift import Suspects as Suspects
     from docora_ops.actions.fix_drift import repair as repair
     from docora_ops.actions.following import LinkStep as LinkStep
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "bulk_run": ("BulkStep",),
-    "diagnose": ("diagnose",),
+    "doctor": ("diagnose",),
     "docora": ("Docora",),
     "find_drift": ("Suspects",),
     "fix_drift": ("repair",),

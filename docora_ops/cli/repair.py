@@ -46,15 +46,20 @@ def doctor(
     checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.diagnose import diagnose
+    from docora_ops.actions.doctor import diagnose
     from docora_ops.diagnosis import CheckState, Diagnosis
     from docora_ops.render import drift_view
 
-    docora = context.docora
+    docora, has_told = context.docora, False
     docora.settings = docora.settings.hurried(8)
+    delay = docora.settings.drift_grace
     for event in diagnose(docora, max_failed=max_failed, read_only=read_only):
         if isinstance(event, Diagnosis):
             diagnosis = event
+        elif delay and not has_told:
+            has_told = True
+            found = amount(event.count, "mismatch", "mismatches")
+            context.say(f"{found} at first check: checking again in {delay} s.")
     if as_json:
         context.show_document(drift_view.doctor_data(diagnosis))
         context.say(drift_view.summary(diagnosis))

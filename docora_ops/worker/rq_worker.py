@@ -140,10 +140,10 @@ class SnapshotWorker(Worker):
                     if burst:
                         raise bar
                     if self.get_state() != WorkerStatus.SUSPENDED:
-                        text = "worker %s: takes no job: %s (%s)"
-                        log.warning(text, self.name, bar.message, bar.hint)
                         self.end_work_horse()
                         self.set_state(WorkerStatus.SUSPENDED)
+                        text = "worker %s: takes no job: %s (%s)"
+                        log.warning(text, self.name, bar.message, bar.hint)
                     time.sleep(_PAUSE)
                     continue
                 if self.get_state() == WorkerStatus.SUSPENDED:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.diagnose import check_clocks, check_postgres, check_redis
+from docora_ops.actions.doctor import check_clocks, check_postgres, check_redis
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.overview import Standby
 from docora_ops.render.drift_view import summary

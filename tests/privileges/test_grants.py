@@ -5,7 +5,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from docora_ops.actions.diagnose import check_privileges
+from docora_ops.actions.doctor import check_privileges
 from docora_ops.database import Database
 from docora_ops.database.postgres_server import read_role
 from docora_ops.diagnosis import CheckState

@@ -155,7 +155,7 @@ def test_jobs_in_the_bullmq_queue_are_warned_about_and_a_bullmq_worker_otherwise
     dry_run = (*RETRY, "--dry-run")
     docora.redis.set("bull:snapshot-queue:id", 7)
     docora.redis.rpush("bull:other-queue:wait", "job")
-    assert docora.run(*dry_run).stderr == "Dry run: nothing was changed.\n"
+    assert "BullMQ" not in docora.run(*dry_run).stderr
     docora.redis.zadd("bull:snapshot-queue:delayed", {"job": 1})
     docora.redis.set("bull:snapshot-queue:stalled-check", "1", px=30_000)  # killed a moment ago
     jobs = docora.run(*dry_run).stderr

@@ -22,7 +22,10 @@ def redis_texts(docora: Docora, *, but: bytes = b"\0") -> Iterator[bytes]:
         yield key
         value = docora.content(key)
         if key.startswith(b"rq:job:") and b"data" in value:
-            function, _, arguments, named = pickle.loads(value.pop(b"data"))
+            data = value.pop(b"data")
+            with suppress(zlib.error):  # RQ compresses the data of a job that it saves again
+                data = zlib.decompress(data)
+            function, _, arguments, named = pickle.loads(data)
             named = {name: each for name, each in named.items() if name not in _MAY_HOLD}
             yield repr((function, arguments, named)).encode()
         yield from _unpacked(value)
