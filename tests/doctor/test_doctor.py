@@ -27,8 +27,8 @@ from tests.support.diagnoses import (
     states,
 )
 from tests.support.docora import QUEUE, Docora, finish
-from tests.support.own_servers import OwnRedis, own_redis
-from tests.support.proxy import Fault, Proxy, eventually, refused_port
+from tests.support.own_servers import OwnRedis
+from tests.support.proxy import Fault, Proxy, refused_port
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 from tests.support.terminal import at_terminals, plain_data
@@ -221,25 +221,6 @@ def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: Ow
     for text in (check(result, "redis_primary")["finding"], refused.json["error"]):
         assert "Not enough good replicas" in text
     assert (refused.code, refused.json["code"]) == (5, "redis"), refused
-
-
-@pytest.mark.slow
-def test_a_node_of_a_cluster_is_called_so(docora: Docora, tmp_path: Path) -> None:
-    link = docora.add_link()
-    # Without a port of its own, its bus would take one that need not exist.
-    config = {"cluster-enabled": "yes", "cluster-port": str(refused_port())}
-    with own_redis(tmp_path, **config) as own:
-        other = replace(docora, redis_access=own.access)
-        own.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
-        eventually(lambda: own.client.cluster("INFO")["cluster_state"] == "ok", "a Cluster")
-        result = examine(other)
-        refused = other.run("retry", *link.ids, "--json")
-        other.close()
-    assert docora.status(link) == "failed"
-    assert (result.code, refused.code) == (5, 5), (result, refused)
-    assert "cluster-enabled" in check(result, "redis")["hint"]
-    for text in (check(result, "redis")["finding"], refused.json["error"]):
-        assert "node of a Cluster" in text
 
 
 # Faults of Postgres and of the settings
