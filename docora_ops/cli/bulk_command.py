@@ -20,6 +20,7 @@ from docora_ops.render.console import progress_bar
 from docora_ops.render.link_view import FORGOTTEN, app_counts, failures, records_in_words
 from docora_ops.text import amount
 
+_BY_ITSELF = {StoppedBy.MAX_FAILURES, StoppedBy.TIMEOUT, StoppedBy.LOST_JOBS}
 _STOPPING = "Stopping after the current batches. A second signal stops at once."
 
 
@@ -155,8 +156,10 @@ def _show(
     if options.dry_run:
         context.say(f"{context.docora.servers}: dry run, nothing was changed.")
     elif result.cancelled:
-        by = f" by {result.cancelled_by}" if result.cancelled_by else ""
-        done = f"Cancelled{by} after {result.completed} of {result.total} links"
+        ended = f"Cancelled by {result.cancelled_by}" if result.cancelled_by else "Cancelled"
+        if result.stopped_by in _BY_ITSELF:
+            ended = f"Stopped ({render.stopped(result.stopped_by, None)})"
+        done = f"{ended} after {result.completed} of {result.total} links"
         context.warn(f"{done}; {_next_step(result.action)}.")
 
 

@@ -56,8 +56,9 @@ def show_help(
     elif command := commands.get_command(root, name):
         text = command.get_help(typer.Context(command, info_name=name, parent=root))
         pages.append(f"# docora-ops {name}\n\n```text\n{text}\n```\n")
-    if (topic := folder.joinpath(f"{name}.md")).is_file():
-        pages.append(topic.read_text(encoding="utf-8"))
+    topics = {file.name.removesuffix(".md"): file for file in folder.iterdir()}
+    if name in topics:
+        pages.append(topics[name].read_text(encoding="utf-8"))
     if not pages:
         raise UsageError(
             f"no command or topic is called {name!r}",

@@ -43,9 +43,9 @@ def worker(
 ) -> int:
     """Run snapshot jobs with RQ.
 
-    SIGTERM, SIGHUP and Ctrl-C let the current job finish. A second SIGTERM or Ctrl-C, or the end of
-    --grace, stops the job and queues it again without counting a failure. Logs to stderr, one line
-    per event. Needs the extra `worker`, and git.
+    SIGTERM, SIGHUP and Ctrl-C let the current job finish. A second signal, or the end of --grace,
+    stops the job and queues it again without counting a failure. Logs to stderr, one line per
+    event. Needs the extra `worker`, and git.
     """
     context = context_of(typer_context)
     from docora_ops.actions.workers import require_rq

@@ -12,15 +12,17 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.abc import PQGen
+from psycopg.abc import Buffer, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.sql import quote
+from psycopg.types.datetime import TimestamptzLoader
 
 from docora_ops.errors import (
     ConfigurationError,
@@ -109,6 +111,21 @@ class Connection(psycopg.Connection[TupleRow]):
                 raise
             self.close()
             raise pg.ConnectionTimeout from error
+
+
+class _MomentLoader(TimestamptzLoader):
+    """Loads `infinity` and years that Python can't express as the first or last moment.
+
+    Otherwise, one such row would make the whole list unreadable, and its jobs fail for ever.
+    """
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            is_past = bytes(data).startswith(b"-") or bytes(data).endswith(b"BC")
+            year = datetime.min if is_past else datetime.max  # noqa: DTZ901
+            return year.replace(tzinfo=UTC)
 
 
 class Database:
@@ -306,6 +323,7 @@ class Database:
         # A prepared statement would be unknown in the next session of a pooling proxy.
         connection = Connection.connect(**self._parameters, autocommit=True, prepare_threshold=None)
         connection.reply_timeout = self._reply_timeout
+        connection.adapters.register_loader("timestamptz", _MomentLoader)
         self._begin = _SET_UP.format(
             statement=self._statement_timeout, lock=self._lock_timeout, idle=IDLE_LIMIT
         )

@@ -183,7 +183,7 @@ def _explain(error: redis.RedisError) -> tuple[str, str]:
     if isinstance(error, exceptions.TimeoutError) and "connecting" not in text:
         return (
             "did not answer in time",
-            f"check its load: it has {ROWS_LOCKED_TIMEOUT} s while links are locked, and "
+            f"check its load: it has {ROWS_LOCKED_TIMEOUT} s to look at jobs or queue them, and "
             "DOCORA_OPS_STATEMENT_TIMEOUT otherwise",
         )
     is_loading = isinstance(error, exceptions.BusyLoadingError)

@@ -126,8 +126,7 @@ class Clone:
         )
         if not is_safe or self.path.is_symlink() or self.path.parent.is_symlink():
             raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
-        mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
-        self._new = self._folder / f"{mark}-new"
+        self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
         self._git = git
         self._lock = lock
 
@@ -192,16 +191,19 @@ class Clone:
             with suppress(GitError):
                 self._fetch(self.path, commit)
                 return
-        shutil.rmtree(self._new, ignore_errors=True)  # left by a killed job
+        for left_by_killed_job in self._folder.glob(f"{self._mark}-*"):
+            shutil.rmtree(left_by_killed_job, ignore_errors=True)
+        # A name of its own: a job that has lost the lock removes its clone, not that of another.
+        new = self._folder / f"{self._mark}-{uuid4().hex}"
         try:
-            (self._new / "objects").mkdir(parents=True)
-            (self._new / "refs").mkdir()
-            (self._new / "HEAD").write_text("ref: refs/heads/main\n", encoding="ascii")
-            self._fetch(self._new, commit)
+            (new / "objects").mkdir(parents=True)
+            (new / "refs").mkdir()
+            (new / "HEAD").write_text("ref: refs/heads/main\n", encoding="ascii")
+            self._fetch(new, commit)
             shutil.rmtree(self.path, ignore_errors=True)
-            self._new.rename(self.path)
+            new.rename(self.path)
         finally:
-            shutil.rmtree(self._new, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
 
     def _fetch(self, clone: Path, commit: Commit) -> None:
         source = commit.branch if commit.branch == "HEAD" else f"refs/heads/{commit.branch}"

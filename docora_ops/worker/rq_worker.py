@@ -173,7 +173,8 @@ class SnapshotWorker(Worker):
                 self.executions.clear()
                 self.end_work_horse()
                 self.connection.connection_pool.disconnect()  # may lead to a former primary
-                self._next.pop("heartbeat", None)
+                for what in ("heartbeat", "look"):  # another server may answer now
+                    self._next.pop(what, None)
                 time.sleep(_PAUSE)
         return "as told"
 

@@ -287,7 +287,6 @@ class _Snapshot:
         """Counts the failure, ends or keeps the tries accordingly, and raises SnapshotError."""
         message = self.cleaner.clean(self._describe(error))
         settings, circuit, ending = self.settings, None, None
-        recipients: list[circuits.Recipient] = []
         # The job's own connection may be lost, or in the middle of a statement.
         patient = settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT})
         with closing(Database(patient)) as database:
@@ -302,13 +301,11 @@ class _Snapshot:
                 limit = settings.max_retry_attempts
                 failure = Failure(*self.ids, message, self.tries.left, limit)
                 ending = scans.fail_scan(database, failure, self.session_id)
-                if circuit is not None and circuit.opened:
-                    recipients = circuits.recipients(database, self.repository_id)
             except ServerError as trouble:
                 log.warning("%s: its link can't be marked: %s", self.name, inert(trouble.message))
         if circuit is not None and circuit.opened and self.link is not None:
             log.warning("%s: the circuit is open until %s", self.name, moment(circuit.open_until))
-            post_sync_failed(recipients, self.link.payload, circuit, message, settings)
+            self._announce(self.link, circuit, message)
         if isinstance(ending, Refusal) and ending in _NOTHING_TO_DO:
             reason = _NOTHING_TO_DO[ending]
             log.info("%s: nothing to do: %s, %s", self.name, reason, self._time)
@@ -323,6 +320,15 @@ class _Snapshot:
         counted = f"failed after {self._time}, {counted}"
         log.warning("%s: %s: %s; %s", self.name, counted, inert(message), self.tries.outlook)
         raise SnapshotError(inert(message))  # RQ's own worker logs it as it is
+
+    def _announce(self, link: Link, circuit: circuits.Circuit, message: str) -> None:
+        """Tells the apps of the open circuit. Errors are only logged: the job's end goes on."""
+        try:
+            with closing(Database(self.settings)) as database:
+                apps = circuits.recipients(database, self.repository_id)
+            post_sync_failed(apps, link.payload, circuit, message, self.settings)
+        except Exception as error:  # noqa: BLE001 - such as the time limit of the job
+            log.warning("%s: the apps were not told: %s", self.name, inert(self._describe(error)))
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, DocoraOpsError):
