@@ -111,7 +111,9 @@ class ProgressStore:
             fields["stopped_by"] = stopped_by
         if results:
             fields["results"] = json.dumps(asdict(results))
-        of_record: dict[Any, Any] = {"cancelled_by": cancelled_by} if cancelled_by else {}
+        of_record: dict[Any, Any] = {"cancelled": "true" if stopped_by else "false"}
+        if cancelled_by:
+            of_record["cancelled_by"] = cancelled_by
         if failures[since:FAILURES_OF_RECORD]:
             of_record["failures"] = _compressed(failures)
         if failed_links:
@@ -405,7 +407,7 @@ def _operation(
     who, command, selection, stopped_by, cancelled_by, results = map(optional_text_of, values[5:])
     # Each step sets the same TTL, so the rest of it tells the time of the step.
     at = now - expiry + seconds_left if 0 <= seconds_left <= expiry else None
-    is_cancelled, state = values[4] == b"true" or bool(stopped_by), OperationState.RUNNING
+    is_cancelled, state = values[4] == b"true", OperationState.RUNNING
     if completed >= total:
         state = OperationState.DONE
     elif is_cancelled:
