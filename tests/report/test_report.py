@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 from docora_ops.links import LinkFailure
 from docora_ops.queue import progress
 from docora_ops.render.report_view import code
+from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL, TRICKS
 from tests.support.hostile_world import OPERATION, fill_database, fill_redis
@@ -135,6 +136,18 @@ def test_it_tells_of_one_operation_or_of_the_time_that_is_asked_for(docora: Doco
     down = docora.run("report", "--since", "2d", env={"DATABASE_URL": no_database})
     assert down.code == 5
     assert f"### `{operation_id}`" in down.stdout
+
+
+def test_beside_bullmq_it_tells_what_was_reset(bullmq: Bullmq) -> None:
+    bullmq.docora.add_link()
+    assert bullmq.run("retry-all-failed", "--reason", "the token is back").code == 0
+    found = bullmq.run("report", "--json").data
+    [operation], [change] = found["operations"], found["changes"]
+    assert operation["reason"] == change["reason"] == "the token is back"
+    assert (operation["put_to_work"], change["counts"]) == (1, {"total": 1, "reset": 1})
+    assert operation["results"] is None
+    text = bullmq.run("report").stdout
+    assert "- Results: not known, nobody has waited for the snapshots" in text.splitlines()
 
 
 def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora: Docora) -> None:
