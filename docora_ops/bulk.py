@@ -79,8 +79,8 @@ class KnownOperation(Progress):
 class OperationRecord(KnownOperation):
     """A bulk operation as it is kept for a week.
 
-    Docora's dashboard keeps none: without `started_at`, the operation is one of its own, of the
-    last hour. `failures`: the first links that could not be queued. `failed_links`: the first links
+    Docora's dashboard keeps no records: of its operations, `started_at` and `reason` are None.
+    `failures`: the first links that could not be queued. `failed_links`: the first links
     that failed again, if their snapshots were awaited.
     """
 

@@ -122,9 +122,8 @@ def _operations(report: Report) -> Iterator[str]:
 def _operation(operation: OperationRecord) -> Iterator[str]:
     yield f"### {code(operation.operation_id)}"
     yield ""
-    if operation.started_at:
-        by = f"by {code(operation.who)}" if operation.who else "by an unknown user"
-        yield f"- Started: {_time(operation.started_at)} {by}"
+    if operation.who:
+        yield f"- Started: {_time(operation.started_at)}, by {code(operation.who)}"
         yield f"- Command: {code(command_line(operation.command, operation.selection))}"
     else:
         yield "- Started: by Docora's dashboard, which does not record more"
