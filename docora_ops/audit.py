@@ -36,9 +36,13 @@ class HistoryState(StrEnum):
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A change as recorded in its audit entries."""
+    """A change as recorded in its audit entries.
+
+    `ended_at`: None if it has not finished.
+    """
 
     started_at: datetime
+    ended_at: datetime | None
     who: str
     command: str
     selection: Mapping[str, str | int | bool | list[str]]  # options and their values
@@ -49,6 +53,17 @@ class HistoryEntry:
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
+
+    @property
+    def latest_at(self) -> datetime:
+        """Returns the moment of the latest entry."""
+        return self.ended_at or self.started_at
+
+    def names_app(self, app: str) -> bool:
+        """Tells whether the selection names this app, by id or name (case-insensitive)."""
+        found = [self.selection.get(each) for each in ("app_id", "app_name", "app")]
+        names = [name for each in found for name in (each if isinstance(each, list) else [each])]
+        return app.casefold() in {str(name).casefold() for name in names if name is not None}
 
 
 def describe_change(

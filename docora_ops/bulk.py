@@ -76,6 +76,21 @@ class KnownOperation(Progress):
 
 
 @dataclass(frozen=True)
+class OperationRecord(KnownOperation):
+    """A bulk operation as it is kept for a week.
+
+    Docora's dashboard keeps no records: of its operations, `started_at` and `reason` are None.
+    `failures`: the first links that could not be queued. `failed_links`: the first links
+    that failed again, if their snapshots were awaited.
+    """
+
+    started_at: datetime | None
+    reason: str | None
+    failures: Sequence[LinkFailure]
+    failed_links: Sequence[LinkFailure]
+
+
+@dataclass(frozen=True)
 class MaxFailures:
     """The limit of `--max-failures`: a number of snapshots, or a percentage of all results."""
 

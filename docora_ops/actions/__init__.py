@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.reading import links as links
     from docora_ops.actions.reading import queue as queue
     from docora_ops.actions.reading import show as show
+    from docora_ops.actions.report import read_report as read_report
     from docora_ops.actions.workers import pause as pause
     from docora_ops.actions.workers import resume as resume
     from docora_ops.actions.workers import rq_workers as rq_workers
@@ -56,6 +57,7 @@ _MODULES = {
     "monitoring": ("read_metrics", "read_status"),
     "one_link": ("link_to_resync", "resync", "retry"),
     "reading": ("apps", "link_groups", "links", "queue", "show"),
+    "report": ("read_report",),
     "workers": ("pause", "resume", "rq_workers"),
 }
 

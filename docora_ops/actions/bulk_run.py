@@ -111,6 +111,7 @@ class BulkRun:
     _circuits_held: set[str] = field(default_factory=set)
     _reported_at: float = 0
     _reported_failures: int = 0
+    _reported_failed_links: int = 0
 
     def __post_init__(self) -> None:
         self._audit = AuditEntries(self.change, self.selection.total)
@@ -393,10 +394,11 @@ class BulkRun:
             return
         audit, entry = self._audit, self._audit.start()
         is_end = entry is None and not audit.has_ended and (is_last or not self._left)
+        by = self._cancelled_by if reason else None
         if is_end:
-            by = self._cancelled_by if reason else None
             entry = audit.entry(AuditEvent.ENDED, self._counts, reason, by)
-        results = self._following.result().results
+        found = self._following.result()
+        results, failed_again = found.results, len(found.failed_links)
         was_cancelled, cancelled_by = self.docora.store.write(
             Progress(
                 operation_id=self._operation_id,
@@ -410,12 +412,15 @@ class BulkRun:
             since=self._reported_failures,
             change=None if audit.has_begun else self.change,
             stopped_by=reason,
+            cancelled_by=by,
             results=results if any(astuple(results)) else None,
+            failed_links=found.failed_links if failed_again > self._reported_failed_links else (),
             audit=entry,
         )
         audit.has_begun = True
         audit.has_ended |= is_end
         self._reported_failures = len(self._failures)
+        self._reported_failed_links = failed_again
         if was_cancelled and not self._cancelled:
             self._cancelled, self._stopped_by = True, StoppedBy.CANCELLED
             self._cancelled_by = cancelled_by

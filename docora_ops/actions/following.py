@@ -483,6 +483,6 @@ def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Cha
     counts = asdict(found.results)
     entry = audit_entry(change, AuditEvent.AWAITED, operation_id=operation_id, counts=counts)
     try:
-        docora.store.write_results(operation_id, found.results, entry)
+        docora.store.write_results(operation_id, found.results, found.failed_links, entry)
     except RedisError as error:
         docora.warn(f"the results are not kept with the operation: {error.message}")

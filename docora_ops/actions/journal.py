@@ -2,22 +2,51 @@
 
 import time
 from collections.abc import Generator
+from datetime import UTC, datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.audit import HistoryEntry, describe_change
 from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
+from docora_ops.moments import MomentOrAge
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry, read_history
+from docora_ops.queue.redis_server import read_clock
 
 _POLL = 0.5  # seconds
 
 
 def history(
-    docora: Docora, *, schedule: bool = True, page: int = 1, limit: int = 20
+    docora: Docora,
+    *,
+    schedule: bool = True,
+    since: MomentOrAge | None = None,
+    operation_id: str | None = None,
+    app: str | None = None,
+    page: int = 1,
+    limit: int = 20,
 ) -> Page[HistoryEntry]:
-    """Returns one page of the changes, latest first. `schedule`: include passes of `schedule`."""
-    return page_of(read_history(docora.redis, schedule=schedule), page, limit)
+    """Returns one page of the changes, latest first.
+
+    schedule: include passes of `schedule`.
+    since: only changes that began or ended since then.
+    operation_id: only the changes of this bulk operation, and those that cancelled it.
+    app: only changes whose selection names this app (id or name, case-insensitive).
+    """
+    first = moment_of(docora, since) if since else None
+    found = [
+        entry
+        for entry in read_history(docora.redis, schedule=schedule)
+        if (first is None or entry.latest_at >= first)
+        and (operation_id is None or entry.operation_id == operation_id)
+        and (app is None or entry.names_app(app))
+    ]
+    return page_of(found, page, limit)
+
+
+def moment_of(docora: Docora, given: MomentOrAge) -> datetime:
+    """Returns the moment by the clock of Redis, which keeps the audit entries."""
+    return given.at(datetime.fromtimestamp(read_clock(docora.redis), UTC))
 
 
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:

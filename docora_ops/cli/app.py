@@ -22,6 +22,7 @@ from docora_ops.cli.lists import apps, failed, links, show
 from docora_ops.cli.operations import cancel, history, operations, progress
 from docora_ops.cli.pause import pause, resume
 from docora_ops.cli.repair import doctor, repair
+from docora_ops.cli.report import report
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed, schedule
 from docora_ops.cli.signals import interruptible, interruption
@@ -66,7 +67,8 @@ for _command, _example in (
     (cancel, "cancel bulk_0123456789abcdef"),
     (pause, "pause --for 10m"),
     (resume, "resume"),
-    (history, "history --no-schedule"),
+    (history, "history --since 2h --no-schedule"),
+    (report, "report --since 2h"),
     (worker, "worker"),
     (demo, "demo --keep"),
     (completion, "completion bash"),

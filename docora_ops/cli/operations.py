@@ -25,14 +25,15 @@ def operations(
     """List the bulk operations of the last hour.
 
     Includes those of Docora's dashboard. In the state `owner_gone`, links are left, but the command
-    that runs the operation has been silent for two minutes.
+    that runs the operation has been silent for two minutes. For those of the last week, see report.
     """
     context = context_of(typer_context)
     from docora_ops.actions.journal import operations
     from docora_ops.render.bulk_view import OPERATIONS
 
     found = operations(context.docora, page=page, limit=limit)
-    context.show_page(found, OPERATIONS, context.docora.redis_server, "operation")
+    where = f"{context.docora.redis_server}, within the last hour"
+    context.show_page(found, OPERATIONS, where, "operation")
 
 
 def progress(
@@ -93,6 +94,14 @@ def history(
     typer_context: typer.Context,
     limit: options.Limit = 20,
     page: options.PageNumber = 1,
+    since: options.Since = None,
+    operation: options.OfOperation = None,
+    app: Annotated[
+        str | None,
+        typer.Option(
+            metavar="APP", help="Only changes with this app (id or name) among their options."
+        ),
+    ] = None,
     no_schedule: Annotated[
         bool, typer.Option("--no-schedule", help="Exclude the passes of schedule.")
     ] = False,
@@ -107,5 +116,13 @@ def history(
     from docora_ops.actions.journal import history
     from docora_ops.render.bulk_view import HISTORY
 
-    found = history(context.docora, schedule=not no_schedule, page=page, limit=limit)
+    found = history(
+        context.docora,
+        schedule=not no_schedule,
+        since=since,
+        operation_id=operation,
+        app=app,
+        page=page,
+        limit=limit,
+    )
     context.show_page(found, HISTORY, context.docora.redis_server, "change")

@@ -1,6 +1,7 @@
 """Arguments and options that several commands have."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,8 +10,11 @@ import typer
 from docora_ops.bulk import MaxFailures
 from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
+from docora_ops.moments import MomentOrAge
 
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
+_AGE = re.compile("([0-9]{1,9})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def _max_failures(value: str) -> MaxFailures:
@@ -19,6 +23,21 @@ def _max_failures(value: str) -> MaxFailures:
     if not found:
         raise ValueError(f"{value[:100]!r} is neither a number nor a percentage up to 100")
     return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
+
+
+def _moment_or_age(value: str) -> MomentOrAge:
+    """Reads a moment in ISO 8601, in UTC unless it has an offset, or an age. Raises ValueError."""
+    if found := _AGE.fullmatch(value):
+        return MomentOrAge(timedelta(**{_UNITS[found[2]]: int(found[1])}))
+    try:
+        moment = datetime.fromisoformat(value)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return MomentOrAge(moment.astimezone(UTC))
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{value[:100]!r} is neither an age, such as 90s, 30m, 2h or 3d, nor a moment, such as "
+            "2026-11-28T08:12 (UTC)"
+        ) from None
 
 
 _app = typer.Argument(
@@ -143,6 +162,22 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation pr
 Reason = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="The reason, for the audit entry."),
+]
+
+# Selection of changes
+Since = Annotated[
+    MomentOrAge | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        parser=_moment_or_age,
+        help="Only what happened since TIME: an age (90s, 30m, 2h, 3d) or a moment (ISO 8601, "
+        "UTC).",
+    ),
+]
+OfOperation = Annotated[
+    str | None,
+    typer.Option("--operation", metavar="ID", help="Only this bulk operation."),
 ]
 
 # What is printed, and where the settings come from

@@ -109,8 +109,10 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
         state = HistoryState.NOT_FINISHED
     elif texts.get("stopped_by"):
         state = HistoryState.CANCELLED
+    at = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return HistoryEntry(
-        started_at=datetime.fromtimestamp(milliseconds / 1000, UTC),
+        started_at=at,
+        ended_at=None if state is HistoryState.NOT_FINISHED else at,
         who=texts["who"],
         command=texts["command"],
         selection=mapping_of(texts.get("selection")),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
 from shlex import quote
 from typing import Any, cast
@@ -15,7 +16,14 @@ from redis import Redis
 from redis.client import Pipeline
 
 from docora_ops.audit import Change
-from docora_ops.bulk import KnownOperation, OperationState, Progress, Results, StoppedBy
+from docora_ops.bulk import (
+    KnownOperation,
+    OperationRecord,
+    OperationState,
+    Progress,
+    Results,
+    StoppedBy,
+)
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of, reason_of, results_of
@@ -24,6 +32,7 @@ from docora_ops.queue.redis_client import (
     moment_of_timestamp,
     optional_text_of,
     redis_errors,
+    server_time,
     text_of,
     whole_number,
 )
@@ -33,8 +42,12 @@ HEARTBEAT = 30  # seconds after which a runner renews the TTL, even if its batch
 OWNER_PATIENCE = 120  # seconds without a renewal after which an operation has lost its runner
 HEARD = 60  # seconds for which a run with `--in-flight` counts as under way since it was kept
 FAILURES_KEPT = 10_000
+RECORD_EXPIRY = 7 * 86_400  # seconds for which the record of an operation is kept
+RECORDS_KEPT = 1_000
+FAILURES_OF_RECORD = 1_000
 
 _PREFIX = "docora:bulk:"
+_RECORDS = "docora-ops:operations"  # a stream of the ids of operations with a record
 _PACED_RUNS = "docora-ops:paced-runs"  # operation ids of runs that were heard of lately
 _ID_BYTES = 16
 _SCAN_COUNT = 1_000
@@ -42,6 +55,10 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 # Further fields of an operation that docora-ops has started, as far as they are known.
 _OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
+# Further fields of its record; the last two are compressed.
+_RECORD_FIELDS = ("started_at", "reason", "failures", "failed_links")
+_LONGEST_ERROR = 1_000  # characters
+_LARGEST_FIELD = 16 * 2**20  # bytes: others may have written any
 
 
 @dataclass(frozen=True)
@@ -67,13 +84,16 @@ class ProgressStore:
         since: int = 0,
         change: Change | None = None,
         stopped_by: StoppedBy | None = None,
+        cancelled_by: str | None = None,
         results: Results | None = None,
+        failed_links: Sequence[LinkFailure] = (),
         audit: AuditEntry | None = None,
     ) -> tuple[bool, str | None]:
         """Stores the counts, renews the TTL. Tells whether it is cancelled, and by whom if known.
 
         Does not write `progress.cancelled`: others may cancel at any time. `failures`: all so far;
         those before the index `since` are stored already. `change`: at the first call.
+        `failed_links`: all that have failed again, if there are more than at the last call.
         """
         key = operation_key(progress.operation_id)
         failures_key = part_key(progress.operation_id, "failures")
@@ -91,10 +111,32 @@ class ProgressStore:
             fields["stopped_by"] = stopped_by
         if results:
             fields["results"] = json.dumps(asdict(results))
+        of_record: dict[Any, Any] = {"cancelled": "true" if stopped_by else "false"}
+        if cancelled_by:
+            of_record["cancelled_by"] = cancelled_by
+        if failures[since:FAILURES_OF_RECORD]:
+            of_record["failures"] = _compressed(failures)
+        if failed_links:
+            of_record["failed_links"] = _compressed(failed_links)
+        surplus: list[str] = []
+        if change:
+            with redis_errors(self._client):
+                of_record["started_at"] = int(server_time(self._client) * 1000)
+            of_record["reason"] = change.reason or ""
+            surplus = self._record_ids()[RECORDS_KEPT - 1 :]
+        record_key = part_key(progress.operation_id, "record")
         with self._transaction(audit) as pipeline:
             pipeline.hsetnx(key, "cancelled", "false")
             pipeline.hset(key, mapping=fields)
             pipeline.expire(key, EXPIRY)
+            pipeline.hset(record_key, mapping=fields | of_record)
+            pipeline.expire(record_key, RECORD_EXPIRY)
+            if change:
+                entry: dict[Any, Any] = {"operation_id": progress.operation_id}
+                pipeline.xadd(_RECORDS, entry, maxlen=RECORDS_KEPT, approximate=False)
+                pipeline.expire(_RECORDS, RECORD_EXPIRY)
+            for each in surplus:
+                pipeline.expire(part_key(each, "record"), 0)  # deletes it
             pipeline.set(links_key, "", ex=EXPIRY, nx=True)
             pipeline.expire(links_key, EXPIRY)
             if failures:
@@ -103,19 +145,26 @@ class ProgressStore:
                 pipeline.hset(failures_key, mapping=stored | {"total": len(failures)})
                 pipeline.expire(failures_key, EXPIRY)
             pipeline.hmget(key, ["cancelled", "cancelled_by"])
-            cancelled, cancelled_by = pipeline.execute()[-1]
-        return cancelled == b"true", optional_text_of(cancelled_by)
+            cancelled, by = pipeline.execute()[-1]
+        return cancelled == b"true", optional_text_of(by)
 
     def write_results(
-        self, operation_id: str, results: Results, audit: AuditEntry | None = None
+        self,
+        operation_id: str,
+        results: Results,
+        failed_links: Sequence[LinkFailure] = (),
+        audit: AuditEntry | None = None,
     ) -> None:
         """Keeps the results of the operation's snapshots, with an audit entry."""
-        key = operation_key(operation_id)
+        fields: dict[Any, Any] = {"results": json.dumps(asdict(results))}
+        of_record = fields | {"failed_links": _compressed(failed_links)}
+        record_key = part_key(operation_id, "record")
         with self._transaction(audit) as pipeline:
-            left = int(self._client.pttl(key)) // 1000  # it tells the time of the last step
-            if left > 0:
-                pipeline.hset(key, "results", json.dumps(asdict(results)))
-                pipeline.expire(key, left)  # it may have expired just now
+            for key, mapping in ((operation_key(operation_id), fields), (record_key, of_record)):
+                left = int(self._client.pttl(key)) // 1000  # it tells the time of the last step
+                if left > 0:
+                    pipeline.hset(key, mapping=mapping)
+                    pipeline.expire(key, left)  # it may have expired just now
             pipeline.execute()
 
     def read(self, operation_id: str) -> KnownOperation:
@@ -125,7 +174,7 @@ class ProgressStore:
         raise NotFoundError(
             f"Operation not found or expired: {operation_id!r}",
             hint="ids look like bulk_0123456789abcdef; an operation is kept for an hour after its "
-            "last step",
+            "last step, and for a week in docora-ops report",
         )
 
     def read_all(self) -> list[KnownOperation]:
@@ -141,44 +190,64 @@ class ProgressStore:
             for key in keys:
                 pipeline.pttl(key)
                 pipeline.hmget(key, [*_FIELDS, *_OUR_FIELDS])
-            (seconds, _), *replies = pipeline.execute()
-        operations = []
-        for key, left, values in zip(keys, replies[::2], replies[1::2], strict=True):
-            if values[0] is None:
-                continue  # the dashboard's cancel makes a hash without a total
-            total, completed, succeeded, failed = (whole_number(each) or 0 for each in values[:4])
-            who, command, selection, stopped_by, cancelled_by, results = map(
-                optional_text_of, values[5:]
+            now, *replies = pipeline.execute()
+        return [
+            _operation(
+                key.decode(errors="backslashreplace").removeprefix(_PREFIX),
+                values,
+                now,
+                seconds_left=left / 1000,
+                expiry=EXPIRY,
             )
-            # Each step sets the same TTL, so the rest of it tells the time of the step.
-            at = seconds - EXPIRY + left / 1000 if 0 <= left <= EXPIRY * 1000 else None
-            is_cancelled, state = values[4] == b"true", OperationState.RUNNING
-            if completed >= total:
-                state = OperationState.DONE
-            elif is_cancelled:
-                state = OperationState.CANCELLED
-            elif at is not None and seconds - at > OWNER_PATIENCE:
-                state = OperationState.OWNER_GONE
-            operations.append(
-                KnownOperation(
-                    operation_id=key.decode(errors="backslashreplace").removeprefix(_PREFIX),
-                    total=total,
-                    completed=completed,
-                    put_to_work=succeeded,
-                    not_queued=failed,
-                    cancelled=is_cancelled,
-                    state=state,
-                    last_step_at=None if at is None else moment_of_timestamp(at),
-                    last_step_seconds=None if at is None else int(seconds - at),
-                    who=who,
-                    command=command,
-                    selection=mapping_of(selection),
-                    stopped_by=reason_of(stopped_by),
-                    cancelled_by=cancelled_by,
-                    results=results_of(results),
-                )
+            for key, left, values in zip(keys, replies[::2], replies[1::2], strict=True)
+            if values[0] is not None  # the dashboard's cancel makes a hash without a total
+        ]
+
+    def find_records(self, since: datetime) -> list[str]:
+        """Returns the ids of the operations with a step since then, the newest operation first."""
+        ids = self._record_ids()
+        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            for operation_id in ids:
+                pipeline.pttl(part_key(operation_id, "record"))
+            (seconds, _), *left = pipeline.execute()
+        first = since.timestamp() - seconds + RECORD_EXPIRY  # seconds that such a record has left
+        return [
+            operation_id
+            for operation_id, milliseconds in zip(ids, left, strict=True)
+            if milliseconds > 0 and milliseconds / 1000 >= first
+        ]
+
+    def read_record(self, operation_id: str) -> OperationRecord | None:
+        """Returns the record of an operation, None if there is none, or it has expired."""
+        key = part_key(operation_id, "record")
+        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.pttl(key)
+            pipeline.hmget(key, [*_FIELDS, *_OUR_FIELDS, *_RECORD_FIELDS])
+            now, left, values = pipeline.execute()
+        if values[0] is None:
+            return None
+        known, (started_at, reason, failures, failed_links) = values[:-4], values[-4:]
+        operation = _operation(
+            operation_id, known, now, seconds_left=left / 1000, expiry=RECORD_EXPIRY
+        )
+        began = whole_number(started_at)
+        return OperationRecord(
+            **vars(operation),
+            started_at=None if began is None else moment_of_timestamp(began / 1000),
+            reason=optional_text_of(reason),
+            failures=_decompressed(failures),
+            failed_links=_decompressed(failed_links),
+        )
+
+    def _record_ids(self) -> list[str]:
+        """Returns the ids of the operations that have had a record, the newest first."""
+        with redis_errors(self._client):
+            entries = cast(
+                "list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrevrange(_RECORDS)
             )
-        return operations
+        return [text_of(fields.get(b"operation_id", b"")) for _, fields in entries]
 
     def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
         """Returns the first failures of the operation, in their order, and the number of all."""
@@ -190,9 +259,7 @@ class ProgressStore:
         kept: dict[int, LinkFailure] = {}
         for number, value in stored.items():
             with suppress(ValueError, TypeError, RecursionError):  # others may write anything
-                *texts, app_name, repository_name = json.loads(value)
-                names = (name and str(name) for name in (app_name, repository_name))
-                kept[int(number)] = LinkFailure(*map(str, texts), *names)
+                kept[int(number)] = _failure(json.loads(value))
         return [kept[number] for number in sorted(kept)], total
 
     def has_links(self, operation_id: str) -> bool:
@@ -306,8 +373,9 @@ def operation_key(operation_id: str) -> str:
 def part_key(operation_id: str, part: str) -> str:
     """Returns a key of an operation.
 
-    part: `failures`; `links` for those that the operation has claimed, or `selection` for all links
-        of a run that is under way, with 16 bytes for each row id.
+    part: `failures`; `record` for what is kept for a week; `links` for those that the operation has
+        claimed, or `selection` for all links of a run that is under way, with 16 bytes for each
+        row id.
     """
     # Not with the prefix of operations: the dashboard would take the key for one.
     return f"docora-ops:operation:{operation_id}:{part}"
@@ -320,3 +388,72 @@ def _packed(ids: Iterable[str]) -> bytes:
 def _unpacked(packed: bytes) -> list[str]:
     starts = range(0, len(packed) - _ID_BYTES + 1, _ID_BYTES)
     return [str(UUID(bytes=packed[start : start + _ID_BYTES])) for start in starts]
+
+
+def _operation(
+    operation_id: str,
+    values: Sequence[bytes | None],
+    time: tuple[int, int],
+    *,
+    seconds_left: float,
+    expiry: int,
+) -> KnownOperation:
+    """Makes an operation of the values of `_FIELDS` and `_OUR_FIELDS`.
+
+    time: the answer of TIME. seconds_left: the rest of the TTL, which each step sets to `expiry`.
+    """
+    now = time[0] + time[1] / 1e6
+    total, completed, succeeded, failed = (whole_number(each) or 0 for each in values[:4])
+    who, command, selection, stopped_by, cancelled_by, results = map(optional_text_of, values[5:])
+    # Each step sets the same TTL, so the rest of it tells the time of the step.
+    at = now - expiry + seconds_left if 0 <= seconds_left <= expiry else None
+    is_cancelled, state = values[4] == b"true", OperationState.RUNNING
+    if completed >= total:
+        state = OperationState.DONE
+    elif is_cancelled:
+        state = OperationState.CANCELLED
+    elif at is not None and now - at > OWNER_PATIENCE:
+        state = OperationState.OWNER_GONE
+    return KnownOperation(
+        operation_id=operation_id,
+        total=total,
+        completed=completed,
+        put_to_work=succeeded,
+        not_queued=failed,
+        cancelled=is_cancelled,
+        state=state,
+        last_step_at=None if at is None else moment_of_timestamp(at),
+        last_step_seconds=None if at is None else int(now - at),
+        who=who,
+        command=command,
+        selection=mapping_of(selection),
+        stopped_by=reason_of(stopped_by),
+        cancelled_by=cancelled_by,
+        results=results_of(results),
+    )
+
+
+def _compressed(failures: Sequence[LinkFailure]) -> bytes:
+    """Returns the first failures, most of whose texts are alike, in few bytes."""
+    some = (
+        replace(each, error_message=each.error_message[:_LONGEST_ERROR])
+        for each in failures[:FAILURES_OF_RECORD]
+    )
+    return zlib.compress(json.dumps([astuple(each) for each in some]).encode())
+
+
+def _decompressed(value: bytes | None) -> list[LinkFailure]:
+    """Returns the failures; leaves out what is none: others may write anything."""
+    found: list[LinkFailure] = []
+    with suppress(ValueError, TypeError, RecursionError, zlib.error):
+        for each in json.loads(zlib.decompressobj().decompress(value or b"", _LARGEST_FIELD)):
+            with suppress(ValueError, TypeError):
+                found.append(_failure(each))
+    return found
+
+
+def _failure(texts: Sequence[object]) -> LinkFailure:
+    """Makes a failure of the texts of its tuple. Raises TypeError, ValueError."""
+    *known, app_name, repository_name = texts
+    names = (name and str(name) for name in (app_name, repository_name))
+    return LinkFailure(*map(str, known), *names)

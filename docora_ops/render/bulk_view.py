@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from docora_ops.audit import HistoryEntry, HistoryState
-from docora_ops.bulk import BulkResult, BulkWait, KnownOperation, Results, StoppedBy
+from docora_ops.bulk import BulkResult, BulkWait, KnownOperation, OperationState, Results, StoppedBy
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
 from docora_ops.render.columns import Column, Listing, Pairs, style_of, words
@@ -116,7 +116,7 @@ def wait_counts(wait: BulkWait, left: int = 0) -> str:
     label = "in flight" if left else "still to come"
     if 0 < sum(jobs.values()) <= wait.unfinished:  # else some have ended since they were looked at
         label += f" ({', '.join(f'{count} {place}' for place, count in jobs.items() if count)})"
-    shown = _results(wait.results, label)
+    shown = counted_results(wait.results, label)
     if left:
         shown.append(f"{left} not queued yet")
     if wait.suspended:
@@ -124,7 +124,7 @@ def wait_counts(wait: BulkWait, left: int = 0) -> str:
     return ", ".join(shown)
 
 
-def _results(results: Results | None, unfinished: str = "not finished") -> list[str]:
+def counted_results(results: Results | None, unfinished: str = "not finished") -> list[str]:
     """Counts the results of snapshots; empty if they are not known."""
     if results is None:
         return []
@@ -154,6 +154,13 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
     return shlex.join(typed)
 
 
+def state_of(operation: KnownOperation) -> str:
+    """Returns the state, or why the operation was stopped."""
+    if operation.state is OperationState.CANCELLED:
+        return stopped(operation.stopped_by, operation.cancelled_by)
+    return words(operation.state)
+
+
 def ago(seconds: int | None) -> str:
     """Returns `5 s ago`, or `unknown`."""
     return "unknown" if seconds is None else f"{duration(seconds)} ago"
@@ -168,12 +175,10 @@ OPERATIONS: Sequence[Column[KnownOperation]] = (
     ),
     Column(
         "State",
-        lambda it: (
-            words(it.state) if it.state != "cancelled" else stopped(it.stopped_by, it.cancelled_by)
-        ),
+        state_of,
         lambda each: style_of(each.state),
     ),
-    Column("Results", lambda each: ", ".join(_results(each.results)), left_out=3),
+    Column("Results", lambda each: ", ".join(counted_results(each.results)), left_out=3),
     Column("Last step", lambda each: ago(each.last_step_seconds), left_out=2),
     Column("Who", lambda each: each.who, left_out=1),
     Column("What", lambda each: command_line(each.command, each.selection), folds=True),
@@ -220,7 +225,8 @@ class CancelData:
 # `history`.
 
 
-def _result(entry: HistoryEntry) -> str:
+def result_of_change(entry: HistoryEntry) -> str:
+    """Counts the links of a change by outcome and result."""
     counts = dict(entry.counts)
     total = counts.pop("total", 0)
     parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
@@ -228,14 +234,14 @@ def _result(entry: HistoryEntry) -> str:
         is_cancelled = entry.state is HistoryState.CANCELLED
         end = stopped(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)
         parts = [f"{amount(total, 'link')}: {', '.join([*parts, end])}"]
-    return "; ".join(filter(None, (", ".join(parts), ", ".join(_results(entry.results)))))
+    return "; ".join(filter(None, (", ".join(parts), ", ".join(counted_results(entry.results)))))
 
 
 HISTORY: Sequence[Column[HistoryEntry]] = (
     Column("When", lambda entry: entry.started_at),
     Column("Who", lambda entry: entry.who),
     Column("What", lambda entry: command_line(entry.command, entry.selection), folds=True),
-    Column("Result", _result),
+    Column("Result", result_of_change),
     Column("Operation", lambda entry: entry.operation_id, left_out=1),
     Column("Reason", lambda entry: entry.reason),
 )

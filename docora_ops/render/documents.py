@@ -88,7 +88,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     """Returns the JSON Schema of a command's documents; None if it prints none."""
     from pydantic import TypeAdapter
 
-    from docora_ops import audit, bulk, jobs, link_lists, links, overview
+    from docora_ops import audit, bulk, jobs, link_lists, links, overview, report
     from docora_ops.render import bulk_view, drift_view, link_view, queue_view
 
     counts = list[link_lists.RepositoryCount] | list[link_lists.StatusCount]
@@ -115,5 +115,6 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "pause": jobs.RqWorkers,
         "resume": queue_view.ResumeData,
         "history": list[audit.HistoryEntry],
+        "report": report.Report,
     }.get(command)
     return data and TypeAdapter(Document[data]).json_schema(mode="serialization")

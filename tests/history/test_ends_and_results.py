@@ -14,7 +14,7 @@ PACED = ("retry-all-failed", "--error", "HTTP 500", "--in-flight", "2", "--json"
 
 
 def told(docora: Docora) -> dict[str, Any]:
-    """What the three commands tell of the only operation, which is the same."""
+    """What the commands tell of the only operation, which is the same, also in its record."""
     operation_id = only_operation(docora)
     [listed] = docora.run("operations", "--json", env=NO_DATABASE).data
     shown = docora.run("progress", operation_id, "--json", env=NO_DATABASE).data
@@ -30,6 +30,9 @@ def told(docora: Docora) -> dict[str, Any]:
     assert shown == listed
     names = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
     assert {name: entry[name] for name in names} == {name: listed[name] for name in names}
+    [record] = docora.run("report", "--operation", operation_id, "--json").data["operations"]
+    assert record.items() >= listed.items()
+    assert len(record["failed_links"]) == listed["results"]["failed"]
     return {**listed, "counts": entry["counts"]}
 
 

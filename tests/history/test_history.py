@@ -78,6 +78,49 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     assert "encrypted" not in stored
 
 
+def test_options_choose_the_changes_of_a_time_an_operation_or_an_app(docora: Docora) -> None:
+    app_id = docora.add_app("Acme Search")
+    links = [docora.link(app_id, docora.add_repository(f"octo/r{number}")) for number in range(3)]
+    other = docora.add_link()
+    assert docora.run("retry", *links[0].ids, "--reason", "r1").code == 0
+    began = datetime.now(UTC)
+    one = docora.run("retry-all-failed", "--app", "acme search", "--reason", "r2", "--json")
+    docora.redis.hset(f"docora:bulk:{one.data['operation_id']}", "completed", "1")
+    assert docora.run("cancel", one.data["operation_id"], "--reason", "r3").code == 0
+    assert docora.run("retry-all-failed", "--reason", "r4").code == 0
+    assert docora.run("retry", *other.ids, "--reason", "r5").code == 4
+    # Began before, ended since then; and did not end.
+    entry: dict[Any, Any] = {"who": "kim@ops1", "command": "repair", "run": "long"}
+    entry |= {"selection": '{"app_id": "app_9", "app_name": "Straße"}', "reason": "r6"}
+    docora.redis.delete(STREAMS[1])
+    hours_ago = int((began - timedelta(hours=3)).timestamp() * 1000)
+    docora.redis.xadd(STREAMS[1], {**entry, "event": "started"}, id=f"{hours_ago}-1")
+    docora.redis.xadd(STREAMS[1], {**entry, "event": "started", "run": "x"}, id=f"{hours_ago}-2")
+    docora.redis.xadd(STREAMS[1], {**entry, "event": "ended"})
+    everything = [each["reason"] for each in history(docora)]
+    assert sorted(everything) == ["r1", "r2", "r3", "r4", "r6", "r6"]
+    for options, reasons in (
+        (("--since", "1h"), ["r1", "r2", "r3", "r4", "r6"]),
+        (("--since", "4h"), ["r1", "r2", "r3", "r4", "r6", "r6"]),
+        (("--since", began.isoformat()), ["r2", "r3", "r4", "r6"]),
+        (("--since", "999999999d", "--limit", "1"), ["r4"]),
+        (("--since", "2999-01-01"), []),
+        (("--operation", one.data["operation_id"]), ["r2", "r3"]),
+        (("--app", "Acme Search"), ["r1", "r2"]),
+        (("--app", app_id.upper()), ["r1"]),
+        (("--app", "STRASSE", "--since", "1h"), ["r6"]),
+        (("--app", "Acme", "--no-schedule"), []),
+    ):
+        found = history(docora, *options)
+        assert sorted(each["reason"] for each in found) == reasons, options
+    [ended] = history(docora, "--app", "app_9", "--since", "1h")
+    assert ended["ended_at"] > ended["started_at"]
+    assert history(docora, "--app", "app_9")[-1]["ended_at"] is None
+    for wrong in ("2 h", "-1h", "1w", "0001-01-01T00:00+12:00", "yesterday", "08:12", "1e3s"):
+        result = docora.run("history", f"--since={wrong}", "--json", env=NO_DATABASE)
+        assert (result.code, result.json["code"]) == (2, "usage"), wrong
+
+
 def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
     nothing = docora.run("retry-all-failed", "--reason", "none")
     docora.add_link()

@@ -90,6 +90,7 @@ def test_no_command_shows_or_stores_a_secret(
         ("resync", ids[0], "--all", "--yes"),
         ("repair", *ids),
         ("history",),
+        ("report",),
     )
     results: list[Result] = []
     env = dict.fromkeys(("DATABASE_URL", "REDIS_URL"))
@@ -148,7 +149,7 @@ def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> 
                 assert "Traceback" not in result.stderr
                 assert_no_secret(result.stdout, result.stderr)
     docora.redis.acl_deluser(USER)
-    entries = b"".join(redis_texts(docora, but=b"rq:results:")).decode()
+    entries = b"".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
     assert "refuses: row 1 of ***, ***, ***" in entries
     assert_no_secret(entries)
 

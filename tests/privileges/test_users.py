@@ -4,6 +4,7 @@ import re
 from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
+from typing import Any
 
 import pytest
 import redis
@@ -19,7 +20,13 @@ from tests.support.snapshots import Snapshots
 OPERATION = "bulk_0123456789abcdef"
 READING = (
     *("show APP REPO", "doctor --read-only", "queue", "status", "metrics --by-app", "operations"),
-    *(f"progress {OPERATION}", "history", "retry APP REPO --dry-run", "schedule --dry-run"),
+    *(
+        f"progress {OPERATION}",
+        "history",
+        "report",
+        "retry APP REPO --dry-run",
+        "schedule --dry-run",
+    ),
     *("repair --dry-run", "retry-all-failed --dry-run", "resync APP REPO --dry-run"),
     *("resync APP --all --dry-run", "failed", "failed --group-by error", "apps"),
     "links --circuit open --group-by repository",
@@ -51,6 +58,10 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
     docora.redis.set("rq:scheduler-lock:snapshot-queue", "scheduler")
     docora.redis.hset(f"docora:bulk:{OPERATION}", items=["total", 5, "completed", 1])
     docora.redis.expire(f"docora:bulk:{OPERATION}", 3000)
+    docora.redis.xadd("docora-ops:operations", {"operation_id": OPERATION})
+    record: dict[Any, Any] = {"total": 5, "completed": 1}
+    docora.redis.hset(f"docora-ops:operation:{OPERATION}:record", mapping=record)
+    docora.redis.expire(f"docora-ops:operation:{OPERATION}:record", 7 * 86_400)
     docora.add_deliveries(stale, 3)
     docora.age_links()
     return stale, other

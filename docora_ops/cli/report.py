@@ -1,0 +1,36 @@
+"""`report`."""
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import context_of
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.errors import UsageError
+
+
+def report(
+    typer_context: typer.Context,
+    since: options.Since = None,
+    operation: options.OfOperation = None,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Print a report of an incident in Markdown.
+
+    To be pasted into an issue. Tells who did what, when and why, which links failed again, and the
+    state now. Covers the last 24 hours unless told otherwise. Changes nothing.
+    """
+    context = context_of(typer_context)
+    if since and operation:
+        raise UsageError("--since and --operation can't be combined", hint="remove one of them")
+    from docora_ops.actions.report import read_report
+    from docora_ops.render.report_view import report_markdown
+
+    found, errors = read_report(context.docora, since=since, operation_id=operation)
+    if as_json:
+        context.show_document(found, next(iter(errors), None))
+    else:
+        context.show_tables([report_markdown(found, errors)], paged=True)
+    for error in errors:
+        context.report(error)
+    return exit_code_of(errors[0]) if errors else ExitCode.OK
