@@ -1,6 +1,7 @@
 """Arguments and options that several commands have."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,9 @@ from docora_ops.bulk import MaxFailures
 from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
 
+_AGE = re.compile("([0-9]{1,9})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_AGE = 36_500 * 86_400  # seconds
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 
 
@@ -19,6 +23,23 @@ def _max_failures(value: str) -> MaxFailures:
     if not found:
         raise ValueError(f"{value[:100]!r} is neither a number nor a percentage up to 100")
     return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
+
+
+def _moment_or_age(value: str) -> datetime | timedelta:
+    """Reads a moment, in UTC unless it has an offset, or an age. Raises ValueError."""
+    if found := _AGE.fullmatch(value):
+        seconds = int(found[1]) * _UNITS[found[2]]
+        if seconds > _LONGEST_AGE:
+            raise ValueError(f"{value!r} is more than a hundred years")
+        return timedelta(seconds=seconds)
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{value[:100]!r} is neither a moment, such as 2026-11-28T08:00 (UTC), nor an age, "
+            "such as 90s, 30m, 2h or 3d"
+        ) from None
 
 
 _app = typer.Argument(
@@ -97,6 +118,23 @@ CircuitFilter = Annotated[
     Literal["open", "closed"] | None,
     typer.Option(
         "--circuit", metavar="STATE", help="Only links whose circuit is STATE (open or closed)."
+    ),
+]
+LastScanBefore = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="MOMENT|AGE",
+        parser=_moment_or_age,
+        help="Only links whose last good scan was before MOMENT (ISO 8601, UTC unless it has an "
+        "offset), or longer ago than AGE (90s, 30m, 2h, 3d). Includes links never scanned.",
+    ),
+]
+LastScanAfter = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="MOMENT|AGE",
+        parser=_moment_or_age,
+        help="Only links whose last good scan was at MOMENT or later, or at most AGE ago.",
     ),
 ]
 

@@ -68,6 +68,8 @@ def retry_all_failed(
     exclude_error: options.ExcludeErrors = None,
     no_error: options.NoError = False,
     circuit: options.CircuitFilter = None,
+    last_scan_before: options.LastScanBefore = None,
+    last_scan_after: options.LastScanAfter = None,
     limit: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Retry at most N links, spread evenly across apps."),
