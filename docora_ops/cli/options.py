@@ -108,7 +108,7 @@ Errors = Annotated[
 ]
 ExcludeErrors = Annotated[
     list[str] | None,
-    typer.Option(metavar="TEXT", help="Exclude links that --error TEXT would match. Repeatable."),
+    typer.Option(metavar="TEXT", help="Exclude links that --error would match. Repeatable."),
 ]
 NoError = Annotated[
     bool,
@@ -123,18 +123,18 @@ CircuitFilter = Annotated[
 LastScanBefore = Annotated[
     datetime | None,
     typer.Option(
-        metavar="MOMENT|AGE",
+        metavar="WHEN",
         parser=_moment_or_age,
-        help="Only links whose last good scan was before MOMENT (ISO 8601, UTC unless it has an "
-        "offset), or longer ago than AGE (90s, 30m, 2h, 3d). Includes links never scanned.",
+        help="Only links with no good scan since WHEN: a moment (ISO 8601, UTC) or an age (2h, "
+        "3d).",
     ),
 ]
 LastScanAfter = Annotated[
     datetime | None,
     typer.Option(
-        metavar="MOMENT|AGE",
+        metavar="WHEN",
         parser=_moment_or_age,
-        help="Only links whose last good scan was at MOMENT or later, or at most AGE ago.",
+        help="Only links with a good scan since WHEN.",
     ),
 ]
 
