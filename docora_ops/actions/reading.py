@@ -109,7 +109,10 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         text = mask(failure.text)[:_LONGEST_FAILURE]  # BullMQ keeps the whole text
         record = replace(record, last_failure=replace(failure, text=text))
     warn_of_wrong_backend(docora)
-    has_failed = link.status == LinkStatus.FAILED and record.status == "failed"
+    failed_at = None
+    if link.status == LinkStatus.FAILED and record.status == "failed":
+        failure = record.last_failure
+        failed_at = record.ended_at or (failure.failed_at if failure else None)
     return LinkDetails(
         app_id=link.ref.app_id,
         app_name=payload.app_name,
@@ -121,7 +124,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         status=link.status,
         error_message=link.error_message,
         retry_count=link.retry_count,
-        failed_at=record.ended_at if has_failed else None,
+        failed_at=failed_at,
         circuit_open_until=link.circuit_open_until,
         circuit_is_open=link.circuit_is_open,
         **vars(history),

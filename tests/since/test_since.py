@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from rq.utils import now, utcformat
@@ -142,8 +143,8 @@ def test_show_tells_the_end_of_a_failed_job_as_long_as_rq_keeps_it(
     docora: Docora, links: dict[str, TestLink]
 ) -> None:
     link, ended = links["hour"], utcformat(now())
-    fields = {"status": "failed", "ended_at": ended, "created_at": ended, "origin": QUEUE}
-    docora.redis.hset(f"rq:job:{link.job_id}", mapping={**fields})
+    fields: dict[Any, Any] = {"status": "failed", "ended_at": ended, "origin": QUEUE}
+    docora.redis.hset(f"rq:job:{link.job_id}", mapping=fields)
     data = docora.run("show", *link.ids, "--json").data
     assert data["failed_at"] == data["job_record"]["ended_at"] is not None
     assert f"Failed at\t{data['failed_at']}\n" in docora.run("show", *link.ids).stdout
