@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
 
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.text import inert, mask, mask_cut
@@ -50,23 +52,27 @@ def fold(text: str) -> str:
     return _REPEATED.sub("*", folded)
 
 
-def group_errors(rows: Iterable[tuple[str, str | None, int]]) -> list[ErrorGroup]:
+def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
     """Groups links by folded error, most links first. Shows an error in full if all have it.
 
-    `rows`: app id, the first LONGEST + 1 characters of the error, and number of links with both.
+    `rows`: app id, the first LONGEST + 1 characters of the error, and number of links with both;
+    then, if it is known, until when the failed ones were good, and the seconds since then.
     """
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}
     shown: dict[str | None, str | None] = {}
-    for app_id, error, count in rows:
+    good_until: dict[str | None, tuple[datetime, int]] = {}
+    for app_id, error, count, *bound in rows:
         text = typable(error) if error else None
         key = text and fold(text)
         links[key] += count
         apps.setdefault(key, set()).add(app_id)
         if shown.setdefault(key, text) != text:
             shown[key] = key
+        if bound and bound[0]:
+            good_until[key] = max(good_until.get(key, tuple(bound)), tuple(bound))
     return [
-        ErrorGroup(shown[key], count, len(apps[key]))
+        ErrorGroup(shown[key], count, len(apps[key]), *good_until.get(key, ()))
         for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
     ]
 

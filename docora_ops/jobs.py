@@ -9,6 +9,7 @@ from docora_ops.text import duration
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
 BULLMQ_PREFIX = "bull"  # begins BullMQ's keys
+RECENT = 900  # seconds whose ends of jobs a screen tells
 JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
 
 
@@ -215,6 +216,8 @@ class QueueOverview:
     scheduler: Scheduler | None
     jobs: Sequence[QueuedJob]  # the first ones: running, then waiting, then delayed
     backend_source: BackendSource = BackendSource.SETTING
+    # Jobs that failed in the last 15 minutes, at least: one that is queued again is not counted.
+    failed_recently: int = 0
 
     @property
     def unfinished(self) -> int:

@@ -64,6 +64,7 @@ class ListedLink(LinkIds):
     error_message_cut: bool
     retry_count: int
     last_scanned_at: datetime | None
+    last_scanned_seconds: int | None  # since then, by the clock of Postgres
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
     job: JobState | None = None  # None: Redis did not tell
@@ -88,16 +89,26 @@ class StatusCount:
 
 @dataclass(frozen=True)
 class ErrorGroup:
-    """Links whose errors differ only in paths, numbers and ids."""
+    """Links whose errors differ only in paths, numbers and ids.
+
+    good_until_at: the latest last good scan of the failed links. A bound: each of them failed after
+        its own, and when is not recorded. None: none is failed, or none was ever good.
+    good_until_seconds: since then, by the clock of Postgres.
+    """
 
     error_message: str | None  # with `*` for the parts that differ
     links: int
     apps: int
+    good_until_at: datetime | None = None
+    good_until_seconds: int | None = None
 
 
 @dataclass(frozen=True)
 class AppSummary(App):
-    """An app with the number of its links, by status, and the moment of their last good scan."""
+    """An app with the number of its links, by status, and the moment of their last good scan.
+
+    `good_until_at` and `good_until_seconds`: as in `ErrorGroup`.
+    """
 
     base_url: str
     links: int
@@ -106,6 +117,8 @@ class AppSummary(App):
     scanning: int
     synced: int
     last_scanned_at: datetime | None
+    good_until_at: datetime | None
+    good_until_seconds: int | None
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,7 @@ class LinkHistory:
 
     created_at: datetime
     last_scanned_at: datetime | None
+    last_scanned_seconds: int | None  # since then, by the clock of Postgres
     consecutive_failures: int
     delivered_files: int
     last_delivered_at: datetime | None
@@ -144,6 +158,7 @@ class LinkDetails(LinkHistory):
     status: str
     error_message: str | None
     retry_count: int
+    failed_at: datetime | None  # of a failed link: the end of its failed job, if it is still kept
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
     lock_held: bool  # a worker holds the link in Postgres

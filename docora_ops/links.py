@@ -259,6 +259,8 @@ class LinkFilter:
     no_error: bool = False  # also links without an error
     open_circuit: bool | None = None  # None: whether or not the repository's circuit is open
     or_held_back: bool = False  # also pending links with an open circuit
+    last_scan_before: datetime | None = None  # also links that were never scanned
+    last_scan_after: datetime | None = None  # at this moment or later
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])

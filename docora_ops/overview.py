@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.jobs import OtherQueue, QueueOverview
@@ -56,7 +57,8 @@ class Status:
     """The state of a Docora. The fields of a server that is down are None.
 
     `failed_by_app` and `failed_by_error`: the first five of `failed_apps` apps and `failed_errors`
-    errors. `drift`: None beside wrong or unclear workers, and on a standby.
+    errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, of all failed links.
+    `drift`: None beside wrong or unclear workers, and on a standby.
     """
 
     postgres: str  # names the server and the database
@@ -71,6 +73,9 @@ class Status:
     failed_by_app: Sequence[AppCount] | None = None
     failed_errors: int | None = None
     failed_by_error: Sequence[ErrorGroup] | None = None
+    good_until_at: datetime | None = None
+    good_until_seconds: int | None = None
+    scanned_recently: int | None = None  # links with a good scan in the last 15 minutes
     standby: Standby | None = None  # None on a primary
     queue: QueueOverview | None = None
     other_queue: OtherQueue = OtherQueue.UNUSED

@@ -21,6 +21,7 @@ _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
     *(map(chr, range(*ends)) for ends in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0)))
 )
 """Letters and marks without a glyph."""
+_DAY = 86_400  # seconds
 _LONGEST = 10**9  # seconds: others may have written any number
 
 
@@ -79,3 +80,16 @@ def duration(seconds: float) -> str:
     if minutes and rest:
         return f"{minutes} min {rest} s"
     return f"{minutes} min" if minutes else f"{rest} s"
+
+
+def good_until(at: datetime | None, seconds: int | None) -> str:
+    """Returns `good until 08:12Z, 3 h ago`, or the date after a day, or `never good`.
+
+    Tells of a failed link or links the bound that is known: the failure came after this moment.
+    at: the last good scan. seconds: the seconds since then.
+    """
+    if at is None or seconds is None:
+        return "never good"
+    age = " ".join(duration(seconds).split()[:2])  # a bound need not be told to the minute
+    shown = f"{at.astimezone(UTC):%H:%MZ}" if seconds < _DAY else f"{at.astimezone(UTC):%Y-%m-%d}"
+    return f"good until {shown}, {age} ago"

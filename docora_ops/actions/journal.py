@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions.docora import Docora
 from docora_ops.audit import HistoryEntry, describe_change
 from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
-from docora_ops.moments import MomentOrAge
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry, read_history
 from docora_ops.queue.redis_server import read_clock
 
@@ -20,7 +19,7 @@ def history(
     docora: Docora,
     *,
     schedule: bool = True,
-    since: MomentOrAge | None = None,
+    since: datetime | timedelta | None = None,
     operation_id: str | None = None,
     app: str | None = None,
     page: int = 1,
@@ -44,9 +43,11 @@ def history(
     return page_of(found, page, limit)
 
 
-def moment_of(docora: Docora, given: MomentOrAge) -> datetime:
-    """Returns the moment by the clock of Redis, which keeps the audit entries."""
-    return given.at(datetime.fromtimestamp(read_clock(docora.redis), UTC))
+def moment_of(docora: Docora, given: datetime | timedelta) -> datetime:
+    """Returns the moment; an age counts by the clock of Redis, which keeps the audit entries."""
+    if isinstance(given, datetime):
+        return given
+    return datetime.fromtimestamp(read_clock(docora.redis), UTC) - given
 
 
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:

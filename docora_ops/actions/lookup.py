@@ -3,10 +3,12 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
 from docora_ops.database import Database
+from docora_ops.database.link_reports import moment_before
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
@@ -34,6 +36,9 @@ class LinkChoice:
     match the whole error.
     no_error: also links without an error.
     open_circuit: whether the repository's circuit must be open; None: either.
+    last_scan_before: the last good scan was before this moment, or longer ago than this age by the
+    clock of Postgres; also links that were never scanned.
+    last_scan_after: the last good scan was at this moment or later, or at most this age ago.
     """
 
     apps: Sequence[str] = ()
@@ -44,6 +49,8 @@ class LinkChoice:
     exclude_errors: Sequence[str] = ()
     no_error: bool = False
     open_circuit: bool | None = None
+    last_scan_before: datetime | timedelta | None = None
+    last_scan_after: datetime | timedelta | None = None
 
 
 def choose_links(
@@ -64,6 +71,8 @@ def choose_links(
             sentence = f"no repository matches {mask(pattern)!r}{_of(found)}"
             raise _no_repository(sentence, database, found, pattern)
     names = [text for text in choice.repositories if "*" not in text]
+    before = _moment(database, choice.last_scan_before)
+    after = _moment(database, choice.last_scan_after)
     linked = [resolve_repository(database, found, text) for text in names]
     which = LinkFilter(
         app_ids=[app.app_id for app in found],
@@ -75,6 +84,8 @@ def choose_links(
         exclude_errors=choice.exclude_errors,
         no_error=choice.no_error,
         open_circuit=choice.open_circuit,
+        last_scan_before=before,
+        last_scan_after=after,
     )
     recorded = {
         "app": [app.app_name for app in found],
@@ -83,9 +94,20 @@ def choose_links(
         "error": list(choice.errors),
         "exclude_error": list(choice.exclude_errors),
         "no_error": choice.no_error,
+        # The moments, so that the command can be repeated as it was.
+        "last_scan_before": before and _typed(before),
+        "last_scan_after": after and _typed(after),
         "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
     }
     return which, recorded
+
+
+def _moment(database: Database, given: datetime | timedelta | None) -> datetime | None:
+    return moment_before(database, given) if isinstance(given, timedelta) else given
+
+
+def _typed(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.actions.reading import count_by_error
+from docora_ops.actions.reading import error_groups
 from docora_ops.database import Database
-from docora_ops.database.link_reports import count_links, links_by_group
+from docora_ops.database.link_reports import count_links, count_recent_scans, links_by_group
 from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import OtherQueue, QueueOverview
+from docora_ops.jobs import RECENT, OtherQueue, QueueOverview
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, AppCount, LinkStatus
 from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Metrics, Status
@@ -43,8 +43,11 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         with database.snapshot():
             counts = count_links(database)
             failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
-            by_error = count_by_error(database, FAILED_LINKS, 1, _GROUPS)
+            groups = error_groups(database, FAILED_LINKS)
+            scanned_recently = count_recent_scans(database, RECENT)
             standby = read_standby(database)
+        known = [each for each in groups if each.good_until_seconds is not None]
+        latest = min(known, key=lambda each: each.good_until_seconds or 0, default=None)
         status = replace(
             status,
             links_by_status=counts.by_status,
@@ -52,8 +55,11 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             pending_with_open_circuit=counts.pending_with_open_circuit,
             failed_apps=len(failed_apps),
             failed_by_app=[AppCount(*row) for row in failed_apps[:_GROUPS]],
-            failed_errors=by_error.total,
-            failed_by_error=by_error.rows,
+            failed_errors=len(groups),
+            failed_by_error=groups[:_GROUPS],
+            good_until_at=latest.good_until_at if latest else None,
+            good_until_seconds=latest.good_until_seconds if latest else None,
+            scanned_recently=scanned_recently,
             standby=standby,
         )
     with _keeping_errors(errors):

@@ -24,7 +24,7 @@ from docora_ops.link_lists import (
     StatusCount,
     page_of,
 )
-from docora_ops.links import AppCount, LinkFilter
+from docora_ops.links import AppCount, LinkFilter, LinkStatus
 from docora_ops.text import mask, mask_url
 
 _LONGEST_FAILURE = 10_000  # characters
@@ -83,8 +83,12 @@ def count_by_error(
     database: Database, which: LinkFilter, page: int, limit: int
 ) -> Page[ErrorGroup]:
     """Groups the links by folded error, most links first."""
-    groups = group_errors(lists.links_by_error(database, which, LONGEST + 1))
-    return page_of(groups, page, limit)
+    return page_of(error_groups(database, which), page, limit)
+
+
+def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
+    """Returns all groups of the links by folded error, most links first."""
+    return group_errors(lists.links_by_error(database, which, LONGEST + 1))
 
 
 def apps(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[AppSummary]:
@@ -105,6 +109,10 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         text = mask(failure.text)[:_LONGEST_FAILURE]  # BullMQ keeps the whole text
         record = replace(record, last_failure=replace(failure, text=text))
     warn_of_wrong_backend(docora)
+    failed_at = None
+    if link.status == LinkStatus.FAILED and record.status == "failed":
+        failure = record.last_failure
+        failed_at = record.ended_at or (failure.failed_at if failure else None)
     return LinkDetails(
         app_id=link.ref.app_id,
         app_name=payload.app_name,
@@ -116,6 +124,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         status=link.status,
         error_message=link.error_message,
         retry_count=link.retry_count,
+        failed_at=failed_at,
         circuit_open_until=link.circuit_open_until,
         circuit_is_open=link.circuit_is_open,
         **vars(history),

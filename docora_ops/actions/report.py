@@ -6,18 +6,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.journal import progress
+from docora_ops.actions.journal import moment_of, progress
 from docora_ops.actions.monitoring import read_status
 from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import OperationRecord
 from docora_ops.errors import NotFoundError, ServerError
 from docora_ops.links import Action, Outcome, count_succeeded
-from docora_ops.moments import MomentOrAge
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.report import Pause, Report, SchedulePasses
 
-_A_DAY = MomentOrAge(timedelta(days=1))
+_A_DAY = timedelta(days=1)
 _MOST_CHANGES = 100
 _MOST_OPERATIONS = 20
 """A longer report would not fit into one comment of an issue."""
@@ -25,7 +24,7 @@ _SECONDS = re.compile("([0-9]{1,9})s")
 
 
 def read_report(
-    docora: Docora, *, since: MomentOrAge | None = None, operation_id: str | None = None
+    docora: Docora, *, since: datetime | timedelta | None = None, operation_id: str | None = None
 ) -> tuple[Report, Sequence[ServerError]]:
     """Returns the report of a time or of one bulk operation, and the errors of unusable servers.
 
@@ -38,7 +37,7 @@ def read_report(
     entries = read_history(docora.redis)[::-1]
     changes = [entry for entry in entries if entry.command != Action.SCHEDULE]
     if operation_id is None:
-        first, until = (since or _A_DAY).at(now), now
+        first, until = moment_of(docora, since or _A_DAY), now
         operations, left_out = _operations_since(docora, first)
         ids = {operation.operation_id for operation in operations}
         chosen = [it for it in changes if it.latest_at >= first or it.operation_id in ids]

@@ -222,4 +222,6 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
         exclude_errors=given["exclude_error"] or (),
         no_error=given["no_error"],
         open_circuit=given["circuit"] and given["circuit"] == "open",
+        last_scan_before=given["last_scan_before"],
+        last_scan_after=given["last_scan_after"],
     )

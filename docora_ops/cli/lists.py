@@ -38,6 +38,8 @@ def links(
     exclude_error: options.ExcludeErrors = None,
     no_error: options.NoError = False,
     circuit: options.CircuitFilter = None,
+    last_scan_before: options.LastScanBefore = None,
+    last_scan_after: options.LastScanAfter = None,
     sort: Sort = LinkSort.APP,
     group_by: GroupBy = None,
     limit: options.Limit = 50,
@@ -61,6 +63,8 @@ def failed(
     exclude_error: options.ExcludeErrors = None,
     no_error: options.NoError = False,
     circuit: options.CircuitFilter = None,
+    last_scan_before: options.LastScanBefore = None,
+    last_scan_after: options.LastScanAfter = None,
     sort: Sort = LinkSort.APP,
     group_by: GroupBy = None,
     limit: options.Limit = 50,
@@ -81,19 +85,21 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     context, given = context_of(typer_context), typer_context.params
     from docora_ops.actions import reading
     from docora_ops.actions.lookup import LinkChoice
-    from docora_ops.render.link_view import LINKS, group_columns
+    from docora_ops.render.link_view import FAILED, LINKS, group_columns
 
     docora, choice = context.docora, link_choice(typer_context, statuses)
     if choice != LinkChoice(statuses=statuses) or given.get("status"):
         noun = f"matching {noun}"
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
     if group := given["group_by"]:
-        groups, columns = reading.link_groups(docora, group, choice, **pages), group_columns(group)
+        groups = reading.link_groups(docora, group, choice, **pages)
+        columns = group_columns(group, of_failed=statuses == [LinkStatus.FAILED])
         context.show_page(groups, columns, docora.database.place, "group")
         return ExitCode.OK
     found, lost = reading.links(docora, choice, sort=given["sort"], **pages)
-    # Where all links have the same status, it need not be shown.
-    columns = [each for each in LINKS if len(statuses) != 1 or each.name != "Status"]
+    columns = FAILED if statuses == [LinkStatus.FAILED] else LINKS
+    if len(statuses) == 1:  # it need not be shown
+        columns = [each for each in columns if each.name != "Status"]
     context.show_page(found, columns, docora.servers, noun, lost)
     return context.report(lost) if lost else ExitCode.OK
 

@@ -10,11 +10,11 @@ import typer
 from docora_ops.bulk import MaxFailures
 from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
-from docora_ops.moments import MomentOrAge
 
-_NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 _AGE = re.compile("([0-9]{1,9})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_AGE = 36_500 * 86_400  # seconds
+_NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 
 
 def _max_failures(value: str) -> MaxFailures:
@@ -25,18 +25,20 @@ def _max_failures(value: str) -> MaxFailures:
     return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
 
 
-def _moment_or_age(value: str) -> MomentOrAge:
-    """Reads a moment in ISO 8601, in UTC unless it has an offset, or an age. Raises ValueError."""
+def _moment_or_age(value: str) -> datetime | timedelta:
+    """Reads a moment, in UTC unless it has an offset, or an age. Raises ValueError."""
     if found := _AGE.fullmatch(value):
-        return MomentOrAge(timedelta(**{_UNITS[found[2]]: int(found[1])}))
+        seconds = int(found[1]) * _UNITS[found[2]]
+        if seconds > _LONGEST_AGE:
+            raise ValueError(f"{value!r} is more than a hundred years")
+        return timedelta(seconds=seconds)
     try:
         moment = datetime.fromisoformat(value)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return MomentOrAge(moment.astimezone(UTC))
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{value[:100]!r} is neither an age, such as 90s, 30m, 2h or 3d, nor a moment, such as "
-            "2026-11-28T08:12 (UTC)"
+            f"{value[:100]!r} is neither a moment, such as 2026-11-28T08:00 (UTC), nor an age, "
+            "such as 90s, 30m, 2h or 3d"
         ) from None
 
 
@@ -106,7 +108,7 @@ Errors = Annotated[
 ]
 ExcludeErrors = Annotated[
     list[str] | None,
-    typer.Option(metavar="TEXT", help="Exclude links that --error TEXT would match. Repeatable."),
+    typer.Option(metavar="TEXT", help="Exclude links that --error would match. Repeatable."),
 ]
 NoError = Annotated[
     bool,
@@ -116,6 +118,23 @@ CircuitFilter = Annotated[
     Literal["open", "closed"] | None,
     typer.Option(
         "--circuit", metavar="STATE", help="Only links whose circuit is STATE (open or closed)."
+    ),
+]
+LastScanBefore = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="WHEN",
+        parser=_moment_or_age,
+        help="Only links with no good scan since WHEN: a moment (ISO 8601, UTC) or an age (2h, "
+        "3d).",
+    ),
+]
+LastScanAfter = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="WHEN",
+        parser=_moment_or_age,
+        help="Only links with a good scan since WHEN.",
     ),
 ]
 
@@ -166,7 +185,7 @@ Reason = Annotated[
 
 # Selection of changes
 Since = Annotated[
-    MomentOrAge | None,
+    datetime | timedelta | None,
     typer.Option(
         "--since",
         metavar="TIME",

@@ -68,9 +68,11 @@ def retry_all_failed(
     exclude_error: options.ExcludeErrors = None,
     no_error: options.NoError = False,
     circuit: options.CircuitFilter = None,
+    last_scan_before: options.LastScanBefore = None,
+    last_scan_after: options.LastScanAfter = None,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Retry at most N links, spread evenly across apps."),
+        typer.Option(metavar="N", min=1, help="At most N links, spread evenly across apps."),
     ] = None,
     front: options.Front = False,
     reset_circuit: options.ResetCircuit = False,
@@ -86,8 +88,7 @@ def retry_all_failed(
 ) -> int:
     """Retry all failed links as one bulk operation.
 
-    Links are queued round-robin across apps. If the command is killed, run it again to finish the
-    rest.
+    Queues links round-robin across apps. If it is killed, rerun it to finish.
     """
     context = context_of(typer_context)
     terminal = None if yes or dry_run else terminal_to_ask()

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import cast
 
 from psycopg.rows import TupleRow
 
@@ -38,7 +40,7 @@ WITH page AS MATERIALIZED (
 )
 SELECT l.app_id, a.app_name, l.repository_id, r.owner || '/' || r.name, r.github_url, l.status,
     left(l.last_error, %(longest)s), coalesce(length(l.last_error) > %(longest)s, false),
-    l.retry_count, l.last_scanned_at,
+    l.retry_count, l.last_scanned_at, extract(epoch FROM now() - l.last_scanned_at)::bigint,
     r.circuit_open_until, coalesce(r.circuit_open_until > now(), false)
 FROM page JOIN docora.app_repositories l USING (id)
 JOIN docora.apps a USING (app_id) JOIN docora.repositories r USING (repository_id)
@@ -64,18 +66,22 @@ GROUPS = {
     LinkGroup.STATUS: _GROUPS.format(key="status", columns="status", join=""),
 }
 
+# When a link failed is not recorded, only until when it was good: a bound.
+_GOOD_UNTIL = "max(l.last_scanned_at) FILTER (WHERE l.status = 'failed')"
+
 LINKS_BY_ERROR = f"""
-SELECT l.app_id, left(l.last_error, %(longest)s) AS error, count(*)
+SELECT l.app_id, left(l.last_error, %(longest)s) AS error, count(*),
+    {_GOOD_UNTIL}, extract(epoch FROM now() - {_GOOD_UNTIL})::bigint
 FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
 """
 
-APPS = """
+APPS = f"""
 SELECT a.app_id, a.app_name, a.base_url, count(l.id),
     count(*) FILTER (WHERE status = 'failed'),
     count(*) FILTER (WHERE status = 'pending_snapshot'),
     count(*) FILTER (WHERE status = 'scanning'),
     count(*) FILTER (WHERE status = 'synced'),
-    max(last_scanned_at)
+    max(last_scanned_at), {_GOOD_UNTIL}, extract(epoch FROM now() - {_GOOD_UNTIL})::bigint
 FROM docora.apps a LEFT JOIN docora.app_repositories l ON l.app_id = a.app_id
 GROUP BY a.app_id, a.app_name, a.base_url ORDER BY 5 DESC, 4 DESC, 1
 """
@@ -105,7 +111,10 @@ def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> l
 
 
 def links_by_error(database: Database, which: LinkFilter, longest: int) -> Iterator[TupleRow]:
-    """Yields app id, error (at most `longest` characters) and number of links, as `stream` does."""
+    """Yields app id, error, number of links, and until when the failed ones were good.
+
+    The error has at most `longest` characters. Streams the rows as `Database.stream` does.
+    """
     return database.stream(LINKS_BY_ERROR, filter_parameters(which) | {"longest": longest})
 
 
@@ -134,6 +143,24 @@ def count_links(database: Database) -> LinkCounts:
     return LinkCounts(by_status, found["open"], found["held back"])
 
 
+COUNT_RECENT_SCANS = """
+SELECT count(*) FROM docora.app_repositories WHERE last_scanned_at > now() - %(within)s::interval
+"""
+
+
+def count_recent_scans(database: Database, seconds: int) -> int:
+    """Counts the links whose last good scan was within the last `seconds`."""
+    within = timedelta(seconds=seconds)
+    [(count,)] = database.rows(COUNT_RECENT_SCANS, {"within": within})
+    return int(count)
+
+
+def moment_before(database: Database, age: timedelta) -> datetime:
+    """Returns the moment that is `age` ago by the clock of Postgres."""
+    [(at,)] = database.rows("SELECT now() - %(age)s::interval", {"age": age})
+    return cast("datetime", at)
+
+
 def has_scanned_links(database: Database) -> bool:
     """Tells whether a worker has ever scanned a link."""
     was_scanned = "status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL"
@@ -141,8 +168,8 @@ def has_scanned_links(database: Database) -> bool:
 
 
 LINK_HISTORY = """
-SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at,
-    s.commit_sha, s.branch, s.scanned_at,
+SELECT l.created_at, l.last_scanned_at, extract(epoch FROM now() - l.last_scanned_at)::bigint,
+    r.consecutive_failures, d.files, d.last_delivered_at, s.commit_sha, s.branch, s.scanned_at,
     (SELECT count(*) FROM docora.snapshot_files WHERE snapshot_id = s.id)
 FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
 LEFT JOIN docora.repository_snapshots s USING (repository_id)
@@ -166,7 +193,7 @@ def has_token(database: Database, ref: LinkRef) -> bool | None:
 def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     """Returns the history of an existing link."""
     [row] = database.rows(LINK_HISTORY, {"id": ref.id})
-    fields = [*row[:5], Snapshot(*row[5:]) if row[5] else None]
+    fields = [*row[:6], Snapshot(*row[6:]) if row[6] else None]
     return LinkHistory(*fields)
 
 

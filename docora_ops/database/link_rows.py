@@ -41,6 +41,10 @@ MATCHES = """(
          OR (l.last_error ILIKE ANY (%(exclude_errors)s::text[])) IS NOT TRUE)
     AND (%(open_circuit)s::boolean IS NULL
          OR coalesce(r.circuit_open_until > now(), false) = %(open_circuit)s::boolean)
+    AND (%(last_scan_before)s::timestamptz IS NULL OR l.last_scanned_at IS NULL
+         OR l.last_scanned_at < %(last_scan_before)s::timestamptz)
+    AND (%(last_scan_after)s::timestamptz IS NULL
+         OR l.last_scanned_at >= %(last_scan_after)s::timestamptz)
 )"""
 
 COUNT_LINKS = f"SELECT count(*) FROM {LINKS} WHERE {MATCHES}"
@@ -115,6 +119,8 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
         "no_error": which.no_error,
         "open_circuit": which.open_circuit,
         "or_held_back": which.or_held_back,
+        "last_scan_before": which.last_scan_before,
+        "last_scan_after": which.last_scan_after,
     }
 
 

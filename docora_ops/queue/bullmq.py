@@ -13,6 +13,7 @@ from typing import cast
 
 from docora_ops.jobs import (
     QUEUE_NAME,
+    RECENT,
     Backend,
     JobFailure,
     JobPlace,
@@ -126,7 +127,10 @@ class BullmqQueue(LinkQueue):
             pipeline.lrange(f"{BULLMQ}paused", -read, -1)
             pipeline.lrange(f"{BULLMQ}active", -limit, -1)
             pipeline.zrange(f"{BULLMQ}delayed", 0, limit - 1, withscores=True)
-            *counts, wait, paused, active, due = pipeline.execute()
+            # Docora has BullMQ keep the last 200.
+            recently = int((now - RECENT) * 1000), cast("int", "+inf")
+            pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
+            *counts, wait, paused, active, due, recent = pipeline.execute()
             first = self._jobs([*reversed(wait), *reversed(paused)], "waiting")
             delayed = self._jobs([job_id for job_id, _ in due], "delayed")
             running = self._jobs(active[::-1], "active")
@@ -158,6 +162,7 @@ class BullmqQueue(LinkQueue):
             scheduler=None,
             jobs=jobs[:limit],
             backend_source=self.choice.source,
+            failed_recently=len(recent),
         )
 
     def _jobs(self, job_ids: Sequence[bytes], status: str) -> list[QueuedJob]:

@@ -30,6 +30,7 @@ from docora_ops.jobs import (
     JOB_FUNCTION,
     MOST_SEARCHED,
     QUEUE_NAME,
+    RECENT,
     Backend,
     JobFailure,
     JobPlace,
@@ -88,6 +89,7 @@ _RECORD_FIELDS = (
     *("created_at", "enqueued_at", "started_at", "ended_at"),
 )
 _WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead")
+_CLOCKS_APART = 60  # seconds that a worker's clock may be ahead of Redis's
 _LEAST_WAITING = 20  # jobs at the head that are compared: `--front` puts new jobs there
 # Milliseconds that are left of a worker's key: each heartbeat sets it to at least 60 s more than
 # the time until the next one.
@@ -202,12 +204,16 @@ class RqQueue(LinkQueue):
             pipeline.zcard(REGISTRIES["scheduled"])
             pipeline.zcount(REGISTRIES["finished"], *not_expired)
             pipeline.zcount(REGISTRIES["failed"], *not_expired)
+            # The score of a failed job is the moment until which RQ keeps it. Other programs may
+            # keep theirs longer, by default for a year.
+            kept_until = now + FAILURE_TTL
+            pipeline.zcount(REGISTRIES["failed"], kept_until - RECENT, kept_until + _CLOCKS_APART)
             pipeline.lrange(LIST, 0, read - 1)
             pipeline.lrange(INTERMEDIATE, 0, 999)  # each worker has one id at most
             pipeline.zrange(WIP, *not_expired, byscore=True)
             pipeline.zrange(REGISTRIES["scheduled"], 0, limit - 1, withscores=True)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
-            length, delayed, finished, failed, *found, lock = pipeline.execute()
+            length, delayed, finished, failed, recent, *found, lock = pipeline.execute()
             head, intermediate, executions, due = found
             active = list(dict.fromkeys(_job_id(member) for member in executions))
             taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
@@ -248,6 +254,7 @@ class RqQueue(LinkQueue):
             scheduler=scheduler,
             jobs=jobs[:limit],
             backend_source=self.choice.source,
+            failed_recently=recent,
         )
 
     def job(self, job_id: str) -> JobRecord:

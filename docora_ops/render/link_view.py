@@ -18,9 +18,18 @@ from docora_ops.link_lists import (
     RepositoryCount,
     StatusCount,
 )
-from docora_ops.links import Action, AppCount, Link, LinkFailure, LinkResult, Outcome, PlannedLink
+from docora_ops.links import (
+    Action,
+    AppCount,
+    Link,
+    LinkFailure,
+    LinkResult,
+    LinkStatus,
+    Outcome,
+    PlannedLink,
+)
 from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
-from docora_ops.text import amount, moment
+from docora_ops.text import amount, good_until, moment
 
 NO_ERROR = "no error recorded"
 ROWS_SHOWN = 20  # of a list that only says what a summary is about
@@ -45,6 +54,12 @@ LINKS: Sequence[Column[ListedLink]] = (
     ),
     Column("Job", lambda link: words(link.job or "unknown"), lambda it: style_of(it.job or "")),
 )
+_GOOD_UNTIL = "Good until"
+FAILED: Sequence[Column[ListedLink]] = (
+    *LINKS[:-1],
+    Column(_GOOD_UNTIL, lambda it: _bound(it.last_scanned_at, it.last_scanned_seconds), left_out=5),
+    LINKS[-1],
+)
 APPS: Sequence[Column[AppSummary]] = (
     Column("App", lambda app: app.app_name),
     Column("App id", lambda app: app.app_id, left_out=1),
@@ -53,6 +68,10 @@ APPS: Sequence[Column[AppSummary]] = (
     Column("Pending", lambda app: app.pending_snapshot, is_number=True),
     Column("Scanning", lambda app: app.scanning, is_number=True),
     Column("Last good scan", lambda app: app.last_scanned_at or "never"),
+    Column(
+        _GOOD_UNTIL,
+        lambda it: _bound(it.good_until_at, it.good_until_seconds) if it.failed else None,
+    ),
     Column("URL", lambda app: app.base_url, folds=True),
 )
 _GROUPS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
@@ -70,15 +89,26 @@ _GROUPS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
     LinkGroup.ERROR: (
         Column[ErrorGroup]("Apps", lambda group: group.apps, is_number=True),
         Column[ErrorGroup](
+            _GOOD_UNTIL, lambda group: _bound(group.good_until_at, group.good_until_seconds)
+        ),
+        Column[ErrorGroup](
             "Error", lambda it: it.error_message or f"({NO_ERROR}: --no-error)", folds=True
         ),
     ),
 }
 
 
-def group_columns(group: LinkGroup) -> Sequence[Column[Any]]:
-    """Returns the columns of a list that counts links by a field."""
-    return [Column[Any]("Links", lambda count: count.links, is_number=True), *_GROUPS[group]]
+def group_columns(group: LinkGroup, *, of_failed: bool = False) -> Sequence[Column[Any]]:
+    """Returns the columns of a list that counts links by a field.
+
+    of_failed: the list counts failed links only, and tells until when they were good.
+    """
+    columns = [each for each in _GROUPS[group] if of_failed or each.name != _GOOD_UNTIL]
+    return [Column[Any]("Links", lambda count: count.links, is_number=True), *columns]
+
+
+def _bound(good_until_at: datetime | None, seconds: int | None) -> str:
+    return good_until(good_until_at, seconds).removeprefix("good until ")
 
 
 def app_counts(rows: Iterable[AppCount]) -> Listing[Any]:
@@ -236,8 +266,15 @@ _HISTORY = tuple(words(field.name).capitalize() for field in fields(LinkHistory)
 def link_screen(details: LinkDetails) -> Pairs:
     """Shows the link, its job, and its history."""
     job, failure = details.job_record, details.job_record.last_failure
-    shown = replace(details, job_record=replace(job, last_failure=None))
+    record = replace(job, last_failure=None)
+    shown = replace(details, job_record=record, last_scanned_seconds=None)
     rows = [(name.replace("Job record", "Job"), text) for name, text in named_values(shown)]
+    if details.status == LinkStatus.FAILED:
+        bound = _bound(details.last_scanned_at, details.last_scanned_seconds)
+        if details.last_scanned_at:
+            bound += ": it failed after that"
+        status = next(number for number, (name, _) in enumerate(rows) if name == "Status")
+        rows.insert(status + 1, (_GOOD_UNTIL, cell(bound)))
     rows.sort(key=lambda row: row[0].startswith(_HISTORY))
     rows += (("Job stands in", cell(_place(place))) for place in job.places)
     if failure:

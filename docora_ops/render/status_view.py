@@ -12,7 +12,7 @@ from docora_ops.overview import SLOW_MS, Metrics, Status
 from docora_ops.render.bulk_view import ago
 from docora_ops.render.columns import cell, words
 from docora_ops.render.link_view import NO_ERROR
-from docora_ops.text import amount, duration, inert
+from docora_ops.text import amount, duration, good_until, inert
 
 Row = tuple[str, Text]
 
@@ -71,12 +71,15 @@ def _links(status: Status) -> Iterator[Row]:
         if counts[each]
     ]
     yield "Links", Text(", ").join(parts) if parts else cell("none")
+    if parts:
+        yield "", cell(_recent_ends(status))
     if failed := counts[LinkStatus.FAILED]:
         apps, errors = status.failed_by_app or (), status.failed_by_error or ()
         width = len(str(failed))
         by_app = [f"{it.links:>{width}}  {it.app_name} ({it.app_id})" for it in apps]
         by_error = [f"{it.links:>{width}}  {it.error_message or f'({NO_ERROR})'}" for it in errors]
-        in_apps = f"in {amount(status.failed_apps or 0, 'app')}"
+        since = good_until(status.good_until_at, status.good_until_seconds)
+        in_apps = f"{failed} in {amount(status.failed_apps or 0, 'app')}, {since}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
         yield from (("", _line(line)) for line in by_app)
         with_errors = f"with {amount(status.failed_errors or 0, 'error', 'different errors')}"
@@ -87,6 +90,17 @@ def _links(status: Status) -> Iterator[Row]:
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
     else:
         yield "Circuits", cell("none open")
+
+
+def _recent_ends(status: Status) -> str:
+    """Says how many jobs have ended lately, which tells whether trouble grows or shrinks."""
+    counts = {
+        "synced": status.scanned_recently,
+        "failed": status.queue.failed_recently if status.queue else 0,
+    }
+    if ends := ", ".join(f"{count} {word}" for word, count in counts.items() if count):
+        return f"in the last 15 min at least {ends}"
+    return "no job is known to have ended in the last 15 min"
 
 
 def _heading(text: str, command: str, style: str = "") -> Text:

@@ -24,11 +24,14 @@ def wrong_commands() -> Iterator[tuple[Sequence[str], int]]:
         yield ["retry", "nobody", text], 2
         for option in ("--app", "--exclude-app", "--repo", "--error", "--exclude-error"):
             yield ["retry-all-failed", f"{option}={text}"], 2
+        for option in ("--last-scan-before", "--last-scan-after"):
+            yield ["retry-all-failed", f"{option}={text}"], 2
     for text in (EVIL, LONG):
         yield ["retry", text, "octo/api"], UNKNOWN
         yield ["retry-all-failed", "--app", text], UNKNOWN
         yield ["links", "--status", text], 2
         yield ["pause", "--for", text], 2
+        yield ["failed", "--last-scan-after", text], 2
         yield ["retry-all-failed", "--in-flight", "1", "--max-failures", text], 2
     for number in ("", "nan", "1.5", LONG, "--json", "0"):
         yield ["retry-all-failed", "--limit", number], 2

@@ -68,10 +68,10 @@ class Stage:
         self.docora.age_links()
 
     def fail(self, error: str, condition: str, values: Sequence[object] = ()) -> None:
-        """Makes links fail for good."""
+        """Makes links fail for good, which were good an hour ago."""
         self.docora.connection.execute(
-            "UPDATE app_repositories SET status = 'failed', retry_count = 5, last_error = %s"
-            f" WHERE {condition}".encode(),
+            "UPDATE app_repositories SET status = 'failed', retry_count = 5, last_error = %s,"
+            f" last_scanned_at = now() - interval '70 minutes' WHERE {condition}".encode(),
             [error, *values],
         )
 

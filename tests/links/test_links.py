@@ -55,6 +55,7 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
     scanned = docora.row(link)["last_scanned_at"].astimezone(UTC)
     assert first.pop("last_scanned_at").startswith(f"{scanned:%Y-%m-%dT%H:%M:%S.}")
     assert first.pop("circuit_open_until")
+    assert 86_400 <= first.pop("last_scanned_seconds") < 86_500
     assert first == {
         "app_id": app,
         "app_name": "Acme Search",
@@ -69,7 +70,7 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
         "job": "none",
     }
     assert (second["repository_id"], second["circuit_is_open"]) == (never.repository_id, False)
-    for name in ("error_message", "last_scanned_at", "circuit_open_until"):
+    for name in ("error_message", "last_scanned_at", "last_scanned_seconds", "circuit_open_until"):
         assert second[name] is None
     for text in (result.stdout, table.stdout):
         for secret in (TOKEN, "hush", GITHUB_TOKEN, AUTH_KEY):
@@ -224,20 +225,21 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
         by_app = docora.run("failed", "--group-by", "app", "--json", env=env)
         table = docora.run("failed", "--group-by", "error", "--error", "created", env=env)
     assert by_error.code == by_app.code == 0, by_error
+    never = {"good_until_at": None, "good_until_seconds": None}
     assert by_error.data == [
-        {"error_message": "HTTP 500 on created *", "links": 3, "apps": 2},
-        {"error_message": None, "links": 1, "apps": 1},
-        {"error_message": "HTTP 500 on updated b", "links": 1, "apps": 1},
-        {"error_message": "HTTP 502 on created a", "links": 1, "apps": 1},
+        {"error_message": "HTTP 500 on created *", "links": 3, "apps": 2, **never},
+        {"error_message": None, "links": 1, "apps": 1, **never},
+        {"error_message": "HTTP 500 on updated b", "links": 1, "apps": 1, **never},
+        {"error_message": "HTTP 502 on created a", "links": 1, "apps": 1, **never},
     ]
     assert by_app.data == [
         {"app_id": acme, "app_name": "Acme Search", "links": 5},
         {"app_id": robot, "app_name": "Tin Robot", "links": 1},
     ]
     assert table.stdout.splitlines() == [
-        "Links\tApps\tError",
-        "3\t2\tHTTP 500 on created *",
-        "1\t1\tHTTP 502 on created a",
+        "Links\tApps\tGood until\tError",
+        "3\t2\tnever good\tHTTP 500 on created *",
+        "1\t1\tnever good\tHTTP 502 on created a",
     ]
     assert table.stderr.endswith(": 2 groups, page 1 of 1.\n")
     none = docora.run("links", "--group-by", "error", "--no-error", env=env)
@@ -287,18 +289,18 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
     assert result.code == 0
     assert result.json["pagination"] == {"page": 1, "limit": 50, "total": 3, "total_pages": 1}
     [_, latest] = docora.run("links", "--status", "synced", "--sort", "last-scan", "--json").data
-    url = "https://acme.example/docora"
+    url, last = "https://acme.example/docora", latest["last_scanned_at"]
     assert [tuple(app.values()) for app in result.data] == [
-        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, None),
-        (well, "Acme", "https://***@acme.example/a?***", 3, 0, 0, 1, 2, latest["last_scanned_at"]),
-        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, None),
+        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, *[None] * 3),
+        (well, "Acme", "https://***@acme.example/a?***", *(3, 0, 0, 1, 2), last, None, None),
+        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, *[None] * 3),
     ]
     assert list(result.data[0]) == [
         *("app_id", "app_name", "base_url", "links", "failed", "pending_snapshot", "scanning"),
-        *("synced", "last_scanned_at"),
+        *("synced", "last_scanned_at", "good_until_at", "good_until_seconds"),
     ]
     assert [app["app_id"] for app in second.data] == [well]
     assert second.json["pagination"]["total_pages"] == 3
     assert "hush" not in result.stdout + table.stdout
-    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\t{url}\n" in table.stdout
+    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\tnever good\t{url}\n" in table.stdout
     assert table.stderr.endswith(": 3 apps, page 1 of 1.\n")

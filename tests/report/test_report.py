@@ -131,7 +131,7 @@ def test_it_tells_of_one_operation_or_of_the_time_that_is_asked_for(docora: Doco
     )
     assert (unknown.code, unknown.json["code"]) == (3, "not_found")
     assert (both.code, wrong.code, both.json["code"], wrong.json["code"]) == (2, 2, *2 * ["usage"])
-    assert "neither an age, such as 90s" in wrong.json["error"]
+    assert "neither a moment, such as" in wrong.json["error"]
     no_database = f"postgres://u@127.0.0.1:{refused_port()}/docora"
     down = docora.run("report", "--since", "2d", env={"DATABASE_URL": no_database})
     assert down.code == 5

@@ -7,7 +7,8 @@ import pytest
 from rq.job import JobStatus
 from rq.utils import now, utcformat
 
-from tests.support.docora import Docora
+from docora_ops.settings import FAILURE_TTL
+from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen, read_only
 from tests.support.terminal import at_terminals, plain_data
 
@@ -21,7 +22,8 @@ GIT_ERROR = (
 
 TROUBLE = """\
 Links      5 pending snapshot, 1 scanning, 2 synced, 30 failed
-Failed     in 6 apps: docora-ops apps
+           in the last 15 min at least 2 synced, 3 failed
+Failed     30 in 6 apps, good until TIME, 2 h ago: docora-ops apps
              15  Tidewater Notes (app_t1)
               4  App 1 (app_000000000000000000000001)
               4  Tidewater Notes (app_t2)
@@ -66,6 +68,16 @@ def trouble(docora: Docora) -> Docora:
     circuit = docora.add_repository("octo/open", "repo_open", circuit_open_for=timedelta(hours=1))
     docora.link(first, circuit, "synced", last_error=None)
     docora.age_links()
+    hours = "CASE status WHEN 'synced' THEN 0 WHEN 'failed' THEN 2 ELSE 1 END"
+    docora.connection.execute(
+        f"UPDATE app_repositories SET last_scanned_at = now() - {hours} * interval '61 minutes'"
+        " WHERE app_id <> 'app_t1'"
+    )
+    kept_until = now().timestamp() + FAILURE_TTL
+    failed_ago = {"a": 5, "b": 60, "c": 800, "d": 1000}
+    scores = {job_id: kept_until - seconds for job_id, seconds in failed_ago.items()}
+    year = 365 * 86_400  # as RQ keeps a job of another program by default
+    docora.redis.zadd(f"rq:failed:{QUEUE}", scores | {"others": now().timestamp() + year})
     return docora
 
 
@@ -73,6 +85,7 @@ def screen(shown: str) -> str:
     """The rows below the names of the servers, without what differs from run to run."""
     shown = re.sub(r"bulk_[0-9a-f]{16}", "OPERATION", shown)
     shown = re.sub(r"\b\d s ago", "0 s ago", shown)
+    shown = re.sub(r"\d\d:\d\dZ", "TIME", shown)
     lines = [line.rstrip() for line in shown.splitlines()]
     start = next(number for number, line in enumerate(lines) if line.startswith("Links"))
     return "".join(f"{line}\n" for line in lines[start:])
@@ -85,13 +98,17 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert (shown.code, shown.talk) == (0, "")
     assert f"Failed\t4  {GIT_ERROR}" in pipe
     assert screen(plain_data(shown.data)) == TROUBLE
-    commands = re.findall(r"(?:apps|errors): docora-ops (.*)", TROUBLE)
+    commands = re.findall(r"(?:ago|errors): docora-ops (.*)", TROUBLE)
     rows = [trouble.run(*command.split(), "--json").data for command in commands]
     assert [len(each) for each in rows] == [6, 6]
     data = trouble.run("status", "--json").data
     assert data["links_by_status"]["failed"] == 30
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
-    assert data["failed_by_error"][0] == {"error_message": None, "links": 15, "apps": 1}
+    group = {"error_message": None, "links": 15, "apps": 1}
+    never = {"good_until_at": None, "good_until_seconds": None}
+    assert data["failed_by_error"][0] == group | never
+    assert data["good_until_at"] == data["failed_by_error"][1]["good_until_at"]
+    assert (data["scanned_recently"], data["queue"]["failed_recently"]) == (2, 3)
     assert 7200 <= data["queue"]["oldest_waiting_seconds"] < 7800
     assert data["drift"] == {"lost": 2, "stuck": 1, "at_least": False}
     assert data["last_operation"]["total"] == 3

@@ -13,12 +13,13 @@ _WIDTH = 100
 
 _VARYING = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "MOMENT"),
+    (r"\b\d\d:\d\dZ", "TIME"),
     (r"bulk_[0-9a-f]{16}", "OPERATION"),
     (r"\bafter \d+ s\b", "after SECONDS"),
     (r"\bagain in \d+ s\b", "again in SECONDS"),
     (r"\b\d+ d \d+ h\b", "DURATION"),
     (r"\bfor \d+ s\b", "for SECONDS"),
-    (r"\b\d+ s ago\b", "SECONDS ago"),
+    (r"\b\d+ (s|min) ago\b", "SECONDS ago"),
     (r"\b[\d,.]+ ms\b", "MILLISECONDS"),
     (r'("[a-z]*_latency_ms"): \d+', r"\1: NUMBER"),
     (r"\b\d+ (running|busy)\b", r"NUMBER \1"),
