@@ -259,6 +259,7 @@ class LinkFilter:
     no_error: bool = False  # also links without an error
     open_circuit: bool | None = None  # None: whether or not the repository's circuit is open
     or_held_back: bool = False  # also pending links with an open circuit
+    overdue_before: datetime | None = None  # overdue links, judged by this moment
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])

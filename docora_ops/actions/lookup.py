@@ -3,10 +3,13 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import links_freshness
 from docora_ops.database import Database
+from docora_ops.database.link_reports import count_links
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
@@ -34,6 +37,7 @@ class LinkChoice:
     match the whole error.
     no_error: also links without an error.
     open_circuit: whether the repository's circuit must be open; None: either.
+    overdue: only links that have not been scanned for too long.
     """
 
     apps: Sequence[str] = ()
@@ -44,6 +48,7 @@ class LinkChoice:
     exclude_errors: Sequence[str] = ()
     no_error: bool = False
     open_circuit: bool | None = None
+    overdue: bool = False
 
 
 def choose_links(
@@ -75,6 +80,7 @@ def choose_links(
         exclude_errors=choice.exclude_errors,
         no_error=choice.no_error,
         open_circuit=choice.open_circuit,
+        overdue_before=_overdue_before(docora) if choice.overdue else None,
     )
     recorded = {
         "app": [app.app_name for app in found],
@@ -86,6 +92,11 @@ def choose_links(
         "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
     }
     return which, recorded
+
+
+def _overdue_before(docora: Docora) -> datetime:
+    with docora.database.snapshot():
+        return links_freshness(docora, count_links(docora.database)).overdue_before
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:

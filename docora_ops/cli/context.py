@@ -222,4 +222,5 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
         exclude_errors=given["exclude_error"] or (),
         no_error=given["no_error"],
         open_circuit=given["circuit"] and given["circuit"] == "open",
+        overdue=given.get("overdue", False),
     )

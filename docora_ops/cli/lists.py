@@ -15,9 +15,14 @@ Sort = Annotated[
     LinkSort,
     typer.Option(
         metavar="ORDER",
-        help="Sort by app (app id, then repository id), error, retries (most first) or last-scan "
-        "(never scanned first, then oldest first). Groups are sorted by size.",
+        help="Sort by app (app id, then repository id), error, retries (most first), last-scan "
+        "(never scanned first, then oldest first) or overdue (longest without a good scan first). "
+        "Groups are sorted by size.",
     ),
+]
+Overdue = Annotated[
+    bool,
+    typer.Option("--overdue", help="Only links in sync that have not been scanned for too long."),
 ]
 GroupBy = Annotated[
     LinkGroup | None,
@@ -38,6 +43,7 @@ def links(
     exclude_error: options.ExcludeErrors = None,
     no_error: options.NoError = False,
     circuit: options.CircuitFilter = None,
+    overdue: Overdue = False,
     sort: Sort = LinkSort.APP,
     group_by: GroupBy = None,
     limit: options.Limit = 50,

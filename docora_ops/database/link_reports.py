@@ -28,6 +28,7 @@ _ORDERS = {
     LinkSort.ERROR: f'left(l.last_error, 300) COLLATE "C" NULLS LAST, {_IDS}',
     LinkSort.RETRIES: f"l.retry_count DESC, {_IDS}",
     LinkSort.LAST_SCAN: f"l.last_scanned_at NULLS FIRST, {_IDS}",
+    LinkSort.OVERDUE: f"coalesce(l.last_scanned_at, l.created_at), {_IDS}",
 }
 
 # Selects the page before any join: in the order of the ids, by the index on them.

@@ -126,7 +126,8 @@ class BullmqQueue(LinkQueue):
             pipeline.lrange(f"{BULLMQ}paused", -read, -1)
             pipeline.lrange(f"{BULLMQ}active", -limit, -1)
             pipeline.zrange(f"{BULLMQ}delayed", 0, limit - 1, withscores=True)
-            *counts, wait, paused, active, due = pipeline.execute()
+            pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
+            *counts, wait, paused, active, due, newest = pipeline.execute()
             first = self._jobs([*reversed(wait), *reversed(paused)], "waiting")
             delayed = self._jobs([job_id for job_id, _ in due], "delayed")
             running = self._jobs(active[::-1], "active")
@@ -157,6 +158,7 @@ class BullmqQueue(LinkQueue):
             workers=workers,
             scheduler=None,
             jobs=jobs[:limit],
+            last_failed_at=moment_of_timestamp(newest[0][1] / 1000) if newest else None,
             backend_source=self.choice.source,
         )
 

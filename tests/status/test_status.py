@@ -34,8 +34,12 @@ Failed     in 6 apps: docora-ops apps
               1  HTTP 400 on created a
               1  HTTP 401 on created a
 Circuits   1 repository open: docora-ops links --circuit open
+Freshness  6 links of 3 apps overdue: docora-ops links --overdue
+             since MOMENT (1 h 0 min ago)
+           nothing moves: 36 links due, no good scan yet: docora-ops queue
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
 Workers    none: docora-ops worker
+Schedule   no pass seen; to run each minute: docora-ops schedule
 Drift      2 lost links, 1 stuck: docora-ops repair
 Operation  OPERATION: 3 of 3, done, 0 s ago
 """
@@ -71,6 +75,7 @@ def trouble(docora: Docora) -> Docora:
 
 def screen(shown: str) -> str:
     """The rows below the names of the servers, without what differs from run to run."""
+    shown = re.sub(r"[0-9]{4}-[0-9-]+T[0-9:.]+Z", "MOMENT", shown)
     shown = re.sub(r"bulk_[0-9a-f]{16}", "OPERATION", shown)
     shown = re.sub(r"\b\d s ago", "0 s ago", shown)
     lines = [line.rstrip() for line in shown.splitlines()]
@@ -113,8 +118,8 @@ def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Do
 @pytest.mark.parametrize(
     ("env", "code", "rows"),
     [
-        (NO_POSTGRES, "postgres", ["Queue", "Workers", "Operation"]),
-        (NO_REDIS, "redis", ["Links", "Failed", "Circuits"]),
+        (NO_POSTGRES, "postgres", ["Queue", "Workers", "Schedule", "Operation"]),
+        (NO_REDIS, "redis", ["Links", "Failed", "Circuits", "Freshness"]),
     ],
 )
 def test_a_lost_server_leaves_what_the_other_one_tells(
