@@ -150,7 +150,8 @@ def diagnose(
         choice = docora.backend
         if choice.is_clear:
             checks += check_queue(redis.health, choice.backend, postgres.pending)
-            checks.append(_check_schedule(redis.health, docora, postgres.freshness))
+            if not redis.health.has_only_others:
+                checks.append(_check_schedule(redis.health, docora, postgres.freshness))
         else:
             checks.append(failed(CheckName.WORKERS, choice.sentence, choice.to_set))
     if postgres.freshness:

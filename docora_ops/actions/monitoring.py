@@ -72,7 +72,8 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         if known := status.freshness:
             seconds = known.overdue_after_seconds
             status = replace(status, freshness=_beside(overview, known))
-        if overview.backend is Backend.RQ:
+        is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
+        if is_rq and not status.has_only_others:
             state = judge_pass(overview.last_pass_seconds, docora.settings, seconds)
             status = replace(status, schedule_state=state)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON

@@ -114,7 +114,7 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         result = docora.run("doctor", "--json", env=ONE_LOOK)
         found = check(result, "bullmq_queue")
         assert (result.code, found["state"], found["hint"]) == (6, "critical", hint)
-        for name in ("workers", "scheduler", "drift_lost", "drift_stuck"):
+        for name in ("workers", "delayed_jobs", "drift_lost", "drift_stuck"):
             assert check(result, name)["state"] == "not_checked"
         docora.add_link("scanning")
         status = docora.run("status")
