@@ -9,7 +9,7 @@ from docora_ops.diagnosis import CheckState
 from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
-from docora_ops.text import duration
+from docora_ops.text import amount, duration
 
 SLOW_MS = 250  # a server that takes longer to answer counts as slow
 TOO_SLOW_MS = 2000  # a server that takes longer to answer is not used
@@ -52,6 +52,7 @@ class Freshness:
     read_at: datetime
     overdue: int
     overdue_apps: int
+    overdue_at_least: bool  # too many to count: both numbers are lower bounds
     overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
     overdue_after_seconds: int  # the threshold in force
     cycle_seconds: int | None  # that a scan of all links takes at this pace; None: no scan of late
@@ -61,6 +62,12 @@ class Freshness:
     oldest_scan_seconds: int | None  # the longest time that a link in sync was not scanned
     due: int
     nothing_moves: bool
+
+    @property
+    def overdue_words(self) -> str:
+        """Returns `2 links of 1 app`, or `at least 100000 links of 12 apps`."""
+        of_apps = f"{amount(self.overdue, 'link')} of {amount(self.overdue_apps, 'app')}"
+        return f"at least {of_apps}" if self.overdue_at_least else of_apps
 
     @property
     def overdue_before(self) -> datetime:

@@ -480,8 +480,7 @@ def check_freshness(found: Freshness, queue: QueueHealth | None) -> Check:
     if found.last_scanned_at:
         seconds = (found.read_at - found.last_scanned_at).total_seconds()
         last = f"last good scan {duration(seconds)} ago"
-    of_apps = f"{amount(found.overdue, 'link')} of {amount(found.overdue_apps, 'app')}"
-    overdue = f"{of_apps} without a good scan for over {longest}, the first since "
+    overdue = f"{found.overdue_words} without a good scan for over {longest}, the first since "
     overdue += f"{moment(found.overdue_since)}"
     stands = f"{amount(found.due, 'link')} due, and for over {longest} neither a good scan nor the "
     stands += "end of a failed job"

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from docora_ops.actions.docora import Docora
 from docora_ops.database.freshness import (
+    MOST_OVERDUE,
     count_overdue,
     has_due_link,
     has_waiting_link,
@@ -57,6 +58,7 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
         read_at=now,
         overdue=overdue.links,
         overdue_apps=overdue.apps,
+        overdue_at_least=overdue.links >= MOST_OVERDUE,
         overdue_since=overdue.since,
         overdue_after_seconds=seconds,
         cycle_seconds=cycle,

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from docora_ops.database.link_rows import DUE, LINKS, OVERDUE
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkStatus
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 # Each part reads few rows, by an index: those of the last minutes, and those of repositories whose
 # circuit was opened, which are left out. All other links are in sync and due, or failed.
@@ -36,20 +38,24 @@ SELECT now(), (SELECT max(last_scanned_at) FROM docora.app_repositories),
 FROM recent, fresh, opened
 """
 
+# The limit keeps Postgres from reading all links if most of them are overdue.
 COUNT_OVERDUE = f"""
 SELECT coalesce(sum(links), 0)::bigint, count(*), min(since), min(oldest_at) FROM (
-    SELECT count(*) AS links, min(coalesce(l.last_scanned_at, l.created_at)) AS since,
-        min(greatest(l.last_scanned_at, r.circuit_open_until))
-            FILTER (WHERE l.last_scanned_at IS NOT NULL) AS oldest_at
-    FROM docora.app_repositories l LEFT JOIN (
-        SELECT repository_id, circuit_open_until FROM docora.repositories
-        WHERE circuit_open_until IS NOT NULL
-    ) r USING (repository_id)
-    WHERE {OVERDUE} GROUP BY l.app_id
+    SELECT count(*) AS links, min(since) AS since, min(oldest_at) AS oldest_at FROM (
+        SELECT l.app_id, coalesce(l.last_scanned_at, l.created_at) AS since,
+            CASE WHEN l.last_scanned_at IS NOT NULL
+                THEN greatest(l.last_scanned_at, r.circuit_open_until) END AS oldest_at
+        FROM docora.app_repositories l LEFT JOIN (
+            SELECT repository_id, circuit_open_until FROM docora.repositories
+            WHERE circuit_open_until IS NOT NULL
+        ) r USING (repository_id)
+        WHERE {OVERDUE} LIMIT %(most)s
+    ) links GROUP BY app_id
 ) apps
 """
+MOST_OVERDUE = 100_000
+"""Overdue links that are counted: to count a million takes longer than all the rest of a screen."""
 
-# Those that were last scanned before that moment are overdue, or not in sync.
 OLDEST_SCAN = f"""
 SELECT l.last_scanned_at FROM {LINKS}
 WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s
@@ -84,7 +90,7 @@ class Scans:
 
 @dataclass(frozen=True)
 class OverdueLinks:
-    """The number of overdue links and of their apps.
+    """The number of overdue links and of their apps; with `MOST_OVERDUE` links, lower bounds.
 
     since: the oldest last good scan, or the creation of a link that was never scanned.
     oldest_scan_at: the oldest last good scan, or the end of an open circuit after that.
@@ -120,13 +126,20 @@ def read_scans(
 
 def count_overdue(database: Database, before: datetime) -> OverdueLinks:
     """Counts the links whose last good scan was before that moment, and that are overdue."""
-    [row] = database.rows(COUNT_OVERDUE, {"overdue_before": before})
-    return OverdueLinks(*row)
+    values = {"overdue_before": before, "most": MOST_OVERDUE}
+    [(links, *rest)] = database.rows(COUNT_OVERDUE, values)
+    if links >= MOST_OVERDUE and (oldest := oldest_scan(database, _LONG_AGO)):
+        return OverdueLinks(links, rest[0], oldest, oldest)
+    return OverdueLinks(links, *rest)
 
 
-def oldest_scan(database: Database, before: datetime) -> datetime | None:
-    """Returns the oldest last good scan of links in sync that were scanned after that moment."""
-    rows = database.rows(OLDEST_SCAN, {"before": before})
+def oldest_scan(database: Database, since: datetime) -> datetime | None:
+    """Returns the oldest last good scan from that moment on of links in sync.
+
+    Leaves out links with an open circuit. From the beginning of time on, links that have failed are
+    passed over first.
+    """
+    rows = database.rows(OLDEST_SCAN, {"before": since})
     return rows[0][0] if rows else None
 
 

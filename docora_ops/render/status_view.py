@@ -101,8 +101,9 @@ def _freshness(found: Freshness) -> Iterator[Row]:
         last = f"last good scan {_ago(found, found.last_scanned_at)}"
     lines: list[Text] = []
     if found.overdue:
-        of_apps = f"{amount(found.overdue, 'link')} of {amount(found.overdue_apps, 'app')}"
-        lines.append(_heading(f"{of_apps} overdue", "docora-ops links --overdue", "red"))
+        lines.append(
+            _heading(f"{found.overdue_words} overdue", "docora-ops links --overdue", "red")
+        )
         since = f"  since {moment(found.overdue_since)} ({_ago(found, found.overdue_since)})"
         lines.append(cell(since))
     if found.nothing_moves:
