@@ -107,7 +107,7 @@ def _freshness(found: Freshness) -> Iterator[Row]:
         since = f"  since {moment(found.overdue_since)} ({_ago(found, found.overdue_since)})"
         lines.append(cell(since))
     if found.nothing_moves:
-        due = f"nothing moves: {amount(found.due, 'link')} due, {last}"
+        due = f"nothing moves: {found.due} due, {last}"
         lines.append(_heading(due, "docora-ops queue", "red"))
     if found.is_slow:
         slow = f"a pass takes {duration(found.cycle_seconds or 0)}, longer than RESCAN_INTERVAL_MS"

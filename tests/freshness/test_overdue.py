@@ -115,7 +115,7 @@ def test_nothing_moves_if_links_are_due_and_no_job_ends(docora: Docora) -> None:
     assert nothing_moves(docora)
     found = check(examine(docora), "freshness")
     assert (found["state"], found["hint"]) == ("critical", "docora-ops queue")
-    assert "nothing moves: 1 link due, no good scan yet" in docora.run("status").stdout
+    assert "nothing moves: 1 due, no good scan yet" in docora.run("status").stdout
     record_failure(docora, link.job_id, minutes=20)
     assert nothing_moves(docora)
     record_failure(docora, "app_other-repo_other", minutes=1)

@@ -36,7 +36,7 @@ Failed     in 6 apps: docora-ops apps
 Circuits   1 repository open: docora-ops links --circuit open
 Freshness  6 links of 3 apps overdue: docora-ops links --overdue
              since MOMENT (1 h 0 min ago)
-           nothing moves: 36 links due, no good scan yet: docora-ops queue
+           nothing moves: 36 due, no good scan yet: docora-ops queue
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
 Workers    none: docora-ops worker
 Schedule   no pass seen; to run each minute: docora-ops schedule
