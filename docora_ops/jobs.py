@@ -215,6 +215,9 @@ class QueueOverview:
     workers: Sequence[Worker]
     scheduler: Scheduler | None
     jobs: Sequence[QueuedJob]  # the first ones: running, then waiting, then delayed
+    last_failed_at: datetime | None  # the last end of the failed jobs that the queue still keeps
+    last_pass_at: datetime | None = None  # of `docora-ops schedule`, with RQ
+    last_pass_seconds: int | None = None  # since then, by the clock of Redis
     backend_source: BackendSource = BackendSource.SETTING
     # Jobs that failed in the last 15 minutes, at least: one that is queued again is not counted.
     failed_recently: int = 0
@@ -298,6 +301,9 @@ class QueueHealth:
     bullmq_version: str | None = None  # empty if the queue's metadata does not name it
     active: int = 0  # jobs of BullMQ
     delayed: int = 0  # jobs of BullMQ
+    last_failed_at: datetime | None = None
+    oldest_waiting_at: datetime | None = None
+    last_pass_seconds: int | None = None  # since the last pass of `docora-ops schedule`
 
     @property
     def has_only_others(self) -> bool:

@@ -39,6 +39,7 @@ class LinkSort(StrEnum):
     ERROR = "error"
     RETRIES = "retries"
     LAST_SCAN = "last-scan"
+    OVERDUE = "overdue"
 
 
 class LinkGroup(StrEnum):

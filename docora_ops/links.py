@@ -261,6 +261,7 @@ class LinkFilter:
     or_held_back: bool = False  # also pending links with an open circuit
     last_scan_before: datetime | None = None  # also links that were never scanned
     last_scan_after: datetime | None = None  # at this moment or later
+    overdue_before: datetime | None = None  # overdue links, judged by this moment
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from docora_ops.bulk import KnownOperation
+from docora_ops.diagnosis import CheckState
 from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
-from docora_ops.text import duration
+from docora_ops.text import amount, duration
 
 SLOW_MS = 250  # a server that takes longer to answer counts as slow
 TOO_SLOW_MS = 2000  # a server that takes longer to answer is not used
@@ -35,6 +36,43 @@ class DriftCounts:
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job
     at_least: bool = False  # too many to look at: `lost` is how many more than all jobs
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How fresh the links are. Moments are by the clock of Postgres.
+
+    `overdue`: links in sync without a good scan for `overdue_after_seconds`, not counting the time
+    of an open circuit. If no link at all was scanned in that time, pending links and links that
+    were never scanned count, too, from their creation on. `due`: links that a scheduler is to
+    queue now. `nothing_moves`: there are due links, and for `overdue_after_seconds` neither a good
+    scan nor the end of a failed job.
+    """
+
+    read_at: datetime
+    overdue: int
+    overdue_apps: int
+    overdue_at_least: bool  # too many to count: both numbers are lower bounds
+    overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
+    overdue_after_seconds: int  # the threshold in force
+    cycle_seconds: int | None  # that a scan of all links takes at this pace; None: no scan of late
+    is_slow: bool  # a cycle takes longer than the rescan interval, and some link waits for its scan
+    last_scanned_at: datetime | None  # the last good scan of any link
+    scanned_recently: int  # good scans of the last 15 minutes
+    oldest_scan_seconds: int | None  # the longest time that a link in sync was not scanned
+    due: int
+    nothing_moves: bool
+
+    @property
+    def overdue_words(self) -> str:
+        """Returns `2 links of 1 app`, or `at least 100000 links of 12 apps`."""
+        of_apps = f"{amount(self.overdue, 'link')} of {amount(self.overdue_apps, 'app')}"
+        return f"at least {of_apps}" if self.overdue_at_least else of_apps
+
+    @property
+    def overdue_before(self) -> datetime:
+        """The moment before which the last good scan of an overdue link was."""
+        return self.read_at - timedelta(seconds=self.overdue_after_seconds)
 
 
 @dataclass(frozen=True)
@@ -75,12 +113,13 @@ class Status:
     failed_by_error: Sequence[ErrorGroup] | None = None
     good_until_at: datetime | None = None
     good_until_seconds: int | None = None
-    scanned_recently: int | None = None  # links with a good scan in the last 15 minutes
     standby: Standby | None = None  # None on a primary
     queue: QueueOverview | None = None
     other_queue: OtherQueue = OtherQueue.UNUSED
     last_operation: KnownOperation | None = None
     drift: DriftCounts | None = None
+    freshness: Freshness | None = None
+    schedule_state: CheckState | None = None  # of the last pass of `schedule`; None: not with RQ
 
     @property
     def has_only_others(self) -> bool:
@@ -108,4 +147,5 @@ class Metrics:
     workers_by_state: Mapping[str, int] | None
     backend_ok: bool | None  # the workers that run are those of the backend
     drift: DriftCounts | None
+    freshness: Freshness | None
     scrape_seconds: float

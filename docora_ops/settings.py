@@ -18,6 +18,7 @@ RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
 SECOND_LOOK_DELAY = 5  # seconds between the two looks at a disagreement of database and queue
 LONGEST_RETRY_DELAY = 86_400  # seconds; doubled without a limit, no timer could hold them
+LEAST_OVERDUE = 900  # seconds without a scan, if DOCORA_OPS_OVERDUE_AFTER is not set
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
 
 _SCHEMES = {
@@ -96,6 +97,7 @@ class Settings(BaseSettings):
     statement_timeout: Annotated[int, _own("STATEMENT_TIMEOUT", ge=1, le=86_400)] = 30
     lock_timeout: Annotated[int, _own("LOCK_TIMEOUT", ge=1, le=86_400)] = 5
     drift_grace: Annotated[int, _own("DRIFT_GRACE", ge=0, le=3600)] = SECOND_LOOK_DELAY
+    overdue_after: Annotated[int | None, _own("OVERDUE_AFTER", ge=1, le=31_536_000)] = None
     git_protocols: Annotated[str, _own("GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*\Z")] = (
         "https"
     )
@@ -158,6 +160,15 @@ class Settings(BaseSettings):
         """Returns the time between two passes of Docora's scheduler in words."""
         seconds = math.ceil(self.scan_interval_ms / 1000)
         return "a minute" if seconds == 60 else duration(seconds)  # noqa: PLR2004 - default
+
+    @property
+    def overdue_after_seconds(self) -> int:
+        """Returns the seconds without a good scan after which a link is overdue.
+
+        If not set: three rescan intervals and a scan interval, at least 15 minutes.
+        """
+        interval = math.ceil((3 * self.rescan_interval_ms + self.scan_interval_ms) / 1000)
+        return self.overdue_after or max(interval, LEAST_OVERDUE)
 
     @property
     def retry_delays(self) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Suspects, find_drift
+from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
 from docora_ops.database.link_reports import count_links, links_by_group
 from docora_ops.database.postgres_server import (
@@ -36,23 +37,25 @@ from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError,
 from docora_ops.jobs import ADVICE, QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, LinkStatus
-from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Standby
+from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Freshness, Standby
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import read_clock as read_redis_clock
 from docora_ops.queue.redis_server import read_redis_server, try_commands
 from docora_ops.settings import Settings
-from docora_ops.text import amount, duration
+from docora_ops.text import amount, duration, moment
 
 _OLDEST_POSTGRES = 14
 _OLDEST_REDIS = [6, 2]  # Valkey 7.2, its first version, counts as 7.2
 _MEMORY_WARNING, _MEMORY_FAILURE = 0.80, 0.95
 _LONG = 3600  # seconds that a job waits
-_OVERDUE = 60  # seconds by which a delayed job may be late: RQ's scheduler looks every second
+_LATE = 60  # seconds by which a delayed job may be late: workers look every second
 _CLOCK_WARNING, _CLOCK_FAILURE = 5, 20  # seconds; a worker that is further off takes no job
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """The version in the queue's metadata, which the last process to open the queue has written."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TOO_SLOW = "check its load and the network"
+_TIMER = "a timer must run docora-ops schedule each minute: docora-ops help recipes"
+_BY_NAME = "workers are seen by the names of their Redis clients, if our user may list these"
 _TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
 _RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
 _DRIFT = {
@@ -83,6 +86,7 @@ class _Server:
     """Milliseconds that one answer takes, by server, if known."""
     pending: int = 0  # links; 0 also if Postgres was not asked
     health: QueueHealth | None = None
+    freshness: Freshness | None = None
 
     def check(self, name: CheckName, fine: str, *problems: _Problem) -> None:
         """Adds a check with the first problem that exists."""
@@ -146,8 +150,12 @@ def diagnose(
         choice = docora.backend
         if choice.is_clear:
             checks += check_queue(redis.health, choice.backend, postgres.pending)
+            if not redis.health.has_only_others:
+                checks.append(_check_schedule(redis.health, docora, postgres.freshness))
         else:
             checks.append(failed(CheckName.WORKERS, choice.sentence, choice.to_set))
+    if postgres.freshness:
+        checks.append(check_freshness(postgres.freshness, redis.health))
     if ahead := postgres.ahead | redis.ahead:
         checks.append(check_clocks(ahead, redis.health.live_workers if redis.health else ()))
     if known := postgres.latency | redis.latency:
@@ -229,25 +237,31 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
         if privileges.state is CheckState.CRITICAL:
             server.missing = "the missing privileges"
             return server
-        with database.snapshot():
-            counts = count_links(database)
-            groups = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
-        server.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]
-        of_apps = f"{amount(counts.failed, 'failed link')} of {amount(len(groups), 'app')}"
-        too_many = max_failed is not None and counts.failed > max_failed
-        hint = "docora-ops failed --group-by error"
-        exceeded = (too_many, failed, f"{of_apps}, more than {max_failed}", hint)
-        some = (counts.failed > 0, warning, of_apps, hint)
-        server.check(CheckName.FAILED_LINKS, "none", exceeded, some)
-        circuits = counts.open_circuits
-        hint = "docora-ops links --circuit open --group-by repository"
-        problem = (circuits > 0, warning, amount(circuits, "open circuit"), hint)
-        server.check(CheckName.OPEN_CIRCUITS, "none", problem)
+        _check_links(docora, server, max_failed)
         if standby:
             server.missing = "the primary"
     except (ConfigurationError, PostgresError) as error:
         server.lose(error)
     return server
+
+
+def _check_links(docora: Docora, server: _Server, max_failed: int | None) -> None:
+    database = docora.database
+    with database.snapshot():
+        counts = count_links(database)
+        server.freshness = links_freshness(docora, counts)
+        groups = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
+    server.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]
+    of_apps = f"{amount(counts.failed, 'failed link')} of {amount(len(groups), 'app')}"
+    too_many = max_failed is not None and counts.failed > max_failed
+    hint = "docora-ops failed --group-by error"
+    exceeded = (too_many, failed, f"{of_apps}, more than {max_failed}", hint)
+    some = (counts.failed > 0, warning, of_apps, hint)
+    server.check(CheckName.FAILED_LINKS, "none", exceeded, some)
+    circuits = counts.open_circuits
+    hint = "docora-ops links --circuit open --group-by repository"
+    problem = (circuits > 0, warning, amount(circuits, "open circuit"), hint)
+    server.check(CheckName.OPEN_CIRCUITS, "none", problem)
 
 
 def check_postgres(version: str, standby: Standby | None) -> Iterator[Check]:
@@ -379,32 +393,36 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
     else:
         yield ok(name, found)
     jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
-    problem = failed if queue.waiting else warning
     found = f"{queue.workers} on {QUEUE_NAME}"
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
+    unless_idle = failed if queue.waiting else warning
     none = f"no worker listens on {QUEUE_NAME}, and {jobs}{suspended}"
     silent = f"{found} ({queue.silence})"
     yield _judge(
         CheckName.WORKERS,
         found,
-        (not queue.workers, problem, none, "start one: docora-ops worker"),
-        (bool(suspended), problem, f"{found}, and {jobs}{suspended}", "docora-ops resume"),
+        (not queue.workers, failed, none, "start one: docora-ops worker"),
+        (
+            bool(suspended),
+            unless_idle,
+            f"{found}, and {jobs}{suspended}",
+            "docora-ops resume",
+        ),
         (queue.silence is not None, warning, silent, "see whether they run: docora-ops queue"),
     )
-    name, delay = CheckName.SCHEDULER, queue.first_delayed_in
+    name, delay = CheckName.DELAYED_JOBS, queue.first_delayed_in
     if delay is None:
-        found = "running" if queue.has_scheduler else "none, and none is needed"
-        yield ok(name, f"{found}: no job is delayed")
+        yield ok(name, "none")
         return
-    first = f"the first delayed job is due in {duration(delay)}"
+    first = f"the first is due in {duration(delay)}"
     if delay < 0:
-        first = f"the first delayed job has been overdue for {duration(-delay)}"
-    start = f"start a worker, which brings one: {_RQ.to_start_workers}"
+        first = f"the first was due {duration(-delay)} ago"
+    start = f"start a worker, which queues them: {_RQ.to_start_workers}"
     yield _judge(
         name,
-        f"running; {first}",
-        (not queue.has_scheduler, failed, f"none, and {first}", start),
-        (delay < -_OVERDUE, warning, f"running, yet {first}", "see the log of the workers"),
+        f"workers queue them; {first}",
+        (not queue.has_scheduler, failed, f"nothing queues them when they are due; {first}", start),
+        (delay < -_LATE, warning, f"workers queue them, yet {first}", "see the log of the workers"),
     )
 
 
@@ -427,19 +445,53 @@ def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
         jobs = queue.waiting + queue.active + queue.delayed
         problem = failed if jobs or pending else warning
         waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
-        none = f"no BullMQ worker is seen, for {waiting}"
+        none = f"no BullMQ worker is seen, for {waiting}; {_BY_NAME}"
         beside = queue.other is OtherQueue.WORKED_ON
         suspended = f"{found}; {queue.suspension and queue.suspension.sentence}, and {waiting} wait"
         yield _judge(
             name,
             found,
-            (not queue.workers, problem, none, _BULLMQ.to_start_workers),
+            (not queue.workers, failed, none, _BULLMQ.to_start_workers),
             (beside, failed, _BULLMQ.others_beside, _BULLMQ.to_stop_others),
             (queue.suspension is not None, problem, suspended, _BULLMQ.to_resume),
         )
-    none = "none is seen: Docora's own comes with its worker"
-    unseen = (not queue.workers, warning, none, _BULLMQ.to_start_workers)
-    yield _judge(CheckName.SCHEDULER, "Docora's own, which its worker brings", unseen)
+    queued = "Docora's workers queue them when they are due"
+    yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")
+
+
+def _check_schedule(queue: QueueHealth, docora: Docora, freshness: Freshness | None) -> Check:
+    name, settings = CheckName.SCHEDULE, docora.settings
+    if docora.backend.backend is Backend.BULLMQ:
+        return ok(name, "Docora's own scheduler, which runs in its workers")
+    threshold = (freshness or settings).overdue_after_seconds
+    state = judge_pass(queue.last_pass_seconds, settings, threshold)
+    found = "no pass was seen in the last week"
+    if queue.last_pass_seconds is not None:
+        found = f"the last pass was {duration(queue.last_pass_seconds)} ago"
+    hint = None if state is CheckState.OK else _TIMER
+    return Check(name, found, hint, state=state)
+
+
+def check_freshness(found: Freshness, queue: QueueHealth | None) -> Check:
+    """Checks that links are scanned. `queue`: None if Redis was not asked."""
+    if queue:
+        found = beside_queue(found, queue.last_failed_at, queue.oldest_waiting_at)
+    longest, last = duration(found.overdue_after_seconds), "no good scan yet"
+    if found.last_scanned_at:
+        seconds = (found.read_at - found.last_scanned_at).total_seconds()
+        last = f"last good scan {duration(seconds)} ago"
+    overdue = f"{found.overdue_words} without a good scan for over {longest}, the first since "
+    overdue += f"{moment(found.overdue_since)}"
+    stands = f"{amount(found.due, 'link')} due, and for over {longest} neither a good scan nor the "
+    stands += "end of a failed job"
+    slow = f"a pass takes {duration(found.cycle_seconds or 0)}, longer than RESCAN_INTERVAL_MS"
+    return _judge(
+        CheckName.FRESHNESS,
+        f"no link overdue, {last}",
+        (found.overdue > 0, failed, overdue, "docora-ops links --overdue"),
+        (queue is not None and found.nothing_moves, failed, stands, "docora-ops queue"),
+        (found.is_slow, warning, slow, "run more workers"),
+    )
 
 
 def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:

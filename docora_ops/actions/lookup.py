@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import links_freshness
 from docora_ops.database import Database
-from docora_ops.database.link_reports import moment_before
+from docora_ops.database.link_reports import count_links, moment_before
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
@@ -39,6 +40,7 @@ class LinkChoice:
     last_scan_before: the last good scan was before this moment, or longer ago than this age by the
     clock of Postgres; also links that were never scanned.
     last_scan_after: the last good scan was at this moment or later, or at most this age ago.
+    overdue: only links that have not been scanned for too long.
     """
 
     apps: Sequence[str] = ()
@@ -51,6 +53,7 @@ class LinkChoice:
     open_circuit: bool | None = None
     last_scan_before: datetime | timedelta | None = None
     last_scan_after: datetime | timedelta | None = None
+    overdue: bool = False
 
 
 def choose_links(
@@ -86,6 +89,7 @@ def choose_links(
         open_circuit=choice.open_circuit,
         last_scan_before=before,
         last_scan_after=after,
+        overdue_before=_overdue_before(docora) if choice.overdue else None,
     )
     recorded = {
         "app": [app.app_name for app in found],
@@ -108,6 +112,11 @@ def _moment(database: Database, given: datetime | timedelta | None) -> datetime 
 
 def _typed(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _overdue_before(docora: Docora) -> datetime:
+    with docora.database.snapshot():
+        return links_freshness(docora, count_links(docora.database)).overdue_before
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:

@@ -124,6 +124,8 @@ def schedule(
         else:
             run.disproved = event
     yield from run.run()
+    if not dry_run:
+        docora.queue.keep_pass()
 
 
 def without_paced_links(docora: Docora, selection: Selection) -> Selection:

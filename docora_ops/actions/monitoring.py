@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.reading import error_groups
 from docora_ops.database import Database
-from docora_ops.database.link_reports import count_links, count_recent_scans, links_by_group
+from docora_ops.database.link_reports import count_links, links_by_group
 from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import RECENT, OtherQueue, QueueOverview
+from docora_ops.jobs import Backend, OtherQueue, QueueOverview
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, AppCount, LinkStatus
-from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Metrics, Status
+from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Freshness, Metrics, Status
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, latency
 
@@ -44,12 +45,13 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             counts = count_links(database)
             failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
             groups = error_groups(database, FAILED_LINKS)
-            scanned_recently = count_recent_scans(database, RECENT)
+            freshness = links_freshness(docora, counts)
             standby = read_standby(database)
         known = [each for each in groups if each.good_until_seconds is not None]
         latest = min(known, key=lambda each: each.good_until_seconds or 0, default=None)
         status = replace(
             status,
+            freshness=freshness,
             links_by_status=counts.by_status,
             open_circuits=counts.open_circuits,
             pending_with_open_circuit=counts.pending_with_open_circuit,
@@ -59,7 +61,6 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             failed_by_error=groups[:_GROUPS],
             good_until_at=latest.good_until_at if latest else None,
             good_until_seconds=latest.good_until_seconds if latest else None,
-            scanned_recently=scanned_recently,
             standby=standby,
         )
     with _keeping_errors(errors):
@@ -71,6 +72,14 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         overview, other = queue.overview(1), queue.read_other()
         last = next(iter(docora.store.read_all()), None)
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
+        seconds = docora.settings.overdue_after_seconds
+        if fresh := status.freshness:
+            seconds = fresh.overdue_after_seconds
+            status = replace(status, freshness=_beside(overview, fresh))
+        is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
+        if is_rq and not status.has_only_others:
+            state = judge_pass(overview.last_pass_seconds, docora.settings, seconds)
+            status = replace(status, schedule_state=state)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
         if status.links_by_status and is_judged:
             drift = count_drift(database, queue, overview.unfinished)
@@ -85,11 +94,12 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
     `by_app`: count the failed links of each app.
     """
     start, database = time.monotonic(), docora.database
-    links = failed = overview = backend_ok = drift = None
+    links = failed = overview = backend_ok = drift = freshness = None
     errors: list[ServerError] = []
     # In one transaction, so that the failed links of the apps add up.
     with _keeping_errors(errors), database.snapshot():
         links = count_links(database)
+        freshness = links_freshness(docora, links)
         if by_app:
             rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
             failed = [AppCount(*row) for row in rows]
@@ -97,10 +107,12 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         queue = docora.queue_to_read
         overview = queue.overview(limit=1)
         backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
+        if freshness is not None:
+            freshness = _beside(overview, freshness)
         if backend_ok and not errors:
             drift = count_drift(database, queue, overview.unfinished)
     if any(isinstance(error, PostgresError) for error in errors):
-        links = failed = None
+        links = failed = freshness = None
     if any(isinstance(error, RedisError) for error in errors):
         overview = backend_ok = None
     jobs = (
@@ -126,9 +138,14 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         workers_by_state=_workers_by_state(overview) if overview else None,
         backend_ok=backend_ok,
         drift=drift,
+        freshness=freshness,
         scrape_seconds=round(time.monotonic() - start, 3),
     )
     return metrics, errors
+
+
+def _beside(queue: QueueOverview, freshness: Freshness) -> Freshness:
+    return beside_queue(freshness, queue.last_failed_at, queue.oldest_waiting_at)
 
 
 def _workers_by_state(queue: QueueOverview) -> dict[str, int]:

@@ -141,6 +141,9 @@ def queue(docora: Docora, limit: int = 20) -> QueueOverview:
     """Returns the counts, workers, scheduler and first `limit` jobs of the queue."""
     count_workers(docora)
     overview = docora.queue_to_read.overview(limit)
-    if overview.backend is Backend.RQ and overview.delayed and overview.scheduler is None:
-        docora.warn("no scheduler runs: delayed jobs wait until a worker with one is started")
+    # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
+    ours = any(worker.clock_ahead_seconds is not None for worker in overview.workers)
+    is_queued = ours or overview.scheduler is not None
+    if overview.backend is Backend.RQ and overview.delayed and not is_queued:
+        docora.warn("nothing queues delayed jobs when they are due: docora-ops worker does")
     return overview

@@ -224,4 +224,5 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
         open_circuit=given["circuit"] and given["circuit"] == "open",
         last_scan_before=given["last_scan_before"],
         last_scan_after=given["last_scan_after"],
+        overdue=given.get("overdue", False),
     )

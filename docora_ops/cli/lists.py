@@ -15,9 +15,14 @@ Sort = Annotated[
     LinkSort,
     typer.Option(
         metavar="ORDER",
-        help="Sort by app (app id, then repository id), error, retries (most first) or last-scan "
-        "(never scanned first, then oldest first). Groups are sorted by size.",
+        help="Sort by app (app id, then repository id), error, retries (most first), last-scan "
+        "(never scanned first, then oldest first) or overdue (longest without a good scan first). "
+        "Groups are sorted by size.",
     ),
+]
+Overdue = Annotated[
+    bool,
+    typer.Option("--overdue", help="Only links in sync that have not been scanned for too long."),
 ]
 GroupBy = Annotated[
     LinkGroup | None,
@@ -40,6 +45,7 @@ def links(
     circuit: options.CircuitFilter = None,
     last_scan_before: options.LastScanBefore = None,
     last_scan_after: options.LastScanAfter = None,
+    overdue: Overdue = False,
     sort: Sort = LinkSort.APP,
     group_by: GroupBy = None,
     limit: options.Limit = 50,

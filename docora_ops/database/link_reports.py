@@ -30,6 +30,7 @@ _ORDERS = {
     LinkSort.ERROR: f'left(l.last_error, 300) COLLATE "C" NULLS LAST, {_IDS}',
     LinkSort.RETRIES: f"l.retry_count DESC, {_IDS}",
     LinkSort.LAST_SCAN: f"l.last_scanned_at NULLS FIRST, {_IDS}",
+    LinkSort.OVERDUE: f"coalesce(l.last_scanned_at, l.created_at), {_IDS}",
 }
 
 # Selects the page before any join: in the order of the ids, by the index on them.
@@ -146,13 +147,6 @@ def count_links(database: Database) -> LinkCounts:
 COUNT_RECENT_SCANS = """
 SELECT count(*) FROM docora.app_repositories WHERE last_scanned_at > now() - %(within)s::interval
 """
-
-
-def count_recent_scans(database: Database, seconds: int) -> int:
-    """Counts the links whose last good scan was within the last `seconds`."""
-    within = timedelta(seconds=seconds)
-    [(count,)] = database.rows(COUNT_RECENT_SCANS, {"within": within})
-    return int(count)
 
 
 def moment_before(database: Database, age: timedelta) -> datetime:

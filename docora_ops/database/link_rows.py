@@ -25,7 +25,19 @@ from docora_ops.text import mask
 # the join unless something of the repository is asked for.
 LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
 
-MATCHES = """(
+# Only if no link at all was scanned since then, pending links and links that were never scanned
+# count, too. The first condition is implied by the second, and lets Postgres use an index.
+OVERDUE = """(
+    (l.last_scanned_at < %(overdue_before)s OR l.last_scanned_at IS NULL)
+    AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until)
+        < %(overdue_before)s
+    AND (l.status = 'synced' AND l.last_scanned_at IS NOT NULL
+         OR l.status IN ('synced', 'pending_snapshot')
+            AND NOT EXISTS (SELECT FROM docora.app_repositories
+                            WHERE last_scanned_at >= %(overdue_before)s))
+)"""
+
+MATCHES = f"""(
     (%(statuses)s::text[] IS NULL OR l.status = ANY (%(statuses)s::text[])
         OR %(or_held_back)s::boolean
             AND l.status = 'pending_snapshot' AND r.circuit_open_until > now())
@@ -45,6 +57,7 @@ MATCHES = """(
          OR l.last_scanned_at < %(last_scan_before)s::timestamptz)
     AND (%(last_scan_after)s::timestamptz IS NULL
          OR l.last_scanned_at >= %(last_scan_after)s::timestamptz)
+    AND (%(overdue_before)s::timestamptz IS NULL OR {OVERDUE})
 )"""
 
 COUNT_LINKS = f"SELECT count(*) FROM {LINKS} WHERE {MATCHES}"
@@ -121,6 +134,7 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
         "or_held_back": which.or_held_back,
         "last_scan_before": which.last_scan_before,
         "last_scan_after": which.last_scan_after,
+        "overdue_before": which.overdue_before,
     }
 
 

@@ -197,6 +197,7 @@ def _fill_tables(
 
 def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
     queue = RqQueue(settings, client)
+    queue.keep_pass()
     for link in LINKS:
         row = read_link(database, link.app.app_id, link.repository.repository_id)
         if link.job is None or row is None:

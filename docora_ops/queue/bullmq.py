@@ -130,7 +130,8 @@ class BullmqQueue(LinkQueue):
             # Docora has BullMQ keep the last 200.
             recently = int((now - RECENT) * 1000), cast("int", "+inf")
             pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
-            *counts, wait, paused, active, due, recent = pipeline.execute()
+            pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
+            *counts, wait, paused, active, due, recent, newest = pipeline.execute()
             first = self._jobs([*reversed(wait), *reversed(paused)], "waiting")
             delayed = self._jobs([job_id for job_id, _ in due], "delayed")
             running = self._jobs(active[::-1], "active")
@@ -161,6 +162,7 @@ class BullmqQueue(LinkQueue):
             workers=workers,
             scheduler=None,
             jobs=jobs[:limit],
+            last_failed_at=moment_of_timestamp(newest[0][1] / 1000) if newest else None,
             backend_source=self.choice.source,
             failed_recently=len(recent),
         )

@@ -38,6 +38,10 @@ from docora_ops.queue.redis_client import Script, describe, redis_errors, server
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.settings import Settings
 
+LAST_SCHEDULE = "docora-ops:schedule"
+"""Holds the time of the last pass of `schedule`, in seconds since 1970 by the clock of Redis."""
+_PASS_EXPIRY = 7 * 86_400  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class PushRequest:
@@ -134,6 +138,12 @@ class LinkQueue(ABC):
             live. The first outcome that is among them writes its entry.
         """
 
+    def keep_pass(self) -> None:
+        """Records that a pass of `schedule` has ended now."""
+        client = self._client
+        with redis_errors(client):
+            client.set(LAST_SCHEDULE, int(server_time(client)), ex=_PASS_EXPIRY)
+
     def docora_picks_up(self, status: str, answer: Answer) -> bool:  # noqa: ARG002
         """Tells whether Docora puts a link with this status and this job to work by itself.
 
@@ -189,6 +199,9 @@ class LinkQueue(ABC):
             bullmq_version=version,
             active=found.active,
             delayed=found.delayed,
+            last_failed_at=found.last_failed_at,
+            oldest_waiting_at=found.oldest_waiting_at,
+            last_pass_seconds=found.last_pass_seconds,
         )
 
     @abstractmethod

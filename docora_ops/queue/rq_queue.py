@@ -52,7 +52,13 @@ from docora_ops.queue.backend import (
     WIP,
     read_suspension,
 )
-from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
+from docora_ops.queue.link_queue import (
+    LAST_SCHEDULE,
+    Answer,
+    LinkQueue,
+    PushRequest,
+    longest_wait,
+)
 from docora_ops.queue.progress import EXPIRY, part_key
 from docora_ops.queue.redis_client import (
     answers_of,
@@ -91,6 +97,7 @@ _RECORD_FIELDS = (
 _WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead")
 _CLOCKS_APART = 60  # seconds that a worker's clock may be ahead of Redis's
 _LEAST_WAITING = 20  # jobs at the head that are compared: `--front` puts new jobs there
+_NEWEST = 10  # failed jobs whose ends are compared: the registry is in the order of their expiry
 # Milliseconds that are left of a worker's key: each heartbeat sets it to at least 60 s more than
 # the time until the next one.
 _LEAST_TTL_MS = 50_000
@@ -212,9 +219,12 @@ class RqQueue(LinkQueue):
             pipeline.lrange(INTERMEDIATE, 0, 999)  # each worker has one id at most
             pipeline.zrange(WIP, *not_expired, byscore=True)
             pipeline.zrange(REGISTRIES["scheduled"], 0, limit - 1, withscores=True)
+            pipeline.zrange(REGISTRIES["failed"], -_NEWEST, -1)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
             length, delayed, finished, failed, recent, *found, lock = pipeline.execute()
-            head, intermediate, executions, due = found
+            head, intermediate, executions, due, newest = found
+            ends = read_hashes(client, map(Job.key_for, map(text_of, newest)), ["ended_at"])
+            last_pass = whole_number(cast("bytes | None", client.get(LAST_SCHEDULE)))
             active = list(dict.fromkeys(_job_id(member) for member in executions))
             taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
             due_at = {text_of(job_id): moment_of_timestamp(score) for job_id, score in due}
@@ -253,6 +263,9 @@ class RqQueue(LinkQueue):
             workers=workers,
             scheduler=scheduler,
             jobs=jobs[:limit],
+            last_failed_at=max(filter(None, (_moment(end) for [end] in ends)), default=None),
+            last_pass_at=None if last_pass is None else moment_of_timestamp(last_pass),
+            last_pass_seconds=None if last_pass is None else max(0, int(now - last_pass)),
             backend_source=self.choice.source,
             failed_recently=recent,
         )

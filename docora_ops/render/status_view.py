@@ -1,18 +1,20 @@
 """`status`, the first screen, and `metrics`, in the text format of Prometheus."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.text import Text
 
+from docora_ops.diagnosis import CheckState
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, silence_of
 from docora_ops.links import LinkStatus
-from docora_ops.overview import SLOW_MS, Metrics, Status
+from docora_ops.overview import SLOW_MS, Freshness, Metrics, Status
 from docora_ops.render.bulk_view import ago
 from docora_ops.render.columns import cell, words
 from docora_ops.render.link_view import NO_ERROR
-from docora_ops.text import amount, duration, good_until, inert
+from docora_ops.text import amount, duration, good_until, inert, moment
 
 Row = tuple[str, Text]
 
@@ -35,12 +37,16 @@ def status_rows(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
             text.append(f", answers take {latency:,} ms", "yellow")
         yield name, text
     yield from _links(status)
+    if status.freshness:
+        yield from _freshness(status.freshness)
     queue = status.queue
     if (held_back := status.pending_with_open_circuit) and queue and queue.backend != Backend.RQ:
         links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
         yield "", _heading(links, "docora-ops retry-all-failed --reset-circuit", "yellow")
     if queue:
         yield from _queue(queue, has_only_others=status.has_only_others)
+    if queue and status.schedule_state:
+        yield "Schedule", _schedule(queue, status.schedule_state)
     if drift := status.drift:
         if drift.lost or drift.stuck:
             lost = amount(drift.lost, "lost link")
@@ -95,12 +101,46 @@ def _links(status: Status) -> Iterator[Row]:
 def _recent_ends(status: Status) -> str:
     """Says how many jobs have ended lately, which tells whether trouble grows or shrinks."""
     counts = {
-        "synced": status.scanned_recently,
+        "synced": status.freshness.scanned_recently if status.freshness else 0,
         "failed": status.queue.failed_recently if status.queue else 0,
     }
     if ends := ", ".join(f"{count} {word}" for word, count in counts.items() if count):
         return f"in the last 15 min at least {ends}"
     return "no job is known to have ended in the last 15 min"
+
+
+def _freshness(found: Freshness) -> Iterator[Row]:
+    last = "no good scan yet"
+    if found.last_scanned_at:
+        last = f"last good scan {_ago(found, found.last_scanned_at)}"
+    lines: list[Text] = []
+    if found.overdue:
+        lines.append(
+            _heading(f"{found.overdue_words} overdue", "docora-ops links --overdue", "red")
+        )
+        since = f"  since {moment(found.overdue_since)} ({_ago(found, found.overdue_since)})"
+        lines.append(cell(since))
+    if found.nothing_moves:
+        due = f"nothing moves: {found.due} due, {last}"
+        lines.append(_heading(due, "docora-ops queue", "red"))
+    if found.is_slow:
+        slow = f"a pass takes {duration(found.cycle_seconds or 0)}, longer than RESCAN_INTERVAL_MS"
+        lines.append(cell(slow, "yellow"))
+    for number, line in enumerate(lines or [cell(f"no link overdue, {last}")]):
+        yield "" if number else "Freshness", line
+
+
+def _ago(found: Freshness, when: datetime | None) -> str:
+    return "never" if when is None else ago(int((found.read_at - when).total_seconds()))
+
+
+def _schedule(queue: QueueOverview, state: CheckState) -> Text:
+    seconds = queue.last_pass_seconds
+    last = "no pass seen" if seconds is None else f"last pass {ago(seconds)}"
+    if state is CheckState.OK:
+        return cell(last)
+    style = "red" if state is CheckState.CRITICAL else "yellow"
+    return _heading(f"{last}; to run each minute", "docora-ops schedule", style)
 
 
 def _heading(text: str, command: str, style: str = "") -> Text:
@@ -130,7 +170,8 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     elif has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
-        yield "Workers", cell(f"none: {advice.to_start_workers}", "yellow")
+        none = "none" if queue.backend is Backend.RQ else "no Redis client has a worker's name"
+        yield "Workers", cell(f"{none}: {advice.to_start_workers}", "red")
     if queue.suspension:
         yield "", _line(queue.suspension.sentence, "yellow")
         yield "", _heading("  to go on", advice.to_resume, "yellow")
@@ -148,6 +189,10 @@ _HELP = {
     "docora_workers": "Live workers that listen on the queue, by state.",
     "docora_backend_ok": "0 if it is unclear which workers run, or if they are of another backend.",
     "docora_drift_links": "Lost and stuck links: pending or scanning without a live job.",
+    "docora_links_overdue": "Links in sync without a good scan for too long.",
+    "docora_oldest_scan_age_seconds": "Longest time since the last good scan of a link in sync.",
+    "docora_nothing_moves": "1 if links are due, and for too long neither a good scan nor a failed "
+    "job's end is seen, otherwise 0.",
     "docora_scrape_seconds": "Seconds that it took to read these numbers.",
 }
 
@@ -187,5 +232,10 @@ def prometheus_text(found: Metrics) -> str:
         add("docora_backend_ok", {"": found.backend_ok})
     if drift:
         add("docora_drift_links", {"lost": drift.lost, "stuck": drift.stuck}, kind="")
+    if fresh := found.freshness:
+        add("docora_links_overdue", {"": fresh.overdue})
+        add("docora_nothing_moves", {"": fresh.nothing_moves})
+        if fresh.oldest_scan_seconds is not None:
+            add("docora_oldest_scan_age_seconds", {"": fresh.oldest_scan_seconds})
     add("docora_scrape_seconds", {"": found.scrape_seconds})
     return generate_latest(registry).decode()

@@ -32,7 +32,10 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     assert status["queue"]["oldest_waiting_seconds"] >= 0
     assert status["drift"] == {"lost": 0, "stuck": 0, "at_least": False}
     screen = bullmq.run("status")
-    assert "none: run Docora with RUN_MODE=all or worker" in screen.stdout
+    assert (
+        "no Redis client has a worker's name: run Docora with RUN_MODE=all or worker"
+        in screen.stdout
+    )
     assert "docora-ops worker" not in screen.stdout
 
     jobs = bullmq.run("queue", "--json").data["jobs"]
@@ -114,7 +117,7 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         result = docora.run("doctor", "--json", env=ONE_LOOK)
         found = check(result, "bullmq_queue")
         assert (result.code, found["state"], found["hint"]) == (6, "critical", hint)
-        for name in ("workers", "scheduler", "drift_lost", "drift_stuck"):
+        for name in ("workers", "delayed_jobs", "drift_lost", "drift_stuck"):
             assert check(result, name)["state"] == "not_checked"
         docora.add_link("scanning")
         status = docora.run("status")

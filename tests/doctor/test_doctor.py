@@ -34,7 +34,7 @@ from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 from tests.support.terminal import at_terminals, plain_data
 
 OF_POSTGRES = [*ALL[1:8], *OF_LINKS]
-OF_REDIS = ALL[8:18]
+OF_REDIS = ALL[8:19]
 APPS = ("Acme Search", "Paper Lantern", "Quiet Harbor", "Tin Robot Notes", "Maple Review")
 
 
@@ -60,7 +60,7 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     assert [each["name"] for each in document.data["checks"]] == ALL
     assert not_ok(document) == {}
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
-    assert short.stdout == "28 checks ok; --all shows them\nAll is well.\n"
+    assert short.stdout == "30 checks ok; --all shows them\nAll is well.\n"
     *rows, last = table.stdout.splitlines()[1:]
     assert last == "All is well."
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
@@ -140,7 +140,9 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     assert (drift["total"], drift["counts"]) == (8, {"lost": 7, "stuck": 1, **none})
     # Few of each kind, so that the checks stay on the screen.
     assert [example["kind"] for example in drift["examples"]] == [*["lost"] * 5, "stuck"]
-    assert not_ok(document) == dict.fromkeys(["drift_lost", "drift_stuck"], "critical")
+    # One good scan a minute ago, and ten links to be scanned.
+    slow = {"freshness": "warning"}
+    assert not_ok(document) == slow | dict.fromkeys(["drift_lost", "drift_stuck"], "critical")
     lost = check(document, "drift_lost")
     assert (lost["finding"][:15], lost["hint"]) == ("7 pending links", "docora-ops repair")
 
@@ -170,11 +172,12 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     with frozen(spoiled):
         first = examine(spoiled)
     assert first.code == 6, first
-    critical = ("redis_eviction", "bullmq_queue", "workers", "scheduler")
-    assert not_ok(first) == dict.fromkeys(critical, "critical") | {"waiting_jobs": "warning"}
+    critical = ("redis_eviction", "bullmq_queue", "workers", "delayed_jobs")
+    warned = dict.fromkeys(("schedule", "waiting_jobs"), "warning")
+    assert not_ok(first) == dict.fromkeys(critical, "critical") | warned
     assert "redis-cli" in check(first, "bullmq_queue")["command"]
     assert "1 job waits" in check(first, "workers")["finding"]
-    assert "overdue for 10 min" in check(first, "scheduler")["finding"]
+    assert "the first was due 10 min" in check(first, "delayed_jobs")["finding"]
     assert check(first, "waiting_jobs")["finding"] == "1, the oldest for 3 h 0 min"
 
     client.config_set("maxmemory-policy", "noeviction")
@@ -187,7 +190,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
         second = examine(spoiled)
     assert not_ok(second) == {
         **dict.fromkeys(("redis_primary", "bullmq_queue", "workers"), "critical"),
-        **dict.fromkeys(("scheduler", "waiting_jobs"), "warning"),
+        **dict.fromkeys(("schedule", "delayed_jobs", "waiting_jobs"), "warning"),
         **dict.fromkeys(OF_BOTH, "not_checked"),
     }
     assert "a BullMQ worker of Docora runs" in check(second, "bullmq_queue")["finding"]
@@ -200,10 +203,11 @@ def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
     user = spoiled.redis_access.command_name
     own.client.execute_command("ACL", "SETUSER", user, "-info")  # type: ignore[no-untyped-call]
     result = examine(spoiled)
-    assert result.code == 0, result
+    assert result.code == 6, result
     assert {name: state for name, state in not_ok(result).items() if name in OF_REDIS} == {
         "redis": "warning",
-        "workers": "warning",
+        "workers": "critical",
+        "schedule": "warning",
         **dict.fromkeys(OF_REDIS[1:6], "not_checked"),
     }
     assert "+info" in check(result, "redis")["hint"]
@@ -216,8 +220,8 @@ def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: Ow
     refused = spoiled.run("retry", *link.ids, "--json")
     assert spoiled.status(link) == "failed"
     assert result.code == 6, result
-    expected = {"redis_primary": "critical", "workers": "warning", "failed_links": "warning"}
-    assert not_ok(result) == expected
+    expected = dict.fromkeys(("redis_primary", "workers"), "critical")
+    assert not_ok(result) == expected | dict.fromkeys(("schedule", "failed_links"), "warning")
     for text in (check(result, "redis_primary")["finding"], refused.json["error"]):
         assert "Not enough good replicas" in text
     assert (refused.code, refused.json["code"]) == (5, "redis"), refused
@@ -235,7 +239,8 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
     assert result.code == 6, result
     assert not_ok(result) == {
         "tables": "critical",
-        "workers": "warning",
+        "workers": "critical",
+        "schedule": "warning",
         **dict.fromkeys(["schemas", "privileges", *OF_LINKS, *OF_BOTH], "not_checked"),
     }
     assert check(result, "tables")["finding"] == (
@@ -253,7 +258,8 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
     assert result.code == 6, result
     assert not_ok(result) == {
         "privileges": "critical",
-        "workers": "warning",
+        "workers": "critical",
+        "schedule": "warning",
         **dict.fromkeys([*OF_LINKS, *OF_BOTH], "not_checked"),
     }
     statement = check(result, "privileges")["hint"]
@@ -261,7 +267,7 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
     docora.connection.execute(statement.encode())
     docora.connection.execute(f"REVOKE DELETE ON app_delivered_files FROM {name}".encode())
     only_resync = examine(docora)
-    assert (only_resync.code, states(only_resync)["privileges"]) == (0, "warning"), only_resync
+    assert (only_resync.code, states(only_resync)["privileges"]) == (6, "warning"), only_resync
     assert check(only_resync, "privileges")["finding"].endswith("DELETE on app_delivered_files")
     docora.connection.execute(check(only_resync, "privileges")["hint"].encode())
     assert states(examine(docora))["privileges"] == "ok"
@@ -295,8 +301,8 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         assert check(result, "drift_lost")["finding"] == f"needs {needs}"
         assert "127.0.0.1" in check(result, lost[0])["finding"]
     first, *_, last = table.stdout.splitlines()
-    assert first == "25 checks not made: they need Postgres and Redis"
-    assert last == "2 critical, 25 not checked."
+    assert first == "27 checks not made: they need Postgres and Redis"
+    assert last == "2 critical, 27 not checked."
     for result in (database, queue, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr
@@ -331,10 +337,11 @@ def test_unusable_settings_are_exit_code_2_and_not_shown_and_warnings_alone_are_
         found = [states(result)[name] for name in ("settings", missing, other)]
         assert (result.code, found) == (2, ["critical", "not_checked", "ok"]), result
         assert check(result, "settings")["hint"]
+    docora.add_worker()
     no_key = examine(docora, ENCRYPTION_KEY="5ecr3t")
     assert (no_key.code, no_key.data["state"], no_key.stderr) == (0, "warning", "2 warnings.\n")
-    # No worker, while nothing waits.
-    assert not_ok(no_key) == dict.fromkeys(["settings", "workers"], "warning")
+    # No pass of `schedule` was ever seen.
+    assert not_ok(no_key) == dict.fromkeys(["settings", "schedule"], "warning")
     assert "ENCRYPTION_KEY" in check(no_key, "settings")["finding"]
     for result in (no_redis, no_key):
         assert "5ecr3t" not in result.stdout + result.stderr

@@ -6,6 +6,7 @@ WRITE_TRANSCRIPTS=1 writes what they print now into the files instead.
 import os
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class Stage:
 
     def run(self, command: str) -> str:
         """Runs a command line, and writes other names for servers and role."""
+        # A timer runs `schedule` each minute.
+        self.docora.redis.set("docora-ops:schedule", int(time.time()))
         if "--json" in command:
             _, *arguments = shlex.split(command)
             shown = self.docora.run(*arguments, env=self.environment).stdout

@@ -21,7 +21,9 @@ from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 STATUSES = ("pending_snapshot", "scanning", "synced", "failed")
 JOBS = ("waiting", "active", "delayed", "completed", "failed")
 WORKERS = (*(status.value for status in WorkerStatus), "unknown", "silent")
-OF_POSTGRES = {"docora_links", "docora_circuits_open"}
+OF_POSTGRES = {
+    *("docora_links", "docora_circuits_open", "docora_links_overdue", "docora_nothing_moves")
+}
 OF_REDIS = {"docora_queue_jobs", "docora_workers", "docora_backend_ok"}
 OF_ANY = {"docora_up", "docora_scrape_seconds"}
 Numbers = dict[str, dict[tuple[str, ...], float]]
@@ -89,6 +91,8 @@ def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str])
         "docora_workers": by(WORKERS, busy=1, idle=1, suspended=1, unknown=1),
         "docora_backend_ok": {(): 1},
         "docora_drift_links": {("lost",): 1, ("stuck",): 1},
+        "docora_links_overdue": {(): 3},  # no link was ever scanned
+        "docora_nothing_moves": {(): 0},
     }
     with frozen(docora):
         data = docora.run("metrics", "--by-app", "--json").data
@@ -148,9 +152,9 @@ def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="needs promtool (Debian: promtool)"
 )
-ALERTS = FAILED, NO_WORKERS, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN = (
-    *("DocoraFailedLinksStay", "DocoraNoWorkers", "DocoraLinksWithoutJob"),
-    *("DocoraWrongBackend", "DocoraNotSeen"),
+ALERTS = FAILED, NO_WORKERS, OVERDUE, STANDS, OPEN, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN = (
+    *("DocoraFailedLinksStay", "DocoraNoWorkers", "DocoraLinksOverdue", "DocoraNothingMoves"),
+    *("DocoraCircuitsStayOpen", "DocoraLinksWithoutJob", "DocoraWrongBackend", "DocoraNotSeen"),
 )
 CALM = {
     'docora_up{server="postgres"}': "1x100",
@@ -161,6 +165,9 @@ CALM = {
     'docora_workers{state="busy"}': "1x100",
     'docora_workers{state="suspended"}': "0x100",
     "docora_backend_ok": "1x100",
+    "docora_links_overdue": "0x100",
+    "docora_nothing_moves": "0x100",
+    "docora_circuits_open": "0x100",
     'docora_drift_links{kind="lost"}': "0x100",
     'docora_drift_links{kind="stuck"}': "0x100",
     'node_textfile_mtime_seconds{file="/var/lib/node/docora.prom"}': "0+60x100",
@@ -193,6 +200,7 @@ def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docor
 
 BUSY, SUSPENDED = 'docora_workers{state="busy"}', 'docora_workers{state="suspended"}'
 FAILED_LINKS = 'docora_links{status="failed"}'
+WAITING = 'docora_queue_jobs{queue="q",status="waiting"}'
 SERIES_OF_REDIS = [name for name in CALM if re.match("docora_(queue|workers|drift)", name)]
 NO_REDIS = {
     'docora_up{server="redis"}': "1x10 0x90",
@@ -202,7 +210,16 @@ SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
     "peace": ({}, QUIET),
     "failed links stay": ({FAILED_LINKS: "3x100"}, {70: [], 99: [FAILED]}),
     "failed links drain": ({FAILED_LINKS: "300-3x100"}, QUIET),
-    "no workers while jobs wait": ({BUSY: "1x10 0x90"}, {14: [], 20: [NO_WORKERS]}),
+    "no workers": ({BUSY: "1x10 0x90"}, {14: [], 20: [NO_WORKERS]}),
+    "no workers and no job waits": ({BUSY: "1x10 0x90", WAITING: "0x100"}, {20: [NO_WORKERS]}),
+    "no worker while others start": ({BUSY: "1x10 0x4 1x86"}, QUIET),
+    "overdue links": ({"docora_links_overdue": "0x10 3x90"}, {14: [], 20: [OVERDUE]}),
+    "nothing moves": ({"docora_nothing_moves": "0x10 1x90"}, {14: [], 20: [STANDS]}),
+    "circuits that open again and again": (
+        {"docora_circuits_open": "0x10 2x30 0x2 2x30 0x2 2x30"},
+        {60: [], 80: [OPEN]},
+    ),
+    "a circuit that opens once": ({"docora_circuits_open": "0x10 2x30 0x60"}, QUIET),
     "suspended workers": ({BUSY: "0x100", SUSPENDED: "2x100"}, {4: [], 20: [NO_WORKERS]}),
     "another backend than is set": ({"docora_backend_ok": "0x100"}, {14: [], 20: [WRONG_BACKEND]}),
     "stuck links": ({'docora_drift_links{kind="stuck"}': "2x100"}, {14: [], 20: [WITHOUT_JOB]}),
@@ -217,7 +234,7 @@ SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
 def test_each_rule_fires_when_the_topic_says_and_not_in_peace(tmp_path: Path) -> None:
     rules_file = tmp_path / "rules.yml"
     rules_file.write_text(rules(), encoding="utf-8")
-    assert "5 rules found" in run("promtool", "check", "rules", "--lint-fatal", str(rules_file))
+    assert "8 rules found" in run("promtool", "check", "rules", "--lint-fatal", str(rules_file))
     tests = []
     for name, (changes, firing) in SCENARIOS.items():
         series = [{"series": each, "values": values} for each, values in (CALM | changes).items()]

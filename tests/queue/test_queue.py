@@ -121,7 +121,7 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     assert "Waiting\t5\n" in screen.stdout
     assert f"Scheduler pid\t{os.getpid()}\n" in screen.stdout
     docora.redis.delete(f"rq:scheduler-lock:{QUEUE}")
-    assert "no scheduler runs" in docora.run("queue").stderr
+    assert "nothing queues delayed jobs" in docora.run("queue").stderr
 
 
 def test_no_secret_of_a_job_is_shown_and_nothing_is_unpickled(

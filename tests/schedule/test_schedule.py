@@ -114,9 +114,8 @@ def test_nothing_due_is_no_error(docora: Docora) -> None:
     docora.add_link("scanning")
     docora.add_link("synced", scanned=timedelta(minutes=1))
     with frozen(docora):
-        for_script, for_person, dry = docora.run_together(
-            ("schedule", "--json"), ("schedule",), ("schedule", "--dry-run", "--json")
-        )
+        dry = docora.run("schedule", "--dry-run", "--json")
+    for_script, for_person = docora.run_together(("schedule", "--json"), ("schedule",))
     assert (for_script.code, for_script.json) == (0, bulk_document("Nothing is due"))
     assert (for_person.code, for_person.stdout) == (0, "Nothing is due\n")
     assert (dry.code, dry.data["total"], dry.data["planned_links"]) == (0, 0, [])

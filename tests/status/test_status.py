@@ -36,8 +36,12 @@ Failed     30 in 6 apps, good until TIME, 2 h ago: docora-ops apps
               1  HTTP 400 on created a
               1  HTTP 401 on created a
 Circuits   1 repository open: docora-ops links --circuit open
+Freshness  6 links of 3 apps overdue: docora-ops links --overdue
+             since MOMENT (1 h 0 min ago)
+           nothing moves: 36 due, no good scan yet: docora-ops queue
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
 Workers    none: docora-ops worker
+Schedule   no pass seen; to run each minute: docora-ops schedule
 Drift      2 lost links, 1 stuck: docora-ops repair
 Operation  OPERATION: 3 of 3, done, 0 s ago
 """
@@ -83,6 +87,7 @@ def trouble(docora: Docora) -> Docora:
 
 def screen(shown: str) -> str:
     """The rows below the names of the servers, without what differs from run to run."""
+    shown = re.sub(r"[0-9]{4}-[0-9-]+T[0-9:.]+Z", "MOMENT", shown)
     shown = re.sub(r"bulk_[0-9a-f]{16}", "OPERATION", shown)
     shown = re.sub(r"\b\d s ago", "0 s ago", shown)
     shown = re.sub(r"\d\d:\d\dZ", "TIME", shown)
@@ -108,7 +113,7 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     never = {"good_until_at": None, "good_until_seconds": None}
     assert data["failed_by_error"][0] == group | never
     assert data["good_until_at"] == data["failed_by_error"][1]["good_until_at"]
-    assert (data["scanned_recently"], data["queue"]["failed_recently"]) == (2, 3)
+    assert (data["freshness"]["scanned_recently"], data["queue"]["failed_recently"]) == (2, 3)
     assert 7200 <= data["queue"]["oldest_waiting_seconds"] < 7800
     assert data["drift"] == {"lost": 2, "stuck": 1, "at_least": False}
     assert data["last_operation"]["total"] == 3
@@ -130,8 +135,8 @@ def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Do
 @pytest.mark.parametrize(
     ("env", "code", "rows"),
     [
-        (NO_POSTGRES, "postgres", ["Queue", "Workers", "Operation"]),
-        (NO_REDIS, "redis", ["Links", "Failed", "Circuits"]),
+        (NO_POSTGRES, "postgres", ["Queue", "Workers", "Schedule", "Operation"]),
+        (NO_REDIS, "redis", ["Links", "Failed", "Circuits", "Freshness"]),
     ],
 )
 def test_a_lost_server_leaves_what_the_other_one_tells(

@@ -1,5 +1,7 @@
 """What doctor says, and what it finds well."""
 
+import time
+from datetime import timedelta
 from typing import Any
 
 from tests.support.docora import QUEUE, Docora, Result
@@ -9,12 +11,12 @@ ALL = [
     *("settings", "postgres", "postgres_version", "postgres_primary"),
     *("postgres_pooling", "tables", "schemas", "privileges"),
     *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
-    *("redis_persistence", "bullmq_queue", "workers", "scheduler", "waiting_jobs"),
-    *("clocks", "latency", "servers_match", "failed_links", "open_circuits"),
+    *("redis_persistence", "bullmq_queue", "workers", "schedule", "delayed_jobs", "waiting_jobs"),
+    *("clocks", "latency", "servers_match", "freshness", "failed_links", "open_circuits"),
     *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
 ]
-OF_LINKS = ALL[21:23]
-OF_DRIFT = ALL[23:]
+OF_LINKS = ALL[22:25]
+OF_DRIFT = ALL[25:]
 OF_BOTH = ["servers_match", *OF_DRIFT]
 
 
@@ -35,12 +37,12 @@ def check(result: Result, name: str) -> Any:
 
 
 def make_healthy(docora: Docora) -> None:
-    pending, scanning, synced = (
-        docora.add_link(status) for status in ("pending_snapshot", "scanning", "synced")
-    )
+    pending, scanning = (docora.add_link(status) for status in ("pending_snapshot", "scanning"))
+    synced = docora.add_link("synced", scanned=timedelta(minutes=1))
     docora.enqueue(pending.job_id)
     docora.start_job(scanning.job_id)
     docora.schedule_job(synced.job_id)
     docora.add_worker()
     docora.redis.set(f"rq:scheduler-lock:{QUEUE}", "scheduler", ex=60)
+    docora.redis.set("docora-ops:schedule", int(time.time()) - 30)
     docora.age_links()

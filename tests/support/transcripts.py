@@ -19,7 +19,7 @@ _VARYING = (
     (r"\bagain in \d+ s\b", "again in SECONDS"),
     (r"\b\d+ d \d+ h\b", "DURATION"),
     (r"\bfor \d+ s\b", "for SECONDS"),
-    (r"\b\d+ (s|min) ago\b", "SECONDS ago"),
+    (r"\b(\d+ min )?\d+ (s|min) ago\b", "SECONDS ago"),
     (r"\b[\d,.]+ ms\b", "MILLISECONDS"),
     (r'("[a-z]*_latency_ms"): \d+', r"\1: NUMBER"),
     (r"\b\d+ (running|busy)\b", r"NUMBER \1"),

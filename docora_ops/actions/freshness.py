@@ -1,0 +1,99 @@
+"""How fresh the links are, and whether anything moves. Only reads."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from docora_ops.actions.docora import Docora
+from docora_ops.database.freshness import (
+    MOST_OVERDUE,
+    count_overdue,
+    has_due_link,
+    has_waiting_link,
+    oldest_scan,
+    read_scans,
+)
+from docora_ops.database.link_reports import count_links
+from docora_ops.diagnosis import CheckState
+from docora_ops.overview import Freshness, LinkCounts
+from docora_ops.settings import Settings
+
+RECENTLY = 900
+"""Seconds whose good scans tell how fast links are scanned."""
+_MISSED_PASSES = 5
+"""Scan intervals without a pass of `schedule` that are worth a warning."""
+
+
+def read_freshness(docora: Docora) -> Freshness:
+    """Returns how fresh the links are. Raises PostgresError, RedisError."""
+    with docora.database.snapshot():
+        found = links_freshness(docora, count_links(docora.database))
+    queue = docora.queue_to_read.overview(1)
+    return beside_queue(found, queue.last_failed_at, queue.oldest_waiting_at)
+
+
+def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
+    """Returns how fresh the links are by their rows alone.
+
+    `nothing_moves` does not take the failed jobs into account: see `beside_queue`.
+    """
+    settings, database = docora.settings, docora.database
+    rescan = settings.rescan_interval_ms
+    scans = read_scans(database, links.by_status, rescan_interval_ms=rescan, recently=RECENTLY)
+    now, cycle = scans.read_at, None
+    if scans.first_recent_at:
+        # A link tells its last scan only: links that were scanned twice would look half as fast.
+        span = max(1.0, (now - scans.first_recent_at).total_seconds())
+        cycle = round(scans.wanted * span / scans.scanned_recently)
+    # A pass that takes long is no alarm: each link may miss one of them.
+    seconds = max(settings.overdue_after_seconds, 2 * (cycle or 0))
+    before = now - timedelta(seconds=seconds)
+    overdue = count_overdue(database, before)
+    oldest = overdue.oldest_scan_at or oldest_scan(database, before)
+    # A link that is due waits for the next pass of the scheduler. And links that are scanned in one
+    # go may make the last minutes look slow: so some link must have waited for as long, too.
+    usual = (rescan + 2 * settings.scan_interval_ms) / 1000
+    is_slow = cycle is not None and cycle > usual
+    nothing_moves = scans.due > 0 and not _is_after(scans.last_scanned_at, before)
+    return Freshness(
+        read_at=now,
+        overdue=overdue.links,
+        overdue_apps=overdue.apps,
+        overdue_at_least=overdue.links >= MOST_OVERDUE,
+        overdue_since=overdue.since,
+        overdue_after_seconds=seconds,
+        cycle_seconds=cycle,
+        is_slow=is_slow and has_waiting_link(database, now - timedelta(seconds=usual)),
+        last_scanned_at=scans.last_scanned_at,
+        scanned_recently=scans.scanned_recently,
+        oldest_scan_seconds=int((now - oldest).total_seconds()) if oldest else None,
+        due=scans.due,
+        nothing_moves=nothing_moves and has_due_link(database, before, rescan),
+    )
+
+
+def beside_queue(
+    found: Freshness, last_failed_at: datetime | None, oldest_waiting_at: datetime | None
+) -> Freshness:
+    """Judges whether nothing moves by the failed jobs, too.
+
+    A job that is queued again is no longer among the failed ones. So jobs that have waited for less
+    than the threshold count as movement.
+    """
+    before = found.overdue_before
+    moves = _is_after(last_failed_at, before) or _is_after(oldest_waiting_at, before)
+    return replace(found, nothing_moves=found.nothing_moves and not moves)
+
+
+def judge_pass(seconds: int | None, settings: Settings, overdue_after_seconds: int) -> CheckState:
+    """Judges how long ago the last pass of `schedule` was.
+
+    seconds: since that pass; None: none was seen, so that another program may queue what is due.
+    """
+    if seconds is not None and seconds > overdue_after_seconds:
+        return CheckState.CRITICAL
+    is_old = seconds is None or seconds > _MISSED_PASSES * settings.scan_interval_ms / 1000
+    return CheckState.WARNING if is_old else CheckState.OK
+
+
+def _is_after(moment: datetime | None, before: datetime) -> bool:
+    return moment is not None and moment >= before

@@ -1,0 +1,205 @@
+"""Nothing stops in silence: links that nobody scans are overdue, whatever their status says."""
+
+from datetime import timedelta
+
+import pytest
+from rq.job import JobStatus
+from rq.utils import now
+
+from tests.metrics.test_metrics import numbers
+from tests.support.bullmq import Bullmq
+from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok
+from tests.support.docora import Docora
+from tests.support.read_only import frozen
+
+DAYS = timedelta(days=2)
+LINKS = {
+    # status, minutes since the circuit's end (below 0: it is open), since the last scan
+    "just scanned": ("synced", None, timedelta(seconds=10)),
+    "scanned in time": ("synced", None, timedelta(minutes=15, seconds=10)),
+    "long ago": ("synced", None, timedelta(minutes=17)),
+    "very long ago": ("synced", None, DAYS),
+    "behind an open circuit": ("synced", -20, DAYS),
+    "its circuit has just ended": ("synced", 5, DAYS),
+    "its circuit ended long ago": ("synced", 20, DAYS),
+    "never scanned": ("synced", None, None),
+    "pending": ("pending_snapshot", None, DAYS),
+    "pending behind a circuit": ("pending_snapshot", -20, DAYS),
+    "new": ("pending_snapshot", None, None),
+    "scanning": ("scanning", None, DAYS),
+    "failed": ("failed", None, DAYS),
+}
+OVERDUE = {"very long ago", "its circuit ended long ago", "long ago"}
+NO_SCAN = {"never scanned", "pending", "new", "just scanned", "scanned in time"}
+"""Also overdue if no link at all is scanned."""
+
+
+@pytest.fixture
+def links(docora: Docora) -> dict[str, str]:
+    """One link of each kind, in two apps; returns the repository ids by kind."""
+    apps = [docora.add_app("Acme Search"), docora.add_app("Quiet Harbor")]
+    ids = {}
+    for number, (kind, (status, circuit, scanned)) in enumerate(LINKS.items()):
+        open_for = None if circuit is None else timedelta(minutes=-circuit)
+        ids[kind] = docora.add_repository(f"octo/r{number}", circuit_open_for=open_for)
+        docora.link(apps[number % 2], ids[kind], status, scanned=scanned)
+    docora.age_links()
+    return ids
+
+
+def overdue(docora: Docora, *options: str) -> list[str]:
+    result = docora.run("links", "--overdue", "--json", *options)
+    assert result.code == 0, result
+    return [link["repository_id"] for link in result.data]
+
+
+def test_exactly_the_links_that_nobody_scans_are_overdue_and_are_seen_everywhere(
+    docora: Docora, links: dict[str, str]
+) -> None:
+    with frozen(docora):
+        listed = overdue(docora, "--sort", "overdue")
+        status, doctor = docora.run("status", "--json").data, examine(docora)
+        found = numbers(docora.run("metrics"))
+    assert sorted(listed) == sorted(links[each] for each in OVERDUE)
+    assert listed[-1] == links["long ago"]
+    fresh = status["freshness"]
+    counts = (fresh["overdue"], fresh["overdue_apps"], fresh["overdue_after_seconds"])
+    assert counts == (3, 2, 960)
+    # Pending, never scanned, or in sync and not scanned for five minutes; and the failed one.
+    assert (fresh["due"], fresh["nothing_moves"], fresh["scanned_recently"]) == (9, False, 1)
+    assert found["docora_links_overdue"] == {(): 3}
+    [age] = found["docora_oldest_scan_age_seconds"].values()
+    assert 0 <= age - DAYS.total_seconds() < 300
+    assert doctor.code == 6
+    freshness = check(doctor, "freshness")
+    assert (freshness["state"], freshness["hint"]) == ("critical", "docora-ops links --overdue")
+    assert "3 links of 2 apps without a good scan for over 16 min" in freshness["finding"]
+    assert "3 links of 2 apps overdue: docora-ops links --overdue" in docora.run("status").stdout
+    # The limit can be set.
+    changed = docora.run("links", "--overdue", "--json", env={"DOCORA_OPS_OVERDUE_AFTER": "100000"})
+    assert [each["repository_id"] for each in changed.data] == [links["very long ago"]]
+
+
+def test_if_no_link_at_all_is_scanned_those_that_wait_for_their_first_scan_count_too(
+    docora: Docora, links: dict[str, str]
+) -> None:
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = last_scanned_at - interval '3 hours'"
+    )
+    assert set(overdue(docora)) == {links[each] for each in OVERDUE | NO_SCAN}
+    fresh = docora.run("status", "--json").data["freshness"]
+    assert (fresh["cycle_seconds"], fresh["nothing_moves"]) == (None, True)
+
+
+def test_a_pass_that_takes_long_is_a_warning_and_no_alarm(docora: Docora) -> None:
+    """100 links, each scanned every 33 minutes: two thirds longer than links may take otherwise."""
+    make_healthy(docora)
+    docora.connection.execute("DELETE FROM app_repositories WHERE status = 'synced'")
+    docora.redis.delete("rq:scheduled:snapshot-queue")
+    app_id = docora.add_app("Acme Search")
+    for number in range(100):
+        ago = timedelta(seconds=20 * number + 1)
+        docora.link(app_id, docora.add_repository(f"octo/r{number}"), "synced", scanned=ago)
+    result = examine(docora)
+    assert not_ok(result)["freshness"] == "warning", result
+    assert "a pass takes 33 min" in check(result, "freshness")["finding"]
+    assert "a pass takes 33 min" in docora.run("status").stdout
+    assert overdue(docora) == []
+
+
+def test_nothing_moves_if_links_are_due_and_no_job_ends(docora: Docora) -> None:
+    """Links that fail again and again are scanned by nobody, and yet a worker is at work."""
+    link = docora.add_link()
+    assert not nothing_moves(docora), "it was made just now"
+    docora.age_links()
+    assert nothing_moves(docora)
+    found = check(examine(docora), "freshness")
+    assert (found["state"], found["hint"]) == ("critical", "docora-ops queue")
+    assert "nothing moves: 1 due, no good scan yet" in docora.run("status").stdout
+    record_failure(docora, link.job_id, minutes=20)
+    assert nothing_moves(docora)
+    record_failure(docora, "app_other-repo_other", minutes=1)
+    assert not nothing_moves(docora)
+
+
+def test_beside_bullmq_overdue_links_and_ended_jobs_are_seen_too(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    failed = docora.add_link()
+    docora.age_links()
+    fresh = bullmq.run("status", "--json").data["freshness"]
+    assert (fresh["overdue"], fresh["nothing_moves"]) == (0, True)
+    bullmq.fail(failed)
+    fresh = bullmq.run("status", "--json").data["freshness"]
+    assert not fresh["nothing_moves"]
+    docora.add_link("synced", scanned=DAYS)
+    result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+    assert (result.code, check(result, "freshness")["state"]) == (6, "critical")
+    assert check(result, "workers")["state"] == "critical"
+    assert "no BullMQ worker is seen" in check(result, "workers")["finding"]
+    assert "names of their Redis clients" in check(result, "workers")["finding"]
+    assert "no Redis client has a worker's name" in bullmq.run("status").stdout
+
+
+def nothing_moves(docora: Docora) -> bool:
+    data = docora.run("metrics", "--json").data
+    assert numbers(docora.run("metrics"))["docora_nothing_moves"] == {
+        (): data["freshness"]["nothing_moves"]
+    }
+    return bool(data["freshness"]["nothing_moves"])
+
+
+def record_failure(docora: Docora, job_id: str, *, minutes: int) -> None:
+    """A job that has failed so many minutes ago."""
+    job = docora.leave_job(job_id, JobStatus.FAILED)
+    job.ended_at = now() - timedelta(minutes=minutes)
+    job.save()
+
+
+# The timer that must run `schedule`
+
+
+@pytest.mark.parametrize(
+    ("minutes", "state", "told"),
+    [
+        (None, "warning", "no pass seen; to run each minute: docora-ops schedule"),
+        (4, "ok", "last pass 4 min "),
+        (6, "warning", "last pass 6 min "),
+        (17, "critical", "last pass 17 min "),
+    ],
+)
+def test_the_last_pass_of_schedule_is_told_and_judged(
+    docora: Docora, minutes: int | None, state: str, told: str
+) -> None:
+    make_healthy(docora)
+    docora.redis.delete("docora-ops:schedule")
+    if minutes is not None:
+        at = int(now().timestamp()) - 60 * minutes - 2
+        docora.redis.set("docora-ops:schedule", at)
+    result = examine(docora)
+    found = check(result, "schedule")
+    assert (found["state"], result.code) == (state, 6 if state == "critical" else 0), result
+    assert state == "ok" or "a timer must run docora-ops schedule each minute" in found["hint"]
+    status = docora.run("status")
+    assert f"Schedule\t{told}" in status.stdout
+    assert docora.run("status", "--json").data["schedule_state"] == state
+
+
+def test_each_pass_of_schedule_leaves_its_time_for_a_week_even_if_nothing_is_due(
+    docora: Docora,
+) -> None:
+    assert docora.run("schedule", "--dry-run").code == 0
+    assert docora.redis.keys("docora-ops:*") == []
+    assert docora.run("schedule").code == 0
+    assert 7 * 86_400 - 100 < docora.redis.ttl("docora-ops:schedule") <= 7 * 86_400
+    seconds = docora.run("queue", "--json").data["last_pass_seconds"]
+    assert 0 <= seconds < 100
+
+
+def test_no_worker_is_critical_even_if_no_job_waits(docora: Docora) -> None:
+    make_healthy(docora)
+    assert examine(docora).code == 0
+    docora.redis.delete("rq:workers", "rq:workers:snapshot-queue", "rq:queue:snapshot-queue")
+    docora.connection.execute("DELETE FROM app_repositories WHERE status <> 'synced'")
+    result = examine(docora)
+    assert (result.code, check(result, "workers")["state"]) == (6, "critical"), result
+    assert "no job waits" in check(result, "workers")["finding"]
