@@ -121,7 +121,7 @@ CircuitFilter = Annotated[
     ),
 ]
 LastScanBefore = Annotated[
-    datetime | None,
+    datetime | None,  # or an age: Typer knows no unions
     typer.Option(
         metavar="WHEN",
         parser=_moment_or_age,
@@ -185,13 +185,13 @@ Reason = Annotated[
 
 # Selection of changes
 Since = Annotated[
-    datetime | timedelta | None,
+    datetime | None,  # or an age: Typer knows no unions
     typer.Option(
         "--since",
-        metavar="TIME",
+        metavar="WHEN",
         parser=_moment_or_age,
-        help="Only what happened since TIME: an age (90s, 30m, 2h, 3d) or a moment (ISO 8601, "
-        "UTC).",
+        help="Only what happened since WHEN: a moment (ISO 8601, UTC) or an age (90s, 30m, 2h, "
+        "3d).",
     ),
 ]
 OfOperation = Annotated[

@@ -36,9 +36,7 @@ Failed     30 in 6 apps, good until TIME, 2 h ago: docora-ops apps
               1  HTTP 400 on created a
               1  HTTP 401 on created a
 Circuits   1 repository open: docora-ops links --circuit open
-Freshness  6 links of 3 apps overdue: docora-ops links --overdue
-             since MOMENT (1 h 0 min ago)
-           nothing moves: 36 due, no good scan yet: docora-ops queue
+Freshness  no link overdue, last good scan 0 s ago
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
 Workers    none: docora-ops worker
 Schedule   no pass seen; to run each minute: docora-ops schedule
