@@ -288,8 +288,8 @@ class _Snapshot:
         changes = compare(files, scans.read_deliveries(self.session, link.ref))
         counts = Counter(change.event for change in changes)
         text = ", ".join(f"{counts[event]} to {event}" for event in ("delete", "create", "update"))
-        branch, sha = inert(commit.branch), commit.sha[:12]
-        log.info("%s: %s at %s: %s", self.name, branch, sha, text, extra=self.fields)
+        where = f"{inert(commit.branch)} at {commit.sha[:12]}"
+        log.info("%s: %s: %s", self.name, where, text, extra=self.fields)
         if not changes:
             return
         self._go_on_unless(scans.may_deliver(self.session, link.ref))
