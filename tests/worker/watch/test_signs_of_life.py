@@ -116,7 +116,7 @@ def test_one_of_several_workers_that_hangs_silences_all_and_one_that_is_killed_d
         await_beats(snapshots)
         os.kill(hung, SIGSTOP)
         # What was noted before may be passed on once more.
-        eventually(lambda: manager.hears_nothing(2 * INTERVAL), "the silence")
+        eventually(lambda: manager.hears_nothing(1.5 * INTERVAL), "the silence")
         assert beat(snapshots) < time.monotonic() - INTERVAL
         os.kill(hung, SIGCONT)
         assert manager.receive() == {ALIVE}
