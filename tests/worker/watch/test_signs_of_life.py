@@ -86,7 +86,7 @@ def test_a_worker_that_listens_lives_and_ends_says_so(snapshots: Snapshots, tmp_
         running(snapshots, "--name", "w", NOTIFY_SOCKET=address) as worker,
     ):
         assert manager.receive() == {READY, ALIVE}
-        assert "listening on" in worker.log
+        assert snapshots.docora.redis.smembers("rq:workers") == {b"rq:worker:w"}
         assert manager.receive() == {ALIVE}
         probe = check(snapshots)
         assert (probe.code, probe.stderr) == (0, "")
@@ -109,6 +109,7 @@ def test_one_of_several_workers_that_hangs_silences_all_and_one_that_is_killed_d
         running(snapshots, "--concurrency", "3", NOTIFY_SOCKET=address) as worker,
     ):
         assert manager.receive() == {READY, ALIVE}
+        assert snapshots.docora.redis.scard("rq:workers") == 3
         worker.await_ready(3)
         hung, killed, _ = worker.children
         os.kill(killed, SIGKILL)
