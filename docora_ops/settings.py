@@ -102,6 +102,7 @@ class Settings(BaseSettings):
         "https"
     )
     git_timeout: Annotated[int, _own("GIT_TIMEOUT", ge=1, le=2_592_000)] = 1800
+    heartbeat_file: Annotated[Path | None, _own("HEARTBEAT_FILE")] = None
 
     @field_validator("database_url", "redis_url")
     @classmethod

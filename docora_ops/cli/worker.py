@@ -4,14 +4,15 @@ import gc
 import logging
 import os
 import socket
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.errors import ConfigurationError, DocoraOpsError, WrongBackendError
+from docora_ops.text import duration, inert
 
 
 def worker(
@@ -39,6 +40,17 @@ def worker(
             help="Stop the current job SECONDS after a signal (default: let it finish).",
         ),
     ] = None,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(help="Log lines of text, or JSON objects."),
+    ] = "text",
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Start nothing: exit with 0 if the worker of this machine is alive, else with 6.",
+        ),
+    ] = False,
     env_file: options.EnvFile = None,
 ) -> int:
     """Run snapshot jobs with RQ.
@@ -48,50 +60,105 @@ def worker(
     event. Needs the extra `worker`, and git.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.workers import require_rq
-    from docora_ops.jobs import OtherQueue
-
+    if check:
+        return _check(context)
     try:
         from docora_ops.worker import process
-        from docora_ops.worker.log import OneLineHandler
+        from docora_ops.worker.log import OneLineHandler, log
+        from docora_ops.worker.watchdog import Watchdog
+
+        handler = OneLineHandler(as_json=log_format == "json")
     except ImportError as error:
         raise ConfigurationError(
             f"the worker's packages are not installed ({error.name} is missing)",
             hint="in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name",
         ) from error
+    loggers = logging.getLogger("rq")
+    loggers.handlers, loggers.propagate = [handler], False
+
+    def report(error: DocoraOpsError) -> ExitCode:
+        if log_format == "text":
+            return context.report(error)
+        log.error(
+            "%s (%s)" if error.hint else "%s%s", inert(error.message), inert(error.hint or "")
+        )
+        return exit_code_of(error)
+
+    try:
+        _require_rq_alone(context)
+        settings = context.docora.settings
+        process.check(settings)
+    except DocoraOpsError as error:
+        return report(error)
+    if log_format == "json":
+        for notice in context.docora.notices:
+            log.warning("%s", inert(notice))
+        context.docora.notices.clear()
+    context.tell()
+    context.docora.redis.close()  # each process has a connection of its own
+    gc.freeze()
+    gc.set_threshold(700)  # it lives long
+    prefix = name or f"{socket.gethostname()}.{os.getpid()}.{os.urandom(2).hex()}"
+    count = concurrency or settings.scan_concurrency
+    watchdog = Watchdog(prefix, count, settings)
+    parent = os.getpid()
+
+    def run(number: int, parent: int | None = parent) -> int:
+        own_name = prefix if count == number == 1 else f"{prefix}-{number}"
+        try:
+            process.serve(settings, own_name, watchdog, burst=burst, grace=grace, parent=parent)
+        except DocoraOpsError as error:
+            return report(error)
+        return ExitCode.OK
+
+    try:
+        # PID 1, as in a container without an init, becomes the parent of orphans, such as the git
+        # of a killed job. RQ's worker waits for its own child processes only: others would stay as
+        # zombies.
+        if count == 1 and parent != 1:
+            return run(1, None)
+        return process.serve_with_children(count, run, watchdog)
+    finally:
+        watchdog.close()
+
+
+def _require_rq_alone(context: Context) -> None:
+    """Raises NeedsRqError, UnclearBackendError or WrongBackendError beside workers of Docora."""
+    from docora_ops.actions.workers import require_rq
+    from docora_ops.jobs import OtherQueue
+
     require_rq(
         context.docora,
         "the worker",
         "Docora's own workers run the jobs: see docora-ops help workers",
     )
-    settings = context.docora.settings
-    process.check(settings)
     if context.docora.queue.read_other() is OtherQueue.WORKED_ON:
         raise WrongBackendError(
             "a BullMQ worker of Docora is at work: each link would be worked on twice",
             hint="stop it first, or leave the work to it: see docora-ops help workers",
         )
-    context.tell()
-    context.docora.redis.close()  # each process has a connection of its own
-    log = logging.getLogger("rq")
-    log.handlers, log.propagate = [OneLineHandler()], False
-    gc.freeze()
-    gc.set_threshold(700)  # it lives long
-    prefix = name or f"{socket.gethostname()}.{os.getpid()}.{os.urandom(2).hex()}"
-    count = concurrency or settings.scan_concurrency
-    # PID 1, as in a container without an init, becomes the parent of orphans, such as the git of a
-    # killed job. RQ's worker waits for its own child processes only: others would stay as zombies.
-    if count == 1 and os.getpid() != 1:
-        process.serve(settings, prefix, burst=burst, grace=grace)
-        return ExitCode.OK
-    parent = os.getpid()
 
-    def run(number: int) -> int:
-        own_name = prefix if count == number == 1 else f"{prefix}-{number}"
-        try:
-            process.serve(settings, own_name, burst=burst, grace=grace, parent=parent)
-        except DocoraOpsError as error:
-            return context.report(error)
-        return ExitCode.OK
 
-    return process.serve_with_children(count, run)
+def _check(context: Context) -> ExitCode:
+    """Says whether the worker of this machine is alive, without a connection to any server."""
+    from docora_ops.heartbeat import heartbeat_path, read_heartbeat
+    from docora_ops.settings import load_settings
+
+    path = heartbeat_path(load_settings(context.env_file).heartbeat_file)
+    heartbeat = read_heartbeat(path)
+    if heartbeat is None:
+        context.say(f"Error: no worker is running: there is no heartbeat file {path}")
+        context.say("Hint: DOCORA_OPS_HEARTBEAT_FILE must be the same for the worker and the check")
+        return ExitCode.PROBLEMS
+    about = f"worker {heartbeat.worker} (process {heartbeat.pid})"
+    limit = f"at most {heartbeat.limit_seconds} s"
+    if heartbeat.is_recent:
+        context.show_tables(
+            [f"{inert(about)} is alive: heartbeat {heartbeat.age:.0f} s ago, {limit}"]
+        )
+        return ExitCode.OK
+    since = "before the last restart of this machine"
+    if heartbeat.age >= 0:
+        since = f"{duration(heartbeat.age)} ago"
+    context.say(f"Error: {about} hangs or was killed: heartbeat {since}, {limit}")
+    return ExitCode.PROBLEMS

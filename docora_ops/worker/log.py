@@ -1,4 +1,7 @@
-"""The log of workers and jobs: their logger, its lines on stderr, and how they name a link."""
+"""The log of workers and jobs: their logger, its lines on stderr, and how they name a link.
+
+A line is text or, by the formatter of `json_formatter`, a JSON object.
+"""
 
 import logging
 import os
@@ -6,10 +9,11 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from enum import StrEnum
 
 from redis import RedisError
 
-from docora_ops.links import link_name
+from docora_ops.links import LinkRef, link_name
 from docora_ops.text import inert, mask, moment
 
 # Below RQ's logger, so that `rq worker` shows the lines of a job, too.
@@ -21,8 +25,39 @@ log = logging.getLogger(NAME)
 _SAID_BY_US = ("Work horse killed for job", "Worker %s: job %s failed (", "%s cleanup: %s %s")
 
 
+# Of a link, and of the end of a job. Null in the objects of other events.
+_LINK_FIELDS = ("app_id", "app_name", "repository_id", "repository_name", "job_id")
+_END_FIELDS = ("outcome", "seconds", "files", "error_message")
+
+
+class JobEnd(StrEnum):
+    """What became of a job: the outcome in its last event."""
+
+    SYNCED = "synced"
+    NOTHING_TO_DO = "nothing_to_do"
+    TRIED_AGAIN = "tried_again"  # it failed, and waits for its next try
+    FAILED = "failed"  # so its link has failed
+    CUT_OFF = "cut_off"  # by a signal; it is queued again, and no failure counted
+
+
+def json_formatter() -> logging.Formatter:
+    """Makes each event an object with the same names, on one line of ASCII."""
+    from pythonjsonlogger.json import JsonFormatter
+
+    return JsonFormatter(
+        ["at", "levelname", "message", *_LINK_FIELDS, *_END_FIELDS],
+        rename_fields={"at": "logged_at", "levelname": "level", "exc_info": "traceback"},
+    )
+
+
 class OneLineHandler(logging.Handler):
     """Writes each event on one inert line: all of ours, and the warnings and errors of RQ."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        super().__init__()
+        self._as_json = as_json
+        if as_json:
+            self.setFormatter(json_formatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the line to stderr at once, unless that is closed.
@@ -37,7 +72,11 @@ class OneLineHandler(logging.Handler):
                 record.msg, record.args = "%s (%s)", (record.getMessage(), type(error).__name__)
                 record.exc_info = None
         when = moment(datetime.fromtimestamp(record.created, UTC))
-        line = f"{when} {record.levelname} {inert(self.format(record))}\n"
+        if self._as_json:
+            record.at = when
+            line = f"{self.format(record)}\n"
+        else:
+            line = f"{when} {record.levelname} {inert(self.format(record))}\n"
         with suppress(OSError):
             os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
 
@@ -47,7 +86,28 @@ def name_of_link(about: Mapping[str, object]) -> str:
 
     about: the arguments of a job, or what its row holds.
     """
+    names = _names(about)
+    if names is not None:
+        return inert(mask(link_name(*names)))
+    return inert(f"{about.get('app_id')} {about.get('repository_id')}")
+
+
+def fields_of_link(about: Mapping[str, object]) -> dict[str, object]:
+    """Returns what an event in JSON tells of a link, without secrets.
+
+    about: as for `name_of_link`.
+    """
+    app_id, repository_id = str(about.get("app_id")), str(about.get("repository_id"))
+    names = _names(about)
+    app_name, repository_name = map(mask, names) if names is not None else (None, None)
+    job_id = LinkRef("", app_id, repository_id).job_id
+    values = (app_id, app_name, repository_id, repository_name, job_id)
+    return dict(zip(_LINK_FIELDS, values, strict=True))
+
+
+def _names(about: Mapping[str, object]) -> tuple[str, str] | None:
+    """Returns the name of the app, and that of the repository; None if one is missing."""
     app_name, owner, name = (about.get(key) for key in ("app_name", "owner", "name"))
     if isinstance(app_name, str) and isinstance(owner, str) and isinstance(name, str):
-        return inert(mask(link_name(app_name, f"{owner}/{name}")))
-    return inert(f"{about.get('app_id')} {about.get('repository_id')}")
+        return app_name, f"{owner}/{name}"
+    return None

@@ -20,6 +20,7 @@ from docora_ops.worker import host
 from docora_ops.worker.log import log
 from docora_ops.worker.rq_worker import SnapshotWorker
 from docora_ops.worker.snapshot_job import use_settings
+from docora_ops.worker.watchdog import INTERVAL, Watchdog
 
 _PAUSE = 1.0  # seconds before a killed child is replaced
 
@@ -44,24 +45,33 @@ def check(settings: Settings) -> None:
 
 
 def serve(
-    settings: Settings, name: str, *, burst: bool, grace: int | None, parent: int | None = None
+    settings: Settings,
+    name: str,
+    watchdog: Watchdog,
+    *,
+    burst: bool,
+    grace: int | None,
+    parent: int | None = None,
 ) -> None:
     """Runs a worker in this process: see SnapshotWorker.run_jobs. Raises DocoraOpsError."""
     client = connect(settings)
     use_settings(settings, client)
     host.use_authorities(settings)
     with redis_errors(client):
-        SnapshotWorker(settings, client, name, parent).run_jobs(burst=burst, grace=grace)
+        worker = SnapshotWorker(settings, client, name, parent, watchdog)
+        worker.run_jobs(burst=burst, grace=grace)
 
 
-def serve_with_children(count: int, run: Callable[[int], int]) -> int:
+def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdog) -> int:
     """Forks `count` children, which call `run` with a number and exit with its value.
 
     SIGTERM, SIGINT and SIGHUP send the children SIGTERM. A killed child is replaced by one with a
     new number, since RQ holds its name for a while. A child that ends with an error ends all. Waits
     for orphans, too. Returns the first error's exit code, or 0. RQ's WorkerPool does none of this.
+
+    `watchdog`: has a slot for each child, and tells of their signs of life.
     """
-    children: set[int] = set()
+    children: dict[int, int] = {}  # slots by process id
     numbers = itertools.count(1)
     stopping = False
     code = 0
@@ -69,11 +79,12 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal stopping
         stopping = True
+        watchdog.stop()
         for pid in children:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
-    def start() -> None:
+    def start(slot: int) -> None:
         # The child must receive no signal before it has its own handlers.
         with held_back() as mask:
             if stopping:
@@ -84,31 +95,38 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
                 for ending, handler in before.items():
                     signal.signal(ending, handler)
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                watchdog.become_child(slot)
                 try:
                     code = run(number)
                 except (KeyboardInterrupt, SystemExit):  # a signal before the worker has begun
                     code = 0
                 os._exit(code)
-            children.add(pid)
+            children[pid] = slot
+            watchdog.begin(slot, pid)
 
     before = {
         number: signal.signal(number, stop)
         for number in ENDING
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     }
-    for _ in range(count):
-        start()
+    # Interrupts the wait for a child; children do not inherit the timer.
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda *_: watchdog.tell())
+    signal.setitimer(signal.ITIMER_REAL, INTERVAL, INTERVAL)
+    for slot in range(count):
+        start(slot)
     while children:
         pid, status = os.wait()
         if pid not in children:
             continue
-        children.remove(pid)
+        slot = children.pop(pid)
+        watchdog.end(slot)
         exit_code = os.waitstatus_to_exitcode(status)
         if exit_code < 0:
             log.warning("a worker was killed by signal %d: another is started", -exit_code)
             time.sleep(_PAUSE)  # the cause may kill the next one, too
-            start()
+            start(slot)
         elif exit_code > 0 and not code:
             code = exit_code
             stop(signal.SIGTERM, None)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     return code

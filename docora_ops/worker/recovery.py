@@ -13,7 +13,7 @@ from docora_ops.queue import Redis, RqQueue
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker.clone import RepositoryLock
-from docora_ops.worker.log import log, name_of_link
+from docora_ops.worker.log import JobEnd, fields_of_link, log, name_of_link
 from docora_ops.worker.rq_faults import OneStepRetry
 
 _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
@@ -74,6 +74,7 @@ class LinkRecovery:
             log.warning("job %s: failed: %s", inert(job.id), reason)
             return
         app_id, repository_id, name = found
+        end = JobEnd.TRIED_AGAIN
         tries, limit = Tries(job), self._settings.max_retry_attempts
         error = f"the snapshot was cut off: {reason}"
         failure = Failure(app_id, repository_id, error, tries.left, limit)
@@ -86,9 +87,11 @@ class LinkRecovery:
             result = f"not marked: {inert(trouble.message)}"
         else:
             if isinstance(ending, Refusal) or ending.is_final:
+                end = JobEnd.NOTHING_TO_DO if isinstance(ending, Refusal) else JobEnd.FAILED
                 tries.end()
             result = f"the link is {getattr(ending, 'status', 'gone')}"
-        log.warning("%s: failed: %s; %s; %s", name, reason, result, tries.outlook)
+        fields = fields_of_link(job.kwargs) | {"outcome": end, "error_message": error}
+        log.warning("%s: failed: %s; %s; %s", name, reason, result, tries.outlook, extra=fields)
 
     def release_cut_off_job(self, job: SnapshotJob) -> None:
         """Makes the link pending, and the next try follow at once, without counting this one."""
@@ -99,7 +102,9 @@ class LinkRecovery:
             # If this fails, the next try updates the link.
             with suppress(DocoraOpsError), closing(Database(self._settings)) as database:
                 release_cut_off_scan(database, app_id, repository_id)
-            log.warning("%s: cut off, and queued again at once; no failure is counted", name)
+            fields = fields_of_link(job.kwargs) | {"outcome": JobEnd.CUT_OFF}
+            text = "%s: cut off, and queued again at once; no failure is counted"
+            log.warning(text, name, extra=fields)
 
     def release_lock(self, job: Job) -> None:
         """Releases the lock of the repository, if the killed process of the job held it."""
@@ -108,18 +113,17 @@ class LinkRecovery:
             RepositoryLock(self._client, full_name, job.id).release()
 
     def recover_abandoned_links(self) -> None:
-        """Queues links again that are `scanning` without a job."""
-        try:
-            with closing(Database(self._settings)) as database:
-                limit = self._settings.max_retry_attempts
-                recovered = recover_abandoned(database, self._queue, limit)
-        except DocoraOpsError as error:
-            log.warning("links left behind can't be looked for: %s", inert(error.message))
-            return
+        """Queues links again that are `scanning` without a job. Raises ServerError."""
+        with closing(Database(self._settings)) as database:
+            limit = self._settings.max_retry_attempts
+            recovered = recover_abandoned(database, self._queue, limit)
         for item in recovered:
             outcome = inert(item.error_message or "it is queued again")
             job_id = inert(item.ref.job_id)
-            log.warning("%s: left behind by a killed worker; %s", job_id, outcome)
+            ids = {"app_id": item.ref.app_id, "repository_id": item.ref.repository_id}
+            end = JobEnd.TRIED_AGAIN if item.outcome.succeeded else JobEnd.FAILED
+            fields = fields_of_link(ids) | {"outcome": end, "error_message": item.error_message}
+            log.warning("%s: left behind by a killed worker; %s", job_id, outcome, extra=fields)
 
 
 def _ids_and_name(job: Job) -> tuple[str, str, str] | None:

@@ -5,7 +5,7 @@ import resource
 import signal
 import socket
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from types import FrameType
 from typing import Any, cast
 
@@ -21,8 +21,10 @@ from rq.suspension import is_suspended
 from rq.worker import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
+from docora_ops.database import Database
 from docora_ops.errors import (
     DocoraOpsError,
+    PostgresError,
     SnapshotError,
     WorkerNameTakenError,
     WrongBackendError,
@@ -37,11 +39,13 @@ from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults
 from docora_ops.worker.log import log
 from docora_ops.worker.recovery import LinkRecovery, SnapshotJob
+from docora_ops.worker.watchdog import Watchdog
 
 _WORKER_TTL = 45  # seconds; RQ adds a minute, after which the name of a killed worker is free
 _MAINTENANCE_INTERVAL = 30
 _LOOK_INTERVAL = 2  # seconds between two looks at the clock, and for a BullMQ worker
-_PAUSE = 1  # seconds between two heartbeats, looks for due jobs, or attempts to reach Redis
+_PAUSE = 1  # seconds between two heartbeats, or looks for due jobs
+_LONGEST_PAUSE = 10  # seconds between two attempts to reach a server that is away
 # Seconds. RQ judges heartbeats, which last for 60 s at least and are renewed after 30 s, by the
 # clocks of the hosts: two workers may be wrong by this in opposite directions.
 _LARGEST_CLOCK_DIFFERENCE = 20
@@ -64,11 +68,17 @@ class SnapshotWorker(Worker):
     a job: it also runs the jobs behind the first one, since a fork takes as long as a job without
     changes.
 
-    `parent`: process id of a parent at whose death the worker ends, too.
+    `parent`: process id of a parent at whose death the worker ends, too. `watchdog`: is told that
+    the loop is alive.
     """
 
     def __init__(
-        self, settings: Settings, client: Redis, name: str, parent: int | None = None
+        self,
+        settings: Settings,
+        client: Redis,
+        name: str,
+        parent: int | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         super().__init__(
             [Queue(QUEUE_NAME, connection=client, job_class=SnapshotJob)],
@@ -82,12 +92,17 @@ class SnapshotWorker(Worker):
         self._is_told_to_end = False
         self._settings = settings
         self._parent = parent
+        self._watchdog = watchdog
         self._grace: int | None = None
         self._is_registered = False
         self._told_at = self._cut_off_at = float("inf")
         self._cuts_off = False
         self._next: dict[str, float] = {}  # when each thing is due again
         self._sees_bullmq = False
+        self._misses_redis = False
+        self._redis_pause = self._postgres_pause = _PAUSE  # before the next attempt
+        self._doubts_postgres = False
+        self._postgres_error: PostgresError | None = None
         # Send jobs to a living work-horse, which answers when each has succeeded.
         self._to_horse: socket.socket | None = None
         self._to_worker: socket.socket | None = None
@@ -125,13 +140,12 @@ class SnapshotWorker(Worker):
 
     def _work_until_stopped(self, burst: bool) -> str:
         """Returns why it has ended."""
-        is_away = False
         while not self._must_end():
             try:
+                self._beat()
                 self.heartbeat()
-                if is_away:
-                    is_away = False
-                    log.warning("worker %s: Redis answers again: goes on", self.name)
+                if self._misses_redis:
+                    self._find_redis()
                     self.set_state(WorkerStatus.IDLE)
                 bar = self._find_bar()
                 if bar is not None:
@@ -150,6 +164,8 @@ class SnapshotWorker(Worker):
                     log.warning("worker %s: takes jobs again", self.name)
                 if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
                     self.run_maintenance_tasks()
+                    if self._postgres_error is not None:
+                        continue
                 self._queue_due_jobs()
                 found = self._dequeue(None)
                 if found is None:
@@ -165,18 +181,41 @@ class SnapshotWorker(Worker):
             except RedisError as error:
                 if burst or not is_outage(error):
                     raise
-                if not is_away:
-                    is_away = True
-                    kind = type(error).__name__
-                    log.warning("worker %s: Redis: %s; waits until it answers", self.name, kind)
+                self._miss_redis(error)
                 # A job whose end could not be recorded is left to a later maintenance.
                 self.executions.clear()
                 self.end_work_horse()
                 self.connection.connection_pool.disconnect()  # may lead to a former primary
                 for what in ("heartbeat", "look"):  # another server may answer now
                     self._next.pop(what, None)
-                time.sleep(_PAUSE)
+                self._wait(self._redis_pause)
+                self._redis_pause = min(2 * self._redis_pause, _LONGEST_PAUSE)
         return "as told"
+
+    def _beat(self) -> None:
+        """Shows that the loop is alive."""
+        if self._watchdog is not None:
+            self._watchdog.beat()
+
+    def _wait(self, seconds: float) -> None:
+        """Waits for so long, or until the worker must end."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._must_end():
+            self._beat()
+            time.sleep(_PAUSE)
+
+    def _miss_redis(self, error: RedisError) -> None:
+        """Says once that Redis does not answer."""
+        if not self._misses_redis:
+            self._misses_redis = True
+            kind = type(error).__name__
+            log.warning("worker %s: Redis: %s; waits until it answers", self.name, kind)
+
+    def _find_redis(self) -> None:
+        """Says that Redis answers again, if it had not."""
+        if self._misses_redis:
+            self._misses_redis, self._redis_pause = False, _PAUSE
+            log.warning("worker %s: Redis answers again: goes on", self.name)
 
     def _is_due(self, what: str, interval: float) -> bool:
         """Returns whether so many seconds have passed since this last returned True."""
@@ -234,7 +273,28 @@ class SnapshotWorker(Worker):
             )
         if self._sees_bullmq:
             return _BESIDE_BULLMQ
+        if self._misses_postgres():
+            return self._postgres_error
         return _SUSPENDED if is_suspended(self.connection) else None
+
+    def _misses_postgres(self) -> bool:
+        """Returns whether Postgres is away, or takes no changes: every job would fail.
+
+        Looks after a failure only, then again after pauses that grow.
+        """
+        if self._doubts_postgres and time.monotonic() >= self._next.get("postgres", 0):
+            try:
+                with closing(Database(self._settings)) as database, database.transaction():
+                    pass
+            except PostgresError as error:
+                pause = self._postgres_pause
+                self._postgres_error = error
+                self._postgres_pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                pause = self._postgres_pause = _PAUSE
+                self._postgres_error, self._doubts_postgres = None, False
+            self._next["postgres"] = time.monotonic() + pause
+        return self._postgres_error is not None
 
     # Signals
 
@@ -251,6 +311,8 @@ class SnapshotWorker(Worker):
                 log.info("worker %s: told again: ends its job", self.name)
             return
         self._is_told_to_end, self._told_at = True, moment
+        if self._watchdog is not None:
+            self._watchdog.stop()
         rest = ""
         if self.get_state() == WorkerStatus.BUSY:
             rest = "; its job is finished first"
@@ -301,10 +363,11 @@ class SnapshotWorker(Worker):
         """Sends heartbeats, and runs maintenance when it is due: a job may take an hour."""
         try:
             super().maintain_heartbeats(job, execution)
+            self._find_redis()
             if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
                 self.run_maintenance_tasks()
         except RedisError as error:  # RQ gives a job up after three missing heartbeats
-            log.warning("worker %s: no heartbeat: %s", self.name, type(error).__name__)
+            self._miss_redis(error)
 
     def run_maintenance_tasks(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.
@@ -314,7 +377,9 @@ class SnapshotWorker(Worker):
         A job that RQ cannot read ends RQ's part only.
         """
         bar, [queue] = self._find_bar(), self.queues
-        if isinstance(bar, WrongClockError) or not rq_faults.take_maintenance_lock(self, queue):
+        if isinstance(bar, WrongClockError | PostgresError) or not rq_faults.take_maintenance_lock(
+            self, queue
+        ):
             return
         try:
             clean_registries(queue, [self._job_was_abandoned])
@@ -326,8 +391,16 @@ class SnapshotWorker(Worker):
             log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
         # A link that Docora's own worker scans has no job of RQ.
         if bar is not _BESIDE_BULLMQ:
-            self.recovery.recover_abandoned_links()
+            self._recover_abandoned_links()
         self.connection.delete(queue.registry_cleaning_key)
+
+    def _recover_abandoned_links(self) -> None:
+        try:
+            self.recovery.recover_abandoned_links()
+        except DocoraOpsError as error:
+            self._doubts_postgres = isinstance(error, PostgresError)
+            if not self._misses_postgres():  # otherwise the loop says so
+                log.warning("links left behind can't be looked for: %s", inert(error.message))
 
     # The work-horse
 
@@ -356,6 +429,7 @@ class SnapshotWorker(Worker):
                 if self._to_horse.recv(1, socket.MSG_PEEK):
                     return self.horse_pid, os.EX_OK, None
             except TimeoutError:
+                self._beat()
                 if time.monotonic() >= self._cut_off_at:
                     self._cuts_off = True
                     os.kill(self.horse_pid, signal.SIGKILL)
@@ -365,6 +439,7 @@ class SnapshotWorker(Worker):
                 pass
             self._to_horse.close()
             self._to_horse = None
+        self._doubts_postgres = True  # its job may have failed for that
         return super().wait_for_horse()
 
     def end_work_horse(self) -> None:
@@ -456,6 +531,7 @@ class SnapshotWorker(Worker):
             self.recovery.count_killed_job(job, f"its process was killed (wait status {status})")
 
     def _job_was_abandoned(self, job: Job, *_: object) -> None:
+        self._beat()
         self.recovery.count_killed_job(job, "its worker was killed")
 
 

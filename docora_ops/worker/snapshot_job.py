@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 
@@ -30,7 +30,7 @@ from docora_ops.worker import host
 from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
 from docora_ops.worker.git import Git
-from docora_ops.worker.log import log, name_of_link
+from docora_ops.worker.log import JobEnd, fields_of_link, log, name_of_link
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.webhook import Webhook
@@ -118,15 +118,17 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     Raises SnapshotError, without secrets, if the job failed.
     """
     tries = Tries(get_current_job())
-    name = name_of_link({"app_id": app_id, "repository_id": repository_id, **names})
+    about = {"app_id": app_id, "repository_id": repository_id, **names}
     try:
         resources = _resources or Resources(load_settings())
-        job = _Snapshot(resources, (app_id, repository_id), tries, name)
+        job = _Snapshot(resources, (app_id, repository_id), tries, about)
     except ConfigurationError as error:
         # The failure cannot be counted, so the link needs another try.
         tries.keep()
-        log.error("%s: failed: %s; %s", name, inert(error.message), tries.outlook)
-        raise SnapshotError(inert(error.message)) from None
+        message, name = inert(error.message), name_of_link(about)
+        fields = fields_of_link(about) | {"outcome": JobEnd.TRIED_AGAIN, "error_message": message}
+        log.error("%s: failed: %s; %s", name, message, tries.outlook, extra=fields)
+        raise SnapshotError(message) from None
     succeeded = False
     try:
         # Handled outside `except`, so that it is not chained into the log, secrets and all.
@@ -143,13 +145,19 @@ class _NothingToDoError(Exception):
 
 
 class _Snapshot:
-    def __init__(self, resources: Resources, ids: tuple[str, str], tries: Tries, name: str) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        ids: tuple[str, str],
+        tries: Tries,
+        about: Mapping[str, object],
+    ) -> None:
         self.resources = resources
         self.settings = resources.settings
         self.ids = ids
         self.repository_id = ids[1]
         self.tries = tries
-        self.name = name
+        self.name, self.fields = name_of_link(about), fields_of_link(about)
         self.cleaner = Cleaner()
         self.started = time.monotonic()
         self.sent = 0
@@ -164,12 +172,16 @@ class _Snapshot:
             # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = self.session.id
             self.link, payload = self._begin()
-            self.name = name_of_link(asdict(payload))
-            log.info("%s: began, %s", self.name, self._try_number(self.link.retry_count + 1))
+            about = asdict(payload)
+            self.name, self.fields = name_of_link(about), fields_of_link(about)
+            number = self._try_number(self.link.retry_count + 1)
+            log.info("%s: began, %s", self.name, number, extra=self.fields)
             self._bring_up_to_date(self.link, payload)
-            log.info("%s: synced, %s sent in %s", self.name, amount(self.sent, "file"), self._time)
+            sent, fields = amount(self.sent, "file"), self._end_fields(JobEnd.SYNCED)
+            log.info("%s: synced, %s sent in %s", self.name, sent, self._time, extra=fields)
         except _NothingToDoError as reason:
-            log.info("%s: nothing to do: %s, %s", self.name, reason, self._time)
+            fields = self._end_fields(JobEnd.NOTHING_TO_DO)
+            log.info("%s: nothing to do: %s, %s", self.name, reason, self._time, extra=fields)
         except MemoryError:  # without its traceback, which holds what has filled the memory
             kind = GitError if self.reads_repository else SnapshotError
             return kind("the job ran out of memory on this repository")
@@ -180,6 +192,12 @@ class _Snapshot:
     @property
     def _time(self) -> str:
         return f"{time.monotonic() - self.started:.1f} s"
+
+    def _end_fields(self, outcome: JobEnd, error_message: str | None = None) -> dict[str, object]:
+        """Returns what an event in JSON tells of the end of the job."""
+        seconds = round(time.monotonic() - self.started, 3)
+        end = {"outcome": outcome, "seconds": seconds, "files": self.sent}
+        return self.fields | end | {"error_message": error_message}
 
     def _try_number(self, number: int) -> str:
         return f"try {number} of {self.settings.max_retry_attempts}"
@@ -257,7 +275,8 @@ class _Snapshot:
                 "the repository shows no branch, though it was delivered before: nothing is deleted"
             )
         else:
-            log.warning("%s: the repository has no branch, so nothing is sent", self.name)
+            text = "%s: the repository has no branch, so nothing is sent"
+            log.warning(text, self.name, extra=self.fields)
         circuits.reset_circuits(self.session, [self.repository_id])
         self.reads_repository = False
         return None if commit is None else (commit, files)
@@ -269,7 +288,8 @@ class _Snapshot:
         changes = compare(files, scans.read_deliveries(self.session, link.ref))
         counts = Counter(change.event for change in changes)
         text = ", ".join(f"{counts[event]} to {event}" for event in ("delete", "create", "update"))
-        log.info("%s: %s at %s: %s", self.name, inert(commit.branch), commit.sha[:12], text)
+        where = f"{inert(commit.branch)} at {commit.sha[:12]}"
+        log.info("%s: %s: %s", self.name, where, text, extra=self.fields)
         if not changes:
             return
         self._go_on_unless(scans.may_deliver(self.session, link.ref))
@@ -302,23 +322,27 @@ class _Snapshot:
                 failure = Failure(*self.ids, message, self.tries.left, limit)
                 ending = scans.fail_scan(database, failure, self.session_id)
             except ServerError as trouble:
-                log.warning("%s: its link can't be marked: %s", self.name, inert(trouble.message))
+                text = "%s: its link can't be marked: %s"
+                log.warning(text, self.name, inert(trouble.message), extra=self.fields)
         if circuit is not None and circuit.opened and self.link is not None:
-            log.warning("%s: the circuit is open until %s", self.name, moment(circuit.open_until))
+            text = f"the circuit is open until {moment(circuit.open_until)}"
+            log.warning("%s: %s", self.name, text, extra=self.fields)
             self._announce(self.link, circuit, message)
         if isinstance(ending, Refusal) and ending in _NOTHING_TO_DO:
-            reason = _NOTHING_TO_DO[ending]
-            log.info("%s: nothing to do: %s, %s", self.name, reason, self._time)
+            reason, fields = _NOTHING_TO_DO[ending], self._end_fields(JobEnd.NOTHING_TO_DO)
+            log.info("%s: nothing to do: %s, %s", self.name, reason, self._time, extra=fields)
             return
-        counted = "not marked"
+        counted, end = "not marked", JobEnd.TRIED_AGAIN
         if isinstance(ending, scans.Ending):
             counted = self._try_number(ending.retry_count)
             if ending.is_final:
+                end = JobEnd.FAILED
                 self.tries.end()
         else:  # so the link needs another try
             self.tries.keep()
         counted = f"failed after {self._time}, {counted}"
-        log.warning("%s: %s: %s; %s", self.name, counted, inert(message), self.tries.outlook)
+        outlook, fields = self.tries.outlook, self._end_fields(end, message)
+        log.warning("%s: %s: %s; %s", self.name, counted, inert(message), outlook, extra=fields)
         raise SnapshotError(inert(message))  # RQ's own worker logs it as it is
 
     def _announce(self, link: Link, circuit: circuits.Circuit, message: str) -> None:
@@ -338,5 +362,6 @@ class _Snapshot:
         # The exception's own text may contain secrets, so it is left out.
         frames = traceback.extract_tb(error.__traceback__)
         places = "; ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)
-        log.error("%s: a bug in docora-ops: %s at %s", self.name, type(error).__name__, places)
+        text, kind = "%s: a bug in docora-ops: %s at %s", type(error).__name__
+        log.error(text, self.name, kind, places, extra=self.fields)
         return f"a bug in docora-ops: {type(error).__name__}"

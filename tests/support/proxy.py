@@ -86,6 +86,7 @@ class Proxy:
         self._flowing.set()
         self._clients: set[socket.socket] = set()
         self._to_reset: set[socket.socket] = set()
+        self._is_away = False
         self.forwarded = 0  # how often a client has sent something
         self.received = 0  # bytes that the server has answered
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -125,6 +126,14 @@ class Proxy:
             self._plans.append(plan)
         return plan
 
+    def go_away(self) -> None:
+        """Cut all connections, and each new one at once, until `come_back`."""
+        self._is_away = True
+        self.reset()
+
+    def come_back(self) -> None:
+        self._is_away = False
+
     def freeze(self) -> None:
         self._flowing.clear()
 
@@ -156,6 +165,8 @@ class Proxy:
         with suppress(OSError, _CutError):
             try:
                 self._wait(self._flowing, client)
+                if self._is_away:
+                    raise _CutError
                 client = self._greet(client)
                 with _connect(self._upstream) as server:
                     with self._lock:

@@ -156,6 +156,10 @@ class Snapshots:
     def repos(self) -> Path:
         return self.folder / "repos"
 
+    @property
+    def heartbeat_file(self) -> Path:
+        return self.folder / "heartbeat.json"
+
     def clone(self) -> Path:
         return self.repos / ".docora-ops/clones/octo/api"
 
@@ -179,6 +183,7 @@ class Snapshots:
             "REPOS_BASE_PATH": str(self.repos),
             "DOCORA_OPS_GIT_PROTOCOLS": "file,http",
             "SCAN_CONCURRENCY": "1",
+            "DOCORA_OPS_HEARTBEAT_FILE": str(self.heartbeat_file),
             **changes,
         }
 

@@ -97,15 +97,15 @@ def test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back(snapshots: Snaps
 
         snapshots.receiver.answer = go_away
         with running(snapshots, "--burst", DATABASE_URL=proxy.url) as worker:
-            assert worker.end() == 0
+            assert worker.end() == 5
     assert "its link can't be marked" in worker.log
     assert snapshots.docora.status(link) == "scanning"
     assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
-    # Still away: it is kept, try for try.
+    # Still away: it is not taken.
     make_delayed_jobs_due(snapshots.docora)
     with running(snapshots, "--burst", DATABASE_URL=proxy.url) as worker:
-        assert worker.end() == 0
-    assert "links left behind can't be looked for" in worker.log
+        assert worker.end() == 5
+    assert worker.log.count("Postgres") == worker.log.count("can't be reached") == 1
     assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
     make_delayed_jobs_due(snapshots.docora)
     snapshots.receiver.answer = lambda _: 200

@@ -58,7 +58,7 @@ def test_a_busy_worker_looks_after_links_of_killed_ones_whatever_becomes_of_its_
 
         monkeypatch.setattr(Worker, "maintain_heartbeats", refuse)
         worker.maintain_heartbeats(docora.job(link), execution)
-    assert "no heartbeat: TimeoutError" in caplog.text
+    assert "Redis: TimeoutError; waits until it answers" in caplog.text
 
 
 def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots) -> None:

@@ -1,0 +1,57 @@
+"""The heartbeat file, which tells `worker --check` whether the worker of this machine is alive.
+
+It needs neither Redis nor Postgres: an outage must not look like a worker that hangs.
+"""
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What the heartbeat file holds."""
+
+    worker: str  # the name in RQ, without the number of a process
+    pid: int  # of the process that writes the file
+    at: float  # by this machine's monotonic clock, which never jumps
+    limit_seconds: int  # a worker that is silent for longer hangs, or was killed
+
+    @property
+    def age(self) -> float:
+        """Returns the seconds since the heartbeat; negative if it is from before a restart."""
+        return time.monotonic() - self.at
+
+    @property
+    def is_recent(self) -> bool:
+        """Returns whether the worker is alive."""
+        return 0 <= self.age <= self.limit_seconds
+
+
+def heartbeat_path(configured: Path | None) -> Path:
+    """Returns the path of the file: as configured, or the user's own in a folder of the system."""
+    if configured is not None:
+        return configured
+    folder = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
+    return Path(folder) / f"docora-ops-worker-{os.geteuid()}.json"
+
+
+def write_heartbeat(path: Path, heartbeat: Heartbeat) -> None:
+    """Replaces the file in one step. Raises OSError."""
+    new = path.with_name(f"{path.name}.{heartbeat.pid}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW  # others may write to /tmp, too
+    with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
+        json.dump(asdict(heartbeat), file)
+    new.replace(path)
+
+
+def read_heartbeat(path: Path) -> Heartbeat | None:
+    """Reads the file; returns None if it is missing or unusable."""
+    with suppress(OSError, ValueError, TypeError):
+        found = Heartbeat(**json.loads(path.read_text(encoding="utf-8")))
+        found.is_recent  # noqa: B018 - raises TypeError if these are no numbers
+        return found
+    return None

@@ -1,0 +1,121 @@
+"""Tells systemd, and the heartbeat file, that the workers of this command are alive."""
+
+import math
+import mmap
+import os
+import socket
+import time
+from contextlib import suppress
+
+from docora_ops.heartbeat import Heartbeat, heartbeat_path, write_heartbeat
+from docora_ops.settings import Settings
+from docora_ops.text import inert
+from docora_ops.worker.log import log
+
+INTERVAL = 1.0  # seconds between two signs of life
+_SHORTEST_LIMIT = 180  # seconds
+_SILENCE = 60  # seconds after which a worker is named in the log
+_CALLS = 5  # of a server that may be waited for in a row
+
+
+def silence_limit(settings: Settings) -> int:
+    """Returns the seconds for which a worker that is alive may be silent.
+
+    It is silent while a server keeps it waiting.
+    """
+    longest_call = settings.connect_timeout + settings.statement_timeout
+    return max(_SHORTEST_LIMIT, _CALLS * longest_call)
+
+
+class Watchdog:
+    """The signs of life of one or several workers, each in a process of its own.
+
+    Each worker notes the time in memory that forked processes share. The main process passes on the
+    oldest note, and only if it has changed: a single worker that hangs silences all.
+    """
+
+    def __init__(self, name: str, count: int, settings: Settings) -> None:
+        self._name = name
+        self._path = heartbeat_path(settings.heartbeat_file)
+        self._limit = silence_limit(settings)
+        # 0: does not listen yet. Infinity: has ended.
+        self._beats = memoryview(mmap.mmap(-1, 8 * count)).cast("d")
+        self._pids: dict[int, int] = {}  # by slot
+        self._slot = 0
+        self._is_main = True
+        self._told = 0.0  # what was passed on last
+        self._next = 0.0
+        self._is_stopping = False
+        self._warns = True
+
+    # In a worker
+
+    def become_child(self, slot: int) -> None:
+        """Makes this process, forked from the main one, the worker of a slot."""
+        self._slot, self._is_main = slot, False
+
+    def beat(self) -> None:
+        """Notes that the worker of this process listens, and its loop is alive."""
+        now = self._beats[self._slot] = time.monotonic()
+        if self._is_main and now >= self._next:
+            self._next = now + INTERVAL
+            self.tell()
+
+    # In the main process
+
+    def begin(self, slot: int, pid: int) -> None:
+        """Gives a slot to a new worker. One that replaces another has as long to begin."""
+        self._pids[slot] = pid
+        if self._beats[slot] == math.inf:
+            self._beats[slot] = time.monotonic()
+
+    def end(self, slot: int) -> None:
+        """Expects nothing more from the worker of a slot."""
+        self._beats[slot] = math.inf
+
+    def tell(self) -> None:
+        """Passes on the oldest sign of life, if it is new. Names, once, a worker that hangs."""
+        oldest = min(self._beats)
+        silence = time.monotonic() - oldest
+        if oldest and silence > _SILENCE:
+            pid = self._pids.pop(list(self._beats).index(oldest), None)
+            if pid is not None:
+                log.warning("the worker of process %d has been silent for %.0f s", pid, silence)
+        if not self._told < oldest < math.inf:
+            return
+        states = ["WATCHDOG=1"] if self._told else ["READY=1", "WATCHDOG=1"]
+        self._told = oldest
+        try:
+            heartbeat = Heartbeat(self._name, os.getpid(), oldest, self._limit)
+            write_heartbeat(self._path, heartbeat)
+        except OSError as error:
+            if self._warns:
+                self._warns = False
+                path, reason = inert(str(self._path)), error.strerror
+                log.warning("no heartbeat file %s, so --check fails: %s", path, reason)
+        _notify(states)
+
+    def stop(self) -> None:
+        """Tells systemd that the workers are ending."""
+        if self._is_main and not self._is_stopping:
+            self._is_stopping = True
+            _notify(["STOPPING=1"])
+
+    def close(self) -> None:
+        """Removes the heartbeat file: the workers have ended."""
+        self.stop()
+        if self._told:
+            with suppress(OSError):
+                self._path.unlink()
+
+
+def _notify(states: list[str]) -> None:
+    """Sends states to the service manager that has started this process, as in sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith("@"):  # an abstract socket, which has no file
+        address = f"\0{address[1:]}"
+    elif not address.startswith("/"):
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.settimeout(INTERVAL)
+        sender.sendto("\n".join(states).encode(), address)

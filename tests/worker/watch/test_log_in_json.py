@@ -1,0 +1,102 @@
+"""`worker --log-format json`: an object per event, with the same names in each."""
+
+import json
+import os
+from signal import SIGKILL, SIGTERM
+from typing import Any
+
+from tests.support.proxy import eventually
+from tests.support.snapshots import Files, Snapshots
+from tests.support.worker_processes import held_worker
+
+HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
+NAMES = {
+    *("logged_at", "level", "message"),
+    *("app_id", "app_name", "repository_id", "repository_name", "job_id"),
+    *("outcome", "seconds", "files", "error_message"),
+}
+FILES: Files = {"a": "1\n", "b": "2\n"}
+
+
+def events_in(log: str) -> list[dict[str, Any]]:
+    events = []
+    for line in log.splitlines():
+        assert line.isascii()
+        assert line.isprintable()
+        events.append(json.loads(line))
+        assert set(events[-1]) == NAMES
+    return events
+
+
+def test_each_event_of_a_job_names_its_link_and_the_last_one_its_end(snapshots: Snapshots) -> None:
+    app_id = snapshots.add_app("Acme")
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a": "1\n", "b" + HOSTILE: "2\n"})
+    good = snapshots.link(app_id, snapshots.add_repository(upstream))
+    gone = snapshots.link(app_id, snapshots.docora.add_repository("octo/old"))
+    token = "ghp_0123456789abcdefghij"
+    app_name = f"A{HOSTILE} {token}"
+    snapshots.docora.connection.execute("UPDATE apps SET app_name = %s", (app_name,))
+    for link in (good, gone):
+        snapshots.queue(link, max_retry_attempts=2, retry_base_delay_ms=0)
+    snapshots.docora.connection.execute(
+        "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
+    )
+    answers = [200, 500, 500]
+    snapshots.receiver.answer = lambda _: answers.pop(0)
+    environment = {"MAX_RETRY_ATTEMPTS": "2"}
+    worked = snapshots.work("--name", "one", "--log-format", "json", **environment)
+    assert (worked.code, worked.stdout) == (0, "")
+    events = events_in(worked.stderr)
+    assert token not in worked.stderr
+    assert events[0]["message"].startswith("worker one: listening on snapshot-queue, Redis ")
+    assert events[0]["job_id"] is None
+    of_good = [event for event in events if event["job_id"] == good.job_id]
+    assert {event["repository_name"] for event in of_good} == {"octo/api"}
+    assert {event["app_name"] for event in of_good} == {f"A{HOSTILE} ***"}
+    assert {(event["app_id"], event["repository_id"]) for event in of_good} == {good.ids}
+    ends = [event for event in events if event["outcome"]]
+    shown = [(end["job_id"], end["outcome"], end["files"], end["level"]) for end in ends]
+    assert sorted(shown) == sorted(
+        [
+            (good.job_id, "tried_again", 1, "WARNING"),
+            (good.job_id, "failed", 0, "WARNING"),
+            (gone.job_id, "nothing_to_do", 0, "INFO"),
+        ]
+    )
+    assert all(0 <= end["seconds"] < 60 for end in ends)
+    assert all(end["error_message"].startswith("HTTP 500") for end in ends if end["files"])
+    answers += [200, 200]
+    snapshots.queue(good)
+    *_, synced, ended = events_in(snapshots.work("--log-format", "json").stderr)
+    assert (synced["outcome"], synced["files"]) == ("synced", 1)
+    assert synced["error_message"] is ended["outcome"] is None
+
+
+def test_a_killed_job_and_one_that_is_cut_off_have_an_end_too(snapshots: Snapshots) -> None:
+
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
+    arguments = ("--log-format", "json", "--grace", "1")
+    with held_worker(snapshots, *arguments) as (gate, worker):
+        os.kill(worker.horse(), SIGKILL)
+        eventually(lambda: worker.log.count('"outcome": "tried_again"') == 1, "a failure")
+        worker.await_line("try 2 of 5")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+        gate.release()
+    ends = [event for event in events_in(worker.log) if event["outcome"]]
+    assert [end["outcome"] for end in ends] == ["tried_again", "cut_off"]
+    assert [end["job_id"] for end in ends] == [link.job_id] * 2
+    assert "its process was killed" in ends[0]["error_message"]
+
+
+def test_an_error_that_ends_a_worker_is_an_event_too(snapshots: Snapshots) -> None:
+    for arguments, changes, code in (
+        ((), {"ENCRYPTION_KEY": None}, 2),
+        (("--concurrency", "2"), {"REDIS_URL": "redis://localhost:1"}, 5),
+    ):
+        worked = snapshots.work("--log-format", "json", *arguments, **changes)
+        assert worked.code == code
+        *_, last = events_in(worked.stderr)
+        assert last["level"] == "ERROR"
+    assert "Redis at localhost:1/0 can't be reached" in last["message"]
