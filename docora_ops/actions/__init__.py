@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from docora_ops.actions.reading import links as links
     from docora_ops.actions.reading import queue as queue
     from docora_ops.actions.reading import show as show
-    from docora_ops.actions.verify import Compared as Compared
-    from docora_ops.actions.verify import verify as verify
+    from docora_ops.actions.verifying import Compared as Compared
+    from docora_ops.actions.verifying import verify as verify
     from docora_ops.actions.workers import pause as pause
     from docora_ops.actions.workers import resume as resume
     from docora_ops.actions.workers import rq_workers as rq_workers
@@ -59,7 +59,7 @@ _MODULES = {
     "monitoring": ("read_metrics", "read_status"),
     "one_link": ("link_to_resync", "resync", "retry"),
     "reading": ("apps", "files", "link_groups", "links", "queue", "show"),
-    "verify": ("Compared", "verify"),
+    "verifying": ("Compared", "verify"),
     "workers": ("pause", "resume", "rq_workers"),
 }
 

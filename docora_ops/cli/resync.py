@@ -20,16 +20,15 @@ def resync(
         bool,
         typer.Option(
             "--update",
-            help="Send known files as updates, and delete files from the app that are gone from "
-            "the repository. Keeps the delivery records.",
+            help="Send known files as updates, and have the app delete files that are gone from "
+            "the repository.",
         ),
     ] = False,
     path: Annotated[
         str | None,
         typer.Option(
             metavar="GLOB",
-            help="Send only files whose path matches GLOB (case-sensitive; * matches any text, "
-            "also slashes).",
+            help="Send only files with such a path (* matches any text).",
         ),
     ] = None,
     front: options.Front = False,
@@ -50,11 +49,7 @@ def resync(
     atomically, regardless of its status. Refused while a snapshot of the link is running.
 
     Without delivery records, the app is not told about files that were deleted from the repository
-    since the last snapshot. To have the app delete them, use --update, unless the app has lost its
-    files and cannot update them.
-
-    With --path, keeps the delivery records of all other files, so that only files that match, and
-    files that have changed, are sent.
+    since the last snapshot: use --update, unless the app has lost its files.
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:

@@ -14,7 +14,7 @@ def verify(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Prove that links have received the files of their stored commits.
+    """Prove that apps have received their files.
 
     Compares the delivery records of all links, of one app, or of one link with the stored commit of
     the repository, by path and SHA-256. Lists links with missing, outdated or extra files (exit
@@ -23,7 +23,7 @@ def verify(
     """
     context = context_of(typer_context)
     from docora_ops.actions.find_drift import Suspects
-    from docora_ops.actions.verify import verify
+    from docora_ops.actions.verifying import verify
     from docora_ops.render import verify_view as render
     from docora_ops.render.console import progress_bar
     from docora_ops.text import amount

@@ -22,7 +22,7 @@ READING = (
     *(f"progress {OPERATION}", "history", "retry APP REPO --dry-run", "schedule --dry-run"),
     *("repair --dry-run", "retry-all-failed --dry-run", "resync APP REPO --dry-run"),
     *("resync APP --all --dry-run", "failed", "failed --group-by error", "apps"),
-    "links --circuit open --group-by repository",
+    *("links --circuit open --group-by repository", "verify", "show APP REPO --files"),
 )
 CHANGING = (
     *("retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes", "repair --yes"),
