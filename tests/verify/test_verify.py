@@ -15,7 +15,7 @@ from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
-from tests.support.snapshots import Snapshots
+from tests.support.snapshots import Files, Snapshots
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 HOUR, MOMENT = timedelta(hours=1), timedelta(milliseconds=100)
@@ -249,7 +249,8 @@ def test_a_statement_that_takes_too_long_is_tried_with_fewer_links(docora: Docor
 def test_what_a_worker_has_delivered_is_proven(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_link({"a.txt": "1", "größe/日本.txt": "2", "b.bin": b"\0\1"})
-    for changes in ({}, {"a.txt": "changed", "new.txt": "3"}, {"new.txt": None}):
+    commits: tuple[Files, ...] = ({}, {"a.txt": "changed", "new.txt": "3"}, {"new.txt": None})
+    for changes in commits:
         upstream.commit(changes)
         snapshots.run_job(link)
         result = run(docora, *link.ids, "--json")
