@@ -11,21 +11,21 @@ LIMITS = "This compares Docora's records; it does not prove what the app has on 
 
 _COLUMNS: Sequence[Column[DifferingLink]] = (
     Column("Link", link_name),
-    Column("Missing", lambda link: link.missing, is_number=True),
-    Column("Outdated", lambda link: link.outdated, is_number=True),
-    Column("Extra", lambda link: link.extra, is_number=True),
-    Column("Examples", lambda link: tuple(_examples(link)), folds=True),
+    Column("Missing", lambda link: link.missing, is_number=True, left_out=2),
+    Column("Outdated", lambda link: link.outdated, is_number=True, left_out=2),
+    Column("Extra", lambda link: link.extra, is_number=True, left_out=2),
+    Column("Files", lambda link: tuple(_files(link)), folds=True),
     Column("Job id", lambda link: link.job_id, left_out=1),
 )
 
 
-def _examples(link: DifferingLink) -> Iterator[str]:
+def _files(link: DifferingLink) -> Iterator[str]:
     counts = (link.missing, link.outdated, link.extra)
     for difference, count in zip(FileDifference, counts, strict=True):
         paths = [each.path for each in link.examples if each.difference is difference]
-        if paths:
-            more = f" and {count - len(paths)} more" if count > len(paths) else ""
-            yield f"{difference}: {', '.join(paths)}{more}"
+        shown = [*paths, *(["…"] if count > len(paths) else [])]
+        if count:
+            yield f"{count} {difference}: {', '.join(shown)}"
 
 
 def verify_screens(found: Verification) -> Iterator[object]:

@@ -116,8 +116,8 @@ def test_each_planted_difference_is_found_and_no_other(docora: Docora) -> None:
     screen = run(docora, *last.ids)
     assert screen.code == 6
     for part in (
-        *("\t2\t1\t100\t", "missing: gone, lost", "outdated: README.md"),
-        "extra: src/0.py, src/1.py, src/10.py and 97 more",
+        *("\t2\t1\t100\t", "2 missing: gone, lost", "1 outdated: README.md"),
+        "100 extra: src/0.py, src/1.py, src/10.py, …",
         f"docora-ops resync {last.app_id} {last.repository_id} --update\n",
         "1 link differs, 0 links proven.",
     ):
