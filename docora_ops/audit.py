@@ -80,6 +80,7 @@ def describe_change(
         "in_flight": options.in_flight,
         "max_failures": most and (str(most) if most.is_percent else most.number),
         "update": options.update,
+        "path": options.path,
     }
     chosen: dict[str, object] = {}
     for name, value in selection.items():

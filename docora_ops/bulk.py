@@ -111,12 +111,13 @@ class MaxFailures:
 
 @dataclass(frozen=True)
 class ChangeOptions:
-    """Options of a retry or resync. Single links use only the first four."""
+    """Options of a retry or resync. Single links use only the first five."""
 
     front: bool = False  # queue ahead of all waiting jobs
     reset_circuit: bool = False  # also close the circuit of each repository
     update: bool = False  # a resync marks the delivery records instead of deleting them
     dry_run: bool = False  # only find out what would happen
+    path: str | None = None  # a resync of one link sends only these files; `*` matches any text
     in_flight: int | None = None  # the limit of snapshots in flight; waits for all of them
     max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
     wait: bool = False  # wait for the snapshots

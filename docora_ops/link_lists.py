@@ -168,3 +168,12 @@ class LinkDetails(LinkHistory):
     backend: Backend
     backend_source: BackendSource
     job_record: JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredFile:
+    """A file that an app has received, as recorded."""
+
+    path: str
+    sha: str
+    delivered_at: datetime

@@ -208,6 +208,7 @@ class LinkResult:
     circuit_reset: bool | None = None  # None: without `--reset-circuit`
     deliveries_cleared: int = 0  # deleted or, with `update`, marked
     update: bool = False
+    path: str | None = None  # only these files are sent again
     dry_run: bool = False
     workers: int = 0  # live ones
     scan_interval: str = ""  # how soon Docora's scheduler queues a link that was only reset

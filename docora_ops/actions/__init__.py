@@ -35,11 +35,14 @@ if TYPE_CHECKING:
     from docora_ops.actions.one_link import resync as resync
     from docora_ops.actions.one_link import retry as retry
     from docora_ops.actions.reading import apps as apps
+    from docora_ops.actions.reading import files as files
     from docora_ops.actions.reading import link_groups as link_groups
     from docora_ops.actions.reading import links as links
     from docora_ops.actions.reading import queue as queue
     from docora_ops.actions.reading import show as show
     from docora_ops.actions.report import read_report as read_report
+    from docora_ops.actions.verifying import Compared as Compared
+    from docora_ops.actions.verifying import verify as verify
     from docora_ops.actions.workers import pause as pause
     from docora_ops.actions.workers import resume as resume
     from docora_ops.actions.workers import rq_workers as rq_workers
@@ -56,8 +59,9 @@ _MODULES = {
     "many_links": ("resync_all", "retry_all_failed", "schedule"),
     "monitoring": ("read_metrics", "read_status"),
     "one_link": ("link_to_resync", "resync", "retry"),
-    "reading": ("apps", "link_groups", "links", "queue", "show"),
+    "reading": ("apps", "files", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
+    "verifying": ("Compared", "verify"),
     "workers": ("pause", "resume", "rq_workers"),
 }
 

@@ -241,7 +241,7 @@ class BatchExecution:
             payloads = [claim.payload for claim in changed]
             if self.action is Action.RESYNC:
                 done.deliveries_cleared = clear_deliveries(
-                    self.database, payloads, update=self.options.update
+                    self.database, payloads, update=self.options.update, path=self.options.path
                 )
             if self.options.reset_circuit:
                 ids = {payload.repository_id for payload in payloads}
@@ -339,7 +339,9 @@ class BatchExecution:
             ids = {ref.repository_id for ref in queued}
             batch.circuits_reset = circuits_to_reset(self.database, ids)
         if self.action is Action.RESYNC:
-            batch.deliveries_cleared = count_deliveries(self.database, queued)
+            batch.deliveries_cleared = count_deliveries(
+                self.database, queued, path=self.options.path
+            )
         names = names_of(self.database, [item.ref for item in batch.recorded])
         planned = []
         for item, (app_name, repository_name) in zip(batch.recorded, names, strict=True):

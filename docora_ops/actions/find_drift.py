@@ -68,7 +68,7 @@ def find_drift(
     first = {finding.key for finding in _look(database, queue, app_id, ref)}
     found: list[Finding] = []
     if first:
-        yield from _pause(len(first), delay)
+        yield from pause_between_looks(len(first), delay)
         found = [each for each in _look(database, queue, app_id, ref) if each.key in first]
     named = [
         names
@@ -98,12 +98,13 @@ def find_misplaced(
     first = sweep.misplaced([link.job_id for link in links], sweep.read())
     if not first:
         return
-    yield from _pause(len(first), delay)
+    yield from pause_between_looks(len(first), delay)
     second = sweep.misplaced(list(first), sweep.read())
     yield {job_id: seen for job_id, seen in second.items() if first[job_id] == seen}
 
 
-def _pause(count: int, delay: float) -> Iterator[Suspects]:
+def pause_between_looks(count: int, delay: float) -> Iterator[Suspects]:
+    """Yields Suspects, with this count, each second until the pause is over."""
     yield Suspects(count)
     end = time.monotonic() + delay
     while (left := end - time.monotonic()) > 0:

@@ -20,12 +20,14 @@ from docora_ops.errors import (
     JobMisplacedError,
     JobUnreadableError,
     NotFailedError,
+    NotFoundError,
     RedisError,
     SnapshotRunningError,
 )
 from docora_ops.jobs import JobState, when_docora_queues
 from docora_ops.links import Action, Link, LinkFilter, LinkResult, LinkStatus, Outcome
 from docora_ops.queue import Answer
+from docora_ops.text import mask
 
 
 def retry(
@@ -59,15 +61,30 @@ def resync(
 ) -> LinkResult:
     """Resets a link of any status, deletes its delivery records, and queues its job.
 
-    Takes the parameters and raises the errors of `retry`.
+    With `options.path`, deletes only the records of these files; raises NotFoundError if there are
+    none. Takes the parameters and raises the errors of `retry`.
     """
+    if options.path:
+        link_to_resync(docora, app, repository, options.path)
     return _change(docora, Action.RESYNC, app, repository, options, reason)
 
 
-def link_to_resync(docora: Docora, app: str, repository: str) -> tuple[Link, int]:
-    """Returns the link and the number of its delivery records."""
+def link_to_resync(
+    docora: Docora, app: str, repository: str, path: str | None = None
+) -> tuple[Link, int]:
+    """Returns the link and the number of its delivery records.
+
+    path: count only files with such a path (case-sensitive), and raise NotFoundError if there is
+    none; `*` matches any text.
+    """
     link = resolve_link(docora.database, app, repository)
-    return link, count_deliveries(docora.database, [link.ref])
+    records = count_deliveries(docora.database, [link.ref], path=path)
+    if path and not records:
+        raise NotFoundError(
+            f"no delivered file of {link.payload.link_name} matches {mask(path)!r}",
+            hint=f"to list them: docora-ops show {link.ref.words} --files",
+        )
+    return link, records
 
 
 def _change(
@@ -132,6 +149,7 @@ def _change(
         circuit_reset=is_reset if options.reset_circuit else None,
         deliveries_cleared=batch.deliveries_cleared,
         update=options.update,
+        path=options.path,
         dry_run=options.dry_run,
         scan_interval=docora.settings.scan_interval,
     )

@@ -14,6 +14,7 @@ from docora_ops.folding import LONGEST, group_errors
 from docora_ops.jobs import Backend, JobState, QueueOverview
 from docora_ops.link_lists import (
     AppSummary,
+    DeliveredFile,
     ErrorGroup,
     LinkDetails,
     LinkGroup,
@@ -135,6 +136,19 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         backend_source=queue.choice.source,
         job_record=record,
     )
+
+
+def files(
+    docora: Docora, app: str, repository: str, *, page: int = 1, limit: int = 50
+) -> Page[DeliveredFile]:
+    """Returns one page of the files that were delivered to a link's app, sorted by path.
+
+    Raises NotFoundError, AmbiguousError, PostgresError.
+    """
+    database = docora.database
+    ref = resolve_link(database, app, repository).ref
+    total, rows = lists.files_page(database, ref, limit=limit, offset=(page - 1) * limit)
+    return Page(rows, page, limit, total)
 
 
 def queue(docora: Docora, limit: int = 20) -> QueueOverview:

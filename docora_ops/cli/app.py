@@ -28,6 +28,7 @@ from docora_ops.cli.retry import retry, retry_all_failed, schedule
 from docora_ops.cli.signals import interruptible, interruption
 from docora_ops.cli.status import metrics, queue, status
 from docora_ops.cli.streams import guard_streams
+from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import BugError, DocoraOpsError, UsageError
@@ -55,6 +56,7 @@ for _command, _example in (
     (show, "show 'Acme Search' octo/api"),
     (queue, "queue --limit 100"),
     (doctor, "doctor --json"),
+    (verify, "verify 'Acme Search'"),
     (metrics, "metrics --by-app"),
     (retry, "retry 'Acme Search' octo/api --front"),
     (retry_all_failed, "retry-all-failed --error 502 --dry-run"),

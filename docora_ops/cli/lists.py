@@ -8,6 +8,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.errors import UsageError
 from docora_ops.link_lists import LinkGroup, LinkSort
 from docora_ops.links import LinkStatus
 
@@ -134,6 +135,19 @@ def show(
     typer_context: typer.Context,
     app: options.App,
     repo: options.Repo,
+    files: Annotated[
+        bool,
+        typer.Option(
+            "--files", help="List the delivered files instead: path, SHA-256, and when delivered."
+        ),
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=10_000, help="Files per page, 50 by default."),
+    ] = None,
+    page: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=10**9, help="Page of files to show.")
+    ] = None,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> None:
@@ -143,8 +157,15 @@ def show(
     Changes nothing.
     """
     context = context_of(typer_context)
+    if not files and (limit or page):
+        raise UsageError("--limit and --page need --files", hint="add --files")
+    from docora_ops.actions.reading import files as read_files
     from docora_ops.actions.reading import show
-    from docora_ops.render.link_view import link_screen
+    from docora_ops.render.link_view import FILES, link_screen
 
+    if files:
+        found = read_files(context.docora, app, repo, page=page or 1, limit=limit or 50)
+        context.show_page(found, FILES, context.docora.database.place, "delivered file")
+        return
     details = show(context.docora, app, repo)
     context.show(details, [link_screen(details)])

@@ -20,10 +20,17 @@ def resync(
         bool,
         typer.Option(
             "--update",
-            help="Send known files as updates, and delete files from the app that are gone from "
-            "the repository. Keeps the delivery records.",
+            help="Send known files as updates, and have the app delete files that are gone from "
+            "the repository.",
         ),
     ] = False,
+    path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Send only files with such a path (* matches any text).",
+        ),
+    ] = None,
     front: options.Front = False,
     reset_circuit: options.ResetCircuit = False,
     reason: options.Reason = None,
@@ -42,8 +49,7 @@ def resync(
     atomically, regardless of its status. Refused while a snapshot of the link is running.
 
     Without delivery records, the app is not told about files that were deleted from the repository
-    since the last snapshot. To have the app delete them, use --update, unless the app has lost its
-    files and cannot update them.
+    since the last snapshot: use --update, unless the app has lost its files.
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:
@@ -53,6 +59,8 @@ def resync(
         )
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="remove --in-flight")
+    if path is not None and repo is None:
+        raise UsageError("--path needs REPO", hint="name one repository, or remove --path")
     terminal = None if yes or dry_run else terminal_to_ask()
     from docora_ops.actions.many_links import resync_all
     from docora_ops.actions.one_link import link_to_resync, resync
@@ -64,7 +72,7 @@ def resync(
     docora = context.docora
     if repo is not None:
         if terminal is not None:
-            link, records = link_to_resync(docora, app, repo)
+            link, records = link_to_resync(docora, app, repo, path)
             context.tell()
             terminal.ask(
                 f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "

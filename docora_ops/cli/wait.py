@@ -178,4 +178,7 @@ def end_wait(context: Context, wait: BulkWait, awaited: str) -> set[ExitCode]:
         end = "No longer waiting" if interrupted else "Time ran out"
         left = amount(wait.unfinished, "result")
         context.warn(f"{end}; {left} still to come. To go on waiting: docora-ops wait {awaited}")
+    if wait.synced and not interrupted:
+        of = "" if awaited.startswith("bulk_") else f" {awaited}"
+        context.say(f"For proof, compare what was delivered: docora-ops verify{of}")
     return codes

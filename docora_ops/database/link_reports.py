@@ -1,7 +1,7 @@
 """Reading lists, counts, histories and results of links. Secrets in texts and URLs are masked."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -12,6 +12,7 @@ from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
 from docora_ops.link_lists import (
     AppSummary,
+    DeliveredFile,
     LinkGroup,
     LinkHistory,
     LinkSort,
@@ -189,6 +190,29 @@ def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     [row] = database.rows(LINK_HISTORY, {"id": ref.id})
     fields = [*row[:6], Snapshot(*row[6:]) if row[6] else None]
     return LinkHistory(*fields)
+
+
+COUNT_FILES = """
+SELECT count(*) FROM docora.app_delivered_files
+WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
+"""
+
+FILES_PAGE = """
+SELECT file_path, file_sha, delivered_at FROM docora.app_delivered_files
+WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
+ORDER BY file_path LIMIT %(limit)s OFFSET %(offset)s
+"""
+
+
+def files_page(
+    database: Database, ref: LinkRef, *, limit: int, offset: int
+) -> tuple[int, list[DeliveredFile]]:
+    """Returns the number of delivered files of the link and one page of them, by path."""
+    parameters = {**asdict(ref), "limit": limit, "offset": offset}
+    with database.snapshot():
+        [(total,)] = database.rows(COUNT_FILES, parameters)
+        rows = database.rows(FILES_PAGE, parameters)
+    return total, [DeliveredFile(mask(path), *rest) for path, *rest in rows]
 
 
 READ_RESULTS = """

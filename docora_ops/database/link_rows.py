@@ -202,21 +202,37 @@ WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id
 """
 
 
-def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
-    """Deletes the delivery records, or marks them as outdated (`update`). Returns their number."""
-    delete = f"DELETE FROM docora.app_delivered_files d USING {_OF_LINKS}"
+_MATCHES_PATH = "AND d.file_path LIKE %(path)s"
+
+
+def clear_deliveries(
+    database: Database, links: Sequence[LinkIds], *, update: bool, path: str | None = None
+) -> int:
+    """Deletes the delivery records, or marks them as outdated (`update`). Returns their number.
+
+    path: only those of files with such a path (case-sensitive); `*` matches any text.
+    """
+    of_links = _OF_LINKS + (_MATCHES_PATH if path else "")
+    delete = f"DELETE FROM docora.app_delivered_files d USING {of_links}"
     # No content has this SHA-256: the next snapshot sends each of these files as an update, and a
     # deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
     # `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
-    mark = f"UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {_OF_LINKS}"
-    return database.execute(mark if update else delete, _pairs(links))
+    mark = f"UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {of_links}"
+    return database.execute(mark if update else delete, _of_links(links, path))
 
 
-def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
-    """Counts the delivery records of the links."""
-    sql = f"SELECT count(*) FROM docora.app_delivered_files d, {_OF_LINKS}"
-    [(count,)] = database.rows(sql, _pairs(links))
+def count_deliveries(
+    database: Database, links: Sequence[LinkIds], *, path: str | None = None
+) -> int:
+    """Counts the delivery records of the links. `path`: see `clear_deliveries`."""
+    of_links = _OF_LINKS + (_MATCHES_PATH if path else "")
+    sql = f"SELECT count(*) FROM docora.app_delivered_files d, {of_links}"
+    [(count,)] = database.rows(sql, _of_links(links, path))
     return int(count)
+
+
+def _of_links(links: Sequence[LinkIds], path: str | None) -> dict[str, object]:
+    return {**_pairs(links), "path": like(path) if path else None}
 
 
 # Claims

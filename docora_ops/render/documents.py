@@ -88,7 +88,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     """Returns the JSON Schema of a command's documents; None if it prints none."""
     from pydantic import TypeAdapter
 
-    from docora_ops import audit, bulk, jobs, link_lists, links, overview, report
+    from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
     from docora_ops.render import bulk_view, drift_view, link_view, queue_view
 
     counts = list[link_lists.RepositoryCount] | list[link_lists.StatusCount]
@@ -99,9 +99,10 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "failed": list[link_lists.ListedLink] | groups,
         "links": list[link_lists.ListedLink] | groups,
         "apps": list[link_lists.AppSummary],
-        "show": link_lists.LinkDetails,
+        "show": link_lists.LinkDetails | list[link_lists.DeliveredFile],
         "queue": jobs.QueueOverview,
         "doctor": drift_view.DoctorData,
+        "verify": verification.Verification,
         "metrics": overview.Metrics,
         "retry": one,
         "retry-all-failed": many,

@@ -10,6 +10,7 @@ from docora_ops.drift import Drift
 from docora_ops.jobs import Backend, JobPlace, QueuedJob, when_docora_queues
 from docora_ops.link_lists import (
     AppSummary,
+    DeliveredFile,
     ErrorGroup,
     LinkDetails,
     LinkGroup,
@@ -30,6 +31,7 @@ from docora_ops.links import (
 )
 from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
 from docora_ops.text import amount, good_until, moment
+from docora_ops.verification import DifferingLink
 
 NO_ERROR = "no error recorded"
 ROWS_SHOWN = 20  # of a list that only says what a summary is about
@@ -73,6 +75,11 @@ APPS: Sequence[Column[AppSummary]] = (
         lambda it: _bound(it.good_until_at, it.good_until_seconds) if it.failed else None,
     ),
     Column("URL", lambda app: app.base_url, folds=True),
+)
+FILES: Sequence[Column[DeliveredFile]] = (
+    Column("Path", lambda file: file.path, folds=True),
+    Column("SHA-256", lambda file: file.sha, left_out=1),
+    Column("Delivered", lambda file: file.delivered_at),
 )
 _GROUPS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
     LinkGroup.APP: (
@@ -126,7 +133,9 @@ def failures(rows: Sequence[LinkFailure], heading: str = "Not queued") -> Listin
     return Listing(columns, rows, ROWS_SHOWN)
 
 
-def link_name(found: LinkFailure | PlannedLink | Drift | QueuedJob) -> str:
+def link_name(
+    found: LinkFailure | PlannedLink | Drift | QueuedJob | DifferingLink,
+) -> str:
     """Returns `Acme Search ← octo/api`, or the job id unless both names are known."""
     names = found.app_name, found.repository_name
     return " ← ".join(filter(None, names)) if all(names) else found.job_id
@@ -208,9 +217,9 @@ FORGOTTEN = "Files that are gone from the repository stay in the app: --update d
 """Said of a resync without `--update`."""
 
 
-def records_in_words(count: int, *, update: bool, is_planned: bool) -> str:
+def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: bool = False) -> str:
     """Says what becomes of this many delivery records, and what is sent."""
-    what = "deleted: every file is sent again"
+    what = f"deleted: {'these files are' if only_some else 'every file is'} sent again"
     if update:
         what = "marked: files are sent as updates, or deletions if gone"
     return f"{amount(count, 'delivery record')} {'would be ' * is_planned}{what}"
@@ -229,7 +238,9 @@ def result_screen(result: LinkResult) -> Pairs:
     ]
     if result.action is Action.RESYNC:
         cleared, update = result.deliveries_cleared, result.update
-        records = records_in_words(cleared, update=update, is_planned=result.dry_run)
+        records = records_in_words(
+            cleared, update=update, is_planned=result.dry_run, only_some=result.path is not None
+        )
         rows.append(("Files", cell(records)))
     if link.circuit_is_open:
         circuit = f"open until {moment(link.circuit_open_until)}: only the scheduler waits for it"

@@ -97,7 +97,13 @@ def test_what_only_reads_changes_nothing(docora: Docora) -> None:
     commands: list[tuple[str, ...]] = [
         *(("status",), ("apps",), ("queue",), ("doctor",), ("operations",), ("history",)),
         *(("failed", "--group-by", "error"), ("links", "--sort", "error", "--circuit", "open")),
-        *(("show", *ids), ("metrics", "--by-app"), ("progress", OPERATION)),
+        *(
+            ("show", *ids),
+            ("show", *ids, "--files"),
+            ("verify",),
+            ("metrics", "--by-app"),
+            ("progress", OPERATION),
+        ),
         *(("retry", *ids, "--dry-run"), ("retry-all-failed", "--dry-run")),
         *(("resync", *ids, "--dry-run"), ("resync", link.app_id, "--all", "--dry-run")),
         *(("schedule", "--dry-run"), ("repair", "--dry-run"), ("repair", *ids, "--dry-run")),

@@ -17,9 +17,9 @@ from tests.support.snapshots import Snapshots
 
 CHANGING = (
     *("show APP REPO", "status", "schedule", "repair --yes", "resync APP REPO --update --yes"),
-    *("resync APP REPO --yes", "retry APP REPO", "retry APP REPO --reset-circuit"),
+    *("resync APP REPO --yes", "retry APP REPO", "retry APP REPO --reset-circuit", "verify"),
 )
-READING = ("show APP REPO", "status", "schedule --dry-run")
+READING = ("show APP REPO", "status", "schedule --dry-run", "verify")
 
 
 def arranged(docora: Docora) -> Callable[..., Result]:

@@ -5,7 +5,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.support.bulk_actions import bulk_document
 from tests.support.docora import Docora
-from tests.support.read_only import frozen
+from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
 
@@ -125,3 +125,56 @@ def test_a_terminal_is_asked_with_the_number_of_files(docora: Docora, link: Test
         asked = "--yes" not in options
         assert (code, "[y/N]" in shown, docora.deliveries(link)) == (0, asked, 0), shown
         docora.add_deliveries(link, 2)
+
+
+def paths(docora: Docora, link: TestLink, sha: str) -> set[str]:
+    rows = docora.connection.execute(
+        "SELECT file_path FROM app_delivered_files WHERE app_id = %s AND repository_id = %s"
+        " AND file_sha = %s",
+        (*link.ids, sha),
+    )
+    return {row["file_path"] for row in rows}
+
+
+def test_path_sends_only_matching_files_again(docora: Docora, link: TestLink) -> None:
+    delivered, marked = "a" * 64, "0" * 64
+    names = {"docs/a.md", "docs/deep/größe.md", "Docs/b.md", "docs_/c.md", "100%/d.md"}
+    docora.connection.execute(
+        "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
+        " SELECT %s, %s, name, %s FROM unnest(%s::text[]) name",
+        (*link.ids, delivered, sorted(names)),
+    )
+    all_files = names | {f"src/file{number}" for number in (1, 2, 3)}
+    command = ("resync", *link.ids, "--path")
+    with frozen(docora):
+        dry, none, bulk = docora.run_together(
+            (*command, "docs/*", "--dry-run"),
+            (*command, "DOCS/*", "--json"),
+            ("resync", APP, "--all", "--yes", "--path", "docs/*", "--json"),
+            env=read_only(docora),
+        )
+    assert (dry.code, "2 delivery records would be deleted" in dry.stdout) == (0, True), dry
+    assert (none.code, none.json["code"]) == (3, "not_found")
+    assert "--files" in none.json["hint"]
+    assert (bulk.code, bulk.json["code"], "REPO" in bulk.json["error"]) == (2, "usage", True)
+
+    update = docora.run(*command, "*%/d.md", "--update", "--json")
+    assert (update.code, update.data["deliveries_marked"]) == (0, 1), update
+    assert paths(docora, link, marked) == {"100%/d.md"}
+    result = docora.run(*command, "docs/*")
+    assert result.code == 0, result
+    assert "2 delivery records deleted: these files are sent again" in result.stdout
+    assert paths(docora, link, delivered) == all_files - {
+        *("docs/a.md", "docs/deep/größe.md", "100%/d.md")
+    }
+    assert docora.was_reset(link)
+    assert docora.waiting() == [link.job_id]
+    assert deliveries_in_all(docora) == 2 + len(all_files) - 2
+    selections = [entry["selection"] for entry in docora.audit_entries()]
+    assert any('"path": "docs/*"' in each for each in selections), selections
+
+    docora.add_deliveries(docora.link(APP, docora.add_repository("octo/web"), "synced"), 4)
+    with frozen(docora):
+        arguments = ["resync", *link.ids, "--path", "src/*"]
+        code, shown = on_terminal(docora, arguments, answer=b"n\n", columns=200)
+    assert (code, "3 files" in shown) == (130, True), shown

@@ -1,0 +1,187 @@
+"""Comparing delivered files with the files of the stored commit, in Postgres.
+
+Both workers set a link to `scanning` before they send the first file, and store the commit before
+they set the link to `synced`. Each statement sees the links, their deliveries and the stored commit
+as they were at one moment.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from docora_ops.database.postgres import Database
+from docora_ops.links import LinkRef
+from docora_ops.verification import DifferingFile, FileDifference
+
+EXAMPLES = 3  # of each kind of difference, for each link
+_LONGEST_PATH = 1024  # characters that the table of deliveries can hold
+_LONGEST_INDEXED = 2600  # bytes of a path that its index can hold
+_NEAR = "interval '60 seconds'"
+"""Between the scans of two links that may have overlapped."""
+
+# Statistics may be misleading, so Postgres must not go through a whole table for each link.
+_PLAN_SAFELY = """
+SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)
+"""
+
+# In the order of repository id, then app id: the links of a repository read the same rows.
+_PAGE = """
+    (l.repository_id, l.app_id) > (%(repository_id)s::text, %(app_id)s::text)
+    AND (%(only_app)s::text IS NULL OR l.app_id = %(only_app)s::text)
+    ORDER BY l.repository_id, l.app_id LIMIT %(limit)s
+"""
+_BY_ID = "l.id = ANY (%(ids)s::uuid[])"
+
+_FITS = f"length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}"
+
+# Only rows without an equal partner leave the join. A path may be stored twice, with two contents:
+# it is delivered if one of them is.
+_COMPARE = f"""
+WITH page AS MATERIALIZED (
+    SELECT l.id, l.app_id, l.repository_id, l.status, l.last_scanned_at
+    FROM docora.app_repositories l WHERE {{which}}
+),
+scanned AS MATERIALIZED (
+    SELECT repository_id FROM (SELECT DISTINCT repository_id FROM page) r
+    WHERE EXISTS (
+        SELECT FROM docora.app_repositories
+        WHERE repository_id = r.repository_id AND status = 'scanning'
+    )
+),
+chosen AS MATERIALIZED (
+    SELECT page.*, s.id AS snapshot_id, s.scanned_at,
+        repository_id IN (SELECT repository_id FROM scanned) AS is_scanned
+    FROM page LEFT JOIN LATERAL (
+        SELECT id, scanned_at FROM docora.repository_snapshots
+        WHERE repository_id = page.repository_id LIMIT 1
+    ) s ON true
+)
+SELECT l.id::text, l.app_id, l.repository_id, l.status, l.is_scanned, l.last_scanned_at,
+    coalesce(l.last_scanned_at >= l.scanned_at, false),
+    c.missing + c.outdated + c.extra > 0 AND EXISTS (
+        SELECT FROM docora.app_repositories other
+        WHERE other.repository_id = l.repository_id AND other.id <> l.id AND (
+            other.status = 'pending_snapshot'
+            OR other.last_scanned_at
+                BETWEEN l.last_scanned_at - {_NEAR} AND l.last_scanned_at + {_NEAR}
+            OR other.last_scanned_at BETWEEN l.scanned_at - {_NEAR} AND l.scanned_at + {_NEAR}
+        )
+    ),
+    c.missing, c.outdated, c.extra, concat_ws(' ', c.digest, l.scanned_at, l.last_scanned_at),
+    c.kinds, c.paths
+FROM chosen l CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE kind = 'missing') AS missing,
+        count(*) FILTER (WHERE kind = 'outdated') AS outdated,
+        count(*) FILTER (WHERE kind = 'extra') AS extra,
+        sum(hashtextextended(concat_ws(' ', kind, delivered, stored, path), 0)) AS digest,
+        array_agg(kind ORDER BY kind, place) FILTER (WHERE place <= {EXAMPLES}) AS kinds,
+        array_agg(path ORDER BY kind, place) FILTER (WHERE place <= {EXAMPLES}) AS paths
+    FROM (
+        SELECT *, row_number() OVER (PARTITION BY kind ORDER BY path) AS place
+        FROM (
+            SELECT path, min(delivered) AS delivered, min(stored) AS stored,
+                CASE WHEN count(delivered) = 0 THEN 'missing' WHEN count(stored) = 0 THEN 'extra'
+                    ELSE 'outdated' END AS kind
+            FROM (
+                SELECT coalesce(d.path, f.path) AS path, d.sha AS delivered, f.sha AS stored
+                FROM (
+                    SELECT file_path::text COLLATE "C" AS path, file_sha::text AS sha
+                    FROM docora.app_delivered_files
+                    WHERE l.status = 'synced' AND NOT l.is_scanned
+                      AND app_id = l.app_id AND repository_id = l.repository_id
+                      AND {_FITS.format("file_path")}
+                ) d
+                FULL JOIN (
+                    SELECT path::text COLLATE "C" AS path, sha::text AS sha
+                    FROM docora.snapshot_files
+                    WHERE l.status = 'synced' AND NOT l.is_scanned
+                      AND snapshot_id = l.snapshot_id AND {_FITS.format("path")}
+                ) f ON d.path = f.path AND d.sha = f.sha
+                WHERE d.path IS NULL OR f.path IS NULL
+            ) unequal
+            GROUP BY path
+        ) file
+        WHERE kind <> 'missing' OR NOT EXISTS (
+            SELECT FROM docora.app_delivered_files
+            WHERE app_id = l.app_id AND repository_id = l.repository_id
+              AND file_path = file.path COLLATE "default"
+        )
+    ) placed
+) c
+ORDER BY l.repository_id, l.app_id
+"""
+
+COMPARE_PAGE = _COMPARE.format(which=_PAGE)
+COMPARE_LINKS = _COMPARE.format(which=_BY_ID)
+
+
+COUNT_LINKS = """
+SELECT count(*) FROM docora.app_repositories
+WHERE %(only_app)s::text IS NULL OR app_id = %(only_app)s::text
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedLink:
+    """What one look has found about a link.
+
+    is_scanned: it, or another link of its repository, is being scanned.
+    is_newest: the link's last scan is not older than the stored commit.
+    is_beside_another: another link of the repository may have stored the commit: it was scanned
+        within 60 s of this link or of the commit, or waits for its snapshot.
+    missing, outdated, extra: numbers of files; 0 unless it is `synced` and not `is_scanned`.
+    state: equal in two looks if nothing has changed between them.
+    """
+
+    ref: LinkRef
+    status: str
+    is_scanned: bool
+    last_scanned_at: datetime | None
+    is_newest: bool
+    is_beside_another: bool
+    missing: int
+    outdated: int
+    extra: int
+    state: str
+    examples: Sequence[DifferingFile]
+
+    @property
+    def differs(self) -> bool:
+        """Tells whether a file differs."""
+        return self.missing + self.outdated + self.extra > 0
+
+
+def count_links(database: Database, app_id: str | None) -> int:
+    """Counts the links of the app; None means all apps."""
+    [(count,)] = database.rows(COUNT_LINKS, {"only_app": app_id})
+    return int(count)
+
+
+def compare_page(
+    database: Database, after: LinkRef | None, app_id: str | None, limit: int
+) -> list[ComparedLink]:
+    """Compares the next links, sorted by repository id, then app id.
+
+    after: the last link of the page before; None for the first page.
+    app_id: only links of this app; None means all.
+    """
+    start = asdict(after) if after else {"repository_id": "", "app_id": ""}
+    return _compare(database, COMPARE_PAGE, start | {"only_app": app_id, "limit": limit})
+
+
+def compare_links(database: Database, refs: Sequence[LinkRef]) -> list[ComparedLink]:
+    """Compares these links. Omits those that are gone."""
+    return _compare(database, COMPARE_LINKS, {"ids": [ref.id for ref in refs]})
+
+
+def _compare(database: Database, sql: str, parameters: dict[str, object]) -> list[ComparedLink]:
+    with database.snapshot():
+        database.execute(_PLAN_SAFELY)
+        rows = database.rows(sql, parameters)
+    found = []
+    for *ids, status, is_scanned, scanned_at, is_newest, is_beside, m, o, e, state, k, p in rows:
+        pairs = zip(k or (), p or (), strict=True)
+        examples = [DifferingFile(path, FileDifference(kind)) for kind, path in pairs]
+        facts = (status, is_scanned, scanned_at, is_newest, is_beside, m, o, e, state)
+        found.append(ComparedLink(LinkRef(*ids), *facts, examples))
+    return found

@@ -1,0 +1,270 @@
+"""`verify`: each difference is found, and nothing else counts."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from docora_ops.actions import verifying
+from docora_ops.actions.find_drift import Suspects
+from docora_ops.actions.verifying import verify
+from docora_ops.verification import Verification
+from tests.support.bullmq import Bullmq
+from tests.support.diagnoses import ONE_LOOK
+from tests.support.docora import Docora, Result
+from tests.support.read_only import frozen, read_only
+from tests.support.rows import TestLink
+from tests.support.snapshots import Files, Snapshots
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+HOUR, MOMENT = timedelta(hours=1), timedelta(milliseconds=100)
+FILES = {"README.md": A, "src/größe.ts": B, "docs/日本.md": C, "e\u0301.txt": A, "back\\slash": B}
+
+
+def store(
+    docora: Docora, repository_id: str, files: Mapping[str, str], earlier: timedelta = MOMENT
+) -> None:
+    """The stored commit of the repository, scanned so much earlier than its link."""
+    [snapshot] = docora.connection.execute(
+        "INSERT INTO repository_snapshots (repository_id, commit_sha, scanned_at)"
+        " SELECT repository_id, 'c0ffee', coalesce(max(last_scanned_at), now()) - %s"
+        " FROM repositories LEFT JOIN app_repositories USING (repository_id)"
+        " WHERE repository_id = %s GROUP BY repository_id RETURNING id",
+        (earlier, repository_id),
+    )
+    with docora.connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO snapshot_files (snapshot_id, path, sha, size) VALUES (%s, %s, %s, 1)",
+            [(snapshot["id"], path, sha) for path, sha in files.items()],
+        )
+
+
+def deliver(docora: Docora, link: TestLink, files: Mapping[str, str]) -> None:
+    with docora.connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
+            " VALUES (%s, %s, %s, %s)",
+            [(*link.ids, path, sha) for path, sha in files.items()],
+        )
+
+
+def add(
+    docora: Docora,
+    delivered: Mapping[str, str] | None = None,
+    stored: Mapping[str, str] | None = None,
+    *,
+    status: str = "synced",
+    scanned: timedelta | None = HOUR,
+    stored_earlier: timedelta = MOMENT,
+) -> TestLink:
+    """A link alone in its repository, with delivered and stored files."""
+    link = docora.add_link(status, scanned=scanned)
+    store(docora, link.repository_id, FILES if stored is None else stored, stored_earlier)
+    deliver(docora, link, FILES if delivered is None else delivered)
+    return link
+
+
+def run(docora: Docora, *arguments: str, **environment: str) -> Result:
+    environment = ONE_LOOK | read_only(docora) | environment
+    with frozen(docora):
+        return docora.run("verify", *arguments, env=environment)
+
+
+def differing(data: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
+    """Missing, outdated and extra files by job id."""
+    return {
+        f"{link['app_id']}-{link['repository_id']}": (
+            *(link["missing"], link["outdated"], link["extra"]),
+        )
+        for link in data["differing_links"]
+    }
+
+
+def without(path: str) -> dict[str, str]:
+    return {name: sha for name, sha in FILES.items() if name != path}
+
+
+def test_each_planted_difference_is_found_and_no_other(docora: Docora) -> None:
+    many = {f"src/{number}.py": A for number in range(100)}
+    planted = {
+        add(docora, without("README.md")): (1, 0, 0),
+        add(docora, without("docs/日本.md")): (1, 0, 0),
+        add(docora, {}): (5, 0, 0),
+        add(docora, FILES | {"README.md": C}): (0, 1, 0),
+        add(docora, FILES | {"src/größe.ts": A}): (0, 1, 0),
+        add(docora, dict.fromkeys(FILES, "0" * 64)): (0, 5, 0),
+        add(docora, FILES | {"old.txt": A}): (0, 0, 1),
+        add(docora, FILES, {}): (0, 0, 5),
+        # The same letter in another Unicode form is another path.
+        add(docora, without("e\u0301.txt") | {"\u00e9.txt": A}): (1, 0, 1),
+        add(docora, FILES | {"x" * 1024: A}, FILES | {"y" * 1024: A}): (1, 0, 1),
+        add(docora, FILES | many | {"README.md": C}, FILES | {"gone": A, "lost": B}): (2, 1, 100),
+        # The commit was stored by the very same scan.
+        add(docora, {}, {"a": A}, stored_earlier=timedelta(0)): (1, 0, 0),
+    }
+    for _ in range(3):
+        add(docora)
+    result = run(docora, "--json")
+    assert result.code == 6, result
+    assert differing(result.data) == {link.job_id: each for link, each in planted.items()}
+    counts = {"links": 15, "proven": 3, "differing": 12, "not_comparable": 0, "not_synced": 0}
+    assert result.data | counts == result.data
+    assert "the app has on its disk" in result.stderr
+
+    last = list(planted)[-2]
+    screen = run(docora, *last.ids)
+    assert screen.code == 6
+    for part in (
+        *("\t2\t1\t100\t", "2 missing: gone, lost", "1 outdated: README.md"),
+        "100 extra: src/0.py, src/1.py, src/10.py, …",
+        f"docora-ops resync {last.app_id} {last.repository_id} --update\n",
+        "1 link differs, 0 links proven.",
+    ):
+        assert part in screen.stdout
+    assert "the app has on its disk" in screen.stderr
+
+
+def test_what_docora_can_not_deliver_does_not_count(docora: Docora) -> None:
+    too_long = {"l" * 1025: A, "\U0001f600" * 651: B, "é" * 1301: C}
+    add(docora, FILES, FILES | too_long)
+    # Of two files whose paths read the same, one is delivered.
+    twice = add(docora)
+    docora.connection.execute(
+        "INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
+        " SELECT id, 'README.md', %s, 1 FROM repository_snapshots WHERE repository_id = %s",
+        (C, twice.repository_id),
+    )
+    docora.link(docora.add_app(), docora.add_repository("octo/empty"), "synced", scanned=HOUR)
+    result = run(docora, "--json")
+    assert (result.code, result.data["proven"], result.data["links"]) == (0, 3, 3), result
+    assert "3 links proven." in run(docora).stdout
+
+
+def test_what_another_scan_may_have_stored_is_not_comparable(docora: Docora) -> None:
+    near, far = timedelta(seconds=59), timedelta(seconds=70)
+
+    def add_beside(link: TestLink, scanned: timedelta | None, status: str = "synced") -> None:
+        other = docora.link(docora.add_app(), link.repository_id, status, scanned=scanned)
+        deliver(docora, other, FILES)
+
+    add(docora, {}, stored_earlier=-MOMENT)
+    add(docora, {}, scanned=None)
+    add_beside(add(docora, {}), HOUR + near)
+    add_beside(add(docora, {}), HOUR - near)
+    # It may have stored the commit by a clock that is behind.
+    add_beside(add(docora, {}, stored_earlier=HOUR), 2 * HOUR - near)
+    add_beside(add(docora, {}), None, "pending_snapshot")
+    apart = [add(docora, {}) for _ in range(3)]
+    add_beside(apart[0], HOUR + far)
+    add_beside(apart[1], HOUR - far)
+    add_beside(apart[2], 2 * HOUR, "failed")
+    data = run(docora, "--json").data
+    assert differing(data) == dict.fromkeys((each.job_id for each in apart), (5, 0, 0))
+    counts = (data["not_comparable"], data["proven"], data["not_synced"], data["links"])
+    assert counts == (6, 5, 2, 16)
+    docora.connection.execute(
+        "DELETE FROM app_repositories WHERE repository_id = ANY (%s)",
+        ([each.repository_id for each in apart],),
+    )
+    result = run(docora)
+    assert result.code == 0, result
+    assert "6 not comparable (scanned before the stored commit" in result.stdout
+
+
+def test_a_link_that_is_not_synced_or_a_repository_that_is_scanned_is_skipped(
+    docora: Docora,
+) -> None:
+    for status in ("failed", "pending_snapshot"):
+        add(docora, {}, status=status)
+    scanned = add(docora, {})
+    docora.link(docora.add_app(), scanned.repository_id, "scanning")
+    add(docora)
+    result = run(docora, "--json")
+    counts = {"links": 5, "proven": 1, "not_synced": 2, "scanning": 2, "not_comparable": 0}
+    assert (result.code, {**result.data, **counts}) == (0, result.data), result
+    assert "4 skipped (2 not synced, 2 while their repository is scanned)" in result.stderr
+
+
+def test_only_what_differs_in_the_same_way_twice_counts(docora: Docora) -> None:
+    kept, healed, changed, rescanned, unlinked = (add(docora, {}) for _ in range(5))
+    actions = docora.actions(drift_grace=0)
+    for event in verify(actions.docora):
+        if isinstance(event, Suspects):
+            if docora.deliveries(healed):
+                continue
+            assert event.count == 5
+            deliver(docora, healed, FILES)
+            deliver(docora, changed, {"README.md": A})
+            docora.set_link(rescanned, status="scanning")
+            docora.delete_link(unlinked)
+    assert isinstance(event, Verification)
+    assert [link.job_id for link in event.differing_links] == [kept.job_id]
+    assert (event.proven, event.changing, event.scanning, event.links) == (1, 1, 1, 4)
+
+
+@pytest.mark.parametrize("pages", [1, 3])
+def test_links_are_compared_in_pages_of_an_app_or_of_all(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    monkeypatch.setattr(verifying, "_FIRST_PAGE", pages)
+    monkeypatch.setattr(verifying, "_FAST", 0)
+    first, second = docora.add_app("Acme"), docora.add_app("Zebra")
+    for number in range(4):
+        repository = docora.add_repository(f"octo/repo{number}")
+        store(docora, repository, FILES)
+        for app in (first, second):
+            deliver(docora, docora.link(app, repository, "synced", scanned=HOUR), FILES)
+    api = docora.actions(drift_grace=0).docora
+    *_, found = verify(api)
+    assert isinstance(found, Verification)
+    assert (found.links, found.proven) == (8, 8)
+    *_, found = verify(api, "zebra")
+    assert isinstance(found, Verification)
+    assert (found.links, found.proven) == (4, 4)
+
+
+def test_a_statement_that_takes_too_long_is_tried_with_fewer_links(docora: Docora) -> None:
+    for _ in range(8):
+        add(docora, {})
+    # A comparison that takes 0.15 s for each link that is compared.
+    docora.connection.execute(
+        b"ALTER TABLE repository_snapshots RENAME TO real_snapshots;"
+        b"CREATE VIEW repository_snapshots AS SELECT id, repository_id, commit_sha, branch,"
+        b" scanned_at FROM real_snapshots WHERE pg_sleep(0.15) IS NOT NULL;"
+        b"GRANT SELECT ON repository_snapshots TO PUBLIC"
+    )
+    try:
+        result = docora.run(
+            "verify", "--json", env=ONE_LOOK | {"DOCORA_OPS_STATEMENT_TIMEOUT": "1"}
+        )
+    finally:
+        docora.connection.execute(
+            b"DROP VIEW repository_snapshots;"
+            b"ALTER TABLE real_snapshots RENAME TO repository_snapshots"
+        )
+    assert (result.code, result.data["differing"]) == (6, 8), result
+
+
+def test_what_a_worker_has_delivered_is_proven(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, upstream = snapshots.add_link({"a.txt": "1", "größe/日本.txt": "2", "b.bin": b"\0\1"})
+    commits: tuple[Files, ...] = ({}, {"a.txt": "changed", "new.txt": "3"}, {"new.txt": None})
+    for changes in commits:
+        upstream.commit(changes)
+        snapshots.run_job(link)
+        result = run(docora, *link.ids, "--json")
+        assert (result.code, result.data["proven"]) == (0, 1), result
+    docora.connection.execute(b"DELETE FROM app_delivered_files WHERE file_path = 'a.txt'")
+    result = run(docora, *link.ids, "--json")
+    assert (result.code, differing(result.data)) == (6, {link.job_id: (1, 0, 0)}), result
+    assert docora.run("resync", *link.ids, "--path", "größe/*").code == 0
+    snapshots.run_job(link)
+    assert run(docora, *link.ids).code == 0
+
+
+def test_it_needs_postgres_only(bullmq: Bullmq) -> None:
+    add(bullmq.docora, {})
+    environment = bullmq.environment(REDIS_URL="redis://127.0.0.1:1", **ONE_LOOK)
+    result = bullmq.docora.run("verify", "--json", env=environment)
+    assert (result.code, result.data["differing"]) == (6, 1), result
