@@ -7,6 +7,7 @@ from datetime import datetime
 from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import OperationRecord
 from docora_ops.overview import Status
+from docora_ops.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,4 @@ class Report:
     pauses: Sequence[Pause]
     schedule: SchedulePasses | None
     status: Status  # now
+    verification: Verification | None = None  # if it was asked for

@@ -1,10 +1,14 @@
 """`report`."""
 
+from dataclasses import replace
+from typing import Annotated
+
 import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.verify import compare
 from docora_ops.errors import UsageError
 
 
@@ -12,13 +16,17 @@ def report(
     typer_context: typer.Context,
     since: options.Since = None,
     operation: options.OfOperation = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also compare what was delivered, as verify does.")
+    ] = False,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
     """Print a report of an incident in Markdown.
 
     To be pasted into an issue. Tells who did what, when and why, which links failed again, and the
-    state now. Covers the last 24 hours unless told otherwise. Changes nothing.
+    state now. Covers the last 24 hours unless told otherwise. With --verify, exits with code 6 if
+    links differ. Changes nothing.
     """
     context = context_of(typer_context)
     if since and operation:
@@ -27,10 +35,15 @@ def report(
     from docora_ops.render.report_view import report_markdown
 
     found, errors = read_report(context.docora, since=since, operation_id=operation)
+    if verify:
+        found = replace(found, verification=compare(context))
     if as_json:
         context.show_document(found, next(iter(errors), None))
     else:
         context.show_tables([report_markdown(found, errors)], paged=True)
     for error in errors:
         context.report(error)
-    return exit_code_of(errors[0]) if errors else ExitCode.OK
+    if errors:
+        return exit_code_of(errors[0])
+    differs = found.verification is not None and found.verification.differing
+    return ExitCode.PROBLEMS if differs else ExitCode.OK

@@ -1,10 +1,17 @@
 """`verify`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
+from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from docora_ops.verification import Verification
 
 
 def verify(
@@ -22,9 +29,22 @@ def verify(
     Changes nothing.
     """
     context = context_of(typer_context)
+    from docora_ops.render import verify_view as render
+
+    found = compare(context, app, repo)
+    if context.as_json:
+        context.show_document(found)
+        context.say(render.summary(found))
+    else:
+        context.show_tables(render.verify_screens(found), paged=True)
+    context.say(render.LIMITS)
+    return ExitCode.PROBLEMS if found.differing else ExitCode.OK
+
+
+def compare(context: Context, app: str | None = None, repo: str | None = None) -> Verification:
+    """Verifies links, and shows how far it is."""
     from docora_ops.actions.find_drift import Suspects
     from docora_ops.actions.verifying import verify
-    from docora_ops.render import verify_view as render
     from docora_ops.render.console import progress_bar
     from docora_ops.text import amount
     from docora_ops.verification import Verification
@@ -42,10 +62,4 @@ def verify(
                 context.say(
                     f"{differ} at first look: looking again in {docora.settings.drift_grace} s."
                 )
-    if context.as_json:
-        context.show_document(found)
-        context.say(render.summary(found))
-    else:
-        context.show_tables(render.verify_screens(found), paged=True)
-    context.say(render.LIMITS)
-    return ExitCode.PROBLEMS if found.differing else ExitCode.OK
+    return found

@@ -20,6 +20,7 @@ from docora_ops.links import LinkFailure
 from docora_ops.render.bulk_view import command_line, counted_results, result_of_change, state_of
 from docora_ops.render.link_view import NO_ERROR, link_name
 from docora_ops.render.status_view import status_rows
+from docora_ops.render.verify_view import LIMITS, summary
 from docora_ops.report import Report
 from docora_ops.text import amount, inert, mask
 
@@ -52,8 +53,19 @@ def report_markdown(report: Report, errors: Sequence[ServerError]) -> Markdown:
         _operations(report),
         _pauses(report),
         _state(report, errors),
+        _proof(report),
     )
     return Markdown("\n".join(chain.from_iterable(sections)))
+
+
+def _proof(report: Report) -> Iterator[str]:
+    if found := report.verification:
+        yield from ("", "## Proof", "", f"{summary(found)} {LIMITS}", "")
+        for link in found.differing_links[:_MOST]:
+            counts = f"{link.missing} missing, {link.outdated} outdated, {link.extra} extra"
+            yield f"- {code(link_name(link))}: {counts}"
+        if more := len(found.differing_links[_MOST:]):
+            yield f"- and {amount(more, 'more link')}: `docora-ops verify`"
 
 
 def code(value: object) -> str:
