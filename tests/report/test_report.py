@@ -264,3 +264,28 @@ def test_at_a_narrow_terminal_no_line_is_broken(docora: Docora) -> None:
     assert code == 0
     assert f"\r\n- Reason: `{reason}`\r\n" in shown
     assert "\x1b" not in shown
+
+
+def test_with_verify_it_proves_what_was_delivered(docora: Docora) -> None:
+    good, bad = docora.add_link("synced"), docora.add_link("synced")
+    for link in (good, bad):
+        docora.connection.execute(
+            "WITH stored AS (INSERT INTO repository_snapshots (repository_id, commit_sha)"
+            " VALUES (%s, %s) RETURNING id)"
+            " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
+            " SELECT id, 'a.md', 'ab', 1 FROM stored",
+            (link.repository_id, "c" * 40),
+        )
+    docora.connection.execute(
+        "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
+        " VALUES (%s, %s, 'a.md', 'ab')",
+        good.ids,
+    )
+    docora.connection.execute("UPDATE app_repositories SET last_scanned_at = now()")
+    env = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+    result = docora.run("report", "--verify", env=env)
+    assert result.code == 6, result
+    proof = section(result.stdout, "Proof")
+    assert "1 link differs, 1 link proven" in proof
+    assert ": 1 missing, 0 outdated, 0 extra" in proof
+    assert docora.run("report", "--verify", "--json", env=env).data["verification"]["proven"] == 1
