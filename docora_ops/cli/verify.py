@@ -21,7 +21,7 @@ def verify(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Prove that apps have received their files.
+    """Compare what was delivered with the stored commits.
 
     Compares the delivery records of all links, of one app, or of one link with the stored commit of
     the repository, by path and SHA-256. Lists links with missing, outdated or extra files (exit
