@@ -465,7 +465,7 @@ def _check_schedule(queue: QueueHealth, docora: Docora, freshness: Freshness | N
         return ok(name, "Docora's own scheduler, which runs in its workers")
     threshold = (freshness or settings).overdue_after_seconds
     state = judge_pass(queue.last_pass_seconds, settings, threshold)
-    found = "no pass was seen in the last week"
+    found = "no pass is known of the last week"
     if queue.last_pass_seconds is not None:
         found = f"the last pass was {duration(queue.last_pass_seconds)} ago"
     hint = None if state is CheckState.OK else _TIMER
@@ -480,8 +480,8 @@ def check_freshness(found: Freshness, queue: QueueHealth | None) -> Check:
     if found.last_scanned_at:
         seconds = (found.read_at - found.last_scanned_at).total_seconds()
         last = f"last good scan {duration(seconds)} ago"
-    overdue = f"{found.overdue_words} without a good scan for over {longest}, the first since "
-    overdue += f"{moment(found.overdue_since)}"
+    overdue = f"{found.overdue_words} without a good scan for over {longest}; the oldest "
+    overdue += f"was at {moment(found.overdue_since)}"
     stands = f"{amount(found.due, 'link')} due, and for over {longest} neither a good scan nor the "
     stands += "end of a failed job"
     slow = f"a pass takes {duration(found.cycle_seconds or 0)}, longer than RESCAN_INTERVAL_MS"

@@ -82,7 +82,8 @@ def link_to_resync(
     if path and not records:
         raise NotFoundError(
             f"no delivered file of {link.payload.link_name} matches {mask(path)!r}",
-            hint=f"to list them: docora-ops show {link.ref.words} --files",
+            hint=f"to list what was delivered: docora-ops show {link.ref.words} --files; a file "
+            "that was never delivered is sent by the next scan",
         )
     return link, records
 

@@ -9,7 +9,7 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.verify import compare
-from docora_ops.errors import UsageError
+from docora_ops.errors import PostgresError, UsageError
 
 
 def report(
@@ -35,7 +35,7 @@ def report(
     from docora_ops.render.report_view import report_markdown
 
     found, errors = read_report(context.docora, since=since, operation_id=operation)
-    if verify:
+    if verify and not any(isinstance(each, PostgresError) for each in errors):
         found = replace(found, verification=compare(context))
     if as_json:
         context.show_document(found, next(iter(errors), None))

@@ -174,7 +174,7 @@ class ProgressStore:
         raise NotFoundError(
             f"Operation not found or expired: {operation_id!r}",
             hint="ids look like bulk_0123456789abcdef; an operation is kept for an hour after its "
-            "last step, and for a week in docora-ops report",
+            "last step, and for a week in reports",
         )
 
     def read_all(self) -> list[KnownOperation]:

@@ -118,7 +118,9 @@ def _freshness(found: Freshness) -> Iterator[Row]:
         lines.append(
             _heading(f"{found.overdue_words} overdue", "docora-ops links --overdue", "red")
         )
-        since = f"  since {moment(found.overdue_since)} ({_ago(found, found.overdue_since)})"
+        since = (
+            f"  oldest good scan {_ago(found, found.overdue_since)} ({moment(found.overdue_since)})"
+        )
         lines.append(cell(since))
     if found.nothing_moves:
         due = f"nothing moves: {found.due} due, {last}"
@@ -136,11 +138,11 @@ def _ago(found: Freshness, when: datetime | None) -> str:
 
 def _schedule(queue: QueueOverview, state: CheckState) -> Text:
     seconds = queue.last_pass_seconds
-    last = "no pass seen" if seconds is None else f"last pass {ago(seconds)}"
+    last = "no pass known" if seconds is None else f"last pass {ago(seconds)}"
     if state is CheckState.OK:
         return cell(last)
     style = "red" if state is CheckState.CRITICAL else "yellow"
-    return _heading(f"{last}; to run each minute", "docora-ops schedule", style)
+    return _heading(f"{last}; a timer must run each minute", "docora-ops schedule", style)
 
 
 def _heading(text: str, command: str, style: str = "") -> Text:

@@ -161,7 +161,7 @@ def record_failure(docora: Docora, job_id: str, *, minutes: int) -> None:
 @pytest.mark.parametrize(
     ("minutes", "state", "told"),
     [
-        (None, "warning", "no pass seen; to run each minute: docora-ops schedule"),
+        (None, "warning", "no pass known; a timer must run each minute: docora-ops schedule"),
         (4, "ok", "last pass 4 min "),
         (6, "warning", "last pass 6 min "),
         (17, "critical", "last pass 17 min "),

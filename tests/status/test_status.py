@@ -39,7 +39,7 @@ Circuits   1 repository open: docora-ops links --circuit open
 Freshness  no link overdue, last good scan 0 s ago
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
 Workers    none: docora-ops worker
-Schedule   no pass seen; to run each minute: docora-ops schedule
+Schedule   no pass known; a timer must run each minute: docora-ops schedule
 Drift      2 lost links, 1 stuck: docora-ops repair
 Operation  OPERATION: 3 of 3, done, 0 s ago
 """
