@@ -46,13 +46,13 @@ LINKS: Sequence[Column[ListedLink]] = (
     Column("Repository id", lambda link: link.repository_id, left_out=1),
     Column("Status", lambda link: words(link.status), lambda link: style_of(link.status)),
     Column("Error", lambda it: (it.error_message or "") + "…" * it.error_message_cut, folds=True),
-    Column("Failed tries", lambda link: link.retry_count, is_number=True, left_out=3),
-    Column("Last good scan", lambda link: link.last_scanned_at or "never", left_out=2),
+    Column("Failed tries", lambda link: link.retry_count, is_number=True, left_out=2),
+    Column("Last good scan", lambda link: link.last_scanned_at or "never", left_out=4),
     Column(
         "Circuit open until",
         lambda link: link.circuit_open_until if link.circuit_is_open else None,
         lambda _: "yellow",
-        left_out=4,
+        left_out=3,
     ),
     Column("Job", lambda link: words(link.job or "unknown"), lambda it: style_of(it.job or "")),
 )
