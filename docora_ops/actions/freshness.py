@@ -84,12 +84,13 @@ def beside_queue(
     return replace(found, nothing_moves=found.nothing_moves and not moves)
 
 
-def judge_pass(seconds: int | None, settings: Settings, overdue_after_seconds: int) -> CheckState:
+def judge_pass(seconds: int | None, settings: Settings) -> CheckState:
     """Judges how long ago the last pass of `schedule` was.
 
     seconds: since that pass; None: none was seen, so that another program may queue what is due.
     """
-    if seconds is not None and seconds > overdue_after_seconds:
+    # Not the threshold in force: without passes, a few scans would make cycles of many days.
+    if seconds is not None and seconds > settings.overdue_after_seconds:
         return CheckState.CRITICAL
     is_old = seconds is None or seconds > _MISSED_PASSES * settings.scan_interval_ms / 1000
     return CheckState.WARNING if is_old else CheckState.OK

@@ -184,6 +184,21 @@ def test_the_last_pass_of_schedule_is_told_and_judged(
     assert docora.run("status", "--json").data["schedule_state"] == state
 
 
+def test_a_few_scans_do_not_hide_that_schedule_has_stopped(docora: Docora) -> None:
+    """50 links and a single scan, 10 minutes ago, make a cycle of 8 hours."""
+    make_healthy(docora)
+    app_id = docora.add_app("Acme Search")
+    docora.connection.execute("UPDATE app_repositories SET last_scanned_at = now() - interval '1 h'")
+    for number in range(50):
+        ago = timedelta(minutes=60 if number else 10)
+        docora.link(app_id, docora.add_repository(f"octo/r{number}"), "synced", scanned=ago)
+    docora.redis.set("docora-ops:schedule", int(now().timestamp()) - 3600)
+    result = examine(docora)
+    assert not_ok(result)["freshness"] == "warning", result
+    assert (check(result, "schedule")["state"], result.code) == ("critical", 6)
+    assert docora.run("status", "--json").data["schedule_state"] == "critical"
+
+
 def test_each_pass_of_schedule_leaves_its_time_for_a_week_even_if_nothing_is_due(
     docora: Docora,
 ) -> None:

@@ -121,6 +121,7 @@ def test_it_tells_of_one_operation_or_of_the_time_that_is_asked_for(docora: Doco
     for record in docora.redis.keys("docora-ops:operation:*:record"):
         docora.redis.expire(record, 6 * 86_400)  # a day ago
     assert len(report(docora, "--since", "23h", "--json").data["operations"]) == 1
+    assert report(docora, "--since", "0s", "--json").data["changes"] == []
     later = report(docora, "--since", "2999-01-01T12:00+01:00", "--json").data
     assert (later["operations"], later["changes"]) == ([], [])
     assert later["since"] == "2999-01-01T11:00:00.000Z"
