@@ -188,7 +188,9 @@ def test_a_few_scans_do_not_hide_that_schedule_has_stopped(docora: Docora) -> No
     """50 links and a single scan, 10 minutes ago, make a cycle of 8 hours."""
     make_healthy(docora)
     app_id = docora.add_app("Acme Search")
-    docora.connection.execute("UPDATE app_repositories SET last_scanned_at = now() - interval '1 h'")
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = now() - '1 h'::interval"
+    )
     for number in range(50):
         ago = timedelta(minutes=60 if number else 10)
         docora.link(app_id, docora.add_repository(f"octo/r{number}"), "synced", scanned=ago)
