@@ -107,6 +107,19 @@ def test_a_pass_that_takes_long_is_a_warning_and_no_alarm(docora: Docora) -> Non
     assert overdue(docora) == []
 
 
+def test_a_single_scan_does_not_hide_that_all_others_are_overdue(docora: Docora) -> None:
+    make_healthy(docora)
+    docora.connection.execute("DELETE FROM app_repositories WHERE status = 'synced'")
+    app_id = docora.add_app("Acme Search")
+    for number in range(200):
+        ago = timedelta(hours=26) if number else timedelta(minutes=10)
+        docora.link(app_id, docora.add_repository(f"octo/r{number}"), "synced", scanned=ago)
+    result = examine(docora)
+    assert (check(result, "freshness")["state"], result.code) == ("critical", 6)
+    fresh = docora.run("status", "--json").data["freshness"]
+    assert (fresh["overdue"], fresh["cycle_seconds"]) == (199, None)
+
+
 def test_nothing_moves_if_links_are_due_and_no_job_ends(docora: Docora) -> None:
     """Links that fail again and again are scanned by nobody, and yet a worker is at work."""
     link = docora.add_link()
