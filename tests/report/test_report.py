@@ -265,3 +265,11 @@ def test_at_a_narrow_terminal_no_line_is_broken(docora: Docora) -> None:
     assert code == 0
     assert f"\r\n- Reason: `{reason}`\r\n" in shown
     assert "\x1b" not in shown
+
+
+def test_an_end_on_another_day_is_told_with_its_date(docora: Docora) -> None:
+    entry: dict[Any, Any] = {"who": "kim", "command": "repair", "run": "r", "selection": "{}"}
+    docora.redis.xadd("docora-ops:audit", {**entry, "event": "started"}, id="1764288000000-0")
+    docora.redis.xadd("docora-ops:audit", {**entry, "event": "ended"}, id="1764381600000-0")
+    shown = report(docora, "--since", "2025-11-28").stdout
+    assert "- 2025-11-28 00:00:00 to 2025-11-29 02:00:00: `kim`" in shown
