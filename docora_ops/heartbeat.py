@@ -41,11 +41,15 @@ def heartbeat_path(configured: Path | None) -> Path:
 
 def write_heartbeat(path: Path, heartbeat: Heartbeat) -> None:
     """Replaces the file in one step. Raises OSError."""
-    new = path.with_name(f"{path.name}.{heartbeat.pid}")
+    new = path.parent / f"{path.name}.{heartbeat.pid}"  # `/` has no name
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW  # others may write to /tmp, too
     with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
         json.dump(asdict(heartbeat), file)
-    new.replace(path)
+    try:
+        new.replace(path)
+    except OSError:
+        new.unlink()
+        raise
 
 
 def read_heartbeat(path: Path) -> Heartbeat | None:

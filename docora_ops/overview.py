@@ -55,7 +55,7 @@ class Freshness:
     overdue_at_least: bool  # too many to count: both numbers are lower bounds
     overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
     overdue_after_seconds: int  # the threshold in force
-    cycle_seconds: int | None  # that a scan of all links takes at this pace; None: no scan of late
+    cycle_seconds: int | None  # that a scan of all links takes at this pace; None: too few scans
     is_slow: bool  # a cycle takes longer than the rescan interval, and some link waits for its scan
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans of the last 15 minutes

@@ -48,7 +48,8 @@ class Verification:
     """The result of a comparison. Each of the `links` is counted once.
 
     proven: exactly the files of the stored commit were delivered.
-    not_comparable: the files differ, but the stored commit may be newer than the link's last scan.
+    not_comparable: there is no stored commit; or the files differ, but the stored commit may be
+        newer than the link's last scan.
     not_synced: skipped, because the status is not `synced`.
     scanning: skipped, because it or another link of its repository is being scanned.
     changing: skipped, because the delivery records have changed between the two looks.

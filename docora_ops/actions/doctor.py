@@ -151,7 +151,7 @@ def diagnose(
         if choice.is_clear:
             checks += check_queue(redis.health, choice.backend, postgres.pending)
             if not redis.health.has_only_others:
-                checks.append(_check_schedule(redis.health, docora, postgres.freshness))
+                checks.append(_check_schedule(redis.health, docora))
         else:
             checks.append(failed(CheckName.WORKERS, choice.sentence, choice.to_set))
     if postgres.freshness:
@@ -459,12 +459,11 @@ def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
     yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")
 
 
-def _check_schedule(queue: QueueHealth, docora: Docora, freshness: Freshness | None) -> Check:
+def _check_schedule(queue: QueueHealth, docora: Docora) -> Check:
     name, settings = CheckName.SCHEDULE, docora.settings
     if docora.backend.backend is Backend.BULLMQ:
         return ok(name, "Docora's own scheduler, which runs in its workers")
-    threshold = (freshness or settings).overdue_after_seconds
-    state = judge_pass(queue.last_pass_seconds, settings, threshold)
+    state = judge_pass(queue.last_pass_seconds, settings)
     found = "no pass is known of the last week"
     if queue.last_pass_seconds is not None:
         found = f"the last pass was {duration(queue.last_pass_seconds)} ago"

@@ -32,7 +32,7 @@ def history(
     operation_id: only the changes of this bulk operation, and those that cancelled it.
     app: only changes whose selection names this app (id or name, case-insensitive).
     """
-    first = moment_of(docora, since) if since else None
+    first = moment_of(docora, since) if since is not None else None
     found = [
         entry
         for entry in read_history(docora.redis, schedule=schedule)

@@ -72,13 +72,11 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         overview, other = queue.overview(1), queue.read_other()
         last = next(iter(docora.store.read_all()), None)
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
-        seconds = docora.settings.overdue_after_seconds
         if fresh := status.freshness:
-            seconds = fresh.overdue_after_seconds
             status = replace(status, freshness=_beside(overview, fresh))
         is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
         if is_rq and not status.has_only_others:
-            state = judge_pass(overview.last_pass_seconds, docora.settings, seconds)
+            state = judge_pass(overview.last_pass_seconds, docora.settings)
             status = replace(status, schedule_state=state)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
         if status.links_by_status and is_judged:

@@ -37,7 +37,7 @@ def read_report(
     entries = read_history(docora.redis)[::-1]
     changes = [entry for entry in entries if entry.command != Action.SCHEDULE]
     if operation_id is None:
-        first, until = moment_of(docora, since or _A_DAY), now
+        first, until = moment_of(docora, _A_DAY if since is None else since), now
         operations, left_out = _operations_since(docora, first)
         ids = {operation.operation_id for operation in operations}
         chosen = [it for it in changes if it.latest_at >= first or it.operation_id in ids]

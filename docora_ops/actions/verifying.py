@@ -120,6 +120,8 @@ def _judge(link: ComparedLink) -> _Verdict:
         return _Verdict.SCANNING
     if link.status != LinkStatus.SYNCED:
         return _Verdict.NOT_SYNCED
+    if not link.has_commit:
+        return _Verdict.NOT_COMPARABLE
     if not link.differs:
         return _Verdict.PROVEN
     if link.is_newest and not link.is_beside_another:

@@ -29,7 +29,7 @@ def report(
     links differ. Changes nothing.
     """
     context = context_of(typer_context)
-    if since and operation:
+    if since is not None and operation is not None:
         raise UsageError("--since and --operation can't be combined", hint="remove one of them")
     from docora_ops.actions.report import read_report
     from docora_ops.render.report_view import report_markdown

@@ -145,11 +145,6 @@ def count_links(database: Database) -> LinkCounts:
     return LinkCounts(by_status, found["open"], found["held back"])
 
 
-COUNT_RECENT_SCANS = """
-SELECT count(*) FROM docora.app_repositories WHERE last_scanned_at > now() - %(within)s::interval
-"""
-
-
 def moment_before(database: Database, age: timedelta) -> datetime:
     """Returns the moment that is `age` ago by the clock of Postgres."""
     [(at,)] = database.rows("SELECT now() - %(age)s::interval", {"age": age})

@@ -57,7 +57,7 @@ chosen AS MATERIALIZED (
     ) s ON true
 )
 SELECT l.id::text, l.app_id, l.repository_id, l.status, l.is_scanned, l.last_scanned_at,
-    coalesce(l.last_scanned_at >= l.scanned_at, false),
+    l.snapshot_id IS NOT NULL, coalesce(l.last_scanned_at >= l.scanned_at, false),
     c.missing + c.outdated + c.extra > 0 AND EXISTS (
         SELECT FROM docora.app_repositories other
         WHERE other.repository_id = l.repository_id AND other.id <> l.id AND (
@@ -126,6 +126,7 @@ class ComparedLink:
     """What one look has found about a link.
 
     is_scanned: it, or another link of its repository, is being scanned.
+    has_commit: the repository has a stored commit.
     is_newest: the link's last scan is not older than the stored commit.
     is_beside_another: another link of the repository may have stored the commit: it was scanned
         within 60 s of this link or of the commit, or waits for its snapshot.
@@ -137,6 +138,7 @@ class ComparedLink:
     status: str
     is_scanned: bool
     last_scanned_at: datetime | None
+    has_commit: bool
     is_newest: bool
     is_beside_another: bool
     missing: int
@@ -179,9 +181,9 @@ def _compare(database: Database, sql: str, parameters: dict[str, object]) -> lis
         database.execute(_PLAN_SAFELY)
         rows = database.rows(sql, parameters)
     found = []
-    for *ids, status, is_scanned, scanned_at, is_newest, is_beside, m, o, e, state, k, p in rows:
+    for *ids, status, is_scanned, scanned_at, stored, newest, beside, m, o, e, state, k, p in rows:
         pairs = zip(k or (), p or (), strict=True)
         examples = [DifferingFile(path, FileDifference(kind)) for kind, path in pairs]
-        facts = (status, is_scanned, scanned_at, is_newest, is_beside, m, o, e, state)
+        facts = (status, is_scanned, scanned_at, stored, newest, beside, m, o, e, state)
         found.append(ComparedLink(LinkRef(*ids), *facts, examples))
     return found

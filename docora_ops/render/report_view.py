@@ -109,7 +109,9 @@ def _timeline(report: Report) -> Iterator[str]:
 def _change(entry: HistoryEntry) -> str:
     when = _time(entry.started_at)
     if entry.ended_at and _time(entry.ended_at) != when:
-        when += f" to {entry.ended_at:%H:%M:%S}"
+        is_same_day = entry.ended_at.date() == entry.started_at.date()
+        end = _time(entry.ended_at)
+        when += f" to {end[-8:] if is_same_day else end}"
     parts = [f"{when}: {code(entry.who)}: {code(command_line(entry.command, entry.selection))}"]
     if result := result_of_change(entry):
         parts.append(code(result))

@@ -54,8 +54,8 @@ def summary(found: Verification) -> str:
     parts = {
         amount(found.differing, "link differs", "links differ"): found.differing,
         f"{amount(found.proven, 'link')} proven": True,
-        f"{found.not_comparable} not comparable (scanned before the stored commit, or beside "
-        "another link)": found.not_comparable,
+        f"{found.not_comparable} not comparable (without a stored commit, scanned before it, "
+        "or beside another link)": found.not_comparable,
         f"{total} skipped ({reasons})": total,
     }
     return ", ".join(part for part, is_said in parts.items() if is_said) + "."

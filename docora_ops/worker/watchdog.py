@@ -75,10 +75,11 @@ class Watchdog:
 
     def tell(self) -> None:
         """Passes on the oldest sign of life, if it is new. Names, once, a worker that hangs."""
-        oldest = min(self._beats)
+        beats = list(self._beats)  # workers write to it meanwhile
+        oldest = min(beats)
         silence = time.monotonic() - oldest
         if oldest and silence > _SILENCE:
-            pid = self._pids.pop(list(self._beats).index(oldest), None)
+            pid = self._pids.pop(beats.index(oldest), None)
             if pid is not None:
                 log.warning("the worker of process %d has been silent for %.0f s", pid, silence)
         if not self._told < oldest < math.inf:

@@ -107,6 +107,19 @@ def test_a_pass_that_takes_long_is_a_warning_and_no_alarm(docora: Docora) -> Non
     assert overdue(docora) == []
 
 
+def test_a_single_scan_does_not_hide_that_all_others_are_overdue(docora: Docora) -> None:
+    make_healthy(docora)
+    docora.connection.execute("DELETE FROM app_repositories WHERE status = 'synced'")
+    app_id = docora.add_app("Acme Search")
+    for number in range(200):
+        ago = timedelta(hours=26) if number else timedelta(minutes=10)
+        docora.link(app_id, docora.add_repository(f"octo/r{number}"), "synced", scanned=ago)
+    result = examine(docora)
+    assert (check(result, "freshness")["state"], result.code) == ("critical", 6)
+    fresh = docora.run("status", "--json").data["freshness"]
+    assert (fresh["overdue"], fresh["cycle_seconds"]) == (199, None)
+
+
 def test_nothing_moves_if_links_are_due_and_no_job_ends(docora: Docora) -> None:
     """Links that fail again and again are scanned by nobody, and yet a worker is at work."""
     link = docora.add_link()
@@ -182,6 +195,23 @@ def test_the_last_pass_of_schedule_is_told_and_judged(
     status = docora.run("status")
     assert f"Schedule\t{told}" in status.stdout
     assert docora.run("status", "--json").data["schedule_state"] == state
+
+
+def test_a_few_scans_do_not_hide_that_schedule_has_stopped(docora: Docora) -> None:
+    """50 links and a single scan, 10 minutes ago, make a cycle of 8 hours."""
+    make_healthy(docora)
+    app_id = docora.add_app("Acme Search")
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = now() - '1 h'::interval"
+    )
+    for number in range(50):
+        ago = timedelta(minutes=60 if number else 10)
+        docora.link(app_id, docora.add_repository(f"octo/r{number}"), "synced", scanned=ago)
+    docora.redis.set("docora-ops:schedule", int(now().timestamp()) - 3600)
+    result = examine(docora)
+    assert not_ok(result)["freshness"] == "warning", result
+    assert (check(result, "schedule")["state"], result.code) == ("critical", 6)
+    assert docora.run("status", "--json").data["schedule_state"] == "critical"
 
 
 def test_each_pass_of_schedule_leaves_its_time_for_a_week_even_if_nothing_is_due(

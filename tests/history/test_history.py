@@ -104,6 +104,7 @@ def test_options_choose_the_changes_of_a_time_an_operation_or_an_app(docora: Doc
         (("--since", "4h"), ["r1", "r2", "r3", "r4", "r6", "r6"]),
         (("--since", began.isoformat()), ["r2", "r3", "r4", "r6"]),
         (("--since", "2999-01-01"), []),
+        (("--since", "0s"), []),
         (("--operation", one.data["operation_id"]), ["r2", "r3"]),
         (("--app", "Acme Search"), ["r1", "r2"]),
         (("--app", app_id.upper()), ["r1"]),

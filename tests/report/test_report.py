@@ -121,6 +121,7 @@ def test_it_tells_of_one_operation_or_of_the_time_that_is_asked_for(docora: Doco
     for record in docora.redis.keys("docora-ops:operation:*:record"):
         docora.redis.expire(record, 6 * 86_400)  # a day ago
     assert len(report(docora, "--since", "23h", "--json").data["operations"]) == 1
+    assert report(docora, "--since", "0s", "--json").data["changes"] == []
     later = report(docora, "--since", "2999-01-01T12:00+01:00", "--json").data
     assert (later["operations"], later["changes"]) == ([], [])
     assert later["since"] == "2999-01-01T11:00:00.000Z"
@@ -289,3 +290,11 @@ def test_with_verify_it_proves_what_was_delivered(docora: Docora) -> None:
     assert "1 link differs, 1 link proven" in proof
     assert ": 1 missing, 0 outdated, 0 extra" in proof
     assert docora.run("report", "--verify", "--json", env=env).data["verification"]["proven"] == 1
+
+
+def test_an_end_on_another_day_is_told_with_its_date(docora: Docora) -> None:
+    entry: dict[Any, Any] = {"who": "kim", "command": "repair", "run": "r", "selection": "{}"}
+    docora.redis.xadd("docora-ops:audit", {**entry, "event": "started"}, id="1764288000000-0")
+    docora.redis.xadd("docora-ops:audit", {**entry, "event": "ended"}, id="1764381600000-0")
+    shown = report(docora, "--since", "2025-11-28").stdout
+    assert "- 2025-11-28 00:00:00 to 2025-11-29 02:00:00: `kim`" in shown

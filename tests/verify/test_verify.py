@@ -135,10 +135,9 @@ def test_what_docora_can_not_deliver_does_not_count(docora: Docora) -> None:
         " SELECT id, 'README.md', %s, 1 FROM repository_snapshots WHERE repository_id = %s",
         (C, twice.repository_id),
     )
-    docora.link(docora.add_app(), docora.add_repository("octo/empty"), "synced", scanned=HOUR)
     result = run(docora, "--json")
-    assert (result.code, result.data["proven"], result.data["links"]) == (0, 3, 3), result
-    assert "3 links proven." in run(docora).stdout
+    assert (result.code, result.data["proven"], result.data["links"]) == (0, 2, 2), result
+    assert "2 links proven." in run(docora).stdout
 
 
 def test_what_another_scan_may_have_stored_is_not_comparable(docora: Docora) -> None:
@@ -169,7 +168,15 @@ def test_what_another_scan_may_have_stored_is_not_comparable(docora: Docora) -> 
     )
     result = run(docora)
     assert result.code == 0, result
-    assert "6 not comparable (scanned before the stored commit" in result.stdout
+    assert "6 not comparable (without a stored commit, scanned before it" in result.stdout
+
+
+def test_without_a_stored_commit_nothing_is_proven(docora: Docora) -> None:
+    docora.add_link("synced", scanned=HOUR)  # and nothing is delivered
+    deliver(docora, docora.add_link("synced", scanned=HOUR), FILES)
+    result = run(docora, "--json")
+    counts = (result.data["links"], result.data["proven"], result.data["not_comparable"])
+    assert (result.code, counts) == (0, (2, 0, 2)), result
 
 
 def test_a_link_that_is_not_synced_or_a_repository_that_is_scanned_is_skipped(

@@ -226,13 +226,14 @@ def test_the_pauses_between_two_attempts_grow_up_to_ten_seconds(
     assert pauses == [1, 2, 4, 8, 10, 10]
 
 
+@pytest.mark.parametrize("path", ["/dev/null/heartbeat.json", "/", "."])
 def test_without_a_place_for_the_file_a_worker_works_and_says_so_once(
-    snapshots: Snapshots,
+    snapshots: Snapshots, path: str
 ) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"})
-    nowhere = {"DOCORA_OPS_HEARTBEAT_FILE": "/dev/null/heartbeat.json"}
+    nowhere = {"DOCORA_OPS_HEARTBEAT_FILE": path}
     worked = snapshots.work(**nowhere)
     assert worked.code == 0
-    assert worked.stderr.count("no heartbeat file /dev/null/heartbeat.json, so --check fails") == 1
+    assert worked.stderr.count(f"no heartbeat file {path}, so --check fails") == 1
     assert snapshots.docora.status(link) == "synced"
     assert check(snapshots, **nowhere).code == 6
