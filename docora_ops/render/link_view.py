@@ -56,7 +56,7 @@ LINKS: Sequence[Column[ListedLink]] = (
     ),
     Column("Job", lambda link: words(link.job or "unknown"), lambda it: style_of(it.job or "")),
 )
-_GOOD_UNTIL = "Good until"
+_GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # of one link, of several
 FAILED: Sequence[Column[ListedLink]] = (
     *LINKS[:-1],
     Column(_GOOD_UNTIL, lambda it: _bound(it.last_scanned_at, it.last_scanned_seconds), left_out=5),
@@ -71,7 +71,7 @@ APPS: Sequence[Column[AppSummary]] = (
     Column("Scanning", lambda app: app.scanning, is_number=True),
     Column("Last good scan", lambda app: app.last_scanned_at or "never"),
     Column(
-        _GOOD_UNTIL,
+        _LAST_GOOD_UNTIL,
         lambda it: _bound(it.good_until_at, it.good_until_seconds) if it.failed else None,
     ),
     Column("URL", lambda app: app.base_url, folds=True),
@@ -96,7 +96,7 @@ _GROUPS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
     LinkGroup.ERROR: (
         Column[ErrorGroup]("Apps", lambda group: group.apps, is_number=True),
         Column[ErrorGroup](
-            _GOOD_UNTIL, lambda group: _bound(group.good_until_at, group.good_until_seconds)
+            _LAST_GOOD_UNTIL, lambda group: _bound(group.good_until_at, group.good_until_seconds)
         ),
         Column[ErrorGroup](
             "Error", lambda it: it.error_message or f"({NO_ERROR}: --no-error)", folds=True
@@ -110,7 +110,7 @@ def group_columns(group: LinkGroup, *, of_failed: bool = False) -> Sequence[Colu
 
     of_failed: the list counts failed links only, and tells until when they were good.
     """
-    columns = [each for each in _GROUPS[group] if of_failed or each.name != _GOOD_UNTIL]
+    columns = [each for each in _GROUPS[group] if of_failed or each.name != _LAST_GOOD_UNTIL]
     return [Column[Any]("Links", lambda count: count.links, is_number=True), *columns]
 
 

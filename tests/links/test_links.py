@@ -237,7 +237,7 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
         {"app_id": robot, "app_name": "Tin Robot", "links": 1},
     ]
     assert table.stdout.splitlines() == [
-        "Links\tApps\tGood until\tError",
+        "Links\tApps\tLast good until\tError",
         "3\t2\tnever good\tHTTP 500 on created *",
         "1\t1\tnever good\tHTTP 502 on created a",
     ]

@@ -121,7 +121,7 @@ def test_each_list_tells_until_when_failed_links_were_good(
     assert bounds["octo/hours"] == f"{at:%H:%M}Z, 3 h ago"
 
     # Of a group, an app and all: the latest one among the failed links.
-    assert groups[0] == "Links\tApps\tGood until\tError"
+    assert groups[0] == "Links\tApps\tLast good until\tError"
     assert any(re.fullmatch(r"1\t1\t..:..Z, 3 h ago\tHTTP 502.*", line) for line in groups)
     assert "3 h ago" in plain_data(table.data)
     of_group = next(row for row in as_json if "HTTP 502" in row["error_message"])
@@ -129,7 +129,9 @@ def test_each_list_tells_until_when_failed_links_were_good(
     last = docora.row(links["now"])["last_scanned_at"].isoformat(timespec="milliseconds")
     assert app["good_until_at"] == last.replace("+00:00", "Z") < app["last_scanned_at"]
     assert re.search(r"\t..:..Z, 5 min ago\t", apps[1])
-    assert re.search(r"^Failed\t6 in 1 app, good until ..:..Z, 5 min ago: ", status, re.MULTILINE)
+    assert re.search(
+        r"^Failed\t6 in 1 app, last good until ..:..Z, 5 min ago: ", status, re.MULTILINE
+    )
     assert "in the last 15 min at least 2 synced\n" in status
 
     assert f"\nGood until\t{at:%H:%M}Z, 3 h ago: it failed after that\n" in shown

@@ -23,7 +23,7 @@ GIT_ERROR = (
 TROUBLE = """\
 Links      5 pending snapshot, 1 scanning, 2 synced, 30 failed
            in the last 15 min at least 2 synced, 3 failed
-Failed     30 in 6 apps, good until TIME, 2 h ago: docora-ops apps
+Failed     30 in 6 apps, last good until TIME, 2 h ago: docora-ops apps
              15  Tidewater Notes (app_t1)
               4  App 1 (app_000000000000000000000001)
               4  Tidewater Notes (app_t2)
