@@ -27,7 +27,13 @@ class Heartbeat:
 
     @property
     def is_recent(self) -> bool:
-        """Returns whether the worker is alive."""
+        """Returns whether the worker is alive: it has not been silent, and its process exists."""
+        try:
+            os.kill(self.pid, 0)
+        except PermissionError:  # of another user
+            pass
+        except (ProcessLookupError, OverflowError):
+            return False
         return 0 <= self.age <= self.limit_seconds
 
 

@@ -148,17 +148,17 @@ def _check(context: Context) -> ExitCode:
     heartbeat = read_heartbeat(path)
     if heartbeat is None:
         context.say(f"Error: no worker is running: there is no heartbeat file {path}")
-        context.say("Hint: DOCORA_OPS_HEARTBEAT_FILE must be the same for the worker and the check")
+        context.say("Hint: start one, or run the check with the user and settings of the worker")
         return ExitCode.PROBLEMS
     about = f"worker {heartbeat.worker} (process {heartbeat.pid})"
-    limit = f"at most {heartbeat.limit_seconds} s"
+    limit = f"limit {heartbeat.limit_seconds} s"
     if heartbeat.is_recent:
         context.show_tables(
-            [f"{inert(about)} is alive: heartbeat {heartbeat.age:.0f} s ago, {limit}"]
+            [f"{inert(about)} is alive: last heartbeat {heartbeat.age:.0f} s ago ({limit})"]
         )
         return ExitCode.OK
     since = "before the last restart of this machine"
     if heartbeat.age >= 0:
         since = f"{duration(heartbeat.age)} ago"
-    context.say(f"Error: {about} hangs or was killed: heartbeat {since}, {limit}")
+    context.say(f"Error: {about} hangs or was killed: last heartbeat {since} ({limit})")
     return ExitCode.PROBLEMS
