@@ -83,7 +83,7 @@ def duration(seconds: float) -> str:
 
 
 def good_until(at: datetime | None, seconds: int | None) -> str:
-    """Returns `good until 08:12Z, 3 h ago`, or the date after a day, or `never good`.
+    """Returns `08:12Z, 3 h ago`, or the date after a day, or `never good`.
 
     Tells of a failed link or links the bound that is known: the failure came after this moment.
     at: the last good scan. seconds: the seconds since then.
@@ -92,4 +92,4 @@ def good_until(at: datetime | None, seconds: int | None) -> str:
         return "never good"
     age = " ".join(duration(seconds).split()[:2])  # a bound need not be told to the minute
     shown = f"{at.astimezone(UTC):%H:%MZ}" if seconds < _DAY else f"{at.astimezone(UTC):%Y-%m-%d}"
-    return f"good until {shown}, {age} ago"
+    return f"{shown}, {age} ago"

@@ -68,7 +68,7 @@ _DRIFT = {
 _OF_DOCORA = "not looked for: BullMQ keeps its own entries, and Docora's scheduler its queue"
 
 _Problem = tuple[bool, Callable[..., Check], str, str]
-"""Whether there is a problem, the function that makes its check, the finding, and the hint."""
+"""Four items: whether the problem exists, the function that makes its check, finding, and hint."""
 
 
 @dataclass
@@ -474,7 +474,7 @@ def _check_schedule(queue: QueueHealth, docora: Docora) -> Check:
 def check_freshness(found: Freshness, queue: QueueHealth | None) -> Check:
     """Checks that links are scanned. `queue`: None if Redis was not asked."""
     if queue:
-        found = beside_queue(found, queue.last_failed_at, queue.oldest_waiting_at)
+        found = beside_queue(found, queue)
     longest, last = duration(found.overdue_after_seconds), "no good scan yet"
     if found.last_scanned_at:
         seconds = (found.read_at - found.last_scanned_at).total_seconds()

@@ -1,4 +1,4 @@
-"""How fresh the links are, and whether anything moves. Only reads."""
+"""Judges which links are overdue, and whether links are scanned at all. Writes nothing."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,8 +12,8 @@ from docora_ops.database.freshness import (
     oldest_scan,
     read_scans,
 )
-from docora_ops.database.link_reports import count_links
 from docora_ops.diagnosis import CheckState
+from docora_ops.jobs import QueueHealth, QueueOverview
 from docora_ops.overview import Freshness, LinkCounts
 from docora_ops.settings import Settings
 
@@ -23,14 +23,6 @@ _FEW_SCANS, _LONGEST_CYCLE = 10, 86_400
 """Fewer recent scans than that tell no cycle of more seconds than that."""
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` that are worth a warning."""
-
-
-def read_freshness(docora: Docora) -> Freshness:
-    """Returns how fresh the links are. Raises PostgresError, RedisError."""
-    with docora.database.snapshot():
-        found = links_freshness(docora, count_links(docora.database))
-    queue = docora.queue_to_read.overview(1)
-    return beside_queue(found, queue.last_failed_at, queue.oldest_waiting_at)
 
 
 def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
@@ -76,16 +68,14 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
     )
 
 
-def beside_queue(
-    found: Freshness, last_failed_at: datetime | None, oldest_waiting_at: datetime | None
-) -> Freshness:
+def beside_queue(found: Freshness, queue: QueueOverview | QueueHealth) -> Freshness:
     """Judges whether nothing moves by the failed jobs, too.
 
     A job that is queued again is no longer among the failed ones. So jobs that have waited for less
     than the threshold count as movement.
     """
     before = found.overdue_before
-    moves = _is_after(last_failed_at, before) or _is_after(oldest_waiting_at, before)
+    moves = _is_after(queue.last_failed_at, before) or _is_after(queue.oldest_waiting_at, before)
     return replace(found, nothing_moves=found.nothing_moves and not moves)
 
 

@@ -18,7 +18,7 @@ from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import Backend, OtherQueue, QueueOverview
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, AppCount, LinkStatus
-from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Freshness, Metrics, Status
+from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Metrics, Status
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, latency
 
@@ -73,7 +73,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         last = next(iter(docora.store.read_all()), None)
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
         if fresh := status.freshness:
-            status = replace(status, freshness=_beside(overview, fresh))
+            status = replace(status, freshness=beside_queue(fresh, overview))
         is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
         if is_rq and not status.has_only_others:
             state = judge_pass(overview.last_pass_seconds, docora.settings)
@@ -106,7 +106,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         overview = queue.overview(limit=1)
         backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
         if freshness is not None:
-            freshness = _beside(overview, freshness)
+            freshness = beside_queue(freshness, overview)
         if backend_ok and not errors:
             drift = count_drift(database, queue, overview.unfinished)
     if any(isinstance(error, PostgresError) for error in errors):
@@ -140,10 +140,6 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         scrape_seconds=round(time.monotonic() - start, 3),
     )
     return metrics, errors
-
-
-def _beside(queue: QueueOverview, freshness: Freshness) -> Freshness:
-    return beside_queue(freshness, queue.last_failed_at, queue.oldest_waiting_at)
 
 
 def _workers_by_state(queue: QueueOverview) -> dict[str, int]:

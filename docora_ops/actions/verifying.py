@@ -34,7 +34,7 @@ _AT_ONCE = 5000
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """How many of the links were compared at the first look."""
+    """The number of links compared so far at the first look, out of `total`."""
 
     links: int
     total: int
@@ -154,7 +154,7 @@ def _again(database: Database, refs: list[LinkRef], pace: _Pace) -> Iterator[lis
 
 @dataclass
 class _Pace:
-    """How many links go into one statement, which must end before the statement timeout."""
+    """Adapts the number of links in a statement, so that each ends before the statement timeout."""
 
     size: int = _FIRST_PAGE
     last: int = 0

@@ -1,4 +1,4 @@
-"""Reading how fresh the links are: their last good scans, and those that are due or overdue."""
+"""Reads the last good scans of links, and counts the links that are due or overdue."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -221,10 +221,11 @@ class RqQueue(LinkQueue):
             pipeline.zrange(REGISTRIES["scheduled"], 0, limit - 1, withscores=True)
             pipeline.zrange(REGISTRIES["failed"], -_NEWEST, -1)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
-            length, delayed, finished, failed, recent, *found, lock = pipeline.execute()
+            pipeline.get(LAST_SCHEDULE)
+            length, delayed, finished, failed, recent, *found, lock, last = pipeline.execute()
             head, intermediate, executions, due, newest = found
             ends = read_hashes(client, map(Job.key_for, map(text_of, newest)), ["ended_at"])
-            last_pass = whole_number(cast("bytes | None", client.get(LAST_SCHEDULE)))
+            last_pass = whole_number(last)
             active = list(dict.fromkeys(_job_id(member) for member in executions))
             taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
             due_at = {text_of(job_id): moment_of_timestamp(score) for job_id, score in due}

@@ -59,7 +59,9 @@ LINKS: Sequence[Column[ListedLink]] = (
 _GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # of one link, of several
 FAILED: Sequence[Column[ListedLink]] = (
     *LINKS[:-1],
-    Column(_GOOD_UNTIL, lambda it: _bound(it.last_scanned_at, it.last_scanned_seconds), left_out=5),
+    Column(
+        _GOOD_UNTIL, lambda it: good_until(it.last_scanned_at, it.last_scanned_seconds), left_out=5
+    ),
     LINKS[-1],
 )
 APPS: Sequence[Column[AppSummary]] = (
@@ -72,7 +74,7 @@ APPS: Sequence[Column[AppSummary]] = (
     Column("Last good scan", lambda app: app.last_scanned_at or "never"),
     Column(
         _LAST_GOOD_UNTIL,
-        lambda it: _bound(it.good_until_at, it.good_until_seconds) if it.failed else None,
+        lambda it: good_until(it.good_until_at, it.good_until_seconds) if it.failed else None,
     ),
     Column("URL", lambda app: app.base_url, folds=True),
 )
@@ -96,7 +98,8 @@ _GROUPS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
     LinkGroup.ERROR: (
         Column[ErrorGroup]("Apps", lambda group: group.apps, is_number=True),
         Column[ErrorGroup](
-            _LAST_GOOD_UNTIL, lambda group: _bound(group.good_until_at, group.good_until_seconds)
+            _LAST_GOOD_UNTIL,
+            lambda group: good_until(group.good_until_at, group.good_until_seconds),
         ),
         Column[ErrorGroup](
             "Error", lambda it: it.error_message or f"({NO_ERROR}: --no-error)", folds=True
@@ -112,10 +115,6 @@ def group_columns(group: LinkGroup, *, of_failed: bool = False) -> Sequence[Colu
     """
     columns = [each for each in _GROUPS[group] if of_failed or each.name != _LAST_GOOD_UNTIL]
     return [Column[Any]("Links", lambda count: count.links, is_number=True), *columns]
-
-
-def _bound(good_until_at: datetime | None, seconds: int | None) -> str:
-    return good_until(good_until_at, seconds).removeprefix("good until ")
 
 
 def app_counts(rows: Iterable[AppCount]) -> Listing[Any]:
@@ -281,7 +280,7 @@ def link_screen(details: LinkDetails) -> Pairs:
     shown = replace(details, job_record=record, last_scanned_seconds=None)
     rows = [(name.replace("Job record", "Job"), text) for name, text in named_values(shown)]
     if details.status == LinkStatus.FAILED:
-        bound = _bound(details.last_scanned_at, details.last_scanned_seconds)
+        bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
         if details.last_scanned_at:
             bound += ": it failed after that"
         status = next(number for number, (name, _) in enumerate(rows) if name == "Status")

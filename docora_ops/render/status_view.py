@@ -84,9 +84,9 @@ def _links(status: Status) -> Iterator[Row]:
         width = len(str(failed))
         by_app = [f"{it.links:>{width}}  {it.app_name} ({it.app_id})" for it in apps]
         by_error = [f"{it.links:>{width}}  {it.error_message or f'({NO_ERROR})'}" for it in errors]
+        last = "last good until " if status.good_until_at else ""  # the others failed before
         since = good_until(status.good_until_at, status.good_until_seconds)
-        since = since.replace("good until", "last good until")  # the others failed before
-        in_apps = f"{failed} in {amount(status.failed_apps or 0, 'app')}, {since}"
+        in_apps = f"{failed} in {amount(status.failed_apps or 0, 'app')}, {last}{since}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
         yield from (("", _line(line)) for line in by_app)
         with_errors = f"with {amount(status.failed_errors or 0, 'error', 'different errors')}"
