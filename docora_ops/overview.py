@@ -72,7 +72,7 @@ class Freshness:
     def slow_words(self) -> str:
         """Says how long a pass takes, and when links are overdue."""
         return (
-            f"a pass takes {duration(self.slow_pass_seconds)}, longer than RESCAN_INTERVAL_MS; "
+            f"slow: a pass takes {duration(self.slow_pass_seconds)}; "
             f"links are overdue after {duration(self.overdue_after_seconds)}"
         )
 
