@@ -8,7 +8,11 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
+
+from docora_ops.settings import Settings
+from docora_ops.text import mask_url
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,15 @@ class Heartbeat:
         return 0 <= self.age <= self.limit_seconds
 
 
-def heartbeat_path(configured: Path | None) -> Path:
-    """Returns the path of the file: as configured, or the user's own in a folder of the system."""
-    if configured is not None:
-        return configured
+def heartbeat_path(settings: Settings) -> Path:
+    """Returns the path of the file: as configured, or the user's own for these two servers."""
+    if settings.heartbeat_file is not None:
+        return settings.heartbeat_file
     folder = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
-    return Path(folder) / f"docora-ops-worker-{os.geteuid()}.json"
+    urls = (settings.database_url, settings.redis_url)
+    places = " ".join(mask_url(url.get_secret_value()) for url in urls if url is not None)
+    servers = sha256(places.encode()).hexdigest()[:8]
+    return Path(folder) / f"docora-ops-worker-{os.geteuid()}-{servers}.json"
 
 
 def write_heartbeat(path: Path, heartbeat: Heartbeat) -> None:

@@ -55,13 +55,26 @@ class Freshness:
     overdue_at_least: bool  # too many to count: both numbers are lower bounds
     overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
     overdue_after_seconds: int  # the threshold in force
-    cycle_seconds: int | None  # that a scan of all links takes at this pace; None: too few scans
+    cycle_seconds: int | None  # that a scan of all links takes at this pace; None: no scans
     is_slow: bool  # a cycle takes longer than the rescan interval, and some link waits for its scan
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans of the last 15 minutes
     oldest_scan_seconds: int | None  # the longest time that a link in sync was not scanned
     due: int
     nothing_moves: bool
+
+    @property
+    def slow_pass_seconds(self) -> int:
+        """Returns the seconds of a cycle if it is too long, otherwise 0."""
+        return self.cycle_seconds or 0 if self.is_slow else 0
+
+    @property
+    def slow_words(self) -> str:
+        """Says how long a pass takes, and when links are overdue."""
+        return (
+            f"slow: a pass takes {duration(self.slow_pass_seconds)}; "
+            f"links are overdue after {duration(self.overdue_after_seconds)}"
+        )
 
     @property
     def overdue_words(self) -> str:
@@ -148,4 +161,5 @@ class Metrics:
     backend_ok: bool | None  # the workers that run are those of the backend
     drift: DriftCounts | None
     freshness: Freshness | None
+    last_pass_at: datetime | None  # of `schedule`, with RQ, in the last week
     scrape_seconds: float

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from docora_ops.actions.docora import Docora
@@ -54,7 +54,10 @@ _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """The version in the queue's metadata, which the last process to open the queue has written."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TOO_SLOW = "check its load and the network"
-_TIMER = "a timer must run docora-ops schedule each minute: docora-ops help recipes"
+_TIMER = (
+    "a timer should run docora-ops schedule, unless another program queues what is due: "
+    "docora-ops help recipes"
+)
 _BY_NAME = "workers are seen by the names of their Redis clients, if our user may list these"
 _TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
 _RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
@@ -68,7 +71,7 @@ _DRIFT = {
 _OF_DOCORA = "not looked for: BullMQ keeps its own entries, and Docora's scheduler its queue"
 
 _Problem = tuple[bool, Callable[..., Check], str, str]
-"""Four items: whether the problem exists, the function that makes its check, finding, and hint."""
+"""Whether the problem exists, `failed` or `warning`, the finding, and the hint."""
 
 
 @dataclass
@@ -79,7 +82,7 @@ class _Server:
     checks: list[Check] = field(default_factory=list)
     error: DocoraOpsError | None = None  # of the settings, or it does not answer, or refuses
     missing: str = ""
-    """What further checks need and do not have, such as "Postgres"; empty if they can be made."""
+    """What is missing for further checks, such as "Postgres"; empty if nothing is."""
     ahead: dict[str, float] = field(default_factory=dict)
     """Seconds that the server's clock is ahead of this host's, by server, if known."""
     latency: dict[str, float] = field(default_factory=dict)
@@ -146,16 +149,23 @@ def diagnose(
     missing = filter(None, (postgres.missing, redis.missing))
     needs = " and ".join(dict.fromkeys(missing)) or "more permissions"
     checks = [_check_settings(docora.settings, unusable), *postgres.checks, *redis.checks]
+    freshness = postgres.freshness
+    if freshness is not None:
+        freshness = (
+            beside_queue(freshness, redis.health)
+            if redis.health
+            else replace(freshness, nothing_moves=False)
+        )
     if redis.health:
         choice = docora.backend
         if choice.is_clear:
             checks += check_queue(redis.health, choice.backend, postgres.pending)
             if not redis.health.has_only_others:
-                checks.append(_check_schedule(redis.health, docora))
+                checks.append(_check_schedule(redis.health, freshness, docora))
         else:
             checks.append(failed(CheckName.WORKERS, choice.sentence, choice.to_set))
-    if postgres.freshness:
-        checks.append(check_freshness(postgres.freshness, redis.health))
+    if freshness is not None:
+        checks.append(check_freshness(freshness))
     if ahead := postgres.ahead | redis.ahead:
         checks.append(check_clocks(ahead, redis.health.live_workers if redis.health else ()))
     if known := postgres.latency | redis.latency:
@@ -459,11 +469,11 @@ def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
     yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")
 
 
-def _check_schedule(queue: QueueHealth, docora: Docora) -> Check:
+def _check_schedule(queue: QueueHealth, freshness: Freshness | None, docora: Docora) -> Check:
     name, settings = CheckName.SCHEDULE, docora.settings
     if docora.backend.backend is Backend.BULLMQ:
         return ok(name, "Docora's own scheduler, which runs in its workers")
-    state = judge_pass(queue.last_pass_seconds, settings)
+    state = judge_pass(queue.last_pass_seconds, freshness, settings)
     found = "no pass is known of the last week"
     if queue.last_pass_seconds is not None:
         found = f"the last pass was {duration(queue.last_pass_seconds)} ago"
@@ -471,10 +481,8 @@ def _check_schedule(queue: QueueHealth, docora: Docora) -> Check:
     return Check(name, found, hint, state=state)
 
 
-def check_freshness(found: Freshness, queue: QueueHealth | None) -> Check:
-    """Checks that links are scanned. `queue`: None if Redis was not asked."""
-    if queue:
-        found = beside_queue(found, queue)
+def check_freshness(found: Freshness) -> Check:
+    """Checks that links are scanned. `found`: as judged beside the queue."""
     longest, last = duration(found.overdue_after_seconds), "no good scan yet"
     if found.last_scanned_at:
         seconds = (found.read_at - found.last_scanned_at).total_seconds()
@@ -483,13 +491,12 @@ def check_freshness(found: Freshness, queue: QueueHealth | None) -> Check:
     overdue += f"was at {moment(found.overdue_since)}"
     stands = f"{amount(found.due, 'link')} due, and for over {longest} neither a good scan nor the "
     stands += "end of a failed job"
-    slow = f"a pass takes {duration(found.cycle_seconds or 0)}, longer than RESCAN_INTERVAL_MS"
     return _judge(
         CheckName.FRESHNESS,
         f"no link overdue, {last}",
         (found.overdue > 0, failed, overdue, "docora-ops links --overdue"),
-        (queue is not None and found.nothing_moves, failed, stands, "docora-ops queue"),
-        (found.is_slow, warning, slow, "run more workers"),
+        (found.nothing_moves, failed, stands, "docora-ops queue"),
+        (found.is_slow, warning, found.slow_words, "run more workers, or see docora-ops queue"),
     )
 
 

@@ -222,8 +222,13 @@ def _queue_links(
         yield
 
 
-def recover_abandoned(database: Database, queue: LinkQueue, max_attempts: int) -> list[LinkOutcome]:
-    """Counts a failure for each stuck link and queues it again. Returns these links.
+def recover_abandoned(
+    database: Database, queue: LinkQueue, max_attempts: int
+) -> Iterator[LinkOutcome | None]:
+    """Counts a failure for each stuck link and queues it again.
+
+    Yields each of these links, and None for each one that is left alone, so that the caller can
+    show that it is alive.
 
     Raises PostgresError, RedisError; links recovered before that stay recovered.
 
@@ -238,11 +243,11 @@ def recover_abandoned(database: Database, queue: LinkQueue, max_attempts: int) -
             misplaced = event
     claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=max_attempts)
     execution = BatchExecution(database, queue, Action.REPAIR, claim, disproved=misplaced)
-    recovered = []
     for ref, answer in answers:
+        found = None
         if answer.state.is_over or ref.job_id in misplaced:
             # One link at a time: others may wait for a lock meanwhile.
             batch = Batch()
             execution.execute([ref], batch)
-            recovered += [item for item in batch.recorded if item.outcome in _OUTCOMES]
-    return recovered
+            found = next((item for item in batch.recorded if item.outcome in _OUTCOMES), None)
+        yield found

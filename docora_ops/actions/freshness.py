@@ -19,8 +19,8 @@ from docora_ops.settings import Settings
 
 RECENTLY = 900
 """Seconds whose good scans tell how fast links are scanned."""
-_FEW_SCANS, _LONGEST_CYCLE = 10, 86_400
-"""Fewer recent scans than that tell no cycle of more seconds than that."""
+_FEW_SCANS, _LONGEST_OF_FEW = 10, 3
+"""Fewer recent scans than that raise the threshold to at most so many times the configured one."""
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` that are worth a warning."""
 
@@ -38,11 +38,13 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
         # A link tells its last scan only: links that were scanned twice would look half as fast.
         span = max(1.0, (now - scans.first_recent_at).total_seconds())
         cycle = round(scans.wanted * span / scans.scanned_recently)
-        # If scheduler or workers have stopped, one link that somebody retries must not hide that.
-        if scans.scanned_recently < _FEW_SCANS and cycle > _LONGEST_CYCLE:
-            cycle = None
     # A pass that takes long is no alarm: each link may miss one of them.
-    seconds = max(settings.overdue_after_seconds, 2 * (cycle or 0))
+    configured = settings.overdue_after_seconds
+    seconds = max(configured, 2 * (cycle or 0))
+    # Workers that are merely slow scan more. If scheduler or workers have stopped, a few links that
+    # somebody retries must not hide that.
+    if scans.scanned_recently < _FEW_SCANS:
+        seconds = min(seconds, _LONGEST_OF_FEW * configured)
     before = now - timedelta(seconds=seconds)
     overdue = count_overdue(database, before)
     oldest = overdue.oldest_scan_at or oldest_scan(database, before)
@@ -79,14 +81,18 @@ def beside_queue(found: Freshness, queue: QueueOverview | QueueHealth) -> Freshn
     return replace(found, nothing_moves=found.nothing_moves and not moves)
 
 
-def judge_pass(seconds: int | None, settings: Settings) -> CheckState:
+def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
     """Judges how long ago the last pass of `schedule` was.
 
-    seconds: since that pass; None: none was seen, so that another program may queue what is due.
+    An old pass is critical only if links wait: otherwise another program queues what is due, and
+    somebody has run `schedule` once by hand.
+
+    seconds: since that pass; None: none was seen.
+    freshness: as judged beside the queue; None: unknown.
     """
-    # Not the threshold in force: without passes, a few scans would make cycles of many days.
     if seconds is not None and seconds > settings.overdue_after_seconds:
-        return CheckState.CRITICAL
+        waits = freshness is not None and (freshness.overdue > 0 or freshness.nothing_moves)
+        return CheckState.CRITICAL if waits else CheckState.WARNING
     is_old = seconds is None or seconds > _MISSED_PASSES * settings.scan_interval_ms / 1000
     return CheckState.WARNING if is_old else CheckState.OK
 

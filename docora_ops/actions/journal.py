@@ -29,7 +29,7 @@ def history(
 
     schedule: include passes of `schedule`.
     since: only changes that began or ended since then.
-    operation_id: only the changes of this bulk operation, and those that cancelled it.
+    operation_id: only the changes of this bulk operation, and its cancellation.
     app: only changes whose selection names this app (id or name, case-insensitive).
     """
     first = moment_of(docora, since) if since is not None else None

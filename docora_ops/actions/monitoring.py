@@ -76,7 +76,8 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             status = replace(status, freshness=beside_queue(fresh, overview))
         is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
         if is_rq and not status.has_only_others:
-            state = judge_pass(overview.last_pass_seconds, docora.settings)
+            seconds, fresh = overview.last_pass_seconds, status.freshness
+            state = judge_pass(seconds, fresh, docora.settings)
             status = replace(status, schedule_state=state)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
         if status.links_by_status and is_judged:
@@ -137,6 +138,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         backend_ok=backend_ok,
         drift=drift,
         freshness=freshness,
+        last_pass_at=overview.last_pass_at if overview else None,
         scrape_seconds=round(time.monotonic() - start, 3),
     )
     return metrics, errors

@@ -40,7 +40,7 @@ class Pace:
         return bool(self._left)
 
     def add(self, refs: Iterable[LinkRef]) -> None:
-        """Adds links to hand out, after those that their app has left."""
+        """Adds links. Each is handed out after the links that its app has left."""
         for ref in refs:
             if ref.app_id not in self._left:
                 self._left[ref.app_id] = deque()

@@ -58,6 +58,12 @@ def links(
 
     Values of the same option are alternatives; different options must all match. Changes nothing.
     """
+    if overdue and status and not {LinkStatus.SYNCED, LinkStatus.PENDING_SNAPSHOT} & set(status):
+        raise UsageError(
+            "--overdue finds nothing with this --status: failed and scanning links are never "
+            "overdue",
+            hint="docora-ops help links",
+        )
     return _show(typer_context, status or [], "link")
 
 

@@ -144,7 +144,7 @@ def _check(context: Context) -> ExitCode:
     from docora_ops.heartbeat import heartbeat_path, read_heartbeat
     from docora_ops.settings import load_settings
 
-    path = heartbeat_path(load_settings(context.env_file).heartbeat_file)
+    path = heartbeat_path(load_settings(context.env_file))
     heartbeat = read_heartbeat(path)
     if heartbeat is None:
         context.say(f"Error: no worker is running: there is no heartbeat file {path}")

@@ -134,10 +134,9 @@ def count_overdue(database: Database, before: datetime) -> OverdueLinks:
 
 
 def oldest_scan(database: Database, since: datetime) -> datetime | None:
-    """Returns the oldest last good scan from that moment on of links in sync.
+    """Returns the oldest last good scan that is not before `since`.
 
-    Leaves out links with an open circuit. From the beginning of time on, links that have failed are
-    passed over first.
+    Considers only links in sync whose circuit is not open.
     """
     rows = database.rows(OLDEST_SCAN, {"before": since})
     return rows[0][0] if rows else None

@@ -344,8 +344,8 @@ def _claim(
 ) -> dict[str, Claim]:
     """Locks the links and returns their claims by row id. `qualifies`: a condition in SQL."""
     locked = [id_ for (id_,) in database.rows(LOCK_LINKS, {"ids": list(ids)})]
-    # In statements of their own, which see what was committed before the last row was locked. One
-    # that locks reads that row as it is by then, and the rest as it was when the statement began.
+    # A second statement judges the links: it sees everything that was committed before they were
+    # locked. The first one would see apps and repositories as they were when it began.
     sql = _JUDGE_LINKS.format(qualifies=qualifies)
     rows = database.rows(sql, {"ids": locked, **parameters})
     payloads = {row[0]: Payload(*row[1:10]) for row in rows}

@@ -158,6 +158,7 @@ def named_values(value: Any) -> Iterator[tuple[str, Text]]:
     """Yields the name and value of each field that has one, and of the fields of a value in it."""
     for field in fields(value):
         name, found = words(field.name).capitalize(), getattr(value, field.name)
+        name = name.replace("Github", "GitHub").replace(" url", " URL")
         if is_dataclass(found) and not isinstance(found, type):
             yield from ((f"{name} {inner.lower()}", text) for inner, text in named_values(found))
         elif isinstance(found, bool):

@@ -30,7 +30,7 @@ from docora_ops.links import (
     PlannedLink,
 )
 from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
-from docora_ops.text import amount, good_until, moment
+from docora_ops.text import amount, duration, good_until, moment
 from docora_ops.verification import DifferingLink
 
 NO_ERROR = "no error recorded"
@@ -276,7 +276,7 @@ _HISTORY = tuple(words(field.name).capitalize() for field in fields(LinkHistory)
 def link_screen(details: LinkDetails) -> Pairs:
     """Shows the link, its job, and its history."""
     job, failure = details.job_record, details.job_record.last_failure
-    record = replace(job, last_failure=None)
+    record = replace(job, last_failure=None, expires_in=None)
     shown = replace(details, job_record=record, last_scanned_seconds=None)
     rows = [(name.replace("Job record", "Job"), text) for name, text in named_values(shown)]
     if details.status == LinkStatus.FAILED:
@@ -285,8 +285,10 @@ def link_screen(details: LinkDetails) -> Pairs:
             bound += ": it failed after that"
         status = next(number for number, (name, _) in enumerate(rows) if name == "Status")
         rows.insert(status + 1, (_GOOD_UNTIL, cell(bound)))
+    if job.expires_in is not None:
+        rows.append(("Job expires", cell(f"in {duration(job.expires_in)}")))
     rows.sort(key=lambda row: row[0].startswith(_HISTORY))
-    rows += (("Job stands in", cell(_place(place))) for place in job.places)
+    rows += (("Job place", cell(_place(place))) for place in job.places)
     if failure:
         by = f" on {failure.worker}" if failure.worker else ""
         failed_at = moment(failure.failed_at) or "in an earlier try"
@@ -299,9 +301,9 @@ def link_screen(details: LinkDetails) -> Pairs:
 
 
 def _place(place: JobPlace) -> str:
-    text = f"{place.where} of {place.queue_name}"
+    text = f"{place.queue_name}: {place.where}"
     if place.position is not None:
-        text += f", place {place.position}"
+        text += f", position {place.position}"
     if place.worker:
         text += f" on {place.worker}, {'alive' if place.alive else 'dead'}"
     elif place.score_at is not None:

@@ -127,8 +127,7 @@ def _freshness(found: Freshness) -> Iterator[Row]:
         due = f"nothing moves: {found.due} due, {last}"
         lines.append(_heading(due, "docora-ops queue", "red"))
     if found.is_slow:
-        slow = f"a pass takes {duration(found.cycle_seconds or 0)}, longer than RESCAN_INTERVAL_MS"
-        lines.append(cell(slow, "yellow"))
+        lines.append(cell(found.slow_words, "yellow"))
     for number, line in enumerate(lines or [cell(f"no link overdue, {last}")]):
         yield "" if number else "Freshness", line
 
@@ -143,7 +142,7 @@ def _schedule(queue: QueueOverview, state: CheckState) -> Text:
     if state is CheckState.OK:
         return cell(last)
     style = "red" if state is CheckState.CRITICAL else "yellow"
-    return _heading(f"{last}; a timer must run each minute", "docora-ops schedule", style)
+    return _heading(f"{last}; a timer should run", "docora-ops schedule", style)
 
 
 def _heading(text: str, command: str, style: str = "") -> Text:
@@ -174,7 +173,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
         none = "none" if queue.backend is Backend.RQ else "no Redis client has a worker's name"
-        yield "Workers", cell(f"{none}: {advice.to_start_workers}", "red")
+        yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:
         yield "", _line(queue.suspension.sentence, "yellow")
         yield "", _heading("  to go on", advice.to_resume, "yellow")
@@ -196,6 +195,9 @@ _HELP = {
     "docora_oldest_scan_age_seconds": "Longest time since the last good scan of a link in sync.",
     "docora_nothing_moves": "1 if links are due, and for too long neither a good scan nor a failed "
     "job's end is seen, otherwise 0.",
+    "docora_slow_pass_seconds": "Seconds that a scan of all links takes, if that is longer than "
+    "the rescan interval, otherwise 0.",
+    "docora_schedule_last_pass_timestamp_seconds": "Time of the last pass of docora-ops schedule.",
     "docora_scrape_seconds": "Seconds that it took to read these numbers.",
 }
 
@@ -238,7 +240,10 @@ def prometheus_text(found: Metrics) -> str:
     if fresh := found.freshness:
         add("docora_links_overdue", {"": fresh.overdue})
         add("docora_nothing_moves", {"": fresh.nothing_moves})
+        add("docora_slow_pass_seconds", {"": fresh.slow_pass_seconds})
         if fresh.oldest_scan_seconds is not None:
             add("docora_oldest_scan_age_seconds", {"": fresh.oldest_scan_seconds})
+    if last_pass := found.last_pass_at:
+        add("docora_schedule_last_pass_timestamp_seconds", {"": last_pass.timestamp()})
     add("docora_scrape_seconds", {"": found.scrape_seconds})
     return generate_latest(registry).decode()

@@ -1,5 +1,6 @@
 """Jobs that were cut off or killed, and what becomes of their links."""
 
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -112,18 +113,23 @@ class LinkRecovery:
             full_name = f"{job.kwargs.get('owner')}/{job.kwargs.get('name')}"
             RepositoryLock(self._client, full_name, job.id).release()
 
-    def recover_abandoned_links(self) -> None:
-        """Queues links again that are `scanning` without a job. Raises ServerError."""
+    def recover_abandoned_links(self, beat: Callable[[], None]) -> None:
+        """Queues links again that are `scanning` without a job. Raises ServerError.
+
+        beat: called after each link, of which there may be many.
+        """
         with closing(Database(self._settings)) as database:
             limit = self._settings.max_retry_attempts
-            recovered = recover_abandoned(database, self._queue, limit)
-        for item in recovered:
-            outcome = inert(item.error_message or "it is queued again")
-            job_id = inert(item.ref.job_id)
-            ids = {"app_id": item.ref.app_id, "repository_id": item.ref.repository_id}
-            end = JobEnd.TRIED_AGAIN if item.outcome.succeeded else JobEnd.FAILED
-            fields = fields_of_link(ids) | {"outcome": end, "error_message": item.error_message}
-            log.warning("%s: left behind by a killed worker; %s", job_id, outcome, extra=fields)
+            for item in recover_abandoned(database, self._queue, limit):
+                beat()
+                if item is None:
+                    continue
+                outcome = inert(item.error_message or "it is queued again")
+                job_id = inert(item.ref.job_id)
+                ids = {"app_id": item.ref.app_id, "repository_id": item.ref.repository_id}
+                end = JobEnd.TRIED_AGAIN if item.outcome.succeeded else JobEnd.FAILED
+                fields = fields_of_link(ids) | {"outcome": end, "error_message": item.error_message}
+                log.warning("%s: left behind by a killed worker; %s", job_id, outcome, extra=fields)
 
 
 def _ids_and_name(job: Job) -> tuple[str, str, str] | None:

@@ -396,7 +396,7 @@ class SnapshotWorker(Worker):
 
     def _recover_abandoned_links(self) -> None:
         try:
-            self.recovery.recover_abandoned_links()
+            self.recovery.recover_abandoned_links(self._beat)
         except DocoraOpsError as error:
             self._doubts_postgres = isinstance(error, PostgresError)
             if not self._misses_postgres():  # otherwise the loop says so

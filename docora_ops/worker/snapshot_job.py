@@ -200,7 +200,9 @@ class _Snapshot:
         return self.fields | end | {"error_message": error_message}
 
     def _try_number(self, number: int) -> str:
-        return f"try {number} of {self.settings.max_retry_attempts}"
+        # The scheduler queues a failed link again, and its count of failures goes on.
+        most = self.settings.max_retry_attempts
+        return f"try {number} of {most}" if number <= most else f"try {number}"
 
     def _begin(self) -> tuple[Link, Payload]:
         """Takes the link; waits for the session of a job that has just ended."""

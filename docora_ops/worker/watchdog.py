@@ -36,7 +36,7 @@ class Watchdog:
 
     def __init__(self, name: str, count: int, settings: Settings) -> None:
         self._name = name
-        self._path = heartbeat_path(settings.heartbeat_file)
+        self._path = heartbeat_path(settings)
         self._limit = silence_limit(settings)
         # 0: does not listen yet. Infinity: has ended.
         self._beats = memoryview(mmap.mmap(-1, 8 * count)).cast("d")

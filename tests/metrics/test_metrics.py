@@ -22,7 +22,8 @@ STATUSES = ("pending_snapshot", "scanning", "synced", "failed")
 JOBS = ("waiting", "active", "delayed", "completed", "failed")
 WORKERS = (*(status.value for status in WorkerStatus), "unknown", "silent")
 OF_POSTGRES = {
-    *("docora_links", "docora_circuits_open", "docora_links_overdue", "docora_nothing_moves")
+    *("docora_links", "docora_circuits_open", "docora_links_overdue", "docora_nothing_moves"),
+    "docora_slow_pass_seconds",
 }
 OF_REDIS = {"docora_queue_jobs", "docora_workers", "docora_backend_ok"}
 OF_ANY = {"docora_up", "docora_scrape_seconds"}
@@ -93,6 +94,7 @@ def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str])
         "docora_drift_links": {("lost",): 1, ("stuck",): 1},
         "docora_links_overdue": {(): 3},  # no link was ever scanned
         "docora_nothing_moves": {(): 0},
+        "docora_slow_pass_seconds": {(): 0},
     }
     with frozen(docora):
         data = docora.run("metrics", "--by-app", "--json").data
@@ -152,9 +154,14 @@ def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="needs promtool (Debian: promtool)"
 )
-ALERTS = FAILED, NO_WORKERS, OVERDUE, STANDS, OPEN, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN = (
+FAILED, NO_WORKERS, OVERDUE, STANDS, SLOW, NO_PASS, OPEN, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN = (
     *("DocoraFailedLinksStay", "DocoraNoWorkers", "DocoraLinksOverdue", "DocoraNothingMoves"),
-    *("DocoraCircuitsStayOpen", "DocoraLinksWithoutJob", "DocoraWrongBackend", "DocoraNotSeen"),
+    *("DocoraPassIsSlow", "DocoraScheduleStopped", "DocoraCircuitsStayOpen"),
+    *("DocoraLinksWithoutJob", "DocoraWrongBackend", "DocoraNotSeen"),
+)
+ALERTS = (
+    *(FAILED, NO_WORKERS, OVERDUE, STANDS, SLOW, NO_PASS),
+    *(OPEN, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN),
 )
 CALM = {
     'docora_up{server="postgres"}': "1x100",
@@ -167,6 +174,8 @@ CALM = {
     "docora_backend_ok": "1x100",
     "docora_links_overdue": "0x100",
     "docora_nothing_moves": "0x100",
+    "docora_slow_pass_seconds": "0x100",
+    "docora_schedule_last_pass_timestamp_seconds": "0+60x100",
     "docora_circuits_open": "0x100",
     'docora_drift_links{kind="lost"}': "0x100",
     'docora_drift_links{kind="stuck"}': "0x100",
@@ -185,6 +194,7 @@ def rules() -> str:
 def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docora: Docora) -> None:
     docora.add_link()
     docora.queue_job(docora.add_link("pending_snapshot"))
+    docora.redis.set("docora-ops:schedule", 1_764_380_000)
     text = docora.run("metrics").stdout
     alerts = rules().split("      - alert: ")[1:]
     assert tuple(alert.split()[0] for alert in alerts) == ALERTS
@@ -201,7 +211,8 @@ def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docor
 BUSY, SUSPENDED = 'docora_workers{state="busy"}', 'docora_workers{state="suspended"}'
 FAILED_LINKS = 'docora_links{status="failed"}'
 WAITING = 'docora_queue_jobs{queue="q",status="waiting"}'
-SERIES_OF_REDIS = [name for name in CALM if re.match("docora_(queue|workers|drift)", name)]
+LAST_PASS = "docora_schedule_last_pass_timestamp_seconds"
+SERIES_OF_REDIS = [name for name in CALM if re.match("docora_(queue|workers|drift|schedule)", name)]
 NO_REDIS = {
     'docora_up{server="redis"}': "1x10 0x90",
     **dict.fromkeys(SERIES_OF_REDIS, "1x10 stale"),
@@ -215,6 +226,9 @@ SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
     "no worker while others start": ({BUSY: "1x10 0x4 1x86"}, QUIET),
     "overdue links": ({"docora_links_overdue": "0x10 3x90"}, {14: [], 20: [OVERDUE]}),
     "nothing moves": ({"docora_nothing_moves": "0x10 1x90"}, {14: [], 20: [STANDS]}),
+    "a slow pass": ({"docora_slow_pass_seconds": "0x10 2000x90"}, {35: [], 45: [SLOW]}),
+    "the timer has stopped": ({LAST_PASS: "0+60x20 1200x80"}, {35: [], 45: [NO_PASS]}),
+    "one pass by hand": ({LAST_PASS: "0x100"}, QUIET),
     "circuits that open again and again": (
         {"docora_circuits_open": "0x10 2x30 0x2 2x30 0x2 2x30"},
         {60: [], 80: [OPEN]},
@@ -234,7 +248,7 @@ SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
 def test_each_rule_fires_when_the_topic_says_and_not_in_peace(tmp_path: Path) -> None:
     rules_file = tmp_path / "rules.yml"
     rules_file.write_text(rules(), encoding="utf-8")
-    assert "8 rules found" in run("promtool", "check", "rules", "--lint-fatal", str(rules_file))
+    assert "10 rules found" in run("promtool", "check", "rules", "--lint-fatal", str(rules_file))
     tests = []
     for name, (changes, firing) in SCENARIOS.items():
         series = [{"series": each, "values": values} for each, values in (CALM | changes).items()]

@@ -94,13 +94,14 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     assert (rq["status"], rq["origin"], rq["retries_left"]) == ("queued", QUEUE, 4)
     assert rq["created_at"] == rq["enqueued_at"] is not None
     assert 900 < rq["expires_in"] <= 1000
+    assert "Job expires\tin 16 min " in table.stdout
     assert [(each["where"], each["position"]) for each in rq["places"]] == [("list", 2)]
     failure = rq["last_failure"]
     assert failure["failed_at"]
     assert failure["worker"] == "web-1.4711"
     masked = "DeliveryError: boom at https://***@h/x with ***"
     assert failure["text"].splitlines() == [*lines[-9:], masked]
-    assert f"Job stands in\tlist of {QUEUE}, place 2" in table.stdout
+    assert f"Job place\t{QUEUE}: list, position 2" in table.stdout
     assert table.stdout.splitlines()[-10:] == [
         f"Last failure\t{line.strip()}" for line in (masked, *lines[-9:])
     ]
@@ -137,9 +138,9 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
     for line in (
         "Job\trunning\n",
         "Lock held\tyes\n",
-        f"Job stands in\tintermediate of {QUEUE}, place 1\n",
-        f"Job stands in\tscheduled of {QUEUE}, score at {found[3]['score_at']}\n",
-        f"Job stands in\texecution of {QUEUE} on worker-1, alive\n",
+        f"Job place\t{QUEUE}: intermediate, position 1\n",
+        f"Job place\t{QUEUE}: scheduled, score at {found[3]['score_at']}\n",
+        f"Job place\t{QUEUE}: execution on worker-1, alive\n",
     ):
         assert line in table.stdout
 

@@ -38,8 +38,8 @@ Failed     30 in 6 apps, last good until TIME, 2 h ago: docora-ops apps
 Circuits   1 repository open: docora-ops links --circuit open
 Freshness  no link overdue, last good scan 0 s ago
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
-Workers    none: docora-ops worker
-Schedule   no pass known; a timer must run each minute: docora-ops schedule
+Workers    none; to start one: docora-ops worker
+Schedule   no pass known; a timer should run: docora-ops schedule
 Drift      2 lost links, 1 stuck: docora-ops repair
 Operation  OPERATION: 3 of 3, done, 0 s ago
 """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -336,9 +337,12 @@ def begin(snapshots: Snapshots, link: TestLink, retry_count: int = 0) -> None:
         pipeline.execute()
 
 
-def tidy_up(snapshots: Snapshots) -> None:
+def tidy_up(snapshots: Snapshots, stuck: int = 1) -> None:
     """What each worker does when it starts, and now and then."""
-    LinkRecovery(snapshots.settings, snapshots.docora.redis).recover_abandoned_links()
+    beats: list[None] = []
+    beat = partial(beats.append, None)
+    LinkRecovery(snapshots.settings, snapshots.docora.redis).recover_abandoned_links(beat)
+    assert len(beats) == stuck  # systemd must not take the worker for dead
 
 
 def assert_given_up(snapshots: Snapshots, link: TestLink, retry_count: int) -> None:
@@ -404,7 +408,7 @@ def test_a_link_whose_job_was_lost_is_queued_again(
     assert snapshots.docora.waiting() == [link.job_id]
     assert snapshots.docora.registries(link.job_id) == set()
     assert snapshots.docora.job(link).kwargs["app_id"] == link.app_id
-    tidy_up(snapshots)
+    tidy_up(snapshots, stuck=0)
     assert snapshots.docora.row(link) == row
     # Lost once too often, it fails.
     begin(snapshots, link, retry_count=4)

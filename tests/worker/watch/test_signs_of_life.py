@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -102,6 +103,18 @@ def await_heartbeats(snapshots: Snapshots, pid: int, count: int) -> None:
         return len(seen) > count
 
     eventually(is_heard, "the heartbeats")
+
+
+def test_each_docora_has_a_heartbeat_file_whatever_the_password(snapshots: Snapshots) -> None:
+    def file(database: str, redis: str = "/0") -> str:
+        urls = {"DATABASE_URL": f"postgres://{database}", "REDIS_URL": f"redis://:s3cr3t@h{redis}"}
+        probe = check(snapshots, DOCORA_OPS_HEARTBEAT_FILE=None, **urls)
+        assert probe.code == 6
+        [name] = re.findall(rf"/docora-ops-worker-{os.geteuid()}-[0-9a-f]{{8}}\.json", probe.stderr)
+        return str(name)
+
+    assert file("u:old@h/docora") == file("u:new@h/docora")
+    assert len({file("u@h/docora"), file("u@h/other"), file("u@h/docora", "/1")}) == 3
 
 
 def test_one_of_several_workers_that_hangs_silences_all_and_one_that_is_killed_does_not(
