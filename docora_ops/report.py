@@ -22,11 +22,15 @@ class Pause:
 
 @dataclass(frozen=True)
 class SchedulePasses:
-    """The passes of `schedule` that queued something: their number, their links, and the last."""
+    """The passes of `schedule` that queued something: their number, their links, and the last.
+
+    `reasons`: the newest ten different ones that were given, the newest first.
+    """
 
     passes: int
     links: int
     last_at: datetime | None
+    reasons: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -48,4 +52,4 @@ class Report:
     pauses: Sequence[Pause]
     schedule: SchedulePasses | None
     status: Status  # now
-    verification: Verification | None = None  # if it was asked for
+    verification: Verification | None = None  # if it was asked for and made

@@ -10,7 +10,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Suspects, find_drift
 from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
-from docora_ops.database.link_reports import count_links, links_by_group
+from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.postgres_server import (
     SESSIONS_FOR_WORKERS,
     Role,
@@ -258,7 +258,7 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
 def _check_links(docora: Docora, server: _Server, max_failed: int | None) -> None:
     database = docora.database
     with database.snapshot():
-        counts = count_links(database)
+        counts = count_by_status(database)
         server.freshness = links_freshness(docora, counts)
         groups = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
     server.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]

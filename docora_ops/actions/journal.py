@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 from docora_ops.actions.docora import Docora
 from docora_ops.audit import HistoryEntry, describe_change
 from docora_ops.bulk import KnownOperation, OperationState
+from docora_ops.errors import UsageError
 from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry, read_history
 from docora_ops.queue.redis_server import read_clock
+from docora_ops.text import moment
 
 _POLL = 0.5  # seconds
 
@@ -28,26 +30,38 @@ def history(
     """Returns one page of the changes, latest first.
 
     schedule: include passes of `schedule`.
-    since: only changes that began or ended since then.
+    since: only changes that began or ended since then, and bulk operations with a step since then.
     operation_id: only the changes of this bulk operation, and its cancellation.
     app: only changes whose selection names this app (id or name, case-insensitive).
+
+    Raises UsageError if `since` is in the future.
     """
-    first = moment_of(docora, since) if since is not None else None
+    first = past_moment(docora, since) if since is not None else None
+    under_way = set(docora.store.find_records(first)) if first else set()
     found = [
         entry
         for entry in read_history(docora.redis, schedule=schedule)
-        if (first is None or entry.latest_at >= first)
+        if (first is None or entry.latest_at >= first or entry.operation_id in under_way)
         and (operation_id is None or entry.operation_id == operation_id)
         and (app is None or entry.names_app(app))
     ]
     return page_of(found, page, limit)
 
 
-def moment_of(docora: Docora, given: datetime | timedelta) -> datetime:
-    """Returns the moment; an age counts by the clock of Redis, which keeps the audit entries."""
-    if isinstance(given, datetime):
-        return given
-    return datetime.fromtimestamp(read_clock(docora.redis), UTC) - given
+def past_moment(docora: Docora, given: datetime | timedelta) -> datetime:
+    """Returns the moment by the clock of Redis, which keeps the audit entries.
+
+    Raises UsageError if it is in the future.
+    """
+    now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
+    if isinstance(given, timedelta):
+        return now - given
+    if given > now:
+        raise UsageError(
+            f"--since {moment(given)} is in the future: it is {moment(now)} by the clock of Redis",
+            hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
+        )
+    return given
 
 
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:

@@ -9,7 +9,7 @@ from shlex import quote
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import links_freshness
 from docora_ops.database import Database
-from docora_ops.database.link_reports import count_links, moment_before
+from docora_ops.database.link_reports import count_by_status, moment_before
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
@@ -116,7 +116,7 @@ def _typed(at: datetime) -> str:
 
 def _overdue_before(docora: Docora) -> datetime:
     with docora.database.snapshot():
-        return links_freshness(docora, count_links(docora.database)).overdue_before
+        return links_freshness(docora, count_by_status(docora.database)).overdue_before
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:

@@ -16,7 +16,7 @@ from docora_ops.actions.workers import require_rq, require_rq_for_front
 from docora_ops.audit import Change, describe_change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Selection
-from docora_ops.database.link_reports import count_links, read_results
+from docora_ops.database.link_reports import count_by_status, read_results
 from docora_ops.database.link_rows import count_deliveries, select_due, select_links
 from docora_ops.links import Action, AppCount, LinkFilter, LinkStatus
 from docora_ops.text import amount
@@ -56,7 +56,7 @@ def retry_all_failed(
     # Docora would not queue links with an open circuit.
     skip = is_docoras and not options.reset_circuit
     selection = select_links(docora.database, which, limit=limit, skip_open_circuits=skip)
-    failed = 0 if selection.total else count_links(docora.database).failed
+    failed = 0 if selection.total else count_by_status(docora.database).failed
     if failed and not selection.open_circuits_left_out:
         # "Nothing to do" would sound like an all-clear.
         links = "link is" if failed == 1 else "links are"

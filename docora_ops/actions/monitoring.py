@@ -11,7 +11,7 @@ from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshne
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.reading import error_groups
 from docora_ops.database import Database
-from docora_ops.database.link_reports import count_links, links_by_group
+from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
@@ -42,7 +42,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         if milliseconds > TOO_SLOW_MS:
             raise PostgresError(f"Postgres database {database.target} is too slow", hint=_TOO_SLOW)
         with database.snapshot():
-            counts = count_links(database)
+            counts = count_by_status(database)
             failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
             groups = error_groups(database, FAILED_LINKS)
             freshness = links_freshness(docora, counts)
@@ -97,7 +97,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
     errors: list[ServerError] = []
     # In one transaction, so that the failed links of the apps add up.
     with _keeping_errors(errors), database.snapshot():
-        links = count_links(database)
+        links = count_by_status(database)
         freshness = links_freshness(docora, links)
         if by_app:
             rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)

@@ -13,6 +13,7 @@ from docora_ops.database.link_rows import (
     Claiming,
     claim_matching_links,
     count_deliveries,
+    count_undelivered,
     read_link,
 )
 from docora_ops.errors import (
@@ -62,7 +63,8 @@ def resync(
     """Resets a link of any status, deletes its delivery records, and queues its job.
 
     With `options.path`, deletes only the records of these files; raises NotFoundError if there are
-    none. Takes the parameters and raises the errors of `retry`.
+    none, nor such files in the stored commit. Takes the parameters and raises the errors of
+    `retry`.
     """
     if options.path:
         link_to_resync(docora, app, repository, options.path)
@@ -72,20 +74,25 @@ def resync(
 def link_to_resync(
     docora: Docora, app: str, repository: str, path: str | None = None
 ) -> tuple[Link, int]:
-    """Returns the link and the number of its delivery records.
+    """Returns the link and the number of files that a resync sends again.
+
+    They are those with a delivery record and, with `path`, those of the stored commit without one:
+    each snapshot sends what has no record.
 
     path: count only files with such a path (case-sensitive), and raise NotFoundError if there is
     none; `*` matches any text.
     """
     link = resolve_link(docora.database, app, repository)
-    records = count_deliveries(docora.database, [link.ref], path=path)
-    if path and not records:
-        raise NotFoundError(
-            f"no delivered file of {link.payload.link_name} matches {mask(path)!r}",
-            hint=f"to list what was delivered: docora-ops show {link.ref.words} --files; a file "
-            "that was never delivered is sent by the next scan",
-        )
-    return link, records
+    files = count_deliveries(docora.database, [link.ref], path=path)
+    if path:
+        files += count_undelivered(docora.database, link.ref, path=path)
+        if not files:
+            raise NotFoundError(
+                f"no file of {link.payload.link_name} matches {mask(path)!r}, neither delivered "
+                "nor in the stored commit",
+                hint=f"to list what was delivered: docora-ops show {link.ref.words} --files",
+            )
+    return link, files
 
 
 def _change(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.journal import moment_of, progress
+from docora_ops.actions.journal import past_moment, progress
 from docora_ops.actions.monitoring import read_status
 from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import OperationRecord
@@ -20,6 +20,7 @@ _A_DAY = timedelta(days=1)
 _MOST_CHANGES = 100
 _MOST_OPERATIONS = 20
 """A longer report would not fit into one comment of an issue."""
+_MOST_REASONS = 10
 _SECONDS = re.compile("([0-9]{1,9})s")
 
 
@@ -37,7 +38,7 @@ def read_report(
     entries = read_history(docora.redis)[::-1]
     changes = [entry for entry in entries if entry.command != Action.SCHEDULE]
     if operation_id is None:
-        first, until = moment_of(docora, _A_DAY if since is None else since), now
+        first, until = past_moment(docora, _A_DAY if since is None else since), now
         operations, left_out = _operations_since(docora, first)
         ids = {operation.operation_id for operation in operations}
         chosen = [it for it in changes if it.latest_at >= first or it.operation_id in ids]
@@ -111,7 +112,8 @@ def _sum_up(passes: Sequence[HistoryEntry]) -> SchedulePasses:
         for each in passes
     )
     last = max((each.latest_at for each in passes), default=None)
-    return SchedulePasses(len(passes), sum(queued), last)
+    reasons = list(dict.fromkeys(each.reason for each in reversed(passes) if each.reason))
+    return SchedulePasses(len(passes), sum(queued), last, reasons[:_MOST_REASONS])
 
 
 def _pauses(changes: Iterable[HistoryEntry], now: datetime) -> Iterator[Pause]:

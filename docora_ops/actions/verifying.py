@@ -19,7 +19,7 @@ from docora_ops.database.verification import (
     ComparedLink,
     compare_links,
     compare_page,
-    count_links,
+    count_links_of_app,
 )
 from docora_ops.errors import StatementTimeoutError
 from docora_ops.links import LinkRef, LinkStatus, batches
@@ -43,10 +43,14 @@ class Compared:
 class _Verdict(StrEnum):
     PROVEN = "proven"
     DIFFERING = "differing"
+    UNCERTAIN = "uncertain"
     NOT_COMPARABLE = "not_comparable"
     NOT_SYNCED = "not_synced"
     SCANNING = "scanning"
     CHANGING = "changing"
+
+
+_DIFFERS = {_Verdict.DIFFERING, _Verdict.UNCERTAIN}
 
 
 def verify(
@@ -68,7 +72,7 @@ def verify(
         ref = resolve_link(database, app, repository).ref
     elif app is not None:
         app_id = resolve_app(database, app).app_id
-    total = 1 if ref else count_links(database, app_id)
+    total = 1 if ref else count_links_of_app(database, app_id)
     yield Compared(0, total)
     counts: Counter[_Verdict] = Counter()
     suspects: dict[LinkRef, str] = {}
@@ -77,7 +81,7 @@ def verify(
     for page in first:
         for link in page:
             verdict = _judge(link)
-            if verdict is _Verdict.DIFFERING:
+            if verdict in _DIFFERS:
                 # One string for all links of an app or a repository: there may be a million.
                 ids = (intern(link.ref.app_id), intern(link.ref.repository_id))
                 suspects[LinkRef(link.ref.id, *ids)] = link.state
@@ -91,31 +95,27 @@ def verify(
         for links in _again(database, list(suspects), pace):
             for link in links:
                 verdict = _judge(link)
-                if verdict is _Verdict.DIFFERING and link.state != suspects[link.ref]:
+                if verdict in _DIFFERS and link.state != suspects[link.ref]:
                     verdict = _Verdict.CHANGING
                 counts[verdict] += 1
-                if verdict is _Verdict.DIFFERING:
+                if verdict in _DIFFERS:
                     found.append(_differing(link, with_examples=len(found) < _MOST_WITH_EXAMPLES))
             yield Suspects(len(suspects))
+    named = [
+        replace(link, app_name=app_name, repository_name=repository_name)
+        for some in batches(found, _AT_ONCE)
+        for link, (app_name, repository_name) in zip(some, names_of(database, some), strict=True)
+    ]
     yield Verification(
         links=counts.total(),
         **{verdict.value: counts[verdict] for verdict in _Verdict},
-        differing_links=[
-            replace(link, app_name=app_name, repository_name=repository_name)
-            for some in batches(found, _AT_ONCE)
-            for link, (app_name, repository_name) in zip(
-                some, names_of(database, some), strict=True
-            )
-        ],
+        differing_links=[link for link in named if link.doubt is None],
+        uncertain_links=[link for link in named if link.doubt],
     )
 
 
 def _judge(link: ComparedLink) -> _Verdict:
-    """Returns the verdict of one look.
-
-    A repository has one stored commit, which each scan of any of its links replaces. So what
-    differs counts only if nobody but the link's own last scan can have stored the commit.
-    """
+    """Returns the verdict of one look."""
     if link.is_scanned:
         return _Verdict.SCANNING
     if link.status != LinkStatus.SYNCED:
@@ -124,17 +124,14 @@ def _judge(link: ComparedLink) -> _Verdict:
         return _Verdict.NOT_COMPARABLE
     if not link.differs:
         return _Verdict.PROVEN
-    if link.is_newest and not link.is_beside_another:
-        return _Verdict.DIFFERING
-    return _Verdict.NOT_COMPARABLE
+    return _Verdict.UNCERTAIN if link.doubt else _Verdict.DIFFERING
 
 
 def _differing(link: ComparedLink, *, with_examples: bool) -> DifferingLink:
-    assert link.last_scanned_at is not None  # noqa: S101 - it is newer than the stored commit
     examples = [replace(each, path=mask(each.path)) for each in link.examples if with_examples]
     ids = (intern(link.ref.app_id), None, intern(link.ref.repository_id), None)
     counts = (link.missing, link.outdated, link.extra)
-    return DifferingLink(*ids, link.last_scanned_at, *counts, examples)
+    return DifferingLink(*ids, link.last_scanned_at, *counts, examples, link.doubt)
 
 
 def _pages(database: Database, app_id: str | None, pace: _Pace) -> Iterator[list[ComparedLink]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import typer
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from docora_ops.link_lists import Page
     from docora_ops.links import LinkStatus
     from docora_ops.render.columns import Column
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -144,6 +146,24 @@ class Context:
             make_console(sys.stderr).print(inert(text), style=style, soft_wrap=True)
         else:
             sys.stderr.write(f"{inert(text)}\n")
+
+    def telling_of_second_look(
+        self, events: Iterable[T], suspect: str, suspects: str
+    ) -> Iterator[T]:
+        """Yields the events, and says once that what the first look has found is checked again.
+
+        suspect, suspects: the words for one of what was found, and for several.
+        """
+        from docora_ops.actions.find_drift import Suspects
+        from docora_ops.text import amount
+
+        delay = self.docora.settings.drift_grace
+        for event in events:
+            if delay and isinstance(event, Suspects):
+                found = amount(event.count, suspect, suspects)
+                self.say(f"{found} at first check: checking again in {delay} s.")
+                delay = 0
+            yield event
 
     def warn(self, text: str) -> None:
         """Prints one line of conversation in yellow."""

@@ -50,16 +50,12 @@ def doctor(
     from docora_ops.diagnosis import CheckState, Diagnosis
     from docora_ops.render import drift_view
 
-    docora, has_told = context.docora, False
+    docora = context.docora
     docora.settings = docora.settings.hurried(8)
-    delay = docora.settings.drift_grace
-    for event in diagnose(docora, max_failed=max_failed, read_only=read_only):
+    events = diagnose(docora, max_failed=max_failed, read_only=read_only)
+    for event in context.telling_of_second_look(events, "mismatch", "mismatches"):
         if isinstance(event, Diagnosis):
             diagnosis = event
-        elif delay and not has_told:
-            has_told = True
-            found = amount(event.count, "mismatch", "mismatches")
-            context.say(f"{found} at first check: checking again in {delay} s.")
     if as_json:
         context.show_document(drift_view.doctor_data(diagnosis))
         context.say(drift_view.summary(diagnosis))

@@ -36,11 +36,15 @@ def report(
 
     found, errors = read_report(context.docora, since=since, operation_id=operation)
     if verify and not any(isinstance(each, PostgresError) for each in errors):
-        found = replace(found, verification=compare(context))
+        try:
+            found = replace(found, verification=compare(context))
+        except PostgresError as lost:
+            errors = [*errors, lost]
     if as_json:
         context.show_document(found, next(iter(errors), None))
     else:
-        context.show_tables([report_markdown(found, errors)], paged=True)
+        markdown = report_markdown(found, errors, with_proof=verify)
+        context.show_tables([markdown], paged=True)
     for error in errors:
         context.report(error)
     if errors:

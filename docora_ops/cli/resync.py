@@ -72,10 +72,10 @@ def resync(
     docora = context.docora
     if repo is not None:
         if terminal is not None:
-            link, records = link_to_resync(docora, app, repo, path)
+            link, files = link_to_resync(docora, app, repo, path)
             context.tell()
             terminal.ask(
-                f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
+                f"{docora.servers}: send {link.payload.app_name} {amount(files, 'file')} of "
                 f"{link.payload.repository_name} again, {reset_in_words(docora, 'the link', 1)}?",
                 *([] if update else [FORGOTTEN]),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ def verify(
     typer_context: typer.Context,
     app: options.OptionalApp = None,
     repo: options.OptionalRepo = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 6 also if a link is uncertain.")
+    ] = False,
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> int:
@@ -25,8 +28,9 @@ def verify(
 
     Compares the delivery records of all links, of one app, or of one link with the stored commit of
     the repository, by path and SHA-256. Lists links with missing, outdated or extra files (exit
-    code 6). Only what differs in two looks, some seconds apart, counts. Needs only Postgres.
-    Changes nothing.
+    code 6), and those where it is uncertain because the commit may be newer than their last scan.
+    Only what differs in two looks, some seconds apart, counts. Needs only Postgres. Changes
+    nothing.
     """
     context = context_of(typer_context)
     from docora_ops.render import verify_view as render
@@ -38,7 +42,8 @@ def verify(
     else:
         context.show_tables(render.verify_screens(found), paged=True)
     context.say(render.LIMITS)
-    return ExitCode.PROBLEMS if found.differing else ExitCode.OK
+    is_problem = found.differing or (strict and found.uncertain)
+    return ExitCode.PROBLEMS if is_problem else ExitCode.OK
 
 
 def compare(context: Context, app: str | None = None, repo: str | None = None) -> Verification:
@@ -46,20 +51,13 @@ def compare(context: Context, app: str | None = None, repo: str | None = None) -
     from docora_ops.actions.find_drift import Suspects
     from docora_ops.actions.verifying import verify
     from docora_ops.render.console import progress_bar
-    from docora_ops.text import amount
     from docora_ops.verification import Verification
 
-    docora, has_told = context.docora, False
+    events = verify(context.docora, app, repo)
     with progress_bar(None, "comparing") as move:
-        for event in verify(docora, app, repo):
+        for event in context.telling_of_second_look(events, "link differs", "links differ"):
             if isinstance(event, Verification):
                 found = event
             elif not isinstance(event, Suspects):
                 move(event.links, None, event.total)
-            elif not has_told and docora.settings.drift_grace:
-                has_told = True
-                differ = amount(event.count, "link differs", "links differ")
-                context.say(
-                    f"{differ} at first look: looking again in {docora.settings.drift_grace} s."
-                )
     return found

@@ -7,7 +7,7 @@ from typing import cast
 
 from psycopg.rows import TupleRow
 
-from docora_ops.database.link_rows import COUNT_LINKS, LINKS, MATCHES, filter_parameters
+from docora_ops.database.link_rows import COUNT_MATCHING, LINKS, MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
 from docora_ops.link_lists import (
@@ -95,7 +95,7 @@ def links_page(
     """Returns the number of links and one page of them, without the states of their jobs."""
     parameters = filter_parameters(which)
     with database.snapshot():
-        [(total,)] = database.rows(COUNT_LINKS, parameters)
+        [(total,)] = database.rows(COUNT_MATCHING, parameters)
         page = {"limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
         rows = database.rows(LINKS_PAGE.format(order=_ORDERS[sort]), {**parameters, **page})
     listed = []
@@ -138,7 +138,7 @@ WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 """
 
 
-def count_links(database: Database) -> LinkCounts:
+def count_by_status(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories with an open circuit."""
     found: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
     by_status = {status: found.get(status, 0) for status in LinkStatus}

@@ -60,7 +60,7 @@ MATCHES = f"""(
     AND (%(overdue_before)s::timestamptz IS NULL OR {OVERDUE})
 )"""
 
-COUNT_LINKS = f"SELECT count(*) FROM {LINKS} WHERE {MATCHES}"
+COUNT_MATCHING = f"SELECT count(*) FROM {LINKS} WHERE {MATCHES}"
 
 _PUBLIC = """
     l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url
@@ -228,6 +228,23 @@ def count_deliveries(
     of_links = _OF_LINKS + (_MATCHES_PATH if path else "")
     sql = f"SELECT count(*) FROM docora.app_delivered_files d, {of_links}"
     [(count,)] = database.rows(sql, _of_links(links, path))
+    return int(count)
+
+
+COUNT_UNDELIVERED = """
+SELECT count(DISTINCT f.path)
+FROM docora.repository_snapshots s JOIN docora.snapshot_files f ON f.snapshot_id = s.id
+WHERE s.repository_id = %(repository_id)s AND f.path LIKE %(path)s AND NOT EXISTS (
+    SELECT FROM docora.app_delivered_files
+    WHERE app_id = %(app_id)s AND repository_id = s.repository_id AND file_path = f.path
+)
+"""
+
+
+def count_undelivered(database: Database, link: LinkIds, *, path: str) -> int:
+    """Counts the files of the stored commit with such a path that have no delivery record."""
+    ids = {"app_id": link.app_id, "repository_id": link.repository_id}
+    [(count,)] = database.rows(COUNT_UNDELIVERED, ids | {"path": like(path)})
     return int(count)
 
 
@@ -416,7 +433,7 @@ def select_links(
     selection = _select(database, MATCHES, parameters, claim)
     if which.open_circuit is not False:
         return selection
-    [(left_out,)] = database.rows(COUNT_LINKS, parameters | {"open_circuit": True})
+    [(left_out,)] = database.rows(COUNT_MATCHING, parameters | {"open_circuit": True})
     return replace(selection, open_circuits_left_out=left_out)
 
 

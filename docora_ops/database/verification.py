@@ -3,6 +3,13 @@
 Both workers set a link to `scanning` before they send the first file, and store the commit before
 they set the link to `synced`. Each statement sees the links, their deliveries and the stored commit
 as they were at one moment.
+
+Each scan of any link of a repository replaces the stored commit, so delivery records may differ
+from it although nothing is lost. Only the link whose scan has stored it must equal it. A worker
+stores the commit with the time of its clock, then sets the link to `synced` with a later time of
+the same clock. So this link's `last_scanned_at` is not before `scanned_at`, however far the clocks
+of the workers are apart, and if that is true of one link alone, its scan has stored the commit. If
+the scan was cut off between the two, the link is `scanning`, and `pending_snapshot` after a repair.
 """
 
 from collections.abc import Sequence
@@ -11,13 +18,11 @@ from datetime import datetime
 
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
-from docora_ops.verification import DifferingFile, FileDifference
+from docora_ops.verification import DifferingFile, Doubt, FileDifference
 
 EXAMPLES = 3  # of each kind of difference, for each link
 _LONGEST_PATH = 1024  # characters that the table of deliveries can hold
 _LONGEST_INDEXED = 2600  # bytes of a path that its index can hold
-_NEAR = "interval '60 seconds'"
-"""Between the scans of two links that may have overlapped."""
 
 # Statistics may be misleading, so Postgres must not go through a whole table for each link.
 _PLAN_SAFELY = """
@@ -57,18 +62,8 @@ chosen AS MATERIALIZED (
     ) s ON true
 )
 SELECT l.id::text, l.app_id, l.repository_id, l.status, l.is_scanned, l.last_scanned_at,
-    l.snapshot_id IS NOT NULL, coalesce(l.last_scanned_at >= l.scanned_at, false),
-    c.missing + c.outdated + c.extra > 0 AND EXISTS (
-        SELECT FROM docora.app_repositories other
-        WHERE other.repository_id = l.repository_id AND other.id <> l.id AND (
-            other.status = 'pending_snapshot'
-            OR other.last_scanned_at
-                BETWEEN l.last_scanned_at - {_NEAR} AND l.last_scanned_at + {_NEAR}
-            OR other.last_scanned_at BETWEEN l.scanned_at - {_NEAR} AND l.scanned_at + {_NEAR}
-        )
-    ),
-    c.missing, c.outdated, c.extra, concat_ws(' ', c.digest, l.scanned_at, l.last_scanned_at),
-    c.kinds, c.paths
+    l.snapshot_id IS NOT NULL, doubt, c.missing, c.outdated, c.extra,
+    concat_ws(' ', c.digest, l.scanned_at, l.last_scanned_at, doubt), c.kinds, c.paths
 FROM chosen l CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE kind = 'missing') AS missing,
         count(*) FILTER (WHERE kind = 'outdated') AS outdated,
@@ -107,7 +102,21 @@ FROM chosen l CROSS JOIN LATERAL (
               AND file_path = file.path COLLATE "default"
         )
     ) placed
-) c
+) c CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN c.missing + c.outdated + c.extra = 0 THEN NULL
+        WHEN (l.last_scanned_at >= l.scanned_at) IS NOT TRUE THEN '{Doubt.SCANNED_EARLIER}'
+        WHEN EXISTS (
+            SELECT FROM docora.app_repositories
+            WHERE repository_id = l.repository_id AND id <> l.id
+              AND last_scanned_at >= l.scanned_at
+        ) THEN '{Doubt.SCANNED_TOGETHER}'
+        WHEN EXISTS (
+            SELECT FROM docora.app_repositories
+            WHERE repository_id = l.repository_id AND status = 'pending_snapshot'
+        ) THEN '{Doubt.OTHER_PENDING}'
+    END AS doubt
+) d
 ORDER BY l.repository_id, l.app_id
 """
 
@@ -115,7 +124,7 @@ COMPARE_PAGE = _COMPARE.format(which=_PAGE)
 COMPARE_LINKS = _COMPARE.format(which=_BY_ID)
 
 
-COUNT_LINKS = """
+COUNT_LINKS_OF_APP = """
 SELECT count(*) FROM docora.app_repositories
 WHERE %(only_app)s::text IS NULL OR app_id = %(only_app)s::text
 """
@@ -127,9 +136,8 @@ class ComparedLink:
 
     is_scanned: it, or another link of its repository, is being scanned.
     has_commit: the repository has a stored commit.
-    is_newest: the link's last scan is not older than the stored commit.
-    is_beside_another: another link of the repository may have stored the commit: it was scanned
-        within 60 s of this link or of the commit, or waits for its snapshot.
+    doubt: why the scan of another link may have stored the commit; None if no file differs, or if
+        the link's own scan has stored it.
     missing, outdated, extra: numbers of files; 0 unless it is `synced` and not `is_scanned`.
     state: equal in two looks if nothing has changed between them.
     """
@@ -139,8 +147,7 @@ class ComparedLink:
     is_scanned: bool
     last_scanned_at: datetime | None
     has_commit: bool
-    is_newest: bool
-    is_beside_another: bool
+    doubt: Doubt | None
     missing: int
     outdated: int
     extra: int
@@ -153,9 +160,9 @@ class ComparedLink:
         return self.missing + self.outdated + self.extra > 0
 
 
-def count_links(database: Database, app_id: str | None) -> int:
+def count_links_of_app(database: Database, app_id: str | None) -> int:
     """Counts the links of the app; None means all apps."""
-    [(count,)] = database.rows(COUNT_LINKS, {"only_app": app_id})
+    [(count,)] = database.rows(COUNT_LINKS_OF_APP, {"only_app": app_id})
     return int(count)
 
 
@@ -181,9 +188,9 @@ def _compare(database: Database, sql: str, parameters: dict[str, object]) -> lis
         database.execute(_PLAN_SAFELY)
         rows = database.rows(sql, parameters)
     found = []
-    for *ids, status, is_scanned, scanned_at, stored, newest, beside, m, o, e, state, k, p in rows:
+    for *ids, status, is_scanned, scanned_at, stored, doubt, m, o, e, state, k, p in rows:
         pairs = zip(k or (), p or (), strict=True)
         examples = [DifferingFile(path, FileDifference(kind)) for kind, path in pairs]
-        facts = (status, is_scanned, scanned_at, stored, newest, beside, m, o, e, state)
+        facts = (status, is_scanned, scanned_at, stored, doubt and Doubt(doubt), m, o, e, state)
         found.append(ComparedLink(LinkRef(*ids), *facts, examples))
     return found

@@ -210,8 +210,9 @@ class ProgressStore:
             pipeline.time()
             for operation_id in ids:
                 pipeline.pttl(part_key(operation_id, "record"))
-            (seconds, _), *left = pipeline.execute()
-        first = since.timestamp() - seconds + RECORD_EXPIRY  # seconds that such a record has left
+            (seconds, microseconds), *left = pipeline.execute()
+        age = seconds + microseconds / 1e6 - since.timestamp()
+        first = RECORD_EXPIRY - age  # seconds that such a record has left
         return [
             operation_id
             for operation_id, milliseconds in zip(ids, left, strict=True)

@@ -218,6 +218,8 @@ FORGOTTEN = "Files that are gone from the repository stay in the app: --update d
 
 def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: bool = False) -> str:
     """Says what becomes of this many delivery records, and what is sent."""
+    if only_some and not count:
+        return "no delivery records yet: the snapshot sends these files"
     what = f"deleted: {'these files are' if only_some else 'every file is'} sent again"
     if update:
         what = "marked: files are sent as updates, or deletions if gone"

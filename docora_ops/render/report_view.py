@@ -45,27 +45,38 @@ class Markdown:
             yield Text(line, no_wrap=True, overflow="ignore")
 
 
-def report_markdown(report: Report, errors: Sequence[ServerError]) -> Markdown:
-    """Returns the report, section by section. `errors`: those of the servers that are down."""
+def report_markdown(
+    report: Report, errors: Sequence[ServerError], *, with_proof: bool = False
+) -> Markdown:
+    """Returns the report, section by section.
+
+    errors: those of the servers that are down.
+    with_proof: the proof was asked for.
+    """
     sections = (
         _head(report),
         _timeline(report),
         _operations(report),
         _pauses(report),
         _state(report, errors),
-        _proof(report),
+        _proof(report) if with_proof else (),
     )
     return Markdown("\n".join(chain.from_iterable(sections)))
 
 
 def _proof(report: Report) -> Iterator[str]:
-    if found := report.verification:
-        yield from ("", "## Proof", "", f"{summary(found)} {LIMITS}", "")
-        for link in found.differing_links[:_MOST]:
-            counts = f"{link.missing} missing, {link.outdated} outdated, {link.extra} extra"
-            yield f"- {code(link_name(link))}: {counts}"
-        if more := len(found.differing_links[_MOST:]):
-            yield f"- and {amount(more, 'more link')}: `docora-ops verify`"
+    yield from ("", "## Proof", "")
+    found = report.verification
+    if found is None:
+        yield "Nothing was compared, because Postgres could not be used: `docora-ops verify`"
+        return
+    yield from (f"{summary(found)} {LIMITS}", "")
+    links = [*found.differing_links, *found.uncertain_links]
+    for link in links[:_MOST]:
+        counts = f"{link.missing} missing, {link.outdated} outdated, {link.extra} extra"
+        yield f"- {code(link_name(link))}: {counts}{' (uncertain)' if link.doubt else ''}"
+    if more := len(links[_MOST:]):
+        yield f"- and {amount(more, 'more link')}: `docora-ops verify`"
 
 
 def code(value: object) -> str:
@@ -102,6 +113,8 @@ def _timeline(report: Report) -> Iterator[str]:
         passes = amount(report.schedule.passes, "pass", "passes")
         links = amount(report.schedule.links, "link")
         yield f"- {passes} of `schedule` queued {links}; the last: {_time(report.schedule.last_at)}"
+        for reason in report.schedule.reasons:
+            yield f"  - reason: {code(reason)}"
     elif not report.changes:
         yield "No change is recorded."
 

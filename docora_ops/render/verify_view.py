@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from docora_ops.render.columns import Column, Listing, cell
+from docora_ops.render.columns import Column, Listing, cell, words
 from docora_ops.render.link_view import ROWS_SHOWN, link_name
 from docora_ops.text import amount
 from docora_ops.verification import DifferingLink, FileDifference, Verification
@@ -11,10 +11,15 @@ LIMITS = "This compares Docora's records; it does not prove what the app has on 
 
 _COLUMNS: Sequence[Column[DifferingLink]] = (
     Column("Link", link_name),
+    Column(
+        "Result",
+        lambda link: f"uncertain: {words(link.doubt)}" if link.doubt else "differs",
+        lambda link: "yellow" if link.doubt else "bold red",
+    ),
     Column("Missing", lambda link: link.missing, is_number=True, left_out=2),
     Column("Outdated", lambda link: link.outdated, is_number=True, left_out=2),
     Column("Extra", lambda link: link.extra, is_number=True, left_out=2),
-    Column("Files", lambda link: tuple(_files(link)), folds=True),
+    Column("Files", lambda link: "; ".join(_files(link)), folds=True),
     Column("Job id", lambda link: link.job_id, left_out=1),
 )
 
@@ -29,15 +34,18 @@ def _files(link: DifferingLink) -> Iterator[str]:
 
 
 def verify_screens(found: Verification) -> Iterator[object]:
-    """Shows the links that differ, how to send their files again, and the counts."""
-    if found.differing_links:
-        yield from (Listing(_COLUMNS, found.differing_links, ROWS_SHOWN), "")
-        several = len(found.differing_links) > 1
-        which = "APP REPO" if several else found.differing_links[0].words
+    """Shows the links that differ or may differ, what to do about it, and the counts."""
+    if links := [*found.differing_links, *found.uncertain_links]:
+        yield from (Listing(_COLUMNS, links, ROWS_SHOWN), "")
+        several = len(links) > 1
+        which = "APP REPO" if several else links[0].words
         again = "To send all files of a link" if several else "To send all its files"
-        update = " --update" if any(link.extra for link in found.differing_links) else ""
+        update = " --update" if any(link.extra for link in links) else ""
+        if found.uncertain:
+            yield cell("Where it is uncertain, verify again after the link's next scan.")
         yield cell(f"{again} again: docora-ops resync {which}{update}")
-    yield cell(summary(found), "bold red" if found.differing else "green" * bool(found.proven))
+    doubtful = "yellow" if found.uncertain else "green" * bool(found.proven)
+    yield cell(summary(found), "bold red" if found.differing else doubtful)
 
 
 def summary(found: Verification) -> str:
@@ -54,8 +62,8 @@ def summary(found: Verification) -> str:
     parts = {
         amount(found.differing, "link differs", "links differ"): found.differing,
         f"{amount(found.proven, 'link')} proven": True,
-        f"{found.not_comparable} not comparable (without a stored commit, scanned before it, "
-        "or beside another link)": found.not_comparable,
+        f"{found.uncertain} uncertain": found.uncertain,
+        f"{found.not_comparable} without a stored commit": found.not_comparable,
         f"{total} skipped ({reasons})": total,
     }
     return ", ".join(part for part, is_said in parts.items() if is_said) + "."

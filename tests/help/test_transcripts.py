@@ -18,10 +18,12 @@ from docora_ops.demo import world
 from docora_ops.demo.servers import apps
 from docora_ops.demo.world import (
     ACME,
+    API,
     DOCS,
     FIRMWARE,
     HARBOR,
     INFRA,
+    LANTERN,
     MAPLE,
     MOBILE,
     NO_GITHUB,
@@ -145,7 +147,21 @@ def test_the_json_documents(stage: Stage) -> None:
     )
     docora.redis.set(f"rq:job:{MAPLE.app_id}-{MOBILE.repository_id}", "no job")
     docora.add_worker("web-1.4711.ab12")
-    stage.check("docora_ops/help/json.md")
+
+    def proof() -> None:
+        docora.connection.execute(
+            "WITH s AS (INSERT INTO repository_snapshots (repository_id, commit_sha, scanned_at)"
+            "  SELECT repository_id, 'c0ffee', last_scanned_at FROM app_repositories"
+            "  WHERE app_id = %(app)s AND repository_id = %(repository)s"
+            "  RETURNING id, repository_id)"
+            " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
+            " SELECT s.id, d.file_path, d.file_sha, 1 FROM s JOIN app_delivered_files d"
+            " USING (repository_id) WHERE app_id = %(app)s UNION ALL"
+            " SELECT s.id, 'docs/new.md', repeat('a', 64), 1 FROM s",
+            {"app": LANTERN.app_id, "repository": API.repository_id},
+        )
+
+    stage.check("docora_ops/help/json.md", proof=proof)
 
 
 @pytest.fixture

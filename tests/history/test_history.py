@@ -89,23 +89,25 @@ def test_options_choose_the_changes_of_a_time_an_operation_or_an_app(docora: Doc
     assert docora.run("cancel", one.data["operation_id"], "--reason", "r3").code == 0
     assert docora.run("retry-all-failed", "--reason", "r4").code == 0
     assert docora.run("retry", *other.ids, "--reason", "r5").code == 4
-    # Began before, ended since then; and did not end.
+    # Began before, ended since then; did not end; and a bulk operation that is still running.
     entry: dict[Any, Any] = {"who": "kim@ops1", "command": "repair", "run": "long"}
     entry |= {"selection": '{"app_id": "app_9", "app_name": "Straße"}', "reason": "r6"}
     docora.redis.delete(STREAMS[1])
     hours_ago = int((began - timedelta(hours=3)).timestamp() * 1000)
     docora.redis.xadd(STREAMS[1], {**entry, "event": "started"}, id=f"{hours_ago}-1")
     docora.redis.xadd(STREAMS[1], {**entry, "event": "started", "run": "x"}, id=f"{hours_ago}-2")
+    bulk = {"selection": "{}", "run": "bulk", "operation_id": one.data["operation_id"]}
+    running: dict[Any, Any] = {**entry, **bulk, "reason": "r7", "event": "started"}
+    docora.redis.xadd(STREAMS[1], running, id=f"{hours_ago}-3")
     docora.redis.xadd(STREAMS[1], {**entry, "event": "ended"})
     everything = [each["reason"] for each in history(docora)]
-    assert sorted(everything) == ["r1", "r2", "r3", "r4", "r6", "r6"]
+    assert sorted(everything) == ["r1", "r2", "r3", "r4", "r6", "r6", "r7"]
     for options, reasons in (
-        (("--since", "1h"), ["r1", "r2", "r3", "r4", "r6"]),
-        (("--since", "4h"), ["r1", "r2", "r3", "r4", "r6", "r6"]),
-        (("--since", began.isoformat()), ["r2", "r3", "r4", "r6"]),
-        (("--since", "2999-01-01"), []),
+        (("--since", "1h"), ["r1", "r2", "r3", "r4", "r6", "r7"]),
+        (("--since", "4h"), ["r1", "r2", "r3", "r4", "r6", "r6", "r7"]),
+        (("--since", began.isoformat()), ["r2", "r3", "r4", "r6", "r7"]),
         (("--since", "0s"), []),
-        (("--operation", one.data["operation_id"]), ["r2", "r3"]),
+        (("--operation", one.data["operation_id"]), ["r2", "r3", "r7"]),
         (("--app", "Acme Search"), ["r1", "r2"]),
         (("--app", app_id.upper()), ["r1"]),
         (("--app", "STRASSE", "--since", "1h"), ["r6"]),
@@ -116,6 +118,8 @@ def test_options_choose_the_changes_of_a_time_an_operation_or_an_app(docora: Doc
     [ended] = history(docora, "--app", "app_9", "--since", "1h")
     assert ended["ended_at"] > ended["started_at"]
     assert history(docora, "--app", "app_9")[-1]["ended_at"] is None
+    future = docora.run("history", "--since", "2999-01-01", "--json")
+    assert (future.code, "is in the future: it is 20" in future.json["error"]) == (2, True), future
     for wrong in ("2 h", "-1h", "1w", "0001-01-01T00:00+12:00", "yesterday", "08:12", "1e3s"):
         result = docora.run("history", f"--since={wrong}", "--json", env=NO_DATABASE)
         assert (result.code, result.json["code"]) == (2, "usage"), wrong

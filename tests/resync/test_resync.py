@@ -173,6 +173,16 @@ def test_path_sends_only_matching_files_again(docora: Docora, link: TestLink) ->
     selections = [entry["selection"] for entry in docora.audit_entries()]
     assert any('"path": "docs/*"' in each for each in selections), selections
 
+    # In the stored commit, and never delivered: the snapshot sends it anyway.
+    docora.connection.execute(
+        "WITH s AS (INSERT INTO repository_snapshots (repository_id, commit_sha)"
+        " VALUES (%s, 'c0ffee') RETURNING id)"
+        " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
+        " SELECT s.id, path, %s, 1 FROM s, unnest(ARRAY['new/a.md', 'src/file1']) path",
+        (link.repository_id, delivered),
+    )
+    new = docora.run(*command, "new/*")
+    assert (new.code, "no delivery records yet: the snapshot sends" in new.stdout) == (0, True), new
     docora.add_deliveries(docora.link(APP, docora.add_repository("octo/web"), "synced"), 4)
     with frozen(docora):
         arguments = ["resync", *link.ids, "--path", "src/*"]

@@ -140,35 +140,59 @@ def test_what_docora_can_not_deliver_does_not_count(docora: Docora) -> None:
     assert "2 links proven." in run(docora).stdout
 
 
-def test_what_another_scan_may_have_stored_is_not_comparable(docora: Docora) -> None:
-    near, far = timedelta(seconds=59), timedelta(seconds=70)
-
-    def add_beside(link: TestLink, scanned: timedelta | None, status: str = "synced") -> None:
+def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Docora) -> None:
+    def add_beside(link: TestLink, scanned: timedelta | None, status: str = "synced") -> TestLink:
         other = docora.link(docora.add_app(), link.repository_id, status, scanned=scanned)
         deliver(docora, other, FILES)
+        return other
 
-    add(docora, {}, stored_earlier=-MOMENT)
-    add(docora, {}, scanned=None)
-    add_beside(add(docora, {}), HOUR + near)
-    add_beside(add(docora, {}), HOUR - near)
-    # It may have stored the commit by a clock that is behind.
-    add_beside(add(docora, {}, stored_earlier=HOUR), 2 * HOUR - near)
-    add_beside(add(docora, {}), None, "pending_snapshot")
-    apart = [add(docora, {}) for _ in range(3)]
-    add_beside(apart[0], HOUR + far)
-    add_beside(apart[1], HOUR - far)
-    add_beside(apart[2], 2 * HOUR, "failed")
+    unclear = {
+        add(docora, {}, stored_earlier=-MOMENT): "scanned_earlier",
+        add(docora, {}, scanned=None): "scanned_earlier",
+    }
+    # Its clock may be ahead, or its own scan has ended since, too.
+    for later in (timedelta(0), MOMENT / 2, timedelta(minutes=5)):
+        shared = add(docora, {})
+        add_beside(shared, HOUR - later)
+        unclear[shared] = "scanned_together"
+    shared = add(docora, {})
+    add_beside(shared, None, "pending_snapshot")
+    unclear[shared] = "other_pending"
+    # All links of a repository are scanned in the same pass, and so a moment apart.
+    certain = [add(docora, {}) for _ in range(3)]
+    add_beside(certain[0], HOUR + 2 * MOMENT)
+    add_beside(certain[1], HOUR + timedelta(seconds=70))
+    add_beside(certain[2], 2 * HOUR, "failed")
+    # The files of the earlier one were lost: its commit is not known.
+    lost = add_beside(add(docora), HOUR + 2 * MOMENT)
+    docora.connection.execute(
+        "DELETE FROM app_delivered_files WHERE app_id = %s AND file_path <> 'README.md'",
+        (lost.app_id,),
+    )
+    unclear[lost] = "scanned_earlier"
     data = run(docora, "--json").data
-    assert differing(data) == dict.fromkeys((each.job_id for each in apart), (5, 0, 0))
-    counts = (data["not_comparable"], data["proven"], data["not_synced"], data["links"])
-    assert counts == (6, 5, 2, 16)
+    assert differing(data) == dict.fromkeys((each.job_id for each in certain), (5, 0, 0))
+    doubts = {f"{it['app_id']}-{it['repository_id']}": it for it in data["uncertain_links"]}
+    assert {id_: it["doubt"] for id_, it in doubts.items()} == {
+        link.job_id: doubt for link, doubt in unclear.items()
+    }
+    assert (doubts[lost.job_id]["missing"], data["differing_links"][0]["doubt"]) == (4, None)
+    counts = {"uncertain": 7, "proven": 6, "not_synced": 2, "not_comparable": 0, "links": 18}
+    assert data | counts == data
     docora.connection.execute(
         "DELETE FROM app_repositories WHERE repository_id = ANY (%s)",
-        ([each.repository_id for each in apart],),
+        ([each.repository_id for each in certain],),
     )
-    result = run(docora)
-    assert result.code == 0, result
-    assert "6 not comparable (without a stored commit, scanned before it" in result.stdout
+    result, strict = run(docora), run(docora, "--strict")
+    assert (result.code, strict.code, strict.stdout) == (0, 6, result.stdout), result
+    for part in (
+        "\tuncertain: scanned earlier\t4\t0\t0\t4 missing: back\\slash, docs/日本.md, ",
+        "\tuncertain: scanned together\t",
+        "\tuncertain: other pending\t",
+        "\nWhere it is uncertain, verify again after the link's next scan.\n",
+        "\n4 links proven, 7 uncertain, ",
+    ):
+        assert part in result.stdout
 
 
 def test_without_a_stored_commit_nothing_is_proven(docora: Docora) -> None:
