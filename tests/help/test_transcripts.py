@@ -203,6 +203,8 @@ def test_each_incident_is_over_after_its_commands(stage: Stage) -> None:
         )
 
     def killed() -> None:
+        # A worker that looks for stuck links, every 30 s, would be faster than the commands.
+        docora.redis.set("rq:clean_registries:snapshot-queue", 1)
         for status, repository in (("scanning", FIRMWARE), ("pending_snapshot", DOCS)):
             docora.set_link(TestLink(ROBOT.app_id, repository.repository_id), status=status)
 
