@@ -33,7 +33,7 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     assert status["drift"] == {"lost": 0, "stuck": 0, "at_least": False}
     screen = bullmq.run("status")
     assert (
-        "no Redis client has a worker's name: run Docora with RUN_MODE=all or worker"
+        "no Redis client has a worker's name; to start one: run Docora with RUN_MODE=all or worker"
         in screen.stdout
     )
     assert "docora-ops worker" not in screen.stdout

@@ -46,7 +46,7 @@ class Shell:
 
     def __init__(self, session: TerminalSession) -> None:
         self._session = session
-        self._lines = 0
+        self._lines = self._tabs = 0
 
     def words(self, typed: str) -> list[str]:
         """The words of the command after this was typed, then Tab.
@@ -61,11 +61,13 @@ class Shell:
         last = re.findall(r"<__>((?:<[^>]*>)*)<__>", shown, re.DOTALL)[-1]
         return re.findall("<([^>]*)>", last)
 
-    def tab(self, typed: str, tabs: int, pattern: str) -> None:
+    def tab(self, typed: str, tabs: int, pattern: str = "") -> None:
         """Types this, then Tab, waits until the screen matches, then clears the line."""
         self._session.type(typed.encode() + TAB * tabs)
         self._session.read_until(re.compile(pattern.encode(), re.DOTALL))
-        self._session.type(b"\x15")
+        self._tabs += 1
+        self._session.type(f"\x15echo 'ta'b {self._tabs}\n".encode())
+        self._session.read_until(re.compile(rf"tab {self._tabs}\r".encode()))
 
 
 @contextmanager
@@ -139,6 +141,6 @@ def test_a_name_becomes_one_word_and_nothing_is_evaluated(
             "failed --repo <(touch x) --app p",
             'show --env-file "$(touch x)/p',
         ):
-            started.tab(f"docora-ops {typed}", 2, "")
+            started.tab(f"docora-ops {typed}", 2)
         started.tab("docora-ops show Bor", 3, "Borealis[^\n]*2")
     assert not (tmp_path / "x").exists()

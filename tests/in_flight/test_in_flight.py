@@ -81,7 +81,7 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
     before = failed_rows(docora)
     watch = Watch(docora, lambda job_id: GOES_ON if job_id < f"app_{2:024x}" else None)
     with other_worker(docora, watch):
-        process = docora.start("retry-all-failed", "--in-flight", "4", "--timeout", "3", "--json")
+        process = docora.start("retry-all-failed", "--in-flight", "4", "--timeout", "8", "--json")
         eventually(lambda: docora.statuses().get("synced") == 12, "the links of the others")
         result = finish(process)
     # Of three apps each has one slot; the last one of all has four.
