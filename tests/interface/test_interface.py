@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from docora_ops import __version__
+from docora_ops import __version__, actions
 from docora_ops.render.documents import schema_of
 from docora_ops.settings import Settings
 from tests.help.documents import ROOT, group, topic
@@ -55,6 +55,11 @@ def variables() -> Iterator[str]:
         yield f"variable {field.validation_alias or name.upper()}"
 
 
+def python() -> Iterator[str]:
+    for names in actions._MODULES.values():
+        yield from (f"python docora_ops.actions.{name}" for name in names)
+
+
 def documents() -> Iterator[str]:
     for command in group().commands:
         if schema := schema_of(command):
@@ -94,7 +99,7 @@ def metrics(docora: Docora) -> Iterator[str]:
 
 
 def test_all_that_was_released_is_still_there(docora: Docora) -> None:
-    parts = (exit_codes(), options(), variables(), documents(), metrics(docora))
+    parts = (exit_codes(), options(), variables(), python(), documents(), metrics(docora))
     found = list(dict.fromkeys(line for part in parts for line in part))
     if os.environ.get("WRITE_INTERFACE"):
         text = "".join(f"{line}\n" for line in (f"version {__version__}", *found))
