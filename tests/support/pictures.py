@@ -28,5 +28,5 @@ def draw(command: str, shown: str) -> str:
 
 def comparable_picture(svg: str) -> list[str]:
     """Returns the texts of a picture with their styles, without what differs from run to run."""
-    texts = [f"{style} {html.unescape(text)}" for style, text in _TEXT.findall(svg)]
-    return comparable("\n".join(texts))
+    texts = "\n".join(f"{style} {html.unescape(text)}" for style, text in _TEXT.findall(svg))
+    return comparable(texts.replace("\N{NO-BREAK SPACE}", " "))
