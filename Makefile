@@ -22,7 +22,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(READY) ## Show the tool at work on servers of its own (ARGS=--keep: leave them up to play with)
@@ -37,11 +37,12 @@ test-all: $(READY) ## Run the slow tests, too, with a new seed for order and dat
 	$(BIN)/pytest -n 4 --dist worksteal -m 'not matrix' --randomly-seed=default --hypothesis-profile=drawn $(ARGS)
 
 .PHONY: lint
-lint: $(READY) ## Check style, types, who imports whom, and that requirements.lock is complete
+lint: $(READY) ## Check style, types, who imports whom, workflows, and that requirements.lock is complete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/zizmor --quiet --offline .github/workflows
 	$(BIN)/uv pip check --quiet --python $(BIN)/python
 
 .PHONY: coverage
@@ -67,6 +68,14 @@ matrix: $(READY) ## Run the tests with each Python, server and set of versions t
 chaos: $(READY) ## Kill, pause and cut off processes and servers at random, for some minutes, and look at what is left
 	$(BIN)/python -m tests.chaos $(ARGS)
 
+.PHONY: pictures
+pictures: $(READY) ## Draw the pictures of README anew, if the commands show something else now
+	WRITE_TRANSCRIPTS=1 $(BIN)/pytest -n 0 -k pictures tests/help/test_transcripts.py
+
+.PHONY: interface
+interface: $(READY) ## List what a release promises to scripts: tests/interface/released.txt
+	WRITE_INTERFACE=1 $(BIN)/pytest -n 0 tests/interface
+
 .PHONY: lock
 lock: $(READY) ## Write requirements.lock after a change in pyproject.toml (ARGS=--upgrade: newest versions)
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
@@ -81,6 +90,10 @@ audit: $(READY) ## Look for known vulnerabilities of what requirements.lock pins
 .PHONY: build
 build: $(READY) ## Build the wheel into dist/
 	$(BIN)/hatchling build -t wheel
+
+.PHONY: release-check
+release-check: $(READY) ## Do all of a release but publish it: build twice, compare, install, run, list packages
+	$(BIN)/python -m tests.release
 
 .PHONY: clean
 clean: ## Remove the environment, the wheel and all caches

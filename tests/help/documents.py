@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and the topics, and the command lines in them."""
+"""README, CONTRIBUTING, SECURITY and the topics, and the command lines in them."""
 
 import re
 import shlex
@@ -14,7 +14,8 @@ from docora_ops.cli.app import app
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 TOPICS = {file.stem: file for file in sorted((ROOT / "docora_ops" / "help").iterdir())}
-ALL = (README, ROOT / ".github" / "CONTRIBUTING.md", *TOPICS.values())
+OF_GITHUB = (ROOT / ".github" / name for name in ("CONTRIBUTING.md", "SECURITY.md"))
+ALL = (README, *OF_GITHUB, *TOPICS.values())
 
 _AFTER = re.compile(r"\s(?:\d?>|[|;&#])|[;)\"]|: ")
 """What ends a command within a line of a shell."""

@@ -1,4 +1,4 @@
-"""The transcripts of README and of the topics json and incident show what the commands print.
+"""The pictures of README, and the transcripts of topics, show what the commands print.
 
 WRITE_TRANSCRIPTS=1 writes what they print now into the files instead.
 """
@@ -33,13 +33,19 @@ from docora_ops.demo.world import (
 )
 from docora_ops.queue.redis_client import describe
 from tests.support.docora import Docora
+from tests.support.pictures import COLUMNS, comparable_picture, draw
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
-from tests.support.terminal import run_on_screen
+from tests.support.terminal import on_terminal, run_on_screen
 from tests.support.transcripts import comparable, play
 
 WRITING = bool(os.environ.get("WRITE_TRANSCRIPTS"))
 BAD_GATEWAY = "HTTP 502 on created README.md"
+PICTURES = {
+    "status": "docora-ops status",
+    "failed": "docora-ops failed --group-by error",
+    "retry": "docora-ops retry 'Acme Search' octo/api --wait",
+}
 
 
 @dataclass
@@ -82,12 +88,14 @@ class Stage:
         """Waits until every link is in sync."""
         eventually(lambda: set(self.docora.statuses()) == {"synced"}, "every link in sync")
 
-    def run(self, command: str) -> str:
+    def run(self, command: str, *, in_colour: bool = False) -> str:
         """Runs a command line, and writes other names for servers and role."""
         # A timer runs `schedule` each minute.
         self.docora.redis.set("docora-ops:schedule", int(time.time()))
-        if "--json" in command:
-            _, *arguments = shlex.split(command)
+        _, *arguments = shlex.split(command)
+        if in_colour:
+            _, shown = on_terminal(self.docora, arguments, columns=COLUMNS, env=self.environment)
+        elif "--json" in command:
             shown = self.docora.run(*arguments, env=self.environment).stdout
         else:
             servers = self.of_workers if "docora-ops worker" in command else {}
@@ -172,11 +180,18 @@ def upstream(stage: Stage) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("upstream")
-def test_readme(stage: Stage) -> None:
+def test_the_pictures_of_readme(stage: Stage) -> None:
     """The small Docora of the demo, once the workers have emptied the queue."""
     with two_workers(stage):
         eventually(lambda: stage.docora.statuses().get("synced") == 11, "an empty queue")
-        stage.check("README.md")
+        for name, command in PICTURES.items():
+            file = stage.root / ".github" / "pictures" / f"{name}.svg"
+            drawn = draw(command, stage.run(command, in_colour=True))
+            before = comparable_picture(file.read_text(encoding="utf-8") if file.exists() else "")
+            if WRITING and before != comparable_picture(drawn):
+                file.write_text(drawn, encoding="utf-8")
+            # If not: make pictures
+            assert WRITING or before == comparable_picture(drawn)
 
 
 @pytest.mark.slow

@@ -6,8 +6,6 @@ everything. Environments and logs are kept in `.matrix/`.
 
 import argparse
 import os
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,50 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.pgbouncer import PROGRAM as PGBOUNCER
-
-# Searched after PATH.
-FOLDERS = (
-    *("/usr/local/bin", "/usr/bin", "/usr/lib/postgresql/*/bin", "/usr/local/pgsql*/bin"),
-    *("~/.pyenv/versions/*/bin", "~/.local/share/uv/python/*/bin"),
-)
-
-
-@dataclass(frozen=True)
-class Program:
-    product: str
-    version: tuple[int, ...]
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return f"{self.product} {'.'.join(map(str, self.version))}"
-
-
-def find(command: str, product: str, pattern: str) -> list[Program]:
-    """Finds one program of each version, the oldest first; `pattern` finds the version."""
-    folders = os.get_exec_path()
-    for glob in FOLDERS:
-        path = Path(glob).expanduser()
-        folders += sorted(str(folder) for folder in Path("/").glob(str(path.relative_to("/"))))
-    found: dict[tuple[int, ...], Program] = {}
-    for folder in folders:
-        executable = shutil.which(command, path=folder)
-        shown = [executable or "true", "--version"]
-        printed = subprocess.run(shown, capture_output=True, text=True, check=False).stdout
-        version = re.search(pattern, printed)
-        if executable and version:
-            numbers = tuple(map(int, version[1].split(".")))
-            found.setdefault(numbers, Program(product, numbers, Path(executable)))
-    return [found[version] for version in sorted(found)]
-
+from tests.support.programs import Program, find, pythons
 
 ROOT = Path(__file__).parent.parent.parent
 MATRIX = ROOT / ".matrix"
 INSTALLED = {
-    **{
-        f"Python {n}": find(f"python{n}", "Python", rf"Python ({n})")
-        for n in ("3.11", "3.12", "3.13")
-    },
+    **pythons(),
     "PostgreSQL": find("postgres", "PostgreSQL", r"\) (\d+(?:\.\d+)*)"),
     "Redis": find("redis-server", "Redis", r"Redis server v=(\d+(?:\.\d+)*)"),
     "Valkey": find("valkey-server", "Valkey", r"Valkey server v=(\d+(?:\.\d+)*)"),

@@ -13,6 +13,7 @@ _WIDTH = 100
 
 _VARYING = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "MOMENT"),
+    (r"\b\d{4}-\d\d-\d\d\b", "DATE"),
     (r"\b\d\d:\d\dZ", "TIME"),
     (r"bulk_[0-9a-f]{16}", "OPERATION"),
     (r"\bafter \d+ s\b", "after SECONDS"),
