@@ -19,6 +19,7 @@ def verify(
     app: options.OptionalApp = None,
     repo: options.OptionalRepo = None,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Compare what was delivered with the stored commits.
