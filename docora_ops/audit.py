@@ -24,6 +24,7 @@ class Change:
     command: str
     selection: Mapping[str, object]
     reason: str | None = None
+    target: str | None = None
 
 
 class HistoryState(StrEnum):
@@ -53,6 +54,7 @@ class HistoryEntry:
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
+    target: str | None = None  # as named by who made the change
 
     @property
     def latest_at(self) -> datetime:

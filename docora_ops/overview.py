@@ -114,6 +114,7 @@ class Status:
 
     postgres: str  # names the server and the database
     redis: str
+    target: str | None = None
     schema: str | None = None  # of Docora's tables
     postgres_latency_ms: int | None = None  # how long one answer takes
     redis_latency_ms: int | None = None
@@ -142,6 +143,25 @@ class Status:
 
 
 @dataclass(frozen=True)
+class TargetState:
+    """A target, and with `targets --check` its state.
+
+    `problem`: why its file or a server can't be used, or what is critical. The fields that are not
+    known are None.
+    """
+
+    target: str
+    file: str
+    protected: bool | None = None
+    postgres: str | None = None  # names the server and the database
+    redis: str | None = None
+    failed_links: int | None = None
+    overdue_links: int | None = None
+    worker_count: int | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class Metrics:
     """The numbers at one moment. Those of a server that is down are None.
 
@@ -163,3 +183,4 @@ class Metrics:
     freshness: Freshness | None
     last_pass_at: datetime | None  # of `schedule`, with RQ, in the last week
     scrape_seconds: float
+    target: str | None = None

@@ -3,7 +3,10 @@
 import math
 import os
 import re
+import stat
+from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
@@ -12,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docora_ops.errors import ConfigurationError
 from docora_ops.jobs import Backend
+from docora_ops.targets import target_file
 from docora_ops.text import duration
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
@@ -20,6 +24,11 @@ SECOND_LOOK_DELAY = 5  # seconds between the two looks at a disagreement of data
 LONGEST_RETRY_DELAY = 86_400  # seconds; doubled without a limit, no timer could hold them
 LEAST_OVERDUE = 900  # seconds without a scan, if DOCORA_OPS_OVERDUE_AFTER is not set
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
+
+_SERVERS = ("DATABASE_URL", "REDIS_URL")
+READ_FROM_FILES = (*_SERVERS, "ENCRYPTION_KEY")
+"""Variables whose value may stand in the file that NAME_FILE names."""
+_PASSWORD = re.compile("://[^/?#@]*:.+@|password=.", re.IGNORECASE)
 
 _SCHEMES = {
     "database_url": ("postgres", "postgresql"),
@@ -66,7 +75,7 @@ def _own(name: str, **rules: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """The settings in the environment or an env file. Times without a unit are in seconds."""
+    """The settings in the environment or a file. Times without a unit are in seconds."""
 
     # Rust's engine takes as long to compile the patterns as the rest of the model.
     model_config = SettingsConfigDict(
@@ -103,6 +112,8 @@ class Settings(BaseSettings):
     )
     git_timeout: Annotated[int, _own("GIT_TIMEOUT", ge=1, le=2_592_000)] = 1800
     heartbeat_file: Annotated[Path | None, _own("HEARTBEAT_FILE")] = None
+    target: Annotated[str | None, _own("TARGET")] = None
+    protected: Annotated[bool, _own("PROTECTED")] = False
 
     @field_validator("database_url", "redis_url")
     @classmethod
@@ -138,10 +149,12 @@ class Settings(BaseSettings):
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""
         if self.database_url is None:
+            where = "in the environment, or pass Docora's own file with --env-file"
+            if self.target:
+                where = f"in the file of the target {self.target}: docora-ops targets"
             raise ConfigurationError(
                 "DATABASE_URL is not set",
-                hint="set it to postgres://USER:PASSWORD@HOST/DATABASE in the environment, "
-                "or pass Docora's own file with --env-file",
+                hint=f"set it to postgres://USER:PASSWORD@HOST/DATABASE {where}",
             )
         return self.database_url
 
@@ -179,44 +192,68 @@ class Settings(BaseSettings):
         return [min(delay, LONGEST_RETRY_DELAY) for delay in delays]
 
 
-def load_settings(env_file: Path | None = None) -> Settings:
-    """Reads the environment and, if given, an env file; the environment wins.
+def load_settings(env_file: Path | None = None, *, target: str | None = None) -> Settings:
+    """Reads the environment and, if given, an env file or the file of a target.
+
+    The environment wins over an env file. The file of a target wins over the environment, whose
+    URLs of servers are not read then.
 
     Raises ConfigurationError with the name of each unusable variable, never its value.
     """
-    values = _read(env_file) if env_file else {}
-    in_environment = {name.upper() for name, value in os.environ.items() if value}
+    environment = {name.upper(): value for name, value in os.environ.items()}
+    if target:
+        for name in _SERVERS:
+            environment |= {name: "", f"{name}_FILE": ""}
+        found = _with_files(environment, "the environment") | _read_target(target)
+    else:
+        what = f"env file {str(env_file)[:200]}"
+        found = _with_files(_read(env_file, what), what) if env_file else {}
+        found |= _with_files(environment, "the environment")
     names = [str(field.validation_alias or name) for name, field in Settings.model_fields.items()]
-    missing = [name for name in names if name.upper() not in in_environment]
-    from_file = {name: values[name.upper()] for name in missing if values.get(name.upper())}
+    values: dict[str, Any] = {name: found[name.upper()] for name in names if name.upper() in found}
+    # What is not given, pydantic would look for in the environment.
+    values |= {"DOCORA_OPS_TARGET": target, "database_url": found.get("DATABASE_URL")}
     try:
-        return Settings(**from_file)
+        return Settings(**values)
     except ValidationError as error:
         problems = "; ".join(
             f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors(include_input=False, include_context=False)
         )
+        where = f"the file of the target {target}" if target else "the env file"
         raise ConfigurationError(
-            f"unusable settings: {problems}", hint="correct the environment or the env file"
+            f"unusable settings: {problems}", hint=f"correct the environment or {where}"
         ) from None
 
 
-def _read(env_file: Path) -> dict[str, Any]:
+def _read_target(target: str) -> dict[str, str]:
+    """Reads the file of a target. Refuses one with a password that every user can read."""
+    file = target_file(target)
+    what = f"target file {file}"
+    values = _read(file, what)
+    has_password = values.get("ENCRYPTION_KEY") or any(map(_PASSWORD.search, values.values()))
+    if has_password and file.stat().st_mode & stat.S_IROTH:
+        raise ConfigurationError(
+            f"{what} has a password, and every user can read it",
+            hint=f"chmod o-r {quote(str(file))}; its group may read it",
+        )
+    found = _with_files(values, what)
+    if "REDIS_URL" not in found:  # Docora's default would be another Redis
+        raise ConfigurationError(
+            f"{what} has no REDIS_URL", hint="add it, even if it is Docora's default"
+        )
+    return found
+
+
+def _read(file: Path, what: str) -> dict[str, str]:
     """Reads the variables in an env file, which may be a pipe."""
-    try:
-        text = env_file.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigurationError(
-            f"env file {str(env_file)[:200]} can't be read: {reason}",
-            hint="name a readable file with --env-file or DOCORA_OPS_ENV_FILE",
-        ) from None
+    text = _text_of(file, what)
     # A default in place of the unreadable setting could make the command change other servers.
     rest = _ASSIGNMENT.sub(lambda each: "\n" * each[0].count("\n"), text)
     for number, line in enumerate(rest.split("\n"), 1):
         if not _UNASSIGNED.fullmatch(line):
             raise ConfigurationError(
-                f"env file {str(env_file)[:200]} can't be used: line {number} is not NAME=VALUE",
+                f"{what} can't be used: line {number} is not NAME=VALUE",
                 hint="correct the line, or remove it",
             )
     values = {}
@@ -227,3 +264,30 @@ def _read(env_file: Path) -> dict[str, Any]:
         quoted = re.fullmatch(r"(['\"`])(.*)\1", value, re.DOTALL)
         values[each["name"]] = quoted[2] if quoted else value
     return values
+
+
+def _with_files(values: Mapping[str, str], where: str) -> dict[str, str]:
+    """Returns the values that are not empty. That of NAME_FILE is read as that of NAME."""
+    found = {name: value for name, value in values.items() if value}
+    for name in READ_FROM_FILES:
+        if not (path := found.get(f"{name}_FILE")):
+            continue
+        if name in found:
+            raise ConfigurationError(
+                f"{where} has both {name} and {name}_FILE", hint="remove one of them"
+            )
+        what = f"{name}_FILE {path[:200]}"
+        found[name] = _text_of(Path(path), what).rstrip("\n")
+        if not found[name]:
+            raise ConfigurationError(f"{what} is empty", hint=f"write the {name} into it")
+    return found
+
+
+def _text_of(file: Path, what: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigurationError(
+            f"{what} can't be read: {reason}", hint="check its path, its owner and its mode"
+        ) from None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.reading import queue as queue
     from docora_ops.actions.reading import show as show
     from docora_ops.actions.report import read_report as read_report
+    from docora_ops.actions.targets import read_targets as read_targets
     from docora_ops.actions.verifying import Compared as Compared
     from docora_ops.actions.verifying import verify as verify
     from docora_ops.actions.workers import pause as pause
@@ -61,6 +62,7 @@ _MODULES = {
     "one_link": ("link_to_resync", "resync", "retry"),
     "reading": ("apps", "files", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
+    "targets": ("read_targets",),
     "verifying": ("Compared", "verify"),
     "workers": ("pause", "resume", "rq_workers"),
 }

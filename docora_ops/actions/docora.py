@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
+from docora_ops.audit import Change, describe_change
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.errors import ConfigurationError, PostgresError, UnclearBackendError
 from docora_ops.jobs import ADVICE, Advice, Backend, BackendChoice, BackendSource
 
@@ -72,16 +74,39 @@ class Docora:
         return client
 
     @property
+    def postgres_server(self) -> str:
+        """Names the target, Postgres and its database, without secrets."""
+        return f"{self._prefix}{self.database.place}"
+
+    @property
     def redis_server(self) -> str:
-        """Names Redis and its database, without secrets."""
+        """Names the target, Redis and its database, without secrets."""
         from docora_ops.queue.redis_client import describe
 
-        return f"Redis {describe(self.redis)}"
+        return f"{self._prefix}Redis {describe(self.redis)}"
 
     @property
     def servers(self) -> str:
-        """Names both servers and their databases, without secrets."""
-        return f"{self.database.place}, {self.redis_server}"
+        """Names the target, both servers and their databases, without secrets."""
+        from docora_ops.queue.redis_client import describe
+
+        return f"{self.postgres_server}, Redis {describe(self.redis)}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.settings.target}: " if self.settings.target else ""
+
+    def describe_change(
+        self,
+        command: str,
+        reason: str | None,
+        options: ChangeOptions = NO_OPTIONS,
+        /,
+        **selection: object,
+    ) -> Change:
+        """Describes a change by the current user for an audit entry, with the target."""
+        change = describe_change(command, reason, options, **selection)
+        return replace(change, target=self.settings.target)
 
     @cached_property
     def backend(self) -> BackendChoice:

@@ -203,7 +203,8 @@ def _check_settings(settings: Settings, unusable: list[ConfigurationError]) -> C
             settings.require_encryption_key()
         except ConfigurationError as error:
             return warning(name, f"{error.message}: no worker starts with it", error.hint)
-    return ok(name, f"queue {QUEUE_NAME}")
+    of_target = f"target {settings.target}, " if settings.target else ""
+    return ok(name, f"{of_target}queue {QUEUE_NAME}")
 
 
 def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) -> _Server:

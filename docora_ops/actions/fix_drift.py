@@ -12,7 +12,7 @@ from docora_ops.actions.find_drift import Finding, Suspects, find_drift, find_mi
 from docora_ops.actions.look import look_at_jobs, require_primary, require_servers_to_match
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.workers import count_workers
-from docora_ops.audit import Change, describe_change
+from docora_ops.audit import Change
 from docora_ops.bulk import BATCH_SIZE, StoppedBy
 from docora_ops.database import Database
 from docora_ops.database.link_rows import (
@@ -99,7 +99,9 @@ def repair(
         return
     yield RepairResult([each.drift for each in found])
     if found:
-        change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
+        change = docora.describe_change(
+            "repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs
+        )
         yield from repair_found(docora, found, change)
 
 

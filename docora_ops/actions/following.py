@@ -14,7 +14,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import invalid_job_id, look_at_jobs, named_failures
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.workers import count_workers
-from docora_ops.audit import Change, describe_change
+from docora_ops.audit import Change
 from docora_ops.bulk import BulkWait, JobCounts, KnownOperation, LinkWait, OperationState, WaitEnd
 from docora_ops.database.link_reports import count_by_app, read_results, read_unsynced
 from docora_ops.database.link_rows import read_link
@@ -448,7 +448,7 @@ def wait_for_operation(
         is_known = step.operation.results and not step.operation.results.unfinished
         found = following.result()
         if found.total and not (is_known or lost or following.watch.misses_redis):
-            keep_results(docora, operation_id, found, describe_change("wait", None))
+            keep_results(docora, operation_id, found, docora.describe_change("wait", None))
 
 
 def _look_at_operation(

@@ -5,7 +5,7 @@ from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions.docora import Docora
-from docora_ops.audit import HistoryEntry, describe_change
+from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.errors import UsageError
 from docora_ops.link_lists import Page, page_of
@@ -94,6 +94,6 @@ def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> b
     Returns False if it has been cancelled before. `reason`: for the audit entry. Raises
     NotFoundError, OperationFinishedError.
     """
-    change = describe_change("cancel", reason)
+    change = docora.describe_change("cancel", reason)
     entry = audit_entry(change, AuditEvent.DONE, operation_id=operation_id)
     return docora.store.cancel(operation_id, entry, cancelled_by=change.who)

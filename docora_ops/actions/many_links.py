@@ -13,7 +13,7 @@ from docora_ops.actions.find_drift import Suspects, find_misplaced
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.paced_run import PacedRun
 from docora_ops.actions.workers import require_rq, require_rq_for_front
-from docora_ops.audit import Change, describe_change
+from docora_ops.audit import Change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_by_status, read_results
@@ -62,7 +62,7 @@ def retry_all_failed(
         links = "link is" if failed == 1 else "links are"
         none = f"no link fits the options, yet {failed} {links} failed"
         docora.note(f"{docora.servers}: {none}.")
-    change = describe_change("retry-all-failed", reason, options, **recorded, limit=limit)
+    change = docora.describe_change("retry-all-failed", reason, options, **recorded, limit=limit)
     run = _run_of(docora, Action.RETRY, selection, change, options)
     yield from run.run()
 
@@ -89,7 +89,7 @@ def resync_all(
     which = LinkFilter(app_ids=[found.app_id])
     skip = docora.queue.is_docoras and not options.reset_circuit
     selection = select_links(docora.database, which, skip_open_circuits=skip)
-    change = describe_change("resync", reason, options, **asdict(found), all=True)
+    change = docora.describe_change("resync", reason, options, **asdict(found), all=True)
     run = _run_of(docora, Action.RESYNC, selection, change, options, _RESYNC_BATCH)
     run.deliveries = count_deliveries(docora.database, selection.refs)
     yield from run.run()
@@ -116,7 +116,7 @@ def schedule(
     for operation_id, links in selection.left_to_operations.items():
         left = f"{amount(links, 'due link')} left to operation {operation_id}"
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
-    change = describe_change("schedule", reason)
+    change = docora.describe_change("schedule", reason)
     run = _run_of(docora, Action.SCHEDULE, selection, change, ChangeOptions(dry_run=dry_run))
     for event in find_misplaced(docora.queue, selection.refs, delay=docora.settings.drift_grace):
         if isinstance(event, Suspects):

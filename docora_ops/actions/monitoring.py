@@ -35,7 +35,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
     """Returns the state of both servers as far as available, and errors of unusable servers."""
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
-    status = Status(postgres=database.target, redis=describe(client))
+    status = Status(database.target, describe(client), docora.settings.target)
     with _keeping_errors(errors):
         milliseconds = round(read_latency(database) * 1000)
         status = replace(status, postgres_latency_ms=milliseconds)
@@ -103,6 +103,8 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
             rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
             failed = [AppCount(*row) for row in rows]
     with _keeping_errors(errors):
+        # A cached property, as the next line's, holds up other threads in Python 3.11.
+        latency(docora.redis)
         queue = docora.queue_to_read
         overview = queue.overview(limit=1)
         backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
@@ -140,6 +142,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         freshness=freshness,
         last_pass_at=overview.last_pass_at if overview else None,
         scrape_seconds=round(time.monotonic() - start, 3),
+        target=docora.settings.target,
     )
     return metrics, errors
 

@@ -7,7 +7,6 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import invalid_job_id, job_state, require_servers_to_match
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.workers import count_workers, require_rq_for_front
-from docora_ops.audit import describe_change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database.link_rows import (
     Claiming,
@@ -111,7 +110,7 @@ def _change(
     workers = count_workers(docora, to_change=True)
     require_servers_to_match(database, queue)
     claim = _claim_of(docora, action, link, reset_circuit=options.reset_circuit)
-    audit = AuditEntries(describe_change(action, reason, options, **link.names), 1)
+    audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     execution = BatchExecution(
         database, queue, action, claim, audit, options, waits_for_circuits=True
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from docora_ops.actions.docora import Docora
-from docora_ops.audit import describe_change
 from docora_ops.errors import NeedsRqError, WrongBackendError
 from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, RqWorkers, Suspension
 from docora_ops.queue.backend import (
@@ -31,7 +30,7 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     workers = rq_workers(docora).workers
-    change = describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
+    change = docora.describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
     return RqWorkers(suspend_workers(docora.redis, seconds, change), workers)
 
 
@@ -43,7 +42,7 @@ def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
     require_rq(docora, "resume", docora.advice.to_resume)
     suspension = read_suspension(docora.redis, Backend.RQ)
     if suspension:
-        resume_workers(docora.redis, describe_change("resume", reason))
+        resume_workers(docora.redis, docora.describe_change("resume", reason))
     return suspension
 
 

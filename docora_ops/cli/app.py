@@ -28,6 +28,7 @@ from docora_ops.cli.retry import retry, retry_all_failed, schedule
 from docora_ops.cli.signals import interruptible, interruption
 from docora_ops.cli.status import metrics, queue, status
 from docora_ops.cli.streams import guard_streams
+from docora_ops.cli.targets import targets
 from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
@@ -71,6 +72,7 @@ for _command, _example in (
     (resume, "resume"),
     (history, "history --since 2h --no-schedule"),
     (report, "report --since 2h"),
+    (targets, "targets --check"),
     (worker, "worker"),
     (demo, "demo --keep"),
     (completion, "completion bash"),

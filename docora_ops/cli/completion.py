@@ -28,8 +28,8 @@ def completion(
     """Print the completion script for bash or zsh.
 
     Add `source <(docora-ops completion bash)` to ~/.bashrc (bash 4.4 or newer), or the same with
-    zsh to ~/.zshrc, after compinit. Completes names of apps and repositories from Postgres, as set
-    in the environment.
+    zsh to ~/.zshrc, after compinit. Completes names of targets, and of apps and repositories from
+    Postgres, as set in the environment.
     """
     script = files("docora_ops.cli").joinpath(f"completion.{shell}")
     sys.stdout.write(script.read_text(encoding="utf-8"))
@@ -55,14 +55,23 @@ def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
         return _offer(repositories_by_prefix(database, incomplete, _LIMIT, app_ids))
 
 
+def complete_target(incomplete: str) -> list[str]:
+    """Returns the targets whose name begins with the typed text."""
+    from docora_ops.targets import target_files
+
+    return [name for name in target_files() if name.startswith(incomplete)]
+
+
 def _database(typer_context: typer.Context) -> Database:
     """Connects with short timeouts: no statement outlives the completion for long."""
+    from docora_ops.cli.context import settings_source
     from docora_ops.database import Database
     from docora_ops.settings import load_settings
 
-    env_file = typer_context.params.get("env_file")
+    env_file, target = settings_source(typer_context.params)
     timeouts = ("connect_timeout", "statement_timeout", "lock_timeout")
-    settings = load_settings(env_file and env_file.expanduser())  # the shell has not expanded ~
+    # The shell has not expanded ~.
+    settings = load_settings(env_file and env_file.expanduser(), target=target)
     return Database(settings.model_copy(update=dict.fromkeys(timeouts, 1)))
 
 

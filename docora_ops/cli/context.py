@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -13,7 +14,7 @@ import typer
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
-from docora_ops.cli.streams import show_paged
+from docora_ops.cli.streams import Terminal, show_paged, terminal_to_ask
 from docora_ops.errors import DocoraOpsError, UsageError
 
 if TYPE_CHECKING:
@@ -37,16 +38,21 @@ class Context:
     timeout: int | None = None
     arguments: ClassVar[Sequence[str]] = ()
     """The command line after the program's name."""
+    target: ClassVar[str | None] = None
+    """The name of the target of the command."""
     document_has_begun: ClassVar[bool] = False
     """True once a document is on stdout, which may hold only one."""
 
     @cached_property
     def docora(self) -> Docora:
-        """The Docora of the environment and the env file. Raises ConfigurationError."""
+        """The Docora of the target, or of the environment and the env file.
+
+        Raises ConfigurationError.
+        """
         from docora_ops.actions.docora import Docora
         from docora_ops.settings import load_settings
 
-        return Docora(load_settings(self.env_file))
+        return Docora(load_settings(self.env_file, target=Context.target))
 
     def close(self) -> None:
         """Prints the last notices, and closes the connections."""
@@ -128,7 +134,7 @@ class Context:
 
         self.tell()
         with finishing_first():
-            for piece in encode(document_of(data, Context.arguments, error)):
+            for piece in encode(document_of(data, Context.arguments, error, Context.target)):
                 Context.document_has_begun = True
                 sys.stdout.write(piece)
             sys.stdout.write("\n")
@@ -214,9 +220,52 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     if wait and given.get("dry_run"):
         raise UsageError("--wait and --dry-run can't be combined", hint="remove one of them")
     wait |= is_paced and not given.get("dry_run")
-    context = Context(given.get("env_file"), given.get("as_json", False), wait, timeout)
+    env_file, Context.target = settings_source(given)
+    context = Context(env_file, given.get("as_json", False), wait, timeout)
     typer_context.call_on_close(context.close)
     return context
+
+
+def settings_source(given: Mapping[str, Any]) -> tuple[Path | None, str | None]:
+    """Returns the env file or the target of a command. An option wins over both variables.
+
+    given: the options. Raises UsageError for an env file and a target.
+    """
+    file, target, names = given.get("env_file"), given.get("target"), "--env-file and --target"
+    if file is None and target is None:
+        names = "DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET"
+        file, target = (os.environ.get(name) or None for name in names.split(" and "))
+    if file is not None and target is not None:
+        raise UsageError(f"{names} can't be combined", hint="remove one of them")
+    return Path(file) if file else None, target
+
+
+def confirmation(typer_context: typer.Context, context: Context) -> Terminal | None:
+    """Returns the terminal to ask for confirmation, None if the command is not to ask.
+
+    A protected target needs its name, typed there or with `--confirm`. Raises UsageError.
+    """
+    given, target = typer_context.params, Context.target
+    if given["confirm"] not in {None, target}:
+        chosen = f"the target is {target}" if target else "there is no target"
+        raise UsageError(f"--confirm {given['confirm']}: {chosen}", hint="see docora-ops targets")
+    if given["confirm"] or given.get("dry_run"):
+        return None
+    if not context.docora.settings.protected:
+        return None if given["yes"] else terminal_to_ask()
+    if target is None:
+        raise UsageError(
+            "DOCORA_OPS_PROTECTED is set, but there is no target whose name could be typed",
+            hint="make the env file a target: docora-ops help targets",
+        )
+    terminal = None if given["yes"] else terminal_to_ask()
+    if terminal is None:
+        missing = "needs more than --yes" if given["yes"] else "has no terminal to ask at"
+        raise UsageError(
+            f"the target {target} is protected, and the command {missing}",
+            hint=f"add --confirm {target}",
+        )
+    return replace(terminal, name=target)
 
 
 def change_options(typer_context: typer.Context) -> ChangeOptions:

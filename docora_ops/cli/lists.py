@@ -52,6 +52,7 @@ def links(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """List links and the state of their jobs.
@@ -83,6 +84,7 @@ def failed(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """List failed links and the state of their jobs.
@@ -107,7 +109,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     if group := given["group_by"]:
         groups = reading.link_groups(docora, group, choice, **pages)
         columns = group_columns(group, of_failed=statuses == [LinkStatus.FAILED])
-        context.show_page(groups, columns, docora.database.place, "group")
+        context.show_page(groups, columns, docora.postgres_server, "group")
         return ExitCode.OK
     found, lost = reading.links(docora, choice, sort=given["sort"], **pages)
     columns = FAILED if statuses == [LinkStatus.FAILED] else LINKS
@@ -122,6 +124,7 @@ def apps(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """List apps, most failed links first.
@@ -134,7 +137,7 @@ def apps(
     from docora_ops.render.link_view import APPS
 
     found = apps(context.docora, page=page, limit=limit)
-    context.show_page(found, APPS, context.docora.database.place, "app")
+    context.show_page(found, APPS, context.docora.postgres_server, "app")
 
 
 def show(
@@ -155,6 +158,7 @@ def show(
         int | None, typer.Option(metavar="N", min=1, max=10**9, help="Page of files to show.")
     ] = None,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Show everything about one link.
@@ -171,7 +175,7 @@ def show(
 
     if files:
         found = read_files(context.docora, app, repo, page=page or 1, limit=limit or 50)
-        context.show_page(found, FILES, context.docora.database.place, "delivered file")
+        context.show_page(found, FILES, context.docora.postgres_server, "delivered file")
         return
     details = show(context.docora, app, repo)
     context.show(details, [link_screen(details)])

@@ -20,6 +20,7 @@ def operations(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """List the bulk operations of the last hour.
@@ -43,6 +44,7 @@ def progress(
         bool, typer.Option("--follow", "-f", help="Show a bar until the operation ends.")
     ] = False,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Show the progress of a bulk operation.
@@ -72,6 +74,7 @@ def cancel(
     operation_id: options.OperationId,
     reason: options.Reason = None,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Stop a bulk operation after its current batches.
@@ -106,6 +109,7 @@ def history(
         bool, typer.Option("--no-schedule", help="Exclude the passes of schedule.")
     ] = False,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Show who changed what, when and why, latest first.

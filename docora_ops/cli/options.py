@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from docora_ops.bulk import MaxFailures
-from docora_ops.cli.completion import complete_app, complete_repo
+from docora_ops.cli.completion import complete_app, complete_repo, complete_target
 from docora_ops.links import LinkStatus
 
 _AGE = re.compile("([0-9]{1,9})([smhd])")
@@ -178,6 +178,10 @@ Timeout = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation prompt.")]
+Confirm = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Confirm a change of the protected target NAME."),
+]
 Reason = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="The reason, for the audit entry."),
@@ -206,10 +210,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 EnvFile = Annotated[
     Path | None,
     typer.Option(
-        "--env-file",
-        metavar="PATH",
-        envvar="DOCORA_OPS_ENV_FILE",
-        show_envvar=False,
-        help="Settings file; the environment takes precedence.",
+        "--env-file", metavar="PATH", help="Settings file; the environment takes precedence."
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="Use the settings of this target (see targets).",
+        autocompletion=complete_target,
     ),
 ]

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
-from docora_ops.cli.streams import terminal_to_ask
+from docora_ops.cli.context import confirmation, context_of
 from docora_ops.jobs import QUEUE_NAME
 
 _DURATION = re.compile("([0-9]{1,9})([smh]?)")
@@ -39,7 +38,9 @@ def pause(
     ] = None,
     reason: options.Reason = None,
     yes: options.Yes = False,
+    confirm: options.Confirm = None,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Suspend all RQ workers of this Redis until `resume`.
@@ -48,7 +49,7 @@ def pause(
     already waiting for a job may take one more.
     """
     context = context_of(typer_context)
-    terminal = None if yes else terminal_to_ask()
+    terminal = confirmation(typer_context, context)
     from docora_ops.actions.workers import pause, rq_workers
     from docora_ops.text import amount, duration, moment
 
@@ -82,6 +83,7 @@ def resume(
     typer_context: typer.Context,
     reason: options.Reason = None,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Let the RQ workers of this Redis take jobs again.

@@ -6,10 +6,9 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
+from docora_ops.cli.context import confirmation, context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.signals import interrupted_code, until_interrupted
-from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import ServerError
 from docora_ops.text import amount
 
@@ -38,6 +37,7 @@ def doctor(
         ),
     ] = False,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Check settings, servers, queue and links.
@@ -83,7 +83,9 @@ def repair(
     ] = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
+    confirm: options.Confirm = None,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Repair the drift that doctor finds.
@@ -94,7 +96,7 @@ def repair(
     together. If the command is killed, run it again to finish the rest.
     """
     context = context_of(typer_context)
-    terminal = None if yes or dry_run else terminal_to_ask()
+    terminal = confirmation(typer_context, context)
     from docora_ops.actions.fix_drift import repair
     from docora_ops.drift import RepairOutcome, RepairResult
     from docora_ops.render import drift_view

@@ -20,6 +20,7 @@ def report(
         bool, typer.Option("--verify", help="Also compare what was delivered, as verify does.")
     ] = False,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Print a report of an incident in Markdown.

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.context import change_options, context_of
+from docora_ops.cli.context import change_options, confirmation, context_of
 from docora_ops.cli.retry import show_change
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import UsageError
@@ -40,7 +40,9 @@ def resync(
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
+    confirm: options.Confirm = None,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Send an app all files of a repository again.
@@ -61,7 +63,12 @@ def resync(
         raise UsageError("--in-flight needs --all", hint="remove --in-flight")
     if path is not None and repo is None:
         raise UsageError("--path needs REPO", hint="name one repository, or remove --path")
-    terminal = None if yes or dry_run else terminal_to_ask()
+    if confirm is not None and repo is not None:
+        raise UsageError("--confirm needs --all", hint="remove --confirm")
+    if all_links:
+        terminal = confirmation(typer_context, context)
+    else:
+        terminal = None if yes or dry_run else terminal_to_ask()
     from docora_ops.actions.many_links import resync_all
     from docora_ops.actions.one_link import link_to_resync, resync
     from docora_ops.cli.bulk_command import reset_in_words, run_bulk
@@ -81,7 +88,7 @@ def resync(
             )
         result = resync(docora, app, repo, chosen, reason=reason)
         return show_change(context, result, front=front)
-    if not (yes or dry_run or terminal):
+    if not (yes or confirm or dry_run or terminal):
         raise UsageError(
             "resync --all sends the app all files again, and there is no terminal to confirm that",
             hint="add --yes to skip the confirmation",

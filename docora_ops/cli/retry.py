@@ -6,9 +6,8 @@ import typer
 
 from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
-from docora_ops.cli.context import Context, change_options, context_of, link_choice
+from docora_ops.cli.context import Context, change_options, confirmation, context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.cli.wait import wait_for_link
 from docora_ops.links import LinkResult, Outcome
 
@@ -24,6 +23,7 @@ def retry(
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Retry one failed link.
@@ -82,8 +82,10 @@ def retry_all_failed(
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
+    confirm: options.Confirm = None,
     reason: options.Reason = None,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Retry all failed links as one bulk operation.
@@ -91,7 +93,7 @@ def retry_all_failed(
     Queues links round-robin across apps. If it is killed, rerun it to finish.
     """
     context = context_of(typer_context)
-    terminal = None if yes or dry_run else terminal_to_ask()
+    terminal = confirmation(typer_context, context)
     from docora_ops.actions.many_links import retry_all_failed
     from docora_ops.cli.bulk_command import run_bulk
 
@@ -112,6 +114,7 @@ def schedule(
     reason: options.Reason = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Queue everything that is due, once.

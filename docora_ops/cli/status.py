@@ -14,6 +14,7 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 def status(
     typer_context: typer.Context,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Show links, queue and workers on one screen.
@@ -48,6 +49,7 @@ def queue(
         int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N jobs.")
     ] = 20,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Show the queue, its workers and the first jobs.
@@ -68,6 +70,7 @@ def metrics(
         bool, typer.Option("--by-app", help="Include the number of failed links of each app.")
     ] = False,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Print metrics in the Prometheus text format.

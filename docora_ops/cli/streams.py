@@ -96,13 +96,17 @@ class Terminal:
 
     _reader: int
     _writer: int
+    name: str | None = None
+    """Of a protected target: must be typed in place of yes. A question begins with it."""
 
     def ask(self, question: str, *above: object) -> None:
         """Prints `above` and the question, as inert text, and reads the answer.
 
-        Raises CommandInterruptedError unless the answer is yes, and HungUpError if the terminal is
-        closed in the meantime.
+        Raises CommandInterruptedError unless the answer is yes, or the name of the protected
+        target, and HungUpError if the terminal is closed in the meantime.
         """
+        from rich.text import Text
+
         from docora_ops.render.console import make_console
         from docora_ops.text import inert
 
@@ -118,8 +122,12 @@ class Terminal:
                 console = make_console(writer)
                 for renderable in above:
                     console.print(renderable)
-                console.print(inert(question), end="")
-                console.print(" [y/N] ", end="", soft_wrap=True)
+                text, answers = Text(inert(question)), "[y/N]"
+                if self.name:
+                    text.stylize("bold white on red", 0, len(self.name))
+                    answers = f"Type {self.name} to confirm:"
+                console.print(text, end="")
+                console.print(f" {answers} ", end="", soft_wrap=True)
                 try:
                     answer = reader.readline()  # bytes: it may be in any encoding
                 finally:
@@ -129,7 +137,8 @@ class Terminal:
         if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             # The end of the input came before the signal.
             raise HungUpError("hung up (SIGHUP)")
-        if answer.strip().lower() not in {b"y", b"yes"}:
+        typed = answer.strip()
+        if typed != self.name.encode() if self.name else typed.lower() not in {b"y", b"yes"}:
             raise CommandInterruptedError("nothing was changed")
 
 

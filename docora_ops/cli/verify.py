@@ -22,6 +22,7 @@ def verify(
         bool, typer.Option("--strict", help="Exit with code 6 also if a link is uncertain.")
     ] = False,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Compare what was delivered with the stored commits.

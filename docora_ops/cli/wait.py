@@ -43,6 +43,7 @@ def wait(
     repo: options.OptionalRepo = None,
     timeout: options.Timeout = None,
     as_json: options.Json = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Wait for the snapshots of a link or of a bulk operation.

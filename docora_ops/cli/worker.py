@@ -51,6 +51,7 @@ def worker(
             help="Start nothing: exit with 0 if the worker of this machine is alive, else with 6.",
         ),
     ] = False,
+    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Run snapshot jobs with RQ.
@@ -142,9 +143,8 @@ def _require_rq_alone(context: Context) -> None:
 def _check(context: Context) -> ExitCode:
     """Says whether the worker of this machine is alive, without a connection to any server."""
     from docora_ops.heartbeat import heartbeat_path, read_heartbeat
-    from docora_ops.settings import load_settings
 
-    path = heartbeat_path(load_settings(context.env_file))
+    path = heartbeat_path(context.docora.settings)
     heartbeat = read_heartbeat(path)
     if heartbeat is None:
         context.say(f"Error: no worker is running: there is no heartbeat file {path}")

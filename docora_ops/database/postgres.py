@@ -162,8 +162,11 @@ class Database:
         # Shorter than the statement timeout, whose error does not mention the lock.
         self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
         self._reply_timeout = settings.statement_timeout + REPLY_GRACE
+        # Of libpq's own variables and services, none may lead a target elsewhere.
+        places = {"host": "", "hostaddr": "", "port": "", "dbname": name, "options": ""}
         self._parameters: dict[str, Any] = (
-            {
+            (places if settings.target else {})
+            | {
                 "connect_timeout": settings.connect_timeout,
                 "application_name": "docora-ops",
                 "sslpassword": " ",  # without one, libpq asks the terminal for that of the key

@@ -160,8 +160,9 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
 
 def _clean_environment() -> None:
     """Removes variables that may lead elsewhere: Docora's, ours, and of libpq, git and proxies."""
-    names = (str(field.validation_alias or name) for name, field in Settings.model_fields.items())
-    lead_elsewhere = "|".join(("DOCORA_OPS_.*", "PG.*", "GIT_.*", ".*_PROXY", *names))
+    fields = Settings.model_fields.items()
+    names = "|".join(str(field.validation_alias or name) for name, field in fields)
+    lead_elsewhere = f"DOCORA_OPS_.*|PG.*|GIT_.*|.*_PROXY|({names})(_FILE)?"
     for name in list(os.environ):
         if re.fullmatch(lead_elsewhere, name, re.IGNORECASE):
             del os.environ[name]

@@ -50,6 +50,7 @@ def audit_entry(
     fields = {
         "event": event,
         "who": change.who,
+        "target": change.target or "",
         "command": change.command,
         "selection": json.dumps(change.selection),
         "reason": change.reason or "",
@@ -123,6 +124,7 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
         stopped_by=reason_of(texts.get("stopped_by")),
         cancelled_by=texts.get("cancelled_by") or None,
         results=None,
+        target=texts.get("target") or None,
     )
 
 

@@ -28,12 +28,14 @@ class Pagination:
 class Document(Generic[Data]):
     """What a command prints with `--json`. Of these fields, those without a value are left out.
 
-    `data`: the result, also what was done before an error. `pagination`: of a list. `error`, `code`
-    and `hint`: the error that has ended the command. The fields behind `hint` say more about it.
+    `target`: the name of the target. `data`: the result, also what was done before an error.
+    `pagination`: of a list. `error`, `code` and `hint`: the error that has ended the command. The
+    fields behind `hint` say more about it.
     """
 
     printed_at: datetime
     command: str
+    target: str | None = None
     error: str | None = None
     code: str | None = None
     hint: str | None = None
@@ -49,7 +51,10 @@ class Document(Generic[Data]):
 
 
 def document_of(
-    data: object, arguments: Sequence[str], error: DocoraOpsError | None = None
+    data: object,
+    arguments: Sequence[str],
+    error: DocoraOpsError | None = None,
+    target: str | None = None,
 ) -> Document[object]:
     """Returns the document of a command that was typed with these arguments, without secrets.
 
@@ -64,7 +69,8 @@ def document_of(
         told = {"error": _valid(error.message), "code": error.code, **error.details}
         told["hint"] = _valid(error.hint) if error.hint else None
     command = _valid(mask(shlex.join(["docora-ops", *arguments])))
-    return Document(datetime.now(UTC), command, data=data, pagination=pagination, **told)
+    now = datetime.now(UTC)
+    return Document(now, command, target, data=data, pagination=pagination, **told)
 
 
 def _valid(text: str) -> str:
@@ -117,5 +123,6 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "resume": queue_view.ResumeData,
         "history": list[audit.HistoryEntry],
         "report": report.Report,
+        "targets": list[overview.TargetState],
     }.get(command)
     return data and TypeAdapter(Document[data]).json_schema(mode="serialization")

@@ -1,4 +1,4 @@
-"""`status`, the first screen, and `metrics`, in the text format of Prometheus."""
+"""`status`, the first screen, `targets`, and `metrics`, in the text format of Prometheus."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -10,9 +10,9 @@ from docora_ops.diagnosis import CheckState
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, silence_of
 from docora_ops.links import LinkStatus
-from docora_ops.overview import SLOW_MS, Freshness, Metrics, Status
+from docora_ops.overview import SLOW_MS, Freshness, Metrics, Status, TargetState
 from docora_ops.render.bulk_view import ago
-from docora_ops.render.columns import cell, words
+from docora_ops.render.columns import Column, cell, words
 from docora_ops.render.link_view import NO_ERROR
 from docora_ops.text import amount, duration, good_until, inert, moment
 
@@ -24,6 +24,8 @@ def status_rows(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
 
     `errors`: those of the servers that are down.
     """
+    if status.target:
+        yield "Target", cell(status.target)
     postgres = f"{status.postgres} (schema {status.schema})" if status.schema else status.postgres
     for name, kind, where, latency in (
         ("Postgres", PostgresError, postgres, status.postgres_latency_ms),
@@ -179,6 +181,32 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
         yield "", _heading("  to go on", advice.to_resume, "yellow")
 
 
+# `targets`.
+
+
+def target_columns(*, check: bool) -> Sequence[Column[TargetState]]:
+    """Returns the columns of the targets. `check`: with those of their states."""
+
+    def red(count: int | None) -> str:
+        return "bold red" if count else ""
+
+    state: tuple[Column[TargetState], ...] = (
+        Column("Failed", lambda it: it.failed_links, lambda it: red(it.failed_links), True),
+        Column("Overdue", lambda it: it.overdue_links, lambda it: red(it.overdue_links), True),
+        Column("Workers", lambda it: it.worker_count, is_number=True),
+    )
+    columns: tuple[Column[TargetState], ...] = (
+        Column("Target", lambda it: it.target),
+        *(state if check else ()),
+        Column("Problem", lambda it: it.problem, lambda _: "bold red", folds=True),
+        Column("Postgres", lambda it: it.postgres, left_out=3 * check),
+        Column("Redis", lambda it: it.redis, left_out=3 * check),
+        Column("Protected", lambda it: "yes" if it.protected else "", left_out=2 * check),
+        Column("File", lambda it: it.file, left_out=1 * check),
+    )
+    return columns
+
+
 # `metrics`.
 
 _HELP = {
@@ -213,6 +241,8 @@ def prometheus_text(found: Metrics) -> str:
 
     def add(name: str, values: Mapping[Any, float], **labels: str) -> None:
         """Adds the values by their last label, whose name has no value in `labels`."""
+        if found.target:
+            labels = {"target": found.target, **labels}
         gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)
         for each, value in values.items():
             of_labels = [label or each for label in labels.values()]

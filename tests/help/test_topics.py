@@ -13,7 +13,7 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.diagnosis import CheckName
 from docora_ops.drift import DriftKind
 from docora_ops.jobs import JobState
-from docora_ops.settings import Settings
+from docora_ops.settings import READ_FROM_FILES, Settings
 from tests.help.documents import ALL, README, ROOT, TOPICS, command_lines, group, read, topic
 from tests.support.docora import Docora
 
@@ -41,8 +41,12 @@ def test_every_setting_has_its_row_with_its_default() -> None:
         default = field.default
         if isinstance(default, SecretStr):
             default = default.get_secret_value()
+        if default is False:
+            default = "no"
         variable = str(field.validation_alias or name.upper())
         expected[variable] = NO_DEFAULT if default is None else str(default)
+        if variable in READ_FROM_FILES:
+            expected[f"{variable}_FILE"] = NO_DEFAULT
     assert {name: default.strip("`") for name, default in rows.items()} == expected
 
 

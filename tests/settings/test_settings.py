@@ -22,7 +22,9 @@ KEY = "0123456789abcdef" * 4
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of our variables is set."""
     for name, setting in Settings.model_fields.items():
-        monkeypatch.delenv(str(setting.validation_alias or name).upper(), raising=False)
+        variable = str(setting.validation_alias or name).upper()
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(f"{variable}_FILE", raising=False)
 
 
 def write(path: Path, **settings: str) -> str:

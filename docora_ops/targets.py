@@ -1,0 +1,46 @@
+"""Targets: each names one Docora by a file with its settings."""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from docora_ops.errors import ConfigurationError
+
+SYSTEM_FOLDER = Path("/etc/docora-ops/targets")
+_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def own_folder() -> Path:
+    """Returns the user's folder of target files, which wins over that of the system."""
+    config = os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", "/"), ".config")
+    return Path(config, "docora-ops", "targets")
+
+
+def target_files() -> dict[str, Path]:
+    """Returns the file of each target by name, sorted."""
+    found: dict[str, Path] = {}
+    for folder in (SYSTEM_FOLDER, own_folder()):
+        with suppress(OSError):  # most often there is none
+            found |= {
+                each.stem: each for each in folder.glob("*.env") if _NAME.fullmatch(each.stem)
+            }
+    return dict(sorted(found.items()))
+
+
+def target_file(name: str) -> Path:
+    """Returns the file of the target. Raises ConfigurationError."""
+    files = target_files()
+    if name in files:
+        return files[name]
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name[:100]!r} can't be the name of a target",
+            hint="use letters, digits, . _ and -, such as prod for the file prod.env",
+        )
+    from difflib import get_close_matches  # seldom needed, and slow to import
+
+    hint = f"the targets are {', '.join(files)}" if files else f"put {name}.env into {own_folder()}"
+    if near := get_close_matches(name, files, 1):
+        hint = f"did you mean {near[0]}? {hint[0].upper()}{hint[1:]}"
+    raise ConfigurationError(f"there is no target {name!r}", hint=hint)

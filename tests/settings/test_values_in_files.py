@@ -1,0 +1,59 @@
+"""`DATABASE_URL_FILE` and the like: values in files, as Docker and Kubernetes mount secrets."""
+
+from pathlib import Path
+
+import pytest
+
+from docora_ops.errors import ConfigurationError
+from docora_ops.settings import load_settings
+from tests.support.docora import Docora
+
+SECRET = "s3cr3t"
+
+
+def test_a_value_is_read_from_its_file_wherever_that_is_named(
+    docora: Docora, tmp_path: Path
+) -> None:
+    for name, url in (("postgres", docora.database_url), ("redis", docora.redis_url)):
+        (tmp_path / name).write_text(f"{url}\r\n\n", newline="")
+    env_file = tmp_path / "docora.env"
+    env_file.write_text(f"DATABASE_URL=postgres://nowhere/x\nREDIS_URL_FILE={tmp_path}/redis\n")
+    env = {"DATABASE_URL": None, "REDIS_URL": None, "DATABASE_URL_FILE": f"{tmp_path}/postgres"}
+    result = docora.run("status", "--env-file", str(env_file), env=env)
+    assert result.code == 0, result
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY"])
+def test_a_file_that_gives_no_value_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "secret"
+    monkeypatch.setenv(f"{name}_FILE", str(file))
+    for content, said in (
+        (None, f"{name}_FILE {file} can't be read"),
+        (b"\xff" + SECRET.encode(), f"{name}_FILE {file} can't be read"),
+        (b"\n", f"{name}_FILE {file} is empty"),
+    ):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(ConfigurationError, match=said) as error:
+            load_settings()
+        assert SECRET not in str(error.value)
+
+
+def test_both_variables_in_one_place_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key, file = "ab" * 32, tmp_path / "key"
+    file.write_text(key)
+    monkeypatch.setenv("ENCRYPTION_KEY_FILE", str(file))
+    env_file = tmp_path / "docora.env"
+    env_file.write_text("ENCRYPTION_KEY=0\n")
+    assert load_settings(env_file).require_encryption_key() == bytes.fromhex(key)
+    env_file.write_text(f"ENCRYPTION_KEY=0\nENCRYPTION_KEY_FILE={file}\n")
+    with pytest.raises(ConfigurationError, match=f"{env_file} has both"):
+        load_settings(env_file)
+    monkeypatch.setenv("encryption_key", key)
+    with pytest.raises(ConfigurationError, match="the environment has both"):
+        load_settings()

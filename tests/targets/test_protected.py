@@ -1,0 +1,87 @@
+"""A protected target: a mass change needs its name, typed or given."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.support.docora import Docora
+from tests.support.read_only import frozen
+from tests.support.terminal import on_terminal
+from tests.targets.conftest import Write
+
+Env = Mapping[str, str | None]
+APP = f"app_{1:024x}"
+MASS_CHANGES = (["retry-all-failed"], ["resync", APP, "--all"], ["repair"], ["pause"])
+STYLED = "\x1b[1;37;41mprod\x1b[0m: "
+
+
+@pytest.fixture(autouse=True)
+def links(docora: Docora) -> None:
+    docora.add_links(3)
+
+
+def test_neither_yes_nor_silence_confirms_a_mass_change(docora: Docora, env: Env) -> None:
+    unprotected = {**env, "DOCORA_OPS_PROTECTED": "no"}
+    with frozen(docora):
+        for words in MASS_CHANGES:
+            for options, said in (
+                (["--yes"], "needs more than --yes"),
+                ([], "has no terminal to ask at"),
+                (["--yes", "--confirm", "trial"], "--confirm trial: the target is prod"),
+            ):
+                arguments = [*words, *options, "--target", "prod"]
+                result = docora.run(*arguments, env=unprotected)
+                assert (result.code, said in result.stderr) == (2, True), (arguments, result)
+    no_target = docora.run("retry-all-failed", "--confirm", "prod")
+    assert (no_target.code, "there is no target" in no_target.stderr) == (2, True)
+
+
+def test_the_name_confirms_it(docora: Docora, env: Env) -> None:
+    for words in MASS_CHANGES:
+        result = docora.run(*words, "--confirm", "prod", "--target", "prod", env=env)
+        assert result.code == 0, result
+    assert docora.redis.exists("rq:suspended")
+    assert len(docora.waiting()) == 3
+
+
+@pytest.mark.parametrize("words", MASS_CHANGES, ids=lambda words: words[0])
+def test_the_name_is_typed_in_place_of_yes(docora: Docora, env: Env, words: list[str]) -> None:
+    docora.connection.execute(
+        "UPDATE app_repositories SET status = 'scanning', retry_count = 0 WHERE repository_id = %s",
+        (f"repo_{1:024x}",),
+    )
+    docora.age_links()
+    env = {**env, "DOCORA_OPS_DRIFT_GRACE": "0"}
+    arguments = [*words, "--target", "prod"]
+    with frozen(docora):
+        for answer in (b"y\n", b"PROD\n"):
+            code, shown = on_terminal(docora, arguments, answer=answer, env=env)
+            assert (code, "Type prod to confirm: " in shown) == (130, True), shown
+            assert STYLED in shown
+    code, shown = on_terminal(docora, arguments, answer=b"prod\n", env={**env, "NO_COLOR": "1"})
+    assert (code, STYLED in shown) == (0, False), shown
+    assert docora.audit_entries()[0]["command"] == words[0]
+
+
+def test_what_is_no_mass_change_needs_no_name(docora: Docora, env: Env) -> None:
+    [link, *_] = docora.links()
+    for words in (
+        ["retry-all-failed", "--dry-run"],
+        ["retry", *link.ids],
+        ["resync", *link.ids, "--yes"],
+        ["schedule"],
+        ["resume"],
+    ):
+        result = docora.run(*words, "--target", "prod", env=env)
+        assert result.code == 0, result
+
+
+def test_protected_settings_without_a_name_refuse_mass_changes_only(
+    docora: Docora, env: Env, write: Write
+) -> None:
+    """As in Docora's own file, which a target may link to."""
+    file = write("prod")
+    file.write_text(f"DOCORA_OPS_PROTECTED=yes\nREDIS_URL={docora.redis_url}\n")
+    refused = docora.run("pause", "--yes", "--env-file", str(file), env=env)
+    assert (refused.code, "there is no target" in refused.stderr) == (2, True)
+    assert docora.run("resume", "--env-file", str(file), env=env).code == 0
