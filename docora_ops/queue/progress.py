@@ -60,7 +60,7 @@ _OUR_FIELDS = (
 )
 # Further fields of its record; the last two are compressed.
 _RECORD_FIELDS = ("started_at", "reason", "failures", "failed_links")
-_LONGEST_ERROR = 1_000  # characters
+_LONGEST_ERROR = 1_000  # characters, also of a message
 _LARGEST_FIELD = 16 * 2**20  # bytes: others may have written any
 
 
@@ -165,7 +165,8 @@ class ProgressStore:
 
     def write_messages(self, operation_id: str, messages: Sequence[str]) -> None:
         """Keeps the last messages of the command that runs the operation."""
-        fields: dict[Any, Any] = {"messages": json.dumps(messages[-MESSAGES_KEPT:])}
+        kept = [each[:_LONGEST_ERROR] for each in messages[-MESSAGES_KEPT:]]
+        fields: dict[Any, Any] = {"messages": json.dumps(kept)}
         self._add(operation_id, fields, fields)
 
     def _add(
