@@ -14,10 +14,11 @@ from tests.support.terminal import TerminalSession
 
 
 class Workers:
-    """Between two looks of a run, end all jobs: as many fail as planned, all others are synced."""
+    """Between two looks of a run, end jobs: as many fail as planned, the others are synced."""
 
-    def __init__(self, docora: Docora, failures: Sequence[int]) -> None:
+    def __init__(self, docora: Docora, failures: Sequence[int] = (), at_once: int = 99) -> None:
         self.docora = docora
+        self.at_once = at_once
         self.failures = iter(failures)
         self.rounds: list[int] = []
         """How many links were in flight each time."""
@@ -28,25 +29,26 @@ class Workers:
             return
         self.rounds.append(len(job_ids))
         failed = job_ids[: next(self.failures, 0)]
-        for job_id in job_ids:
+        for job_id in job_ids[: self.at_once]:
+            self.docora.redis.lpop(self.docora.queue.key)
+            self.docora.redis.delete(f"rq:job:{job_id}")
             self.docora.connection.execute(
                 "UPDATE app_repositories SET status = %s, last_error = 'HTTP 503'"
                 " WHERE app_id || '-' || repository_id = %s",
                 ("failed" if job_id in failed else "synced", job_id),
             )
-        self.docora.redis.delete(self.docora.queue.key, *(f"rq:job:{each}" for each in job_ids))
 
 
 def rounds_of(
-    docora: Docora,
-    monkeypatch: pytest.MonkeyPatch,
-    options: ChangeOptions,
-    failures: Sequence[int] = (),
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, options: ChangeOptions
 ) -> tuple[list[int], list[BulkStep]]:
-    workers = Workers(docora, failures)
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=workers.sleep)
     monkeypatch.setattr(following, "time", clock)
-    steps = list(retry_all_failed(docora.actions().docora, LinkChoice(), options))
+    monkeypatch.setattr(
+        following, "_TICK", 60
+    )  # one sleep between two looks, on a slow machine, too
+    docora = workers.docora.actions().docora
+    steps = list(retry_all_failed(docora, LinkChoice(), options))
     return workers.rounds, steps
 
 
@@ -74,7 +76,7 @@ def test_the_limit_follows_the_results(
 ) -> None:
     docora.add_links(40)
     options = ChangeOptions(in_flight=in_flight, no_slow_start=no_slow_start)
-    rounds, steps = rounds_of(docora, monkeypatch, options, failures)
+    rounds, steps = rounds_of(Workers(docora, failures), monkeypatch, options)
     assert rounds == expected
     assert docora.statuses().get("failed", 0) == sum(failures)
     limits = [step.limit for step in steps if step.limit]
@@ -83,12 +85,21 @@ def test_the_limit_follows_the_results(
     assert ("no_slow_start" in entry) == no_slow_start
 
 
+def test_the_limit_waits_for_as_many_clean_results(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.add_links(12)
+    workers = Workers(docora, at_once=1)
+    rounds, _ = rounds_of(workers, monkeypatch, ChangeOptions(in_flight=12))
+    assert rounds == [2, 2, 4, 4, 4, 4, 6, 5, 4, 3, 2, 1]
+
+
 def test_max_failures_counts_all_results_whatever_the_limit(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docora.add_links(40)
     options = ChangeOptions(in_flight=12, max_failures=MaxFailures(2))
-    rounds, steps = rounds_of(docora, monkeypatch, options, [0, 2, 1])
+    rounds, steps = rounds_of(Workers(docora, [0, 2, 1]), monkeypatch, options)
     assert rounds == [2, 4, 1]
     assert steps[-1].result.stopped_by is StoppedBy.MAX_FAILURES
     assert (steps[-1].result.completed, docora.statuses()["failed"]) == (7, 33 + 3)
@@ -101,7 +112,7 @@ def test_the_progress_shows_the_present_limit(docora: Docora) -> None:
     environment = docora.environment(TERM="xterm", DOCORA_OPS_DRIFT_GRACE="60")
     with TerminalSession(command, environment) as session:
         session.read_until(re.compile(rb"2 of 2 in flight .*, 7 not queued yet"))
-        Workers(docora, []).sleep(0)
+        Workers(docora).sleep(0)
         session.read_until(re.compile(rb"2 in sync, 3 of 3 in flight"))
         session.type(b"\x03")
         assert session.end()[0] == 130
