@@ -73,6 +73,7 @@ class KnownOperation(Progress):
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
+    messages: Sequence[str]  # the last ones of a detached run, each with its moment
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class ChangeOptions:
     dry_run: bool = False  # only find out what would happen
     path: str | None = None  # a resync of one link sends only these files; `*` matches any text
     in_flight: int | None = None  # the limit of snapshots in flight; waits for all of them
+    no_slow_start: bool = False  # with `in_flight`: start with that many, and keep to it
     max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
     wait: bool = False  # wait for the snapshots
     timeout: float | None = None  # seconds after which the wait ends; the jobs go on

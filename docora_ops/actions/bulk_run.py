@@ -65,6 +65,7 @@ class BulkStep:
     deliveries: for a resync, the number of delivery records of the links before the first change.
     wait: the results of the snapshots so far, if they are awaited.
     is_waiting: all links are handled, and only snapshots are awaited.
+    limit: with `options.in_flight`, the number of snapshots that may be in flight now.
     """
 
     result: BulkResult
@@ -73,6 +74,7 @@ class BulkStep:
     deliveries: int = 0
     wait: BulkWait | None = None
     is_waiting: bool = False
+    limit: int | None = None
 
 
 @dataclass

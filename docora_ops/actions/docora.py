@@ -47,6 +47,13 @@ class Docora:
         if "database" in self.__dict__:
             self.database.close()
 
+    def disconnect(self) -> None:
+        """Closes the connection to Postgres before a fork; the next use connects again.
+
+        The client of Redis notices by itself that it is in another process.
+        """
+        self.database.disconnect()
+
     def note(self, text: str) -> None:
         """Adds a notice."""
         self.notices.append(text)

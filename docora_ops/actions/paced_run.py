@@ -6,28 +6,35 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from docora_ops.actions.batch import Batch
 from docora_ops.actions.bulk_run import BulkRun, BulkStep
 from docora_ops.actions.following import Feed
-from docora_ops.bulk import StoppedBy
+from docora_ops.bulk import BulkWait, StoppedBy
 from docora_ops.errors import RedisError
 from docora_ops.links import LinkRef
 
+_FIRST_LIMIT = 2  # links in flight at the start
 _REPORT = 1  # seconds after which an idle run looks whether it was cancelled
 _KEEP = 5  # seconds after which the run shows again that it is under way
 
 
 class Pace:
-    """Hands out links so that at most `in_flight` are queued and have no result.
+    """Hands out links so that at most `limit` are queued and have no result.
 
     Each of them takes a slot. An app gets at most its share of the slots, so that an app that is
-    down can't take all.
+    down can't take all. The limit starts low, and is never above `in_flight`.
     """
 
-    def __init__(self, refs: Iterable[LinkRef], in_flight: int) -> None:
+    def __init__(
+        self, refs: Iterable[LinkRef], in_flight: int, *, no_slow_start: bool = False
+    ) -> None:
         self._in_flight = in_flight
+        self._is_fixed = no_slow_start or in_flight <= _FIRST_LIMIT
+        self.limit = in_flight if self._is_fixed else _FIRST_LIMIT
+        self._synced = 0  # links, when the limit was last set
+        self._failed = 0  # links, when the results were last looked at
         self._left: dict[str, deque[LinkRef]] = {}
         self._turns: deque[str] = deque()  # apps with links left; the first one is next
         self._apps: dict[str, str] = {}  # of links in flight, by row id
@@ -47,14 +54,25 @@ class Pace:
                 self._turns.append(ref.app_id)
             self._left[ref.app_id].append(ref)
 
+    def adapt(self, wait: BulkWait) -> None:
+        """Halves the limit for each new failure; doubles it after as many clean results."""
+        if self._is_fixed:
+            return
+        if failures := wait.failed - self._failed:
+            self.limit = max(1, self.limit >> failures)
+            self._synced, self._failed = wait.synced, wait.failed
+        elif wait.synced - self._synced >= self.limit:
+            self.limit = min(self._in_flight, self.limit * 2)
+            self._synced = wait.synced
+
     def take(self) -> list[LinkRef]:
         """Takes links for all free slots: one of each app in turn, then a second one of each."""
         taken: list[LinkRef] = []
         passed = 0  # apps in a row that have no free slot
-        while len(self._apps) < self._in_flight and passed < len(self._turns):
+        while len(self._apps) < self.limit and passed < len(self._turns):
             app_id = self._turns[0]
             self._turns.rotate(-1)
-            if self._by_app[app_id] >= max(1, self._in_flight // len(self._left)):
+            if self._by_app[app_id] >= max(1, self.limit // len(self._left)):
                 passed += 1
                 continue
             passed = 0
@@ -78,6 +96,7 @@ class Pace:
 class PacedRun(BulkRun):
     """A bulk operation with at most `options.in_flight` queued links that have no result yet.
 
+    Starts with few, unless `options.no_slow_start` is set: see `Pace.adapt`.
     Ends when all links have results or are gone, after `options.timeout` seconds, or when all links
     in flight have lost their jobs. Once more than `options.max_failures` snapshots have failed,
     stops queueing and awaits the links in flight.
@@ -89,12 +108,21 @@ class PacedRun(BulkRun):
     _is_last_round: bool = False
     _kept_at: float = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most, refs = self.options.in_flight or 1, self.selection.refs
+        self._pace = Pace(refs, most, no_slow_start=self.options.no_slow_start)
+
+    def step(self, *, is_waiting: bool = False) -> BulkStep:
+        """Returns what has been done so far, with the present limit."""
+        return replace(super().step(is_waiting=is_waiting), limit=self._pace.limit)
+
     def _work(self) -> Generator[BulkStep]:
         """Queues links and follows them until all have results, or it has to stop."""
-        self._pace = Pace(self.selection.refs, self.options.in_flight or 1)
         following = self._following
         with closing(following.follow(self.options.timeout, is_paced=True)) as waits:
-            for _ in waits:
+            for wait in waits:
+                self._pace.adapt(wait)
                 self._pace.release(following.ended)
                 following.ended.clear()
                 following.more = yield from self._feed()

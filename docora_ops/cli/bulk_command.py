@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from docora_ops.actions.bulk_run import BulkStep
 from docora_ops.actions.docora import Docora
 from docora_ops.bulk import BulkResult, ChangeOptions, StoppedBy
 from docora_ops.cli.context import Context
+from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.cli.streams import Terminal
@@ -29,11 +31,14 @@ def run_bulk(
     events: Generator[BulkStep],
     options: ChangeOptions,
     terminal: Terminal | None = None,
+    *,
+    detached: bool = False,
 ) -> int:
     """Asks at the terminal, carries the operation out and shows the result.
 
     The first signal ends the operation after its batch, a second one at once. If a server is lost,
-    shows what was done by then. Returns the exit code.
+    shows what was done by then. `detached`: carries it out in another process, and shows its id.
+    Returns the exit code.
     """
     with closing(events):
         step = next(events)
@@ -43,7 +48,17 @@ def run_bulk(
             return gravest(_codes(step.result))
         if terminal is not None:
             _ask(context, terminal, step, options)
-        return _carry_out(context, events, step, options)
+        if not detached:
+            return _carry_out(context, events, step, options)
+
+        def show(operation_id: str, process: int) -> None:
+            result = replace(step.result, operation_id=operation_id)
+            screen = render.detached_screen(operation_id, process)
+            context.show(render.bulk_data(result), [screen])
+
+        # Closing the events at their first step, as this process does, changes nothing.
+        work = partial(_carry_out, context, events, step, options)
+        return detach(context.docora, work, show)
 
 
 def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
@@ -67,7 +82,11 @@ def reset_in_words(docora: Docora, links: str, count: int) -> str:
 
 
 def _carry_out(
-    context: Context, events: Generator[BulkStep], step: BulkStep, options: ChangeOptions
+    context: Context,
+    events: Generator[BulkStep],
+    step: BulkStep,
+    options: ChangeOptions,
+    announce: Announce | None = None,
 ) -> int:
     lost, action, total = None, step.result.action, step.result.total
     try:
@@ -77,7 +96,9 @@ def _carry_out(
         if action is Action.SCHEDULE:
             begun = f"{amount(total, 'link')} due"
         context.say(f"{context.docora.servers}: {begun}.")
-        with _progress(context, total, options) as show:
+        if announce:
+            announce(step.result.operation_id or "")
+        with _progress(context, total, options, is_seen=announce is None) as show:
             for step in work:
                 if step.is_waiting:
                     break
@@ -111,16 +132,22 @@ def _carry_out(
 
 @contextmanager
 def _progress(
-    context: Context, total: int, options: ChangeOptions
+    context: Context, total: int, options: ChangeOptions, *, is_seen: bool
 ) -> Iterator[Callable[[BulkStep], None]]:
-    """Shows how far the work is; with `--in-flight`, the wait for the snapshots, too."""
+    """Shows how far the work is; with `--in-flight`, the wait for the snapshots, too.
+
+    `is_seen`: somebody looks at it, which is not so if it is detached.
+    """
     if not options.is_paced:
         with progress_bar(total) as move:
             yield lambda step: move(step.result.completed)
         return
     what = f"{amount(total, 'snapshot')}, {options.in_flight} in flight at most"
     has_told = False
-    with showing_wait(context, what) as show_wait:
+    showing: AbstractContextManager[Callable[..., None]] = nullcontext(lambda *_: context.tell())
+    if is_seen:
+        showing = showing_wait(context, what)
+    with showing as show_wait:
 
         def show(step: BulkStep) -> None:
             nonlocal has_told
@@ -130,7 +157,7 @@ def _progress(
                 why = render.stopped(result.stopped_by, result.cancelled_by)
                 context.warn(f"No further link is queued: {why}.")
             left = 0 if result.cancelled else result.left
-            show_wait(step.wait, left)
+            show_wait(step.wait, left, step.limit)
 
         yield show
 

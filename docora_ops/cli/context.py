@@ -212,13 +212,17 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
                 raise typer.BadParameter(wrong, ctx=typer_context, param=parameter)
     is_paced, wait = given.get("in_flight") is not None, given.get("wait", waits)
     timeout: int | None = given.get("timeout")
-    if given.get("max_failures") is not None and not is_paced:
-        raise UsageError("--max-failures needs --in-flight", hint="add --in-flight N")
+    for name in ("max_failures", "no_slow_start", "detach"):
+        if given.get(name) and not is_paced:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} needs --in-flight", hint="add --in-flight N")
     if timeout is not None and not wait and not is_paced:
         needed = "--wait or --in-flight" if "in_flight" in given else "--wait"
         raise UsageError(f"--timeout needs {needed}", hint=f"add {needed}")
-    if wait and given.get("dry_run"):
-        raise UsageError("--wait and --dry-run can't be combined", hint="remove one of them")
+    for one, other in (("wait", "dry_run"), ("detach", "wait"), ("detach", "dry_run")):
+        if given.get(one) and given.get(other):
+            both = f"--{one} and --{other.replace('_', '-')}"
+            raise UsageError(f"{both} can't be combined", hint="remove one of them")
     wait |= is_paced and not given.get("dry_run")
     env_file, Context.target = settings_source(given)
     context = Context(env_file, given.get("as_json", False), wait, timeout)

@@ -154,8 +154,15 @@ InFlight = Annotated[
         "--in-flight",
         metavar="N",
         min=1,
-        help="Keep at most N snapshots in flight, shared fairly among apps. Implies --wait.",
+        help="At most N snapshots in flight, shared fairly among apps. Implies --wait. Starts "
+        "with 2; doubles after as many clean results; halves if one fails.",
     ),
+]
+NoSlowStart = Annotated[
+    bool, typer.Option("--no-slow-start", help="With --in-flight: allow N from the start.")
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="With --in-flight: go on without this terminal.")
 ]
 FailureLimit = Annotated[
     MaxFailures | None,

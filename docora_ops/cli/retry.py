@@ -77,7 +77,9 @@ def retry_all_failed(
     front: options.Front = False,
     reset_circuit: options.ResetCircuit = False,
     in_flight: options.InFlight = None,
+    no_slow_start: options.NoSlowStart = False,
     max_failures: options.FailureLimit = None,
+    detach: options.Detach = False,
     wait: options.Wait = False,
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
@@ -93,6 +95,10 @@ def retry_all_failed(
     Queues links round-robin across apps. If it is killed, rerun it to finish.
     """
     context = context_of(typer_context)
+    if detach:
+        from docora_ops.cli.detach import require_survival
+
+        require_survival()
     terminal = confirmation(typer_context, context)
     from docora_ops.actions.many_links import retry_all_failed
     from docora_ops.cli.bulk_command import run_bulk
@@ -106,7 +112,7 @@ def retry_all_failed(
         by_prefix=dry_run or terminal is not None,
         reason=reason,
     )
-    return run_bulk(context, events, chosen, terminal)
+    return run_bulk(context, events, chosen, terminal, detached=detach)
 
 
 def schedule(

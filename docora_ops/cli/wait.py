@@ -136,7 +136,8 @@ def showing_wait(
 ) -> Iterator[Callable[..., None]]:
     """Says that it waits for `what`, and how far it is. Yields a function that shows how far.
 
-    The function takes the results so far, and the number of links that are not queued yet.
+    The function takes the results so far, the number of links that are not queued yet, and the
+    number of links that may be in flight now.
     """
     from docora_ops.render.bulk_view import wait_counts
     from docora_ops.render.console import may_animate, progress_bar
@@ -147,10 +148,10 @@ def showing_wait(
     first = wait_counts(wait) if wait else "looking"
     with progress_bar(wait.total if wait else None, first) as move:
 
-        def show(wait: BulkWait, left: int = 0) -> None:
+        def show(wait: BulkWait, left: int = 0, limit: int | None = None) -> None:
             nonlocal said_at
             context.tell()
-            text = wait_counts(wait, left)
+            text = wait_counts(wait, left, limit)
             move(wait.total - wait.unfinished, text, wait.total + left)
             if not is_animated and time.monotonic() - said_at >= _SAY_EACH:
                 said_at = time.monotonic()

@@ -193,6 +193,11 @@ class Database:
                 connection.cancel_safe(timeout=REPLY_GRACE)
         connection.close()
 
+    def disconnect(self) -> None:
+        """Closes the connection; the next use makes a new one."""
+        self.close()
+        self._connection = None
+
     @contextmanager
     def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
         """Commits, or rolls back on an exception; swallows `Rollback`. Refused by a standby."""

@@ -42,6 +42,7 @@ HEARTBEAT = 30  # seconds after which a runner renews the TTL, even if its batch
 OWNER_PATIENCE = 120  # seconds without a renewal after which an operation has lost its runner
 HEARD = 60  # seconds for which a run with `--in-flight` counts as under way since it was kept
 FAILURES_KEPT = 10_000
+MESSAGES_KEPT = 100
 RECORD_EXPIRY = 7 * 86_400  # seconds for which the record of an operation is kept
 RECORDS_KEPT = 1_000
 FAILURES_OF_RECORD = 1_000
@@ -54,10 +55,12 @@ _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 # Further fields of an operation that docora-ops has started, as far as they are known.
-_OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
+_OUR_FIELDS = (
+    *("who", "command", "selection", "stopped_by", "cancelled_by", "results", "messages"),
+)
 # Further fields of its record; the last two are compressed.
 _RECORD_FIELDS = ("started_at", "reason", "failures", "failed_links")
-_LONGEST_ERROR = 1_000  # characters
+_LONGEST_ERROR = 1_000  # characters, also of a message
 _LARGEST_FIELD = 16 * 2**20  # bytes: others may have written any
 
 
@@ -158,6 +161,22 @@ class ProgressStore:
         """Keeps the results of the operation's snapshots, with an audit entry."""
         fields: dict[Any, Any] = {"results": json.dumps(asdict(results))}
         of_record = fields | {"failed_links": _compressed(failed_links)}
+        self._add(operation_id, fields, of_record, audit)
+
+    def write_messages(self, operation_id: str, messages: Sequence[str]) -> None:
+        """Keeps the last messages of the command that runs the operation."""
+        kept = [each[:_LONGEST_ERROR] for each in messages[-MESSAGES_KEPT:]]
+        fields: dict[Any, Any] = {"messages": json.dumps(kept)}
+        self._add(operation_id, fields, fields)
+
+    def _add(
+        self,
+        operation_id: str,
+        fields: dict[Any, Any],
+        of_record: dict[Any, Any],
+        audit: AuditEntry | None = None,
+    ) -> None:
+        """Adds fields to an operation and its record, unless they have expired."""
         record_key = part_key(operation_id, "record")
         with self._transaction(audit) as pipeline:
             for key, mapping in ((operation_key(operation_id), fields), (record_key, of_record)):
@@ -405,7 +424,8 @@ def _operation(
     """
     now = time[0] + time[1] / 1e6
     total, completed, succeeded, failed = (whole_number(each) or 0 for each in values[:4])
-    who, command, selection, stopped_by, cancelled_by, results = map(optional_text_of, values[5:])
+    texts = map(optional_text_of, values[5:])
+    who, command, selection, stopped_by, cancelled_by, results, messages = texts
     # Each step sets the same TTL, so the rest of it tells the time of the step.
     at = now - expiry + seconds_left if 0 <= seconds_left <= expiry else None
     is_cancelled, state = values[4] == b"true", OperationState.RUNNING
@@ -431,7 +451,14 @@ def _operation(
         stopped_by=reason_of(stopped_by),
         cancelled_by=cancelled_by,
         results=results_of(results),
+        messages=_texts_of(messages),
     )
+
+
+def _texts_of(text: str | None) -> list[str]:
+    """Reads a list of texts; empty if it is none: others may write anything."""
+    found = mapping_of(f'{{"texts": {text}}}').get("texts")
+    return found if isinstance(found, list) else []
 
 
 def _compressed(failures: Sequence[LinkFailure]) -> bytes:

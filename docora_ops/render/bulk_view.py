@@ -10,7 +10,7 @@ from docora_ops.audit import HistoryEntry, HistoryState
 from docora_ops.bulk import BulkResult, BulkWait, KnownOperation, OperationState, Results, StoppedBy
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
-from docora_ops.render.columns import Column, Listing, Pairs, style_of, words
+from docora_ops.render.columns import Column, Listing, Pairs, cell, style_of, words
 from docora_ops.render.link_view import ROWS_SHOWN, app_counts, failures, group_columns, link_name
 from docora_ops.text import amount, duration
 
@@ -107,13 +107,16 @@ def wait_screens(wait: BulkWait) -> Iterator[object]:
         yield from ("", "Still to come:", app_counts(wait.unfinished_by_app))
 
 
-def wait_counts(wait: BulkWait, left: int = 0) -> str:
+def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
     """Counts the snapshots by result, and the jobs of the others by place.
 
-    `left`: links that are not queued yet.
+    left: links that are not queued yet.
+    limit: the number of links that may be in flight now.
     """
     jobs = asdict(wait.jobs_by_state)
-    label = "in flight" if left else "still to come"
+    label = "still to come"
+    if left:
+        label = f"of {limit} in flight" if limit else "in flight"
     if 0 < sum(jobs.values()) <= wait.unfinished:  # else some have ended since they were looked at
         label += f" ({', '.join(f'{count} {place}' for place, count in jobs.items() if count)})"
     shown = counted_results(wait.results, label)
@@ -138,6 +141,18 @@ def counted_results(results: Results | None, unfinished: str = "not finished") -
 
 
 # `operations`, `progress` and `cancel`.
+
+
+def detached_screen(operation_id: str, process: int) -> Pairs:
+    """Shows how to follow and end an operation that goes on in another process."""
+    rows = {
+        "Operation": operation_id,
+        "Process": process,
+        "Progress": f"docora-ops progress {operation_id}",
+        "Results": f"docora-ops wait {operation_id}",
+        "To stop it": f"docora-ops cancel {operation_id}",
+    }
+    return Pairs([(name, cell(value)) for name, value in rows.items()])
 
 
 def command_line(command: str | None, selection: Mapping[str, object]) -> str:
@@ -207,6 +222,8 @@ def progress_screens(operation: KnownOperation, failed: Sequence[LinkFailure]) -
     """Shows the progress of one operation and the links that it could not queue."""
     rows = ((column.name, column.cell(operation)) for column in OPERATIONS)
     yield Pairs([row for row in rows if row[1] and row[0] != "Last step"])
+    if operation.messages:
+        yield from ("", *map(cell, operation.messages))
     if failed:
         yield from ("", failures(failed))
     if (more := operation.not_queued - len(failed)) > 0:

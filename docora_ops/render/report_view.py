@@ -165,6 +165,7 @@ def _operation(operation: OperationRecord) -> Iterator[str]:
         yield f"- Results: {', '.join(results)}"
     else:
         yield "- Results: not known, nobody has waited for the snapshots"
+    yield from (f"- Message: {code(each)}" for each in operation.messages[-_MOST:])
     yield from _failures("Not queued", operation.failures, operation.not_queued)
     failed_again = operation.results.failed if operation.results else 0
     yield from _failures("Failed again", operation.failed_links, failed_again)

@@ -188,7 +188,7 @@ def test_ctrl_c_leaves_what_is_in_flight_and_the_same_command_finishes(docora: D
     docora.add_links(20, apps=2)
     before = failed_rows(docora)
     other = docora.enqueue("other").id
-    command = ("retry-all-failed", "--in-flight", "4", "--front", "--json")
+    command = ("retry-all-failed", "--in-flight", "4", "--no-slow-start", "--front", "--json")
     process = docora.start(*command)
     eventually(lambda: len(docora.waiting()) == 5, "four jobs")
     in_flight = in_turns(link.job_id for link in docora.links())[:4]

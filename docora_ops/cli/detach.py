@@ -1,0 +1,94 @@
+"""`--detach`: a process that goes on after its command, and whose terminal may be closed."""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from io import TextIOBase
+from typing import TextIO, cast
+
+from docora_ops.actions.docora import Docora
+from docora_ops.errors import RedisError, UsageError
+from docora_ops.interrupts import held_back
+from docora_ops.text import moment
+
+Announce = Callable[[str], None]
+
+
+def require_survival() -> None:
+    """Raises UsageError if a detached process would be ended together with this command.
+
+    So it is where the first process of a container or the main process of a systemd unit is this
+    process, its parent or the leader of its session. `docker exec` begins a session of its own.
+    """
+    is_in_unit = "INVOCATION_ID" in os.environ and not _has_terminal()
+    if is_in_unit or 1 in {os.getpid(), os.getppid(), os.getsid(0)}:
+        raise UsageError(
+            "a detached process would end with this command, as in `docker compose run` or a "
+            "systemd unit",
+            hint="remove --detach, and use `docker compose run -d` or `systemd-run`: see "
+            "docora-ops help recipes",
+        )
+
+
+def _has_terminal() -> bool:
+    """Tells whether there is a controlling terminal: a shell there may have a unit's variables."""
+    try:
+        os.close(os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def detach(
+    docora: Docora, work: Callable[[Announce], int], show: Callable[[str, int], None]
+) -> int:
+    """Carries out the work in another process, and returns once its operation is recorded.
+
+    work: carries it out, and calls the given function with the id of the operation as soon as it
+        is recorded. What it prints to stderr from then on is kept with the operation.
+    show: gets the ids of the operation and of the process.
+
+    Returns the exit code in both processes: in this one, that of the work if it ended before.
+    """
+    docora.disconnect()
+    sys.stdout.flush()
+    reader, writer = os.pipe()
+    with held_back():
+        if pid := os.fork():
+            os.close(writer)
+            with os.fdopen(reader, encoding="ascii") as channel:
+                operation_id = channel.read()
+            if not operation_id:
+                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            show(operation_id, pid)
+            return 0
+        os.setsid()
+        os.close(reader)
+
+    def announce(operation_id: str) -> None:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
+        sys.stderr = cast("TextIO", _Messages(docora, operation_id))
+        os.write(writer, operation_id.encode())
+        os.close(writer)
+
+    return work(announce)
+
+
+class _Messages(TextIOBase):
+    """Keeps what is written to stderr with the operation."""
+
+    def __init__(self, docora: Docora, operation_id: str) -> None:
+        self._docora, self._operation_id = docora, operation_id
+        self._kept: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Keeps the text with the moment, unless Redis is away."""
+        self._kept.append(f"{moment(datetime.now(UTC))} {text.strip()}")
+        with suppress(RedisError):
+            self._docora.store.write_messages(self._operation_id, self._kept)
+        return len(text)

@@ -1,0 +1,175 @@
+"""`--detach` of `retry-all-failed`: a run that outlives its terminal, and can be followed."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docora_ops.cli import detach
+from docora_ops.errors import UsageError
+from tests.support.docora import COMMAND, Docora, finish
+from tests.support.other_worker import other_worker
+from tests.support.proxy import eventually
+from tests.support.running_commands import await_goodbye, only_operation, pending
+from tests.support.terminal import TerminalSession
+
+DETACHED = ("retry-all-failed", "--in-flight", "1", "--detach")
+
+
+def start(docora: Docora) -> str:
+    """A detached run of five links, one at a time, once its command has ended; returns its id."""
+    docora.add_links(5)
+    result = docora.run(*DETACHED, "--json")
+    operation_id = only_operation(docora)
+    data = result.data
+    assert (result.code, data["operation_id"], data["cancelled"]) == (0, operation_id, False)
+    assert (data["message"], data["completed"], data["left"]) == ("Bulk retry started", 0, 5)
+    assert f"operation {operation_id}, 5 links." in result.stderr
+    eventually(lambda: pending(docora) == 1, "a link in flight")
+    return operation_id
+
+
+def progress(docora: Docora, operation_id: str) -> Any:
+    return docora.run("progress", operation_id, "--json").data
+
+
+def test_it_goes_on_after_its_terminal_was_closed(docora: Docora) -> None:
+    docora.add_links(5)
+    docora.add_worker()
+    # A shell in a graphical terminal has the variables of the terminal's own unit.
+    environment = docora.environment(INVOCATION_ID="1", TERM="dumb")
+    with TerminalSession([str(COMMAND), *DETACHED], environment) as session:
+        code, shown = session.answer(b"y\n")
+        assert code == 0
+        found = dict(re.findall(r"^(\S.*?)  +(\S.*?) *\r?$", shown, re.MULTILINE))
+        process, operation_id = int(found["Process"]), found["Operation"]
+        assert found["To stop it"] == f"docora-ops cancel {operation_id}"
+    eventually(lambda: len(docora.waiting()) == 1, "a job")
+    assert os.getsid(process) == process
+    streams = Path(f"/proc/{process}/fd")
+    assert {str((streams / each).readlink()) for each in "012"} == {os.devnull}
+    with other_worker(docora):
+        result = docora.run("wait", operation_id, "--json")
+    assert (result.code, result.data["state"], result.data["cancelled"]) == (0, "done", False)
+    assert (result.data["waited"]["synced"], docora.statuses()) == (5, {"synced": 5})
+    assert progress(docora, operation_id)["results"]["synced"] == 5
+
+
+def test_cancel_ends_it(docora: Docora) -> None:
+    operation_id = start(docora)
+    assert docora.run("cancel", operation_id).code == 0
+    eventually(lambda: progress(docora, operation_id)["messages"], "a message")
+    with other_worker(docora):
+        await_goodbye(docora)
+    found = progress(docora, operation_id)
+    assert (found["state"], found["stopped_by"], found["completed"]) == (
+        "cancelled",
+        "cancelled",
+        1,
+    )
+    assert docora.statuses() == {"failed": 4, "synced": 1}
+    assert "No further link is queued: cancelled by " in " ".join(found["messages"])
+
+
+def test_its_messages_are_kept_with_the_operation(docora: Docora) -> None:
+    operation_id = start(docora)
+    docora.connection.execute("ALTER TABLE app_repositories RENAME TO moved")
+    try:
+        await_goodbye(docora)
+    finally:
+        docora.connection.execute("ALTER TABLE moved RENAME TO app_repositories")
+    found = progress(docora, operation_id)
+    assert (found["stopped_by"], found["completed"]) == ("lost_server", 1)
+    error = next(each for each in found["messages"] if "is not a Docora database" in each)
+    assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z Error: ", error)
+    for command in (["progress", operation_id], ["report", "--operation", operation_id]):
+        assert error in docora.run(*command).stdout
+
+
+def test_when_it_is_killed_the_same_command_finishes(docora: Docora) -> None:
+    docora.add_links(5)
+    result = docora.run(*DETACHED)
+    process = re.findall(r"^Process\t(.+)$", result.stdout, re.MULTILINE)
+    os.kill(int(process[0]), signal.SIGKILL)
+    await_goodbye(docora)
+    docora.assert_sound()
+    with other_worker(docora):
+        again = docora.run("retry-all-failed", "--in-flight", "2", "--json")
+        eventually(lambda: docora.statuses() == {"synced": 5}, "all")
+    assert again.code == 0
+
+
+def test_what_ends_before_it_is_recorded_is_told_at_once(docora: Docora) -> None:
+    docora.add_links(2)
+    docora.redis.set("docora-ops:audit", "of another type")
+    result = docora.run(*DETACHED, "--json")
+    assert (result.code, result.json["code"], result.stderr.count("Error: ")) == (5, "redis", 1)
+    assert docora.statuses() == {"failed": 2}
+    await_goodbye(docora)
+
+
+def test_without_links_nothing_is_detached(docora: Docora) -> None:
+    result = docora.run(*DETACHED, "--json")
+    assert (result.code, result.data["message"]) == (0, "No failed links found")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--detach"], "--detach needs --in-flight"),
+        (["--no-slow-start"], "--no-slow-start needs --in-flight"),
+        (["--in-flight", "2", "--detach", "--wait"], "--detach and --wait can't be combined"),
+        (["--in-flight", "2", "--detach", "--dry-run"], "--detach and --dry-run can't be"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(docora: Docora, options: list[str], said: str) -> None:
+    docora.add_link()
+    result = docora.run("retry-all-failed", *options, "--json")
+    assert (result.code, said in result.json["error"]) == (2, True), result
+    assert docora.statuses() == {"failed": 1}
+
+
+def test_it_is_refused_in_a_systemd_unit(docora: Docora) -> None:
+    docora.add_link()
+    result = docora.run(*DETACHED, "--json", env={"INVOCATION_ID": "1"})
+    assert (result.code, "systemd-run" in result.json["hint"]) == (2, True), result
+    assert docora.statuses() == {"failed": 1}
+
+
+@pytest.mark.parametrize("call", ["getpid", "getppid", "getsid"])
+def test_it_is_refused_where_it_would_end_with_its_command(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    detach.require_survival()
+    monkeypatch.setattr(os, call, lambda *_: 1)
+    with pytest.raises(UsageError, match="would end with this command"):
+        detach.require_survival()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("begin", "code"),
+    [
+        ('exec "$@"', 2),
+        ('"$@"; exit $?', 2),
+        ("""sh -c '"$@"; exit $?' - "$@"; exit $?""", 2),
+        ("""setsid -w sh -c '"$@"; exit $?' - "$@"; exit $?""", 0),
+    ],
+    ids=["process 1", "below an init", "in a script", "docker exec"],
+)
+def test_in_a_container_it_needs_a_session_of_its_own(
+    docora: Docora, begin: str, code: int
+) -> None:
+    container = ("unshare", "--pid", "--fork", "--mount-proc", "setsid")
+    if subprocess.run([*container, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to make a process namespace")
+    docora.add_link()
+    command = (str(COMMAND), *DETACHED, "--json")
+    result = finish(docora.start_program(*container, "sh", "-c", begin, "-", *command))
+    assert result.code == code, result
+    assert ("docker compose run -d" in result.stdout) == bool(code)
