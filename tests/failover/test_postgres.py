@@ -32,13 +32,17 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
     pair.stop_primary()
     refused = replicated.run("retry", *link.ids, "--json", env=of_both)
     assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
-    assert "can't be reached: " in refused.json["error"]
+    assert f"{pair.primary_host} can't be reached: no such file" in refused.json["error"]
+    assert f"{pair.standby_host} is read-only" in refused.json["error"]
+    assert "if a standby takes over, try again once it is promoted" in refused.json["hint"]
     assert replicated.waiting() == []
     pair.promote()
     retried = replicated.run("retry", *link.ids, "--json", env=of_both)
     assert retried.code == 0, retried
     assert replicated.waiting() == [link.job_id]
     assert pair.status(link) == "pending_snapshot"
+    status = replicated.run("status", "--json", env=of_both)
+    assert status.data["postgres"].endswith(f" on {pair.standby_host}")
 
 
 @pytest.fixture
@@ -89,9 +93,12 @@ def test_a_job_that_a_promotion_interrupts_is_tried_again(pair: Pair, snapshots:
     with held_worker(snapshots, "--concurrency", "1", **of_worker(pair)) as (gate, worker):
         pair.catch_up()
         pair.stop_primary()
-        pair.promote()
         gate.release()
+        worker.await_line("takes no job: Postgres database docora_0 has no usable server")
+        pair.promote()
+        worker.await_line("takes jobs again")
         eventually(lambda: pair.status(link) == "synced", "a second try", 60)
         worker.signal(Signals.SIGTERM)
         assert worker.end() == 0
     assert "tried again in 1 s" in worker.log
+    assert worker.log.count("takes no job") == 1
