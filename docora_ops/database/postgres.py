@@ -90,6 +90,9 @@ _REFUSED_LOGIN = re.compile(
     '|role ".*" does not exist|denied for database'
 )
 
+_TO_FAIL_OVER = (
+    "check that the primary runs; if a standby takes over, try again once it is promoted"
+)
 # What libpq and the server say of one that takes no writes.
 _READ_ONLY = re.compile(
     "read-only transaction|session is read-only|during recovery|is in hot standby"
@@ -326,6 +329,8 @@ class Database:
                 if how == "reached" and text[1:2].islower():  # not an abbreviation, such as SSL
                     text = text[0].lower() + text[1:]
                 found, hint = f"can't be {how}: {text}", "check that it runs, and DATABASE_URL"
+                if len(self._servers) > 1:
+                    hint = _TO_FAIL_OVER
                 if re.search("certificate|private key|SSL", text):
                     hint = "check sslmode, sslcert, sslkey and sslrootcert in DATABASE_URL"
         return kind(f"{where} {found}", hint=hint)
@@ -350,10 +355,9 @@ class Database:
         # A refused login, say, remains whichever server takes over.
         worst = [each for each in refusals if type(each) is not PostgresError] or refusals
         hints = {each.hint for each in worst}
-        hint = "check that the primary runs; if a standby takes over, try again once it is promoted"
         raise type(worst[0])(
             f"Postgres database {self._name} has no usable server: {found}",
-            hint=hints.pop() if len(hints) == 1 else hint,
+            hint=hints.pop() if len(hints) == 1 else _TO_FAIL_OVER,
         )
 
     def _name_server(self, server: Mapping[str, str]) -> str:

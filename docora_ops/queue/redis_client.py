@@ -188,12 +188,11 @@ def _explain(error: redis.RedisError) -> tuple[str, str]:
         )
     is_loading = isinstance(error, exceptions.BusyLoadingError)
     if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError) and not is_loading:
-        hint = (
-            "check that it runs, REDIS_URL and, with rediss://, its TLS options, such as a client "
-        )
-        hint += "certificate; see Redis's log"
+        hint = "check that it runs, REDIS_URL and, with rediss://, its TLS options; see Redis's log"
         if "connecting to" not in text:
+            # Redis may complain of a client's certificate only after the handshake.
             alert = re.search(r"\[SSL: \w+\] ([\w ]+)", text)
+            hint = hint.replace("options", "options, such as a client certificate")
             return "broke the connection" + (f": {alert[1].strip()}" if alert else ""), hint
         # From `Error 111 connecting to HOST:PORT. Connection refused.`, or with OpenSSL's marks.
         reason = re.sub(r"^Error.*? connecting to .*?\. |\[.*?\] | \(_ssl.*?\)", "", text)

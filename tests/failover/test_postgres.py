@@ -63,6 +63,8 @@ def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend
     snapshotted = snapshots.link(
         snapshots.add_app("Other"), retried.repository_id, "pending_snapshot"
     )
+    resynced = snapshots.link(snapshots.add_app("Third"), retried.repository_id, "pending_snapshot")
+    snapshots.run_job(resynced)
     replicated.age_links()
     pair.catch_up()
     pair.cut_off()
@@ -70,6 +72,7 @@ def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend
     assert snapshots.work().code == 0
     assert replicated.status(snapshotted) == "synced"
     assert replicated.run("retry", *retried.ids).code == 0
+    assert replicated.run("resync", *resynced.ids).code == 0
     pair.stop_primary()
     pair.promote()
     on_standby = {"DATABASE_URL": pair.standby.command, **ONE_LOOK}
@@ -84,6 +87,11 @@ def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend
     assert snapshots.work(**of_worker(pair)).code == 0
     assert pair.status(snapshotted) == "synced"
     assert len(snapshots.receiver.of("Other").requests) == 2
+    # So is the resync, whose job has found nothing to send: only the command finishes it.
+    assert len(snapshots.receiver.of("Third").requests) == 1
+    assert replicated.run("resync", *resynced.ids, env=on_standby).code == 0
+    assert snapshots.work(**of_worker(pair)).code == 0
+    assert len(snapshots.receiver.of("Third").requests) == 2
 
 
 @pytest.mark.slow

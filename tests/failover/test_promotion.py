@@ -64,6 +64,7 @@ def test_a_wait_ends_with_5_and_the_next_one_finds_the_new_primary(
         ended = finish(process)
     assert (ended.code, ended.json["code"]) == (5, "postgres"), ended
     assert "the job goes on" in ended.stderr
+    assert "if a standby takes over, try again once it is promoted" in ended.json["hint"]
     pair.promote()
     pair.on_standby.execute("UPDATE app_repositories SET status = 'synced'")
     again = replicated.run("wait", *link.ids, "--json", env=environment)
