@@ -163,8 +163,8 @@ class Database:
                 "characters in the password, and leave out options that are not Postgres's own",
             ) from None
         self._name = str(given.get("dbname") or given.get("user") or "postgres")
-        self._hosts = ", ".join(map(self._name_server, self._servers))
-        self.target = f"{self._name} on {self._hosts}"  # the server in use, once it is known
+        hosts = ", ".join(map(self._name_server, self._servers))
+        self.target = f"{self._name} on {hosts}"  # only the one in use, once it is known
         self.place = self.target  # with the schema, once it is known
         self.schema = ""  # of Docora's tables, once it is known
         self._secrets = [url, given.get("password"), given.get("sslpassword")]
@@ -279,7 +279,7 @@ class Database:
     def _explain(self, error: psycopg.Error, server: str = "") -> PostgresError:
         """Translates an error of the driver, with secrets masked and a hint.
 
-        server: the one that raised it, if several are tried.
+        `server`: the one that could not be used, if several are tried.
         """
         where = server or f"Postgres database {self.target}"
         kind: type[PostgresError] = PostgresError
@@ -311,6 +311,8 @@ class Database:
                 found = "is read-only"
                 hint = "point DATABASE_URL at the primary; if this is a standby that takes over, "
                 hint += "try again once it is promoted"
+                if len(self._servers) > 1 and "target_session_attrs" not in self._parameters:
+                    hint = "add target_session_attrs=read-write to DATABASE_URL"
             case pg.DeadlockDetected() | pg.SerializationFailure():
                 kind, found, hint = LinkError, f"undid a change: {text}", "try again"
             case psycopg.DatabaseError() if not isinstance(
@@ -398,7 +400,7 @@ class Database:
 
 
 def _servers(given: Mapping[str, object]) -> list[dict[str, str]]:
-    """Returns host and port of each server in DATABASE_URL. Raises ValueError if one lacks them."""
+    """Returns host and port of each server in DATABASE_URL. Raises ValueError if one has none."""
     names = [name for name in ("host", "hostaddr", "port") if given.get(name)]
     lists = [str(given[name]).split(",") for name in names]
     count = max(map(len, lists), default=1)

@@ -29,6 +29,10 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
         assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
         assert "is read-only" in refused.json["error"]
         assert "try again once it is promoted" in refused.json["hint"]
+    of_any = {"DATABASE_URL": f"{pair.standby.command},{pair.primary_host}"}
+    refused = replicated.run("retry", *link.ids, "--json", env=of_any)
+    assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
+    assert "add target_session_attrs=read-write" in refused.json["hint"]
     pair.stop_primary()
     refused = replicated.run("retry", *link.ids, "--json", env=of_both)
     assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
