@@ -85,16 +85,9 @@ def tls_postgres(certificates: Certificates) -> Iterator[Access]:
         for path in (folder, folder / "server.key"):
             os.chown(path, user, -1)
     data = folder / "data"
-    initdb = [
-        _POSTGRES.resolve().with_name("initdb"),
-        "--auth=trust",
-        "-N",
-        "-U",
-        "postgres",
-        "-D",
-        data,
-    ]
-    subprocess.run(initdb, user=user, check=True, stdout=subprocess.DEVNULL)
+    initdb = str(_POSTGRES.resolve().with_name("initdb"))
+    create = [initdb, "--auth=trust", "-N", "-U", "postgres", "-D", str(data)]
+    subprocess.run(create, user=user, check=True, stdout=subprocess.DEVNULL)
     login = "hostssl all all 127.0.0.1/32 trust clientcert=verify-full"
     (data / "pg_hba.conf").write_text(f"local all all trust\n{login}\n")
     settings = {
@@ -107,7 +100,7 @@ def tls_postgres(certificates: Certificates) -> Iterator[Access]:
         "unix_socket_directories": folder,
     }
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    command = [_POSTGRES, "-D", data, "-F", *options]
+    command = [str(_POSTGRES), "-D", str(data), "-F", *options]
     with subprocess.Popen(command, user=user, stderr=subprocess.DEVNULL) as server:
         try:
             url = f"postgresql://postgres:@/postgres?host={folder}&port={port}"
