@@ -38,7 +38,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
     status = Status(database.target, describe(client), docora.settings.target)
     with _keeping_errors(errors):
         milliseconds = round(read_latency(database) * 1000)
-        status = replace(status, postgres_latency_ms=milliseconds)
+        status = replace(status, postgres=database.target, postgres_latency_ms=milliseconds)
         if milliseconds > TOO_SLOW_MS:
             raise PostgresError(f"Postgres database {database.target} is too slow", hint=_TOO_SLOW)
         with database.snapshot():

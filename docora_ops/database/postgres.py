@@ -90,6 +90,14 @@ _REFUSED_LOGIN = re.compile(
     '|role ".*" does not exist|denied for database'
 )
 
+_TO_FAIL_OVER = (
+    "check that the primary runs; if a standby takes over, try again once it is promoted"
+)
+# What libpq and the server say of one that takes no writes.
+_READ_ONLY = re.compile(
+    "read-only transaction|session is read-only|during recovery|is in hot standby"
+)
+
 Parameters = Mapping[str, object]
 RV = TypeVar("RV")
 
@@ -141,9 +149,10 @@ class Database:
         try:
             given: dict[str, Any] = conninfo_to_dict(url)
             # libpq would refuse these only when it connects.
-            ports = str(given.get("port") or 5432).split(",")
+            self._servers = _servers(given)
+            ports = (server.get("port") or 5432 for server in self._servers)
             if given.get("sslmode", "prefer") not in _SSL_MODES or not all(
-                not port or int(port) in range(1, 65_536) for port in ports
+                int(port) in range(1, 65_536) for port in ports
             ):
                 raise ValueError
         except (psycopg.Error, ValueError):
@@ -153,8 +162,9 @@ class Database:
                 hint="use postgres://USER:PASSWORD@HOST:PORT/DATABASE; percent-encode special "
                 "characters in the password, and leave out options that are not Postgres's own",
             ) from None
-        name = given.get("dbname") or given.get("user") or "postgres"
-        self.target = f"{name} on {given.get('host') or 'localhost'}"
+        self._name = str(given.get("dbname") or given.get("user") or "postgres")
+        hosts = ", ".join(map(self._name_server, self._servers))
+        self.target = f"{self._name} on {hosts}"  # only the one in use, once it is known
         self.place = self.target  # with the schema, once it is known
         self.schema = ""  # of Docora's tables, once it is known
         self._secrets = [url, given.get("password"), given.get("sslpassword")]
@@ -274,9 +284,12 @@ class Database:
                 hint="check the arguments for stray bytes, and the host in DATABASE_URL",
             ) from error
 
-    def _explain(self, error: psycopg.Error) -> PostgresError:
-        """Translates an error of the driver, with secrets masked and a hint."""
-        where = f"Postgres database {self.target}"
+    def _explain(self, error: psycopg.Error, server: str = "") -> PostgresError:
+        """Translates an error of the driver, with secrets masked and a hint.
+
+        `server`: the one that could not be used, if several are tried.
+        """
+        where = server or f"Postgres database {self.target}"
         kind: type[PostgresError] = PostgresError
         text = error.diag.message_primary or str(error).strip() or type(error).__name__
         # The driver lists each address that it tried, with hints on further lines.
@@ -300,12 +313,14 @@ class Database:
             case pg.InsufficientPrivilege():
                 kind, found = PostgresDeniedError, f"refuses: {text}"
                 hint = "docora-ops help privileges lists what the role in DATABASE_URL needs"
-            case pg.ReadOnlySqlTransaction() | pg.FeatureNotSupported() if (
-                "read-only" in text or "recovery" in text  # READ WRITE on a standby
-            ):
+            case (
+                pg.ReadOnlySqlTransaction() | pg.FeatureNotSupported() | psycopg.OperationalError()
+            ) if _READ_ONLY.search(text):
                 found = "is read-only"
                 hint = "point DATABASE_URL at the primary; if this is a standby that takes over, "
                 hint += "try again once it is promoted"
+                if len(self._servers) > 1 and "target_session_attrs" not in self._parameters:
+                    hint = "add target_session_attrs=read-write to DATABASE_URL"
             case pg.DeadlockDetected() | pg.SerializationFailure():
                 kind, found, hint = LinkError, f"undid a change: {text}", "try again"
             case psycopg.DatabaseError() if not isinstance(
@@ -324,12 +339,46 @@ class Database:
                 if how == "reached" and text[1:2].islower():  # not an abbreviation, such as SSL
                     text = text[0].lower() + text[1:]
                 found, hint = f"can't be {how}: {text}", "check that it runs, and DATABASE_URL"
+                if len(self._servers) > 1:
+                    hint = _TO_FAIL_OVER
+                if re.search("certificate|private key|SSL", text):
+                    hint = "check sslmode, sslcert, sslkey and sslrootcert in DATABASE_URL"
         return kind(f"{where} {found}", hint=hint)
+
+    def _open(self) -> Connection:
+        """Connects to the first server in DATABASE_URL that accepts the connection."""
+        refusals = []
+        for server in self._servers:
+            name = self._name_server(server)
+            options: dict[str, Any] = self._parameters | server
+            try:
+                # A prepared statement would be unknown in the next session of a pooling proxy.
+                connection = Connection.connect(**options, autocommit=True, prepare_threshold=None)
+            except psycopg.Error as error:
+                if len(self._servers) == 1:
+                    raise
+                refusals.append(self._explain(error, name))
+            else:
+                self.target = f"{self._name} on {name}"
+                return connection
+        found = "; ".join(each.message for each in refusals)
+        # A refused login, say, remains whichever server takes over.
+        worst = [each for each in refusals if type(each) is not PostgresError] or refusals
+        hints = {each.hint for each in worst}
+        raise type(worst[0])(
+            f"Postgres database {self._name} has no usable server: {found}",
+            hint=hints.pop() if len(hints) == 1 else _TO_FAIL_OVER,
+        )
+
+    def _name_server(self, server: Mapping[str, str]) -> str:
+        """Returns the host, and the port where it tells several servers apart."""
+        host, port = server.get("host") or server.get("hostaddr"), server.get("port") or "5432"
+        is_usual = len(self._servers) == 1 or port == "5432"
+        return (host or "localhost") + ("" if is_usual else f":{port}")
 
     def _connect(self) -> Connection:
         """Connects, and finds Docora's schema."""
-        # A prepared statement would be unknown in the next session of a pooling proxy.
-        connection = Connection.connect(**self._parameters, autocommit=True, prepare_threshold=None)
+        connection = self._open()
         connection.reply_timeout = self._reply_timeout
         connection.adapters.register_loader("timestamptz", _MomentLoader)
         self._begin = _SET_UP.format(
@@ -356,6 +405,15 @@ class Database:
         self.schema = next((schema for schema in on_path if schema in schemas), usual)
         self.place = f"{self.target} (schema {self.schema})"
         return connection
+
+
+def _servers(given: Mapping[str, object]) -> list[dict[str, str]]:
+    """Returns host and port of each server in DATABASE_URL. Raises ValueError if one has none."""
+    names = [name for name in ("host", "hostaddr", "port") if given.get(name)]
+    lists = [str(given[name]).split(",") for name in names]
+    count = max(map(len, lists), default=1)
+    lists = [each * count if len(each) == 1 else each for each in lists]
+    return [dict(zip(names, values, strict=True)) for values in zip(*lists, strict=True)] or [{}]
 
 
 class Session(Database):

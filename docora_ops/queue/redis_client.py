@@ -49,7 +49,7 @@ def connect(settings: Settings) -> redis.Redis:
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
             hint="use redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or unix:///PATH; "
-            "percent-encode special characters in the password",
+            "percent-encode special characters in the password; ssl_… options need rediss://",
         ) from None
     if issubclass(pool.connection_class, redis.SSLConnection):
         # Without one, OpenSSL asks the terminal for the password of an encrypted key.
@@ -76,7 +76,7 @@ def _unusable_file(options: Mapping[str, Any]) -> str | None:
             context.load_cert_chain(certificate, key, options["ssl_password"])
     except OSError as error:
         reason = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or ""
-        words = reason.replace("_", " ").lower() or "not in PEM format"
+        words = reason.replace("_", " ").lower() or "not in PEM format, or not with ssl_password"
         return f"{what} can't be used: {words}"
     return None
 
@@ -190,7 +190,10 @@ def _explain(error: redis.RedisError) -> tuple[str, str]:
     if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError) and not is_loading:
         hint = "check that it runs, REDIS_URL and, with rediss://, its TLS options; see Redis's log"
         if "connecting to" not in text:
-            return "broke the connection", hint
+            # Redis may complain of a client's certificate only after the handshake.
+            alert = re.search(r"\[SSL: \w+\] ([\w ]+)", text)
+            hint = hint.replace("options", "options, such as a client certificate")
+            return "broke the connection" + (f": {alert[1].strip()}" if alert else ""), hint
         # From `Error 111 connecting to HOST:PORT. Connection refused.`, or with OpenSSL's marks.
         reason = re.sub(r"^Error.*? connecting to .*?\. |\[.*?\] | \(_ssl.*?\)", "", text)
         return f"can't be reached: {mask(reason[:1].lower() + reason[1:].rstrip('.'))}", hint

@@ -137,7 +137,7 @@ def test_both_servers_are_told_who_we_are_and_all_timeouts(docora: Docora) -> No
         ("postgres://docora:hunter2@db.example:5433/docora", "docora on db.example"),
         ("postgres://u:hunter%32@db.example/d?sslmode=verify-full", "d on db.example"),
         ("postgres:///docora?host=/run/postgresql&user=u&password=hunter2", "docora on /run/"),
-        ("postgres://u:hunter2@one.example,two.example/docora", "docora on one.example"),
+        ("postgres://u:hunter2@one:5433,two/docora", "docora on one:5433, two"),
     ],
 )
 def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> None:

@@ -29,16 +29,24 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
         assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
         assert "is read-only" in refused.json["error"]
         assert "try again once it is promoted" in refused.json["hint"]
+    of_any = {"DATABASE_URL": f"{pair.standby.command},{pair.primary_host}"}
+    refused = replicated.run("retry", *link.ids, "--json", env=of_any)
+    assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
+    assert "add target_session_attrs=read-write" in refused.json["hint"]
     pair.stop_primary()
     refused = replicated.run("retry", *link.ids, "--json", env=of_both)
     assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
-    assert "can't be reached: " in refused.json["error"]
+    assert f"{pair.primary_host} can't be reached: no such file" in refused.json["error"]
+    assert f"{pair.standby_host} is read-only" in refused.json["error"]
+    assert "if a standby takes over, try again once it is promoted" in refused.json["hint"]
     assert replicated.waiting() == []
     pair.promote()
     retried = replicated.run("retry", *link.ids, "--json", env=of_both)
     assert retried.code == 0, retried
     assert replicated.waiting() == [link.job_id]
     assert pair.status(link) == "pending_snapshot"
+    status = replicated.run("status", "--json", env=of_both)
+    assert status.data["postgres"].endswith(f" on {pair.standby_host}")
 
 
 @pytest.fixture
@@ -59,6 +67,8 @@ def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend
     snapshotted = snapshots.link(
         snapshots.add_app("Other"), retried.repository_id, "pending_snapshot"
     )
+    resynced = snapshots.link(snapshots.add_app("Third"), retried.repository_id, "pending_snapshot")
+    snapshots.run_job(resynced)
     replicated.age_links()
     pair.catch_up()
     pair.cut_off()
@@ -66,6 +76,7 @@ def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend
     assert snapshots.work().code == 0
     assert replicated.status(snapshotted) == "synced"
     assert replicated.run("retry", *retried.ids).code == 0
+    assert replicated.run("resync", *resynced.ids).code == 0
     pair.stop_primary()
     pair.promote()
     on_standby = {"DATABASE_URL": pair.standby.command, **ONE_LOOK}
@@ -80,6 +91,11 @@ def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend
     assert snapshots.work(**of_worker(pair)).code == 0
     assert pair.status(snapshotted) == "synced"
     assert len(snapshots.receiver.of("Other").requests) == 2
+    # So is the resync, whose job has found nothing to send: only the command finishes it.
+    assert len(snapshots.receiver.of("Third").requests) == 1
+    assert replicated.run("resync", *resynced.ids, env=on_standby).code == 0
+    assert snapshots.work(**of_worker(pair)).code == 0
+    assert len(snapshots.receiver.of("Third").requests) == 2
 
 
 @pytest.mark.slow
@@ -89,9 +105,12 @@ def test_a_job_that_a_promotion_interrupts_is_tried_again(pair: Pair, snapshots:
     with held_worker(snapshots, "--concurrency", "1", **of_worker(pair)) as (gate, worker):
         pair.catch_up()
         pair.stop_primary()
-        pair.promote()
         gate.release()
+        worker.await_line("takes no job: Postgres database docora_0 has no usable server")
+        pair.promote()
+        worker.await_line("takes jobs again")
         eventually(lambda: pair.status(link) == "synced", "a second try", 60)
         worker.signal(Signals.SIGTERM)
         assert worker.end() == 0
     assert "tried again in 1 s" in worker.log
+    assert worker.log.count("takes no job") == 1
