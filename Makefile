@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+ENGINE ?= $(firstword $(shell command -v docker podman) docker)
+IMAGE ?= docora-ops
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -22,7 +24,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(READY) ## Show the tool at work on servers of its own (ARGS=--keep: leave them up to play with)
@@ -69,9 +71,14 @@ chaos: $(READY) ## Kill, pause and cut off processes and servers at random, for 
 
 .PHONY: lock
 lock: $(READY) ## Write requirements.lock after a change in pyproject.toml (ARGS=--upgrade: newest versions)
-	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
-	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	    --extra dev $(ARGS) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra dev $(ARGS) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --no-annotate --constraint requirements.lock --extra worker pyproject.toml \
+	    --output-file .github/image/requirements.lock
+	echo hatchling | $(COMPILE) --no-annotate --constraint requirements.lock - \
+	    --output-file .github/image/build.lock
+
+COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
+    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
 .PHONY: audit
 audit: $(READY) ## Look for known vulnerabilities of what requirements.lock pins
@@ -81,6 +88,16 @@ audit: $(READY) ## Look for known vulnerabilities of what requirements.lock pins
 .PHONY: build
 build: $(READY) ## Build the wheel into dist/
 	$(BIN)/hatchling build -t wheel
+
+.PHONY: image
+image: ## Build the container image docora-ops with docker or podman (ENGINE=podman, IMAGE=NAME)
+	$(ENGINE) build --file .github/image/Dockerfile --tag '$(IMAGE)' \
+	    --label "org.opencontainers.image.version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' docora_ops/__init__.py)" \
+	    --label "org.opencontainers.image.revision=$$(git rev-parse HEAD)" $(ARGS) .
+
+.PHONY: image-check
+image-check: image $(READY) ## Run commands and a worker in the image, read-only and without capabilities
+	TEST_IMAGE='$(IMAGE)' TEST_ENGINE=$(ENGINE) $(BIN)/pytest -n 0 tests/image
 
 .PHONY: clean
 clean: ## Remove the environment, the wheel and all caches
