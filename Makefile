@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-ENGINE ?= $(firstword $(shell command -v docker podman) docker)
+ENGINE ?= $(shell command -v docker || command -v podman || echo docker)
 IMAGE ?= docora-ops
 
 BIN := .venv/bin
@@ -70,7 +70,7 @@ chaos: $(READY) ## Kill, pause and cut off processes and servers at random, for 
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 .PHONY: lock
-lock: $(READY) ## Write requirements.lock after a change in pyproject.toml (ARGS=--upgrade: newest versions)
+lock: $(READY) ## Write the three locks after a change in pyproject.toml (ARGS=--upgrade: newest versions)
 	$(COMPILE) --extra dev $(ARGS) pyproject.toml --output-file requirements.lock
 	$(COMPILE) --no-annotate --constraint requirements.lock --extra worker pyproject.toml \
 	    --output-file .github/image/requirements.lock
