@@ -12,7 +12,6 @@ from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
 
 IMAGE, ENGINE = os.environ.get("TEST_IMAGE", ""), os.environ.get("TEST_ENGINE", "docker")
-# Without --tmpfs, podman would mount a writable folder on /tmp.
 CONFINED = ("--network=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
 
 pytestmark = pytest.mark.skipif(not IMAGE, reason="no TEST_IMAGE: see make image-check")
