@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+ENGINE ?= $(shell command -v docker || command -v podman || echo docker)
+IMAGE ?= docora-ops
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -77,10 +79,15 @@ interface: $(READY) ## List what a release promises to scripts: tests/interface/
 	WRITE_INTERFACE=1 $(BIN)/pytest -n 0 tests/interface
 
 .PHONY: lock
-lock: $(READY) ## Write requirements.lock after a change in pyproject.toml (ARGS=--upgrade: newest versions)
-	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
-	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	    --extra dev $(ARGS) pyproject.toml --output-file requirements.lock
+lock: $(READY) ## Write the three locks after a change in pyproject.toml (ARGS=--upgrade: newest versions)
+	$(COMPILE) --extra dev $(ARGS) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --no-annotate --constraint requirements.lock --extra worker pyproject.toml \
+	    --output-file .github/image/requirements.lock
+	echo hatchling | $(COMPILE) --no-annotate --constraint requirements.lock - \
+	    --output-file .github/image/build.lock
+
+COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
+    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
 .PHONY: audit
 audit: $(READY) ## Look for known vulnerabilities of what requirements.lock pins
@@ -94,6 +101,16 @@ build: $(READY) ## Build the wheel into dist/
 .PHONY: release-check
 release-check: $(READY) ## Do all of a release but publish it: build twice, compare, install, run, list packages
 	$(BIN)/python -m tests.release
+
+.PHONY: image
+image: ## Build the container image docora-ops with docker or podman (ENGINE=podman, IMAGE=NAME)
+	$(ENGINE) build --file .github/image/Dockerfile --tag '$(IMAGE)' \
+	    --label "org.opencontainers.image.version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' docora_ops/__init__.py)" \
+	    --label "org.opencontainers.image.revision=$$(git rev-parse HEAD)" $(ARGS) .
+
+.PHONY: image-check
+image-check: image $(READY) ## Run commands and a worker in the image, read-only and without capabilities
+	TEST_IMAGE='$(IMAGE)' TEST_ENGINE=$(ENGINE) $(BIN)/pytest -n 0 tests/image
 
 .PHONY: clean
 clean: ## Remove the environment, the wheel and all caches

@@ -1,5 +1,7 @@
 """`retry`, `retry-all-failed` and `schedule`."""
 
+import time
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -8,7 +10,9 @@ from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, change_options, confirmation, context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.signals import is_interrupted
 from docora_ops.cli.wait import wait_for_link
+from docora_ops.errors import UsageError
 from docora_ops.links import LinkResult, Outcome
 
 
@@ -117,6 +121,10 @@ def retry_all_failed(
 
 def schedule(
     typer_context: typer.Context,
+    repeat: Annotated[
+        bool,
+        typer.Option("--repeat", help="Repeat every SCAN_INTERVAL_MS, until a signal."),
+    ] = False,
     reason: options.Reason = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -125,14 +133,29 @@ def schedule(
 ) -> int:
     """Queue everything that is due, once.
 
-    For cron or a timer. First snapshots, rescans and retries of failed links become due. Changes no
-    link. Keeps live jobs. Replaces stale jobs, and jobs that are marked as waiting but missing from
-    the queue. Excludes links whose circuit is open, failed links whose circuit was opened since git
-    last succeeded, and links that a running command with --in-flight is going to queue.
+    For cron or a timer; with --repeat, for a container. First snapshots, rescans and retries of
+    failed links become due. Changes no link. Keeps live jobs. Replaces stale jobs, and jobs that
+    are marked as waiting but missing from the queue. Excludes links whose circuit is open, failed
+    links whose circuit was opened since git last succeeded, and links that a running command with
+    --in-flight is going to queue.
     """
     context = context_of(typer_context)
+    if repeat and (as_json or dry_run):
+        other = "--json" if as_json else "--dry-run"
+        raise UsageError(f"--repeat and {other} can't be combined", hint="remove one of them")
     from docora_ops.actions.many_links import schedule
     from docora_ops.cli.bulk_command import run_bulk
 
-    events = schedule(context.docora, dry_run=dry_run, reason=reason)
-    return run_bulk(context, events, ChangeOptions(dry_run=dry_run))
+    def one_pass() -> int:
+        events = schedule(context.docora, dry_run=dry_run, reason=reason)
+        return run_bulk(context, events, ChangeOptions(dry_run=dry_run))
+
+    code = one_pass()
+    with suppress(KeyboardInterrupt):
+        while repeat and not is_interrupted():
+            interval = context.docora.settings.scan_interval_ms / 1000
+            context.close()
+            del context.docora  # the next pass looks anew which workers run
+            time.sleep(interval)
+            one_pass()
+    return ExitCode.OK if repeat else code

@@ -173,7 +173,7 @@ class Database:
         self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
         self._reply_timeout = settings.statement_timeout + REPLY_GRACE
         # Of libpq's own variables and services, none may lead a target elsewhere.
-        places = {"host": "", "hostaddr": "", "port": "", "dbname": name, "options": ""}
+        places = {"host": "", "hostaddr": "", "port": "", "dbname": self._name, "options": ""}
         self._parameters: dict[str, Any] = (
             (places if settings.target else {})
             | {

@@ -1,12 +1,14 @@
 """`docora-ops schedule`: which links are due. It makes their jobs and changes nothing else."""
 
 from datetime import timedelta
+from signal import SIGTERM
 
 from rq.job import Job, JobStatus
 
 from docora_ops.links import Action, LinkStatus, Outcome
 from tests.support.bulk_actions import bulk_document
-from tests.support.docora import INTERMEDIATE, Docora
+from tests.support.docora import INTERMEDIATE, Docora, finish
+from tests.support.proxy import eventually
 from tests.support.read_only import frozen
 
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
@@ -119,3 +121,19 @@ def test_nothing_due_is_no_error(docora: Docora) -> None:
     assert (for_script.code, for_script.json) == (0, bulk_document("Nothing is due"))
     assert (for_person.code, for_person.stdout) == (0, "Nothing is due\n")
     assert (dry.code, dry.data["total"], dry.data["planned_links"]) == (0, 0, [])
+
+
+def test_repeated_passes_queue_what_becomes_due_until_a_signal(docora: Docora) -> None:
+    first = docora.add_link("pending_snapshot")
+    process = docora.start("schedule", "--repeat", env={"SCAN_INTERVAL_MS": "50"})
+    eventually(lambda: docora.waiting() == [first.job_id], "the first pass")
+    later = docora.add_link("pending_snapshot")
+    eventually(lambda: docora.waiting() == [first.job_id, later.job_id], "a later pass")
+    process.send_signal(SIGTERM)
+    assert finish(process).code == 0
+
+
+def test_repeating_prints_no_documents_and_changes_something(docora: Docora) -> None:
+    for option in ("--json", "--dry-run"):
+        result = docora.run("schedule", "--repeat", option)
+        assert (result.code, f"--repeat and {option} can't" in result.stderr) == (2, True)
