@@ -1,0 +1,130 @@
+"""`probe` and `set-url`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.completion import complete_repo
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.streams import terminal_to_ask
+from docora_ops.cli.worker import extra_is_missing
+from docora_ops.errors import UsageError
+
+if TYPE_CHECKING:
+    from docora_ops.actions.docora import Docora
+    from docora_ops.links import App
+    from docora_ops.probe import Probe
+
+
+def probe(
+    typer_context: typer.Context,
+    app: options.OptionalApp = None,
+    repo: Annotated[
+        str | None,
+        typer.Option(
+            "--repo",
+            metavar="REPO",
+            help="List the branches of this repository (id, owner/name or URL) with the token of "
+            "each of its links, or of APP's link.",
+            autocompletion=complete_repo,
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Try what a worker would meet at an app or a git host.
+
+    Tries DNS, TCP, TLS and an unsigned HEAD of the app's base_url, with the proxies, authorities
+    and limits of a worker; with --repo, lists the branches of a repository by git. Sends no file
+    and changes nothing. Any HTTP answer counts as reachable. Exit code 6 if a step fails. Needs the
+    extra `worker`.
+    """
+    context = context_of(typer_context)
+    if app is None and repo is None:
+        raise UsageError("probe needs APP or --repo", hint="name an app, a repository, or both")
+    try:
+        from docora_ops.worker.probe import probe
+    except ImportError as error:
+        raise extra_is_missing(error) from error
+    from docora_ops.render.probe_view import probe_screens
+
+    found = probe(context.docora, app, repo)
+    context.show(found, probe_screens(found))
+    return _end(context, found)
+
+
+def set_url(
+    typer_context: typer.Context,
+    app: options.App,
+    url: Annotated[
+        str,
+        typer.Argument(metavar="URL", help="New base_url, by the rules of Docora's onboarding."),
+    ],
+    probe_first: Annotated[
+        bool,
+        typer.Option("--probe", help="Probe the URL first; change nothing if a step fails."),
+    ] = False,
+    reason: options.Reason = None,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Change the base_url of an app.
+
+    Workers of docora-ops use the new URL from the next job on. Jobs of BullMQ keep the URL that
+    they were queued with; these are counted. Needs a grant of its own: see docora-ops help
+    privileges.
+    """
+    context = context_of(typer_context)
+    terminal = None if yes or dry_run else terminal_to_ask()
+    from dataclasses import replace
+
+    from docora_ops.actions.app_url import set_url
+    from docora_ops.render import probe_view as render
+
+    docora, found = context.docora, None
+    by_prefix = dry_run or terminal is not None
+    change = replace(set_url(docora, app, url, by_prefix=by_prefix, dry_run=True), dry_run=dry_run)
+    if probe_first and change.changed:
+        found = _probe_url(docora, change, url)
+        if found.found_problems:
+            change = replace(change, changed=False, probe=found)
+            context.show(change, [*render.change_screen(change), *render.step_screen(found)])
+            context.say("base_url was not changed: a step of the probe has failed.")
+            return _end(context, found)
+    if change.changed and not dry_run:
+        if terminal is not None:
+            context.tell()
+            kept = render.jobs_in_words(change)
+            above = [*(render.step_screen(found) if found else []), *([kept] if kept else [])]
+            sentence = f"set the base_url of {change.app_name} to {change.new_url}?"
+            terminal.ask(f"{docora.servers}: {sentence}", *above)
+        change = set_url(docora, change.app_id, url, reason=reason)
+    change = replace(change, probe=found)
+    steps = render.step_screen(found) if found and terminal is None else []
+    context.show(change, [*render.change_screen(change), *steps])
+    if kept := render.jobs_in_words(change):
+        context.warn(f"Warning: {kept}.")
+    done = "base_url changed" if change.changed else "nothing to do, the app has this URL"
+    if dry_run and change.changed:
+        done = "dry run, nothing was changed"
+    context.say(f"{docora.servers}: {done}.")
+    return _end(context, found) if found else ExitCode.OK
+
+
+def _probe_url(docora: Docora, app: App, url: str) -> Probe:
+    try:
+        from docora_ops.worker.probe import probe_url
+    except ImportError as error:
+        raise extra_is_missing(error) from error
+    return probe_url(docora, app, url)
+
+
+def _end(context: Context, found: Probe) -> ExitCode:
+    context.say(f"Probed from {found.host}; a worker elsewhere may see otherwise.")
+    return ExitCode.PROBLEMS if found.found_problems else ExitCode.OK
