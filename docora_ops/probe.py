@@ -28,13 +28,13 @@ class Probe:
     """What a worker on this host would meet. An app or a repository that was not probed is None."""
 
     host: str
-    app_id: str | None
-    app_name: str | None
-    base_url: str | None
-    repository_id: str | None
-    repository_name: str | None
-    github_url: str | None
     steps: Sequence[ProbeStep]
+    app_id: str | None = None
+    app_name: str | None = None
+    base_url: str | None = None
+    repository_id: str | None = None
+    repository_name: str | None = None
+    github_url: str | None = None
 
     @property
     def found_problems(self) -> bool:

@@ -8,8 +8,10 @@ from urllib.parse import unquote
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.audit import describe_change
+from docora_ops.database import Database
 from docora_ops.database.urls import read_base_url, set_base_url
 from docora_ops.errors import NotFoundError, RedisError, UsageError
+from docora_ops.links import App
 from docora_ops.probe import UrlChange
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.bullmq import count_jobs_with_other_url
@@ -62,9 +64,7 @@ def set_url(
     database = docora.database
     found = resolve_app(database, app, by_prefix=by_prefix)
     with database.transaction():
-        old = read_base_url(database, found.app_id, lock=not dry_run)
-        if old is None:
-            raise NotFoundError(f"no app {found.app_id!r}", hint="it was removed a moment ago")
+        old = base_url_of(database, found, lock=not dry_run)
         shown = {"old_url": mask_url(old), "new_url": mask_url(url)}
         if old != url and not dry_run:
             set_base_url(database, found.app_id, url)
@@ -86,6 +86,14 @@ def set_url(
         jobs_with_old_url=jobs,
         all_jobs_counted=all_counted,
     )
+
+
+def base_url_of(database: Database, app: App, *, lock: bool = False) -> str:
+    """Returns the base_url of an app. `lock`: until the commit. Raises NotFoundError."""
+    base_url = read_base_url(database, app.app_id, lock=lock)
+    if base_url is None:
+        raise NotFoundError(f"no app {app.app_id!r}", hint="it was removed a moment ago")
+    return base_url
 
 
 def refusal_of(url: str, *, is_dev: bool) -> str | None:

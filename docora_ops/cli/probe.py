@@ -15,8 +15,8 @@ from docora_ops.cli.worker import extra_is_missing
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
-    from docora_ops.actions.docora import Docora
-    from docora_ops.links import App
+    from types import ModuleType
+
     from docora_ops.probe import Probe
 
 
@@ -46,13 +46,10 @@ def probe(
     context = context_of(typer_context)
     if app is None and repo is None:
         raise UsageError("probe needs APP or --repo", hint="name an app, a repository, or both")
-    try:
-        from docora_ops.worker.probe import probe
-    except ImportError as error:
-        raise extra_is_missing(error) from error
+    prober = _prober()
     from docora_ops.render.probe_view import probe_screens
 
-    found = probe(context.docora, app, repo)
+    found = prober.probe(context.docora, app, repo)
     context.show(found, probe_screens(found))
     return _end(context, found)
 
@@ -91,7 +88,7 @@ def set_url(
     by_prefix = dry_run or terminal is not None
     change = replace(set_url(docora, app, url, by_prefix=by_prefix, dry_run=True), dry_run=dry_run)
     if probe_first and change.changed:
-        found = _probe_url(docora, change, url)
+        found = _prober().probe(docora, change.app_id, new_url=url)
         if found.found_problems:
             change = replace(change, changed=False, probe=found)
             context.show(change, [*render.change_screen(change), *render.step_screen(found)])
@@ -102,8 +99,9 @@ def set_url(
             context.tell()
             kept = render.jobs_in_words(change)
             above = [*(render.step_screen(found) if found else []), *([kept] if kept else [])]
-            sentence = f"set the base_url of {change.app_name} to {change.new_url}?"
-            terminal.ask(f"{docora.servers}: {sentence}", *above)
+            urls = f"from {change.old_url} to {change.new_url}"
+            question = f"change the base_url of {change.app_name} {urls}?"
+            terminal.ask(f"{docora.servers}: {question}", *above)
         change = set_url(docora, change.app_id, url, reason=reason)
     change = replace(change, probe=found)
     steps = render.step_screen(found) if found and terminal is None else []
@@ -117,12 +115,13 @@ def set_url(
     return _end(context, found) if found else ExitCode.OK
 
 
-def _probe_url(docora: Docora, app: App, url: str) -> Probe:
+def _prober() -> ModuleType:
+    """Returns the module that probes. Raises ConfigurationError without the extra `worker`."""
     try:
-        from docora_ops.worker.probe import probe_url
+        from docora_ops.worker import probe
     except ImportError as error:
         raise extra_is_missing(error) from error
-    return probe_url(docora, app, url)
+    return probe
 
 
 def _end(context: Context, found: Probe) -> ExitCode:

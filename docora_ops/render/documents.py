@@ -88,17 +88,8 @@ def schema_of(command: str) -> dict[str, Any] | None:
     """Returns the JSON Schema of a command's documents; None if it prints none."""
     from pydantic import TypeAdapter
 
-    from docora_ops import (
-        audit,
-        bulk,
-        jobs,
-        link_lists,
-        links,
-        overview,
-        probe,
-        report,
-        verification,
-    )
+    from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
+    from docora_ops.probe import Probe, UrlChange
     from docora_ops.render import bulk_view, drift_view, link_view, queue_view
 
     counts = list[link_lists.RepositoryCount] | list[link_lists.StatusCount]
@@ -113,14 +104,14 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "queue": jobs.QueueOverview,
         "doctor": drift_view.DoctorData,
         "verify": verification.Verification,
-        "probe": probe.Probe,
+        "probe": Probe,
         "metrics": overview.Metrics,
         "retry": one,
         "retry-all-failed": many,
         "resync": one | many,
         "repair": drift_view.RepairData,
         "schedule": many,
-        "set-url": probe.UrlChange,
+        "set-url": UrlChange,
         "operations": list[bulk.KnownOperation],
         "progress": bulk_view.ProgressData,
         "wait": one | bulk_view.ProgressData,

@@ -8,7 +8,7 @@ from docora_ops.text import amount
 
 _STEPS: Sequence[Column[ProbeStep]] = (
     Column("Step", lambda step: step.name),
-    Column("Outcome", lambda step: words(step.state), lambda step: style_of(step.state)),
+    Column("State", lambda step: words(step.state), lambda step: style_of(step.state)),
     Column(
         "Found",
         lambda step: (step.finding, *([f"→ {step.hint}"] if step.hint else [])),

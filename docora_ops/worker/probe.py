@@ -6,8 +6,8 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -15,18 +15,19 @@ from threading import Thread
 from urllib.parse import urljoin, urlsplit
 
 from cryptography import x509
+from urllib3.connection import HTTPConnection
 
-from docora_ops.actions.app_url import refusal_of
+from docora_ops.actions.app_url import base_url_of, refusal_of
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import gone, resolve_app, resolve_repository
-from docora_ops.database.urls import LinkToken, read_base_url, read_tokens
+from docora_ops.database.urls import LinkToken, read_tokens
 from docora_ops.diagnosis import CheckState
-from docora_ops.errors import DeliveryError, NotFoundError, SnapshotError
+from docora_ops.errors import DeliveryError, SnapshotError
 from docora_ops.interrupts import held_back
-from docora_ops.links import App, Repository
+from docora_ops.links import App
 from docora_ops.probe import Probe, ProbeStep
 from docora_ops.settings import Settings
-from docora_ops.text import amount, mask, mask_url
+from docora_ops.text import amount, mask_url
 from docora_ops.worker import host
 from docora_ops.worker.clone import newest_commit
 from docora_ops.worker.git import Git, require_git
@@ -38,66 +39,54 @@ _LIMIT = 60  # seconds for all steps, of which the app has as many as a delivery
 _MOST_NAMED = 3  # addresses or apps in a finding
 _PERMANENT = {301, 308}  # redirects
 
+# The apps by the token of their links, None for no token, and why the token can't be used.
+_Tokens = Mapping[tuple[str | None, str], list[App]]
 
-def probe(docora: Docora, app: str | None = None, repository: str | None = None) -> Probe:
+
+def probe(
+    docora: Docora,
+    app: str | None = None,
+    repository: str | None = None,
+    *,
+    new_url: str | None = None,
+) -> Probe:
     """Probes an app's base_url, and the repository with the token of each of its links.
 
     With both, only the token of the app's link is used. Takes at most a minute.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
+    new_url: to be probed in place of the app's base_url.
 
     Raises NotFoundError, AmbiguousError, PostgresError, ConfigurationError.
     """
-    database = docora.database
-    found_app = found_repository = base_url = url = None
-    tokens: list[LinkToken] = []
-    if app is not None:
-        found_app = resolve_app(database, app)
-        base_url = read_base_url(database, found_app.app_id)
-        if base_url is None:
-            raise NotFoundError(f"no app {found_app.app_id!r}", hint="it was removed a moment ago")
+    database, settings = docora.database, docora.settings
+    found = None if app is None else resolve_app(database, app)
+    base_url = found and (new_url or base_url_of(database, found))
+    linked, url, tokens, cleaner = None, None, {}, Cleaner()
     if repository is not None:
         require_git()
-        found_repository = resolve_repository(
-            database, [found_app] if found_app else [], repository
-        )
-        app_id = found_app and found_app.app_id
-        url, tokens = read_tokens(database, found_repository.repository_id, app_id)
-        if not tokens:
-            raise gone(app_id or "", found_repository.repository_id)
-    return _probe(docora.settings, found_app, base_url, found_repository, url, tokens)
-
-
-def probe_url(docora: Docora, app: App, base_url: str) -> Probe:
-    """Probes a URL as if it were the base_url of the app."""
-    return _probe(docora.settings, app, base_url)
-
-
-def _probe(
-    settings: Settings,
-    app: App | None,
-    base_url: str | None,
-    repository: Repository | None = None,
-    github_url: str | None = None,
-    tokens: Sequence[LinkToken] = (),
-) -> Probe:
+        linked = resolve_repository(database, [found] if found else [], repository)
+        url, links = read_tokens(database, linked.repository_id, found and found.app_id)
+        if not links:
+            raise gone(found.app_id if found else "", linked.repository_id)
+        tokens = _decrypted(settings, links, cleaner)
     steps: list[ProbeStep] = []
     with _authorities(settings):
         end = time.monotonic() + _LIMIT
-        if app is not None and base_url is not None:
-            steps += _App(app, base_url, settings).steps()
-        if github_url is not None:
-            steps += _git_steps(settings, github_url, tokens, end)
+        if found and base_url:
+            steps += _App(found, base_url, settings).steps()
+        if url:
+            steps += _git_steps(settings, url, tokens, cleaner, end)
     return Probe(
         host=os.uname().nodename,
-        app_id=app and app.app_id,
-        app_name=app and app.app_name,
-        base_url=base_url and mask_url(base_url),
-        repository_id=repository and repository.repository_id,
-        repository_name=repository and repository.repository_name,
-        github_url=github_url and mask_url(github_url),
         steps=steps,
+        app_id=found and found.app_id,
+        app_name=found and found.app_name,
+        base_url=base_url and mask_url(base_url),
+        repository_id=linked and linked.repository_id,
+        repository_name=linked and linked.repository_name,
+        github_url=url and mask_url(url),
     )
 
 
@@ -106,7 +95,8 @@ def _authorities(settings: Settings) -> Iterator[None]:
     """Trusts what a worker with these settings trusts, for the time of the block."""
     before = dict(os.environ)
     host.tls_context.cache_clear()
-    with TemporaryDirectory() as folder:
+    # For the file that is made for git. Where there is none to make, no disk is needed.
+    with TemporaryDirectory() if settings.node_extra_ca_certs else nullcontext("/") as folder:
         try:
             host.use_authorities(settings.model_copy(update={"repos_base_path": Path(folder)}))
             yield
@@ -117,7 +107,7 @@ def _authorities(settings: Settings) -> Iterator[None]:
 
 
 class _App:
-    """The steps to an app, each with its time, until one fails."""
+    """The steps to an app, until one fails. A step returns what it has found, or raises."""
 
     def __init__(self, app: App, base_url: str, settings: Settings) -> None:
         self.app_id = app.app_id
@@ -130,77 +120,50 @@ class _App:
 
     def steps(self) -> Iterator[ProbeStep]:
         try:
-            self.route = route_to(self.base_url)
+            route = route_to(self.base_url)
         except DeliveryError as error:
             yield ProbeStep("url", CheckState.CRITICAL, error.message, error.hint, 0.0)
             return
-        self.connection = self.route.connection(DELIVERY_TIMEOUT)
-        calls: list[tuple[str, Callable[[], str]]] = [("dns", self.resolve), ("tcp", self.connect)]
-        if self.route.url.scheme == "https":
-            calls.append(("tls", self.shake_hands))
-        calls.append(("http", self.ask))
-        with closing(self.connection):
-            for name, call in calls:
-                step = self.run(name, call)
+        with closing(route.connection(DELIVERY_TIMEOUT)) as connection:
+            calls: dict[str, Callable[[], str]] = {
+                "dns": lambda: _resolve(route),
+                "tcp": lambda: _connect(route, self.end),
+                "tls": lambda: _shake_hands(connection),
+                "http": lambda: self.ask(route, connection),
+            }
+            for name, call in calls.items():
+                if name == "tls" and route.url.scheme == "http":
+                    continue
+                step = self.run(name, call, route)
                 yield step
                 if step.state is CheckState.CRITICAL:
                     return
 
-    def run(self, name: str, call: Callable[[], str]) -> ProbeStep:
+    def run(self, name: str, call: Callable[[], str], route: Route) -> ProbeStep:
         began, self.hint = time.monotonic(), None
         try:
             finding = _within(self.end - began, call)
             state = CheckState.WARNING if self.hint else CheckState.OK
         except FAILURES as error:
-            explained = self.route.explain(error, DELIVERY_TIMEOUT, expired=False)
-            finding, state = explained.message, CheckState.CRITICAL
-            self.hint = explained.hint
-            if isinstance(error, ssl.SSLCertVerificationError):
-                finding += self.unverified(self.route)
-        seconds = time.monotonic() - began
-        return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, round(seconds, 3))
+            explained = route.explain(error, DELIVERY_TIMEOUT, expired=False)
+            finding, state, self.hint = explained.message, CheckState.CRITICAL, explained.hint
+            if isinstance(error, ssl.SSLCertVerificationError) and route.proxy is None:
+                with suppress(*FAILURES):
+                    limit = self.end - time.monotonic()
+                    pem = ssl.get_server_certificate(route.first, timeout=limit)
+                    finding += _certificate(ssl.PEM_cert_to_DER_cert(pem))
+        seconds = round(time.monotonic() - began, 3)
+        return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
 
-    def resolve(self) -> str:
-        """Resolves the host, or that of the proxy."""
-        name, port = self.route.first
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
-        proxy = "proxy " if self.route.proxy else ""
-        return f"{proxy}{name}: {_listed(addresses)}"
-
-    def connect(self) -> str:
-        """Connects, and hangs up."""
-        with socket.create_connection(self.route.first, self.end - time.monotonic()) as connection:
-            address, port, *_ = connection.getpeername()
-        return f"connected to {address} port {port}"
-
-    def shake_hands(self) -> str:
-        """Connects as a delivery does, through a proxy if there is one."""
-        self.connection.connect()
-        sock = self.connection.sock
-        assert isinstance(sock, ssl.SSLSocket)  # noqa: S101 - a proxy is reached without TLS
-        return f"{sock.version()}{_certificate(sock.getpeercert(binary_form=True))}"
-
-    def unverified(self, route: Route) -> str:
-        """Describes the certificate that was refused, if it can be had."""
-        if route.proxy is not None:
-            return ""
-        with suppress(*FAILURES):
-            pem = ssl.get_server_certificate(route.first, timeout=self.end - time.monotonic())
-            return _certificate(ssl.PEM_cert_to_DER_cert(pem))
-        return ""
-
-    def ask(self) -> str:
+    def ask(self, route: Route, connection: HTTPConnection) -> str:
         """Sends a HEAD without a signature; any answer will do."""
-        target = self.route.target(self.route.url.path or "/")
-        headers = self.route.headers
-        self.connection.request("HEAD", target, headers=headers, preload_content=False)
-        with closing(self.connection.getresponse()) as answer:
+        target = route.target(route.url.path or "/")
+        connection.request("HEAD", target, headers=route.headers, preload_content=False)
+        with closing(connection.getresponse()) as answer:
             location = answer.headers.get("Location", "")
             self.hint = self.moved_to(location) if answer.status in _PERMANENT else None
-            proxy = ", through the proxy" if self.route.is_forwarded else ""
             to = f" to {mask_url(location)}" if location else ""
-            return f"HTTP {answer.status}{to}{proxy}"
+            return f"HTTP {answer.status}{to}{', through the proxy' * route.is_forwarded}"
 
     def moved_to(self, location: str) -> str | None:
         """Returns a hint if all paths below the base_url are likely to have moved with it."""
@@ -211,10 +174,32 @@ class _App:
             return None
         if path != old_path or refusal_of(new, is_dev=self.is_dev):
             return None
-        is_whole = mask_url(new) == new and mask_url(self.base_url) == self.base_url
-        argument = shlex.quote(new) if is_whole else "URL"
-        command = f"docora-ops set-url {shlex.quote(self.app_id)} {argument}"
-        return f"it has moved, and workers follow no redirects: {command}"
+        has_secrets = mask_url(new) != new or mask_url(self.base_url) != self.base_url
+        words = shlex.join(["set-url", self.app_id, "URL" if has_secrets else new])
+        return f"it has moved, and workers follow no redirects: docora-ops {words}"
+
+
+def _resolve(route: Route) -> str:
+    """Resolves the host of the app, or of the proxy."""
+    name, port = route.first
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+    return f"{'proxy ' if route.proxy else ''}{name}: {_listed(addresses)}"
+
+
+def _connect(route: Route, end: float) -> str:
+    """Connects, and hangs up."""
+    with socket.create_connection(route.first, end - time.monotonic()) as connection:
+        address, port, *_ = connection.getpeername()
+    return f"connected to {address} port {port}"
+
+
+def _shake_hands(connection: HTTPConnection) -> str:
+    """Connects as a delivery does, through a proxy if there is one."""
+    connection.connect()
+    sock = connection.sock
+    assert isinstance(sock, ssl.SSLSocket)  # noqa: S101 - of an HTTPSConnection
+    return f"{sock.version()}{_certificate(sock.getpeercert(binary_form=True))}"
 
 
 def _certificate(der: bytes | None) -> str:
@@ -250,43 +235,44 @@ def _within(seconds: float, call: Callable[[], str]) -> str:
     return answer
 
 
-def _git_steps(
-    settings: Settings, url: str, tokens: Sequence[LinkToken], end: float
-) -> Iterator[ProbeStep]:
-    """Lists the branches once with each token, and once without if links have none.
-
-    The job of a link uses the token of this link only.
-    """
-    groups: dict[tuple[str | None, str], list[App]] = {}  # by token, and why it can't be used
-    cleaner = Cleaner()
-    for link in tokens:
+def _decrypted(settings: Settings, links: Sequence[LinkToken], cleaner: Cleaner) -> _Tokens:
+    """Decrypts the tokens. Raises ConfigurationError if there are any, and no key."""
+    tokens: dict[tuple[str | None, str], list[App]] = {}
+    for link in links:
         token, problem = link.encrypted, ""
         if token is not None:
+            key = settings.require_encryption_key()
             try:
-                token = decrypt(token, settings.require_encryption_key(), "the GitHub token")
+                token = decrypt(token, key, "the GitHub token")
             except SnapshotError as error:
                 token, problem = None, error.message
         cleaner.learn((token, link.encrypted))
-        groups.setdefault((token, problem), []).append(link.app)
-    for (token, problem), apps in groups.items():
-        began, state = time.monotonic(), CheckState.CRITICAL
-        finding = problem
+        tokens.setdefault((token, problem), []).append(link.app)
+    return tokens
+
+
+def _git_steps(
+    settings: Settings, url: str, tokens: _Tokens, cleaner: Cleaner, end: float
+) -> Iterator[ProbeStep]:
+    """Lists the branches with each token, as the jobs of its links would."""
+    for (token, problem), apps in tokens.items():
+        began, state, finding = time.monotonic(), CheckState.CRITICAL, problem
         try:
             if began >= end:
-                finding, state = f"no time was left of {_LIMIT} s", CheckState.NOT_CHECKED
+                state, finding = CheckState.NOT_CHECKED, f"no time was left of {_LIMIT} s"
             elif not problem:
                 git = Git(url, token, settings.git_protocols.split(","), end - began, lambda: None)
                 commit = newest_commit(git)
-                finding = f"{commit.branch} at {commit.sha[:12]}" if commit else "no branch"
                 state = CheckState.OK if commit else CheckState.WARNING
+                finding = f"{commit.branch} at {commit.sha[:12]}" if commit else "no branch"
         except SnapshotError as error:
             finding = error.message
-        names = mask(_listed([each.app_name for each in apps]))
-        is_without = token is None and not problem
-        token_of = "without a token, for" if is_without else "with the token of"
-        finding = f"{token_of} {names}: {cleaner.clean(finding)}"
+        has_token = token is not None or problem
+        names = _listed([each.app_name for each in apps])
+        whose = f"{'with the token of' if has_token else 'without a token, for'} {names}"
+        ids = [each.app_id for each in apps]
         seconds = round(time.monotonic() - began, 3)
-        yield ProbeStep("git", state, finding, None, seconds, [each.app_id for each in apps])
+        yield ProbeStep("git", state, f"{whose}: {cleaner.clean(finding)}", None, seconds, ids)
 
 
 def _listed(names: Sequence[str]) -> str:

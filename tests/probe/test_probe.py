@@ -99,7 +99,7 @@ def test_an_app_is_reached_by_an_unsigned_head_and_nothing_is_written(
     assert "Docora-Signature" not in requests[0]
     assert (as_json.code, as_text.code, as_text.stderr) == (0, 0, HERE)
     assert as_json.data["base_url"] == f"https://***@{app.host}/hook/?***"
-    assert "Step\tOutcome\tFound\tSeconds\ndns\tok\t127.0.0.1: 127.0.0.1\t0." in as_text.stdout
+    assert "Step\tState\tFound\tSeconds\ndns\tok\t127.0.0.1: 127.0.0.1\t0." in as_text.stdout
     shown = f"{as_json}{as_text}"
     assert [each for each in ("geheim", "secret-of-the-query") if each in shown] == []
 

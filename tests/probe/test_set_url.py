@@ -189,7 +189,9 @@ def test_a_terminal_is_asked(docora: Docora, link: TestLink) -> None:
     before = docora.dump()
     code, shown = on_terminal(docora, ["set-url", "Acme", NEW], answer=b"n\n")
     assert code == 130
-    assert f"set the base_url of Acme Search to {NEW}? [y/N]" in " ".join(shown.split())
+    assert f"change the base_url of Acme Search from {OLD} to {NEW}? [y/N]" in " ".join(
+        shown.split()
+    )
     assert docora.dump() == before
     code, _ = on_terminal(docora, ["set-url", "Acme", NEW], answer=b"y\n")
     assert (code, app_row(docora)["base_url"]) == (0, NEW)
