@@ -65,11 +65,11 @@ def set_url(
     found = resolve_app(database, app, by_prefix=by_prefix)
     with database.transaction():
         old = base_url_of(database, found, lock=not dry_run)
-        shown = {"old_url": mask_url(old), "new_url": mask_url(url)}
+        shown_old, shown_new = mask_url(old), mask_url(url)
         if old != url and not dry_run:
             set_base_url(database, found.app_id, url)
-            names = {"app_id": found.app_id, "app_name": found.app_name}
-            change = describe_change("set-url", reason, **names, **shown)
+            shown = {"old_url": shown_old, "new_url": shown_new}
+            change = describe_change("set-url", reason, **vars(found), **shown)
             add_entry(docora.redis, audit_entry(change, AuditEvent.DONE))
     jobs, all_counted = 0, True
     if old != url:  # also in a dry run
@@ -79,8 +79,10 @@ def set_url(
             all_counted = False
             docora.warn(f"jobs that keep the old URL can't be counted: {error.message}")
     return UrlChange(
-        **vars(found),
-        **shown,
+        app_id=found.app_id,
+        app_name=found.app_name,
+        old_url=shown_old,
+        new_url=shown_new,
         changed=old != url,
         dry_run=dry_run,
         jobs_with_old_url=jobs,

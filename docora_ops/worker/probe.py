@@ -62,31 +62,35 @@ def probe(
     """
     database, settings = docora.database, docora.settings
     found = None if app is None else resolve_app(database, app)
-    base_url = found and (new_url or base_url_of(database, found))
-    linked, url, tokens, cleaner = None, None, {}, Cleaner()
+    base_url = new_url
+    if found is not None and base_url is None:
+        base_url = base_url_of(database, found)
+    linked, url, cleaner = None, None, Cleaner()
+    tokens: _Tokens = {}
     if repository is not None:
         require_git()
         linked = resolve_repository(database, [found] if found else [], repository)
-        url, links = read_tokens(database, linked.repository_id, found and found.app_id)
+        app_id = found.app_id if found else None
+        url, links = read_tokens(database, linked.repository_id, app_id)
         if not links:
-            raise gone(found.app_id if found else "", linked.repository_id)
+            raise gone(app_id or "", linked.repository_id)
         tokens = _decrypted(settings, links, cleaner)
     steps: list[ProbeStep] = []
     with _authorities(settings):
         end = time.monotonic() + _LIMIT
-        if found and base_url:
+        if found is not None and base_url is not None:
             steps += _App(found, base_url, settings).steps()
-        if url:
+        if url is not None:
             steps += _git_steps(settings, url, tokens, cleaner, end)
     return Probe(
         host=os.uname().nodename,
         steps=steps,
-        app_id=found and found.app_id,
-        app_name=found and found.app_name,
-        base_url=base_url and mask_url(base_url),
-        repository_id=linked and linked.repository_id,
-        repository_name=linked and linked.repository_name,
-        github_url=url and mask_url(url),
+        app_id=found.app_id if found else None,
+        app_name=found.app_name if found else None,
+        base_url=mask_url(base_url) if base_url else None,
+        repository_id=linked.repository_id if linked else None,
+        repository_name=linked.repository_name if linked else None,
+        github_url=mask_url(url) if url else None,
     )
 
 
@@ -116,7 +120,7 @@ class _App:
         self.cleaner = Cleaner()
         self.cleaner.learn_url(base_url)
         self.end = time.monotonic() + DELIVERY_TIMEOUT
-        self.hint: str | None = None  # of the step that has just ended
+        self.hint: str | None = None  # of the last step
 
     def steps(self) -> Iterator[ProbeStep]:
         try:
@@ -140,7 +144,7 @@ class _App:
                     return
 
     def run(self, name: str, call: Callable[[], str], route: Route) -> ProbeStep:
-        began, self.hint = time.monotonic(), None
+        began = time.monotonic()
         try:
             finding = _within(self.end - began, call)
             state = CheckState.WARNING if self.hint else CheckState.OK

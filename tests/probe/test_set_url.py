@@ -10,7 +10,7 @@ from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora
 from tests.support.privileges import block
 from tests.support.proxy import refused_port
-from tests.support.raw_app import raw_app
+from tests.support.raw_app import Talk, raw_app
 from tests.support.read_only import frozen, read_only
 from tests.support.receiver import Receiver
 from tests.support.rows import TestLink
@@ -226,8 +226,12 @@ def test_a_probe_that_fails_keeps_the_old_url(docora: Docora, link: TestLink) ->
     steps = [(step["name"], step["state"]) for step in refused.data["probe"]["steps"]]
     assert steps == [("dns", "ok"), ("tcp", "critical")]
     assert (app_row(docora)["base_url"], docora.audit_entries()) == (OLD, [])
-    answer = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
-    with raw_app(Receiver(), lambda talk: (talk.read_head(), talk.send(answer))) as app:
+
+    def answer(talk: Talk) -> None:
+        talk.read_head()
+        talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+
+    with raw_app(Receiver(), answer) as app:
         changed = docora.run("set-url", link.app_id, app.base_url, "--probe", env=env)
     assert (changed.code, "http\tok\tHTTP 404\t" in changed.stdout) == (0, True)
     assert app_row(docora)["base_url"] == app.base_url
@@ -243,8 +247,8 @@ def test_jobs_of_bullmq_that_keep_the_old_url_are_counted(bullmq: Bullmq, link: 
         bullmq.add(each)
     bullmq.delay(delayed)
     docora.redis.hset(bullmq.key(renewed.job_id), "data", json.dumps({"base_url": NEW}))
-    keys = docora.redis.keys("bull:*")
-    before = docora.contents(sorted(keys))
+    keys: Any = docora.redis.keys("bull:*")
+    before = docora.contents(keys)
     planned = bullmq.run("set-url", link.app_id, NEW, "--dry-run", "--json").data
     changed = bullmq.run("set-url", link.app_id, NEW)
     assert (planned["jobs_with_old_url"], planned["all_jobs_counted"]) == (3, True)
@@ -252,4 +256,5 @@ def test_jobs_of_bullmq_that_keep_the_old_url_are_counted(bullmq: Bullmq, link: 
         "Warning: 3 BullMQ jobs keep the old URL: Docora's worker sends files there.\n"
         in changed.stderr
     )
-    assert docora.contents(sorted(docora.redis.keys("bull:*"))) == before
+    assert docora.redis.keys("bull:*") == keys
+    assert docora.contents(keys) == before
