@@ -63,7 +63,7 @@ def set_url(
         raise UsageError(f"Docora would refuse the URL {mask_url(url)}: {problem}", hint=hint)
     database = docora.database
     found = resolve_app(database, app, by_prefix=by_prefix)
-    with database.transaction():
+    with database.snapshot() if dry_run else database.transaction():
         old = base_url_of(database, found, lock=not dry_run)
         shown_old, shown_new = mask_url(old), mask_url(url)
         if old != url and not dry_run:

@@ -199,6 +199,8 @@ def test_a_terminal_is_asked(docora: Docora, link: TestLink) -> None:
 
 def test_without_redis_nothing_is_changed(docora: Docora, link: TestLink) -> None:
     env = {"REDIS_URL": f"redis://127.0.0.1:{refused_port()}"}
+    planned = docora.run("set-url", link.app_id, NEW, "--dry-run", env=env)
+    assert (planned.code, "BullMQ jobs may keep the old URL" in planned.stderr) == (0, True)
     assert docora.run("set-url", link.app_id, NEW, env=env).code == 5
     assert app_row(docora)["base_url"] == OLD
 
