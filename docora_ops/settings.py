@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     git_ssl_cainfo: str | None = None
     ssl_cert_file: str | None = None
     ssl_cert_dir: str | None = None
+    node_env: str | None = None
 
     backend: Annotated[Backend | None, _own("BACKEND")] = None  # None: to be found out
     job_timeout: Annotated[int, _own("JOB_TIMEOUT", ge=1, le=2_592_000)] = 3600

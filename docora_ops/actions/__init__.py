@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from docora_ops.bulk import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
+    from docora_ops.actions.app_url import set_url as set_url
     from docora_ops.actions.bulk_run import BulkStep as BulkStep
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.workers import rq_workers as rq_workers
 
 _MODULES = {
+    "app_url": ("set_url",),
     "bulk_run": ("BulkStep",),
     "doctor": ("diagnose",),
     "docora": ("Docora",),

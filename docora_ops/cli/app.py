@@ -21,6 +21,7 @@ from docora_ops.cli.help import show_help
 from docora_ops.cli.lists import apps, failed, links, show
 from docora_ops.cli.operations import cancel, history, operations, progress
 from docora_ops.cli.pause import pause, resume
+from docora_ops.cli.probe import probe, set_url
 from docora_ops.cli.repair import doctor, repair
 from docora_ops.cli.report import report
 from docora_ops.cli.resync import resync
@@ -58,12 +59,14 @@ for _command, _example in (
     (queue, "queue --limit 100"),
     (doctor, "doctor --json"),
     (verify, "verify 'Acme Search'"),
+    (probe, "probe 'Acme Search'"),
     (metrics, "metrics --by-app"),
     (retry, "retry 'Acme Search' octo/api --front"),
     (retry_all_failed, "retry-all-failed --error 502 --dry-run"),
     (resync, "resync 'Acme Search' octo/api"),
     (repair, "repair 'Acme Search' octo/api --dry-run"),
     (schedule, "schedule --dry-run"),
+    (set_url, "set-url 'Acme Search' https://new.example/hook --probe"),
     (operations, "operations"),
     (progress, "progress bulk_0123456789abcdef --follow"),
     (wait, "wait bulk_0123456789abcdef --timeout 600"),

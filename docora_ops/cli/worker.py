@@ -70,10 +70,7 @@ def worker(
 
         handler = OneLineHandler(as_json=log_format == "json")
     except ImportError as error:
-        raise ConfigurationError(
-            f"the worker's packages are not installed ({error.name} is missing)",
-            hint="in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name",
-        ) from error
+        raise extra_is_missing(error) from error
     loggers = logging.getLogger("rq")
     loggers.handlers, loggers.propagate = [handler], False
 
@@ -121,6 +118,14 @@ def worker(
         return process.serve_with_children(count, run, watchdog)
     finally:
         watchdog.close()
+
+
+def extra_is_missing(error: ImportError) -> ConfigurationError:
+    """Returns the error for a command that needs the extra `worker`."""
+    return ConfigurationError(
+        f"the worker's packages are not installed ({error.name} is missing)",
+        hint="in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name",
+    )
 
 
 def _require_rq_alone(context: Context) -> None:

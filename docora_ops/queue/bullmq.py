@@ -5,11 +5,14 @@ Docora's worker begins a job with a write to the row, so that it waits for our c
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import cast
+
+from redis import Redis
 
 from docora_ops.jobs import (
     QUEUE_NAME,
@@ -58,6 +61,7 @@ _STATUSES = {
     JobState.RUNNING: "active",
 }
 _PAGE = 5000
+_PATIENCE = 5  # seconds for counting jobs
 _PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
 _RECORD_FIELDS = ("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm", "failedReason")
@@ -235,3 +239,24 @@ class BullmqQueue(LinkQueue):
 def _moment(milliseconds: bytes | None) -> datetime | None:
     number = whole_number(milliseconds)
     return None if number is None else moment_of_timestamp(number / 1000)
+
+
+def count_jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> tuple[int, bool]:
+    """Counts the waiting and delayed jobs of an app whose payload has another base_url.
+
+    Returns their number, and whether each job was looked at: gives up after 5 s. Only reads. Raises
+    RedisError.
+    """
+    count, end, prefix = 0, time.monotonic() + _PATIENCE, f"{app_id}-".encode()
+    with redis_errors(client):
+        for name in ("wait", "paused", "delayed"):
+            key, start = BULLMQ + name, 0
+            read = client.lrange if name in BULLMQ_LISTS else client.zrange
+            while ids := cast("list[bytes]", read(key, start, start + _PAGE - 1)):
+                if time.monotonic() > end:
+                    return count, False
+                start += len(ids)
+                keys = [BULLMQ + text_of(each) for each in ids if each.startswith(prefix)]
+                for [data] in read_hashes(client, keys, ("data",)):
+                    count += data is not None and mapping_of(data).get("base_url") != base_url
+    return count, True

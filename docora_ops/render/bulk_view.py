@@ -159,10 +159,11 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
     """Returns a command with its arguments and options, quoted for the shell."""
     typed = [command] if command else []
     for name, value in selection.items():
-        if name in {"app_id", "repository_id"}:  # their names are recorded, too
+        # Names are recorded beside ids; the old URL is the result.
+        if name in {"app_id", "repository_id", "old_url"}:
             continue
         for each in value if isinstance(value, list) else [value]:
-            if name not in {"app_name", "repository_name"}:
+            if name not in {"app_name", "repository_name", "new_url"}:
                 typed.append(f"--{name.replace('_', '-')}")
             if each is not True:
                 typed.append(str(each))
@@ -247,6 +248,8 @@ def result_of_change(entry: HistoryEntry) -> str:
     counts = dict(entry.counts)
     total = counts.pop("total", 0)
     parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
+    if old_url := entry.selection.get("old_url"):
+        parts = [f"was {old_url}"]
     if entry.state is not HistoryState.DONE:
         is_cancelled = entry.state is HistoryState.CANCELLED
         end = stopped(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)

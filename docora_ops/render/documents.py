@@ -95,6 +95,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from pydantic import TypeAdapter
 
     from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
+    from docora_ops.probe import Probe, UrlChange
     from docora_ops.render import bulk_view, drift_view, link_view, queue_view
 
     counts = list[link_lists.RepositoryCount] | list[link_lists.StatusCount]
@@ -109,12 +110,14 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "queue": jobs.QueueOverview,
         "doctor": drift_view.DoctorData,
         "verify": verification.Verification,
+        "probe": Probe,
         "metrics": overview.Metrics,
         "retry": one,
         "retry-all-failed": many,
         "resync": one | many,
         "repair": drift_view.RepairData,
         "schedule": many,
+        "set-url": UrlChange,
         "operations": list[bulk.KnownOperation],
         "progress": bulk_view.ProgressData,
         "wait": one | bulk_view.ProgressData,

@@ -67,6 +67,29 @@ class File(NamedTuple):
     is_text: bool
 
 
+def newest_commit(git: Git) -> Commit | None:
+    """Asks the server for the head of `main` or, if there is no `main`, of the default branch.
+
+    Returns None if the repository shows no branch. Raises GitError.
+    """
+    default = "HEAD"
+    commits: dict[str, str] = {}
+    for line in git.list_refs("HEAD", _MAIN).splitlines():
+        value, _, name = line.partition("\t")
+        if not value.startswith("ref: "):
+            commits[name] = value
+        elif name == "HEAD":
+            default = value.removeprefix("ref: ").removeprefix("refs/heads/")
+    # Docora's own worker delivers `main` and knows no other branch.
+    if _MAIN in commits:
+        return Commit(commits[_MAIN], "main")
+    if "HEAD" in commits:
+        return Commit(commits["HEAD"], default)
+    if git.list_refs("refs/heads/*").strip():
+        raise GitError(f"{git.url} has no branch main, and its default branch does not exist")
+    return None
+
+
 class RepositoryLock:
     """The key `docora:repo-lock:{owner}/{name}`: one process at a time runs git, on all hosts.
 
@@ -140,7 +163,7 @@ class Clone:
             with self._lock.held():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                commit = self._remote_head()
+                commit = newest_commit(self._git)
                 local = self._local_head()
                 if commit is None or local == commit.sha:
                     return commit
@@ -157,26 +180,6 @@ class Clone:
         """Removes a clone that can't be read, so that the next try makes a new one."""
         with self._lock.held():
             shutil.rmtree(self.path, ignore_errors=True)
-
-    def _remote_head(self) -> Commit | None:
-        default = "HEAD"
-        commits: dict[str, str] = {}
-        for line in self._git.list_refs("HEAD", _MAIN).splitlines():
-            value, _, name = line.partition("\t")
-            if not value.startswith("ref: "):
-                commits[name] = value
-            elif name == "HEAD":
-                default = value.removeprefix("ref: ").removeprefix("refs/heads/")
-        # Docora's own worker delivers `main` and knows no other branch.
-        if _MAIN in commits:
-            return Commit(commits[_MAIN], "main")
-        if "HEAD" in commits:
-            return Commit(commits["HEAD"], default)
-        if self._git.list_refs("refs/heads/*").strip():
-            raise GitError(
-                f"{self._git.url} has no branch main, and its default branch does not exist"
-            )
-        return None
 
     def _local_head(self) -> str | None:
         try:  # without git, which takes longer

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from docora_ops.errors import GitError, SnapshotError
+from docora_ops.errors import ConfigurationError, GitError, SnapshotError
 from docora_ops.interrupts import deferred
 from docora_ops.worker.host import AUTHORITY_HINT
 
@@ -49,6 +50,12 @@ _MEDIA_TYPE = re.compile(r"<= recv header: content-type:[ \t]*([\w.+/-]+)")
 _LIST_OF_REFS = "application/x-git-upload-pack-advertisement"
 
 
+def require_git() -> None:
+    """Raises ConfigurationError if git is not installed."""
+    if shutil.which("git") is None:
+        raise ConfigurationError("git is not on PATH", hint="install it, version 2.31 or newer")
+
+
 @dataclass
 class Git:
     """Runs git for one repository. Calls raise GitError; an unsafe URL raises SnapshotError.
@@ -78,11 +85,11 @@ class Git:
         follow them to any host or not at all. Raises GitError if a redirect leads elsewhere, or if
         something else than git answers.
         """
-        self.location = self.url
+        self.location, end = self.url, time.monotonic() + self.timeout
         for _ in range(_MOST_REDIRECTS + 1):
             arguments = ["ls-remote", "--symref", "--", self.location, *patterns]
             headers = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
-            code, output, trace = self._finish(arguments, headers)
+            code, output, trace = self._finish(arguments, headers, end)
             if code:
                 gist = _gist(trace)
                 if _REDIRECT.search(gist) is None:
@@ -102,7 +109,8 @@ class Git:
 
     def run(self, arguments: Sequence[str], inside: Path) -> None:
         """Runs git in a clone. Raises GitError with git's own message."""
-        code, _, complaint = self._finish(arguments, {"GIT_DIR": str(inside)})
+        end = time.monotonic() + self.timeout
+        code, _, complaint = self._finish(arguments, {"GIT_DIR": str(inside)}, end)
         if code:
             raise GitError(_gist(complaint))
 
@@ -117,10 +125,9 @@ class Git:
         )
 
     def _finish(
-        self, arguments: Sequence[str], variables: Mapping[str, str]
+        self, arguments: Sequence[str], variables: Mapping[str, str], end: float
     ) -> tuple[int, str, str]:
-        """Runs git to its end; returns its exit code, stdout and stderr."""
-        end = time.monotonic() + self.timeout
+        """Runs git, until `end` at most; returns its exit code, stdout and stderr."""
         process = _start(
             arguments,
             env={**self._environment(), **variables},

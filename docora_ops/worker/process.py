@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from docora_ops.queue import connect
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker import host
+from docora_ops.worker.git import require_git
 from docora_ops.worker.log import log
 from docora_ops.worker.rq_worker import SnapshotWorker
 from docora_ops.worker.snapshot_job import use_settings
@@ -29,8 +29,7 @@ def check(settings: Settings) -> None:
     """Raises ConfigurationError or PoolingError for settings with which every job would fail."""
     settings.require_database_url()
     settings.require_encryption_key()
-    if shutil.which("git") is None:
-        raise ConfigurationError("git is not on PATH", hint="install it, version 2.31 or newer")
+    require_git()
     base = settings.repos_base_path
     try:
         base.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
@@ -28,13 +29,83 @@ from docora_ops.worker import host
 Body = bytes | Callable[[], Iterable[bytes]]
 
 _LONGEST_ANSWER = 1 << 16  # bytes that are read so that the connection can be used again
-_FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
+FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
 _HUNG_UP = (ConnectionError, ssl.SSLError)
 _PROXY_PORT = 1080  # as for git
+_PORTS = {"http": 80, "https": 443}
 _WATCH_INTERVAL = 0.25  # seconds
 
 # Warnings of urllib3 name whole URLs, whose query may be secret.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True, repr=False)  # the URLs may hold passwords
+class Route:
+    """The way to an app: its base_url, and the proxy that the environment names for it."""
+
+    url: Url
+    proxy: Url | None
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Tells whether a proxy reads the requests; through a tunnel for https it does not."""
+        return self.proxy is not None and self.url.scheme == "http"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of each request, with the logins of the URL and of the proxy."""
+        login = _login("Authorization", self.url.auth)
+        proxy_login = self._proxy_login if self.is_forwarded else {}
+        return {"User-Agent": f"docora-ops/{__version__}", **login, **proxy_login}
+
+    @property
+    def first(self) -> tuple[str, int]:
+        """The host and the port to connect to: those of the proxy, if there is one."""
+        url = self.proxy or self.url
+        port = _PORTS[url.scheme or ""] if url.port is None else url.port
+        return _address(url), port
+
+    @property
+    def _proxy_login(self) -> dict[str, str]:
+        return _login("Proxy-Authorization", self.proxy and self.proxy.auth)
+
+    def connection(self, timeout: float) -> HTTPConnection:
+        """Returns a connection that is yet to be made. `timeout`: seconds for each wait."""
+        address, port = self.first
+        if self.url.scheme == "http":
+            return HTTPConnection(address, port, timeout=timeout)
+        connection = HTTPSConnection(address, port, timeout=timeout, ssl_context=host.tls_context())
+        if self.proxy is not None:
+            tunnel_port = self.url.port or _PORTS["https"]
+            connection.set_tunnel(_address(self.url), tunnel_port, self._proxy_login)
+        return connection
+
+    def target(self, path: str) -> str:
+        """Returns what a request names: the path and the query, for a proxy the whole URL."""
+        target = Url(path=path, query=self.url.query or None).request_uri
+        return f"http://{self.url.netloc}{target}" if self.is_forwarded else target
+
+    def explain(self, error: BaseException, timeout: float, *, expired: bool) -> DeliveryError:
+        """Returns the error for a missing answer. `expired`: all the time is over."""
+        through = f" through the proxy {self.proxy.netloc}" if self.proxy else ""
+        where = f"{self.url.netloc}{through}"
+        if isinstance(error, NewConnectionError):
+            error = error.__cause__ or error
+        if expired or isinstance(error, TimeoutError | HTTPTimeoutError):
+            return DeliveryError(f"no answer from {where} within {timeout:g} s")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = f"the certificate of {where} is not valid: {error.verify_message}"
+            return DeliveryError(reason, hint=host.AUTHORITY_HINT)
+        if isinstance(error, OSError):
+            return DeliveryError(f"{where}: {error.strerror or error}")
+        # Not the text of the error: it may quote the answer, and that the secrets of the request.
+        return DeliveryError(f"{where} gave no valid HTTP answer ({type(error).__name__})")
+
+
+def route_to(base_url: str) -> Route:
+    """Returns the way to an app. Raises DeliveryError if base_url or the proxy is unusable."""
+    url = _parse(base_url)
+    return Route(url, _proxy_for(url))
 
 
 class Webhook:
@@ -46,17 +117,11 @@ class Webhook:
 
     def __init__(self, base_url: str, app_id: str, auth_key: str, timeout: float) -> None:
         """Raises DeliveryError if the base_url or the proxy is unusable."""
-        url = self._url = _parse(base_url)
-        proxy = self._proxy = _proxy_for(url)
-        # A proxy reads these requests; through a tunnel for https it does not.
-        self._is_forwarded = proxy is not None and url.scheme == "http"
-        self._proxy_login = _login("Proxy-Authorization", proxy and proxy.auth)
+        self._route = route_to(base_url)
         self._headers = {
             "Content-Type": "application/json",
-            "User-Agent": f"docora-ops/{__version__}",
             "X-Docora-App-Id": app_id,
-            **_login("Authorization", url.auth),
-            **(self._proxy_login if self._is_forwarded else {}),
+            **self._route.headers,
         }
         self._key = auth_key.encode()
         self._timeout = timeout
@@ -99,8 +164,8 @@ class Webhook:
         try:
             status = self._exchange(event, headers, body)
             is_success = 200 <= status < 300  # noqa: PLR2004 - success in HTTP
-        except _FAILURES as error:
-            raise self._failure(error) from error
+        except FAILURES as error:
+            raise self._route.explain(error, self._timeout, expired=self._expired) from error
         finally:
             self._deadline = math.inf
             if not is_success:
@@ -109,8 +174,8 @@ class Webhook:
             hint = None
             if 300 <= status < 400:  # noqa: PLR2004 - a redirect
                 hint = "redirects are not followed: give the app its new base_url"
-            elif self._proxy and self._is_forwarded:
-                hint = f"answered through the proxy {self._proxy.netloc}"
+            elif self._route.proxy and self._route.is_forwarded:
+                hint = f"answered through the proxy {self._route.proxy.netloc}"
             raise DeliveryError(f"HTTP {status}", hint=hint)
 
     def _exchange(self, event: str, headers: dict[str, str], body: Body) -> int:
@@ -125,19 +190,7 @@ class Webhook:
                 if self._expired:
                     raise
         self._disconnect()
-        first = self._proxy or self._url
-        port, timeout = first.port, self._timeout
-        connection: HTTPConnection
-        if self._url.scheme == "http":
-            connection = HTTPConnection(_address(first), port, timeout=timeout)
-        else:
-            context = host.tls_context()
-            connection = HTTPSConnection(
-                _address(first), port, timeout=timeout, ssl_context=context
-            )
-            if self._proxy is not None:
-                connection.set_tunnel(_address(self._url), self._url.port or 443, self._proxy_login)
-        self._connection = connection
+        self._connection = connection = self._route.connection(self._timeout)
         connection.connect()
         return self._request(connection, event, headers, body)
 
@@ -145,10 +198,7 @@ class Webhook:
         self, connection: HTTPConnection, event: str, headers: dict[str, str], body: Body
     ) -> int:
         self._socket = connection.sock
-        path = f"{(self._url.path or '').rstrip('/')}/{event}"
-        target = Url(path=path, query=self._url.query or None).request_uri
-        if self._is_forwarded:
-            target = f"http://{self._url.netloc}{target}"
+        target = self._route.target(f"{(self._route.url.path or '').rstrip('/')}/{event}")
         hung_up: OSError | None = None
         pieces = body if isinstance(body, bytes) else body()
         try:
@@ -183,22 +233,6 @@ class Webhook:
                     connection = self._connection  # another thread may drop it
                     if sock := (connection and connection.sock) or self._socket:
                         sock.shutdown(socket.SHUT_RDWR)
-
-    def _failure(self, error: BaseException) -> DeliveryError:
-        """Returns the error for a missing answer."""
-        through = f" through the proxy {self._proxy.netloc}" if self._proxy else ""
-        where = f"{self._url.netloc}{through}"
-        if isinstance(error, NewConnectionError):
-            error = error.__cause__ or error
-        if self._expired or isinstance(error, TimeoutError | HTTPTimeoutError):
-            return DeliveryError(f"no answer from {where} within {self._timeout:g} s")
-        if isinstance(error, ssl.SSLCertVerificationError):
-            reason = f"the certificate of {where} is not valid: {error.verify_message}"
-            return DeliveryError(reason, hint=host.AUTHORITY_HINT)
-        if isinstance(error, OSError):
-            return DeliveryError(f"{where}: {error.strerror or error}")
-        # Not the text of the error: it may quote the answer, and that the secrets of the request.
-        return DeliveryError(f"{where} gave no valid HTTP answer ({type(error).__name__})")
 
 
 def _parse(base_url: str) -> Url:

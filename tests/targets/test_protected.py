@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import pytest
+from psycopg import sql
 
 from tests.support.docora import Docora
 from tests.support.read_only import frozen
@@ -11,13 +12,21 @@ from tests.targets.conftest import Write
 
 Env = Mapping[str, str | None]
 APP = f"app_{1:024x}"
-MASS_CHANGES = (["retry-all-failed"], ["resync", APP, "--all"], ["repair"], ["pause"])
+MASS_CHANGES = (
+    ["retry-all-failed"],
+    ["resync", APP, "--all"],
+    ["repair"],
+    ["pause"],
+    ["set-url", APP, "https://new.example/hook"],
+)
 STYLED = "\x1b[1;37;41mprod\x1b[0m: "
 
 
 @pytest.fixture(autouse=True)
 def links(docora: Docora) -> None:
     docora.add_links(3)
+    allowed = sql.SQL("GRANT UPDATE (base_url, updated_at) ON apps TO {}")
+    docora.connection.execute(allowed.format(sql.Identifier(docora.role)))
 
 
 def test_neither_yes_nor_silence_confirms_a_mass_change(docora: Docora, env: Env) -> None:

@@ -1,0 +1,284 @@
+"""Probes what a worker on this host would meet at an app and at a git server. Sends no file."""
+
+import os
+import shlex
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
+from threading import Thread
+from urllib.parse import urljoin, urlsplit
+
+from cryptography import x509
+from urllib3.connection import HTTPConnection
+
+from docora_ops.actions.app_url import base_url_of, refusal_of
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.lookup import gone, resolve_app, resolve_repository
+from docora_ops.database.urls import LinkToken, read_tokens
+from docora_ops.diagnosis import CheckState
+from docora_ops.errors import DeliveryError, SnapshotError
+from docora_ops.interrupts import held_back
+from docora_ops.links import App
+from docora_ops.probe import Probe, ProbeStep
+from docora_ops.settings import Settings
+from docora_ops.text import amount, mask_url
+from docora_ops.worker import host
+from docora_ops.worker.clone import newest_commit
+from docora_ops.worker.git import Git, require_git
+from docora_ops.worker.secrets import Cleaner, decrypt
+from docora_ops.worker.snapshot_job import DELIVERY_TIMEOUT
+from docora_ops.worker.webhook import FAILURES, Route, route_to
+
+_LIMIT = 60  # seconds for all steps, of which the app has as many as a delivery
+_MOST_NAMED = 3  # addresses or apps in a finding
+_PERMANENT = {301, 308}  # redirects
+
+# The apps by the token of their links, None for no token, and why the token can't be used.
+_Tokens = Mapping[tuple[str | None, str], list[App]]
+
+
+def probe(
+    docora: Docora,
+    app: str | None = None,
+    repository: str | None = None,
+    *,
+    new_url: str | None = None,
+) -> Probe:
+    """Probes an app's base_url, and the repository with the token of each of its links.
+
+    With both, only the token of the app's link is used. Takes at most a minute.
+
+    app: id or name, or an unambiguous prefix of either.
+    repository: id, `owner/name` or GitHub URL.
+    new_url: to be probed in place of the app's base_url.
+
+    Raises NotFoundError, AmbiguousError, PostgresError, ConfigurationError.
+    """
+    database, settings = docora.database, docora.settings
+    found = None if app is None else resolve_app(database, app)
+    base_url = new_url
+    if found is not None and base_url is None:
+        base_url = base_url_of(database, found)
+    linked, url, cleaner = None, None, Cleaner()
+    tokens: _Tokens = {}
+    if repository is not None:
+        require_git()
+        linked = resolve_repository(database, [found] if found else [], repository)
+        app_id = found.app_id if found else None
+        url, links = read_tokens(database, linked.repository_id, app_id)
+        if not links:
+            raise gone(app_id or "", linked.repository_id)
+        tokens = _decrypted(settings, links, cleaner)
+    steps: list[ProbeStep] = []
+    with _authorities(settings):
+        end = time.monotonic() + _LIMIT
+        if found is not None and base_url is not None:
+            steps += _App(found, base_url, settings).steps()
+        if url is not None:
+            steps += _git_steps(settings, url, tokens, cleaner, end)
+    return Probe(
+        host=os.uname().nodename,
+        steps=steps,
+        app_id=found.app_id if found else None,
+        app_name=found.app_name if found else None,
+        base_url=mask_url(base_url) if base_url else None,
+        repository_id=linked.repository_id if linked else None,
+        repository_name=linked.repository_name if linked else None,
+        github_url=mask_url(url) if url else None,
+    )
+
+
+@contextmanager
+def _authorities(settings: Settings) -> Iterator[None]:
+    """Trusts what a worker with these settings trusts, for the time of the block."""
+    before = dict(os.environ)
+    host.tls_context.cache_clear()
+    # For the file that is made for git. Where there is none to make, no disk is needed.
+    with TemporaryDirectory() if settings.node_extra_ca_certs else nullcontext("/") as folder:
+        try:
+            host.use_authorities(settings.model_copy(update={"repos_base_path": Path(folder)}))
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            host.tls_context.cache_clear()
+
+
+class _App:
+    """The steps to an app, until one fails. A step returns what it has found, or raises."""
+
+    def __init__(self, app: App, base_url: str, settings: Settings) -> None:
+        self.app_id = app.app_id
+        self.base_url = base_url
+        self.is_dev = settings.node_env == "dev"
+        self.cleaner = Cleaner()
+        self.cleaner.learn_url(base_url)
+        self.end = time.monotonic() + DELIVERY_TIMEOUT
+        self.hint: str | None = None  # of the last step
+
+    def steps(self) -> Iterator[ProbeStep]:
+        try:
+            route = route_to(self.base_url)
+        except DeliveryError as error:
+            yield ProbeStep("url", CheckState.CRITICAL, error.message, error.hint, 0.0)
+            return
+        with closing(route.connection(DELIVERY_TIMEOUT)) as connection:
+            calls: dict[str, Callable[[], str]] = {
+                "dns": lambda: _resolve(route),
+                "tcp": lambda: _connect(route, self.end),
+                "tls": lambda: _shake_hands(connection),
+                "http": lambda: self.ask(route, connection),
+            }
+            for name, call in calls.items():
+                if name == "tls" and route.url.scheme == "http":
+                    continue
+                step = self.run(name, call, route)
+                yield step
+                if step.state is CheckState.CRITICAL:
+                    return
+
+    def run(self, name: str, call: Callable[[], str], route: Route) -> ProbeStep:
+        began = time.monotonic()
+        try:
+            finding = _within(self.end - began, call)
+            state = CheckState.WARNING if self.hint else CheckState.OK
+        except FAILURES as error:
+            explained = route.explain(error, DELIVERY_TIMEOUT, expired=False)
+            finding, state, self.hint = explained.message, CheckState.CRITICAL, explained.hint
+            if isinstance(error, ssl.SSLCertVerificationError) and route.proxy is None:
+                with suppress(*FAILURES):
+                    limit = self.end - time.monotonic()
+                    pem = ssl.get_server_certificate(route.first, timeout=limit)
+                    finding += _certificate(ssl.PEM_cert_to_DER_cert(pem))
+        seconds = round(time.monotonic() - began, 3)
+        return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
+
+    def ask(self, route: Route, connection: HTTPConnection) -> str:
+        """Sends a HEAD without a signature; any answer will do."""
+        target = route.target(route.url.path or "/")
+        connection.request("HEAD", target, headers=route.headers, preload_content=False)
+        with closing(connection.getresponse()) as answer:
+            location = answer.headers.get("Location", "")
+            self.hint = self.moved_to(location) if answer.status in _PERMANENT else None
+            to = f" to {mask_url(location)}" if location else ""
+            return f"HTTP {answer.status}{to}{', through the proxy' * route.is_forwarded}"
+
+    def moved_to(self, location: str) -> str | None:
+        """Returns a hint if all paths below the base_url are likely to have moved with it."""
+        try:
+            new = urljoin(self.base_url, location)
+            old_path, path = (urlsplit(url).path or "/" for url in (self.base_url, new))
+        except ValueError:
+            return None
+        if path != old_path or refusal_of(new, is_dev=self.is_dev):
+            return None
+        has_secrets = mask_url(new) != new or mask_url(self.base_url) != self.base_url
+        words = shlex.join(["set-url", self.app_id, "URL" if has_secrets else new])
+        return f"it has moved, and workers follow no redirects: docora-ops {words}"
+
+
+def _resolve(route: Route) -> str:
+    """Resolves the host of the app, or of the proxy."""
+    name, port = route.first
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+    return f"{'proxy ' if route.proxy else ''}{name}: {_listed(addresses)}"
+
+
+def _connect(route: Route, end: float) -> str:
+    """Connects, and hangs up."""
+    with socket.create_connection(route.first, end - time.monotonic()) as connection:
+        address, port, *_ = connection.getpeername()
+    return f"connected to {address} port {port}"
+
+
+def _shake_hands(connection: HTTPConnection) -> str:
+    """Connects as a delivery does, through a proxy if there is one."""
+    connection.connect()
+    sock = connection.sock
+    assert isinstance(sock, ssl.SSLSocket)  # noqa: S101 - of an HTTPSConnection
+    return f"{sock.version()}{_certificate(sock.getpeercert(binary_form=True))}"
+
+
+def _certificate(der: bytes | None) -> str:
+    """Tells who has signed a certificate, and until when it is valid."""
+    with suppress(ValueError):  # the server may send anything
+        found = x509.load_der_x509_certificate(der or b"")
+        issuer, end = found.issuer.rfc4514_string(), found.not_valid_after_utc
+        return f", signed by {issuer}, valid until {end:%Y-%m-%d}"
+    return ""
+
+
+def _within(seconds: float, call: Callable[[], str]) -> str:
+    """Calls in a thread, since nothing else can end the wait for a name server or a slow answer.
+
+    Raises TimeoutError, and what the call raises.
+    """
+    answers: SimpleQueue[str | Exception] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put(call())
+        except Exception as error:  # noqa: BLE001 - raised below
+            answers.put(error)
+
+    with held_back(signal.valid_signals()):  # a signal must interrupt the main thread
+        Thread(target=run, daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(seconds, 0))
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _decrypted(settings: Settings, links: Sequence[LinkToken], cleaner: Cleaner) -> _Tokens:
+    """Decrypts the tokens. Raises ConfigurationError if there are any, and no key."""
+    tokens: dict[tuple[str | None, str], list[App]] = {}
+    for link in links:
+        token, problem = link.encrypted, ""
+        if token is not None:
+            key = settings.require_encryption_key()
+            try:
+                token = decrypt(token, key, "the GitHub token")
+            except SnapshotError as error:
+                token, problem = None, error.message
+        cleaner.learn((token, link.encrypted))
+        tokens.setdefault((token, problem), []).append(link.app)
+    return tokens
+
+
+def _git_steps(
+    settings: Settings, url: str, tokens: _Tokens, cleaner: Cleaner, end: float
+) -> Iterator[ProbeStep]:
+    """Lists the branches with each token, as the jobs of its links would."""
+    for (token, problem), apps in tokens.items():
+        began, state, finding = time.monotonic(), CheckState.CRITICAL, problem
+        try:
+            if began >= end:
+                state, finding = CheckState.NOT_CHECKED, f"no time was left of {_LIMIT} s"
+            elif not problem:
+                git = Git(url, token, settings.git_protocols.split(","), end - began, lambda: None)
+                commit = newest_commit(git)
+                state = CheckState.OK if commit else CheckState.WARNING
+                finding = f"{commit.branch} at {commit.sha[:12]}" if commit else "no branch"
+        except SnapshotError as error:
+            finding = error.message
+        has_token = token is not None or problem
+        names = _listed([each.app_name for each in apps])
+        whose = f"{'with the token of' if has_token else 'without a token, for'} {names}"
+        ids = [each.app_id for each in apps]
+        seconds = round(time.monotonic() - began, 3)
+        yield ProbeStep("git", state, f"{whose}: {cleaner.clean(finding)}", None, seconds, ids)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {amount(more, 'other')}" if more > 0 else "")
