@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from docora_ops.cli import detach
-from docora_ops.errors import UsageError
+from docora_ops.errors import CommandInterruptedError, UsageError
 from tests.support.docora import COMMAND, Docora, finish
 from tests.support.other_worker import other_worker
 from tests.support.proxy import eventually
