@@ -1,6 +1,7 @@
 """`--detach`: a process that goes on after its command, and whose terminal may be closed."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +10,7 @@ from io import TextIOBase
 from typing import TextIO, cast
 
 from docora_ops.actions.docora import Docora
-from docora_ops.errors import RedisError, UsageError
+from docora_ops.errors import CommandInterruptedError, RedisError, UsageError
 from docora_ops.interrupts import held_back
 from docora_ops.text import moment
 
@@ -51,6 +52,7 @@ def detach(
     show: gets the ids of the operation and of the process.
 
     Returns the exit code in both processes: in this one, that of the work if it ended before.
+    Raises CommandInterruptedError if a signal has ended it before.
     """
     docora.disconnect()
     sys.stdout.flush()
@@ -61,7 +63,13 @@ def detach(
             with os.fdopen(reader, encoding="ascii") as channel:
                 operation_id = channel.read()
             if not operation_id:
-                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                if code < 0:
+                    raise CommandInterruptedError(
+                        f"the detached process was ended by {signal.Signals(-code).name}",
+                        hint="docora-ops operations shows whether its operation had begun",
+                    )
+                return code
             show(operation_id, pid)
             return 0
         os.setsid()
@@ -87,8 +95,9 @@ class _Messages(TextIOBase):
         self._kept: list[str] = []
 
     def write(self, text: str) -> int:
-        """Keeps the text with the moment, unless Redis is away."""
-        self._kept.append(f"{moment(datetime.now(UTC))} {text.strip()}")
+        """Keeps each line with the moment, unless Redis is away."""
+        now = moment(datetime.now(UTC))
+        self._kept += [f"{now} {line.strip()}" for line in text.splitlines() if line.strip()]
         with suppress(RedisError):
             self._docora.store.write_messages(self._operation_id, self._kept)
         return len(text)
