@@ -1,6 +1,7 @@
 """`docora-ops schedule`: which links are due. It makes their jobs and changes nothing else."""
 
 from datetime import timedelta
+from pathlib import Path
 from signal import SIGTERM
 
 from rq.job import Job, JobStatus
@@ -141,6 +142,22 @@ def test_a_signal_before_the_first_pass_has_begun_ends_them_like_any_other(docor
         process.send_signal(SIGTERM)
         held.release()
         assert finish(process).code == 0
+
+
+def test_repeating_keeps_no_memory(docora: Docora) -> None:
+    def kilobytes_after(passes: int) -> int:
+        until = docora.redis.info("stats")["total_connections_received"] + passes
+        eventually(
+            lambda: docora.redis.info("stats")["total_connections_received"] >= until, "passes"
+        )
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+        return int(status.partition("RssAnon:")[2].split()[0])
+
+    process = docora.start("schedule", "--repeat", env={"SCAN_INTERVAL_MS": "1"})
+    before = kilobytes_after(20)
+    assert kilobytes_after(40) - before < 1_000
+    process.send_signal(SIGTERM)
+    finish(process)
 
 
 def test_repeating_prints_no_documents_and_changes_something(docora: Docora) -> None:
