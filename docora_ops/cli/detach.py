@@ -18,10 +18,10 @@ Announce = Callable[[str], None]
 
 
 def require_survival() -> None:
-    """Raises UsageError if a detached process would be ended together with this command.
+    """Raises UsageError if a detached process would end with this command.
 
-    So it is where the first process of a container or the main process of a systemd unit is this
-    process, its parent or the leader of its session. `docker exec` begins a session of its own.
+    This is the case in a systemd unit, and if the first process of a container is this process, its
+    parent, or the leader of its session. `docker exec` begins a session of its own.
     """
     is_in_unit = "INVOCATION_ID" in os.environ and not _has_terminal()
     if is_in_unit or 1 in {os.getpid(), os.getppid(), os.getsid(0)}:
