@@ -29,6 +29,7 @@ def start(docora: Docora) -> str:
     assert (result.code, data["operation_id"], data["cancelled"]) == (0, operation_id, False)
     assert (data["message"], data["completed"], data["left"]) == ("Bulk retry started", 0, 5)
     assert f"operation {operation_id}, 5 links." in result.stderr
+    assert result.stderr.count("no worker listens") == 1
     eventually(lambda: pending(docora) == 1, "a link in flight")
     return operation_id
 
