@@ -51,29 +51,25 @@ def detach(
         is recorded. What it prints to stderr from then on is kept with the operation.
     show: gets the ids of the operation and of the process.
 
-    Returns the exit code in both processes: in this one, that of the work if it ended before.
-    Raises CommandInterruptedError if a signal has ended it before.
+    Returns the exit code in both processes: in this one, that of the work if it ended before. A
+    signal that comes before ends the work, too. Raises CommandInterruptedError if one has ended it.
     """
     docora.disconnect()
     sys.stdout.flush()
     reader, writer = os.pipe()
-    with held_back():
-        if pid := os.fork():
+    pid = 0
+    try:
+        with held_back():
+            if not (pid := os.fork()):
+                os.setsid()
+                os.close(reader)
+        if pid:
             os.close(writer)
-            with os.fdopen(reader, encoding="ascii") as channel:
-                operation_id = channel.read()
-            if not operation_id:
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                if code < 0:
-                    raise CommandInterruptedError(
-                        f"the detached process was ended by {signal.Signals(-code).name}",
-                        hint="docora-ops operations shows whether its operation had begun",
-                    )
-                return code
-            show(operation_id, pid)
-            return 0
-        os.setsid()
-        os.close(reader)
+            return _await_record(pid, reader, show)
+    except KeyboardInterrupt:
+        if pid:
+            os.kill(pid, signal.SIGTERM)
+        raise
 
     def announce(operation_id: str) -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -81,10 +77,27 @@ def detach(
             os.dup2(nowhere, stream)
         os.close(nowhere)
         sys.stderr = cast("TextIO", _Messages(docora, operation_id))
-        os.write(writer, operation_id.encode())
+        with suppress(BrokenPipeError):  # the command was ended in the meantime
+            os.write(writer, operation_id.encode())
         os.close(writer)
 
     return work(announce)
+
+
+def _await_record(pid: int, reader: int, show: Callable[[str, int], None]) -> int:
+    """Waits until the process has recorded its operation, and shows it. Returns the exit code."""
+    with os.fdopen(reader, encoding="ascii") as channel:
+        operation_id = channel.read()
+    if operation_id:
+        show(operation_id, pid)
+        return 0
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code < 0:
+        raise CommandInterruptedError(
+            f"the detached process was ended by {signal.Signals(-code).name}",
+            hint="docora-ops operations shows whether its operation had begun",
+        )
+    return code
 
 
 class _Messages(TextIOBase):

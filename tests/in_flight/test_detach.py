@@ -13,7 +13,7 @@ from docora_ops.cli import detach
 from docora_ops.errors import CommandInterruptedError, UsageError
 from tests.support.docora import COMMAND, Docora, finish
 from tests.support.other_worker import other_worker
-from tests.support.proxy import eventually
+from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.running_commands import await_goodbye, only_operation, pending
 from tests.support.terminal import TerminalSession
 
@@ -112,6 +112,23 @@ def test_what_ends_before_it_is_recorded_is_told_at_once(docora: Docora) -> None
     assert (result.code, result.json["code"], result.stderr.count("Error: ")) == (5, "redis", 1)
     assert docora.statuses() == {"failed": 2}
     await_goodbye(docora)
+
+
+def test_a_signal_before_it_is_recorded_ends_both_processes(docora: Docora) -> None:
+    docora.add_links(2)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        record = proxy.plan(b"docora:bulk:", Fault.HOLD_REQUEST)
+        process = docora.start(*DETACHED, env={"REDIS_URL": proxy.url})
+        record.wait()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+        record.release()
+        eventually(lambda: docora.redis.keys("docora:bulk:*"), "a record")
+        operation_id = only_operation(docora)
+        eventually(lambda: progress(docora, operation_id)["stopped_by"] == "interrupted", "an end")
+    await_goodbye(docora)
+    assert "bug" not in str(progress(docora, operation_id)["messages"])
+    assert docora.statuses() == {"failed": 2}
 
 
 def test_a_process_that_is_killed_before_it_is_recorded_is_told(docora: Docora) -> None:
