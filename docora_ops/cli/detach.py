@@ -68,7 +68,8 @@ def detach(
             return _await_record(pid, reader, show)
     except KeyboardInterrupt:
         if pid:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended just now
+                os.kill(pid, signal.SIGTERM)
         raise
 
     def announce(operation_id: str) -> None:
