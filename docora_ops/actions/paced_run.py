@@ -15,7 +15,7 @@ from docora_ops.bulk import BulkWait, StoppedBy
 from docora_ops.errors import RedisError
 from docora_ops.links import LinkRef
 
-_FIRST_LIMIT = 2  # links in flight at the start
+_FEWEST = 2  # links in flight at the start, and at least: an app that is down must leave one slot
 _REPORT = 1  # seconds after which an idle run looks whether it was cancelled
 _KEEP = 5  # seconds after which the run shows again that it is under way
 
@@ -24,15 +24,15 @@ class Pace:
     """Hands out links so that at most `limit` are queued and have no result.
 
     Each of them takes a slot. An app gets at most its share of the slots, so that an app that is
-    down can't take all. The limit starts low, and is never above `in_flight`.
+    down can't take all. The limit starts at 2, its minimum; `in_flight` is its maximum.
     """
 
     def __init__(
         self, refs: Iterable[LinkRef], in_flight: int, *, no_slow_start: bool = False
     ) -> None:
-        self._in_flight = in_flight
-        self._is_fixed = no_slow_start or in_flight <= _FIRST_LIMIT
-        self.limit = in_flight if self._is_fixed else _FIRST_LIMIT
+        self._most = in_flight
+        self._fewest = in_flight if no_slow_start else min(in_flight, _FEWEST)
+        self.limit = self._fewest
         self._synced = 0  # links, when the limit was last set
         self._failed = 0  # links, when the results were last looked at
         self._left: dict[str, deque[LinkRef]] = {}
@@ -56,13 +56,11 @@ class Pace:
 
     def adapt(self, wait: BulkWait) -> None:
         """Halves the limit for each new failure; doubles it after as many clean results."""
-        if self._is_fixed:
-            return
         if failures := wait.failed - self._failed:
-            self.limit = max(1, self.limit >> failures)
+            self.limit = max(self._fewest, self.limit >> failures)
             self._synced, self._failed = wait.synced, wait.failed
         elif wait.synced - self._synced >= self.limit:
-            self.limit = min(self._in_flight, self.limit * 2)
+            self.limit = min(self._most, self.limit * 2)
             self._synced = wait.synced
 
     def take(self) -> list[LinkRef]:

@@ -56,6 +56,7 @@ def run_bulk(
             screen = render.detached_screen(operation_id, process)
             context.show(render.bulk_data(result), [screen])
 
+        context.tell()  # or both processes would
         # Closing the events at their first step, as this process does, changes nothing.
         work = partial(_carry_out, context, events, step, options)
         return detach(context.docora, work, show)

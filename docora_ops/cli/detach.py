@@ -1,6 +1,7 @@
 """`--detach`: a process that goes on after its command, and whose terminal may be closed."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +10,7 @@ from io import TextIOBase
 from typing import TextIO, cast
 
 from docora_ops.actions.docora import Docora
-from docora_ops.errors import RedisError, UsageError
+from docora_ops.errors import CommandInterruptedError, RedisError, UsageError
 from docora_ops.interrupts import held_back
 from docora_ops.text import moment
 
@@ -17,10 +18,10 @@ Announce = Callable[[str], None]
 
 
 def require_survival() -> None:
-    """Raises UsageError if a detached process would be ended together with this command.
+    """Raises UsageError if a detached process would end with this command.
 
-    So it is where the first process of a container or the main process of a systemd unit is this
-    process, its parent or the leader of its session. `docker exec` begins a session of its own.
+    This is the case in a systemd unit, and if the first process of a container is this process, its
+    parent, or the leader of its session. `docker exec` begins a session of its own.
     """
     is_in_unit = "INVOCATION_ID" in os.environ and not _has_terminal()
     if is_in_unit or 1 in {os.getpid(), os.getppid(), os.getsid(0)}:
@@ -50,22 +51,26 @@ def detach(
         is recorded. What it prints to stderr from then on is kept with the operation.
     show: gets the ids of the operation and of the process.
 
-    Returns the exit code in both processes: in this one, that of the work if it ended before.
+    Returns the exit code in both processes: in this one, that of the work if it ended before. A
+    signal that comes before ends the work, too. Raises CommandInterruptedError if one has ended it.
     """
     docora.disconnect()
     sys.stdout.flush()
     reader, writer = os.pipe()
-    with held_back():
-        if pid := os.fork():
+    pid = 0
+    try:
+        with held_back():
+            if not (pid := os.fork()):
+                os.setsid()
+                os.close(reader)
+        if pid:
             os.close(writer)
-            with os.fdopen(reader, encoding="ascii") as channel:
-                operation_id = channel.read()
-            if not operation_id:
-                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            show(operation_id, pid)
-            return 0
-        os.setsid()
-        os.close(reader)
+            return _await_record(pid, reader, show)
+    except KeyboardInterrupt:
+        if pid:
+            with suppress(ProcessLookupError):  # it has ended just now
+                os.kill(pid, signal.SIGTERM)
+        raise
 
     def announce(operation_id: str) -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -73,10 +78,27 @@ def detach(
             os.dup2(nowhere, stream)
         os.close(nowhere)
         sys.stderr = cast("TextIO", _Messages(docora, operation_id))
-        os.write(writer, operation_id.encode())
+        with suppress(BrokenPipeError):  # the command was ended in the meantime
+            os.write(writer, operation_id.encode())
         os.close(writer)
 
     return work(announce)
+
+
+def _await_record(pid: int, reader: int, show: Callable[[str, int], None]) -> int:
+    """Waits until the process has recorded its operation, and shows it. Returns the exit code."""
+    with os.fdopen(reader, encoding="ascii") as channel:
+        operation_id = channel.read()
+    if operation_id:
+        show(operation_id, pid)
+        return 0
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code < 0:
+        raise CommandInterruptedError(
+            f"the detached process was ended by {signal.Signals(-code).name}",
+            hint="docora-ops operations shows whether its operation had begun",
+        )
+    return code
 
 
 class _Messages(TextIOBase):
@@ -87,8 +109,9 @@ class _Messages(TextIOBase):
         self._kept: list[str] = []
 
     def write(self, text: str) -> int:
-        """Keeps the text with the moment, unless Redis is away."""
-        self._kept.append(f"{moment(datetime.now(UTC))} {text.strip()}")
+        """Keeps each line with the moment, unless Redis is away."""
+        now = moment(datetime.now(UTC))
+        self._kept += [f"{now} {line.strip()}" for line in text.splitlines() if line.strip()]
         with suppress(RedisError):
             self._docora.store.write_messages(self._operation_id, self._kept)
         return len(text)

@@ -137,6 +137,8 @@ class Terminal:
         if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             # The end of the input came before the signal.
             raise HungUpError("hung up (SIGHUP)")
+        if self._reader == self._writer:  # it was opened to ask, and must not outlive the command
+            os.close(self._reader)
         typed = answer.strip()
         if typed != self.name.encode() if self.name else typed.lower() not in {b"y", b"yes"}:
             raise CommandInterruptedError("nothing was changed")

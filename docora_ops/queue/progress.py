@@ -55,9 +55,7 @@ _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 # Further fields of an operation that docora-ops has started, as far as they are known.
-_OUR_FIELDS = (
-    *("who", "command", "selection", "stopped_by", "cancelled_by", "results", "messages"),
-)
+_OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results", "messages")
 # Further fields of its record; the last two are compressed.
 _RECORD_FIELDS = ("started_at", "reason", "failures", "failed_links")
 _LONGEST_ERROR = 1_000  # characters, also of a message

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from docora_ops.cli import detach
-from docora_ops.errors import UsageError
+from docora_ops.errors import CommandInterruptedError, UsageError
 from tests.support.docora import COMMAND, Docora, finish
 from tests.support.other_worker import other_worker
-from tests.support.proxy import eventually
+from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.running_commands import await_goodbye, only_operation, pending
 from tests.support.terminal import TerminalSession
 
@@ -29,6 +29,7 @@ def start(docora: Docora) -> str:
     assert (result.code, data["operation_id"], data["cancelled"]) == (0, operation_id, False)
     assert (data["message"], data["completed"], data["left"]) == ("Bulk retry started", 0, 5)
     assert f"operation {operation_id}, 5 links." in result.stderr
+    assert result.stderr.count("no worker listens") == 1
     eventually(lambda: pending(docora) == 1, "a link in flight")
     return operation_id
 
@@ -50,8 +51,9 @@ def test_it_goes_on_after_its_terminal_was_closed(docora: Docora) -> None:
         assert found["To stop it"] == f"docora-ops cancel {operation_id}"
     eventually(lambda: len(docora.waiting()) == 1, "a job")
     assert os.getsid(process) == process
-    streams = Path(f"/proc/{process}/fd")
-    assert {str((streams / each).readlink()) for each in "012"} == {os.devnull}
+    opened = [str(each.readlink()) for each in Path(f"/proc/{process}/fd").iterdir()]
+    assert opened.count(os.devnull) == 3
+    assert [each for each in opened if re.match("/dev/(tty|pts)|pipe:", each)] == []
     with other_worker(docora):
         result = docora.run("wait", operation_id, "--json")
     assert (result.code, result.data["state"], result.data["cancelled"]) == (0, "done", False)
@@ -110,6 +112,43 @@ def test_what_ends_before_it_is_recorded_is_told_at_once(docora: Docora) -> None
     assert (result.code, result.json["code"], result.stderr.count("Error: ")) == (5, "redis", 1)
     assert docora.statuses() == {"failed": 2}
     await_goodbye(docora)
+
+
+def test_a_signal_before_it_is_recorded_ends_both_processes(docora: Docora) -> None:
+    docora.add_links(2)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        record = proxy.plan(b"docora:bulk:", Fault.HOLD_REQUEST)
+        process = docora.start(*DETACHED, env={"REDIS_URL": proxy.url})
+        record.wait()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+        record.release()
+        eventually(lambda: docora.redis.keys("docora:bulk:*"), "a record")
+        operation_id = only_operation(docora)
+        eventually(lambda: progress(docora, operation_id)["stopped_by"] == "interrupted", "an end")
+    await_goodbye(docora)
+    assert "bug" not in str(progress(docora, operation_id)["messages"])
+    assert docora.statuses() == {"failed": 2}
+
+
+def test_a_process_that_is_killed_before_it_is_recorded_is_told(docora: Docora) -> None:
+    def killed(_: detach.Announce) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    with pytest.raises(CommandInterruptedError, match="ended by SIGKILL"):
+        detach.detach(docora.actions().docora, killed, lambda *_: None)
+
+
+def test_each_line_is_a_message(docora: Docora) -> None:
+    operation_id = start(docora)
+    messages = detach._Messages(docora.actions().docora, operation_id)
+    messages.write("Traceback:\n  one place\n\nError: a bug\n")
+    kept = [each.partition(" ")[2] for each in progress(docora, operation_id)["messages"]]
+    assert kept == ["Traceback:", "one place", "Error: a bug"]
+    assert docora.run("cancel", operation_id).code == 0
+    with other_worker(docora):
+        await_goodbye(docora)
 
 
 def test_without_links_nothing_is_detached(docora: Docora) -> None:

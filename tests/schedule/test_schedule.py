@@ -1,6 +1,7 @@
 """`docora-ops schedule`: which links are due. It makes their jobs and changes nothing else."""
 
 from datetime import timedelta
+from pathlib import Path
 from signal import SIGTERM
 
 from rq.job import Job, JobStatus
@@ -8,7 +9,7 @@ from rq.job import Job, JobStatus
 from docora_ops.links import Action, LinkStatus, Outcome
 from tests.support.bulk_actions import bulk_document
 from tests.support.docora import INTERMEDIATE, Docora, finish
-from tests.support.proxy import eventually
+from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.read_only import frozen
 
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
@@ -131,6 +132,32 @@ def test_repeated_passes_queue_what_becomes_due_until_a_signal(docora: Docora) -
     eventually(lambda: docora.waiting() == [first.job_id, later.job_id], "a later pass")
     process.send_signal(SIGTERM)
     assert finish(process).code == 0
+
+
+def test_a_signal_before_the_first_pass_has_begun_ends_them_like_any_other(docora: Docora) -> None:
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        held = proxy.plan(b"BEGIN", Fault.HOLD_REQUEST)
+        process = docora.start("schedule", "--repeat", env={"DATABASE_URL": proxy.url})
+        held.wait()
+        process.send_signal(SIGTERM)
+        held.release()
+        assert finish(process).code == 0
+
+
+def test_repeating_keeps_no_memory(docora: Docora) -> None:
+    def kilobytes_after(passes: int) -> int:
+        until = docora.redis.info("stats")["total_connections_received"] + passes
+        eventually(
+            lambda: docora.redis.info("stats")["total_connections_received"] >= until, "passes"
+        )
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+        return int(status.partition("RssAnon:")[2].split()[0])
+
+    process = docora.start("schedule", "--repeat", env={"SCAN_INTERVAL_MS": "1"})
+    before = kilobytes_after(20)
+    assert kilobytes_after(40) - before < 1_000
+    process.send_signal(SIGTERM)
+    finish(process)
 
 
 def test_repeating_prints_no_documents_and_changes_something(docora: Docora) -> None:
