@@ -193,11 +193,15 @@ class Settings(BaseSettings):
         return [min(delay, LONGEST_RETRY_DELAY) for delay in delays]
 
 
-def load_settings(env_file: Path | None = None, *, target: str | None = None) -> Settings:
+def load_settings(
+    env_file: Path | None = None, *, target: str | None = None, notices: list[str] | None = None
+) -> Settings:
     """Reads the environment and, if given, an env file or the file of a target.
 
     The environment wins over an env file. The file of a target wins over the environment, whose
     URLs of servers are not read then.
+
+    notices: gets a warning if the environment replaces a server of the env file.
 
     Raises ConfigurationError with the name of each unusable variable, never its value.
     """
@@ -208,8 +212,12 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
         found = _with_files(environment, "the environment") | _read_target(target)
     else:
         what = f"env file {str(env_file)[:200]}"
-        found = _with_files(_read(env_file, what), what) if env_file else {}
-        found |= _with_files(environment, "the environment")
+        of_file = _with_files(_read(env_file, what), what) if env_file else {}
+        found = of_file | _with_files(environment, "the environment")
+        replaced = [name for name in _SERVERS if of_file.get(name) not in {None, found.get(name)}]
+        if replaced and notices is not None:
+            which = " and ".join(replaced)
+            notices.append(f"Warning: {which} of the environment wins over the {what}")
     names = [str(field.validation_alias or name) for name, field in Settings.model_fields.items()]
     values: dict[str, Any] = {name: found[name.upper()] for name in names if name.upper() in found}
     # What is not given, pydantic would look for in the environment.

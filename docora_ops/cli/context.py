@@ -52,7 +52,9 @@ class Context:
         from docora_ops.actions.docora import Docora
         from docora_ops.settings import load_settings
 
-        return Docora(load_settings(self.env_file, target=Context.target))
+        notices: list[str] = []
+        settings = load_settings(self.env_file, target=Context.target, notices=notices)
+        return Docora(settings, notices)
 
     def close(self) -> None:
         """Prints the last notices, and closes the connections."""

@@ -126,8 +126,8 @@ class Terminal:
                 if self.name:
                     text.stylize("bold white on red", 0, len(self.name))
                     answers = f"Type {self.name} to confirm:"
-                console.print(text, end="")
-                console.print(f" {answers} ", end="", soft_wrap=True)
+                console.print(text, end="\n" if self.name else " ")
+                console.print(f"{answers} ", end="", soft_wrap=True)
                 try:
                     answer = reader.readline()  # bytes: it may be in any encoding
                 finally:
@@ -141,7 +141,8 @@ class Terminal:
             os.close(self._reader)
         typed = answer.strip()
         if typed != self.name.encode() if self.name else typed.lower() not in {b"y", b"yes"}:
-            raise CommandInterruptedError("nothing was changed")
+            wrong = f"{self.name} was not typed: " if self.name else ""
+            raise CommandInterruptedError(f"{wrong}nothing was changed")
 
 
 def terminal_to_ask() -> Terminal | None:

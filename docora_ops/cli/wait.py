@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -119,13 +118,13 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     codes = end_wait(context, waited, operation_id)
     if step.goes_on:
         codes.add(interrupted_code() if is_interrupted() else ExitCode.TIMED_OUT)
-        context.warn(f"The operation goes on: docora-ops wait {quote(operation_id)}")
+        context.warn(f"The operation goes on: {amount(step.left, 'link')} not queued yet.")
     elif operation.state is OperationState.OWNER_GONE:
         context.warn(RUNNER_IS_SILENT)
     elif step.left:
         done = f"The operation was stopped after {operation.completed} of {operation.total} links"
         context.warn(f"{done}. To finish the rest, run its command again.")
-    if step.left or operation.not_queued:
+    if operation.not_queued or (step.left and not step.goes_on):
         codes.add(ExitCode.PROBLEMS)
     return gravest(codes)
 

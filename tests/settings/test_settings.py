@@ -95,6 +95,16 @@ def test_an_env_file_is_named_by_the_option_or_the_variable(docora: Docora, tmp_
     assert docora.run("queue", "--env-file", one, "--json", env=env).data["backend"] == "rq"
 
 
+def test_a_server_of_the_environment_in_place_of_the_env_files_is_warned_of(
+    docora: Docora, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "docora.env", DATABASE_URL="postgres://u@h/other")
+    said = f"Warning: DATABASE_URL of the environment wins over the env file {file}\n"
+    assert docora.run("failed", "--env-file", file).stderr.startswith(said)
+    write(tmp_path / "docora.env", DATABASE_URL=docora.database_url)
+    assert "Warning" not in docora.run("failed", "--env-file", file).stderr
+
+
 def test_an_env_file_through_a_pipe_is_read_and_no_other_unasked(
     docora: Docora, tmp_path: Path
 ) -> None:
