@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from docora_ops.errors import DocoraOpsError
 from docora_ops.link_lists import Page
-from docora_ops.text import mask, moment
+from docora_ops.text import mask, mask_url, moment
 
 Data = TypeVar("Data")
 
@@ -68,7 +68,9 @@ def document_of(
     if error:
         told = {"error": _valid(error.message), "code": error.code, **error.details}
         told["hint"] = _valid(error.hint) if error.hint else None
-    command = _valid(mask(shlex.join(["docora-ops", *arguments])))
+    # The query of a URL may be secret.
+    words = (mask_url(each) if "://" in each else each for each in arguments)
+    command = _valid(mask(shlex.join(["docora-ops", *words])))
     now = datetime.now(UTC)
     return Document(now, command, target, data=data, pagination=pagination, **told)
 

@@ -167,6 +167,15 @@ def test_the_url_and_the_time_are_set_and_the_audit_entry_has_both_urls(
     assert [each for each in ("geheim", "secret-of-the-query") if each in text] == []
 
 
+def test_a_document_repeats_the_command_without_the_secrets_of_the_url(
+    docora: Docora, link: TestLink
+) -> None:
+    for url in (SECRETS, SECRETS.replace("https", "http")):
+        result = docora.run("set-url", link.app_id, url, "--dry-run", "--json")
+        assert "://***@old.example/hook?***' --dry-run" in result.stdout
+        assert [each for each in ("geheim", "secret-of-the-query") if each in str(result)] == []
+
+
 def test_the_same_url_and_a_dry_run_change_nothing(docora: Docora, link: TestLink) -> None:
     with frozen(docora):
         same = docora.run("set-url", link.app_id, OLD, "--probe")
