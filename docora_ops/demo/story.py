@@ -48,6 +48,7 @@ def tell(keep: bool = False) -> None:
         variables = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
+            "DOCORA_OPS_TARGET": "",  # one in the other terminal would win over the URLs
             "DOCORA_OPS_BACKEND": "rq",
             "ENCRYPTION_KEY": os.urandom(32).hex(),
             "REPOS_BASE_PATH": str(folder / "clones"),
