@@ -1,15 +1,19 @@
 """`set-url`: the rules of Docora's onboarding, the row, the audit entry, and jobs of BullMQ."""
 
 import json
+import time
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from docora_ops.actions.app_url import refusal_of
+from docora_ops.actions import Docora as Api
+from docora_ops.actions.app_url import refusal_of, set_url
+from docora_ops.errors import RedisError
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora
 from tests.support.privileges import block
-from tests.support.proxy import refused_port
+from tests.support.proxy import Fault, Proxy, refused_port
 from tests.support.raw_app import Talk, raw_app
 from tests.support.read_only import frozen, read_only
 from tests.support.receiver import Receiver
@@ -212,6 +216,21 @@ def test_without_redis_nothing_is_changed(docora: Docora, link: TestLink) -> Non
     assert (planned.code, "BullMQ jobs may keep the old URL" in planned.stderr) == (0, True)
     assert docora.run("set-url", link.app_id, NEW, env=env).code == 5
     assert app_row(docora)["base_url"] == OLD
+
+
+def test_a_redis_that_does_not_answer_locks_the_row_for_four_seconds_at_most(
+    docora: Docora, link: TestLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docora_ops.queue.redis_client.ROWS_LOCKED_TIMEOUT", 0.2)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        settings = docora.settings.model_copy(update={"redis_url": SecretStr(proxy.url)})
+        proxy.plan(b"XADD", Fault.HOLD_REQUEST)
+        began = time.monotonic()
+        with Api(settings) as api, pytest.raises(RedisError):
+            set_url(api, link.app_id, NEW)
+        assert time.monotonic() - began < 5
+    assert app_row(docora)["base_url"] == OLD
+    assert docora.audit_entries() == []
 
 
 def test_the_grant_of_its_own_is_needed_and_may_be_left_out(docora: Docora) -> None:
