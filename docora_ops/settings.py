@@ -144,8 +144,9 @@ class Settings(BaseSettings):
         return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
     def hurried(self, seconds: int) -> Self:
-        """Returns the settings with `seconds` at most for each answer of a server."""
-        return self.model_copy(update={"statement_timeout": min(seconds, self.statement_timeout)})
+        """Returns the settings with `seconds` at most for connecting, and for each answer."""
+        names = ("connect_timeout", "statement_timeout")
+        return self.model_copy(update={name: min(seconds, getattr(self, name)) for name in names})
 
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""

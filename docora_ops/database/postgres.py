@@ -162,6 +162,11 @@ class Database:
                 hint="use postgres://USER:PASSWORD@HOST:PORT/DATABASE; percent-encode special "
                 "characters in the password, and leave out options that are not Postgres's own",
             ) from None
+        if "service" in given:
+            raise ConfigurationError(
+                "DATABASE_URL names a service, whose server no screen could name",
+                hint="write the host and the database of the service into DATABASE_URL",
+            )
         self._name = str(given.get("dbname") or given.get("user") or "postgres")
         hosts = ", ".join(map(self._name_server, self._servers))
         self.target = f"{self._name} on {hosts}"  # only the one in use, once it is known
