@@ -47,8 +47,8 @@ class UrlChange(App):
     """The change of an app's base_url. The URLs are without secrets.
 
     changed: False if the app has had this URL before, or if the probe has failed.
-    jobs_with_old_url: waiting and delayed jobs of BullMQ that carry another URL than the new one.
-    all_jobs_counted: False if there were too many to look at each.
+    jobs_with_old_url: waiting and delayed jobs of BullMQ that carry another URL than the new one;
+    None if they can't be counted.
     probe: of the new URL, before the change.
     """
 
@@ -56,6 +56,5 @@ class UrlChange(App):
     new_url: str
     changed: bool
     dry_run: bool
-    jobs_with_old_url: int
-    all_jobs_counted: bool
+    jobs_with_old_url: int | None
     probe: Probe | None = None

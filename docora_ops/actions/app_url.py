@@ -72,13 +72,13 @@ def set_url(
             change = docora.describe_change("set-url", reason, **vars(found), **shown)
             redis = client_for_locked_rows(docora.redis)
             add_entry(redis, audit_entry(change, AuditEvent.DONE))
-    jobs, all_counted = 0, True
+    jobs: int | None = 0
     if old != url:  # also in a dry run
         try:
-            jobs, all_counted = count_jobs_with_other_url(docora.redis, found.app_id, url)
+            jobs = count_jobs_with_other_url(docora.redis, found.app_id, url)
         except RedisError as error:
-            all_counted = False
-            docora.warn(f"jobs that keep the old URL can't be counted: {error.message}")
+            jobs = None
+            docora.warn(f"BullMQ jobs that keep the old URL can't be counted: {error.message}")
     return UrlChange(
         app_id=found.app_id,
         app_name=found.app_name,
@@ -87,7 +87,6 @@ def set_url(
         changed=old != url,
         dry_run=dry_run,
         jobs_with_old_url=jobs,
-        all_jobs_counted=all_counted,
     )
 
 
