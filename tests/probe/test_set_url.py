@@ -177,7 +177,10 @@ def test_a_document_repeats_the_command_without_the_secrets_of_the_url(
     for url in (SECRETS, SECRETS.replace("https", "http")):
         result = docora.run("set-url", link.app_id, url, "--dry-run", "--json")
         assert "://***@old.example/hook?***' --dry-run" in result.stdout
-        assert [each for each in ("geheim", "secret-of-the-query") if each in str(result)] == []
+        unquoted = docora.run("set-url", "Acme", "Search", url, "--json")
+        assert "unexpected extra argument(s) (http" in unquoted.stderr
+        text = f"{result}{unquoted}"
+        assert [each for each in ("geheim", "secret-of-the-query") if each in text] == []
 
 
 def test_the_same_url_and_a_dry_run_change_nothing(docora: Docora, link: TestLink) -> None:
