@@ -278,7 +278,8 @@ def _with_files(values: Mapping[str, str], where: str) -> dict[str, str]:
             raise ConfigurationError(
                 f"{where} has both {name} and {name}_FILE", hint="remove one of them"
             )
-        what = f"{name}_FILE {path[:200]}"
+        # Anything but a path may be the value itself, put there by mistake.
+        what = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
         found[name] = _text_of(Path(path), what).rstrip("\n")
         if not found[name]:
             raise ConfigurationError(f"{what} is empty", hint=f"write the {name} into it")
