@@ -38,8 +38,9 @@ class Probe:
 
     @property
     def found_problems(self) -> bool:
-        """Tells whether a step has failed."""
-        return any(step.state is CheckState.CRITICAL for step in self.steps)
+        """Tells whether a step has failed, or there was no time for it."""
+        bad = {CheckState.CRITICAL, CheckState.NOT_CHECKED}
+        return any(step.state in bad for step in self.steps)
 
 
 @dataclass(frozen=True)
