@@ -166,14 +166,14 @@ class _App:
             if isinstance(error, ssl.SSLCertVerificationError) and route.proxy is None:
                 with suppress(*FAILURES):
                     limit = self.end - time.monotonic()
-                    pem = ssl.get_server_certificate(route.first, timeout=limit)
+                    pem = ssl.get_server_certificate(route.endpoint, timeout=limit)
                     finding += _certificate(ssl.PEM_cert_to_DER_cert(pem))
         seconds = round(time.monotonic() - began, 3)
         return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
 
     def ask(self, route: Route, connection: HTTPConnection) -> str:
         """Sends a HEAD without a signature; any answer will do."""
-        target = route.target(route.url.path or "/")
+        target = route.request_target(route.url.path or "/")
         connection.request("HEAD", target, headers=route.headers, preload_content=False)
         with closing(connection.getresponse()) as answer:
             location = answer.headers.get("Location", "")
@@ -197,7 +197,7 @@ class _App:
 
 def _resolve(route: Route) -> str:
     """Resolves the host of the app, or of the proxy."""
-    name, port = route.first
+    name, port = route.endpoint
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     return f"{'proxy ' if route.proxy else ''}{name}: {_listed(addresses)}"
@@ -205,7 +205,7 @@ def _resolve(route: Route) -> str:
 
 def _connect(route: Route, end: float) -> str:
     """Connects, and hangs up."""
-    with socket.create_connection(route.first, end - time.monotonic()) as connection:
+    with socket.create_connection(route.endpoint, end - time.monotonic()) as connection:
         address, port, *_ = connection.getpeername()
     return f"connected to {address} port {port}"
 
