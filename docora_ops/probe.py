@@ -38,8 +38,9 @@ class Probe:
 
     @property
     def found_problems(self) -> bool:
-        """Tells whether a step has failed."""
-        return any(step.state is CheckState.CRITICAL for step in self.steps)
+        """Tells whether a step has failed, or there was no time for it."""
+        bad = {CheckState.CRITICAL, CheckState.NOT_CHECKED}
+        return any(step.state in bad for step in self.steps)
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class UrlChange(App):
     """The change of an app's base_url. The URLs are without secrets.
 
     changed: False if the app has had this URL before, or if the probe has failed.
-    jobs_with_old_url: waiting and delayed jobs of BullMQ that carry another URL than the new one.
-    all_jobs_counted: False if there were too many to look at each.
+    jobs_with_old_url: waiting and delayed jobs of BullMQ that carry another URL than the new one;
+    None if they can't be counted.
     probe: of the new URL, before the change.
     """
 
@@ -56,6 +57,5 @@ class UrlChange(App):
     new_url: str
     changed: bool
     dry_run: bool
-    jobs_with_old_url: int
-    all_jobs_counted: bool
+    jobs_with_old_url: int | None
     probe: Probe | None = None

@@ -144,8 +144,9 @@ class Settings(BaseSettings):
         return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
     def hurried(self, seconds: int) -> Self:
-        """Returns the settings with `seconds` at most for each answer of a server."""
-        return self.model_copy(update={"statement_timeout": min(seconds, self.statement_timeout)})
+        """Returns the settings with `seconds` at most for connecting, and for each answer."""
+        names = ("connect_timeout", "statement_timeout")
+        return self.model_copy(update={name: min(seconds, getattr(self, name)) for name in names})
 
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""
@@ -285,7 +286,8 @@ def _with_files(values: Mapping[str, str], where: str) -> dict[str, str]:
             raise ConfigurationError(
                 f"{where} has both {name} and {name}_FILE", hint="remove one of them"
             )
-        what = f"{name}_FILE {path[:200]}"
+        # Anything but a path may be the value itself, put there by mistake.
+        what = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
         found[name] = _text_of(Path(path), what).rstrip("\n")
         if not found[name]:
             raise ConfigurationError(f"{what} is empty", hint=f"write the {name} into it")

@@ -2,7 +2,6 @@
 
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from docora_ops.errors import ConfigurationError
@@ -13,18 +12,30 @@ _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 def own_folder() -> Path:
     """Returns the user's folder of target files, which wins over that of the system."""
-    config = os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", "/"), ".config")
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    if not config.startswith("/"):  # to be ignored, by its specification
+        config = f"{os.environ.get('HOME', '')}/.config"
     return Path(config, "docora-ops", "targets")
 
 
 def target_files() -> dict[str, Path]:
-    """Returns the file of each target by name, sorted."""
+    """Returns the file of each target by name, sorted. Raises ConfigurationError."""
     found: dict[str, Path] = {}
-    for folder in (SYSTEM_FOLDER, own_folder()):
-        with suppress(OSError):  # most often there is none
-            found |= {
-                each.stem: each for each in folder.glob("*.env") if _NAME.fullmatch(each.stem)
-            }
+    own = own_folder()
+    for folder in (SYSTEM_FOLDER, own):
+        try:
+            files = [each for each in folder.iterdir() if each.suffix == ".env"]
+        except (FileNotFoundError, NotADirectoryError):  # most often there is none
+            continue
+        except OSError as error:
+            if folder is not own:
+                continue
+            # Files of the system with the same names may lead to other servers.
+            raise ConfigurationError(
+                f"the folder of your targets {own} can't be read: {error.strerror}",
+                hint="check its owner and its mode",
+            ) from None
+        found |= {each.stem: each for each in files if _NAME.fullmatch(each.stem)}
     return dict(sorted(found.items()))
 
 

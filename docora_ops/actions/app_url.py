@@ -14,6 +14,7 @@ from docora_ops.links import App
 from docora_ops.probe import UrlChange
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.bullmq import count_jobs_with_other_url
+from docora_ops.queue.redis_client import client_for_locked_rows
 from docora_ops.text import mask_url
 
 _LONGEST_URL = 2048  # characters, as JavaScript counts them
@@ -69,14 +70,15 @@ def set_url(
             set_base_url(database, found.app_id, url)
             shown = {"old_url": shown_old, "new_url": shown_new}
             change = docora.describe_change("set-url", reason, **vars(found), **shown)
-            add_entry(docora.redis, audit_entry(change, AuditEvent.DONE))
-    jobs, all_counted = 0, True
+            redis = client_for_locked_rows(docora.redis)
+            add_entry(redis, audit_entry(change, AuditEvent.DONE))
+    jobs: int | None = 0
     if old != url:  # also in a dry run
         try:
-            jobs, all_counted = count_jobs_with_other_url(docora.redis, found.app_id, url)
+            jobs = count_jobs_with_other_url(docora.redis, found.app_id, url)
         except RedisError as error:
-            all_counted = False
-            docora.warn(f"jobs that keep the old URL can't be counted: {error.message}")
+            jobs = None
+            docora.warn(f"BullMQ jobs that keep the old URL can't be counted: {error.message}")
     return UrlChange(
         app_id=found.app_id,
         app_name=found.app_name,
@@ -85,7 +87,6 @@ def set_url(
         changed=old != url,
         dry_run=dry_run,
         jobs_with_old_url=jobs,
-        all_jobs_counted=all_counted,
     )
 
 

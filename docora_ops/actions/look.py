@@ -84,7 +84,7 @@ def require_primary(database: Database) -> None:
     """Raises PostgresError on a standby, whose links may be older than their jobs."""
     if standby := read_standby(database):
         raise PostgresError(
-            f"Postgres database {database.target} is {standby}: it says nothing about drift",
+            f"Postgres database {database.server} is {standby}: it says nothing about drift",
             hint="point DATABASE_URL at the primary; if this standby takes over, try again once it "
             "is promoted",
         )

@@ -35,12 +35,12 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
     """Returns the state of both servers as far as available, and errors of unusable servers."""
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
-    status = Status(database.target, describe(client), docora.settings.target)
+    status = Status(database.server, describe(client), docora.settings.target)
     with _keeping_errors(errors):
         milliseconds = round(read_latency(database) * 1000)
-        status = replace(status, postgres=database.target, postgres_latency_ms=milliseconds)
+        status = replace(status, postgres=database.server, postgres_latency_ms=milliseconds)
         if milliseconds > TOO_SLOW_MS:
-            raise PostgresError(f"Postgres database {database.target} is too slow", hint=_TOO_SLOW)
+            raise PostgresError(f"Postgres database {database.server} is too slow", hint=_TOO_SLOW)
         with database.snapshot():
             counts = count_by_status(database)
             failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS)

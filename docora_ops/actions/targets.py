@@ -35,7 +35,7 @@ def _read(name: str, file: Path, *, check: bool) -> TargetState:
         state = replace(state, protected=settings.protected)
         with Docora(settings) as docora:
             state = replace(state, redis=describe(docora.redis))
-            state = replace(state, postgres=docora.database.target)
+            state = replace(state, postgres=docora.database.server)
             return _check(docora, state) if check else state
     except DocoraOpsError as error:
         return replace(state, problem=error.message)

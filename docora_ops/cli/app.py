@@ -1,6 +1,7 @@
 """The table of commands, and how each is run."""
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -34,6 +35,7 @@ from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import BugError, DocoraOpsError, UsageError
+from docora_ops.text import mask_url
 
 _COMPLETION_SECONDS = 2
 
@@ -142,6 +144,8 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
     # The voice of pydantic, which converts numbers.
     message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
+    # Of a name without quotes, the URL behind it is left over.
+    message = re.sub(r"\w+://[^\s)]+", lambda url: mask_url(url[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
     hint = f"{context.command_path if context else 'docora-ops'} --help"
     if message.startswith("Got unexpected extra argument"):

@@ -264,12 +264,13 @@ def confirmation(typer_context: typer.Context, context: Context) -> Terminal | N
             "DOCORA_OPS_PROTECTED is set, but there is no target whose name could be typed",
             hint="make the env file a target: docora-ops help targets",
         )
-    terminal = None if given["yes"] else terminal_to_ask()
+    confirm = f"--confirm {target}"
+    terminal = None if given["yes"] else terminal_to_ask(confirm)
     if terminal is None:
         missing = "needs more than --yes" if given["yes"] else "has no terminal to ask at"
         raise UsageError(
             f"the target {target} is protected, and the command {missing}",
-            hint=f"add --confirm {target}",
+            hint=f"add {confirm}",
         )
     return replace(terminal, name=target)
 

@@ -145,8 +145,11 @@ class Terminal:
             raise CommandInterruptedError(f"{wrong}nothing was changed")
 
 
-def terminal_to_ask() -> Terminal | None:
-    """Returns the terminal to ask a question at, if any. Raises UsageError in a background job."""
+def terminal_to_ask(instead: str = "--yes") -> Terminal | None:
+    """Returns the terminal to ask a question at, if any. Raises UsageError in a background job.
+
+    instead: the option that replaces the answer.
+    """
     try:
         reader = writer = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:
@@ -158,6 +161,6 @@ def terminal_to_ask() -> Terminal | None:
     if not is_foreground(reader):
         raise UsageError(
             "a background job can't ask for confirmation",
-            hint="run it in the foreground, or add --yes",
+            hint=f"run it in the foreground, or add {instead}",
         )
     return Terminal(reader, writer)

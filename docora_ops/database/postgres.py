@@ -162,10 +162,15 @@ class Database:
                 hint="use postgres://USER:PASSWORD@HOST:PORT/DATABASE; percent-encode special "
                 "characters in the password, and leave out options that are not Postgres's own",
             ) from None
+        if "service" in given:
+            raise ConfigurationError(
+                "DATABASE_URL names a service, whose server no screen could name",
+                hint="write the host and the database of the service into DATABASE_URL",
+            )
         self._name = str(given.get("dbname") or given.get("user") or "postgres")
         hosts = ", ".join(map(self._name_server, self._servers))
-        self.target = f"{self._name} on {hosts}"  # only the one in use, once it is known
-        self.place = self.target  # with the schema, once it is known
+        self.server = f"{self._name} on {hosts}"  # only the one in use, once it is known
+        self.place = self.server  # with the schema, once it is known
         self.schema = ""  # of Docora's tables, once it is known
         self._secrets = [url, given.get("password"), given.get("sslpassword")]
         self._statement_timeout = settings.statement_timeout
@@ -280,7 +285,7 @@ class Database:
             raise self._explain(error) from error
         except UnicodeError as error:
             raise PostgresError(
-                f"a value can't be sent to Postgres database {self.target}: {error}",
+                f"a value can't be sent to Postgres database {self.server}: {error}",
                 hint="check the arguments for stray bytes, and the host in DATABASE_URL",
             ) from error
 
@@ -289,7 +294,7 @@ class Database:
 
         `server`: the one that could not be used, if several are tried.
         """
-        where = server or f"Postgres database {self.target}"
+        where = server or f"Postgres database {self.server}"
         kind: type[PostgresError] = PostgresError
         text = error.diag.message_primary or str(error).strip() or type(error).__name__
         # The driver lists each address that it tried, with hints on further lines.
@@ -359,7 +364,7 @@ class Database:
                     raise
                 refusals.append(self._explain(error, name))
             else:
-                self.target = f"{self._name} on {name}"
+                self.server = f"{self._name} on {name}"
                 return connection
         found = "; ".join(each.message for each in refusals)
         # A refused login, say, remains whichever server takes over.
@@ -403,7 +408,7 @@ class Database:
         # If no schema fits, the error of the next statement names the usual one.
         usual = [*on_path, *schemas, "public"][0]
         self.schema = next((schema for schema in on_path if schema in schemas), usual)
-        self.place = f"{self.target} (schema {self.schema})"
+        self.place = f"{self.server} (schema {self.schema})"
         return connection
 
 

@@ -5,7 +5,6 @@ Docora's worker begins a job with a write to the row, so that it waits for our c
 """
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -61,7 +60,6 @@ _STATUSES = {
     JobState.RUNNING: "active",
 }
 _PAGE = 5000
-_PATIENCE = 5  # seconds for counting jobs
 _PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
 _RECORD_FIELDS = ("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm", "failedReason")
@@ -228,12 +226,9 @@ class BullmqQueue(LinkQueue):
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):
             for name in BULLMQ_PLACES:
-                key, start = BULLMQ + name, 0
-                read = self._client.lrange if name in BULLMQ_LISTS else self._client.zrange
-                while ids := cast("list[bytes]", read(key, start, start + _PAGE - 1)):
-                    start += len(ids)
+                for ids in _pages(self._client, name):
                     # BullMQ keeps failed jobs of deleted links, and nobody removes them.
-                    yield [text_of(each) for each in ids], name not in _ENDED
+                    yield ids, name not in _ENDED
 
 
 def _moment(milliseconds: bytes | None) -> datetime | None:
@@ -241,22 +236,24 @@ def _moment(milliseconds: bytes | None) -> datetime | None:
     return None if number is None else moment_of_timestamp(number / 1000)
 
 
-def count_jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> tuple[int, bool]:
+def _pages(client: Redis, name: str) -> Iterator[list[str]]:
+    """Yields the ids of the jobs in one of BullMQ's lists or sets."""
+    start, read = 0, client.lrange if name in BULLMQ_LISTS else client.zrange
+    while ids := cast("list[bytes]", read(BULLMQ + name, start, start + _PAGE - 1)):
+        start += len(ids)
+        yield [text_of(each) for each in ids]
+
+
+def count_jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> int:
     """Counts the waiting and delayed jobs of an app whose payload has another base_url.
 
-    Returns their number, and whether each job was looked at: gives up after 5 s. Only reads. Raises
-    RedisError.
+    Only reads. Raises RedisError.
     """
-    count, end, prefix = 0, time.monotonic() + _PATIENCE, f"{app_id}-".encode()
+    count = 0
     with redis_errors(client):
         for name in ("wait", "paused", "delayed"):
-            key, start = BULLMQ + name, 0
-            read = client.lrange if name in BULLMQ_LISTS else client.zrange
-            while ids := cast("list[bytes]", read(key, start, start + _PAGE - 1)):
-                if time.monotonic() > end:
-                    return count, False
-                start += len(ids)
-                keys = [BULLMQ + text_of(each) for each in ids if each.startswith(prefix)]
+            for ids in _pages(client, name):
+                keys = [BULLMQ + each for each in ids if each.startswith(f"{app_id}-")]
                 for [data] in read_hashes(client, keys, ("data",)):
                     count += data is not None and mapping_of(data).get("base_url") != base_url
-    return count, True
+    return count

@@ -81,17 +81,22 @@ def _unusable_file(options: Mapping[str, Any]) -> str | None:
     return None
 
 
+def client_for_locked_rows(client: redis.Redis) -> redis.Redis:
+    """Returns a client of the same server that waits at most 4 s for it."""
+    pool = client.connection_pool
+    options = dict(pool.connection_kwargs)
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
+    pool = redis.ConnectionPool(connection_class=pool.connection_class, **options)
+    return redis.Redis(connection_pool=pool)
+
+
 class Script:
     """A Lua script of this package. Rows may be locked while it runs: Redis has 4 s."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
         """`names`: the files that the script consists of."""
-        pool = client.connection_pool
-        options = dict(pool.connection_kwargs)
-        for name in ("socket_timeout", "socket_connect_timeout"):
-            options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
-        pool = redis.ConnectionPool(connection_class=pool.connection_class, **options)
-        self.client = redis.Redis(connection_pool=pool)
+        self.client = client_for_locked_rows(client)
         folder = files("docora_ops.queue")
         texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
         self._script = self.client.register_script("".join(texts))

@@ -46,9 +46,9 @@ def change_screen(change: UrlChange) -> Iterator[object]:
 
 
 def jobs_in_words(change: UrlChange) -> str:
-    """Says how many jobs keep another URL; empty if none does."""
-    count, is_exact = change.jobs_with_old_url, change.all_jobs_counted
+    """Says how many jobs keep another URL; empty if none is known to."""
+    count = change.jobs_with_old_url
     if not count:
-        return "" if is_exact else "BullMQ jobs may keep the old URL: not all were looked at"
+        return ""
     jobs = amount(count, "BullMQ job keeps", "BullMQ jobs keep")
-    return f"{'' if is_exact else 'at least '}{jobs} the old URL: Docora's worker sends files there"
+    return f"{jobs} the old URL: Docora's own worker would send files there"

@@ -73,8 +73,7 @@ def limit_memory(settings: Settings) -> None:
 def use_authorities(settings: Settings) -> None:
     """Sets the variables of an env file in this process: OpenSSL and git read nothing else.
 
-    Unless GIT_SSL_CAINFO is set, git gets one file with the authorities of the system and of
-    NODE_EXTRA_CA_CERTS. If the latter can't be used, warns and ignores it, as Node does.
+    If NODE_EXTRA_CA_CERTS can't be used, warns and ignores it, as Node does.
     """
     for name in ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         if value := getattr(settings, name.lower()):
@@ -88,11 +87,20 @@ def use_authorities(settings: Settings) -> None:
         reason = "it holds no certificates in PEM form" if is_read else error.strerror
         log.warning("NODE_EXTRA_CA_CERTS is ignored: %s: %s", inert(extra), reason)
         del os.environ["NODE_EXTRA_CA_CERTS"]
-        return
-    if not os.environ.get("GIT_SSL_CAINFO"):
+
+
+def write_authorities_for_git(base: Path) -> None:
+    """Gives git one file with the authorities of the system and of NODE_EXTRA_CA_CERTS.
+
+    Does nothing if the variable is not set, or if GIT_SSL_CAINFO is. Raises OSError.
+
+    base: the folder of the clones, or one in its place.
+    """
+    extra = os.environ.get("NODE_EXTRA_CA_CERTS")
+    if extra and not os.environ.get("GIT_SSL_CAINFO"):
         system = [path for path in map(Path, _SYSTEM_FILES) if path.is_file()][:1]
         content = b"\n".join(path.read_bytes() for path in (*system, Path(extra)))
-        folder = settings.repos_base_path.absolute() / FOLDER
+        folder = base.absolute() / FOLDER
         # Other workers of this folder may have other settings.
         path = folder / f"authorities-{sha256(content).hexdigest()[:16]}.pem"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Probes what a worker on this host would meet at an app and at a git server. Sends no file."""
 
+import math
 import os
 import shlex
 import signal
@@ -7,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import gone, resolve_app, resolve_repository
 from docora_ops.database.urls import LinkToken, read_tokens
 from docora_ops.diagnosis import CheckState
-from docora_ops.errors import DeliveryError, SnapshotError
+from docora_ops.errors import ConfigurationError, DeliveryError, SnapshotError
 from docora_ops.interrupts import held_back
 from docora_ops.links import App
 from docora_ops.probe import Probe, ProbeStep
@@ -76,7 +77,7 @@ def probe(
             raise gone(app_id or "", linked.repository_id)
         tokens = _decrypted(settings, links, cleaner)
     steps: list[ProbeStep] = []
-    with _authorities(settings):
+    with _authorities(settings, for_git=url is not None):
         end = time.monotonic() + _LIMIT
         if found is not None and base_url is not None:
             steps += _App(found, base_url, settings).steps()
@@ -95,19 +96,30 @@ def probe(
 
 
 @contextmanager
-def _authorities(settings: Settings) -> Iterator[None]:
-    """Trusts what a worker with these settings trusts, for the time of the block."""
+def _authorities(settings: Settings, *, for_git: bool) -> Iterator[None]:
+    """Trusts what a worker with these settings trusts, for the time of the block.
+
+    Raises ConfigurationError if there is no place for the file that git needs.
+    """
     before = dict(os.environ)
     host.tls_context.cache_clear()
-    # For the file that is made for git. Where there is none to make, no disk is needed.
-    with TemporaryDirectory() if settings.node_extra_ca_certs else nullcontext("/") as folder:
-        try:
-            host.use_authorities(settings.model_copy(update={"repos_base_path": Path(folder)}))
+    try:
+        host.use_authorities(settings)
+        with ExitStack() as stack:
+            try:
+                if for_git and "NODE_EXTRA_CA_CERTS" in os.environ:
+                    folder = stack.enter_context(TemporaryDirectory())
+                    host.write_authorities_for_git(Path(folder))
+            except OSError as error:
+                raise ConfigurationError(
+                    f"the authorities for git can't be written to a file: {error.strerror}",
+                    hint="set TMPDIR to a folder that can be written to, or set GIT_SSL_CAINFO",
+                ) from error
             yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-            host.tls_context.cache_clear()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        host.tls_context.cache_clear()
 
 
 class _App:
@@ -154,14 +166,14 @@ class _App:
             if isinstance(error, ssl.SSLCertVerificationError) and route.proxy is None:
                 with suppress(*FAILURES):
                     limit = self.end - time.monotonic()
-                    pem = ssl.get_server_certificate(route.first, timeout=limit)
+                    pem = ssl.get_server_certificate(route.endpoint, timeout=limit)
                     finding += _certificate(ssl.PEM_cert_to_DER_cert(pem))
         seconds = round(time.monotonic() - began, 3)
         return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
 
     def ask(self, route: Route, connection: HTTPConnection) -> str:
         """Sends a HEAD without a signature; any answer will do."""
-        target = route.target(route.url.path or "/")
+        target = route.request_target(route.url.path or "/")
         connection.request("HEAD", target, headers=route.headers, preload_content=False)
         with closing(connection.getresponse()) as answer:
             location = answer.headers.get("Location", "")
@@ -185,7 +197,7 @@ class _App:
 
 def _resolve(route: Route) -> str:
     """Resolves the host of the app, or of the proxy."""
-    name, port = route.first
+    name, port = route.endpoint
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     return f"{'proxy ' if route.proxy else ''}{name}: {_listed(addresses)}"
@@ -193,7 +205,7 @@ def _resolve(route: Route) -> str:
 
 def _connect(route: Route, end: float) -> str:
     """Connects, and hangs up."""
-    with socket.create_connection(route.first, end - time.monotonic()) as connection:
+    with socket.create_connection(route.endpoint, end - time.monotonic()) as connection:
         address, port, *_ = connection.getpeername()
     return f"connected to {address} port {port}"
 
@@ -208,7 +220,7 @@ def _shake_hands(connection: HTTPConnection) -> str:
 
 def _certificate(der: bytes | None) -> str:
     """Tells who has signed a certificate, and until when it is valid."""
-    with suppress(ValueError):  # the server may send anything
+    with suppress(ValueError, x509.InvalidVersion):  # the server may send anything
         found = x509.load_der_x509_certificate(der or b"")
         issuer, end = found.issuer.rfc4514_string(), found.not_valid_after_utc
         return f", signed by {issuer}, valid until {end:%Y-%m-%d}"
@@ -265,7 +277,8 @@ def _git_steps(
             if began >= end:
                 state, finding = CheckState.NOT_CHECKED, f"no time was left of {_LIMIT} s"
             elif not problem:
-                git = Git(url, token, settings.git_protocols.split(","), end - began, lambda: None)
+                limit = math.ceil(end - began)
+                git = Git(url, token, settings.git_protocols.split(","), limit, lambda: None)
                 commit = newest_commit(git)
                 state = CheckState.OK if commit else CheckState.WARNING
                 finding = f"{commit.branch} at {commit.sha[:12]}" if commit else "no branch"

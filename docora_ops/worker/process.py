@@ -56,6 +56,7 @@ def serve(
     client = connect(settings)
     use_settings(settings, client)
     host.use_authorities(settings)
+    host.write_authorities_for_git(settings.repos_base_path)
     with redis_errors(client):
         worker = SnapshotWorker(settings, client, name, parent, watchdog)
         worker.run_jobs(burst=burst, grace=grace)

@@ -59,7 +59,7 @@ class Route:
         return {"User-Agent": f"docora-ops/{__version__}", **login, **proxy_login}
 
     @property
-    def first(self) -> tuple[str, int]:
+    def endpoint(self) -> tuple[str, int]:
         """The host and the port to connect to: those of the proxy, if there is one."""
         url = self.proxy or self.url
         port = _PORTS[url.scheme or ""] if url.port is None else url.port
@@ -71,7 +71,7 @@ class Route:
 
     def connection(self, timeout: float) -> HTTPConnection:
         """Returns a connection that is yet to be made. `timeout`: seconds for each wait."""
-        address, port = self.first
+        address, port = self.endpoint
         if self.url.scheme == "http":
             return HTTPConnection(address, port, timeout=timeout)
         connection = HTTPSConnection(address, port, timeout=timeout, ssl_context=host.tls_context())
@@ -80,7 +80,7 @@ class Route:
             connection.set_tunnel(_address(self.url), tunnel_port, self._proxy_login)
         return connection
 
-    def target(self, path: str) -> str:
+    def request_target(self, path: str) -> str:
         """Returns what a request names: the path and the query, for a proxy the whole URL."""
         target = Url(path=path, query=self.url.query or None).request_uri
         return f"http://{self.url.netloc}{target}" if self.is_forwarded else target
@@ -198,7 +198,7 @@ class Webhook:
         self, connection: HTTPConnection, event: str, headers: dict[str, str], body: Body
     ) -> int:
         self._socket = connection.sock
-        target = self._route.target(f"{(self._route.url.path or '').rstrip('/')}/{event}")
+        target = self._route.request_target(f"{(self._route.url.path or '').rstrip('/')}/{event}")
         hung_up: OSError | None = None
         pieces = body if isinstance(body, bytes) else body()
         try:

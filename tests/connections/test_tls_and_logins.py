@@ -141,7 +141,7 @@ def test_both_servers_are_told_who_we_are_and_all_timeouts(docora: Docora) -> No
     ],
 )
 def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> None:
-    text = Database(Settings(database_url=SecretStr(url))).target
+    text = Database(Settings(database_url=SecretStr(url))).server
     assert text.startswith(target)
     assert "hunter" not in text
     assert "%32" not in text

@@ -101,7 +101,7 @@ class Stage:
             servers = self.of_workers if "docora-ops worker" in command else {}
             shown = run_on_screen(self.docora, command, self.environment | servers)
         for name, written in {
-            str(self.docora.actions().database.target): "docora on db.internal",
+            str(self.docora.actions().database.server): "docora on db.internal",
             describe(self.docora.actions().redis): "redis.internal:6379/0",
             "127.0.0.1:1/0": "redis.internal:6379/0",
             self.docora.role: "docora_ops",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from cryptography import x509
 
 from docora_ops.actions import Docora as Api
 from docora_ops.diagnosis import CheckState
-from docora_ops.worker.probe import probe
+from docora_ops.errors import ConfigurationError
+from docora_ops.worker.probe import _certificate, probe
 from tests.support.docora import Docora, Result
 from tests.support.git_over_http import GitHandler, GitSite, basic
 from tests.support.proxy import refused_port
@@ -198,6 +200,14 @@ def test_what_an_app_answers_is_inert(docora: Docora, app_id: str) -> None:
         assert_inert(run(docora, app_id, url=app.base_url).stdout.replace("\t", " "))
 
 
+def test_an_invalid_certificate_is_no_bug(authority: trustme.CA) -> None:
+    version_3, version_6 = bytes.fromhex("a003020102"), bytes.fromhex("a003020105")
+    certificate = ssl.PEM_cert_to_DER_cert(authority.cert_pem.bytes().decode())
+    assert _certificate(certificate)
+    for invalid in (b"", b"x", certificate.replace(version_3, version_6)):
+        assert _certificate(invalid) == ""
+
+
 def test_a_proxy_is_taken_as_a_worker_takes_it(docora: Docora, app_id: str) -> None:
     requests: list[str] = []
     with answering("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", requests) as proxy:
@@ -282,6 +292,48 @@ def test_a_server_that_repeats_the_token_does_not_show_it(
     result = run(snapshots.docora, "--repo", "octo/api", **env)
     assert (result.code, TOKEN in str(result)) == (6, False)
     assert_inert(result.stdout.replace("\t", " "))
+
+
+def test_only_git_needs_a_temporary_folder_and_only_for_authorities(
+    snapshots: Snapshots, site: GitSite, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [app_id] = links_with(snapshots, site, None)
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    monkeypatch.delenv("NODE_EXTRA_CA_CERTS", raising=False)
+    more = {"node_extra_ca_certs": str(snapshots.folder / "ca.pem"), "git_protocols": "http"}
+    authority.cert_pem.write_to_path(more["node_extra_ca_certs"])
+    settings = snapshots.docora.settings
+    before = dict(os.environ)
+    with Api(settings.model_copy(update=more)) as api:
+        assert probe(api, app_id).steps[0].name == "dns"
+        with pytest.raises(ConfigurationError, match="authorities for git can't be written"):
+            probe(api, repository="octo/api")
+    assert os.environ == before
+    del more["node_extra_ca_certs"]
+    with Api(settings.model_copy(update=more)) as api:
+        assert probe(api, repository="octo/api").steps[0].state is CheckState.OK
+
+
+def test_all_tokens_have_a_minute(
+    snapshots: Snapshots, site: GitSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docora_ops.worker.probe._LIMIT", 0.5)
+    answered = Event()
+
+    def stall(handler: GitHandler) -> bool:
+        answered.wait(10)
+        return False
+
+    site.intercept = stall
+    links_with(snapshots, site, None)
+    settings = snapshots.docora.settings.model_copy(update={"git_protocols": "http"})
+    with Api(settings) as api:
+        [step] = probe(api, repository="octo/api").steps
+        answered.set()
+        assert step.finding.endswith("git ls-remote took longer than 1 s")
+        monkeypatch.setattr("docora_ops.worker.probe._LIMIT", 0)
+        found = probe(api, repository="octo/api")
+    assert ([each.state for each in found.steps], found.found_problems) == (["not_checked"], True)
 
 
 # What is refused

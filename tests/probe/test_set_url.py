@@ -1,15 +1,19 @@
 """`set-url`: the rules of Docora's onboarding, the row, the audit entry, and jobs of BullMQ."""
 
 import json
+import time
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from docora_ops.actions.app_url import refusal_of
+from docora_ops.actions import Docora as Api
+from docora_ops.actions.app_url import refusal_of, set_url
+from docora_ops.errors import RedisError
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora
 from tests.support.privileges import block
-from tests.support.proxy import refused_port
+from tests.support.proxy import Fault, Proxy, refused_port
 from tests.support.raw_app import Talk, raw_app
 from tests.support.read_only import frozen, read_only
 from tests.support.receiver import Receiver
@@ -159,12 +163,24 @@ def test_the_url_and_the_time_are_set_and_the_audit_entry_has_both_urls(
     names = {"app_id": link.app_id, "app_name": "Acme Search"}
     assert json.loads(entry["selection"]) == names | shown
     assert (entry["command"], entry["reason"], entry["event"]) == ("set-url", "moved", "done")
-    counted = {"jobs_with_old_url": 0, "all_jobs_counted": True, "probe": None}
+    counted = {"jobs_with_old_url": 0, "probe": None}
     assert changed.data == names | shown | counted | {"changed": True, "dry_run": False}
     history = docora.run("history", "--app", "Acme Search")
     assert f"set-url 'Acme Search' {NEW}\twas {shown['old_url']}\t" in history.stdout
     text = f"{changed}{history}{docora.audit_entries()}"
     assert [each for each in ("geheim", "secret-of-the-query") if each in text] == []
+
+
+def test_a_document_repeats_the_command_without_the_secrets_of_the_url(
+    docora: Docora, link: TestLink
+) -> None:
+    for url in (SECRETS, SECRETS.replace("https", "http")):
+        result = docora.run("set-url", link.app_id, url, "--dry-run", "--json")
+        assert "://***@old.example/hook?***' --dry-run" in result.stdout
+        unquoted = docora.run("set-url", "Acme", "Search", url, "--json")
+        assert "unexpected extra argument(s) (http" in unquoted.stderr
+        text = f"{result}{unquoted}"
+        assert [each for each in ("geheim", "secret-of-the-query") if each in text] == []
 
 
 def test_the_same_url_and_a_dry_run_change_nothing(docora: Docora, link: TestLink) -> None:
@@ -200,9 +216,24 @@ def test_a_terminal_is_asked(docora: Docora, link: TestLink) -> None:
 def test_without_redis_nothing_is_changed(docora: Docora, link: TestLink) -> None:
     env = {"REDIS_URL": f"redis://127.0.0.1:{refused_port()}"}
     planned = docora.run("set-url", link.app_id, NEW, "--dry-run", env=env)
-    assert (planned.code, "BullMQ jobs may keep the old URL" in planned.stderr) == (0, True)
+    assert (planned.code, "jobs that keep the old URL can't" in planned.stderr) == (0, True)
     assert docora.run("set-url", link.app_id, NEW, env=env).code == 5
     assert app_row(docora)["base_url"] == OLD
+
+
+def test_a_redis_that_does_not_answer_locks_the_row_for_four_seconds_at_most(
+    docora: Docora, link: TestLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docora_ops.queue.redis_client.ROWS_LOCKED_TIMEOUT", 0.2)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        settings = docora.settings.model_copy(update={"redis_url": SecretStr(proxy.url)})
+        proxy.plan(b"XADD", Fault.HOLD_REQUEST)
+        began = time.monotonic()
+        with Api(settings) as api, pytest.raises(RedisError):
+            set_url(api, link.app_id, NEW)
+        assert time.monotonic() - began < 5
+    assert app_row(docora)["base_url"] == OLD
+    assert docora.audit_entries() == []
 
 
 def test_the_grant_of_its_own_is_needed_and_may_be_left_out(docora: Docora) -> None:
@@ -253,9 +284,9 @@ def test_jobs_of_bullmq_that_keep_the_old_url_are_counted(bullmq: Bullmq, link: 
     before = docora.contents(keys)
     planned = bullmq.run("set-url", link.app_id, NEW, "--dry-run", "--json").data
     changed = bullmq.run("set-url", link.app_id, NEW)
-    assert (planned["jobs_with_old_url"], planned["all_jobs_counted"]) == (3, True)
+    assert planned["jobs_with_old_url"] == 3
     assert (
-        "Warning: 3 BullMQ jobs keep the old URL: Docora's worker sends files there.\n"
+        "Warning: 3 BullMQ jobs keep the old URL: Docora's own worker would send files there.\n"
         in changed.stderr
     )
     assert set(docora.redis.scan_iter("bull:*")) == set(keys)

@@ -42,6 +42,16 @@ def test_a_file_that_gives_no_value_is_named_and_not_shown(
         assert SECRET not in str(error.value)
 
 
+@pytest.mark.parametrize("value", ["postgres://u:s3cr3t@h/d", "s3cr3t" * 10])
+def test_a_value_in_place_of_the_file_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("ENCRYPTION_KEY_FILE", value)
+    with pytest.raises(ConfigurationError, match="ENCRYPTION_KEY_FILE can't be read") as error:
+        load_settings()
+    assert SECRET not in str(error.value)
+
+
 def test_both_variables_in_one_place_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 from psycopg import sql
 
-from tests.support.docora import Docora
+from tests.support.docora import COMMAND, Docora
 from tests.support.read_only import frozen
-from tests.support.terminal import on_terminal
+from tests.support.terminal import TerminalSession, on_terminal
 from tests.targets.conftest import Write
 
 Env = Mapping[str, str | None]
@@ -70,6 +70,14 @@ def test_the_name_is_typed_in_place_of_yes(docora: Docora, env: Env, words: list
     code, shown = on_terminal(docora, arguments, answer=b"prod\n", env={**env, "NO_COLOR": "1"})
     assert (code, STYLED in shown) == (0, False), shown
     assert docora.audit_entries()[0]["command"] == words[0]
+
+
+def test_a_background_job_is_told_to_give_the_name(docora: Docora, env: Env) -> None:
+    line = f"set -m; {COMMAND} pause --target prod & wait $!"
+    environment = docora.environment(**env, TERM="xterm")
+    with TerminalSession(["sh", "-c", line], environment) as session:
+        code, shown = session.end()
+    assert (code, "Hint: run it in the foreground, or add --confirm prod" in shown) == (2, True)
 
 
 def test_what_is_no_mass_change_needs_no_name(docora: Docora, env: Env) -> None:

@@ -440,6 +440,7 @@ def test_a_file_that_can_not_be_used_is_a_warning_as_with_node(
     path.write_text("hello\n", encoding="utf-8")
     monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(path))
     host.use_authorities(snapshots.settings)
+    host.write_authorities_for_git(tmp_path)
     reason = "it holds no certificates in PEM form"
     assert caplog.messages == [f"NODE_EXTRA_CA_CERTS is ignored: {path}: {reason}"]
     assert not {"NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"} & os.environ.keys()
