@@ -25,6 +25,6 @@ def demo(
     except ImportError as error:
         raise ConfigurationError(
             f"the demo's servers are not installed ({error.name} is missing)",
-            hint="in a clone: make demo, or pipx install '.[demo]'",
+            hint="in a clone: make demo, or pipx install --force '.[demo]'",
         ) from error
     tell(keep=keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -178,7 +179,8 @@ class ProgressStore:
         record_key = part_key(operation_id, "record")
         with self._transaction(audit) as pipeline:
             for key, mapping in ((operation_key(operation_id), fields), (record_key, of_record)):
-                left = int(self._client.pttl(key)) // 1000  # it tells the time of the last step
+                # It tells the time of the last step; rounded down, that would be before the first.
+                left = math.ceil(int(self._client.pttl(key)) / 1000)
                 if left > 0:
                     pipeline.hset(key, mapping=mapping)
                     pipeline.expire(key, left)  # it may have expired just now

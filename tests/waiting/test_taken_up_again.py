@@ -106,6 +106,19 @@ def test_an_operation_is_waited_for_from_another_terminal(docora: Docora) -> Non
     assert "4 in sync, 1 failed again" in shown.stdout
 
 
+def test_a_wait_that_times_out_before_its_operation_ends_exits_with_8(docora: Docora) -> None:
+    docora.add_links(3)
+    docora.add_worker()
+    process = docora.start("retry-all-failed", "--in-flight", "1", "--json")
+    eventually(lambda: len(docora.waiting()) == 1, "the first job")
+    operation_id = only_operation(docora)
+    result = docora.run("wait", operation_id, "--timeout", "1")
+    assert result.code == 8, result
+    assert "The operation goes on: 2 links not queued yet.\n" in result.stderr
+    process.kill()
+    process.communicate()
+
+
 def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Docora) -> None:
     docora.add_links(10)
     operation_id = killed_operation(docora, in_flight=3)
