@@ -64,4 +64,13 @@ def show_help(
             f"no command or topic is called {name!r}",
             hint="see docora-ops --help for the commands, and docora-ops help for the topics",
         )
-    show_paged("\n".join(pages), get_terminal_size().lines)
+    text, height = "\n".join(pages), get_terminal_size().lines
+    if sys.stdout.isatty():
+        from docora_ops.render.console import MARKDOWN_THEME, make_console, markdown
+
+        console = make_console(sys.stdout)
+        with console.capture() as capture, console.use_theme(MARKDOWN_THEME):
+            for part in markdown(text):
+                console.print(part, soft_wrap=isinstance(part, str))
+        text = capture.get()
+    show_paged(text, height)

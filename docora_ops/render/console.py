@@ -1,13 +1,26 @@
 """Consoles that suit a terminal, a pipe or a file, and what is shown only on a terminal."""
 
+from __future__ import annotations
+
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TextIO
+from itertools import zip_longest
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
+from rich.theme import Theme
+
+if TYPE_CHECKING:
+    from rich.markdown import Markdown
+
+# Legible on a light background, too.
+MARKDOWN_THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold", "markdown.h2": "bold"})
+_LINK = re.compile(r"\[([^]]+)\]\([a-z-]+\.md\)")
+_CODE = re.compile(r"^ *```[a-z]*\n(.*?)^ *```\n", re.MULTILINE | re.DOTALL)
 
 
 def may_animate(stream: TextIO) -> bool:
@@ -58,3 +71,18 @@ def progress_bar(total: int | None = None, description: str = "") -> Iterator[Ca
         yield lambda done, text=None, total=None: progress.update(
             task, completed=done, description=text, total=total
         )
+
+
+def markdown(text: str) -> Iterator[Markdown | str]:
+    """Yields the parts of a Markdown text for a terminal. Blocks of code stay as they are.
+
+    Their lines are not broken, so that a command can be pasted.
+    """
+    from rich.markdown import Markdown  # takes a tenth of a second
+
+    # Links lead to files of this folder: their texts name the topics.
+    text = _LINK.sub(r"\1", text)
+    for prose, code in zip_longest(*[iter(_CODE.split(text))] * 2, fillvalue=""):
+        yield Markdown(prose)
+        if code:
+            yield f"\n{code}"

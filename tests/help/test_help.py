@@ -119,3 +119,14 @@ def test_a_dumb_narrow_terminal_gets_whole_lines_of_code_no_escapes_and_no_pager
     lines = {line for block in blocks for line in block.splitlines()}
     assert max(map(len, lines)) > 100
     assert lines - {""} <= set(shown.splitlines())
+
+
+def test_a_terminal_gets_a_topic_in_its_width_without_markup(docora: Docora) -> None:
+    code, shown = on_terminal(docora, ["help", "exit-codes"], columns=70, env={"PAGER": ""})
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).split("\r\n")
+    assert code == 0
+    assert " 130   interrupted (SIGINT, SIGTERM), or the question was answered" in map(
+        str.rstrip, lines
+    )
+    assert max(map(len, lines)) <= 70
+    assert not re.search(r"\]\(|\||`", shown)
