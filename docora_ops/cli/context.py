@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+_COMMAND = "docora-ops "
+
+
 @dataclass
 class Context:
     """Lives as long as one command. Imports and connects only what is used."""
@@ -40,6 +43,8 @@ class Context:
     """The command line after the program's name."""
     target: ClassVar[str | None] = None
     """The name of the target of the command."""
+    suggests: ClassVar[bool] = False
+    """True once the terminal has shown a command that may be copied."""
     document_has_begun: ClassVar[bool] = False
     """True once a document is on stdout, which may hold only one."""
 
@@ -121,6 +126,7 @@ class Context:
             with console.capture() as capture:
                 for part in (*parts, *([cell(footer)] if footer else [])):
                     console.print(part, crop=False)
+            Context.suggests |= _COMMAND in capture.get()
             show_paged(capture.get(), console.height if paged else sys.maxsize)
             return
         for part in parts:
@@ -147,6 +153,7 @@ class Context:
         from docora_ops.text import inert
 
         self.tell()
+        Context.suggests |= _COMMAND in text
         if sys.stderr.isatty():
             from docora_ops.render.console import make_console
 
@@ -172,6 +179,12 @@ class Context:
                 self.say(f"{found} at first check: checking again in {delay} s.")
                 delay = 0
             yield event
+
+    def end(self) -> None:
+        """Says how the commands that were suggested reach the same target."""
+        is_exported = Context.target == (os.environ.get("DOCORA_OPS_TARGET") or None)
+        if Context.suggests and not is_exported and sys.stderr.isatty():
+            self.say(f"For the commands above, first: export DOCORA_OPS_TARGET={Context.target}")
 
     def warn(self, text: str) -> None:
         """Prints one line of conversation in yellow."""

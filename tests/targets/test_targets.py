@@ -40,6 +40,21 @@ def test_nothing_in_the_environment_leads_a_target_elsewhere(
         assert [app["app_name"] for app in result.data] == ["Acme Search"]
 
 
+def test_a_terminal_says_how_suggested_commands_reach_the_same_target(
+    docora: Docora, env: Env
+) -> None:
+    link = docora.add_link("synced")
+    line = "For the commands above, first: export DOCORA_OPS_TARGET=prod\r\n"
+    for arguments in (["retry", *link.ids], ["status"]):
+        _, shown = on_terminal(docora, [*arguments, "--target", "prod"], env=env)
+        assert "docora-ops " in shown
+        assert shown.endswith(line)
+        _, shown = on_terminal(docora, arguments, env={**env, "DOCORA_OPS_TARGET": "prod"})
+        assert "export" not in shown
+    _, shown = on_terminal(docora, ["apps", "--target", "prod"], env=env)
+    assert "export" not in shown
+
+
 def test_the_file_wins_over_the_environment_and_leaves_the_rest_to_it(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
