@@ -456,7 +456,8 @@ def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
         jobs = queue.waiting + queue.active + queue.delayed
         problem = failed if jobs or pending else warning
         waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
-        none = f"no BullMQ worker is seen, for {waiting}; {_BY_NAME}"
+        idle = f", for {waiting}" if jobs or pending else ", and no job waits"
+        none = f"no BullMQ worker is seen{idle}; {_BY_NAME}"
         beside = queue.other is OtherQueue.WORKED_ON
         suspended = f"{found}; {queue.suspension and queue.suspension.sentence}, and {waiting} wait"
         yield _judge(

@@ -100,7 +100,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     context, given = context_of(typer_context), typer_context.params
     from docora_ops.actions import reading
     from docora_ops.actions.lookup import LinkChoice
-    from docora_ops.render.link_view import FAILED, LINKS, group_columns
+    from docora_ops.render.link_view import FAILED, LINKS, OVERDUE, group_columns
 
     docora, choice = context.docora, link_choice(typer_context, statuses)
     if choice != LinkChoice(statuses=statuses) or given.get("status"):
@@ -113,6 +113,8 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         return ExitCode.OK
     found, lost = reading.links(docora, choice, sort=given["sort"], **pages)
     columns = FAILED if statuses == [LinkStatus.FAILED] else LINKS
+    if given.get("overdue"):
+        columns = OVERDUE
     if len(statuses) == 1:  # it need not be shown
         columns = [each for each in columns if each.name != "Status"]
     context.show_page(found, columns, docora.servers, noun, lost)

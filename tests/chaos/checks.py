@@ -5,6 +5,7 @@
   of a signal only if the signal came before the command could handle it.
 - Each running worker is registered. Children of a killed worker end by themselves.
 - A resync that succeeded sends every file again before its link is synced.
+- Verify finds no link that differs for certain, neither after the round nor in the end.
 - While Redis keeps its data, each pending link has a live job after the maintenance of a worker.
 - No job id is queued twice, unless the careless producer pushed it, Redis lost its job, or a worker
   overslept whose job RQ had given to another. Doctor counts these and repair fixes them.
@@ -67,9 +68,15 @@ def check_round(played: Round) -> None:
     if not played.data_lost and not played.overslept:
         unexpected = sorted(set(doubled) - world.careless)
         problems += [f"doubled: {_story_of(docora, job_id)}" for job_id in unexpected]
+    problems += _of_verify(docora)
     problems = problems or _of_repair(docora, lost, doubled) or _of_drain(played)
     if problems:
         raise Broken("\n".join(problems))
+
+
+def _of_verify(docora: Docora) -> list[str]:
+    verify = docora.run("verify", "--json", env=NO_GRACE)
+    return [] if verify.code == ExitCode.OK else [f"in vain, verify found: {verify}"]
 
 
 def _of_repair(docora: Docora, lost: list[str], doubled: list[str]) -> list[str]:
@@ -112,7 +119,7 @@ def _of_drain(played: Round) -> list[str]:
             ]
             if min(last) < _last_resync(link, played.processes):
                 problems.append(f"{link.job_id} was not sent again after its resync")
-    problems += _of_stores(world)
+    problems += [*_of_stores(world), *_of_verify(docora)]
     # RQ may have recorded a failure of a job that was queued again meanwhile: harmless drift.
     repair = docora.run(*REPAIR, env=NO_GRACE)
     left, doctor = _doctor(docora)

@@ -1,5 +1,6 @@
 """Nothing stops in silence: links that nobody scans are overdue, whatever their status says."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok
 from tests.support.docora import Docora
 from tests.support.read_only import frozen
+from tests.support.terminal import on_terminal
 
 DAYS = timedelta(days=2)
 LINKS = {
@@ -78,6 +80,15 @@ def test_exactly_the_links_that_nobody_scans_are_overdue_and_are_seen_everywhere
     # The limit can be set.
     changed = docora.run("links", "--overdue", "--json", env={"DOCORA_OPS_OVERDUE_AFTER": "100000"})
     assert [each["repository_id"] for each in changed.data] == [links["very long ago"]]
+
+
+def test_a_terminal_of_80_columns_shows_since_when_a_link_is_overdue(docora: Docora) -> None:
+    app_id = docora.add_app("Tin Robot Notes")
+    repository_id = docora.add_repository("hollow-hill/handbook")
+    docora.link(app_id, repository_id, "synced", scanned=timedelta(hours=3, minutes=1))
+    code, shown = on_terminal(docora, ["links", "--overdue"], columns=80)
+    assert code == 0
+    assert re.search(r"hollow-hill/handbook .* \d\d:\d\dZ, 3 h ago ", shown)
 
 
 def test_if_no_link_at_all_is_scanned_those_that_wait_for_their_first_scan_count_too(
@@ -173,7 +184,7 @@ def test_beside_bullmq_overdue_links_and_ended_jobs_are_seen_too(bullmq: Bullmq)
     result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
     assert (result.code, check(result, "freshness")["state"]) == (6, "critical")
     assert check(result, "workers")["state"] == "critical"
-    assert "no BullMQ worker is seen" in check(result, "workers")["finding"]
+    assert "no BullMQ worker is seen, and no job waits; " in check(result, "workers")["finding"]
     assert "names of their Redis clients" in check(result, "workers")["finding"]
     assert "no Redis client has a worker's name" in bullmq.run("status").stdout
 
