@@ -54,7 +54,7 @@ def run_bulk(
         def show(operation_id: str, process: int) -> None:
             result = replace(step.result, operation_id=operation_id)
             screen = render.detached_screen(operation_id, process)
-            context.show(render.bulk_data(result), [screen])
+            context.show(render.bulk_data(result), [screen], footer="")
 
         context.tell()  # or both processes would
         # Closing the events at their first step, as this process does, changes nothing.
@@ -180,7 +180,8 @@ def _show(
         parts += ["", render.planned_list(result.planned_links)]
     if step.wait:
         parts += render.wait_screens(step.wait)
-    context.show_tables(parts, paged=options.dry_run)
+    footer = "" if result.total or options.dry_run else context.target_line
+    context.show_tables(parts, footer, paged=options.dry_run)
     if options.dry_run:
         context.say(f"{context.docora.servers}: dry run, nothing was changed.")
     elif result.cancelled:

@@ -74,12 +74,20 @@ class Context:
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
 
-    def show(self, data: object, parts: Iterable[object]) -> None:
-        """Prints the data as one document with `--json`, otherwise the parts."""
+    @property
+    def target_line(self) -> str:
+        """The last line of a screen that does not name its servers; empty without a target."""
+        return f"Target: {Context.target}" if Context.target else ""
+
+    def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
+        """Prints the data as one document with `--json`, otherwise the parts.
+
+        `footer`: the last line of the screen, by default the target.
+        """
         if self.as_json:
             self.show_document(data)
         else:
-            self.show_tables(parts, paged=True)
+            self.show_tables(parts, self.target_line if footer is None else footer, paged=True)
 
     def show_page(
         self,

@@ -107,7 +107,7 @@ def set_url(
         change = set_url(docora, change.app_id, url, reason=reason)
     change = replace(change, probe=found)
     steps = render.step_screen(found) if found and terminal is None else []
-    context.show(change, [*render.change_screen(change), *steps])
+    context.show(change, [*render.change_screen(change), *steps], footer="")
     if kept := render.jobs_in_words(change):
         context.warn(f"Warning: {kept}.")
     done = "base_url changed" if change.changed else "nothing to do, the app has this URL"

@@ -62,7 +62,7 @@ def doctor(
     else:
         # Otherwise the worst comes last, and a pager shows the beginning.
         screen = drift_view.doctor_screens(diagnosis, show_all=show_all)
-        context.show_tables(screen, paged=show_all)
+        context.show_tables(screen, context.target_line, paged=show_all)
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:

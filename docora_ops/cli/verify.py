@@ -41,7 +41,7 @@ def verify(
         context.show_document(found)
         context.say(render.summary(found))
     else:
-        context.show_tables(render.verify_screens(found), paged=True)
+        context.show_tables(render.verify_screens(found), context.target_line, paged=True)
     context.say(render.LIMITS)
     is_problem = found.differing or (strict and found.uncertain)
     return ExitCode.PROBLEMS if is_problem else ExitCode.OK

@@ -88,7 +88,8 @@ def wait_for_link(
     if context.as_json:
         context.show_document(link_data(change or link, step.workers, step.end))
     else:
-        context.show_tables([wait_screen(step.end, None if change else link)])
+        target = "" if change else context.target_line
+        context.show_tables([wait_screen(step.end, None if change else link)], target)
     return gravest(end_wait(context, step.wait, link.ref.words))
 
 
@@ -112,7 +113,8 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     if context.as_json:
         context.show_document(progress_data(*shown, waited), lost)
     else:
-        context.show_tables([*progress_screens(*shown), *wait_screens(waited)])
+        screens = [*progress_screens(*shown), *wait_screens(waited)]
+        context.show_tables(screens, context.target_line)
     if lost:
         return context.report(lost, next_step="the jobs go on")
     codes = end_wait(context, waited, operation_id)

@@ -194,6 +194,9 @@ def test_the_name_stands_wherever_a_server_is_named_or_changed(docora: Docora, e
     assert (refused.code, refused.json["target"]) == (3, "prod")
     for command in ("links", "apps", "operations", "history"):
         assert docora.run(command, *prod, env=env).stderr.startswith("prod: "), command
+    screens = ["show", *link.ids], ["queue"], ["doctor"], ["verify"], ["wait", *link.ids]
+    for words in (*screens, ["retry-all-failed", "--error", "no such", "--confirm", "prod"]):
+        assert docora.run(*words, *prod, env=env).stderr.count("Target: prod\n") == 1, words
     for words in (["retry", *link.ids], ["schedule"], ["pause", "--confirm", "prod"], ["resume"]):
         result = docora.run(*words, *prod, env=env)
         assert (result.code, result.stderr.count("prod: ")) == (0, 1), result
