@@ -146,7 +146,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     # The voice of pydantic, which converts numbers.
     message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
     # Of a name without quotes, the URL behind it is left over.
-    message = re.sub(r"\w+://[^\s)]+", lambda url: mask_url(url[0]), message)
+    message = re.sub(r"\b\w+://[^\s)]+", lambda url: mask_url(url[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
     hint = f"{context.command_path if context else 'docora-ops'} --help"
     if message.startswith("Got unexpected extra argument"):
