@@ -40,7 +40,7 @@ class DriftCounts:
 
 @dataclass(frozen=True)
 class Freshness:
-    """How fresh the links are. Moments are by the clock of Postgres.
+    """When links were last scanned, and how many are overdue. Postgres's clock gives all times.
 
     `overdue`: links in sync without a good scan for `overdue_after_seconds`, not counting the time
     of an open circuit. If no link at all was scanned in that time, pending links and links that

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from docora_ops.actions.docora import Docora
@@ -71,7 +71,7 @@ _DRIFT = {
 _OF_DOCORA = "not looked for: BullMQ keeps its own entries, and Docora's scheduler its queue"
 
 _Problem = tuple[bool, Callable[..., Check], str, str]
-"""Whether the problem exists, `failed` or `warning`, the finding, and the hint."""
+"""Whether there is a problem, the maker of its check (`failed` or `warning`), finding, hint."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class _Server:
     checks: list[Check] = field(default_factory=list)
     error: DocoraOpsError | None = None  # of the settings, or it does not answer, or refuses
     missing: str = ""
-    """What is missing for further checks, such as "Postgres"; empty if nothing is."""
+    """Names what further checks lack, such as "Postgres"; empty if they can be made."""
     ahead: dict[str, float] = field(default_factory=dict)
     """Seconds that the server's clock is ahead of this host's, by server, if known."""
     latency: dict[str, float] = field(default_factory=dict)
@@ -149,13 +149,7 @@ def diagnose(
     missing = filter(None, (postgres.missing, redis.missing))
     needs = " and ".join(dict.fromkeys(missing)) or "more permissions"
     checks = [_check_settings(docora.settings, unusable), *postgres.checks, *redis.checks]
-    freshness = postgres.freshness
-    if freshness is not None:
-        freshness = (
-            beside_queue(freshness, redis.health)
-            if redis.health
-            else replace(freshness, nothing_moves=False)
-        )
+    freshness = postgres.freshness and beside_queue(postgres.freshness, redis.health)
     if redis.health:
         choice = docora.backend
         if choice.is_clear:
@@ -413,12 +407,7 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
         CheckName.WORKERS,
         found,
         (not queue.workers, failed, none, "start one: docora-ops worker"),
-        (
-            bool(suspended),
-            unless_idle,
-            f"{found}, and {jobs}{suspended}",
-            "docora-ops resume",
-        ),
+        (bool(suspended), unless_idle, f"{found}, and {jobs}{suspended}", "docora-ops resume"),
         (queue.silence is not None, warning, silent, "see whether they run: docora-ops queue"),
     )
     name, delay = CheckName.DELAYED_JOBS, queue.first_delayed_in

@@ -20,7 +20,7 @@ from docora_ops.settings import Settings
 RECENTLY = 900
 """Seconds whose good scans tell how fast links are scanned."""
 _FEW_SCANS, _LONGEST_OF_FEW = 10, 3
-"""Fewer recent scans than that raise the threshold to at most so many times the configured one."""
+"""With fewer recent scans than 10, the threshold is at most 3 times the configured one."""
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` that are worth a warning."""
 
@@ -70,12 +70,16 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
     )
 
 
-def beside_queue(found: Freshness, queue: QueueOverview | QueueHealth) -> Freshness:
+def beside_queue(found: Freshness, queue: QueueOverview | QueueHealth | None) -> Freshness:
     """Judges whether nothing moves by the failed jobs, too.
 
     A job that is queued again is no longer among the failed ones. So jobs that have waited for less
     than the threshold count as movement.
+
+    queue: None if it is unknown; then it may move.
     """
+    if queue is None:
+        return replace(found, nothing_moves=False)
     before = found.overdue_before
     moves = _is_after(queue.last_failed_at, before) or _is_after(queue.oldest_waiting_at, before)
     return replace(found, nothing_moves=found.nothing_moves and not moves)

@@ -190,8 +190,8 @@ class Context:
 
     def end(self) -> None:
         """Says how the commands that were suggested reach the same target."""
-        is_exported = Context.target == (os.environ.get("DOCORA_OPS_TARGET") or None)
-        if Context.suggests and not is_exported and sys.stderr.isatty():
+        is_needed = Context.target not in {None, os.environ.get("DOCORA_OPS_TARGET")}
+        if Context.suggests and is_needed and sys.stderr.isatty():
             self.say(f"For the commands above, first: export DOCORA_OPS_TARGET={Context.target}")
 
     def warn(self, text: str) -> None:

@@ -97,7 +97,7 @@ class Terminal:
     _reader: int
     _writer: int
     name: str | None = None
-    """Of a protected target: must be typed in place of yes. A question begins with it."""
+    """The name of a protected target, with which each question begins. It is typed, not `y`."""
 
     def ask(self, question: str, *above: object) -> None:
         """Prints `above` and the question, as inert text, and reads the answer.

@@ -76,7 +76,7 @@ class Role:
     schema: str
     is_superuser: bool
     missing_columns: list[str]  # each `table` or `table.column` that is absent or hidden
-    held: set[Privilege]  # the role's own, out of those that commands and workers need
+    held: set[Privilege]  # those in the topic `privileges` that the role has
 
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
         """Returns the grants in the topic `privileges` that the role lacks, by table.

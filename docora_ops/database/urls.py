@@ -1,4 +1,4 @@
-"""Where a worker goes: the URLs of apps and repositories, and the tokens of links."""
+"""Reads the URLs of apps and repositories and the tokens of links, and sets an app's URL."""
 
 from dataclasses import dataclass, field
 

@@ -132,7 +132,7 @@ WHERE %(only_app)s::text IS NULL OR app_id = %(only_app)s::text
 
 @dataclass(frozen=True, slots=True)
 class ComparedLink:
-    """What one look has found about a link.
+    """One comparison of a link's delivered files with the stored commit.
 
     is_scanned: it, or another link of its repository, is being scanned.
     has_commit: the repository has a stored commit.
@@ -179,7 +179,7 @@ def compare_page(
 
 
 def compare_links(database: Database, refs: Sequence[LinkRef]) -> list[ComparedLink]:
-    """Compares these links. Omits those that are gone."""
+    """Compares the links in `refs`. Omits links that no longer exist."""
     return _compare(database, COMPARE_LINKS, {"ids": [ref.id for ref in refs]})
 
 

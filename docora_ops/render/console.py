@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import zip_longest
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
@@ -82,7 +81,6 @@ def markdown(text: str) -> Iterator[Markdown | str]:
 
     # Links lead to files of this folder: their texts name the topics.
     text = _LINK.sub(r"\1", text)
-    for prose, code in zip_longest(*[iter(_CODE.split(text))] * 2, fillvalue=""):
-        yield Markdown(prose)
-        if code:
-            yield f"\n{code}"
+    for index, part in enumerate(_CODE.split(text)):
+        is_code = index % 2 == 1
+        yield f"\n{part}" if is_code else Markdown(part)

@@ -41,7 +41,7 @@ def test_nothing_in_the_environment_leads_a_target_elsewhere(
 
 
 def test_a_terminal_says_how_suggested_commands_reach_the_same_target(
-    docora: Docora, env: Env
+    docora: Docora, env: Env, tmp_path: Path
 ) -> None:
     link = docora.add_link("synced")
     line = "For the commands above, first: export DOCORA_OPS_TARGET=prod\r\n"
@@ -52,6 +52,11 @@ def test_a_terminal_says_how_suggested_commands_reach_the_same_target(
         _, shown = on_terminal(docora, arguments, env={**env, "DOCORA_OPS_TARGET": "prod"})
         assert "export" not in shown
     _, shown = on_terminal(docora, ["apps", "--target", "prod"], env=env)
+    assert "export" not in shown
+    # An env file has no name to export.
+    arguments = ["status", "--env-file", str(tmp_path / "docora-ops/targets/prod.env")]
+    _, shown = on_terminal(docora, arguments, env={**env, "DOCORA_OPS_TARGET": "trial"})
+    assert "docora-ops " in shown
     assert "export" not in shown
 
 
