@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 
 from docora_ops import bulk
 from docora_ops.actions.bulk_run import BulkRun, BulkStep
@@ -18,7 +19,7 @@ from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_by_status, read_results
 from docora_ops.database.link_rows import count_deliveries, select_due, select_links
-from docora_ops.links import Action, AppCount, LinkFilter, LinkStatus
+from docora_ops.links import Action, AppCount, LinkStatus
 from docora_ops.text import amount
 
 _RESYNC_BATCH = 50
@@ -72,24 +73,30 @@ def resync_all(
     app: str,
     options: ChangeOptions = NO_OPTIONS,
     *,
+    last_scan_before: datetime | timedelta | None = None,
+    last_scan_after: datetime | timedelta | None = None,
     by_prefix: bool = True,
     reason: str | None = None,
 ) -> Generator[BulkStep]:
-    """Resyncs all links of an app as one bulk operation, whatever their status.
+    """Resyncs the links of an app as one bulk operation, whatever their status.
 
     Yields steps and raises errors as `retry_all_failed` does. Skips links with a running snapshot.
 
     app: id or name.
+    last_scan_before, last_scan_after: only links with such a last good scan, as in `LinkChoice`.
     by_prefix: the app may be named by the beginning of its id or name.
     reason: for the audit entry.
     """
     if options.front:
         require_rq_for_front(docora)
     found = resolve_app(docora.database, app, by_prefix=by_prefix)
-    which = LinkFilter(app_ids=[found.app_id])
+    choice = LinkChoice(last_scan_before=last_scan_before, last_scan_after=last_scan_after)
+    which, recorded = choose_links(docora, choice)
+    which = replace(which, app_ids=[found.app_id])
     skip = docora.queue.is_docoras and not options.reset_circuit
     selection = select_links(docora.database, which, skip_open_circuits=skip)
-    change = docora.describe_change("resync", reason, options, **asdict(found), all=True)
+    recorded = {**asdict(found), "all": True} | recorded
+    change = docora.describe_change("resync", reason, options, **recorded)
     run = _run_of(docora, Action.RESYNC, selection, change, options, _RESYNC_BATCH)
     run.deliveries = count_deliveries(docora.database, selection.refs)
     yield from run.run()

@@ -92,9 +92,17 @@ def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
     return group_errors(lists.links_by_error(database, which, LONGEST + 1))
 
 
-def apps(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[AppSummary]:
-    """Returns one page of the apps, most failed links first. Raises PostgresError."""
-    return page_of(lists.summarize_apps(docora.database), page, limit)
+def apps(
+    docora: Docora, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
+) -> Page[AppSummary]:
+    """Returns one page of the apps with chosen links, most failed links first.
+
+    Without a choice, also apps that have no link. Raises NotFoundError, AmbiguousError,
+    PostgresError.
+    """
+    database, (which, _) = docora.database, choose_links(docora, choice)
+    rows = lists.summarize_apps(database, which, every_app=choice == _ALL)
+    return page_of(rows, page, limit)
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:

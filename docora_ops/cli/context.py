@@ -311,14 +311,14 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
 
     given = typer_context.params
     return LinkChoice(
-        apps=given["app"] or (),
-        exclude_apps=given["exclude_app"] or (),
-        repositories=given["repo"] or (),
+        apps=given.get("app") or (),
+        exclude_apps=given.get("exclude_app") or (),
+        repositories=given.get("repo") or (),
         statuses=statuses,
-        errors=given["error"] or (),
-        exclude_errors=given["exclude_error"] or (),
-        no_error=given["no_error"],
-        open_circuit=given["circuit"] and given["circuit"] == "open",
+        errors=given.get("error") or (),
+        exclude_errors=given.get("exclude_error") or (),
+        no_error=given.get("no_error", False),
+        open_circuit=given.get("circuit") and given["circuit"] == "open",
         last_scan_before=given["last_scan_before"],
         last_scan_after=given["last_scan_after"],
         overdue=given.get("overdue", False),

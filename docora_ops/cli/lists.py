@@ -123,6 +123,8 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
 
 def apps(
     typer_context: typer.Context,
+    last_scan_before: options.LastScanBefore = None,
+    last_scan_after: options.LastScanAfter = None,
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
@@ -131,15 +133,18 @@ def apps(
 ) -> None:
     """List apps, most failed links first.
 
-    Shows the links of each app by status, the last successful scan and the URL. Needs only
-    Postgres. Changes nothing.
+    Shows the links of each app by status, the last successful scan and the URL. With a filter,
+    counts only matching links. Needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.lookup import LinkChoice
     from docora_ops.actions.reading import apps
     from docora_ops.render.link_view import APPS
 
-    found = apps(context.docora, page=page, limit=limit)
-    context.show_page(found, APPS, context.docora.postgres_server, "app")
+    choice = link_choice(typer_context)
+    noun = "app" if choice == LinkChoice() else "matching app"
+    found = apps(context.docora, choice, page=page, limit=limit)
+    context.show_page(found, APPS, context.docora.postgres_server, noun)
 
 
 def show(

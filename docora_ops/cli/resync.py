@@ -24,6 +24,8 @@ def resync(
             "the repository.",
         ),
     ] = False,
+    last_scan_before: options.LastScanBefore = None,
+    last_scan_after: options.LastScanAfter = None,
     path: Annotated[
         str | None,
         typer.Option(
@@ -60,12 +62,12 @@ def resync(
             "resync needs REPO or --all, and not both",
             hint="--all sends the files of all repositories",
         )
-    if repo is not None and in_flight is not None:
-        raise UsageError("--in-flight needs --all", hint="remove --in-flight")
+    for name in ("in_flight", "confirm", "last_scan_before", "last_scan_after"):
+        if repo is not None and typer_context.params[name] is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} needs --all", hint=f"remove {option}")
     if path is not None and repo is None:
         raise UsageError("--path needs REPO", hint="name one repository, or remove --path")
-    if confirm is not None and repo is not None:
-        raise UsageError("--confirm needs --all", hint="remove --confirm")
     if all_links:
         terminal = confirmation(typer_context, context)
     else:
@@ -95,5 +97,13 @@ def resync(
             hint="add --yes to skip the confirmation",
         )
     by_prefix = dry_run or terminal is not None
-    events = resync_all(docora, app, chosen, by_prefix=by_prefix, reason=reason)
+    events = resync_all(
+        docora,
+        app,
+        chosen,
+        last_scan_before=last_scan_before,
+        last_scan_after=last_scan_after,
+        by_prefix=by_prefix,
+        reason=reason,
+    )
     return run_bulk(context, events, chosen, terminal)

@@ -78,14 +78,16 @@ FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
 """
 
 APPS = f"""
-SELECT a.app_id, a.app_name, a.base_url, count(l.id),
+WITH chosen AS (SELECT l.app_id, l.status, l.last_scanned_at FROM {LINKS} WHERE {MATCHES})
+SELECT a.app_id, a.app_name, a.base_url, count(l.app_id),
     count(*) FILTER (WHERE status = 'failed'),
     count(*) FILTER (WHERE status = 'pending_snapshot'),
     count(*) FILTER (WHERE status = 'scanning'),
     count(*) FILTER (WHERE status = 'synced'),
     max(last_scanned_at), {_GOOD_UNTIL}, extract(epoch FROM now() - {_GOOD_UNTIL})::bigint
-FROM docora.apps a LEFT JOIN docora.app_repositories l ON l.app_id = a.app_id
-GROUP BY a.app_id, a.app_name, a.base_url ORDER BY 5 DESC, 4 DESC, 1
+FROM docora.apps a LEFT JOIN chosen l ON l.app_id = a.app_id
+GROUP BY a.app_id, a.app_name, a.base_url HAVING %(every_app)s OR count(l.app_id) > 0
+ORDER BY 5 DESC, 4 DESC, 1
 """
 
 
@@ -120,9 +122,13 @@ def links_by_error(database: Database, which: LinkFilter, longest: int) -> Itera
     return database.stream(LINKS_BY_ERROR, filter_parameters(which) | {"longest": longest})
 
 
-def summarize_apps(database: Database) -> list[AppSummary]:
-    """Returns the apps with the numbers of their links, most failed links first."""
-    apps = [AppSummary(*row) for row in database.rows(APPS)]
+def summarize_apps(database: Database, which: LinkFilter, *, every_app: bool) -> list[AppSummary]:
+    """Returns the apps with the numbers of their links that match, most failed links first.
+
+    every_app: also apps without such links.
+    """
+    parameters = filter_parameters(which) | {"every_app": every_app}
+    apps = [AppSummary(*row) for row in database.rows(APPS, parameters)]
     return [replace(app, base_url=mask_url(app.base_url)) for app in apps]
 
 

@@ -48,9 +48,11 @@ class Column(Generic[Row]):
 
     `value`: a text, a number or a moment; None is an empty cell. A terminal shows each item of a
     tuple on a line of its own. `style`: rich's name of a style.
-    `is_number`: aligned right. `folds`: the only column whose text may take several lines.
-    `left_out`: the columns with 1 are left out first where the terminal is narrow, then those with
-    2, and so on; columns with 0 stay.
+    `is_number`: aligned right.
+
+    Where the terminal is narrow, the long text of the column that `folds` takes several lines. Then
+    the columns whose `left_out` is 1 are left out, then those with 2, and so on; columns with 0
+    stay. At last, columns with a `narrowest` width are folded down to that, from the right.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Column(Generic[Row]):
     is_number: bool = False
     folds: bool = False
     left_out: int = 0
+    narrowest: int = 0
 
     def lines(self, row: Row) -> list[str]:
         """Returns the inert lines of a cell."""
@@ -145,9 +148,16 @@ class Listing(Generic[Row]):
                 widths[column] = max(widths[column], *map(cell_len, column.lines(row)), 0)
         removable = sorted((each for each in widths if each.left_out), key=lambda it: -it.left_out)
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
-            folding = next((column for column in widths if column.folds), None)
-            if folding and widths[folding] - missing >= _NARROWEST:
-                return widths | {folding: widths[folding] - missing}
+            narrowest = {column: _NARROWEST for column in widths if column.folds}
+            if not removable:
+                narrowest |= {each: each.narrowest for each in reversed(widths) if each.narrowest}
+            room = {column: max(0, widths[column] - least) for column, least in narrowest.items()}
+            if sum(room.values()) >= missing:
+                for column, most in room.items():
+                    taken = min(missing, most)
+                    widths[column] -= taken
+                    missing -= taken
+                return widths
             if not removable:
                 return {}
             del widths[removable.pop()]

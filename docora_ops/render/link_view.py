@@ -40,9 +40,9 @@ ROWS_SHOWN = 20  # of a list that only says what a summary is about
 
 
 LINKS: Sequence[Column[ListedLink]] = (
-    Column("App", lambda link: link.app_name),
+    Column("App", lambda link: link.app_name, narrowest=12),
     Column("App id", lambda link: link.app_id, left_out=1),
-    Column("Repository", lambda link: link.repository_name),
+    Column("Repository", lambda link: link.repository_name, narrowest=14),
     Column("Repository id", lambda link: link.repository_id, left_out=1),
     Column("Status", lambda link: words(link.status), lambda link: style_of(link.status)),
     Column("Error", lambda it: (it.error_message or "") + "…" * it.error_message_cut, folds=True),
@@ -60,7 +60,9 @@ _GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # of one link, 
 FAILED: Sequence[Column[ListedLink]] = (
     *LINKS[:-1],
     Column(
-        _GOOD_UNTIL, lambda it: good_until(it.last_scanned_at, it.last_scanned_seconds), left_out=5
+        _GOOD_UNTIL,
+        lambda it: good_until(it.last_scanned_at, it.last_scanned_seconds),
+        narrowest=11,  # the time above the age
     ),
     LINKS[-1],
 )
@@ -69,18 +71,18 @@ OVERDUE: Sequence[Column[ListedLink]] = tuple(
     replace(each, left_out=4) if each.name == "Error" else each for each in FAILED
 )
 APPS: Sequence[Column[AppSummary]] = (
-    Column("App", lambda app: app.app_name),
+    Column("App", lambda app: app.app_name, narrowest=12),
     Column("App id", lambda app: app.app_id, left_out=1),
     Column("Links", lambda app: app.links, is_number=True),
     Column("Failed", lambda app: app.failed, lambda it: "bold red" * bool(it.failed), True),
     Column("Pending", lambda app: app.pending_snapshot, is_number=True),
     Column("Scanning", lambda app: app.scanning, is_number=True),
-    Column("Last good scan", lambda app: app.last_scanned_at or "never"),
+    Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
     Column(
         _LAST_GOOD_UNTIL,
         lambda it: good_until(it.good_until_at, it.good_until_seconds) if it.failed else None,
     ),
-    Column("URL", lambda app: app.base_url, folds=True),
+    Column("URL", lambda app: app.base_url, folds=True, left_out=2),
 )
 FILES: Sequence[Column[DeliveredFile]] = (
     Column("Path", lambda file: file.path, folds=True),

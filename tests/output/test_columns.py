@@ -1,5 +1,6 @@
 """One definition of columns serves a wide terminal, a narrow one, and a pipe."""
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -63,6 +64,22 @@ def test_a_list_loses_columns_and_then_becomes_blocks_as_the_screen_narrows(
     width: int, shown: str
 ) -> None:
     assert on_screen(Listing(COLUMNS, ROWS), width) == shown
+
+
+FOLDED = """\
+App     Links  Error
+───────────────────────────────────────
+Acme        3  HTTP 500 on created
+漢字           src/index.ts, twice
+Tin\\tR     12
+obot
+"""
+
+
+def test_names_are_folded_before_a_list_becomes_blocks() -> None:
+    columns = (replace(COLUMNS[0], narrowest=6), *COLUMNS[1:])
+    for width, shown in ((43, NARROW), (39, FOLDED), (36, BLOCKS)):
+        assert on_screen(Listing(columns, ROWS), width) == shown
 
 
 def test_a_pipe_gets_every_column_separated_by_tabs_and_what_a_screen_leaves_out() -> None:

@@ -68,6 +68,12 @@ def test_links_are_chosen_by_their_last_good_scan_exactly(
     assert group["links"] == 3
     planned = docora.run("retry-all-failed", *both, "--dry-run", "--json")
     assert planned.data["total"] == 3
+    quiet = docora.add_app("Quiet Harbor")
+    [app] = docora.run("apps", *both, "--json").data
+    assert (app["links"], app["failed"], app["synced"]) == (3, 3, 0)
+    assert app["last_scanned_at"] == app["good_until_at"]
+    assert quiet in {app["app_id"] for app in docora.run("apps", "--json").data}
+    assert "no matching apps." in docora.run("apps", "--last-scan-after", "1s").stderr
 
     assert docora.run("retry-all-failed", *both, "--yes").code == 0
     assert set(docora.waiting()) == {links[name].job_id for name in ("day", "hours", "hour")}
@@ -84,10 +90,30 @@ def test_links_are_chosen_by_their_last_good_scan_exactly(
     }
 
 
+def test_only_links_with_such_a_last_good_scan_are_resynced(
+    docora: Docora, links: dict[str, TestLink]
+) -> None:
+    app = links["day"].app_id
+    all_of_it = ("resync", app, "--all", "--last-scan-after=2d", "--last-scan-before=1h")
+    planned = docora.run(*all_of_it, "--dry-run", "--json").data
+    assert (planned["total"], docora.waiting()) == (3, [])
+    assert docora.run(*all_of_it, "--yes").code == 0
+    assert set(docora.waiting()) == {links[name].job_id for name in ("day", "hours", "hour")}
+    [entry] = [json.loads(each["selection"]) for each in docora.audit_entries()][:1]
+    assert re.search(
+        rf"resync 'Acme Search' --all --last-scan-before {entry['last_scan_before']} "
+        rf"--last-scan-after {entry['last_scan_after']}\b",
+        docora.run("history").stdout,
+    )
+    refused = docora.run("resync", *links["now"].ids, "--last-scan-after", "2h", "--yes")
+    assert (refused.code, len(docora.waiting())) == (2, 3)
+    assert "--last-scan-after needs --all" in refused.stderr
+
+
 def test_a_value_that_is_neither_moment_nor_age_is_refused(docora: Docora) -> None:
-    for command in ("links", "failed", "retry-all-failed"):
+    for command in ("links", "failed", "apps", "retry-all-failed", "resync x --all"):
         for value in ("2", "2h30m", "yesterday", "-1h", "2026-13-01", "0001-01-01T00:00+14:00"):
-            refused = docora.run(command, f"--last-scan-before={value}")
+            refused = docora.run(*command.split(), f"--last-scan-before={value}")
             assert refused.code == 2, refused
             assert f"{value!r} is neither a moment" in refused.stderr
     far = docora.run("links", "--last-scan-after", "999999999d", "--json")
@@ -108,6 +134,8 @@ def test_each_list_tells_until_when_failed_links_were_good(
         shown = docora.run("show", *links["hours"].ids, env=env).stdout
         never = docora.run("show", *links["never"].ids, env=env).stdout
         table = at_terminals(docora, ["failed", "--group-by", "error"], columns=80, env=env)
+    docora.connection.execute("UPDATE repositories SET name = name || '-of-the-whole-company'")
+    narrow = at_terminals(docora, ["failed"], columns=80, env=env)
     heading = failed[0].split("\t")
     bounds = {
         row[heading.index("Repository")]: row[heading.index("Good until")]
@@ -124,6 +152,7 @@ def test_each_list_tells_until_when_failed_links_were_good(
     assert groups[0] == "Links\tApps\tLast good until\tError"
     assert any(re.fullmatch(r"1\t1\t..:..Z, 3 h ago\tHTTP 502.*", line) for line in groups)
     assert "3 h ago" in plain_data(table.data)
+    assert re.search(r"  \d\d:\d\dZ, 3 h +none\n +.* ago +\n", plain_data(narrow.data))
     of_group = next(row for row in as_json if "HTTP 502" in row["error_message"])
     assert 190 * 60 <= of_group["good_until_seconds"] < 191 * 60
     last = docora.row(links["now"])["last_scanned_at"].isoformat(timespec="milliseconds")
