@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -47,6 +48,8 @@ class Context:
     """True once the terminal has shown a command that may be copied."""
     document_has_begun: ClassVar[bool] = False
     """True once a document is on stdout, which may hold only one."""
+    tells_time: ClassVar[bool] = False
+    """True if each line of conversation is to begin with the time, as in the log of a worker."""
 
     @cached_property
     def docora(self) -> Docora:
@@ -158,10 +161,12 @@ class Context:
 
     def say(self, text: str, *, style: str | None = None) -> None:
         """Prints one line of conversation on stderr, as inert text."""
-        from docora_ops.text import inert
+        from docora_ops.text import inert, moment
 
         self.tell()
         Context.suggests |= _COMMAND in text
+        if Context.tells_time:
+            text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():
             from docora_ops.render.console import make_console
 
