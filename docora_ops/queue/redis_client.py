@@ -159,25 +159,30 @@ def describe(client: redis.Redis) -> str:
 
 @contextmanager
 def redis_errors(client: redis.Redis) -> Iterator[None]:
-    """Raises an error of the client inside the block as RedisError, with a sentence and a hint.
-
-    A refused login or privilege is a RedisDeniedError.
-    """
+    """Raises an error of the client inside the block as RedisError, with a sentence and a hint."""
     try:
         yield
     except redis.RedisError as error:
-        message, hint = _explain(error)
-        is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
-        kind = RedisDeniedError if is_denied else RedisError
-        raise kind(f"Redis at {describe(client)} {message}", hint=hint) from error
+        raise explained(client, error) from error
+
+
+def explained(client: redis.Redis, error: redis.RedisError) -> RedisError:
+    """Returns an error of the client as RedisError, with a sentence and a hint.
+
+    A refused login or privilege is a RedisDeniedError.
+    """
+    message, hint = explain(error)
+    is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
+    kind = RedisDeniedError if is_denied else RedisError
+    return kind(f"Redis at {describe(client)} {message}", hint=hint)
 
 
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
 
 
-def _explain(error: redis.RedisError) -> tuple[str, str]:
-    """Returns a sentence and a hint."""
+def explain(error: redis.RedisError) -> tuple[str, str]:
+    """Returns a sentence, whose subject is Redis, and a hint."""
     text = str(error)
     if isinstance(error, _LOGIN_ERRORS):
         return (

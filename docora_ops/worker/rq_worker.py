@@ -33,7 +33,7 @@ from docora_ops.errors import (
 from docora_ops.interrupts import ENDING
 from docora_ops.jobs import QUEUE_NAME
 from docora_ops.queue.backend import bullmq_workers
-from docora_ops.queue.redis_client import describe, is_outage
+from docora_ops.queue.redis_client import describe, explained, is_outage
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults
@@ -208,8 +208,8 @@ class SnapshotWorker(Worker):
         """Says once that Redis does not answer."""
         if not self._misses_redis:
             self._misses_redis = True
-            kind = type(error).__name__
-            log.warning("worker %s: Redis: %s; waits until it answers", self.name, kind)
+            lost = explained(self.connection, error).message
+            log.warning("worker %s: %s; waits until it answers", self.name, lost)
 
     def _find_redis(self) -> None:
         """Says that Redis answers again, if it had not."""
@@ -513,9 +513,12 @@ class SnapshotWorker(Worker):
         """Logs the error and updates the link, unless the job itself has done both."""
         error = exc_info[1]
         if not isinstance(error, SnapshotError):
-            if not isinstance(error, RedisError):  # an outage needs no traceback
+            if isinstance(error, RedisError):  # an outage needs no traceback
+                why = explained(self.connection, error).message
+            else:
                 super().handle_exception(job, *exc_info)
-            self.recovery.count_killed_job(job, f"it could not be run: {type(error).__name__}")
+                why = type(error).__name__
+            self.recovery.count_killed_job(job, f"it could not be run: {why}")
 
     def _job_process_was_killed(
         self, job: Job, pid: int | None, status: int, _usage: object
