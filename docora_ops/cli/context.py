@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-_COMMAND = "docora-ops "
+# A line of the screen may end behind the name, with colours that are reset.
+_COMMAND = re.compile(r"docora-ops[\x1b\[0-9;m]*\s")
 
 
 @dataclass
@@ -137,7 +139,7 @@ class Context:
             with console.capture() as capture:
                 for part in (*parts, *([cell(footer)] if footer else [])):
                     console.print(part, crop=False)
-            Context.suggests |= _COMMAND in capture.get()
+            Context.suggests |= bool(_COMMAND.search(capture.get()))
             show_paged(capture.get(), console.height if paged else sys.maxsize)
             return
         for part in parts:
@@ -164,7 +166,7 @@ class Context:
         from docora_ops.text import inert, moment
 
         self.tell()
-        Context.suggests |= _COMMAND in text
+        Context.suggests |= bool(_COMMAND.search(text))
         if Context.tells_time:
             text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():
