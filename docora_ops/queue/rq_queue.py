@@ -70,7 +70,7 @@ from docora_ops.queue.redis_client import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.sweep import TO_RUN_OR_FAILED, QueueSweep
+from docora_ops.queue.sweep import TO_RUN_OR_FAILED, JobFacts, Place, QueueSweep
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 
 _OUTCOMES = {
@@ -81,8 +81,8 @@ _OUTCOMES = {
     "delayed": Outcome.ALREADY_QUEUED,
 }
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
-# The status of a waiting job, and its place among those of `RqQueue.is_in_place`.
-_PLACES = {"queued": 0, "scheduled": 2, "deferred": 3, "ready_to_enqueue": 4}
+# The places from which a waiting job is taken.
+_PLACES = (Place.LIST, Place.INTERMEDIATE, Place.SCHEDULED, Place.DEFERRED, Place.READY)
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
@@ -150,17 +150,15 @@ class RqQueue(LinkQueue):
 
     def is_in_place(self, job_id: str) -> bool:
         with redis_errors(self._client), self._client.pipeline() as pipeline:
-            pipeline.hmget(Job.key_for(job_id), ["status", "origin"])
+            pipeline.hmget(Job.key_for(job_id), ["status", "enqueued_at", "origin"])
             pipeline.lpos(LIST, job_id)
             pipeline.lpos(INTERMEDIATE, job_id)
-            for name in ("scheduled", "deferred", "ready"):
-                pipeline.zscore(REGISTRIES[name], job_id)
-            (status, origin), *places = pipeline.execute()
-        named = _PLACES.get(text_of(status or b""))
-        if named is None or text_of(origin or b"") not in {"", QUEUE_NAME}:
-            return True
-        # From the first three a job is run whatever its status says.
-        return any(place is not None for place in (*places[:3], places[named]))
+            for place in _PLACES[2:]:
+                pipeline.zscore(REGISTRIES[place], job_id)
+            fields, *found = pipeline.execute()
+        facts = JobFacts(*(text_of(each or b"") for each in fields))
+        at = zip(_PLACES, found, strict=True)
+        return not facts.is_misplaced(place for place, index in at if index is not None)
 
     def push(
         self,
