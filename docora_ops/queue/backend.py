@@ -52,7 +52,9 @@ from docora_ops.settings import Settings
 LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME  # of waiting jobs
 INTERMEDIATE = IntermediateQueue.get_intermediate_queue_key(LIST)  # of jobs just taken by workers
 WIP = StartedJobRegistry.key_template.format(QUEUE_NAME)  # the registry of running jobs
-EXECUTIONS = ExecutionRegistry.key_template.format("")  # begins the keys of a job's executions
+EXECUTIONS = ExecutionRegistry.key_template.format("")  # begins the key of a job's executions
+EXECUTION = f"{RQ_KEY_PREFIX}:execution:"  # begins the key of one execution
+RESULTS = f"{RQ_KEY_PREFIX}:results:"  # begins the key of a job's results
 # All other registries of the queue.
 REGISTRIES = {
     "failed": FailedJobRegistry.key_template.format(QUEUE_NAME),
@@ -70,9 +72,9 @@ SCRIPT_KEYS: dict[str, object] = {
     "wip": WIP,
     "registries": list(REGISTRIES.values()),
     "job_prefix": Job.redis_job_namespace_prefix,
-    "results_prefix": f"{RQ_KEY_PREFIX}:results:",
+    "results_prefix": RESULTS,
     "executions_prefix": EXECUTIONS,
-    "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
+    "execution_prefix": EXECUTION,
 }
 
 BULLMQ = f"{BULLMQ_PREFIX}:{QUEUE_NAME}:"  # begins all keys of Docora's own queue

@@ -18,7 +18,6 @@ from typing import cast
 
 from redis import Redis
 from rq import Queue, Retry
-from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.job import Job
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
@@ -44,10 +43,12 @@ from docora_ops.jobs import (
 from docora_ops.links import Outcome, Payload, batches, ids_of_job
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import (
+    EXECUTION,
     EXECUTIONS,
     INTERMEDIATE,
     LIST,
     REGISTRIES,
+    RESULTS,
     SCRIPT_KEYS,
     WIP,
     read_suspension,
@@ -352,7 +353,7 @@ def _workers(client: Redis, now: float) -> list[Worker]:
             continue
         heartbeat_at = _moment(last_heartbeat)
         seconds = max(0, int(now - heartbeat_at.timestamp())) if heartbeat_at else None
-        executions = [f"{RQ_KEY_PREFIX}:execution:{text_of(each)}" for each in sorted(runs)]
+        executions = [EXECUTION + text_of(each) for each in sorted(runs)]
         known = read_hashes(client, executions, ("created_at",))
         running = [_job_id(run) for run, [at] in zip(sorted(runs), known, strict=True) if at]
         workers.append(
@@ -379,7 +380,7 @@ def _places(client: Redis, job_id: str) -> list[JobPlace]:
     for registry in REGISTRIES.values():
         pipeline.zscore(registry, job_id)
     executions, indexes, between, *scores = pipeline.execute()
-    keys = [f"{RQ_KEY_PREFIX}:execution:{job_id}:{text_of(each)}" for each in executions]
+    keys = [f"{EXECUTION}{job_id}:{text_of(each)}" for each in executions]
     known = read_hashes(client, keys, ("created_at", "worker_name"))
     return [
         *(JobPlace("list", QUEUE_NAME, position=index + 1) for index in indexes),
@@ -398,7 +399,7 @@ def _places(client: Redis, job_id: str) -> list[JobPlace]:
 
 def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
     pipeline = client.pipeline(transaction=False)
-    pipeline.xrevrange(f"{RQ_KEY_PREFIX}:results:{job_id}", count=10)
+    pipeline.xrevrange(RESULTS + job_id, count=10)
     [entries] = answers_of(pipeline)
     for entry_id, values in entries or ():
         with suppress(ValueError, zlib.error):  # others may have written it
