@@ -30,7 +30,7 @@ _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LOCK_TTL = 120  # seconds, as in Docora's own workers
 LOCK_TIMEOUT = 60.0  # seconds to wait for the lock of a repository
-# git looks after a clone, which starts two processes, at each commit whose id begins so.
+# git's maintenance, which takes two processes, only runs for commits whose id begins with this.
 _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
 # Files and folders of a commit: a few trees that name each other make billions of paths.
