@@ -34,7 +34,7 @@ def require_survival() -> None:
 
 
 def _has_terminal() -> bool:
-    """Tells whether there is a controlling terminal: a shell there may have a unit's variables."""
+    """Tells whether there is a controlling terminal. A shell at one may have a unit's variables."""
     try:
         os.close(os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY))
     except OSError:

@@ -97,8 +97,8 @@ START = "start Docora's worker if it runs its own, or "  # begins the advice if 
 def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     """Returns the backend that is set, otherwise the one that is in use. Raises RedisError.
 
-    Live workers decide; without any, the keys of the two queues do. Not among them are `rq:queues`,
-    which stays for ever, and BullMQ's `meta`, which Docora's API writes also with `RUN_MODE=api`.
+    Live workers decide; without any, the keys of the two queues do. Two keys do not count:
+    `rq:queues` is never removed, and Docora's API also writes BullMQ's `meta` with `RUN_MODE=api`.
     """
     if settings.backend is not None:
         return BackendChoice(settings.backend, BackendSource.SETTING)
@@ -125,7 +125,7 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
 
 
 def permitted(count: Callable[[], object]) -> int:
-    """Counts; 0 for what the user may not read: users are made for one of the two queues."""
+    """Returns the count, or 0 if the user may not read: users are made for one of the queues."""
     try:
         return cast("int", count())
     except NoPermissionError:
@@ -141,8 +141,8 @@ def count_rq_workers(client: Redis) -> int:
 def bullmq_workers(client: Redis) -> list[Worker]:
     """Returns the live workers of Docora's own queue in this database of Redis.
 
-    Each worker gives one of its connections the name of the queue, and its own name if any. None is
-    seen if the user may not list clients.
+    A worker is known by one of its connections, which has the name of the queue and the worker's
+    own name, if any. Returns no workers if the user may not list clients.
     """
     try:
         clients = client.client_list()

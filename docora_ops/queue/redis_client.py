@@ -23,9 +23,9 @@ ROWS_LOCKED_TIMEOUT = 4  # seconds for an answer while rows are locked: Docora w
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """Returns a client for `REDIS_URL`; it connects at its first command.
+    """Returns a client for `REDIS_URL`, which connects at its first command.
 
-    It never sends a command again: a push whose reply was lost may have been done.
+    The client never repeats a command, because a push whose reply was lost may have been done.
     Raises ConfigurationError if the URL is unusable.
     """
     try:
@@ -61,7 +61,7 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def _unusable_file(options: Mapping[str, Any]) -> str | None:
-    """Says which file of the TLS options can't be used, and why. Returns None if all can."""
+    """Returns which file of the TLS options can't be used, and why; None if all can be used."""
     names = ("ca_certs", "certfile", "keyfile")
     authorities, certificate, key = (options.get(f"ssl_{name}") for name in names)
     if key and not certificate:
@@ -109,7 +109,7 @@ class Script:
 
 
 def latency(client: redis.Redis) -> float:
-    """Returns the seconds that one answer takes. Raises RedisError."""
+    """Measures how many seconds an answer takes. Raises RedisError."""
     with redis_errors(client):
         client.time()  # connects, which takes several answers
         began = time.monotonic()
@@ -268,9 +268,9 @@ _MOST_DIGITS = 20
 
 
 def whole_number(text: bytes | None, *, signed: bool = False) -> int | None:
-    """Reads a number that others may have written; None for anything but a few digits.
+    """Parses a number that others may have written; returns None for anything but a few digits.
 
-    `signed`: there may be a minus sign before them.
+    signed: allow a minus sign.
     """
     digits = (text or b"").removeprefix(b"-" if signed else b"")
     return int(text) if text and digits.isdigit() and len(text) < _MOST_DIGITS else None
