@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import signal
 import sys
 import traceback
@@ -37,7 +36,7 @@ from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import BugError, DocoraOpsError, UsageError
-from docora_ops.text import mask, mask_url
+from docora_ops.text import command_line, mask_url
 
 _COMPLETION_SECONDS = 2
 
@@ -166,7 +165,7 @@ def _with_options_behind_command(error: typer.TyperException) -> str | None:
     options = {option for each in commands[name].params for option in each.opts} if name else {}
     if not before or getattr(error, "option_name", None) not in options:
         return None
-    return mask(shlex.join(["docora-ops", name, *before]))
+    return command_line([name, *before, *Context.arguments[len(before) + 1 :]])
 
 
 def _report_bug(context: Context, error: Exception) -> ExitCode:

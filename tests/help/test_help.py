@@ -94,8 +94,10 @@ def test_options_before_the_command_are_usage_errors_that_say_where_they_belong(
 ) -> None:
     for typed, meant in (
         ("--target prod status", "status --target prod"),
-        ("--env-file='a b' --json links --app Acme", "links '--env-file=a b' --json"),
-        ("-y --reason x://me:pw@x pause", "pause -y --reason x://***@x"),
+        ("--env-file='a b' --json links --app Acme", "links '--env-file=a b' --json --app Acme"),
+        ("--target prod show 'A B' o/r --files", "show --target prod 'A B' o/r --files"),
+        ("-y --reason x://me:pw@x pause", "pause -y --reason 'x://***@x'"),
+        ("-y set-url App x://x?key=pw", "set-url -y App 'x://x?***'"),
     ):
         result = docora.run(*shlex.split(typed))
         hint = f"Hint: options go after the command: docora-ops {meant}\n"
