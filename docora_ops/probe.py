@@ -48,8 +48,8 @@ class UrlChange(App):
     """The change of an app's base_url. The URLs are without secrets.
 
     changed: False if the app has had this URL before, or if the probe has failed.
-    jobs_with_old_url: waiting and delayed jobs of BullMQ that carry another URL than the new one;
-    None if they can't be counted.
+    jobs_with_old_url: waiting and delayed jobs of BullMQ that carry another URL than the new one,
+    as counted after the change, or before the question; None if they were not or can't be counted.
     probe: of the new URL, before the change.
     """
 

@@ -40,6 +40,7 @@ def set_url(
     *,
     by_prefix: bool = True,
     reason: str | None = None,
+    count_jobs: bool = True,
     dry_run: bool = False,
 ) -> UrlChange:
     """Replaces the base_url of an app, and writes the audit entry, both or neither.
@@ -49,6 +50,7 @@ def set_url(
 
     app: id or name; with `by_prefix`, also an unambiguous prefix of either.
     reason: for the audit entry.
+    count_jobs: count BullMQ's jobs that keep another URL. Takes 3 s for 200,000 waiting jobs.
 
     Raises UsageError if Docora's onboarding would refuse the URL, NotFoundError, AmbiguousError,
     PostgresError, RedisError.
@@ -72,12 +74,11 @@ def set_url(
             change = docora.describe_change("set-url", reason, **vars(found), **shown)
             redis = client_for_locked_rows(docora.redis)
             add_entry(redis, audit_entry(change, AuditEvent.DONE))
-    jobs: int | None = 0
-    if old != url:  # also in a dry run
+    jobs = 0 if old == url else None
+    if old != url and count_jobs:  # also in a dry run
         try:
             jobs = count_jobs_with_other_url(docora.redis, found.app_id, url)
         except RedisError as error:
-            jobs = None
             docora.warn(f"BullMQ jobs that keep the old URL can't be counted: {error.message}")
     return UrlChange(
         app_id=found.app_id,

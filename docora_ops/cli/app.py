@@ -7,9 +7,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+import typer.core
 import typer.main
 from typer.completion import get_completion_inspect_parameters
 
@@ -35,7 +36,7 @@ from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import BugError, DocoraOpsError, UsageError
-from docora_ops.text import mask_url
+from docora_ops.text import command_line, mask_url
 
 _COMPLETION_SECONDS = 2
 
@@ -151,7 +152,20 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     hint = f"{context.command_path if context else 'docora-ops'} --help"
     if message.startswith("Got unexpected extra argument"):
         hint = f"quote names that contain spaces; see {hint}"
+    if right := _with_options_behind_command(error):
+        hint = f"options go after the command: {right}"
     return UsageError(message, hint=hint)
+
+
+def _with_options_behind_command(error: typer.TyperException) -> str | None:
+    """Returns the command with the options that were typed before it; None if that is no remedy."""
+    commands = cast("typer.core.TyperGroup", typer.main.get_command(app)).commands
+    name = next((word for word in Context.arguments if word in commands), "")
+    before = list(takewhile(lambda word: word != name, Context.arguments))
+    options = {option for each in commands[name].params for option in each.opts} if name else {}
+    if not before or getattr(error, "option_name", None) not in options:
+        return None
+    return command_line([name, *before, *Context.arguments[len(before) + 1 :]])
 
 
 def _report_bug(context: Context, error: Exception) -> ExitCode:

@@ -36,9 +36,10 @@ def run_bulk(
 ) -> int:
     """Asks at the terminal, carries the operation out and shows the result.
 
-    The first signal ends the operation after its batch, a second one at once. If a server is lost,
-    shows what was done by then. `detached`: carries it out in another process, and shows its id.
-    Returns the exit code.
+    The first signal ends the operation after its current batches, a second one at once. If a server
+    is lost, shows what was done by then. Returns the exit code.
+
+    detached: carry the operation out in another process, and show only its id.
     """
     with closing(events):
         step = next(events)
@@ -137,7 +138,7 @@ def _progress(
 ) -> Iterator[Callable[[BulkStep], None]]:
     """Shows how far the work is; with `--in-flight`, the wait for the snapshots, too.
 
-    `is_seen`: somebody looks at it, which is not so if it is detached.
+    is_seen: False in a detached process, which has no screen.
     """
     if not options.is_paced:
         with progress_bar(total) as move:
@@ -193,7 +194,7 @@ def _show(
 
 
 def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:
-    """Yields what the table does not tell."""
+    """Yields the sentences below the table."""
     if result.action is Action.RESYNC and result.total:
         count = result.deliveries_cleared or result.deliveries_marked or 0
         what = records_in_words(count, update=options.update, is_planned=options.dry_run)

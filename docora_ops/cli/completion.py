@@ -76,7 +76,7 @@ def _database(typer_context: typer.Context) -> Database:
 
 
 def _offer(found: Sequence[Candidate]) -> list[str]:
-    """Returns the name of each candidate, or its id if that was typed or the name can't be."""
+    """Returns each candidate's name, or its id if the id was typed or the name can't be typed."""
     from docora_ops.text import inert, mask
 
     def can_be_typed(text: str) -> bool:

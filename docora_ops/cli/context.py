@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-_COMMAND = "docora-ops "
+# A line of the screen may end behind the name, with colours that are reset.
+_COMMAND = re.compile(r"docora-ops[\x1b\[0-9;m]*\s")
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Context:
     """True once the terminal has shown a command that may be copied."""
     document_has_begun: ClassVar[bool] = False
     """True once a document is on stdout, which may hold only one."""
+    tells_time: ClassVar[bool] = False
+    """True if each line of conversation is to begin with the time, as in the log of a worker."""
 
     @cached_property
     def docora(self) -> Docora:
@@ -134,7 +139,7 @@ class Context:
             with console.capture() as capture:
                 for part in (*parts, *([cell(footer)] if footer else [])):
                     console.print(part, crop=False)
-            Context.suggests |= _COMMAND in capture.get()
+            Context.suggests |= bool(_COMMAND.search(capture.get()))
             show_paged(capture.get(), console.height if paged else sys.maxsize)
             return
         for part in parts:
@@ -158,10 +163,12 @@ class Context:
 
     def say(self, text: str, *, style: str | None = None) -> None:
         """Prints one line of conversation on stderr, as inert text."""
-        from docora_ops.text import inert
+        from docora_ops.text import inert, moment
 
         self.tell()
-        Context.suggests |= _COMMAND in text
+        Context.suggests |= bool(_COMMAND.search(text))
+        if Context.tells_time:
+            text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():
             from docora_ops.render.console import make_console
 

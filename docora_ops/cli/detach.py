@@ -34,7 +34,7 @@ def require_survival() -> None:
 
 
 def _has_terminal() -> bool:
-    """Tells whether there is a controlling terminal: a shell there may have a unit's variables."""
+    """Tells whether there is a controlling terminal. A shell at one may have a unit's variables."""
     try:
         os.close(os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY))
     except OSError:
@@ -47,12 +47,13 @@ def detach(
 ) -> int:
     """Carries out the work in another process, and returns once its operation is recorded.
 
-    work: carries it out, and calls the given function with the id of the operation as soon as it
-        is recorded. What it prints to stderr from then on is kept with the operation.
+    work: calls the given function with the id of the operation as soon as that is recorded. What
+        is printed to stderr from then on is kept with the operation. Returns the exit code.
     show: gets the ids of the operation and of the process.
 
-    Returns the exit code in both processes: in this one, that of the work if it ended before. A
-    signal that comes before ends the work, too. Raises CommandInterruptedError if one has ended it.
+    Returns in both processes. In the other one, returns the exit code of the work; in this one 0,
+    or the exit code of work that has ended before its operation was recorded. Until then, a signal
+    to this process also ends the work. Raises CommandInterruptedError if a signal has ended it.
     """
     docora.disconnect()
     sys.stdout.flush()

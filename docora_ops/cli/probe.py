@@ -87,8 +87,9 @@ def set_url(
     from docora_ops.render import probe_view as render
 
     docora, found = context.docora, None
-    by_prefix = dry_run or terminal is not None
-    change = replace(set_url(docora, app, url, by_prefix=by_prefix, dry_run=True), dry_run=dry_run)
+    shows_plan = dry_run or terminal is not None
+    planned = set_url(docora, app, url, by_prefix=shows_plan, count_jobs=shows_plan, dry_run=True)
+    change = replace(planned, dry_run=dry_run)
     if probe_first and change.changed:
         found = _prober().probe(docora, change.app_id, new_url=url)
         if found.found_problems:
@@ -104,11 +105,14 @@ def set_url(
             urls = f"from {change.old_url} to {change.new_url}"
             question = f"change the base_url of {change.app_name} {urls}?"
             terminal.ask(f"{docora.servers}: {question}", *above)
-        change = set_url(docora, change.app_id, url, reason=reason)
+        change = set_url(docora, change.app_id, url, reason=reason, count_jobs=not shows_plan)
+    if shows_plan:
+        change = replace(change, jobs_with_old_url=planned.jobs_with_old_url)
     change = replace(change, probe=found)
     steps = render.step_screen(found) if found and terminal is None else []
     context.show(change, [*render.change_screen(change), *steps], footer="")
-    if kept := render.jobs_in_words(change):
+    kept = render.jobs_in_words(change)
+    if kept and terminal is None:
         context.warn(f"Warning: {kept}.")
     done = "base_url changed" if change.changed else "nothing to do, the app has this URL"
     if dry_run and change.changed:

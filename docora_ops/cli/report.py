@@ -25,9 +25,9 @@ def report(
 ) -> int:
     """Print a report of an incident in Markdown.
 
-    To be pasted into an issue. Tells who did what, when and why, which links failed again, and the
-    state now. Covers the last 24 hours unless told otherwise. With --verify, exits with code 6 if
-    links differ. Changes nothing.
+    Shows who did what, when and why, which links failed again, and the current state. Can be pasted
+    into an issue. Covers the last 24 hours by default. With --verify, exits with code 6 if links
+    differ. Changes nothing.
     """
     context = context_of(typer_context)
     if since is not None and operation is not None:

@@ -153,6 +153,7 @@ def schedule(
 
     if not repeat:
         return one_pass()
+    Context.tells_time = True
     with suppress(KeyboardInterrupt):
         while not is_interrupted():
             one_pass()

@@ -71,15 +71,14 @@ def worker(
         handler = OneLineHandler(as_json=log_format == "json")
     except ImportError as error:
         raise extra_is_missing(error) from error
-    loggers = logging.getLogger("rq")
-    loggers.handlers, loggers.propagate = [handler], False
+    logger = logging.getLogger("rq")  # and those below it, of which `log` is one
+    logger.handlers, logger.propagate = [handler], False
 
     def report(error: DocoraOpsError) -> ExitCode:
         if log_format == "text":
             return context.report(error)
-        log.error(
-            "%s (%s)" if error.hint else "%s%s", inert(error.message), inert(error.hint or "")
-        )
+        told = f"{error.message} ({error.hint})" if error.hint else error.message
+        log.error("%s", inert(told))
         return exit_code_of(error)
 
     try:

@@ -44,7 +44,7 @@ def audit_entry(
 ) -> AuditEntry:
     """Returns the entry for a change, to be written atomically with it.
 
-    run: the same for the start and the end of a run.
+    run: an id that the entries of a run's start and end have in common.
     stopped_by: why links were left as they were.
     """
     fields = {
@@ -66,7 +66,7 @@ def audit_entry(
 
 
 def add_entry(client: Redis, entry: AuditEntry) -> None:
-    """Writes an entry, or adds that to a pipeline. Raises RedisError."""
+    """Writes an entry; if the client is a pipeline, with its other commands. Raises RedisError."""
     execute: Callable[..., object] = client.execute_command
     with redis_errors(client):
         execute(*entry)
@@ -129,7 +129,7 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
 
 
 def results_of(text: str | None) -> Results | None:
-    """Reads the results of an operation's snapshots, None if there are none."""
+    """Parses the results of an operation's snapshots; returns None if there are none."""
     counts = mapping_of(text)
     found = [counts.get(each.name) for each in dataclass_fields(Results)]
     numbers = [each for each in found if isinstance(each, int)]
@@ -137,12 +137,15 @@ def results_of(text: str | None) -> Results | None:
 
 
 def reason_of(text: str | None) -> StoppedBy | None:
-    """Reads why an operation has left links as they were, None if no known reason is told."""
+    """Parses why an operation has left links as they were; returns None for no known reason."""
     return StoppedBy(text) if text in set(StoppedBy) else None
 
 
 def mapping_of(text: str | bytes | None) -> dict[str, str | int | bool | list[str]]:
-    """Returns the texts, numbers and lists of texts of a JSON object: others may write anything."""
+    """Parses a JSON object, of which it returns texts, numbers and lists of texts.
+
+    Returns an empty mapping for anything else, which others may write.
+    """
     try:
         found = json.loads(text or "{}")
     except (ValueError, RecursionError):

@@ -52,7 +52,9 @@ from docora_ops.settings import Settings
 LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME  # of waiting jobs
 INTERMEDIATE = IntermediateQueue.get_intermediate_queue_key(LIST)  # of jobs just taken by workers
 WIP = StartedJobRegistry.key_template.format(QUEUE_NAME)  # the registry of running jobs
-EXECUTIONS = ExecutionRegistry.key_template.format("")  # begins the keys of a job's executions
+EXECUTIONS = ExecutionRegistry.key_template.format("")  # begins the key of a job's executions
+EXECUTION = f"{RQ_KEY_PREFIX}:execution:"  # begins the key of one execution
+RESULTS = f"{RQ_KEY_PREFIX}:results:"  # begins the key of a job's results
 # All other registries of the queue.
 REGISTRIES = {
     "failed": FailedJobRegistry.key_template.format(QUEUE_NAME),
@@ -70,9 +72,9 @@ SCRIPT_KEYS: dict[str, object] = {
     "wip": WIP,
     "registries": list(REGISTRIES.values()),
     "job_prefix": Job.redis_job_namespace_prefix,
-    "results_prefix": f"{RQ_KEY_PREFIX}:results:",
+    "results_prefix": RESULTS,
     "executions_prefix": EXECUTIONS,
-    "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
+    "execution_prefix": EXECUTION,
 }
 
 BULLMQ = f"{BULLMQ_PREFIX}:{QUEUE_NAME}:"  # begins all keys of Docora's own queue
@@ -95,8 +97,8 @@ START = "start Docora's worker if it runs its own, or "  # begins the advice if 
 def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     """Returns the backend that is set, otherwise the one that is in use. Raises RedisError.
 
-    Live workers decide; without any, the keys of the two queues do. Not among them are `rq:queues`,
-    which stays for ever, and BullMQ's `meta`, which Docora's API writes also with `RUN_MODE=api`.
+    Live workers decide; without any, the keys of the two queues do. Two keys do not count:
+    `rq:queues` is never removed, and Docora's API also writes BullMQ's `meta` with `RUN_MODE=api`.
     """
     if settings.backend is not None:
         return BackendChoice(settings.backend, BackendSource.SETTING)
@@ -123,7 +125,7 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
 
 
 def permitted(count: Callable[[], object]) -> int:
-    """Counts; 0 for what the user may not read: users are made for one of the two queues."""
+    """Returns the count, or 0 if the user may not read: users are made for one of the queues."""
     try:
         return cast("int", count())
     except NoPermissionError:
@@ -139,8 +141,8 @@ def count_rq_workers(client: Redis) -> int:
 def bullmq_workers(client: Redis) -> list[Worker]:
     """Returns the live workers of Docora's own queue in this database of Redis.
 
-    Each worker gives one of its connections the name of the queue, and its own name if any. None is
-    seen if the user may not list clients.
+    A worker is known by one of its connections, which has the name of the queue and the worker's
+    own name, if any. Returns no workers if the user may not list clients.
     """
     try:
         clients = client.client_list()

@@ -91,8 +91,8 @@ class BullmqQueue(LinkQueue):
     ) -> list[Answer]:
         """Looks at each job with the rows locked, and writes the audit entry.
 
-        Without a job that waits, an operation's links can't be kept before the commit: whoever
-        waits for them would take their old status for the result.
+        Does not keep the links of the operation. Before the commit, a command that waits for them
+        would take their old status for the result, since no job waits.
         """
         return self.look([each.job_id for each in requests], audit)
 

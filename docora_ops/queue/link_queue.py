@@ -115,7 +115,7 @@ class LinkQueue(ABC):
         """Returns the state of each job by its own keys; writes nothing."""
 
     def is_in_place(self, job_id: str) -> bool:  # noqa: ARG002
-        """Tells whether a waiting job stands where it is taken from. Searches the queue's list."""
+        """Tells whether a waiting job stands where workers take it. Searches the queue's list."""
         return True
 
     @abstractmethod
@@ -134,8 +134,8 @@ class LinkQueue(ABC):
 
         front: put new jobs at the head of the queue, so that the last one is the first.
         operation_id: the operation that keeps the row ids of the links.
-        audit: audit entries by outcome, NOT_QUEUED for a job that was to be confirmed and is not
-            live. The first outcome that is among them writes its entry.
+        audit: audit entries by outcome; NOT_QUEUED is that of a job that was to be confirmed and
+            is not live. The first job whose outcome has an entry writes it.
         """
 
     def keep_pass(self) -> None:

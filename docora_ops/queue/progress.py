@@ -91,11 +91,15 @@ class ProgressStore:
         failed_links: Sequence[LinkFailure] = (),
         audit: AuditEntry | None = None,
     ) -> tuple[bool, str | None]:
-        """Stores the counts, renews the TTL. Tells whether it is cancelled, and by whom if known.
+        """Stores the counts of an operation and renews its TTL.
 
-        Does not write `progress.cancelled`: others may cancel at any time. `failures`: all so far;
-        those before the index `since` are stored already. `change`: at the first call.
-        `failed_links`: all that have failed again, if there are more than at the last call.
+        Returns whether the operation is cancelled, and by whom if known. Does not write
+        `progress.cancelled`, because others may cancel at any time.
+
+        failures: all links that could not be queued so far.
+        since: the number of failures that earlier calls have stored.
+        change: who has started what; only given at the first call.
+        failed_links: all links that have failed again; empty if none was added since the last call.
         """
         key = operation_key(progress.operation_id)
         failures_key = part_key(progress.operation_id, "failures")
@@ -223,7 +227,7 @@ class ProgressStore:
         ]
 
     def find_records(self, since: datetime) -> list[str]:
-        """Returns the ids of the operations with a step since then, the newest operation first."""
+        """Returns the ids of operations with a step since a moment, the newest operation first."""
         ids = self._record_ids()
         with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
@@ -301,9 +305,9 @@ class ProgressStore:
             self._client.expire(key, EXPIRY)
 
     def renew(self, operation: KnownOperation) -> None:
-        """Keeps the links of an operation for another hour, and if it has ended, its counts.
+        """Keeps the links of an operation, and the counts of one that has ended, for another hour.
 
-        The TTL of the counts tells when the last step was: it is left alone for half an hour.
+        Leaves the counts alone for half an hour, because their TTL tells when the last step was.
         """
         is_old = (operation.last_step_seconds or 0) > EXPIRY / 2
         has_ended = operation.state in {OperationState.DONE, OperationState.CANCELLED}
@@ -322,7 +326,7 @@ class ProgressStore:
         *,
         cancelled_by: str | None = None,
     ) -> bool:
-        """Asks the runner to stop after its current batches. Returns False if somebody has before.
+        """Asks the runner to stop after its current batches. Returns False if already cancelled.
 
         Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
         """
@@ -355,7 +359,7 @@ class ProgressStore:
             self._client.expire(_PACED_RUNS, HEARD)
 
     def end_paced(self, operation_id: str) -> None:
-        """Makes the run unknown."""
+        """Forgets the run, so that `schedule` no longer leaves links to it."""
         with redis_errors(self._client):
             self._client.delete(part_key(operation_id, "selection"))
 
@@ -377,7 +381,7 @@ class ProgressStore:
 
     @contextmanager
     def _transaction(self, audit: AuditEntry | None) -> Iterator[Pipeline]:
-        """Begins a transaction, of which Redis does nothing if a command is not permitted."""
+        """Begins a transaction. If one of its commands is not permitted, Redis does nothing."""
         with redis_errors(self._client), self._client.pipeline() as pipeline:
             if audit:
                 self._client.xlen(str(audit[1]))  # refused if the key is of another type
@@ -393,9 +397,8 @@ def operation_key(operation_id: str) -> str:
 def part_key(operation_id: str, part: str) -> str:
     """Returns a key of an operation.
 
-    part: `failures`; `record` for what is kept for a week; `links` for those that the operation has
-        claimed, or `selection` for all links of a run that is under way, with 16 bytes for each
-        row id.
+    part: `failures`; `record`, which is kept for a week; `links`, the row ids that the operation
+        has claimed; or `selection`, all row ids of a run that is under way. A row id has 16 bytes.
     """
     # Not with the prefix of operations: the dashboard would take the key for one.
     return f"docora-ops:operation:{operation_id}:{part}"
@@ -456,13 +459,13 @@ def _operation(
 
 
 def _texts_of(text: str | None) -> list[str]:
-    """Reads a list of texts; empty if it is none: others may write anything."""
+    """Parses a list of texts; returns no texts for anything else, which others may write."""
     found = mapping_of(f'{{"texts": {text}}}').get("texts")
     return found if isinstance(found, list) else []
 
 
 def _compressed(failures: Sequence[LinkFailure]) -> bytes:
-    """Returns the first failures, most of whose texts are alike, in few bytes."""
+    """Returns the first failures in few bytes, because most of their texts are alike."""
     some = (
         replace(each, error_message=each.error_message[:_LONGEST_ERROR])
         for each in failures[:FAILURES_OF_RECORD]
@@ -471,7 +474,7 @@ def _compressed(failures: Sequence[LinkFailure]) -> bytes:
 
 
 def _decompressed(value: bytes | None) -> list[LinkFailure]:
-    """Returns the failures; leaves out what is none: others may write anything."""
+    """Returns the failures; leaves out anything else, which others may write."""
     found: list[LinkFailure] = []
     with suppress(ValueError, TypeError, RecursionError, zlib.error):
         for each in json.loads(zlib.decompressobj().decompress(value or b"", _LARGEST_FIELD)):

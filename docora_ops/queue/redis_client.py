@@ -23,9 +23,9 @@ ROWS_LOCKED_TIMEOUT = 4  # seconds for an answer while rows are locked: Docora w
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """Returns a client for `REDIS_URL`; it connects at its first command.
+    """Returns a client for `REDIS_URL`, which connects at its first command.
 
-    It never sends a command again: a push whose reply was lost may have been done.
+    The client never repeats a command, because a push whose reply was lost may have been done.
     Raises ConfigurationError if the URL is unusable.
     """
     try:
@@ -61,7 +61,7 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def _unusable_file(options: Mapping[str, Any]) -> str | None:
-    """Says which file of the TLS options can't be used, and why. Returns None if all can."""
+    """Returns which file of the TLS options can't be used, and why; None if all can be used."""
     names = ("ca_certs", "certfile", "keyfile")
     authorities, certificate, key = (options.get(f"ssl_{name}") for name in names)
     if key and not certificate:
@@ -109,7 +109,7 @@ class Script:
 
 
 def latency(client: redis.Redis) -> float:
-    """Returns the seconds that one answer takes. Raises RedisError."""
+    """Measures how many seconds an answer takes. Raises RedisError."""
     with redis_errors(client):
         client.time()  # connects, which takes several answers
         began = time.monotonic()
@@ -159,25 +159,30 @@ def describe(client: redis.Redis) -> str:
 
 @contextmanager
 def redis_errors(client: redis.Redis) -> Iterator[None]:
-    """Raises an error of the client inside the block as RedisError, with a sentence and a hint.
-
-    A refused login or privilege is a RedisDeniedError.
-    """
+    """Raises an error of the client inside the block as RedisError, with a sentence and a hint."""
     try:
         yield
     except redis.RedisError as error:
-        message, hint = _explain(error)
-        is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
-        kind = RedisDeniedError if is_denied else RedisError
-        raise kind(f"Redis at {describe(client)} {message}", hint=hint) from error
+        raise explained(client, error) from error
+
+
+def explained(client: redis.Redis, error: redis.RedisError) -> RedisError:
+    """Returns an error of the client as RedisError, with a sentence and a hint.
+
+    A refused login or privilege is a RedisDeniedError.
+    """
+    message, hint = explain(error)
+    is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
+    kind = RedisDeniedError if is_denied else RedisError
+    return kind(f"Redis at {describe(client)} {message}", hint=hint)
 
 
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
 
 
-def _explain(error: redis.RedisError) -> tuple[str, str]:
-    """Returns a sentence and a hint."""
+def explain(error: redis.RedisError) -> tuple[str, str]:
+    """Returns a sentence, whose subject is Redis, and a hint."""
     text = str(error)
     if isinstance(error, _LOGIN_ERRORS):
         return (
@@ -263,9 +268,9 @@ _MOST_DIGITS = 20
 
 
 def whole_number(text: bytes | None, *, signed: bool = False) -> int | None:
-    """Reads a number that others may have written; None for anything but a few digits.
+    """Parses a number that others may have written; returns None for anything but a few digits.
 
-    `signed`: there may be a minus sign before them.
+    signed: allow a minus sign.
     """
     digits = (text or b"").removeprefix(b"-" if signed else b"")
     return int(text) if text and digits.isdigit() and len(text) < _MOST_DIGITS else None

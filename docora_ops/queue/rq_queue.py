@@ -18,7 +18,6 @@ from typing import cast
 
 from redis import Redis
 from rq import Queue, Retry
-from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.job import Job
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
@@ -44,10 +43,12 @@ from docora_ops.jobs import (
 from docora_ops.links import Outcome, Payload, batches, ids_of_job
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import (
+    EXECUTION,
     EXECUTIONS,
     INTERMEDIATE,
     LIST,
     REGISTRIES,
+    RESULTS,
     SCRIPT_KEYS,
     WIP,
     read_suspension,
@@ -70,7 +71,7 @@ from docora_ops.queue.redis_client import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.sweep import TO_RUN_OR_FAILED, QueueSweep
+from docora_ops.queue.sweep import TO_RUN_OR_FAILED, JobFacts, Place, QueueSweep
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 
 _OUTCOMES = {
@@ -81,8 +82,8 @@ _OUTCOMES = {
     "delayed": Outcome.ALREADY_QUEUED,
 }
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
-# The status of a waiting job, and its place among those of `RqQueue.is_in_place`.
-_PLACES = {"queued": 0, "scheduled": 2, "deferred": 3, "ready_to_enqueue": 4}
+# The places from which a waiting job is taken.
+_PLACES = (Place.LIST, Place.INTERMEDIATE, Place.SCHEDULED, Place.DEFERRED, Place.READY)
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
@@ -150,17 +151,15 @@ class RqQueue(LinkQueue):
 
     def is_in_place(self, job_id: str) -> bool:
         with redis_errors(self._client), self._client.pipeline() as pipeline:
-            pipeline.hmget(Job.key_for(job_id), ["status", "origin"])
+            pipeline.hmget(Job.key_for(job_id), ["status", "enqueued_at", "origin"])
             pipeline.lpos(LIST, job_id)
             pipeline.lpos(INTERMEDIATE, job_id)
-            for name in ("scheduled", "deferred", "ready"):
-                pipeline.zscore(REGISTRIES[name], job_id)
-            (status, origin), *places = pipeline.execute()
-        named = _PLACES.get(text_of(status or b""))
-        if named is None or text_of(origin or b"") not in {"", QUEUE_NAME}:
-            return True
-        # From the first three a job is run whatever its status says.
-        return any(place is not None for place in (*places[:3], places[named]))
+            for place in _PLACES[2:]:
+                pipeline.zscore(REGISTRIES[place], job_id)
+            fields, *found = pipeline.execute()
+        facts = JobFacts(*(text_of(each or b"") for each in fields))
+        at = zip(_PLACES, found, strict=True)
+        return not facts.is_misplaced(place for place, index in at if index is not None)
 
     def push(
         self,
@@ -354,7 +353,7 @@ def _workers(client: Redis, now: float) -> list[Worker]:
             continue
         heartbeat_at = _moment(last_heartbeat)
         seconds = max(0, int(now - heartbeat_at.timestamp())) if heartbeat_at else None
-        executions = [f"{RQ_KEY_PREFIX}:execution:{text_of(each)}" for each in sorted(runs)]
+        executions = [EXECUTION + text_of(each) for each in sorted(runs)]
         known = read_hashes(client, executions, ("created_at",))
         running = [_job_id(run) for run, [at] in zip(sorted(runs), known, strict=True) if at]
         workers.append(
@@ -381,7 +380,7 @@ def _places(client: Redis, job_id: str) -> list[JobPlace]:
     for registry in REGISTRIES.values():
         pipeline.zscore(registry, job_id)
     executions, indexes, between, *scores = pipeline.execute()
-    keys = [f"{RQ_KEY_PREFIX}:execution:{job_id}:{text_of(each)}" for each in executions]
+    keys = [f"{EXECUTION}{job_id}:{text_of(each)}" for each in executions]
     known = read_hashes(client, keys, ("created_at", "worker_name"))
     return [
         *(JobPlace("list", QUEUE_NAME, position=index + 1) for index in indexes),
@@ -400,7 +399,7 @@ def _places(client: Redis, job_id: str) -> list[JobPlace]:
 
 def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
     pipeline = client.pipeline(transaction=False)
-    pipeline.xrevrange(f"{RQ_KEY_PREFIX}:results:{job_id}", count=10)
+    pipeline.xrevrange(RESULTS + job_id, count=10)
     [entries] = answers_of(pipeline)
     for entry_id, values in entries or ():
         with suppress(ValueError, zlib.error):  # others may have written it

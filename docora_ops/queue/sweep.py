@@ -45,7 +45,7 @@ TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place
 # Places from which a job is run whatever its status says.
 _PICKED_UP = (Place.LIST, Place.INTERMEDIATE, Place.SCHEDULED)
 # The place that a status names. Jobs of links have no rate limit.
-WAITING = {
+_WAITING = {
     "queued": Place.LIST,
     "scheduled": Place.SCHEDULED,
     "deferred": Place.DEFERRED,
@@ -82,6 +82,15 @@ class JobFacts:
     def evidence(self) -> str:
         """Changes when the job is queued anew, or its status changes."""
         return f"{self.status} {self.enqueued_at}"
+
+    def is_misplaced(self, places: Iterable[Place]) -> bool:
+        """Tells whether RQ would never take the job although its status says that it waits.
+
+        places: all places where the job stands. A job of another queue may wait in that one.
+        """
+        if self.status not in _WAITING or self.origin not in {"", QUEUE_NAME}:
+            return False
+        return {_WAITING[self.status], *_PICKED_UP}.isdisjoint(places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,24 +201,20 @@ class QueueSweep:
         }
 
     def misplaced(self, job_ids: Sequence[str], entries: Entries) -> dict[str, str]:
-        """Finds jobs that RQ would never take although their status says that they wait.
-
-        Returns their evidence by job id. A job of another queue may wait in that one.
-        """
+        """Returns the evidence of the misplaced ones among the jobs, by job id."""
         waiting = entries.by_place[Place.LIST]
         elsewhere = [job_id for job_id in job_ids if job_id not in waiting]
         return {
             job_id: facts.evidence
             for some in batches(elsewhere, _PAGE)
             for job_id, facts in self.read_facts(some).items()
-            if facts.status in WAITING and facts.origin in {"", QUEUE_NAME}
-            if {WAITING[facts.status], *_PICKED_UP}.isdisjoint(entries.places_of(job_id))
+            if facts.is_misplaced(entries.places_of(job_id))
         }
 
     def remove(self, removals: Sequence[Removal], audit: AuditEntry | None = None) -> list[str]:
         """Removes jobs and entries that have not changed since they were read.
 
-        Called with rows locked: Redis has a few seconds. `audit` is written if anything is removed.
+        Called with the rows locked: Redis has 4 s. `audit` is written if anything is removed.
         Returns for each `removed`, `changed`, or `unreadable:` and the reason.
         """
         config = SCRIPT_KEYS | ({"audit": {"removed": audit}} if audit else {})

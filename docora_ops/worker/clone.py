@@ -30,7 +30,7 @@ _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LOCK_TTL = 120  # seconds, as in Docora's own workers
 LOCK_TIMEOUT = 60.0  # seconds to wait for the lock of a repository
-# git looks after a clone, which starts two processes, at each commit whose id begins so.
+# git's maintenance, which takes two processes, only runs for commits whose id begins with this.
 _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
 # Files and folders of a commit: a few trees that name each other make billions of paths.
@@ -236,7 +236,7 @@ class Objects:
     def list_files(self, commit: str) -> list[tuple[str, str]]:
         """Returns path and object id of the regular files of a commit, in byte order of the paths.
 
-        Raises GitError if the commit has more paths, or a longer one, than any that is meant.
+        Raises GitError if the commit has more than `_MOST_PATHS` paths, or too long a path.
         """
         files = []
         paths = 0
@@ -311,8 +311,8 @@ def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, str]]:
 def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
     """Returns the regular files of the commit, ordered by path.
 
-    The last scan is stored in the clone. If it is of this commit, nothing else is read; else each
-    file is hashed whose git object it does not know. Raises BrokenCloneError, SnapshotError.
+    The last scan is stored in the clone. If it is of this commit, reads nothing else; otherwise
+    hashes the files whose git objects are new. Raises BrokenCloneError, SnapshotError.
     """
     stored = clone / _SCAN
     known: dict[tuple[str, str], File] = {}

@@ -172,7 +172,7 @@ class Git:
 
 
 def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Starts git. A timeout of the job that comes meanwhile finds a process that it can end."""
+    """Starts git. If the job's time ends meanwhile, ends the process that was just started."""
     process = None
     try:
         with deferred((signal.SIGALRM,)):
@@ -186,7 +186,7 @@ def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """Ends a git, which removes its temporary files, and its helpers, which git would leave."""
+    """Ends git, which then removes its temporary files, and its helpers, which git would leave."""
     for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
         with suppress(OSError):
             stream.close()

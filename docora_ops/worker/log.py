@@ -14,6 +14,7 @@ from enum import StrEnum
 from redis import RedisError
 
 from docora_ops.links import LinkRef, link_name
+from docora_ops.queue.redis_client import explain
 from docora_ops.text import inert, mask, moment
 
 # Below RQ's logger, so that `rq worker` shows the lines of a job, too.
@@ -69,7 +70,8 @@ class OneLineHandler(logging.Handler):
                 return
             error = record.exc_info[1] if record.exc_info else None
             if isinstance(error, RedisError):  # no bug, so it needs no traceback
-                record.msg, record.args = "%s (%s)", (record.getMessage(), type(error).__name__)
+                message, (reason, _) = record.getMessage(), explain(error)
+                record.msg, record.args = "%s (Redis %s)", (message, reason)
                 record.exc_info = None
         when = moment(datetime.fromtimestamp(record.created, UTC))
         if self._as_json:

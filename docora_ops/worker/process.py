@@ -65,11 +65,12 @@ def serve(
 def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdog) -> int:
     """Forks `count` children, which call `run` with a number and exit with its value.
 
-    SIGTERM, SIGINT and SIGHUP send the children SIGTERM. A killed child is replaced by one with a
-    new number, since RQ holds its name for a while. A child that ends with an error ends all. Waits
-    for orphans, too. Returns the first error's exit code, or 0. RQ's WorkerPool does none of this.
+    Passes SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM. Replaces a killed child by one
+    with a new number, because RQ holds its name for a while. If a child ends with an error, ends
+    all of them. Also waits for orphans. Returns the exit code of the first error, or 0. RQ's
+    WorkerPool does none of this.
 
-    `watchdog`: has a slot for each child, and tells of their signs of life.
+    watchdog: has a slot for each child, and passes on their signs of life.
     """
     children: dict[int, int] = {}  # slots by process id
     numbers = itertools.count(1)

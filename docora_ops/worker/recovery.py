@@ -32,7 +32,7 @@ class SnapshotJob(OneStepRetry):
 
 @dataclass
 class Tries:
-    """The tries that a job has left: none without a job. RQ reads them after a failure."""
+    """The tries that a job has left, which RQ reads after a failure. Without a job: none."""
 
     job: Job | None
 

@@ -9,7 +9,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
 from rq.worker_registration import register
 
-_MAINTENANCE_TTL = 120
+_MAINTENANCE_TTL = 120  # seconds
 _STUCK_JOB_TTL = 90
 
 
@@ -66,7 +66,7 @@ def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
 
 
 def is_queued_again(client: Redis, job: Job, execution: Execution) -> bool:
-    """Returns whether the failure of this execution is recorded, and the job waits for a next try.
+    """Tells whether the failure of this execution is recorded, and the job waits for a next try.
 
     RQ 3.0, `rq.worker.Worker.monitor_work_horse`: if a process is killed just after it has recorded
     a failure, RQ records it again, and queues the job twice.

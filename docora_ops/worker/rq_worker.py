@@ -33,7 +33,7 @@ from docora_ops.errors import (
 from docora_ops.interrupts import ENDING
 from docora_ops.jobs import QUEUE_NAME
 from docora_ops.queue.backend import bullmq_workers
-from docora_ops.queue.redis_client import describe, is_outage
+from docora_ops.queue.redis_client import describe, explained, is_outage
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults
@@ -42,14 +42,14 @@ from docora_ops.worker.recovery import LinkRecovery, SnapshotJob
 from docora_ops.worker.watchdog import Watchdog
 
 _WORKER_TTL = 45  # seconds; RQ adds a minute, after which the name of a killed worker is free
-_MAINTENANCE_INTERVAL = 30
+_MAINTENANCE_INTERVAL = 30  # seconds
 _LOOK_INTERVAL = 2  # seconds between two looks at the clock, and for a BullMQ worker
 _PAUSE = 1  # seconds between two heartbeats, or looks for due jobs
 _LONGEST_PAUSE = 10  # seconds between two attempts to reach a server that is away
 # Seconds. RQ judges heartbeats, which last for 60 s at least and are renewed after 30 s, by the
 # clocks of the hosts: two workers may be wrong by this in opposite directions.
 _LARGEST_CLOCK_DIFFERENCE = 20
-# A second signal within so many seconds counts as the first one: Ctrl-C reaches a worker both from
+# Seconds after a signal in which another one counts as the same: Ctrl-C reaches a worker both from
 # the terminal and from its parent, and a closed terminal often sends two.
 _SAME_SIGNAL = 1
 _POLL = 0.2  # seconds between two looks whether a job is to be cut off
@@ -64,12 +64,12 @@ _BESIDE_BULLMQ = WrongBackendError(
 class SnapshotWorker(Worker):
     """A worker of one queue that updates the links of killed jobs.
 
-    The loop is our own, as RQ's ends at most errors of Redis. So is the work-horse, the process of
-    a job: it also runs the jobs behind the first one, since a fork takes as long as a job without
-    changes.
+    The loop is our own, because RQ's ends at most errors of Redis. So is the work-horse, as RQ
+    calls the process that runs a job: ours also runs the jobs that follow, because a fork takes as
+    long as a job without changes.
 
-    `parent`: process id of a parent at whose death the worker ends, too. `watchdog`: is told that
-    the loop is alive.
+    parent: the process id of the parent. The worker ends when its parent has died.
+    watchdog: is told that the loop is alive.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class SnapshotWorker(Worker):
 
         Waits while Redis is away or no job may be taken; a burst ends instead.
 
-        `grace`: seconds after which a signal cuts off the job at work; None lets it finish.
+        grace: seconds from the signal until the current job is cut off; None lets it finish.
 
         Raises WorkerNameTakenError and the client's RedisError; in a burst also WrongBackendError
         beside a BullMQ worker of Docora, and WrongClockError.
@@ -139,7 +139,7 @@ class SnapshotWorker(Worker):
         log.info("worker %s: ended, %s", self.name, reason)
 
     def _work_until_stopped(self, burst: bool) -> str:
-        """Returns why it has ended."""
+        """Takes and runs jobs; returns why it has ended."""
         while not self._must_end():
             try:
                 self._beat()
@@ -198,7 +198,7 @@ class SnapshotWorker(Worker):
             self._watchdog.beat()
 
     def _wait(self, seconds: float) -> None:
-        """Waits for so long, or until the worker must end."""
+        """Waits for `seconds`, or until the worker must end."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._must_end():
             self._beat()
@@ -208,8 +208,8 @@ class SnapshotWorker(Worker):
         """Says once that Redis does not answer."""
         if not self._misses_redis:
             self._misses_redis = True
-            kind = type(error).__name__
-            log.warning("worker %s: Redis: %s; waits until it answers", self.name, kind)
+            lost = explained(self.connection, error).message
+            log.warning("worker %s: %s; waits until it answers", self.name, lost)
 
     def _find_redis(self) -> None:
         """Says that Redis answers again, if it had not."""
@@ -218,7 +218,7 @@ class SnapshotWorker(Worker):
             log.warning("worker %s: Redis answers again: goes on", self.name)
 
     def _is_due(self, what: str, interval: float) -> bool:
-        """Returns whether so many seconds have passed since this last returned True."""
+        """Returns True at most once in `interval` seconds for each `what`."""
         if time.monotonic() < self._next.get(what, 0):
             return False
         self._next[what] = time.monotonic() + interval
@@ -239,7 +239,7 @@ class SnapshotWorker(Worker):
                 queue.intermediate_queue.remove(job_id)
 
     def _queue_due_jobs(self) -> None:
-        """Queues the delayed jobs that are due, once a second, unless another worker is doing so.
+        """Queues the delayed jobs that are due, at most once a second and in one worker at a time.
 
         RQ's own scheduler is a process that outlives a killed worker.
         """
@@ -260,7 +260,7 @@ class SnapshotWorker(Worker):
                     scheduler.release_locks()  # type: ignore[no-untyped-call]
 
     def _find_bar(self) -> DocoraOpsError | None:
-        """Returns why no job may be taken now."""
+        """Returns why no job may be taken now, None if jobs may be taken."""
         if self._is_due("look", _LOOK_INTERVAL):
             host.measure_clock(self.connection)
             self._sees_bullmq = bool(bullmq_workers(self.connection))
@@ -278,9 +278,9 @@ class SnapshotWorker(Worker):
         return _SUSPENDED if is_suspended(self.connection) else None
 
     def _misses_postgres(self) -> bool:
-        """Returns whether Postgres is away, or takes no changes: every job would fail.
+        """Tells whether Postgres is away, or takes no changes, so that every job would fail.
 
-        Looks after a failure only, then again after pauses that grow.
+        Only looks after a failure, then again after pauses that grow.
         """
         if self._doubts_postgres and time.monotonic() >= self._next.get("postgres", 0):
             try:
@@ -461,8 +461,8 @@ class SnapshotWorker(Worker):
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Performs the job and those that follow, until none waits or one has failed.
 
-        Also ends when it has grown by much: the next job would have less memory. An exception may
-        have left a connection with half an answer.
+        A failure may have left a connection with half an answer. Also ends when the process has
+        grown by `_MOST_GROWTH`, because the next job would have less memory.
         """
         size = _size()
         while super().perform_job(job, queue, execution) and _size() - size < _MOST_GROWTH:
@@ -513,9 +513,12 @@ class SnapshotWorker(Worker):
         """Logs the error and updates the link, unless the job itself has done both."""
         error = exc_info[1]
         if not isinstance(error, SnapshotError):
-            if not isinstance(error, RedisError):  # an outage needs no traceback
+            if isinstance(error, RedisError):  # an outage needs no traceback
+                why = explained(self.connection, error).message
+            else:
                 super().handle_exception(job, *exc_info)
-            self.recovery.count_killed_job(job, f"it could not be run: {type(error).__name__}")
+                why = type(error).__name__
+            self.recovery.count_killed_job(job, f"it could not be run: {why}")
 
     def _job_process_was_killed(
         self, job: Job, pid: int | None, status: int, _usage: object

@@ -216,7 +216,10 @@ class _Snapshot:
         return begun
 
     def _go_on_unless(self, refusal: Refusal | None) -> None:
-        """Raises SnapshotError if another job could be scanning the link, too."""
+        """Ends the job if the link is gone, or if another job could be scanning it, too.
+
+        Raises _NothingToDoError or SnapshotError.
+        """
         if refusal is Refusal.GONE:
             raise _NothingToDoError(_NOTHING_TO_DO[refusal])
         if refusal is Refusal.LOST:

@@ -31,7 +31,7 @@ class Watchdog:
     """The signs of life of one or several workers, each in a process of its own.
 
     Each worker notes the time in memory that forked processes share. The main process passes on the
-    oldest note, and only if it has changed: a single worker that hangs silences all.
+    oldest note, and only if it has changed, so that one hanging worker is enough to be noticed.
     """
 
     def __init__(self, name: str, count: int, settings: Settings) -> None:
@@ -64,7 +64,7 @@ class Watchdog:
     # In the main process
 
     def begin(self, slot: int, pid: int) -> None:
-        """Gives a slot to a new worker. One that replaces another has as long to begin."""
+        """Gives a slot to a new worker. One that replaces another must begin within the limit."""
         self._pids[slot] = pid
         if self._beats[slot] == math.inf:
             self._beats[slot] = time.monotonic()
@@ -74,7 +74,7 @@ class Watchdog:
         self._beats[slot] = math.inf
 
     def tell(self) -> None:
-        """Passes on the oldest sign of life, if it is new. Names, once, a worker that hangs."""
+        """Passes on the oldest sign of life, if it is new. Logs each silent worker once."""
         beats = list(self._beats)  # workers write to it meanwhile
         oldest = min(beats)
         silence = time.monotonic() - oldest

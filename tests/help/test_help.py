@@ -1,6 +1,7 @@
 """What a person meets before anything is done: help of commands and topics, and usage errors."""
 
 import re
+import shlex
 
 from docora_ops import __version__
 from tests.help.documents import TOPICS, group, topic
@@ -86,6 +87,23 @@ def test_options_that_exclude_each_other_and_slips_are_usage_errors(
     unquoted = docora.run("retry", "Acme", "Search", "octo/api")
     hint = "Hint: quote names that contain spaces; see docora-ops retry --help\n"
     assert unquoted.stderr.endswith(hint)
+
+
+def test_options_before_the_command_are_usage_errors_that_say_where_they_belong(
+    docora: Docora,
+) -> None:
+    for typed, meant in (
+        ("--target prod status", "status --target prod"),
+        ("--env-file='a b' --json links --app Acme", "links '--env-file=a b' --json --app Acme"),
+        ("--target prod show 'A B' o/r --files", "show --target prod 'A B' o/r --files"),
+        ("-y --reason x://me:pw@x pause", "pause -y --reason 'x://***@x'"),
+        ("-y set-url App x://x?key=pw", "set-url -y App 'x://x?***'"),
+    ):
+        result = docora.run(*shlex.split(typed))
+        hint = f"Hint: options go after the command: docora-ops {meant}\n"
+        assert (result.code, result.stderr.endswith(hint)) == (2, True), result
+    for typed in ("--nonsense status", "--app Acme status", "--target prod", "retry status --all"):
+        assert "options go" not in docora.run(*typed.split()).stderr, typed
 
 
 def test_the_list_has_every_topic_once(docora: Docora) -> None:

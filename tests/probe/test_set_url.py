@@ -291,3 +291,23 @@ def test_jobs_of_bullmq_that_keep_the_old_url_are_counted(bullmq: Bullmq, link: 
     )
     assert set(docora.redis.scan_iter("bull:*")) == set(keys)
     assert docora.contents(keys) == before
+
+
+def test_the_jobs_are_counted_once(bullmq: Bullmq, link: TestLink) -> None:
+    docora, env = bullmq.docora, bullmq.environment()
+    bullmq.add(link)
+    docora.redis.config_resetstat()
+
+    def looks_at_jobs() -> int:
+        calls = docora.redis.info("commandstats").get("cmdstat_zrange", {}).get("calls", 0)
+        docora.redis.config_resetstat()
+        return int(calls)
+
+    planned = bullmq.run("set-url", link.app_id, NEW, "--dry-run")
+    assert ("1 BullMQ job keeps the old URL" in planned.stderr, looks_at_jobs()) == (True, 1)
+    code, shown = on_terminal(docora, ["set-url", "Acme", NEW], answer=b"y\n", env=env)
+    assert (code, shown.count("1 BullMQ job keeps the old URL"), looks_at_jobs()) == (0, 1, 1)
+    changed = bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json")
+    assert (changed.data["jobs_with_old_url"], looks_at_jobs()) == (1, 1)
+    same = bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json")
+    assert (same.data["jobs_with_old_url"], looks_at_jobs()) == (0, 0)

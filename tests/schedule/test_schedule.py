@@ -1,5 +1,6 @@
 """`docora-ops schedule`: which links are due. It makes their jobs and changes nothing else."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from signal import SIGTERM
@@ -131,7 +132,12 @@ def test_repeated_passes_queue_what_becomes_due_until_a_signal(docora: Docora) -
     later = docora.add_link("pending_snapshot")
     eventually(lambda: docora.waiting() == [first.job_id, later.job_id], "a later pass")
     process.send_signal(SIGTERM)
-    assert finish(process).code == 0
+    result = finish(process)
+    assert result.code == 0
+    dated = r"(?m)^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z docora_.*: [12] links? due\.$"
+    assert len(re.findall(dated, result.stderr)) == result.stderr.count(" due.") > 1, result
+    # A pass that a timer has started is dated by its log.
+    assert "\ndocora_" in docora.run("schedule").stderr
 
 
 def test_a_signal_before_the_first_pass_has_begun_ends_them_like_any_other(docora: Docora) -> None:

@@ -12,10 +12,12 @@ from docora_ops.errors import ConfigurationError
 from docora_ops.settings import load_settings
 from docora_ops.targets import own_folder, target_files
 from tests.completion.test_values import offers
+from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, finish
 from tests.support.read_only import frozen
 from tests.support.terminal import on_terminal
 from tests.targets.conftest import Write
+from tests.verify.test_verify import store
 
 Env = Mapping[str, str | None]
 ELSEWHERE = "postgres://u@127.0.0.1:1/elsewhere"
@@ -51,6 +53,12 @@ def test_a_terminal_says_how_suggested_commands_reach_the_same_target(
         assert shown.endswith(line)
         _, shown = on_terminal(docora, arguments, env={**env, "DOCORA_OPS_TARGET": "prod"})
         assert "export" not in shown
+    # The screen breaks the line behind the first word of the command.
+    store(docora, link.repository_id, {"new": "a" * 64})
+    arguments, env = ["verify", "--target", "prod"], {**env, **ONE_LOOK}
+    _, shown = on_terminal(docora, arguments, columns=39, env=env)
+    assert "To send all its files again: docora-ops\r\n" in shown
+    assert "export DOCORA_OPS_TARGET=prod" in shown
     _, shown = on_terminal(docora, ["apps", "--target", "prod"], env=env)
     assert "export" not in shown
     # An env file has no name to export.

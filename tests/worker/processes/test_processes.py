@@ -13,6 +13,7 @@ from signal import SIGTERM
 from typing import cast
 
 import pytest
+import redis
 from rq.job import JobStatus
 
 from docora_ops.worker.log import OneLineHandler
@@ -125,6 +126,15 @@ def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -
     assert line.endswith("\n")
     assert line.count("\n") == 1
     assert r"it\nfailed\nTraceback" in line
+
+
+def test_an_outage_in_a_line_of_rq_is_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise redis.ConnectionError("Connection closed by server.")
+    except redis.ConnectionError:
+        record = logging.LogRecord("rq", logging.ERROR, "", 0, "job %s", ("x",), sys.exc_info())
+    OneLineHandler().emit(record)
+    assert capfd.readouterr().err.endswith("Z ERROR job x (Redis broke the connection)\n")
 
 
 def test_a_worker_logs_each_event_in_one_inert_line(snapshots: Snapshots) -> None:

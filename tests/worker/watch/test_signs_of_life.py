@@ -202,7 +202,10 @@ def test_a_worker_without_redis_is_alive_and_says_once_that_it_waits(
         worker.await_line("Redis answers again")
         link, _ = snapshots.add_queued({"a": "1\n"})
         eventually(lambda: docora.status(link) == "synced", "a job")
-    assert worker.log.count("waits until it answers") == 1
+    [lost] = re.findall("WARNING (.*); waits until it answers\n", worker.log)
+    server = rf"Redis at 127\.0\.0\.1:{proxy.port}/\d+"
+    why = "(broke the connection|can't be reached: connection refused)"
+    assert re.fullmatch(f"worker [^ ]*: {server} {why}", lost), lost
     assert worker.log.count("Redis answers again") == 1
 
 
