@@ -33,7 +33,7 @@ from docora_ops.errors import (
 from docora_ops.interrupts import ENDING
 from docora_ops.jobs import QUEUE_NAME
 from docora_ops.queue.backend import bullmq_workers
-from docora_ops.queue.redis_client import describe, explained, is_outage
+from docora_ops.queue.redis_client import describe, explain, explained, is_outage
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults
@@ -514,7 +514,7 @@ class SnapshotWorker(Worker):
         error = exc_info[1]
         if not isinstance(error, SnapshotError):
             if isinstance(error, RedisError):  # an outage needs no traceback
-                why = explained(self.connection, error).message
+                why = f"Redis {explain(error)[0]}"  # an app's owner may read it: no host
             else:
                 super().handle_exception(job, *exc_info)
                 why = type(error).__name__

@@ -88,8 +88,7 @@ def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
         with running(snapshots, "--burst", REDIS_URL=proxy.url) as worker:
             worker.end()
         assert [plan.reached.is_set() for plan in plans] == [True, True]
-    server = rf"Redis at 127\.0\.0\.1:{proxy.port}/\d+"
-    assert re.search(f"it could not be run: {server} broke the connection; ", worker.log)
+    assert re.search("it could not be run: Redis broke the connection; ", worker.log)
     assert docora.status(link) == "pending_snapshot"
     docora.redis.set(f"rq:queue:{QUEUE}:intermediate:first_seen:{link.job_id}", 1)
     expire_heartbeats(docora)
