@@ -56,7 +56,9 @@ class Freshness:
     overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
     overdue_after_seconds: int  # the threshold in force
     cycle_seconds: int | None  # that a scan of all links takes at this pace; None: no scans
-    is_slow: bool  # a cycle takes longer than the rescan interval, and some link waits for its scan
+    # A cycle takes longer than the rescan interval, some link waits for its scan, and neither the
+    # schedule nor all workers have stopped.
+    is_slow: bool
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans of the last 15 minutes
     oldest_scan_seconds: int | None  # the longest time that a link in sync was not scanned

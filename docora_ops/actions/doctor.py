@@ -149,7 +149,7 @@ def diagnose(
     missing = filter(None, (postgres.missing, redis.missing))
     needs = " and ".join(dict.fromkeys(missing)) or "more permissions"
     checks = [_check_settings(docora.settings, unusable), *postgres.checks, *redis.checks]
-    freshness = postgres.freshness and beside_queue(postgres.freshness, redis.health)
+    freshness = postgres.freshness and beside_queue(docora, postgres.freshness, redis.health)
     if redis.health:
         choice = docora.backend
         if choice.is_clear:

@@ -11,9 +11,9 @@ from math import inf
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import invalid_job_id, look_at_jobs, named_failures
+from docora_ops.actions.look import invalid_job_id, job_state, look_at_jobs, named_failures
 from docora_ops.actions.lookup import resolve_link
-from docora_ops.actions.workers import count_workers
+from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkWait, JobCounts, KnownOperation, LinkWait, OperationState, WaitEnd
 from docora_ops.database.link_reports import count_by_app, read_results, read_unsynced
@@ -349,12 +349,17 @@ def wait(
     link = resolve_link(docora.database, app, repository)
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
-    workers = count_workers(docora)
+    queue, has_result = docora.queue_to_read, link.status in {LinkStatus.SYNCED, LinkStatus.FAILED}
+    if has_result and not job_state(docora.database, queue, link.ref).is_live:
+        workers = queue.count_workers()  # if there is none, no job waits for it
+        warn_of_wrong_backend(docora)
+    else:
+        workers = count_workers(docora)
     if link.status == LinkStatus.SYNCED:  # a live job, if any, is a rescan
         end = LinkWait(WaitEnd.SYNCED, link.status, None, 0)
         yield LinkStep(link, workers, BulkWait(1, 0, 0, 0, (), 0), end)
         return
-    if docora.queue_to_read.is_docoras and link.circuit_is_open:
+    if queue.is_docoras and link.circuit_is_open:
         close = f"docora-ops retry {link.ref.words} --reset-circuit"
         docora.warn(f"{link.held_back}. To close it: {close}")
     yield from _wait_for_link(docora, link, Outcome.ALREADY_RUNNING, workers, timeout)

@@ -13,7 +13,7 @@ from docora_ops.database.freshness import (
     read_scans,
 )
 from docora_ops.diagnosis import CheckState
-from docora_ops.jobs import QueueHealth, QueueOverview
+from docora_ops.jobs import Backend, QueueHealth, QueueOverview
 from docora_ops.overview import Freshness, LinkCounts
 from docora_ops.settings import Settings
 
@@ -28,7 +28,8 @@ _MISSED_PASSES = 5
 def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
     """Returns how fresh the links are by their rows alone.
 
-    `nothing_moves` does not take the failed jobs into account: see `beside_queue`.
+    `nothing_moves` does not take the failed jobs into account, nor `is_slow` schedule and workers:
+    see `beside_queue`.
     """
     settings, database = docora.settings, docora.database
     rescan = settings.rescan_interval_ms
@@ -70,11 +71,15 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
     )
 
 
-def beside_queue(found: Freshness, queue: QueueOverview | QueueHealth | None) -> Freshness:
-    """Judges whether nothing moves by the failed jobs, too.
+def beside_queue(
+    docora: Docora, found: Freshness, queue: QueueOverview | QueueHealth | None
+) -> Freshness:
+    """Judges by the queue, too, whether nothing moves, and whether links are scanned slowly.
 
     A job that is queued again is no longer among the failed ones. So jobs that have waited for less
     than the threshold count as movement.
+    With RQ, links are not scanned slowly but not at all if no worker runs, or if the last pass of
+    `schedule` is too old and no job waits.
 
     queue: None if it is unknown; then it may move.
     """
@@ -82,7 +87,12 @@ def beside_queue(found: Freshness, queue: QueueOverview | QueueHealth | None) ->
         return replace(found, nothing_moves=False)
     before = found.overdue_before
     moves = _is_after(queue.last_failed_at, before) or _is_after(queue.oldest_waiting_at, before)
-    return replace(found, nothing_moves=found.nothing_moves and not moves)
+    is_slow = found.is_slow
+    if is_slow and docora.backend.backend is Backend.RQ:
+        state = judge_pass(queue.last_pass_seconds, found, docora.settings)
+        # Another program may schedule: then jobs wait for workers that are too slow.
+        is_slow = bool(queue.workers and (state is CheckState.OK or queue.waiting))
+    return replace(found, nothing_moves=found.nothing_moves and not moves, is_slow=is_slow)
 
 
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:

@@ -73,7 +73,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         last = next(iter(docora.store.read_all()), None)
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
         if fresh := status.freshness:
-            status = replace(status, freshness=beside_queue(fresh, overview))
+            status = replace(status, freshness=beside_queue(docora, fresh, overview))
         is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
         if is_rq and not status.has_only_others:
             seconds, fresh = overview.last_pass_seconds, status.freshness
@@ -109,7 +109,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         overview = queue.overview(limit=1)
         backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
         if freshness is not None:
-            freshness = beside_queue(freshness, overview)
+            freshness = beside_queue(docora, freshness, overview)
         if backend_ok and not errors:
             drift = count_drift(database, queue, overview.unfinished)
     if any(isinstance(error, PostgresError) for error in errors):

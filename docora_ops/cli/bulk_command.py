@@ -14,7 +14,7 @@ from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.cli.streams import Terminal
-from docora_ops.cli.wait import end_wait, showing_wait
+from docora_ops.cli.wait import end_wait, only_app, showing_wait
 from docora_ops.errors import ServerError
 from docora_ops.links import Action, Outcome
 from docora_ops.render import bulk_view as render
@@ -123,7 +123,8 @@ def _carry_out(
         done = f"Stopped after {result.completed} of {total} links."
         return context.report(lost, done, _next_step(action))
     if step.wait:
-        codes |= end_wait(context, step.wait, result.operation_id or "")
+        to_verify = only_app([app.app_id for app in step.by_app])
+        codes |= end_wait(context, step.wait, result.operation_id or "", to_verify)
     elif result.operation_id and result.put_to_work and sys.stderr.isatty():
         context.say(f"To wait for the results: docora-ops wait {result.operation_id}")
     if result.taken_over:

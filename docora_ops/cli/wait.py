@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +24,7 @@ from docora_ops.text import amount
 
 if TYPE_CHECKING:
     from docora_ops.actions.following import LinkStep
-    from docora_ops.bulk import BulkWait
+    from docora_ops.bulk import BulkWait, KnownOperation
     from docora_ops.links import LinkResult
 
 _SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
@@ -90,7 +91,7 @@ def wait_for_link(
     else:
         target = "" if change else context.target_line
         context.show_tables([wait_screen(step.end, None if change else link)], target)
-    return gravest(end_wait(context, step.wait, link.ref.words))
+    return gravest(end_wait(context, step.wait, link.ref.words, link.ref.words))
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
@@ -117,7 +118,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
         context.show_tables(screens, context.target_line)
     if lost:
         return context.report(lost, next_step="the jobs go on")
-    codes = end_wait(context, waited, operation_id)
+    codes = end_wait(context, waited, operation_id, only_app(_apps_of(operation)))
     if step.goes_on:
         codes.add(interrupted_code() if is_interrupted() else ExitCode.TIMED_OUT)
         context.warn(f"The operation goes on: {amount(step.left, 'link')} not queued yet.")
@@ -161,10 +162,24 @@ def showing_wait(
         yield show
 
 
-def end_wait(context: Context, wait: BulkWait, awaited: str) -> set[ExitCode]:
+def only_app(apps: Sequence[str]) -> str:
+    """Returns an app as an argument of a command if it is the only one, otherwise an empty text."""
+    if len(apps) != 1:
+        return ""
+    return ("-- " if apps[0].startswith("-") else "") + quote(apps[0])
+
+
+def _apps_of(operation: KnownOperation) -> list[str]:
+    """Returns the apps that the operation was restricted to, empty if it was to none."""
+    app_id, names = operation.selection.get("app_id"), operation.selection.get("app")
+    return [app_id] if isinstance(app_id, str) else names if isinstance(names, list) else []
+
+
+def end_wait(context: Context, wait: BulkWait, awaited: str, to_verify: str = "") -> set[ExitCode]:
     """Says which results are missing. Returns every exit code that applies.
 
     `awaited`: the arguments of `wait` that name the link or the operation.
+    `to_verify`: the arguments of `verify` that name the link or the app; empty for all links.
     """
     codes, interrupted = {ExitCode.OK}, is_interrupted()
     if wait.failed:
@@ -182,6 +197,6 @@ def end_wait(context: Context, wait: BulkWait, awaited: str) -> set[ExitCode]:
         left = amount(wait.unfinished, "result")
         context.warn(f"{end}; {left} still to come. To go on waiting: docora-ops wait {awaited}")
     if wait.synced and not interrupted:
-        of = "" if awaited.startswith("bulk_") else f" {awaited}"
-        context.say(f"For proof, compare what was delivered: docora-ops verify{of}")
+        verify = f"docora-ops verify {to_verify}".rstrip()
+        context.say(f"For proof, compare what was delivered: {verify}")
     return codes

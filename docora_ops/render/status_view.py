@@ -61,6 +61,9 @@ def status_rows(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
         yield "Drift", cell("not judged: a standby may lag behind the queue", "yellow")
     elif any(type(error) is ServerError for error in errors):
         yield "Drift", cell("not counted in time", "yellow")
+    if status.links_by_status and status.links_by_status[LinkStatus.SYNCED]:
+        unproven = "synced does not prove that all were delivered"
+        yield "Files", _heading(unproven, "docora-ops verify")
     if queue:
         progress = "none in the last hour"
         if last := status.last_operation:

@@ -1,4 +1,4 @@
-"""`make bench`: measures bulk retries, schedules, the start, holds and workers.
+"""`make bench`: measures bulk retries, schedules, the start, holds, `verify` and workers.
 
 Compare the ratios: they compare processes that ran one after the other on the same machine.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import drain, holds, world
+from tests.benchmarks import drain, holds, proof, world
 from tests.benchmarks.ways import WAYS, Results, measure, show
 
 BIN = Path(sys.executable).parent
@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     parser.add_argument("--links", type=int, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("throughput", "start", "holds", "drain"))
+    parser.add_argument("--only", choices=("throughput", "start", "holds", "verify", "drain"))
     options = parser.parse_args()
     held = []
     with (
@@ -97,6 +97,8 @@ def main() -> None:
             throughput(options.links or [10_000, 100_000], options.rounds)
         if options.only in {None, "holds"}:
             held = [holds.compare(each, options.rounds) for each in options.links or [1_000_000]]
+        if options.only in {None, "verify"}:
+            proof.compare(options.links or [1_000, 10_000], options.rounds)
         if options.only in {None, "drain"}:
             drain.compare(Path(folder), options.rounds)
     sys.exit(any(held))

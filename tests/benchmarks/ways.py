@@ -52,8 +52,8 @@ class Measured:  # of one process
         return self.seconds / self.amount * 1e6
 
 
-def measure(way: str, links: int) -> Measured:
-    command = [sys.executable, "-m", "tests.benchmarks.ways", way, str(links)]
+def measure(way: str, links: int, program: str = "ways") -> Measured:
+    command = [sys.executable, "-m", f"tests.benchmarks.{program}", way, str(links)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     return Measured(**json.loads(output))
 

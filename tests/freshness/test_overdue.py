@@ -102,7 +102,8 @@ def test_if_no_link_at_all_is_scanned_those_that_wait_for_their_first_scan_count
     assert (fresh["cycle_seconds"], fresh["nothing_moves"]) == (None, True)
 
 
-def test_a_pass_that_takes_long_is_a_warning_and_no_alarm(docora: Docora) -> None:
+@pytest.fixture
+def slow(docora: Docora) -> Docora:
     """100 links, each scanned every 33 minutes: two thirds longer than links may take otherwise."""
     make_healthy(docora)
     docora.connection.execute("DELETE FROM app_repositories WHERE status = 'synced'")
@@ -111,11 +112,45 @@ def test_a_pass_that_takes_long_is_a_warning_and_no_alarm(docora: Docora) -> Non
     for number in range(100):
         ago = timedelta(seconds=20 * number + 1)
         docora.link(app_id, docora.add_repository(f"octo/r{number}"), "synced", scanned=ago)
-    result = examine(docora)
+    return docora
+
+
+def test_a_pass_that_takes_long_is_a_warning_and_no_alarm(slow: Docora) -> None:
+    result = examine(slow)
     assert not_ok(result)["freshness"] == "warning", result
     assert "a pass takes 33 min" in check(result, "freshness")["finding"]
-    assert "a pass takes 33 min" in docora.run("status").stdout
-    assert overdue(docora) == []
+    assert "a pass takes 33 min" in slow.run("status").stdout
+    assert overdue(slow) == []
+
+
+@pytest.mark.parametrize(
+    ("last_pass", "waiting", "workers", "is_slow"),
+    [
+        (timedelta(minutes=6), 0, 1, False),
+        (None, 0, 1, False),
+        (timedelta(minutes=6), 1, 0, False),
+        (timedelta(minutes=1), 1, 0, False),
+        # Another program schedules.
+        (timedelta(minutes=6), 1, 1, True),
+        (timedelta(minutes=1), 0, 1, True),
+    ],
+)
+def test_a_pass_is_not_slow_if_schedule_or_workers_have_stopped(
+    slow: Docora, last_pass: timedelta | None, waiting: int, workers: int, *, is_slow: bool
+) -> None:
+    slow.redis.delete("docora-ops:schedule")
+    if last_pass:
+        slow.redis.set("docora-ops:schedule", int((now() - last_pass).timestamp()))
+    if not waiting:
+        slow.redis.delete("rq:queue:snapshot-queue")
+    if not workers:
+        slow.redis.delete("rq:workers", "rq:workers:snapshot-queue")
+    status, doctor = slow.run("status").stdout, examine(slow)
+    assert ("a pass takes" in status) == is_slow
+    assert ("a timer should run" in status) == (last_pass != timedelta(minutes=1))
+    assert (check(doctor, "freshness")["state"] == "warning") == is_slow
+    found = numbers(slow.run("metrics"))["docora_slow_pass_seconds"][()]
+    assert (found > 0) == is_slow
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
 Workers    none; to start one: docora-ops worker
 Schedule   no pass known; a timer should run: docora-ops schedule
 Drift      2 lost links, 1 stuck: docora-ops repair
+Files      synced does not prove that all were delivered: docora-ops verify
 Operation  OPERATION: 3 of 3, done, 0 s ago
 """
 
@@ -100,6 +101,7 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
         pipe = trouble.run("status", env=read_only(trouble)).stdout.splitlines()
     assert (shown.code, shown.talk) == (0, "")
     assert f"Failed\t4  {GIT_ERROR}" in pipe
+    assert "Files\tsynced does not prove that all were delivered: docora-ops verify" in pipe
     assert screen(plain_data(shown.data)) == TROUBLE
     commands = re.findall(r"(?:ago|errors): docora-ops (.*)", TROUBLE)
     rows = [trouble.run(*command.split(), "--json").data for command in commands]

@@ -54,6 +54,7 @@ def test_a_link_with_a_result_and_no_live_job_needs_no_wait(
     before = docora.dump()
     result = docora.run("wait", *link.ids, "--json")
     assert result.code == code, result
+    assert "no worker" not in result.stderr
     assert docora.dump() == before
     waited = result.data["waited"]
     assert (waited["result"], waited["status"], waited["error_message"]) == (status, status, error)
@@ -71,7 +72,9 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
     docora.enqueue(link.job_id)
     process = docora.start("wait", *link.ids, "--json")
     if status == "synced":
-        assert finish(process).code == 0
+        result = finish(process)
+        assert result.code == 0
+        assert "no worker listens" in result.stderr
         return
     await_line(process, "Waiting for 1 snapshot")
     with other_worker(docora, lambda _: error):

@@ -85,6 +85,25 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed_and_grouped_by_er
     assert re.search(r"App \d+ ← \S+\tHTTP 502 on created a.md", shown.stdout)
 
 
+def test_what_was_of_one_app_is_proven_by_this_app(docora: Docora) -> None:
+    proof = "docora-ops verify"
+    app_id = docora.add_app("Kim's Notes")
+    docora.link(app_id, docora.add_repository("octo/api"))
+    docora.add_link()
+    with other_worker(docora):
+        retried = docora.run("retry-all-failed", "--app", app_id, "--wait")
+        resynced = docora.run("resync", app_id, "--all", "--yes", "--wait", "--json")
+        operations = docora.run("operations", "--json").data
+        again = [docora.run("wait", each["operation_id"]) for each in operations]
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        every = docora.run("retry-all-failed", "--wait")
+    assert retried.stderr.endswith(f"delivered: {proof} {app_id}\n")
+    assert resynced.stderr.endswith(f"delivered: {proof} {app_id}\n")
+    told = sorted(each.stderr.rpartition("delivered: ")[2] for each in again)
+    assert told == [f"""{proof} 'Kim'"'"'s Notes'\n""", f"{proof} {app_id}\n"]
+    assert every.stderr.endswith(f"delivered: {proof}\n")
+
+
 def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora: Docora) -> None:
     one, other = docora.add_link(), docora.add_link()
     single, bulk = docora.run_together(
