@@ -27,8 +27,8 @@ _WORKER_STATES = ("started", "idle", "busy", "suspended")
 _TOO_SLOW = "check its load and the network"
 _MOST = 5000
 """Links whose jobs are looked at: more take longer than the rest of a screen."""
-_GROUPS = 5
-"""Apps and errors that are named."""
+_GROUPS = 4
+"""Apps and errors that are named: the whole screen fits 24 lines."""
 
 
 def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:

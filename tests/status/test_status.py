@@ -28,13 +28,11 @@ Failed     30 in 6 apps, last good until TIME, 2 h ago: docora-ops apps
               4  App 1 (app_000000000000000000000001)
               4  Tidewater Notes (app_t2)
               3  App 2 (app_000000000000000000000002)
-              2  App 3 (app_000000000000000000000003)
            with 6 different errors: docora-ops failed --group-by error
              15  (no error recorded)
               8  HTTP 502 on created docs/index.md
               4  fatal: unable to access 'https://github.com/tide/notes/': The …
               1  HTTP 400 on created a
-              1  HTTP 401 on created a
 Circuits   1 repository open: docora-ops links --circuit open
 Freshness  no link overdue, last good scan 0 s ago
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
@@ -103,6 +101,7 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert f"Failed\t4  {GIT_ERROR}" in pipe
     assert "Files\tsynced does not prove that all were delivered: docora-ops verify" in pipe
     assert screen(plain_data(shown.data)) == TROUBLE
+    assert len(plain_data(shown.data).splitlines()) < 24  # the prompt below it needs a line
     commands = re.findall(r"(?:ago|errors): docora-ops (.*)", TROUBLE)
     rows = [trouble.run(*command.split(), "--json").data for command in commands]
     assert [len(each) for each in rows] == [6, 6]
