@@ -159,13 +159,18 @@ def _usage_error(error: typer.TyperException) -> UsageError:
 
 def _with_options_behind_command(error: typer.TyperException) -> str | None:
     """Returns the command with the options that were typed before it; None if that is no remedy."""
-    commands = cast("typer.core.TyperGroup", typer.main.get_command(app)).commands
-    name = next((word for word in Context.arguments if word in commands), "")
-    before = list(takewhile(lambda word: word != name, Context.arguments))
-    options = {option for each in commands[name].params for option in each.opts} if name else {}
-    if not before or getattr(error, "option_name", None) not in options:
+    words, option = Context.arguments, getattr(error, "option_name", None)
+    if not words or not words[0].startswith("-"):
         return None
-    return command_line([name, *before, *Context.arguments[len(before) + 1 :]])
+    commands = cast("typer.core.TyperGroup", typer.main.get_command(app)).commands
+    for index, name in enumerate(words):
+        params = commands[name].params if name in commands else ()
+        options = {each for parameter in params for each in parameter.opts}
+        # A value of an option may be the name of a command, too.
+        flags = {each for it in params if getattr(it, "is_flag", False) for each in it.opts}
+        if option in options and words[index - 1] not in options - flags:
+            return command_line([name, *words[:index], *words[index + 1 :]])
+    return None
 
 
 def _report_bug(context: Context, error: Exception) -> ExitCode:

@@ -98,11 +98,15 @@ def test_options_before_the_command_are_usage_errors_that_say_where_they_belong(
         ("--target prod show 'A B' o/r --files", "show --target prod 'A B' o/r --files"),
         ("-y --reason x://me:pw@x pause", "pause -y --reason 'x://***@x'"),
         ("-y set-url App x://x?key=pw", "set-url -y App 'x://x?***'"),
+        # What looks like the command may be the value of an option.
+        ("--reason resume pause", "pause --reason resume"),
+        ("--json --target status show A r", "show --json --target status A r"),
+        ("--reason=resume pause", "pause --reason=resume"),
     ):
         result = docora.run(*shlex.split(typed))
         hint = f"Hint: options go after the command: docora-ops {meant}\n"
         assert (result.code, result.stderr.endswith(hint)) == (2, True), result
-    for typed in ("--nonsense status", "--app Acme status", "--target prod", "retry status --all"):
+    for typed in ("--nonsense status", "--app Acme status", "--target prod", "retry resync --all"):
         assert "options go" not in docora.run(*typed.split()).stderr, typed
 
 
