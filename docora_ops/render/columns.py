@@ -52,7 +52,8 @@ class Column(Generic[Row]):
 
     Where the terminal is narrow, the long text of the column that `folds` takes several lines. Then
     the columns whose `left_out` is 1 are left out, then those with 2, and so on; columns with 0
-    stay. At last, columns with a `narrowest` width are folded down to that, from the right.
+    stay. Columns with a `narrowest` width are folded down to that, from the right, before one of
+    them is left out and after all others were.
     """
 
     name: str
@@ -149,7 +150,7 @@ class Listing(Generic[Row]):
         removable = sorted((each for each in widths if each.left_out), key=lambda it: -it.left_out)
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
             narrowest = {column: _NARROWEST for column in widths if column.folds}
-            if not removable:
+            if all(each.narrowest for each in removable):
                 narrowest |= {each: each.narrowest for each in reversed(widths) if each.narrowest}
             room = {column: max(0, widths[column] - least) for column, least in narrowest.items()}
             if sum(room.values()) >= missing:

@@ -62,6 +62,7 @@ FAILED: Sequence[Column[ListedLink]] = (
     Column(
         _GOOD_UNTIL,
         lambda it: good_until(it.last_scanned_at, it.last_scanned_seconds),
+        left_out=5,
         narrowest=11,  # the time above the age
     ),
     LINKS[-1],

@@ -82,6 +82,20 @@ def test_names_are_folded_before_a_list_becomes_blocks() -> None:
         assert on_screen(Listing(columns, ROWS), width) == shown
 
 
+def test_a_column_that_may_be_folded_is_left_out_where_folding_is_not_enough() -> None:
+    since = Column[Row]("Since", lambda _: "04:21Z, 1 h ago", left_out=2, narrowest=11)
+    columns = (*COLUMNS[:3], since, COLUMNS[3])
+    headings = [
+        on_screen(Listing(columns, ROWS), width).partition("\n")[0] for width in (60, 56, 55, 43)
+    ]
+    assert headings == [
+        "App         Links  Since            Error",
+        "App         Links  Since        Error",
+        "App         Links  Error",
+        "App         Links  Error",
+    ]
+
+
 def test_a_pipe_gets_every_column_separated_by_tabs_and_what_a_screen_leaves_out() -> None:
     assert list(Listing(COLUMNS, ROWS, most=1).lines()) == HEADING_AND_ROWS
     assert on_screen(Listing(COLUMNS, ROWS, most=1), 77).endswith("and 1 more: see --json\n")
