@@ -514,7 +514,10 @@ class SnapshotWorker(Worker):
         error = exc_info[1]
         if not isinstance(error, SnapshotError):
             if isinstance(error, RedisError):  # an outage needs no traceback
-                why = f"Redis {explain(error)[0]}"  # an app's owner may read it: no host
+                sentence = explain(error)[0]
+                log.warning("worker %s: Redis %s", self.name, sentence)
+                # An app's owner may read it. What Redis or OpenSSL say can name a host.
+                why = f"Redis {sentence.partition(': ')[0]}"
             else:
                 super().handle_exception(job, *exc_info)
                 why = type(error).__name__

@@ -98,6 +98,36 @@ def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
     assert link_row(snapshots, link) == ("synced", 0, None)
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            redis.ConnectionError(
+                "Error 1 connecting to redis.internal:6379. [SSL: CERTIFICATE_VERIFY_FAILED] "
+                "certificate verify failed: Hostname mismatch, certificate is not valid for "
+                "'redis.internal'. (_ssl.c:1007)."
+            ),
+            "Redis can't be reached",
+        ),
+        (redis.ResponseError("MOVED 3999 redis.internal:6381"), "Redis answered with an error"),
+    ],
+)
+def test_only_the_log_names_the_host_of_redis(
+    snapshots: Snapshots,
+    caplog: pytest.LogCaptureFixture,
+    error: redis.RedisError,
+    sentence: str,
+) -> None:
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    snapshots.docora.connection.execute("UPDATE app_repositories SET status = 'scanning'")
+    with connect(snapshots.settings) as client:
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
+        worker.handle_exception(snapshots.docora.job(link), type(error), error, None)
+    stored = snapshots.docora.row(link)["last_error"]
+    assert stored == f"the snapshot was cut off: it could not be run: {sentence}"
+    assert re.search(f"worker worker-1: {sentence}: .*redis.internal", caplog.text)
+
+
 def counted(docora: Docora) -> tuple[int, int]:
     """How many workers there are, and how many of them are busy."""
     queue = docora.run("status", "--json").data["queue"]
