@@ -56,8 +56,8 @@ class Freshness:
     overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
     overdue_after_seconds: int  # the threshold in force
     cycle_seconds: int | None  # that a scan of all links takes at this pace; None: no scans
-    # A cycle takes longer than the rescan interval, some link waits for its scan, and neither the
-    # schedule nor all workers have stopped.
+    # A cycle takes longer than the rescan interval, some link waits for its scan, and with RQ,
+    # neither `schedule` nor all workers have stopped.
     is_slow: bool
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans of the last 15 minutes

@@ -163,7 +163,7 @@ def _with_options_behind_command(error: typer.TyperException) -> str | None:
     if not words or not words[0].startswith("-"):
         return None
     commands = cast("typer.core.TyperGroup", typer.main.get_command(app)).commands
-    for index, name in enumerate(words):
+    for index, name in enumerate(takewhile("--".__ne__, words)):
         params = commands[name].params if name in commands else ()
         options = {each for parameter in params for each in parameter.opts}
         # A value of an option may be the name of a command, too.

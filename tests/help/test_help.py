@@ -106,7 +106,10 @@ def test_options_before_the_command_are_usage_errors_that_say_where_they_belong(
         result = docora.run(*shlex.split(typed))
         hint = f"Hint: options go after the command: docora-ops {meant}\n"
         assert (result.code, result.stderr.endswith(hint)) == (2, True), result
-    for typed in ("--nonsense status", "--app Acme status", "--target prod", "retry resync --all"):
+    for typed in (
+        *("--nonsense status", "--app Acme status", "--target prod", "-- --target prod status"),
+        "retry resync --all",
+    ):
         assert "options go" not in docora.run(*typed.split()).stderr, typed
 
 
