@@ -109,7 +109,7 @@ class Standby:
 class Status:
     """The state of a Docora. The fields of a server that is down are None.
 
-    `failed_by_app` and `failed_by_error`: the first five of `failed_apps` apps and `failed_errors`
+    `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
     errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, of all failed links.
     `drift`: None beside wrong or unclear workers, and on a standby.
     """
