@@ -1,7 +1,6 @@
 """Makes texts safe to show: without secrets and without control characters."""
 
 import re
-import shlex
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -43,13 +42,6 @@ def mask_url(url: str) -> str:
     """Replaces the user, password, query and fragment of a URL: each may hold a secret."""
     url = re.sub(r"(?<=//)[^/?#]*@", f"{MASK}@", url)
     return mask(re.sub(r"(?<=[?#]).+", MASK, url, flags=re.DOTALL))
-
-
-def command_line(arguments: Iterable[str]) -> str:
-    """Returns the command that was typed with these arguments, without secrets."""
-    # The query of a URL may be secret.
-    words = (mask_url(each) if "://" in each else each for each in arguments)
-    return mask(shlex.join(["docora-ops", *words]))
 
 
 def inert(value: object) -> str:

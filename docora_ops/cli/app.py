@@ -7,10 +7,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
-import typer.core
 import typer.main
 from typer.completion import get_completion_inspect_parameters
 
@@ -36,7 +35,7 @@ from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import BugError, DocoraOpsError, UsageError
-from docora_ops.text import command_line, mask_url
+from docora_ops.text import mask_url
 
 _COMPLETION_SECONDS = 2
 
@@ -152,25 +151,9 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     hint = f"{context.command_path if context else 'docora-ops'} --help"
     if message.startswith("Got unexpected extra argument"):
         hint = f"quote names that contain spaces; see {hint}"
-    if right := _with_options_behind_command(error):
-        hint = f"options go after the command: {right}"
+    if context and context.parent is None and (option := getattr(error, "option_name", "")):
+        hint = f"options go after the command: docora-ops COMMAND {option}; see {hint}"
     return UsageError(message, hint=hint)
-
-
-def _with_options_behind_command(error: typer.TyperException) -> str | None:
-    """Returns the command with the options that were typed before it; None if that is no remedy."""
-    words, option = Context.arguments, getattr(error, "option_name", None)
-    if not words or not words[0].startswith("-"):
-        return None
-    commands = cast("typer.core.TyperGroup", typer.main.get_command(app)).commands
-    for index, name in enumerate(takewhile("--".__ne__, words)):
-        params = commands[name].params if name in commands else ()
-        options = {each for parameter in params for each in parameter.opts}
-        # A value of an option may be the name of a command, too.
-        flags = {each for it in params if getattr(it, "is_flag", False) for each in it.opts}
-        if option in options and words[index - 1] not in options - flags:
-            return command_line([name, *words[:index], *words[index + 1 :]])
-    return None
 
 
 def _report_bug(context: Context, error: Exception) -> ExitCode:

@@ -1,6 +1,7 @@
 """JSON for a script, and its JSON Schema, both made from the same dataclasses."""
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from docora_ops.errors import DocoraOpsError
 from docora_ops.link_lists import Page
-from docora_ops.text import command_line, moment
+from docora_ops.text import mask, mask_url, moment
 
 Data = TypeVar("Data")
 
@@ -67,7 +68,10 @@ def document_of(
     if error:
         told = {"error": _valid(error.message), "code": error.code, **error.details}
         told["hint"] = _valid(error.hint) if error.hint else None
-    now, command = datetime.now(UTC), _valid(command_line(arguments))
+    # The query of a URL may be secret.
+    words = (mask_url(each) if "://" in each else each for each in arguments)
+    command = _valid(mask(shlex.join(["docora-ops", *words])))
+    now = datetime.now(UTC)
     return Document(now, command, target, data=data, pagination=pagination, **told)
 
 
