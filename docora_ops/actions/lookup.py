@@ -9,7 +9,7 @@ from shlex import quote
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import links_freshness
 from docora_ops.database import Database
-from docora_ops.database.link_reports import count_by_status, moment_before
+from docora_ops.database.link_reports import count_by_status, read_now
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
@@ -19,9 +19,9 @@ from docora_ops.database.names import (
     some_apps,
     some_repositories,
 )
-from docora_ops.errors import AmbiguousError, NotFoundError
+from docora_ops.errors import AmbiguousError, NotFoundError, UsageError
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
-from docora_ops.text import inert, mask
+from docora_ops.text import inert, mask, moment
 
 _MOST_CANDIDATES = 10
 """Apps that are listed if a prefix fits several."""
@@ -63,7 +63,7 @@ def choose_links(
 
     by_prefix: an app may be named by the beginning of its id or name.
 
-    Raises NotFoundError, AmbiguousError.
+    Raises NotFoundError, AmbiguousError; UsageError if no last good scan can match.
     """
     database = docora.database
     found = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]
@@ -74,8 +74,7 @@ def choose_links(
             sentence = f"no repository matches {mask(pattern)!r}{_of(found)}"
             raise _no_repository(sentence, database, found, pattern)
     names = [text for text in choice.repositories if "*" not in text]
-    before = _moment(database, choice.last_scan_before)
-    after = _moment(database, choice.last_scan_after)
+    before, after = _scan_window(database, choice)
     linked = [resolve_repository(database, found, text) for text in names]
     which = LinkFilter(
         app_ids=[app.app_id for app in found],
@@ -106,8 +105,28 @@ def choose_links(
     return which, recorded
 
 
-def _moment(database: Database, given: datetime | timedelta | None) -> datetime | None:
-    return moment_before(database, given) if isinstance(given, timedelta) else given
+def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | None, datetime | None]:
+    """Returns `last_scan_before` and `last_scan_after` as moments.
+
+    An empty list would sound like an all-clear: raises UsageError if no link can match.
+    """
+    given = (choice.last_scan_before, choice.last_scan_after)
+    if given == (None, None):
+        return None, None
+    now = read_now(database)
+    before, after = (now - each if isinstance(each, timedelta) else each for each in given)
+    if after and after > now:
+        raise UsageError(
+            f"--last-scan-after {moment(after)} is in the future: it is {moment(now)} by the clock "
+            "of Postgres",
+            hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
+        )
+    if before and after and before <= after:
+        raise UsageError(
+            f"no scan is before {moment(before)} and also at {moment(after)} or later",
+            hint="--last-scan-after takes the earlier moment, or the longer age",
+        )
+    return before, after
 
 
 def _typed(at: datetime) -> str:
@@ -165,6 +184,9 @@ def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Re
             name = repository.repository_name
             to = _of(apps, "to") or " to any app"
             sentence = f"App-repository link not found: {name!r} is not linked{to}"
+            if len(apps) == 1:
+                words = f"docora-ops links --app {quote(apps[0].app_id)}"
+                raise NotFoundError(sentence, hint=f"{words} lists the repositories that are")
             raise _no_repository(sentence, database, apps, name)
         case several:
             ids = [repository.repository_id for repository, _ in several]
@@ -217,7 +239,9 @@ def _did_you_mean(text: str, ids: Mapping[str, str]) -> str:
     for cutoff in (0.8, 0.5):  # a near miss is not followed by names that are hardly similar
         near = near or [names[each] for each in get_close_matches(_folded(text), names, 3, cutoff)]
     words = [quote(name if inert(mask(name)) == name else ids[name]) for name in near]
-    return f"did you mean {' or '.join(words)}?" if words else "check the spelling, or give the id"
+    if words:
+        return f"did you mean {' or '.join(words)}?"
+    return "check the spelling, or give the id; docora-ops apps and docora-ops links list both"
 
 
 def _folded(name: str) -> str:

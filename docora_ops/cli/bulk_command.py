@@ -173,6 +173,9 @@ def _show(
     if context.as_json:
         context.show_document(render.bulk_data(result, step.wait), lost)
         return
+    if Context.tells_time and not result.total:
+        context.say(f"{render.message(result)}.")
+        return
     parts: list[object] = [render.summary(step.by_app) if result.total else render.message(result)]
     if notes := list(_notes(context, result, options)):
         parts += ["", *notes]

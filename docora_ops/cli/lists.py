@@ -112,8 +112,10 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         context.show_page(groups, columns, docora.postgres_server, "group")
         return ExitCode.OK
     found, lost = reading.links(docora, choice, sort=given["sort"], **pages)
-    columns = FAILED if statuses == [LinkStatus.FAILED] else LINKS
-    if given.get("overdue"):
+    columns = LINKS
+    if statuses == [LinkStatus.FAILED]:
+        columns = FAILED
+    elif given.get("overdue") or choice.last_scan_before or choice.last_scan_after:
         columns = OVERDUE
     if len(statuses) == 1:  # it need not be shown
         columns = [each for each in columns if each.name != "Status"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import cast
 
 from psycopg.rows import TupleRow
@@ -151,10 +151,10 @@ def count_by_status(database: Database) -> LinkCounts:
     return LinkCounts(by_status, found["open"], found["held back"])
 
 
-def moment_before(database: Database, age: timedelta) -> datetime:
-    """Returns the moment that is `age` ago by the clock of Postgres."""
-    [(at,)] = database.rows("SELECT now() - %(age)s::interval", {"age": age})
-    return cast("datetime", at)
+def read_now(database: Database) -> datetime:
+    """Returns the current time by the clock of Postgres."""
+    [(now,)] = database.rows("SELECT now()")
+    return cast("datetime", now)
 
 
 def has_scanned_links(database: Database) -> bool:

@@ -15,8 +15,8 @@ from docora_ops.render.link_view import ROWS_SHOWN, app_counts, failures, group_
 from docora_ops.text import amount, duration
 
 _MESSAGES = {  # for some links, and for none
-    Action.RETRY: ("Bulk retry started", "No failed links found"),
-    Action.RESYNC: ("Bulk re-sync started", "No links found"),
+    Action.RETRY: ("Bulk retry started", "Nothing to retry"),
+    Action.RESYNC: ("Bulk re-sync started", "Nothing to resync"),
     Action.SCHEDULE: ("Schedule pass done", "Nothing is due"),
 }
 
@@ -42,8 +42,6 @@ def message(result: BulkResult) -> str:
         some = "Schedule pass stopped"
     if result.left_to_operations:
         none = "Nothing else is due"
-    elif result.open_circuits_left_out:
-        none = f"Nothing to {result.action}"
     return some if result.total else none
 
 

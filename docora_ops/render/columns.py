@@ -143,10 +143,11 @@ class Listing(Generic[Row]):
 
     def _widths(self, rows: Sequence[Row], width: int) -> dict[Column[Row], int]:
         """Returns the columns that fit, each with its width; empty if no table is readable."""
-        widths = {column: cell_len(column.name) for column in self.columns}
-        for row in rows:
-            for column in self.columns:
-                widths[column] = max(widths[column], *map(cell_len, column.lines(row)), 0)
+        widths: dict[Column[Row], int] = {}
+        for column in self.columns:
+            widest = max((cell_len(line) for row in rows for line in column.lines(row)), default=0)
+            if widest or not rows:  # a column without any value tells nothing
+                widths[column] = max(widest, cell_len(column.name))
         removable = sorted((each for each in widths if each.left_out), key=lambda it: -it.left_out)
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
             narrowest = {column: _NARROWEST for column in widths if column.folds}

@@ -92,11 +92,11 @@ FILES: Sequence[Column[DeliveredFile]] = (
 )
 _GROUPS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
     LinkGroup.APP: (
-        Column[AppCount]("App", lambda count: count.app_name),
+        Column[AppCount]("App", lambda count: count.app_name, narrowest=12),
         Column[AppCount]("App id", lambda count: count.app_id),
     ),
     LinkGroup.REPOSITORY: (
-        Column[RepositoryCount]("Repository", lambda count: count.repository_name),
+        Column[RepositoryCount]("Repository", lambda count: count.repository_name, narrowest=14),
         Column[RepositoryCount]("Repository id", lambda count: count.repository_id),
     ),
     LinkGroup.STATUS: (

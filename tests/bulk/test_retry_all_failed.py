@@ -67,7 +67,7 @@ def test_nothing_to_retry_is_no_error_and_no_operation_yet_no_all_clear(docora: 
     docora.add_link("synced")
     before = docora.dump()
     document = docora.run("retry-all-failed", "--json")
-    assert (document.code, document.json) == (0, bulk_document("No failed links found"))
+    assert (document.code, document.json) == (0, bulk_document("Nothing to retry"))
     assert docora.dump() == before
     for _ in range(3):
         docora.add_link()

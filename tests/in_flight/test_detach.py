@@ -153,7 +153,7 @@ def test_each_line_is_a_message(docora: Docora) -> None:
 
 def test_without_links_nothing_is_detached(docora: Docora) -> None:
     result = docora.run(*DETACHED, "--json")
-    assert (result.code, result.data["message"]) == (0, "No failed links found")
+    assert (result.code, result.data["message"]) == (0, "Nothing to retry")
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,11 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
             "'octo/other' is not linked to app 'App 1' or 'App 2'",
             "octo/repo1",
         ),
+        (
+            ["--app", "Other", "--repo", "octo/lonely"],
+            "'octo/lonely' is not linked to app 'Other'",
+            "Hint: docora-ops links --app app_other lists the repositories that are\n",
+        ),
         (["--app", "Other", "--repo", "octo/repo1*"], "no repository matches 'octo/repo1*'", ""),
     ):
         result = docora.run("links", *options)

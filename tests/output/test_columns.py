@@ -96,6 +96,12 @@ def test_a_column_that_may_be_folded_is_left_out_where_folding_is_not_enough() -
     ]
 
 
+def test_a_column_without_any_value_is_left_to_a_pipe() -> None:
+    quiet = Listing(COLUMNS, [(*ROWS[1][:3], None)])
+    assert "Error" not in on_screen(quiet, 77)
+    assert "Error" in next(quiet.lines())
+
+
 def test_a_pipe_gets_every_column_separated_by_tabs_and_what_a_screen_leaves_out() -> None:
     assert list(Listing(COLUMNS, ROWS, most=1).lines()) == HEADING_AND_ROWS
     assert on_screen(Listing(COLUMNS, ROWS, most=1), 77).endswith("and 1 more: see --json\n")

@@ -163,7 +163,9 @@ def test_repeating_keeps_no_memory(docora: Docora) -> None:
     before = kilobytes_after(20)
     assert kilobytes_after(40) - before < 1_000
     process.send_signal(SIGTERM)
-    finish(process)
+    result = finish(process)
+    assert re.match(r"20\d\d-\S+Z Nothing is due\.\n", result.stderr)
+    assert result.stdout == ""
 
 
 def test_repeating_prints_no_documents_and_changes_something(docora: Docora) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from datetime import timedelta
 from typing import Any
 
@@ -118,6 +119,29 @@ def test_a_value_that_is_neither_moment_nor_age_is_refused(docora: Docora) -> No
             assert f"{value!r} is neither a moment" in refused.stderr
     far = docora.run("links", "--last-scan-after", "999999999d", "--json")
     assert (far.code, far.json["code"]) == (2, "usage")
+
+
+def test_a_time_in_which_no_scan_can_be_is_refused(
+    docora: Docora, links: dict[str, TestLink]
+) -> None:
+    for options, why in (
+        (("after=1h", "before=2h"), "no scan is before 20"),
+        (("after=2026-01-05", "before=2026-01-05"), "no scan is before 2026-01-05T00:00:00.000Z"),
+        (("after=9000-01-01",), "after 9000-01-01T00:00:00.000Z is in the future: it is 20"),
+    ):
+        chosen = [f"--last-scan-{option}" for option in options]
+        for command in ("failed", "apps", "retry-all-failed", "resync 'Acme Search' --all --yes"):
+            refused = docora.run(*shlex.split(command), *chosen)
+            assert (refused.code, why in refused.stderr) == (2, True), refused
+    assert docora.waiting() == []
+    assert len(names(docora.run("failed", "--last-scan-before=9000-01-01", "--json"))) == 6
+
+
+def test_links_that_are_chosen_by_their_last_good_scan_are_listed_with_it(
+    docora: Docora, links: dict[str, TestLink]
+) -> None:
+    table = at_terminals(docora, ["links", "--last-scan-before=3h"], columns=80)
+    assert re.search(r"octo/hours .*Z, 3 h ago +none$", plain_data(table.data), re.MULTILINE)
 
 
 def test_each_list_tells_until_when_failed_links_were_good(
