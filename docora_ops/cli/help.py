@@ -60,9 +60,13 @@ def show_help(
     if name in topics:
         pages.append(topics[name].read_text(encoding="utf-8"))
     if not pages:
+        from difflib import get_close_matches  # slow to import
+
+        near = get_close_matches(name or "", [*commands.commands, *topics], 1)
+        lists = "see docora-ops --help for the commands, and docora-ops help for the topics"
         raise UsageError(
             f"no command or topic is called {name!r}",
-            hint="see docora-ops --help for the commands, and docora-ops help for the topics",
+            hint=f"did you mean {near[0]}?" if near else lists,
         )
     text, height = "\n".join(pages), get_terminal_size().lines
     if sys.stdout.isatty():
