@@ -178,7 +178,7 @@ def repair_screens(result: RepairResult) -> Iterator[object]:
 
     by_app = (*FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
     each: Sequence[Column[Repaired]] = (
-        Column("Link", lambda item: link_name(item.drift)),
+        Column("Link", lambda item: link_name(item.drift), narrowest=16),
         Column("Drift", lambda item: words(item.drift.kind)),
         Column(done, lambda item: words(item.outcome), lambda item: style_of(item.outcome)),
         Column("Why", lambda item: item.error_message, folds=True),

@@ -201,6 +201,7 @@ def _pauses(report: Report) -> Iterator[str]:
 def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
     """Yields the rows of `status`."""
     yield from ("", "## State now", "")
-    for name, value in status_rows(report.status, errors):
+    is_verified = report.verification is not None
+    for name, value in status_rows(report.status, errors, is_verified=is_verified):
         shown = code(value.plain.strip())
         yield f"- {name}: {shown}" if name else f"  - {shown}"

@@ -19,10 +19,12 @@ from docora_ops.text import amount, duration, good_until, inert, moment
 Row = tuple[str, Text]
 
 
-def status_rows(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
+def status_rows(
+    status: Status, errors: Sequence[ServerError], *, is_verified: bool = False
+) -> Iterator[Row]:
     """Shows the state on one screen.
 
-    `errors`: those of the servers that are down.
+    `errors`: those of the servers that are down. `is_verified`: the delivered files were compared.
     """
     if status.target:
         yield "Target", cell(status.target)
@@ -61,7 +63,8 @@ def status_rows(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
         yield "Drift", cell("not judged: a standby may lag behind the queue", "yellow")
     elif any(type(error) is ServerError for error in errors):
         yield "Drift", cell("not counted in time", "yellow")
-    if status.links_by_status and status.links_by_status[LinkStatus.SYNCED]:
+    counts = status.links_by_status
+    if counts and counts[LinkStatus.SYNCED] and not is_verified:
         unproven = "synced does not prove that all were delivered"
         yield "Files", _heading(unproven, "docora-ops verify")
     if queue:

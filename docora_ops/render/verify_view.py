@@ -1,5 +1,6 @@
 """`verify`."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from docora_ops.render.columns import Column, Listing, cell, words
@@ -10,11 +11,12 @@ from docora_ops.verification import DifferingLink, FileDifference, Verification
 LIMITS = "This compares Docora's records; it does not prove what the app has on its disk."
 
 _COLUMNS: Sequence[Column[DifferingLink]] = (
-    Column("Link", link_name),
+    Column("Link", link_name, narrowest=16),
     Column(
         "Result",
         lambda link: f"uncertain: {words(link.doubt)}" if link.doubt else "differs",
         lambda link: "yellow" if link.doubt else "bold red",
+        narrowest=16,  # `uncertain:` above the doubt
     ),
     Column("Missing", lambda link: link.missing, is_number=True, left_out=2),
     Column("Outdated", lambda link: link.outdated, is_number=True, left_out=2),
@@ -37,15 +39,30 @@ def verify_screens(found: Verification) -> Iterator[object]:
     """Shows the links that differ or may differ, what to do about it, and the counts."""
     if links := [*found.differing_links, *found.uncertain_links]:
         yield from (Listing(_COLUMNS, links, ROWS_SHOWN), "")
-        several = len(links) > 1
-        which = "APP REPO" if several else links[0].words
-        again = "To send all files of a link" if several else "To send all its files"
-        update = " --update" if any(link.extra for link in links) else ""
         if found.uncertain:
-            yield cell("Where it is uncertain, verify again after the link's next scan.")
-        yield cell(f"{again} again: docora-ops resync {which}{update}")
+            uncertain = "Uncertain: the next good scan sends what is missing. Then:"
+            yield cell(f"{uncertain} docora-ops verify {_which(found.uncertain_links)}".rstrip())
+        yield cell(_how_to_resync(found.differing_links or links))
     doubtful = "yellow" if found.uncertain else "green" * bool(found.proven)
     yield cell(summary(found), "bold red" if found.differing else doubtful)
+
+
+def _how_to_resync(links: Sequence[DifferingLink]) -> str:
+    whose, which = link_name(links[0]), _which(links)
+    if not which:
+        whose, which = "a link", "APP REPO"
+    elif len(links) > 1:
+        whose, which = links[0].app_name or links[0].app_id, f"{which} --all"
+    update = " --update" if any(link.extra for link in links) else ""
+    return f"To send all files of {whose} again: docora-ops resync {which}{update}"
+
+
+def _which(links: Sequence[DifferingLink]) -> str:
+    """Returns the ids of the only link, or of the only app, as arguments of a command, or ''."""
+    if len(links) == 1:
+        return links[0].words
+    app_ids = {link.app_id for link in links}
+    return shlex.quote(app_ids.pop()) if len(app_ids) == 1 else ""
 
 
 def summary(found: Verification) -> str:

@@ -16,6 +16,7 @@ from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
 from tests.support.snapshots import Files, Snapshots
+from tests.support.terminal import at_terminals, plain_data
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 HOUR, MOMENT = timedelta(hours=1), timedelta(milliseconds=100)
@@ -190,10 +191,52 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
         "\tuncertain: scanned earlier\t4\t0\t0\t4 missing: back\\slash, docs/日本.md, ",
         "\tuncertain: scanned together\t",
         "\tuncertain: other pending\t",
-        "\nWhere it is uncertain, verify again after the link's next scan.\n",
+        "\nUncertain: the next good scan sends what is missing. Then: docora-ops verify\n",
+        "\nTo send all files of a link again: docora-ops resync APP REPO\n",
         "\n3 links proven, 6 uncertain, ",
     ):
         assert part in result.stdout
+
+
+def test_it_offers_the_resync_of_the_link_or_of_the_app_that_differs(docora: Docora) -> None:
+    harbor = docora.add_app("Quiet Harbor")
+    one, other, doubtful = (
+        docora.link(app_id, docora.add_repository(name), "synced", scanned=scanned)
+        for app_id, name, scanned in (
+            (harbor, "octo/one", HOUR),
+            (harbor, "octo/two", HOUR),
+            (docora.add_app(), "octo/one", None),
+        )
+    )
+    for link in (one, other, doubtful):
+        store(docora, link.repository_id, FILES)
+
+    def offers(*lines: str) -> bool:
+        return "\n{}\n".format("\n".join(lines)) in run(docora).stdout
+
+    uncertain = "Uncertain: the next good scan sends what is missing. Then: docora-ops verify"
+    again, ids = "again: docora-ops resync", " ".join(doubtful.ids)
+    send = "To send all files of Quiet Harbor"
+    assert offers(f"{uncertain} {ids}", f"{send} {again} {harbor} --all")
+    docora.set_link(other, status="failed")
+    assert offers(f"{uncertain} {ids}", f"{send} ← octo/one {again} {' '.join(one.ids)}")
+    docora.set_link(one, status="failed")
+    assert offers(
+        f"{uncertain} {ids}", f"To send all files of Acme Search ← octo/one {again} {ids}"
+    )
+
+
+def test_it_is_a_table_at_80_columns_with_usual_names(docora: Docora) -> None:
+    app_id = docora.add_app("Quiet Harbor")
+    for scanned in (None, HOUR):
+        repository_id = docora.add_repository("hollow-hill/infra")
+        docora.link(app_id, repository_id, "synced", scanned=scanned)
+        store(docora, repository_id, {f"src/module-{number}.ts": A for number in range(4)})
+    shown = plain_data(at_terminals(docora, ["verify"], columns=80, env=ONE_LOOK).data)
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert lines[0] == "Link Result Files"
+    for result in ("differs", "uncertain: scanned"):
+        assert f"Quiet Harbor ← hollow-hill/infra {result} 4 missing:" in lines
 
 
 def test_without_a_stored_commit_nothing_is_proven(docora: Docora) -> None:
@@ -290,6 +333,11 @@ def test_what_a_worker_has_delivered_is_proven(snapshots: Snapshots) -> None:
     docora.connection.execute(b"DELETE FROM app_delivered_files WHERE file_path = 'a.txt'")
     result = run(docora, *link.ids, "--json")
     assert (result.code, differing(result.data)) == (6, {link.job_id: (1, 0, 0)}), result
+    # Where it is uncertain, the next scan sends what is missing, though the commit is the same.
+    docora.connection.execute(b"UPDATE repository_snapshots SET scanned_at = now()")
+    assert run(docora, *link.ids, "--json").data["uncertain"] == 1
+    snapshots.run_job(link)
+    assert run(docora, *link.ids, "--json").data["proven"] == 1
     assert docora.run("resync", *link.ids, "--path", "größe/*").code == 0
     snapshots.run_job(link)
     assert run(docora, *link.ids).code == 0
