@@ -350,12 +350,18 @@ def wait(
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
     queue, has_result = docora.queue_to_read, link.status in {LinkStatus.SYNCED, LinkStatus.FAILED}
-    if has_result and not job_state(docora.database, queue, link.ref).is_live:
+    job = job_state(docora.database, queue, link.ref) if has_result else None
+    if job and not job.is_live:
         workers = queue.count_workers()  # if there is none, no job waits for it
         warn_of_wrong_backend(docora)
     else:
         workers = count_workers(docora)
     if link.status == LinkStatus.SYNCED:  # a live job, if any, is a rescan
+        if job and job.is_live:
+            see = f"docora-ops show {link.ref.words}"
+            docora.note(
+                f"A rescan of this link is {job}, and is not awaited. To see its job: {see}"
+            )
         end = LinkWait(WaitEnd.SYNCED, link.status, None, 0)
         yield LinkStep(link, workers, BulkWait(1, 0, 0, 0, (), 0), end)
         return
