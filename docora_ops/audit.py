@@ -49,7 +49,9 @@ class HistoryEntry:
     selection: Mapping[str, str | int | bool | list[str]]  # options and their values
     reason: str | None
     operation_id: str | None
-    counts: Mapping[str, int]  # links by outcome, and their `total`
+    counts: Mapping[str, int]
+    """Links by outcome, their `total`, and delivery records: `deliveries_cleared` or, with
+    `--update`, `deliveries_marked`."""
     state: HistoryState
     stopped_by: StoppedBy | None
     cancelled_by: str | None

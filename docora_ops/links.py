@@ -212,6 +212,7 @@ class LinkResult:
     dry_run: bool = False
     workers: int = 0  # live ones
     scan_interval: str = ""  # how soon Docora's scheduler queues a link that was only reset
+    run: str = ""  # the id of its audit entries; empty if there are none
 
 
 @dataclass(frozen=True, slots=True)

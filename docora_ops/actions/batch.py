@@ -104,7 +104,8 @@ class AuditEntries:
     operation_id: str | None = None
     has_begun: bool = False
     has_ended: bool = False
-    _run: str = field(default_factory=lambda: urandom(8).hex())
+    deliveries_cleared: int = 0  # deleted or, with `--update`, marked
+    run: str = field(default_factory=lambda: urandom(8).hex())
 
     def entry(
         self,
@@ -114,13 +115,14 @@ class AuditEntries:
         cancelled_by: str | None = None,
     ) -> AuditEntry:
         """Returns the entry for the start or the end of the run. `counts`: links by outcome."""
+        name = "deliveries_marked" if self.change.selection.get("update") else "deliveries_cleared"
+        found = {str(key): count for key, count in counts.items()} | {name: self.deliveries_cleared}
         return audit_entry(
             self.change,
             event,
-            run=self._run,
+            run=self.run,
             operation_id=self.operation_id,
-            counts={"total": self.total}
-            | {str(key): count for key, count in counts.items() if count},
+            counts={"total": self.total} | {name: count for name, count in found.items() if count},
             stopped_by=stopped_by,
             cancelled_by=cancelled_by,
         )

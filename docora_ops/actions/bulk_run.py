@@ -108,7 +108,6 @@ class BulkRun:
     _apps: dict[App, Mapping[Outcome, int]] = field(default_factory=dict)
     """The counts of `_by_app`, by app with its name."""
     _failures: list[LinkFailure] = field(default_factory=list)
-    _deliveries_cleared: int = 0
     _circuits_reset: set[str] = field(default_factory=set)
     _circuits_held: set[str] = field(default_factory=set)
     _reported_at: float = 0
@@ -224,7 +223,7 @@ class BulkRun:
         """Returns what has been done so far."""
         options, counts, action = self.options, self._counts, self.action
         is_cut_short = self._cancelled and self._left > 0
-        cleared = self._deliveries_cleared if action is Action.RESYNC else None
+        cleared = self._audit.deliveries_cleared if action is Action.RESYNC else None
         is_paced_retry = options.is_paced and action is Action.RETRY
         left_to = [LeftToOperation(*each) for each in self.selection.left_to_operations.items()]
         result = BulkResult(
@@ -358,7 +357,7 @@ class BulkRun:
             if self._is_awaited and (item.outcome.succeeded or self.action is not Action.RESYNC):
                 self._following.add(item.ref, item.outcome)
         self._failures += batch.failures
-        self._deliveries_cleared += batch.deliveries_cleared
+        self._audit.deliveries_cleared += batch.deliveries_cleared
         self._circuits_reset |= batch.circuits_reset
         self._circuits_held |= batch.circuits_held
         # Links that `wait` follows, and whose row ids no push has kept.

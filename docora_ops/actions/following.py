@@ -31,7 +31,7 @@ from docora_ops.links import (
     Outcome,
     batches,
 )
-from docora_ops.queue.audit_stream import AuditEvent, audit_entry
+from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
 from docora_ops.queue.backend import read_suspension
 
 _AT_ONCE = 5_000  # links per statement
@@ -350,12 +350,18 @@ def wait(
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
     queue, has_result = docora.queue_to_read, link.status in {LinkStatus.SYNCED, LinkStatus.FAILED}
-    if has_result and not job_state(docora.database, queue, link.ref).is_live:
+    job = job_state(docora.database, queue, link.ref) if has_result else None
+    if job and not job.is_live:
         workers = queue.count_workers()  # if there is none, no job waits for it
         warn_of_wrong_backend(docora)
     else:
         workers = count_workers(docora)
     if link.status == LinkStatus.SYNCED:  # a live job, if any, is a rescan
+        if job and job.is_live:
+            see = f"docora-ops show {link.ref.words}"
+            docora.note(
+                f"A rescan of this link is {job}, and is not awaited. To see its job: {see}"
+            )
         end = LinkWait(WaitEnd.SYNCED, link.status, None, 0)
         yield LinkStep(link, workers, BulkWait(1, 0, 0, 0, (), 0), end)
         return
@@ -368,15 +374,24 @@ def wait(
 def wait_for_change(
     docora: Docora, change: LinkResult, *, timeout: float | None = None
 ) -> Generator[LinkStep]:
-    """Waits for the snapshot of a link after its `retry` or `resync`. See `wait`."""
+    """Waits for the snapshot of a link after its `retry` or `resync`. See `wait`.
+
+    Adds the result to the audit entries of the change, unless the wait is interrupted.
+    """
     link = change.link
     if change.outcome.succeeded:  # it was reset: an interrupted wait must not tell the old error
         link = replace(link, status=LinkStatus.PENDING_SNAPSHOT, error_message=None)
-    yield from _wait_for_link(docora, link, change.outcome, change.workers, timeout)
+    run, outcome = change.run, change.outcome
+    yield from _wait_for_link(docora, link, outcome, change.workers, timeout, run)
 
 
 def _wait_for_link(
-    docora: Docora, link: Link, outcome: Outcome, workers: int, timeout: float | None
+    docora: Docora,
+    link: Link,
+    outcome: Outcome,
+    workers: int,
+    timeout: float | None,
+    run: str = "",
 ) -> Generator[LinkStep]:
     following = Following(docora, link.ref.words)
     following.watch.had_workers = workers > 0
@@ -394,6 +409,12 @@ def _wait_for_link(
     ):
         reason = WaitEnd.LOST if step.only_lost_left else WaitEnd.TIMEOUT
         end = (reason, found.status, found.error_message)
+    if run and not following.watch.misses_redis:
+        entry = _results_entry(docora.describe_change("wait", None), run, step)
+        try:
+            add_entry(docora.redis, entry)
+        except RedisError as error:
+            docora.warn(f"history does not show the result: {error.message}")
     yield LinkStep(link, workers, step, LinkWait(*end, step.seconds))
 
 
@@ -485,9 +506,14 @@ def _look_at_operation(
 
 def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Change) -> None:
     """Stores the results with the operation, and warns if that fails."""
-    counts = asdict(found.results)
-    entry = audit_entry(change, AuditEvent.AWAITED, operation_id=operation_id, counts=counts)
+    entry = _results_entry(change, operation_id, found)
     try:
         docora.store.write_results(operation_id, found.results, found.failed_links, entry)
     except RedisError as error:
         docora.warn(f"the results are not kept with the operation: {error.message}")
+
+
+def _results_entry(change: Change, awaited_id: str, found: BulkWait) -> AuditEntry:
+    """Returns the audit entry for the results of an operation or, for one link, of a run."""
+    counts = asdict(found.results)
+    return audit_entry(change, AuditEvent.AWAITED, operation_id=awaited_id, counts=counts)

@@ -140,6 +140,7 @@ def _change(
             details={"status": link.status, "job": JobState.RUNNING},
         )
     try:
+        audit.deliveries_cleared = batch.deliveries_cleared
         counts: dict[Outcome, int] = {outcome: 1}
         audit.write_end(docora.redis, counts, None)
     except RedisError as error:
@@ -159,6 +160,7 @@ def _change(
         path=options.path,
         dry_run=options.dry_run,
         scan_interval=docora.settings.scan_interval,
+        run=audit.run if audit.has_ended else "",
     )
 
 

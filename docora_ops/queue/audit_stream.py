@@ -29,7 +29,7 @@ class AuditEvent(StrEnum):
     DONE = "done"  # a change without a start and an end
     STARTED = "started"
     ENDED = "ended"
-    AWAITED = "awaited"  # adds the results of an operation's snapshots
+    AWAITED = "awaited"  # adds results; `operation_id`: the operation or, for one link, the run
 
 
 def audit_entry(
@@ -96,8 +96,8 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
             continue  # not written by us
         key = texts.get("run") or text_of(entry_id)
         if key not in rows:
-            operation_id = texts.get("run") and row.operation_id
-            rows[key] = replace(row, results=results.get(operation_id or ""))
+            awaited_id = texts.get("run") and (row.operation_id or texts["run"])
+            rows[key] = replace(row, results=results.get(awaited_id or ""))
         elif texts["event"] == AuditEvent.STARTED:
             rows[key] = replace(rows[key], started_at=row.started_at)
     return sorted(rows.values(), key=lambda row: row.started_at, reverse=True)

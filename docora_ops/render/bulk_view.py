@@ -242,10 +242,13 @@ class CancelData:
 
 
 def result_of_change(entry: HistoryEntry) -> str:
-    """Counts the links of a change by outcome and result."""
+    """Counts the links of a change by outcome and result, and its delivery records."""
     counts = dict(entry.counts)
     total = counts.pop("total", 0)
+    cleared, marked = counts.pop("deliveries_cleared", 0), counts.pop("deliveries_marked", 0)
     parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
+    for records, done in ((cleared, "deleted"), (marked, "marked")):
+        parts += [f"{amount(records, 'delivery record')} {done}"] if records else []
     if old_url := entry.selection.get("old_url"):
         parts = [f"was {old_url}"]
     if entry.state is not HistoryState.DONE:

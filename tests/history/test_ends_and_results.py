@@ -3,6 +3,7 @@
 import signal
 from typing import Any
 
+from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
@@ -105,3 +106,81 @@ def test_a_run_that_is_cut_off_is_not_cancelled_and_its_results_are_there(docora
     for screen in screens(docora):
         assert "1 in sync, 1 failed again, 2 not finished" in screen
         assert "cancelled" not in screen
+
+
+def newest(docora: Docora, count: int) -> tuple[list[Any], list[str], str]:
+    """The newest changes as `history` has them in JSON and in its table, and the report."""
+    limit = ("history", "--limit", str(count))
+    entries = docora.run(*limit, "--json", env=NO_DATABASE).data
+    rows = docora.run(*limit, env=NO_DATABASE).stdout.splitlines()
+    return entries, rows[-count:], docora.run("report").stdout
+
+
+def test_a_resync_tells_how_many_delivery_records_it_deleted_or_marked(docora: Docora) -> None:
+    links = docora.add_link("synced"), docora.add_link("synced")
+    docora.add_deliveries(links[0], 3)
+    docora.add_deliveries(links[1], 1)
+    whole = (links[1].app_id, "--all", "--yes")
+    for arguments in ((*links[0].ids, "--update"), links[0].ids, links[0].ids, whole):
+        assert docora.run("resync", *arguments).code == 0
+    entries, rows, report = newest(docora, 4)
+    one = {"total": 1, "already_queued": 1}
+    assert [each["counts"] for each in entries[::-1]] == [
+        {"total": 1, "queued": 1, "deliveries_marked": 3},
+        {**one, "deliveries_cleared": 3},
+        one,
+        {"total": 1, "queued": 1, "deliveries_cleared": 1},
+    ]
+    for row, result in zip(
+        rows[::-1],
+        (
+            "1 queued, 3 delivery records marked",
+            "1 already queued, 3 delivery records deleted",
+            "1 already queued",
+            "1 queued, 1 delivery record deleted",
+        ),
+        strict=True,
+    ):
+        assert result in row.split("\t")
+        assert f"; `{result}`" in report
+
+
+def test_the_awaited_result_of_one_link_stands_with_its_change(docora: Docora) -> None:
+    good, bad, late = (docora.add_link() for _ in range(3))
+    with other_worker(docora, lambda job_id: "HTTP 503" if job_id == bad.job_id else None):
+        codes = [
+            docora.run(*command, "--wait").code
+            for command in (("retry", *good.ids), ("retry", *bad.ids), ("resync", *good.ids))
+        ]
+        # Ends without a wait.
+        codes.append(docora.run("retry", *bad.ids).code)
+    codes.append(docora.run("retry", *late.ids, "--wait", "--timeout", "1").code)
+    assert codes == [0, 7, 0, 0, 8]
+    entries, rows, report = newest(docora, 5)
+    assert [each["results"] for each in entries[::-1]] == [
+        results(1, 0, 0),
+        results(0, 1, 0),
+        results(1, 0, 0),
+        None,
+        results(0, 0, 1),
+    ]
+    assert {each["operation_id"] for each in entries} == {None}
+    for row, end in zip(
+        rows[::-1],
+        ("; 1 in sync", "; 1 failed again", "; 1 in sync", "", "; 1 not finished"),
+        strict=True,
+    ):
+        assert f"1 queued{end}" in row.split("\t")
+        assert f"; `1 queued{end}`" in report
+
+
+def test_beside_docoras_own_workers_a_resync_tells_the_same(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link("synced")
+    docora.add_deliveries(link, 2)
+    with bullmq.docora_at_work():
+        done = bullmq.run("resync", *link.ids, "--yes", "--wait", "--timeout", "50")
+    assert done.code == 0, done
+    [entry] = bullmq.run("history", "--json").data
+    assert entry["counts"] == {"total": 1, "reset": 1, "deliveries_cleared": 2}
+    assert entry["results"] == results(1, 0, 0)

@@ -55,6 +55,7 @@ def test_a_link_with_a_result_and_no_live_job_needs_no_wait(
     result = docora.run("wait", *link.ids, "--json")
     assert result.code == code, result
     assert "no worker" not in result.stderr
+    assert "A rescan" not in result.stderr
     assert docora.dump() == before
     waited = result.data["waited"]
     assert (waited["result"], waited["status"], waited["error_message"]) == (status, status, error)
@@ -75,6 +76,12 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
         result = finish(process)
         assert result.code == 0
         assert "no worker listens" in result.stderr
+        see = f"To see its job: docora-ops show {' '.join(link.ids)}\n"
+        assert f"A rescan of this link is waiting, and is not awaited. {see}" in result.stderr
+        docora.start_job(link.job_id)
+        running = docora.run("wait", *link.ids)
+        assert running.code == 0
+        assert "A rescan of this link is running, and is not awaited. " in running.stderr
         return
     await_line(process, "Waiting for 1 snapshot")
     with other_worker(docora, lambda _: error):
