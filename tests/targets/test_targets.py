@@ -56,8 +56,8 @@ def test_a_terminal_says_how_suggested_commands_reach_the_same_target(
     # The screen breaks the line behind the first word of the command.
     store(docora, link.repository_id, {"new": "a" * 64})
     arguments, env = ["verify", "--target", "prod"], {**env, **ONE_LOOK}
-    _, shown = on_terminal(docora, arguments, columns=39, env=env)
-    assert "To send all its files again: docora-ops\r\n" in shown
+    _, shown = on_terminal(docora, arguments, columns=57, env=env)
+    assert " again: docora-ops\r\n" in shown
     assert "export DOCORA_OPS_TARGET=prod" in shown
     _, shown = on_terminal(docora, ["apps", "--target", "prod"], env=env)
     assert "export" not in shown
