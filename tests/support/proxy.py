@@ -300,6 +300,15 @@ def _with_address(url: str, port: int) -> str:
 
 
 def refused_port() -> int:
+    """A port on which nobody listens, and that no test beside this one is given."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    port: int = held.getsockname()[1]
+    held.detach()  # it stays open until the process ends
+    return port
+
+
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

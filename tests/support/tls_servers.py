@@ -21,7 +21,7 @@ import trustme
 
 from tests.support.database import TestDatabase
 from tests.support.privileges import Access, create_users, role_access, user_access
-from tests.support.proxy import eventually, refused_port
+from tests.support.proxy import eventually, free_port
 
 
 def _find(name: str) -> Path | None:
@@ -77,7 +77,7 @@ class Certificates:
 def tls_postgres(certificates: Certificates) -> Iterator[Access]:
     """Starts a Postgres with Docora's tables. Commands reach it by TLS, tests by its socket."""
     assert _POSTGRES is not None
-    folder, port, user = certificates.folder, refused_port(), None
+    folder, port, user = certificates.folder, free_port(), None
     certificates.issue("server")
     if os.geteuid() == 0:
         user = getpwnam("nobody").pw_uid
@@ -118,7 +118,7 @@ def tls_postgres(certificates: Certificates) -> Iterator[Access]:
 def tls_redis(certificates: Certificates) -> Iterator[Access]:
     """Starts a Redis. Commands reach it by TLS, tests by its socket."""
     assert _REDIS is not None
-    folder, port = certificates.folder, refused_port()
+    folder, port = certificates.folder, free_port()
     certificates.issue("redis")
     settings = {
         "port": 0,
