@@ -16,6 +16,7 @@ from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
 _SECRETS |= {name.lower() for name in _SECRETS}  # the settings are read in either case
+_DAYS = 10**6  # seconds
 
 
 class OutputStream(TextIOWrapper):
@@ -74,7 +75,9 @@ def show_paged(text: str, height: int) -> None:
     before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is a key of the pager
     with subprocess.Popen(["/bin/sh", "-c", pager], stdin=subprocess.PIPE, env=env) as process:
         try:
-            process.communicate(text.encode(errors="backslashreplace"))
+            # With a timeout, Python looks every 50 ms whether the pager has ended. Without one, it
+            # would miss a signal that comes just before the system call that waits.
+            process.communicate(text.encode(errors="backslashreplace"), timeout=_DAYS)
         except KeyboardInterrupt:
             process.terminate()
             raise
