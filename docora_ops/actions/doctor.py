@@ -71,7 +71,7 @@ _DRIFT = {
 _OF_DOCORA = "not looked for: BullMQ keeps its own entries, and Docora's scheduler its queue"
 
 _Problem = tuple[bool, Callable[..., Check], str, str]
-"""Whether there is a problem, the maker of its check (`failed` or `warning`), finding, hint."""
+"""`(exists, kind, finding, hint)`. `kind` is `failed` or `warning`, which makes the check."""
 
 
 @dataclass
