@@ -1,7 +1,10 @@
 """The errors, each with a sentence for a person and a stable code for a script."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, ClassVar
+
+from docora_ops.text import moment
 
 
 class DocoraOpsError(Exception):
@@ -27,6 +30,14 @@ class BugError(DocoraOpsError, code="bug"):
 
 class UsageError(DocoraOpsError, code="usage"):
     """The command line is not valid."""
+
+
+def in_future(option: str, given: datetime, now: datetime, server: str) -> UsageError:
+    """Returns the error for a moment that should be past. `now`: by the clock of the server."""
+    return UsageError(
+        f"{option} {moment(given)} is in the future: it is {moment(now)} by the clock of {server}",
+        hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
+    )
 
 
 class ConfigurationError(DocoraOpsError, code="configuration"):

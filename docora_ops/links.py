@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -93,6 +93,16 @@ def link_name(app_name: str, repository_name: str) -> str:
     return f"{app_name} ← {repository_name}"
 
 
+def arguments(*names: str) -> str:
+    """Returns ids or names as the arguments of a command, quoted for the shell."""
+    return ("-- " if any(each.startswith("-") for each in names) else "") + shlex.join(names)
+
+
+def only_app(apps: Collection[str]) -> str:
+    """Returns the only app as an argument of a command; an empty text for none or several."""
+    return arguments(*apps) if len(apps) == 1 else ""
+
+
 class LinkIds:
     """Names a link by its two ids."""
 
@@ -113,8 +123,7 @@ class LinkIds:
     @property
     def words(self) -> str:
         """The two ids as arguments of a command."""
-        ids = (self.app_id, self.repository_id)
-        return ("-- " if any(each.startswith("-") for each in ids) else "") + shlex.join(ids)
+        return arguments(self.app_id, self.repository_id)
 
 
 _JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")  # RQ allows no other characters

@@ -7,12 +7,11 @@ from datetime import UTC, datetime, timedelta
 from docora_ops.actions.docora import Docora
 from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import KnownOperation, OperationState
-from docora_ops.errors import UsageError
+from docora_ops.errors import in_future
 from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry, read_history
 from docora_ops.queue.redis_server import read_clock
-from docora_ops.text import moment
 
 _POLL = 0.5  # seconds
 
@@ -57,10 +56,7 @@ def past_moment(docora: Docora, given: datetime | timedelta) -> datetime:
     if isinstance(given, timedelta):
         return now - given
     if given > now:
-        raise UsageError(
-            f"--since {moment(given)} is in the future: it is {moment(now)} by the clock of Redis",
-            hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
-        )
+        raise in_future("--since", given, now, "Redis")
     return given
 
 

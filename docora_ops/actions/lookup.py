@@ -19,7 +19,7 @@ from docora_ops.database.names import (
     some_apps,
     some_repositories,
 )
-from docora_ops.errors import AmbiguousError, NotFoundError, UsageError
+from docora_ops.errors import AmbiguousError, NotFoundError, UsageError, in_future
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import inert, mask, moment
 
@@ -116,11 +116,7 @@ def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | Non
     now = read_now(database)
     before, after = (now - each if isinstance(each, timedelta) else each for each in given)
     if after and after > now:
-        raise UsageError(
-            f"--last-scan-after {moment(after)} is in the future: it is {moment(now)} by the clock "
-            "of Postgres",
-            hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
-        )
+        raise in_future("--last-scan-after", after, now, "Postgres")
     if before and after and before <= after:
         raise UsageError(
             f"no scan is before {moment(before)} and also at {moment(after)} or later",

@@ -14,9 +14,9 @@ from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.cli.streams import Terminal
-from docora_ops.cli.wait import end_wait, only_app, showing_wait
+from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import ServerError
-from docora_ops.links import Action, Outcome
+from docora_ops.links import Action, Outcome, only_app
 from docora_ops.render import bulk_view as render
 from docora_ops.render.console import progress_bar
 from docora_ops.render.link_view import FORGOTTEN, app_counts, failures, records_in_words

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +19,7 @@ from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.operations import RUNNER_IS_SILENT
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
+from docora_ops.links import only_app
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
@@ -160,13 +160,6 @@ def showing_wait(
                 context.say(f"{text}.")
 
         yield show
-
-
-def only_app(apps: Sequence[str]) -> str:
-    """Returns an app as an argument of a command if it is the only one, otherwise an empty text."""
-    if len(apps) != 1:
-        return ""
-    return ("-- " if apps[0].startswith("-") else "") + quote(apps[0])
 
 
 def _apps_of(operation: KnownOperation) -> list[str]:

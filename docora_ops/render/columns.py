@@ -1,6 +1,6 @@
 """Lists and screens of names and values, for a terminal of any width or for a pipe."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -153,17 +153,29 @@ class Listing(Generic[Row]):
             narrowest = {column: _NARROWEST for column in widths if column.folds}
             if all(each.narrowest for each in removable):
                 narrowest |= {each: each.narrowest for each in reversed(widths) if each.narrowest}
-            room = {column: max(0, widths[column] - least) for column, least in narrowest.items()}
-            if sum(room.values()) >= missing:
-                for column, most in room.items():
-                    taken = min(missing, most)
-                    widths[column] -= taken
-                    missing -= taken
-                return widths
+            if folded := _folded(widths, narrowest, missing):
+                return folded
             if not removable:
                 return {}
             del widths[removable.pop()]
         return widths
+
+
+def _folded(
+    widths: Mapping[Column[Row], int], narrowest: Mapping[Column[Row], int], missing: int
+) -> dict[Column[Row], int]:
+    """Narrows columns one after the other until `missing` characters are saved.
+
+    narrowest: the columns that may be narrowed, each with the width at which it stops.
+
+    Returns all widths; empty if that does not save enough.
+    """
+    folded = dict(widths)
+    for column, least in narrowest.items():
+        saved = min(missing, max(0, widths[column] - least))
+        folded[column] -= saved
+        missing -= saved
+    return {} if missing else folded
 
 
 def named_values(value: Any) -> Iterator[tuple[str, Text]]:

@@ -1,8 +1,8 @@
 """`verify`."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 
+from docora_ops.links import only_app
 from docora_ops.render.columns import Column, Listing, cell, words
 from docora_ops.render.link_view import ROWS_SHOWN, link_name
 from docora_ops.text import amount
@@ -59,10 +59,7 @@ def _how_to_resync(links: Sequence[DifferingLink]) -> str:
 
 def _which(links: Sequence[DifferingLink]) -> str:
     """Returns the ids of the only link, or of the only app, as arguments of a command, or ''."""
-    if len(links) == 1:
-        return links[0].words
-    app_ids = {link.app_id for link in links}
-    return shlex.quote(app_ids.pop()) if len(app_ids) == 1 else ""
+    return links[0].words if len(links) == 1 else only_app({link.app_id for link in links})
 
 
 def summary(found: Verification) -> str:
