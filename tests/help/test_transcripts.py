@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from docora_ops.audit import describe_change
 from docora_ops.demo import world
 from docora_ops.demo.servers import apps
 from docora_ops.demo.world import (
@@ -37,7 +38,7 @@ from tests.support.pictures import COLUMNS, comparable_picture, draw
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal, run_on_screen
-from tests.support.transcripts import comparable, play
+from tests.support.transcripts import comparable, play, with_other_user
 
 WRITING = bool(os.environ.get("WRITE_TRANSCRIPTS"))
 BAD_GATEWAY = "HTTP 502 on created README.md"
@@ -89,7 +90,7 @@ class Stage:
         eventually(lambda: set(self.docora.statuses()) == {"synced"}, "every link in sync")
 
     def run(self, command: str, *, in_colour: bool = False) -> str:
-        """Runs a command line, and writes other names for servers and role."""
+        """Runs a command line, and writes other names for servers, role and user."""
         # A timer runs `schedule` each minute.
         self.docora.redis.set("docora-ops:schedule", int(time.time()))
         _, *arguments = shlex.split(command)
@@ -107,7 +108,7 @@ class Stage:
             self.docora.role: "docora_ops",
         }.items():
             shown = shown.replace(name, written)
-        return shown
+        return with_other_user(shown, describe_change("", None).who)
 
     def check(self, path: str, **arrange: Callable[[], object]) -> None:
         """Compares the file with what its commands print, or writes that into the file.
@@ -145,6 +146,18 @@ def two_workers(stage: Stage) -> Iterator[None]:
         finally:
             process.terminate()
             process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("who", ["a@b", "somebody@a-host-with-a-long-name"])
+def test_another_user_stands_in_columns_of_the_right_width(who: str) -> None:
+    gap = " " * (len(who) - len("Who"))
+    shown = with_other_user(f"When   Who{gap}  What\n12:00  {who}  retry\n", who)
+    header, row = shown.splitlines()
+    assert (header.split(), row.split()) == (
+        ["When", "Who", "What"],
+        ["12:00", "kim@ops1", "retry"],
+    )
+    assert header.index("What") == row.index("retry")
 
 
 def test_the_json_documents(stage: Stage) -> None:

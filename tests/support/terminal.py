@@ -128,7 +128,7 @@ class _Screen:
         if raw:
             tty.setraw(self.theirs)
         self._answer, self._shown = answer, bytearray()
-        self._thread = Thread(target=self._read)
+        self._thread = Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
@@ -142,8 +142,9 @@ class _Screen:
                 self._answer = b""
 
     def content(self, errors: str = "strict") -> str:
-        """All that was sent to it, once nobody writes any more."""
-        self._thread.join()
+        """All that was sent to it, once no process has it open any more."""
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "a process has the terminal open still"
         os.close(self._ours)
         return self._shown.decode(errors=errors)
 
@@ -160,7 +161,7 @@ def at_terminals(
 
 def run_on_screen(docora: Docora, line: str, environment: Mapping[str, str]) -> str:
     """Run a line of sh that writes to a wide plain terminal, where nobody types; returns it all."""
-    screen = _Screen(200, raw=True)
+    screen = _Screen(300, raw=True)
     path = f"{COMMAND.parent}:{os.environ['PATH']}"
     environment = {**environment, "PATH": path, "TERM": "dumb"}
     streams = {"stdout": screen.theirs, "stderr": screen.theirs}

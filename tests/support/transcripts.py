@@ -8,7 +8,6 @@ from typing import Any
 _BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
 _OPERATION = re.compile(r"bulk_[0-9a-f]{16}")
-_WHO = re.compile(r'(?<="who": ")[^"]*|(?<=Z   )\S+@\S+ *(?=  \S)')
 _WIDTH = 100
 
 _VARYING = (
@@ -61,6 +60,16 @@ def _operations(text: str) -> list[str]:
     return list(dict.fromkeys(each for each in _OPERATION.findall(text)))
 
 
+def with_other_user(shown: str, who: str) -> str:
+    """Returns the text with kim@ops1 instead of who has run the commands, in columns too."""
+    other = "kim@ops1"
+    more = len(other) - len(who)
+    if re.search(r"^When +Who ", shown, re.MULTILINE):
+        shown = shown.replace(who, other.ljust(len(who)))
+        return re.sub(r"^(When +Who)", rf"\1{' ' * more}", shown, flags=re.MULTILINE)
+    return shown.replace(who, other)
+
+
 def comparable(text: str) -> list[str]:
     """Returns the text, cut before each command, without what differs from run to run."""
     for pattern, placeholder in _VARYING:
@@ -70,8 +79,7 @@ def comparable(text: str) -> list[str]:
 
 def _readable(shown: str) -> str:
     if shown.startswith("{"):
-        return f"{_folded(json.loads(_WHO.sub('kim@ops1', shown)))}\n"
-    shown = _WHO.sub(lambda who: "kim@ops1".ljust(len(who[0])), shown)
+        return f"{_folded(json.loads(shown))}\n"
     return _with_short_rules("".join(f"{line.rstrip()}\n" for line in shown.splitlines()))
 
 
