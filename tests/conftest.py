@@ -1,6 +1,7 @@
 """Servers for the tests: embedded ones, or those of TEST_DATABASE_URL and TEST_REDIS_URL."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from tests.support.bullmq import Bullmq, Producer
 from tests.support.database import TestDatabase
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
+from tests.support.left_processes import none_left
 from tests.support.own_servers import OwnRedis, own_redis
 from tests.support.pgbouncer import pgbouncer
 from tests.support.privileges import Access, create_users, denials, drop_users, user_access
@@ -26,9 +28,14 @@ from tests.support.proxy import free_port
 from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots
 
-# Jobs that run in a test's own process would ask it for the apps of the test.
-for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
+# A shell has variables of Docora, libpq, git, proxies and locales, which tests would heed, too.
+_KEPT = re.compile(
+    r"PATH|HOME|TMPDIR|LD_LIBRARY_PATH|NODE_PATH|XDG_RUNTIME_DIR|CI|TERM|COLUMNS|\w*_COLORS?"
+    r"|(CONTAINER|COVERAGE|DOCKER|HYPOTHESIS|PYTEST|PYTHON|TEST|WRITE)_?\w*"
+)
+for variable in [name for name in os.environ if not _KEPT.fullmatch(name)]:
     del os.environ[variable]
+os.environ["LANG"] = "C.UTF-8"
 
 # Under nohup, or in the background of a script, all that the tests start would ignore these two: a
 # handler is not inherited, SIG_IGN is.
@@ -138,6 +145,13 @@ def fork_server(server_directory: Path) -> Iterator[ForkServer]:
     fork_server = ForkServer(server_directory)
     yield fork_server
     fork_server.close()
+
+
+@pytest.fixture(autouse=True)
+def ended_processes() -> Iterator[None]:
+    """A process that a failed test leaves behind would meet the next test."""
+    with none_left():
+        yield
 
 
 @pytest.fixture

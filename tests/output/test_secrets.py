@@ -113,11 +113,19 @@ def test_no_command_shows_or_stores_a_secret(
     assert_no_secret(stored)
 
 
-def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> None:
-    docora.add_trigger(f"RAISE EXCEPTION 'row % of pg-s3cr3t, {TOKEN}, {ENCRYPTED}', 1")
+@pytest.fixture
+def powerless_user(docora: Docora) -> Iterator[str]:
     docora.redis.acl_setuser(
         USER, enabled=True, passwords=["+redis-s3cr3t"], keys=["*"], commands=["+ping", "+time"]
     )
+    yield USER
+    docora.redis.acl_deluser(USER)
+
+
+def test_no_error_of_a_driver_shows_a_secret(
+    docora: Docora, link: TestLink, powerless_user: str
+) -> None:
+    docora.add_trigger(f"RAISE EXCEPTION 'row % of pg-s3cr3t, {TOKEN}, {ENCRYPTED}', 1")
     database = docora.database_url + ("&" if "?" in docora.database_url else "?")
     redis = urlsplit(docora.redis_url).netloc.rpartition("@")[2]
     closed = refused_port()
@@ -132,8 +140,8 @@ def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> 
             ),
             "REDIS_URL": (
                 f"redis://u:redis-s3cr3t@127.0.0.1:{closed}/0",
-                f"redis://{USER}:redis-s3cr3t@{redis}",
-                f"redis://{USER}:redis-s3cr3t-not@{redis}",
+                f"redis://{powerless_user}:redis-s3cr3t@{redis}",
+                f"redis://{powerless_user}:redis-s3cr3t-not@{redis}",
                 f"rediss://u:redis-s3cr3t@{redis}",
                 f"rediss://u:redis-s3cr3t@{redis}?ssl_ca_certs=/none.pem",
                 "unix://u:redis-s3cr3t@/redis.sock",
@@ -148,7 +156,6 @@ def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> 
             for result in (refused, checked):
                 assert "Traceback" not in result.stderr
                 assert_no_secret(result.stdout, result.stderr)
-    docora.redis.acl_deluser(USER)
     entries = b"".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
     assert "refuses: row 1 of ***, ***, ***" in entries
     assert_no_secret(entries)
