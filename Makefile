@@ -38,6 +38,10 @@ test: $(READY) ## Run the fast tests, on servers of their own or on TEST_DATABAS
 test-all: $(READY) ## Run the slow tests, too, with a new seed for order and data, which is printed
 	$(BIN)/pytest -n 4 --dist worksteal -m 'not matrix' --randomly-seed=default --hypothesis-profile=drawn $(ARGS)
 
+.PHONY: test-plain
+test-plain: ## Run the fast tests in a fresh clone, root as nobody and under another host name
+	sh tests/as_plain_user.sh $(MAKE) --no-print-directory test
+
 .PHONY: lint
 lint: $(READY) ## Check style, types, who imports whom, workflows, and that requirements.lock is complete
 	$(BIN)/ruff check .
@@ -134,8 +138,8 @@ FIND_PYTHON := import sys; old = sys.version_info < (3, 11); \
 
 $(READY): requirements.lock pyproject.toml
 	@command -v '$(PYTHON)' >/dev/null || { \
-	    echo 'docora-ops needs Python 3.11 or newer, and there is no $(PYTHON): install it, or' \
-	        'name another one, as in make PYTHON=python3.13' >&2; exit 1; }; \
+	    echo 'docora-ops needs Python 3.11 or newer, and there is no $(PYTHON) that you may run: install it,' \
+	        'or name another one, as in make PYTHON=python3.13' >&2; exit 1; }; \
 	python=$$('$(PYTHON)' -c '$(FIND_PYTHON)') || exit 1; \
 	uv=$$(command -v uv) && ! test "$$uv" -ef $(BIN)/uv || uv=; \
 	while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf . >&2; done & dots=$$!; \
