@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from tests.errors.checks import ALL, ENCODED, HURRIED, arguments, refuses, shows_no_secret
 from tests.support.docora import Docora
@@ -54,19 +53,17 @@ def test_a_wrong_redis_password_changes_nothing_and_is_not_shown(
     assert docora.dump() == before
 
 
-def test_why_a_server_can_not_be_reached_is_told(
-    docora: Docora, link: TestLink, tmp_path: Path
-) -> None:
+def test_why_a_server_can_not_be_reached_is_told(docora: Docora, link: TestLink) -> None:
     before = docora.dump()
     name = "docora.invalid"
     unknown = rf"{name}:6379/0 can't be reached: .*name"
     login = f"someone:{ENCODED}"
     for variable, url, sentence in (
         ("REDIS_URL", f"redis://{login}@{name}", unknown),
-        ("REDIS_URL", f"unix://{login}@{tmp_path}/none", "can't be reached: no such file"),
+        ("REDIS_URL", f"unix://{login}@/nowhere/none", "can't be reached: no such file"),
         ("REDIS_URL", f"redis://{login}@{'x' * 70}", "REDIS_URL is not a URL"),
         ("DATABASE_URL", f"postgres://{login}@{name}/d", f"failed to resolve host '{name}'"),
-        ("DATABASE_URL", f"postgres://{login}@/d?host={tmp_path}", "reached: no such file"),
+        ("DATABASE_URL", f"postgres://{login}@/d?host=/nowhere", "reached: no such file"),
         ("DATABASE_URL", f"postgres://{login}@{'x' * 70}/d", "label too long"),
     ):
         result = docora.run("failed", "--json", env={variable: url})
