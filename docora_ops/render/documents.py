@@ -95,8 +95,9 @@ def _encodable(value: Any) -> Any:
 def schema_of(command: str) -> dict[str, Any] | None:
     """Returns the JSON Schema of a command's documents; None if it prints none."""
     from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema
 
-    from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
+    from docora_ops import __version__, audit, bulk, jobs, link_lists, links, overview, report, verification
     from docora_ops.probe import Probe, UrlChange
     from docora_ops.render import bulk_view, drift_view, link_view, queue_view
 
@@ -130,4 +131,10 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "report": report.Report,
         "targets": list[overview.TargetState],
     }.get(command)
-    return data and TypeAdapter(Document[data]).json_schema(mode="serialization")
+    if data is None:
+        return None
+    return {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        "$id": f"urn:docora-ops:{__version__}:{command}",
+        **TypeAdapter(Document[data]).json_schema(mode="serialization"),
+    }
