@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+from docora_ops import __version__
 from docora_ops.errors import DocoraOpsError
 from docora_ops.link_lists import Page
 from docora_ops.text import mask, mask_url, moment
@@ -97,7 +98,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
 
-    from docora_ops import __version__, audit, bulk, jobs, link_lists, links, overview, report, verification
+    from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
     from docora_ops.probe import Probe, UrlChange
     from docora_ops.render import bulk_view, drift_view, link_view, queue_view
 
