@@ -167,14 +167,16 @@ class TargetState:
 class Metrics:
     """The numbers at one moment. Those of a server that is down are None.
 
-    A server is up if it answered and permitted everything. `failed_by_app`: None also if not asked
-    for. `drift` needs both servers, and the right backend.
+    A server is up if it answered and permitted everything. `failed_by_app` and `failed_by_error`:
+    None also if not asked for; the latter has the 20 most frequent errors only. `drift` needs both
+    servers, and the right backend.
     """
 
     postgres_up: bool
     redis_up: bool
     links_by_status: Mapping[LinkStatus, int] | None
     failed_by_app: Sequence[AppCount] | None
+    failed_by_error: Sequence[ErrorGroup] | None
     open_circuits: int | None
     queue_name: str | None
     jobs_by_status: Mapping[str, int] | None

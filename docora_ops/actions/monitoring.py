@@ -29,6 +29,8 @@ _MOST = 5000
 """Links whose jobs are looked at: more take longer than the rest of a screen."""
 _GROUPS = 4
 """Apps and errors that are named: the whole screen fits 24 lines."""
+_MEASURED_ERRORS = 20
+"""Errors that become metrics: each is a time series of its own."""
 
 
 def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
@@ -86,22 +88,26 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
     return replace(status, schema=database.schema or None), errors
 
 
-def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[ServerError]]:
+def read_metrics(
+    docora: Docora, *, by_app: bool = False, by_error: bool = False
+) -> tuple[Metrics, Sequence[ServerError]]:
     """Returns the metrics of both servers, as far as available, and the errors of unusable servers.
 
     A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
-    `by_app`: count the failed links of each app.
+    `by_app`: count the failed links of each app. `by_error`: count them by folded error.
     """
     start, database = time.monotonic(), docora.database
-    links = failed = overview = backend_ok = drift = freshness = None
+    links = failed = groups = overview = backend_ok = drift = freshness = None
     errors: list[ServerError] = []
-    # In one transaction, so that the failed links of the apps add up.
+    # In one transaction, so that the failed links of the apps and those of the errors add up.
     with _keeping_errors(errors), database.snapshot():
         links = count_by_status(database)
         freshness = links_freshness(docora, links)
         if by_app:
             rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
             failed = [AppCount(*row) for row in rows]
+        if by_error:
+            groups = error_groups(database, FAILED_LINKS)[:_MEASURED_ERRORS]
     with _keeping_errors(errors):
         # A cached property, as the next line's, holds up other threads in Python 3.11.
         latency(docora.redis)
@@ -113,7 +119,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         if backend_ok and not errors:
             drift = count_drift(database, queue, overview.unfinished)
     if any(isinstance(error, PostgresError) for error in errors):
-        links = failed = freshness = None
+        links = failed = groups = freshness = None
     if any(isinstance(error, RedisError) for error in errors):
         overview = backend_ok = None
     jobs = (
@@ -132,6 +138,7 @@ def read_metrics(docora: Docora, *, by_app: bool) -> tuple[Metrics, Sequence[Ser
         redis_up=overview is not None,
         links_by_status=links.by_status if links else None,
         failed_by_app=failed,
+        failed_by_error=groups,
         open_circuits=links.open_circuits if links else None,
         queue_name=overview.queue_name if overview else None,
         jobs_by_status=jobs,

@@ -42,7 +42,7 @@ def _read(name: str, file: Path, *, check: bool) -> TargetState:
 
 
 def _check(docora: Docora, state: TargetState) -> TargetState:
-    found, errors = read_metrics(docora, by_app=False)
+    found, errors = read_metrics(docora)
     links, workers, fresh = found.links_by_status, found.workers_by_state, found.freshness
     problems = [*(error.message for error in errors), *_problems(found)]
     return replace(

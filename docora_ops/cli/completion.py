@@ -1,4 +1,4 @@
-"""Completion in bash and zsh: `completion` prints the script, the rest finds the values."""
+"""Completion in bash, zsh and fish: `completion` prints the script, the rest finds the values."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ _LIMIT = 50
 
 def completion(
     shell: Annotated[
-        Literal["bash", "zsh"], typer.Argument(metavar="SHELL", help="The shell to complete in.")
+        Literal["bash", "zsh", "fish"],
+        typer.Argument(metavar="SHELL", help="The shell to complete in."),
     ],
 ) -> None:
-    """Print the completion script for bash or zsh.
+    """Print the completion script for bash, zsh or fish.
 
     Add `source <(docora-ops completion bash)` to ~/.bashrc (bash 4.4 or newer), or the same with
-    zsh to ~/.zshrc, after compinit. Completes names of targets, and of apps and repositories from
+    zsh to ~/.zshrc, after compinit, or `docora-ops completion fish | source` to
+    ~/.config/fish/config.fish. Completes names of targets, and of apps and repositories from
     Postgres, as set in the environment.
     """
     script = files("docora_ops.cli").joinpath(f"completion.{shell}")

@@ -4,7 +4,7 @@ import json
 import sys
 from importlib.resources import files
 from shutil import get_terminal_size
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -45,20 +45,25 @@ def show_help(
     root = typer_context.find_root()
     commands: Any = root.command
     folder = files("docora_ops").joinpath("help")
+    names = sorted(file.name for file in folder.iterdir())
+    topics = {
+        name.removesuffix(".md"): folder.joinpath(name).read_text(encoding="utf-8")
+        for name in names
+        if name.endswith(".md") and name != "README.md"  # the index for readers on GitHub
+    }
     pages = []
     if name is None:
         pages.append("# Topics of docora-ops help\n")
-        for file in sorted(folder.iterdir(), key=lambda file: file.name):
-            paragraph = file.read_text(encoding="utf-8").split("\n\n")[1].replace("\n", " ")
+        for topic, text in topics.items():
+            paragraph = text.split("\n\n")[1].replace("\n", " ")
             first = paragraph.partition(". ")[0].rstrip(".")
-            pages.append(f"- `{file.name.removesuffix('.md')}`: {first}.")
+            pages.append(f"- `{topic}`: {first}.")
         pages.append("")
     elif command := commands.get_command(root, name):
         text = command.get_help(typer.Context(command, info_name=name, parent=root))
         pages.append(f"# docora-ops {name}\n\n```text\n{text}\n```\n")
-    topics = {file.name.removesuffix(".md"): file for file in folder.iterdir()}
     if name in topics:
-        pages.append(topics[name].read_text(encoding="utf-8"))
+        pages.append(topics[name])
     if not pages:
         from difflib import get_close_matches  # slow to import
 
@@ -69,12 +74,22 @@ def show_help(
             hint=f"did you mean {near[0]}?" if near else lists,
         )
     text, height = "\n".join(pages), get_terminal_size().lines
-    if sys.stdout.isatty():
-        from docora_ops.render.console import MARKDOWN_THEME, make_console, markdown
+    if name == "grafana":
+        # Stdout can go to a file, which Grafana imports.
+        show_paged(folder.joinpath("grafana.json").read_text(encoding="utf-8"), height)
+        sys.stderr.write(_formatted(text, sys.stderr))
+    else:
+        show_paged(_formatted(text, sys.stdout), height)
 
-        console = make_console(sys.stdout)
-        with console.capture() as capture, console.use_theme(MARKDOWN_THEME):
-            for part in markdown(text):
-                console.print(part, soft_wrap=isinstance(part, str))
-        text = capture.get()
-    show_paged(text, height)
+
+def _formatted(text: str, stream: TextIO) -> str:
+    """Returns a Markdown text as it is, or as the terminal shows it if the stream is one."""
+    if not stream.isatty():
+        return text
+    from docora_ops.render.console import MARKDOWN_THEME, make_console, markdown
+
+    console = make_console(stream)
+    with console.capture() as capture, console.use_theme(MARKDOWN_THEME):
+        for part in markdown(text):
+            console.print(part, soft_wrap=isinstance(part, str))
+    return capture.get()

@@ -9,6 +9,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.errors import UsageError
 
 
 def status(
@@ -69,6 +70,12 @@ def metrics(
     by_app: Annotated[
         bool, typer.Option("--by-app", help="Include the number of failed links of each app.")
     ] = False,
+    by_error: Annotated[
+        bool, typer.Option("--by-error", help="Include the number of failed links by error.")
+    ] = False,
+    openmetrics: Annotated[
+        bool, typer.Option("--openmetrics", help="Print OpenMetrics, which ends with # EOF.")
+    ] = False,
     as_json: options.Json = False,
     target: options.Target = None,
     env_file: options.EnvFile = None,
@@ -77,18 +84,20 @@ def metrics(
 
     If a server is unreachable, omits its metrics and exits with code 5. Changes nothing.
     """
+    if as_json and openmetrics:
+        raise UsageError("--json and --openmetrics can't be combined", hint="remove one of them")
     context = context_of(typer_context)
     from docora_ops.actions.monitoring import read_metrics
     from docora_ops.render.status_view import prometheus_text
 
-    found, errors = read_metrics(context.docora, by_app=by_app)
+    found, errors = read_metrics(context.docora, by_app=by_app, by_error=by_error)
     if as_json:
         context.show_document(found, next(iter(errors), None))
     else:
         # Prometheus reads UTF-8, whatever the locale of a cron job.
         cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
         context.tell()
-        sys.stdout.write(prometheus_text(found))
+        sys.stdout.write(prometheus_text(found, openmetrics=openmetrics))
         sys.stdout.flush()
     for error in errors:
         context.report(error)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+from docora_ops import __version__
 from docora_ops.errors import DocoraOpsError
 from docora_ops.link_lists import Page
 from docora_ops.text import mask, mask_url, moment
@@ -95,6 +96,7 @@ def _encodable(value: Any) -> Any:
 def schema_of(command: str) -> dict[str, Any] | None:
     """Returns the JSON Schema of a command's documents; None if it prints none."""
     from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema
 
     from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
     from docora_ops.probe import Probe, UrlChange
@@ -130,4 +132,10 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "report": report.Report,
         "targets": list[overview.TargetState],
     }.get(command)
-    return data and TypeAdapter(Document[data]).json_schema(mode="serialization")
+    if data is None:
+        return None
+    return {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        "$id": f"urn:docora-ops:{__version__}:{command}",
+        **TypeAdapter(Document[data]).json_schema(mode="serialization"),
+    }

@@ -1,5 +1,6 @@
-"""`status`, the first screen, `targets`, and `metrics`, in the text format of Prometheus."""
+"""`status`, the first screen, `targets`, and `metrics`, in the text formats of Prometheus."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ from rich.text import Text
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, silence_of
+from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import LinkStatus
 from docora_ops.overview import SLOW_MS, Freshness, Metrics, Status, TargetState
 from docora_ops.render.bulk_view import ago
@@ -215,10 +217,12 @@ def target_columns(*, check: bool) -> Sequence[Column[TargetState]]:
 
 # `metrics`.
 
+_LONGEST_LABEL = 120  # characters of an error
 _HELP = {
     "docora_up": "1 if the server answers and permits everything, otherwise 0.",
     "docora_links": "Links by status.",
     "docora_failed_links": "Failed links by app, of apps that have any.",
+    "docora_failed_links_by_error": "Failed links by error, without the parts that differ.",
     "docora_circuits_open": "Repositories whose circuit is open.",
     "docora_queue_jobs": "Jobs in the queue by status.",
     "docora_queue_oldest_seconds": "Seconds that the oldest waiting job has waited.",
@@ -229,6 +233,7 @@ _HELP = {
     "docora_oldest_scan_age_seconds": "Longest time since the last good scan of a link in sync.",
     "docora_nothing_moves": "1 if links are due, and for too long neither a good scan nor a failed "
     "job's end is seen, otherwise 0.",
+    "docora_cycle_seconds": "Seconds that a scan of all links takes at the present pace.",
     "docora_slow_pass_seconds": "Seconds that a scan of all links takes, if that is longer than "
     "the rescan interval, otherwise 0.",
     "docora_schedule_last_pass_timestamp_seconds": "Time of the last pass of docora-ops schedule.",
@@ -236,12 +241,14 @@ _HELP = {
 }
 
 
-def prometheus_text(found: Metrics) -> str:
-    """Returns the numbers in the text format 0.0.4 of Prometheus.
+def prometheus_text(found: Metrics, *, openmetrics: bool = False) -> str:
+    """Returns the numbers in the text format 0.0.4 of Prometheus, or in that of OpenMetrics.
 
     A server that is down has no numbers, which is not 0.
     """
-    from prometheus_client import CollectorRegistry, Gauge, generate_latest  # not for `status`
+    # Not for `status`.
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
+    from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
     registry = CollectorRegistry()
 
@@ -263,6 +270,9 @@ def prometheus_text(found: Metrics) -> str:
     if found.failed_by_app:
         apps = {inert(app.app_id): app.links for app in found.failed_by_app}
         add("docora_failed_links", apps, app_id="")
+    if found.failed_by_error and found.links_by_status:
+        failed = found.links_by_status[LinkStatus.FAILED]
+        add("docora_failed_links_by_error", _by_error(found.failed_by_error, failed), error="")
     if found.jobs_by_status:
         add("docora_queue_jobs", found.jobs_by_status, queue=queue, status="")
     if found.oldest_waiting_seconds is not None:
@@ -277,9 +287,23 @@ def prometheus_text(found: Metrics) -> str:
         add("docora_links_overdue", {"": fresh.overdue})
         add("docora_nothing_moves", {"": fresh.nothing_moves})
         add("docora_slow_pass_seconds", {"": fresh.slow_pass_seconds})
+        if fresh.cycle_seconds is not None:
+            add("docora_cycle_seconds", {"": fresh.cycle_seconds})
         if fresh.oldest_scan_seconds is not None:
             add("docora_oldest_scan_age_seconds", {"": fresh.oldest_scan_seconds})
     if last_pass := found.last_pass_at:
         add("docora_schedule_last_pass_timestamp_seconds", {"": last_pass.timestamp()})
     add("docora_scrape_seconds", {"": found.scrape_seconds})
-    return generate_latest(registry).decode()
+    encoded: bytes = (generate_openmetrics if openmetrics else generate_latest)(registry)
+    return encoded.decode()
+
+
+def _by_error(groups: Sequence[ErrorGroup], failed: int) -> Counter[str]:
+    """Counts the failed links by the beginning of their error, and the rest as `others`."""
+    counts: Counter[str] = Counter()
+    for group in groups:
+        text = inert(group.error_message or NO_ERROR)
+        is_long = len(text) > _LONGEST_LABEL
+        counts[text[: _LONGEST_LABEL - 1] + "…" if is_long else text] += group.links
+    others = failed - counts.total()
+    return counts + Counter(others=others)

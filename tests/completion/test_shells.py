@@ -1,4 +1,4 @@
-"""Completion in bash and zsh at a pseudo-terminal: the words that the shell reads after Tab."""
+"""Completion at a pseudo-terminal in each shell: the words that the shell reads after Tab."""
 
 import os
 import re
@@ -24,12 +24,15 @@ main()
 STARTS = {
     "bash": "exec bash --norc -i",
     "zsh": "exec zsh -i",
+    "fish": "exec fish --no-config -i",
 }
 # By default, Tab in zsh runs each $(…) before it completes, on the line of any command.
 COMPLETE_ONLY = "bindkey '^I' complete-word"
-BEFORE_SCRIPT = {
-    "bash": "PS1='$ '",
-    "zsh": f"autoload -Uz compinit; compinit -D; {COMPLETE_ONLY}; PS1='$ '",
+READ_SCRIPT = {
+    "bash": "PS1='$ '; source <(docora-ops completion bash)",
+    "zsh": f"autoload -Uz compinit; compinit -D; {COMPLETE_ONLY}; PS1='$ '; "
+    "source <(docora-ops completion zsh)",
+    "fish": "function fish_prompt; echo '$ '; end; docora-ops completion fish | source",
 }
 
 SHELLS = [
@@ -38,7 +41,6 @@ SHELLS = [
 ]
 TAB = b"\t"
 TO_THE_BEGINNING = b"\x01"
-PRINT_WORDS = b"printf '<%s>' __ "
 
 
 class Shell:
@@ -55,11 +57,13 @@ class Shell:
         it; it reads that when the completion has ended.
         """
         self._lines += 1
-        self._session.type(typed.encode() + TAB + b" __" + TO_THE_BEGINNING + PRINT_WORDS + b"\n")
-        pattern = rf"(?:<__>(?:<[^>]*>)*<__>.*?){{{self._lines}}}"
-        shown = self._session.read_until(re.compile(pattern.encode(), re.DOTALL))[0].decode()
-        last = re.findall(r"<__>((?:<[^>]*>)*)<__>", shown, re.DOTALL)[-1]
-        return re.findall("<([^>]*)>", last)
+        mark = f"__{self._lines}"
+        print_words = f"printf '<%s>' {mark} ".encode()
+        self._session.type(typed.encode() + TAB + f" {mark}".encode())
+        self._session.type(TO_THE_BEGINNING + print_words + b"\n")
+        pattern = rf"<{mark}>((?:<[^>]*>)*)<{mark}>"
+        shown = self._session.read_until(re.compile(pattern.encode()))[1].decode()
+        return re.findall("<([^>]*)>", shown)
 
     def tab(self, typed: str, tabs: int, pattern: str = "") -> None:
         """Types this, then Tab, waits until the screen matches, then clears the line."""
@@ -86,8 +90,7 @@ def shell(docora: Docora, name: str, home: Path) -> Iterator[Shell]:
     (home / ".zshrc").touch()
     (home / "a file").touch()
     with TerminalSession(["sh", "-c", f'cd "$HOME"; {STARTS[name]}'], environment) as session:
-        script = f"source <(docora-ops completion {name}); echo rea''dy\n"
-        session.type(f"{BEFORE_SCRIPT[name]}; {script}".encode())
+        session.type(f"{READ_SCRIPT[name]}; echo rea''dy\n".encode())
         session.read_until(re.compile(b"ready\r"))
         yield Shell(session)
 

@@ -101,7 +101,7 @@ def test_what_only_reads_changes_nothing(docora: Docora) -> None:
             ("show", *ids),
             ("show", *ids, "--files"),
             ("verify",),
-            ("metrics", "--by-app"),
+            ("metrics", "--by-app", "--by-error"),
             ("progress", OPERATION),
         ),
         *(("retry", *ids, "--dry-run"), ("retry-all-failed", "--dry-run")),

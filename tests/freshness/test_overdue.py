@@ -149,8 +149,9 @@ def test_a_pass_is_not_slow_if_schedule_or_workers_have_stopped(
     assert ("a pass takes" in status) == is_slow
     assert ("a timer should run" in status) == (last_pass != timedelta(minutes=1))
     assert (check(doctor, "freshness")["state"] == "warning") == is_slow
-    found = numbers(slow.run("metrics"))["docora_slow_pass_seconds"][()]
-    assert (found > 0) == is_slow
+    found = numbers(slow.run("metrics"))
+    assert (found["docora_slow_pass_seconds"][()] > 0) == is_slow
+    assert found["docora_cycle_seconds"][()] > 0
 
 
 @pytest.mark.parametrize(
@@ -177,8 +178,10 @@ def test_a_few_scans_hide_that_all_others_wait_for_three_thresholds_at_most(
     found = check(result, "freshness")
     assert found["state"] == state
     assert told in found["finding"]
-    slow = numbers(docora.run("metrics"))["docora_slow_pass_seconds"][()]
+    measured = numbers(docora.run("metrics"))
+    slow = measured["docora_slow_pass_seconds"][()]
     assert 0 <= slow - 30_000 / recent < 1000
+    assert measured["docora_cycle_seconds"] == {(): slow}
     status = docora.run("status").stdout
     assert (told in status) == (state == "warning")
     assert ("a pass takes " in status) == (slow > 0)

@@ -13,9 +13,11 @@ from docora_ops.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-TOPICS = {file.stem: file for file in sorted((ROOT / "docora_ops" / "help").iterdir())}
+HELP = ROOT / "docora_ops" / "help"
+INDEX = HELP / "README.md"
+TOPICS = {file.stem: file for file in sorted(HELP.glob("*.md")) if file != INDEX}
 OF_GITHUB = (ROOT / ".github" / name for name in ("CONTRIBUTING.md", "SECURITY.md"))
-ALL = (README, *OF_GITHUB, *TOPICS.values())
+ALL = (README, INDEX, *OF_GITHUB, *TOPICS.values())
 
 _AFTER = re.compile(r"\s(?:\d?>|[|;&#])|[;)\"]|: ")
 """What ends a command within a line of a shell."""

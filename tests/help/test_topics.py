@@ -14,7 +14,7 @@ from docora_ops.diagnosis import CheckName
 from docora_ops.drift import DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.settings import READ_FROM_FILES, Settings
-from tests.help.documents import ALL, README, ROOT, TOPICS, command_lines, group, read, topic
+from tests.help.documents import ALL, INDEX, README, ROOT, TOPICS, command_lines, group, read, topic
 from tests.support.docora import Docora
 
 NO_DEFAULT = "\N{EN DASH}"
@@ -114,6 +114,14 @@ def test_every_command_has_one_row_with_an_example() -> None:
 def test_every_topic_is_linked() -> None:
     linked = re.findall(r"\(docora_ops/help/([a-z-]+)\.md\)", read(README))
     assert set(linked) == set(TOPICS)
+
+
+def test_the_index_on_github_lists_every_topic_as_help_does(docora: Docora) -> None:
+    listed = re.findall(r"^- .*", docora.run("help").stdout, re.MULTILINE)
+    index = re.findall(r"^- .*", read(INDEX), re.MULTILINE)
+    assert [re.sub(r"\[(`[a-z-]+`)\]\([a-z-]+\.md\)", r"\1", line) for line in index] == listed
+    assert re.findall(r"\(([a-z-]+)\.md\)", read(INDEX)) == list(TOPICS)
+    assert docora.run("help", "README").code == 2
 
 
 @pytest.mark.parametrize("file", ALL, ids=lambda file: file.name)

@@ -19,8 +19,8 @@ from tests.help.documents import ROOT, group, topic
 from tests.support.docora import Docora
 
 RELEASED = ROOT / "tests" / "interface" / "released.txt"
-FREE_LABELS = {"app_id", "queue", "target"}
-"""Labels of metrics whose values are names of the installation."""
+FREE_LABELS = {"app_id", "error", "queue", "target"}
+"""Labels of metrics whose values are names and errors of the installation."""
 
 
 def exit_codes() -> Iterator[str]:
@@ -88,7 +88,7 @@ def metrics(docora: Docora) -> Iterator[str]:
     docora.queue_job(docora.add_link())
     docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/api"), "failed")
     docora.add_link("synced", scanned=timedelta(minutes=1))
-    text = docora.run("metrics", "--by-app").stdout
+    text = docora.run("metrics", "--by-app", "--by-error").stdout
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = (

@@ -8,6 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 from rq.job import JobStatus
 from rq.worker import WorkerStatus
@@ -147,6 +150,58 @@ def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
     found = numbers(result)
     assert found.keys() == OF_ANY | OF_REDIS
     assert found["docora_up"] == {("postgres",): 0, ("redis",): 1}
+
+
+def test_the_most_frequent_errors_are_counted_and_all_others_together(docora: Docora) -> None:
+    app, repositories = docora.add_app(), (docora.add_repository() for _ in range(100))
+    errors: list[str | None] = [f"HTTP 502 on created src/{name}.py" for name in "abc"]
+    errors += [None, None, *["word " * 30 + "end"] * 2]
+    errors += [f"reason {letter}" for letter in "abcdefghijklmnopqrstuv"]
+    for error in errors:
+        docora.link(app, next(repositories), last_error=error)
+    docora.link(app, next(repositories), "synced", last_error="none of a failed link")
+    found = numbers(docora.run("metrics", "--by-error"))["docora_failed_links_by_error"]
+    most = {
+        "HTTP 502 on created *": 3,
+        "no error recorded": 2,
+        "word " * 23 + "word\N{HORIZONTAL ELLIPSIS}": 2,
+        "others": 5,
+    }
+    assert found == {
+        (error,): links
+        for error, links in (most | {f"reason {each}": 1 for each in "abcdefghijklmnopq"}).items()
+    }
+    assert sum(found.values()) == len(errors)
+    assert len(docora.run("metrics", "--by-error", "--json").data["failed_by_error"]) == 20
+    plain = docora.run("metrics").stdout
+    assert "HTTP 502" not in plain
+    assert "docora_failed_links_by_error" not in plain
+
+
+def test_openmetrics_has_the_same_numbers_and_an_end(docora: Docora, apps: list[str]) -> None:
+    arguments = ("metrics", "--by-app", "--by-error")
+    plain, openmetrics = docora.run_together(arguments, (*arguments, "--openmetrics"))
+    assert "# EOF" not in plain.stdout
+    # Raises ValueError without an end.
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in openmetrics_families(openmetrics.stdout)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+    }
+    expected = {
+        (name, *labels): value
+        for name, samples in numbers(plain).items()
+        for labels, value in samples.items()
+    }
+    varying = {"docora_scrape_seconds", "docora_queue_oldest_seconds"}
+    same = {each: value for each, value in found.items() if each[0] not in varying}
+    assert same == {each: value for each, value in expected.items() if each[0] not in varying}
+    down = docora.run(
+        "metrics", "--openmetrics", env={"REDIS_URL": f"redis://127.0.0.1:{refused_port()}"}
+    )
+    assert (down.code, down.stdout.endswith("# EOF\n")) == (5, True)
+    both = docora.run("metrics", "--openmetrics", "--json")
+    assert (both.code, both.json["code"]) == (2, "usage")
 
 
 # The cron line and the alert rules of the topic `metrics` do what the topic says

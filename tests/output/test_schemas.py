@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
+from jsonschema import Draft202012Validator
 
+from docora_ops import __version__
 from docora_ops.cli.app import app
 from docora_ops.render.documents import schema_of
 from tests.support.docora import Docora
@@ -20,6 +22,10 @@ def test_each_command_with_json_has_a_schema_and_no_other_has(docora: Docora) ->
     for name, command in commands.items():
         has_json = any("--json" in parameter.opts for parameter in command.params)
         assert (schema_of(name) is not None) == has_json, name
+        if schema := schema_of(name):
+            Draft202012Validator.check_schema(schema)
+            assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"], name
+            assert schema["$id"] == f"urn:docora-ops:{__version__}:{name}"
     printed = docora.run("help", "json", "--schema", "show")
     assert (printed.code, json.loads(printed.stdout)) == (0, schema_of("show"))
     refused = docora.run("help", "json", "--schema", "worker")

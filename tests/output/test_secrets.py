@@ -83,7 +83,7 @@ def test_no_command_shows_or_stores_a_secret(
         ("show", *ids),
         ("show", ids[0], f"https://{TOKEN}@github.com/octo/apix"),
         ("doctor",),
-        ("metrics", "--by-app"),
+        ("metrics", "--by-app", "--by-error"),
         ("retry-all-failed", "--error", f"https://{TOKEN}@github.com"),
         ("retry", *ids, "--reason", f"{TOKEN} was withdrawn", "--wait", "--timeout", "1"),
         ("queue",),

@@ -19,7 +19,8 @@ from tests.support.snapshots import Snapshots
 
 OPERATION = "bulk_0123456789abcdef"
 READING = (
-    *("show APP REPO", "doctor --read-only", "queue", "status", "metrics --by-app", "operations"),
+    *("show APP REPO", "doctor --read-only", "queue", "status", "operations"),
+    "metrics --by-app --by-error",
     *(
         f"progress {OPERATION}",
         "history",
