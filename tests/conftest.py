@@ -24,7 +24,7 @@ from tests.support.left_processes import none_left
 from tests.support.own_servers import OwnRedis, own_redis
 from tests.support.pgbouncer import pgbouncer
 from tests.support.privileges import Access, create_users, denials, drop_users, user_access
-from tests.support.proxy import free_port
+from tests.support.proxy import free_port, patience
 from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots
 
@@ -102,8 +102,10 @@ def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
         return
     # On a port that no other test process chooses meanwhile: all have the same random numbers.
     folder, port = server_directory / "valkey", free_port()
-    with ValkeyServer(data_dir=folder, port=port, save="", appendonly="no") as server:
-        yield server.connection_url
+    server = ValkeyServer(data_dir=folder, port=port, save="", appendonly="no")
+    server.start(patience())
+    yield server.connection_url
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import psycopg
 
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkedProcess
-from tests.support.proxy import PATIENCE, eventually
+from tests.support.proxy import eventually, patience
 
 # For commands that the test holds back until something else has happened.
 PATIENT = {
@@ -93,8 +93,8 @@ class ErrorOutput:
 
     def finish(self) -> tuple[int, str]:
         with self._process as process:
-            code, stdout = process.wait(PATIENCE), process.stdout.read()
-            self._thread.join(PATIENCE)
+            code, stdout = process.wait(patience()), process.stdout.read()
+            self._thread.join(patience())
         return code, stdout
 
 
