@@ -10,7 +10,7 @@ from typing import Any, cast
 import psycopg
 
 from tests.support.docora import Docora
-from tests.support.fork_server import ForkedProcess
+from tests.support.fork_server import HOLDS_ROWS, ForkedProcess
 from tests.support.proxy import eventually, patience
 
 # For commands that the test holds back until something else has happened.
@@ -18,6 +18,7 @@ PATIENT = {
     "DOCORA_OPS_CONNECT_TIMEOUT": "30",
     "DOCORA_OPS_LOCK_TIMEOUT": "60",
     "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
+    HOLDS_ROWS: "60",
 }
 LOCK_TABLE = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
 DASHBOARDS_FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
