@@ -109,8 +109,10 @@ def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) ->
     body = pieces_of(LARGE) if talk is read_slowly else SMALL[0]
     with serving(talk) as app:
         scheme = "https" if talk is HANDSHAKE else "http"
+        begun = time.monotonic()
         error = error_of(f"{scheme}://{app.host}/Acme", body, timeout=0.3)
         assert error == f"no answer from {app.host} within 0.3 s"
+        assert time.monotonic() - begun < patience() / 2, "it was the app that ended it"
     assert app.connections == 1
 
 
