@@ -44,6 +44,10 @@ class ConfigurationError(DocoraOpsError, code="configuration"):
     """A setting is missing or unusable."""
 
 
+class WrongKeyError(ConfigurationError, code="wrong_key"):
+    """ENCRYPTION_KEY is not the key that Docora has encrypted its values with."""
+
+
 class AmbiguousError(DocoraOpsError, code="ambiguous"):
     """A name fits several apps or repositories."""
 
@@ -74,6 +78,10 @@ class WrongBackendError(RefusedError, code="wrong_backend"):
 
 class WrongClockError(RefusedError, code="wrong_clock"):
     """The clocks of this host and of Redis differ: apps would refuse what a worker signs."""
+
+
+class HostFaultError(RefusedError, code="host_fault"):
+    """The host lets no job succeed: its disk is full, or it starts no process."""
 
 
 class UnclearBackendError(RefusedError, code="unclear_backend"):

@@ -127,6 +127,27 @@ class QueuedJob:
     due_at: datetime | None = None  # of a delayed job
 
 
+class NoJobCode(StrEnum):
+    """Why a worker takes no job, for scripts."""
+
+    SUSPENDED = "suspended"
+    WRONG_CLOCK = "wrong_clock"
+    WRONG_BACKEND = "wrong_backend"  # a BullMQ worker runs beside
+    POSTGRES = "postgres"
+    WRONG_KEY = "wrong_key"
+    HOST = "host"
+    UNKNOWN = "unknown"  # to this version
+
+
+@dataclass(frozen=True)
+class NoJobReason:
+    """Why a worker takes no job: by its own word, or by its state if it leaves no word."""
+
+    code: NoJobCode
+    message: str  # in a few words, such as `clock 3,600 s ahead`
+    hint: str | None = None
+
+
 @dataclass(frozen=True)
 class Worker:
     """A live worker of the queue."""
@@ -139,6 +160,21 @@ class Worker:
     jobs: Sequence[QueuedJob]  # the jobs that it runs
     silent_seconds: int | None = None  # since the last heartbeat, if it has missed one
     clock_ahead_seconds: int | None = None  # of its host's clock, ahead of Redis's
+    no_job_reason: NoJobReason | None = None  # None: takes jobs
+
+
+def refusal_of(workers: Sequence[Worker]) -> str | None:
+    """Returns `none takes jobs: clock 3,600 s ahead`, or None if all of these workers take jobs."""
+    reasons = [each.no_job_reason for each in workers if each.no_job_reason is not None]
+    if not reasons:
+        return None
+    if len(reasons) < len(workers):
+        count = "1 takes no job" if len(reasons) == 1 else f"{len(reasons)} take no job"
+    else:
+        count = "takes no job" if len(reasons) == 1 else "none takes jobs"
+    # Two workers of one host may measure its clock differently by a second.
+    messages = {reason.code: reason.message for reason in reversed(reasons)}
+    return f"{count}: {'; '.join(reversed(messages.values()))}"
 
 
 def silence_of(workers: Sequence[Worker]) -> str | None:

@@ -9,6 +9,7 @@ from psycopg.rows import TupleRow
 
 from docora_ops.database.link_rows import lock_link, read_payload
 from docora_ops.database.postgres import Database, Session
+from docora_ops.errors import PostgresDeniedError
 from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
@@ -132,15 +133,29 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
     """Counts a failure of the job with this session, unless another one holds the link's lock."""
     with database.transaction():
-        link = lock_link(database, failure.app_id, failure.repository_id)
-        if link is None:
-            return Refusal.GONE
-        values = {"job_id": link.ref.job_id, "session_id": session_id}
-        # If no session holds the lock, this transaction takes it.
-        sql = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
-        if database.rows(sql, values) != [(True,)]:
-            return _held(link)
-        return _count(database, link, failure)
+        link = _lock_of_job(database, failure.app_id, failure.repository_id, session_id)
+        return link if isinstance(link, Refusal) else _count(database, link, failure)
+
+
+def release_scan(database: Database, app_id: str, repository_id: str, session_id: int) -> None:
+    """Makes the link of the job with this session pending, unless another one holds its lock."""
+    with database.transaction():
+        link = _lock_of_job(database, app_id, repository_id, session_id)
+        if isinstance(link, Link):
+            database.execute(RELEASE_SCAN, {"app_id": app_id, "repository_id": repository_id})
+
+
+def _lock_of_job(
+    database: Database, app_id: str, repository_id: str, session_id: int
+) -> Link | Refusal:
+    """Locks the row of a link, unless another session than the job's holds the link's lock."""
+    link = lock_link(database, app_id, repository_id)
+    if link is None:
+        return Refusal.GONE
+    values = {"job_id": link.ref.job_id, "session_id": session_id}
+    # If no session holds the lock, this transaction takes it.
+    sql = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
+    return link if database.rows(sql, values) == [(True,)] else _held(link)
 
 
 def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
@@ -176,6 +191,19 @@ def _count(database: Database, link: Link, failure: Failure) -> Ending:
 def _held(link: Link) -> Refusal:
     # The row is locked, so the status can't change meanwhile.
     return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
+
+
+SOME_AUTH_KEYS = """
+SELECT client_auth_key_encrypted FROM docora.apps ORDER BY random() LIMIT 100
+"""
+
+
+def some_auth_keys(database: Database) -> list[str]:
+    """Returns the encrypted auth keys of some apps; empty if our role may not read them."""
+    try:
+        return [key for (key,) in database.rows(SOME_AUTH_KEYS)]
+    except PostgresDeniedError:
+        return []
 
 
 READ_DELIVERIES = """

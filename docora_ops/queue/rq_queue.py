@@ -23,6 +23,7 @@ from rq.job import Job
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
 from rq.utils import utcformat, utcparse
 from rq.worker import Worker as RQWorker
+from rq.worker import WorkerStatus
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import (
@@ -35,13 +36,15 @@ from docora_ops.jobs import (
     JobPlace,
     JobRecord,
     JobState,
+    NoJobCode,
+    NoJobReason,
     QueuedJob,
     QueueOverview,
     Scheduler,
     Worker,
 )
 from docora_ops.links import Outcome, Payload, batches, ids_of_job
-from docora_ops.queue.audit_stream import AuditEntry
+from docora_ops.queue.audit_stream import AuditEntry, mapping_of
 from docora_ops.queue.backend import (
     EXECUTION,
     EXECUTIONS,
@@ -95,7 +98,11 @@ _RECORD_FIELDS = (
     *("status", "origin", "retries_left", "worker_name"),
     *("created_at", "enqueued_at", "started_at", "ended_at"),
 )
-_WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead")
+NO_JOB_REASON = "no_job_reason"  # in a worker's hash: JSON, empty while the worker takes jobs
+_WORKER_FIELDS = (
+    *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
+    NO_JOB_REASON,
+)
 _CLOCKS_APART = 60  # seconds that a worker's clock may be ahead of Redis's
 _LEAST_WAITING = 20  # jobs at the head that are compared: `--front` puts new jobs there
 _NEWEST = 10  # failed jobs whose ends are compared: the registry is in the order of their expiry
@@ -348,7 +355,7 @@ def _workers(client: Redis, now: float) -> list[Worker]:
     answers = pipeline.execute()
     workers = []
     for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
-        birth, death, state, hostname, pid, last_heartbeat, clock_ahead = row
+        birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason = row
         if birth is None or death is not None:
             continue
         heartbeat_at = _moment(last_heartbeat)
@@ -366,9 +373,21 @@ def _workers(client: Redis, now: float) -> list[Worker]:
                 jobs=_jobs(client, running, "active"),
                 silent_seconds=seconds if 0 <= ttl < _LEAST_TTL_MS else None,
                 clock_ahead_seconds=whole_number(clock_ahead, signed=True),
+                no_job_reason=_no_job_reason(state, reason),
             )
         )
     return workers
+
+
+def _no_job_reason(state: bytes | None, reason: bytes | None) -> NoJobReason | None:
+    """Reads why a worker takes no job. RQ's own workers only have the state `suspended`."""
+    if not reason:
+        is_suspended = state == WorkerStatus.SUSPENDED.encode()
+        return NoJobReason(NoJobCode.SUSPENDED, "suspended") if is_suspended else None
+    word = mapping_of(reason)
+    code, message, hint = (str(word.get(name) or "") for name in ("code", "message", "hint"))
+    known = NoJobCode(code) if code in set(NoJobCode) else NoJobCode.UNKNOWN
+    return NoJobReason(known, message or "for an unknown reason", hint or None)
 
 
 def _places(client: Redis, job_id: str) -> list[JobPlace]:

@@ -172,8 +172,7 @@ class Clone:
                 return Commit(self._local_head() or commit.sha, commit.branch)
         except OSError as error:
             raise SnapshotError(
-                f"the clone can't be written below REPOS_BASE_PATH: {error.strerror}: "
-                f"{error.filename}"
+                f"the clone can't be written below REPOS_BASE_PATH: {host.words_of(error)}"
             ) from error
 
     def remove(self) -> None:

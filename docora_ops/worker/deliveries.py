@@ -17,6 +17,7 @@ from typing import Literal
 from uuid import uuid4
 
 from docora_ops.database.circuits import Circuit, Recipient
+from docora_ops.encryption import decrypt
 from docora_ops.errors import DeliveryError, SnapshotError
 from docora_ops.links import PublicPayload
 from docora_ops.settings import Settings
@@ -24,7 +25,7 @@ from docora_ops.text import inert, moment
 from docora_ops.worker import host
 from docora_ops.worker.clone import File, Objects
 from docora_ops.worker.log import log
-from docora_ops.worker.secrets import Cleaner, decrypt
+from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Body, Webhook
 
 _LONGEST_PATH = 1024  # characters that Docora's table of deliveries can hold

@@ -1,6 +1,8 @@
-"""What a worker's host has: a clock, which may be wrong, memory, and trusted authorities."""
+"""What a worker's host has: a clock, a disk, memory, processes, and trusted authorities."""
 
+import errno
 import os
+import re
 import resource
 import ssl
 import time
@@ -8,10 +10,11 @@ from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 
 from redis import Redis
 
+from docora_ops.errors import DocoraOpsError, HostFaultError
 from docora_ops.queue.redis_client import server_time
 from docora_ops.settings import Settings
 from docora_ops.text import inert
@@ -29,6 +32,17 @@ _SYSTEM_FILES = (
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, Red Hat
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # BSD, macOS
+)
+
+_TRIAL = 4 << 20  # bytes
+# Of a full disk, a quota, a disk that takes no writes, and a host without files or memory left.
+_SCARCE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+}
+# The same in the words of git, whose locale is C, and of our own errors.
+_SCARCE_WORDS = re.compile(
+    "out of memory|({})(?! [(]publickey)".format("|".join(map(os.strerror, _SCARCE))), re.IGNORECASE
 )
 
 # Seconds from the monotonic clock of this host, which never jumps, to Redis's clock.
@@ -68,6 +82,51 @@ def limit_memory(settings: Settings) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     lower = [each for each in (soft, hard) if 0 <= each < limit]
     resource.setrlimit(resource.RLIMIT_DATA, (min(lower, default=limit), hard))
+
+
+def is_scarcity(error: BaseException | None) -> bool:
+    """Tells whether an error, or one behind it, may come from a lack of disk, files or memory."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SCARCE:
+            return True
+        if isinstance(error, DocoraOpsError) and _SCARCE_WORDS.search(error.message):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def words_of(error: OSError | MemoryError) -> str:
+    """Returns the words of the system, with the file if there is one."""
+    if not isinstance(error, OSError):
+        return os.strerror(errno.ENOMEM)
+    words = error.strerror or type(error).__name__
+    return f"{words}: {error.filename}" if error.filename else words
+
+
+def find_fault(base: Path) -> HostFaultError | None:
+    """Tries what each job needs: writes 4 MiB below the folder of the clones, and forks.
+
+    Returns what fails, None if nothing does.
+    """
+    folder = base.absolute() / FOLDER
+    failing = f"can't write to {str(folder)!r}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(_TRIAL))
+            file.flush()
+            os.fsync(file.fileno())  # a quota on a server may strike only now
+        failing = "can't start a process"
+        if (pid := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    except (OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) else words_of(error)
+        return HostFaultError(
+            f"{os.uname().nodename} {failing}: {reason}",
+            hint="make room there, or see the limits of the worker's user",
+        )
+    return None
 
 
 def use_authorities(settings: Settings) -> None:

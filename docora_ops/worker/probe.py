@@ -23,6 +23,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import gone, resolve_app, resolve_repository
 from docora_ops.database.urls import LinkToken, read_tokens
 from docora_ops.diagnosis import CheckState
+from docora_ops.encryption import decrypt
 from docora_ops.errors import ConfigurationError, DeliveryError, SnapshotError
 from docora_ops.interrupts import held_back
 from docora_ops.links import App
@@ -32,7 +33,7 @@ from docora_ops.text import amount, mask_url
 from docora_ops.worker import host
 from docora_ops.worker.clone import newest_commit
 from docora_ops.worker.git import Git, require_git
-from docora_ops.worker.secrets import Cleaner, decrypt
+from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.snapshot_job import DELIVERY_TIMEOUT
 from docora_ops.worker.webhook import FAILURES, Route, route_to
 

@@ -21,7 +21,7 @@ _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of it
 
 
 class SnapshotJob(OneStepRetry):
-    """A job whose next try follows at once if its worker has cut it off."""
+    """A job whose next try follows at once if this one does not count."""
 
     was_cut_off = False
 
@@ -47,6 +47,12 @@ class Tries:
         if self.job is None or not self.left:
             return "no further try"
         return f"tried again in {self.job.get_retry_interval()} s"
+
+    def give_back(self) -> None:
+        """Makes another try follow at once, as if this one had not begun."""
+        if isinstance(self.job, SnapshotJob):
+            self.job.was_cut_off = True
+            self.job.retries_left = self.left + 1
 
     def end(self) -> None:
         """Makes this try the last one."""
@@ -96,8 +102,7 @@ class LinkRecovery:
 
     def release_cut_off_job(self, job: SnapshotJob) -> None:
         """Makes the link pending, and the next try follow at once, without counting this one."""
-        job.was_cut_off = True
-        job.retries_left = (job.retries_left or 0) + 1
+        Tries(job).give_back()
         if (found := _ids_and_name(job)) is not None:
             app_id, repository_id, name = found
             # If this fails, the next try updates the link.

@@ -1,11 +1,13 @@
 """The worker: RQ's own, with a loop that waits for Redis, and hooks that keep links in step."""
 
+import json
 import os
 import resource
 import signal
 import socket
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
+from dataclasses import asdict
 from types import FrameType
 from typing import Any, cast
 
@@ -17,48 +19,41 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
-from rq.suspension import is_suspended
 from rq.worker import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
-from docora_ops.database import Database
 from docora_ops.errors import (
     DocoraOpsError,
+    HostFaultError,
     PostgresError,
     SnapshotError,
     WorkerNameTakenError,
-    WrongBackendError,
-    WrongClockError,
 )
-from docora_ops.interrupts import ENDING
-from docora_ops.jobs import QUEUE_NAME
-from docora_ops.queue.backend import bullmq_workers
+from docora_ops.interrupts import ENDING, deferred
+from docora_ops.jobs import QUEUE_NAME, NoJobCode
 from docora_ops.queue.redis_client import describe, explain, explained, is_outage
+from docora_ops.queue.rq_queue import NO_JOB_REASON
 from docora_ops.settings import Settings
 from docora_ops.text import inert
-from docora_ops.worker import host, rq_faults
+from docora_ops.worker import host, rq_faults, snapshot_job
 from docora_ops.worker.log import log
+from docora_ops.worker.reasons import Bar, Reasons
 from docora_ops.worker.recovery import LinkRecovery, SnapshotJob
 from docora_ops.worker.watchdog import Watchdog
 
 _WORKER_TTL = 45  # seconds; RQ adds a minute, after which the name of a killed worker is free
 _MAINTENANCE_INTERVAL = 30  # seconds
-_LOOK_INTERVAL = 2  # seconds between two looks at the clock, and for a BullMQ worker
 _PAUSE = 1  # seconds between two heartbeats, or looks for due jobs
 _LONGEST_PAUSE = 10  # seconds between two attempts to reach a server that is away
-# Seconds. RQ judges heartbeats, which last for 60 s at least and are renewed after 30 s, by the
-# clocks of the hosts: two workers may be wrong by this in opposite directions.
-_LARGEST_CLOCK_DIFFERENCE = 20
 # Seconds after a signal in which another one counts as the same: Ctrl-C reaches a worker both from
 # the terminal and from its parent, and a closed terminal often sends two.
 _SAME_SIGNAL = 1
 _POLL = 0.2  # seconds between two looks whether a job is to be cut off
 _MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replaced
-_SUSPENDED = DocoraOpsError("workers are suspended", hint="docora-ops resume ends that")
-_BESIDE_BULLMQ = WrongBackendError(
-    "a BullMQ worker of Docora was started: each link would be worked on twice",
-    hint="jobs may wait still; run Docora with RUN_MODE=api: docora-ops help workers",
-)
+# Between a worker and its work-horse.
+_SUCCEEDED = b"1"  # a job
+_ASKS = b"?"  # whether the error of its job is the host's fault
+_OF_HOST, _OF_LINK = b"h", b"l"
 
 
 class SnapshotWorker(Worker):
@@ -98,11 +93,10 @@ class SnapshotWorker(Worker):
         self._told_at = self._cut_off_at = float("inf")
         self._cuts_off = False
         self._next: dict[str, float] = {}  # when each thing is due again
-        self._sees_bullmq = False
+        self._reasons = Reasons(settings, client)
+        self._bar: Bar | None = None
         self._misses_redis = False
-        self._redis_pause = self._postgres_pause = _PAUSE  # before the next attempt
-        self._doubts_postgres = False
-        self._postgres_error: PostgresError | None = None
+        self._redis_pause = _PAUSE  # before the next attempt
         # Send jobs to a living work-horse, which answers when each has succeeded.
         self._to_horse: socket.socket | None = None
         self._to_worker: socket.socket | None = None
@@ -117,8 +111,8 @@ class SnapshotWorker(Worker):
 
         grace: seconds from the signal until the current job is cut off; None lets it finish.
 
-        Raises WorkerNameTakenError and the client's RedisError; in a burst also WrongBackendError
-        beside a BullMQ worker of Docora, and WrongClockError.
+        Raises WorkerNameTakenError and the client's RedisError; in a burst also the error that
+        keeps the worker from taking jobs.
         """
         self._grace = grace
         rq_faults.require_info(self.connection)
@@ -147,25 +141,18 @@ class SnapshotWorker(Worker):
                 if self._misses_redis:
                     self._find_redis()
                     self.set_state(WorkerStatus.IDLE)
-                bar = self._find_bar()
+                bar = self._reasons.find()
+                if burst and bar is not None:
+                    if bar.code is NoJobCode.SUSPENDED:
+                        return f"since {bar.error.message}; to go on: docora-ops resume"
+                    raise bar.error
+                self._show_bar(bar)
                 if bar is not None:
-                    if burst and bar is _SUSPENDED:
-                        return f"since {bar.message}; to go on: docora-ops resume"
-                    if burst:
-                        raise bar
-                    if self.get_state() != WorkerStatus.SUSPENDED:
-                        self.end_work_horse()
-                        self.set_state(WorkerStatus.SUSPENDED)
-                        text = "worker %s: takes no job: %s (%s)"
-                        log.warning(text, self.name, bar.message, bar.hint)
                     time.sleep(_PAUSE)
                     continue
-                if self.get_state() == WorkerStatus.SUSPENDED:
-                    log.warning("worker %s: takes jobs again", self.name)
                 if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
                     self.run_maintenance_tasks()
-                    if self._postgres_error is not None:
-                        continue
+                    continue  # it may have found that Postgres is away
                 self._queue_due_jobs()
                 found = self._dequeue(None)
                 if found is None:
@@ -186,11 +173,28 @@ class SnapshotWorker(Worker):
                 self.executions.clear()
                 self.end_work_horse()
                 self.connection.connection_pool.disconnect()  # may lead to a former primary
-                for what in ("heartbeat", "look"):  # another server may answer now
-                    self._next.pop(what, None)
+                self._next.pop("heartbeat", None)  # another server may answer now
+                self._reasons.look_again()
                 self._wait(self._redis_pause)
                 self._redis_pause = min(2 * self._redis_pause, _LONGEST_PAUSE)
         return "as told"
+
+    def _show_bar(self, bar: Bar | None) -> None:
+        """Says what keeps the worker from taking jobs, or that it takes jobs again, once."""
+        before, self._bar = self._bar, bar
+        if bar is not None and self.get_state() != WorkerStatus.SUSPENDED:
+            self.end_work_horse()
+            self.set_state(WorkerStatus.SUSPENDED)
+        if (bar and bar.code) is (before and before.code):
+            return
+        if bar is not None:
+            text, error = "worker %s: takes no job: %s (%s)", bar.error
+            log.warning(text, self.name, error.message, error.hint)
+        else:
+            log.warning("worker %s: takes jobs again", self.name)
+            self.set_state(WorkerStatus.IDLE)
+        self._next.pop("heartbeat", None)  # it tells the reason
+        self.heartbeat()
 
     def _beat(self) -> None:
         """Shows that the loop is alive."""
@@ -259,43 +263,6 @@ class SnapshotWorker(Worker):
                 finally:
                     scheduler.release_locks()  # type: ignore[no-untyped-call]
 
-    def _find_bar(self) -> DocoraOpsError | None:
-        """Returns why no job may be taken now, None if jobs may be taken."""
-        if self._is_due("look", _LOOK_INTERVAL):
-            host.measure_clock(self.connection)
-            self._sees_bullmq = bool(bullmq_workers(self.connection))
-        ahead = host.seconds_ahead()
-        if abs(ahead) > _LARGEST_CLOCK_DIFFERENCE:
-            direction = "ahead of" if ahead > 0 else "behind"
-            return WrongClockError(
-                f"the clock of {socket.gethostname()} is {abs(ahead):.0f} s {direction} Redis's",
-                hint=f"set both by NTP, so that they agree to {_LARGEST_CLOCK_DIFFERENCE} s",
-            )
-        if self._sees_bullmq:
-            return _BESIDE_BULLMQ
-        if self._misses_postgres():
-            return self._postgres_error
-        return _SUSPENDED if is_suspended(self.connection) else None
-
-    def _misses_postgres(self) -> bool:
-        """Tells whether Postgres is away, or takes no changes, so that every job would fail.
-
-        Only looks after a failure, then again after pauses that grow.
-        """
-        if self._doubts_postgres and time.monotonic() >= self._next.get("postgres", 0):
-            try:
-                with closing(Database(self._settings)) as database, database.transaction():
-                    pass
-            except PostgresError as error:
-                pause = self._postgres_pause
-                self._postgres_error = error
-                self._postgres_pause = min(2 * pause, _LONGEST_PAUSE)
-            else:
-                pause = self._postgres_pause = _PAUSE
-                self._postgres_error, self._doubts_postgres = None, False
-            self._next["postgres"] = time.monotonic() + pause
-        return self._postgres_error is not None
-
     # Signals
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -340,8 +307,15 @@ class SnapshotWorker(Worker):
         self._is_registered = True
 
     def serialize(self) -> dict[Any, Any]:
-        """Returns the fields of the registration, with the error of this host's clock."""
-        return super().serialize() | {"clock_ahead": round(host.seconds_ahead())}
+        """Returns the fields of the registration, with two of our own.
+
+        They tell the error of this host's clock, and why the worker takes no job.
+        """
+        reason = json.dumps(asdict(self._bar.reason)) if self._bar else ""
+        return super().serialize() | {
+            "clock_ahead": round(host.seconds_ahead()),
+            NO_JOB_REASON: reason,
+        }
 
     def subscribe(self) -> None:
         """Listens to no commands of RQ: their thread may get the signals."""
@@ -376,10 +350,11 @@ class SnapshotWorker(Worker):
         link that another worker recovered in between would have two jobs.
         A job that RQ cannot read ends RQ's part only.
         """
-        bar, [queue] = self._find_bar(), self.queues
-        if isinstance(bar, WrongClockError | PostgresError) or not rq_faults.take_maintenance_lock(
-            self, queue
-        ):
+        bar, [queue] = self._reasons.find(), self.queues
+        code = bar and bar.code
+        if code in {NoJobCode.WRONG_CLOCK, NoJobCode.POSTGRES}:
+            return
+        if not rq_faults.take_maintenance_lock(self, queue):
             return
         try:
             clean_registries(queue, [self._job_was_abandoned])
@@ -390,7 +365,7 @@ class SnapshotWorker(Worker):
         except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
             log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
         # A link that Docora's own worker scans has no job of RQ.
-        if bar is not _BESIDE_BULLMQ:
+        if code is not NoJobCode.WRONG_BACKEND:
             self._recover_abandoned_links()
         self.connection.delete(queue.registry_cleaning_key)
 
@@ -398,14 +373,25 @@ class SnapshotWorker(Worker):
         try:
             self.recovery.recover_abandoned_links(self._beat)
         except DocoraOpsError as error:
-            self._doubts_postgres = isinstance(error, PostgresError)
-            if not self._misses_postgres():  # otherwise the loop says so
-                log.warning("links left behind can't be looked for: %s", inert(error.message))
+            if isinstance(error, PostgresError) and self._reasons.postgres.look() is not None:
+                return  # the loop says so
+            log.warning("links left behind can't be looked for: %s", inert(error.message))
 
     # The work-horse
 
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Has a work-horse run the job. If the host starts none, the job waits again."""
+        try:
+            super().execute_job(job, queue)
+        except HostFaultError:
+            self.recovery.release_cut_off_job(cast("SnapshotJob", job))
+            self.handle_job_failure(job, queue, execution=self.execution)
+
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """Gives the job to the work-horse, or to a new one."""
+        """Gives the job to the work-horse, or to a new one.
+
+        Raises HostFaultError if the host starts no process.
+        """
         if self._to_horse is not None and self.execution is not None:
             try:
                 self._to_horse.recv(1)  # its last answer
@@ -415,9 +401,16 @@ class SnapshotWorker(Worker):
             else:
                 self._horse_pid = self._living_horse
                 return
-        self._to_horse, self._to_worker = socket.socketpair()
-        self._to_horse.settimeout(_POLL)
-        super().fork_work_horse(job, queue)
+        worker = os.getpid()
+        try:
+            self._to_horse, self._to_worker = socket.socketpair()
+            self._to_horse.settimeout(_POLL)
+            super().fork_work_horse(job, queue)
+        except OSError as error:
+            if os.getpid() != worker:
+                os._exit(1)
+            self._reasons.host.raise_()
+            raise HostFaultError(f"no process can be started: {host.words_of(error)}") from error
         self._to_worker.close()
         self._living_horse = self.horse_pid
 
@@ -426,8 +419,14 @@ class SnapshotWorker(Worker):
         while self._to_horse is not None:
             try:
                 # Not taken yet: RQ's alarm, which looks after the job, may strike behind it.
-                if self._to_horse.recv(1, socket.MSG_PEEK):
+                message = self._to_horse.recv(1, socket.MSG_PEEK)
+                if message == _SUCCEEDED:
+                    if self.execution is not None:
+                        self._reasons.forget_faults(self.execution.job_id)
                     return self.horse_pid, os.EX_OK, None
+                if message == _ASKS:
+                    self._answer()
+                    continue
             except TimeoutError:
                 self._beat()
                 if time.monotonic() >= self._cut_off_at:
@@ -439,8 +438,27 @@ class SnapshotWorker(Worker):
                 pass
             self._to_horse.close()
             self._to_horse = None
-        self._doubts_postgres = True  # its job may have failed for that
+        self._reasons.postgres.raise_()  # its job may have failed for that
         return super().wait_for_horse()
+
+    def _answer(self) -> None:
+        """Answers a work-horse that asks whether the error of its job is the host's fault."""
+        assert self._to_horse is not None and self.execution is not None  # noqa: S101, PT018 - it runs
+        with deferred((signal.SIGALRM,)), suppress(OSError):  # it was killed meanwhile
+            self._to_horse.recv(1)
+            is_hosts = self._reasons.is_hosts_fault(self.execution.job_id)
+            self._to_horse.send(_OF_HOST if is_hosts else _OF_LINK)
+
+    def _ask(self) -> bool:
+        """Asks the worker, from its work-horse, whether the error of the job is the host's fault.
+
+        The worker finds out by trying: it has no limit of memory of its own.
+        """
+        assert self._to_worker is not None  # noqa: S101 - made before the fork
+        with suppress(OSError):  # the worker was killed
+            self._to_worker.send(_ASKS)
+            return self._to_worker.recv(1) == _OF_HOST
+        return False
 
     def end_work_horse(self) -> None:
         """Ends a work-horse that waits for a job."""
@@ -456,6 +474,7 @@ class SnapshotWorker(Worker):
         self._to_horse.close()
         host.limit_memory(self._settings)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        snapshot_job.use_worker(self._ask)
         super().main_work_horse(job, queue)
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
@@ -468,7 +487,7 @@ class SnapshotWorker(Worker):
         while super().perform_job(job, queue, execution) and _size() - size < _MOST_GROWTH:
             try:
                 assert self._to_worker is not None  # noqa: S101 - made before the fork
-                self._to_worker.send(b"1")
+                self._to_worker.send(_SUCCEEDED)
                 message = self._to_worker.recv(1024)
             except OSError:  # the worker was killed
                 return True

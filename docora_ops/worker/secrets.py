@@ -1,17 +1,11 @@
-"""Decrypts Docora's secrets, and keeps them out of texts that are stored or logged."""
+"""Keeps secrets out of texts that are stored or logged."""
 
-import re
 from base64 import b64encode
 from collections.abc import Iterable
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from docora_ops.errors import SnapshotError
 from docora_ops.text import mask
 
-_FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):((?:[0-9a-f]{2})*)", re.IGNORECASE)
 _LONGEST_ERROR = 1000  # characters of `last_error`: an error may quote a whole page of HTML
 _SHORTEST_SECRET = 8  # characters: any text could contain a shorter part of a URL by chance
 
@@ -47,20 +41,3 @@ class Cleaner:
         text = mask(text, self._secrets)
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
         return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"
-
-
-def decrypt(text: str, key: bytes, name: str) -> str:
-    """Decrypts `iv:tag:ciphertext`, each in hex: AES-256-GCM with an iv of 16 bytes.
-
-    Raises SnapshotError, with `name` and without any part of the text.
-    """
-    found = _FORM.fullmatch(text)
-    if found is None:
-        raise SnapshotError(f"{name} is not in the form iv:tag:ciphertext")
-    iv, tag, ciphertext = (bytes.fromhex(part) for part in found.groups())
-    try:
-        return AESGCM(key).decrypt(iv, ciphertext + tag, None).decode()
-    except (InvalidTag, UnicodeDecodeError):
-        raise SnapshotError(
-            f"{name} can't be decrypted: it was encrypted with another ENCRYPTION_KEY"
-        ) from None

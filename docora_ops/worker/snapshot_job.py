@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 
@@ -13,6 +13,7 @@ from rq.timeouts import JobTimeoutException
 from docora_ops.database import Database, Session, circuits
 from docora_ops.database import link_scans as scans
 from docora_ops.database.link_scans import Failure, Refusal
+from docora_ops.encryption import decrypt
 from docora_ops.errors import (
     BrokenCloneError,
     ConfigurationError,
@@ -32,7 +33,7 @@ from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import JobEnd, fields_of_link, log, name_of_link
 from docora_ops.worker.recovery import Tries
-from docora_ops.worker.secrets import Cleaner, decrypt
+from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30  # seconds for the POST of a file, or of a chunk
@@ -57,6 +58,8 @@ class Resources:
         self.settings = settings
         self.client = client or connect(settings)
         self._is_shared = client is not None
+        # Asks the worker, of which only ours answers.
+        self.is_hosts_fault: Callable[[], bool] = lambda: False
         self._session: Session | None = None
         self._webhooks: dict[tuple[str, str, str], Webhook] = {}
 
@@ -110,6 +113,12 @@ def use_settings(settings: Settings, client: Redis | None = None) -> None:
     _resources = Resources(settings, client)
 
 
+def use_worker(is_hosts_fault: Callable[[], bool]) -> None:
+    """Lets the jobs of this process ask their worker whether an error is the fault of the host."""
+    if _resources is not None:
+        _resources.is_hosts_fault = is_hosts_fault
+
+
 def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     """Brings the link of an app to a repository up to date. RQ calls this for each job.
 
@@ -133,7 +142,9 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     try:
         # Handled outside `except`, so that it is not chained into the log, secrets and all.
         failure = job.work()
-        if failure is not None:
+        if failure is not None and host.is_scarcity(failure) and resources.is_hosts_fault():
+            job.wait_again(failure)
+        elif failure is not None:
             job.fail(failure)
         succeeded = failure is None
     finally:
@@ -308,6 +319,19 @@ class _Snapshot:
             if not scans.record_delivery(self.session, link.ref, change.path, sha):
                 self._go_on_unless(Refusal.GONE)
 
+    def wait_again(self, error: Exception) -> None:
+        """Makes the link and the job wait as before, and raises SnapshotError: the host failed."""
+        self.tries.give_back()
+        message = self.cleaner.clean(self._describe(error))
+        patient = self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT})
+        # If this fails, the next try updates the link.
+        with suppress(DocoraOpsError), closing(Database(patient)) as database:
+            scans.release_scan(database, *self.ids, self.session_id)
+        fields = self._end_fields(JobEnd.CUT_OFF, message)
+        text = "%s: the host's fault, queued again at once; no failure is counted: %s"
+        log.warning(text, self.name, inert(message), extra=fields)
+        raise SnapshotError(inert(message))  # RQ's own worker logs it as it is
+
     def fail(self, error: Exception) -> None:
         """Counts the failure, ends or keeps the tries accordingly, and raises SnapshotError."""
         message = self.cleaner.clean(self._describe(error))
@@ -364,6 +388,8 @@ class _Snapshot:
             return error.message
         if isinstance(error, JobTimeoutException):
             return f"the snapshot took longer than {self.settings.job_timeout} s"
+        if isinstance(error, OSError) and host.is_scarcity(error):
+            return f"the job could not go on: {host.words_of(error)}"
         # The exception's own text may contain secrets, so it is left out.
         frames = traceback.extract_tb(error.__traceback__)
         places = "; ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from rq.job import JobStatus
 from rq.timeouts import JobTimeoutException
 
+from docora_ops.encryption import decrypt
 from docora_ops.errors import SnapshotError
-from docora_ops.worker.secrets import Cleaner, decrypt
+from docora_ops.worker.secrets import Cleaner
 from tests.support.docora import finish
 from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.privileges import with_login

@@ -20,7 +20,7 @@ from rq.job import JobStatus
 from rq.utils import now, utcformat
 
 from docora_ops.queue import connect
-from docora_ops.worker import rq_worker, snapshot_job
+from docora_ops.worker import reasons, snapshot_job
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.bullmq import Bullmq
 from tests.support.clocks import clock_ahead, clock_in, with_wrong_clock
@@ -284,7 +284,7 @@ def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
 def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
     snapshots: Snapshots, bullmq: Bullmq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rq_worker, "_LOOK_INTERVAL", 0)
+    monkeypatch.setattr(reasons, "_LOOK_INTERVAL", 0)
     docora = snapshots.docora
     worker = SnapshotWorker(snapshots.settings, connect(snapshots.settings), "w")
     link = docora.add_link("scanning", retry_count=0)
