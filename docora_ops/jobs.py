@@ -163,18 +163,30 @@ class Worker:
     no_job_reason: NoJobReason | None = None  # None: takes jobs
 
 
-def refusal_of(workers: Sequence[Worker]) -> str | None:
-    """Returns `none takes jobs: clock 3,600 s ahead`, or None if all of these workers take jobs."""
-    reasons = [each.no_job_reason for each in workers if each.no_job_reason is not None]
-    if not reasons:
+@dataclass(frozen=True)
+class Refusal:
+    """The workers that take no job, and why."""
+
+    words: str  # such as `none takes jobs: clock 3,600 s ahead`
+    is_total: bool  # no worker takes jobs
+    troubles: Sequence[NoJobReason]  # one for each code but `suspended`, which somebody has ordered
+
+
+def refusal_of(workers: Sequence[Worker]) -> Refusal | None:
+    """Returns what is known of the workers that take no job, None if all of these take jobs."""
+    found = [each.no_job_reason for each in workers if each.no_job_reason is not None]
+    if not found:
         return None
-    if len(reasons) < len(workers):
-        count = "1 takes no job" if len(reasons) == 1 else f"{len(reasons)} take no job"
-    else:
-        count = "takes no job" if len(reasons) == 1 else "none takes jobs"
     # Two workers of one host may measure its clock differently by a second.
-    messages = {reason.code: reason.message for reason in reversed(reasons)}
-    return f"{count}: {'; '.join(reversed(messages.values()))}"
+    reasons = list({reason.code: reason for reason in reversed(found)}.values())[::-1]
+    is_total = len(found) == len(workers)
+    if is_total:
+        count = "takes no job" if len(found) == 1 else "none takes jobs"
+    else:
+        count = "1 takes no job" if len(found) == 1 else f"{len(found)} take no job"
+    messages = "; ".join(reason.message for reason in reasons)
+    troubles = [each for each in reasons if each.code is not NoJobCode.SUSPENDED]
+    return Refusal(f"{count}: {messages}", is_total, troubles)
 
 
 def silence_of(workers: Sequence[Worker]) -> str | None:

@@ -182,6 +182,7 @@ class Metrics:
     jobs_by_status: Mapping[str, int] | None
     oldest_waiting_seconds: int | None
     workers_by_state: Mapping[str, int] | None
+    workers_by_no_job_reason: Mapping[str, int] | None  # of those that take no job
     backend_ok: bool | None  # the workers that run are those of the backend
     drift: DriftCounts | None
     freshness: Freshness | None

@@ -11,6 +11,7 @@ from docora_ops.actions.find_drift import Suspects, find_drift
 from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
 from docora_ops.database.link_reports import count_by_status, links_by_group
+from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
     SESSIONS_FOR_WORKERS,
     Role,
@@ -34,7 +35,16 @@ from docora_ops.diagnosis import (
 )
 from docora_ops.drift import DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
-from docora_ops.jobs import ADVICE, QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
+from docora_ops.jobs import (
+    ADVICE,
+    QUEUE_NAME,
+    Backend,
+    NoJobCode,
+    OtherQueue,
+    QueueHealth,
+    Worker,
+    refusal_of,
+)
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Freshness, Standby
@@ -88,6 +98,7 @@ class _Server:
     latency: dict[str, float] = field(default_factory=dict)
     """Milliseconds that one answer takes, by server, if known."""
     pending: int = 0  # links; 0 also if Postgres was not asked
+    foreign_keys: int = 0  # apps whose auth keys ENCRYPTION_KEY does not decrypt; 0 also if unknown
     health: QueueHealth | None = None
     freshness: Freshness | None = None
 
@@ -148,7 +159,8 @@ def diagnose(
     is_lost = len(unusable) < len(errors)
     missing = filter(None, (postgres.missing, redis.missing))
     needs = " and ".join(dict.fromkeys(missing)) or "more permissions"
-    checks = [_check_settings(docora.settings, unusable), *postgres.checks, *redis.checks]
+    settings = _check_settings(docora.settings, unusable, postgres.foreign_keys)
+    checks = [settings, *postgres.checks, *redis.checks]
     freshness = postgres.freshness and beside_queue(docora, postgres.freshness, redis.health)
     if redis.health:
         choice = docora.backend
@@ -187,7 +199,9 @@ def _judge(name: CheckName, fine: str, *problems: _Problem) -> Check:
     return ok(name, fine)
 
 
-def _check_settings(settings: Settings, unusable: list[ConfigurationError]) -> Check:
+def _check_settings(
+    settings: Settings, unusable: list[ConfigurationError], foreign_keys: int
+) -> Check:
     name = CheckName.SETTINGS
     if unusable:
         found = "; ".join(error.message for error in unusable)
@@ -197,6 +211,10 @@ def _check_settings(settings: Settings, unusable: list[ConfigurationError]) -> C
             settings.require_encryption_key()
         except ConfigurationError as error:
             return warning(name, f"{error.message}: no worker starts with it", error.hint)
+    if foreign_keys:
+        of_apps = f"none of the auth keys of {amount(foreign_keys, 'app')}"
+        found = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
+        return warning(name, found, "set it to the ENCRYPTION_KEY that Docora has")
     of_target = f"target {settings.target}, " if settings.target else ""
     return ok(name, f"{of_target}queue {QUEUE_NAME}")
 
@@ -242,12 +260,25 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
         if privileges.state is CheckState.CRITICAL:
             server.missing = "the missing privileges"
             return server
+        if ("SELECT", "apps", "client_auth_key_encrypted") in role.held:
+            server.foreign_keys = _count_foreign_keys(docora)
         _check_links(docora, server, max_failed)
         if standby:
             server.missing = "the primary"
     except (ConfigurationError, PostgresError) as error:
         server.lose(error)
     return server
+
+
+def _count_foreign_keys(docora: Docora) -> int:
+    """Counts the tried auth keys if ENCRYPTION_KEY decrypts none; 0 also without a usable one."""
+    try:
+        from docora_ops.encryption import count_foreign  # needs the extra `worker`
+
+        key = docora.settings.require_encryption_key()
+    except (ImportError, ConfigurationError):
+        return 0
+    return count_foreign(some_auth_keys(docora.database), key)
 
 
 def _check_links(docora: Docora, server: _Server, max_failed: int | None) -> None:
@@ -407,6 +438,7 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
         CheckName.WORKERS,
         found,
         (not queue.workers, failed, none, "start one: docora-ops worker"),
+        *_refusals(queue, f"{found}, {{}}, and {jobs}"),
         (bool(suspended), unless_idle, f"{found}, and {jobs}{suspended}", "docora-ops resume"),
         (queue.silence is not None, warning, silent, "see whether they run: docora-ops queue"),
     )
@@ -424,6 +456,21 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
         (not queue.has_scheduler, failed, f"nothing queues them when they are due; {first}", start),
         (delay < -_LATE, warning, f"workers queue them, yet {first}", "see the log of the workers"),
     )
+
+
+def _refusals(queue: QueueHealth, text: str) -> Iterator[_Problem]:
+    """Yields what is wrong by the word of the workers that take no job, suspended ones excepted.
+
+    It is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+    """
+    refusal = refusal_of(queue.live_workers)
+    if refusal is None:
+        return
+    has_wrong_key = any(each.code is NoJobCode.WRONG_KEY for each in refusal.troubles)
+    kind = failed if refusal.is_total or has_wrong_key else warning
+    hint = "; ".join(each.hint for each in refusal.troubles if each.hint)
+    found = text.format(refusal.words)
+    yield bool(refusal.troubles), kind, found, hint or "see the log of the workers"
 
 
 def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:

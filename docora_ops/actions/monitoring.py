@@ -15,7 +15,7 @@ from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import Backend, OtherQueue, QueueOverview
+from docora_ops.jobs import Backend, NoJobCode, OtherQueue, QueueOverview
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, AppCount, LinkStatus
 from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Metrics, Status
@@ -144,6 +144,7 @@ def read_metrics(
         jobs_by_status=jobs,
         oldest_waiting_seconds=overview.oldest_waiting_seconds if overview else None,
         workers_by_state=_workers_by_state(overview) if overview else None,
+        workers_by_no_job_reason=_workers_by_no_job_reason(overview) if overview else None,
         backend_ok=backend_ok,
         drift=drift,
         freshness=freshness,
@@ -164,6 +165,15 @@ def _workers_by_state(queue: QueueOverview) -> dict[str, int]:
     for worker in queue.workers:
         state = worker.state if worker.state in _WORKER_STATES else "unknown"
         counts[state if worker.silent_seconds is None else "silent"] += 1
+    return counts
+
+
+def _workers_by_no_job_reason(queue: QueueOverview) -> dict[str, int]:
+    """Counts the live workers that take no job by the code of their reason."""
+    counts = dict.fromkeys(map(str, NoJobCode), 0)
+    for worker in queue.workers:
+        if worker.no_job_reason is not None:
+            counts[worker.no_job_reason.code] += 1
     return counts
 
 

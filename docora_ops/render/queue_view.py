@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from docora_ops.jobs import QueuedJob, QueueOverview, Suspension, Worker, silence_of
+from docora_ops.jobs import NoJobCode, QueuedJob, QueueOverview, Suspension, Worker
 from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
 from docora_ops.render.link_view import link_name
+from docora_ops.render.status_view import workers_cell
 from docora_ops.text import moment
 
 
@@ -15,12 +16,24 @@ def _since(job: QueuedJob) -> str:
     return moment(job.processed_at if job.status == "active" else job.enqueued_at) or "-"
 
 
+def _trouble(worker: Worker) -> str | None:
+    """Returns why a worker takes no job, unless its state says so."""
+    reason = worker.no_job_reason
+    return None if reason is None or reason.code is NoJobCode.SUSPENDED else reason.message
+
+
 _WORKERS: Sequence[Column[Worker]] = (
     Column("Worker", lambda worker: worker.name),
     Column(
         "State",
         lambda it: (it.state or "unknown") + ", silent" * (it.silent_seconds is not None),
         lambda it: "yellow" * (it.silent_seconds is not None),
+    ),
+    Column(
+        "Takes no job",
+        _trouble,
+        lambda _: "yellow",
+        folds=True,
     ),
     Column("Last heartbeat", lambda worker: worker.last_heartbeat_at or "-"),
     Column("At work on", lambda it: ", ".join(map(link_name, it.jobs)) or "-", folds=True),
@@ -35,9 +48,7 @@ _JOBS: Sequence[Column[QueuedJob]] = (
 
 def queue_screens(overview: QueueOverview, limit: int) -> Iterator[object]:
     """Shows the counts, the workers and the first `limit` jobs, with a blank line between."""
-    silence = silence_of(overview.workers)
-    count = f"{len(overview.workers)} ({silence})" if silence else len(overview.workers)
-    yield Pairs([*named_values(overview), ("Workers", cell(count, "yellow" * bool(silence)))])
+    yield Pairs([*named_values(overview), ("Workers", workers_cell(overview))])
     if overview.workers:
         yield from ("", Listing(_WORKERS, overview.workers))
     if overview.jobs:

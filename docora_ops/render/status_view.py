@@ -9,7 +9,14 @@ from rich.text import Text
 
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, silence_of
+from docora_ops.jobs import (
+    ADVICE,
+    Backend,
+    BackendSource,
+    QueueOverview,
+    refusal_of,
+    silence_of,
+)
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import LinkStatus
 from docora_ops.overview import SLOW_MS, Freshness, Metrics, Status, TargetState
@@ -175,10 +182,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     if queue.backend_source is BackendSource.UNCLEAR:
         yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
     elif queue.workers:
-        count, silence = f"{len(queue.workers)}", silence_of(queue.workers)
-        if queue.backend is Backend.RQ:  # BullMQ does not tell which are busy
-            count += f", {sum(worker.state == 'busy' for worker in queue.workers)} busy"
-        yield "Workers", cell(f"{count} ({silence})", "yellow") if silence else cell(count)
+        yield "Workers", workers_cell(queue)
     elif has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
@@ -187,6 +191,21 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     if queue.suspension:
         yield "", _line(queue.suspension.sentence, "yellow")
         yield "", _heading("  to go on", advice.to_resume, "yellow")
+
+
+def workers_cell(queue: QueueOverview) -> Text:
+    """Says how many workers run, how many are busy, and which take no job or are silent."""
+    count, style = f"{len(queue.workers)}", ""
+    refusal, silence = refusal_of(queue.workers), silence_of(queue.workers)
+    # BullMQ does not tell which are busy.
+    if queue.backend is Backend.RQ and not (refusal and refusal.is_total):
+        count += f", {sum(worker.state == 'busy' for worker in queue.workers)} busy"
+    if refusal:
+        is_bad = refusal.is_total and refusal.troubles
+        count, style = f"{count}, {refusal.words}", "red" if is_bad else "yellow"
+    if silence:
+        count, style = f"{count} ({silence})", style or "yellow"
+    return cell(count, style)
 
 
 # `targets`.
@@ -227,6 +246,7 @@ _HELP = {
     "docora_queue_jobs": "Jobs in the queue by status.",
     "docora_queue_oldest_seconds": "Seconds that the oldest waiting job has waited.",
     "docora_workers": "Live workers that listen on the queue, by state.",
+    "docora_workers_refusing": "Live workers that take no job, by reason.",
     "docora_backend_ok": "0 if it is unclear which workers run, or if they are of another backend.",
     "docora_drift_links": "Lost and stuck links: pending or scanning without a live job.",
     "docora_links_overdue": "Links in sync without a good scan for too long.",
@@ -279,6 +299,8 @@ def prometheus_text(found: Metrics, *, openmetrics: bool = False) -> str:
         add("docora_queue_oldest_seconds", {"": found.oldest_waiting_seconds}, queue=queue)
     if found.workers_by_state:
         add("docora_workers", found.workers_by_state, state="")
+    if found.workers_by_no_job_reason:
+        add("docora_workers_refusing", found.workers_by_no_job_reason, reason="")
     if found.backend_ok is not None:
         add("docora_backend_ok", {"": found.backend_ok})
     if drift:

@@ -38,7 +38,7 @@ class JobEnd(StrEnum):
     NOTHING_TO_DO = "nothing_to_do"
     TRIED_AGAIN = "tried_again"  # it failed, and waits for its next try
     FAILED = "failed"  # so its link has failed
-    CUT_OFF = "cut_off"  # by a signal; it is queued again, and no failure counted
+    CUT_OFF = "cut_off"  # by a signal or the host; it is queued again, and no failure counted
 
 
 def json_formatter() -> logging.Formatter:

@@ -165,6 +165,8 @@ class SnapshotWorker(Worker):
                         found = self._dequeue(_PAUSE)
                 if found is not None:
                     self.execute_job(*found)
+            except HostFaultError:
+                self._wait(_PAUSE)
             except RedisError as error:
                 if burst or not is_outage(error):
                     raise
@@ -229,6 +231,7 @@ class SnapshotWorker(Worker):
         return True
 
     def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
+        """Takes a job. Raises HostFaultError if the host can't even read it; the job waits then."""
         [queue] = self.queues
         while True:
             try:
@@ -237,10 +240,26 @@ class SnapshotWorker(Worker):
                 )
             except (RedisError, DequeueTimeout):
                 raise
-            except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
+            except Exception as error:  # a job of another program can raise anything
                 job_id = getattr(error, "job_id", "")
+                if job_id and host.is_scarcity(error):
+                    self._put_back(job_id)
+                    raise self._host_fault(error) from error
                 log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
                 queue.intermediate_queue.remove(job_id)
+
+    def _put_back(self, job_id: str) -> None:
+        """Makes a job that was taken and not begun wait again."""
+        [queue] = self.queues
+        with self.connection.pipeline() as pipeline:
+            pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
+            queue.push_job_id(job_id, pipeline, at_front=True)
+            pipeline.execute()
+
+    def _host_fault(self, error: BaseException) -> HostFaultError:
+        """Makes the loop try the host before it takes the next job; returns the error to raise."""
+        self._reasons.host.raise_()
+        return HostFaultError(f"a job can't begin: {type(error).__name__}")
 
     def _queue_due_jobs(self) -> None:
         """Queues the delayed jobs that are due, at most once a second and in one worker at a time.
@@ -409,8 +428,7 @@ class SnapshotWorker(Worker):
         except OSError as error:
             if os.getpid() != worker:
                 os._exit(1)
-            self._reasons.host.raise_()
-            raise HostFaultError(f"no process can be started: {host.words_of(error)}") from error
+            raise self._host_fault(error) from error
         self._to_worker.close()
         self._living_horse = self.horse_pid
 

@@ -31,6 +31,7 @@ from tests.support.own_servers import OwnRedis
 from tests.support.proxy import Fault, Proxy, refused_port
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
+from tests.support.snapshots import encrypt
 from tests.support.terminal import at_terminals, plain_data
 
 OF_POSTGRES = [*ALL[1:8], *OF_LINKS]
@@ -323,6 +324,24 @@ def test_a_server_that_is_lost_on_the_way_costs_what_follows(
     assert result.code == 5, result
     assert (states(result)[server], states(result)["drift_lost"]) == ("critical", "not_checked")
     assert result.data["drift"] is None
+
+
+def test_an_encryption_key_that_decrypts_nothing_is_a_warning_where_that_can_be_judged(
+    docora: Docora,
+) -> None:
+    make_healthy(docora)
+    right, wrong = bytes(32), bytes(31) + b"1"
+    docora.connection.execute(
+        "UPDATE apps SET client_auth_key_encrypted = %s", (encrypt("key", right),)
+    )
+    found = examine(docora, ENCRYPTION_KEY=wrong.hex())
+    assert (found.code, not_ok(found)) == (0, {"settings": "warning"})
+    assert "ENCRYPTION_KEY decrypts none of the auth keys of 3 apps" in found.stdout
+    assert not_ok(examine(docora, ENCRYPTION_KEY=right.hex())) == {}
+    assert not_ok(examine(docora, ENCRYPTION_KEY=None)) == {}
+    monitor = {"DATABASE_URL": docora.database_access.monitor, "ENCRYPTION_KEY": wrong.hex()}
+    blind = docora.run("doctor", "--read-only", "--json", env=ONE_LOOK | monitor)
+    assert not_ok(blind) == {}
 
 
 def test_unusable_settings_are_exit_code_2_and_not_shown_and_warnings_alone_are_no_failure(

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rq.job import JobStatus
 from rq.worker import WorkerStatus
 
+from docora_ops.jobs import NoJobCode
 from tests.help.documents import topic
 from tests.support.docora import COMMAND, QUEUE, Docora, Result
 from tests.support.proxy import refused_port
@@ -24,11 +25,14 @@ from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 STATUSES = ("pending_snapshot", "scanning", "synced", "failed")
 JOBS = ("waiting", "active", "delayed", "completed", "failed")
 WORKERS = (*(status.value for status in WorkerStatus), "unknown", "silent")
+REASONS = tuple(code.value for code in NoJobCode)
 OF_POSTGRES = {
     *("docora_links", "docora_circuits_open", "docora_links_overdue", "docora_nothing_moves"),
     "docora_slow_pass_seconds",
 }
-OF_REDIS = {"docora_queue_jobs", "docora_workers", "docora_backend_ok"}
+OF_REDIS = {
+    *("docora_queue_jobs", "docora_workers", "docora_workers_refusing", "docora_backend_ok"),
+}
 OF_ANY = {"docora_up", "docora_scrape_seconds"}
 Numbers = dict[str, dict[tuple[str, ...], float]]
 
@@ -93,6 +97,7 @@ def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str])
         "docora_circuits_open": {(): 1},
         "docora_queue_jobs": by(JOBS, QUEUE, waiting=1, active=1, delayed=1, completed=1, failed=1),
         "docora_workers": by(WORKERS, busy=1, idle=1, suspended=1, unknown=1),
+        "docora_workers_refusing": by(REASONS, suspended=1),
         "docora_backend_ok": {(): 1},
         "docora_drift_links": {("lost",): 1, ("stuck",): 1},
         "docora_links_overdue": {(): 3},  # no link was ever scanned

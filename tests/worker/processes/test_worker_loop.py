@@ -271,6 +271,8 @@ def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
             link, _ = snapshots.add_queued({"a": "1\n"})
             [shown] = docora.run("queue", "--json").data["workers"]
             assert (shown["state"], shown["silent_seconds"]) == ("suspended", None)
+            assert shown["no_job_reason"]["code"] == "wrong_backend"
+            assert shown["no_job_reason"]["message"] == "a BullMQ worker of Docora runs"
             assert docora.waiting() == [link.job_id]
         worker.await_line(WENT)
         eventually(lambda: docora.status(link) == "synced", "the job")

@@ -224,6 +224,9 @@ def test_a_worker_without_postgres_takes_no_job_until_it_is_back(
         worker.await_line("takes no job: Postgres database ")
         first = proxy.connections
         eventually(lambda: proxy.connections > first, "another attempt")
+        [shown] = docora.run("queue", "--json").data["workers"]
+        assert shown["no_job_reason"]["code"] == "postgres"
+        assert shown["no_job_reason"]["message"] in worker.log
         await_beats(snapshots)
         proxy.come_back()
         worker.await_line("takes jobs again")
