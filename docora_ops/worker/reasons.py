@@ -67,28 +67,28 @@ _BESIDE_BULLMQ = Bar(
 
 
 class Doubt:
-    """Looks for something wrong once there is a doubt, then again after pauses until it is gone."""
+    """Looks for something wrong once it is suspected, then again after pauses until it is gone."""
 
-    def __init__(self, look: Callable[[], Bar | None], *, is_raised: bool = False) -> None:
+    def __init__(self, look: Callable[[], Bar | None], *, is_suspected: bool = False) -> None:
         self._look = look
-        self._is_raised = is_raised
+        self._is_suspected = is_suspected
         self._bar: Bar | None = None
         self._next: float = 0
         self._pause = _PAUSE
 
-    def raise_(self) -> None:
+    def suspect(self) -> None:
         """Makes the next call of `bar` look, unless a pause lasts."""
-        self._is_raised = True
+        self._is_suspected = True
 
     def bar(self) -> Bar | None:
         """Returns what is wrong, None if nothing was found."""
-        is_due = self._is_raised and time.monotonic() >= self._next
+        is_due = self._is_suspected and time.monotonic() >= self._next
         return self.look() if is_due else self._bar
 
     def look(self) -> Bar | None:
         """Looks at once, and returns what is wrong, None if nothing is."""
         self._bar = self._look()
-        self._is_raised = self._bar is not None
+        self._is_suspected = self._bar is not None
         if self._bar is None:
             self._next, self._pause = 0, _PAUSE
         else:
@@ -105,7 +105,7 @@ class Reasons:
         self._client = client
         self._next_look = 0.0
         self._sees_bullmq = False
-        self.postgres = Doubt(self._try_postgres, is_raised=True)
+        self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
         self._faults: Counter[str] = Counter()
 
@@ -115,23 +115,23 @@ class Reasons:
             self._next_look = time.monotonic() + _LOOK_INTERVAL
             host.measure_clock(self._client)
             self._sees_bullmq = bool(bullmq_workers(self._client))
-        reasons = (
+        looks = (
             self._judge_clock,
             lambda: _BESIDE_BULLMQ if self._sees_bullmq else None,
             self.postgres.bar,
             self.host.bar,
             lambda: _SUSPENDED if is_suspended(self._client) else None,
         )
-        return next(filter(None, (reason() for reason in reasons)), None)
+        return next(filter(None, (look() for look in looks)), None)
 
     def look_again(self) -> None:
         """Makes the next call of `find` ask Redis at once: another server may answer now."""
         self._next_look = 0.0
 
     def is_hosts_fault(self, job_id: str) -> bool:
-        """Tells whether an error of a job was the fault of the host, by trying what jobs need.
+        """Tries what jobs need, and tells whether an error of this job was the fault of the host.
 
-        If the host has failed the same job before, time after time, it counts as the job's own.
+        The third such error of a job in a row is its own fault, whatever the trial says.
         """
         if self.host.look() is None:
             return False

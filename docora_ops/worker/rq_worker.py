@@ -258,7 +258,7 @@ class SnapshotWorker(Worker):
 
     def _host_fault(self, error: BaseException) -> HostFaultError:
         """Makes the loop try the host before it takes the next job; returns the error to raise."""
-        self._reasons.host.raise_()
+        self._reasons.host.suspect()
         return HostFaultError(f"a job can't begin: {type(error).__name__}")
 
     def _queue_due_jobs(self) -> None:
@@ -456,7 +456,7 @@ class SnapshotWorker(Worker):
                 pass
             self._to_horse.close()
             self._to_horse = None
-        self._reasons.postgres.raise_()  # its job may have failed for that
+        self._reasons.postgres.suspect()  # its job may have failed for that
         return super().wait_for_horse()
 
     def _answer(self) -> None:

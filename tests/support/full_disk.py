@@ -1,6 +1,7 @@
 """A worker whose clones are on a file system of its own, which a test fills and empties."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,19 @@ from tests.support.worker_processes import Running, running_program
 # root keeps its own namespace of users, or it could not enter the folders of others.
 _AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
 _MOUNT = ("unshare", *_AS_ROOT, "--mount", "sh", "-ec")
-_TRIAL = subprocess.run(
-    [*_MOUNT, "mount -t tmpfs none /mnt"], capture_output=True, check=False, text=True
-)
+
+
+def _why_not() -> str:
+    """Why this user can't mount anything; empty if it can."""
+    if shutil.which(_MOUNT[0]) is None:
+        return "unshare is not installed"
+    command = [*_MOUNT, "mount -t tmpfs none /mnt"]
+    return subprocess.run(command, capture_output=True, check=False, text=True).stderr.strip()
+
+
+_WHY_NOT = _why_not()
 with_own_mounts = pytest.mark.skipif(
-    _TRIAL.returncode != 0, reason=f"no mount in a namespace of its own: {_TRIAL.stderr.strip()}"
+    bool(_WHY_NOT), reason=f"no mount in a namespace of its own: {_WHY_NOT}"
 )
 
 

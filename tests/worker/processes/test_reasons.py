@@ -11,7 +11,6 @@ from pydantic import SecretStr
 from docora_ops.jobs import NoJobCode
 from docora_ops.queue import connect
 from docora_ops.worker.reasons import Reasons
-from tests.metrics.test_metrics import numbers
 from tests.support.clocks import clock_in, with_wrong_clock
 from tests.support.delivery_checks import link_row, repository_row
 from tests.support.diagnoses import ONE_LOOK, check
@@ -34,9 +33,9 @@ def rows(docora: Docora, command: str) -> list[str]:
     return [line.partition("\t")[2] for line in lines if line.startswith("Workers\t")]
 
 
-def refusing(docora: Docora) -> dict[str, float]:
-    counts = numbers(docora.run("metrics"))["docora_workers_refusing"]
-    return {code: count for (code,), count in counts.items() if count}
+def refusing(docora: Docora) -> dict[str, int]:
+    counts = docora.run("metrics", "--json").data["workers_by_no_job_reason"]
+    return {code: count for code, count in counts.items() if count}
 
 
 def doctor(docora: Docora, **env: str) -> tuple[int, str, str]:
@@ -112,7 +111,7 @@ def test_values_that_can_not_be_read_or_have_another_form_are_no_evidence(
 
         def found() -> NoJobCode | None:
             bar = Reasons(snapshots.settings.model_copy(update=key), client).find()
-            return bar and bar.code
+            return None if bar is None else bar.code
 
         assert found() is NoJobCode.WRONG_KEY
         role = docora.database_access.worker_name

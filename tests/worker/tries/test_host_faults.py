@@ -88,6 +88,7 @@ def test_a_repository_that_is_too_large_for_the_disk_counts_as_the_links_own_fau
         assert repository_row(snapshots, link.repository_id)["consecutive_failures"] == 1
         assert disk.size_of_files() < 1 << 20
     assert "takes no job" not in worker.log
+    assert "host's fault" not in worker.log
 
 
 def test_the_host_is_blamed_for_one_link_twice_and_then_the_link(
