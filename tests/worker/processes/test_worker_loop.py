@@ -169,7 +169,7 @@ def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
     def said(count: int, seconds: int, silence: str) -> None:
         assert f"Workers\t{count}, 1 busy{silence}\n" in output(seconds, "status")
         queue = output(seconds, "queue")
-        assert f"Workers\t{count}{silence}\n" in queue
+        assert f"Workers\t{count}, 1 busy{silence}\n" in queue
         assert ("busy, silent" in queue) is bool(silence)
         checks = json.loads(output(seconds, "doctor", "--json"))["data"]["checks"]
         [check] = [check for check in checks if check["name"] == "workers"]
