@@ -269,6 +269,8 @@ class QueueOverview:
     backend_source: BackendSource = BackendSource.SETTING
     # Jobs that failed in the last 15 minutes, at least: one that is queued again is not counted.
     failed_recently: int = 0
+    live_runs: int = 0  # running jobs whose worker still shows that it is alive
+    last_began_at: datetime | None = None  # the last begin that the jobs at hand still tell
 
     @property
     def unfinished(self) -> int:
@@ -352,6 +354,8 @@ class QueueHealth:
     last_failed_at: datetime | None = None
     oldest_waiting_at: datetime | None = None
     last_pass_seconds: int | None = None  # since the last pass of `docora-ops schedule`
+    live_runs: int = 0
+    last_began_at: datetime | None = None
 
     @property
     def has_only_others(self) -> bool:

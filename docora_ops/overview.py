@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.diagnosis import CheckState
@@ -38,6 +39,21 @@ class DriftCounts:
     at_least: bool = False  # too many to look at: `lost` is how many more than all jobs
 
 
+class Stop(StrEnum):
+    """What has stopped, where that is seen directly."""
+
+    WORKERS = "workers"
+    SCHEDULE = "schedule"
+
+    @property
+    def sentence(self) -> str:
+        """Says what has stopped."""
+        return {
+            Stop.WORKERS: "no worker runs, and jobs wait",
+            Stop.SCHEDULE: "docora-ops schedule has stopped, and links are due and not queued",
+        }[self]
+
+
 @dataclass(frozen=True)
 class Freshness:
     """When links were last scanned, and how many are overdue. Postgres's clock gives all times.
@@ -45,8 +61,8 @@ class Freshness:
     `overdue`: links in sync without a good scan for `overdue_after_seconds`, not counting the time
     of an open circuit. If no link at all was scanned in that time, pending links and links that
     were never scanned count, too, from their creation on. `due`: links that a scheduler is to
-    queue now. `nothing_moves`: there are due links, and for `overdue_after_seconds` neither a good
-    scan nor the end of a failed job.
+    queue now. `nothing_moves`: a link has been due for `nothing_moves_after_seconds`, and in all
+    that time no job ran, began or ended, and no file was delivered.
     """
 
     read_at: datetime
@@ -55,15 +71,18 @@ class Freshness:
     overdue_at_least: bool  # too many to count: both numbers are lower bounds
     overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
     overdue_after_seconds: int  # the threshold in force
-    cycle_seconds: int | None  # that a scan of all links takes at this pace; None: no scans
-    # A cycle takes longer than the rescan interval, some link waits for its scan, and with RQ,
-    # neither `schedule` nor all workers have stopped.
+    cycle_seconds: int | None  # that a scan of all links took at the last pace; None: too few scans
+    # A cycle takes longer than the rescan interval, some link waits for its scan, links are scanned
+    # at all, and with RQ, neither `schedule` nor all workers have stopped.
     is_slow: bool
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans of the last 15 minutes
     oldest_scan_seconds: int | None  # the longest time that a link in sync was not scanned
     due: int
-    nothing_moves: bool
+    nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, else by the last pace
+    nothing_moves: bool = False  # needs Redis, too
+    stopped: Stop | None = None  # seen in one look; needs Redis, too
+    shortest_pass_seconds: int | None = None  # if DOCORA_OPS_OVERDUE_AFTER is shorter than that
 
     @property
     def slow_pass_seconds(self) -> int:
@@ -76,6 +95,14 @@ class Freshness:
         return (
             f"slow: a pass takes {duration(self.slow_pass_seconds)}; "
             f"links are overdue after {duration(self.overdue_after_seconds)}"
+        )
+
+    @property
+    def too_short_words(self) -> str:
+        """Says that links count as overdue although they are scanned in time."""
+        return (
+            f"DOCORA_OPS_OVERDUE_AFTER is {duration(self.overdue_after_seconds)}, and a pass takes "
+            f"up to {duration(self.shortest_pass_seconds or 0)}: links count as overdue in between"
         )
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Suspects, find_drift
+from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_looks
 from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
 from docora_ops.database.link_reports import count_by_status, links_by_group
@@ -139,6 +139,7 @@ def diagnose(
     """
     postgres = _ask_postgres(docora, max_failed, read_only=read_only)
     redis = _ask_redis(docora, read_only=read_only)
+    first_look = time.monotonic()
     of_drift: list[Check] = []
     drift: DriftReport | None = None
     if not (postgres.missing or redis.missing):
@@ -154,14 +155,19 @@ def diagnose(
             postgres.lose(error)
         except RedisError as error:
             redis.lose(error)
+    # Workers and timers are restarted: that they are away counts if they still are a moment later.
+    if _has_stopped(docora, postgres, redis):
+        left = docora.settings.drift_grace - (time.monotonic() - first_look)
+        yield from pause_between_looks(1, left)
+        _look_again(docora, postgres, redis)
     errors = [server.error for server in (postgres, redis) if server.error is not None]
     unusable = [error for error in errors if isinstance(error, ConfigurationError)]
     is_lost = len(unusable) < len(errors)
     missing = filter(None, (postgres.missing, redis.missing))
     needs = " and ".join(dict.fromkeys(missing)) or "more permissions"
-    settings = _check_settings(docora.settings, unusable, postgres.foreign_keys)
+    settings = _check_settings(docora.settings, unusable, postgres)
     checks = [settings, *postgres.checks, *redis.checks]
-    freshness = postgres.freshness and beside_queue(docora, postgres.freshness, redis.health)
+    freshness = postgres.freshness
     if redis.health:
         choice = docora.backend
         if choice.is_clear:
@@ -175,12 +181,7 @@ def diagnose(
     if ahead := postgres.ahead | redis.ahead:
         checks.append(check_clocks(ahead, redis.health.live_workers if redis.health else ()))
     if known := postgres.latency | redis.latency:
-        found = " and ".join(f"{each:,.1f} ms from {name}" for name, each in known.items())
-        found, slowest = f"an answer takes {found}", max(known, key=known.__getitem__)
-        hint = f"check the load of {slowest}, and the network to it"
-        too_slow = (known[slowest] > TOO_SLOW_MS, failed, found, hint)
-        slow = (known[slowest] > SLOW_MS, warning, found, hint)
-        checks.append(_judge(CheckName.LATENCY, found, too_slow, slow))
+        checks.append(_check_latency(known))
     by_name = {check.name: check for check in [*checks, *(() if is_lost else of_drift)]}
     yield Diagnosis(
         [by_name.get(name) or not_checked(name, f"needs {needs}") for name in CheckName],
@@ -189,6 +190,35 @@ def diagnose(
         misconfigured=bool(unusable),
         server_lost=is_lost,
     )
+
+
+def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
+    """Judges the freshness beside the queue. Tells whether no worker runs, or something stopped."""
+    try:
+        if postgres.freshness:
+            postgres.freshness = beside_queue(docora, postgres.freshness, redis.health)
+    except PostgresError as error:
+        postgres.lose(error)
+    except RedisError as error:
+        redis.lose(error)
+    stopped = postgres.freshness.stopped if postgres.freshness else None
+    return stopped is not None or (redis.health is not None and not redis.health.workers)
+
+
+def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
+    """Reads the queue and the freshness of the links anew, unless a server is lost."""
+    try:
+        if redis.health:
+            redis.health = docora.queue_to_read.health()
+        if postgres.freshness:
+            with docora.database.snapshot():
+                counts = count_by_status(docora.database)
+                postgres.freshness = links_freshness(docora, counts)
+    except PostgresError as error:
+        postgres.lose(error)
+    except RedisError as error:
+        redis.lose(error)
+    _has_stopped(docora, postgres, redis)
 
 
 def _judge(name: CheckName, fine: str, *problems: _Problem) -> Check:
@@ -200,7 +230,7 @@ def _judge(name: CheckName, fine: str, *problems: _Problem) -> Check:
 
 
 def _check_settings(
-    settings: Settings, unusable: list[ConfigurationError], foreign_keys: int
+    settings: Settings, unusable: list[ConfigurationError], postgres: _Server
 ) -> Check:
     name = CheckName.SETTINGS
     if unusable:
@@ -211,10 +241,14 @@ def _check_settings(
             settings.require_encryption_key()
         except ConfigurationError as error:
             return warning(name, f"{error.message}: no worker starts with it", error.hint)
-    if foreign_keys:
-        of_apps = f"none of the auth keys of {amount(foreign_keys, 'app')}"
+    if postgres.foreign_keys:
+        of_apps = f"none of the auth keys of {amount(postgres.foreign_keys, 'app')}"
         found = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
         return warning(name, found, "set it to the ENCRYPTION_KEY that Docora has")
+    freshness = postgres.freshness
+    if freshness and freshness.shortest_pass_seconds:
+        hint = f"set it to more than {freshness.shortest_pass_seconds}: docora-ops help links"
+        return warning(name, freshness.too_short_words, hint)
     of_target = f"target {settings.target}, " if settings.target else ""
     return ok(name, f"{of_target}queue {QUEUE_NAME}")
 
@@ -527,13 +561,15 @@ def check_freshness(found: Freshness) -> Check:
         last = f"last good scan {duration(seconds)} ago"
     overdue = f"{found.overdue_words} without a good scan for over {longest}; the oldest "
     overdue += f"was at {moment(found.overdue_since)}"
-    stands = f"{amount(found.due, 'link')} due, and for over {longest} neither a good scan nor the "
-    stands += "end of a failed job"
+    still = duration(found.nothing_moves_after_seconds)
+    stands = f"nothing moves: {amount(found.due, 'link')} due, and for over {still} no job ran, "
+    stands += "began or ended, and no file was delivered"
+    cause = f"; {found.stopped.sentence}" if found.stopped else ""
     return _judge(
         CheckName.FRESHNESS,
         f"no link overdue, {last}",
-        (found.overdue > 0, failed, overdue, "docora-ops links --overdue"),
-        (found.nothing_moves, failed, stands, "docora-ops queue"),
+        (found.overdue > 0, failed, overdue + cause, "docora-ops links --overdue"),
+        (found.nothing_moves, failed, stands + cause, "docora-ops queue"),
         (found.is_slow, warning, found.slow_words, "run more workers, or see docora-ops queue"),
     )
 
@@ -563,6 +599,15 @@ def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check
         (largest > _CLOCK_FAILURE, failed, found, hint),
         (largest > _CLOCK_WARNING, warning, found, hint),
     )
+
+
+def _check_latency(milliseconds: Mapping[str, float]) -> Check:
+    found = " and ".join(f"{each:,.1f} ms from {name}" for name, each in milliseconds.items())
+    found, slowest = f"an answer takes {found}", max(milliseconds, key=milliseconds.__getitem__)
+    hint = f"check the load of {slowest}, and the network to it"
+    too_slow = (milliseconds[slowest] > TOO_SLOW_MS, failed, found, hint)
+    slow = (milliseconds[slowest] > SLOW_MS, warning, found, hint)
+    return _judge(CheckName.LATENCY, found, too_slow, slow)
 
 
 def _check_drift(docora: Docora, drift: DriftReport) -> Iterator[Check]:

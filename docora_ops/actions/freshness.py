@@ -1,59 +1,63 @@
 """Judges which links are overdue, and whether links are scanned at all. Writes nothing."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.look import look_at_jobs
 from docora_ops.database.freshness import (
     MOST_OVERDUE,
+    Scans,
     count_overdue,
-    has_due_link,
     has_waiting_link,
+    last_delivery,
+    long_due_links,
     oldest_scan,
+    read_gaps,
     read_scans,
 )
 from docora_ops.diagnosis import CheckState
-from docora_ops.jobs import Backend, QueueHealth, QueueOverview
-from docora_ops.overview import Freshness, LinkCounts
+from docora_ops.jobs import Backend, OtherQueue, QueueHealth, QueueOverview
+from docora_ops.links import LinkRef, LinkStatus
+from docora_ops.overview import Freshness, LinkCounts, Stop
+from docora_ops.queue.audit_stream import read_last_change
 from docora_ops.settings import Settings
 
 RECENTLY = 900
-"""Seconds whose good scans tell how fast links are scanned."""
+"""Seconds before the last scan whose scans tell how fast links are scanned."""
 _FEW_SCANS, _LONGEST_OF_FEW = 10, 3
-"""With fewer recent scans than 10, the threshold is at most 3 times the configured one."""
+"""With fewer such scans than 10, the threshold is at most 3 times the default one."""
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` that are worth a warning."""
+_STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
+"""Scan intervals, gaps between two scans, and seconds without movement that are no alarm."""
+_SAMPLE = 20
+"""Due links of one status whose jobs are looked at."""
+_WITHOUT_MOMENT = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.FAILED)
+"""Links that are due and whose rows do not tell since when."""
+
+Gaps = Sequence[tuple[datetime, timedelta]]
+"""The gaps between two scans, and when each ended."""
 
 
 def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
     """Returns how fresh the links are by their rows alone.
 
-    `nothing_moves` does not take the failed jobs into account, nor `is_slow` schedule and workers:
-    see `beside_queue`.
+    Whether something has stopped, and whether links are scanned slowly, needs the queue: see
+    `beside_queue`.
     """
     settings, database = docora.settings, docora.database
     rescan = settings.rescan_interval_ms
     scans = read_scans(database, links.by_status, rescan_interval_ms=rescan, recently=RECENTLY)
-    now, cycle = scans.read_at, None
-    if scans.first_recent_at:
-        # A link tells its last scan only: links that were scanned twice would look half as fast.
-        span = max(1.0, (now - scans.first_recent_at).total_seconds())
-        cycle = round(scans.wanted * span / scans.scanned_recently)
-    # A pass that takes long is no alarm: each link may miss one of them.
-    configured = settings.overdue_after_seconds
-    seconds = max(configured, 2 * (cycle or 0))
-    # Workers that are merely slow scan more. If scheduler or workers have stopped, a few links that
-    # somebody retries must not hide that.
-    if scans.scanned_recently < _FEW_SCANS:
-        seconds = min(seconds, _LONGEST_OF_FEW * configured)
+    gaps = read_gaps(database, scans.last_scanned_at) if scans.last_scanned_at else []
+    now, cycle = scans.read_at, cycle_seconds(scans, gaps)
+    seconds = overdue_threshold(settings, cycle, scans.before_last)
     before = now - timedelta(seconds=seconds)
     overdue = count_overdue(database, before)
     oldest = overdue.oldest_scan_at or oldest_scan(database, before)
-    # A link that is due waits for the next pass of the scheduler. And links that are scanned in one
-    # go may make the last minutes look slow: so some link must have waited for as long, too.
-    usual = (rescan + 2 * settings.scan_interval_ms) / 1000
-    is_slow = cycle is not None and cycle > usual
-    nothing_moves = scans.due > 0 and not _is_after(scans.last_scanned_at, before)
+    # A link that is due waits for the next pass of the scheduler.
+    shortest = max(cycle or 0, (rescan + settings.scan_interval_ms) // 1000)
     return Freshness(
         read_at=now,
         overdue=overdue.links,
@@ -62,37 +66,217 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
         overdue_since=overdue.since,
         overdue_after_seconds=seconds,
         cycle_seconds=cycle,
-        is_slow=is_slow and has_waiting_link(database, now - timedelta(seconds=usual)),
+        # Links that are scanned in one go may make the last minutes look slow: so some link must
+        # have waited for as long, too.
+        is_slow=cycle is not None
+        and cycle > _usual_seconds(settings)
+        and has_waiting_link(database, now - timedelta(seconds=_usual_seconds(settings))),
         last_scanned_at=scans.last_scanned_at,
         scanned_recently=scans.scanned_recently,
         oldest_scan_seconds=int((now - oldest).total_seconds()) if oldest else None,
         due=scans.due,
-        nothing_moves=nothing_moves and has_due_link(database, before, rescan),
+        nothing_moves_after_seconds=still_threshold(settings, gaps),
+        shortest_pass_seconds=shortest if (settings.overdue_after or shortest) < shortest else None,
     )
+
+
+def _usual_seconds(settings: Settings) -> float:
+    return (settings.rescan_interval_ms + 2 * settings.scan_interval_ms) / 1000
+
+
+def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:
+    """Returns the seconds that a scan of all links took at the pace before the last scan.
+
+    A row keeps only the last scan of its link. So the pace is measured backwards from the last scan
+    of all: after a stop it stays as it was. The longest gap is left out: it may have been a stop,
+    after which a link that is still to be scanned would make all others look slow.
+    """
+    if scans.last_scanned_at is None or scans.first_at is None or scans.before_last < _FEWEST_SCANS:
+        return None
+    longest = max((gap for at, gap in gaps if at > scans.first_at), default=timedelta())
+    span = scans.last_scanned_at - scans.first_at - longest
+    intervals = scans.before_last - (2 if longest else 1)
+    return round(scans.wanted * max(1.0, span.total_seconds()) / intervals)
+
+
+_FEWEST_SCANS = 3
+"""Scans that tell a pace: two have only one gap between them, which may have been a stop."""
+
+
+def overdue_threshold(settings: Settings, cycle: int | None, scans: int) -> int:
+    """Returns the seconds without a good scan after which a link is overdue.
+
+    A threshold that is set is obeyed. Else a pass that takes long is no alarm: each link may miss
+    one. But workers that are merely slow scan more than a few links, and the few that somebody
+    retries must not hide that scheduler or workers have stopped.
+
+    cycle, scans: the pace, and the number of scans that tell it.
+    """
+    threshold = settings.overdue_after_seconds
+    if settings.overdue_after:
+        return threshold
+    seconds = max(threshold, 2 * (cycle or 0))
+    return min(seconds, _LONGEST_OF_FEW * threshold) if scans < _FEW_SCANS else seconds
+
+
+def still_threshold(settings: Settings, gaps: Gaps) -> int:
+    """Returns the seconds without any movement after which due links are an alarm."""
+    if settings.overdue_after:
+        return settings.overdue_after
+    longest = max((gap.total_seconds() for _, gap in gaps), default=0.0)
+    intervals = _STILL_INTERVALS * settings.scan_interval_ms / 1000
+    return round(max(intervals, _STILL_GAPS * longest, _LEAST_STILL))
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What is known at one moment of due links, and of the jobs that are at work on links.
+
+    due_since: since when a link in sync has been due.
+    unqueued_since: since when at the earliest another link without a live job has been due.
+    waiting_since: since when the oldest job waits.
+    moved_at: last good scan; last begin and end of other jobs; last file that was delivered.
+    changed_at: when somebody last put links to work, or changed something else.
+    released_at: the end of the last suspension.
+    is_pass_missing: the last pass of `schedule` is too old, and a link that has been due for as
+        long is not queued.
+    """
+
+    read_at: datetime
+    patience_seconds: int
+    due_since: datetime | None = None
+    unqueued_since: datetime | None = None
+    waiting_since: datetime | None = None
+    moved_at: Sequence[datetime | None] = ()
+    changed_at: datetime | None = None
+    released_at: datetime | None = None
+    live_runs: int = 0
+    waiting: int = 0
+    has_workers: bool = True
+    is_suspended: bool = False
+    is_pass_missing: bool = False
+
+    @property
+    def before(self) -> datetime:
+        """The moment since which nothing must have moved."""
+        return self.read_at - timedelta(seconds=self.patience_seconds)
+
+    @property
+    def moves(self) -> bool:
+        """Tells whether a job runs, or has begun, ended or delivered a file in that time."""
+        moments = filter(None, self.moved_at)
+        return self.live_runs > 0 or any(moment >= self.before for moment in moments)
+
+
+def judge(found: Activity) -> tuple[bool, Stop | None]:
+    """Tells whether nothing moves, and what has stopped, if that is seen directly.
+
+    Nothing moves if a link has been due for longer than the patience, and nothing has moved in all
+    that time. While workers are suspended no link is due: the suspension is seen by itself.
+    """
+    since = [found.due_since, found.waiting_since]
+    if found.unqueued_since:  # its row does not tell when somebody made it pending
+        since.append(max(filter(None, (found.unqueued_since, found.changed_at))))
+    released_at = found.released_at
+    due_since = min(filter(None, since), default=None)
+    if due_since and released_at:
+        due_since = max(due_since, released_at)
+    is_due = due_since is not None and due_since < found.before
+    stopped = None
+    if found.waiting and not found.has_workers:
+        stopped = Stop.WORKERS
+    elif found.is_pass_missing:
+        stopped = Stop.SCHEDULE
+    return is_due and not (found.moves or found.is_suspended), stopped
 
 
 def beside_queue(
     docora: Docora, found: Freshness, queue: QueueOverview | QueueHealth | None
 ) -> Freshness:
-    """Judges by the queue, too, whether nothing moves, and whether links are scanned slowly.
+    """Judges by the queue, too, whether nothing moves, what has stopped, and what is slow.
 
-    A job that is queued again is no longer among the failed ones. So jobs that have waited for less
-    than the threshold count as movement.
     With RQ, links are not scanned slowly but not at all if no worker runs, or if the last pass of
     `schedule` is too old and no job waits.
 
-    queue: None if it is unknown; then it may move.
+    queue: None if it is unknown; then nothing has stopped as far as known.
+
+    Raises PostgresError, RedisError.
     """
     if queue is None:
-        return replace(found, nothing_moves=False)
-    before = found.overdue_before
-    moves = _is_after(queue.last_failed_at, before) or _is_after(queue.oldest_waiting_at, before)
-    is_slow = found.is_slow
+        return found
+    nothing_moves, stopped = judge(_read_activity(docora, found, queue))
+    found = replace(found, nothing_moves=nothing_moves, stopped=stopped)
+    is_slow = found.is_slow and not (nothing_moves or stopped)
     if is_slow and docora.backend.backend is Backend.RQ:
         state = judge_pass(queue.last_pass_seconds, found, docora.settings)
         # Another program may schedule: then jobs wait for workers that are too slow.
         is_slow = bool(queue.workers and (state is CheckState.OK or queue.waiting))
-    return replace(found, nothing_moves=found.nothing_moves and not moves, is_slow=is_slow)
+    return replace(found, is_slow=is_slow)
+
+
+def _read_activity(
+    docora: Docora, found: Freshness, queue: QueueOverview | QueueHealth
+) -> Activity:
+    """Reads what `judge` needs, and no more than that: links are counted in most screens."""
+    database, rescan = docora.database, docora.settings.rescan_interval_ms
+    is_rq = docora.backend.backend is Backend.RQ
+    activity = Activity(
+        found.read_at,
+        found.nothing_moves_after_seconds,
+        waiting_since=queue.oldest_waiting_at,
+        moved_at=(found.last_scanned_at, queue.last_failed_at, queue.last_began_at),
+        live_runs=queue.live_runs,
+        waiting=queue.waiting,
+        is_suspended=queue.suspension is not None,
+    )
+    if not activity.moves:
+        before = activity.before
+        due = long_due_links(database, LinkStatus.SYNCED, before, rescan, 1)
+        activity = replace(
+            activity,
+            due_since=due[0][1] if due else None,
+            unqueued_since=_unqueued_since(docora, _WITHOUT_MOMENT, before),
+        )
+        if judge(activity)[0]:
+            changed_at, released_at = read_last_change(docora.redis)
+            moved_at = (*activity.moved_at, last_delivery(database))
+            activity = replace(
+                activity, moved_at=moved_at, changed_at=changed_at, released_at=released_at
+            )
+    if not (queue.workers or activity.is_suspended) and docora.backend.is_clear:
+        # BullMQ's workers are not seen if our user may not list clients.
+        is_worked_on = activity.moves if not is_rq else _others_work(docora)
+        activity = replace(activity, has_workers=is_worked_on)
+    last_pass, limit = queue.last_pass_seconds, _longest_pause(docora.settings)
+    if is_rq and last_pass is not None and last_pass > limit:
+        before = found.read_at - timedelta(seconds=limit)
+        unqueued = _unqueued_since(docora, (LinkStatus.SYNCED, *_WITHOUT_MOMENT), before)
+        activity = replace(activity, is_pass_missing=unqueued is not None)
+    return activity
+
+
+def _others_work(docora: Docora) -> bool:
+    return docora.queue_to_read.read_other() is OtherQueue.WORKED_ON
+
+
+def _unqueued_since(
+    docora: Docora, statuses: Sequence[LinkStatus], before: datetime
+) -> datetime | None:
+    """Returns since when a link that is due since before that moment has been without a live job.
+
+    Looks at a few links of each status. Returns None if all of these have live jobs.
+    """
+    rescan = docora.settings.rescan_interval_ms
+    due: dict[LinkRef, datetime] = {}
+    for status in statuses:
+        due |= long_due_links(docora.database, status, before, rescan, _SAMPLE)
+    looked = look_at_jobs(docora.database, docora.queue_to_read, list(due))
+    return min((due[ref] for ref, answer in looked if not answer.state.is_live), default=None)
+
+
+def _longest_pause(settings: Settings) -> float:
+    """Returns the seconds between two passes of `schedule` that are no alarm."""
+    return max(_MISSED_PASSES * settings.scan_interval_ms / 1000, settings.overdue_after or 0)
 
 
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
@@ -104,12 +288,10 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
     seconds: since that pass; None: none was seen.
     freshness: as judged beside the queue; None: unknown.
     """
-    if seconds is not None and seconds > settings.overdue_after_seconds:
-        waits = freshness is not None and (freshness.overdue > 0 or freshness.nothing_moves)
-        return CheckState.CRITICAL if waits else CheckState.WARNING
     is_old = seconds is None or seconds > _MISSED_PASSES * settings.scan_interval_ms / 1000
+    if is_old and freshness is not None:
+        waits = freshness.overdue > 0 or freshness.nothing_moves
+        is_too_old = seconds is not None and seconds > settings.overdue_after_seconds
+        if freshness.stopped is Stop.SCHEDULE or (waits and is_too_old):
+            return CheckState.CRITICAL
     return CheckState.WARNING if is_old else CheckState.OK
-
-
-def _is_after(moment: datetime | None, before: datetime) -> bool:
-    return moment is not None and moment >= before

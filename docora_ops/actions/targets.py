@@ -9,7 +9,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.monitoring import read_metrics
 from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkStatus
-from docora_ops.overview import Metrics, TargetState
+from docora_ops.overview import Metrics, Stop, TargetState
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import load_settings
 from docora_ops.targets import target_files
@@ -65,3 +65,5 @@ def _problems(found: Metrics) -> Iterator[str]:
         yield f"{fresh.overdue_words} overdue"
     if fresh and fresh.nothing_moves:
         yield f"nothing moves: {fresh.due} due"
+    if fresh and fresh.stopped is Stop.SCHEDULE:
+        yield fresh.stopped.sentence

@@ -2,20 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import cast
 
-from docora_ops.database.link_rows import DUE, LINKS, OVERDUE
+from docora_ops.database.link_rows import LINKS, OVERDUE
 from docora_ops.database.postgres import Database
-from docora_ops.links import LinkStatus
+from docora_ops.links import LinkRef, LinkStatus
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-# Each part reads few rows, by an index: those of the last minutes, and those of repositories whose
-# circuit was opened, which are left out. All other links are in sync and due, or failed.
+# Each part reads few rows, by an index: those of the minutes before the last scan, and those of
+# repositories whose circuit was opened, which are left out. All other links are in sync and due, or
+# failed. A scan in the future, after a clock was set back, is no scan yet.
 READ_SCANS = """
-WITH recent AS (
-    SELECT count(*) AS links, min(last_scanned_at) AS oldest_at FROM docora.app_repositories
-    WHERE last_scanned_at > now() - %(recently)s * interval '1 second'
+WITH before_last AS (
+    SELECT count(*) AS links, min(last_scanned_at) AS oldest_at,
+        count(*) FILTER (WHERE last_scanned_at > now() - %(recently)s * interval '1 second')
+            AS scanned_recently
+    FROM docora.app_repositories
+    WHERE last_scanned_at <= now() AND last_scanned_at > (
+        SELECT max(last_scanned_at) - %(recently)s * interval '1 second'
+        FROM docora.app_repositories WHERE last_scanned_at <= now()
+    )
 ), fresh AS (
     SELECT count(*) AS links
     FROM docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)
@@ -32,11 +41,37 @@ WITH recent AS (
         WHERE circuit_open_until IS NOT NULL
     ) r JOIN docora.app_repositories l USING (repository_id)
 )
-SELECT now(), (SELECT max(last_scanned_at) FROM docora.app_repositories),
-    recent.links, recent.oldest_at, fresh.links,
+SELECT now(),
+    (SELECT max(last_scanned_at) FROM docora.app_repositories WHERE last_scanned_at <= now()),
+    before_last.links, before_last.oldest_at, before_last.scanned_recently, fresh.links,
     opened.pending, opened.scanning, opened.synced, opened.failed
-FROM recent, fresh, opened
+FROM before_last, fresh, opened
 """
+
+# The first and the last scan in each piece of the hour before the last scan, by two looks into the
+# index each: to sort all scans takes longer than all the rest of a screen. A row keeps only the
+# last scan of its link: those of links that are no longer scanned would show gaps that never were.
+_SCAN_IN_PIECE = """(
+    SELECT last_scanned_at FROM (
+        SELECT last_scanned_at, status, repository_id FROM docora.app_repositories
+        WHERE last_scanned_at >= piece AND last_scanned_at < piece + %(piece)s * interval '1 second'
+        ORDER BY last_scanned_at {direction} LIMIT 100
+    ) links WHERE status = 'synced' AND coalesce((
+        SELECT circuit_open_until <= now() FROM docora.repositories
+        WHERE repository_id = links.repository_id LIMIT 1
+    ), true) LIMIT 1
+)"""
+READ_PIECES = f"""
+SELECT first_at, last_at FROM (
+    SELECT {_SCAN_IN_PIECE.format(direction="ASC")} AS first_at,
+        {_SCAN_IN_PIECE.format(direction="DESC")} AS last_at, piece
+    FROM generate_series(
+        %(last_at)s::timestamptz - interval '1 hour', %(last_at)s, %(piece)s * interval '1 second'
+    ) piece
+) pieces WHERE first_at IS NOT NULL AND last_at IS NOT NULL ORDER BY piece
+"""
+PIECE = 10
+"""Seconds; shorter gaps between two scans are not seen."""
 
 # The limit keeps Postgres from reading all links if most of them are overdue.
 COUNT_OVERDUE = f"""
@@ -63,9 +98,29 @@ WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s
 ORDER BY l.last_scanned_at LIMIT 1
 """
 
-HAS_DUE = f"""
-SELECT FROM {LINKS}
-WHERE {DUE} AND greatest(l.created_at, r.circuit_open_until) < %(before)s LIMIT 1
+# A link is due since its last scan plus the rescan interval, a new link since it was made, both at
+# the earliest since the end of its circuit. When a link became pending or failed is not recorded.
+LONG_DUE = f"""
+SELECT l.id::text, l.app_id, l.repository_id, since FROM {LINKS}
+CROSS JOIN LATERAL (
+    SELECT greatest(
+        l.created_at, r.circuit_open_until,
+        CASE WHEN l.status = 'synced' THEN
+            l.last_scanned_at + %(rescan_interval_ms)s::bigint * interval '1 millisecond'
+        ELSE l.last_scanned_at END
+    ) AS since
+) due
+WHERE l.status = %(status)s AND since < %(before)s
+    AND (l.status <> 'failed' OR r.circuit_open_until IS NULL)
+    AND (l.last_scanned_at IS NULL OR l.last_scanned_at < %(before)s)
+LIMIT %(most)s
+"""
+
+# By the index of files: only for the few links that are being scanned.
+LAST_DELIVERY = """
+SELECT max(delivered_at) FROM docora.app_delivered_files JOIN (
+    SELECT app_id, repository_id FROM docora.app_repositories WHERE status = 'scanning' LIMIT 100
+) links USING (app_id, repository_id)
 """
 
 HAS_WAITING = f"""
@@ -82,8 +137,9 @@ class Scans:
 
     read_at: datetime
     last_scanned_at: datetime | None
-    scanned_recently: int  # links
-    first_recent_at: datetime | None  # the oldest of these scans
+    before_last: int  # links that were scanned in the minutes before the last scan
+    first_at: datetime | None  # the oldest of these scans
+    scanned_recently: int  # links that were scanned in the minutes before now
     wanted: int  # links that are to be scanned again and again
     due: int
 
@@ -112,16 +168,16 @@ def read_scans(
     """Reads the good scans of all links.
 
     by_status: the number of links by status.
-    recently: the seconds for which good scans are counted.
+    recently: the seconds for which good scans are counted, before the last scan and before now.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently}
     [row] = database.rows(READ_SCANS, values)
-    now, last_at, recent, first_at, fresh, pending, scanning, synced, failed = row
+    now, last_at, before_last, first_at, recent, fresh, pending, scanning, synced, failed = row
     pending = by_status[LinkStatus.PENDING_SNAPSHOT] - pending
     synced = by_status[LinkStatus.SYNCED] - synced
     wanted = pending + synced + by_status[LinkStatus.SCANNING] - scanning
     due = pending + synced - fresh + by_status[LinkStatus.FAILED] - failed
-    return Scans(now, last_at, recent, first_at, wanted, due)
+    return Scans(now, last_at, before_last, first_at, recent, wanted, due)
 
 
 def count_overdue(database: Database, before: datetime) -> OverdueLinks:
@@ -142,10 +198,32 @@ def oldest_scan(database: Database, since: datetime) -> datetime | None:
     return rows[0][0] if rows else None
 
 
-def has_due_link(database: Database, before: datetime, rescan_interval_ms: int) -> bool:
-    """Tells whether a link is due that exists, and whose circuit is closed, since that moment."""
+def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, timedelta]]:
+    """Returns the gaps of at least `PIECE` seconds between two good scans, and when each ended.
+
+    Considers the hour before the last scan, and links in sync whose circuit is not open.
+    """
+    rows = database.rows(READ_PIECES, {"last_at": last_at, "piece": PIECE})
+    gaps = [(begin, begin - end) for (_, end), (begin, _) in pairwise(rows)]
+    return [(at, gap) for at, gap in gaps if gap.total_seconds() >= PIECE]
+
+
+def long_due_links(
+    database: Database, status: LinkStatus, before: datetime, rescan_interval_ms: int, most: int
+) -> list[tuple[LinkRef, datetime]]:
+    """Returns up to `most` links that have been due since before that moment, and since when.
+
+    status: SYNCED; or PENDING_SNAPSHOT or FAILED, whose moments are lower bounds.
+    """
     values = {"before": before, "rescan_interval_ms": rescan_interval_ms}
-    return bool(database.rows(HAS_DUE, values))
+    rows = database.rows(LONG_DUE, {**values, "status": status, "most": most})
+    return [(LinkRef(*row[:3]), row[3]) for row in rows]
+
+
+def last_delivery(database: Database) -> datetime | None:
+    """Returns when a link that is being scanned last delivered a file."""
+    [(delivered_at,)] = database.rows(LAST_DELIVERY)
+    return cast("datetime | None", delivered_at)
 
 
 def has_waiting_link(database: Database, before: datetime) -> bool:

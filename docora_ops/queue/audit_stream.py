@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ STREAM = "docora-ops:audit"
 # A stream of its own: a pass each minute would push out the entries of people.
 SCHEDULE_STREAM = "docora-ops:audit:schedule"
 ENTRIES_KEPT = 10_000
+_LAST_ENTRIES = 100  # that are searched for the last suspension
 
 AuditEntry = tuple[str | int, ...]  # the command that writes it: XADD, the key, further arguments
 
@@ -101,6 +102,29 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
         elif texts["event"] == AuditEvent.STARTED:
             rows[key] = replace(rows[key], started_at=row.started_at)
     return sorted(rows.values(), key=lambda row: row.started_at, reverse=True)
+
+
+def read_last_change(client: Redis) -> tuple[datetime | None, datetime | None]:
+    """Returns when somebody last changed something, and when the last suspension ended.
+
+    Each is None if it is not known. Considers the last entries only, and no pass of `schedule`.
+    Raises RedisError.
+    """
+    with redis_errors(client):
+        entries = cast("Any", client.xrevrange(STREAM, count=_LAST_ENTRIES))
+    changed_at = released_at = None
+    for entry_id, fields in entries:
+        at = datetime.fromtimestamp(int(entry_id.partition(b"-")[0]) / 1000, UTC)
+        changed_at = changed_at or at
+        command, selection = (text_of(fields.get(name, b"")) for name in (b"command", b"selection"))
+        if command == "resume":
+            released_at = at
+        elif command == "pause":
+            seconds = str(mapping_of(selection).get("for", "")).removesuffix("s")
+            released_at = at + timedelta(seconds=int(seconds)) if seconds.isdigit() else None
+        if command in {"pause", "resume"}:
+            break
+    return changed_at, released_at
 
 
 def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:

@@ -127,16 +127,23 @@ class BullmqQueue(LinkQueue):
             # The next job is at the end of each list.
             pipeline.lrange(f"{BULLMQ}wait", -read, -1)
             pipeline.lrange(f"{BULLMQ}paused", -read, -1)
-            pipeline.lrange(f"{BULLMQ}active", -limit, -1)
-            pipeline.zrange(f"{BULLMQ}delayed", 0, limit - 1, withscores=True)
+            pipeline.lrange(f"{BULLMQ}active", -read, -1)
+            pipeline.zrange(f"{BULLMQ}delayed", 0, read - 1, withscores=True)
             # Docora has BullMQ keep the last 200.
             recently = int((now - RECENT) * 1000), cast("int", "+inf")
             pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
             pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
             *counts, wait, paused, active, due, recent, newest = pipeline.execute()
-            first = self._jobs([*reversed(wait), *reversed(paused)], "waiting")
-            delayed = self._jobs([job_id for job_id, _ in due], "delayed")
-            running = self._jobs(active[::-1], "active")
+            first_ids = [*reversed(wait), *reversed(paused)]
+            first = self._jobs(first_ids, "waiting")
+            delayed = self._jobs([job_id for job_id, _ in due[:limit]], "delayed")
+            running = self._jobs(active[::-1][:limit], "active")
+            tried = [*first_ids, *active, *(job_id for job_id, _ in due)]  # a next try waits, too
+            keys = (BULLMQ + text_of(each) for each in tried)
+            begins = [_moment(began) for [began] in read_hashes(client, keys, ["processedOn"])]
+            # Each worker holds the locks of its jobs for half a minute at a time.
+            locks = [f"{BULLMQ}{text_of(each)}:lock" for each in active]
+            live_runs = int(client.exists(*locks)) if locks else 0
             suspension = read_suspension(client, self.backend)
             workers = bullmq_workers(client)
         count = dict(zip(BULLMQ_PLACES, counts, strict=True))
@@ -145,7 +152,7 @@ class BullmqQueue(LinkQueue):
             *first[:limit],
             *(
                 replace(job, due_at=moment_of_timestamp(score / _PER_SECOND))
-                for job, (_, score) in zip(delayed, due, strict=True)
+                for job, (_, score) in zip(delayed, due, strict=False)
             ),
         ]
         oldest, seconds = longest_wait(first, now)
@@ -167,6 +174,8 @@ class BullmqQueue(LinkQueue):
             last_failed_at=moment_of_timestamp(newest[0][1] / 1000) if newest else None,
             backend_source=self.choice.source,
             failed_recently=len(recent),
+            live_runs=live_runs,
+            last_began_at=max(filter(None, begins), default=None),
         )
 
     def _jobs(self, job_ids: Sequence[bytes], status: str) -> list[QueuedJob]:

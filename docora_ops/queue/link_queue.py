@@ -202,6 +202,8 @@ class LinkQueue(ABC):
             last_failed_at=found.last_failed_at,
             oldest_waiting_at=found.oldest_waiting_at,
             last_pass_seconds=found.last_pass_seconds,
+            live_runs=found.live_runs,
+            last_began_at=found.last_began_at,
         )
 
     @abstractmethod

@@ -224,19 +224,30 @@ class RqQueue(LinkQueue):
             pipeline.lrange(LIST, 0, read - 1)
             pipeline.lrange(INTERMEDIATE, 0, 999)  # each worker has one id at most
             pipeline.zrange(WIP, *not_expired, byscore=True)
-            pipeline.zrange(REGISTRIES["scheduled"], 0, limit - 1, withscores=True)
+            pipeline.zrange(REGISTRIES["scheduled"], 0, read - 1, withscores=True)
             pipeline.zrange(REGISTRIES["failed"], -_NEWEST, -1)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
             pipeline.get(LAST_SCHEDULE)
             length, delayed, finished, failed, recent, *found, lock, last = pipeline.execute()
             head, intermediate, executions, due, newest = found
-            ends = read_hashes(client, map(Job.key_for, map(text_of, newest)), ["ended_at"])
             last_pass = whole_number(last)
             active = list(dict.fromkeys(_job_id(member) for member in executions))
             taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
             due_at = {text_of(job_id): moment_of_timestamp(score) for job_id, score in due}
-            first = _jobs(client, [*taken, *map(text_of, head)][:read], "waiting")
-            later = _jobs(client, list(due_at), "delayed")
+            first_ids = [*taken, *map(text_of, head)][:read]
+            first = _jobs(client, first_ids, "waiting")
+            later = _jobs(client, list(due_at)[:limit], "delayed")
+            failed_ids = list(map(text_of, newest))
+            tried = [*failed_ids, *first_ids, *active[:read], *due_at]  # a next try waits, too
+            moments = [
+                (_moment(began), _moment(ended))
+                for began, ended in read_hashes(
+                    client, map(Job.key_for, tried), ["started_at", "ended_at"]
+                )
+            ]
+            ends = [ended for _, ended in moments[: len(failed_ids)]]
+            runs = [EXECUTION + text_of(member) for member in executions[:read]]
+            live_runs = int(client.exists(*runs)) if runs else 0
             jobs = [
                 *_jobs(client, active[:limit], "active"),
                 *first[:limit],
@@ -270,11 +281,13 @@ class RqQueue(LinkQueue):
             workers=workers,
             scheduler=scheduler,
             jobs=jobs[:limit],
-            last_failed_at=max(filter(None, (_moment(end) for [end] in ends)), default=None),
+            last_failed_at=max(filter(None, ends), default=None),
             last_pass_at=None if last_pass is None else moment_of_timestamp(last_pass),
             last_pass_seconds=None if last_pass is None else max(0, int(now - last_pass)),
             backend_source=self.choice.source,
             failed_recently=recent,
+            live_runs=live_runs,
+            last_began_at=max(filter(None, (began for began, _ in moments)), default=None),
         )
 
     def job(self, job_id: str) -> JobRecord:

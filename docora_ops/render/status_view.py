@@ -143,8 +143,12 @@ def _freshness(found: Freshness) -> Iterator[Row]:
     if found.nothing_moves:
         due = f"nothing moves: {found.due} due, {last}"
         lines.append(_heading(due, "docora-ops queue", "red"))
+    if lines and found.stopped:
+        lines.append(cell(f"  {found.stopped.sentence}", "red"))
     if found.is_slow:
         lines.append(cell(found.slow_words, "yellow"))
+    if found.shortest_pass_seconds:
+        lines.append(cell(found.too_short_words, "yellow"))
     for number, line in enumerate(lines or [cell(f"no link overdue, {last}")]):
         yield "" if number else "Freshness", line
 
@@ -251,9 +255,9 @@ _HELP = {
     "docora_drift_links": "Lost and stuck links: pending or scanning without a live job.",
     "docora_links_overdue": "Links in sync without a good scan for too long.",
     "docora_oldest_scan_age_seconds": "Longest time since the last good scan of a link in sync.",
-    "docora_nothing_moves": "1 if links are due, and for too long neither a good scan nor a failed "
-    "job's end is seen, otherwise 0.",
-    "docora_cycle_seconds": "Seconds that a scan of all links takes at the present pace.",
+    "docora_nothing_moves": "1 if a link has been due for too long, and no job has run, begun or "
+    "ended in all that time, otherwise 0.",
+    "docora_cycle_seconds": "Seconds that a scan of all links takes at the last pace.",
     "docora_slow_pass_seconds": "Seconds that a scan of all links takes, if that is longer than "
     "the rescan interval, otherwise 0.",
     "docora_schedule_last_pass_timestamp_seconds": "Time of the last pass of docora-ops schedule.",
