@@ -198,6 +198,15 @@ def silence_of(workers: Sequence[Worker]) -> str | None:
     return ago if len(silent) == len(workers) else f"{len(silent)} of them: {ago}"
 
 
+def lost_words(workers: Sequence[Worker], killed: Sequence[str]) -> str | None:
+    """Returns `w1 is gone` and the silence of live workers; None if nothing is wrong.
+
+    killed: the names of workers that are known to be dead.
+    """
+    gone = f"{killed[0]} is gone" if len(killed) == 1 else f"{len(killed)} are gone"
+    return "; ".join(filter(None, (silence_of(workers), gone if killed else None))) or None
+
+
 @dataclass(frozen=True)
 class Scheduler:
     """The process that queues delayed jobs when they are due."""
@@ -271,6 +280,12 @@ class QueueOverview:
     failed_recently: int = 0
     live_runs: int = 0  # running jobs whose worker still shows that it is alive
     last_began_at: datetime | None = None  # the last begin that the jobs at hand still tell
+    killed_workers: Sequence[str] = ()  # the names of those that are known to be dead
+
+    @property
+    def lost_words(self) -> str | None:
+        """Says which workers are gone or have missed heartbeats; None if all are well."""
+        return lost_words(self.workers, self.killed_workers)
 
     @property
     def unfinished(self) -> int:
@@ -345,7 +360,7 @@ class QueueHealth:
     has_scheduler: bool = True
     first_delayed_in: float | None = None  # seconds until it is due, below 0 if it is overdue
     other: OtherQueue = OtherQueue.UNUSED
-    silence: str | None = None  # of live workers that have missed heartbeats
+    lost: str | None = None  # which workers are gone or have missed heartbeats
     live_workers: Sequence[Worker] = ()  # of RQ
     to_remove_others: str = ""  # the shell command that removes the jobs of the other backend
     bullmq_version: str | None = None  # empty if the queue's metadata does not name it

@@ -10,6 +10,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_looks
 from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
+from docora_ops.actions.reading import error_groups
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -63,6 +64,7 @@ _CLOCK_WARNING, _CLOCK_FAILURE = 5, 20  # seconds; a worker that is further off 
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """The version in the queue's metadata, which the last process to open the queue has written."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
+_NO_ERROR = "(no error recorded)"
 _TOO_SLOW = "check its load and the network"
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
@@ -321,13 +323,19 @@ def _check_links(docora: Docora, server: _Server, max_failed: int | None) -> Non
         counts = count_by_status(database)
         server.freshness = links_freshness(docora, counts)
         groups = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
+        half = sum(counts.by_status.values()) / 2
+        errors = error_groups(database, FAILED_LINKS)[:1] if counts.failed > half else []
     server.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]
     of_apps = f"{amount(counts.failed, 'failed link')} of {amount(len(groups), 'app')}"
     too_many = max_failed is not None and counts.failed > max_failed
     hint = "docora-ops failed --group-by error"
     exceeded = (too_many, failed, f"{of_apps}, more than {max_failed}", hint)
+    most = [each for each in errors if each.links > half]
+    error = most[0].error_message or _NO_ERROR if most else ""
+    with_one = f"{of_apps}, most of all links with one error: {error}"
+    widespread = (bool(most), failed, with_one, hint)
     some = (counts.failed > 0, warning, of_apps, hint)
-    server.check(CheckName.FAILED_LINKS, "none", exceeded, some)
+    server.check(CheckName.FAILED_LINKS, "none", widespread, exceeded, some)
     circuits = counts.open_circuits
     hint = "docora-ops links --circuit open --group-by repository"
     problem = (circuits > 0, warning, amount(circuits, "open circuit"), hint)
@@ -466,15 +474,15 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
     found = f"{queue.workers} on {QUEUE_NAME}"
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
     unless_idle = failed if queue.waiting else warning
-    none = f"no worker listens on {QUEUE_NAME}, and {jobs}{suspended}"
-    silent = f"{found} ({queue.silence})"
+    lost = f" ({queue.lost})" if queue.lost else ""
+    none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     yield _judge(
         CheckName.WORKERS,
         found,
         (not queue.workers, failed, none, "start one: docora-ops worker"),
         *_refusals(queue, f"{found}, {{}}, and {jobs}"),
         (bool(suspended), unless_idle, f"{found}, and {jobs}{suspended}", "docora-ops resume"),
-        (queue.silence is not None, warning, silent, "see whether they run: docora-ops queue"),
+        (bool(lost), warning, found + lost, "see whether they run: docora-ops queue"),
     )
     name, delay = CheckName.DELAYED_JOBS, queue.first_delayed_in
     if delay is None:

@@ -9,8 +9,10 @@ from docora_ops.queue.backend import (
     live_workers,
     read_suspension,
     resume_workers,
+    seconds_until_forgotten,
     suspend_workers,
 )
+from docora_ops.text import duration
 
 
 def rq_workers(docora: Docora) -> RqWorkers:
@@ -78,11 +80,13 @@ def require_right_workers(docora: Docora, *, alone: bool = False) -> tuple[int, 
     """
     workers, other = docora.queue.count_workers(), docora.queue.read_other()
     advice = docora.advice
-    if other is OtherQueue.WORKED_ON and not workers:
-        hint = f"{advice.to_switch}: see docora-ops help workers"
-        raise WrongBackendError(advice.only_others, hint=hint)
-    if alone and other is OtherQueue.WORKED_ON:
-        raise WrongBackendError(advice.others_beside, hint=advice.to_stop_others)
+    if other is OtherQueue.WORKED_ON and (alone or not workers):
+        message, hint = advice.others_beside, advice.to_stop_others
+        if not workers:
+            message, hint = advice.only_others, f"{advice.to_switch}: see docora-ops help workers"
+        if docora.queue.is_docoras and (seconds := seconds_until_forgotten(docora.redis)):
+            hint += f"; if all of these were killed, try again in {duration(seconds)}"
+        raise WrongBackendError(message, hint=hint)
     return workers, other
 
 

@@ -2,7 +2,8 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import cast
@@ -38,6 +39,7 @@ from docora_ops.jobs import (
     Suspension,
     Worker,
 )
+from docora_ops.processes import Process, this_process
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry, mapping_of
 from docora_ops.queue.redis_client import (
     moment_of_timestamp,
@@ -46,6 +48,7 @@ from docora_ops.queue.redis_client import (
     redis_errors,
     server_time,
     text_of,
+    whole_number,
 )
 from docora_ops.settings import Settings
 
@@ -133,9 +136,57 @@ def permitted(count: Callable[[], object]) -> int:
 
 
 def count_rq_workers(client: Redis) -> int:
-    """Counts RQ's live workers that listen on the queue."""
-    keys = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
-    return int(client.exists(*sorted(keys))) if keys else 0
+    """Counts RQ's live workers that listen on the queue, except those that are known to be dead."""
+    return len(_rq_workers(client))
+
+
+def seconds_until_forgotten(client: Redis) -> int | None:
+    """Returns the seconds until RQ's workers would be forgotten if they were killed just now.
+
+    Returns None if there are none. Raises RedisError.
+    """
+    pipeline = client.pipeline(transaction=False)
+    with redis_errors(client):
+        for key in _rq_workers(client):
+            pipeline.pttl(key)
+        left = [milliseconds for milliseconds in pipeline.execute() if milliseconds > 0]
+    return ceil(max(left) / 1000) if left else None
+
+
+def _rq_workers(client: Redis) -> list[str]:
+    """Returns the keys of these workers."""
+    keys = sorted(
+        map(text_of, cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)))
+    )
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.exists(key)
+    live = [key for key, exists in zip(keys, pipeline.execute(), strict=True) if exists]
+    try:
+        rows = read_hashes(client, live, PROCESS_FIELDS)
+    except NoPermissionError:  # none is known to be dead
+        return live
+    return [key for key, row in zip(live, rows, strict=True) if not is_known_dead(row)]
+
+
+# In the registration of our workers; RQ's own have only the third.
+PROCESS_FIELDS = ("boot_id", "pid_namespace", "pid", "process_started_at")
+
+
+def process_fields() -> dict[str, str | int]:
+    """Returns what our workers add to their registration; nothing where the system is mute."""
+    process = this_process()
+    values = astuple(process) if process else ()
+    return dict(zip(PROCESS_FIELDS, values, strict=False))
+
+
+def is_known_dead(row: Sequence[bytes | None]) -> bool:
+    """Tells whether the worker with these `PROCESS_FIELDS` ran here, and its process is gone."""
+    boot_id, pid_namespace, *numbers = row
+    pid, started_at = map(whole_number, numbers)
+    if not boot_id or not pid_namespace or pid is None or started_at is None:
+        return False
+    return Process(text_of(boot_id), text_of(pid_namespace), pid, started_at).is_known_dead
 
 
 def bullmq_workers(client: Redis) -> list[Worker]:

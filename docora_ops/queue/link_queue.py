@@ -19,7 +19,6 @@ from docora_ops.jobs import (
     QueuedJob,
     QueueHealth,
     QueueOverview,
-    silence_of,
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry
@@ -193,7 +192,7 @@ class LinkQueue(ABC):
             or any(worker.clock_ahead_seconds is not None for worker in found.workers),
             first_delayed_in=first[0][1] - now if first else None,
             other=self.read_other(),
-            silence=silence_of(found.workers),
+            lost=found.lost_words,
             live_workers=found.workers,
             to_remove_others=TO_REMOVE_RQ_JOBS if self.is_docoras else TO_REMOVE_BULLMQ_JOBS,
             bullmq_version=version,

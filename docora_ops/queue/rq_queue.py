@@ -50,10 +50,12 @@ from docora_ops.queue.backend import (
     EXECUTIONS,
     INTERMEDIATE,
     LIST,
+    PROCESS_FIELDS,
     REGISTRIES,
     RESULTS,
     SCRIPT_KEYS,
     WIP,
+    is_known_dead,
     read_suspension,
 )
 from docora_ops.queue.link_queue import (
@@ -109,6 +111,8 @@ _NEWEST = 10  # failed jobs whose ends are compared: the registry is in the orde
 # Milliseconds that are left of a worker's key: each heartbeat sets it to at least 60 s more than
 # the time until the next one.
 _LEAST_TTL_MS = 50_000
+# Seconds without a heartbeat. Ours sends one each second, or each half a minute while it is busy.
+_SILENT, _SILENT_BUSY = 10, 75
 
 
 class RqQueue(LinkQueue):
@@ -253,7 +257,8 @@ class RqQueue(LinkQueue):
                 *first[:limit],
                 *(replace(job, due_at=due_at[job.job_id]) for job in later),
             ]
-            workers, suspension = _workers(client, now), read_suspension(client, self.backend)
+            workers, killed = _workers(client, now)
+            suspension = read_suspension(client, self.backend)
             scheduler = None
             if lock:
                 key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
@@ -287,6 +292,7 @@ class RqQueue(LinkQueue):
             backend_source=self.choice.source,
             failed_recently=recent,
             live_runs=live_runs,
+            killed_workers=killed,
             last_began_at=max(filter(None, (began for began, _ in moments)), default=None),
         )
 
@@ -355,21 +361,27 @@ def _jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]
     return jobs
 
 
-def _workers(client: Redis, now: float) -> list[Worker]:
-    """Reads the live workers of the queue. Redis forgets a killed one some time later."""
+def _workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
+    """Reads the live workers of the queue, and the names of those that are known to be dead.
+
+    Redis forgets a killed worker some time later, wherever it ran.
+    """
     prefix = RQWorker.redis_worker_namespace_prefix
     keys = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
     names = sorted(text_of(key).removeprefix(prefix) for key in keys)
-    rows = read_hashes(client, [prefix + name for name in names], _WORKER_FIELDS)
+    rows = read_hashes(client, [prefix + name for name in names], _WORKER_FIELDS + PROCESS_FIELDS)
     pipeline = client.pipeline(transaction=False)
     for name in names:
         pipeline.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
         pipeline.pttl(prefix + name)
     answers = pipeline.execute()
-    workers = []
+    workers, killed = [], []
     for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
-        birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason = row
+        birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason, *process = row
         if birth is None or death is not None:
+            continue
+        if is_known_dead(process):
+            killed.append(name)
             continue
         heartbeat_at = _moment(last_heartbeat)
         seconds = max(0, int(now - heartbeat_at.timestamp())) if heartbeat_at else None
@@ -384,12 +396,24 @@ def _workers(client: Redis, now: float) -> list[Worker]:
                 pid=whole_number(pid),
                 last_heartbeat_at=heartbeat_at,
                 jobs=_jobs(client, running, "active"),
-                silent_seconds=seconds if 0 <= ttl < _LEAST_TTL_MS else None,
+                silent_seconds=seconds if _is_silent(state, clock_ahead, seconds, ttl) else None,
                 clock_ahead_seconds=whole_number(clock_ahead, signed=True),
                 no_job_reason=_no_job_reason(state, reason),
             )
         )
-    return workers
+    return workers, killed
+
+
+def _is_silent(
+    state: bytes | None, clock_ahead: bytes | None, seconds: int | None, ttl: int
+) -> bool:
+    """Tells whether a worker has missed heartbeats.
+
+    Our workers, which tell how far off their clock is, give the moments of Redis's clock.
+    """
+    if clock_ahead is None or seconds is None:
+        return 0 <= ttl < _LEAST_TTL_MS
+    return seconds >= (_SILENT_BUSY if state == WorkerStatus.BUSY.encode() else _SILENT)
 
 
 def _no_job_reason(state: bytes | None, reason: bytes | None) -> NoJobReason | None:

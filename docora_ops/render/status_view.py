@@ -9,14 +9,7 @@ from rich.text import Text
 
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import (
-    ADVICE,
-    Backend,
-    BackendSource,
-    QueueOverview,
-    refusal_of,
-    silence_of,
-)
+from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, refusal_of
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import LinkStatus
 from docora_ops.overview import SLOW_MS, Freshness, Metrics, Status, TargetState
@@ -182,7 +175,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     waited = f" (the oldest for {duration(age)})" if age is not None else ""
     counts = f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed"
     yield "Queue", cell(counts)
-    advice = ADVICE[queue.backend]
+    advice, lost = ADVICE[queue.backend], queue.lost_words
     if queue.backend_source is BackendSource.UNCLEAR:
         yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
     elif queue.workers:
@@ -191,6 +184,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
         none = "none" if queue.backend is Backend.RQ else "no Redis client has a worker's name"
+        none += f" ({lost})" if lost else ""
         yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:
         yield "", _line(queue.suspension.sentence, "yellow")
@@ -198,17 +192,17 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
 
 
 def workers_cell(queue: QueueOverview) -> Text:
-    """Says how many workers run, how many are busy, and which take no job or are silent."""
+    """Says how many workers run, how many are busy, and which take no job, are silent or gone."""
     count, style = f"{len(queue.workers)}", ""
-    refusal, silence = refusal_of(queue.workers), silence_of(queue.workers)
+    refusal, lost = refusal_of(queue.workers), queue.lost_words
     # BullMQ does not tell which are busy.
     if queue.backend is Backend.RQ and not (refusal and refusal.is_total):
         count += f", {sum(worker.state == 'busy' for worker in queue.workers)} busy"
     if refusal:
         is_bad = refusal.is_total and refusal.troubles
         count, style = f"{count}, {refusal.words}", "red" if is_bad else "yellow"
-    if silence:
-        count, style = f"{count} ({silence})", style or "yellow"
+    if lost:
+        count, style = f"{count} ({lost})", style or "yellow"
     return cell(count, style)
 
 

@@ -19,6 +19,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
+from rq.utils import utcformat
 from rq.worker import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
@@ -31,6 +32,7 @@ from docora_ops.errors import (
 )
 from docora_ops.interrupts import ENDING, deferred
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
+from docora_ops.queue.backend import process_fields
 from docora_ops.queue.redis_client import describe, explain, explained, is_outage
 from docora_ops.queue.rq_queue import NO_JOB_REASON
 from docora_ops.settings import Settings
@@ -326,14 +328,16 @@ class SnapshotWorker(Worker):
         self._is_registered = True
 
     def serialize(self) -> dict[Any, Any]:
-        """Returns the fields of the registration, with two of our own.
+        """Returns the fields of the registration, with some of our own.
 
-        They tell the error of this host's clock, and why the worker takes no job.
+        They tell the error of this host's clock, why the worker takes no job, and whether the
+        process is gone.
         """
         reason = json.dumps(asdict(self._bar.reason)) if self._bar else ""
         return super().serialize() | {
             "clock_ahead": round(host.seconds_ahead()),
             NO_JOB_REASON: reason,
+            **process_fields(),
         }
 
     def subscribe(self) -> None:
@@ -349,6 +353,7 @@ class SnapshotWorker(Worker):
             return
         super().heartbeat(timeout, pipeline)
         self.last_heartbeat = host.now()
+        pipeline.hset(self.key, "last_heartbeat", utcformat(self.last_heartbeat))
         if self._is_registered and not self.is_horse:
             rq_faults.register_again(self, pipeline)
 

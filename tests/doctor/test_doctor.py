@@ -126,6 +126,27 @@ def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
     assert (circuits["state"], circuits["finding"]) == ("warning", "1 open circuit")
 
 
+@pytest.mark.parametrize(
+    ("failed", "others", "state"),
+    [(6, 5, "critical"), (5, 5, "warning"), (5, 0, "critical")],
+)
+def test_that_most_links_failed_with_one_error_is_critical_and_names_it(
+    docora: Docora, failed: int, others: int, state: str
+) -> None:
+    make_healthy(docora)  # has three links, of which none failed
+    docora.connection.execute("DELETE FROM app_repositories WHERE status = 'synced'")
+    docora.redis.delete("rq:scheduled:snapshot-queue")
+    for number in range(failed):
+        docora.add_link(last_error=f"HTTP 502 on created docs/page{number}.md")
+    for _ in range(others - 2):
+        docora.add_link("failed", last_error="fatal: no route to host")
+    result = examine(docora)
+    found = check(result, "failed_links")
+    assert (found["state"], found["hint"]) == (state, "docora-ops failed --group-by error")
+    named = "most of all links with one error: HTTP 502 on created docs/*"
+    assert (named in found["finding"]) is (state == "critical"), found
+
+
 # Drift. That each kind is found: tests/repair/test_every_kind_of_drift.py.
 
 
