@@ -21,7 +21,7 @@ from docora_ops.diagnosis import Diagnosis
 from docora_ops.overview import Stop
 from docora_ops.settings import Settings
 from tests.support.bullmq import Bullmq
-from tests.support.diagnoses import check, examine, make_healthy, not_ok
+from tests.support.diagnoses import check, examine, make_healthy, not_ok, scan_links
 from tests.support.docora import Docora, Env
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -139,17 +139,6 @@ def test_the_pace_is_that_before_the_last_scan_without_the_longest_gap(
 # With servers
 
 
-def scan(docora: Docora, *scanned: float) -> None:
-    """Links whose last good scans were so many seconds ago."""
-    docora.connection.execute("DELETE FROM app_repositories WHERE status = 'synced'")
-    docora.redis.delete("rq:scheduled:snapshot-queue", "rq:wip:snapshot-queue")
-    app_id = docora.add_app("Acme Search")
-    for number, seconds in enumerate(scanned):
-        repository_id = docora.add_repository(f"octo/s{number}")
-        docora.link(app_id, repository_id, "synced", scanned=timedelta(seconds=seconds))
-    docora.connection.execute("UPDATE app_repositories SET created_at = now() - interval '1 day'")
-
-
 def stop_workers(docora: Docora) -> None:
     docora.redis.delete("rq:workers", "rq:workers:snapshot-queue")
 
@@ -162,11 +151,11 @@ def freshness(docora: Docora, env: Env = None) -> dict[str, object]:
 def test_a_full_stop_is_seen_long_before_links_are_overdue_and_they_are_overdue_in_time(
     docora: Docora,
 ) -> None:
-    scan(docora, *(250 + 1.5 * number for number in range(200)))
+    scan_links(docora, *(250 + 1.5 * number for number in range(200)))
     found = freshness(docora)
     assert (found["nothing_moves"], found["overdue"], found["is_slow"]) == (True, 0, False)
     assert (found["nothing_moves_after_seconds"], found["overdue_after_seconds"]) == (180, 960)
-    scan(docora, *(880 + 1.5 * number for number in range(200)))
+    scan_links(docora, *(880 + 1.5 * number for number in range(200)))
     found = freshness(docora)
     assert (found["overdue_after_seconds"], found["nothing_moves"]) == (960, True)
     assert 140 <= int(str(found["overdue"])) <= 150
@@ -186,7 +175,7 @@ def test_a_stop_of_200_s_with_a_threshold_of_100_s_is_critical_and_not_called_sl
     docora: Docora,
 ) -> None:
     make_healthy(docora)
-    scan(docora, *(200 + number / 10 for number in range(100)))
+    scan_links(docora, *(200 + number / 10 for number in range(100)))
     docora.redis.set("docora-ops:schedule", int(datetime.now(UTC).timestamp()))
     result = examine(docora, **BRIEF)
     found = check(result, "freshness")
@@ -197,7 +186,7 @@ def test_a_stop_of_200_s_with_a_threshold_of_100_s_is_critical_and_not_called_sl
 
 def test_after_a_stop_one_old_scan_makes_no_pass_slow(docora: Docora) -> None:
     make_healthy(docora)
-    scan(docora, 800, *(1 + number / 10 for number in range(199)))
+    scan_links(docora, 800, *(1 + number / 10 for number in range(199)))
     found = freshness(docora)
     assert int(str(found["cycle_seconds"])) < 60
     assert (found["is_slow"], found["overdue"]) == (False, 0)
@@ -206,7 +195,7 @@ def test_after_a_stop_one_old_scan_makes_no_pass_slow(docora: Docora) -> None:
 def test_the_last_scan_of_a_link_that_fails_or_is_held_back_makes_no_gap(docora: Docora) -> None:
     """Its row keeps a scan of half an hour ago, when all others were scanned as always."""
     make_healthy(docora)
-    scan(docora, *(200 + 2 * number for number in range(100)))
+    scan_links(docora, *(200 + 2 * number for number in range(100)))
     docora.add_link("failed", scanned=timedelta(minutes=30))
     held_back = docora.add_repository("octo/held", circuit_open_for=timedelta(minutes=20))
     docora.link(docora.add_app("Quiet Harbor"), held_back, "synced", scanned=timedelta(minutes=40))
@@ -224,7 +213,7 @@ def test_a_pass_that_is_missing_while_links_are_due_and_not_queued_is_critical(
 ) -> None:
     """With a threshold, `schedule` may run by day only."""
     make_healthy(docora)
-    scan(docora, 700)
+    scan_links(docora, 700)
     if queued:
         ids = "SELECT app_id || '-' || repository_id FROM app_repositories WHERE status = 'synced'"
         docora.enqueue(docora.one(ids))
@@ -272,7 +261,7 @@ def test_a_threshold_that_is_shorter_than_a_pass_is_a_warning(docora: Docora) ->
 
 def test_running_jobs_of_both_backends_move(docora: Docora, bullmq: Bullmq) -> None:
     """However long they take, and wherever their links stand."""
-    scan(docora, 3000)
+    scan_links(docora, 3000)
     assert freshness(docora)["nothing_moves"]
     execution = docora.start_job(docora.add_link("scanning").job_id)
     assert not freshness(docora)["nothing_moves"]

@@ -46,3 +46,23 @@ def make_healthy(docora: Docora) -> None:
     docora.redis.set(f"rq:scheduler-lock:{QUEUE}", "scheduler", ex=60)
     docora.redis.set("docora-ops:schedule", int(time.time()) - 30)
     docora.age_links()
+
+
+def scan_links(docora: Docora, *scanned: float) -> None:
+    """Only links whose last good scans were so many seconds ago, however long it takes to add them.
+
+    Links with other statuses stay.
+    """
+    docora.connection.execute("DELETE FROM app_repositories WHERE status = 'synced'")
+    docora.redis.delete("rq:scheduled:snapshot-queue", "rq:wip:snapshot-queue")
+    app_id = docora.add_app("Acme Search")
+    for number, seconds in enumerate(scanned):
+        repository_id = docora.add_repository(f"octo/s{number}")
+        docora.link(app_id, repository_id, "synced", scanned=timedelta(seconds=seconds))
+    docora.connection.execute(
+        "UPDATE app_repositories SET created_at = now() - interval '1 day', last_scanned_at ="
+        " now() - (%s::float[])[substr(name, 2)::int + 1] * interval '1 second'"
+        " FROM repositories r WHERE r.repository_id = app_repositories.repository_id"
+        " AND status = 'synced'",
+        ([float(seconds) for seconds in scanned],),
+    )
