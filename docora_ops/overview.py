@@ -43,6 +43,7 @@ class Stop(StrEnum):
     """What has stopped, where that is seen directly."""
 
     WORKERS = "workers"
+    REFUSALS = "refusals"
     SCHEDULE = "schedule"
 
     @property
@@ -50,6 +51,7 @@ class Stop(StrEnum):
         """Says what has stopped."""
         return {
             Stop.WORKERS: "no worker runs, and jobs wait",
+            Stop.REFUSALS: "no worker takes jobs, and jobs wait",
             Stop.SCHEDULE: "docora-ops schedule has stopped, and links are due and not queued",
         }[self]
 

@@ -18,7 +18,7 @@ from docora_ops.database.freshness import (
     read_scans,
 )
 from docora_ops.diagnosis import CheckState
-from docora_ops.jobs import Backend, OtherQueue, QueueHealth, QueueOverview
+from docora_ops.jobs import Backend, OtherQueue, QueueHealth, QueueOverview, refusal_of
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.overview import Freshness, LinkCounts, Stop
 from docora_ops.queue.audit_stream import read_last_change
@@ -138,6 +138,7 @@ class Activity:
     moved_at: last good scan; last begin and end of other jobs; last file that was delivered.
     changed_at: when somebody last put links to work, or changed something else.
     released_at: the end of the last suspension.
+    all_refuse: each worker gives a reason why it takes no job, other than a suspension.
     is_pass_missing: the last pass of `schedule` is too old, and a link that has been due for as
         long is not queued.
     """
@@ -153,6 +154,7 @@ class Activity:
     live_runs: int = 0
     waiting: int = 0
     has_workers: bool = True
+    all_refuse: bool = False
     is_suspended: bool = False
     is_pass_missing: bool = False
 
@@ -185,6 +187,8 @@ def judge(found: Activity) -> tuple[bool, Stop | None]:
     stopped = None
     if found.waiting and not found.has_workers:
         stopped = Stop.WORKERS
+    elif found.waiting and found.all_refuse:
+        stopped = Stop.REFUSALS
     elif found.is_pass_missing:
         stopped = Stop.SCHEDULE
     return is_due and not (found.moves or found.is_suspended), stopped
@@ -220,6 +224,7 @@ def _read_activity(
     """Reads what `judge` needs, and no more than that: links are counted in most screens."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
     is_rq = docora.backend.backend is Backend.RQ
+    refusal = refusal_of(queue.live_workers if isinstance(queue, QueueHealth) else queue.workers)
     activity = Activity(
         found.read_at,
         found.nothing_moves_after_seconds,
@@ -228,6 +233,7 @@ def _read_activity(
         live_runs=queue.live_runs,
         waiting=queue.waiting,
         is_suspended=queue.suspension is not None,
+        all_refuse=refusal is not None and refusal.is_total and bool(refusal.troubles),
     )
     if not activity.moves:
         before = activity.before

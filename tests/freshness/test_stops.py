@@ -1,5 +1,6 @@
 """A stop is seen soon and named, and what only looks like one is no alarm."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -79,6 +80,12 @@ JUDGED: dict[str, tuple[Activity, bool, Stop | None]] = {
         False,
         Stop.WORKERS,
     ),
+    "all workers refuse jobs that wait": (
+        replace(QUIET, all_refuse=True, waiting=1),
+        False,
+        Stop.REFUSALS,
+    ),
+    "all workers refuse, and no job waits": (replace(QUIET, all_refuse=True), False, None),
     "schedule has stopped": (replace(STOPPED, is_pass_missing=True), True, Stop.SCHEDULE),
 }
 
@@ -246,6 +253,18 @@ def test_that_no_worker_runs_is_critical_only_if_a_second_look_finds_none_either
             if comes_back:
                 docora.add_worker()
     assert looks
+
+
+def test_that_all_workers_refuse_jobs_is_named_as_the_cause(docora: Docora) -> None:
+    make_healthy(docora)
+    scan_links(docora, 2000)
+    reason = {"code": "wrong_clock", "message": "clock 3,600 s ahead", "hint": None}
+    docora.redis.hset("rq:worker:worker-1", "no_job_reason", json.dumps(reason))
+    result = examine(docora)
+    found = check(result, "freshness")
+    assert (found["state"], check(result, "workers")["state"]) == ("critical", "critical"), result
+    assert found["finding"].endswith("; no worker takes jobs, and jobs wait")
+    assert "no worker takes jobs, and jobs wait" in docora.run("status").stdout
 
 
 def test_a_threshold_that_is_shorter_than_a_pass_is_a_warning(docora: Docora) -> None:

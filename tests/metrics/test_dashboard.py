@@ -151,7 +151,8 @@ def prometheus(folder: Path, texts: dict[str, str]) -> Iterator[Prometheus]:
 def test_each_expression_finds_numbers_of_a_real_docora(docora: Docora, tmp_path: Path) -> None:
     docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/api"), "failed")
     docora.add_repository("octo/web", circuit_open_for=timedelta(hours=1))
-    docora.add_link("synced", scanned=timedelta(minutes=1))
+    for minutes in (1, 2, 3):  # as few scans as tell how long a cycle is
+        docora.add_link("synced", scanned=timedelta(minutes=minutes))
     docora.queue_job(docora.add_link())
     docora.add_worker()
     docora.redis.set("docora-ops:schedule", 1_764_380_000)

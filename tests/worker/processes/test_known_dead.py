@@ -11,7 +11,7 @@ from rq.utils import now, utcformat
 
 from docora_ops.processes import Process, this_process
 from tests.support.bullmq import Bullmq
-from tests.support.diagnoses import ONE_LOOK, check, make_healthy
+from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
@@ -81,9 +81,6 @@ def test_a_worker_that_lives_is_refused_and_a_link_is_left_to_the_work_horse_of_
 
 def test_workers_that_were_killed_are_said_to_be_gone_at_once(snapshots: Snapshots) -> None:
     docora = snapshots.docora
-    make_healthy(docora)
-    docora.redis.delete("rq:workers", "rq:workers:snapshot-queue", "rq:queue:snapshot-queue")
-    docora.redis.delete("rq:scheduled:snapshot-queue")
     kill_worker(snapshots)
     assert "Workers\tnone (w is gone); to start one: docora-ops worker" in run(docora, "status")
     assert "Workers\t0, 0 busy (w is gone)" in run(docora, "queue")
