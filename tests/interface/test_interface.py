@@ -87,7 +87,8 @@ def fields(schema: dict[str, Any], definitions: dict[str, Any], path: str) -> It
 def metrics(docora: Docora) -> Iterator[str]:
     docora.queue_job(docora.add_link())
     docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/api"), "failed")
-    docora.add_link("synced", scanned=timedelta(minutes=1))
+    for minutes in (1, 2, 3):
+        docora.add_link("synced", scanned=timedelta(minutes=minutes))
     text = docora.run("metrics", "--by-app", "--by-error").stdout
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
