@@ -15,7 +15,9 @@ EXAMPLES_SHOWN = 5  # of each kind of drift, in a report
 class DriftKind(StrEnum):
     """Kinds of disagreement between a link and its job."""
 
-    LOST = "lost"  # the link is `pending_snapshot` and has no live job
+    # The link is `pending_snapshot` and has no live job, or it is failed or due, and its job reads
+    # as waiting where no worker takes it.
+    LOST = "lost"
     STUCK = "stuck"  # the link is `scanning` and has no live job
     ORPHAN = "orphan"  # the job is to be run, or failed, and its link is gone
     DUPLICATE = "duplicate"  # the job is in the queue's list twice, or in list and schedule

@@ -88,10 +88,6 @@ class UnclearBackendError(RefusedError, code="unclear_backend"):
     """The settings do not say which workers run the jobs, and it cannot be found out."""
 
 
-class JobMisplacedError(RefusedError, code="job_misplaced"):
-    """The job of the link is to wait, but does not stand where its status says."""
-
-
 class SnapshotRunningError(RefusedError, code="snapshot_running"):
     """A resync would be lost on the snapshot that is running."""
 

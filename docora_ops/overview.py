@@ -32,7 +32,7 @@ class LinkCounts:
 
 @dataclass(frozen=True)
 class DriftCounts:
-    """The number of links without a live job, as one look finds them."""
+    """The number of links without a live job: `status` looks twice, `metrics` once."""
 
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import urandom
 from sys import intern
 from threading import Event, Thread
 
+from docora_ops.actions.find_drift import Suspects, pause_between_looks
 from docora_ops.actions.look import (
     invalid_job_id,
     look_at_jobs,
@@ -65,6 +66,8 @@ class Batch:
     recorded: list[LinkOutcome] = field(default_factory=list)
     unclaimed: list[LinkRef] = field(default_factory=list)
     """Links that are gone, or whose rows other sessions have locked."""
+    waiting: list[LinkRef] = field(default_factory=list)
+    """Links that were put aside, see `BatchExecution.misplaced`."""
     failures: list[LinkFailure] = field(default_factory=list)
     """Links that were not queued, with their names."""
     deliveries_cleared: int = 0
@@ -147,7 +150,8 @@ class BatchExecution:
     operation_id: the operation that keeps the row ids of claimed links.
     waits_for_circuits: wait for circuits that other sessions hold. A bulk operation does not: one
         wait per link could take days.
-    disproved: by job id, the evidence against the status of a waiting job, see `PushRequest`.
+    misplaced: by job id, the evidence against waiting jobs that no worker would take: see
+        `find_misplaced`. None: nobody has looked for them, and links whose jobs wait are put aside.
     """
 
     database: Database
@@ -158,9 +162,28 @@ class BatchExecution:
     options: ChangeOptions = NO_OPTIONS
     operation_id: str | None = None
     waits_for_circuits: bool = False
-    disproved: Mapping[str, str] = field(default_factory=dict)
+    misplaced: Mapping[str, str] | None = None
     _has_waited_in_vain: bool = False
     _slow_links: int = 0
+
+    def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
+        """Finds the jobs whose status says that they wait, though no worker would ever take them.
+
+        RQ, or a Redis that has lost writes, leaves such jobs. Looks twice, as RQ takes a job out of
+        the list a moment before it registers it elsewhere. Yields Suspects between the looks, and
+        holds no lock. The push checks once more, and replaces what still stands nowhere.
+        Raises RedisError.
+
+        delay: seconds between the two looks.
+        """
+        self.misplaced, sweep = {}, self.queue.sweep
+        if sweep is None:
+            return
+        first = sweep.misplaced([ref.job_id for ref in refs if ref.has_valid_job_id])
+        if first:
+            yield from pause_between_looks(len(first), delay)
+            second = sweep.misplaced(first)
+            self.misplaced = {id_: seen for id_, seen in second.items() if seen == first[id_]}
 
     def execute(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
         """Queues the links together. `wait`: wait for locked rows.
@@ -291,13 +314,21 @@ class BatchExecution:
                 # Claiming a stuck link counts a failure.
                 self.action is Action.REPAIR
                 and answer.state is JobState.WAITING
-                and ref.job_id not in self.disproved
+                and ref.job_id not in (self.misplaced or ())
             )
             if is_left:
                 batch.record(ref, outcome_of(answer), why_not_queued(answer))
-            else:
+            elif not self._is_put_aside(ref, answer, batch):
                 candidates[ref.job_id] = ref
         return candidates
+
+    def _is_put_aside(self, ref: LinkRef, answer: Answer, batch: Batch) -> bool:
+        """Puts the link aside if its job waits and nobody has looked where the job stands."""
+        is_unknown = self.misplaced is None and self.queue.sweep is not None
+        is_put_aside = is_unknown and answer.state is JobState.WAITING
+        if is_put_aside:
+            batch.waiting.append(ref)
+        return is_put_aside
 
     def _push(self, claims: Sequence[Claim], refs: Mapping[str, LinkRef]) -> list[Answer]:
         """Queues the jobs of claimed links. Writes the first audit entry with the first change.
@@ -309,7 +340,7 @@ class BatchExecution:
                 claim.payload.job_id,
                 None if claim.outcome else claim.payload,
                 is_rescan=self.action.is_rescan(claim.status),
-                disproved=self.disproved.get(claim.payload.job_id, ""),
+                disproved=(self.misplaced or {}).get(claim.payload.job_id, ""),
                 row_id=refs[claim.payload.job_id].id,
             )
             for claim in claims
@@ -332,8 +363,10 @@ class BatchExecution:
     def plan(self, refs: Sequence[LinkRef], batch: Batch) -> list[PlannedLink]:
         """Records the outcomes that `execute` would have, and returns them. Changes nothing."""
         for ref, answer in look_at_jobs(self.database, self.queue, batch.record_invalid(refs)):
+            if self._is_put_aside(ref, answer, batch):
+                continue
             outcome = outcome_of(answer)
-            if answer.state is JobState.WAITING and ref.job_id in self.disproved:
+            if answer.state is JobState.WAITING and ref.job_id in (self.misplaced or ()):
                 outcome = Outcome.REPLACED_STALE
             batch.record(ref, outcome, why_not_queued(answer))
         queued = [item.ref for item in batch.recorded if item.outcome.succeeded]

@@ -83,7 +83,6 @@ class BulkRun:
 
     batch_size: the number of links that one transaction locks and queues.
     deliveries: for a resync, the number of delivery records of the links.
-    disproved: by job id, the evidence against the status of a waiting job, see `PushRequest`.
     """
 
     docora: Docora
@@ -93,7 +92,6 @@ class BulkRun:
     options: ChangeOptions
     batch_size: int
     deliveries: int = 0
-    disproved: Mapping[str, str] = field(default_factory=dict)
     _audit: AuditEntries = field(init=False)
     _following: Following = field(init=False)
     _execution: BatchExecution = field(init=False)
@@ -107,6 +105,8 @@ class BulkRun:
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
     _apps: dict[App, Mapping[Outcome, int]] = field(default_factory=dict)
     """The counts of `_by_app`, by app with its name."""
+    _waiting: list[LinkRef] = field(default_factory=list)
+    """Links whose jobs waited when their turn came: they come after the others."""
     _failures: list[LinkFailure] = field(default_factory=list)
     _circuits_reset: set[str] = field(default_factory=set)
     _circuits_held: set[str] = field(default_factory=set)
@@ -146,7 +146,6 @@ class BulkRun:
             self.selection.claim,
             self._audit,
             self.options,
-            disproved=self.disproved,
         )
         if self.options.dry_run:
             yield from self._work()
@@ -255,9 +254,10 @@ class BulkRun:
         )
 
     def _work(self) -> Generator[BulkStep]:
-        """Handles all links in order, then the links whose rows were locked."""
+        """Handles all links in order, then those with waiting jobs, then those with locked rows."""
         refs = self.selection.refs
         if self._planned is not None:
+            yield from self._find_misplaced(refs)
             for some in batches(refs, self.batch_size):
                 batch = Batch()
                 self._planned += self._execution.plan(some, batch)
@@ -267,7 +267,21 @@ class BulkRun:
         if self.options.front:
             refs = refs[::-1]  # each job is pushed before the one that was pushed last
         unclaimed = yield from self._handle(refs, self.batch_size)
+        yield from self._find_misplaced(self._waiting)
+        unclaimed += yield from self._handle(self._waiting, self.batch_size)
         yield from self._handle_locked(unclaimed)
+
+    def _find_misplaced(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
+        """Finds the waiting jobs that the next batches have to replace."""
+        execution, delay = self._execution, self.docora.settings.drift_grace
+        for _ in execution.find_misplaced(refs, delay=delay):
+            if self._planned is None:
+                self._report()  # it may have been cancelled
+            yield self.step()
+            if self._cancelled:
+                break
+        if self._planned is None:
+            self._second_execution.misplaced = execution.misplaced
 
     def _handle(
         self, refs: Sequence[LinkRef], batch_size: int
@@ -356,6 +370,7 @@ class BulkRun:
             # A resync does not wait for a snapshot that was running before: it counts as missed.
             if self._is_awaited and (item.outcome.succeeded or self.action is not Action.RESYNC):
                 self._following.add(item.ref, item.outcome)
+        self._waiting += batch.waiting
         self._failures += batch.failures
         self._audit.deliveries_cleared += batch.deliveries_cleared
         self._circuits_reset |= batch.circuits_reset

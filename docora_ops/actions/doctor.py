@@ -74,7 +74,7 @@ _BY_NAME = "workers are seen by the names of their Redis clients, if our user ma
 _TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
 _RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
 _DRIFT = {
-    DriftKind.LOST: ("pending link", "pending links", "without a live job"),
+    DriftKind.LOST: ("lost link", "lost links", "without a live job"),
     DriftKind.STUCK: ("scanning link", "scanning links", "without a live job"),
     DriftKind.ORPHAN: ("job", "jobs", "whose link is gone"),
     DriftKind.DUPLICATE: ("job", "jobs", "more than once in the queue"),
@@ -145,9 +145,8 @@ def diagnose(
     of_drift: list[Check] = []
     drift: DriftReport | None = None
     if not (postgres.missing or redis.missing):
-        delay = docora.settings.drift_grace
         try:
-            for event in find_drift(docora.database, docora.queue, delay=delay):
+            for event in find_drift(docora):
                 if isinstance(event, Suspects):
                     yield event
                 else:

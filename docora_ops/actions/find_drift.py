@@ -1,13 +1,14 @@
 """Finds drift between database and queue. Writes nothing."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import intern
 
+from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import DOCORA_JOB_ID, look_at_jobs
 from docora_ops.database import Database
-from docora_ops.database.link_rows import linked_jobs, names_of, unfinished_links
+from docora_ops.database.link_rows import linked_jobs, names_of, pages_of_links_to_check
 from docora_ops.drift import Drift, DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, batches, ids_of_job
@@ -15,6 +16,7 @@ from docora_ops.queue import LinkQueue
 from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Entries, JobFacts, Place, QueueSweep, Removal
 
 _AT_ONCE = 5000
+_LOOKED_AT_ONCE = 500  # jobs in one script
 _KINDS_OF_LINKS = {
     LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
     LinkStatus.SCANNING.value: DriftKind.STUCK,
@@ -32,27 +34,26 @@ class Suspects:
 class Finding:
     """One case of drift, and what its repair needs.
 
-    ref: the link, if it is lost or stuck.
+    status: of the link, if it lacks a live job; otherwise empty.
     disproved: the evidence against the status of its job.
-    removal: the job or entries to remove, if it is no lost or stuck link.
+    removal: the job or entries to remove, if no link lacks a live job.
     """
 
     drift: Drift
-    ref: LinkRef | None = None
+    status: str = ""
     disproved: str = ""
     removal: Removal | None = None
 
     @property
-    def key(self) -> tuple[DriftKind, str, str]:
-        """Identifies the case. Differs if the job has been queued again meanwhile."""
-        return self.drift.kind, self.drift.job_id, self.disproved
+    def key(self) -> str:
+        """Tells the cases of one job apart. Differs if the job has been queued again meanwhile."""
+        return intern(f"{self.drift.kind} {self.disproved}")
 
 
 def find_drift(
-    database: Database,
-    queue: LinkQueue,
+    docora: Docora,
     *,
-    delay: float,
+    delay: float | None = None,
     app_id: str | None = None,
     ref: LinkRef | None = None,
 ) -> Iterator[Suspects | list[Finding]]:
@@ -61,46 +62,40 @@ def find_drift(
     What only one look finds is normal activity. Holds no lock and no transaction between the looks.
     Raises PostgresError, RedisError.
 
-    delay: seconds between the two looks.
+    delay: seconds between the two looks; None stands for `DOCORA_OPS_DRIFT_GRACE`.
     app_id: look at this app only.
     ref: look at this link only.
     """
-    first = {finding.key for finding in _look(database, queue, app_id, ref)}
+    first: dict[str, tuple[str, ...]] = {}
+    for finding in _look(docora, app_id, ref, None):
+        job_id = finding.drift.job_id
+        first[job_id] = (*first.get(job_id, ()), finding.key)
     found: list[Finding] = []
     if first:
-        yield from pause_between_looks(len(first), delay)
-        found = [each for each in _look(database, queue, app_id, ref) if each.key in first]
-    named = [
-        names
-        for some in batches(found, _AT_ONCE)
-        for names in names_of(database, [each.drift for each in some])
-    ]
-    yield [
-        # One string for all links of an app.
-        replace(each, drift=replace(each.drift, app_name=app and intern(app), repository_name=name))
-        for each, (app, name) in zip(found, named, strict=True)
-    ]
+        grace = docora.settings.drift_grace if delay is None else delay
+        yield from pause_between_looks(sum(map(len, first.values())), grace)
+        found += _found_again(_look(docora, app_id, ref, first), first)
+    for start in range(0, len(found), _AT_ONCE):  # in place: there may be a million
+        some = slice(start, start + _AT_ONCE)
+        names = names_of(docora.database, [finding.drift for finding in found[some]])
+        found[some] = [
+            replace(finding, drift=replace(finding.drift, app_name=app, repository_name=repository))
+            for finding, (app, repository) in zip(found[some], names, strict=True)
+        ]
+    yield found
 
 
-def find_misplaced(
-    queue: LinkQueue, links: Sequence[LinkRef], *, delay: float
-) -> Iterator[Suspects | dict[str, str]]:
-    """Looks twice for jobs whose status says that they wait, though RQ would never take them.
-
-    Yields Suspects between the looks, and finally, by job id, the evidence against each status.
-    Raises RedisError.
-
-    delay: seconds between the two looks.
-    """
-    sweep = queue.sweep
-    if sweep is None:
-        return
-    first = sweep.misplaced([link.job_id for link in links], sweep.read())
-    if not first:
-        return
-    yield from pause_between_looks(len(first), delay)
-    second = sweep.misplaced(list(first), sweep.read())
-    yield {job_id: seen for job_id, seen in second.items() if first[job_id] == seen}
+def _found_again(second: Iterable[Finding], first: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
+    """Yields the findings of the second look that the first one has had, and forgets the latter."""
+    for finding in second:
+        job_id = finding.drift.job_id
+        keys = first.get(job_id, ())
+        if finding.key in keys:
+            # There may be a million: the second finding takes the place of the first.
+            first[job_id] = tuple(key for key in keys if key != finding.key)
+            if not first[job_id]:
+                del first[job_id]
+            yield finding
 
 
 def pause_between_looks(count: int, delay: float) -> Iterator[Suspects]:
@@ -113,22 +108,35 @@ def pause_between_looks(count: int, delay: float) -> Iterator[Suspects]:
 
 
 def _look(
-    database: Database, queue: LinkQueue, app_id: str | None, ref: LinkRef | None
+    docora: Docora, app_id: str | None, ref: LinkRef | None, only: Container[str] | None
 ) -> Iterator[Finding]:
-    """Yields the drift that one look finds, of all links, one app or one link."""
+    """Yields the drift that one look finds, of all links, one app or one link.
+
+    only: look at these jobs and their links only.
+    """
+    database, queue = docora.database, docora.queue
     sweep, entries = queue.sweep, None
     if sweep:
-        entries = sweep.read()
+        entries = sweep.read({ref.job_id} if ref else only)
         wanted = []
         for job_id in entries.job_ids:
             ids = ids_of_job(job_id)
-            if ids and app_id in {None, ids[0]} and (ref is None or job_id == ref.job_id):
+            if ids and app_id in {None, ids[0]}:
                 wanted.append(job_id)
         for job_ids in batches(wanted, _AT_ONCE):
             yield from _check_jobs(database, queue, sweep, entries, job_ids)
-    unfinished = unfinished_links(database, app_id=app_id, link_id=ref.id if ref else None)
-    for links in batches(unfinished, _AT_ONCE):
-        yield from _check_links(database, queue, entries, dict(links))
+    pages = pages_of_links_to_check(
+        database,
+        app_id=app_id,
+        link_id=ref.id if ref else None,
+        # Only a status that lies is wrong with other links, and no other backend is judged so.
+        rescan_interval_ms=docora.settings.rescan_interval_ms if sweep else None,
+        size=_AT_ONCE,
+    )
+    for page in pages:
+        links = {link: status for link, status in page if only is None or link.job_id in only}
+        _leave_out_idle(queue, links)
+        yield from _check_links(database, queue, entries, links)
 
 
 def _check_jobs(
@@ -193,23 +201,38 @@ def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
     return Finding(drift, removal=removal)
 
 
+def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
+    """Leaves out links that need no job and have no waiting one: most failed and due links."""
+    at_rest = [
+        ref
+        for ref, status in statuses.items()
+        if status not in _KINDS_OF_LINKS and ref.has_valid_job_id
+    ]
+    for some in batches(at_rest, _LOOKED_AT_ONCE):
+        for ref, answer in zip(some, queue.look([ref.job_id for ref in some]), strict=True):
+            if answer.state is not JobState.WAITING:
+                del statuses[ref]
+
+
 def _check_links(
     database: Database, queue: LinkQueue, entries: Entries | None, statuses: Mapping[LinkRef, str]
 ) -> Iterator[Finding]:
-    """Yields the links without a live job."""
-    job_ids = [ref.job_id for ref in statuses if ref.has_valid_job_id]
-    misplaced = queue.sweep.misplaced(job_ids, entries) if queue.sweep and entries else {}
+    """Yields the links without a live job; of links that need none, those with a misplaced one."""
     answers = dict(look_at_jobs(database, queue, list(statuses)))
+    waiting = [ref.job_id for ref, answer in answers.items() if answer.state is JobState.WAITING]
+    misplaced = queue.sweep.misplaced(waiting, entries) if queue.sweep and entries else {}
     for ref, status in statuses.items():
         answer, detail, disproved = answers.get(ref), "", misplaced.get(ref.job_id, "")
-        if answer is None:
-            detail = "its ids can't form a job id"
-        elif queue.docora_picks_up(status, answer):
-            continue
-        elif answer.state is JobState.UNREADABLE:
-            detail = f"its Redis key does not hold a job: {answer.reason}"
-        elif answer.state is JobState.RUNNING or (answer.state.is_live and not disproved):
-            continue
-        kind = _KINDS_OF_LINKS[status]
-        drift = Drift(ref.job_id, kind, ref.app_id, ref.repository_id, detail=detail)
-        yield Finding(drift, ref, disproved if answer and answer.state.is_live else "")
+        kind = _KINDS_OF_LINKS.get(status)
+        if not disproved:
+            if kind is None or (answer and answer.state.is_live):
+                continue
+            if answer is None:
+                detail = "its ids can't form a job id"
+            elif queue.docora_picks_up(status, answer):
+                continue
+            elif answer.state is JobState.UNREADABLE:
+                detail = f"its Redis key does not hold a job: {answer.reason}"
+        ids = (ref.app_id, ref.repository_id)
+        drift = Drift(ref.job_id, kind or DriftKind.LOST, *ids, detail=detail)
+        yield Finding(drift, status, disproved)

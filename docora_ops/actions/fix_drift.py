@@ -8,7 +8,7 @@ from typing import Any
 
 from docora_ops.actions.batch import STUCK_ERROR, AuditEntries, Batch, BatchExecution, LinkOutcome
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Finding, Suspects, find_drift, find_misplaced
+from docora_ops.actions.find_drift import Finding, Suspects, find_drift
 from docora_ops.actions.look import look_at_jobs, require_primary, require_servers_to_match
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.workers import count_workers
@@ -16,16 +16,18 @@ from docora_ops.audit import Change
 from docora_ops.bulk import BATCH_SIZE, StoppedBy
 from docora_ops.database import Database
 from docora_ops.database.link_rows import (
+    claim_links_at_rest,
     claim_unfinished_links,
     held_job_ids,
     linked_jobs,
     lock_against_new_links,
+    read_refs,
     unfinished_links,
 )
-from docora_ops.drift import Repaired, RepairOutcome, RepairResult
+from docora_ops.drift import Drift, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import LinkError, RedisError, ServerError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, Outcome, batches
+from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
 from docora_ops.text import amount
@@ -33,6 +35,8 @@ from docora_ops.text import amount
 _JOBS_AT_ONCE = 1000
 """Jobs in one transaction. Redis needs as long to read 500,000 entries of its list, which it does
 once for each transaction, as to remove these jobs."""
+_UNFINISHED = {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}
+_AT_REST = {LinkStatus.FAILED, LinkStatus.SYNCED}
 _OUTCOMES = {
     Outcome.QUEUED: RepairOutcome.QUEUED,
     Outcome.REPLACED_STALE: RepairOutcome.QUEUED,
@@ -83,7 +87,7 @@ def repair(
     require_primary(database)
     found: list[Finding] = []
     is_first = True
-    for event in find_drift(database, queue, delay=docora.settings.drift_grace, **scope):
+    for event in find_drift(docora, **scope):
         if not isinstance(event, Suspects):
             found = event
             continue
@@ -111,7 +115,7 @@ def plan_repair(queue: LinkQueue, found: Sequence[Finding]) -> RepairResult:
     planned = []
     for finding in found:
         outcome, error = queued, None
-        if finding.ref is None:
+        if finding.removal:
             outcome = RepairOutcome.REMOVED
         elif finding.drift.detail:
             outcome, error = RepairOutcome.NOT_REPAIRED, finding.drift.detail
@@ -124,8 +128,8 @@ def repair_found(
 ) -> Generator[RepairResult]:
     """Repairs drift, and yields the result so far after each batch.
 
-    A lost link keeps its retry count and its error. For a stuck link, a failure is counted. Raises
-    PostgresError, RedisError.
+    A lost link keeps its status, its retry count and its error. For a stuck link, a failure is
+    counted. Raises PostgresError, RedisError.
     """
     repaired: list[Repaired] = []
     result = RepairResult([each.drift for each in found], repaired)
@@ -190,38 +194,48 @@ def _queue_links(
     docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
 ) -> Iterator[None]:
     """Queues lost and stuck links. Yields after each transaction."""
-    drifts = {each.ref: each.drift for each in findings if each.ref is not None}
-    if not drifts:
-        return
-    database, queue = docora.database, docora.queue
     most = docora.settings.max_retry_attempts
-    claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=most)
-    disproved = {each.drift.job_id: each.disproved for each in findings if each.disproved}
-    execution = BatchExecution(database, queue, Action.REPAIR, claim, audit, disproved=disproved)
+    unfinished = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=most)
+    for claim, statuses in ((unfinished, _UNFINISHED), (claim_links_at_rest, _AT_REST)):
+        some = [finding for finding in findings if finding.status in statuses]
+        misplaced = {it.drift.job_id: it.disproved for it in some if it.disproved}
+        database, queue = docora.database, docora.queue
+        execution = BatchExecution(
+            database, queue, Action.REPAIR, claim, audit, misplaced=misplaced
+        )
+        yield from _execute(execution, some, BATCH_SIZE, repaired)
 
-    def record(batch: Batch) -> None:
-        for item in batch.recorded:
-            outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
-            repaired.append(Repaired(drifts[item.ref], outcome, item.error_message))
-        batch.recorded.clear()
 
-    batch = Batch()
-    for refs in batches(list(drifts), BATCH_SIZE):
+def _execute(
+    execution: BatchExecution, findings: Sequence[Finding], size: int, repaired: list[Repaired]
+) -> Iterator[None]:
+    """Queues the links, `size` at a time. Yields after each transaction."""
+    database = execution.database
+    locked: list[tuple[LinkRef, Drift]] = []
+    for some in batches(findings, size):
+        drifts = {(it.drift.app_id, it.drift.repository_id): it.drift for it in some}
+        links = read_refs(database, list(drifts.values()))
+        refs = {ref: drifts.pop((ref.app_id, ref.repository_id)) for ref in links}
+        batch = Batch()
         try:
-            execution.execute(refs, batch)
+            execution.execute(list(refs), batch)
         except LinkError:  # each by itself
-            batch.recorded.clear()
-            for ref in refs:
-                execution.execute([ref], batch)
-                record(batch)
-                yield
-        record(batch)
+            yield from _execute(execution, some, 1, repaired)
+            continue
+        repaired += [_repaired(refs[item.ref], item) for item in batch.recorded]
+        repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
+        locked += [(ref, refs[ref]) for ref in batch.unclaimed]
         yield
-    locked, batch = batch.unclaimed, Batch()
-    for ref in locked:
+    for ref, drift in locked:
+        batch = Batch()
         execution.execute_locked(ref, batch)
-        record(batch)
+        repaired += [_repaired(drift, item) for item in batch.recorded]
         yield
+
+
+def _repaired(drift: Drift, item: LinkOutcome) -> Repaired:
+    outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
+    return Repaired(drift, outcome, item.error_message)
 
 
 def recover_abandoned(
@@ -229,8 +243,8 @@ def recover_abandoned(
 ) -> Iterator[LinkOutcome | None]:
     """Counts a failure for each stuck link and queues it again.
 
-    Yields each of these links, and None for each one that is left alone, so that the caller can
-    show that it is alive.
+    Yields each of these links, and None for each one that is left alone and each second between two
+    looks, so that the caller can show that it is alive.
 
     Raises PostgresError, RedisError; links recovered before that stay recovered.
 
@@ -239,15 +253,13 @@ def recover_abandoned(
     stuck = [ref for ref, _ in unfinished_links(database, only_stuck=True)]
     answers = list(look_at_jobs(database, queue, stuck))
     waiting = [ref for ref, answer in answers if answer.state is JobState.WAITING]
-    misplaced: dict[str, str] = {}
-    for event in find_misplaced(queue, waiting, delay=SECOND_LOOK_DELAY) if waiting else ():
-        if not isinstance(event, Suspects):
-            misplaced = event
     claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=max_attempts)
-    execution = BatchExecution(database, queue, Action.REPAIR, claim, disproved=misplaced)
+    execution = BatchExecution(database, queue, Action.REPAIR, claim)
+    for _ in execution.find_misplaced(waiting, delay=SECOND_LOOK_DELAY):
+        yield None
     for ref, answer in answers:
         found = None
-        if answer.state.is_over or ref.job_id in misplaced:
+        if answer.state.is_over or ref.job_id in (execution.misplaced or ()):
             # One link at a time: others may wait for a lock meanwhile.
             batch = Batch()
             execution.execute([ref], batch)

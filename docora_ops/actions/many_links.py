@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from docora_ops import bulk
 from docora_ops.actions.bulk_run import BulkRun, BulkStep
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Suspects, find_misplaced
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.paced_run import PacedRun
 from docora_ops.actions.workers import require_rq, require_rq_for_front
@@ -40,7 +39,9 @@ def retry_all_failed(
 
     The first step tells what is about to happen: closing the generator then changes nothing. A step
     follows each batch. Closing the generator later ends the operation after its current batches;
-    another call does the rest.
+    another call does the rest. Links whose jobs wait come last: if two looks,
+    `DOCORA_OPS_DRIFT_GRACE` seconds apart, find such a job in no place where a worker takes it, it
+    is replaced.
 
     limit: the maximum number of links.
     by_prefix: apps may be named by the beginning of their id or name.
@@ -107,9 +108,8 @@ def schedule(
 ) -> Generator[BulkStep]:
     """Queues everything that is due, once: first snapshots, rescans and failed links.
 
-    Also replaces waiting jobs that two looks, some seconds apart, find in no list. Leaves out links
-    that a running operation with `in_flight` is going to queue. Yields steps as `retry_all_failed`
-    does, and between the two looks.
+    Leaves out links that a running operation with `in_flight` is going to queue. Yields steps as
+    `retry_all_failed` does.
 
     reason: for the audit entry.
 
@@ -125,11 +125,6 @@ def schedule(
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
     change = docora.describe_change("schedule", reason)
     run = _run_of(docora, Action.SCHEDULE, selection, change, ChangeOptions(dry_run=dry_run))
-    for event in find_misplaced(docora.queue, selection.refs, delay=docora.settings.drift_grace):
-        if isinstance(event, Suspects):
-            yield run.step()
-        else:
-            run.disproved = event
     yield from run.run()
     if not dry_run:
         docora.queue.keep_pass()

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import Backend, NoJobCode, OtherQueue, QueueOverview
 from docora_ops.link_lists import LinkGroup
-from docora_ops.links import FAILED_LINKS, AppCount, LinkStatus
+from docora_ops.links import FAILED_LINKS, AppCount, LinkRef, LinkStatus
 from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Metrics, Status
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, latency
@@ -83,8 +83,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             status = replace(status, schedule_state=state)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
         if status.links_by_status and is_judged:
-            drift = count_drift(database, queue, overview.unfinished)
-            status = replace(status, drift=drift)
+            status = replace(status, drift=count_drift(docora, overview, twice=True))
     return replace(status, schema=database.schema or None), errors
 
 
@@ -117,7 +116,7 @@ def read_metrics(
         if freshness is not None:
             freshness = beside_queue(docora, freshness, overview)
         if backend_ok and not errors:
-            drift = count_drift(database, queue, overview.unfinished)
+            drift = count_drift(docora, overview)
     if any(isinstance(error, PostgresError) for error in errors):
         links = failed = groups = freshness = None
     if any(isinstance(error, RedisError) for error in errors):
@@ -186,23 +185,51 @@ def _keeping_errors(errors: list[ServerError]) -> Iterator[None]:
         errors.append(error)
 
 
-def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts | None:
-    """Counts lost and stuck links in one look, unlike `doctor`. Returns None on a standby.
+def count_drift(
+    docora: Docora, overview: QueueOverview, *, twice: bool = False
+) -> DriftCounts | None:
+    """Counts lost and stuck links; of too many links, tells a lower bound. None on a standby.
 
-    jobs: the number of unfinished jobs. If too many links are unfinished to look at each, the
-        difference is a lower bound.
+    Unlike `doctor`, believes a job that reads as waiting: no list is searched.
+
+    twice: a link that a worker has just begun looks lost for a moment. So if any are found, look
+        again `DOCORA_OPS_DRIFT_GRACE` seconds later, and count what both looks have found.
 
     Raises PostgresError, RedisError.
     """
+    database, queue = docora.database, docora.queue_to_read
     if read_standby(database):  # its links may be older than their jobs
         return None
+    first = _links_without_job(database, queue)
+    if first is None:
+        too_many = max(0, count_unfinished_links(database) - overview.unfinished)
+        if too_many and twice:
+            time.sleep(docora.settings.drift_grace)
+            jobs = queue.overview(1).unfinished
+            too_many = min(too_many, max(0, count_unfinished_links(database) - jobs))
+        return DriftCounts(too_many, 0, at_least=True)
+    if first and twice:
+        time.sleep(docora.settings.drift_grace)
+        first = _links_without_job(database, queue, first) or {}
+    found = Counter(first.values())
+    return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])
+
+
+def _links_without_job(
+    database: Database, queue: LinkQueue, only: Container[LinkRef] | None = None
+) -> dict[LinkRef, str] | None:
+    """Returns the lost and stuck links that one look finds, with their statuses.
+
+    Returns None if there are too many links to look at each.
+
+    only: leave out all other links.
+    """
     limit = None if queue.is_docoras else _MOST + 1
     links = unfinished_links(database, only_stuck=queue.is_docoras, limit=limit)
-    if len(links) > _MOST and not queue.is_docoras:
-        return DriftCounts(max(0, count_unfinished_links(database) - jobs), 0, at_least=True)
-    statuses = dict(links)
-    found = Counter(status for ref, status in links if not ref.has_valid_job_id)
+    if only is None and limit and len(links) == limit:
+        return None
+    statuses = {ref: status for ref, status in links if only is None or ref in only}
     for ref, answer in look_at_jobs(database, queue, list(statuses)):
-        if not (answer.state.is_live or queue.docora_picks_up(statuses[ref], answer)):
-            found[statuses[ref]] += 1
-    return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])
+        if answer.state.is_live or queue.docora_picks_up(statuses[ref], answer):
+            del statuses[ref]
+    return statuses

@@ -17,7 +17,6 @@ from docora_ops.database.link_rows import (
 )
 from docora_ops.errors import (
     CircuitOpenError,
-    JobMisplacedError,
     JobUnreadableError,
     NotFailedError,
     NotFoundError,
@@ -40,7 +39,9 @@ def retry(
 ) -> LinkResult:
     """Resets one failed link and queues its job, both or neither.
 
-    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing.
+    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Looks
+    twice, `DOCORA_OPS_DRIFT_GRACE` seconds apart, for a waiting job that stands in no place where a
+    worker takes it, and replaces it.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -115,10 +116,12 @@ def _change(
         database, queue, action, claim, audit, options, waits_for_circuits=True
     )
     batch = Batch()
-    if options.dry_run:
-        execution.plan([link.ref], batch)
-    else:
-        execution.claim_and_push([link.ref], batch, wait=True)
+    execute = execution.plan if options.dry_run else partial(execution.claim_and_push, wait=True)
+    execute([link.ref], batch)
+    if batch.waiting:
+        for _ in execution.find_misplaced(batch.waiting, delay=docora.settings.drift_grace):
+            pass
+        execute(batch.waiting, batch)
     # None is recorded if the link is gone.
     item = next(iter(batch.recorded), LinkOutcome(link.ref, Outcome.SKIPPED))
     outcome = item.outcome
@@ -181,13 +184,6 @@ def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool
             hint="add --reset-circuit to close the circuit, too",
             details={"status": link.status, "circuit_open_until": link.circuit_open_until},
         )
-    is_waiting = job_state(docora.database, queue, link.ref) is JobState.WAITING
-    if is_waiting and not queue.is_in_place(link.ref.job_id):
-        raise JobMisplacedError(
-            f"the job of {link.payload.link_name} reads as waiting, but is not in the queue",
-            hint=f"to queue it again: docora-ops repair {link.ref.words}",
-            details={"status": link.status, "job": JobState.WAITING},
-        )
     open_circuit = False if skip_open_circuits else None
     of_any_status = action is Action.RESYNC
     which = LinkFilter(statuses=() if of_any_status else statuses, open_circuit=open_circuit)
@@ -197,7 +193,10 @@ def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool
 def _not_failed(docora: Docora, link: Link) -> NotFailedError:
     queue, status, words = docora.queue, link.status, link.ref.words
     job = job_state(docora.database, queue, link.ref)
-    if job is JobState.WAITING:
+    is_waiting, sweep = job is JobState.WAITING, queue.sweep
+    if is_waiting and sweep and sweep.misplaced([link.ref.job_id]):
+        hint = f"its job waits in no list; to queue it again: docora-ops repair {words}"
+    elif is_waiting:
         hint = "its job is waiting in the queue: nothing needs to be done"
     elif job is JobState.RUNNING:
         hint = "its snapshot is running: wait for it to end"

@@ -132,6 +132,10 @@ class PacedRun(BulkRun):
 
     def _feed(self) -> Generator[BulkStep, None, Feed]:
         """Queues links for the free slots."""
+        if self._waiting and not (self._pace.has_left or self._cancelled):
+            yield from self._find_misplaced(self._waiting)
+            self._pace.add(self._waiting)
+            self._waiting = []
         if self._unclaimed and not self._pace.has_left:
             self._pace.add(self._unclaimed)
             self._unclaimed, self._is_last_round = [], True
@@ -160,6 +164,7 @@ class PacedRun(BulkRun):
     def _count(self, batch: Batch) -> None:
         super()._count(batch)
         self._pace.release(item.ref.id for item in batch.recorded if not item.outcome.succeeded)
+        self._pace.release(ref.id for ref in batch.waiting)
 
     def _report(self, *, is_last: bool = False) -> None:
         super()._report(is_last=is_last)

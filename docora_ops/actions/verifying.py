@@ -26,7 +26,7 @@ from docora_ops.links import LinkRef, LinkStatus, batches
 from docora_ops.text import mask
 from docora_ops.verification import DifferingLink, Verification
 
-_FIRST_PAGE, _LARGEST_PAGE = 20, 500  # links in one statement
+_FIRST_PAGE, _LARGEST_PAGE = 20, 2000  # links in one statement
 _FAST, _SLOW = 0.3, 2  # seconds of a statement, after which the next one gets more or fewer links
 _MOST_WITH_EXAMPLES = 1000  # links: a path can have a thousand characters
 _AT_ONCE = 5000

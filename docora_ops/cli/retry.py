@@ -33,8 +33,9 @@ def retry(
 ) -> int:
     """Retry one failed link.
 
-    Resets the link and queues its snapshot job atomically. Keeps a live job and replaces a stale
-    one. An open circuit does not delay the job.
+    Resets the link and queues its snapshot job atomically. Keeps a live job. Replaces a stale job,
+    and one that is marked as waiting but missing from the queue. An open circuit does not delay the
+    job.
     """
     context = context_of(typer_context)
     from docora_ops.actions.one_link import retry

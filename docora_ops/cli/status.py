@@ -20,8 +20,9 @@ def status(
 ) -> int:
     """Show links, queue and workers on one screen.
 
-    Changes nothing. If a server is unreachable, shows what the other one knows and exits with
-    code 5.
+    Changes nothing. Lost and stuck links are checked twice, some seconds apart, so that normal
+    activity does not count. If a server is unreachable, shows what the other one knows and exits
+    with code 5.
     """
     context = context_of(typer_context)
     context.docora.settings = context.docora.settings.hurried(8)

@@ -1,7 +1,7 @@
 """Rows of links: choosing, reading, locking and changing them."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from sys import intern
@@ -116,6 +116,17 @@ LEFT JOIN docora.apps a USING (app_id) LEFT JOIN docora.repositories r USING (re
 ORDER BY link.number
 """
 
+REFS_OF_LINKS = """
+SELECT l.id::text, link.app_id, link.repository_id
+FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[])
+    WITH ORDINALITY AS link(app_id, repository_id, number)
+CROSS JOIN LATERAL (
+    SELECT id FROM docora.app_repositories
+    WHERE app_id = link.app_id AND repository_id = link.repository_id LIMIT 1
+) l
+ORDER BY link.number
+"""
+
 _AS_LIKE = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_", "*": "%"})
 
 
@@ -179,6 +190,11 @@ def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
     """Returns the job ids that have a link."""
     valid = [job_id for job_id in job_ids if ids_of_job(job_id)]
     return {each for (each,) in database.rows(LINKED_JOBS, {"job_ids": valid})} if valid else set()
+
+
+def read_refs(database: Database, links: Sequence[LinkIds]) -> list[LinkRef]:
+    """Returns the links with their row ids, in order. Omits links that are gone."""
+    return [LinkRef(*row) for row in database.rows(REFS_OF_LINKS, _pairs(links))]
 
 
 def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | None, str | None]]:
@@ -348,6 +364,11 @@ def claim_unfinished_links(
     return list(claims.values())
 
 
+def claim_links_at_rest(database: Database, ids: Sequence[str]) -> list[Claim]:
+    """Locks the links that are still failed or in sync, and changes nothing."""
+    return list(_claim(database, ids, "l.status IN ('failed', 'synced')", {}).values())
+
+
 def claim_due_links(
     database: Database, ids: Sequence[str], *, rescan_interval_ms: int
 ) -> list[Claim]:
@@ -476,6 +497,32 @@ WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status 
 SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
 
+# Links that should have a live job, and those that are to get one: their jobs may already read as
+# waiting, and stand nowhere.
+LINKS_TO_CHECK = """
+SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
+WHERE (
+    status = 'scanning'
+    OR %(id)s::uuid IS NOT NULL AND status IN ('pending_snapshot', 'failed', 'synced')
+    OR status = 'pending_snapshot' AND created_at < now() - interval '5 minutes'
+    OR %(rescan_interval_ms)s::bigint IS NOT NULL AND (
+        status = 'failed'
+        OR status = 'synced' AND (last_scanned_at IS NULL OR last_scanned_at
+            < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond')
+    )
+)
+AND (%(only_app)s::text IS NULL OR app_id = %(only_app)s)
+AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+AND (app_id, repository_id) > (%(app_id)s::text, %(repository_id)s::text)
+ORDER BY app_id, repository_id LIMIT %(limit)s
+"""
+
+# Statistics may be misleading: with any other plan, Postgres would sort all links for each page.
+_READ_IN_ORDER = """
+SELECT set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true),
+    set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)
+"""
+
 # An INSERT of a link takes a key share lock on its repository's row, so it waits for this lock.
 LOCK_REPOSITORIES = """
 WITH locked AS (
@@ -504,6 +551,38 @@ def unfinished_links(
         (LinkRef(id_, intern(app_id), intern(repository_id)), status)
         for id_, app_id, repository_id, status in database.rows(UNFINISHED_LINKS, parameters)
     ]
+
+
+def pages_of_links_to_check(
+    database: Database,
+    *,
+    app_id: str | None,
+    link_id: str | None,
+    rescan_interval_ms: int | None,
+    size: int,
+) -> Iterator[list[tuple[LinkRef, str]]]:
+    """Yields pages of the links that should have a live job, and of failed and due links.
+
+    Each link comes with its status. No transaction is open between the pages.
+
+    link_id: only this link, whatever its age and status.
+    rescan_interval_ms: age of the last scan of a due link; None: without failed and due links.
+    """
+    only = {"only_app": app_id, "id": link_id, "rescan_interval_ms": rescan_interval_ms}
+    after, is_last = {"app_id": "", "repository_id": ""}, False
+    while not is_last:
+        with database.snapshot():
+            database.execute(_READ_IN_ORDER)
+            rows = database.rows(LINKS_TO_CHECK, only | after | {"limit": size})
+        page = [
+            (LinkRef(id_, intern(app), intern(repository)), intern(status))
+            for id_, app, repository, status in rows
+        ]
+        yield page
+        is_last = len(page) < size
+        if page:
+            last, _ = page[-1]
+            after = {"app_id": last.app_id, "repository_id": last.repository_id}
 
 
 def count_unfinished_links(database: Database) -> int:

@@ -39,32 +39,31 @@ _BY_ID = "l.id = ANY (%(ids)s::uuid[])"
 
 _FITS = f"length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}"
 
-# Only rows without an equal partner leave the join. A path may be stored twice, with two contents:
-# it is delivered if one of them is.
+# Only links in sync with a stored commit are compared: each comparison takes its time, even of no
+# files. Only rows without an equal partner leave the join. A path may be stored twice, with two
+# contents: it is delivered if one of them is.
 _COMPARE = f"""
 WITH page AS MATERIALIZED (
     SELECT l.id, l.app_id, l.repository_id, l.status, l.last_scanned_at
     FROM docora.app_repositories l WHERE {{which}}
 ),
-scanned AS MATERIALIZED (
-    SELECT repository_id FROM (SELECT DISTINCT repository_id FROM page) r
-    WHERE EXISTS (
+repository AS MATERIALIZED (
+    SELECT r.repository_id, s.id AS snapshot_id, s.scanned_at, EXISTS (
         SELECT FROM docora.app_repositories
         WHERE repository_id = r.repository_id AND status = 'scanning'
-    )
-),
-chosen AS MATERIALIZED (
-    SELECT page.*, s.id AS snapshot_id, s.scanned_at,
-        repository_id IN (SELECT repository_id FROM scanned) AS is_scanned
-    FROM page LEFT JOIN LATERAL (
+    ) AS is_scanned
+    FROM (SELECT DISTINCT repository_id FROM page) r LEFT JOIN LATERAL (
         SELECT id, scanned_at FROM docora.repository_snapshots
-        WHERE repository_id = page.repository_id LIMIT 1
+        WHERE repository_id = r.repository_id LIMIT 1
     ) s ON true
-)
-SELECT l.id::text, l.app_id, l.repository_id, l.status, l.is_scanned, l.last_scanned_at,
-    l.snapshot_id IS NOT NULL, doubt, c.missing, c.outdated, c.extra,
-    concat_ws(' ', c.digest, l.scanned_at, l.last_scanned_at, doubt), c.kinds, c.paths
-FROM chosen l CROSS JOIN LATERAL (
+),
+chosen AS MATERIALIZED (SELECT * FROM page JOIN repository USING (repository_id)),
+compared AS MATERIALIZED (
+SELECT l.id, l.last_scanned_at, doubt, c.*,
+    concat_ws(' ', c.digest, l.scanned_at, l.last_scanned_at, doubt) AS state
+FROM (
+    SELECT * FROM chosen WHERE status = 'synced' AND NOT is_scanned AND snapshot_id IS NOT NULL
+) l CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE kind = 'missing') AS missing,
         count(*) FILTER (WHERE kind = 'outdated') AS outdated,
         count(*) FILTER (WHERE kind = 'extra') AS extra,
@@ -82,15 +81,13 @@ FROM chosen l CROSS JOIN LATERAL (
                 FROM (
                     SELECT file_path::text COLLATE "C" AS path, file_sha::text AS sha
                     FROM docora.app_delivered_files
-                    WHERE l.status = 'synced' AND NOT l.is_scanned
-                      AND app_id = l.app_id AND repository_id = l.repository_id
+                    WHERE app_id = l.app_id AND repository_id = l.repository_id
                       AND {_FITS.format("file_path")}
                 ) d
                 FULL JOIN (
                     SELECT path::text COLLATE "C" AS path, sha::text AS sha
                     FROM docora.snapshot_files
-                    WHERE l.status = 'synced' AND NOT l.is_scanned
-                      AND snapshot_id = l.snapshot_id AND {_FITS.format("path")}
+                    WHERE snapshot_id = l.snapshot_id AND {_FITS.format("path")}
                 ) f ON d.path = f.path AND d.sha = f.sha
                 WHERE d.path IS NULL OR f.path IS NULL
             ) unequal
@@ -117,6 +114,12 @@ FROM chosen l CROSS JOIN LATERAL (
         ) THEN '{Doubt.OTHER_PENDING}'
     END AS doubt
 ) d
+)
+SELECT l.id::text, l.app_id, l.repository_id, l.status, l.is_scanned, c.last_scanned_at,
+    l.snapshot_id IS NOT NULL, c.doubt,
+    coalesce(c.missing, 0), coalesce(c.outdated, 0), coalesce(c.extra, 0),
+    coalesce(c.state, ''), c.kinds, c.paths
+FROM chosen l LEFT JOIN compared c USING (id)
 ORDER BY l.repository_id, l.app_id
 """
 
@@ -134,12 +137,15 @@ WHERE %(only_app)s::text IS NULL OR app_id = %(only_app)s::text
 class ComparedLink:
     """One comparison of a link's delivered files with the stored commit.
 
+    A link is compared if it is `synced`, not `is_scanned`, and `has_commit`.
+
+    last_scanned_at: of a compared link.
     is_scanned: it, or another link of its repository, is being scanned.
     has_commit: the repository has a stored commit.
     doubt: why the scan of another link may have stored the commit; None if no file differs, or if
         the link's own scan has stored it.
-    missing, outdated, extra: numbers of files; 0 unless it is `synced` and not `is_scanned`.
-    state: equal in two looks if nothing has changed between them.
+    missing, outdated, extra: numbers of files; 0 unless it is compared.
+    state: of a compared link, equal in two looks if nothing has changed between them.
     """
 
     ref: LinkRef

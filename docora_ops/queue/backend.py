@@ -74,6 +74,11 @@ SCRIPT_KEYS: dict[str, object] = {
     "intermediate": INTERMEDIATE,
     "wip": WIP,
     "registries": list(REGISTRIES.values()),
+    "registry_of_status": {
+        "scheduled": REGISTRIES["scheduled"],
+        "deferred": REGISTRIES["deferred"],
+        "ready_to_enqueue": REGISTRIES["ready"],
+    },
     "job_prefix": Job.redis_job_namespace_prefix,
     "results_prefix": RESULTS,
     "executions_prefix": EXECUTIONS,

@@ -21,15 +21,30 @@ local function is_running(id)
   return false
 end
 
+-- Whether no worker would ever take a job with this status.
+-- `most`: how many entries of the list are compared, from its tail, where jobs are put
+local function is_nowhere(id, status, most)
+  local registry = config.registry_of_status[status]
+  return not (
+    redis.call('ZSCORE', config.registry_of_status.scheduled, id)
+    or registry and redis.call('ZSCORE', registry, id)
+    or redis.call('LPOS', config.list, id, 'RANK', -1, 'MAXLEN', most)
+    or redis.call('LPOS', config.intermediate, id))
+end
+
 -- Returns running, waiting, finished, stale or none, and the status of the job.
--- `disproved`: status and enqueued_at, with a blank between them, of a job that was seen to lack the
--- place that its status names. While both are unchanged, the job is stale.
-local function judge(id, disproved)
+-- `disproved`: status and enqueued_at, with a blank between them, of a job that two looks have seen
+-- in no place where it would be taken; empty for any other job. The job is stale if both are
+-- unchanged and it still stands nowhere.
+-- `most`: see `is_nowhere`
+local function judge(id, disproved, most)
   local status, enqueued_at = unpack(
     redis.call('HMGET', config.job_prefix .. id, 'status', 'enqueued_at'))
   if is_running(id) then
     return 'running', status
-  elseif WAITING[status] and status .. ' ' .. (enqueued_at or '') ~= disproved then
+  elseif WAITING[status]
+    and not (status .. ' ' .. (enqueued_at or '') == disproved and is_nowhere(id, status, most))
+  then
     return 'waiting', status
   elseif status == 'finished' then
     return 'finished', status

@@ -48,8 +48,9 @@ class PushRequest:
 
     payload: arguments of the job; None only confirms that a job is live.
     is_rescan: the rescan flag of the job.
-    disproved: status and `enqueued_at`, with a blank between them, of a waiting job that is not in
-        the place that its status names. If neither has changed, the push replaces the job.
+    disproved: status and `enqueued_at`, with a blank between them, of a waiting job that two looks
+        have found in no place where a worker takes it. If neither has changed, and the job still
+        stands nowhere, the push replaces it.
     row_id: row id of the link, kept by the operation that claims it.
     """
 
@@ -112,10 +113,6 @@ class LinkQueue(ABC):
     @abstractmethod
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job by its own keys; writes nothing."""
-
-    def is_in_place(self, job_id: str) -> bool:  # noqa: ARG002
-        """Tells whether a waiting job stands where workers take it. Searches the queue's list."""
-        return True
 
     @abstractmethod
     def push(

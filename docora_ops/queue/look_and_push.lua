@@ -23,8 +23,16 @@ if mode == 'push' then
   end
 end
 
+-- All searches for suspects together hold Redis for some 10 ms, however long the list is. An entry
+-- that they do not reach is not missed: whoever puts a job there also writes its enqueued_at.
+local COMPARED = 1000000
+local suspects = 0
+for i = 4, mode == 'push' and #ARGV or 0, 5 do
+  suspects = suspects + (ARGV[i] ~= '' and 1 or 0)
+end
+
 local function state(id, disproved)
-  local answer, status = judge(id, disproved)
+  local answer, status = judge(id, disproved, math.ceil(COMPARED / suspects))
   return answer == 'waiting' and status ~= 'queued' and 'delayed' or answer
 end
 

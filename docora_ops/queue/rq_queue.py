@@ -76,7 +76,7 @@ from docora_ops.queue.redis_client import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.sweep import TO_RUN_OR_FAILED, JobFacts, Place, QueueSweep
+from docora_ops.queue.sweep import TO_RUN_OR_FAILED, QueueSweep
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 
 _OUTCOMES = {
@@ -87,8 +87,6 @@ _OUTCOMES = {
     "delayed": Outcome.ALREADY_QUEUED,
 }
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
-# The places from which a waiting job is taken.
-_PLACES = (Place.LIST, Place.INTERMEDIATE, Place.SCHEDULED, Place.DEFERRED, Place.READY)
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
@@ -159,18 +157,6 @@ class RqQueue(LinkQueue):
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         arguments = ["look", json.dumps(SCRIPT_KEYS), *job_ids]
         return list(map(_answer, job_ids, self._script.run(arguments) if job_ids else ()))
-
-    def is_in_place(self, job_id: str) -> bool:
-        with redis_errors(self._client), self._client.pipeline() as pipeline:
-            pipeline.hmget(Job.key_for(job_id), ["status", "enqueued_at", "origin"])
-            pipeline.lpos(LIST, job_id)
-            pipeline.lpos(INTERMEDIATE, job_id)
-            for place in _PLACES[2:]:
-                pipeline.zscore(REGISTRIES[place], job_id)
-            fields, *found = pipeline.execute()
-        facts = JobFacts(*(text_of(each or b"") for each in fields))
-        at = zip(_PLACES, found, strict=True)
-        return not facts.is_misplaced(place for place, index in at if index is not None)
 
     def push(
         self,

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import chain, count
@@ -42,6 +42,7 @@ class Place(StrEnum):
 
 
 TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place.FAILED})
+_LISTS = (Place.LIST, Place.INTERMEDIATE)
 # Places from which a job is run whatever its status says.
 _PICKED_UP = (Place.LIST, Place.INTERMEDIATE, Place.SCHEDULED)
 # The place that a status names. Jobs of links have no rate limit.
@@ -51,6 +52,7 @@ _WAITING = {
     "deferred": Place.DEFERRED,
     "ready_to_enqueue": Place.READY,
 }
+_TAKEN_FROM = tuple(place for place in Place if place in {*_PICKED_UP, *_WAITING.values()})
 # The statuses that belong in a place; any status in the others.
 _STATUSES = {
     Place.WIP: {"started"},
@@ -80,7 +82,7 @@ class JobFacts:
 
     @property
     def evidence(self) -> str:
-        """Changes when the job is queued anew, or its status changes."""
+        """Changes when the status changes, or RQ or docora-ops queues the job anew."""
         return f"{self.status} {self.enqueued_at}"
 
     def is_misplaced(self, places: Iterable[Place]) -> bool:
@@ -161,23 +163,30 @@ class QueueSweep:
         self._client = client
         self._script = Script(client, "judge.lua", "sweep.lua")
 
-    def read(self) -> Entries:
+    def read(
+        self, only: Container[str] | None = None, places: Iterable[Place] = tuple(Place)
+    ) -> Entries:
         """Reads all entries, page by page: Redis is held for a few milliseconds at a time.
 
         Reads the places in the order in which a job passes them, and the list from its tail: a job
         that moves on meanwhile is seen twice rather than not at all.
+
+        only: leave out all other jobs; None reads the entries of all.
+        places: leave out all other places.
         """
         with redis_errors(self._client):
             now = server_time(self._client)
-            return Entries({place: self._read_place(place, now) for place in Place})
+            return Entries({place: self._read_place(place, now, only) for place in places})
 
-    def _read_place(self, place: Place, now: float) -> dict[str, list[str]]:
+    def _read_place(
+        self, place: Place, now: float, only: Container[str] | None
+    ) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         client, key = self._client, _KEYS[place]
         for start in count(0, _PAGE):
             # Ids that are pushed meanwhile shift the rest: an id at the border of two pages may be
             # seen twice. The second look does not see the same one twice.
-            if place in {Place.LIST, Place.INTERMEDIATE}:
+            if place in _LISTS:
                 page: Any = client.lrange(key, -start - _PAGE, -start - 1)
                 members = page
             else:
@@ -185,10 +194,24 @@ class QueueSweep:
                 is_kept = place not in _EXPIRING
                 members = [each for each, score in page if is_kept or not 0 <= score <= now]
             for text in map(text_of, members):
-                found[text.partition(":")[0] if place is Place.WIP else text].append(text)
+                job_id = text.partition(":")[0] if place is Place.WIP else text
+                if only is None or job_id in only:
+                    found[job_id].append(text)
             if not page:
                 break
         return found
+
+    def search(self, job_id: str) -> Entries:
+        """Finds the entries of one job in the places from which a waiting job is taken."""
+        pipeline = self._client.pipeline(transaction=False)
+        with redis_errors(self._client):
+            for place in _TAKEN_FROM:
+                if place in _LISTS:
+                    pipeline.lpos(_KEYS[place], job_id)
+                else:
+                    pipeline.zscore(_KEYS[place], job_id)
+            found = zip(_TAKEN_FROM, pipeline.execute(), strict=True)
+        return Entries({place: {job_id: [job_id]} for place, at in found if at is not None})
 
     def read_facts(self, job_ids: Collection[str]) -> dict[str, JobFacts]:
         """Reads the status of each job, and when it was queued."""
@@ -200,9 +223,18 @@ class QueueSweep:
             for job_id, row in zip(job_ids, rows, strict=True)
         }
 
-    def misplaced(self, job_ids: Sequence[str], entries: Entries) -> dict[str, str]:
-        """Returns the evidence of the misplaced ones among the jobs, by job id."""
-        waiting = entries.by_place[Place.LIST]
+    def misplaced(self, job_ids: Collection[str], entries: Entries | None = None) -> dict[str, str]:
+        """Returns the evidence against the jobs whose status says that they wait, by job id.
+
+        entries: where the jobs stand. None: searches for a single job, and reads all entries once
+            for several.
+        """
+        if not job_ids:
+            return {}
+        if entries is None:
+            is_one = len(job_ids) == 1
+            entries = self.search(*job_ids) if is_one else self.read(set(job_ids), _TAKEN_FROM)
+        waiting = entries.by_place.get(Place.LIST, {})
         elsewhere = [job_id for job_id in job_ids if job_id not in waiting]
         return {
             job_id: facts.evidence

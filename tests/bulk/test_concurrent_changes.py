@@ -88,7 +88,6 @@ def test_a_job_that_a_worker_takes_after_the_look_changes_only_its_own_link(
     bulk.add_links(docora, 5)
     links = docora.links()
     taken = links[2]
-    docora.enqueue(taken.job_id)
     row = docora.row(taken)
     actions = docora.actions()
     push = actions.queue.push
@@ -96,7 +95,6 @@ def test_a_job_that_a_worker_takes_after_the_look_changes_only_its_own_link(
 
     def take_one_then_push(*arguments: Any, **options: Any) -> Any:
         if not refused:
-            docora.redis.lrem(docora.queue.key, 0, taken.job_id)
             if outcome is Outcome.ALREADY_RUNNING:
                 docora.start_job(taken.job_id)
             else:

@@ -166,7 +166,7 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     assert [example["kind"] for example in drift["examples"]] == [*["lost"] * 5, "stuck"]
     assert not_ok(document) == dict.fromkeys(["drift_lost", "drift_stuck"], "critical")
     lost = check(document, "drift_lost")
-    assert (lost["finding"][:15], lost["hint"]) == ("7 pending links", "docora-ops repair")
+    assert (lost["finding"][:12], lost["hint"]) == ("7 lost links", "docora-ops repair")
 
 
 def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:

@@ -48,16 +48,15 @@ def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
     links["bad ids"] = docora.link(APP, docora.add_repository("octo/bad", "repo.bad"), "failed")
     bad = docora.row(links["bad ids"])
     errors = {"bad ids": (6, "invalid_job_id"), "job is a string": (6, "job_unreadable")}
-    errors["queued, in no list"] = (4, "job_misplaced")
     if command == "resync":
         errors["running"] = (4, "snapshot_running")
-    kinds = ("no job", "finished", "enqueued", *({"running": 0} | errors))
+    kinds = ("no job", "finished", "enqueued", "queued, in no list", *({"running": 0} | errors))
     commands = [(command, *links[kind].ids, "--json") for kind in kinds]
     with frozen(docora):
         dry_runs = docora.run_together(
-            *((*one, "--dry-run") for one in commands), env=read_only(docora)
+            *((*one, "--dry-run") for one in commands), env=read_only(docora) | AT_ONCE
         )
-    real_runs = docora.run_together(*commands)
+    real_runs = docora.run_together(*commands, env=AT_ONCE)
     for kind, dry, real in zip(kinds, dry_runs, real_runs, strict=True):
         assert dry.code == real.code, (kind, dry, real)
         if kind in errors:

@@ -1,4 +1,4 @@
-"""Redis searches its list for no job, but for the one of a single retry, resync or show."""
+"""The queue's list is searched for a single job only, and read at most once for many."""
 
 from itertools import takewhile
 
@@ -21,7 +21,8 @@ def test_a_command_searches_for_no_more_jobs_than_it_names(
 ) -> None:
     docora.add_links(300)
     docora.actions().retry_all(batch_size=1000)
-    docora.set_link(docora.links()[7], status="failed")
+    for link in docora.links()[7:207]:
+        docora.set_link(link, status="failed")
     docora.age_links()
     words = [*command.split(), *(docora.links()[7].ids if searches else ())]
     with docora.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
@@ -37,6 +38,9 @@ def test_a_command_searches_for_no_more_jobs_than_it_names(
         assert found[0].endswith("MAXLEN 10000")
     read = [each.split()[2:] for each in sent if each.startswith(f"LRANGE {KEY} ")]
     assert all(0 <= int(end) - int(start) < 5000 for start, end in read), read
+    whole = [start for start, _ in read if int(start) < 0]
+    # One page, and one behind the end of the list.
+    assert len(whole) == (2 if command in {"retry-all-failed --yes", "schedule"} else 0), read
     assert not [
         each for each in sent if each.upper().startswith((f"LREM {KEY} ".upper(), "LSET", "LINDEX"))
     ]

@@ -35,7 +35,7 @@ from docora_ops.bulk import BulkResult
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
 from tests.jobs.machine.happenings import ALL, NEW_STATUSES, STATUSES, Happening, Others
-from tests.jobs.machine.situation import LIVE, Situation
+from tests.jobs.machine.situation import Situation
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.row_locks import row_locks
@@ -61,7 +61,9 @@ class Machine(Others, RuleBasedStateMachine):
         docora.connection.execute("SELECT pg_advisory_unlock_all()")
         docora.redis.flushdb()
         Others.__init__(self, docora)
-        self.actions = Actions(docora.settings.model_copy(update={"lock_timeout": 0.1}))
+        self.actions = Actions(
+            docora.settings.model_copy(update={"lock_timeout": 0.1, "drift_grace": 0})
+        )
         self.apps = [docora.add_app(), docora.add_app()]
         self.lost_by_others: set[str] = set()
 
@@ -197,13 +199,14 @@ class Machine(Others, RuleBasedStateMachine):
         for job_id, job in before.jobs.items():
             if job.state is JobState.RUNNING:
                 assert after.jobs[job_id] == job
-            elif job.state in LIVE and job_id in before.rows and not job.is_misplaced:
+            elif job.is_live and job_id in before.rows:
                 assert after.jobs[job_id].state is job.state
                 assert after.jobs[job_id].fields == job.fields
         for job_id, row in before.rows.items():
             if job_id not in before.without_job or job_id == locked:
                 assert after.rows[job_id] == row
-            elif after.rows[job_id]["status"] != "failed":  # it was cut off too often
+            elif row["status"] != "scanning" or after.rows[job_id]["status"] != "failed":
+                # Not a link that was cut off too often.
                 is_rescan = row["status"] != "pending_snapshot"
                 assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
         if locked is None:

@@ -78,9 +78,7 @@ class Actions:
     def schedule(self, *, dry_run: bool = False, front: bool = False, **run: Any) -> BulkResult:
         assert not front
         steps = actions.schedule(self.docora, dry_run=dry_run)
-        # Jobs that no worker would take: tests/schedule.
-        with patch.object(many_links, "find_misplaced", return_value=()):
-            return self._run(steps, ChangeOptions(dry_run=dry_run), **run)
+        return self._run(steps, ChangeOptions(dry_run=dry_run), **run)
 
     def _run(
         self,
@@ -112,7 +110,7 @@ class Actions:
         self, *, between_looks: Callable[[], object] = lambda: None, **scope: Any
     ) -> list[Finding]:
         """Looks for drift twice, without a pause; something may happen between the looks."""
-        for event in find_drift(self.database, self.queue, delay=0, **scope):
+        for event in find_drift(self.docora, delay=0, **scope):
             if not isinstance(event, Suspects):
                 return event
             between_looks()

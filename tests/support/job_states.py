@@ -200,9 +200,9 @@ UNREADABLE: dict[str, Arrange] = {
 IN_THE_LIST_ALREADY = {"enqueued, reads failed", "in the list, hash gone"}
 _STATES_OF: dict[Outcome, dict[str, Arrange]] = {
     Outcome.QUEUED: GONE | FINISHED,
-    Outcome.ALREADY_QUEUED: WAITING | MISPLACED,
+    Outcome.ALREADY_QUEUED: WAITING,
     Outcome.ALREADY_RUNNING: RUNNING,
-    Outcome.REPLACED_STALE: STALE,
+    Outcome.REPLACED_STALE: STALE | MISPLACED,
     Outcome.NOT_QUEUED: UNREADABLE,
 }
 STATES = {name: (do, outcome) for outcome, all_ in _STATES_OF.items() for name, do in all_.items()}

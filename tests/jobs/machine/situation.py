@@ -15,7 +15,6 @@ from rq.utils import now
 
 from docora_ops.errors import (
     DocoraOpsError,
-    JobMisplacedError,
     LinkLockedError,
     NotFailedError,
     NotFoundError,
@@ -76,6 +75,11 @@ class FoundJob:
         return JobState.FINISHED if self.status == "finished" else JobState.STALE
 
     @property
+    def is_live(self) -> bool:
+        """Whether it runs, or waits where RQ takes it."""
+        return self.state in LIVE and not self.is_misplaced
+
+    @property
     def is_misplaced(self) -> bool:
         """Whether it waits by its status, and RQ would never take it."""
         # RQ takes what stands in the list or among the scheduled jobs, whatever its status says.
@@ -118,12 +122,12 @@ class Situation:
 
     @property
     def without_job(self) -> list[str]:
-        """Links that a job should be live for, and is not."""
+        """Links that a job should be live for, and is not, whatever it says."""
         return [
             job_id
-            for job_id in sorted(self.rows)
-            if self.rows[job_id]["status"] in {"pending_snapshot", "scanning"}
-            and (self.jobs[job_id].state not in LIVE or self.jobs[job_id].is_misplaced)
+            for job_id, row in sorted(self.rows.items())
+            if (row["status"] in {"pending_snapshot", "scanning"} and not self.jobs[job_id].is_live)
+            or ((row["status"] != "synced" or row["old"]) and self.jobs[job_id].is_misplaced)
         ]
 
     @property
@@ -158,8 +162,6 @@ class Situation:
         details: dict[str, object] = {"status": row["status"], "job": job.state}
         if not self.qualifies(action, job_id):
             return NotFailedError("", details=details)
-        if job.is_misplaced:
-            return JobMisplacedError("", details=details)
         if is_locked and not job.beats:
             return LinkLockedError("")
         if job.state is JobState.RUNNING:
@@ -196,7 +198,7 @@ class Situation:
                 "last_error": None,
                 "version": "new",
             }
-        if job.state is JobState.WAITING:
+        if job.state is JobState.WAITING and not job.is_misplaced:
             self.jobs[job_id] = replace(job, expires=False)
             return Outcome.ALREADY_QUEUED
         self.jobs[job_id] = FoundJob(places=job.places + 1, rescan=action.is_rescan(row["status"]))

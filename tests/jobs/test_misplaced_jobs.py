@@ -1,0 +1,209 @@
+"""A job reads as waiting, and stands where no worker takes it: every change replaces it."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from rq.job import Job, JobStatus
+
+from docora_ops.actions import batch
+from docora_ops.actions.find_drift import Suspects
+from docora_ops.links import Outcome
+from tests.support.actions import Actions
+from tests.support.bulk_actions import BulkAction, every_bulk_action
+from tests.support.docora import INTERMEDIATE, Docora
+from tests.support.job_states import Arrange, not_in_the_list
+from tests.support.read_only import frozen
+from tests.support.rows import TestLink
+
+AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+
+
+def lost(docora: Docora, status: str = "failed") -> TestLink:
+    """A link whose job RQ, or a Redis that has lost writes, has left in no list."""
+    link = docora.add_link(status)
+    docora.leave_job(link.job_id, JobStatus.QUEUED)
+    return link
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "outcome"),
+    [
+        ("retry APP REPO", "pending_snapshot", "replaced_stale"),
+        ("resync APP REPO", "pending_snapshot", "replaced_stale"),
+        ("retry-all-failed --yes", "pending_snapshot", "replaced_stale"),
+        ("retry-all-failed --yes --in-flight 2 --timeout 1", "pending_snapshot", "replaced_stale"),
+        ("resync APP --all --yes", "pending_snapshot", "replaced_stale"),
+        ("schedule", "failed", "replaced_stale"),
+        ("repair APP REPO --yes", "failed", "queued"),
+        ("repair --yes", "failed", "queued"),
+    ],
+)
+def test_a_failed_link_whose_job_stands_nowhere_gets_a_new_one(
+    docora: Docora, words: str, status: str, outcome: str
+) -> None:
+    waiting = docora.add_link()
+    docora.enqueue(waiting.job_id)
+    link = lost(docora)
+    command = words.replace("APP", link.app_id).replace("REPO", link.repository_id).split()
+    result = docora.run(*command, "--json", env=AT_ONCE)
+    assert result.code in {0, 8}, result
+    assert docora.waiting() == [waiting.job_id, link.job_id]
+    assert docora.status(link) == status
+    assert docora.job(link).kwargs["repository_id"] == link.repository_id
+    if "outcome" in result.data:
+        assert result.data["outcome"] == outcome
+    else:
+        assert result.data[outcome] == 1
+
+
+@every_bulk_action
+def test_many_links_are_compared_with_the_queue_together(docora: Docora, bulk: BulkAction) -> None:
+    bulk.add_links(docora, 20)
+    links = docora.links()
+    for link in links[::2]:
+        docora.enqueue(link.job_id)
+    for link in links[::4]:
+        not_in_the_list(docora, link.job_id)
+    with frozen(docora):
+        plan = bulk.run(docora.actions(drift_grace=0), dry_run=True)
+    result = bulk.run(docora.actions(drift_grace=0), batch_size=3)
+    expected = {Outcome.QUEUED: 10, Outcome.REPLACED_STALE: 5, Outcome.ALREADY_QUEUED: 5}
+    assert plan.counts == result.counts == expected
+    assert sorted(docora.waiting()) == [link.job_id for link in links]
+    again = bulk.run(docora.actions(drift_grace=0), batch_size=3)
+    assert again.counts in ({Outcome.ALREADY_QUEUED: 20}, {})
+
+
+def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> list[int]:
+    """Has something happen between the two looks. Returns the numbers of suspects."""
+    suspects: list[int] = []
+
+    def pause(count: int, _: float) -> Iterator[Suspects]:
+        suspects.append(count)
+        yield Suspects(count)
+        happen()
+        yield Suspects(count)
+
+    monkeypatch.setattr(batch, "pause_between_looks", pause)
+    return suspects
+
+
+def taken(docora: Docora, job_id: str) -> None:
+    docora.start_job(job_id)
+
+
+def in_the_hands_of_a_worker(docora: Docora, job_id: str) -> None:
+    docora.redis.rpush(INTERMEDIATE, job_id)
+
+
+def queued_anew(docora: Docora, job_id: str) -> None:
+    docora.enqueue(job_id)
+
+
+@pytest.mark.parametrize("happen", [taken, in_the_hands_of_a_worker, queued_anew])
+@pytest.mark.parametrize("change", [Actions.retry, Actions.retry_all])
+def test_a_job_that_a_worker_was_just_taking_is_kept(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, change: Callable[..., object], happen: Arrange
+) -> None:
+    link = lost(docora)
+    row, actions = docora.row(link), docora.actions(drift_grace=0)
+
+    def meanwhile() -> None:
+        # Nothing is changed yet, and no lock is held.
+        assert docora.row(link) == row
+        assert docora.sessions("state <> 'idle'") == 0
+        happen(docora, link.job_id)
+
+    suspects = between_looks(monkeypatch, meanwhile)
+    change(actions, *([link] if change is Actions.retry else []))
+    assert suspects == [1]
+    assert docora.waiting() == [link.job_id] * (happen is queued_anew)
+    assert docora.status(link) == ("failed" if happen is taken else "pending_snapshot")
+
+
+@pytest.mark.parametrize("place", ["list", "schedule", "intermediate"])
+def test_the_push_looks_once_more_where_the_job_stands(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Also at an entry that was made by hand, without a word in the job itself."""
+    link = lost(docora)
+    actions = docora.actions(drift_grace=0)
+    push = actions.queue.push
+
+    def put_then_push(*arguments: object, **options: object) -> object:
+        match place:
+            case "list":
+                docora.redis.rpush(docora.queue.key, link.job_id, "other")
+            case "schedule":
+                docora.redis.zadd("rq:scheduled:snapshot-queue", {link.job_id: 2**31})
+            case _:
+                docora.redis.rpush(INTERMEDIATE, link.job_id)
+        return push(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(actions.queue, "push", put_then_push)
+    assert actions.retry(link).outcome is Outcome.ALREADY_QUEUED
+    assert docora.waiting() == ([link.job_id, "other"] if place == "list" else [])
+    assert docora.job_hash(link.job_id)["description"] == b"other"
+
+
+def test_a_bulk_operation_can_be_cancelled_between_the_looks(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = lost(docora)
+    row, actions = docora.row(link), docora.actions(drift_grace=0)
+
+    def cancel() -> None:
+        [operation] = actions.store.read_all()
+        actions.store.cancel(operation.operation_id)
+
+    between_looks(monkeypatch, cancel)
+    result = actions.retry_all()
+    assert (result.cancelled, result.completed, result.left) == (True, 0, 1)
+    assert docora.row(link) == row
+
+
+def test_doctor_and_repair_look_at_failed_and_due_links_too(docora: Docora) -> None:
+    failed, due = lost(docora), lost(docora, "synced")
+    docora.age_links()
+    recent = lost(docora, "synced")
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = now() WHERE repository_id = %s",
+        (recent.repository_id,),
+    )
+    waiting, none = docora.add_link(), docora.add_link()
+    docora.enqueue(waiting.job_id)
+    rows = {link: docora.row(link) for link in docora.links()}
+    with frozen(docora):
+        drift = docora.run("doctor", "--json", env=AT_ONCE).data["drift"]
+    assert (drift["total"], drift["counts"]["lost"]) == (2, 2)
+    assert {each["job_id"] for each in drift["examples"]} == {failed.job_id, due.job_id}
+
+    result = docora.run("repair", "--yes", "--json", env=AT_ONCE)
+    assert (result.code, result.data["lost"], result.data["queued"]) == (0, 2, 2), result
+    assert docora.waiting() == [waiting.job_id, failed.job_id, due.job_id]
+    assert {link: docora.row(link) for link in docora.links()} == rows
+    assert all(docora.job(link).kwargs["is_rescan"] for link in (failed, due))
+    assert not docora.redis.exists(Job.key_for(none.job_id))
+    # One that is named is looked at whether or not it is due.
+    assert docora.run("repair", *recent.ids, "--yes", "--json", env=AT_ONCE).data["queued"] == 1
+    assert docora.run("repair", "--yes", "--json", env=AT_ONCE).data["message"] == (
+        "Nothing to repair"
+    )
+
+
+def test_a_failed_link_that_changes_before_its_repair_is_left_alone(docora: Docora) -> None:
+    link = lost(docora)
+    result = docora.actions(drift_grace=0).repair(
+        prepare=lambda: docora.set_link(link, status="pending_snapshot")
+    )
+    assert result.counts == {"left_alone": 1}
+    assert docora.waiting() == []
+
+
+def test_a_pending_link_whose_job_stands_nowhere_is_sent_to_repair(docora: Docora) -> None:
+    link = lost(docora, "pending_snapshot")
+    refused = docora.run("retry", *link.ids, "--json")
+    assert refused.code == 4
+    assert f"docora-ops repair {' '.join(link.ids)}" in refused.json["hint"]
+    docora.enqueue(link.job_id)
+    assert "nothing needs to be done" in docora.run("retry", *link.ids, "--json").json["hint"]
