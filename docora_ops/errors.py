@@ -128,6 +128,10 @@ class StatementTimeoutError(LinkError, code="statement_timeout"):
     """Postgres did not finish a statement in time: a smaller batch may succeed."""
 
 
+class ConflictError(LinkError, code="postgres_statement"):
+    """Postgres broke off a transaction in favour of another session's: a second try may succeed."""
+
+
 class LinkLockedError(LinkError, code="link_locked"):
     """Another session holds the row of the link."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from docora_ops.diagnosis import CheckState
-from docora_ops.links import App
+from docora_ops.links import App, LinkIds
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,27 @@ class Probe:
         return any(step.state in bad for step in self.steps)
 
 
+@dataclass(frozen=True, slots=True)
+class LinkToResync(LinkIds):
+    """A link whose job sends files to the old URL, after which it reads `synced`."""
+
+    app_id: str
+    repository_id: str
+    repository_name: str
+
+
 @dataclass(frozen=True)
 class UrlChange(App):
     """The change of an app's base_url. The URLs are without secrets.
 
     changed: False if the app has had this URL before, or if the probe has failed.
-    jobs_with_old_url: waiting and delayed jobs of BullMQ that carry another URL than the new one,
-    as counted after the change, or before the question; None if they were not or can't be counted.
+    jobs_with_old_url: waiting, delayed and running jobs of BullMQ that carry another URL than the
+    new one; None if they were not or can't be counted.
+    links_to_resync: the links of these jobs, and those that are scanned meanwhile by a job that has
+    begun with the old URL.
+    resync_command: sends the files of these links again, to the new URL, once the jobs have ended;
+    None before the change, and if there are no such links.
+    retry_command: retries the failed links of the app; None before the change, and if none is.
     probe: of the new URL, before the change.
     """
 
@@ -58,4 +72,7 @@ class UrlChange(App):
     changed: bool
     dry_run: bool
     jobs_with_old_url: int | None
+    links_to_resync: Sequence[LinkToResync] = ()
+    resync_command: str | None = None
+    retry_command: str | None = None
     probe: Probe | None = None

@@ -20,8 +20,10 @@ class Doubt(StrEnum):
     """Why the scan of another link may have stored the commit that a link differs from."""
 
     SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
+    SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored
     SCANNED_TOGETHER = "scanned_together"  # another one ended since the commit was stored, too
     OTHER_PENDING = "other_pending"  # another link's scan may have been cut off
+    OTHER_FAILED = "other_failed"  # the same, and its last try is over
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,29 @@
 
 import re
 import socket
+from dataclasses import replace
+from datetime import timedelta
 from ipaddress import IPv6Address
 from urllib.parse import unquote
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database
-from docora_ops.database.urls import read_base_url, set_base_url
-from docora_ops.errors import NotFoundError, RedisError, UsageError
-from docora_ops.links import App
+from docora_ops.database.urls import (
+    has_failed_links,
+    links_of_old_url,
+    read_base_url,
+    set_base_url,
+)
+from docora_ops.errors import NotFoundError, PostgresError, RedisError, UsageError
+from docora_ops.links import App, arguments
 from docora_ops.probe import UrlChange
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
-from docora_ops.queue.bullmq import count_jobs_with_other_url
+from docora_ops.queue.bullmq import jobs_with_other_url
 from docora_ops.queue.redis_client import client_for_locked_rows
-from docora_ops.text import mask_url
+from docora_ops.text import mask_url, moment
 
+_CLOCKS_APART = timedelta(seconds=20)  # more than that, and `doctor` finds it critical
 _LONGEST_URL = 2048  # characters, as JavaScript counts them
 # Blanks, control characters and backslashes: programs disagree on where a URL with one leads.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
@@ -40,17 +48,19 @@ def set_url(
     *,
     by_prefix: bool = True,
     reason: str | None = None,
-    count_jobs: bool = True,
+    find_jobs: bool = True,
     dry_run: bool = False,
 ) -> UrlChange:
     """Replaces the base_url of an app, and writes the audit entry, both or neither.
 
     Workers of docora-ops use the new URL from the next job on. Jobs of BullMQ keep the URL that
-    they were queued with. Does nothing if the app has this URL.
+    they were queued with, and running jobs the one that they have begun with. Their links read
+    `synced` afterwards, though the app has their files at its old URL only: the result names them.
+    Does nothing if the app has this URL.
 
     app: id or name; with `by_prefix`, also an unambiguous prefix of either.
     reason: for the audit entry.
-    count_jobs: count BullMQ's jobs that keep another URL. Takes 3 s for 200,000 waiting jobs.
+    find_jobs: look for jobs and links that keep the old URL. Takes 3 s for 200,000 jobs of BullMQ.
 
     Raises UsageError if Docora's onboarding would refuse the URL, NotFoundError, AmbiguousError,
     PostgresError, RedisError.
@@ -65,30 +75,50 @@ def set_url(
         raise UsageError(f"Docora would refuse the URL {mask_url(url)}: {problem}", hint=hint)
     database = docora.database
     found = resolve_app(database, app, by_prefix=by_prefix)
+    changed_at = None
     with database.snapshot() if dry_run else database.transaction():
         old = base_url_of(database, found, lock=not dry_run)
         shown_old, shown_new = mask_url(old), mask_url(url)
         if old != url and not dry_run:
-            set_base_url(database, found.app_id, url)
+            changed_at = set_base_url(database, found.app_id, url)
             shown = {"old_url": shown_old, "new_url": shown_new}
             change = docora.describe_change("set-url", reason, **vars(found), **shown)
             redis = client_for_locked_rows(docora.redis)
             add_entry(redis, audit_entry(change, AuditEvent.DONE))
-    jobs = 0 if old == url else None
-    if old != url and count_jobs:  # also in a dry run
-        try:
-            jobs = count_jobs_with_other_url(docora.redis, found.app_id, url)
-        except RedisError as error:
-            docora.warn(f"BullMQ jobs that keep the old URL can't be counted: {error.message}")
-    return UrlChange(
+    result = UrlChange(
         app_id=found.app_id,
         app_name=found.app_name,
         old_url=shown_old,
         new_url=shown_new,
         changed=old != url,
         dry_run=dry_run,
-        jobs_with_old_url=jobs,
+        jobs_with_old_url=0 if old == url else None,
     )
+    if old == url or not find_jobs:
+        return result
+    jobs: list[str] | None = None
+    try:
+        jobs = jobs_with_other_url(docora.redis, found.app_id, url)
+    except RedisError as error:
+        docora.warn(f"BullMQ jobs that keep the old URL can't be counted: {error.message}")
+    result = replace(result, jobs_with_old_url=None if jobs is None else len(jobs))
+    # The URL may be changed already, which no error must conceal.
+    try:
+        links = links_of_old_url(database, found.app_id, jobs or [], changed_at)
+        has_failed = has_failed_links(database, found.app_id)
+    except PostgresError as error:
+        docora.warn(f"links whose jobs use the old URL can't be read: {error.message}")
+        return result
+    resync = retry = None
+    if changed_at is not None:
+        # A worker of Docora dates a scan by its own clock.
+        since = moment(changed_at - _CLOCKS_APART if jobs else changed_at)
+        app_id = arguments(found.app_id)
+        if links:
+            resync = f"docora-ops resync {app_id} --all --last-scan-after {since}"
+        if has_failed:
+            retry = f"docora-ops retry-all-failed --app {app_id}"
+    return replace(result, links_to_resync=links, resync_command=resync, retry_command=retry)
 
 
 def base_url_of(database: Database, app: App, *, lock: bool = False) -> str:

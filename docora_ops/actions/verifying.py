@@ -21,7 +21,7 @@ from docora_ops.database.verification import (
     compare_page,
     count_links_of_app,
 )
-from docora_ops.errors import StatementTimeoutError
+from docora_ops.errors import ConflictError, StatementTimeoutError
 from docora_ops.links import LinkRef, LinkStatus, batches
 from docora_ops.text import mask
 from docora_ops.verification import DifferingLink, Verification
@@ -30,6 +30,7 @@ _FIRST_PAGE, _LARGEST_PAGE = 20, 2000  # links in one statement
 _FAST, _SLOW = 0.3, 2  # seconds of a statement, after which the next one gets more or fewer links
 _MOST_WITH_EXAMPLES = 1000  # links: a path can have a thousand characters
 _AT_ONCE = 5000
+_MOST_CONFLICTS = 5  # of one statement with another session, such as one that truncates tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ class _Pace:
 
     def compare(self, compare: Callable[[int], list[ComparedLink]]) -> list[ComparedLink]:
         """Compares as many links as fit. Raises StatementTimeoutError if one alone does not."""
+        conflicts = 0
         while True:
             self.last, began = self.size, time.monotonic()
             try:
@@ -167,6 +169,11 @@ class _Pace:
                 if self.size == 1:
                     raise
                 self.size = max(1, self.size // 4)
+                continue
+            except ConflictError:
+                conflicts += 1
+                if conflicts == _MOST_CONFLICTS:
+                    raise
                 continue
             seconds = time.monotonic() - began
             if seconds < _FAST:

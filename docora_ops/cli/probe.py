@@ -76,8 +76,9 @@ def set_url(
     """Change the base_url of an app.
 
     Workers of docora-ops use the new URL from the next job on. Jobs of BullMQ keep the URL that
-    they were queued with; these are counted. Needs a grant of its own: see docora-ops help
-    privileges.
+    they were queued with, running jobs the URL that they began with. Names the links that read
+    synced afterwards though their files went to the old URL, and the resync that they need. Needs a
+    grant of its own: see docora-ops help privileges.
     """
     context = context_of(typer_context)
     terminal = confirmation(typer_context, context)
@@ -88,37 +89,37 @@ def set_url(
 
     docora, found = context.docora, None
     shows_plan = dry_run or terminal is not None
-    planned = set_url(docora, app, url, by_prefix=shows_plan, count_jobs=shows_plan, dry_run=True)
+    planned = set_url(docora, app, url, by_prefix=shows_plan, find_jobs=shows_plan, dry_run=True)
     change = replace(planned, dry_run=dry_run)
     if probe_first and change.changed:
         found = _prober().probe(docora, change.app_id, new_url=url)
         if found.found_problems:
-            change = replace(change, changed=False, probe=found)
+            change = replace(change, changed=False, links_to_resync=(), probe=found)
             context.show(change, [*render.change_screen(change), *render.step_screen(found)])
             context.say("base_url was not changed: a step of the probe has failed.")
             return _end(context, found)
     if change.changed and not dry_run:
         if terminal is not None:
             context.tell()
-            kept = render.jobs_in_words(change)
+            kept = render.left_behind_in_words(change)
             above = [*(render.step_screen(found) if found else []), *([kept] if kept else [])]
             urls = f"from {change.old_url} to {change.new_url}"
             question = f"change the base_url of {change.app_name} {urls}?"
             terminal.ask(f"{docora.servers}: {question}", *above)
-        change = set_url(docora, change.app_id, url, reason=reason, count_jobs=not shows_plan)
-    if shows_plan:
-        change = replace(change, jobs_with_old_url=planned.jobs_with_old_url)
+        change = set_url(docora, change.app_id, url, reason=reason)
     change = replace(change, probe=found)
     steps = render.step_screen(found) if found and terminal is None else []
     context.show(change, [*render.change_screen(change), *steps], footer="")
-    kept = render.jobs_in_words(change)
-    if kept and terminal is None:
+    if kept := render.left_behind_in_words(change):
         context.warn(f"Warning: {kept}.")
     done = "base_url changed" if change.changed else "nothing to do, the app has this URL"
     if dry_run and change.changed:
         done = "dry run, nothing was changed"
     context.say(f"{docora.servers}: {done}.")
-    return _end(context, found) if found else ExitCode.OK
+    code = _end(context, found) if found else ExitCode.OK
+    for step in render.next_steps(change):
+        context.say(step)
+    return code
 
 
 def _prober() -> ModuleType:

@@ -26,6 +26,7 @@ from psycopg.types.datetime import TimestamptzLoader
 
 from docora_ops.errors import (
     ConfigurationError,
+    ConflictError,
     LinkError,
     LinkLockedError,
     PoolingError,
@@ -327,7 +328,8 @@ class Database:
                 if len(self._servers) > 1 and "target_session_attrs" not in self._parameters:
                     hint = "add target_session_attrs=read-write to DATABASE_URL"
             case pg.DeadlockDetected() | pg.SerializationFailure():
-                kind, found, hint = LinkError, f"undid a change: {text}", "try again"
+                kind, found = ConflictError, f"broke off for another session: {text}"
+                hint = "try again"
             case psycopg.DatabaseError() if not isinstance(
                 error, psycopg.OperationalError | pg.IdleInTransactionSessionTimeout
             ):

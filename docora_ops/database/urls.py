@@ -1,9 +1,12 @@
 """Reads the URLs of apps and repositories and the tokens of links, and sets an app's URL."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from docora_ops.database.postgres import Database
-from docora_ops.links import App
+from docora_ops.links import App, ids_of_job
+from docora_ops.probe import LinkToResync
 
 READ_BASE_URL = "SELECT base_url FROM docora.apps WHERE app_id = %(app_id)s"
 
@@ -12,6 +15,24 @@ LOCK_BASE_URL = f"{READ_BASE_URL} FOR NO KEY UPDATE"
 
 SET_BASE_URL = """
 UPDATE docora.apps SET base_url = %(base_url)s, updated_at = now() WHERE app_id = %(app_id)s
+RETURNING now()
+"""
+
+# `since`: null before the change.
+LINKS_OF_OLD_URL = """
+SELECT l.repository_id, r.owner || '/' || r.name
+FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
+WHERE l.app_id = %(app_id)s AND (
+    l.status = 'scanning' OR l.last_scanned_at >= %(since)s::timestamptz
+    OR l.repository_id = ANY (%(repository_ids)s::text[])
+)
+ORDER BY r.owner, r.name, l.repository_id
+"""
+
+HAS_FAILED_LINKS = """
+SELECT EXISTS (
+    SELECT FROM docora.app_repositories WHERE app_id = %(app_id)s AND status = 'failed'
+)
 """
 
 READ_TOKENS = """
@@ -38,9 +59,33 @@ def read_base_url(database: Database, app_id: str, *, lock: bool = False) -> str
     return str(rows[0][0]) if rows else None
 
 
-def set_base_url(database: Database, app_id: str, base_url: str) -> None:
-    """Replaces the base_url of an app."""
-    database.execute(SET_BASE_URL, {"app_id": app_id, "base_url": base_url})
+def set_base_url(database: Database, app_id: str, base_url: str) -> datetime:
+    """Replaces the base_url of an app. Returns the moment by Postgres's clock."""
+    rows = database.rows(SET_BASE_URL, {"app_id": app_id, "base_url": base_url})
+    when: datetime = rows[0][0]
+    return when
+
+
+def links_of_old_url(
+    database: Database, app_id: str, jobs: Sequence[str], since: datetime | None
+) -> list[LinkToResync]:
+    """Returns the links of an app whose jobs send files to its old URL, sorted by name.
+
+    Includes links that are being scanned, or were since the change: their jobs may have read the
+    old URL before.
+
+    jobs: jobs that carry the old URL.
+    since: when the URL was changed; None if it is not changed yet.
+    """
+    pairs = filter(None, map(ids_of_job, jobs))
+    ids = [repository_id for job_app_id, repository_id in pairs if job_app_id == app_id]
+    values = {"app_id": app_id, "repository_ids": ids, "since": since}
+    return [LinkToResync(app_id, *row) for row in database.rows(LINKS_OF_OLD_URL, values)]
+
+
+def has_failed_links(database: Database, app_id: str) -> bool:
+    """Tells whether a link of the app is failed."""
+    return bool(database.rows(HAS_FAILED_LINKS, {"app_id": app_id})[0][0])
 
 
 def read_tokens(

@@ -5,11 +5,20 @@ they set the link to `synced`. Each statement sees the links, their deliveries a
 as they were at one moment.
 
 Each scan of any link of a repository replaces the stored commit, so delivery records may differ
-from it although nothing is lost. Only the link whose scan has stored it must equal it. A worker
-stores the commit with the time of its clock, then sets the link to `synced` with a later time of
-the same clock. So this link's `last_scanned_at` is not before `scanned_at`, however far the clocks
-of the workers are apart, and if that is true of one link alone, its scan has stored the commit. If
-the scan was cut off between the two, the link is `scanning`, and `pending_snapshot` after a repair.
+from it although nothing is lost. Only the link whose scan has stored it must equal it. That link is
+known in three cases:
+
+- A worker of docora-ops stores the commit and sets the link to `synced` in one transaction, so
+  `scanned_at` and `last_scanned_at` are equal.
+- A worker of Docora stores the commit with the time of its clock, then sets the link to `synced`
+  with a slightly later time of the same clock, however far the clocks of the workers are apart. The
+  link is known unless the same is true of another link, or the scan of another link may have been
+  cut off between the two. Such a link is `scanning`, `pending_snapshot` after a repair, and
+  `failed` after its last try. A link that was removed can be told only by its distance: the link
+  must have ended within a minute.
+- A worker of Docora stores the first commit of a repository with the time of Postgres's clock,
+  which may be ahead of its own. This time has microseconds, unlike those of a worker of Docora. If
+  the repository has no later commit, only one scan has ended well.
 """
 
 from collections.abc import Sequence
@@ -23,6 +32,7 @@ from docora_ops.verification import DifferingFile, Doubt, FileDifference
 EXAMPLES = 3  # of each kind of difference, for each link
 _LONGEST_PATH = 1024  # characters that the table of deliveries can hold
 _LONGEST_INDEXED = 2600  # bytes of a path that its index can hold
+_LONGEST_STORING = "1 minute"  # that Docora's worker takes to store a commit
 
 # Statistics may be misleading, so Postgres must not go through a whole table for each link.
 _PLAN_SAFELY = """
@@ -100,18 +110,26 @@ FROM (
         )
     ) placed
 ) c CROSS JOIN LATERAL (
+    SELECT bool_or(last_scanned_at = l.scanned_at) AS has_stored,
+        bool_or(last_scanned_at >= l.scanned_at) AS has_ended_since,
+        bool_or(last_scanned_at IS NOT NULL) AS was_scanned,
+        bool_or(status = 'pending_snapshot') AS is_pending, bool_or(status = 'failed') AS is_failed
+    FROM docora.app_repositories
+    WHERE c.missing + c.outdated + c.extra > 0 AND repository_id = l.repository_id AND id <> l.id
+) other CROSS JOIN LATERAL (
     SELECT CASE
         WHEN c.missing + c.outdated + c.extra = 0 THEN NULL
+        WHEN isfinite(l.last_scanned_at) AND l.last_scanned_at = l.scanned_at
+            AND other.has_stored IS NOT TRUE THEN NULL
+        WHEN l.last_scanned_at = date_trunc('milliseconds', l.last_scanned_at)
+            AND l.scanned_at <> date_trunc('milliseconds', l.scanned_at)
+            AND other.was_scanned IS NOT TRUE THEN NULL
         WHEN (l.last_scanned_at >= l.scanned_at) IS NOT TRUE THEN '{Doubt.SCANNED_EARLIER}'
-        WHEN EXISTS (
-            SELECT FROM docora.app_repositories
-            WHERE repository_id = l.repository_id AND id <> l.id
-              AND last_scanned_at >= l.scanned_at
-        ) THEN '{Doubt.SCANNED_TOGETHER}'
-        WHEN EXISTS (
-            SELECT FROM docora.app_repositories
-            WHERE repository_id = l.repository_id AND status = 'pending_snapshot'
-        ) THEN '{Doubt.OTHER_PENDING}'
+        WHEN l.last_scanned_at > l.scanned_at + interval '{_LONGEST_STORING}'
+            OR NOT isfinite(l.last_scanned_at) THEN '{Doubt.SCANNED_LATER}'
+        WHEN other.has_ended_since THEN '{Doubt.SCANNED_TOGETHER}'
+        WHEN other.is_pending THEN '{Doubt.OTHER_PENDING}'
+        WHEN other.is_failed THEN '{Doubt.OTHER_FAILED}'
     END AS doubt
 ) d
 )

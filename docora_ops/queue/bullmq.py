@@ -253,16 +253,18 @@ def _pages(client: Redis, name: str) -> Iterator[list[str]]:
         yield [text_of(each) for each in ids]
 
 
-def count_jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> int:
-    """Counts the waiting and delayed jobs of an app whose payload has another base_url.
+def jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> list[str]:
+    """Returns the waiting, delayed and running jobs of an app whose payload has another base_url.
 
     Only reads. Raises RedisError.
     """
-    count = 0
+    found = []
     with redis_errors(client):
-        for name in ("wait", "paused", "delayed"):
+        for name in (place for place in BULLMQ_PLACES if place not in _ENDED):
             for ids in _pages(client, name):
-                keys = [BULLMQ + each for each in ids if each.startswith(f"{app_id}-")]
-                for [data] in read_hashes(client, keys, ("data",)):
-                    count += data is not None and mapping_of(data).get("base_url") != base_url
-    return count
+                of_app = [each for each in ids if each.startswith(f"{app_id}-")]
+                rows = read_hashes(client, [BULLMQ + each for each in of_app], ("data",))
+                for job_id, [data] in zip(of_app, rows, strict=True):
+                    if data is not None and mapping_of(data).get("base_url") != base_url:
+                        found.append(job_id)
+    return found

@@ -6,6 +6,7 @@ from docora_ops.probe import Probe, ProbeStep, UrlChange
 from docora_ops.render.columns import Column, Listing, Pairs, cell, style_of, words
 from docora_ops.text import amount
 
+_MOST_NAMED = 5  # links in a sentence
 _STEPS: Sequence[Column[ProbeStep]] = (
     Column("Step", lambda step: step.name),
     Column("State", lambda step: words(step.state), lambda step: style_of(step.state)),
@@ -45,10 +46,29 @@ def change_screen(change: UrlChange) -> Iterator[object]:
     yield Pairs([(name, cell(text)) for name, text in names.items()])
 
 
-def jobs_in_words(change: UrlChange) -> str:
-    """Says how many jobs keep another URL; empty if none is known to."""
-    count = change.jobs_with_old_url
-    if not count:
+def left_behind_in_words(change: UrlChange) -> str:
+    """Says which links still send files to the old URL; empty if none is known to."""
+    links, count = change.links_to_resync, change.jobs_with_old_url
+    if not links:
         return ""
-    jobs = amount(count, "BullMQ job keeps", "BullMQ jobs keep")
-    return f"{jobs} the old URL: Docora's own worker would send files there"
+    names = ", ".join(link.repository_name for link in links[:_MOST_NAMED])
+    if (more := len(links) - _MOST_NAMED) > 0:
+        names += f" and {amount(more, 'other')}"
+    jobs = f" ({amount(count, 'BullMQ job keeps', 'BullMQ jobs keep')} that URL)" if count else ""
+    if len(links) == 1:
+        return (
+            f"1 link needs a resync, because its job sends files to the old URL{jobs}, after which "
+            f"the link reads synced: {names}"
+        )
+    return (
+        f"{len(links)} links need a resync, because their jobs send files to the old URL{jobs}, "
+        f"after which the links read synced: {names}"
+    )
+
+
+def next_steps(change: UrlChange) -> Iterator[str]:
+    """Names the commands that are to follow."""
+    if change.resync_command:
+        yield f"Next, once these jobs have ended: {change.resync_command}"
+    if change.retry_command:
+        yield f"{'Then' if change.resync_command else 'Next'}: {change.retry_command}"

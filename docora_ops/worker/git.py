@@ -1,5 +1,6 @@
 """Runs git without a shell, a prompt or any configuration but ours."""
 
+import math
 import os
 import re
 import shutil
@@ -15,7 +16,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
 from docora_ops.interrupts import deferred
-from docora_ops.worker.host import AUTHORITY_HINT
+from docora_ops.settings import Settings
+from docora_ops.worker.host import certificate_hint
 
 PIECE = 1 << 20  # bytes to read from git at once
 _KEPT_VARIABLES = re.compile(
@@ -171,6 +173,24 @@ class Git:
         return environment
 
 
+def git_for(
+    settings: Settings,
+    url: str,
+    token: str | None,
+    keep_alive: Callable[[], None],
+    *,
+    limit: float = math.inf,
+) -> Git:
+    """Returns a Git with the protocols and the timeout of the settings.
+
+    limit: seconds that a call may take even if the timeout is longer.
+
+    Raises SnapshotError for an unsafe URL.
+    """
+    timeout = min(settings.git_timeout, limit)
+    return Git(url, token, settings.git_protocols.split(","), timeout, keep_alive)
+
+
 def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """Starts git. If the job's time ends meanwhile, ends the process that was just started."""
     process = None
@@ -261,4 +281,4 @@ def _gist(complaint: str) -> str:
     lines = [line for line in lines if _TRACED not in line]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
     gist = "; ".join((telling or lines)[-3:]) or "git failed without a word"
-    return f"{gist}; {AUTHORITY_HINT}" if "certificate" in gist else gist
+    return f"{gist}; {certificate_hint(gist)}" if "certificate" in gist else gist

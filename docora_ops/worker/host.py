@@ -23,10 +23,18 @@ from docora_ops.worker.log import log
 FOLDER = ".docora-ops"  # below REPOS_BASE_PATH, for whatever workers write
 _MOST_MEMORY = 2 << 30  # bytes for a job, and for each git that it starts
 _CHUNKS = 4  # copies of a chunk that its delivery needs
-AUTHORITY_HINT = (
+_AUTHORITY_HINT = (
     "if a private authority has issued it, set NODE_EXTRA_CA_CERTS, or for git GIT_SSL_CAINFO, to "
     "a file with the authority's certificate: docora-ops help workers"
 )
+EXPIRED_HINT = (
+    "whoever runs the server must renew its certificate, unless this host's clock is wrong"
+)
+_TOO_EARLY_HINT = "check this host's clock; otherwise whoever runs the server must replace it"
+_NAME_HINT = (
+    "use the host name that the certificate is for, or have whoever runs the server replace it"
+)
+AUTHORITY_VARIABLES = ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _SYSTEM_FILES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, Red Hat
@@ -129,14 +137,21 @@ def find_fault(base: Path) -> HostFaultError | None:
     return None
 
 
-def use_authorities(settings: Settings) -> None:
-    """Sets the variables of an env file in this process: OpenSSL and git read nothing else.
+def use_authorities(settings: Settings, base: Path | None) -> None:
+    """Has this process and its git trust the authorities that the settings name.
 
-    If NODE_EXTRA_CA_CERTS can't be used, warns and ignores it, as Node does.
+    Sets the variables of an env file in this process: OpenSSL and git read nothing else. Gives git
+    one file with the authorities of the system and of NODE_EXTRA_CA_CERTS, unless GIT_SSL_CAINFO is
+    set. If NODE_EXTRA_CA_CERTS can't be used, warns and ignores it, as Node does.
+
+    base: the folder of the clones, or one in its place, for the file; None if git is not used.
+
+    Raises OSError if the file can't be written.
     """
-    for name in ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in AUTHORITY_VARIABLES:
         if value := getattr(settings, name.lower()):
             os.environ[name] = value
+    tls_context.cache_clear()
     if not (extra := os.environ.get("NODE_EXTRA_CA_CERTS")):
         return
     try:
@@ -146,17 +161,8 @@ def use_authorities(settings: Settings) -> None:
         reason = "it holds no certificates in PEM form" if is_read else error.strerror
         log.warning("NODE_EXTRA_CA_CERTS is ignored: %s: %s", inert(extra), reason)
         del os.environ["NODE_EXTRA_CA_CERTS"]
-
-
-def write_authorities_for_git(base: Path) -> None:
-    """Gives git one file with the authorities of the system and of NODE_EXTRA_CA_CERTS.
-
-    Does nothing if the variable is not set, or if GIT_SSL_CAINFO is. Raises OSError.
-
-    base: the folder of the clones, or one in its place.
-    """
-    extra = os.environ.get("NODE_EXTRA_CA_CERTS")
-    if extra and not os.environ.get("GIT_SSL_CAINFO"):
+        return
+    if base is not None and not os.environ.get("GIT_SSL_CAINFO"):
         system = [path for path in map(Path, _SYSTEM_FILES) if path.is_file()][:1]
         content = b"\n".join(path.read_bytes() for path in (*system, Path(extra)))
         folder = base.absolute() / FOLDER
@@ -178,3 +184,12 @@ def tls_context() -> ssl.SSLContext:
     if extra := os.environ.get("NODE_EXTRA_CA_CERTS"):
         context.load_verify_locations(extra)
     return context
+
+
+def certificate_hint(problem: str) -> str:
+    """Returns what to do about a certificate that OpenSSL or git refuses with these words."""
+    if "expired" in problem:
+        return EXPIRED_HINT
+    if "not yet valid" in problem:
+        return _TOO_EARLY_HINT
+    return _NAME_HINT if re.search("mismatch|not match|subject name", problem) else _AUTHORITY_HINT

@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -32,14 +33,40 @@ from docora_ops.settings import Settings
 from docora_ops.text import amount, mask_url
 from docora_ops.worker import host
 from docora_ops.worker.clone import newest_commit
-from docora_ops.worker.git import Git, require_git
+from docora_ops.worker.git import git_for, require_git
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.snapshot_job import DELIVERY_TIMEOUT
-from docora_ops.worker.webhook import FAILURES, Route, route_to
+from docora_ops.worker.webhook import FAILURES, LOGIN_HINT, Route, route_to
 
 _LIMIT = 60  # seconds for all steps, of which the app has as many as a delivery
 _MOST_NAMED = 3  # addresses or apps in a finding
 _PERMANENT = {301, 308}  # redirects
+_SUCCESS, _REDIRECTS, _CLIENT_ERRORS = range(200, 300), range(300, 400), range(400, 500)
+_REDIRECT_HINT = (
+    "Docora's own worker follows redirects, those of docora-ops do not: ask whoever runs the app "
+    "for the URL at the end of the redirects, then: docora-ops set-url APP URL"
+)
+_DOWN_HINT = (
+    "a gateway answers for the app, which is down, overloaded or too slow: whoever runs the app "
+    "must see to it; a POST will hardly do better"
+)
+_FAULT_HINT = (
+    "the app, or a gateway in front of it, is at fault: whoever runs the app must look into its "
+    "log; a POST will hardly do better"
+)
+_HINTS = {
+    401: "it wants a login, or only the signature, which a HEAD does not have: if links fail with "
+    "HTTP 401, whoever runs the app must say which USER:PASSWORD@ the base_url needs, or accept "
+    "Docora's signature",
+    403: "it denies access, or only lacks the signature, which a HEAD does not have: if links fail "
+    "with HTTP 403, whoever runs the app must let the workers' address pass",
+    407: LOGIN_HINT,
+    413: "it refuses requests for their size, and a POST carries a whole file: whoever runs the "
+    "app must raise the limit of the app or of its gateway",
+    501: "it does not know HEAD: if links fail with HTTP 501, whoever runs the app must look into "
+    "its log",
+    **dict.fromkeys((502, 503, 504), _DOWN_HINT),
+}
 
 # The apps by the token of their links, None for no token, and why the token can't be used.
 _Tokens = Mapping[tuple[str | None, str], list[App]]
@@ -78,7 +105,7 @@ def probe(
             raise gone(app_id or "", linked.repository_id)
         tokens = _decrypted(settings, links, cleaner)
     steps: list[ProbeStep] = []
-    with _authorities(settings, for_git=url is not None):
+    with _as_a_worker(settings, for_git=url is not None):
         end = time.monotonic() + _LIMIT
         if found is not None and base_url is not None:
             steps += _App(found, base_url, settings).steps()
@@ -97,29 +124,35 @@ def probe(
 
 
 @contextmanager
-def _authorities(settings: Settings, *, for_git: bool) -> Iterator[None]:
+def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
     """Trusts what a worker with these settings trusts, for the time of the block.
+
+    for_git: also limit the memory of this process, and of git, to that of a job.
 
     Raises ConfigurationError if there is no place for the file that git needs.
     """
-    before = dict(os.environ)
-    host.tls_context.cache_clear()
+    before = {name: os.environ.get(name) for name in host.AUTHORITY_VARIABLES}
+    memory = resource.getrlimit(resource.RLIMIT_DATA)
+    needs_file = for_git and (settings.node_extra_ca_certs or before["NODE_EXTRA_CA_CERTS"])
     try:
-        host.use_authorities(settings)
         with ExitStack() as stack:
             try:
-                if for_git and "NODE_EXTRA_CA_CERTS" in os.environ:
-                    folder = stack.enter_context(TemporaryDirectory())
-                    host.write_authorities_for_git(Path(folder))
+                folder = Path(stack.enter_context(TemporaryDirectory())) if needs_file else None
+                host.use_authorities(settings, folder)
             except OSError as error:
                 raise ConfigurationError(
                     f"the authorities for git can't be written to a file: {error.strerror}",
                     hint="set TMPDIR to a folder that can be written to, or set GIT_SSL_CAINFO",
                 ) from error
+            if for_git:
+                host.limit_memory(settings)
             yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        resource.setrlimit(resource.RLIMIT_DATA, memory)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         host.tls_context.cache_clear()
 
 
@@ -168,19 +201,25 @@ class _App:
                 with suppress(*FAILURES):
                     limit = self.end - time.monotonic()
                     pem = ssl.get_server_certificate(route.endpoint, timeout=limit)
-                    finding += _certificate(ssl.PEM_cert_to_DER_cert(pem))
+                    certificate = ssl.PEM_cert_to_DER_cert(pem)
+                    if _has_expired(certificate):  # which OpenSSL says of known authorities only
+                        finding = f"the certificate of {route.url.netloc} has expired"
+                        self.hint = host.EXPIRED_HINT
+                    finding += _certificate(certificate)
         seconds = round(time.monotonic() - began, 3)
         return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
 
     def ask(self, route: Route, connection: HTTPConnection) -> str:
-        """Sends a HEAD without a signature; any answer will do."""
+        """Sends a HEAD without a signature; only a POST would prove more than that it arrives."""
         target = route.request_target(route.url.path or "/")
         connection.request("HEAD", target, headers=route.headers, preload_content=False)
         with closing(connection.getresponse()) as answer:
-            location = answer.headers.get("Location", "")
-            self.hint = self.moved_to(location) if answer.status in _PERMANENT else None
-            to = f" to {mask_url(location)}" if location else ""
-            return f"HTTP {answer.status}{to}{', through the proxy' * route.is_forwarded}"
+            status, location = answer.status, answer.headers.get("Location", "")
+        self.hint = self.moved_to(location) if status in _PERMANENT else None
+        self.hint = self.hint or _hint_of(status)
+        to = f" to {mask_url(location)}" if location else ""
+        note = "" if self.hint or status in _SUCCESS else ": reached; only POST tells"
+        return f"HTTP {status}{to}{', through the proxy' * route.is_forwarded}{note}"
 
     def moved_to(self, location: str) -> str | None:
         """Returns a hint if all paths below the base_url are likely to have moved with it."""
@@ -194,6 +233,17 @@ class _App:
         has_secrets = mask_url(new) != new or mask_url(self.base_url) != self.base_url
         words = shlex.join(["set-url", self.app_id, "URL" if has_secrets else new])
         return f"it has moved, and workers follow no redirects: docora-ops {words}"
+
+
+def _hint_of(status: int) -> str | None:
+    """Returns what an answer to a HEAD means and who can mend it; None if a POST may succeed."""
+    if status in _HINTS:
+        return _HINTS[status]
+    if status in _REDIRECTS:
+        return _REDIRECT_HINT
+    if status in _SUCCESS or status in _CLIENT_ERRORS:
+        return None
+    return _FAULT_HINT
 
 
 def _resolve(route: Route) -> str:
@@ -226,6 +276,13 @@ def _certificate(der: bytes | None) -> str:
         issuer, end = found.issuer.rfc4514_string(), found.not_valid_after_utc
         return f", signed by {issuer}, valid until {end:%Y-%m-%d}"
     return ""
+
+
+def _has_expired(der: bytes) -> bool:
+    with suppress(ValueError, x509.InvalidVersion):
+        end = x509.load_der_x509_certificate(der).not_valid_after_utc
+        return end < host.now()
+    return False
 
 
 def _within(seconds: float, call: Callable[[], str]) -> str:
@@ -279,12 +336,13 @@ def _git_steps(
                 state, finding = CheckState.NOT_CHECKED, f"no time was left of {_LIMIT} s"
             elif not problem:
                 limit = math.ceil(end - began)
-                git = Git(url, token, settings.git_protocols.split(","), limit, lambda: None)
-                commit = newest_commit(git)
+                commit = newest_commit(git_for(settings, url, token, lambda: None, limit=limit))
                 state = CheckState.OK if commit else CheckState.WARNING
                 finding = f"{commit.branch} at {commit.sha[:12]}" if commit else "no branch"
         except SnapshotError as error:
             finding = error.message
+        except MemoryError:
+            finding = "the list of branches takes more memory than a job may have"
         has_token = token is not None or problem
         names = _listed([each.app_name for each in apps])
         whose = f"{'with the token of' if has_token else 'without a token, for'} {names}"

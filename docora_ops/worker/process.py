@@ -55,8 +55,7 @@ def serve(
     """Runs a worker in this process: see SnapshotWorker.run_jobs. Raises DocoraOpsError."""
     client = connect(settings)
     use_settings(settings, client)
-    host.use_authorities(settings)
-    host.write_authorities_for_git(settings.repos_base_path)
+    host.use_authorities(settings, settings.repos_base_path)
     with redis_errors(client):
         worker = SnapshotWorker(settings, client, name, parent, watchdog)
         worker.run_jobs(burst=burst, grace=grace)

@@ -30,7 +30,7 @@ from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host
 from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
-from docora_ops.worker.git import Git
+from docora_ops.worker.git import git_for
 from docora_ops.worker.log import JobEnd, fields_of_link, log, name_of_link
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.secrets import Cleaner
@@ -253,8 +253,7 @@ class _Snapshot:
         with redis_errors(client):
             host.measure_clock(client)  # what apps are sent is signed by it
         lock = RepositoryLock(client, payload.repository_name, link.ref.job_id)
-        protocols = settings.git_protocols.split(",")
-        git = Git(payload.github_url, token, protocols, settings.git_timeout, lock.renew)
+        git = git_for(settings, payload.github_url, token, lock.renew)
         clone = Clone(settings.repos_base_path, payload.owner, payload.name, git, lock)
         try:
             with closing(Objects(git, clone.path)) as objects:

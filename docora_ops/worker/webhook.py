@@ -17,7 +17,12 @@ from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
+from urllib3.exceptions import (
+    HTTPError,
+    LocationParseError,
+    NewConnectionError,
+    ProtocolError,
+)
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util import Url, parse_url
 
@@ -35,8 +40,27 @@ _PROXY_PORT = 1080  # as for git
 _PORTS = {"http": 80, "https": 443}
 _WATCH_INTERVAL = 0.25  # seconds
 
+_NO_TUNNEL = "Tunnel connection failed: 407"
+LOGIN_HINT = (
+    "the proxy wants a login: whoever runs the workers must put USER:PASSWORD@ into the URL of the "
+    "proxy in their environment"
+)
+
 # Warnings of urllib3 name whole URLs, whose query may be secret.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+
+class _Answer(http.client.HTTPResponse):
+    """The final answer to a request. Interim ones, such as 103 Early Hints, are skipped.
+
+    http.client only skips 100. Any number is skipped, since the whole request has a deadline.
+    """
+
+    def begin(self) -> None:
+        super().begin()
+        while http.HTTPStatus.SWITCHING_PROTOCOLS != self.status < http.HTTPStatus.OK:
+            self.headers = None  # type: ignore[assignment]  # so that http.client reads another head
+            super().begin()
 
 
 @dataclass(frozen=True, repr=False)  # the URLs may hold passwords
@@ -72,12 +96,14 @@ class Route:
     def connection(self, timeout: float) -> HTTPConnection:
         """Returns a connection that is yet to be made. `timeout`: seconds for each wait."""
         address, port = self.endpoint
-        if self.url.scheme == "http":
-            return HTTPConnection(address, port, timeout=timeout)
-        connection = HTTPSConnection(address, port, timeout=timeout, ssl_context=host.tls_context())
-        if self.proxy is not None:
-            tunnel_port = self.url.port or _PORTS["https"]
-            connection.set_tunnel(_address(self.url), tunnel_port, self._proxy_login)
+        connection = HTTPConnection(address, port, timeout=timeout)
+        if self.url.scheme == "https":
+            tls = host.tls_context()
+            connection = HTTPSConnection(address, port, timeout=timeout, ssl_context=tls)
+            if self.proxy is not None:
+                tunnel_port = self.url.port or _PORTS["https"]
+                connection.set_tunnel(_address(self.url), tunnel_port, self._proxy_login)
+        connection.response_class = _Answer
         return connection
 
     def request_target(self, path: str) -> str:
@@ -95,11 +121,13 @@ class Route:
             return DeliveryError(f"no answer from {where} within {timeout:g} s")
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"the certificate of {where} is not valid: {error.verify_message}"
-            return DeliveryError(reason, hint=host.AUTHORITY_HINT)
+            return DeliveryError(reason, hint=host.certificate_hint(error.verify_message))
         if isinstance(error, OSError):
-            return DeliveryError(f"{where}: {error.strerror or error}")
-        # Not the text of the error: it may quote the answer, and that the secrets of the request.
-        return DeliveryError(f"{where} gave no valid HTTP answer ({type(error).__name__})")
+            text = error.strerror or str(error)
+            return DeliveryError(
+                f"{where}: {text}", hint=LOGIN_HINT if _NO_TUNNEL in text else None
+            )
+        return DeliveryError(f"{where} {_complaint(error)}")
 
 
 def route_to(base_url: str) -> Route:
@@ -233,6 +261,28 @@ class Webhook:
                     connection = self._connection  # another thread may drop it
                     if sock := (connection and connection.sock) or self._socket:
                         sock.shutdown(socket.SHUT_RDWR)
+
+
+def _complaint(error: BaseException) -> str:
+    """Returns what is wrong with an answer, as the rest of a sentence.
+
+    Never quotes the error: it may quote the answer, and that the secrets of the request.
+    """
+    match error:
+        case UnicodeError() | LocationParseError():
+            return "is not a valid host name"
+        case http.client.BadStatusLine():
+            return "did not answer in HTTP"
+        case http.client.UnknownProtocol():
+            return "answered in another version of HTTP than 1.1"
+        case http.client.LineTooLong():
+            return "answered with a line of over 65,536 bytes"
+        case http.client.IncompleteRead() | ProtocolError():
+            return "broke off its answer, or sent one that is malformed"
+        case http.client.HTTPException() if str(error).startswith("got more than"):
+            return "answered with more than 100 headers"
+        case _:
+            return "gave no valid HTTP answer"
 
 
 def _parse(base_url: str) -> Url:

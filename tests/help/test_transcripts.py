@@ -172,7 +172,8 @@ def test_the_json_documents(stage: Stage) -> None:
     def proof() -> None:
         docora.connection.execute(
             "WITH s AS (INSERT INTO repository_snapshots (repository_id, commit_sha, scanned_at)"
-            "  SELECT repository_id, 'c0ffee', last_scanned_at FROM app_repositories"
+            "  SELECT repository_id, 'c0ffee', last_scanned_at - interval '50 ms'"
+            "  FROM app_repositories"
             "  WHERE app_id = %(app)s AND repository_id = %(repository)s"
             "  RETURNING id, repository_id)"
             " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"

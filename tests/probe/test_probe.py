@@ -27,6 +27,7 @@ from tests.support.read_only import frozen, read_only
 from tests.support.receiver import Receiver
 from tests.support.snapshots import KEY, TOKEN, Snapshots, Upstream, encrypt
 from tests.support.terminal import assert_inert
+from tests.support.worker_processes import git_processes, memory_limit_of
 
 HERE = f"Probed from {os.uname().nodename}; a worker elsewhere may see otherwise.\n"
 NOT_FOUND = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -94,7 +95,7 @@ def test_an_app_is_reached_by_an_unsigned_head_and_nothing_is_written(
     assert tcp == ("tcp", "ok", f"connected to 127.0.0.1 port {port}")
     signed = f"TLSv1.3, signed by {issuer_of(authority)}, valid until 2099-01-01"
     assert tls == ("tls", "ok", signed)
-    assert http == ("http", "ok", "HTTP 404")
+    assert http == ("http", "ok", "HTTP 404: reached; only POST tells")
     line, *headers = requests[0].rstrip().split("\r\n")
     assert line == "HEAD /hook/?key=secret-of-the-query HTTP/1.1"
     assert f"Authorization: {basic('kim', 'geheim')}" in headers
@@ -137,8 +138,15 @@ def test_a_step_that_fails_is_the_last_and_a_refused_certificate_is_described(
                 old.base_url,
                 trusted,
                 "tls",
-                f"the certificate of {old.host} is not valid: certificate has expired, signed by "
-                f"{issuer}, valid until 2024-01-01",
+                f"the certificate of {old.host} has expired, signed by {issuer}, valid until "
+                "2024-01-01",
+            ),
+            (  # which OpenSSL calls that of an unknown authority
+                old.base_url,
+                {},
+                "tls",
+                f"the certificate of {old.host} has expired, signed by {issuer}, valid until "
+                "2024-01-01",
             ),
             (f"http://{closing.host}/", {}, "http", f"{closing.host}: "),
         ):
@@ -147,6 +155,9 @@ def test_a_step_that_fails_is_the_last_and_a_refused_certificate_is_described(
             assert (result.code, last[:2]) == (6, (name, "critical")), url
             assert last[2].startswith(finding), last
             assert {state for _, state, _ in told(result)[:-1]} <= {"ok"}
+            hint = str(result.data["steps"][-1]["hint"])
+            assert ("must renew its certificate" in hint) == ("expired" in finding), last
+            assert ("set NODE_EXTRA_CA_CERTS" in hint) == ("not valid" in finding), last
 
 
 def test_the_steps_to_an_app_have_the_time_of_a_delivery_in_all(
@@ -172,25 +183,56 @@ def test_a_permanent_redirect_of_the_same_path_has_a_hint_and_is_not_followed(
     docora: Docora, app_id: str
 ) -> None:
     moved = "it has moved, and workers follow no redirects: docora-ops set-url"
+    other = "Docora's own worker follows redirects, those of docora-ops do not: ask whoever runs "
     new = "https://new.example/Acme"
     for status, location, query, hint in (
         (301, new, "", f"{moved} {app_id} {new}"),
         (308, f"{new}?a='b'", "", f"{moved} {app_id} URL"),
         (308, new, "?key=secret-of-the-query", f"{moved} {app_id} URL"),
-        (301, f"{new}/", "", None),  # to a folder: says nothing of the paths below it
-        (302, new, "", None),
-        (301, "http://10.0.0.1/Acme", "", None),  # which Docora would refuse
-        (301, "https://[/Acme", "", None),
-        (301, "", "", None),
+        (301, f"{new}/", "", other),  # to a folder: says nothing of the paths below it
+        (302, new, "", other),
+        (301, "http://10.0.0.1/Acme", "", other),  # which Docora would refuse
+        (301, "https://[/Acme", "", other),
+        (301, "", "", other),
     ):
         answer = f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
         with answering(answer) as app:
             result = run(docora, app_id, "--json", url=app.base_url + query)
             step = result.data["steps"][-1]
-            expected = ("warning" if hint else "ok", hint, 0)
-            assert (step["state"], step["hint"], result.code) == expected, location
+            assert (step["state"], result.code) == ("warning", 0), location
+            assert step["hint"] == hint or (hint == other and step["hint"].startswith(other))
             assert step["finding"].startswith(f"HTTP {status}")
             assert "secret-of-the-query" not in str(result)
+
+
+def test_each_answer_says_what_it_means_and_who_can_mend_it(docora: Docora, app_id: str) -> None:
+    whoever, log = "whoever runs the app must", "look into its log"
+    for status, state, part in (
+        (200, "ok", None),
+        (204, "ok", None),
+        (400, "ok", "note"),
+        (401, "warning", f"if links fail with HTTP 401, {whoever} say which USER:PASSWORD@"),
+        (403, "warning", f"if links fail with HTTP 403, {whoever} let the workers' address pass"),
+        (404, "ok", "note"),
+        (405, "ok", "note"),
+        (407, "warning", "whoever runs the workers must put USER:PASSWORD@ into the URL of the pr"),
+        (410, "ok", "note"),
+        (413, "warning", f"{whoever} raise the limit of the app or of its gateway"),
+        (500, "warning", f"{whoever} {log}"),
+        (501, "warning", f"if links fail with HTTP 501, {whoever} {log}"),
+        (502, "warning", f"down, overloaded or too slow: {whoever} see to it"),
+        (503, "warning", f"down, overloaded or too slow: {whoever} see to it"),
+        (504, "warning", f"down, overloaded or too slow: {whoever} see to it"),
+        (599, "warning", f"{whoever} {log}"),
+    ):
+        interim = "HTTP/1.1 103 Early Hints\r\n\r\n"
+        with answering(f"{interim}HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n") as app:
+            result = run(docora, app_id, "--json", url=app.base_url)
+        step, note = result.data["steps"][-1], ": reached; only POST tells" * (part == "note")
+        told = (result.code, step["state"], step["finding"])
+        assert told == (0, state, f"HTTP {status}{note}"), status
+        assert part in {None, "note"} or part in step["hint"], step
+        assert (step["hint"] is None) == (state == "ok"), step
 
 
 def test_what_an_app_answers_is_inert(docora: Docora, app_id: str) -> None:
@@ -198,6 +240,45 @@ def test_what_an_app_answers_is_inert(docora: Docora, app_id: str) -> None:
     evil = f"HTTP/1.1 301 x\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
     with answering(evil) as app:
         assert_inert(run(docora, app_id, url=app.base_url).stdout.replace("\t", " "))
+
+
+@pytest.mark.parametrize("source", ["env file", "target"])
+def test_the_authorities_of_an_env_file_or_a_target_are_trusted_as_a_worker_trusts_them(
+    snapshots: Snapshots, upstream: Upstream, authority: trustme.CA, tmp_path: Path, source: str
+) -> None:
+    docora, tls, file = snapshots.docora, valid_until(2099, authority), tmp_path / "docora.env"
+    words: Sequence[str] = ["--env-file", str(file)]
+    env = {"DOCORA_OPS_GIT_PROTOCOLS": "https"}
+    if source == "target":
+        file = tmp_path / "docora-ops/targets/prod.env"
+        file.parent.mkdir(parents=True)
+        words, env["XDG_CONFIG_HOME"] = ["--target", "prod"], str(tmp_path)
+    with (
+        answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", tls=tls) as app,
+        GitSite(snapshots.folder / "upstream", tls=tls).serving() as site,
+    ):
+        [app_id] = links_with(snapshots, site, None)
+        docora.connection.execute("UPDATE apps SET base_url = %s", (app.base_url,))
+        for name, trusted in (
+            ("NODE_EXTRA_CA_CERTS", {"tls", "git"}),
+            ("SSL_CERT_FILE", {"tls"}),
+            ("GIT_SSL_CAINFO", {"git"}),
+        ):
+            lines = {
+                "DATABASE_URL": docora.database_access.command,
+                "REDIS_URL": docora.redis_access.command,
+                name: tmp_path / "ca.pem",
+            }
+            file.write_text("".join(f"{key}='{value}'\n" for key, value in lines.items()))
+            file.chmod(0o600)
+            result = run(docora, app_id, "--repo", "octo/api", "--json", *words, **env)
+            states = {step["name"]: step["state"] for step in result.data["steps"]}
+            assert {each for each in ("tls", "git") if states[each] == "ok"} == trusted, result
+        file.write_text(file.read_text().replace("GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"))
+        words = ["set-url", app_id, app.base_url, "--probe", "--dry-run", "--json", *words]
+        docora.connection.execute(b"UPDATE apps SET base_url = 'https://old.example'")
+        steps = docora.run(*words, env=env | {"NODE_ENV": "dev"}).data["probe"]["steps"]
+        assert [step["state"] for step in steps] == ["ok"] * 4
 
 
 def test_an_invalid_certificate_is_no_bug(authority: trustme.CA) -> None:
@@ -216,7 +297,7 @@ def test_a_proxy_is_taken_as_a_worker_takes_it(docora: Docora, app_id: str) -> N
     assert requests[0].startswith("HEAD http://acme.invalid/hook HTTP/1.1\r\n")
     dns, *_, http = told(result)
     assert dns[2] == "proxy 127.0.0.1: 127.0.0.1"
-    assert http == ("http", "ok", "HTTP 407, through the proxy")
+    assert http == ("http", "warning", "HTTP 407, through the proxy")
     assert "geheim" not in str(result)
 
 
@@ -312,6 +393,58 @@ def test_only_git_needs_a_temporary_folder_and_only_for_authorities(
     del more["node_extra_ca_certs"]
     with Api(settings.model_copy(update=more)) as api:
         assert probe(api, repository="octo/api").steps[0].state is CheckState.OK
+
+
+def test_git_has_the_memory_and_the_time_of_a_job(
+    snapshots: Snapshots, site: GitSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int] = []
+    answered = Event()
+
+    def stall(handler: GitHandler) -> bool:
+        limits.extend(memory_limit_of(pid) for pid in git_processes(site))
+        answered.wait(10)
+        return False
+
+    site.intercept = stall
+    links_with(snapshots, site, None)
+    changes = {"git_protocols": "http", "git_timeout": 1, "binary_chunk_size_bytes": 1 << 20}
+    before = memory_limit_of(os.getpid())
+    with Api(snapshots.docora.settings.model_copy(update=changes)) as api:
+        [step] = probe(api, repository="octo/api").steps
+        answered.set()
+    assert step.finding.endswith("git ls-remote took longer than 1 s")
+    assert set(limits) == {(2 << 30) + (4 << 20)}
+    assert memory_limit_of(os.getpid()) == before
+
+
+def test_a_git_that_runs_out_of_memory_or_whose_answer_does_is_a_step_that_fails(
+    snapshots: Snapshots, site: GitSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(_: object) -> None:
+        raise MemoryError
+
+    links_with(snapshots, site, None)
+    monkeypatch.setattr("docora_ops.worker.probe.newest_commit", too_much)
+    with Api(snapshots.docora.settings.model_copy(update={"git_protocols": "http"})) as api:
+        [step] = probe(api, repository="octo/api").steps
+    assert step.state is CheckState.CRITICAL
+    assert step.finding.endswith("the list of branches takes more memory than a job may have")
+
+
+def test_an_expired_certificate_of_a_git_server_has_the_hint_that_helps(
+    snapshots: Snapshots, upstream: Upstream, authority: trustme.CA, tmp_path: Path
+) -> None:
+    root, tls = snapshots.folder / "upstream", valid_until(2024, authority)
+    with GitSite(root, tls=tls).serving() as site:
+        links_with(snapshots, site, None)
+        env = {"GIT_SSL_CAINFO": str(tmp_path / "ca.pem"), "DOCORA_OPS_GIT_PROTOCOLS": "https"}
+        result = run(snapshots.docora, "--repo", "octo/api", "--json", **env)
+    [(_, state, finding)] = told(result)
+    assert (state, result.code) == ("critical", 6)
+    assert "expired" in finding
+    assert "must renew its certificate" in finding
+    assert "NODE_EXTRA_CA_CERTS" not in finding
 
 
 def test_all_tokens_have_a_minute(

@@ -1,7 +1,9 @@
 """`set-url`: the rules of Docora's onboarding, the row, the audit entry, and jobs of BullMQ."""
 
 import json
+import shlex
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from pydantic import SecretStr
 
 from docora_ops.actions import Docora as Api
 from docora_ops.actions.app_url import refusal_of, set_url
-from docora_ops.errors import RedisError
+from docora_ops.errors import PostgresError, RedisError
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora
 from tests.support.privileges import block
@@ -21,6 +23,7 @@ from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
 
 OLD, NEW = "https://acme.example/docora", "https://new.example/hook"
+HOUR = timedelta(hours=1)
 GRANT = "GRANT UPDATE (base_url, updated_at) ON apps"
 SECRETS = "https://kim:geheim@old.example/hook?key=secret-of-the-query"
 
@@ -163,7 +166,13 @@ def test_the_url_and_the_time_are_set_and_the_audit_entry_has_both_urls(
     names = {"app_id": link.app_id, "app_name": "Acme Search"}
     assert json.loads(entry["selection"]) == names | shown
     assert (entry["command"], entry["reason"], entry["event"]) == ("set-url", "moved", "done")
-    counted = {"jobs_with_old_url": 0, "probe": None}
+    counted = {
+        "jobs_with_old_url": 0,
+        "links_to_resync": [],
+        "resync_command": None,
+        "retry_command": f"docora-ops retry-all-failed --app {link.app_id}",
+        "probe": None,
+    }
     assert changed.data == names | shown | counted | {"changed": True, "dry_run": False}
     history = docora.run("history", "--app", "Acme Search")
     assert f"set-url 'Acme Search' {NEW}\twas {shown['old_url']}\t" in history.stdout
@@ -267,13 +276,17 @@ def test_a_probe_that_fails_keeps_the_old_url(docora: Docora, link: TestLink) ->
 
     with raw_app(Receiver(), answer) as app:
         changed = docora.run("set-url", link.app_id, app.base_url, "--probe", env=env)
-    assert (changed.code, "http\tok\tHTTP 404\t" in changed.stdout) == (0, True)
+    assert changed.code == 0, changed
+    assert "http\tok\tHTTP 404: reached; only POST tells\t" in changed.stdout
     assert app_row(docora)["base_url"] == app.base_url
 
 
-def test_jobs_of_bullmq_that_keep_the_old_url_are_counted(bullmq: Bullmq, link: TestLink) -> None:
+def test_the_links_of_jobs_that_keep_the_old_url_are_named_with_the_resync_that_they_need(
+    bullmq: Bullmq, link: TestLink
+) -> None:
     docora = bullmq.docora
-    bullmq.start(docora.link(link.app_id, docora.add_repository("octo/active")))
+    active = docora.link(link.app_id, docora.add_repository("octo/active"))
+    bullmq.start(active)
     waiting, delayed, renewed = (
         docora.link(link.app_id, docora.add_repository(f"octo/repo{number}")) for number in range(3)
     )
@@ -284,31 +297,94 @@ def test_jobs_of_bullmq_that_keep_the_old_url_are_counted(bullmq: Bullmq, link: 
     keys: Any = docora.redis.keys("bull:*")
     before = docora.contents(keys)
     planned = bullmq.run("set-url", link.app_id, NEW, "--dry-run", "--json").data
-    changed = bullmq.run("set-url", link.app_id, NEW)
-    assert planned["jobs_with_old_url"] == 3
+    changed = bullmq.run("set-url", link.app_id, NEW, "--json")
+    left = {active.job_id, delayed.job_id, link.job_id, waiting.job_id}
+    for data in (planned, changed.data):
+        links = data["links_to_resync"]
+        assert {f"{it['app_id']}-{it['repository_id']}" for it in links} == left
+        assert data["jobs_with_old_url"] == 4
+    assert (planned["resync_command"], planned["retry_command"]) == (None, None)
     assert (
-        "Warning: 3 BullMQ jobs keep the old URL: Docora's own worker would send files there.\n"
-        in changed.stderr
+        "Warning: 4 links need a resync, because their jobs send files to the old URL (4 BullMQ "
+        "jobs keep that URL), after which the links read synced: octo/active, " in changed.stderr
     )
     assert set(docora.redis.scan_iter("bull:*")) == set(keys)
     assert docora.contents(keys) == before
 
+    # Docora's worker ends them, and dates the scans by its clock, which is behind.
+    command = changed.data["resync_command"]
+    assert f"Next, once these jobs have ended: {command}\n" in changed.stderr
+    docora.connection.execute(
+        "UPDATE app_repositories SET status = 'synced', last_scanned_at = now() - interval '15 s'"
+        " WHERE app_id || '-' || repository_id = ANY (%s)",
+        (sorted(left),),
+    )
+    docora.redis.delete(*keys)
+    docora.redis.set("bull:snapshot-queue:id", 1)
+    planned = docora.run(*shlex.split(command)[1:], "--dry-run", "--json", env=bullmq.environment())
+    assert {each["job_id"] for each in planned.data["planned_links"]} == left
 
-def test_the_jobs_are_counted_once(bullmq: Bullmq, link: TestLink) -> None:
+
+def test_the_running_jobs_of_docora_ops_count_too(docora: Docora, link: TestLink) -> None:
+    docora.set_link(link, status="scanning")
+    before = docora.link(link.app_id, docora.add_repository("octo/before"), "synced", scanned=HOUR)
+    changed = docora.run("set-url", link.app_id, NEW, "--json")
+    assert [each["repository_id"] for each in changed.data["links_to_resync"]] == [
+        link.repository_id
+    ]
+    assert changed.data["jobs_with_old_url"] == 0
+    assert (
+        "Warning: 1 link needs a resync, because its job sends files to the old URL, after which "
+        "the link reads synced: octo/api.\n" in changed.stderr
+    )
+    # The job ends at the old URL.
+    docora.connection.execute(
+        "UPDATE app_repositories SET status = 'synced', last_scanned_at = now()"
+        " WHERE repository_id = %s",
+        (link.repository_id,),
+    )
+    command = shlex.split(changed.data["resync_command"])[1:]
+    planned = docora.run(*command, "--dry-run", "--json")
+    assert [each["job_id"] for each in planned.data["planned_links"]] == [link.job_id], before
+
+
+def test_the_last_line_names_the_next_command_if_there_is_one(
+    docora: Docora, link: TestLink
+) -> None:
+    retry = f"docora-ops retry-all-failed --app {link.app_id}"
+    changed = docora.run("set-url", link.app_id, NEW)
+    assert changed.stderr.splitlines()[-1] == f"Next: {retry}"
+    other = docora.link(link.app_id, docora.add_repository("octo/other"), "scanning")
+    changed = docora.run("set-url", link.app_id, f"{NEW}/2")
+    assert changed.stderr.splitlines()[-1] == f"Then: {retry}"
+    assert "Next, once these jobs have ended: docora-ops resync" in changed.stderr
+    for each in (link, other):
+        docora.delete_link(each)
+    changed = docora.run("set-url", link.app_id, f"{NEW}/3")
+    assert changed.stderr.endswith(": base_url changed.\n")
+
+
+def test_links_that_can_not_be_read_after_the_change_do_not_conceal_it(
+    docora: Docora, link: TestLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise PostgresError("Postgres can't be reached")
+
+    monkeypatch.setattr("docora_ops.actions.app_url.links_of_old_url", lost)
+    with Api(docora.settings) as api:
+        assert set_url(api, link.app_id, NEW).changed
+        assert "can't be read: Postgres can't be reached" in str(api.notices)
+    assert app_row(docora)["base_url"] == NEW
+
+
+def test_a_terminal_is_told_before_the_question_and_after_the_change(
+    bullmq: Bullmq, link: TestLink
+) -> None:
     docora, env = bullmq.docora, bullmq.environment()
     bullmq.add(link)
-    docora.redis.config_resetstat()
-
-    def looks_at_jobs() -> int:
-        calls = docora.redis.info("commandstats").get("cmdstat_zrange", {}).get("calls", 0)
-        docora.redis.config_resetstat()
-        return int(calls)
-
-    planned = bullmq.run("set-url", link.app_id, NEW, "--dry-run")
-    assert ("1 BullMQ job keeps the old URL" in planned.stderr, looks_at_jobs()) == (True, 1)
     code, shown = on_terminal(docora, ["set-url", "Acme", NEW], answer=b"y\n", env=env)
-    assert (code, shown.count("1 BullMQ job keeps the old URL"), looks_at_jobs()) == (0, 1, 1)
+    assert (code, shown.count("1 link needs a resync")) == (0, 2)
     changed = bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json")
-    assert (changed.data["jobs_with_old_url"], looks_at_jobs()) == (1, 1)
+    assert changed.data["jobs_with_old_url"] == 1
     same = bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json")
-    assert (same.data["jobs_with_old_url"], looks_at_jobs()) == (0, 0)
+    assert (same.data["jobs_with_old_url"], same.data["links_to_resync"]) == (0, [])

@@ -1,6 +1,7 @@
 """Worker processes that a test looks into, stops and kills."""
 
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -11,7 +12,7 @@ from signal import Signals
 from typing import cast
 
 from tests.support.docora import QUEUE, WIP, Docora, Process
-from tests.support.git_over_http import Gate, gate_at
+from tests.support.git_over_http import Gate, GitSite, gate_at
 from tests.support.proxy import eventually, patience
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
@@ -197,3 +198,13 @@ def has_live_job(docora: Docora, link: TestLink) -> bool:
         return True
     beating = cast("list[bytes]", docora.redis.zrangebyscore(WIP, time.time(), "+inf"))
     return any(member.startswith(f"{link.job_id}:".encode()) for member in beating)
+
+
+def git_processes(site: GitSite) -> list[int]:
+    """Those that talk to the site."""
+    host = site.url.removeprefix("http://")
+    return [pid for pid in all_processes() if host in command_line(pid)]
+
+
+def memory_limit_of(pid: int) -> int:
+    return resource.prlimit(pid, resource.RLIMIT_DATA)[0]

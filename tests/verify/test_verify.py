@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from docora_ops.actions import verifying
@@ -14,6 +15,7 @@ from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
+from tests.support.row_locks import released_when_waited_for
 from tests.support.rows import TestLink
 from tests.support.snapshots import Files, Snapshots
 from tests.support.terminal import at_terminals, plain_data
@@ -159,11 +161,16 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
     shared = add(docora, {})
     add_beside(shared, None, "pending_snapshot")
     unclear[shared] = "other_pending"
+    failed = add(docora, {})
+    add_beside(failed, None, "failed")
+    unclear[failed] = "other_failed"
     # All links of a repository are scanned in the same pass, and so seconds apart.
     seconds = timedelta(seconds=10)
-    certain = [add(docora, {}) for _ in range(3)]
+    certain = [add(docora, {}) for _ in range(2)]
     add_beside(certain[0], HOUR + seconds)
     add_beside(certain[1], HOUR + timedelta(seconds=70))
+    # A worker of docora-ops stores the commit and sets the link to `synced` at the same moment.
+    certain.append(add(docora, {}, stored_earlier=timedelta(0)))
     add_beside(certain[2], 2 * HOUR, "failed")
     # The files of the earlier one were lost: its commit is not known.
     lost = add_beside(add(docora), HOUR + seconds)
@@ -179,7 +186,7 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
         link.job_id: doubt for link, doubt in unclear.items()
     }
     assert (doubts[lost.job_id]["missing"], data["differing_links"][0]["doubt"]) == (4, None)
-    counts = {"uncertain": 6, "proven": 5, "not_synced": 2, "not_comparable": 0, "links": 16}
+    counts = {"uncertain": 7, "proven": 5, "not_synced": 3, "not_comparable": 0, "links": 18}
     assert data | counts == data
     docora.connection.execute(
         "DELETE FROM app_repositories WHERE repository_id = ANY (%s)",
@@ -191,11 +198,93 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
         "\tuncertain: scanned earlier\t4\t0\t0\t4 missing: back\\slash, docs/日本.md, ",
         "\tuncertain: scanned together\t",
         "\tuncertain: other pending\t",
+        "\tuncertain: other failed\t",
         "\nUncertain: the next good scan sends what is missing. Then: docora-ops verify\n",
         "\nTo send all files of a link again: docora-ops resync APP REPO\n",
-        "\n3 links proven, 6 uncertain, ",
+        "\n3 links proven, 7 uncertain, ",
     ):
         assert part in result.stdout
+
+
+def scanned(docora: Docora, link: TestLink, *, stored_at: str, ended_at: str) -> None:
+    """Sets when the commit was stored, and when the link's last good scan has ended."""
+    docora.connection.execute(
+        "UPDATE repository_snapshots SET scanned_at = %s::text::timestamptz"
+        " WHERE repository_id = %s",
+        (stored_at, link.repository_id),
+    )
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = %s::text::timestamptz"
+        " WHERE app_id = %s AND repository_id = %s",
+        (ended_at, *link.ids),
+    )
+
+
+def doubts(result: Result) -> dict[str, str]:
+    links = [*result.data["differing_links"], *result.data["uncertain_links"]]
+    return {f"{link['app_id']}-{link['repository_id']}": link["doubt"] for link in links}
+
+
+def test_the_commit_that_a_link_stored_before_it_was_removed_proves_nothing_of_another(
+    docora: Docora,
+) -> None:
+    """The clock of the worker that scanned the other link is minutes ahead."""
+    link = add(docora, {})
+    gone = docora.link(docora.add_app(), link.repository_id, "synced")
+    scanned(docora, link, stored_at="2026-11-28 08:00:01.250Z", ended_at="2026-11-28 08:03:12.345Z")
+    docora.delete_link(gone)
+    assert doubts(run(docora, "--json")) == {link.job_id: "scanned_later"}
+    scanned(docora, link, stored_at="2026-11-28 08:03:12.345Z", ended_at="2026-11-28 08:00:01.250Z")
+    assert doubts(run(docora, "--json")) == {link.job_id: "scanned_earlier"}
+
+
+def test_a_repository_with_one_link_is_certain_though_the_clock_of_postgres_is_ahead(
+    docora: Docora,
+) -> None:
+    """Docora's worker has Postgres date the first commit, and dates all else by its own clock."""
+    link = add(docora, {})
+    scanned(
+        docora, link, stored_at="2026-11-28 08:10:00.123456Z", ended_at="2026-11-28 08:00:00.250Z"
+    )
+    unscanned = docora.link(docora.add_app(), link.repository_id, "failed")
+    assert doubts(run(docora, "--json")) == {link.job_id: None}
+    docora.delete_link(unscanned)
+    assert doubts(run(docora, "--json")) == {link.job_id: None}
+
+
+def test_an_infinite_time_of_a_scan_makes_a_link_uncertain(docora: Docora) -> None:
+    links = [add(docora, {}) for _ in range(3)]
+    scanned(docora, links[0], stored_at="2026-11-28 08:00Z", ended_at="infinity")
+    scanned(docora, links[1], stored_at="2026-11-28 08:00Z", ended_at="-infinity")
+    scanned(docora, links[2], stored_at="infinity", ended_at="infinity")
+    result = docora.run("verify", "--json", env=ONE_LOOK)
+    assert (result.code, doubts(result)) == (
+        0,
+        {
+            links[0].job_id: "scanned_later",
+            links[1].job_id: "scanned_earlier",
+            links[2].job_id: "scanned_later",
+        },
+    )
+
+
+def test_tables_that_are_truncated_meanwhile_have_an_answer(docora: Docora) -> None:
+    """Postgres ends one of two sessions that wait for each other, here that of `verify`."""
+    add(docora, {})
+    owner = docora.database_access.owner
+    # The session looks for such a knot once, when it has waited for so long.
+    ours, never = "3s", "1min"
+    url = f"{owner}{'&' if '?' in owner else '?'}options=-c%20deadlock_timeout%3D{ours}"
+    env = ONE_LOOK | {"DATABASE_URL": url, "DOCORA_OPS_LOCK_TIMEOUT": "20"}
+    with psycopg.connect(owner) as other:
+        other.execute(f"SET deadlock_timeout TO '{never}'".encode())
+        other.execute("TRUNCATE app_delivered_files")
+        both = released_when_waited_for(
+            docora, other, lambda: other.execute("TRUNCATE app_repositories")
+        )
+        with both:
+            result = docora.run("verify", "--json", env=env)
+    assert (result.code, result.data["links"]) == (0, 0), result
 
 
 def test_it_offers_the_resync_of_the_link_or_of_the_app_that_differs(docora: Docora) -> None:

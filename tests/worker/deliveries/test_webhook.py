@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ import trustme
 
 from docora_ops.errors import DeliveryError
 from docora_ops.worker import host
-from docora_ops.worker.host import AUTHORITY_HINT as HINT
-from docora_ops.worker.webhook import Body, Webhook
+from docora_ops.worker.host import certificate_hint
+from docora_ops.worker.webhook import LOGIN_HINT, Body, Webhook
 from tests.support.delivery_checks import assert_in_sync, failure, git_failures
 from tests.support.git_over_http import GitSite, basic
 from tests.support.proxy import patience, refused_port
@@ -92,6 +93,9 @@ def dripping(head: bytes, data: bytes, *, reads: bool = True) -> Callable[[Talk]
     return talk
 
 
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + HINTS + HINTS
+"""Answers that are followed by another one."""
 HANDSHAKE = dripping(b"\x16\x03\x03\x40\x00", b"x", reads=False)  # 16 KiB of it are to come
 
 
@@ -102,6 +106,7 @@ HANDSHAKE = dripping(b"\x16\x03\x03\x40\x00", b"x", reads=False)  # 16 KiB of it
         read_slowly,
         dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
         dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        dripping(b"", HINTS),
         HANDSHAKE,
     ],
 )
@@ -121,7 +126,7 @@ def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) ->
 
 def test_an_answer_of_some_length_keeps_the_connection_for_the_next_file() -> None:
     answers = [
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        INTERIM + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536,
     ]
@@ -201,6 +206,13 @@ def test_an_answer_before_the_whole_body_was_read_counts_only_if_it_is_a_refusal
         assert error in {f"{app.host}: Connection reset by peer", f"{app.host}: Broken pipe"}
 
 
+def test_interim_answers_are_skipped_before_a_refusal_and_a_switch_of_protocols_is_none() -> None:
+    with serving(answering(INTERIM + b"HTTP/1.1 502 Bad\r\nContent-Length: 0\r\n\r\n")) as app:
+        assert error_of(app.base_url) == "HTTP 502"
+    with serving(answering(HINTS + b"HTTP/1.1 101 Switching Protocols\r\n\r\n")) as app:
+        assert error_of(app.base_url) == "HTTP 101"
+
+
 def reset_at_the_head(talk: Talk) -> None:
     talk.read_head()
     talk.reset()
@@ -208,15 +220,22 @@ def reset_at_the_head(talk: Talk) -> None:
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 RESET = {": Connection reset by peer", ": Broken pipe", CLOSED}
-INVALID = " gave no valid HTTP answer"
+LONG_LINE = " answered with a line of over 65,536 bytes"
+MANY_HEADERS = " answered with more than 100 headers"
+BROKEN_OFF = " broke off its answer, or sent one that is malformed"
 
 
 @pytest.mark.parametrize(
     ("talk", "reasons"),
     [
         (reset_at_the_head, RESET),
-        (answering(b"220 mail.example ESMTP geheim\r\n"), {f"{INVALID} (BadStatusLine)"}),
-        (answering(CHUNKED + b"10\r\nabc"), {f"{INVALID} (ProtocolError)"}),
+        (answering(b"220 mail.example ESMTP geheim\r\n"), {" did not answer in HTTP"}),
+        (answering(b"HTTP/2.0 200 OK\r\n\r\n"), {" answered in another version of HTTP than 1.1"}),
+        (answering(b"HTTP/1.1 200 " + b"geheim" * 20_000), {LONG_LINE}),
+        (answering(b"HTTP/1.1 200 OK\r\nX: " + b"geheim" * 20_000), {LONG_LINE}),
+        (answering(b"HTTP/1.1 200 OK\r\n" + b"X: geheim\r\n" * 101 + b"\r\n"), {MANY_HEADERS}),
+        (answering(CHUNKED + b"10\r\nabc"), {BROKEN_OFF}),
+        (answering(CHUNKED + b"geheim\r\n"), {BROKEN_OFF}),
     ],
 )
 def test_a_request_without_a_whole_answer_is_not_acknowledged(
@@ -231,14 +250,29 @@ def test_a_request_without_a_whole_answer_is_not_acknowledged(
 
 
 def test_an_app_gets_nothing_without_a_valid_certificate(trusted: trustme.CA) -> None:
-    for issuer, name, reason in (
-        (trustme.CA(), "127.0.0.1", ""),
-        (trusted, "acme.example", "IP address mismatch"),
+    past, future = datetime(2024, 1, 1, tzinfo=UTC), datetime(2090, 1, 1, tzinfo=UTC)
+    authority_hint, name = "set NODE_EXTRA_CA_CERTS", "127.0.0.1"
+    for certificate, reason, hint in (
+        (trustme.CA().issue_cert(name), "", authority_hint),
+        (trusted.issue_cert("acme.example"), "IP address mismatch", "use the host name that"),
+        (
+            trusted.issue_cert(name, not_after=past),
+            "certificate has expired",
+            "must renew its certificate",
+        ),
+        (
+            trusted.issue_cert(name, not_before=future, not_after=future.replace(year=2099)),
+            "certificate is not yet valid",
+            "check this host's clock",
+        ),
     ):
-        with serving(take_all, tls=context(issuer, name)) as app:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(tls)
+        with serving(take_all, tls=tls) as app:
             error = error_of(app.base_url)
             assert error.startswith(f"the certificate of {app.host} is not valid: {reason}")
-            assert "set NODE_EXTRA_CA_CERTS" in error
+            assert hint in error
+            assert (authority_hint in error) == (hint == authority_hint)
             assert app.requests == []
 
 
@@ -351,6 +385,17 @@ def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         error = error_of("http://user:geheim@acme.example:8080/Acme")
         assert error == f"HTTP 407: answered through the proxy {proxy.host}"
 
+    def refuse_a_tunnel(talk: Talk) -> None:
+        talk.read_head()
+        talk.send(answer)
+
+    with serving(refuse_a_tunnel) as proxy:
+        monkeypatch.setenv("all_proxy", f"http://user:geheim@{proxy.host}")
+        assert error_of("https://user:geheim@acme.example:8080/Acme") == (
+            f"acme.example:8080 through the proxy {proxy.host}: Tunnel connection failed: 407 No: "
+            f"{LOGIN_HINT}"
+        )
+
 
 def test_an_unusable_base_url_or_proxy_is_refused_and_not_passed_by(
     monkeypatch: pytest.MonkeyPatch,
@@ -421,12 +466,12 @@ def test_a_certificate_of_an_unknown_authority_has_a_hint(
     link, _ = tls_link
     error = failure(snapshots, link)
     assert error.startswith("fatal: unable to access 'https://127.0.0.1:")
-    assert error.endswith(f"; {HINT}")
+    assert error.endswith(f"; {certificate_hint('unknown')}")
     assert git_failures(snapshots, link) == 1
     monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "private.pem"))
     error = failure(snapshots, link)
     assert error.startswith("the certificate of 127.0.0.1:")
-    assert error.endswith(f" on created a.txt: {HINT}")
+    assert error.endswith(f" on created a.txt: {certificate_hint('unknown')}")
     assert "NODE_EXTRA_CA_CERTS" in snapshots.docora.run("show", *link.ids).stdout
 
 
@@ -439,8 +484,7 @@ def test_a_file_that_can_not_be_used_is_a_warning_as_with_node(
     path = tmp_path / "extra.pem"
     path.write_text("hello\n", encoding="utf-8")
     monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(path))
-    host.use_authorities(snapshots.settings)
-    host.write_authorities_for_git(tmp_path)
+    host.use_authorities(snapshots.settings, tmp_path)
     reason = "it holds no certificates in PEM form"
     assert caplog.messages == [f"NODE_EXTRA_CA_CERTS is ignored: {path}: {reason}"]
     assert not {"NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"} & os.environ.keys()

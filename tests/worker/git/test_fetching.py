@@ -30,22 +30,17 @@ from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import TOKEN, Snapshots, Upstream
 from tests.support.worker_processes import (
-    all_processes,
     children_of,
     command_line,
+    git_processes,
     held_worker,
+    memory_limit_of,
     parent_of,
     running,
 )
 from tests.worker.deliveries.test_deliveries import commit_paths, long_path
 
 LOCK = "docora:repo-lock:octo/api"
-
-
-def git_processes(site: GitSite) -> list[int]:
-    """Those that talk to the site."""
-    host = site.url.removeprefix("http://")
-    return [pid for pid in all_processes() if host in command_line(pid)]
 
 
 def files_with(folder: Path, text: str) -> list[Path]:
@@ -337,10 +332,6 @@ def test_a_path_that_no_system_can_check_out_is_refused(snapshots: Snapshots) ->
     assert git_failures(snapshots, link) == 1
 
 
-def limit_of(pid: int) -> int:
-    return resource.prlimit(pid, resource.RLIMIT_DATA)[0]
-
-
 def work_with_little_memory(snapshots: Snapshots, link: TestLink) -> None:
     """Runs the link's job, which fails, in a worker that has 100 MiB."""
     with running(snapshots) as worker:
@@ -358,8 +349,8 @@ def test_the_memory_of_a_job_is_limited_and_that_of_its_worker_is_not(snapshots:
     with held_worker(snapshots, BINARY_CHUNK_SIZE_BYTES=str(1 << 20)) as (_, worker):
         horse = worker.horse()
         [git] = children_of(horse)
-        assert limit_of(git) == limit_of(horse) == (2 << 30) + (4 << 20)
-        assert limit_of(parent_of(horse)) == resource.RLIM_INFINITY
+        assert memory_limit_of(git) == memory_limit_of(horse) == (2 << 30) + (4 << 20)
+        assert memory_limit_of(parent_of(horse)) == resource.RLIM_INFINITY
     assert link_row(snapshots, link)[0] == "scanning"
 
 
