@@ -197,6 +197,8 @@ def _check_settings(settings: Settings, unusable: list[ConfigurationError]) -> C
             settings.require_encryption_key()
         except ConfigurationError as error:
             return warning(name, f"{error.message}: no worker starts with it", error.hint)
+    if settings.warnings:
+        return warning(name, "; ".join(settings.warnings))
     of_target = f"target {settings.target}, " if settings.target else ""
     return ok(name, f"{of_target}queue {QUEUE_NAME}")
 

@@ -66,11 +66,12 @@ def complete_target(incomplete: str) -> list[str]:
 
 def _database(typer_context: typer.Context) -> Database:
     """Connects with short timeouts: no statement outlives the completion for long."""
-    from docora_ops.cli.context import settings_source
     from docora_ops.database import Database
     from docora_ops.settings import load_settings
+    from docora_ops.targets import settings_source
 
-    env_file, target = settings_source(typer_context.params)
+    given = typer_context.params
+    env_file, target = settings_source(given.get("env_file"), given.get("target"))
     timeouts = ("connect_timeout", "statement_timeout", "lock_timeout")
     # The shell has not expanded ~.
     settings = load_settings(env_file and env_file.expanduser(), target=target)
