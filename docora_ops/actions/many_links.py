@@ -46,9 +46,12 @@ def retry_all_failed(
     by_prefix: apps may be named by the beginning of their id or name.
     reason: for the audit entry.
 
-    Raises NotFoundError, AmbiguousError, NeedsRqError, UnclearBackendError, WrongBackendError,
-    ServersMismatchedError, PostgresError, RedisError.
+    Raises UsageError for an unconfirmed change of a protected target, NotFoundError,
+    AmbiguousError, NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
+    PostgresError, RedisError.
     """
+    if not options.dry_run:
+        docora.require_confirmation()
     if options.front:
         require_rq_for_front(docora)
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
@@ -87,6 +90,8 @@ def resync_all(
     by_prefix: the app may be named by the beginning of its id or name.
     reason: for the audit entry.
     """
+    if not options.dry_run:
+        docora.require_confirmation()
     if options.front:
         require_rq_for_front(docora)
     found = resolve_app(docora.database, app, by_prefix=by_prefix)

@@ -132,7 +132,6 @@ def run(arguments: Sequence[str]) -> int:
         code = context.report(interruption())
     except Exception as error:  # noqa: BLE001 - a bug, which is reported
         code = _report_bug(context, error)
-    context.end()
     sys.stdout.flush()
     if output.failure is not None and not isinstance(output.failure, BrokenPipeError):
         context.say(f"Error: the output can't be written: {output.failure.strerror}")
