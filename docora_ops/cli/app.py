@@ -117,6 +117,8 @@ def run(arguments: Sequence[str]) -> int:
             if os.environ.get(COMPLETE_VARIABLE):
                 # Ends the process, even within a call of libpq that waits for a name server.
                 signal.alarm(_COMPLETION_SECONDS)
+                os.environ["COLUMNS"] = "10000"  # Typer wraps the help of an option, whose lines
+                # the shells would take for further answers.
                 get_completion_inspect_parameters()  # tells Typer which shells there are
                 app(prog_name="docora-ops")
             group = typer.main.get_command(app)

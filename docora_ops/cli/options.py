@@ -8,7 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from docora_ops.bulk import MaxFailures
-from docora_ops.cli.completion import complete_app, complete_repo, complete_target
+from docora_ops.cli.completion import (
+    complete_app,
+    complete_operation,
+    complete_repo,
+    complete_target,
+)
 from docora_ops.links import LinkStatus
 
 _AGE = re.compile("([0-9]{1,9})([smhd])")
@@ -58,7 +63,11 @@ Repo = Annotated[str, _repo]
 OptionalRepo = Annotated[str | None, _repo]
 OperationId = Annotated[
     str,
-    typer.Argument(metavar="OPERATION_ID", help="The id printed when the operation started."),
+    typer.Argument(
+        metavar="OPERATION_ID",
+        help="The id printed when the operation started.",
+        autocompletion=complete_operation,
+    ),
 ]
 
 # Selection of links
@@ -207,7 +216,12 @@ Since = Annotated[
 ]
 OfOperation = Annotated[
     str | None,
-    typer.Option("--operation", metavar="ID", help="Only this bulk operation."),
+    typer.Option(
+        "--operation",
+        metavar="ID",
+        help="Only this bulk operation.",
+        autocompletion=complete_operation,
+    ),
 ]
 
 # What is printed, and where the settings come from
