@@ -182,13 +182,14 @@ class Settings(BaseSettings):
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""
         if self.database_url is None:
-            where = "in the environment, or pass Docora's own file with --env-file"
-            if self.target:
-                where = f"in the file of the target {self.target}: docora-ops targets"
-            raise ConfigurationError(
-                "DATABASE_URL is not set",
-                hint=f"set it to postgres://USER:PASSWORD@HOST/DATABASE {where}",
+            url = "set it to postgres://USER:PASSWORD@HOST/DATABASE in the"
+            hint = (
+                f"name Docora's own env file with --env-file, a target with --target, or {url} "
+                "environment; to try docora-ops without a Docora: docora-ops demo"
             )
+            if self.target:
+                hint = f"{url} file of the target {self.target}: docora-ops targets"
+            raise ConfigurationError("DATABASE_URL is not set", hint=hint)
         return self.database_url
 
     def require_encryption_key(self) -> bytes:

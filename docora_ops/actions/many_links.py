@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
 
 from docora_ops import bulk
 from docora_ops.actions.bulk_run import BulkRun, BulkStep
@@ -20,7 +19,7 @@ from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_by_status, read_results
 from docora_ops.database.link_rows import count_deliveries, select_due, select_links
 from docora_ops.links import Action, AppCount, LinkStatus
-from docora_ops.text import amount
+from docora_ops.text import When, amount
 
 _RESYNC_BATCH = 50
 """Links in one transaction, which deletes thousands of rows for each."""
@@ -76,8 +75,8 @@ def resync_all(
     app: str,
     options: ChangeOptions = NO_OPTIONS,
     *,
-    last_scan_before: datetime | timedelta | None = None,
-    last_scan_after: datetime | timedelta | None = None,
+    last_scan_before: When | None = None,
+    last_scan_after: When | None = None,
     by_prefix: bool = True,
     reason: str | None = None,
 ) -> Generator[BulkStep]:
