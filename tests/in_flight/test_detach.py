@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -140,29 +139,25 @@ def test_a_signal_before_it_is_recorded_ends_both_processes(docora: Docora) -> N
     assert docora.statuses() == {"failed": 2}
 
 
-def test_a_hang_up_once_the_operation_is_recorded_does_not_end_it(docora: Docora) -> None:
-    docora.add_links(5)
+def test_a_signal_once_the_operation_is_recorded_does_not_end_it(docora: Docora) -> None:
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with suppress(BlockingIOError):  # until nothing more fits: the screen can't be written
-        while os.write(writer, b" " * 4096):
-            pass
-    os.set_blocking(writer, True)
-    with docora.start_program(str(COMMAND), *DETACHED, "--yes", stdout=writer) as process:
-        assert process.stderr
-        while "operation bulk_" not in process.stderr.readline():
-            pass
-        process.send_signal(signal.SIGHUP)
-        assert process.wait() == 129
+    processes = []
+
+    def work(announce: detach.Announce) -> int:
+        announce("bulk_0123456789abcdef")
+        os.read(reader, 1)
+        os._exit(7)
+
+    def interrupted(_: str, process: int) -> None:
+        processes.append(process)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detach.detach(docora.actions().docora, work, interrupted)
+    os.write(writer, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(processes[0], 0)[1]) == 7
     os.close(reader)
     os.close(writer)
-    operation_id = only_operation(docora)
-    eventually(lambda: pending(docora) == 1, "a link in flight")
-    found = progress(docora, operation_id)
-    assert (found["state"], found["cancelled"]) == ("running", False)
-    docora.run("cancel", operation_id)
-    with other_worker(docora):
-        await_goodbye(docora)
 
 
 def test_a_process_that_is_killed_before_it_is_recorded_is_told(docora: Docora) -> None:
