@@ -1,9 +1,12 @@
 """Settings, by Docora's own names where Docora has them."""
 
+import errno
 import math
 import os
 import re
+import select
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
@@ -11,23 +14,26 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from docora_ops.errors import ConfigurationError
 from docora_ops.jobs import Backend
-from docora_ops.targets import target_file
-from docora_ops.text import duration
+from docora_ops.targets import settings_source, target_file
+from docora_ops.text import duration, mask
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
 SECOND_LOOK_DELAY = 5  # seconds between the two looks at a disagreement of database and queue
 LONGEST_RETRY_DELAY = 86_400  # seconds; doubled without a limit, no timer could hold them
 LEAST_OVERDUE = 900  # seconds without a scan, if DOCORA_OPS_OVERDUE_AFTER is not set
+_LARGEST_FILE = 64 * 1024  # bytes of an env file, or of the file with one value
+_PATIENCE = 5  # seconds for the writer of a pipe
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
 
 _SERVERS = ("DATABASE_URL", "REDIS_URL")
 READ_FROM_FILES = (*_SERVERS, "ENCRYPTION_KEY")
 """Variables whose value may stand in the file that NAME_FILE names."""
+_EXPOSED = "has a password, and every user can read it"
 _PASSWORD = re.compile("://[^/?#@]*:.+@|password=.", re.IGNORECASE)
 
 _SCHEMES = {
@@ -79,7 +85,7 @@ class Settings(BaseSettings):
 
     # Rust's engine takes as long to compile the patterns as the rest of the model.
     model_config = SettingsConfigDict(
-        env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, regex_engine="python-re"
+        extra="ignore", hide_input_in_errors=True, regex_engine="python-re"
     )
 
     database_url: SecretStr | None = None
@@ -116,6 +122,29 @@ class Settings(BaseSettings):
     target: Annotated[str | None, _own("TARGET")] = None
     protected: Annotated[bool, _own("PROTECTED")] = False
 
+    _warnings: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know of the places that the settings were read from."""
+        return self._warnings
+
+    def warn(self, text: str) -> None:
+        """Adds a warning."""
+        self._warnings += (text,)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leaves the environment to `load_settings`: pydantic would ignore the case of names."""
+        return (init_settings,)
+
     @field_validator("database_url", "redis_url")
     @classmethod
     def _adapt_url(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -123,6 +152,8 @@ class Settings(BaseSettings):
         if secret is None:
             return None
         text, schemes = secret.get_secret_value(), _SCHEMES[str(info.field_name)]
+        if text[0] in "'\"`":  # `docker run --env-file` keeps the quotes of an env file
+            raise ValueError("begins with a quotation mark, which is not part of a URL: remove it")
         try:
             text.encode()
             parts = urlsplit(text)
@@ -151,13 +182,14 @@ class Settings(BaseSettings):
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""
         if self.database_url is None:
-            where = "in the environment, or pass Docora's own file with --env-file"
-            if self.target:
-                where = f"in the file of the target {self.target}: docora-ops targets"
-            raise ConfigurationError(
-                "DATABASE_URL is not set",
-                hint=f"set it to postgres://USER:PASSWORD@HOST/DATABASE {where}",
+            url = "set it to postgres://USER:PASSWORD@HOST/DATABASE in the"
+            hint = (
+                f"name Docora's own env file with --env-file, a target with --target, or {url} "
+                "environment; to try docora-ops without a Docora: docora-ops demo"
             )
+            if self.target:
+                hint = f"{url} file of the target {self.target}: docora-ops targets"
+            raise ConfigurationError("DATABASE_URL is not set", hint=hint)
         return self.database_url
 
     def require_encryption_key(self) -> bytes:
@@ -194,37 +226,40 @@ class Settings(BaseSettings):
         return [min(delay, LONGEST_RETRY_DELAY) for delay in delays]
 
 
-def load_settings(
-    env_file: Path | None = None, *, target: str | None = None, notices: list[str] | None = None
-) -> Settings:
-    """Reads the environment and, if given, an env file or the file of a target.
+def load_settings(env_file: Path | None = None, *, target: str | None = None) -> Settings:
+    """Reads the environment and an env file or the file of a target.
 
     The environment wins over an env file. The file of a target wins over the environment, whose
-    URLs of servers are not read then.
+    URLs of servers are not read then. Names of variables are case-sensitive, as in Docora.
 
-    notices: gets a warning if the environment replaces a server of the env file.
+    env_file, target: None for both means DOCORA_OPS_ENV_FILE or DOCORA_OPS_TARGET, if set.
 
-    Raises ConfigurationError with the name of each unusable variable, never its value.
+    Raises ConfigurationError with the name of each unusable variable, never its value, and
+    UsageError for an env file and a target.
     """
-    environment = {name.upper(): value for name, value in os.environ.items()}
+    env_file, target = settings_source(env_file, target)
+    environment, warnings = dict(os.environ), list[str]()
     if target:
         for name in _SERVERS:
             environment |= {name: "", f"{name}_FILE": ""}
         found = _with_files(environment, "the environment") | _read_target(target)
     else:
-        what = f"env file {str(env_file)[:200]}"
-        of_file = _with_files(_read(env_file, what), what) if env_file else {}
+        # A path has lost a slash of the URL that was given by mistake.
+        what = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}"
+        in_file = _read(env_file, what) if env_file else {}
+        of_file = _with_files(in_file, what)
         found = of_file | _with_files(environment, "the environment")
         replaced = [name for name in _SERVERS if of_file.get(name) not in {None, found.get(name)}]
-        if replaced and notices is not None:
+        if replaced:
             which = " and ".join(replaced)
-            notices.append(f"Warning: {which} of the environment wins over the {what}")
+            warnings.append(f"{which} of the environment wins over the {what}")
+        if env_file and _is_exposed(env_file, in_file):
+            warnings.append(f"{what} {_EXPOSED}: {_to_protect(env_file)}")
     names = [str(field.validation_alias or name) for name, field in Settings.model_fields.items()]
     values: dict[str, Any] = {name: found[name.upper()] for name in names if name.upper() in found}
-    # What is not given, pydantic would look for in the environment.
-    values |= {"DOCORA_OPS_TARGET": target, "database_url": found.get("DATABASE_URL")}
+    values["DOCORA_OPS_TARGET"] = target
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         problems = "; ".join(
             f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
@@ -234,6 +269,9 @@ def load_settings(
         raise ConfigurationError(
             f"unusable settings: {problems}", hint=f"correct the environment or {where}"
         ) from None
+    for warning in warnings:
+        settings.warn(warning)
+    return settings
 
 
 def _read_target(target: str) -> dict[str, str]:
@@ -241,18 +279,26 @@ def _read_target(target: str) -> dict[str, str]:
     file = target_file(target)
     what = f"target file {file}"
     values = _read(file, what)
-    has_password = values.get("ENCRYPTION_KEY") or any(map(_PASSWORD.search, values.values()))
-    if has_password and file.stat().st_mode & stat.S_IROTH:
-        raise ConfigurationError(
-            f"{what} has a password, and every user can read it",
-            hint=f"chmod o-r {quote(str(file))}; its group may read it",
-        )
+    if _is_exposed(file, values):
+        hint = f"{_to_protect(file)}; its group may read it"
+        raise ConfigurationError(f"{what} {_EXPOSED}", hint=hint)
     found = _with_files(values, what)
     if "REDIS_URL" not in found:  # Docora's default would be another Redis
         raise ConfigurationError(
             f"{what} has no REDIS_URL", hint="add it, even if it is Docora's default"
         )
     return found
+
+
+def _is_exposed(file: Path, values: Mapping[str, str]) -> bool:
+    """Tells whether the file has a password or a key, and every user can read it."""
+    has_secret = values.get("ENCRYPTION_KEY") or any(map(_PASSWORD.search, values.values()))
+    mode = file.stat().st_mode
+    return bool(has_secret) and stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
+
+
+def _to_protect(file: Path) -> str:
+    return f"chmod o-r {quote(str(file))}"
 
 
 def _read(file: Path, what: str) -> dict[str, str]:
@@ -295,10 +341,33 @@ def _with_files(values: Mapping[str, str], where: str) -> dict[str, str]:
 
 
 def _text_of(file: Path, what: str) -> str:
+    """Reads a regular file or a pipe of at most 64 KiB, whose writer has 5 s."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return _read_bytes(file).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(
-            f"{what} can't be read: {reason}", hint="check its path, its owner and its mode"
+            f"{what} can't be read: {reason or error}",
+            hint="check its path, its owner and its mode",
         ) from None
+
+
+def _read_bytes(file: Path) -> bytes:
+    # Without a writer, a blocking open of a named pipe would never return.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+            raise OSError(errno.EINVAL, "it is neither a regular file nor a pipe")
+        content, end, pipe = b"", time.monotonic() + _PATIENCE, select.poll()
+        pipe.register(descriptor, select.POLLIN)
+        while pipe.poll(max(0, end - time.monotonic()) * 1000):
+            chunk = os.read(descriptor, _LARGEST_FILE + 1)
+            content += chunk
+            if len(content) > _LARGEST_FILE:
+                raise OSError(errno.EFBIG, f"it is larger than {_LARGEST_FILE // 1024} KiB")
+            if not chunk:
+                return content
+        raise OSError(errno.ETIMEDOUT, f"the pipe did not end within {_PATIENCE} s")
+    finally:
+        os.close(descriptor)

@@ -4,10 +4,28 @@ import os
 import re
 from pathlib import Path
 
-from docora_ops.errors import ConfigurationError
+from docora_ops.errors import ConfigurationError, UsageError
+from docora_ops.text import mask
 
 SYSTEM_FOLDER = Path("/etc/docora-ops/targets")
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def settings_source(
+    env_file: Path | None = None, target: str | None = None
+) -> tuple[Path | None, str | None]:
+    """Returns the env file or the target to read. What is given wins over both variables.
+
+    Raises UsageError for an env file and a target.
+    """
+    names = "--env-file and --target"
+    if env_file is None and target is None:
+        names = "DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET"
+        file, target = (os.environ.get(name) or None for name in names.split(" and "))
+        env_file = Path(file) if file else None
+    if env_file is not None and target is not None:
+        raise UsageError(f"{names} can't be combined", hint="remove one of them")
+    return env_file, target
 
 
 def own_folder() -> Path:
@@ -46,7 +64,7 @@ def target_file(name: str) -> Path:
         return files[name]
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{name[:100]!r} can't be the name of a target",
+            f"{mask(name)[:100]!r} can't be the name of a target",
             hint="use letters, digits, . _ and -, such as prod for the file prod.env",
         )
     from difflib import get_close_matches  # seldom needed, and slow to import

@@ -3,7 +3,8 @@
 import re
 import unicodedata
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 
 MASK = "***"
 
@@ -67,6 +68,28 @@ def moment(when: datetime | None) -> str | None:
     if when is None:
         return None
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True)
+class TimeOfDay:
+    """A time of day in UTC. `days_ago`: days before it last occurred."""
+
+    at: time
+    days_ago: int = 0
+
+
+When = datetime | timedelta | TimeOfDay
+"""A moment as a person gives it: as it is, as an age, or by the time of day."""
+
+
+def moment_of(when: When, now: datetime) -> datetime:
+    """Returns the moment that was given. `now`: by the clock of the server that is asked."""
+    if isinstance(when, datetime):
+        return when
+    if isinstance(when, timedelta):
+        return now - when
+    last = datetime.combine(now.astimezone(UTC), when.at, UTC)
+    return last - timedelta(days=when.days_ago + (last > now))
 
 
 def duration(seconds: float) -> str:

@@ -62,9 +62,11 @@ def set_url(
     reason: for the audit entry.
     find_jobs: look for jobs and links that keep the old URL. Takes 3 s for 200,000 jobs of BullMQ.
 
-    Raises UsageError if Docora's onboarding would refuse the URL, NotFoundError, AmbiguousError,
-    PostgresError, RedisError.
+    Raises UsageError if Docora's onboarding would refuse the URL, or for an unconfirmed change of a
+    protected target; NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
+    if not dry_run:
+        docora.require_confirmation()
     is_dev = docora.settings.node_env == "dev"
     if problem := refusal_of(url, is_dev=is_dev):
         hint = "give the URL below which the app answers to create, update and delete"

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Self
 
 from docora_ops.audit import Change, describe_change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
-from docora_ops.errors import ConfigurationError, PostgresError, UnclearBackendError
+from docora_ops.errors import (
+    ConfigurationError,
+    PostgresError,
+    UnclearBackendError,
+    UsageError,
+)
 from docora_ops.jobs import ADVICE, Advice, Backend, BackendChoice, BackendSource
 
 if TYPE_CHECKING:
@@ -31,10 +36,17 @@ class Docora:
 
     Connects to Postgres and Redis when first used. Actions add to `notices` what a person should
     read beside the result.
+
+    confirm: the name of the target; without it, a protected target refuses mass changes.
     """
 
     settings: Settings
-    notices: list[str] = field(default_factory=list)
+    confirm: str | None = None
+    notices: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        for warning in self.settings.warnings:
+            self.warn(warning)
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +65,20 @@ class Docora:
         The client of Redis notices by itself that it is in another process.
         """
         self.database.disconnect()
+
+    def require_confirmation(self) -> None:
+        """Raises UsageError if the target is protected, and `confirm` is not its name."""
+        settings = self.settings
+        if settings.protected and settings.target is None:
+            raise UsageError(
+                "DOCORA_OPS_PROTECTED is set, but there is no target whose name could be typed",
+                hint="make the env file a target: docora-ops help targets",
+            )
+        if settings.protected and self.confirm != settings.target:
+            raise UsageError(
+                f"the target {settings.target} is protected, and its name was not given",
+                hint=f"pass confirm={settings.target!r} to Docora",
+            )
 
     def note(self, text: str) -> None:
         """Adds a notice."""

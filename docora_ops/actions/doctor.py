@@ -250,6 +250,8 @@ def _check_settings(
     if freshness and freshness.shortest_pass_seconds:
         hint = f"set it to more than {freshness.shortest_pass_seconds}: docora-ops help links"
         return warning(name, freshness.too_short_words, hint)
+    if settings.warnings:
+        return warning(name, "; ".join(settings.warnings))
     of_target = f"target {settings.target}, " if settings.target else ""
     return ok(name, f"{of_target}queue {QUEUE_NAME}")
 

@@ -67,8 +67,11 @@ def repair(
     dry_run: report what would happen. Does not predict which stuck links would become `failed`.
     reason: for the audit entry.
 
-    Raises NotFoundError, AmbiguousError, WrongBackendError, ServersMismatchedError, ServerError.
+    Raises UsageError for an unconfirmed change of a protected target, NotFoundError,
+    AmbiguousError, WrongBackendError, ServersMismatchedError, ServerError.
     """
+    if not dry_run:
+        docora.require_confirmation()
     database, queue = docora.database, docora.queue
     names: dict[str, str] = {}
     scope: dict[str, Any] = {}

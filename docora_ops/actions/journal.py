@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.audit import HistoryEntry
@@ -12,6 +12,7 @@ from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry, read_history
 from docora_ops.queue.redis_server import read_clock
+from docora_ops.text import When, moment_of
 
 _POLL = 0.5  # seconds
 
@@ -20,7 +21,7 @@ def history(
     docora: Docora,
     *,
     schedule: bool = True,
-    since: datetime | timedelta | None = None,
+    since: When | None = None,
     operation_id: str | None = None,
     app: str | None = None,
     page: int = 1,
@@ -47,17 +48,16 @@ def history(
     return page_of(found, page, limit)
 
 
-def past_moment(docora: Docora, given: datetime | timedelta) -> datetime:
+def past_moment(docora: Docora, given: When) -> datetime:
     """Returns the moment by the clock of Redis, which keeps the audit entries.
 
     Raises UsageError if it is in the future.
     """
     now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
-    if isinstance(given, timedelta):
-        return now - given
-    if given > now:
-        raise in_future("--since", given, now, "Redis")
-    return given
+    moment = moment_of(given, now)
+    if moment > now:
+        raise in_future("--since", moment, now, "Redis")
+    return moment
 
 
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:

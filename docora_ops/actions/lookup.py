@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
@@ -21,7 +21,7 @@ from docora_ops.database.names import (
 )
 from docora_ops.errors import AmbiguousError, NotFoundError, UsageError, in_future
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
-from docora_ops.text import inert, mask, moment
+from docora_ops.text import When, inert, mask, moment, moment_of
 
 _MOST_CANDIDATES = 10
 """Apps that are listed if a prefix fits several."""
@@ -51,8 +51,8 @@ class LinkChoice:
     exclude_errors: Sequence[str] = ()
     no_error: bool = False
     open_circuit: bool | None = None
-    last_scan_before: datetime | timedelta | None = None
-    last_scan_after: datetime | timedelta | None = None
+    last_scan_before: When | None = None
+    last_scan_after: When | None = None
     overdue: bool = False
 
 
@@ -114,7 +114,7 @@ def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | Non
     if given == (None, None):
         return None, None
     now = read_now(database)
-    before, after = (now - each if isinstance(each, timedelta) else each for each in given)
+    before, after = (None if when is None else moment_of(when, now) for when in given)
     if after and after > now:
         raise in_future("--last-scan-after", after, now, "Postgres")
     if before and after and before <= after:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
 
 from docora_ops import bulk
 from docora_ops.actions.bulk_run import BulkRun, BulkStep
@@ -19,7 +18,7 @@ from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_by_status, read_results
 from docora_ops.database.link_rows import count_deliveries, select_due, select_links
 from docora_ops.links import Action, AppCount, LinkStatus
-from docora_ops.text import amount
+from docora_ops.text import When, amount
 
 _RESYNC_BATCH = 50
 """Links in one transaction, which deletes thousands of rows for each."""
@@ -47,9 +46,12 @@ def retry_all_failed(
     by_prefix: apps may be named by the beginning of their id or name.
     reason: for the audit entry.
 
-    Raises NotFoundError, AmbiguousError, NeedsRqError, UnclearBackendError, WrongBackendError,
-    ServersMismatchedError, PostgresError, RedisError.
+    Raises UsageError for an unconfirmed change of a protected target, NotFoundError,
+    AmbiguousError, NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
+    PostgresError, RedisError.
     """
+    if not options.dry_run:
+        docora.require_confirmation()
     if options.front:
         require_rq_for_front(docora)
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
@@ -74,8 +76,8 @@ def resync_all(
     app: str,
     options: ChangeOptions = NO_OPTIONS,
     *,
-    last_scan_before: datetime | timedelta | None = None,
-    last_scan_after: datetime | timedelta | None = None,
+    last_scan_before: When | None = None,
+    last_scan_after: When | None = None,
     by_prefix: bool = True,
     reason: str | None = None,
 ) -> Generator[BulkStep]:
@@ -88,6 +90,8 @@ def resync_all(
     by_prefix: the app may be named by the beginning of its id or name.
     reason: for the audit entry.
     """
+    if not options.dry_run:
+        docora.require_confirmation()
     if options.front:
         require_rq_for_front(docora)
     found = resolve_app(docora.database, app, by_prefix=by_prefix)

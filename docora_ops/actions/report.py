@@ -15,6 +15,7 @@ from docora_ops.links import Action, Outcome, count_succeeded
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.report import Pause, Report, SchedulePasses
+from docora_ops.text import When
 
 _A_DAY = timedelta(days=1)
 _MOST_CHANGES = 100
@@ -25,7 +26,7 @@ _SECONDS = re.compile("([0-9]{1,9})s")
 
 
 def read_report(
-    docora: Docora, *, since: datetime | timedelta | None = None, operation_id: str | None = None
+    docora: Docora, *, since: When | None = None, operation_id: str | None = None
 ) -> tuple[Report, Sequence[ServerError]]:
     """Returns the report of a time or of one bulk operation, and the errors of unusable servers.
 

@@ -29,8 +29,10 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
     seconds: the length of the pause; None: until `resume`.
     reason: for the audit entry.
 
-    Raises NeedsRqError, UnclearBackendError, RedisError.
+    Raises UsageError for an unconfirmed pause of a protected target, NeedsRqError,
+    UnclearBackendError, RedisError.
     """
+    docora.require_confirmation()
     workers = rq_workers(docora).workers
     change = docora.describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
     return RqWorkers(suspend_workers(docora.redis, seconds, change), workers)

@@ -2,12 +2,13 @@
 
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import typer.main
@@ -91,7 +92,7 @@ for _command, _example in (
 @app.callback(invoke_without_command=True)
 def _options(
     typer_context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Show the version.")] = False,
     wants_help: Annotated[
         bool, typer.Option("--help", "-h", help="Show this message and exit.")
     ] = False,
@@ -117,6 +118,8 @@ def run(arguments: Sequence[str]) -> int:
             if os.environ.get(COMPLETE_VARIABLE):
                 # Ends the process, even within a call of libpq that waits for a name server.
                 signal.alarm(_COMPLETION_SECONDS)
+                os.environ["COLUMNS"] = "10000"  # Typer wraps the help of an option, whose lines
+                # the shells would take for further answers.
                 get_completion_inspect_parameters()  # tells Typer which shells there are
                 app(prog_name="docora-ops")
             group = typer.main.get_command(app)
@@ -132,7 +135,6 @@ def run(arguments: Sequence[str]) -> int:
         code = context.report(interruption())
     except Exception as error:  # noqa: BLE001 - a bug, which is reported
         code = _report_bug(context, error)
-    context.end()
     sys.stdout.flush()
     if output.failure is not None and not isinstance(output.failure, BrokenPipeError):
         context.say(f"Error: the output can't be written: {output.failure.strerror}")
@@ -149,11 +151,24 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     message = re.sub(r"\b\w+://[^\s)]+", lambda url: mask_url(url[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
     hint = f"{context.command_path if context else 'docora-ops'} --help"
-    if message.startswith("Got unexpected extra argument"):
-        hint = f"quote names that contain spaces; see {hint}"
+    if extra := re.match(r"Got unexpected extra argument\(s\) \((.+)\)$", message):
+        hint = f"{_instead_of(extra[1], context)}quote names that contain spaces; see {hint}"
+    if context and message == "Missing argument 'REPO'." and context.info_name == "retry":
+        app = shlex.quote(context.params.get("app") or "APP")
+        hint = f"for all failed links of the app: docora-ops retry-all-failed --app {app}"
     if context and context.parent is None and (option := getattr(error, "option_name", "")):
         hint = f"options go after the command: docora-ops COMMAND {option}; see {hint}"
     return UsageError(message, hint=hint)
+
+
+def _instead_of(extra: str, context: typer.Context | None) -> str:
+    """Returns how the command takes a value that was typed without its option, if it does."""
+    command: Any = context and context.command
+    options = {each.name: each.opts[0] for each in command.params} if command else {}
+    for name in ("app", "at_most"):
+        if name in options and options[name].startswith("--"):
+            return f"docora-ops {command.name} {options[name]} {shlex.quote(extra)}; "
+    return ""
 
 
 def _report_bug(context: Context, error: Exception) -> ExitCode:

@@ -53,6 +53,7 @@ def run_bulk(
             return _carry_out(context, events, step, options)
 
         def show(operation_id: str, process: int) -> None:
+            _say_begun(context, operation_id, step.result.total)
             result = replace(step.result, operation_id=operation_id)
             screen = render.detached_screen(operation_id, process)
             context.show(render.bulk_data(result), [screen], footer="")
@@ -94,12 +95,10 @@ def _carry_out(
     try:
         work = until_interrupted(events, _STOPPING)
         step = next(work)
-        begun = f"operation {step.result.operation_id}, {amount(total, 'link')}"
-        if action is Action.SCHEDULE:
-            begun = f"{amount(total, 'link')} due"
-        context.say(f"{context.docora.servers}: {begun}.")
         if announce:
             announce(step.result.operation_id or "")
+        else:
+            _say_begun(context, step.result.operation_id, total)
         with _progress(context, total, options, is_seen=announce is None) as show:
             for step in work:
                 if step.is_waiting:
@@ -131,6 +130,13 @@ def _carry_out(
         taken = amount(result.taken_over, "link")
         context.warn(f"{taken} had been queued or changed before, by a scheduler or somebody else.")
     return gravest(codes)
+
+
+def _say_begun(context: Context, operation_id: str | None, total: int) -> None:
+    begun = f"{amount(total, 'link')} due"  # a pass of `schedule` is no operation
+    if operation_id:
+        begun = f"operation {operation_id}, {amount(total, 'link')}"
+    context.say(f"{context.docora.servers}: {begun}.")
 
 
 @contextmanager

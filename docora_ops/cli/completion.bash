@@ -13,7 +13,8 @@ _docora_ops() {
         value=${value#"$typed"}
         case $quote in
             '') COMPREPLY+=("$(printf %q "$value")") ;;
-            *) [[ $value == *[\'\"\$\`\\!]* ]] || COMPREPLY+=("$value") ;;
+            \') [[ $value == *\'* ]] || COMPREPLY+=("$value") ;;
+            *) [[ $value == *[\"\$\`\\!]* ]] || COMPREPLY+=("$value") ;;
         esac
     done < <(_TYPER_COMPLETE_ARGS="$line$quote''" _TYPER_COMPLETE_FISH_ACTION=get-args \
         _DOCORA_OPS_COMPLETE=complete_fish "$1" 2>/dev/null)

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from docora_ops.database import Database
     from docora_ops.database.names import Candidate
+    from docora_ops.settings import Settings
 
 COMPLETE_VARIABLE = "_DOCORA_OPS_COMPLETE"
 """Typer answers a shell instead of running a command if this variable is set."""
@@ -30,8 +31,9 @@ def completion(
 
     Add `source <(docora-ops completion bash)` to ~/.bashrc (bash 4.4 or newer), or the same with
     zsh to ~/.zshrc, after compinit, or `docora-ops completion fish | source` to
-    ~/.config/fish/config.fish. Completes names of targets, and of apps and repositories from
-    Postgres, as set in the environment.
+    ~/.config/fish/config.fish. Completes commands, options and topics, names of targets, of apps
+    and repositories from Postgres, and ids of bulk operations from Redis, as set in the
+    environment.
     """
     script = files("docora_ops.cli").joinpath(f"completion.{shell}")
     sys.stdout.write(script.read_text(encoding="utf-8"))
@@ -42,7 +44,7 @@ def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:
     from docora_ops.database.names import apps_by_prefix
 
     with closing(_database(typer_context)) as database:
-        return _offer(apps_by_prefix(database, incomplete, _LIMIT))
+        return _offer(apps_by_prefix(database, incomplete, _LIMIT), incomplete)
 
 
 def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
@@ -54,7 +56,7 @@ def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
     with closing(_database(typer_context)) as database:
         names = [app] if isinstance(app, str) else app
         app_ids = [resolve_app(database, name).app_id for name in names] or None
-        return _offer(repositories_by_prefix(database, incomplete, _LIMIT, app_ids))
+        return _offer(repositories_by_prefix(database, incomplete, _LIMIT, app_ids), incomplete)
 
 
 def complete_target(incomplete: str) -> list[str]:
@@ -64,25 +66,63 @@ def complete_target(incomplete: str) -> list[str]:
     return [name for name in target_files() if name.startswith(incomplete)]
 
 
-def _database(typer_context: typer.Context) -> Database:
-    """Connects with short timeouts: no statement outlives the completion for long."""
-    from docora_ops.cli.context import settings_source
-    from docora_ops.database import Database
-    from docora_ops.settings import load_settings
+def complete_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
+    """Returns the ids of the bulk operations of the last hour, latest first."""
+    from docora_ops.actions.docora import Docora
+    from docora_ops.actions.journal import operations
 
-    env_file, target = settings_source(typer_context.params)
+    with Docora(_settings(typer_context)) as docora:
+        found = operations(docora, limit=_LIMIT).rows
+    return [each.operation_id for each in found if each.operation_id.startswith(incomplete)]
+
+
+def complete_app_or_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
+    """Returns the apps, or the bulk operations once the typed text begins as their ids do."""
+    is_operation = incomplete.startswith("bulk_")
+    return (complete_operation if is_operation else complete_app)(typer_context, incomplete)
+
+
+def complete_page(typer_context: typer.Context, incomplete: str) -> list[str]:
+    """Returns the commands and the topics of `help` whose name begins with the typed text."""
+    root: Any = typer_context.find_root().command
+    folder = files("docora_ops").joinpath("help")
+    topics = (each.name.removesuffix(".md") for each in folder.iterdir() if each.name.islower())
+    return sorted(name for name in {*root.commands, *topics} if name.startswith(incomplete))
+
+
+def _database(typer_context: typer.Context) -> Database:
+    from docora_ops.database import Database
+
+    return Database(_settings(typer_context))
+
+
+def _settings(typer_context: typer.Context) -> Settings:
+    """Returns the settings with short timeouts: no statement outlives the completion for long."""
+    from docora_ops.settings import load_settings
+    from docora_ops.targets import settings_source
+
+    given = typer_context.params
+    env_file, target = settings_source(given.get("env_file"), given.get("target"))
     timeouts = ("connect_timeout", "statement_timeout", "lock_timeout")
     # The shell has not expanded ~.
     settings = load_settings(env_file and env_file.expanduser(), target=target)
-    return Database(settings.model_copy(update=dict.fromkeys(timeouts, 1)))
+    return settings.model_copy(update=dict.fromkeys(timeouts, 1))
 
 
-def _offer(found: Sequence[Candidate]) -> list[str]:
-    """Returns each candidate's name, or its id if the id was typed or the name can't be typed."""
+def _offer(found: Sequence[Candidate], incomplete: str) -> list[str]:
+    """Returns each candidate's name, or its id if the id was typed or the name can't be typed.
+
+    A name begins as it was typed, in any case: Typer drops all that begins otherwise.
+    """
     from docora_ops.text import inert, mask
 
     def can_be_typed(text: str) -> bool:
         return text == inert(text) == mask(text) and bool(text.strip()) and not text.startswith("-")
 
     named = (each.name if each.by_name and can_be_typed(each.name) else each.id for each in found)
-    return [each for each in named if can_be_typed(each)]
+    begun = len(incomplete)
+    return [
+        incomplete + each[begun:] if each[:begun].lower() == incomplete.lower() else each
+        for each in named
+        if can_be_typed(each)
+    ]

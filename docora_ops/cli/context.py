@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,6 +17,8 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
 from docora_ops.cli.streams import Terminal, show_paged, terminal_to_ask
 from docora_ops.errors import DocoraOpsError, UsageError
+from docora_ops.targets import settings_source
+from docora_ops.text import mask
 
 if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from docora_ops.render.columns import Column
 
 T = TypeVar("T")
-
-
-# A line of the screen may end behind the name, with colours that are reset.
-_COMMAND = re.compile(r"docora-ops[\x1b\[0-9;m]*\s")
 
 
 @dataclass
@@ -46,8 +43,10 @@ class Context:
     """The command line after the program's name."""
     target: ClassVar[str | None] = None
     """The name of the target of the command."""
-    suggests: ClassVar[bool] = False
-    """True once the terminal has shown a command that may be copied."""
+    target_option: ClassVar[str] = ""
+    """The option that names the target, once its file has been read."""
+    commands: ClassVar[re.Pattern[str]] = re.compile("")
+    """Finds the commands that take `--target` where a text suggests them."""
     document_has_begun: ClassVar[bool] = False
     """True once a document is on stdout, which may hold only one."""
     tells_time: ClassVar[bool] = False
@@ -62,9 +61,10 @@ class Context:
         from docora_ops.actions.docora import Docora
         from docora_ops.settings import load_settings
 
-        notices: list[str] = []
-        settings = load_settings(self.env_file, target=Context.target, notices=notices)
-        return Docora(settings, notices)
+        docora = Docora(load_settings(self.env_file, target=Context.target))
+        if Context.target:
+            Context.target_option = f"--target {Context.target}"
+        return docora
 
     def close(self) -> None:
         """Prints the last notices, and closes the connections."""
@@ -78,6 +78,11 @@ class Context:
             notices, self.docora.notices = self.docora.notices, []
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
+
+    def addressed(self, text: str) -> str:
+        """Adds the target to each command that the text suggests."""
+        option = Context.target_option
+        return Context.commands.sub(rf"\g<0> {option}", text) if option else text
 
     @property
     def target_line(self) -> str:
@@ -129,9 +134,11 @@ class Context:
 
         In a pipe the footer is conversation. `paged`: through the pager if they are long.
         """
-        from docora_ops.render.columns import Listing, Pairs, cell
+        from docora_ops.render.columns import Listing, Pairs, cell, with_option
 
         self.tell()
+        if option := Context.target_option:
+            parts = [with_option(part, Context.commands, option) for part in parts]
         if sys.stdout.isatty():
             from docora_ops.render.console import make_console
 
@@ -139,7 +146,6 @@ class Context:
             with console.capture() as capture:
                 for part in (*parts, *([cell(footer)] if footer else [])):
                     console.print(part, crop=False)
-            Context.suggests |= bool(_COMMAND.search(capture.get()))
             show_paged(capture.get(), console.height if paged else sys.maxsize)
             return
         for part in parts:
@@ -154,6 +160,8 @@ class Context:
         from docora_ops.render.documents import document_of, encode
 
         self.tell()
+        if error and error.hint:
+            error.hint = self.addressed(error.hint)
         with finishing_first():
             for piece in encode(document_of(data, Context.arguments, error, Context.target)):
                 Context.document_has_begun = True
@@ -166,7 +174,7 @@ class Context:
         from docora_ops.text import inert, moment
 
         self.tell()
-        Context.suggests |= bool(_COMMAND.search(text))
+        text = self.addressed(text)
         if Context.tells_time:
             text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():
@@ -195,12 +203,6 @@ class Context:
                 delay = 0
             yield event
 
-    def end(self) -> None:
-        """Says how the commands that were suggested reach the same target."""
-        is_needed = Context.target not in {None, os.environ.get("DOCORA_OPS_TARGET")}
-        if Context.suggests and is_needed and sys.stderr.isatty():
-            self.say(f"For the commands above, first: export DOCORA_OPS_TARGET={Context.target}")
-
     def warn(self, text: str) -> None:
         """Prints one line of conversation in yellow."""
         self.say(text, style="yellow")
@@ -213,7 +215,7 @@ class Context:
         """
         if self.as_json and not Context.document_has_begun:
             self.show_document(None, error)
-        self.say(f"Error: {error.message}", style="bold red")
+        self.say(f"Error: {mask(error.message)}", style="bold red")
         if stopped:
             self.say(stopped)
         if hint := "; ".join(filter(None, (next_step, error.hint))):
@@ -254,24 +256,21 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
             both = f"--{one} and --{other.replace('_', '-')}"
             raise UsageError(f"{both} can't be combined", hint="remove one of them")
     wait |= is_paced and not given.get("dry_run")
-    env_file, Context.target = settings_source(given)
+    env_file, Context.target = settings_source(given.get("env_file"), given.get("target"))
+    Context.commands = _commands_with_target(typer_context)
     context = Context(env_file, given.get("as_json", False), wait, timeout)
     typer_context.call_on_close(context.close)
     return context
 
 
-def settings_source(given: Mapping[str, Any]) -> tuple[Path | None, str | None]:
-    """Returns the env file or the target of a command. An option wins over both variables.
-
-    given: the options. Raises UsageError for an env file and a target.
-    """
-    file, target, names = given.get("env_file"), given.get("target"), "--env-file and --target"
-    if file is None and target is None:
-        names = "DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET"
-        file, target = (os.environ.get(name) or None for name in names.split(" and "))
-    if file is not None and target is not None:
-        raise UsageError(f"{names} can't be combined", hint="remove one of them")
-    return Path(file) if file else None, target
+def _commands_with_target(typer_context: typer.Context) -> re.Pattern[str]:
+    root: Any = typer_context.find_root().command
+    names = (
+        name
+        for name, command in root.commands.items()
+        if any(parameter.name == "target" for parameter in command.params)
+    )
+    return re.compile(rf"\bdocora-ops (?:{'|'.join(names)})(?![\w-])(?! --target)")
 
 
 def confirmation(typer_context: typer.Context, context: Context) -> Terminal | None:
@@ -282,16 +281,17 @@ def confirmation(typer_context: typer.Context, context: Context) -> Terminal | N
     given, target = typer_context.params, Context.target
     if given["confirm"] not in {None, target}:
         chosen = f"the target is {target}" if target else "there is no target"
-        raise UsageError(f"--confirm {given['confirm']}: {chosen}", hint="see docora-ops targets")
-    if given["confirm"] or given.get("dry_run"):
+        typed = mask(given["confirm"])[:100]
+        raise UsageError(f"--confirm {typed}: {chosen}", hint="see docora-ops help targets")
+    if given.get("dry_run"):
         return None
-    if not context.docora.settings.protected:
+    docora = context.docora
+    docora.confirm = target  # whoever is asked below, and does not confirm, ends the command
+    docora.require_confirmation()
+    if given["confirm"]:
+        return None
+    if not docora.settings.protected:
         return None if given["yes"] else terminal_to_ask()
-    if target is None:
-        raise UsageError(
-            "DOCORA_OPS_PROTECTED is set, but there is no target whose name could be typed",
-            hint="make the env file a target: docora-ops help targets",
-        )
     confirm = f"--confirm {target}"
     terminal = None if given["yes"] else terminal_to_ask(confirm)
     if terminal is None:

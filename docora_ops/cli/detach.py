@@ -49,7 +49,8 @@ def detach(
 
     work: calls the given function with the id of the operation as soon as that is recorded. What
         is printed to stderr from then on is kept with the operation. Returns the exit code.
-    show: gets the ids of the operation and of the process.
+    show: gets the ids of the operation and of the process, and prints them before anything else
+        names the operation.
 
     Returns in both processes. In the other one, returns the exit code of the work; in this one 0,
     or the exit code of work that has ended before its operation was recorded. Until then, a signal
@@ -58,7 +59,7 @@ def detach(
     docora.disconnect()
     sys.stdout.flush()
     reader, writer = os.pipe()
-    pid = 0
+    pid, operation_id = 0, ""
     try:
         with held_back():
             if not (pid := os.fork()):
@@ -66,12 +67,18 @@ def detach(
                 os.close(reader)
         if pid:
             os.close(writer)
-            return _await_record(pid, reader, show)
+            with os.fdopen(reader, encoding="ascii") as channel:
+                operation_id = channel.read()
     except KeyboardInterrupt:
         if pid:
             with suppress(ProcessLookupError):  # it has ended just now
                 os.kill(pid, signal.SIGTERM)
         raise
+    if operation_id:  # a signal no longer ends the work
+        show(operation_id, pid)
+        return 0
+    if pid:
+        return _exit_code(pid)
 
     def announce(operation_id: str) -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -86,13 +93,8 @@ def detach(
     return work(announce)
 
 
-def _await_record(pid: int, reader: int, show: Callable[[str, int], None]) -> int:
-    """Waits until the process has recorded its operation, and shows it. Returns the exit code."""
-    with os.fdopen(reader, encoding="ascii") as channel:
-        operation_id = channel.read()
-    if operation_id:
-        show(operation_id, pid)
-        return 0
+def _exit_code(pid: int) -> int:
+    """Returns the exit code of a process that has recorded no operation."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0:
         raise CommandInterruptedError(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from docora_ops.cli.completion import complete_page
 from docora_ops.cli.streams import show_paged
 from docora_ops.errors import UsageError
 
@@ -20,6 +21,7 @@ def show_help(
             metavar="NAME",
             show_default=False,
             help="A command or a topic (default: list the topics).",
+            autocompletion=complete_page,
         ),
     ] = None,
     schema: Annotated[

@@ -1,6 +1,7 @@
 """`links`, `failed`, `apps` and `show`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -125,6 +126,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
 
 def apps(
     typer_context: typer.Context,
+    app: options.OptionalApp = None,
     last_scan_before: options.LastScanBefore = None,
     last_scan_after: options.LastScanAfter = None,
     limit: options.Limit = 50,
@@ -133,7 +135,7 @@ def apps(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
-    """List apps, most failed links first.
+    """List apps, or one app, most failed links first.
 
     Shows the links of each app by status, the last successful scan and the URL. With a filter,
     counts only matching links. Needs only Postgres. Changes nothing.
@@ -143,8 +145,8 @@ def apps(
     from docora_ops.actions.reading import apps
     from docora_ops.render.link_view import APPS
 
-    choice = link_choice(typer_context)
-    noun = "app" if choice == LinkChoice() else "matching app"
+    choice = replace(link_choice(typer_context), apps=(app,) if app else ())
+    noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
     found = apps(context.docora, choice, page=page, limit=limit)
     context.show_page(found, APPS, context.docora.postgres_server, noun)
 

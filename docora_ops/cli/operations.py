@@ -57,6 +57,7 @@ def progress(
     from docora_ops.render.console import progress_bar
 
     if follow:
+        _ = context.docora.redis  # unusable settings are told before anything moves
         with progress_bar() as move:
             for operation in journal.follow(context.docora, operation_id):
                 move(operation.completed, None, operation.total)

@@ -1,17 +1,25 @@
 """Arguments and options that several commands have."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from docora_ops.bulk import MaxFailures
-from docora_ops.cli.completion import complete_app, complete_repo, complete_target
+from docora_ops.cli.completion import (
+    complete_app,
+    complete_operation,
+    complete_repo,
+    complete_target,
+)
 from docora_ops.links import LinkStatus
+from docora_ops.text import TimeOfDay, When
 
 _AGE = re.compile("([0-9]{1,9})([smhd])")
+_TIME_OF_DAY = re.compile("[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?Z?")
+_DAYS = {"today": TimeOfDay(time()), "yesterday": TimeOfDay(time(), days_ago=1)}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_AGE = 36_500 * 86_400  # seconds
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
@@ -25,20 +33,35 @@ def _max_failures(value: str) -> MaxFailures:
     return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
 
 
-def _moment_or_age(value: str) -> datetime | timedelta:
-    """Reads a moment, in UTC unless it has an offset, or an age. Raises ValueError."""
+def _status(value: str) -> LinkStatus:
+    """Reads a status, or the beginning of one. Raises ValueError."""
+    found = [each for each in LinkStatus if each.startswith(value.lower())]
+    if len(found) != 1:
+        raise ValueError(f"{value[:100]!r} is not pending_snapshot, scanning, synced or failed")
+    return found[0]
+
+
+def _moment_or_age(value: str) -> When:
+    """Reads a moment, in UTC unless it has an offset, an age, or a time of day in UTC.
+
+    Raises ValueError.
+    """
     if found := _AGE.fullmatch(value):
         seconds = int(found[1]) * _UNITS[found[2]]
         if seconds > _LONGEST_AGE:
             raise ValueError(f"{value!r} is more than a hundred years")
         return timedelta(seconds=seconds)
+    if value in _DAYS:
+        return _DAYS[value]
     try:
+        if _TIME_OF_DAY.fullmatch(value):
+            return TimeOfDay(time.fromisoformat(value.removesuffix("Z").zfill(5)))
         moment = datetime.fromisoformat(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{value[:100]!r} is neither a moment, such as 2026-11-28T08:00 (UTC), nor an age, "
-            "such as 90s, 30m, 2h or 3d"
+            f"{value[:100]!r} is neither a moment, such as 2026-11-28T08:00, 12:00, today or "
+            "yesterday (UTC), nor an age, such as 90s, 30m, 2h or 3d"
         ) from None
 
 
@@ -58,7 +81,11 @@ Repo = Annotated[str, _repo]
 OptionalRepo = Annotated[str | None, _repo]
 OperationId = Annotated[
     str,
-    typer.Argument(metavar="OPERATION_ID", help="The id printed when the operation started."),
+    typer.Argument(
+        metavar="OPERATION_ID",
+        help="The id printed when the operation started.",
+        autocompletion=complete_operation,
+    ),
 ]
 
 # Selection of links
@@ -94,7 +121,9 @@ Statuses = Annotated[
     typer.Option(
         "--status",
         metavar="STATUS",
+        parser=_status,
         help="Only links that are pending_snapshot, scanning, synced or failed. Repeatable.",
+        autocompletion=lambda: list(LinkStatus),
     ),
 ]
 Errors = Annotated[
@@ -125,8 +154,8 @@ LastScanBefore = Annotated[
     typer.Option(
         metavar="WHEN",
         parser=_moment_or_age,
-        help="Only links with no good scan since WHEN: a moment (ISO 8601, UTC) or an age (2h, "
-        "3d).",
+        help="Only links with no good scan since WHEN: a moment (ISO 8601 or 12:00, UTC) or an "
+        "age (2h, 3d).",
     ),
 ]
 LastScanAfter = Annotated[
@@ -201,13 +230,18 @@ Since = Annotated[
         "--since",
         metavar="WHEN",
         parser=_moment_or_age,
-        help="Only what happened since WHEN: a moment (ISO 8601, UTC) or an age (90s, 30m, 2h, "
-        "3d).",
+        help="Only what happened since WHEN: a moment (ISO 8601, 12:00, today or yesterday; UTC) "
+        "or an age (90s, 30m, 2h, 3d).",
     ),
 ]
 OfOperation = Annotated[
     str | None,
-    typer.Option("--operation", metavar="ID", help="Only this bulk operation."),
+    typer.Option(
+        "--operation",
+        metavar="ID",
+        help="Only this bulk operation.",
+        autocompletion=complete_operation,
+    ),
 ]
 
 # What is printed, and where the settings come from

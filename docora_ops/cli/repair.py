@@ -46,6 +46,8 @@ def doctor(
     checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
     """
     context = context_of(typer_context)
+    from dataclasses import replace
+
     from docora_ops.actions.doctor import diagnose
     from docora_ops.diagnosis import CheckState, Diagnosis
     from docora_ops.render import drift_view
@@ -56,6 +58,10 @@ def doctor(
     for event in context.telling_of_second_look(events, "mismatch", "mismatches"):
         if isinstance(event, Diagnosis):
             diagnosis = event
+    hinted = (
+        replace(each, hint=each.hint and context.addressed(each.hint)) for each in diagnosis.checks
+    )
+    diagnosis = replace(diagnosis, checks=list(hinted))
     if as_json:
         context.show_document(drift_view.doctor_data(diagnosis))
         context.say(drift_view.summary(diagnosis))

@@ -13,7 +13,7 @@ from docora_ops.cli.context import Context, change_options, confirmation, contex
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.signals import is_interrupted
 from docora_ops.cli.wait import wait_for_link
-from docora_ops.errors import UsageError
+from docora_ops.errors import ServerError, UsageError
 from docora_ops.links import LinkResult, Outcome
 
 
@@ -155,9 +155,18 @@ def schedule(
     if not repeat:
         return one_pass()
     Context.tells_time = True
+    told = None
     with suppress(KeyboardInterrupt):
         while not is_interrupted():
-            one_pass()
+            try:
+                one_pass()
+                told = ""
+            except ServerError as error:
+                if told is None:  # no pass has ended yet: the settings may be wrong
+                    raise
+                if told != error.message:
+                    told = error.message
+                    context.report(error, next_step="the next pass tries again")
             interval = context.docora.settings.scan_interval_ms / 1000
             context.close()
             del context.docora  # the next pass looks anew which workers run

@@ -14,8 +14,7 @@ from typing import cast
 
 from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
-_SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
-_SECRETS |= {name.lower() for name in _SECRETS}  # the settings are read in either case
+_SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD", "REDISCLI_AUTH"}
 _DAYS = 10**6  # seconds
 
 
@@ -71,7 +70,7 @@ def show_paged(text: str, height: int) -> None:
         sys.stdout.flush()
         return
     # R: show colours. Secrets are left out: a pager may run other programs.
-    env = {"LESS": "FRX"} | {k: v for k, v in os.environ.items() if k not in _SECRETS}
+    env = {"LESS": "FRX"} | {k: v for k, v in os.environ.items() if k.upper() not in _SECRETS}
     before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is a key of the pager
     with subprocess.Popen(["/bin/sh", "-c", pager], stdin=subprocess.PIPE, env=env) as process:
         try:

@@ -55,6 +55,7 @@ def compare(context: Context, app: str | None = None, repo: str | None = None) -
     from docora_ops.verification import Verification
 
     events = verify(context.docora, app, repo)
+    _ = context.docora.database  # unusable settings are told before anything moves
     with progress_bar(None, "comparing") as move:
         for event in context.telling_of_second_look(events, "link differs", "links differ"):
             if isinstance(event, Verification):

@@ -13,7 +13,7 @@ import typer
 
 from docora_ops.bulk import OperationState
 from docora_ops.cli import options
-from docora_ops.cli.completion import complete_app
+from docora_ops.cli.completion import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.operations import RUNNER_IS_SILENT
@@ -37,7 +37,7 @@ def wait(
         typer.Argument(
             metavar="APP|OPERATION_ID",
             help="The app of a link (with REPO), or a bulk operation.",
-            autocompletion=complete_app,
+            autocompletion=complete_app_or_operation,
         ),
     ],
     repo: options.OptionalRepo = None,

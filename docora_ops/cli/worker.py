@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import socket
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
@@ -11,7 +12,8 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.errors import ConfigurationError, DocoraOpsError, WrongBackendError
+from docora_ops.cli.streams import terminal_to_ask
+from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError, WrongBackendError
 from docora_ops.text import duration, inert
 
 
@@ -85,6 +87,8 @@ def worker(
         _require_rq_alone(context)
         settings = context.docora.settings
         process.check(settings)
+        if settings.protected:
+            _ask(context)
     except DocoraOpsError as error:
         return report(error)
     if log_format == "json":
@@ -142,6 +146,18 @@ def _require_rq_alone(context: Context) -> None:
             "a BullMQ worker of Docora is at work: each link would be worked on twice",
             hint="stop it first, or leave the work to it: see docora-ops help workers",
         )
+
+
+def _ask(context: Context) -> None:
+    """Asks where a terminal can answer. A service, a container or a background job has none."""
+    try:
+        terminal = terminal_to_ask()
+    except UsageError:
+        return
+    if terminal:
+        context.tell()
+        question = "run a worker, which sends files to the apps?"
+        replace(terminal, name=Context.target).ask(f"{context.docora.servers}: {question}")
 
 
 def _check(context: Context) -> ExitCode:

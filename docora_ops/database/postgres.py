@@ -178,10 +178,10 @@ class Database:
         # Shorter than the statement timeout, whose error does not mention the lock.
         self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
         self._reply_timeout = settings.statement_timeout + REPLY_GRACE
-        # Of libpq's own variables and services, none may lead a target elsewhere.
+        # Of libpq's own variables and services, none may lead elsewhere: no screen would name it.
         places = {"host": "", "hostaddr": "", "port": "", "dbname": self._name, "options": ""}
         self._parameters: dict[str, Any] = (
-            (places if settings.target else {})
+            places
             | {
                 "connect_timeout": settings.connect_timeout,
                 "application_name": "docora-ops",

@@ -67,12 +67,13 @@ def document_of(
         data = data.rows
     told: dict[str, Any] = {}
     if error:
-        told = {"error": _valid(error.message), "code": error.code, **error.details}
+        told = {"error": _valid(mask(error.message)), "code": error.code, **error.details}
         told["hint"] = _valid(error.hint) if error.hint else None
     # The query of a URL may be secret.
     words = (mask_url(each) if "://" in each else each for each in arguments)
     command = _valid(mask(shlex.join(["docora-ops", *words])))
     now = datetime.now(UTC)
+    target = target and _valid(mask(target))
     return Document(now, command, target, data=data, pagination=pagination, **told)
 
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from types import FrameType
 
 from docora_ops.database.postgres_server import require_session
-from docora_ops.errors import ConfigurationError
+from docora_ops.errors import ConfigurationError, HostFaultError
 from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
 from docora_ops.queue.redis_client import redis_errors
@@ -55,7 +55,13 @@ def serve(
     """Runs a worker in this process: see SnapshotWorker.run_jobs. Raises DocoraOpsError."""
     client = connect(settings)
     use_settings(settings, client)
-    host.use_authorities(settings, settings.repos_base_path)
+    try:
+        host.use_authorities(settings, settings.repos_base_path)
+    except OSError as error:
+        raise HostFaultError(
+            f"the authorities for git can't be written: {host.words_of(error)}",
+            hint="make room there, or see the limits of the worker's user",
+        ) from error
     with redis_errors(client):
         worker = SnapshotWorker(settings, client, name, parent, watchdog)
         worker.run_jobs(burst=burst, grace=grace)

@@ -5,7 +5,7 @@ import sys
 
 from docora_ops import actions
 from docora_ops.actions import Docora
-from docora_ops.settings import Settings
+from docora_ops.settings import load_settings
 from docora_ops.verification import Verification
 from tests.benchmarks import world
 from tests.benchmarks.ways import Results, measure, report, show
@@ -58,7 +58,7 @@ def times_the_read(results: Results) -> float:
 
 
 def verify(links: int) -> int:
-    *_, found = actions.verify(Docora(Settings()))
+    *_, found = actions.verify(Docora(load_settings()))
     assert isinstance(found, Verification)
     assert found.proven == found.links == links, found
     return links * FILES

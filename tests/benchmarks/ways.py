@@ -20,7 +20,7 @@ from docora_ops import actions
 from docora_ops.actions import Docora
 from docora_ops.links import Payload
 from docora_ops.queue import RqQueue
-from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
+from docora_ops.settings import FAILURE_TTL, RESULT_TTL, load_settings
 from tests.benchmarks.world import QUEUE, connect
 
 BATCH = 500
@@ -133,7 +133,7 @@ def floor(limit: int) -> int:
     Writes the bytes of RQ's default serializer, compressed by zlib. Our jobs are not compressed.
     """
     connection, client = connect()
-    queue = RqQueue(Settings(), client)
+    queue = RqQueue(load_settings(), client)
     queued = 0
     for rows in reset_batches(connection, limit):
         pipeline = client.pipeline()
@@ -156,13 +156,13 @@ def floor(limit: int) -> int:
 
 
 def retry(limit: int) -> int:
-    *_, step = actions.retry_all_failed(Docora(Settings()), limit=limit)
+    *_, step = actions.retry_all_failed(Docora(load_settings()), limit=limit)
     assert step.result.put_to_work == step.result.total == limit, step.result.counts
     return limit
 
 
 def schedule(limit: int) -> int:
-    *_, step = actions.schedule(Docora(Settings()))
+    *_, step = actions.schedule(Docora(load_settings()))
     assert step.result.put_to_work == step.result.total == limit, step.result.counts
     return limit
 

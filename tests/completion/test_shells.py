@@ -119,6 +119,10 @@ def test_a_name_becomes_one_word_and_nothing_is_evaluated(
             ("Über:", HARD),
             ("a@", "a@b: c"),
             ("the", "the o'"),
+            ('"the', "the o'"),
+            ("acme", "acme Search"),
+            ("'ACME s", "ACME search"),
+            ('"acme ', "acme Search"),
             ("\\$", HOSTILE[0]),
             ("\\`", HOSTILE[1]),
             ("'; t", HOSTILE[2]),
@@ -131,6 +135,7 @@ def test_a_name_becomes_one_word_and_nothing_is_evaluated(
         words = started.words("docora-ops retry 'Acme Search' oc")
         assert words == ["docora-ops", "retry", "Acme Search", "octo/api"]
         assert started.words("docora-ops failed --app=Ac")[2:] == ["--app=Acme Search"]
+        assert started.words("docora-ops failed --ap")[2:] == ["--app"]
         assert started.words("docora-ops --vers") == ["docora-ops", "--version"]
         assert started.words("docora-ops show --env-file a")[3:] == ["a file"]
         # What was typed is not evaluated.

@@ -39,6 +39,7 @@ def test_apps_are_offered_by_the_beginning_of_their_name_or_id(docora: Docora) -
     assert offers(docora, "retry", "Acme") == ["Acme Search", "Acme Two"]
     assert offers(docora, "retry", "Acme S") == ["Acme Search"]
     assert offers(docora, "show", "Ü") == ["Über uns"]
+    assert offers(docora, "show", "aCME t") == ["aCME two"]  # names are case-insensitive
     assert offers(docora, "show", "Search") == []
     assert offers(docora, "show", "%") == []
     everything = ["Acme Search", "Acme Two", "App of apps", "Tidewater", "Über uns"]
@@ -73,6 +74,27 @@ def test_settings_come_from_the_env_file(docora: Docora, tmp_path: Path) -> None
     env = {**NOTHING_SET, "HOME": str(tmp_path)}
     option = "--env-file=~/docora.env"
     assert offers(docora, "show", option, "A", **env) == ["Acme Search"]
+
+
+def test_bulk_operations_are_offered_by_their_ids(docora: Docora) -> None:
+    docora.add_links(2)
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    for words in (("progress",), ("cancel",), ("history", "--operation"), ("wait",)):
+        assert offers(docora, *words, "bulk_") == [operation_id], words
+    assert answer(docora, "progress", "bulk_no").stdout.strip() == ""
+
+
+def test_commands_and_topics_are_offered_to_help(docora: Docora) -> None:
+    assert offers(docora, "help", "re", **NOTHING_SET) == [
+        *("recipes", "repair", "report", "resume", "resync", "retry", "retry-all-failed")
+    ]
+    assert "exit-codes" in offers(docora, "help", "", **NOTHING_SET)
+
+
+def test_an_option_and_its_help_are_one_line_however_narrow_the_terminal(docora: Docora) -> None:
+    lines = answer(docora, "failed", "--", COLUMNS="40", **NOTHING_SET).stdout.splitlines()
+    assert len(lines) > 10
+    assert all(line.startswith("--") for line in lines), lines
 
 
 def test_whatever_goes_wrong_nothing_is_offered_and_the_shell_does_not_wait(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
@@ -203,3 +204,16 @@ def test_doctor_names_the_pool_and_what_works(docora: Docora) -> None:
     assert found["state"] == "warning", found
     assert "commands work, and a worker refuses to start" in found["finding"]
     assert "point the workers' DATABASE_URL at Postgres itself" in found["hint"]
+
+
+def test_what_is_shown_is_what_is_connected_to(docora: Docora, tmp_path: Path) -> None:
+    """Variables of libpq would lead elsewhere."""
+    docora.add_link()
+    service = tmp_path / "services"
+    service.write_text("[x]\nhostaddr=192.0.2.1\nhost=192.0.2.1\nport=1\ndbname=x\n")
+    for elsewhere in (
+        {"PGHOSTADDR": "127.0.0.2", "PGHOST": "x", "PGPORT": "1", "PGDATABASE": "x"},
+        {"PGOPTIONS": "-c search_path=x", "PGSERVICE": "x", "PGSERVICEFILE": str(service)},
+    ):
+        result = docora.run("retry-all-failed", "--dry-run", "--json", env=elsewhere)
+        assert (result.code, result.data["total"]) == (0, 1), result

@@ -4,9 +4,11 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
+import pytest
+
 from tests.support.docora import Docora
 from tests.support.hostile_texts import EVIL
-from tests.support.terminal import assert_inert
+from tests.support.terminal import assert_inert, on_terminal
 
 STRAY = os.fsdecode(b"x\xff\xfe")
 LONG = "x" * 100_000
@@ -62,3 +64,37 @@ def test_each_wrong_value_gets_a_sentence_and_changes_nothing(docora: Docora) ->
     problems = list(problems_of(docora, list(wrong_commands())))
     assert not problems, "\n".join(problems)
     assert docora.dump() == before
+
+
+def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> None:
+    link = docora.add_link()
+    for words, hint in (
+        (["failed", "Acme Search"], "docora-ops failed --app 'Acme Search'"),
+        (["links", "Acme"], "docora-ops links --app Acme"),
+        (["retry-all-failed", "Acme"], "docora-ops retry-all-failed --app Acme"),
+        (["pause", "10m"], "docora-ops pause --for 10m"),
+        (["retry", "Acme Search"], "docora-ops retry-all-failed --app 'Acme Search'"),
+    ):
+        result = docora.run(*words)
+        assert (result.code, hint in result.stderr) == (2, True), result
+    listed = docora.run("links", "--status", "FAIL", "--status", "pending", "--json")
+    assert [row["app_id"] for row in listed.data] == [link.app_id]
+    assert docora.run("links", "--status", "s").code == 2
+    alone = docora.run("apps", link.app_id, "--json")
+    assert [row["app_id"] for row in alone.data] == [link.app_id]
+    assert docora.run("apps", "nobody").code == 3
+    assert docora.run("-V").stdout == docora.run("--version").stdout
+
+
+@pytest.mark.parametrize("words", [["status"], ["verify"], ["progress", "bulk_1", "--follow"]])
+def test_without_settings_a_command_says_what_to_do_and_nothing_else(
+    docora: Docora, words: list[str]
+) -> None:
+    env = {"DATABASE_URL": None, "REDIS_URL": "nonsense"}
+    code, shown = on_terminal(docora, words, env=env)
+    assert code == 2, shown
+    assert shown.replace("\x1b[1;31m", "").startswith("Error: ")
+    if words != ["status"]:
+        return
+    unset = docora.run("failed", env={"DATABASE_URL": None})
+    assert all(each in unset.stderr for each in ("--env-file", "--target", "docora-ops demo"))

@@ -139,6 +139,27 @@ def test_a_signal_before_it_is_recorded_ends_both_processes(docora: Docora) -> N
     assert docora.statuses() == {"failed": 2}
 
 
+def test_a_signal_once_the_operation_is_recorded_does_not_end_it(docora: Docora) -> None:
+    reader, writer = os.pipe()
+    processes = []
+
+    def work(announce: detach.Announce) -> int:
+        announce("bulk_0123456789abcdef")
+        os.read(reader, 1)
+        os._exit(7)
+
+    def interrupted(_: str, process: int) -> None:
+        processes.append(process)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detach.detach(docora.actions().docora, work, interrupted)
+    os.write(writer, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(processes[0], 0)[1]) == 7
+    os.close(reader)
+    os.close(writer)
+
+
 def test_a_process_that_is_killed_before_it_is_recorded_is_told(docora: Docora) -> None:
     def killed(_: detach.Announce) -> int:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -42,11 +42,13 @@ def test_only_what_is_taller_than_the_screen_is_paged(docora: Docora) -> None:
 def test_the_pager_gets_no_secret_from_the_environment(docora: Docora, tmp_path: Path) -> None:
     docora.add_links(30)
     seen = tmp_path / "environment"
-    code, _ = at_80_by_24(docora, ["retry-all-failed", "--dry-run"], f"env >'{seen}'; cat")
+    secrets = {"REDISCLI_AUTH": "x", "Database_Url": "x", "PgPassword": "x"}
+    env = {"PAGER": f"env >'{seen}'; cat", **secrets}
+    code, _ = on_terminal(docora, ["retry-all-failed", "--dry-run"], env=env, columns=80, lines=24)
     assert code == 0
     names = {line.partition("=")[0] for line in seen.read_text(encoding="utf-8").splitlines()}
     assert "PAGER" in names
-    assert names.isdisjoint({"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY"})
+    assert names.isdisjoint({"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", *secrets})
 
 
 @pytest.mark.parametrize(("number", "code"), [("TERM", 130), ("HUP", 129)])

@@ -161,6 +161,24 @@ def test_no_error_of_a_driver_shows_a_secret(
     assert_no_secret(entries)
 
 
+def test_a_password_in_the_wrong_argument_is_not_repeated(docora: Docora) -> None:
+    url = "postgres://docora:url-s3cr3t@db/docora"
+    for words, env in (
+        (("status", "--target", url), {}),
+        (("status",), {"DOCORA_OPS_TARGET": url}),
+        (("status", "--env-file", url), {}),
+        (("pause", "--confirm", url), {}),
+        (("cancel", url), {}),
+        (("help", url), {}),
+        (("help", "--schema", url), {}),
+    ):
+        for options in ((), ("--json",)) if words[0] != "help" else ((),):
+            result = docora.run(*words, *options, env=env)
+            assert result.code in {2, 3}, (words, result)
+            assert "***" in result.stderr
+            assert_no_secret(result.stdout, result.stderr)
+
+
 BUG = """
 import sys
 from docora_ops.cli.context import Context

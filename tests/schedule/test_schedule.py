@@ -140,6 +140,26 @@ def test_repeated_passes_queue_what_becomes_due_until_a_signal(docora: Docora) -
     assert "\ndocora_" in docora.run("schedule").stderr
 
 
+def test_repeated_passes_wait_for_a_lost_server_and_say_so_once(docora: Docora) -> None:
+    def passed() -> bool:
+        return bool(docora.redis.exists("docora-ops:schedule"))
+
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        env = {"SCAN_INTERVAL_MS": "50", "DATABASE_URL": proxy.url}
+        process = docora.start("schedule", "--repeat", env=env)
+        eventually(passed, "the first pass")
+        proxy.go_away()
+        before = proxy.connections
+        eventually(lambda: proxy.connections > before + 3, "passes without Postgres")
+        docora.redis.delete("docora-ops:schedule")
+        proxy.come_back()
+        eventually(passed, "a pass after the outage")
+        process.send_signal(SIGTERM)
+        result = finish(process)
+    assert result.code == 0
+    assert result.stderr.count("Error: Postgres database") == 1, result
+
+
 def test_a_signal_before_the_first_pass_has_begun_ends_them_like_any_other(docora: Docora) -> None:
     with Proxy.before_postgres(docora.database_url) as proxy:
         held = proxy.plan(b"BEGIN", Fault.HOLD_REQUEST)

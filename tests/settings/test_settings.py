@@ -10,6 +10,7 @@ from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
 from docora_ops.queue import connect
 from docora_ops.settings import LONGEST_RETRY_DELAY, Settings, load_settings
+from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora
 
 SECRET = "s3cr3t"
@@ -99,10 +100,58 @@ def test_a_server_of_the_environment_in_place_of_the_env_files_is_warned_of(
     docora: Docora, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "docora.env", DATABASE_URL="postgres://u@h/other")
-    said = f"Warning: DATABASE_URL of the environment wins over the env file {file}\n"
-    assert docora.run("failed", "--env-file", file).stderr.startswith(said)
+    said = f"DATABASE_URL of the environment wins over the env file {file}"
+    assert docora.run("failed", "--env-file", file).stderr.startswith(f"Warning: {said}\n")
+    found = check(examine(docora, DOCORA_OPS_ENV_FILE=file), "settings")
+    assert (found["state"], found["finding"]) == ("warning", said)
     write(tmp_path / "docora.env", DATABASE_URL=docora.database_url)
-    assert "Warning" not in docora.run("failed", "--env-file", file).stderr
+    assert said not in docora.run("failed", "--env-file", file).stderr
+
+
+def test_an_env_file_with_a_password_that_everybody_can_read_is_warned_of(
+    docora: Docora, tmp_path: Path
+) -> None:
+    file = tmp_path / "docora.env"
+    said = f"env file {file} has a password, and every user can read it: chmod o-r {file}"
+    for key, mode, is_exposed in ((KEY, 0o644, True), (KEY, 0o640, False), ("", 0o644, False)):
+        write(file, ENCRYPTION_KEY=key)
+        file.chmod(mode)
+        result = docora.run("failed", "--env-file", str(file))
+        assert (result.code, said in result.stderr) == (0, is_exposed), result
+        assert KEY not in result.stderr
+    file.write_text(f"ENCRYPTION_KEY={KEY}\n")
+    found = check(examine(docora, DOCORA_OPS_ENV_FILE=str(file)), "settings")
+    assert (found["state"], found["finding"]) == ("warning", said)
+
+
+@pytest.mark.usefixtures("bare")
+def test_names_are_case_sensitive_as_in_docora(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "postgres://u@other.example/d"
+    for name in ("database_url", "Database_Url", "docora_ops_lock_timeout"):
+        monkeypatch.setenv(name, "7" if "timeout" in name else other)
+    assert (load_settings().database_url, load_settings().lock_timeout) == (None, 5)
+    monkeypatch.setenv("DATABASE_URL", DATABASE_URL)
+    assert load_settings().require_database_url().get_secret_value() == DATABASE_URL
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_a_quoted_url_in_the_environment_is_said_to_be_quoted(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`docker run --env-file` keeps the quotes."""
+    monkeypatch.setenv(name, f'"{DATABASE_URL}"')
+    with pytest.raises(ConfigurationError, match=f"{name}: begins with a quotation mark") as error:
+        load_settings()
+    assert SECRET not in shown(error.value)
+
+
+def test_the_python_api_reads_the_file_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "docora.env", DOCORA_OPS_LOCK_TIMEOUT="3")
+    monkeypatch.setenv("DOCORA_OPS_ENV_FILE", file)
+    assert load_settings().lock_timeout == 3
 
 
 def test_an_env_file_through_a_pipe_is_read_and_no_other_unasked(

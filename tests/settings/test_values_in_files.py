@@ -1,5 +1,6 @@
 """`DATABASE_URL_FILE` and the like: values in files, as Docker and Kubernetes mount secrets."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,28 @@ def test_both_variables_in_one_place_are_refused(
     env_file.write_text(f"ENCRYPTION_KEY=0\nENCRYPTION_KEY_FILE={file}\n")
     with pytest.raises(ConfigurationError, match=f"{env_file} has both"):
         load_settings(env_file)
-    monkeypatch.setenv("encryption_key", key)
+    monkeypatch.setenv("ENCRYPTION_KEY", key)
     with pytest.raises(ConfigurationError, match="the environment has both"):
         load_settings()
+
+
+def test_no_more_is_read_than_settings_can_have_and_no_silent_writer_is_awaited_for_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("docora_ops.settings._PATIENCE", 0.1)
+    silent, large = tmp_path / "silent", tmp_path / "large"
+    os.mkfifo(silent)
+    large.write_bytes(b"A=1\n" * 16_385)
+    for file, said in (
+        (silent, "the pipe did not end within"),
+        (large, "it is larger than 64 KiB"),
+        (Path("/dev/zero"), "it is neither a regular file nor a pipe"),
+        (tmp_path, "it is neither a regular file nor a pipe"),
+    ):
+        wrong = f"{file} can't be read: {said}"
+        monkeypatch.setenv("REDIS_URL_FILE", str(file))
+        with pytest.raises(ConfigurationError, match=f"REDIS_URL_FILE {wrong}"):
+            load_settings()
+        monkeypatch.delenv("REDIS_URL_FILE")
+        with pytest.raises(ConfigurationError, match=f"env file {wrong}"):
+            load_settings(file)

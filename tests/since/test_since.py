@@ -3,12 +3,14 @@
 import json
 import re
 import shlex
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from rq.utils import now, utcformat
 
+from docora_ops.cli.options import _moment_or_age
+from docora_ops.text import moment_of
 from tests.support.bullmq import Bullmq
 from tests.support.docora import QUEUE, Docora, Result
 from tests.support.read_only import frozen, read_only
@@ -113,12 +115,39 @@ def test_only_links_with_such_a_last_good_scan_are_resynced(
 
 def test_a_value_that_is_neither_moment_nor_age_is_refused(docora: Docora) -> None:
     for command in ("links", "failed", "apps", "retry-all-failed", "resync x --all"):
-        for value in ("2", "2h30m", "yesterday", "-1h", "2026-13-01", "0001-01-01T00:00+14:00"):
+        for value in (
+            "2",
+            "2h30m",
+            "25:00",
+            "tomorrow",
+            "-1h",
+            "2026-13-01",
+            "0001-01-01T00:00+14:00",
+        ):
             refused = docora.run(*command.split(), f"--last-scan-before={value}")
             assert refused.code == 2, refused
             assert f"{value!r} is neither a moment" in refused.stderr
     far = docora.run("links", "--last-scan-after", "999999999d", "--json")
     assert (far.code, far.json["code"]) == (2, "usage")
+
+
+def test_a_time_of_day_means_its_last_occurrence() -> None:
+    now = datetime(2026, 11, 28, 8, 30, tzinfo=UTC)
+    for typed, at in (
+        ("8:00", datetime(2026, 11, 28, 8, tzinfo=UTC)),
+        ("08:30:00Z", now),
+        ("12:00", datetime(2026, 11, 27, 12, tzinfo=UTC)),
+        ("today", datetime(2026, 11, 28, tzinfo=UTC)),
+        ("yesterday", datetime(2026, 11, 27, tzinfo=UTC)),
+        ("2h", datetime(2026, 11, 28, 6, 30, tzinfo=UTC)),
+    ):
+        assert moment_of(_moment_or_age(typed), now) == at, typed
+
+
+def test_a_command_takes_a_time_of_day(docora: Docora, links: dict[str, TestLink]) -> None:
+    assert names(docora.run("failed", "--last-scan-after=yesterday", "--json")) >= {"now"}
+    for typed in ("00:00", "today", "yesterday"):
+        assert docora.run("history", "--since", typed).code == 0
 
 
 def test_a_time_in_which_no_scan_can_be_is_refused(

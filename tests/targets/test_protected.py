@@ -1,10 +1,13 @@
 """A protected target: a mass change needs its name, typed or given."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from psycopg import sql
 
+from docora_ops import actions
+from docora_ops.errors import UsageError
+from docora_ops.settings import load_settings
 from tests.support.docora import COMMAND, Docora
 from tests.support.read_only import frozen
 from tests.support.terminal import TerminalSession, on_terminal
@@ -102,3 +105,43 @@ def test_protected_settings_without_a_name_refuse_mass_changes_only(
     refused = docora.run("pause", "--yes", "--env-file", str(file), env=env)
     assert (refused.code, "there is no target" in refused.stderr) == (2, True)
     assert docora.run("resume", "--env-file", str(file), env=env).code == 0
+
+
+def test_the_python_api_wants_the_name_too(docora: Docora, env: Env) -> None:
+    docora.add_worker()
+    settings = load_settings(target="prod")
+    mass_changes: Sequence[Callable[[actions.Docora], object]] = (
+        lambda prod: next(actions.retry_all_failed(prod)),
+        lambda prod: next(actions.resync_all(prod, APP)),
+        lambda prod: next(actions.repair(prod)),
+        actions.pause,
+        lambda prod: actions.set_url(prod, APP, "https://new.example/hook"),
+    )
+    for change in mass_changes:
+        with (
+            frozen(docora),
+            actions.Docora(settings, confirm="trial") as prod,
+            pytest.raises(UsageError, match="the target prod is protected"),
+        ):
+            change(prod)
+        with actions.Docora(settings, confirm="prod") as prod:
+            change(prod)
+
+
+def test_a_worker_asks_where_a_terminal_can_answer_and_nowhere_else(
+    docora: Docora, env: Env, write: Write
+) -> None:
+    arguments = ["worker", "--burst", "--target", "prod"]
+    write(
+        "prod",
+        DATABASE_URL=docora.database_access.worker,
+        REDIS_URL=docora.redis_access.worker,
+        DOCORA_OPS_PROTECTED="yes",
+        ENCRYPTION_KEY="ab" * 32,
+    )
+    code, shown = on_terminal(docora, arguments, answer=b"y\n", env=env)
+    assert (code, "run a" in shown, "Type prod to confirm" in shown) == (130, True, True), shown
+    code, shown = on_terminal(docora, arguments, answer=b"prod\n", env=env)
+    assert code == 0, shown
+    result = docora.run(*arguments, env=env)
+    assert (result.code, "run a worker" in result.stderr) == (0, False), result

@@ -31,7 +31,6 @@ def test_nothing_in_the_environment_leads_a_target_elsewhere(
     service.write_text("[x]\nhostaddr=192.0.2.1\nhost=192.0.2.1\nport=1\ndbname=x\n")
     for elsewhere in (
         {"DATABASE_URL": ELSEWHERE, "REDIS_URL": "redis://127.0.0.1:1"},
-        {"database_url": ELSEWHERE, "redis_url": "redis://127.0.0.1:1"},
         {"DATABASE_URL_FILE": "/nowhere", "REDIS_URL_FILE": "/nowhere"},
         {"PGHOSTADDR": "127.0.0.1", "PGPORT": "1", "PGHOST": "x", "PGOPTIONS": "-c role=x"},
         {"PGSERVICE": "x", "PGSERVICEFILE": str(service)},
@@ -42,36 +41,31 @@ def test_nothing_in_the_environment_leads_a_target_elsewhere(
         assert [app["app_name"] for app in result.data] == ["Acme Search"]
 
 
-def test_a_terminal_says_how_suggested_commands_reach_the_same_target(
-    docora: Docora, env: Env, tmp_path: Path
-) -> None:
+def test_suggested_commands_name_the_target(docora: Docora, env: Env, tmp_path: Path) -> None:
     link = docora.add_link("synced")
-    line = "For the commands above, first: export DOCORA_OPS_TARGET=prod\r\n"
-    for arguments in (["retry", *link.ids], ["status"]):
-        _, shown = on_terminal(docora, [*arguments, "--target", "prod"], env=env)
-        assert "docora-ops " in shown
-        assert shown.endswith(line)
-        _, shown = on_terminal(docora, arguments, env={**env, "DOCORA_OPS_TARGET": "prod"})
-        assert "export" not in shown
-    # The screen breaks the line behind the first word of the command.
     store(docora, link.repository_id, {"new": "a" * 64})
-    arguments, env = ["verify", "--target", "prod"], {**env, **ONE_LOOK}
-    _, shown = on_terminal(docora, arguments, columns=57, env=env)
-    assert " again: docora-ops\r\n" in shown
-    assert "export DOCORA_OPS_TARGET=prod" in shown
-    _, shown = on_terminal(docora, ["apps", "--target", "prod"], env=env)
+    refused = f"docora-ops resync --target prod {' '.join(link.ids)}"
+    by_variable: Env = {**env, **ONE_LOOK, "DOCORA_OPS_TARGET": "prod"}
+    for words in (["retry", *link.ids], ["retry", *link.ids, "--json"]):
+        result = docora.run(*words, env=by_variable)
+        assert (result.code, result.stderr.count(refused)) == (4, 1), result
+        assert refused in (result.json["hint"] if "--json" in words else result.stderr)
+    verified = docora.run("verify", env=by_variable)
+    assert "again: docora-ops resync --target prod" in verified.stdout + verified.stderr
+    checked = docora.run("doctor", "--json", env=by_variable)
+    hints = " ".join(each["hint"] or "" for each in checked.data["checks"])
+    assert "docora-ops worker --target prod" in hints
+    _, shown = on_terminal(docora, ["doctor"], env=by_variable)
+    assert "docora-ops worker --target prod" in " ".join(shown.split())
     assert "export" not in shown
-    # An env file has no name to export.
-    arguments = ["status", "--env-file", str(tmp_path / "docora-ops/targets/prod.env")]
-    _, shown = on_terminal(docora, arguments, env={**env, "DOCORA_OPS_TARGET": "trial"})
-    assert "docora-ops " in shown
-    assert "export" not in shown
+    by_file = ["retry", *link.ids, "--env-file", str(tmp_path / "docora-ops/targets/prod.env")]
+    assert "--target" not in docora.run(*by_file, env=env).stderr
 
 
 def test_the_file_wins_over_the_environment_and_leaves_the_rest_to_it(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("DATABASE_URL", ELSEWHERE), ("scan_concurrency", "3")):
+    for name, value in (("DATABASE_URL", ELSEWHERE), ("SCAN_CONCURRENCY", "3")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DOCORA_OPS_LOCK_TIMEOUT", "7")
     monkeypatch.setenv("DOCORA_OPS_PROTECTED", "no")
