@@ -135,6 +135,7 @@ class NoJobCode(StrEnum):
     WRONG_BACKEND = "wrong_backend"  # a BullMQ worker runs beside
     POSTGRES = "postgres"
     WRONG_KEY = "wrong_key"
+    WRONG_PAIR = "wrong_pair"  # Redis belongs to another database
     HOST = "host"
     UNKNOWN = "unknown"  # to this version
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from docora_ops.actions.one_link import link_to_resync as link_to_resync
     from docora_ops.actions.one_link import resync as resync
     from docora_ops.actions.one_link import retry as retry
+    from docora_ops.actions.pair import accept_pair as accept_pair
+    from docora_ops.actions.pair import read_pair as read_pair
     from docora_ops.actions.reading import apps as apps
     from docora_ops.actions.reading import files as files
     from docora_ops.actions.reading import link_groups as link_groups
@@ -62,6 +64,7 @@ _MODULES = {
     "many_links": ("resync_all", "retry_all_failed", "schedule"),
     "monitoring": ("read_metrics", "read_status"),
     "one_link": ("link_to_resync", "resync", "retry"),
+    "pair": ("accept_pair", "read_pair"),
     "reading": ("apps", "files", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
     "targets": ("read_targets",),

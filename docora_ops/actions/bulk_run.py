@@ -13,7 +13,7 @@ from os import urandom
 from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, BatchInFlight
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.following import Following, keep_results
-from docora_ops.actions.look import require_servers_to_match
+from docora_ops.actions.pair import require_pair
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
 from docora_ops.bulk import (
@@ -135,7 +135,7 @@ class BulkRun:
         else:
             self._following.watch.had_workers = count_workers(docora, to_change=True) > 0
         if total:
-            require_servers_to_match(docora.database, docora.queue)
+            require_pair(docora)
         if self.options.dry_run:
             self._planned = []
         yield self.step()

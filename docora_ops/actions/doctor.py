@@ -10,6 +10,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_looks
 from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
+from docora_ops.actions.pair import read_pair
 from docora_ops.actions.reading import error_groups
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
@@ -49,6 +50,7 @@ from docora_ops.jobs import (
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Freshness, Standby
+from docora_ops.pair import PairState
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import read_clock as read_redis_clock
 from docora_ops.queue.redis_server import read_redis_server, try_commands
@@ -623,7 +625,15 @@ def _check_drift(docora: Docora, drift: DriftReport) -> Iterator[Check]:
     count_jobs = count_jobs_with_links if drift.total else sample_jobs
     belonging = count_jobs(docora.database, docora.queue)
     hint: str | None = "docora-ops repair"
-    if belonging.is_plausible:
+    pair = read_pair(docora)
+    if belonging.is_plausible and pair.state is PairState.OTHER:
+        hint = None
+        accept = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept"
+        yield failed(CheckName.SERVERS_MATCH, pair.finding, accept)
+    elif belonging.is_plausible and pair.state is PairState.MOVED:
+        accept = "after an upgrade, a restore or a move, the next change accepts this"
+        yield warning(CheckName.SERVERS_MATCH, pair.finding, accept)
+    elif belonging.is_plausible:
         yield ok(CheckName.SERVERS_MATCH, "no sign of a mismatch")
     else:
         hint = None  # servers that do not belong together are no reason to repair drift

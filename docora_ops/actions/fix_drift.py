@@ -9,8 +9,9 @@ from typing import Any
 from docora_ops.actions.batch import STUCK_ERROR, AuditEntries, Batch, BatchExecution, LinkOutcome
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Finding, Suspects, find_drift
-from docora_ops.actions.look import look_at_jobs, require_primary, require_servers_to_match
+from docora_ops.actions.look import look_at_jobs, require_primary
 from docora_ops.actions.lookup import resolve_app, resolve_link
+from docora_ops.actions.pair import require_pair
 from docora_ops.actions.workers import count_workers
 from docora_ops.audit import Change
 from docora_ops.bulk import BATCH_SIZE, StoppedBy
@@ -100,7 +101,7 @@ def repair(
             is_first = False
         yield event
     if found and not remove_unknown_jobs:
-        require_servers_to_match(database, queue, all_jobs=True)
+        require_pair(docora, all_jobs=True)
     if dry_run:
         yield plan_repair(queue, found)
         return

@@ -4,8 +4,9 @@ from functools import partial
 
 from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, LinkOutcome
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import invalid_job_id, job_state, require_servers_to_match
+from docora_ops.actions.look import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
+from docora_ops.actions.pair import require_pair
 from docora_ops.actions.workers import count_workers, require_rq_for_front
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database.link_rows import (
@@ -109,7 +110,7 @@ def _change(
     with database.transaction():  # one, instead of one for each statement
         link = resolve_link(database, app, repository)
     workers = count_workers(docora, to_change=True)
-    require_servers_to_match(database, queue)
+    require_pair(docora)
     claim = _claim_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     execution = BatchExecution(

@@ -22,6 +22,7 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
 from docora_ops.cli.lists import apps, failed, links, show
 from docora_ops.cli.operations import cancel, history, operations, progress
+from docora_ops.cli.pair import pair
 from docora_ops.cli.pause import pause, resume
 from docora_ops.cli.probe import probe, set_url
 from docora_ops.cli.repair import doctor, repair
@@ -69,6 +70,7 @@ for _command, _example in (
     (resync, "resync 'Acme Search' octo/api"),
     (repair, "repair 'Acme Search' octo/api --dry-run"),
     (schedule, "schedule --dry-run"),
+    (pair, "pair --accept"),
     (set_url, "set-url 'Acme Search' https://new.example/hook --probe"),
     (operations, "operations"),
     (progress, "progress bulk_0123456789abcdef --follow"),

@@ -1,7 +1,8 @@
 -- Looks at the jobs of links in Docora's own queue, in the key layout of BullMQ 5, atomically.
 -- Writes nothing there, only our own audit entry.
 --
--- ARGV[1]  JSON: `prefix` of the queue's keys; `audit`: by answer, the command that writes an entry
+-- ARGV[1]  JSON: `prefix` of the queue's keys; `audit`: by answer, the command that writes an entry;
+--          `mark`: see mark.lua
 -- then     ids
 --
 -- Returns one answer per link: none, waiting, delayed, running, finished, stale, or unreadable with
@@ -50,5 +51,6 @@ for i = 2, #ARGV do
 end
 if entry then
   redis.call(unpack(entry))
+  try_to_leave_mark(config.mark)
 end
 return answers

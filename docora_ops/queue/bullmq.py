@@ -71,7 +71,7 @@ class BullmqQueue(LinkQueue):
 
     backend = Backend.BULLMQ
     is_docoras = True
-    script_files = ("bullmq.lua",)
+    script_files = ("mark.lua", "bullmq.lua")
 
     def sample(self, count: int) -> list[str]:
         pipeline = self._client.pipeline(transaction=False)
@@ -102,7 +102,8 @@ class BullmqQueue(LinkQueue):
         if not job_ids:
             return []
         entries = {state: audit[each] for state, each in _OUTCOMES.items() if each in audit}
-        arguments = [json.dumps({"prefix": BULLMQ, "audit": entries}), *job_ids]
+        config = {"prefix": BULLMQ, "audit": entries, **self.mark_to_leave}
+        arguments = [json.dumps(config), *job_ids]
         answers = []
         for job_id, reply in zip(job_ids, self._script.run(arguments), strict=True):
             word, _, reason = reply.partition(":")

@@ -21,6 +21,7 @@ from docora_ops.jobs import (
     QueueOverview,
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
+from docora_ops.pair import DatabaseIdentity
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import (
     BULLMQ,
@@ -33,6 +34,7 @@ from docora_ops.queue.backend import (
     count_rq_workers,
     permitted,
 )
+from docora_ops.queue.pair_mark import KEY, encode_mark
 from docora_ops.queue.redis_client import Script, describe, redis_errors, server_time, text_of
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.settings import Settings
@@ -94,7 +96,18 @@ class LinkQueue(ABC):
         self._settings = settings
         self._client = client
         self._script = Script(client, *self.script_files)
+        self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
+
+    def leave_mark(
+        self, identity: DatabaseIdentity, who: str, entry: AuditEntry | None = None
+    ) -> None:
+        """Has each change from now on leave a mark that names the database, unless there is one.
+
+        entry: the audit entry, if the mark is to replace another one.
+        """
+        mark: dict[str, object] = {"key": KEY, "text": encode_mark(identity, who)}
+        self.mark_to_leave = {"mark": mark | ({"entry": entry} if entry else {})}
 
     @property
     def where(self) -> str:

@@ -71,5 +71,8 @@ if config.links_key and #claimed > 0 then
   redis.call('APPEND', config.links_key, table.concat(claimed))
   redis.call('EXPIRE', config.links_key, config.links_expiry)
 end
+if #claimed > 0 then
+  try_to_leave_mark(config.mark)
+end
 write_audit_entry(answers)
 return answers

@@ -117,7 +117,7 @@ class RqQueue(LinkQueue):
     """The RQ queue that the jobs of links stand in. All calls raise RedisError."""
 
     backend = Backend.RQ
-    script_files = ("judge.lua", "look_and_push.lua")
+    script_files = ("mark.lua", "judge.lua", "look_and_push.lua")
 
     @cached_property
     def sweep(self) -> QueueSweep:
@@ -176,6 +176,7 @@ class RqQueue(LinkQueue):
             "front": front,
             "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
             "audit": {word: audit[each] for word, each in _AUDITED.items() if each in audit},
+            **self.mark_to_leave,
         }
         if operation_id:
             config |= {"links_key": part_key(operation_id, "links"), "links_expiry": EXPIRY}

@@ -100,6 +100,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from pydantic.json_schema import GenerateJsonSchema
 
     from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
+    from docora_ops.pair import Pair
     from docora_ops.probe import Probe, UrlChange
     from docora_ops.render import bulk_view, drift_view, link_view, queue_view
 
@@ -127,6 +128,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "progress": bulk_view.ProgressData,
         "wait": one | bulk_view.ProgressData,
         "cancel": bulk_view.CancelData,
+        "pair": Pair,
         "pause": jobs.RqWorkers,
         "resume": queue_view.ResumeData,
         "history": list[audit.HistoryEntry],

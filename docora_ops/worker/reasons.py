@@ -11,17 +11,21 @@ from redis import Redis
 from rq.suspension import is_suspended
 
 from docora_ops.database import Database
+from docora_ops.database.identity import read_identity
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.encryption import count_foreign
 from docora_ops.errors import (
     DocoraOpsError,
+    PairMismatchedError,
     PostgresError,
     WrongBackendError,
     WrongClockError,
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
+from docora_ops.pair import PairMark, PairState, compare
 from docora_ops.queue.backend import bullmq_workers
+from docora_ops.queue.pair_mark import read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 from docora_ops.worker import host
@@ -107,6 +111,8 @@ class Reasons:
         self._sees_bullmq = False
         self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
+        self._mark: PairMark | None = None
+        self._pair = Doubt(self._try_pair)
         self._faults: Counter[str] = Counter()
 
     def find(self) -> Bar | None:
@@ -115,10 +121,14 @@ class Reasons:
             self._next_look = time.monotonic() + _LOOK_INTERVAL
             host.measure_clock(self._client)
             self._sees_bullmq = bool(bullmq_workers(self._client))
+            if (mark := read_mark(self._client)) != self._mark:
+                self._mark = mark
+                self._pair.suspect()
         looks = (
             self._judge_clock,
             lambda: _BESIDE_BULLMQ if self._sees_bullmq else None,
             self.postgres.bar,
+            self._pair.bar,
             self.host.bar,
             lambda: _SUSPENDED if is_suspended(self._client) else None,
         )
@@ -174,6 +184,19 @@ class Reasons:
                 hint="start the worker with the ENCRYPTION_KEY that Docora has",
             ),
         )
+
+    def _try_pair(self) -> Bar | None:
+        app_ids = self._mark.identity.app_ids if self._mark else ()
+        try:
+            with closing(Database(self._settings)) as database:
+                found = compare(self._mark, *read_identity(database, app_ids))
+        except PostgresError as error:
+            return Bar(NoJobCode.POSTGRES, error.message, error)
+        if found.state is not PairState.OTHER:
+            return None
+        hint = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept"
+        other = PairMismatchedError(found.finding, hint=hint)
+        return Bar(NoJobCode.WRONG_PAIR, "Redis belongs to another database", other)
 
     def _try_host(self) -> Bar | None:
         error = host.find_fault(self._settings.repos_base_path)

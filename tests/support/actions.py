@@ -131,7 +131,7 @@ class Actions:
 def _unchecked() -> Iterator[None]:
     with ExitStack() as stack:
         for module in (bulk_run, one_link):
-            stack.enter_context(patch.object(module, "require_servers_to_match"))
+            stack.enter_context(patch.object(module, "require_pair"))
             stack.enter_context(patch.object(module, "count_workers", return_value=1))
         stack.enter_context(patch.object(bulk_run, "require_right_workers"))
         yield

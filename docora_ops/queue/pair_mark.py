@@ -1,0 +1,48 @@
+"""The mark in Redis that names the database that this Redis belongs to."""
+
+import json
+from dataclasses import asdict
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import NoPermissionError
+
+from docora_ops.pair import DatabaseIdentity, PairMark
+from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of
+from docora_ops.queue.redis_client import moment_of_timestamp, redis_errors, server_time, text_of
+
+KEY = "docora-ops:pair"
+
+
+def read_mark(client: Redis) -> PairMark | None:
+    """Returns the mark, None if there is none or our user may not read it. Raises RedisError."""
+    with redis_errors(client):
+        try:
+            fields: Any = client.hgetall(KEY)
+        except NoPermissionError:  # a user of a version without marks
+            return None
+    mark = mapping_of(fields.get(b"mark"))
+    try:
+        identity = DatabaseIdentity(
+            str(mark["database"]),
+            str(mark["system_identifier"]) if "system_identifier" in mark else None,
+            cast("list[str]", mark["app_ids"]),
+        )
+        at = moment_of_timestamp(int(text_of(fields[b"left_at"])))
+        return PairMark(identity, str(mark["who"]), at)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def encode_mark(identity: DatabaseIdentity, who: str) -> str:
+    """Returns the mark as it stands in Redis."""
+    return json.dumps({**asdict(identity), "who": who})
+
+
+def replace_mark(client: Redis, identity: DatabaseIdentity, who: str, entry: AuditEntry) -> None:
+    """Replaces the mark, and writes the audit entry. Raises RedisError."""
+    with redis_errors(client), client.pipeline() as pipeline:
+        at = int(server_time(client))
+        pipeline.hset(KEY, mapping={"mark": encode_mark(identity, who), "left_at": at})
+        add_entry(pipeline, entry)
+        pipeline.execute()

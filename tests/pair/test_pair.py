@@ -1,0 +1,152 @@
+"""The mark in Redis that names its database: what leaves, compares and replaces it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.support.bullmq import Bullmq
+from tests.support.diagnoses import check, examine
+from tests.support.docora import Docora
+from tests.support.proxy import eventually
+from tests.support.read_only import frozen
+from tests.support.snapshots import Snapshots
+from tests.support.worker_processes import running
+
+MARK = "docora-ops:pair"
+
+
+def mark(docora: Docora) -> Mapping[str, Any]:
+    found: Any = docora.redis.hget(MARK, "mark")
+    left: Mapping[str, Any] = json.loads(found or "{}")
+    return left
+
+
+def become_another_docora(docora: Docora) -> None:
+    """As if DATABASE_URL led elsewhere: none of the apps of the mark is there."""
+    links = docora.links()
+    docora.connection.execute("DELETE FROM app_repositories; DELETE FROM apps")
+    for link in links:
+        docora.add_app("Other", link.app_id.replace("app_0", "app_f"))
+        docora.link(link.app_id.replace("app_0", "app_f"), link.repository_id)
+
+
+def change_mark(docora: Docora, **changes: object) -> None:
+    docora.redis.hset(MARK, "mark", json.dumps({**mark(docora), **changes}))
+
+
+def test_the_first_change_marks_redis_and_what_only_reads_does_not(docora: Docora) -> None:
+    first, second = docora.add_link(), docora.add_link()
+    for words in (["retry", *first.ids, "--dry-run"], ["retry-all-failed", "--dry-run"], ["pair"]):
+        with frozen(docora):
+            assert docora.run(*words).code == 0
+    assert "unmarked" in docora.run("pair").stdout
+    assert docora.run("retry", *first.ids).code == 0
+    query = "SELECT system_identifier::text AS system FROM pg_control_system()"
+    [row] = docora.connection.execute(query).fetchall()
+    left = mark(docora)
+    name = docora.connection.info.dbname
+    assert (left["database"], left["system_identifier"]) == (name, row["system"])
+    assert left["app_ids"] == sorted({first.app_id, second.app_id})
+    docora.add_app("Later")
+    assert docora.run("retry-all-failed").code == 0
+    assert mark(docora) == left
+    shown = docora.run("pair", "--json").data
+    assert (shown["state"], shown["mark"]["identity"]["database"]) == ("same", name)
+
+
+def test_beside_bullmq_a_change_marks_redis_too(bullmq: Bullmq) -> None:
+    link = bullmq.docora.add_link()
+    assert bullmq.run("retry", *link.ids).code == 0
+    assert mark(bullmq.docora)["app_ids"] == [link.app_id]
+
+
+def test_nothing_is_changed_with_a_redis_of_another_database_until_that_is_accepted(
+    docora: Docora,
+) -> None:
+    link = docora.add_link()
+    docora.run("retry", *link.ids)
+    docora.redis.delete("rq:queue:snapshot-queue", f"rq:job:{link.job_id}")
+    become_another_docora(docora)
+    [other] = docora.links()
+    with frozen(docora):
+        for words in (
+            ["retry", *other.ids],
+            ["retry-all-failed"],
+            ["resync", *other.ids, "--yes"],
+            ["schedule"],
+        ):
+            refused = docora.run(*words, "--json")
+            assert (refused.code, refused.json["code"]) == (4, "pair_mismatched"), refused
+            assert refused.json["error"].count(docora.connection.info.dbname) > 1
+            assert "The mark was left 20" in refused.json["error"]
+            assert "docora-ops pair --accept" in refused.json["hint"]
+        found = check(examine(docora), "servers_match")
+        assert (found["state"], "none of its apps" in found["finding"]) == ("critical", True)
+        assert docora.run("pair", "--accept").code == 2
+    assert docora.run("pair", "--accept", "--yes", "--reason", "moved").code == 0
+    assert docora.run("retry", *other.ids).code == 0
+    assert mark(docora)["app_ids"] == [other.app_id]
+    [entry] = [each for each in docora.audit_entries() if each["command"] == "pair"]
+    assert entry["reason"] == "moved"
+
+
+@pytest.mark.parametrize("change", [{"system_identifier": "1"}, {"database": "before"}])
+def test_a_restored_or_moved_database_is_accepted_with_one_warning_and_an_entry(
+    docora: Docora, change: Mapping[str, object]
+) -> None:
+    first, second, third = (docora.add_link() for _ in range(3))
+    docora.run("retry", *first.ids)
+    left = mark(docora)
+    change_mark(docora, **change)
+    found = check(examine(docora), "servers_match")
+    assert (found["state"], "which has its apps" in found["finding"]) == ("warning", True)
+    warned = docora.run("retry", *second.ids)
+    assert (warned.code, warned.stderr.count("taken for the same Docora")) == (0, 1), warned
+    assert mark(docora) == left
+    quiet = docora.run("retry", *third.ids)
+    assert (quiet.code, "taken for the same" in quiet.stderr) == (0, False)
+    entries = [each for each in docora.audit_entries() if each["command"] == "pair"]
+    assert [str(next(iter(change.values()))) in each["selection"] for each in entries] == [True]
+
+
+def test_where_the_number_of_the_system_may_not_be_read_names_and_apps_decide(
+    docora: Docora,
+) -> None:
+    link, other = docora.add_link(), docora.add_link()
+    revoke = "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
+    docora.connection.execute(revoke.encode())
+    assert docora.run("retry", *link.ids).code == 0
+    assert mark(docora)["system_identifier"] is None
+    change_mark(docora, system_identifier="1")
+    quiet = docora.run("retry", *other.ids)
+    assert (quiet.code, "Warning: Redis" in quiet.stderr) == (0, False)
+
+
+def test_a_user_without_the_key_changes_links_and_leaves_no_mark(docora: Docora) -> None:
+    link = docora.add_link()
+    name = docora.redis_access.command_name
+    keys = ("rq:*", "docora:bulk:*", "docora-ops:audit*", "docora-ops:schedule")
+    docora.redis.acl_setuser(name, enabled=True, reset_keys=True, keys=[*keys, "bull:*"])
+    try:
+        assert docora.run("retry", *link.ids).code == 0
+    finally:
+        docora.redis.acl_setuser(name, enabled=True, keys=["docora-ops:*"])
+        docora.redis.acl_log_reset()
+    assert mark(docora) == {}
+
+
+def test_a_worker_takes_no_job_from_a_redis_of_another_database(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    name = docora.connection.info.dbname
+    other = {"database": "other", "system_identifier": "1", "app_ids": ["app_other"], "who": "kim"}
+    docora.redis.hset(MARK, mapping={"mark": json.dumps(other), "left_at": 1})
+    with running(snapshots) as worker:
+        worker.await_line("takes no job", 1)
+        status = docora.run("status").stdout
+        assert "none takes jobs: Redis belongs to another database" in status
+        docora.redis.hset(MARK, "mark", json.dumps({**other, "app_ids": [link.app_id]}))
+        eventually(lambda: docora.status(link) == "synced", "the end of the job")
+    assert mark(docora)["database"] != name  # a worker only compares
