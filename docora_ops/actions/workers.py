@@ -17,7 +17,10 @@ from docora_ops.text import duration
 
 def rq_workers(docora: Docora) -> RqWorkers:
     """Returns all live RQ workers of this Redis, of any queue, and their suspension."""
-    require_rq(docora, "pause", "to keep Docora's workers from taking jobs, stop them")
+    instead = "to keep Docora's workers from taking jobs, stop them"
+    require_rq(docora, "pause", instead)
+    if docora.queue.read_other() is OtherQueue.WORKED_ON:
+        raise WrongBackendError("a BullMQ worker of Docora runs, and obeys no pause", hint=instead)
     return RqWorkers(read_suspension(docora.redis, Backend.RQ), live_workers(docora.redis))
 
 

@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from math import ceil
@@ -200,10 +201,13 @@ def bullmq_workers(client: Redis) -> list[Worker]:
     A worker is known by one of its connections, which has the name of the queue and the worker's
     own name, if any. Returns no workers if the user may not list clients.
     """
-    try:
-        clients = client.client_list()
-    except NoPermissionError:
-        return []
+    with suppress(NoPermissionError):
+        return _listed_bullmq_workers(client)
+    return []
+
+
+def _listed_bullmq_workers(client: Redis) -> list[Worker]:
+    clients = client.client_list()
     database = str(client.connection_pool.connection_kwargs.get("db", 0))
     found = []
     for each in clients:
@@ -213,6 +217,17 @@ def bullmq_workers(client: Redis) -> list[Worker]:
             host = address.rpartition(":")[0] or None
             found.append(Worker(own_name or address, None, host, None, None, jobs=[]))
     return found
+
+
+def sees_bullmq_worker(client: Redis) -> bool:
+    """Tells whether a worker of Docora's own queue is live.
+
+    If the user may not list clients: whether one was live within 30 s, by the key with which a
+    worker keeps others from looking for stalled jobs at the same time.
+    """
+    with suppress(NoPermissionError):
+        return bool(_listed_bullmq_workers(client))
+    return bool(permitted(lambda: client.exists(f"{BULLMQ}stalled-check")))
 
 
 # The order to workers to take no jobs: with RQ, to all workers of this Redis

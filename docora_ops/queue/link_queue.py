@@ -33,6 +33,7 @@ from docora_ops.queue.backend import (
     bullmq_workers,
     count_rq_workers,
     permitted,
+    sees_bullmq_worker,
 )
 from docora_ops.queue.pair_mark import KEY, encode_mark
 from docora_ops.queue.redis_client import Script, describe, redis_errors, server_time, text_of
@@ -174,7 +175,7 @@ class LinkQueue(ABC):
                 workers = permitted(lambda: count_rq_workers(client))
                 jobs = permitted(lambda: client.exists(LIST, REGISTRIES["scheduled"]))
             else:
-                workers = len(bullmq_workers(client))
+                workers = sees_bullmq_worker(client)
                 jobs = client.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
         if workers:
             return OtherQueue.WORKED_ON

@@ -24,7 +24,7 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
 from docora_ops.pair import PairMark, PairState, compare
-from docora_ops.queue.backend import bullmq_workers
+from docora_ops.queue.backend import sees_bullmq_worker
 from docora_ops.queue.pair_mark import read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
@@ -120,7 +120,7 @@ class Reasons:
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _LOOK_INTERVAL
             host.measure_clock(self._client)
-            self._sees_bullmq = bool(bullmq_workers(self._client))
+            self._sees_bullmq = sees_bullmq_worker(self._client)
             if (mark := read_mark(self._client)) != self._mark:
                 self._mark = mark
                 self._pair.suspect()

@@ -109,6 +109,27 @@ CHANGING = (
 )
 
 
+def test_without_the_list_of_clients_no_worker_begins_beside_one_of_docora(
+    bullmq: Bullmq,
+) -> None:
+    docora = bullmq.docora
+    access = docora.redis_access
+    env = {"DOCORA_OPS_BACKEND": "rq", "REDIS_URL": access.worker, "ENCRYPTION_KEY": "ab" * 32}
+    # As moveStalledJobsToWait of BullMQ 5 sets it, every 30 s while a worker lives.
+    docora.redis.set(f"bull:{QUEUE}:stalled-check", "1", px=30_000)
+    with without_rule(docora.redis, "+client|list", "docora-worker", access.worker_name):
+        refused = docora.run("worker", "--burst", env=env)
+        assert (refused.code, "a BullMQ worker of Docora" in refused.stderr) == (4, True), refused
+    docora.redis.acl_log_reset()
+
+
+def test_no_pause_is_promised_while_a_worker_of_docora_runs(bullmq: Bullmq) -> None:
+    with bullmq.worker(lambda _: None):
+        refused = bullmq.docora.run("pause", "--yes", env={"DOCORA_OPS_BACKEND": "rq"})
+    assert (refused.code, "obeys no pause" in refused.stderr) == (4, True), refused
+    assert not bullmq.docora.redis.exists("rq:suspended")
+
+
 @pytest.mark.parametrize("seen", ["workers", "keys"])
 def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_refuse(
     bullmq: Bullmq, seen: str
