@@ -133,6 +133,7 @@ class BulkRun:
         if self.options.dry_run or not total:
             require_right_workers(docora)
         else:
+            docora.database.require_changes()
             self._following.watch.had_workers = count_workers(docora, to_change=True) > 0
         if total:
             require_pair(docora)

@@ -267,7 +267,8 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
         version, standby = read_version(database), read_standby(database)
         server.read_clock(lambda: read_clock(database))
         server.checks.append(ok(CheckName.POSTGRES, database.place))
-        server.checks += check_postgres(version, standby)
+        is_read_only = database.is_read_only and not read_only
+        server.checks += check_postgres(version, standby, is_read_only=is_read_only)
         pools = pools_transactions(docora.settings)
         pooling = "a proxy that pools transactions: commands work, and a worker refuses to start"
         unknown = "unknown: two more connections could not be opened at once"
@@ -345,8 +346,13 @@ def _check_links(docora: Docora, server: _Server, max_failed: int | None) -> Non
     server.check(CheckName.OPEN_CIRCUITS, "none", problem)
 
 
-def check_postgres(version: str, standby: Standby | None) -> Iterator[Check]:
-    """Checks the version, and whether the server takes writes."""
+def check_postgres(
+    version: str, standby: Standby | None, *, is_read_only: bool = False
+) -> Iterator[Check]:
+    """Checks the version, and whether the server takes writes.
+
+    is_read_only: an administrator allows no changes.
+    """
     found = f"PostgreSQL {version}"
     is_old = [int(number) for number in re.findall(r"\d+", version)[:1]] < [_OLDEST_POSTGRES]
     upgrade = f"upgrade to PostgreSQL {_OLDEST_POSTGRES} or newer"
@@ -354,7 +360,12 @@ def check_postgres(version: str, standby: Standby | None) -> Iterator[Check]:
     yield _judge(CheckName.POSTGRES_VERSION, found, problem)
     hint = "point DATABASE_URL at the primary"
     problem = (standby is not None, failed, f"it is {standby}", hint)
-    yield _judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem)
+    found = (
+        "default_transaction_read_only is on: no command changes links, and no worker takes jobs"
+    )
+    hint = "whoever has set it for the server, the database or the role can say why"
+    forbidden = (is_read_only, failed, found, hint)
+    yield _judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem, forbidden)
 
 
 def check_privileges(role: Role, *, read_only: bool = False) -> Check:

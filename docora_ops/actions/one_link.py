@@ -107,7 +107,7 @@ def _change(
     if options.front:
         require_rq_for_front(docora)
     database, queue = docora.database, docora.queue
-    with database.transaction():  # one, instead of one for each statement
+    with database.snapshot():  # one, instead of one for each statement
         link = resolve_link(database, app, repository)
     workers = count_workers(docora, to_change=True)
     require_pair(docora)

@@ -68,7 +68,21 @@ SET LOCAL search_path TO pg_catalog, pg_temp;
 SELECT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relname = 'app_repositories' AND relkind IN ('r', 'p', 'v', 'm', 'f')
     AND relpersistence <> 't';
+{is_read_only};
 COMMIT
+"""
+
+# What the server, the database or the role sets is the word of an administrator. What another
+# client of a pool has set is not, so the value in force does not count. A session of a pool may
+# also be older than the settings of its database and role, which are therefore read first.
+_IS_READ_ONLY = """
+SELECT coalesce((
+    SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) AS setting
+    WHERE starts_with(setting, 'default_transaction_read_only=')
+        AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+        AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
+    ORDER BY setrole <> 0 DESC, setdatabase <> 0 DESC LIMIT 1
+), (SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'))::boolean
 """
 
 # A job may be idle within a transaction for as long as it reads a scan. Its commits need not wait
@@ -173,6 +187,7 @@ class Database:
         self.server = f"{self._name} on {hosts}"  # only the one in use, once it is known
         self.place = self.server  # with the schema, once it is known
         self.schema = ""  # of Docora's tables, once it is known
+        self.is_read_only = False  # by the word of an administrator, once it is known
         self._secrets = [url, given.get("password"), given.get("sslpassword")]
         self._statement_timeout = settings.statement_timeout
         # Shorter than the statement timeout, whose error does not mention the lock.
@@ -216,10 +231,15 @@ class Database:
 
     @contextmanager
     def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
-        """Commits, or rolls back on an exception; swallows `Rollback`. Refused by a standby."""
+        """Commits, or rolls back on an exception; swallows `Rollback`.
+
+        Refused by a standby, and where an administrator allows no changes.
+        """
         assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
         with self._connected() as first:
             connection = first
+            if isolation.endswith("READ WRITE"):
+                self._require_changes(connection)
             self._in_transaction = True
             try:
                 begin = f"BEGIN ISOLATION LEVEL {isolation};{self._begin}".encode()
@@ -240,6 +260,20 @@ class Database:
                 connection.execute(b"COMMIT")
             finally:
                 self._in_transaction = False
+
+    def require_changes(self) -> None:
+        """Raises PostgresError where an administrator allows no changes."""
+        with self._connected() as connection:
+            self._require_changes(connection)
+
+    def _require_changes(self, connection: Connection) -> None:
+        if self.is_read_only:
+            raise PostgresError(
+                f"Postgres database {self.server} is to stay as it is: "
+                "default_transaction_read_only is on",
+                hint="whoever has set it for the server, the database or the role "
+                f"{connection.info.user} can say why",
+            )
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Begins a transaction whose statements all see the same state of the database."""
@@ -399,13 +433,15 @@ class Database:
         if paths:
             path = quote(re.sub(r"\\(.)", r"\1", paths[-1]))
             set_path = f"SELECT pg_catalog.set_config('search_path', {path}, true)"
-        find = f"BEGIN;{self._begin}{_FIND_SCHEMA.format(set_path=set_path)}"
+        find_schema = _FIND_SCHEMA.format(set_path=set_path, is_read_only=_IS_READ_ONLY)
+        find = f"BEGIN;{self._begin}{find_schema}"
         try:
             results = connection.execute(find.encode()).results()
         except BaseException:
             connection.close()
             raise
-        *_, [(on_path,)], rows = (each.fetchall() for each in results if each.description)
+        found = (each.fetchall() for each in results if each.description)
+        *_, [(on_path,)], rows, [(self.is_read_only,)] = found
         schemas = [schema for (schema,) in rows]
         # If no schema fits, the error of the next statement names the usual one.
         usual = [*on_path, *schemas, "public"][0]

@@ -31,6 +31,7 @@ from docora_ops.text import amount
 from docora_ops.worker import host
 
 _LOOK_INTERVAL = 2  # seconds between two looks at the clock, and for a BullMQ worker
+_POSTGRES_INTERVAL = 30  # seconds between two looks at Postgres while nothing seems wrong
 _PAUSE, _LONGEST_PAUSE = 1, 10  # seconds between two looks at what was found wrong
 # Seconds. RQ judges heartbeats, which last for 60 s at least and are renewed after 30 s, by the
 # clocks of the hosts: two workers may be wrong by this in opposite directions.
@@ -107,7 +108,7 @@ class Reasons:
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
         self._client = client
-        self._next_look = 0.0
+        self._next_look = self._next_look_at_postgres = 0.0
         self._sees_bullmq = False
         self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
@@ -124,6 +125,9 @@ class Reasons:
             if (mark := read_mark(self._client)) != self._mark:
                 self._mark = mark
                 self._pair.suspect()
+        if time.monotonic() >= self._next_look_at_postgres:  # it may allow no changes by now
+            self._next_look_at_postgres = time.monotonic() + _POSTGRES_INTERVAL
+            self.postgres.suspect()
         looks = (
             self._judge_clock,
             lambda: _BESIDE_BULLMQ if self._sees_bullmq else None,
