@@ -84,10 +84,10 @@ interface: $(READY) ## List what a release promises to scripts: tests/interface/
 
 .PHONY: lock
 lock: $(READY) ## Write the three locks after a change in pyproject.toml (ARGS=--upgrade: newest versions)
-	$(COMPILE) --extra dev $(ARGS) pyproject.toml --output-file requirements.lock
-	$(COMPILE) --no-annotate --constraint requirements.lock --extra worker pyproject.toml \
+	$(COMPILE) --extra demo --group dev $(ARGS) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --no-annotate --extra worker $(ARGS) pyproject.toml \
 	    --output-file .github/image/requirements.lock
-	echo hatchling | $(COMPILE) --no-annotate --constraint requirements.lock - \
+	printf '%s\n' hatchling hatch-fancy-pypi-readme | $(COMPILE) --no-annotate $(ARGS) - \
 	    --output-file .github/image/build.lock
 
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
