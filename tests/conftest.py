@@ -3,11 +3,12 @@
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from typing import cast
 
 import psycopg
 import pytest
@@ -76,6 +77,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     _SHARED.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With TEST_REQUIRE_TOOLS, fail a test that is skipped, unless this user may not run it."""
+    report = yield
+    if report.skipped and "TEST_REQUIRE_TOOLS" in os.environ:
+        *_, reason = cast("tuple[str, int, str]", report.longrepr)
+        if "needs the right to" not in reason:
+            report.outcome, report.longrepr = "failed", f"TEST_REQUIRE_TOOLS is set. {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")

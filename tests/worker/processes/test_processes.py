@@ -244,7 +244,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
         assert worker.end() == 0
 
 
-@pytest.mark.skipif(not may_unshare(), reason="no other PID namespace for this user")
+@pytest.mark.skipif(not may_unshare(), reason="needs the right to make a process namespace")
 def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
     snapshots: Snapshots,
 ) -> None:
