@@ -572,7 +572,8 @@ def pages_of_links_to_check(
     after, is_last = {"app_id": "", "repository_id": ""}, False
     while not is_last:
         with database.snapshot():
-            database.execute(_READ_IN_ORDER)
+            if link_id is None:
+                database.execute(_READ_IN_ORDER)
             rows = database.rows(LINKS_TO_CHECK, only | after | {"limit": size})
         page = [
             (LinkRef(id_, intern(app), intern(repository)), intern(status))

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import chain, count
@@ -163,25 +163,30 @@ class QueueSweep:
         self._client = client
         self._script = Script(client, "judge.lua", "sweep.lua")
 
-    def read(
-        self, only: Container[str] | None = None, places: Iterable[Place] = tuple(Place)
-    ) -> Entries:
+    def read(self, only: Container[str] | None = None) -> Entries:
         """Reads all entries, page by page: Redis is held for a few milliseconds at a time.
 
         Reads the places in the order in which a job passes them, and the list from its tail: a job
         that moves on meanwhile is seen twice rather than not at all.
 
         only: leave out all other jobs; None reads the entries of all.
-        places: leave out all other places.
         """
         with redis_errors(self._client):
             now = server_time(self._client)
-            return Entries({place: self._read_place(place, now, only) for place in places})
+            return Entries({place: self._read_place(place, now, only) for place in Place})
 
     def _read_place(
         self, place: Place, now: float, only: Container[str] | None
     ) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
+        for page in self._pages(place, now):
+            for text in page:
+                job_id = text.partition(":")[0] if place is Place.WIP else text
+                if only is None or job_id in only:
+                    found[job_id].append(text)
+        return found
+
+    def _pages(self, place: Place, now: float) -> Iterator[Iterable[str]]:
         client, key = self._client, _KEYS[place]
         for start in count(0, _PAGE):
             # Ids that are pushed meanwhile shift the rest: an id at the border of two pages may be
@@ -193,13 +198,9 @@ class QueueSweep:
                 page = client.zrange(key, start, start + _PAGE - 1, withscores=True)
                 is_kept = place not in _EXPIRING
                 members = [each for each, score in page if is_kept or not 0 <= score <= now]
-            for text in map(text_of, members):
-                job_id = text.partition(":")[0] if place is Place.WIP else text
-                if only is None or job_id in only:
-                    found[job_id].append(text)
+            yield map(text_of, members)
             if not page:
                 break
-        return found
 
     def search(self, job_id: str) -> Entries:
         """Finds the entries of one job in the places from which a waiting job is taken."""
@@ -212,6 +213,21 @@ class QueueSweep:
                     pipeline.zscore(_KEYS[place], job_id)
             found = zip(_TAKEN_FROM, pipeline.execute(), strict=True)
         return Entries({place: {job_id: [job_id]} for place, at in found if at is not None})
+
+    def _read_apart(self, job_ids: set[str]) -> Entries:
+        """Removes the jobs that are taken whatever their status says from `job_ids`.
+
+        Returns the entries that matter for some statuses only. Keeps nothing else of a long list.
+        """
+        entries = {}
+        with redis_errors(self._client):
+            for place in _TAKEN_FROM:  # whose entries never expire
+                if place in _PICKED_UP:
+                    for page in self._pages(place, now=0):
+                        job_ids.difference_update(page)
+                else:
+                    entries[place] = self._read_place(place, 0, job_ids)
+        return Entries(entries)
 
     def read_facts(self, job_ids: Collection[str]) -> dict[str, JobFacts]:
         """Reads the status of each job, and when it was queued."""
@@ -229,16 +245,14 @@ class QueueSweep:
         entries: where the jobs stand. None: searches for a single job, and reads all entries once
             for several.
         """
-        if not job_ids:
+        if not (left := set(job_ids)):
             return {}
         if entries is None:
-            is_one = len(job_ids) == 1
-            entries = self.search(*job_ids) if is_one else self.read(set(job_ids), _TAKEN_FROM)
-        waiting = entries.by_place.get(Place.LIST, {})
-        elsewhere = [job_id for job_id in job_ids if job_id not in waiting]
+            entries = self.search(*left) if len(left) == 1 else self._read_apart(left)
+        left.difference_update(entries.by_place.get(Place.LIST, ()))
         return {
             job_id: facts.evidence
-            for some in batches(elsewhere, _PAGE)
+            for some in batches(list(left), _PAGE)
             for job_id, facts in self.read_facts(some).items()
             if facts.is_misplaced(entries.places_of(job_id))
         }
