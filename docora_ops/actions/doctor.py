@@ -87,6 +87,7 @@ class _Server:
     """Seconds that the server's clock is ahead of this host's, by server, if known."""
     latency: dict[str, float] = field(default_factory=dict)
     """Milliseconds that one answer takes, by server, if known."""
+    may_only_read: bool = False
     pending: int = 0  # links; 0 also if Postgres was not asked
     health: QueueHealth | None = None
     freshness: Freshness | None = None
@@ -127,7 +128,7 @@ def diagnose(
     read_only: role and user need only read privileges, and nothing that could write is attempted.
     """
     postgres = _ask_postgres(docora, max_failed, read_only=read_only)
-    redis = _ask_redis(docora, read_only=read_only)
+    redis = _ask_redis(docora, read_only=read_only or postgres.may_only_read)
     of_drift: list[Check] = []
     drift: DriftReport | None = None
     if not (postgres.missing or redis.missing):
@@ -241,7 +242,8 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
         server.check(CheckName.SCHEMAS, "no other role may create anything", problem)
         privileges = check_privileges(role, read_only=read_only)
         server.checks.append(privileges)
-        if privileges.state is CheckState.CRITICAL:
+        server.may_only_read = role.may_only_read
+        if privileges.state is CheckState.CRITICAL and not role.may_only_read:
             server.missing = "the missing privileges"
             return server
         _check_links(docora, server, max_failed)
@@ -285,6 +287,10 @@ def check_postgres(version: str, standby: Standby | None) -> Iterator[Check]:
 
 def check_privileges(role: Role, *, read_only: bool = False) -> Check:
     """Checks the privileges of the role. `read_only`: read privileges are enough."""
+    if role.may_only_read and not read_only:
+        found = f"{role.name} may only read: no command can change a link with it, and writing to "
+        hint = "to monitor, add --read-only; to make changes: docora-ops help privileges"
+        return failed(CheckName.PRIVILEGES, f"{found}Redis was not tried", hint)
     lacks = {} if role.is_superuser else role.lacks(read_only=read_only)
     found = "; ".join(f"{', '.join(lacks[table])} on {table}" for table in lacks)
     hint = " ".join(
