@@ -23,6 +23,8 @@ class Progress:
     put_to_work: int
     not_queued: int
     cancelled: bool
+    taken_over: int
+    """Completed links of a retry with `--in-flight` that others had put to work before."""
 
     @property
     def finished(self) -> bool:
@@ -143,13 +145,32 @@ class LeftToOperation:
 
 
 @dataclass(frozen=True)
+class RunningOperation:
+    """A bulk operation that is at work on some of the links of a selection.
+
+    `links`: the links of the selection that it has yet to queue, or that have no result yet.
+    """
+
+    operation_id: str
+    who: str | None
+    command: str | None
+    selection: Mapping[str, str | int | bool | list[str]]
+    started_at: datetime | None
+    total: int
+    completed: int
+    taken_over: int
+    links: int
+
+
+@dataclass(frozen=True)
 class BulkResult:
     """The result of a bulk operation so far, by Docora's own names.
 
     `total` = `completed` + `left`. `put_to_work` counts the first four outcomes. `failures` is a
     live list, which keeps growing. A field that an option adds is None without it: `in_flight` and
     `taken_over` need `--in-flight`; `circuits_reset` and `circuits_held` need `--reset-circuit`;
-    `planned_links` needs `--dry-run`.
+    `planned_links` needs `--dry-run`. `running_operations`: those at work on the same links before
+    the first change.
     """
 
     action: Action
@@ -177,6 +198,7 @@ class BulkResult:
     in_flight: int | None
     taken_over: int | None  # links that others had put to work before their turn came
     left_to_operations: Sequence[LeftToOperation] | None
+    running_operations: Sequence[RunningOperation]
     failures: Sequence[LinkFailure]
     planned_links: Sequence[PlannedLink] | None
 

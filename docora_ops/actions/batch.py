@@ -44,7 +44,7 @@ STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 _LONGEST_WAIT = 1  # seconds that a batch waits, with rows locked, for the batch before it
 _SLOW_LINKS_IN_A_ROW = 2
 """Once this many single links in a row have timed out, the whole server is too slow."""
-_MISSED = "its snapshot is running; resync it again when that has ended"
+MISSED = "its snapshot is running; resync it again when that has ended"
 _CUT_OFF = "its snapshot was cut off too often: the link is failed now"
 # A link that is not queued was stuck too often, and is failed now.
 _CHANGES = (Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.NOT_QUEUED)
@@ -225,7 +225,7 @@ class BatchExecution:
         failed = []
         for item in batch.recorded:
             if item.outcome is Outcome.ALREADY_RUNNING and self.action is Action.RESYNC:
-                failed.append((item.ref, _MISSED))
+                failed.append((item.ref, MISSED))
             elif item.error_message is not None:
                 failed.append((item.ref, item.error_message))
         try:

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from os import urandom
 
-from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, BatchInFlight
+from docora_ops.actions.batch import MISSED, AuditEntries, Batch, BatchExecution, BatchInFlight
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.following import Following, keep_results
 from docora_ops.actions.pair import require_pair
@@ -22,6 +22,7 @@ from docora_ops.bulk import (
     ChangeOptions,
     LeftToOperation,
     Progress,
+    RunningOperation,
     StoppedBy,
 )
 from docora_ops.database import Database, Selection
@@ -51,6 +52,8 @@ from docora_ops.queue.progress import HEARTBEAT
 
 LONGEST_FLIGHT = 0.8
 """Seconds after which no further batch is started before the next step."""
+
+_KEEP = 5  # seconds after which the run shows again that it is at work
 
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
 """Outcomes of links that others had put to work before their turn came."""
@@ -82,6 +85,7 @@ class BulkRun:
     """One action on the links of a selection.
 
     batch_size: the number of links that one transaction locks and queues.
+    running: other operations at work on the same links.
     deliveries: for a resync, the number of delivery records of the links.
     """
 
@@ -91,6 +95,7 @@ class BulkRun:
     change: Change
     options: ChangeOptions
     batch_size: int
+    running: Sequence[RunningOperation]
     deliveries: int = 0
     _audit: AuditEntries = field(init=False)
     _following: Following = field(init=False)
@@ -110,6 +115,7 @@ class BulkRun:
     _failures: list[LinkFailure] = field(default_factory=list)
     _circuits_reset: set[str] = field(default_factory=set)
     _circuits_held: set[str] = field(default_factory=set)
+    _kept_at: float = 0
     _reported_at: float = 0
     _reported_failures: int = 0
     _reported_failed_links: int = 0
@@ -188,6 +194,9 @@ class BulkRun:
         if stopped_by and self._left and not self._cancelled:
             self._cancel(stopped_by)
         self._report(is_last=True)
+        if self._operation_id and has_redis:
+            with suppress(RedisError):  # it expires
+                self.docora.store.end_work(self._operation_id)
         found = self._following.result()
         # If Redis is down, its timeout has been waited for once already.
         has_redis &= not self._following.watch.misses_redis
@@ -211,6 +220,11 @@ class BulkRun:
     def _left(self) -> int:
         return self.selection.total - self._counts.total()
 
+    @property
+    def _taken_over(self) -> int | None:
+        is_paced_retry = self.options.is_paced and self.action is Action.RETRY
+        return sum(self._counts[each] for each in _BY_OTHERS) if is_paced_retry else None
+
     def _cancel(self, reason: StoppedBy) -> None:
         """Ends the run before its next batch. Raises RedisError."""
         self._cancelled, self._stopped_by = True, reason
@@ -224,7 +238,6 @@ class BulkRun:
         options, counts, action = self.options, self._counts, self.action
         is_cut_short = self._cancelled and self._left > 0
         cleared = self._audit.deliveries_cleared if action is Action.RESYNC else None
-        is_paced_retry = options.is_paced and action is Action.RETRY
         left_to = [LeftToOperation(*each) for each in self.selection.left_to_operations.items()]
         result = BulkResult(
             action=action,
@@ -244,8 +257,9 @@ class BulkRun:
             circuits_reset=len(self._circuits_reset) if options.reset_circuit else None,
             circuits_held=len(self._circuits_held) if options.reset_circuit else None,
             in_flight=options.in_flight if options.is_paced else None,
-            taken_over=sum(counts[each] for each in _BY_OTHERS) if is_paced_retry else None,
+            taken_over=self._taken_over,
             left_to_operations=left_to if action is Action.SCHEDULE else None,
+            running_operations=self.running,
             failures=self._failures,
             planned_links=self._planned,
         )
@@ -261,7 +275,10 @@ class BulkRun:
             yield from self._find_misplaced(refs)
             for some in batches(refs, self.batch_size):
                 batch = Batch()
-                self._planned += self._execution.plan(some, batch)
+                for link in self._execution.plan(some, batch):
+                    outcome = self._counted(link.outcome)
+                    missed = {"error_message": MISSED} if outcome != link.outcome else {}
+                    self._planned.append(replace(link, outcome=outcome, **missed))
                 self._count(batch)
                 yield self.step()
             return
@@ -366,8 +383,9 @@ class BulkRun:
     def _count(self, batch: Batch) -> None:
         """Counts and reports what the batch has recorded."""
         for item in batch.recorded:
-            self._counts[item.outcome] += 1
-            self._by_app.setdefault(item.ref.app_id, Counter())[item.outcome] += 1
+            outcome = self._counted(item.outcome)
+            self._counts[outcome] += 1
+            self._by_app.setdefault(item.ref.app_id, Counter())[outcome] += 1
             # A resync does not wait for a snapshot that was running before: it counts as missed.
             if self._is_awaited and (item.outcome.succeeded or self.action is not Action.RESYNC):
                 self._following.add(item.ref, item.outcome)
@@ -387,6 +405,11 @@ class BulkRun:
         if late and self._operation_id:
             self.docora.store.add_links(self._operation_id, late)
         self._report()
+
+    def _counted(self, outcome: Outcome) -> Outcome:
+        """Returns the outcome to count: a running snapshot keeps a resync from being queued."""
+        is_missed = outcome is Outcome.ALREADY_RUNNING and self.action is Action.RESYNC
+        return Outcome.NOT_QUEUED if is_missed else outcome
 
     def _reset_held_circuits(self) -> None:
         """Resets the circuits whose rows other sessions held."""
@@ -424,6 +447,7 @@ class BulkRun:
                 put_to_work=count_succeeded(self._counts),
                 not_queued=len(self._failures),
                 cancelled=self._cancelled,
+                taken_over=self._taken_over or 0,
             ),
             self._failures,
             since=self._reported_failures,
@@ -441,3 +465,7 @@ class BulkRun:
         if was_cancelled and not self._cancelled:
             self._cancelled, self._stopped_by = True, StoppedBy.CANCELLED
             self._cancelled_by = cancelled_by
+        if not (self._cancelled or is_last) and time.monotonic() - self._kept_at > _KEEP:
+            self._kept_at = time.monotonic()
+            ids = (ref.id for ref in self.selection.refs)
+            self.docora.store.keep_at_work(self._operation_id, ids)

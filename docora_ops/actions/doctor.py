@@ -101,6 +101,7 @@ class _Server:
     """Seconds that the server's clock is ahead of this host's, by server, if known."""
     latency: dict[str, float] = field(default_factory=dict)
     """Milliseconds that one answer takes, by server, if known."""
+    may_only_read: bool = False
     pending: int = 0  # links; 0 also if Postgres was not asked
     foreign_keys: int = 0  # apps whose auth keys ENCRYPTION_KEY does not decrypt; 0 also if unknown
     health: QueueHealth | None = None
@@ -142,7 +143,7 @@ def diagnose(
     read_only: role and user need only read privileges, and nothing that could write is attempted.
     """
     postgres = _ask_postgres(docora, max_failed, read_only=read_only)
-    redis = _ask_redis(docora, read_only=read_only)
+    redis = _ask_redis(docora, read_only=read_only or postgres.may_only_read)
     first_look = time.monotonic()
     of_drift: list[Check] = []
     drift: DriftReport | None = None
@@ -297,7 +298,8 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
         server.check(CheckName.SCHEMAS, "no other role may create anything", problem)
         privileges = check_privileges(role, read_only=read_only)
         server.checks.append(privileges)
-        if privileges.state is CheckState.CRITICAL:
+        server.may_only_read = role.may_only_read
+        if privileges.state is CheckState.CRITICAL and not role.may_only_read:
             server.missing = "the missing privileges"
             return server
         if ("SELECT", "apps", "client_auth_key_encrypted") in role.held:
@@ -370,6 +372,10 @@ def check_postgres(
 
 def check_privileges(role: Role, *, read_only: bool = False) -> Check:
     """Checks the privileges of the role. `read_only`: read privileges are enough."""
+    if role.may_only_read and not read_only:
+        found = f"{role.name} may only read: no command can change a link with it, and writing to "
+        hint = "to monitor, add --read-only; to make changes: docora-ops help privileges"
+        return failed(CheckName.PRIVILEGES, f"{found}Redis was not tried", hint)
     lacks = {} if role.is_superuser else role.lacks(read_only=read_only)
     found = "; ".join(f"{', '.join(lacks[table])} on {table}" for table in lacks)
     hint = " ".join(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
 from docora_ops import bulk
@@ -13,11 +13,13 @@ from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.paced_run import PacedRun
 from docora_ops.actions.workers import require_rq, require_rq_for_front
 from docora_ops.audit import Change
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions, RunningOperation
 from docora_ops.database import Selection
-from docora_ops.database.link_reports import count_by_status, read_results
+from docora_ops.database.link_reports import SnapshotResult, count_by_status, read_results
 from docora_ops.database.link_rows import count_deliveries, select_due, select_links
+from docora_ops.errors import RedisDeniedError
 from docora_ops.links import Action, AppCount, LinkStatus
+from docora_ops.queue.progress import SharedLinks
 from docora_ops.text import When, amount
 
 _RESYNC_BATCH = 50
@@ -67,7 +69,8 @@ def retry_all_failed(
         none = f"no link fits the options, yet {failed} {links} failed"
         docora.note(f"{docora.servers}: {none}.")
     change = docora.describe_change("retry-all-failed", reason, options, **recorded, limit=limit)
-    run = _run_of(docora, Action.RETRY, selection, change, options)
+    running = running_operations(operations_at_work(docora, selection))
+    run = _run_of(docora, Action.RETRY, selection, change, options, running)
     yield from run.run()
 
 
@@ -102,7 +105,8 @@ def resync_all(
     selection = select_links(docora.database, which, skip_open_circuits=skip)
     recorded = {**asdict(found), "all": True} | recorded
     change = docora.describe_change("resync", reason, options, **recorded)
-    run = _run_of(docora, Action.RESYNC, selection, change, options, _RESYNC_BATCH)
+    running = running_operations(operations_at_work(docora, selection))
+    run = _run_of(docora, Action.RESYNC, selection, change, options, running, _RESYNC_BATCH)
     run.deliveries = count_deliveries(docora.database, selection.refs)
     yield from run.run()
 
@@ -123,28 +127,74 @@ def schedule(
     within = docora.settings.scan_interval
     require_rq(docora, "schedule", f"Docora's worker queues what is due by itself, within {within}")
     due = select_due(docora.database, docora.settings.rescan_interval_ms)
-    selection = without_paced_links(docora, due)
+    at_work = operations_at_work(docora, due)
+    selection = without_paced_links(due, at_work)
     for operation_id, links in selection.left_to_operations.items():
         left = f"{amount(links, 'due link')} left to operation {operation_id}"
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
     change = docora.describe_change("schedule", reason)
-    run = _run_of(docora, Action.SCHEDULE, selection, change, ChangeOptions(dry_run=dry_run))
+    options, running = ChangeOptions(dry_run=dry_run), running_operations(at_work)
+    run = _run_of(docora, Action.SCHEDULE, selection, change, options, running)
     yield from run.run()
     if not dry_run:
         docora.queue.keep_pass()
 
 
-def without_paced_links(docora: Docora, selection: Selection) -> Selection:
+AtWork = Sequence[tuple[SharedLinks, Sequence[SnapshotResult]]]
+
+
+def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
+    """Returns the operations that are at work on links of the selection.
+
+    Each comes with the results of the common links that it has queued. Raises PostgresError,
+    RedisError.
+    """
+    if not selection.total:
+        return []
+    try:
+        found = docora.store.read_at_work({ref.id for ref in selection.refs})
+    except RedisDeniedError as error:  # by the ACL of an older version
+        docora.warn(f"whether other operations are at work is not known: {error.message}")
+        return []
+    return [
+        (shared, read_results(docora.database, list(shared.queued)) if shared.queued else [])
+        for shared in found
+    ]
+
+
+def running_operations(at_work: AtWork) -> list[RunningOperation]:
+    """Returns the operations that have yet to queue some of the links, or await their results."""
+    running = []
+    for shared, results in at_work:
+        operation, links = shared.operation, len(shared.to_queue) + len(shared.queued)
+        if links > len(results):
+            running.append(
+                RunningOperation(
+                    operation_id=operation.operation_id,
+                    who=operation.who,
+                    command=operation.command,
+                    selection=operation.selection,
+                    started_at=shared.started_at,
+                    total=operation.total,
+                    completed=operation.completed,
+                    taken_over=operation.taken_over,
+                    links=links - len(results),
+                )
+            )
+    return running
+
+
+def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
     """Leaves out links that a paced run is going to queue, and links that failed again in one.
 
     Keeps all other links that a paced run has queued: the job may be lost, or a rescan due.
     """
-    due = {ref.id for ref in selection.refs}
     left_to: dict[str, str] = {}  # operation ids, by row id
-    for run in docora.store.read_paced():
-        results = read_results(docora.database, list(due & run.queued)) if due & run.queued else []
+    for shared, results in at_work:
+        if "in_flight" not in shared.operation.selection:
+            continue
         failed_again = {each.id for each in results if each.status == LinkStatus.FAILED}
-        left_to |= dict.fromkeys(due & (run.selected - run.queued) | failed_again, run.operation_id)
+        left_to |= dict.fromkeys(shared.to_queue | failed_again, shared.operation.operation_id)
     refs = [ref for ref in selection.refs if ref.id not in left_to]
     counts = Counter(ref.app_id for ref in refs)
     by_app = [
@@ -162,6 +212,7 @@ def _run_of(
     selection: Selection,
     change: Change,
     options: ChangeOptions,
+    running: Sequence[RunningOperation],
     batch_size: int = 0,
 ) -> BulkRun:
     kind = PacedRun if options.is_paced and selection.total else BulkRun
@@ -170,4 +221,5 @@ def _run_of(
             "--in-flight holds back docora-ops only: Docora's scheduler queues all failed links in "
             "each pass, except those with an open circuit."
         )
-    return kind(docora, action, selection, change, options, batch_size or bulk.BATCH_SIZE)
+    batch_size = batch_size or bulk.BATCH_SIZE
+    return kind(docora, action, selection, change, options, batch_size, running)

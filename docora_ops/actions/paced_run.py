@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from docora_ops.actions.batch import Batch
 from docora_ops.actions.bulk_run import BulkRun, BulkStep
 from docora_ops.actions.following import Feed
 from docora_ops.bulk import BulkWait, StoppedBy
-from docora_ops.errors import RedisError
 from docora_ops.links import LinkRef
 
 _FEWEST = 2  # links in flight at the start, and at least: an app that is down must leave one slot
 _REPORT = 1  # seconds after which an idle run looks whether it was cancelled
-_KEEP = 5  # seconds after which the run shows again that it is under way
 
 
 class Pace:
@@ -104,7 +102,6 @@ class PacedRun(BulkRun):
     _unclaimed: list[LinkRef] = field(default_factory=list)
     """Links whose rows were locked: they come last."""
     _is_last_round: bool = False
-    _kept_at: float = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,19 +162,3 @@ class PacedRun(BulkRun):
         super()._count(batch)
         self._pace.release(item.ref.id for item in batch.recorded if not item.outcome.succeeded)
         self._pace.release(ref.id for ref in batch.waiting)
-
-    def _report(self, *, is_last: bool = False) -> None:
-        super()._report(is_last=is_last)
-        is_due = time.monotonic() - self._kept_at > _KEEP
-        if is_due and self._operation_id and not (self._cancelled or self.docora.queue.is_docoras):
-            self._kept_at = time.monotonic()
-            ids = (ref.id for ref in self.selection.refs)
-            self.docora.store.keep_paced(self._operation_id, ids)
-
-    def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
-        try:
-            super()._end(stopped_by, has_redis=has_redis)
-        finally:
-            if not self.docora.queue.is_docoras:
-                with suppress(RedisError):  # it expires
-                    self.docora.store.end_paced(self._operation_id or "")

@@ -15,14 +15,14 @@ from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
-from docora_ops.errors import ServerError
+from docora_ops.errors import PostgresDeniedError, RedisDeniedError, ServerError
 from docora_ops.links import Action, Outcome, only_app
 from docora_ops.render import bulk_view as render
+from docora_ops.render.columns import cell
 from docora_ops.render.console import progress_bar
 from docora_ops.render.link_view import FORGOTTEN, app_counts, failures, records_in_words
 from docora_ops.text import amount
 
-_BY_ITSELF = {StoppedBy.MAX_FAILURES, StoppedBy.TIMEOUT, StoppedBy.LOST_JOBS}
 _STOPPING = "Stopping after the current batches. A second signal stops at once."
 
 
@@ -49,6 +49,9 @@ def run_bulk(
             return gravest(_codes(step.result))
         if terminal is not None:
             _ask(context, terminal, step, options)
+        elif step.result.action is not Action.SCHEDULE:  # which leaves links to them
+            for operation in step.result.running_operations:
+                context.warn(render.running(operation))
         if not detached:
             return _carry_out(context, events, step, options)
 
@@ -66,7 +69,8 @@ def run_bulk(
 
 def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
     docora, total = context.docora, step.result.total
-    above: list[object] = [app_counts(step.chosen)]
+    running = (render.running(each) for each in step.result.running_operations)
+    above: list[object] = [app_counts(step.chosen), *(cell(each, "yellow") for each in running)]
     question = reset_in_words(docora, amount(total, "link"), total)
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
@@ -114,13 +118,14 @@ def _carry_out(
     if lost or is_interrupted():
         why = StoppedBy.LOST_SERVER if lost else StoppedBy.INTERRUPTED
         step = replace(step, result=step.result.stopped(why))
-    _show(context, step, options, lost)
+    if not lost or step.result.completed or context.as_json:
+        _show(context, step, options, lost)
     result, codes = step.result, _codes(step.result)
     if lost and step.is_waiting:
         return context.report(lost, next_step="the jobs go on")
     if lost:
-        done = f"Stopped after {result.completed} of {total} links."
-        return context.report(lost, done, _next_step(action))
+        is_denied = isinstance(lost, PostgresDeniedError | RedisDeniedError)
+        return context.report(lost, f"{_ended(result)}.", "" if is_denied else _next_step(action))
     if step.wait:
         to_verify = only_app([app.app_id for app in step.by_app])
         codes |= end_wait(context, step.wait, result.operation_id or "", to_verify)
@@ -195,16 +200,21 @@ def _show(
     context.show_tables(parts, footer, paged=options.dry_run)
     if options.dry_run:
         context.say(f"{context.docora.servers}: dry run, nothing was changed.")
-    elif result.cancelled:
-        ended = f"Cancelled by {result.cancelled_by}" if result.cancelled_by else "Cancelled"
-        if result.stopped_by in _BY_ITSELF:
-            ended = f"Stopped ({render.stopped(result.stopped_by, None)})"
-        done = f"{ended} after {result.completed} of {result.total} links"
-        context.warn(f"{done}; {_next_step(result.action)}.")
+    elif result.cancelled and lost is None:
+        context.warn(f"{_ended(result)}; {_next_step(result.action)}.")
+
+
+def _ended(result: BulkResult) -> str:
+    why = ""  # all links are handled, or the commits of the last ones are not known
+    if result.stopped_by:
+        why = f" ({render.stopped(result.stopped_by, result.cancelled_by)})"
+    return f"Stopped{why} after {result.completed} of {result.total} links"
 
 
 def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:
     """Yields the sentences below the table."""
+    if options.dry_run:
+        yield from map(render.running, result.running_operations)
     if result.action is Action.RESYNC and result.total:
         count = result.deliveries_cleared or result.deliveries_marked or 0
         what = records_in_words(count, update=options.update, is_planned=options.dry_run)

@@ -78,6 +78,12 @@ class Role:
     missing_columns: list[str]  # each `table` or `table.column` that is absent or hidden
     held: set[Privilege]  # those in the topic `privileges` that the role has
 
+    @property
+    def may_only_read(self) -> bool:
+        """Tells whether the role has all privileges to monitor, and none to change anything."""
+        is_reader = {name for name, *_ in self.held} == {"SELECT"} and not self.is_superuser
+        return is_reader and not self.lacks(read_only=True)
+
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
         """Returns the grants in the topic `privileges` that the role lacks, by table.
 

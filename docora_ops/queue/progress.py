@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from docora_ops.bulk import (
     StoppedBy,
 )
 from docora_ops.errors import NotFoundError, OperationFinishedError
-from docora_ops.links import LinkFailure
+from docora_ops.links import LinkFailure, batches
 from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of, reason_of, results_of
 from docora_ops.queue.redis_client import (
     answers_of,
@@ -41,7 +41,7 @@ from docora_ops.queue.redis_client import (
 EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
 HEARTBEAT = 30  # seconds after which a runner renews the TTL, even if its batch takes longer
 OWNER_PATIENCE = 120  # seconds without a renewal after which an operation has lost its runner
-HEARD = 60  # seconds for which a run with `--in-flight` counts as under way since it was kept
+HEARD = 60  # seconds for which an operation counts as at work since it was kept
 FAILURES_KEPT = 10_000
 MESSAGES_KEPT = 100
 RECORD_EXPIRY = 7 * 86_400  # seconds for which the record of an operation is kept
@@ -50,13 +50,16 @@ FAILURES_OF_RECORD = 1_000
 
 _PREFIX = "docora:bulk:"
 _RECORDS = "docora-ops:operations"  # a stream of the ids of operations with a record
-_PACED_RUNS = "docora-ops:paced-runs"  # operation ids of runs that were heard of lately
+_AT_WORK = "docora-ops:at-work"  # a hash; its fields are ids of operations heard of lately
 _ID_BYTES = 16
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 # Further fields of an operation that docora-ops has started, as far as they are known.
-_OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results", "messages")
+_OUR_FIELDS = (
+    *("who", "command", "selection", "stopped_by", "cancelled_by", "results", "messages"),
+    "taken_over",
+)
 # Further fields of its record; the last two are compressed.
 _RECORD_FIELDS = ("started_at", "reason", "failures", "failed_links")
 _LONGEST_ERROR = 1_000  # characters, also of a message
@@ -64,12 +67,13 @@ _LARGEST_FIELD = 16 * 2**20  # bytes: others may have written any
 
 
 @dataclass(frozen=True)
-class PacedLinks:
-    """The links of a run with `--in-flight` that is under way, by their row ids."""
+class SharedLinks:
+    """The links that an operation at work has in common with a selection, by their row ids."""
 
-    operation_id: str
-    selected: frozenset[str]
-    queued: frozenset[str]  # the selected links whose turn has come
+    operation: KnownOperation
+    started_at: datetime | None
+    to_queue: set[str]  # their turn is still to come
+    queued: set[str]
 
 
 class ProgressStore:
@@ -110,6 +114,8 @@ class ProgressStore:
             "succeeded": progress.put_to_work,
             "failed": progress.not_queued,
         }
+        if progress.taken_over:
+            fields["taken_over"] = progress.taken_over
         if change:
             selection = json.dumps(change.selection)
             fields |= {"who": change.who, "command": change.command, "selection": selection}
@@ -295,7 +301,7 @@ class ProgressStore:
         """Returns the row ids of claimed links from `since` on. An id may be there twice."""
         with redis_errors(self._client):
             found = self._client.getrange(part_key(operation_id, "links"), since * _ID_BYTES, -1)
-        return _unpacked(cast("bytes", found))
+        return list(_unpacked(cast("bytes", found)))
 
     def add_links(self, operation_id: str, ids: Iterable[str]) -> None:
         """Keeps further links of an operation, by their row ids."""
@@ -347,37 +353,50 @@ class ProgressStore:
             pipeline.execute()
         return True
 
-    # Runs with `--in-flight` that are under way: `schedule` leaves their links to them
+    # Operations at work: others are told of them, and `schedule` leaves links to some of them
 
-    def keep_paced(self, operation_id: str, selected: Iterable[str]) -> None:
-        """Makes the run and its links known for the next `HEARD` seconds."""
+    def keep_at_work(self, operation_id: str, selected: Iterable[str]) -> None:
+        """Makes the operation and its links, by row id, known for the next `HEARD` seconds."""
         key = part_key(operation_id, "selection")
         with redis_errors(self._client):
             if not self._client.expire(key, HEARD):
                 self._client.set(key, _packed(selected), ex=HEARD)
-            self._client.sadd(_PACED_RUNS, operation_id)
-            self._client.expire(_PACED_RUNS, HEARD)
+            self._client.hset(_AT_WORK, operation_id, "")
+            self._client.expire(_AT_WORK, HEARD)
 
-    def end_paced(self, operation_id: str) -> None:
-        """Forgets the run, so that `schedule` no longer leaves links to it."""
+    def end_work(self, operation_id: str) -> None:
+        """Forgets the links of the operation, which no longer counts as at work."""
         with redis_errors(self._client):
-            self._client.delete(part_key(operation_id, "selection"))
+            self._client.expire(part_key(operation_id, "selection"), 0)  # deletes it
 
-    def read_paced(self) -> list[PacedLinks]:
-        """Returns the runs that are under way, each with its links."""
+    def read_at_work(self, ids: Collection[str]) -> list[SharedLinks]:
+        """Returns the operations at work that have some of these links, given by their row ids.
+
+        Those of Docora's dashboard keep no links, and are not known here.
+        """
         with redis_errors(self._client):
-            known = cast("set[bytes]", self._client.smembers(_PACED_RUNS))
+            known = cast("dict[bytes, bytes]", self._client.hgetall(_AT_WORK))
+            if not known:
+                return []
             operation_ids = sorted(map(text_of, known))
             pipeline = self._client.pipeline(transaction=False)
             for operation_id in operation_ids:
                 pipeline.get(part_key(operation_id, "selection"))
                 pipeline.get(part_key(operation_id, "links"))
-            found = answers_of(pipeline)
-        return [
-            PacedLinks(operation_id, *(frozenset(_unpacked(each or b"")) for each in links))
-            for operation_id, *links in zip(operation_ids, found[::2], found[1::2], strict=True)
-            if links[0]
-        ]
+                pipeline.hmget(part_key(operation_id, "record"), ["started_at"])
+            answers = answers_of(pipeline)
+        parts = dict(zip(operation_ids, batches(answers, 3), strict=True))
+        shared = []
+        for operation in self._read([operation_key(each).encode() for each in operation_ids]):
+            selected, links, [began] = parts[operation.operation_id]
+            common = {id_ for id_ in _unpacked(selected or b"") if id_ in ids}
+            if not common or operation.cancelled:
+                continue
+            queued = {id_ for id_ in _unpacked(links or b"") if id_ in common}
+            milliseconds = whole_number(began)
+            started = None if milliseconds is None else moment_of_timestamp(milliseconds / 1000)
+            shared.append(SharedLinks(operation, started, common - queued, queued))
+        return shared
 
     @contextmanager
     def _transaction(self, audit: AuditEntry | None) -> Iterator[Pipeline]:
@@ -398,7 +417,7 @@ def part_key(operation_id: str, part: str) -> str:
     """Returns a key of an operation.
 
     part: `failures`; `record`, which is kept for a week; `links`, the row ids that the operation
-        has claimed; or `selection`, all row ids of a run that is under way. A row id has 16 bytes.
+        has claimed; or `selection`, all row ids of one at work. A row id has 16 bytes.
     """
     # Not with the prefix of operations: the dashboard would take the key for one.
     return f"docora-ops:operation:{operation_id}:{part}"
@@ -408,9 +427,9 @@ def _packed(ids: Iterable[str]) -> bytes:
     return b"".join(UUID(id_).bytes for id_ in ids)
 
 
-def _unpacked(packed: bytes) -> list[str]:
-    starts = range(0, len(packed) - _ID_BYTES + 1, _ID_BYTES)
-    return [str(UUID(bytes=packed[start : start + _ID_BYTES])) for start in starts]
+def _unpacked(packed: bytes) -> Iterator[str]:
+    for start in range(0, len(packed) - _ID_BYTES + 1, _ID_BYTES):
+        yield str(UUID(bytes=packed[start : start + _ID_BYTES]))
 
 
 def _operation(
@@ -427,7 +446,8 @@ def _operation(
     """
     now = time[0] + time[1] / 1e6
     total, completed, succeeded, failed = (whole_number(each) or 0 for each in values[:4])
-    texts = map(optional_text_of, values[5:])
+    *ours, taken_over = values[5:]
+    texts = map(optional_text_of, ours)
     who, command, selection, stopped_by, cancelled_by, results, messages = texts
     # Each step sets the same TTL, so the rest of it tells the time of the step.
     at = now - expiry + seconds_left if 0 <= seconds_left <= expiry else None
@@ -445,6 +465,7 @@ def _operation(
         put_to_work=succeeded,
         not_queued=failed,
         cancelled=is_cancelled,
+        taken_over=whole_number(taken_over) or 0,
         state=state,
         last_step_at=None if at is None else moment_of_timestamp(at),
         last_step_seconds=None if at is None else int(now - at),

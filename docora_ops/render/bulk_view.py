@@ -7,12 +7,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from docora_ops.audit import HistoryEntry, HistoryState
-from docora_ops.bulk import BulkResult, BulkWait, KnownOperation, OperationState, Results, StoppedBy
+from docora_ops.bulk import (
+    BulkResult,
+    BulkWait,
+    KnownOperation,
+    OperationState,
+    Progress,
+    Results,
+    RunningOperation,
+    StoppedBy,
+)
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
 from docora_ops.render.columns import Column, Listing, Pairs, cell, style_of, words
 from docora_ops.render.link_view import ROWS_SHOWN, app_counts, failures, group_columns, link_name
-from docora_ops.text import amount, duration
+from docora_ops.text import amount, duration, moment
 
 _MESSAGES = {  # for some links, and for none
     Action.RETRY: ("Bulk retry started", "Nothing to retry"),
@@ -66,6 +75,24 @@ def summary(by_app: Mapping[App, Mapping[Outcome, int]]) -> Listing[Any]:
     if len(rows) > 1:  # first: a pager shows the beginning
         rows.insert(0, (App("", "all"), totals))
     return Listing(columns, rows)
+
+
+def running(operation: RunningOperation) -> str:
+    """Says which operation is at work on the same links, whose it is, and how far it is."""
+    parts = (
+        operation.who,
+        command_line(operation.command, operation.selection),
+        links_done(operation),
+        f"since {moment(operation.started_at)}" if operation.started_at else None,
+    )
+    at_work = f"Operation {operation.operation_id} is at work on {operation.links} of these links"
+    return f"{at_work}: {', '.join(filter(None, parts))}."
+
+
+def links_done(operation: Progress | RunningOperation) -> str:
+    """Returns `40 of 455`, and how many links others had put to work before their turn came."""
+    done = f"{operation.completed - operation.taken_over} of {operation.total}"
+    return f"{done}, {operation.taken_over} taken over" if operation.taken_over else done
 
 
 def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
@@ -182,20 +209,20 @@ def ago(seconds: int | None) -> str:
 
 OPERATIONS: Sequence[Column[KnownOperation]] = (
     Column("Operation", lambda each: each.operation_id),
-    Column("Completed", lambda each: f"{each.completed} of {each.total}", is_number=True),
-    Column("Put to work", lambda each: each.put_to_work, is_number=True, left_out=4),
+    Column("Completed", links_done, is_number=True, narrowest=9),
+    Column("Put to work", lambda each: each.put_to_work, is_number=True, left_out=1),
     Column(
-        "Not queued", lambda it: it.not_queued, lambda it: "bold red" * bool(it.not_queued), True
+        "Not queued",
+        lambda each: each.not_queued,
+        lambda each: "bold red" * bool(each.not_queued),
+        is_number=True,
+        left_out=3,
     ),
-    Column(
-        "State",
-        state_of,
-        lambda each: style_of(each.state),
-    ),
-    Column("Results", lambda each: ", ".join(counted_results(each.results)), left_out=3),
+    Column("State", state_of, lambda each: style_of(each.state), narrowest=11),
+    Column("Results", lambda each: ", ".join(counted_results(each.results)), narrowest=14),
     Column("Last step", lambda each: ago(each.last_step_seconds), left_out=2),
-    Column("Who", lambda each: each.who, left_out=1),
-    Column("What", lambda each: command_line(each.command, each.selection), folds=True),
+    Column("Who", lambda each: each.who, narrowest=10),
+    Column("What", lambda it: command_line(it.command, it.selection), folds=True, left_out=4),
 )
 
 

@@ -17,7 +17,12 @@ from docora_ops.bulk import OperationRecord
 from docora_ops.errors import ServerError
 from docora_ops.folding import LONGEST, group_errors
 from docora_ops.links import LinkFailure
-from docora_ops.render.bulk_view import command_line, counted_results, result_of_change, state_of
+from docora_ops.render.bulk_view import (
+    command_line,
+    counted_results,
+    result_of_change,
+    state_of,
+)
 from docora_ops.render.link_view import NO_ERROR, link_name
 from docora_ops.render.status_view import status_rows
 from docora_ops.render.verify_view import LIMITS, summary
@@ -157,8 +162,10 @@ def _operation(operation: OperationRecord) -> Iterator[str]:
     if operation.reason:
         yield f"- Reason: {code(operation.reason)}"
     yield f"- State: {code(state_of(operation))}, last step {_time(operation.last_step_at)}"
+    done, taken_over = operation.completed - operation.taken_over, operation.taken_over
     yield (
-        f"- Links: {operation.completed} of {operation.total} completed, "
+        f"- Links: {done} of {operation.total} completed, "
+        f"{f'{taken_over} taken over, ' if taken_over else ''}"
         f"{operation.put_to_work} put to work, {operation.not_queued} not queued"
     )
     if results := counted_results(operation.results):

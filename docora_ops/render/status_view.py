@@ -13,7 +13,7 @@ from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, refus
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import LinkStatus
 from docora_ops.overview import SLOW_MS, Freshness, Metrics, Status, TargetState
-from docora_ops.render.bulk_view import ago
+from docora_ops.render.bulk_view import ago, links_done, state_of
 from docora_ops.render.columns import Column, cell, words
 from docora_ops.render.link_view import NO_ERROR
 from docora_ops.text import amount, duration, good_until, inert, moment
@@ -72,7 +72,7 @@ def status_rows(
     if queue:
         progress = "none in the last hour"
         if last := status.last_operation:
-            done = f"{last.completed} of {last.total}, {words(last.state)}"
+            done = f"{links_done(last)}, {state_of(last)}"
             progress = f"{last.operation_id}: {done}, {ago(last.last_step_seconds)}"
         yield "Operation", cell(progress)
 
@@ -98,15 +98,21 @@ def _links(status: Status) -> Iterator[Row]:
         since = good_until(status.good_until_at, status.good_until_seconds)
         in_apps = f"{failed} in {amount(status.failed_apps or 0, 'app')}, {last}{since}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
-        yield from (("", _line(line)) for line in by_app)
+        yield from _first_lines(by_app, status.failed_apps or 0)
         with_errors = f"with {amount(status.failed_errors or 0, 'error', 'different errors')}"
         yield "", _heading(with_errors, "docora-ops failed --group-by error")
-        yield from (("", _line(line)) for line in by_error)
+        yield from _first_lines(by_error, status.failed_errors or 0)
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
     else:
         yield "Circuits", cell("none open")
+
+
+def _first_lines(lines: Sequence[str], total: int) -> Iterator[Row]:
+    """Yields the lines. If there are more in total, the last one says how many are left out."""
+    shown = lines if len(lines) >= total else [*lines[:-1], f"and {total - len(lines) + 1} more"]
+    yield from (("", _line(line)) for line in shown)
 
 
 def _recent_ends(status: Status) -> str:
@@ -183,7 +189,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     elif has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
-        none = "none" if queue.backend is Backend.RQ else "no Redis client has a worker's name"
+        none = "none" if queue.backend is Backend.RQ else "none seen"
         none += f" ({lost})" if lost else ""
         yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:

@@ -75,7 +75,14 @@ def test_one_signal_ends_a_bulk_action_after_the_batches_in_flight(
         assert [*progress.values()] == [str(total), str(done), str(done), "0", "true"]
     assert re.search(rf"App 1\t.*\t{done}\b", stdout), stdout
     again = "begins again, with all of them" if bulk is RESYNC else "finishes the rest"
-    assert f"Cancelled after {done} of {total} links; the same command {again}" in stderr.text
+    assert (
+        f"Stopped (interrupted) after {done} of {total} links; the same command {again}"
+        in stderr.text
+    )
+    if bulk is not SCHEDULE:
+        for screen in docora.run_together(("operations",), ("status",), ("report",)):
+            assert "interrupted" in screen.stdout, screen
+            assert "cancelled" not in screen.stdout, screen
     assert_next_run_does_the_rest(docora, bulk, total)
 
 
@@ -94,7 +101,7 @@ def test_a_bulk_action_that_loses_postgres_reports_what_it_has_done(
     assert (code, document["code"]) == (5, "postgres")
     assert (data["total"], data["completed"], data["cancelled"]) == (total, done, True)
     assert data["queued"] == data["put_to_work"] == done
-    assert f"Stopped after {done} of {total} links." in stderr.text
+    assert f"Stopped (lost server) after {done} of {total} links." in stderr.text
     if bulk is RETRY:
         assert docora.statuses() == {"failed": total - done, "pending_snapshot": done}
         operation_id = only_operation(docora)

@@ -168,7 +168,7 @@ def test_a_resync_that_is_undone_forgets_no_delivery(docora: Docora) -> None:
     forbid(docora, links[1], "P0001")
     docora.start_job(links[2].job_id)
     result = docora.actions().resync_all(APP)
-    assert result.counts == {Outcome.QUEUED: 2, Outcome.NOT_QUEUED: 1, Outcome.ALREADY_RUNNING: 1}
+    assert result.counts == {Outcome.QUEUED: 2, Outcome.NOT_QUEUED: 2}
     assert result.deliveries_cleared == 10
     assert [docora.deliveries(link) for link in links] == [0, 5, 5, 0]
     assert {failure.job_id for failure in result.failures} == {links[1].job_id, links[2].job_id}
@@ -217,3 +217,32 @@ def test_a_terminal_shows_what_it_is_about_and_asks_and_a_yes_runs_it_with_a_bar
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
         code, shown = on_terminal(docora, ["retry-all-failed", *options])
         assert (code, "[y/N]" in shown) == (0, False), shown
+
+
+def test_a_link_that_a_resync_has_missed_is_not_queued_wherever_it_is_counted(
+    docora: Docora,
+) -> None:
+    docora.add_links(2, status="synced")
+    docora.start_job(docora.links()[0].job_id)
+    plan = docora.run("resync", APP, "--all", "--dry-run", "--json").data
+    result = docora.run("resync", APP, "--all", "--yes", "--json").data
+    for found in (plan, result):
+        assert (found["not_queued"], found["already_running"], found["queued"]) == (1, 0, 1)
+    missed = [each["error_message"] for each in plan["planned_links"]]
+    assert missed == [result["failures"][0]["error_message"], None]
+    report = docora.run("report", "--operation", result["operation_id"]).stdout
+    assert "- Links: 2 of 2 completed, 1 put to work, 1 not queued" in report
+    assert "1 not queued" in docora.run("history").stdout
+
+
+def test_a_bulk_retry_that_is_refused_shows_no_counts_and_no_way_that_leads_nowhere(
+    docora: Docora,
+) -> None:
+    docora.add_links(3)
+    result = docora.run(
+        "retry-all-failed", "--yes", env={"DATABASE_URL": docora.database_access.monitor}
+    )
+    assert (result.code, result.stdout) == (5, ""), result
+    assert "permission denied" in result.stderr
+    assert "docora-ops help privileges" in result.stderr
+    assert "finishes the rest" not in result.stderr

@@ -307,6 +307,24 @@ def test_all_is_well_for_the_role_and_the_user_for_monitoring(docora: Docora) ->
             assert (result.code, result.stderr, not_ok(result)) == (0, "All is well.\n", {}), result
 
 
+def test_a_role_that_may_only_read_judges_what_it_can_and_is_given_no_grant(
+    docora: Docora,
+) -> None:
+    make_healthy(docora)
+    env = {
+        "DATABASE_URL": docora.database_access.monitor,
+        "REDIS_URL": docora.redis_access.monitor,
+    }
+    with frozen(docora):
+        result = docora.run("doctor", "--json", env=ONE_LOOK | env)
+    assert (result.code, not_ok(result)) == (6, {"privileges": "critical"}), result
+    found = check(result, "privileges")
+    assert "may only read" in found["finding"]
+    assert "writing to Redis was not tried" in found["finding"]
+    assert "--read-only" in found["hint"]
+    assert "GRANT" not in found["hint"]
+
+
 def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
     make_healthy(docora)
     dead = f"127.0.0.1:{refused_port()}"

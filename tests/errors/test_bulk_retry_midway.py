@@ -24,7 +24,7 @@ def test_a_reply_that_is_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(
     assert done in {40, 50}
     assert docora.statuses() == {"failed": 200 - done, "pending_snapshot": done}
     assert (data["total"], data["completed"], data["put_to_work"]) == (200, done, done)
-    assert f"Stopped after {done} of 200 links." in result.stderr
+    assert f"Stopped (lost server) after {done} of 200 links." in result.stderr
     progress = progress_of(docora, data["operation_id"])
     assert (progress["completed"], progress["cancelled"]) == (str(done), "true")
     assert len(docora.waiting()) == done + 10

@@ -10,7 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from docora_ops.actions import ChangeOptions, LinkChoice, following, paced_run, retry_all_failed
+from docora_ops.actions import (
+    ChangeOptions,
+    LinkChoice,
+    bulk_run,
+    following,
+    paced_run,
+    retry_all_failed,
+)
 from docora_ops.audit import describe_change
 from docora_ops.bulk import MaxFailures
 from docora_ops.queue.progress import HEARD, part_key
@@ -285,7 +292,7 @@ def test_a_run_shows_again_and_again_that_it_is_under_way(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paced_run, "_REPORT", 0)
-    monkeypatch.setattr(paced_run, "_KEEP", 0)
+    monkeypatch.setattr(bulk_run, "_KEEP", 0)
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
     monkeypatch.setattr(following, "time", clock)
     docora.add_links(4)

@@ -9,6 +9,7 @@ import pytest
 from tests.support.docora import Docora, finish
 from tests.support.proxy import eventually
 from tests.support.read_only import frozen
+from tests.support.terminal import at_terminals, plain_data
 
 OPERATION = "bulk_0123456789abcdef"
 KEY = f"docora:bulk:{OPERATION}"
@@ -205,3 +206,13 @@ def test_progress_lists_the_failures_later_and_forgets_them_with_the_operation(
     keys = (f"docora:bulk:{operation}", f"docora-ops:operation:{operation}:failures")
     lives = [docora.redis.pttl(key) for key in keys]
     assert 3_500_000 < min(lives) <= max(lives) <= min(lives) + 100
+
+
+def test_at_80_columns_results_and_who_stay(docora: Docora) -> None:
+    results = '{"synced": 402, "failed": 13, "gone": 0, "unfinished": 40}'
+    write(docora, who="kim as root@ops-7", results=results, command="retry-all-failed")
+    shown = plain_data(at_terminals(docora, ["operations"], columns=80, env=NO_DATABASE).data)
+    said = " ".join(shown.split())
+    assert OPERATION in shown
+    for words in ("402 in sync, 13 failed", "40 not finished", "kim as", "root@ops-7", "4 of 9"):
+        assert words in said, shown

@@ -129,7 +129,7 @@ def test_it_tells_of_one_operation_or_of_the_time_that_is_asked_for(docora: Doco
     unknown, both, wrong, future = docora.run_together(
         ("report", "--operation", "bulk_unknown", "--json"),
         ("report", "--operation", operation_id, "--since", "2h", "--json"),
-        ("report", "--since", "yesterday", "--json"),
+        ("report", "--since", "lately", "--json"),
         ("report", "--since", "2999-01-01T12:00+01:00", "--json"),
     )
     assert (unknown.code, unknown.json["code"]) == (3, "not_found")

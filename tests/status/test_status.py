@@ -31,12 +31,12 @@ Failed     30 in 6 apps, last good until TIME, 2 h ago: docora-ops apps
              15  Tidewater Notes (app_t1)
               4  App 1 (app_000000000000000000000001)
               4  Tidewater Notes (app_t2)
-              3  App 2 (app_000000000000000000000002)
+             and 3 more
            with 6 different errors: docora-ops failed --group-by error
              15  (no error recorded)
               8  HTTP 502 on created docs/index.md
               4  fatal: unable to access 'https://github.com/tide/notes/': The …
-              1  HTTP 400 on created a
+             and 3 more
 Circuits   1 repository open: docora-ops links --circuit open
 Freshness  no link overdue, last good scan 0 s ago
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed

@@ -175,16 +175,18 @@ class Situation:
     ) -> Counter[Outcome]:
         """Make a bulk action here. `locked`: the link whose row another session holds."""
         outcomes: Counter[Outcome] = Counter()
+        is_resync = action is Action.RESYNC
+        running = Outcome.NOT_QUEUED if is_resync else Outcome.ALREADY_RUNNING
         for job_id in reversed(job_ids) if front else job_ids:
             job = self.jobs[job_id]
             if job.beats:
-                outcomes[Outcome.ALREADY_RUNNING] += 1
+                outcomes[running] += 1
             elif job_id == locked:
                 outcomes[Outcome.NOT_QUEUED] += 1
             elif not self.qualifies(action, job_id):
                 outcomes[Outcome.SKIPPED] += 1
             elif job.locked:
-                outcomes[Outcome.ALREADY_RUNNING] += 1
+                outcomes[running] += 1
             else:
                 outcomes[self._queue(action, job_id, front=front)] += 1
         return outcomes
