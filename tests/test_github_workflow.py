@@ -1,8 +1,10 @@
 """The workflows on GitHub run what a person runs, and a release publishes what was checked."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import pytest
 import yaml
 
 from tests.support.programs import PYTHON_VERSIONS
+
+# `make tools` installs it into the environment.
+ACTIONLINT = shutil.which("actionlint", path=f"{os.environ['PATH']}:{Path(sys.executable).parent}")
 
 
 @pytest.fixture
@@ -32,8 +37,8 @@ def test_the_workflows_run_targets_of_the_makefile_and_nothing_else(
         for file in sorted(folder.iterdir())
         for job in jobs(file).values()
         for step in job.get("steps", ())
-        # The names of an image are GitHub's.
-        if "run" in step and step.get("id") != "names"
+        # The names of an image and the release on GitHub are GitHub's.
+        if "run" in step and step.get("id") not in {"names", "release"}
     ]
     assert {"make lint", "make test-all", "make demo", "make audit", "make release-check"} <= {
         *runs
@@ -57,20 +62,64 @@ def test_every_supported_python_is_declared_and_checked(
     assert classified == checked == installed == [*PYTHON_VERSIONS]
 
 
+def test_every_server_that_readme_names_is_checked(folder: Path, repository_root: Path) -> None:
+    from tests.matrix.__main__ import combinations  # looks for all programs
+
+    readme = (repository_root / "README.md").read_text(encoding="utf-8")
+    assert "PostgreSQL 14 or newer, and Redis 6.2, Valkey 7.2 or newer" in readme
+    check = jobs(folder / "check.yml")
+    servers, dependencies = (
+        check[name]["strategy"]["matrix"]["combination"] for name in ("servers", "dependencies")
+    )
+    assert servers == ["as make test", "PostgreSQL 14", "PostgreSQL 16", "Redis 6.2", "Redis 7"]
+    found = [combination.name for combination in combinations()]
+    assert re.match(r"as make test: PostgreSQL 18\..*, Valkey 9\.", found[0])
+    assert set(dependencies) <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("required", "reason", "outcome"),
+    [
+        (False, "needs a tool", "1 skipped"),
+        (True, "needs a tool", "1 failed"),
+        (True, "needs the right to do it", "1 skipped"),
+    ],
+)
+def test_where_tools_are_required_a_test_that_lacks_one_fails(
+    repository_root: Path,
+    tmp_path: Path,
+    postgres_url: str,
+    required: bool,
+    reason: str,
+    outcome: str,
+) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text(f"import pytest\n\ndef test_it():\n    pytest.skip({reason!r})\n")
+    environment = os.environ | {"TEST_DATABASE_URL": postgres_url}
+    environment |= {"TEST_REQUIRE_TOOLS": "1"} if required else {}
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-ra", "-p", "tests.conftest", str(test)]
+    done = subprocess.run(
+        command, cwd=repository_root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert outcome in done.stdout.splitlines()[-1], done
+    assert reason in done.stdout
+
+
 def test_only_what_was_checked_and_built_is_published(folder: Path) -> None:
     of_release = jobs(folder / "release.yml")
     assert of_release["attest"]["needs"] == ["check", "build"]
     publishing = {name for name, job in of_release.items() if job.get("needs") == "attest"}
-    assert publishing == {"pypi", "image"}
+    assert publishing == {"github", "image", "pypi"}
+    assert "tag" in jobs(folder / "image.yml")["publish"]["if"]
     for name, job in of_release.items():
         may_write = "write" in job["permissions"].values()
         assert may_write == (name in {*publishing, "attest"}), name
 
 
-@pytest.mark.skipif(shutil.which("actionlint") is None, reason="needs actionlint")
+@pytest.mark.skipif(ACTIONLINT is None, reason="needs actionlint")
 def test_actionlint_finds_nothing(folder: Path) -> None:
     files = sorted(folder.iterdir())
     done = subprocess.run(
-        ["actionlint", *files], capture_output=True, text=True, check=False, timeout=60
+        [str(ACTIONLINT), *files], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "")

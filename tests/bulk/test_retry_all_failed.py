@@ -11,6 +11,7 @@ from docora_ops.links import Outcome
 from docora_ops.queue.redis_client import describe
 from tests.support.bulk_actions import APP, OPERATION_ID, bulk_document
 from tests.support.docora import Docora
+from tests.support.proxy import patience
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
 
@@ -178,9 +179,10 @@ def test_one_slow_link_is_left_and_slow_links_in_a_row_end_the_run(docora: Docor
     links = docora.links()
     for link in (links[1], links[3], links[4]):
         docora.add_deliveries(link, 1)
-    docora.add_trigger("PERFORM pg_sleep(9)", event="BEFORE DELETE ON app_delivered_files")
-    with pytest.raises(PostgresError, match=r"within 0\.3 s"):
-        docora.actions(statement_timeout=0.3).resync_all(APP)
+    docora.add_trigger("PERFORM pg_sleep(90)", event="BEFORE DELETE ON app_delivered_files")
+    limit = round(patience() / 100, 1)
+    with pytest.raises(PostgresError, match=f"within {limit} s"):
+        docora.actions(statement_timeout=limit).resync_all(APP)
     assert [docora.status(link) for link in links] == [
         *("pending_snapshot", "synced", "pending_snapshot", "synced", "synced")
     ]

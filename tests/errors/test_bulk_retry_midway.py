@@ -5,6 +5,7 @@ import pytest
 from tests.errors.checks import refuses
 from tests.support.bulk_actions import RETRY
 from tests.support.docora import Docora, finish
+from tests.support.fork_server import HOLDS_ROWS
 from tests.support.proxy import PUSH, Fault, Proxy
 from tests.support.running_commands import PATIENT, progress_of, suspended
 
@@ -44,7 +45,8 @@ def test_a_command_that_is_stopped_with_rows_locked_loses_them_and_ends_with_a_s
     docora.add_links(200, apps=2)
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REPLY, number=5)
-        process = docora.start(*RETRY.command, "--json", env={**PATIENT, "REDIS_URL": proxy.url})
+        env = {**PATIENT, HOLDS_ROWS: None, "REDIS_URL": proxy.url}
+        process = docora.start(*RETRY.command, "--json", env=env)
         push.wait()
         with suspended(process):
             push.release()
@@ -61,7 +63,8 @@ def test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked(docora: Doco
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
         # It is never released, and any other answer of Redis may take 90 seconds.
-        result = docora.run(*RETRY.command, "--json", env={**PATIENT, "REDIS_URL": proxy.url})
+        env = {**PATIENT, HOLDS_ROWS: None, "REDIS_URL": proxy.url}
+        result = docora.run(*RETRY.command, "--json", env=env)
         push.wait()
     document = refuses(result, "redis", "did not answer in time")
     assert "it has 4 s to look at jobs or queue them" in document["hint"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from tests.support.docora import Docora, finish
-from tests.support.proxy import PATIENCE
+from tests.support.proxy import patience
 from tests.support.running_commands import LOCK_TABLE, PATIENT, await_locks
 
 
@@ -28,7 +28,7 @@ def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_ent
         while not docora.waiting():
             assert process.poll() is None
         os.close(master)
-        assert process.wait(PATIENCE) == 129
+        assert process.wait(patience()) == 129
     document = json.loads(output.read_text("utf-8"))["data"]
     assert 0 < document["completed"] < document["total"] == 500
     assert document["cancelled"] is True

@@ -1,7 +1,5 @@
 """A Postgres that is gone, hangs, or loses a reply: a sentence, a code, nothing half done."""
 
-import time
-
 from tests.errors.checks import ENCODED, HURRIED, arguments, refuses, shows_no_secret, start_change
 from tests.support.database import with_database
 from tests.support.docora import Docora, finish
@@ -29,12 +27,10 @@ def test_a_postgres_that_hangs_midway_is_given_up(docora: Docora, link: TestLink
         Proxy.before_redis(docora.redis_url) as redis_proxy,
         Proxy.before_postgres(docora.database_url) as proxy,
     ):
-        since = time.monotonic()
         process, _ = start_change(
             docora, "retry", link, (redis_proxy, proxy), COMMIT, Fault.HOLD_REQUEST, HURRIED
         )
         result = finish(process)
-        assert time.monotonic() - since < 12
     refuses(result, "postgres", "did not answer in time")
     assert docora.row(link) == row
     assert docora.waiting() == [link.job_id]

@@ -109,7 +109,7 @@ def test_a_job_that_a_promotion_interrupts_is_tried_again(pair: Pair, snapshots:
         worker.await_line("takes no job: Postgres database docora_0 has no usable server")
         pair.promote()
         worker.await_line("takes jobs again")
-        eventually(lambda: pair.status(link) == "synced", "a second try", 60)
+        eventually(lambda: pair.status(link) == "synced", "a second try")
         worker.signal(Signals.SIGTERM)
         assert worker.end() == 0
     assert "tried again in 1 s" in worker.log

@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.docora import Docora, finish
 from tests.support.proxy import PUSH, Fault, Proxy, eventually
+from tests.support.running_commands import PATIENT
 from tests.support.standby import Pair
 
 pytestmark = pytest.mark.slow  # starts a pair of servers
@@ -18,7 +19,7 @@ def test_a_bulk_retry_stops_and_a_rerun_finishes_it_although_its_commits_are_los
     pair.cut_off()  # what the primary commits from here on is lost with it
     with Proxy.before_redis(replicated.redis_url) as redis:
         push = redis.plan(PUSH, Fault.HOLD_REQUEST, 3)
-        environment = {"DATABASE_URL": pair.either, "REDIS_URL": redis.url}
+        environment = {**PATIENT, "DATABASE_URL": pair.either, "REDIS_URL": redis.url}
         command = ("retry-all-failed", "--yes", "--batch-size", "5", "--json")
         process = replicated.start(*command, env=environment)
         push.wait()

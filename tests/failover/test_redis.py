@@ -8,6 +8,7 @@ from docora_ops.queue.redis_client import connect
 from tests.failover.conftest import RedisPair
 from tests.support.docora import finish
 from tests.support.proxy import PUSH, Fault, eventually
+from tests.support.running_commands import PATIENT
 
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
@@ -20,7 +21,7 @@ def test_jobs_that_a_failover_has_lost_are_queued_again(redis_pair: RedisPair) -
     plan = redis_pair.name.plan(PUSH, Fault.HOLD_REQUEST, 3)
     environment = {"REDIS_URL": redis_pair.url}
     process = docora.start(
-        "retry-all-failed", "--yes", "--batch-size", "5", "--json", env=environment
+        *("retry-all-failed", "--yes", "--batch-size", "5", "--json"), env=PATIENT | environment
     )
     plan.wait()
     redis_pair.primary.stop()

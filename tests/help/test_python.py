@@ -10,6 +10,7 @@ import pytest
 import docora_ops
 from docora_ops import actions
 from tests.support.docora import Docora
+from tests.support.proxy import patience
 
 TOPIC = Path(docora_ops.__file__).parent / "help" / "python.md"
 
@@ -24,7 +25,7 @@ def test_the_example_runs_with_an_env_file(docora: Docora, tmp_path: Path) -> No
     match = re.search(r"```python\n(.*?)```", TOPIC.read_text(encoding="utf-8"), re.DOTALL)
     assert match
     with docora.start_program(sys.executable, "-c", match[1], env=env) as process:
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=2 * patience())
     assert (process.wait(), stderr) == (0, "")
     assert stdout.splitlines()[0].endswith("HTTP 502 on created a.md")
     assert "1 of 1" in stdout

@@ -35,7 +35,7 @@ from docora_ops.demo.world import (
 from docora_ops.queue.redis_client import describe
 from tests.support.docora import Docora
 from tests.support.pictures import COLUMNS, comparable_picture, draw
-from tests.support.proxy import eventually
+from tests.support.proxy import eventually, patience
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal, run_on_screen
 from tests.support.transcripts import comparable, play, with_other_user
@@ -145,7 +145,7 @@ def two_workers(stage: Stage) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=2 * patience())
 
 
 @pytest.mark.parametrize("who", ["a@b", "somebody@a-host-with-a-long-name"])

@@ -4,17 +4,13 @@ import os
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
-import pytest
-
 from tests.support.docora import Docora, Process, Result, finish
 from tests.support.git_over_http import GitSite
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
 
-IMAGE, ENGINE = os.environ.get("TEST_IMAGE", ""), os.environ.get("TEST_ENGINE", "docker")
+IMAGE, ENGINE = os.environ["TEST_IMAGE"], os.environ.get("TEST_ENGINE", "docker")
 CONFINED = ("--network=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
-
-pytestmark = pytest.mark.skipif(not IMAGE, reason="no TEST_IMAGE: see make image-check")
 
 
 def start(docora: Docora, *arguments: str, env: dict[str, str | None], options: str) -> Process:

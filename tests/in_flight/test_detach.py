@@ -12,7 +12,7 @@ from docora_ops.cli import detach
 from docora_ops.errors import CommandInterruptedError, UsageError
 from tests.support.docora import COMMAND, Docora, finish
 from tests.support.other_worker import other_worker
-from tests.support.proxy import Fault, Proxy, eventually
+from tests.support.proxy import Fault, Proxy, eventually, patience
 from tests.support.running_commands import await_goodbye, only_operation, pending
 from tests.support.terminal import TerminalSession, on_terminal
 
@@ -129,7 +129,7 @@ def test_a_signal_before_it_is_recorded_ends_both_processes(docora: Docora) -> N
         process = docora.start(*DETACHED, env={"REDIS_URL": proxy.url})
         record.wait()
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 130
+        assert process.wait(patience()) == 130
         record.release()
         eventually(lambda: docora.redis.keys("docora:bulk:*"), "a record")
         operation_id = only_operation(docora)

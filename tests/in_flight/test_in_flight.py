@@ -18,7 +18,7 @@ from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
 from tests.support.other_worker import GOES_ON, other_worker
-from tests.support.proxy import PATIENCE, eventually
+from tests.support.proxy import eventually, patience
 from tests.support.row_locks import row_locks
 from tests.support.rows import in_turns
 from tests.support.running_commands import STOPPING, await_line, only_operation, progress_of
@@ -80,18 +80,32 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
     docora.add_links(18, apps=3)
     before = failed_rows(docora)
     watch = Watch(docora, lambda job_id: GOES_ON if job_id < f"app_{2:024x}" else None)
+    app_id = f"app_{1:024x}"
     with other_worker(docora, watch):
-        process = docora.start("retry-all-failed", "--in-flight", "4", "--timeout", "8", "--json")
+        process = docora.start("retry-all-failed", "--in-flight", "4", "--json")
         eventually(lambda: docora.statuses().get("synced") == 12, "the links of the others")
+        # Of three apps each has one slot; the last one of all has four.
+        eventually(lambda: watch.most_by_app[app_id] == 4, "its further links")
+        process.send_signal(signal.SIGINT)
         result = finish(process)
-    # Of three apps each has one slot; the last one of all has four.
-    assert watch.most_by_app[f"app_{1:024x}"] == 4
-    assert result.code == 8, result
-    assert (result.data["stopped_by"], result.data["left"]) == ("timeout", 2)
+    assert watch.most_by_app[app_id] == 4
+    assert (result.code, result.data["left"]) == (130, 2), result
     waited = result.data["waited"]
     assert (waited["synced"], waited["unfinished"]) == (12, 4)
     left = failed_rows(docora)
     assert (len(left), left <= before) == (2, True)
+
+
+def test_when_time_runs_out_the_rest_stays_failed(docora: Docora) -> None:
+    docora.add_links(6)
+    before = failed_rows(docora)
+    docora.add_worker()
+    result = docora.run("retry-all-failed", "--in-flight", "4", "--timeout", "1", "--json")
+    assert result.code == 8, result
+    assert (result.data["stopped_by"], result.data["left"]) == ("timeout", 4)
+    assert (result.data["waited"]["synced"], result.data["waited"]["unfinished"]) == (0, 2)
+    left = failed_rows(docora)
+    assert (len(left), left <= before) == (4, True)
     assert "No further link is queued: timeout.\n" in result.stderr
     assert progress_of(docora, only_operation(docora))["cancelled"] == "true"
 
@@ -298,13 +312,13 @@ def test_beside_docoras_own_scheduler_a_run_counts_what_was_taken_over(bullmq: B
 
     def work(_job_id: str) -> None:
         begun.set()
-        go_on.wait(PATIENCE)
+        go_on.wait(patience())
 
     options = ("--in-flight", "1", "--json")
     with bullmq.docora_at_work(work):
         process = docora.start("retry-all-failed", *options, env=bullmq.environment())
         await_line(process, "--in-flight holds back docora-ops only")
-        assert begun.wait(PATIENCE)
+        assert begun.wait(patience())
         bullmq.schedule("failed")
         go_on.set()
         result = finish(process)

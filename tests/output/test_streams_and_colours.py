@@ -5,7 +5,7 @@ import re
 import signal
 
 from tests.support.docora import Docora
-from tests.support.proxy import PATIENCE
+from tests.support.proxy import patience
 from tests.support.terminal import on_terminal
 
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3\d|4\d|9\d|10\d)(?:;[\d;]*)?m")
@@ -57,7 +57,7 @@ def test_output_that_nobody_reads_does_not_outlive_a_signal(docora: Docora) -> N
     with docora.start("retry-all-failed", "--dry-run", "--json") as process:
         assert process.stdout.read(1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 130
+        assert process.wait(patience()) == 130
 
 
 def test_closed_streams_do_not_keep_the_work_from_being_done(docora: Docora) -> None:

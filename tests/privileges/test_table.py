@@ -3,6 +3,7 @@
 import re
 from fnmatch import fnmatchcase
 
+import pytest
 import redis
 
 from tests.help.documents import topic
@@ -52,6 +53,8 @@ def access(user: str, key: str) -> str:
 
 
 def test_the_table_has_each_key_and_command_of_each_user_and_no_other(docora: Docora) -> None:
+    if str(docora.redis.info("server")["redis_version"]).startswith("6."):
+        pytest.skip("its classes have no subcommands, and no pattern is read-only")
     names = {re.sub(r"^(\+|(%R)?~)", "", rule) for user in USERS for rule in rules(user)}
     found = table()
     assert found.keys() == names

@@ -1,25 +1,24 @@
 """`make release-check`: does all of a release that can be done without publishing it.
 
-Leaves wheel, sdist and SBOM in `dist/`. For a tag, also checks what must be written by hand.
+Leaves wheel, sdist, SBOM and the notes of the release in `dist/`. Refuses a release that lacks what
+must be written by hand: for a tag at once, else after all that can be built and tried.
 """
 
 import filecmp
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from docora_ops import __version__
-from tests.support.programs import pythons
+from tests.release.written_by_hand import lacking, notes
+from tests.support.programs import ROOT, pythons
 
-ROOT = Path(__file__).parents[2]
 DIST = ROOT / "dist"
 WHEEL = f"docora_ops-{__version__}-py3-none-any.whl"
 SDIST = f"docora_ops-{__version__}.tar.gz"
@@ -47,7 +46,6 @@ def uv_tool(package: str, *command: str | Path) -> None:
 
 def build_twice() -> None:
     """Builds here, and once more from the sdist, elsewhere and with another umask."""
-    shutil.rmtree(DIST, ignore_errors=True)
     hatchling = (tool("hatchling"), "build", "-t", "sdist", "-t", "wheel", "-d")
     run(*hatchling, DIST)
     with TemporaryDirectory() as folder, tarfile.open(DIST / SDIST) as sdist:
@@ -78,30 +76,43 @@ def try_wheel(python: Path, extra: str, environment: Path) -> None:
         sys.exit(f"demo does not say what it needs: {said}")
 
 
-def lacking(tag: str) -> Iterator[str]:
-    """Yields what is missing for a release with this tag."""
+def try_sdist(folder: Path) -> None:
+    """Runs the tests from the unpacked sdist, in an environment of its own."""
+    with tarfile.open(DIST / SDIST) as sdist:
+        sdist.extractall(folder, filter="data")
+    run("make", "test", cwd=folder / SDIST.removesuffix(".tar.gz"))
+
+
+def not_yet_written() -> list[str]:
+    """Writes the notes of the release. Returns what must be written by hand, and is not."""
+    metadata = json.loads(run(tool("hatchling"), "metadata"))
+    changelog = (ROOT / "docora_ops" / "help" / "changelog.md").read_text(encoding="utf-8")
+    DIST.mkdir(exist_ok=True)
+    (DIST / "notes.md").write_text(notes(changelog, __version__) + "\n", encoding="utf-8")
+    return list(lacking(metadata, changelog))
+
+
+def unfit(tag: str) -> Iterator[str]:
+    """Yields why this commit can't be released with this tag."""
     if tag != f"v{__version__}":
         yield f"the tag is {tag}, and __version__ is {__version__}"
-    changelog = (ROOT / "docora_ops" / "help" / "changelog.md").read_text(encoding="utf-8")
-    first = re.search(r"^## (.*)$", changelog, re.MULTILINE)
-    if not first or not re.fullmatch(rf"\[{__version__}\] - \d{{4}}-\d\d-\d\d", first[1]):
-        yield f"the changelog begins with another section than [{__version__}] and its date"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    if "Source" not in project["urls"]:
-        yield "pyproject.toml has no Source under project.urls"
     run("make", "interface")
     if run("git", "status", "--porcelain", "tests/interface"):
         yield "tests/interface/released.txt is not that of this version"
 
 
 def main() -> None:
+    shutil.rmtree(DIST, ignore_errors=True)
+    problems = not_yet_written()
     if os.environ.get("GITHUB_REF_TYPE") == "tag" and (
-        problems := list(lacking(os.environ["GITHUB_REF_NAME"]))
+        problems := [*unfit(os.environ["GITHUB_REF_NAME"]), *problems]
     ):
         sys.exit("\n".join(problems))
     print(f"build {SDIST} and {WHEEL} twice, and compare", flush=True)
     build_twice()
     with TemporaryDirectory() as folder:
+        print(f"make test, in {SDIST}", flush=True)
+        try_sdist(Path(folder))
         environment = Path(folder) / "environment"
         for name, found in pythons().items():
             for extra in ("", "[worker]", "[demo]") if found else ():
@@ -117,6 +128,8 @@ def main() -> None:
         (DIST / SBOM).write_text(json.dumps(bom, indent=1), encoding="utf-8")
     lacking_pythons = [name for name, found in pythons().items() if not found]
     print(f"not installed: {', '.join(lacking_pythons) or 'none'}")
+    if problems:
+        sys.exit("\n".join(["not ready to be released:", *problems]))
 
 
 if __name__ == "__main__":

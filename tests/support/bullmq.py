@@ -15,7 +15,7 @@ from typing import Any, cast
 import psycopg
 
 from tests.support.docora import QUEUE, Docora, Result
-from tests.support.proxy import PATIENCE, eventually
+from tests.support.proxy import eventually, patience
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 # What Docora's package for Node writes, and the one for Python does not: the version in the queue's
@@ -179,7 +179,7 @@ class Bullmq:
             yield
         finally:
             process.kill()
-            server.join(PATIENCE)
+            server.join(patience())
             end(process)
 
     @contextmanager
@@ -210,7 +210,7 @@ class Bullmq:
                 yield
             finally:
                 done.set()
-                thread.join(PATIENCE)
+                thread.join(patience())
 
 
 def start_worker(url: str) -> subprocess.Popen[str]:

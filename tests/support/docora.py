@@ -37,6 +37,7 @@ from tests.support.actions import Actions
 from tests.support.documents import check_document
 from tests.support.fork_server import ForkedProcess, ForkServer
 from tests.support.privileges import Access
+from tests.support.proxy import patience
 from tests.support.rows import Rows, TestLink
 
 COMMAND = Path(sys.executable).parent / "docora-ops"
@@ -293,8 +294,8 @@ class Docora(Rows):
             return self.start_installed(*arguments, env=env, **options)
         return self.start(*arguments, env=env)
 
-    def run(self, *arguments: str, env: Env = None, timeout: float = 60, **options: Any) -> Result:
-        return finish(self.start_suitable(*arguments, env=env, **options), timeout)
+    def run(self, *arguments: str, env: Env = None, **options: Any) -> Result:
+        return finish(self.start_suitable(*arguments, env=env, **options))
 
     def run_in_shell(self, line: str, *shell: str, env: Env = None) -> Result:
         """A line of sh, or another shell, in which docora-ops is the installed command."""
@@ -307,8 +308,8 @@ class Docora(Rows):
             return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))
 
 
-def finish(process: Process, timeout: float = 60) -> Result:
-    stdout, stderr = process.communicate(timeout=timeout)
+def finish(process: Process, timeout: float | None = None) -> Result:
+    stdout, stderr = process.communicate(timeout=timeout or 2 * patience())
     if stdout and stdout.startswith('{"printed_at": '):
         check_document(stdout)
     return Result(process.wait(), stdout, stderr)

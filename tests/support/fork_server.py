@@ -26,6 +26,9 @@ from typing import IO, Any, NoReturn, Self
 
 import typer.main
 
+HOLDS_ROWS = "TEST_HOLDS_ROWS"
+"""For how many seconds a command may have rows locked while it waits for Redis: else for 4."""
+
 _NUMBER = struct.Struct("=i")
 
 
@@ -205,6 +208,10 @@ def _prepare() -> None:
 def _be_command(
     arguments: list[str], environment: dict[str, str], directory: str, *streams: int
 ) -> NoReturn:
+    if seconds := environment.pop(HOLDS_ROWS, ""):
+        redis_client, postgres = "docora_ops.queue.redis_client", "docora_ops.database.postgres"
+        importlib.import_module(redis_client).__dict__["ROWS_LOCKED_TIMEOUT"] = int(seconds)
+        importlib.import_module(postgres).__dict__["IDLE_LIMIT"] = int(seconds) + 5
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from tests.support.proxy import PATIENCE
+from tests.support.proxy import patience
 from tests.support.receiver import Receiver, Request, web_server
 from tests.support.snapshots import Upstream
 
@@ -141,14 +141,14 @@ class Gate:
     released: threading.Event = field(default_factory=threading.Event)
 
     def wait(self) -> None:
-        assert self.reached.wait(PATIENCE), "nobody came to the gate"
+        assert self.reached.wait(patience()), "nobody came to the gate"
 
     def release(self) -> None:
         self.released.set()
 
     def hold(self) -> None:
         self.reached.set()
-        assert self.released.wait(PATIENCE), "nobody opened the gate"
+        assert self.released.wait(patience()), "nobody opened the gate"
 
 
 @contextmanager

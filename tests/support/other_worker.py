@@ -8,7 +8,7 @@ from typing import cast
 import psycopg
 
 from tests.support.docora import Docora
-from tests.support.proxy import PATIENCE
+from tests.support.proxy import patience
 
 WRITE_RESULT = """
 UPDATE app_repositories
@@ -47,4 +47,4 @@ def other_worker(
     finally:
         done.set()
         docora.redis.rpush(docora.queue.key, _END)
-        thread.join(PATIENCE)
+        thread.join(patience())

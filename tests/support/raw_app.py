@@ -12,7 +12,7 @@ from threading import Event, Thread
 
 import trustme
 
-from tests.support.proxy import PATIENCE
+from tests.support.proxy import patience
 from tests.support.receiver import Receiver, Request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -68,7 +68,7 @@ class Talk:
             back = Thread(target=_forward, args=(server, self._connection))
             back.start()
             _forward(self._connection, server)
-            back.join(PATIENCE)
+            back.join(patience())
 
     def reset(self) -> None:
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -110,7 +110,7 @@ class RawApp:
 
     def serve(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
         with suppress(OSError, ValueError), connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(patience())
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
                 connection = tls.wrap_socket(connection, server_side=True)
@@ -150,7 +150,7 @@ def raw_app(
         accepting.join()
         app.listener.close()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(patience())
 
 
 def take_all(talk: Talk) -> None:

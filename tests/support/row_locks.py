@@ -1,6 +1,5 @@
 """Rows that another session holds."""
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.own_servers import role
 from tests.support.rows import TestLink
+from tests.support.running_commands import await_locks
 
 
 @contextmanager
@@ -31,11 +31,11 @@ def released_when_waited_for(
     """In the block: `prepare` and commit once a session of docora-ops waits for a lock."""
 
     def release() -> None:
-        end = time.monotonic() + 20
-        while time.monotonic() < end and not docora.sessions("wait_event_type = 'Lock'"):
-            time.sleep(0.001)
-        prepare()
-        holder.commit()
+        try:
+            await_locks(docora)
+            prepare()
+        finally:
+            holder.commit()
 
     with ThreadPoolExecutor(1) as waiter:
         released = waiter.submit(release)

@@ -10,14 +10,15 @@ from typing import Any, cast
 import psycopg
 
 from tests.support.docora import Docora
-from tests.support.fork_server import ForkedProcess
-from tests.support.proxy import PATIENCE, eventually
+from tests.support.fork_server import HOLDS_ROWS, ForkedProcess
+from tests.support.proxy import eventually, patience
 
 # For commands that the test holds back until something else has happened.
 PATIENT = {
     "DOCORA_OPS_CONNECT_TIMEOUT": "30",
     "DOCORA_OPS_LOCK_TIMEOUT": "60",
     "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
+    HOLDS_ROWS: "60",
 }
 LOCK_TABLE = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
 DASHBOARDS_FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
@@ -93,8 +94,8 @@ class ErrorOutput:
 
     def finish(self) -> tuple[int, str]:
         with self._process as process:
-            code, stdout = process.wait(PATIENCE), process.stdout.read()
-            self._thread.join(PATIENCE)
+            code, stdout = process.wait(patience()), process.stdout.read()
+            self._thread.join(patience())
         return code, stdout
 
 

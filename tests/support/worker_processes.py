@@ -1,6 +1,7 @@
 """Worker processes that a test looks into, stops and kills."""
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import cast
 
 from tests.support.docora import QUEUE, WIP, Docora, Process
 from tests.support.git_over_http import Gate, gate_at
-from tests.support.proxy import PATIENCE, eventually
+from tests.support.proxy import eventually, patience
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 
@@ -66,9 +67,15 @@ class Running:
                 os.kill(pid, number)
 
     def end(self) -> int:
-        code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        return code
+        """Waits for its end, for as long as it goes on to log."""
+        lines = -1
+        while len(self.lines) > lines:
+            lines = len(self.lines)
+            with suppress(subprocess.TimeoutExpired):
+                code = self.process.wait(patience())
+                self._reader.join(patience())
+                return code
+        raise AssertionError(f"no end after {self.log}")
 
     def kill(self) -> None:
         self.signal_all(Signals.SIGKILL)

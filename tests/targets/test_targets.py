@@ -1,7 +1,6 @@
 """`--target` and `targets`: which file is read, where its name stands, and all side by side."""
 
 import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from docora_ops.targets import own_folder, target_files
 from tests.completion.test_values import offers
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, finish
+from tests.support.proxy import patience
 from tests.support.read_only import frozen
 from tests.support.terminal import on_terminal
 from tests.targets.conftest import Write
@@ -270,19 +270,17 @@ def test_a_check_shows_all_side_by_side_and_fails_if_one_has_a_problem(
 def test_a_server_that_does_not_answer_holds_up_no_other_target(
     docora: Docora, env: Env, write: Write
 ) -> None:
-    env = {**env, "DOCORA_OPS_CONNECT_TIMEOUT": "60"}
+    env = {**env, "DOCORA_OPS_CONNECT_TIMEOUT": "3600"}
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(30)
+        silent.settimeout(patience())
         port = silent.getsockname()[1]
         for name in "abc":
             write(
                 name, DATABASE_URL=f"postgres://127.0.0.1:{port}/x", REDIS_URL="redis://127.0.0.1:1"
             )
         process = docora.start("targets", "--check", env=env)
-        began = time.monotonic()
         connections = [silent.accept()[0] for _ in "abc"]
         assert finish(process).code == 6
-        assert time.monotonic() - began < 30
         for connection in connections:
             connection.close()
 

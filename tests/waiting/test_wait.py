@@ -119,7 +119,7 @@ def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora:
         assert no_worker < start < said.index("Waiting for") < said.index("Time ran out")
     assert f"docora-ops wait {one.app_id} {one.repository_id}" in single.stderr
     assert bulk.code == 8, bulk
-    assert re.search(r"^1 still to come \(1 waiting\), after \d s$", bulk.stdout, re.MULTILINE)
+    assert re.search(r"^1 still to come \(1 waiting\), after \d+ s$", bulk.stdout, re.MULTILINE)
     docora.assert_sound()
 
 

@@ -17,7 +17,7 @@ from docora_ops.worker.host import AUTHORITY_HINT as HINT
 from docora_ops.worker.webhook import Body, Webhook
 from tests.support.delivery_checks import assert_in_sync, failure, git_failures
 from tests.support.git_over_http import GitSite, basic
-from tests.support.proxy import refused_port
+from tests.support.proxy import patience, refused_port
 from tests.support.raw_app import OK, RawApp, Talk, context, raw_app, take_all
 from tests.support.receiver import Receiver, stringify
 from tests.support.rows import TestLink
@@ -73,7 +73,7 @@ def say_nothing(talk: Talk) -> None:
 
 def read_slowly(talk: Talk) -> None:
     """Each single send makes some progress."""
-    end = time.monotonic() + 12
+    end = time.monotonic() + patience()
     while time.monotonic() < end and not talk.over.wait(0.02) and talk.read_some(1 << 16):
         pass
 
@@ -85,7 +85,7 @@ def dripping(head: bytes, data: bytes, *, reads: bool = True) -> Callable[[Talk]
         if reads:
             talk.read()
         talk.send(head)
-        end = time.monotonic() + 12
+        end = time.monotonic() + patience()
         while time.monotonic() < end and not talk.over.wait(0.05):
             talk.send(data)
 
@@ -112,8 +112,8 @@ def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) ->
         begun = time.monotonic()
         error = error_of(f"{scheme}://{app.host}/Acme", body, timeout=0.3)
         assert error == f"no answer from {app.host} within 0.3 s"
-        assert time.monotonic() - begun < 8
-        assert app.connections == 1
+        assert time.monotonic() - begun < patience() / 2, "it was the app that ended it"
+    assert app.connections == 1
 
 
 # Connections that stay open, and those that end

@@ -20,7 +20,7 @@ from docora_ops.worker.log import OneLineHandler
 from tests.support.delivery_checks import git_failures, link_row
 from tests.support.docora import COMMAND, QUEUE, WIP
 from tests.support.git_over_http import GitHandler, GitSite, gate_at
-from tests.support.proxy import PATIENCE, eventually
+from tests.support.proxy import eventually, patience
 from tests.support.rows import TestLink
 from tests.support.snapshots import KEY, Files, Snapshots
 from tests.support.worker_processes import (
@@ -235,7 +235,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
             worker.await_ready(number)
             assert first not in worker.children
         # They still work, both of them.
-        barrier = threading.Barrier(2, timeout=PATIENCE)
+        barrier = threading.Barrier(2, timeout=patience())
         snapshots.receiver.answer = lambda _: barrier.wait() * 0 + 200
         for link in snapshots.add_links(["One", "Two"]).values():
             snapshots.queue(link)
@@ -244,7 +244,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
         assert worker.end() == 0
 
 
-@pytest.mark.skipif(not may_unshare(), reason="no other PID namespace for this user")
+@pytest.mark.skipif(not may_unshare(), reason="needs the right to make a process namespace")
 def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
     snapshots: Snapshots,
 ) -> None:
@@ -338,13 +338,13 @@ def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
     def hold(_handler: GitHandler) -> bool:
         if not over.is_set():
             begun.set()
-            assert over.wait(PATIENCE)
+            assert over.wait(patience())
         return True
 
     site.intercept = hold
     snapshots.queue(link)
     with running(snapshots, "--grace", "1") as worker:
-        assert begun.wait(PATIENCE)
+        assert begun.wait(patience())
         assert snapshots.docora.redis.exists("docora:repo-lock:octo/api")
         worker.signal(SIGTERM)
         assert worker.end() == 0

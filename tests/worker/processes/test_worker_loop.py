@@ -157,36 +157,34 @@ def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
     snapshots.add_queued({"a": "1\n", "b": "2\n"})
     docora = snapshots.docora
 
-    def let_time_go_by(seconds: int) -> None:
-        """Since the last heartbeat: a busy worker's key lives for 90 s."""
+    def output(seconds: int, *command: str) -> str:
+        """What a command prints that begins so many seconds after the last heartbeat."""
         heartbeat = utcformat(now() - timedelta(seconds=seconds))
         docora.redis.hset("rq:worker:w", "last_heartbeat", heartbeat)
-        docora.redis.expire("rq:worker:w", 90 - seconds)
+        docora.redis.expire("rq:worker:w", 90 - seconds)  # a busy worker's key lives for 90 s
+        printed = docora.run(*command).stdout
+        docora.redis.persist("rq:worker:w")  # until the next command
+        return re.sub(r"1 min \d+ s", "1 min 5 s", printed)
 
-    def output(*command: str) -> str:
-        """What a command prints, in the first seconds of a minute and a quarter."""
-        return re.sub(r"1 min \d+ s", "1 min 15 s", docora.run(*command).stdout)
-
-    def said(count: int, silence: str) -> None:
-        assert f"Workers\t{count}, 1 busy{silence}\n" in output("status")
-        assert f"Workers\t{count}{silence}\n" in output("queue")
-        assert ("busy, silent" in output("queue")) is bool(silence)
-        checks = json.loads(output("doctor", "--json"))["data"]["checks"]
+    def said(count: int, seconds: int, silence: str) -> None:
+        assert f"Workers\t{count}, 1 busy{silence}\n" in output(seconds, "status")
+        queue = output(seconds, "queue")
+        assert f"Workers\t{count}{silence}\n" in queue
+        assert ("busy, silent" in queue) is bool(silence)
+        checks = json.loads(output(seconds, "doctor", "--json"))["data"]["checks"]
         [check] = [check for check in checks if check["name"] == "workers"]
         assert check["finding"] == f"{count} on snapshot-queue{silence}"
         assert (check["state"] == "warning") is bool(silence)
-        states = docora.run("metrics", "--json").data["workers_by_state"]
+        states = json.loads(output(seconds, "metrics", "--json"))["data"]["workers_by_state"]
         assert (states["silent"], states["busy"]) == ((1, 0) if silence else (0, 1))
 
     with held_worker(snapshots, "--name", "w") as (gate, worker):
         worker.signal(SIGSTOP)
-        let_time_go_by(35)
-        said(1, "")
-        let_time_go_by(75)
-        said(1, " (last heartbeat 1 min 15 s ago)")
+        said(1, 0, "")
+        said(1, 65, " (last heartbeat 1 min 5 s ago)")
         with running(snapshots) as other:
             other.await_ready()
-            said(2, " (1 of them: last heartbeat 1 min 15 s ago)")
+            said(2, 65, " (1 of them: last heartbeat 1 min 5 s ago)")
         gate.release()
 
 

@@ -40,7 +40,7 @@ from tests.support.delivery_checks import (
     repository_row,
 )
 from tests.support.docora import QUEUE, Docora
-from tests.support.proxy import PATIENCE, Fault, Proxy, eventually, refused_port
+from tests.support.proxy import Fault, Proxy, eventually, patience, refused_port
 from tests.support.raw_app import Talk, raw_app
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
@@ -285,7 +285,7 @@ def test_a_job_that_takes_too_long_fails_in_words_and_is_tried_again(snapshots: 
     def answer(_request: Request) -> int:
         rows.append(link_row(snapshots, link))
         if len(rows) == 1:
-            over.wait(PATIENCE)
+            over.wait(patience())
         over.set()
         return 200
 

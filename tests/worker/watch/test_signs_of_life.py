@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from docora_ops.queue import connect
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import Docora, Result
-from tests.support.proxy import PATIENCE, Proxy, eventually, refused_port
+from tests.support.proxy import Proxy, eventually, patience, refused_port
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import await_waiting_worker, held_worker, running
 
@@ -28,8 +28,8 @@ class Manager:
     def __init__(self, receiver: socket.socket) -> None:
         self._receiver = receiver
 
-    def receive(self, patience: float = PATIENCE) -> set[str]:
-        self._receiver.settimeout(patience)
+    def receive(self, *, at_once: bool = False) -> set[str]:
+        self._receiver.settimeout(0 if at_once else patience())
         return set(self._receiver.recv(1024).decode().split("\n"))
 
     def await_state(self, state: str) -> None:
@@ -40,7 +40,7 @@ class Manager:
         found = []
         with suppress(BlockingIOError):
             while True:
-                found.append(self.receive(0))
+                found.append(self.receive(at_once=True))
         return found
 
 
