@@ -15,11 +15,16 @@ from tests.support.proxy import patience
 TOPIC = Path(docora_ops.__file__).parent / "help" / "python.md"
 
 
-def test_the_example_runs(docora: Docora) -> None:
+def test_the_example_runs_with_an_env_file(docora: Docora, tmp_path: Path) -> None:
+    file = tmp_path / "docora.env"
+    urls = {"DATABASE_URL": docora.database_url, "REDIS_URL": docora.redis_url}
+    file.write_text("".join(f"{name}={url}\n" for name, url in urls.items()), encoding="utf-8")
+    file.chmod(0o600)
+    env = {**dict.fromkeys(urls), "DOCORA_OPS_ENV_FILE": str(file)}
     link = docora.add_link(last_error="HTTP 502 on created a.md")
     match = re.search(r"```python\n(.*?)```", TOPIC.read_text(encoding="utf-8"), re.DOTALL)
     assert match
-    with docora.start_program(sys.executable, "-c", match[1]) as process:
+    with docora.start_program(sys.executable, "-c", match[1], env=env) as process:
         stdout, stderr = process.communicate(timeout=2 * patience())
     assert (process.wait(), stderr) == (0, "")
     assert stdout.splitlines()[0].endswith("HTTP 502 on created a.md")

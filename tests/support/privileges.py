@@ -44,6 +44,10 @@ class Access:
     def monitor_name(self) -> str:
         return urlsplit(self.monitor).username or ""
 
+    @property
+    def bullmq_name(self) -> str:
+        return urlsplit(self.bullmq).username or ""
+
 
 @dataclass(frozen=True)
 class Grant:
@@ -180,3 +184,13 @@ def only_our_scripts(admin: redis.Redis, name: str, *more: str) -> Iterator[None
         yield
     finally:
         _set_user(admin, name, *_words("docora-monitor"))
+
+
+@contextmanager
+def with_rules(admin: redis.Redis, user: str, name: str, older: str) -> Iterator[None]:
+    """The user of the topic, of this name, has the rules of an older one."""
+    _set_user(admin, name, *older.split())
+    try:
+        yield
+    finally:
+        _set_user(admin, name, *_words(user))
