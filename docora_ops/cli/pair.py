@@ -22,7 +22,7 @@ def pair(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
-    """Show which database this Redis belongs to, or accept another one.
+    """Show or accept the database of this Redis.
 
     The first change leaves a mark in Redis: the name of the database, the identifier of the
     server's data, and some apps. With a database that has none of these apps, no command changes

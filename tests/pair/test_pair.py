@@ -117,11 +117,14 @@ def test_where_the_number_of_the_system_may_not_be_read_names_and_apps_decide(
     link, other = docora.add_link(), docora.add_link()
     revoke = "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
     docora.connection.execute(revoke.encode())
-    assert docora.run("retry", *link.ids).code == 0
-    assert mark(docora)["system_identifier"] is None
-    change_mark(docora, system_identifier="1")
-    quiet = docora.run("retry", *other.ids)
-    assert (quiet.code, "Warning: Redis" in quiet.stderr) == (0, False)
+    try:
+        assert docora.run("retry", *link.ids).code == 0
+        assert mark(docora)["system_identifier"] is None
+        change_mark(docora, system_identifier="1")
+        quiet = docora.run("retry", *other.ids)
+        assert (quiet.code, "Warning: Redis" in quiet.stderr) == (0, False)
+    finally:
+        docora.connection.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
 
 
 def test_a_user_without_the_key_changes_links_and_leaves_no_mark(docora: Docora) -> None:
