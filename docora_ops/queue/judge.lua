@@ -105,13 +105,14 @@ local TRIALS = {
 }
 
 -- Redis does not roll back a script that fails. So missing permissions must show before anything is
--- removed. When it is out of memory, Redis refuses only the first write of a script.
+-- removed. When it is out of memory, Redis refuses only the first write of a script. Redis 6.2 puts
+-- the line of the script before the error.
 local function try_commands(commands)
   local key = config.list .. ':docora-ops:trial'
   for _, command in ipairs(commands) do
     local reply = redis.pcall(command, key, unpack(TRIALS[command]))
     if type(reply) == 'table' and reply.err
-      and (fails_for_all(reply.err) or string.find(reply.err, '^-?OOM'))
+      and (fails_for_all(reply.err) or string.find(reply.err, 'OOM command not allowed'))
     then
       redis.pcall('DEL', key)
       error(reply.err, 0)

@@ -393,7 +393,7 @@ def test_where_redis_is_out_of_memory_nothing_is_half_done(docora: Docora) -> No
     before = docora.dump()
     try:
         with pytest.raises(RedisError, match="out of memory"):
-            actions.repair(prepare=lambda: docora.redis.config_set("maxmemory", "1mb"))
+            actions.repair(prepare=lambda: docora.redis.config_set("maxmemory", "1"))
     finally:
         docora.redis.config_set("maxmemory", "0")
     assert docora.dump() == before
