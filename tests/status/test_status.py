@@ -105,7 +105,8 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert f"Failed\t4  {GIT_ERROR}" in pipe
     assert "Files\tsynced does not prove that all were delivered: docora-ops verify" in pipe
     assert screen(plain_data(shown.data)) == TROUBLE
-    assert len(plain_data(shown.data).splitlines()) < 24  # the prompt below it needs a line
+    # With at most three lines of servers, and the prompt, it fits 24.
+    assert len(screen(plain_data(shown.data)).splitlines()) <= 20
     commands = re.findall(r"(?:ago|errors): docora-ops (.*)", TROUBLE)
     rows = [trouble.run(*command.split(), "--json").data for command in commands]
     assert [len(each) for each in rows] == [6, 6]

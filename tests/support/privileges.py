@@ -133,12 +133,13 @@ def judges_subcommands(admin: redis.Redis) -> bool:
 
 def _set_user(admin: redis.Redis, name: str, *words: str) -> None:
     if not judges_subcommands(admin):
-        # As the topic says of Redis 6.2.
+        # As the topic says of Redis 6.2, and what redis-py tries, but can do without.
         words = (
             *(word.replace("%R~", "~") for word in words),
             "+client|setname",
             "+client|setinfo",
             "+client|info",
+            "+client|maint_notifications",
         )
     admin.execute_command("ACL", "SETUSER", name, *words)  # type: ignore[no-untyped-call]
 
