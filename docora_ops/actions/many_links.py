@@ -154,7 +154,8 @@ def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
     try:
         found = docora.store.read_at_work({ref.id for ref in selection.refs})
     except RedisDeniedError as error:  # by the ACL of an older version
-        docora.warn(f"whether other operations are at work is not known: {error.message}")
+        unknown = "whether other operations are at work is not known"
+        docora.warn(f"{unknown}: {error.message}. Hint: {error.hint}")
         return []
     return [
         (shared, read_results(docora.database, list(shared.queued)) if shared.queued else [])

@@ -11,7 +11,6 @@ from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
 from shlex import quote
 from typing import Any, cast
-from uuid import UUID
 
 from redis import Redis
 from redis.client import Pipeline
@@ -424,12 +423,14 @@ def part_key(operation_id: str, part: str) -> str:
 
 
 def _packed(ids: Iterable[str]) -> bytes:
-    return b"".join(UUID(id_).bytes for id_ in ids)
+    return bytes.fromhex("".join(ids).replace("-", ""))
 
 
 def _unpacked(packed: bytes) -> Iterator[str]:
-    for start in range(0, len(packed) - _ID_BYTES + 1, _ID_BYTES):
-        yield str(UUID(bytes=packed[start : start + _ID_BYTES]))
+    text = packed.hex()  # faster than a UUID for each id
+    for start in range(0, len(text) - 2 * _ID_BYTES + 1, 2 * _ID_BYTES):
+        id_ = text[start : start + 2 * _ID_BYTES]
+        yield f"{id_[:8]}-{id_[8:12]}-{id_[12:16]}-{id_[16:20]}-{id_[20:]}"
 
 
 def _operation(

@@ -117,13 +117,17 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
     rows = {name: docora.row(link) for name, link in links.items()}
     before = footprints(docora, [link.job_id for link in links.values()])
     in_order = docora.waiting()
-    expected = Counter(outcome for _, outcome in STATES.values())
+    outcomes = {name: outcome for name, (_, outcome) in STATES.items()}
+    if bulk is RESYNC:  # it would be lost on the snapshot that is running
+        missed = {Outcome.ALREADY_RUNNING: Outcome.NOT_QUEUED}
+        outcomes = {name: missed.get(outcome, outcome) for name, outcome in outcomes.items()}
+    expected = Counter(outcomes.values())
     actions, dump = docora.actions(drift_grace=0), docora.dump()
 
     plan = bulk.run(actions, batch_size=batch_size, dry_run=True)
     assert docora.dump() == dump
     assert {link.job_id: link.outcome for link in plan.planned_links or ()} == {
-        links[name].job_id: outcome for name, (_, outcome) in STATES.items()
+        links[name].job_id: outcome for name, outcome in outcomes.items()
     }
 
     result = bulk.run(actions, batch_size=batch_size)
