@@ -7,12 +7,14 @@ from docora_ops.errors import PairMismatchedError
 from docora_ops.pair import Pair, PairState, compare
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
 from docora_ops.queue.pair_mark import read_mark, replace_mark
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import moment
 
 
 def read_pair(docora: Docora) -> Pair:
     """Compares the database with the mark in Redis. Raises PostgresError, RedisError."""
-    mark = read_mark(docora.redis)
+    with redis_errors(docora.redis):
+        mark = read_mark(docora.redis)
     identity, known = read_identity(docora.database, mark.identity.app_ids if mark else ())
     return compare(mark, identity, known)
 

@@ -23,8 +23,9 @@ def read_identity(
 ) -> tuple[DatabaseIdentity, Sequence[str]]:
     """Returns the identity of the database, and which of these apps exist in it."""
     parameters = {"most": _APPS, "app_ids": list(app_ids)}
-    [(name, may_read_system, apps, known)] = database.rows(IDENTITY, parameters)
     system = None
-    if may_read_system:
-        [(system,)] = database.rows(SYSTEM_IDENTIFIER)
+    with database.snapshot():
+        [(name, may_read_system, apps, known)] = database.rows(IDENTITY, parameters)
+        if may_read_system:
+            [(system,)] = database.rows(SYSTEM_IDENTIFIER)
     return DatabaseIdentity(name, system, apps), known

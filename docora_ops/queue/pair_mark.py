@@ -15,12 +15,14 @@ KEY = "docora-ops:pair"
 
 
 def read_mark(client: Redis) -> PairMark | None:
-    """Returns the mark, None if there is none or our user may not read it. Raises RedisError."""
-    with redis_errors(client):
-        try:
-            fields: Any = client.hgetall(KEY)
-        except NoPermissionError:  # a user of a version without marks
-            return None
+    """Returns the mark, None if there is none or our user may not read it.
+
+    Raises the client's RedisError, for workers; see `redis_errors`.
+    """
+    try:
+        fields: Any = client.hgetall(KEY)
+    except NoPermissionError:  # a user of a version without marks
+        return None
     mark = mapping_of(fields.get(b"mark"))
     try:
         identity = DatabaseIdentity(

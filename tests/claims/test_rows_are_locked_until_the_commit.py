@@ -42,7 +42,7 @@ def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
         begin = partial(docora.hold_lock, second.job_id)
         with released_when_waited_for(docora, holder, begin):
             result = actions.resync_all(app_id)
-    assert result.counts == {Outcome.QUEUED: 1, Outcome.ALREADY_RUNNING: 1}
+    assert result.counts == {Outcome.QUEUED: 1, Outcome.NOT_QUEUED: 1}
     assert docora.status(second) == "synced"
     assert docora.waiting() == [first.job_id]
 

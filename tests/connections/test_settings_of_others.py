@@ -177,7 +177,7 @@ def test_an_administrator_who_allows_no_changes_is_obeyed(snapshots: Snapshots, 
             found = check(examine(docora, **env), "postgres_primary")
             assert (found["state"], "read_only is on" in found["finding"]) == ("critical", True)
         with running(snapshots) as worker:
-            worker.await_line("takes no job: .*read_only is on", 1)
+            worker.await_line("default_transaction_read_only is on", 1)
             assert docora.status(link) == "pending_snapshot"
             docora.connection.execute("SET default_transaction_read_only = off")
             docora.connection.execute(off.encode())

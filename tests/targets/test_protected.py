@@ -10,6 +10,7 @@ from docora_ops.errors import UsageError
 from docora_ops.settings import load_settings
 from tests.support.docora import COMMAND, Docora
 from tests.support.read_only import frozen
+from tests.support.snapshots import KEY
 from tests.support.terminal import TerminalSession, on_terminal
 from tests.targets.conftest import Write
 
@@ -137,10 +138,11 @@ def test_a_worker_asks_where_a_terminal_can_answer_and_nowhere_else(
         DATABASE_URL=docora.database_access.worker,
         REDIS_URL=docora.redis_access.worker,
         DOCORA_OPS_PROTECTED="yes",
-        ENCRYPTION_KEY="ab" * 32,
+        ENCRYPTION_KEY=KEY.hex(),
     )
     code, shown = on_terminal(docora, arguments, answer=b"y\n", env=env)
     assert (code, "run a" in shown, "Type prod to confirm" in shown) == (130, True, True), shown
+    docora.connection.execute("DELETE FROM app_repositories; DELETE FROM apps")
     code, shown = on_terminal(docora, arguments, answer=b"prod\n", env=env)
     assert code == 0, shown
     result = docora.run(*arguments, env=env)
