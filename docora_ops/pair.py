@@ -39,6 +39,8 @@ class PairMark:
     identity: DatabaseIdentity
     who: str
     left_at: datetime | None = None
+    text: str = ""
+    """The mark as it stands in Redis."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def compare(mark: PairMark | None, identity: DatabaseIdentity, known: Sequence[s
     """
     if mark is None:
         return Pair(PairState.UNMARKED, identity, None)
-    if not known:
-        return Pair(PairState.OTHER, identity, mark)
     was, now = mark.identity.system_identifier, identity.system_identifier
     is_same = mark.identity.database == identity.database and (was == now or None in {was, now})
+    if not known and (mark.identity.app_ids or not is_same):
+        return Pair(PairState.OTHER, identity, mark)
     return Pair(PairState.SAME if is_same else PairState.MOVED, identity, mark)

@@ -152,7 +152,7 @@ class Settings(BaseSettings):
         if secret is None:
             return None
         text, schemes = secret.get_secret_value(), _SCHEMES[str(info.field_name)]
-        if text[0] in "'\"`":  # `docker run --env-file` keeps the quotes of an env file
+        if text.startswith(("'", '"', "`")):  # which `docker run --env-file` keeps
             raise ValueError("begins with a quotation mark, which is not part of a URL: remove it")
         try:
             text.encode()
@@ -357,7 +357,8 @@ def _read_bytes(file: Path) -> bytes:
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        is_nothing = os.path.samestat(os.fstat(descriptor), Path(os.devnull).stat())
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or is_nothing):
             raise OSError(errno.EINVAL, "it is neither a regular file nor a pipe")
         content, end, pipe = b"", time.monotonic() + _PATIENCE, select.poll()
         pipe.register(descriptor, select.POLLIN)

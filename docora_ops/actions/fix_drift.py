@@ -100,8 +100,8 @@ def repair(
             docora.note(f"{mismatches} at first check: checking again.")
             is_first = False
         yield event
-    if found and not remove_unknown_jobs:
-        require_pair(docora, all_jobs=True)
+    if found:
+        require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
     if dry_run:
         yield plan_repair(queue, found)
         return

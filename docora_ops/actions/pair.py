@@ -34,17 +34,21 @@ def accept_pair(docora: Docora, *, reason: str | None = None) -> Pair:
     return found
 
 
-def require_pair(docora: Docora, *, all_jobs: bool = False) -> None:
+def require_pair(
+    docora: Docora, *, all_jobs: bool = False, ignore_unknown_jobs: bool = False
+) -> None:
     """Raises an error if the database and Redis do not seem to belong together.
 
     Otherwise the next change leaves a mark in Redis. Goes on if the database was upgraded, restored
     or moved, with a warning and an audit entry. Writes nothing by itself.
 
     all_jobs: count all jobs without a link instead of a sample.
+    ignore_unknown_jobs: compare the database with the mark only.
 
     Raises ServersMismatchedError, PairMismatchedError, PostgresError, RedisError.
     """
-    require_servers_to_match(docora.database, docora.queue, all_jobs=all_jobs)
+    if not ignore_unknown_jobs:
+        require_servers_to_match(docora.database, docora.queue, all_jobs=all_jobs)
     found = read_pair(docora)
     if found.state is PairState.OTHER and found.mark:
         require_primary(docora.database)  # it may not have the apps yet
@@ -57,8 +61,10 @@ def require_pair(docora: Docora, *, all_jobs: bool = False) -> None:
     if found.state is PairState.MOVED:
         entry = _entry(docora, found)
         docora.warn(f"{found.finding}: taken for the same Docora, restored, upgraded or moved")
+    if found.mark and found.mark.identity == found.identity:
+        return
     who = docora.describe_change("pair", None).who
-    docora.queue.leave_mark(found.identity, who, entry)
+    docora.queue.leave_mark(found.identity, who, found.mark.text if found.mark else "", entry)
 
 
 def _entry(docora: Docora, found: Pair, reason: str | None = None) -> AuditEntry:

@@ -219,7 +219,7 @@ class Context:
         if stopped:
             self.say(stopped)
         if hint := "; ".join(filter(None, (next_step, error.hint))):
-            self.say(f"Hint: {hint}")
+            self.say(f"Hint: {mask(hint)}")
         return exit_code_of(error)
 
 

@@ -55,7 +55,8 @@ def _moment_or_age(value: str) -> When:
         return _DAYS[value]
     try:
         if _TIME_OF_DAY.fullmatch(value):
-            return TimeOfDay(time.fromisoformat(value.removesuffix("Z").zfill(5)))
+            text = value.removesuffix("Z")
+            return TimeOfDay(time.fromisoformat(f"0{text}" if text[1] == ":" else text))
         moment = datetime.fromisoformat(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):

@@ -26,10 +26,13 @@ def pair(
 
     The first change leaves a mark in Redis: the name of the database, the identifier of the
     server's data, and some apps. With a database that has none of these apps, no command changes
-    anything and no worker takes a job. After an upgrade, a restore or a move, the next change
+    links and no worker takes a job. After an upgrade, a restore or a move, the next change
     renews the mark.
     """
     context = context_of(typer_context)
+    for name in ("yes", "confirm", "reason"):
+        if not accept and typer_context.params[name]:
+            raise UsageError(f"--{name} needs --accept", hint="add --accept")
     from docora_ops.actions.pair import accept_pair, read_pair
     from docora_ops.render.columns import Pairs, cell
     from docora_ops.text import moment

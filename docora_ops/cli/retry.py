@@ -145,6 +145,7 @@ def schedule(
     if repeat and (as_json or dry_run):
         other = "--json" if as_json else "--dry-run"
         raise UsageError(f"--repeat and {other} can't be combined", hint="remove one of them")
+    from docora_ops.actions.docora import Docora
     from docora_ops.actions.many_links import schedule
     from docora_ops.cli.bulk_command import run_bulk
 
@@ -167,11 +168,13 @@ def schedule(
                 if told != error.message:
                     told = error.message
                     context.report(error, next_step="the next pass tries again")
-            interval = context.docora.settings.scan_interval_ms / 1000
+            settings = context.docora.settings
             context.close()
-            del context.docora  # the next pass looks anew which workers run
+            # The next pass looks anew which workers run. An env file that is a pipe was read once.
+            context.docora = Docora(settings)
+            context.docora.notices.clear()
             # The client of Redis leaves 64 KB in cycles. With so few of them, it would take 50,000
             # passes until Python looks for garbage.
             gc.collect()
-            time.sleep(interval)
+            time.sleep(settings.scan_interval_ms / 1000)
     return ExitCode.OK

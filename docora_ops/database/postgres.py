@@ -269,10 +269,10 @@ class Database:
     def _require_changes(self, connection: Connection) -> None:
         if self.is_read_only:
             raise PostgresError(
-                f"Postgres database {self.server} is to stay as it is: "
+                f"Postgres database {self.server} allows no changes: "
                 "default_transaction_read_only is on",
-                hint="whoever has set it for the server, the database or the role "
-                f"{connection.info.user} can say why",
+                hint="ask who has set it: for the server, the database, the role "
+                f"{connection.info.user}, or in DATABASE_URL",
             )
 
     def snapshot(self) -> AbstractContextManager[None]:

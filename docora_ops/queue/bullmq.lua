@@ -2,7 +2,7 @@
 -- Writes nothing there, only our own audit entry.
 --
 -- ARGV[1]  JSON: `prefix` of the queue's keys; `audit`: by answer, the command that writes an entry;
---          `mark`: see mark.lua
+--          `mark`: see mark.lua; only for a change
 -- then     ids
 --
 -- Returns one answer per link: none, waiting, delayed, running, finished, stale, or unreadable with
@@ -51,6 +51,6 @@ for i = 2, #ARGV do
 end
 if entry then
   redis.call(unpack(entry))
-  try_to_leave_mark(config.mark)
 end
+try_to_leave_mark(config.mark)
 return answers

@@ -94,15 +94,21 @@ class BullmqQueue(LinkQueue):
         Does not keep the links of the operation. Before the commit, a command that waits for them
         would take their old status for the result, since no job waits.
         """
-        return self.look([each.job_id for each in requests], audit)
+        return self._ask([each.job_id for each in requests], audit, **self.mark_to_leave)
 
-    def look(
-        self, job_ids: Sequence[str], audit: Mapping[Outcome, AuditEntry] = MappingProxyType({})
+    def look(self, job_ids: Sequence[str]) -> list[Answer]:
+        return self._ask(job_ids)
+
+    def _ask(
+        self,
+        job_ids: Sequence[str],
+        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+        **changes: object,
     ) -> list[Answer]:
         if not job_ids:
             return []
         entries = {state: audit[each] for state, each in _OUTCOMES.items() if each in audit}
-        config = {"prefix": BULLMQ, "audit": entries, **self.mark_to_leave}
+        config = {"prefix": BULLMQ, "audit": entries, **changes}
         arguments = [json.dumps(config), *job_ids]
         answers = []
         for job_id, reply in zip(job_ids, self._script.run(arguments), strict=True):

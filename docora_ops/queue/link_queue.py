@@ -101,13 +101,14 @@ class LinkQueue(ABC):
         self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
 
     def leave_mark(
-        self, identity: DatabaseIdentity, who: str, entry: AuditEntry | None = None
+        self, identity: DatabaseIdentity, who: str, was: str = "", entry: AuditEntry | None = None
     ) -> None:
-        """Has each change from now on leave a mark that names the database, unless there is one.
+        """Has the next change leave a mark that names the database.
 
-        entry: the audit entry, if the mark is to replace another one.
+        was: the text of the mark that it may replace.
+        entry: the audit entry, if the database is another one.
         """
-        mark: dict[str, object] = {"key": KEY, "text": encode_mark(identity, who)}
+        mark: dict[str, object] = {"key": KEY, "text": encode_mark(identity, who), "was": was}
         self.mark_to_leave = {"mark": mark | ({"entry": entry} if entry else {})}
 
     @property

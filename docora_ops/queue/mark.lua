@@ -1,18 +1,15 @@
--- Leaves the mark that names the database of this Redis, once.
+-- Leaves the mark that names the database of this Redis.
 --
--- mark: `key`, `text`; and `entry` if the mark is to replace another one: the command that writes the
--- audit entry
+-- mark: `key`, `text`, `was`: the text that it may replace, "" if there was none; and `entry` if the
+-- database is another one: the command that writes the audit entry
 local function leave_mark(mark)
-  if mark.entry then
-    if redis.call('HGET', mark.key, 'mark') == mark.text then
-      return
-    end
-    redis.call('HSET', mark.key, 'mark', mark.text)
-    redis.call(unpack(mark.entry))
-  elseif redis.call('HSETNX', mark.key, 'mark', mark.text) == 0 then
+  if (redis.call('HGET', mark.key, 'mark') or '') ~= mark.was or mark.text == mark.was then
     return
   end
-  redis.call('HSET', mark.key, 'left_at', redis.call('TIME')[1])
+  if mark.entry then
+    redis.call(unpack(mark.entry))
+  end
+  redis.call('HSET', mark.key, 'mark', mark.text, 'left_at', redis.call('TIME')[1])
 end
 
 -- A user made for a version without marks may not write one, and goes on without.

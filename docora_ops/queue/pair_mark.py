@@ -31,7 +31,7 @@ def read_mark(client: Redis) -> PairMark | None:
             cast("list[str]", mark["app_ids"]),
         )
         at = moment_of_timestamp(int(text_of(fields[b"left_at"])))
-        return PairMark(identity, str(mark["who"]), at)
+        return PairMark(identity, str(mark["who"]), at, text_of(fields[b"mark"]))
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -1,7 +1,7 @@
 """Lists and screens of names and values, for a terminal of any width or for a pipe."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from re import Pattern
 from typing import Any, Generic, Literal, TypeVar
@@ -37,21 +37,14 @@ def with_option(part: object, commands: Pattern[str], option: str) -> object:
     """Returns the part of a screen with the option behind each command that it mentions."""
 
     def extend(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(extend, value))
         if isinstance(value, Text):
             pieces = value.divide([each.end() for each in commands.finditer(value.plain)])
             return Text(f" {option}", value.style, overflow=value.overflow).join(pieces)
         return commands.sub(rf"\g<0> {option}", value) if isinstance(value, str) else value
 
-    def extend_column(column: Column[Any]) -> Column[Any]:
-        return replace(column, value=lambda row: extend(column.value(row)))
-
     if isinstance(part, Pairs):
         return Pairs([(name, extend(text)) for name, text in part.rows])
-    if isinstance(part, Listing):
-        return replace(part, columns=[extend_column(each) for each in part.columns])
-    return extend(part)
+    return extend(part)  # a list holds what was recorded, and stays as it is
 
 
 def words(slug: str) -> str:

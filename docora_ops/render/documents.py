@@ -68,7 +68,7 @@ def document_of(
     told: dict[str, Any] = {}
     if error:
         told = {"error": _valid(mask(error.message)), "code": error.code, **error.details}
-        told["hint"] = _valid(error.hint) if error.hint else None
+        told["hint"] = _valid(mask(error.hint)) if error.hint else None
     # The query of a URL may be secret.
     words = (mask_url(each) if "://" in each else each for each in arguments)
     command = _valid(mask(shlex.join(["docora-ops", *words])))

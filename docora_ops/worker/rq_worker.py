@@ -368,7 +368,7 @@ class SnapshotWorker(Worker):
             self._miss_redis(error)
 
     def run_maintenance_tasks(self) -> None:
-        """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.
+        """Cleans RQ's registries and recovers abandoned links, unless clock or servers are wrong.
 
         One worker at a time: RQ reads abandoned jobs and queues them again some time later, and a
         link that another worker recovered in between would have two jobs.
@@ -376,7 +376,7 @@ class SnapshotWorker(Worker):
         """
         bar, [queue] = self._reasons.find(), self.queues
         code = bar and bar.code
-        if code in {NoJobCode.WRONG_CLOCK, NoJobCode.POSTGRES}:
+        if code in {NoJobCode.WRONG_CLOCK, NoJobCode.POSTGRES, NoJobCode.WRONG_PAIR}:
             return
         if not rq_faults.take_maintenance_lock(self, queue):
             return

@@ -161,6 +161,9 @@ def test_no_error_of_a_driver_shows_a_secret(
     assert_no_secret(entries)
 
 
+GITHUB = "ghp_s3cr3ts3cr3ts3cr3t"
+
+
 def test_a_password_in_the_wrong_argument_is_not_repeated(docora: Docora) -> None:
     url = "postgres://docora:url-s3cr3t@db/docora"
     for words, env in (
@@ -169,6 +172,8 @@ def test_a_password_in_the_wrong_argument_is_not_repeated(docora: Docora) -> Non
         (("status", "--env-file", url), {}),
         (("pause", "--confirm", url), {}),
         (("cancel", url), {}),
+        (("retry", url), {}),
+        (("retry-all-failed", GITHUB), {}),
         (("help", url), {}),
         (("help", "--schema", url), {}),
     ):

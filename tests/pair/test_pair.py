@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.support.bullmq import Bullmq
-from tests.support.diagnoses import check, examine
-from tests.support.docora import Docora
-from tests.support.proxy import eventually
+from tests.support.diagnoses import ONE_LOOK, check, examine
+from tests.support.docora import Docora, finish
+from tests.support.proxy import PUSH, Fault, Proxy, eventually
 from tests.support.read_only import frozen
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import running
@@ -49,17 +49,40 @@ def test_the_first_change_marks_redis_and_what_only_reads_does_not(docora: Docor
     name = docora.connection.info.dbname
     assert (left["database"], left["system_identifier"]) == (name, row["system"])
     assert left["app_ids"] == sorted({first.app_id, second.app_id})
-    docora.add_app("Later")
+    later = docora.add_app("Later")
     assert docora.run("retry-all-failed").code == 0
-    assert mark(docora) == left
+    assert mark(docora) == {**left, "app_ids": sorted([*left["app_ids"], later])}
     shown = docora.run("pair", "--json").data
     assert (shown["state"], shown["mark"]["identity"]["database"]) == ("same", name)
 
 
-def test_beside_bullmq_a_change_marks_redis_too(bullmq: Bullmq) -> None:
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_beside_bullmq_a_change_marks_redis_too(bullmq: Bullmq, *, is_bulk: bool) -> None:
     link = bullmq.docora.add_link()
-    assert bullmq.run("retry", *link.ids).code == 0
+    assert bullmq.run(*(["retry-all-failed"] if is_bulk else ["retry", *link.ids])).code == 0
     assert mark(bullmq.docora)["app_ids"] == [link.app_id]
+
+
+def test_a_mark_without_apps_is_decided_by_name_and_identifier(docora: Docora) -> None:
+    assert docora.run("pair", "--accept", "--yes").code == 0
+    assert mark(docora)["app_ids"] == []
+    link = docora.add_link()
+    assert docora.run("retry", *link.ids).code == 0
+    assert mark(docora)["app_ids"] == [link.app_id]
+
+
+def test_another_mark_that_came_meanwhile_is_not_replaced(docora: Docora) -> None:
+    first, second = docora.add_link(), docora.add_link()
+    docora.run("retry", *first.ids)
+    change_mark(docora, system_identifier="1")
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        held = proxy.plan(PUSH, Fault.HOLD_REQUEST)
+        process = docora.start("retry", *second.ids, env={"REDIS_URL": proxy.url})
+        held.wait()
+        change_mark(docora, system_identifier="2")
+        held.release()
+        assert finish(process).code == 0
+    assert mark(docora)["system_identifier"] == "2"
 
 
 def test_nothing_is_changed_with_a_redis_of_another_database_until_that_is_accepted(
@@ -70,6 +93,7 @@ def test_nothing_is_changed_with_a_redis_of_another_database_until_that_is_accep
     docora.redis.delete("rq:queue:snapshot-queue", f"rq:job:{link.job_id}")
     become_another_docora(docora)
     [other] = docora.links()
+    docora.redis.sadd("rq:queues", "rq:queue:snapshot-queue")
     with frozen(docora):
         for words in (
             ["retry", *other.ids],
@@ -85,6 +109,11 @@ def test_nothing_is_changed_with_a_redis_of_another_database_until_that_is_accep
         found = check(examine(docora), "servers_match")
         assert (found["state"], "none of its apps" in found["finding"]) == ("critical", True)
         assert docora.run("pair", "--accept").code == 2
+        assert docora.run("pair", "--yes").code == 2
+        docora.enqueue(f"{link.app_id}-{link.repository_id}")
+        unknown = docora.run("repair", "--remove-unknown-jobs", "--yes", "--json", env=ONE_LOOK)
+        assert (unknown.code, unknown.json["code"]) == (4, "pair_mismatched"), unknown
+        docora.redis.delete("rq:queue:snapshot-queue", f"rq:job:{link.job_id}")
     assert docora.run("pair", "--accept", "--yes", "--reason", "moved").code == 0
     assert docora.run("retry", *other.ids).code == 0
     assert mark(docora)["app_ids"] == [other.app_id]

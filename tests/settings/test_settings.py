@@ -89,6 +89,10 @@ def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(tmp_path: Path) 
         assert SECRET not in shown(error.value)
 
 
+def test_an_env_file_can_be_dev_null(docora: Docora) -> None:
+    assert docora.run("failed", "--env-file", os.devnull).code == 0
+
+
 def test_an_env_file_is_named_by_the_option_or_the_variable(docora: Docora, tmp_path: Path) -> None:
     one, other = (write(tmp_path / name, DOCORA_OPS_BACKEND=name) for name in ("rq", "bullmq"))
     env = {"DOCORA_OPS_ENV_FILE": other, "DOCORA_OPS_BACKEND": None}

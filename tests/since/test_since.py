@@ -134,6 +134,7 @@ def test_a_value_that_is_neither_moment_nor_age_is_refused(docora: Docora) -> No
 def test_a_time_of_day_means_its_last_occurrence() -> None:
     now = datetime(2026, 11, 28, 8, 30, tzinfo=UTC)
     for typed, at in (
+        ("8:00:30", datetime(2026, 11, 28, 8, 0, 30, tzinfo=UTC)),
         ("8:00", datetime(2026, 11, 28, 8, tzinfo=UTC)),
         ("08:30:00Z", now),
         ("12:00", datetime(2026, 11, 27, 12, tzinfo=UTC)),
