@@ -61,6 +61,7 @@ _READ: dict[bytes, Callable[[Any, bytes], object]] = {
     b"set": lambda client, key: client.smembers(key),
     b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
     b"stream": lambda client, key: client.xrange(key),
+    b"none": lambda client, key: client.get(key),  # a worker of BullMQ has just removed it
     b"string": lambda client, key: client.get(key),
 }
 
@@ -217,7 +218,8 @@ class Docora(Rows):
             for key in keys:
                 pipeline.ttl(key)
             expire = [ttl >= 0 for ttl in pipeline.execute()]
-        return tables, dict(zip(keys, zip(self.contents(keys), expire, strict=True), strict=True))
+        read = zip(keys, self.contents(keys), expire, strict=True)
+        return tables, {key: (content, does) for key, content, does in read if content is not None}
 
     def content(self, key: bytes) -> Any:
         return self.contents([key])[0]
