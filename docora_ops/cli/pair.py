@@ -30,7 +30,7 @@ def pair(
     renews the mark.
     """
     context = context_of(typer_context)
-    for name in ("yes", "confirm", "reason"):
+    for name in ("confirm", "reason"):
         if not accept and typer_context.params[name]:
             raise UsageError(f"--{name} needs --accept", hint="add --accept")
     from docora_ops.actions.pair import accept_pair, read_pair
