@@ -92,10 +92,11 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
         process = docora.start("retry-all-failed", "--in-flight", "4", "--json")
         eventually(lambda: docora.statuses().get("synced") == 12, "the links of the others")
         # Of three apps each has one slot; the last one of all has four.
-        eventually(lambda: watch.most_by_app[app_id] == 4, "its further links")
+        # The worker may take the last one before its row is committed, and see three then.
+        eventually(lambda: docora.statuses().get("pending_snapshot") == 4, "its further links")
         process.send_signal(signal.SIGINT)
         result = finish(process)
-    assert watch.most_by_app[app_id] == 4
+    assert watch.most_by_app[app_id] in {3, 4}
     assert (result.code, result.data["left"]) == (130, 2), result
     waited = result.data["waited"]
     assert (waited["synced"], waited["unfinished"]) == (12, 4)

@@ -1,6 +1,7 @@
 """A protected target: a mass change needs its name, typed or given."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from psycopg import sql
@@ -130,7 +131,7 @@ def test_the_python_api_wants_the_name_too(docora: Docora, env: Env) -> None:
 
 
 def test_a_worker_asks_where_a_terminal_can_answer_and_nowhere_else(
-    docora: Docora, env: Env, write: Write
+    docora: Docora, env: Env, write: Write, tmp_path: Path
 ) -> None:
     arguments = ["worker", "--burst", "--target", "prod"]
     write(
@@ -139,6 +140,7 @@ def test_a_worker_asks_where_a_terminal_can_answer_and_nowhere_else(
         REDIS_URL=docora.redis_access.worker,
         DOCORA_OPS_PROTECTED="yes",
         ENCRYPTION_KEY=KEY.hex(),
+        REPOS_BASE_PATH=tmp_path,
     )
     code, shown = on_terminal(docora, arguments, answer=b"y\n", env=env)
     assert (code, "run a" in shown, "Type prod to confirm" in shown) == (130, True, True), shown
