@@ -96,7 +96,7 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
         eventually(lambda: docora.statuses().get("pending_snapshot") == 4, "its further links")
         process.send_signal(signal.SIGINT)
         result = finish(process)
-    assert watch.most_by_app[app_id] in {3, 4}
+    assert watch.most_by_app[app_id] <= 4
     assert (result.code, result.data["left"]) == (130, 2), result
     waited = result.data["waited"]
     assert (waited["synced"], waited["unfinished"]) == (12, 4)
