@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept"
+
 
 class PairState(StrEnum):
     """Whether database and Redis belong together, by the mark that the last pair left."""

@@ -50,7 +50,7 @@ from docora_ops.jobs import (
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Freshness, Standby
-from docora_ops.pair import PairState
+from docora_ops.pair import TO_ACCEPT, PairState
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import read_clock as read_redis_clock
 from docora_ops.queue.redis_server import read_redis_server, try_commands
@@ -645,8 +645,7 @@ def _check_drift(docora: Docora, drift: DriftReport) -> Iterator[Check]:
     pair = read_pair(docora)
     if belonging.is_plausible and pair.state is PairState.OTHER:
         hint = None
-        accept = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept"
-        yield failed(CheckName.SERVERS_MATCH, pair.finding, accept)
+        yield failed(CheckName.SERVERS_MATCH, pair.finding, TO_ACCEPT)
     elif belonging.is_plausible and pair.state is PairState.MOVED:
         accept = "after an upgrade, a restore or a move, the next change accepts this"
         yield warning(CheckName.SERVERS_MATCH, pair.finding, accept)

@@ -4,7 +4,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import require_primary, require_servers_to_match
 from docora_ops.database.identity import read_identity
 from docora_ops.errors import PairMismatchedError
-from docora_ops.pair import Pair, PairState, compare
+from docora_ops.pair import TO_ACCEPT, Pair, PairState, compare
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
 from docora_ops.queue.pair_mark import read_mark, replace_mark
 from docora_ops.queue.redis_client import redis_errors
@@ -55,7 +55,7 @@ def require_pair(
         left = f"{moment(found.mark.left_at)} by {found.mark.who}"
         raise PairMismatchedError(
             f"{found.finding}: {docora.servers}. The mark was left {left}. Nothing was changed",
-            hint="check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept",
+            hint=TO_ACCEPT,
         )
     entry = None
     if found.state is PairState.MOVED:

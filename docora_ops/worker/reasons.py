@@ -23,7 +23,7 @@ from docora_ops.errors import (
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
-from docora_ops.pair import PairMark, PairState, compare
+from docora_ops.pair import TO_ACCEPT, PairMark, PairState, compare
 from docora_ops.queue.backend import sees_bullmq_worker
 from docora_ops.queue.pair_mark import read_mark
 from docora_ops.settings import Settings
@@ -198,8 +198,7 @@ class Reasons:
             return Bar(NoJobCode.POSTGRES, error.message, error)
         if found.state is not PairState.OTHER:
             return None
-        hint = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept"
-        other = PairMismatchedError(found.finding, hint=hint)
+        other = PairMismatchedError(found.finding, hint=TO_ACCEPT)
         return Bar(NoJobCode.WRONG_PAIR, "Redis belongs to another database", other)
 
     def _try_host(self) -> Bar | None:
