@@ -71,6 +71,7 @@ class BullmqQueue(LinkQueue):
 
     backend = Backend.BULLMQ
     is_docoras = True
+    can_push = False
     script_files = ("mark.lua", "bullmq.lua")
 
     def sample(self, count: int) -> list[str]:

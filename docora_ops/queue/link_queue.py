@@ -88,7 +88,10 @@ class LinkQueue(ABC):
     """The queue that the jobs of links stand in. All calls raise RedisError."""
 
     backend: ClassVar[Backend]
-    is_docoras: ClassVar[bool] = False  # its scheduler queues pending links: a push only looks
+    is_docoras: ClassVar[bool] = False  # the older name of `not can_push`
+    can_push: ClassVar[bool] = True
+    """False: Docora's scheduler queues pending links. A change only resets them, and `push` only
+    tells which jobs are live."""
     script_files: ClassVar[Sequence[str]]
 
     def __init__(
