@@ -1,4 +1,4 @@
-"""Bulk operations: their options, progress and results, and the wait for snapshots."""
+"""Bulk operations: their options and results, and the wait for snapshots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,89 +8,10 @@ from typing import Self
 
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
+from docora_ops.operations import Results, StoppedBy
 
 BATCH_SIZE = 500  # links that are locked, queued and committed together
 _RESULTS_OF_A_SHARE = 20
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a bulk operation in Redis, where Docora's dashboard reads it too."""
-
-    operation_id: str
-    total: int
-    completed: int
-    put_to_work: int
-    not_queued: int
-    cancelled: bool
-    taken_over: int
-    """Completed links of a retry with `--in-flight` that others had put to work before."""
-
-    @property
-    def finished(self) -> bool:
-        """Tells whether every link of the operation has an outcome."""
-        return self.completed >= self.total
-
-
-class OperationState(StrEnum):
-    """The state of a bulk operation. `OWNER_GONE`: its runner has been silent for two minutes."""
-
-    RUNNING = "running"
-    DONE = "done"
-    CANCELLED = "cancelled"
-    OWNER_GONE = "owner_gone"
-
-
-class StoppedBy(StrEnum):
-    """Why an operation left some links unchanged."""
-
-    CANCELLED = "cancelled"  # by another command, or on the dashboard
-    INTERRUPTED = "interrupted"  # by a signal, or its generator was closed
-    LOST_SERVER = "lost_server"
-    MAX_FAILURES = "max_failures"
-    TIMEOUT = "timeout"
-    LOST_JOBS = "lost_jobs"  # all links in flight have lost their jobs
-
-
-@dataclass(frozen=True)
-class Results:
-    """The results of an operation's snapshots, as far as they are known."""
-
-    synced: int
-    failed: int
-    gone: int
-    unfinished: int
-
-
-@dataclass(frozen=True)
-class KnownOperation(Progress):
-    """A bulk operation that is still in Redis. If `who` is None, docora-ops did not start it."""
-
-    state: OperationState
-    last_step_at: datetime | None
-    last_step_seconds: int | None  # since then, by the clock of Redis
-    who: str | None
-    command: str | None
-    selection: Mapping[str, str | int | bool | list[str]]
-    stopped_by: StoppedBy | None
-    cancelled_by: str | None
-    results: Results | None
-    messages: Sequence[str]  # the last ones of a detached run, each with its moment
-
-
-@dataclass(frozen=True)
-class OperationRecord(KnownOperation):
-    """A bulk operation as it is kept for a week.
-
-    Docora's dashboard keeps no records: of its operations, `started_at` and `reason` are None.
-    `failures`: the first links that could not be queued. `failed_links`: the first links
-    that failed again, if their snapshots were awaited.
-    """
-
-    started_at: datetime | None
-    reason: str | None
-    failures: Sequence[LinkFailure]
-    failed_links: Sequence[LinkFailure]
 
 
 @dataclass(frozen=True)

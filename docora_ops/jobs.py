@@ -8,7 +8,6 @@ from enum import StrEnum
 from docora_ops.text import duration
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
-BULLMQ_PREFIX = "bull"  # begins BullMQ's keys
 RECENT = 900  # seconds whose ends of jobs a screen tells
 JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
 
@@ -66,6 +65,11 @@ class Advice:
     to_switch: str  # to the other backend
     others_beside: str  # workers of both backends run
     to_stop_others: str
+    no_worker: str
+    no_worker_short: str
+    others_left_jobs: str  # the other queue holds jobs, and has no worker; empty if harmless
+    to_drop_jobs: str  # of deleted links
+    to_queue_held_back: str  # pending links with an open circuit; empty if none is held back
 
 
 ADVICE: Mapping[Backend, Advice] = {
@@ -77,6 +81,13 @@ ADVICE: Mapping[Backend, Advice] = {
         others_beside="a BullMQ worker of Docora runs beside the RQ queue: "
         "each link may be worked on twice",
         to_stop_others="run Docora with RUN_MODE=api",
+        no_worker=f"no worker listens on the queue {QUEUE_NAME}",
+        no_worker_short="none",
+        others_left_jobs="Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
+        "them: docora-ops schedule, run each minute, queues their links; docora-ops doctor has the "
+        "command that removes the jobs",
+        to_drop_jobs="docora-ops repair --remove-unknown-jobs",
+        to_queue_held_back="",
     ),
     Backend.BULLMQ: Advice(
         to_start_workers="run Docora with RUN_MODE=all or worker",
@@ -85,6 +96,11 @@ ADVICE: Mapping[Backend, Advice] = {
         to_switch="set DOCORA_OPS_BACKEND=rq",
         others_beside="a worker of RQ runs beside Docora's own: each link may be worked on twice",
         to_stop_others="stop the workers of RQ",
+        no_worker="no BullMQ worker is seen",
+        no_worker_short="none seen",
+        others_left_jobs="",
+        to_drop_jobs="wait until Docora's workers have taken these jobs",
+        to_queue_held_back="docora-ops retry-all-failed --reset-circuit",
     ),
 }
 
@@ -289,6 +305,15 @@ class QueueOverview:
         return lost_words(self.workers, self.killed_workers)
 
     @property
+    def has_scheduler(self) -> bool:
+        """Tells whether something queues RQ's delayed jobs when they are due.
+
+        Our workers do. They are known by telling how far off their clock is.
+        """
+        ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
+        return ours or self.scheduler is not None
+
+    @property
     def unfinished(self) -> int:
         """Counts the jobs that are still to be done."""
         return self.waiting + self.active + self.delayed
@@ -317,6 +342,7 @@ class JobFailure:
     failed_at: datetime | None
     worker: str | None
     text: str  # the last lines of the traceback
+    error_message: str  # the line of it that names the error
 
 
 @dataclass(frozen=True)

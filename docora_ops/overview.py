@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from docora_ops.bulk import KnownOperation
 from docora_ops.diagnosis import CheckState
 from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
+from docora_ops.operations import KnownOperation
 from docora_ops.text import amount, duration
 
 SLOW_MS = 250  # a server that takes longer to answer counts as slow

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from docora_ops.audit import HistoryEntry
-from docora_ops.bulk import OperationRecord
+from docora_ops.operations import HistoryEntry, OperationRecord
 from docora_ops.overview import Status
 from docora_ops.verification import Verification
 

@@ -16,8 +16,7 @@ from docora_ops.actions.look import (
     outcome_of,
     why_not_queued,
 )
-from docora_ops.audit import Change
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions, StoppedBy
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.link_rows import (
@@ -34,6 +33,7 @@ from docora_ops.errors import LinkError, LinkLockedError, PostgresError, Stateme
 from docora_ops.interrupts import held_back
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkFailure, LinkRef, Outcome, PlannedLink
+from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import Answer, LinkQueue, PushRequest, Redis
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
 

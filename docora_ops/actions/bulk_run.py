@@ -15,16 +15,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.following import Following, keep_results
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.workers import count_workers, require_right_workers
-from docora_ops.audit import Change
-from docora_ops.bulk import (
-    BulkResult,
-    BulkWait,
-    ChangeOptions,
-    LeftToOperation,
-    Progress,
-    RunningOperation,
-    StoppedBy,
-)
+from docora_ops.bulk import BulkResult, BulkWait, ChangeOptions, LeftToOperation, RunningOperation
 from docora_ops.database import Database, Selection
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.errors import (
@@ -47,8 +38,10 @@ from docora_ops.links import (
     batches,
     count_succeeded,
 )
+from docora_ops.operations import Change, Progress, StoppedBy
 from docora_ops.queue.audit_stream import AuditEvent
-from docora_ops.queue.progress import HEARTBEAT
+from docora_ops.queue.bulk_progress import HEARTBEAT
+from docora_ops.queue.operation_links import add_links, end_work, keep_at_work
 
 LONGEST_FLIGHT = 0.8
 """Seconds after which no further batch is started before the next step."""
@@ -196,7 +189,7 @@ class BulkRun:
         self._report(is_last=True)
         if self._operation_id and has_redis:
             with suppress(RedisError):  # it expires
-                self.docora.store.end_work(self._operation_id)
+                end_work(self.docora.redis, self._operation_id)
         found = self._following.result()
         # If Redis is down, its timeout has been waited for once already.
         has_redis &= not self._following.watch.misses_redis
@@ -403,7 +396,7 @@ class BulkRun:
             or (item.outcome is Outcome.ALREADY_RUNNING and self.action is Action.RETRY)
         ]
         if late and self._operation_id:
-            self.docora.store.add_links(self._operation_id, late)
+            add_links(self.docora.redis, self._operation_id, late)
         self._report()
 
     def _counted(self, outcome: Outcome) -> Outcome:
@@ -468,4 +461,4 @@ class BulkRun:
         if not (self._cancelled or is_last) and time.monotonic() - self._kept_at > _KEEP:
             self._kept_at = time.monotonic()
             ids = (ref.id for ref in self.selection.refs)
-            self.docora.store.keep_at_work(self._operation_id, ids)
+            keep_at_work(self.docora.redis, self._operation_id, ids)

@@ -38,9 +38,8 @@ from docora_ops.diagnosis import (
 from docora_ops.drift import DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
 from docora_ops.jobs import (
-    ADVICE,
     QUEUE_NAME,
-    Backend,
+    Advice,
     NoJobCode,
     OtherQueue,
     QueueHealth,
@@ -51,9 +50,10 @@ from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Freshness, Standby
 from docora_ops.pair import TO_ACCEPT, PairState
-from docora_ops.queue.redis_client import describe, latency
+from docora_ops.queue import LinkQueue
+from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_server import latency, read_redis_server, try_commands
 from docora_ops.queue.redis_server import read_clock as read_redis_clock
-from docora_ops.queue.redis_server import read_redis_server, try_commands
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration, moment
 
@@ -74,7 +74,6 @@ _TIMER = (
 )
 _BY_NAME = "workers are seen by the names of their Redis clients, if our user may list these"
 _TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
-_RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
 _DRIFT = {
     DriftKind.LOST: ("lost link", "lost links", "without a live job"),
     DriftKind.STUCK: ("scanning link", "scanning links", "without a live job"),
@@ -175,7 +174,7 @@ def diagnose(
     if redis.health:
         choice = docora.backend
         if choice.is_clear:
-            checks += check_queue(redis.health, choice.backend, postgres.pending)
+            checks += check_queue(redis.health, docora.queue, postgres.pending)
             if not redis.health.has_only_others:
                 checks.append(_check_schedule(redis.health, freshness, docora))
         else:
@@ -394,7 +393,7 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
         where = describe(client)
         if server.read_latency(latency(client)):
             raise RedisError(f"Redis at {where} is too slow", hint=_TOO_SLOW)
-        refusal = None if read_only else try_commands(client, docora.backend.backend)
+        refusal = None if read_only else try_commands(client, docora.queue_to_read.commands_of_push)
         server.read_clock(lambda: read_redis_clock(client))
         if found := read_redis_server(client):
             server.checks += [ok(CheckName.REDIS, where), *check_redis(found, refusal)]
@@ -457,19 +456,19 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
     yield _judge(CheckName.REDIS_PERSISTENCE, fine, problem)
 
 
-def check_queue(queue: QueueHealth, backend: Backend, pending: int) -> Iterator[Check]:
+def check_queue(queue: QueueHealth, link_queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
     Makes only one of these checks if only workers of the other backend are running.
 
     pending: the number of pending links; 0 if unknown.
     """
-    is_rq, advice = backend is Backend.RQ, ADVICE[backend]
+    is_rq, advice = link_queue.can_push, link_queue.advice
     if queue.has_only_others:
         name = CheckName.BULLMQ_QUEUE if is_rq else CheckName.WORKERS
         yield failed(name, advice.only_others, advice.to_switch)
         return
-    yield from _check_rq(queue) if is_rq else _check_bullmq(queue, pending)
+    yield from _check_rq(queue, advice) if is_rq else _check_bullmq(queue, advice, pending)
     found, oldest = str(queue.waiting or "none"), queue.oldest_waits_for
     if oldest is not None:
         found = f"{queue.waiting}, the oldest for {duration(oldest)}"
@@ -480,10 +479,10 @@ def check_queue(queue: QueueHealth, backend: Backend, pending: int) -> Iterator[
     yield _judge(CheckName.WAITING_JOBS, found, problem)
 
 
-def _check_rq(queue: QueueHealth) -> Iterator[Check]:
+def _check_rq(queue: QueueHealth, advice: Advice) -> Iterator[Check]:
     name, found = CheckName.BULLMQ_QUEUE, "not in use"
     if queue.other is OtherQueue.WORKED_ON:
-        yield failed(name, _RQ.others_beside, _RQ.to_stop_others)
+        yield failed(name, advice.others_beside, advice.to_stop_others)
     elif queue.other is OtherQueue.LEFT_JOBS:
         found = "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
         found += "started sends files to the base_url that an app had when its job was queued"
@@ -511,7 +510,7 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
     first = f"the first is due in {duration(delay)}"
     if delay < 0:
         first = f"the first was due {duration(-delay)} ago"
-    start = f"start a worker, which queues them: {_RQ.to_start_workers}"
+    start = f"start a worker, which queues them: {advice.to_start_workers}"
     yield _judge(
         name,
         f"workers queue them; {first}",
@@ -535,7 +534,7 @@ def _refusals(queue: QueueHealth, text: str) -> Iterator[_Problem]:
     yield bool(refusal.troubles), kind, found, hint or "see the log of the workers"
 
 
-def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
+def _check_bullmq(queue: QueueHealth, advice: Advice, pending: int) -> Iterator[Check]:
     version = queue.bullmq_version
     other = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
     to_compare = "see whether status and queue fit Docora's own screens"
@@ -561,9 +560,9 @@ def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
         yield _judge(
             name,
             found,
-            (not queue.workers, failed, none, _BULLMQ.to_start_workers),
-            (beside, failed, _BULLMQ.others_beside, _BULLMQ.to_stop_others),
-            (queue.suspension is not None, problem, suspended, _BULLMQ.to_resume),
+            (not queue.workers, failed, none, advice.to_start_workers),
+            (beside, failed, advice.others_beside, advice.to_stop_others),
+            (queue.suspension is not None, problem, suspended, advice.to_resume),
         )
     queued = "Docora's workers queue them when they are due"
     yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")
@@ -571,7 +570,7 @@ def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
 
 def _check_schedule(queue: QueueHealth, freshness: Freshness | None, docora: Docora) -> Check:
     name, settings = CheckName.SCHEDULE, docora.settings
-    if docora.backend.backend is Backend.BULLMQ:
+    if not docora.queue.can_push:
         return ok(name, "Docora's own scheduler, which runs in its workers")
     state = judge_pass(queue.last_pass_seconds, freshness, settings)
     found = "no pass is known of the last week"
@@ -660,7 +659,7 @@ def _check_drift(docora: Docora, drift: DriftReport) -> Iterator[Check]:
         )
     for kind, (noun, plural, what) in _DRIFT.items():
         name, count = CheckName(f"drift_{kind}"), drift.found[kind]
-        is_looked_for = kind is DriftKind.STUCK or not docora.queue.is_docoras
+        is_looked_for = kind is DriftKind.STUCK or docora.queue.can_push
         fine = "none" if is_looked_for else _OF_DOCORA
         found = f"{amount(count, noun, plural)} {what}"
         yield failed(name, found, hint) if count else ok(name, fine)

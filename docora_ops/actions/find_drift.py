@@ -13,7 +13,14 @@ from docora_ops.drift import Drift, DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, batches, ids_of_job
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Entries, JobFacts, Place, QueueSweep, Removal
+from docora_ops.queue.rq_entries import (
+    TO_RUN_OR_FAILED,
+    Entries,
+    JobFacts,
+    Place,
+    QueueSweep,
+    Removal,
+)
 
 _AT_ONCE = 5000
 _LOOKED_AT_ONCE = 500  # jobs in one script

@@ -13,8 +13,7 @@ from docora_ops.actions.look import look_at_jobs, require_primary
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.workers import count_workers
-from docora_ops.audit import Change
-from docora_ops.bulk import BATCH_SIZE, StoppedBy
+from docora_ops.bulk import BATCH_SIZE
 from docora_ops.database import Database
 from docora_ops.database.link_rows import (
     claim_links_at_rest,
@@ -29,6 +28,7 @@ from docora_ops.drift import Drift, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import LinkError, RedisError, ServerError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
+from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
 from docora_ops.text import amount

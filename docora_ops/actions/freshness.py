@@ -18,7 +18,7 @@ from docora_ops.database.freshness import (
     read_scans,
 )
 from docora_ops.diagnosis import CheckState
-from docora_ops.jobs import Backend, OtherQueue, QueueHealth, QueueOverview, refusal_of
+from docora_ops.jobs import OtherQueue, QueueHealth, QueueOverview, refusal_of
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.overview import Freshness, LinkCounts, Stop
 from docora_ops.queue.audit_stream import read_last_change
@@ -211,7 +211,7 @@ def beside_queue(
     nothing_moves, stopped = judge(_read_activity(docora, found, queue))
     found = replace(found, nothing_moves=nothing_moves, stopped=stopped)
     is_slow = found.is_slow and not (nothing_moves or stopped)
-    if is_slow and docora.backend.backend is Backend.RQ:
+    if is_slow and docora.queue_to_read.can_push:
         state = judge_pass(queue.last_pass_seconds, found, docora.settings)
         # Another program may schedule: then jobs wait for workers that are too slow.
         is_slow = bool(queue.workers and (state is CheckState.OK or queue.waiting))
@@ -223,7 +223,7 @@ def _read_activity(
 ) -> Activity:
     """Reads what `judge` needs, and no more than that: links are counted in most screens."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
-    is_rq = docora.backend.backend is Backend.RQ
+    can_push = docora.queue_to_read.can_push
     refusal = refusal_of(queue.live_workers if isinstance(queue, QueueHealth) else queue.workers)
     activity = Activity(
         found.read_at,
@@ -251,10 +251,10 @@ def _read_activity(
             )
     if not (queue.workers or activity.is_suspended) and docora.backend.is_clear:
         # BullMQ's workers are not seen if our user may not list clients.
-        is_worked_on = activity.moves if not is_rq else _others_work(docora)
+        is_worked_on = _others_work(docora) if can_push else activity.moves
         activity = replace(activity, has_workers=is_worked_on)
     last_pass, limit = queue.last_pass_seconds, _longest_pause(docora.settings)
-    if is_rq and last_pass is not None and last_pass > limit:
+    if can_push and last_pass is not None and last_pass > limit:
         before = found.read_at - timedelta(seconds=limit)
         unqueued = _unqueued_since(docora, (LinkStatus.SYNCED, *_WITHOUT_MOMENT), before)
         activity = replace(activity, is_pass_missing=unqueued is not None)

@@ -5,12 +5,12 @@ from collections.abc import Generator
 from datetime import UTC, datetime
 
 from docora_ops.actions.docora import Docora
-from docora_ops.audit import HistoryEntry
-from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.errors import in_future
 from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
+from docora_ops.operations import HistoryEntry, KnownOperation, OperationState
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry, read_history
+from docora_ops.queue.operation_records import find_records
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When, moment_of
 
@@ -37,7 +37,7 @@ def history(
     Raises UsageError if `since` is in the future.
     """
     first = past_moment(docora, since) if since is not None else None
-    under_way = set(docora.store.find_records(first)) if first else set()
+    under_way = set(find_records(docora.redis, first)) if first else set()
     found = [
         entry
         for entry in read_history(docora.redis, schedule=schedule)

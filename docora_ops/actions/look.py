@@ -104,13 +104,11 @@ def require_servers_to_match(
     if found.is_plausible:
         return
     require_primary(database)
-    deleted = "docora-ops repair --remove-unknown-jobs"
-    if queue.is_docoras:
-        deleted = "wait until Docora's workers have taken these jobs"
     raise ServersMismatchedError(
         f"{database.place} and Redis at {queue.where} do not seem to belong together: {found}. "
         "Nothing was changed",
-        hint=f"check DATABASE_URL and REDIS_URL; if both fit, and links were deleted: {deleted}",
+        hint="check DATABASE_URL and REDIS_URL; if both fit, and links were deleted: "
+        + queue.advice.to_drop_jobs,
         details={"job_count": found.jobs, "jobs_without_link": found.without_link},
     )
 
@@ -119,7 +117,7 @@ def sample_jobs(database: Database, queue: LinkQueue) -> Belonging:
     """Counts the jobs of a sample, or all jobs if the sample looks like another database's."""
     sample = set(filter(ids_of_job, queue.sample(_SAMPLE)))
     unknown = len(sample) - len(linked_jobs(database, sample))
-    found = Belonging(len(sample), unknown, queue.is_docoras)
+    found = Belonging(len(sample), unknown, not queue.can_push)
     return found if found.is_plausible else count_jobs_with_links(database, queue)
 
 
@@ -136,4 +134,4 @@ def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
         linked |= found
         if is_to_run_or_failed:
             unlinked |= {job_id for job_id in new - found if DOCORA_JOB_ID.fullmatch(job_id)}
-    return Belonging(len(linked) + len(unlinked), len(unlinked), queue.is_docoras)
+    return Belonging(len(linked) + len(unlinked), len(unlinked), not queue.can_push)

@@ -15,12 +15,13 @@ from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import Backend, NoJobCode, OtherQueue, QueueOverview
+from docora_ops.jobs import NoJobCode, OtherQueue, QueueOverview
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, AppCount, LinkRef, LinkStatus
 from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Metrics, Status
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.redis_client import describe, latency
+from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_server import latency
 
 _WORKER_STATES = ("started", "idle", "busy", "suspended")
 """RQ's words."""
@@ -76,8 +77,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
         if fresh := status.freshness:
             status = replace(status, freshness=beside_queue(docora, fresh, overview))
-        is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
-        if is_rq and not status.has_only_others:
+        if queue.can_push and queue.choice.is_clear and not status.has_only_others:
             seconds, fresh = overview.last_pass_seconds, status.freshness
             state = judge_pass(seconds, fresh, docora.settings)
             status = replace(status, schedule_state=state)
@@ -224,8 +224,8 @@ def _links_without_job(
 
     only: leave out all other links.
     """
-    limit = None if queue.is_docoras else _MOST + 1
-    links = unfinished_links(database, only_stuck=queue.is_docoras, limit=limit)
+    limit = _MOST + 1 if queue.can_push else None
+    links = unfinished_links(database, only_stuck=not queue.can_push, limit=limit)
     if only is None and limit and len(links) == limit:
         return None
     statuses = {ref: status for ref, status in links if only is None or ref in only}

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from docora_ops.actions.batch import Batch
 from docora_ops.actions.bulk_run import BulkRun, BulkStep
 from docora_ops.actions.following import Feed
-from docora_ops.bulk import BulkWait, StoppedBy
+from docora_ops.bulk import BulkWait
 from docora_ops.links import LinkRef
+from docora_ops.operations import StoppedBy
 
 _FEWEST = 2  # links in flight at the start, and at least: an app that is down must leave one slot
 _REPORT = 1  # seconds after which an idle run looks whether it was cancelled

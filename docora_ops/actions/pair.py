@@ -7,7 +7,7 @@ from docora_ops.errors import PairMismatchedError
 from docora_ops.pair import TO_ACCEPT, Pair, PairState, compare
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
 from docora_ops.queue.pair_mark import read_mark, replace_mark
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import moment
 
 

@@ -11,7 +11,7 @@ from docora_ops.database import link_reports as lists
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.errors import RedisError
 from docora_ops.folding import LONGEST, group_errors
-from docora_ops.jobs import Backend, JobState, QueueOverview
+from docora_ops.jobs import JobState, QueueOverview
 from docora_ops.link_lists import (
     AppSummary,
     DeliveredFile,
@@ -162,10 +162,8 @@ def files(
 def queue(docora: Docora, limit: int = 20) -> QueueOverview:
     """Returns the counts, workers, scheduler and first `limit` jobs of the queue."""
     count_workers(docora)
-    overview = docora.queue_to_read.overview(limit)
-    # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
-    ours = any(worker.clock_ahead_seconds is not None for worker in overview.workers)
-    is_queued = ours or overview.scheduler is not None
-    if overview.backend is Backend.RQ and overview.delayed and not is_queued:
+    link_queue = docora.queue_to_read
+    overview = link_queue.overview(limit)
+    if link_queue.can_push and overview.delayed and not overview.has_scheduler:
         docora.warn("nothing queues delayed jobs when they are due: docora-ops worker does")
     return overview

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.journal import past_moment, progress
 from docora_ops.actions.monitoring import read_status
-from docora_ops.audit import HistoryEntry
-from docora_ops.bulk import OperationRecord
 from docora_ops.errors import NotFoundError, ServerError
 from docora_ops.links import Action, Outcome, count_succeeded
+from docora_ops.operations import HistoryEntry, OperationRecord
 from docora_ops.queue.audit_stream import read_history
+from docora_ops.queue.operation_records import find_records, read_record
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.report import Pause, Report, SchedulePasses
 from docora_ops.text import When
@@ -75,8 +75,8 @@ def read_report(
 
 def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRecord], int]:
     """Returns the newest operations with a step since then, and the number of older ones."""
-    ids = docora.store.find_records(first)
-    records = [docora.store.read_record(each) for each in ids[:_MOST_OPERATIONS]]
+    ids = find_records(docora.redis, first)
+    records = [read_record(docora.redis, each) for each in ids[:_MOST_OPERATIONS]]
     found = [record for record in records if record]
     of_others = [
         OperationRecord(**vars(each), started_at=None, reason=None, failures=[], failed_links=[])
@@ -92,7 +92,7 @@ def _operations_with(
     docora: Docora, operation_id: str, changes: Sequence[HistoryEntry]
 ) -> list[OperationRecord]:
     """Returns the operation; nothing if only audit entries are left of it."""
-    if record := docora.store.read_record(operation_id):
+    if record := read_record(docora.redis, operation_id):
         return [record]
     try:
         found, failures, _ = progress(docora, operation_id)

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.operations import OperationState
 
 RUNNER_IS_SILENT = (
     "The command that runs the operation has been silent for two minutes: it was killed, or hangs. "

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
@@ -20,12 +19,14 @@ from docora_ops.cli.operations import RUNNER_IS_SILENT
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.links import only_app
+from docora_ops.operations import OperationState
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
     from docora_ops.actions.following import LinkStep
-    from docora_ops.bulk import BulkWait, KnownOperation
+    from docora_ops.bulk import BulkWait
     from docora_ops.links import LinkResult
+    from docora_ops.operations import KnownOperation
 
 _SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 

@@ -1,6 +1,7 @@
 """The mark in Redis that names the database that this Redis belongs to."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -8,10 +9,12 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from docora_ops.pair import DatabaseIdentity, PairMark
-from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of
-from docora_ops.queue.redis_client import moment_of_timestamp, redis_errors, server_time, text_of
+from docora_ops.queue.audit_stream import AuditEntry, add_entry
+from docora_ops.queue.redis_answers import mapping_of, moment_of_timestamp, text_of
+from docora_ops.queue.redis_client import server_time
+from docora_ops.queue.redis_errors import redis_errors
 
-KEY = "docora-ops:pair"
+_KEY = "docora-ops:pair"
 
 
 def read_mark(client: Redis) -> PairMark | None:
@@ -20,7 +23,7 @@ def read_mark(client: Redis) -> PairMark | None:
     Raises the client's RedisError, for workers; see `redis_errors`.
     """
     try:
-        fields: Any = client.hgetall(KEY)
+        fields: Any = client.hgetall(_KEY)
     except NoPermissionError:  # a user of a version without marks
         return None
     mark = mapping_of(fields.get(b"mark"))
@@ -36,15 +39,26 @@ def read_mark(client: Redis) -> PairMark | None:
         return None
 
 
-def encode_mark(identity: DatabaseIdentity, who: str) -> str:
-    """Returns the mark as it stands in Redis."""
-    return json.dumps({**asdict(identity), "who": who})
+def mark_to_leave(
+    identity: DatabaseIdentity, who: str, was: str, entry: AuditEntry | None
+) -> Mapping[str, Mapping[str, object]]:
+    """Returns what the script of a change needs to leave a mark.
+
+    was: the text of the mark that it may replace.
+    entry: the audit entry, if the mark names another database.
+    """
+    mark = {"key": _KEY, "text": _encoded(identity, who), "was": was}
+    return {"mark": mark | ({"entry": entry} if entry else {})}
 
 
 def replace_mark(client: Redis, identity: DatabaseIdentity, who: str, entry: AuditEntry) -> None:
     """Replaces the mark, and writes the audit entry. Raises RedisError."""
     with redis_errors(client), client.pipeline() as pipeline:
         at = int(server_time(client))
-        pipeline.hset(KEY, mapping={"mark": encode_mark(identity, who), "left_at": at})
+        pipeline.hset(_KEY, mapping={"mark": _encoded(identity, who), "left_at": at})
         add_entry(pipeline, entry)
         pipeline.execute()
+
+
+def _encoded(identity: DatabaseIdentity, who: str) -> str:
+    return json.dumps({**asdict(identity), "who": who})

@@ -6,19 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from docora_ops.audit import HistoryEntry, HistoryState
-from docora_ops.bulk import (
-    BulkResult,
-    BulkWait,
+from docora_ops.bulk import BulkResult, BulkWait, RunningOperation
+from docora_ops.link_lists import LinkGroup
+from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
+from docora_ops.operations import (
+    HistoryEntry,
+    HistoryState,
     KnownOperation,
     OperationState,
     Progress,
     Results,
-    RunningOperation,
     StoppedBy,
 )
-from docora_ops.link_lists import LinkGroup
-from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
 from docora_ops.render.columns import Column, Listing, Pairs, cell, style_of, words
 from docora_ops.render.link_view import ROWS_SHOWN, app_counts, failures, group_columns, link_name
 from docora_ops.text import amount, duration, moment

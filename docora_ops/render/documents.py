@@ -99,7 +99,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
 
-    from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
+    from docora_ops import jobs, link_lists, links, operations, overview, report, verification
     from docora_ops.pair import Pair
     from docora_ops.probe import Probe, UrlChange
     from docora_ops.render import bulk_view, drift_view, link_view, queue_view
@@ -124,14 +124,14 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "repair": drift_view.RepairData,
         "schedule": many,
         "set-url": UrlChange,
-        "operations": list[bulk.KnownOperation],
+        "operations": list[operations.KnownOperation],
         "progress": bulk_view.ProgressData,
         "wait": one | bulk_view.ProgressData,
         "cancel": bulk_view.CancelData,
         "pair": Pair,
         "pause": jobs.RqWorkers,
         "resume": queue_view.ResumeData,
-        "history": list[audit.HistoryEntry],
+        "history": list[operations.HistoryEntry],
         "report": report.Report,
         "targets": list[overview.TargetState],
     }.get(command)

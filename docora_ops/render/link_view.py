@@ -7,7 +7,7 @@ from typing import Any
 
 from docora_ops.bulk import LinkWait, WaitEnd
 from docora_ops.drift import Drift
-from docora_ops.jobs import Backend, JobPlace, QueuedJob, when_docora_queues
+from docora_ops.jobs import JobPlace, QueuedJob, when_docora_queues
 from docora_ops.link_lists import (
     AppSummary,
     DeliveredFile,
@@ -302,10 +302,9 @@ def link_screen(details: LinkDetails) -> Pairs:
         by = f" on {failure.worker}" if failure.worker else ""
         failed_at = moment(failure.failed_at) or "in an earlier try"
         rows.append(("Last failure", cell(f"{failed_at}{by}")))
-        # The error is the last line of Python's traceback, and the first one of Node's text.
         lines = failure.text.split("\n")
-        rows.append(("", cell(lines.pop(-1 if details.backend is Backend.RQ else 0))))
-        rows += (("", cell(line)) for line in lines)
+        lines.remove(failure.error_message)
+        rows += (("", cell(line)) for line in (failure.error_message, *lines))
     return Pairs(rows)
 
 

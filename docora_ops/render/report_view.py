@@ -12,11 +12,10 @@ from itertools import chain
 
 from rich.text import Text
 
-from docora_ops.audit import HistoryEntry
-from docora_ops.bulk import OperationRecord
 from docora_ops.errors import ServerError
 from docora_ops.folding import LONGEST, group_errors
 from docora_ops.links import LinkFailure
+from docora_ops.operations import HistoryEntry, OperationRecord
 from docora_ops.render.bulk_view import (
     command_line,
     counted_results,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, refusal_of
+from docora_ops.jobs import ADVICE, BackendSource, QueueOverview, refusal_of
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import LinkStatus
 from docora_ops.overview import SLOW_MS, Freshness, Metrics, Status, TargetState
@@ -46,9 +46,11 @@ def status_rows(
     if status.freshness:
         yield from _freshness(status.freshness)
     queue = status.queue
-    if (held_back := status.pending_with_open_circuit) and queue and queue.backend != Backend.RQ:
+    advice = ADVICE[queue.backend] if queue else None
+    held_back = status.pending_with_open_circuit
+    if held_back and advice and advice.to_queue_held_back:
         links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
-        yield "", _heading(links, "docora-ops retry-all-failed --reset-circuit", "yellow")
+        yield "", _heading(links, advice.to_queue_held_back, "yellow")
     if queue:
         yield from _queue(queue, has_only_others=status.has_only_others)
     if queue and status.schedule_state:
@@ -189,8 +191,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     elif has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
-        none = "none" if queue.backend is Backend.RQ else "none seen"
-        none += f" ({lost})" if lost else ""
+        none = advice.no_worker_short + (f" ({lost})" if lost else "")
         yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:
         yield "", _line(queue.suspension.sentence, "yellow")
@@ -201,9 +202,9 @@ def workers_cell(queue: QueueOverview) -> Text:
     """Says how many workers run, how many are busy, and which take no job, are silent or gone."""
     count, style = f"{len(queue.workers)}", ""
     refusal, lost = refusal_of(queue.workers), queue.lost_words
-    # BullMQ does not tell which are busy.
-    if queue.backend is Backend.RQ and not (refusal and refusal.is_total):
-        count += f", {sum(worker.state == 'busy' for worker in queue.workers)} busy"
+    states = [worker.state for worker in queue.workers if worker.state]  # BullMQ tells none
+    if states and not (refusal and refusal.is_total):
+        count += f", {states.count('busy')} busy"
     if refusal:
         is_bad = refusal.is_total and refusal.troubles
         count, style = f"{count}, {refusal.words}", "red" if is_bad else "yellow"

@@ -24,7 +24,7 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
 from docora_ops.pair import TO_ACCEPT, PairMark, PairState, compare
-from docora_ops.queue.backend import sees_bullmq_worker
+from docora_ops.queue.bullmq_traces import sees_bullmq_worker
 from docora_ops.queue.pair_mark import read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount

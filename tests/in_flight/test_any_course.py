@@ -20,8 +20,9 @@ from docora_ops import actions as public
 from docora_ops import bulk
 from docora_ops.actions import ChangeOptions, LinkChoice, following
 from docora_ops.actions.batch import Batch, BatchExecution
-from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
+from docora_ops.bulk import BulkResult, MaxFailures
 from docora_ops.links import Action
+from docora_ops.operations import StoppedBy
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 

@@ -18,9 +18,9 @@ from docora_ops.actions import (
     paced_run,
     retry_all_failed,
 )
-from docora_ops.audit import describe_change
 from docora_ops.bulk import MaxFailures
-from docora_ops.queue.progress import HEARD, part_key
+from docora_ops.queue.operation_fields import part_key
+from docora_ops.queue.operation_links import HEARD
 from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
@@ -201,7 +201,9 @@ def test_too_many_failures_end_the_feeding_and_leave_the_rest_untouched(docora: 
     assert "No further link is queued: max failures.\n" in result.stderr
     assert '"max_failures": "20%"' in docora.audit_entries()[0]["selection"]
     zero = ChangeOptions(max_failures=MaxFailures(0))
-    assert describe_change("retry", None, zero).selection["max_failures"] == 0
+    assert (
+        docora.actions().docora.describe_change("retry", None, zero).selection["max_failures"] == 0
+    )
     assert docora.waiting() == []
 
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from docora_ops.actions import BulkStep, ChangeOptions, LinkChoice, following, retry_all_failed
-from docora_ops.bulk import MaxFailures, StoppedBy
+from docora_ops.bulk import MaxFailures
+from docora_ops.operations import StoppedBy
 from tests.support.docora import COMMAND, Docora
 from tests.support.terminal import TerminalSession
 

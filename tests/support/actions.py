@@ -18,7 +18,6 @@ from docora_ops.actions import (
 )
 from docora_ops.actions.find_drift import Finding, Suspects, find_drift
 from docora_ops.actions.fix_drift import plan_repair, repair_found
-from docora_ops.audit import describe_change
 from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.links import Action, LinkRef, LinkResult
@@ -123,7 +122,7 @@ class Actions:
         prepare()
         if dry_run:
             return plan_repair(self.queue, found)
-        *_, result = repair_found(self.docora, found, describe_change("repair", None))
+        *_, result = repair_found(self.docora, found, self.docora.describe_change("repair", None))
         return result
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rq.utils import now, utcformat
 
-from docora_ops.processes import Process, this_process
+from docora_ops.queue.processes import Process, this_process
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora
