@@ -335,13 +335,17 @@ class JobPlace:
     worker: str | None = None  # of an execution
 
 
+LONGEST_FAILURE = 10_000
+"""Characters that are kept of a failure's text: BullMQ stores the whole text."""
+
+
 @dataclass(frozen=True)
 class JobFailure:
-    """The failure of one try of a job."""
+    """The failure of one try of a job, without secrets."""
 
     failed_at: datetime | None
     worker: str | None
-    text: str  # the last lines of the traceback
+    text: str  # with RQ, the last lines of the traceback
     error_message: str  # the line of it that names the error
 
 

@@ -26,9 +26,8 @@ from docora_ops.link_lists import (
     page_of,
 )
 from docora_ops.links import AppCount, LinkFilter, LinkStatus
-from docora_ops.text import mask, mask_url
+from docora_ops.text import mask_url
 
-_LONGEST_FAILURE = 10_000  # characters
 _ALL = LinkChoice()
 
 
@@ -114,9 +113,6 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     token = lists.has_token(database, link.ref)
     payload = link.payload
     record = queue.job(link.ref.job_id)
-    if failure := record.last_failure:
-        text = mask(failure.text)[:_LONGEST_FAILURE]  # BullMQ keeps the whole text
-        record = replace(record, last_failure=replace(failure, text=text))
     warn_of_wrong_backend(docora)
     failed_at = None
     if link.status == LinkStatus.FAILED and record.status == "failed":

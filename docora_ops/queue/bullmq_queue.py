@@ -15,6 +15,7 @@ from redis import Redis
 
 from docora_ops.jobs import (
     ADVICE,
+    LONGEST_FAILURE,
     QUEUE_NAME,
     RECENT,
     Backend,
@@ -54,6 +55,7 @@ from docora_ops.queue.redis_client import describe, server_time
 from docora_ops.queue.redis_errors import permitted, redis_errors
 from docora_ops.queue.rq_keys import LIST, REGISTRIES, TO_REMOVE_RQ_JOBS
 from docora_ops.queue.rq_workers import count_rq_workers, seconds_until_rq_workers_forgotten
+from docora_ops.text import mask
 
 _OUTCOMES = {
     JobState.NONE: Outcome.RESET,
@@ -279,10 +281,10 @@ class BullmqQueue:
         if isinstance(allowed, int) and status not in _ENDED:
             retries_left = max(0, allowed - attempts)
         # A job that has succeeded at last keeps the text of its last failure.
-        text = None if status == "completed" else optional_text_of(reason)
-        failure = None
-        if text:
-            failure = JobFailure(ended_at, optional_text_of(worker), text, text.split("\n")[0])
+        failure, text = None, mask(text_of(reason or b""))[:LONGEST_FAILURE]
+        if text and status != "completed":
+            message = text.partition("\n")[0]
+            failure = JobFailure(ended_at, optional_text_of(worker), text, message)
         return JobRecord(
             status=status if exists else None,
             origin=QUEUE_NAME if exists else None,

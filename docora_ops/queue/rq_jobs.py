@@ -15,6 +15,7 @@ from rq.utils import utcparse
 
 from docora_ops.jobs import (
     JOB_FUNCTION,
+    LONGEST_FAILURE,
     MOST_SEARCHED,
     QUEUE_NAME,
     JobFailure,
@@ -40,6 +41,7 @@ from docora_ops.queue.rq_keys import (
     REGISTRIES,
     RESULTS,
 )
+from docora_ops.text import mask
 
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
@@ -150,8 +152,9 @@ def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
             if text:
                 failed_at = moment_of_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
                 worker = optional_text_of(values.get(b"worker_name"))
-                lines = text.split("\n")[-_LINES:]
-                return JobFailure(failed_at, worker, "\n".join(lines), lines[-1])
+                lines = "\n".join(text.split("\n")[-_LINES:])
+                last_lines = mask(lines)[-LONGEST_FAILURE:]
+                return JobFailure(failed_at, worker, last_lines, last_lines.rpartition("\n")[2])
     return None
 
 
