@@ -382,28 +382,15 @@ def when_docora_queues(workers: int, scan_interval: str) -> str:
 
 @dataclass(frozen=True)
 class QueueHealth:
-    """The state of the queue. Unknown values are None."""
+    """What `doctor` checks of a queue."""
 
-    waiting: int
-    oldest_waits_for: float | None  # seconds since the oldest of the first jobs was queued
-    workers: int
-    suspension: Suspension | None
-    has_scheduler: bool = True
+    overview: QueueOverview
+    other: OtherQueue
+    to_remove_others: str  # the shell command that removes the jobs of the other backend
     first_delayed_in: float | None = None  # seconds until it is due, below 0 if it is overdue
-    other: OtherQueue = OtherQueue.UNUSED
-    lost: str | None = None  # which workers are gone or have missed heartbeats
-    live_workers: Sequence[Worker] = ()  # of RQ
-    to_remove_others: str = ""  # the shell command that removes the jobs of the other backend
     bullmq_version: str | None = None  # empty if the queue's metadata does not name it
-    active: int = 0  # jobs of BullMQ
-    delayed: int = 0  # jobs of BullMQ
-    last_failed_at: datetime | None = None
-    oldest_waiting_at: datetime | None = None
-    last_pass_seconds: int | None = None  # since the last pass of `docora-ops schedule`
-    live_runs: int = 0
-    last_began_at: datetime | None = None
 
     @property
     def has_only_others(self) -> bool:
         """Tells whether only workers of the other backend run."""
-        return not self.workers and self.other is OtherQueue.WORKED_ON
+        return not self.overview.workers and self.other is OtherQueue.WORKED_ON

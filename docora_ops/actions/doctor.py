@@ -43,6 +43,7 @@ from docora_ops.jobs import (
     NoJobCode,
     OtherQueue,
     QueueHealth,
+    QueueOverview,
     Worker,
     refusal_of,
 )
@@ -176,13 +177,13 @@ def diagnose(
         if choice.is_clear:
             checks += check_queue(redis.health, docora.queue, postgres.pending)
             if not redis.health.has_only_others:
-                checks.append(_check_schedule(redis.health, freshness, docora))
+                checks.append(_check_schedule(redis.health.overview, freshness, docora))
         else:
             checks.append(failed(CheckName.WORKERS, choice.sentence, choice.to_set))
     if freshness is not None:
         checks.append(check_freshness(freshness))
     if ahead := postgres.ahead | redis.ahead:
-        checks.append(check_clocks(ahead, redis.health.live_workers if redis.health else ()))
+        checks.append(check_clocks(ahead, redis.health.overview.workers if redis.health else ()))
     if known := postgres.latency | redis.latency:
         checks.append(_check_latency(known))
     by_name = {check.name: check for check in [*checks, *(() if is_lost else of_drift)]}
@@ -198,14 +199,15 @@ def diagnose(
 def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
     """Judges the freshness beside the queue. Tells whether no worker runs, or something stopped."""
     try:
+        queue = redis.health.overview if redis.health else None
         if postgres.freshness:
-            postgres.freshness = beside_queue(docora, postgres.freshness, redis.health)
+            postgres.freshness = beside_queue(docora, postgres.freshness, queue)
     except PostgresError as error:
         postgres.lose(error)
     except RedisError as error:
         redis.lose(error)
     stopped = postgres.freshness.stopped if postgres.freshness else None
-    return stopped is not None or (redis.health is not None and not redis.health.workers)
+    return stopped is not None or (redis.health is not None and not redis.health.overview.workers)
 
 
 def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
@@ -456,22 +458,22 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
     yield _judge(CheckName.REDIS_PERSISTENCE, fine, problem)
 
 
-def check_queue(queue: QueueHealth, link_queue: LinkQueue, pending: int) -> Iterator[Check]:
+def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
     Makes only one of these checks if only workers of the other backend are running.
 
     pending: the number of pending links; 0 if unknown.
     """
-    is_rq, advice = link_queue.can_push, link_queue.advice
-    if queue.has_only_others:
+    is_rq, advice, overview = queue.can_push, queue.advice, health.overview
+    if health.has_only_others:
         name = CheckName.BULLMQ_QUEUE if is_rq else CheckName.WORKERS
         yield failed(name, advice.only_others, advice.to_switch)
         return
-    yield from _check_rq(queue, advice) if is_rq else _check_bullmq(queue, advice, pending)
-    found, oldest = str(queue.waiting or "none"), queue.oldest_waits_for
+    yield from _check_rq(health, advice) if is_rq else _check_bullmq(health, advice, pending)
+    found, oldest = str(overview.waiting or "none"), overview.oldest_waiting_seconds
     if oldest is not None:
-        found = f"{queue.waiting}, the oldest for {duration(oldest)}"
+        found = f"{overview.waiting}, the oldest for {duration(oldest)}"
     start_more = "start more workers: docora-ops worker --concurrency N"
     if not is_rq:
         start_more = "raise SCAN_CONCURRENCY, or run more workers of Docora"
@@ -479,31 +481,32 @@ def check_queue(queue: QueueHealth, link_queue: LinkQueue, pending: int) -> Iter
     yield _judge(CheckName.WAITING_JOBS, found, problem)
 
 
-def _check_rq(queue: QueueHealth, advice: Advice) -> Iterator[Check]:
+def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
+    queue, workers = health.overview, len(health.overview.workers)
     name, found = CheckName.BULLMQ_QUEUE, "not in use"
-    if queue.other is OtherQueue.WORKED_ON:
+    if health.other is OtherQueue.WORKED_ON:
         yield failed(name, advice.others_beside, advice.to_stop_others)
-    elif queue.other is OtherQueue.LEFT_JOBS:
+    elif health.other is OtherQueue.LEFT_JOBS:
         found = "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
         found += "started sends files to the base_url that an app had when its job was queued"
-        yield failed(name, found, _TO_REMOVE, command=queue.to_remove_others)
+        yield failed(name, found, _TO_REMOVE, command=health.to_remove_others)
     else:
         yield ok(name, found)
     jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
-    found = f"{queue.workers} on {QUEUE_NAME}"
+    found = f"{workers} on {QUEUE_NAME}"
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
     unless_idle = failed if queue.waiting else warning
-    lost = f" ({queue.lost})" if queue.lost else ""
+    lost = f" ({queue.lost_words})" if queue.lost_words else ""
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     yield _judge(
         CheckName.WORKERS,
         found,
-        (not queue.workers, failed, none, "start one: docora-ops worker"),
+        (not workers, failed, none, "start one: docora-ops worker"),
         *_refusals(queue, f"{found}, {{}}, and {jobs}"),
         (bool(suspended), unless_idle, f"{found}, and {jobs}{suspended}", "docora-ops resume"),
         (bool(lost), warning, found + lost, "see whether they run: docora-ops queue"),
     )
-    name, delay = CheckName.DELAYED_JOBS, queue.first_delayed_in
+    name, delay = CheckName.DELAYED_JOBS, health.first_delayed_in
     if delay is None:
         yield ok(name, "none")
         return
@@ -519,12 +522,12 @@ def _check_rq(queue: QueueHealth, advice: Advice) -> Iterator[Check]:
     )
 
 
-def _refusals(queue: QueueHealth, text: str) -> Iterator[_Problem]:
+def _refusals(queue: QueueOverview, text: str) -> Iterator[_Problem]:
     """Yields what is wrong by the word of the workers that take no job, suspended ones excepted.
 
     It is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
     """
-    refusal = refusal_of(queue.live_workers)
+    refusal = refusal_of(queue.workers)
     if refusal is None:
         return
     has_wrong_key = any(each.code is NoJobCode.WRONG_KEY for each in refusal.troubles)
@@ -534,8 +537,8 @@ def _refusals(queue: QueueHealth, text: str) -> Iterator[_Problem]:
     yield bool(refusal.troubles), kind, found, hint or "see the log of the workers"
 
 
-def _check_bullmq(queue: QueueHealth, advice: Advice, pending: int) -> Iterator[Check]:
-    version = queue.bullmq_version
+def _check_bullmq(health: QueueHealth, advice: Advice, pending: int) -> Iterator[Check]:
+    queue, version = health.overview, health.bullmq_version
     other = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
     to_compare = "see whether status and queue fit Docora's own screens"
     none = f"no queue {QUEUE_NAME} of BullMQ in this Redis"
@@ -545,17 +548,17 @@ def _check_bullmq(queue: QueueHealth, advice: Advice, pending: int) -> Iterator[
         (version is None, warning, none, "check REDIS_URL"),
         (bool(_OTHER_BULLMQ.match(version or "")), warning, other, to_compare),
     )
-    name, found = CheckName.WORKERS, str(queue.workers)
-    if queue.workers and queue.other is OtherQueue.LEFT_JOBS:
+    name, found = CheckName.WORKERS, str(len(queue.workers))
+    if queue.workers and health.other is OtherQueue.LEFT_JOBS:
         found += "; RQ's queue holds jobs, which run if a worker of RQ is started"
-        yield failed(name, found, _TO_REMOVE, command=queue.to_remove_others)
+        yield failed(name, found, _TO_REMOVE, command=health.to_remove_others)
     else:
         jobs = queue.waiting + queue.active + queue.delayed
         problem = failed if jobs or pending else warning
         waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
         idle = f", for {waiting}" if jobs or pending else ", and no job waits"
         none = f"no BullMQ worker is seen{idle}; {_BY_NAME}"
-        beside = queue.other is OtherQueue.WORKED_ON
+        beside = health.other is OtherQueue.WORKED_ON
         suspended = f"{found}; {queue.suspension and queue.suspension.sentence}, and {waiting} wait"
         yield _judge(
             name,
@@ -568,7 +571,7 @@ def _check_bullmq(queue: QueueHealth, advice: Advice, pending: int) -> Iterator[
     yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")
 
 
-def _check_schedule(queue: QueueHealth, freshness: Freshness | None, docora: Docora) -> Check:
+def _check_schedule(queue: QueueOverview, freshness: Freshness | None, docora: Docora) -> Check:
     name, settings = CheckName.SCHEDULE, docora.settings
     if not docora.queue.can_push:
         return ok(name, "Docora's own scheduler, which runs in its workers")

@@ -18,7 +18,7 @@ from docora_ops.database.freshness import (
     read_scans,
 )
 from docora_ops.diagnosis import CheckState
-from docora_ops.jobs import OtherQueue, QueueHealth, QueueOverview, refusal_of
+from docora_ops.jobs import OtherQueue, QueueOverview, refusal_of
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.overview import Freshness, LinkCounts, Stop
 from docora_ops.queue.audit_stream import read_last_change
@@ -194,9 +194,7 @@ def judge(found: Activity) -> tuple[bool, Stop | None]:
     return is_due and not (found.moves or found.is_suspended), stopped
 
 
-def beside_queue(
-    docora: Docora, found: Freshness, queue: QueueOverview | QueueHealth | None
-) -> Freshness:
+def beside_queue(docora: Docora, found: Freshness, queue: QueueOverview | None) -> Freshness:
     """Judges by the queue, too, whether nothing moves, what has stopped, and what is slow.
 
     With RQ, links are not scanned slowly but not at all if no worker runs, or if the last pass of
@@ -218,13 +216,11 @@ def beside_queue(
     return replace(found, is_slow=is_slow)
 
 
-def _read_activity(
-    docora: Docora, found: Freshness, queue: QueueOverview | QueueHealth
-) -> Activity:
+def _read_activity(docora: Docora, found: Freshness, queue: QueueOverview) -> Activity:
     """Reads what `judge` needs, and no more than that: links are counted in most screens."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
     can_push = docora.queue_to_read.can_push
-    refusal = refusal_of(queue.live_workers if isinstance(queue, QueueHealth) else queue.workers)
+    refusal = refusal_of(queue.workers)
     activity = Activity(
         found.read_at,
         found.nothing_moves_after_seconds,

@@ -6,7 +6,7 @@ from docora_ops.database.identity import read_identity
 from docora_ops.errors import PairMismatchedError
 from docora_ops.pair import TO_ACCEPT, Pair, PairState, compare
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
-from docora_ops.queue.pair_mark import read_mark, replace_mark
+from docora_ops.queue.pair_mark import mark_to_leave, read_mark, replace_mark
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import moment
 
@@ -64,7 +64,8 @@ def require_pair(
     if found.mark and found.mark.identity == found.identity:
         return
     who = docora.describe_change("pair", None).who
-    docora.queue.leave_mark(found.identity, who, found.mark.text if found.mark else "", entry)
+    was = found.mark.text if found.mark else ""
+    docora.queue.mark_to_leave = mark_to_leave(found.identity, who, was, entry)
 
 
 def _entry(docora: Docora, found: Pair, reason: str | None = None) -> AuditEntry:

@@ -31,7 +31,6 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
-from docora_ops.pair import DatabaseIdentity
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.bullmq_traces import (
     BULLMQ,
@@ -40,8 +39,7 @@ from docora_ops.queue.bullmq_traces import (
     BULLMQ_SETS,
     bullmq_workers,
 )
-from docora_ops.queue.link_queue import LEAST_WAITING, Answer, PushRequest, health_of, longest_wait
-from docora_ops.queue.pair_mark import mark_to_leave
+from docora_ops.queue.link_queue import LEAST_WAITING, Answer, PushRequest, longest_wait
 from docora_ops.queue.redis_answers import (
     Script,
     mapping_of,
@@ -98,11 +96,6 @@ class BullmqQueue:
     @property
     def where(self) -> str:
         return describe(self._client)
-
-    def leave_mark(
-        self, identity: DatabaseIdentity, who: str, was: str = "", entry: AuditEntry | None = None
-    ) -> None:
-        self.mark_to_leave = mark_to_leave(identity, who, was, entry)
 
     def sample(self, count: int) -> list[str]:
         pipeline = self._client.pipeline(transaction=False)
@@ -178,7 +171,7 @@ class BullmqQueue:
         with redis_errors(self._client):
             meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
         version = text_of(meta.get(b"version", b"")) if meta else None
-        return health_of(overview, other, TO_REMOVE_RQ_JOBS, bullmq_version=version)
+        return QueueHealth(overview, other, TO_REMOVE_RQ_JOBS, bullmq_version=version)
 
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, LEAST_WAITING)

@@ -19,7 +19,6 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome, Payload
-from docora_ops.pair import DatabaseIdentity
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.rq_entries import QueueSweep
 
@@ -79,6 +78,8 @@ class LinkQueue(Protocol):
     """The commands that a push needs, with their arguments, but without the key."""
     choice: BackendChoice
     """Why this is the queue in use."""
+    mark_to_leave: Mapping[str, Mapping[str, object]]
+    """The mark that pushes leave in Redis to name the database: see `pair_mark`; may be empty."""
 
     @property
     def where(self) -> str:
@@ -87,15 +88,6 @@ class LinkQueue(Protocol):
     @property
     def sweep(self) -> QueueSweep | None:
         """Finds and removes entries of the whole queue. None: the entries are Docora's."""
-
-    def leave_mark(
-        self, identity: DatabaseIdentity, who: str, was: str = "", entry: AuditEntry | None = None
-    ) -> None:
-        """Makes the next push leave a mark in Redis that names the database.
-
-        was: the text of the mark that it may replace.
-        entry: the audit entry, if the mark names another database.
-        """
 
     def sample(self, count: int) -> list[str]:
         """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""
@@ -154,34 +146,3 @@ class LinkQueue(Protocol):
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         """Yields the ids of all jobs in pages, and whether they are to be run or have failed."""
-
-
-def health_of(
-    overview: QueueOverview,
-    other: OtherQueue,
-    to_remove_others: str,
-    *,
-    first_delayed_in: float | None = None,
-    bullmq_version: str | None = None,
-) -> QueueHealth:
-    """Returns the health of a queue, of which `overview` tells most."""
-    return QueueHealth(
-        waiting=overview.waiting,
-        oldest_waits_for=overview.oldest_waiting_seconds,
-        workers=len(overview.workers),
-        suspension=overview.suspension,
-        has_scheduler=overview.has_scheduler,
-        first_delayed_in=first_delayed_in,
-        other=other,
-        lost=overview.lost_words,
-        live_workers=overview.workers,
-        to_remove_others=to_remove_others,
-        bullmq_version=bullmq_version,
-        active=overview.active,
-        delayed=overview.delayed,
-        last_failed_at=overview.last_failed_at,
-        oldest_waiting_at=overview.oldest_waiting_at,
-        last_pass_seconds=overview.last_pass_seconds,
-        live_runs=overview.live_runs,
-        last_began_at=overview.last_began_at,
-    )

@@ -34,7 +34,6 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, batches
-from docora_ops.pair import DatabaseIdentity
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.bullmq_traces import (
     BULLMQ,
@@ -42,9 +41,8 @@ from docora_ops.queue.bullmq_traces import (
     TO_REMOVE_BULLMQ_JOBS,
     sees_bullmq_worker,
 )
-from docora_ops.queue.link_queue import LEAST_WAITING, Answer, PushRequest, health_of, longest_wait
+from docora_ops.queue.link_queue import LEAST_WAITING, Answer, PushRequest, longest_wait
 from docora_ops.queue.operation_fields import EXPIRY, part_key
-from docora_ops.queue.pair_mark import mark_to_leave
 from docora_ops.queue.redis_answers import (
     Script,
     moment_of_timestamp,
@@ -102,11 +100,6 @@ class RqQueue:
     @property
     def where(self) -> str:
         return describe(self._client)
-
-    def leave_mark(
-        self, identity: DatabaseIdentity, who: str, was: str = "", entry: AuditEntry | None = None
-    ) -> None:
-        self.mark_to_leave = mark_to_leave(identity, who, was, entry)
 
     @cached_property
     def sweep(self) -> QueueSweep:
@@ -216,7 +209,7 @@ class RqQueue:
                 client.zrange(REGISTRIES["scheduled"], 0, 0, withscores=True),
             )
             first_delayed_in = due[0][1] - server_time(client) if due else None
-        return health_of(overview, other, TO_REMOVE_BULLMQ_JOBS, first_delayed_in=first_delayed_in)
+        return QueueHealth(overview, other, TO_REMOVE_BULLMQ_JOBS, first_delayed_in)
 
     def job(self, job_id: str) -> JobRecord:
         return read_record(self._client, job_id)
