@@ -8,8 +8,6 @@ from enum import StrEnum
 from docora_ops.text import duration
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
-RECENT = 900  # seconds whose ends of jobs a screen tells
-JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
 
 
 class Backend(StrEnum):
@@ -45,9 +43,9 @@ class BackendChoice:
 
     @property
     def sentence(self) -> str:
-        """Returns what was found out; `source` must not be SETTING."""
-        found = f": using {self.backend}, as {self.why}" if self.is_clear else f", and {self.why}"
-        return f"DOCORA_OPS_BACKEND is not set{found}"
+        """Says which backend is in use, and why; `source` must not be SETTING."""
+        why = f": using {self.backend}, as {self.why}" if self.is_clear else f", and {self.why}"
+        return f"DOCORA_OPS_BACKEND is not set{why}"
 
     @property
     def to_set(self) -> str:
@@ -158,7 +156,7 @@ class NoJobCode(StrEnum):
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job: by its own word, or by its state if it leaves no word."""
+    """Why a worker takes no job: what it says itself; for RQ's own workers, their state."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -191,37 +189,19 @@ class Refusal:
 
 def refusal_of(workers: Sequence[Worker]) -> Refusal | None:
     """Returns what is known of the workers that take no job, None if all of these take jobs."""
-    found = [each.no_job_reason for each in workers if each.no_job_reason is not None]
-    if not found:
+    known = [worker.no_job_reason for worker in workers if worker.no_job_reason is not None]
+    if not known:
         return None
     # Two workers of one host may measure its clock differently by a second.
-    reasons = list({reason.code: reason for reason in reversed(found)}.values())[::-1]
-    is_total = len(found) == len(workers)
+    reasons = list({reason.code: reason for reason in reversed(known)}.values())[::-1]
+    is_total = len(known) == len(workers)
     if is_total:
-        count = "takes no job" if len(found) == 1 else "none takes jobs"
+        count = "takes no job" if len(known) == 1 else "none takes jobs"
     else:
-        count = "1 takes no job" if len(found) == 1 else f"{len(found)} take no job"
+        count = "1 takes no job" if len(known) == 1 else f"{len(known)} take no job"
     messages = "; ".join(reason.message for reason in reasons)
-    troubles = [each for each in reasons if each.code is not NoJobCode.SUSPENDED]
+    troubles = [reason for reason in reasons if reason.code is not NoJobCode.SUSPENDED]
     return Refusal(f"{count}: {messages}", is_total, troubles)
-
-
-def silence_of(workers: Sequence[Worker]) -> str | None:
-    """Returns `last heartbeat 75 s ago` if these workers have missed heartbeats, else None."""
-    silent = [each.silent_seconds for each in workers if each.silent_seconds is not None]
-    if not silent:
-        return None
-    ago = f"last heartbeat {duration(min(silent))} ago"
-    return ago if len(silent) == len(workers) else f"{len(silent)} of them: {ago}"
-
-
-def lost_words(workers: Sequence[Worker], killed: Sequence[str]) -> str | None:
-    """Returns `w1 is gone` and the silence of live workers; None if nothing is wrong.
-
-    killed: the names of workers that are known to be dead.
-    """
-    gone = f"{killed[0]} is gone" if len(killed) == 1 else f"{len(killed)} are gone"
-    return "; ".join(filter(None, (silence_of(workers), gone if killed else None))) or None
 
 
 @dataclass(frozen=True)
@@ -301,8 +281,16 @@ class QueueOverview:
 
     @property
     def lost_words(self) -> str | None:
-        """Says which workers are gone or have missed heartbeats; None if all are well."""
-        return lost_words(self.workers, self.killed_workers)
+        """Returns `last heartbeat 75 s ago; w1 is gone`, or a part of it; None if all are well."""
+        silences = (worker.silent_seconds for worker in self.workers)
+        silent = [seconds for seconds in silences if seconds is not None]
+        words = []
+        if silent:
+            of_them = "" if len(silent) == len(self.workers) else f"{len(silent)} of them: "
+            words.append(f"{of_them}last heartbeat {duration(min(silent))} ago")
+        if killed := self.killed_workers:
+            words.append(f"{killed[0]} is gone" if len(killed) == 1 else f"{len(killed)} are gone")
+        return "; ".join(words) or None
 
     @property
     def has_scheduler(self) -> bool:
@@ -319,10 +307,6 @@ class QueueOverview:
         return self.waiting + self.active + self.delayed
 
 
-MOST_SEARCHED = 10_000
-"""Places at the head of a list that are searched for a job: a longer search would block Redis."""
-
-
 @dataclass(frozen=True)
 class JobPlace:
     """A place in the queue that holds the id of a job."""
@@ -333,10 +317,6 @@ class JobPlace:
     score_at: datetime | None = None  # when it is due, was put there, or expires
     alive: bool | None = None  # of an execution: its heartbeat has not expired
     worker: str | None = None  # of an execution
-
-
-LONGEST_FAILURE = 10_000
-"""Characters that are kept of a failure's text: BullMQ stores the whole text."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,7 @@ from redis import Redis
 
 from docora_ops.jobs import (
     ADVICE,
-    LONGEST_FAILURE,
     QUEUE_NAME,
-    RECENT,
     Backend,
     BackendChoice,
     JobFailure,
@@ -39,7 +37,7 @@ from docora_ops.queue.bullmq_traces import (
     BULLMQ_SETS,
     bullmq_workers,
 )
-from docora_ops.queue.link_queue import LEAST_WAITING, Answer, PushRequest, longest_wait
+from docora_ops.queue.link_queue import LEAST_WAITING, RECENT, Answer, PushRequest, longest_wait
 from docora_ops.queue.redis_answers import (
     Script,
     mapping_of,
@@ -51,6 +49,7 @@ from docora_ops.queue.redis_answers import (
 )
 from docora_ops.queue.redis_client import describe, server_time
 from docora_ops.queue.redis_errors import permitted, redis_errors
+from docora_ops.queue.rq_jobs import LONGEST_FAILURE
 from docora_ops.queue.rq_keys import LIST, REGISTRIES, TO_REMOVE_RQ_JOBS
 from docora_ops.queue.rq_workers import count_rq_workers, seconds_until_rq_workers_forgotten
 from docora_ops.text import mask

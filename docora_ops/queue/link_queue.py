@@ -24,6 +24,8 @@ from docora_ops.queue.rq_entries import QueueSweep
 
 LEAST_WAITING = 20
 """Jobs at the head of the queue whose moments are compared: not only the oldest stand there."""
+RECENT = 900
+"""Seconds for which a failed job counts as having failed recently."""
 
 
 @dataclass(frozen=True, slots=True)

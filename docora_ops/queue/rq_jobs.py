@@ -14,9 +14,6 @@ from rq.job import Job
 from rq.utils import utcparse
 
 from docora_ops.jobs import (
-    JOB_FUNCTION,
-    LONGEST_FAILURE,
-    MOST_SEARCHED,
     QUEUE_NAME,
     JobFailure,
     JobPlace,
@@ -43,6 +40,10 @@ from docora_ops.queue.rq_keys import (
 )
 from docora_ops.text import mask
 
+JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
+LONGEST_FAILURE = 10_000  # characters that are kept of a failure's text
+# Places at the head of a list that are searched for a job: a longer search would block Redis.
+_MOST_SEARCHED = 10_000
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
 _LINES = 10  # of a traceback that are shown
@@ -119,7 +120,7 @@ def _places(client: Redis, job_id: str) -> list[JobPlace]:
     """Finds the job in the lists and registries of the queue, and its executions."""
     pipeline = client.pipeline(transaction=False)
     pipeline.zrange(EXECUTIONS + job_id, 0, -1)
-    pipeline.lpos(LIST, job_id, count=0, maxlen=MOST_SEARCHED)
+    pipeline.lpos(LIST, job_id, count=0, maxlen=_MOST_SEARCHED)
     pipeline.lpos(INTERMEDIATE, job_id, count=0)
     for registry in REGISTRIES.values():
         pipeline.zscore(registry, job_id)

@@ -19,9 +19,7 @@ from rq.utils import utcformat
 
 from docora_ops.jobs import (
     ADVICE,
-    JOB_FUNCTION,
     QUEUE_NAME,
-    RECENT,
     Backend,
     BackendChoice,
     BackendSource,
@@ -41,7 +39,7 @@ from docora_ops.queue.bullmq_traces import (
     TO_REMOVE_BULLMQ_JOBS,
     sees_bullmq_worker,
 )
-from docora_ops.queue.link_queue import LEAST_WAITING, Answer, PushRequest, longest_wait
+from docora_ops.queue.link_queue import LEAST_WAITING, RECENT, Answer, PushRequest, longest_wait
 from docora_ops.queue.operation_fields import EXPIRY, part_key
 from docora_ops.queue.redis_answers import (
     Script,
@@ -54,7 +52,14 @@ from docora_ops.queue.redis_answers import (
 from docora_ops.queue.redis_client import describe, server_time
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, QueueSweep
-from docora_ops.queue.rq_jobs import job_data, job_id_of, moment_of, read_jobs, read_record
+from docora_ops.queue.rq_jobs import (
+    JOB_FUNCTION,
+    job_data,
+    job_id_of,
+    moment_of,
+    read_jobs,
+    read_record,
+)
 from docora_ops.queue.rq_keys import EXECUTION, INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
 from docora_ops.queue.rq_workers import count_rq_workers, read_suspension, read_workers
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings

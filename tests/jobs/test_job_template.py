@@ -9,8 +9,8 @@ import pytest
 from rq import Retry, SimpleWorker
 from rq.job import Job, JobStatus
 
-from docora_ops.jobs import JOB_FUNCTION
 from docora_ops.queue import rq_jobs
+from docora_ops.queue.rq_jobs import JOB_FUNCTION
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 from tests.support.clocks import clock_ahead, with_wrong_clock
 from tests.support.docora import Docora
