@@ -131,12 +131,13 @@ def test_only_jobs_of_the_named_apps_are_shown_and_the_counts_are_of_the_whole_q
     docora.schedule_job(later.job_id)
     other = docora.link(docora.add_app("Beta"), later.repository_id)
     docora.enqueue(other.job_id)
+    idle = docora.add_app("Gamma")
     with frozen(docora):
         one, both, screen, none = docora.run_together(
             ("queue", "--app", "acme search", "--json"),
             ("queue", "--app", "Acme", "--app", other.app_id, "--limit", "4", "--json"),
             ("queue", "--app", "Acme", "--limit", "2"),
-            ("queue", "--app", docora.add_app("Gamma")),
+            ("queue", "--app", idle),
         )
     expected = [links[1].job_id, links[0].job_id, links[2].job_id, later.job_id]
     assert [job["job_id"] for job in one.data["jobs"]] == expected
