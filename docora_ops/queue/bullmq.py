@@ -61,8 +61,8 @@ _STATUSES = {
 }
 _LIVE_PLACES = {
     "delayed": "delayed",
-    "wait": "waiting",
     "paused": "waiting",
+    "wait": "waiting",
     "active": "active",
 }
 _PAGE = 5000

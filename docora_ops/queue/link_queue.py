@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
@@ -225,21 +226,24 @@ class LinkQueue(ABC):
         """Counts the live jobs of these apps, and reads the first `limit` of them."""
         prefixes = tuple(f"{app_id}-" for app_id in app_ids)
         with redis_errors(self._client):
-            status_of = {
-                job_id: status for status, ids in self._live_ids(prefixes) for job_id in ids
-            }
-            jobs: list[QueuedJob] = []
-            for status in ("active", "waiting", "delayed"):
-                ids = [job_id for job_id in status_of if status_of[job_id] == status]
-                jobs += self._read_jobs(ids[: limit - len(jobs)], status)
-        return len(status_of), jobs
+            statuses: dict[str, str] = {}
+            for status, ids in reversed(list(self._live_ids(prefixes))):
+                for job_id in ids:
+                    statuses.setdefault(job_id, status)
+            first = list(statuses)[:limit]
+            jobs = [
+                job
+                for status, ids in groupby(first, statuses.__getitem__)
+                for job in self._read_jobs(list(ids), status)
+            ]
+        return len(statuses), jobs
 
     @abstractmethod
     def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
         """Yields a status, and the ids of jobs that have it and begin with one of the prefixes.
 
-        In the order in which jobs pass the places: one that moves on is seen twice, or later, but
-        never missed. The ids are in the order in which workers take them.
+        Goes through the places in the order in which a job passes them: one that moves on meanwhile
+        is seen twice rather than not at all. The ids are in the order in which workers take them.
         """
 
     @abstractmethod
