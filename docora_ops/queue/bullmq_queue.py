@@ -37,7 +37,14 @@ from docora_ops.queue.bullmq_traces import (
     BULLMQ_SETS,
     bullmq_workers,
 )
-from docora_ops.queue.link_queue import LEAST_WAITING, RECENT, Answer, PushRequest, longest_wait
+from docora_ops.queue.link_queue import (
+    LEAST_WAITING,
+    RECENT,
+    Answer,
+    PushRequest,
+    first_ids,
+    longest_wait,
+)
 from docora_ops.queue.redis_answers import (
     Script,
     mapping_of,
@@ -69,6 +76,12 @@ _STATUSES = {
     JobState.RUNNING: "active",
 }
 _PAUSED = Suspension(None, None, None, None, "the BullMQ queue is paused")
+_LIVE_PLACES = {
+    "delayed": "delayed",
+    "paused": "waiting",
+    "wait": "waiting",
+    "active": "active",
+}
 _PAGE = 5000
 _PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
@@ -260,6 +273,35 @@ class BullmqQueue:
                 )
             )
         return jobs
+
+    def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
+        with redis_errors(self._client):
+            prefixes = tuple(f"{app_id}-" for app_id in app_ids)
+            count, first = first_ids(self._live_ids(prefixes), limit)
+            return count, [job for status, ids in first for job in self._read_jobs(ids, status)]
+
+    def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+        for name, status in _LIVE_PLACES.items():
+            ids = [
+                job_id
+                for page in _pages(self._client, name)
+                for job_id in page
+                if job_id.startswith(prefixes)
+            ]
+            # The next job is at the end of each list.
+            yield status, ids[::-1] if name in BULLMQ_LISTS else ids
+
+    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        jobs = self._jobs([job_id.encode() for job_id in job_ids], status)
+        if status != "delayed":
+            return jobs
+        pipeline = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.zscore(f"{BULLMQ}delayed", job_id)
+        return [
+            replace(job, due_at=None if score is None else moment_of_timestamp(score / _PER_SECOND))
+            for job, score in zip(jobs, pipeline.execute(), strict=True)
+        ]
 
     def job(self, job_id: str) -> JobRecord:
         [answer] = self.look([job_id])

@@ -1,8 +1,9 @@
 """The queue that the jobs of links stand in: what RQ's and Docora's own BullMQ have in common."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby, islice
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -65,6 +66,22 @@ def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | N
     """
     oldest = min(filter(None, (job.enqueued_at for job in waiting)), default=None)
     return oldest, max(0, int(now - oldest.timestamp())) if oldest else None
+
+
+def first_ids(
+    ids_by_status: Iterable[tuple[str, Sequence[str]]], limit: int
+) -> tuple[int, list[tuple[str, list[str]]]]:
+    """Counts the jobs, and returns a status and the ids of the first `limit` jobs that have it.
+
+    ids_by_status: the ids of each place in the order in which a job passes the places, so that a
+        job that moves on meanwhile is seen twice rather than not at all.
+    """
+    statuses: dict[str, str] = {}
+    for status, job_ids in reversed(list(ids_by_status)):
+        for job_id in job_ids:
+            statuses.setdefault(job_id, status)
+    first = groupby(islice(statuses, limit), statuses.__getitem__)
+    return len(statuses), [(status, list(job_ids)) for status, job_ids in first]
 
 
 class LinkQueue(Protocol):
@@ -142,6 +159,9 @@ class LinkQueue(Protocol):
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
+
+    def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
+        """Counts the live jobs of these apps, and reads the first `limit` of them."""
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that the queue has of one job."""

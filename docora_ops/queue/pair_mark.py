@@ -6,26 +6,22 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from redis import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
-from docora_ops.pair import DatabaseIdentity, PairMark
+from docora_ops.pair import PAIR_KEY, DatabaseIdentity, PairMark, StoredMark
 from docora_ops.queue.audit_stream import AuditEntry, add_entry
 from docora_ops.queue.redis_answers import mapping_of, moment_of_timestamp, text_of
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
-_KEY = "docora-ops:pair"
 
-
-def read_mark(client: Redis) -> PairMark | None:
-    """Returns the mark, None if there is none or our user may not read it.
-
-    Raises the client's RedisError, for workers; see `redis_errors`.
-    """
+def read_mark(client: Redis) -> StoredMark:
+    """Reads the mark. Raises the client's RedisError, for workers; see `redis_errors`."""
     try:
-        fields: Any = client.hgetall(_KEY)
+        fields: Any = client.hgetall(PAIR_KEY)
     except NoPermissionError:  # a user of a version without marks
-        return None
+        return StoredMark(is_permitted=False)
+    text = text_of(fields.get(b"mark", b""))
     mark = mapping_of(fields.get(b"mark"))
     try:
         identity = DatabaseIdentity(
@@ -34,9 +30,23 @@ def read_mark(client: Redis) -> PairMark | None:
             cast("list[str]", mark["app_ids"]),
         )
         at = moment_of_timestamp(int(text_of(fields[b"left_at"])))
-        return PairMark(identity, str(mark["who"]), at, text_of(fields[b"mark"]))
+        return StoredMark(PairMark(identity, str(mark["who"]), at), text)
     except (KeyError, TypeError, ValueError):
-        return None
+        return StoredMark(None, text)
+
+
+def may_leave_mark(client: Redis) -> bool:
+    """Tells whether our user may write the mark; writes nothing. Raises RedisError."""
+    with redis_errors(client), client.pipeline() as pipeline:
+        pipeline.hset(PAIR_KEY, "mark", "x")
+        pipeline.exists()  # malformed, so that Redis does nothing at all
+        try:
+            pipeline.execute()
+        except NoPermissionError:
+            return False
+        except ResponseError:
+            return True
+    return True
 
 
 def mark_to_leave(
@@ -47,7 +57,7 @@ def mark_to_leave(
     was: the text of the mark that it may replace.
     entry: the audit entry, if the mark names another database.
     """
-    mark = {"key": _KEY, "text": _encoded(identity, who), "was": was}
+    mark = {"key": PAIR_KEY, "text": _encoded(identity, who), "was": was}
     return {"mark": mark | ({"entry": entry} if entry else {})}
 
 
@@ -55,7 +65,7 @@ def replace_mark(client: Redis, identity: DatabaseIdentity, who: str, entry: Aud
     """Replaces the mark, and writes the audit entry. Raises RedisError."""
     with redis_errors(client), client.pipeline() as pipeline:
         at = int(server_time(client))
-        pipeline.hset(_KEY, mapping={"mark": _encoded(identity, who), "left_at": at})
+        pipeline.hset(PAIR_KEY, mapping={"mark": _encoded(identity, who), "left_at": at})
         add_entry(pipeline, entry)
         pipeline.execute()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import chain
 from types import MappingProxyType
 from typing import ClassVar, cast
 
@@ -26,6 +27,7 @@ from docora_ops.jobs import (
     JobRecord,
     JobState,
     OtherQueue,
+    QueuedJob,
     QueueHealth,
     QueueOverview,
     Scheduler,
@@ -39,7 +41,14 @@ from docora_ops.queue.bullmq_traces import (
     TO_REMOVE_BULLMQ_JOBS,
     sees_bullmq_worker,
 )
-from docora_ops.queue.link_queue import LEAST_WAITING, RECENT, Answer, PushRequest, longest_wait
+from docora_ops.queue.link_queue import (
+    LEAST_WAITING,
+    RECENT,
+    Answer,
+    PushRequest,
+    first_ids,
+    longest_wait,
+)
 from docora_ops.queue.operation_fields import EXPIRY, part_key
 from docora_ops.queue.redis_answers import (
     Script,
@@ -51,7 +60,7 @@ from docora_ops.queue.redis_answers import (
 )
 from docora_ops.queue.redis_client import describe, server_time
 from docora_ops.queue.redis_errors import redis_errors
-from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, QueueSweep
+from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.queue.rq_jobs import (
     JOB_FUNCTION,
     job_data,
@@ -72,6 +81,11 @@ _OUTCOMES = {
     "delayed": Outcome.ALREADY_QUEUED,
 }
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
+_LIVE_PLACES = {
+    Place.SCHEDULED: "delayed",
+    Place.LIST: "waiting",
+    Place.INTERMEDIATE: "waiting",
+}
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _CLOCKS_APART = 60  # seconds that a worker's clock may be ahead of Redis's
 _NEWEST = 10  # failed jobs whose ends are compared: the registry is in the order of their expiry
@@ -304,6 +318,37 @@ class RqQueue:
             killed_workers=killed,
             last_began_at=max(filter(None, (began for began, _ in moments)), default=None),
         )
+
+    def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
+        with redis_errors(self._client):
+            prefixes = tuple(f"{app_id}-" for app_id in app_ids)
+            count, first = first_ids(self._live_ids(prefixes), limit)
+            return count, [job for status, ids in first for job in self._read_jobs(ids, status)]
+
+    def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+        now = server_time(self._client)
+        for place, status in _LIVE_PLACES.items():
+            pages = [
+                [job_id for job_id in page if job_id.startswith(prefixes)]
+                for page in self.sweep.pages(place, now)
+            ]
+            # The list is read from its tail.
+            yield status, list(chain.from_iterable(pages[::-1] if place is Place.LIST else pages))
+        executions = self._client.zrange(WIP, f"({now}", cast("int", "+inf"), byscore=True)
+        ids = dict.fromkeys(map(job_id_of, cast("list[bytes]", executions)))
+        yield "active", [job_id for job_id in ids if job_id.startswith(prefixes)]
+
+    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        jobs = read_jobs(self._client, job_ids, status)
+        if status != "delayed":
+            return jobs
+        pipeline = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.zscore(REGISTRIES["scheduled"], job_id)
+        return [
+            replace(job, due_at=None if score is None else moment_of_timestamp(score))
+            for job, score in zip(jobs, pipeline.execute(), strict=True)
+        ]
 
 
 def keep_pass(client: Redis) -> None:

@@ -42,9 +42,10 @@ from docora_ops.queue.rq_keys import EXECUTION
 # In the registration of our workers; RQ's own have only the third.
 _PROCESS_FIELDS = ("boot_id", "pid_namespace", "pid", "process_started_at")
 NO_JOB_REASON = "no_job_reason"  # in a worker's hash: JSON, empty while the worker takes jobs
+MAY_COMPARE = "may_compare"  # likewise: 0 if its user may not read the mark of the pair
 _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
-    NO_JOB_REASON,
+    *(NO_JOB_REASON, MAY_COMPARE),
 )
 # Milliseconds that are left of a worker's key: each heartbeat sets it to at least 60 s more than
 # the time until the next one.
@@ -103,7 +104,8 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
     answers = pipeline.execute()
     workers, killed = [], []
     for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
-        birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason, *process = row
+        birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason, *others = row
+        may_compare, *process = others
         if birth is None or death is not None:
             continue
         if _is_known_dead(process):
@@ -122,22 +124,22 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
                 pid=whole_number(pid),
                 last_heartbeat_at=heartbeat_at,
                 jobs=read_jobs(client, running, "active"),
-                silent_seconds=seconds if _is_silent(state, clock_ahead, seconds, ttl) else None,
+                silent_seconds=seconds if _is_silent(state, reason, seconds, ttl) else None,
                 clock_ahead_seconds=whole_number(clock_ahead, signed=True),
                 no_job_reason=_no_job_reason(state, reason),
+                may_compare=may_compare != b"0",
             )
         )
     return workers, killed
 
 
-def _is_silent(
-    state: bytes | None, clock_ahead: bytes | None, seconds: int | None, ttl: int
-) -> bool:
+def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, ttl: int) -> bool:
     """Tells whether a worker has missed heartbeats.
 
-    Our workers, which tell how far off their clock is, give the moments of Redis's clock.
+    reason: why it takes no job. Only the workers that have this field, even if it is empty, date
+        their heartbeats by Redis's clock: those of RQ and of older versions do so by their host's.
     """
-    if clock_ahead is None or seconds is None:
+    if reason is None or seconds is None:
         return 0 <= ttl < _LEAST_TTL_MS
     return seconds >= (_SILENT_BUSY if state == WorkerStatus.BUSY.encode() else _SILENT)
 
