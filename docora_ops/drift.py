@@ -66,14 +66,14 @@ class Belonging:
 
     jobs: int
     without_link: int
-    is_docoras: bool = False  # its queue keeps failed jobs of deleted links, and nothing is removed
+    keeps_deleted: bool = False  # the queue keeps failed jobs of deleted links: any share is fine
 
     @property
     def is_plausible(self) -> bool:
         """Tells whether at least one job has a link. Of 10 or more RQ jobs, half must have one."""
         if self.without_link == self.jobs:
             return not self.jobs
-        return self.is_docoras or self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
+        return self.keeps_deleted or self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
 
     def __str__(self) -> str:
         return f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"

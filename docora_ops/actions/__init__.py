@@ -11,7 +11,7 @@ from docora_ops.bulk import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
     from docora_ops.actions.app_url import set_url as set_url
-    from docora_ops.actions.bulk_run import BulkStep as BulkStep
+    from docora_ops.actions.bulk import BulkStep as BulkStep
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
     from docora_ops.actions.find_drift import Suspects as Suspects
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "app_url": ("set_url",),
-    "bulk_run": ("BulkStep",),
+    "bulk": ("BulkStep",),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
     "find_drift": ("Suspects",),

@@ -219,11 +219,11 @@ class Following:
         self._ends_at = inf if timeout is None else self._began + timeout
         pause, before = _FIRST_PAUSE, (0, 0)
         # Docora's worker may write `failed` though BullMQ is going to try the job again.
-        is_docoras = self.docora.queue_to_read.is_docoras
+        can_push = self.docora.queue_to_read.can_push
         yield self.result()
         while True:
             round_began = time.monotonic()
-            yield from self._check(self._reset, (LinkStatus.FAILED,) if is_docoras else ())
+            yield from self._check(self._reset, () if can_push else (LinkStatus.FAILED,))
             yield from self._check(self._running, (LinkStatus.FAILED,))
             yield from self._check(self._claimed, (LinkStatus.FAILED, LinkStatus.SYNCED))
             if self._ended_before is None:
@@ -365,7 +365,7 @@ def wait(
         end = LinkWait(WaitEnd.SYNCED, link.status, None, 0)
         yield LinkStep(link, workers, BulkWait(1, 0, 0, 0, (), 0), end)
         return
-    if queue.is_docoras and link.circuit_is_open:
+    if not queue.can_push and link.circuit_is_open:
         close = f"docora-ops retry {link.ref.words} --reset-circuit"
         docora.warn(f"{link.held_back}. To close it: {close}")
     yield from _wait_for_link(docora, link, Outcome.ALREADY_RUNNING, workers, timeout)

@@ -11,8 +11,8 @@ from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshne
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.reading import error_groups
 from docora_ops.database import Database
+from docora_ops.database.drift import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_by_status, links_by_group
-from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import NoJobCode, OtherQueue, QueueOverview

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import ClassVar, cast
 
 from redis import Redis
@@ -29,7 +28,6 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
-from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.bullmq_traces import (
     BULLMQ,
     BULLMQ_LISTS,
@@ -46,6 +44,7 @@ from docora_ops.queue.link_queue import (
     longest_wait,
 )
 from docora_ops.queue.redis_answers import (
+    Command,
     Script,
     mapping_of,
     moment_of_timestamp,
@@ -92,11 +91,10 @@ class BullmqQueue:
     """Docora's own queue: a LinkQueue whose calls never write to BullMQ's keys."""
 
     backend: ClassVar = Backend.BULLMQ
-    is_docoras: ClassVar = True
     can_push: ClassVar = False
     advice: ClassVar = ADVICE[Backend.BULLMQ]
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = ()
-    script_files = ("mark.lua", "bullmq.lua")
+    script_files = ("with_change.lua", "bullmq.lua")
     sweep = None
 
     def __init__(self, client: Redis, choice: BackendChoice) -> None:
@@ -121,38 +119,29 @@ class BullmqQueue:
         self,
         requests: Sequence[PushRequest],
         *,
+        leaves_waiting: bool = False,
         front: bool = False,  # noqa: ARG002
-        operation_id: str | None = None,  # noqa: ARG002
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+        changes_links: bool = True,  # noqa: ARG002
+        commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Looks at each job with the rows locked, and writes the audit entry.
-
-        Does not keep the links of the operation. Before the commit, a command that waits for them
-        would take their old status for the result, since no job waits.
-        """
-        return self._ask([each.job_id for each in requests], audit, **self.mark_to_leave)
+        """Looks at each job with the rows locked, and writes the commands."""
+        if not requests:
+            return []
+        config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
+        arguments: list[str | bytes | int] = ["change", json.dumps({"prefix": BULLMQ, **config})]
+        for command in commands:
+            arguments += (len(command), *command)
+        for request in requests:
+            arguments += (request.job_id, "queue" if request.payload else "")
+        job_ids = [request.job_id for request in requests]
+        return list(map(_answer, job_ids, self._script.run(arguments)))
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
-        return self._ask(job_ids)
+        arguments = ["look", json.dumps({"prefix": BULLMQ}), *job_ids]
+        return list(map(_answer, job_ids, self._script.run(arguments) if job_ids else ()))
 
-    def _ask(
-        self,
-        job_ids: Sequence[str],
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
-        **changes: object,
-    ) -> list[Answer]:
-        if not job_ids:
-            return []
-        entries = {state: audit[each] for state, each in _OUTCOMES.items() if each in audit}
-        config = {"prefix": BULLMQ, "audit": entries, **changes}
-        arguments = [json.dumps(config), *job_ids]
-        answers = []
-        for job_id, reply in zip(job_ids, self._script.run(arguments), strict=True):
-            word, _, reason = reply.partition(":")
-            state = JobState.WAITING if word == "delayed" else JobState(word)
-            outcome = _OUTCOMES.get(state)
-            answers.append(Answer(job_id, state, reason, outcome, is_delayed=word == "delayed"))
-        return answers
+    def prepare(self) -> None:
+        self._script.load()
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
@@ -340,6 +329,14 @@ class BullmqQueue:
                 for ids in _pages(self._client, name):
                     # BullMQ keeps failed jobs of deleted links, and nobody removes them.
                     yield ids, name not in _ENDED
+
+
+def _answer(job_id: str, reply: str) -> Answer:
+    is_left, reply = reply.startswith("left "), reply.removeprefix("left ")
+    word, _, reason = reply.partition(":")
+    state = JobState.WAITING if word == "delayed" else JobState(word)
+    outcome = None if is_left else _OUTCOMES.get(state)
+    return Answer(job_id, state, reason, outcome, word == "delayed", is_left)
 
 
 def _moment(milliseconds: bytes | None) -> datetime | None:

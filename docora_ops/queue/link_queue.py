@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby, islice
-from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 from docora_ops.jobs import (
@@ -20,7 +19,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome, Payload
-from docora_ops.queue.audit_stream import AuditEntry
+from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
 
 LEAST_WAITING = 20
@@ -33,30 +32,35 @@ RECENT = 900
 class PushRequest:
     """A job to push.
 
-    payload: arguments of the job; None only confirms that a job is live.
+    payload: arguments of the job; None only confirms that no job is live.
     is_rescan: the rescan flag of the job.
     disproved: status and `enqueued_at`, with a blank between them, of a waiting job that two looks
         have found in no place where a worker takes it. If neither has changed, and the job still
         stands nowhere, the push replaces it.
-    row_id: row id of the link, kept by the operation that claims it.
     """
 
     job_id: str
     payload: Payload | None
     is_rescan: bool
     disproved: str = ""
-    row_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The state of one job, and the outcome of a push."""
+    """The state of one job, and the outcome of a push.
+
+    reason: why the job is unreadable.
+    outcome: of a push, None for a look.
+    is_delayed: the job waits, but not in a list.
+    is_left: the job can't be pushed, so no job of this push was.
+    """
 
     job_id: str
     state: JobState
-    reason: str = ""  # why the job is unreadable
-    outcome: Outcome | None = None  # of a push; a look at RQ tells only that a job waits
-    is_delayed: bool = False  # it waits, but not in a list
+    reason: str = ""
+    outcome: Outcome | None = None
+    is_delayed: bool = False
+    is_left: bool = False
 
 
 def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
@@ -88,7 +92,6 @@ class LinkQueue(Protocol):
     """The queue that the jobs of links stand in. All calls raise RedisError."""
 
     backend: ClassVar[Backend]
-    is_docoras: ClassVar[bool]  # the older name of `not can_push`
     can_push: ClassVar[bool]
     """False: Docora's scheduler queues pending links. A change only resets them, `push` only tells
     which jobs are live, and nobody can suspend the workers or remove jobs."""
@@ -114,23 +117,27 @@ class LinkQueue(Protocol):
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job by its own keys; writes nothing."""
 
+    def prepare(self) -> None:
+        """Gets ready for pushes, which have rows locked. Costs one round trip."""
+
     def push(
         self,
         requests: Sequence[PushRequest],
         *,
+        leaves_waiting: bool = False,
         front: bool = False,
-        operation_id: str | None = None,
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+        changes_links: bool = True,
+        commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Queues each job unless it is live, all atomically.
+        """Queues all jobs atomically, or none if some have to be left: see `Answer.is_left`.
 
-        A waiting job keeps its place. A running or unreadable job is left alone, and its answer
-        has no outcome. Called with the rows locked: Redis has 4 s.
+        A running or unreadable job is left. A waiting job keeps its place, unless it is disproved.
+        Called with the rows locked: Redis has 4 s. Call `prepare` before.
 
+        leaves_waiting: leave waiting jobs, too.
         front: put new jobs at the head of the queue, so that the last one is the first.
-        operation_id: the operation that keeps the row ids of the links.
-        audit: audit entries by outcome; NOT_QUEUED is that of a job that was to be confirmed and
-            is not live. The first job whose outcome has an entry writes it.
+        changes_links: it is a change even if all jobs wait already.
+        commands: are written with the change.
         """
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:

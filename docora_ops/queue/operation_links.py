@@ -1,6 +1,6 @@
 """The links of bulk operations, by row id: those that one has claimed, and all of one at work."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
@@ -11,7 +11,13 @@ from docora_ops.links import batches
 from docora_ops.operations import KnownOperation
 from docora_ops.queue.bulk_progress import read_operations
 from docora_ops.queue.operation_fields import EXPIRY, operation_key, part_key
-from docora_ops.queue.redis_answers import answers_of, moment_of_timestamp, text_of, whole_number
+from docora_ops.queue.redis_answers import (
+    Command,
+    answers_of,
+    moment_of_timestamp,
+    text_of,
+    whole_number,
+)
 from docora_ops.queue.redis_errors import redis_errors
 
 HEARD = 60  # seconds for which an operation counts as at work since it was kept
@@ -47,10 +53,16 @@ def read_links(client: Redis, operation_id: str, since: int) -> list[str]:
 
 def add_links(client: Redis, operation_id: str, ids: Iterable[str]) -> None:
     """Adds row ids to the claimed links of an operation. Raises RedisError."""
-    key = part_key(operation_id, "links")
+    execute: Callable[..., object] = client.execute_command
     with redis_errors(client):
-        client.append(key, cast("str", _packed(ids)))
-        client.expire(key, EXPIRY)
+        for command in commands_to_add_links(operation_id, ids):
+            execute(*command)
+
+
+def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command]:
+    """Returns the commands that add row ids to the claimed links of an operation."""
+    key = part_key(operation_id, "links")
+    return [("APPEND", key, _packed(ids)), ("EXPIRE", key, EXPIRY)]
 
 
 def keep_at_work(client: Redis, operation_id: str, selected: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """Running scripts and pipelines, and decoding what Redis answers."""
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from redis.client import Pipeline
 from docora_ops.queue.redis_client import client_for_locked_rows
 from docora_ops.queue.redis_errors import redis_errors
 
+Command = Sequence[str | int | bytes]
+"""A command of Redis with its arguments."""
 _MOST_DIGITS = 20
 
 
@@ -25,8 +28,24 @@ class Script:
         folder = files("docora_ops.queue")
         texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
         self._script = self.client.register_script("".join(texts))
+        self._clock: tuple[float, float] | None = None  # Redis's, and ours at that moment
 
-    def run(self, arguments: Sequence[str | bytes]) -> list[str]:
+    def load(self) -> tuple[float, float]:
+        """Loads the script and reads the clock, in one round trip. Raises RedisError."""
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.script_load(self._script.script)
+        pipeline.time()
+        with redis_errors(self.client):
+            _, (seconds, microseconds) = pipeline.execute()
+        self._clock = seconds + microseconds / 1e6, time.monotonic()
+        return self._clock
+
+    def server_time(self) -> float:
+        """Returns the time by the clock of Redis, in seconds since 1970. Raises RedisError."""
+        at, then = self._clock or self.load()
+        return at + time.monotonic() - then
+
+    def run(self, arguments: Sequence[str | bytes | int]) -> list[str]:
         """Runs the script and returns its answers. Raises RedisError."""
         with redis_errors(self.client):
             replies = cast("list[bytes]", self._script(args=arguments))

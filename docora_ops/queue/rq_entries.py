@@ -271,6 +271,6 @@ class QueueSweep:
 
         audit: the entry to write if anything is removed.
         """
-        config = SCRIPT_KEYS | ({"audit": {"removed": audit}} if audit else {})
+        config = SCRIPT_KEYS | ({"entry": audit} if audit else {})
         jobs = [json.dumps(asdict(removal)) for removal in removals]
         return self._script.run(["remove", json.dumps(config), *jobs])

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain
-from types import MappingProxyType
 from typing import ClassVar, cast
 
 from redis import Redis
@@ -34,7 +33,6 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, batches
-from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.bullmq_traces import (
     BULLMQ,
     BULLMQ_PLACES,
@@ -49,8 +47,8 @@ from docora_ops.queue.link_queue import (
     first_ids,
     longest_wait,
 )
-from docora_ops.queue.operation_fields import EXPIRY, part_key
 from docora_ops.queue.redis_answers import (
+    Command,
     Script,
     moment_of_timestamp,
     optional_text_of,
@@ -80,7 +78,6 @@ _OUTCOMES = {
     "waiting": Outcome.ALREADY_QUEUED,
     "delayed": Outcome.ALREADY_QUEUED,
 }
-_AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
 _LIVE_PLACES = {
     Place.SCHEDULED: "delayed",
     Place.LIST: "waiting",
@@ -99,7 +96,6 @@ class RqQueue:
     """The queue of RQ: a LinkQueue that takes jobs."""
 
     backend: ClassVar = Backend.RQ
-    is_docoras: ClassVar = False
     can_push: ClassVar = True
     advice: ClassVar = ADVICE[Backend.RQ]
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = (
@@ -107,7 +103,7 @@ class RqQueue:
         *(("LREM", 0, "x"), ("LSET", 0, "x"), ("LPOS", "x"), ("LPUSH", "x"), ("RPUSH", "x")),
         *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x")),
     )
-    script_files = ("mark.lua", "judge.lua", "look_and_push.lua")
+    script_files = ("with_change.lua", "judge.lua", "look_and_push.lua")
 
     def __init__(self, settings: Settings, client: Redis, choice: BackendChoice = _SET) -> None:
         self._settings = settings
@@ -163,25 +159,26 @@ class RqQueue:
         self,
         requests: Sequence[PushRequest],
         *,
+        leaves_waiting: bool = False,
         front: bool = False,
-        operation_id: str | None = None,
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+        changes_links: bool = True,
+        commands: Sequence[Command] = (),
     ) -> list[Answer]:
         if not requests:
             return []
-        with redis_errors(self._client):  # whose clock is the only one that all processes share
-            seconds, microseconds = self._script.client.time()
-        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
-        now = utcformat(at)
+        # By the clock of Redis, the only one that all processes share.
+        now = utcformat(datetime.fromtimestamp(self._script.server_time(), UTC))
         config = SCRIPT_KEYS | {
-            "front": front,
             "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
-            "audit": {word: audit[each] for word, each in _AUDITED.items() if each in audit},
+            "front": front,
+            "leaves_waiting": leaves_waiting,
+            "changes_links": changes_links,
+            "commands": len(commands),
             **self.mark_to_leave,
         }
-        if operation_id:
-            config |= {"links_key": part_key(operation_id, "links"), "links_expiry": EXPIRY}
-        arguments: list[str | bytes] = ["push", json.dumps(config)]
+        arguments: list[str | bytes | int] = ["push", json.dumps(config)]
+        for command in commands:
+            arguments += (len(command), *command)
         for request in requests:
             payload = request.payload
             arguments += (
@@ -189,15 +186,17 @@ class RqQueue:
                 request.disproved,
                 job_data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
-                bytes.fromhex(request.row_id.replace("-", "")),
             )
-        job_ids = [each.job_id for each in requests]
+        job_ids = [request.job_id for request in requests]
         return list(map(_answer, job_ids, self._script.run(arguments)))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         for place, job_ids in self.sweep.read().by_place.items():
             for page in batches(list(job_ids), 5000):
                 yield list(page), place in TO_RUN_OR_FAILED
+
+    def prepare(self) -> None:
+        self._script.load()
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:  # noqa: ARG002
         return not self.choice.is_clear and status != LinkStatus.FAILED
@@ -358,7 +357,8 @@ def keep_pass(client: Redis) -> None:
 
 
 def _answer(job_id: str, reply: str) -> Answer:
+    is_left, reply = reply.startswith("left "), reply.removeprefix("left ")
     word, _, reason = reply.partition(":")
-    outcome = _OUTCOMES.get(word)
-    state = JobState.WAITING if outcome else JobState(word)
-    return Answer(job_id, state, reason, outcome, is_delayed=word == "delayed")
+    outcome = None if is_left else _OUTCOMES.get(word)
+    state = JobState.WAITING if word in _OUTCOMES else JobState(word)
+    return Answer(job_id, state, reason, outcome, word == "delayed", is_left)

@@ -101,5 +101,5 @@ def test_no_link_at_all_or_fewer_than_half_of_ten_jobs_tell(
 ) -> None:
     assert Belonging(jobs, without_link).is_plausible is is_plausible
     # Docora keeps failed jobs of deleted links, and nothing is removed from its queue.
-    beside_docora = Belonging(jobs, without_link, is_docoras=True)
+    beside_docora = Belonging(jobs, without_link, keeps_deleted=True)
     assert beside_docora.is_plausible is (not jobs or without_link < jobs)

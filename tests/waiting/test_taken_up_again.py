@@ -34,7 +34,7 @@ def row_ids(docora: Docora, status: str) -> set[str]:
 
 def killed_operation(docora: Docora, *, in_flight: int) -> str:
     """The id of a bulk retry that was killed when so many links were in flight."""
-    pace = ("--in-flight", str(in_flight), "--no-slow-start")
+    pace = ("--in-flight", str(in_flight))
     runner = docora.start("retry-all-failed", *pace, "--json")
     eventually(lambda: docora.statuses().get("pending_snapshot") == in_flight, "the links")
     runner.kill()
