@@ -46,11 +46,11 @@ _BY_LAST_SCAN = (
     "when a link failed is not recorded: --last-scan-before WHEN and --last-scan-after WHEN select "
     "by its last good scan, docora-ops history --since WHEN lists changes"
 )
-# What people try, by command and option.
+# Options that people try.
 _OTHER_WAYS = {
-    ("failed", "--since"): _BY_LAST_SCAN,
-    ("links", "--since"): _BY_LAST_SCAN,
-    ("queue", "--app"): "for the jobs of one app: docora-ops links --app APP",
+    "failed --since": _BY_LAST_SCAN,
+    "links --since": _BY_LAST_SCAN,
+    "queue --app": "for the jobs of one app: docora-ops links --app APP",
 }
 
 # Help is plain text: for rich's markup Typer imports a Markdown reader and a syntax highlighter,
@@ -170,7 +170,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     option = getattr(error, "option_name", "")
     if option and context.parent is None:
         hint = f"options go after the command: docora-ops COMMAND {option}; see {see_help}"
-    elif instead := _OTHER_WAYS.get((context.info_name, option)):
+    elif instead := _OTHER_WAYS.get(f"{context.info_name} {option}"):
         message, hint = message.partition(" (Possible ")[0], instead
     elif extra := re.match(r"Got unexpected extra argument\(s\) \((.+)\)$", message):
         hint = f"{_instead_of(extra[1], context)}; see {see_help}"
