@@ -42,16 +42,11 @@ from docora_ops.text import mask_url
 
 _COMPLETION_SECONDS = 2
 
+# What people try to select failed links by.
 _BY_LAST_SCAN = (
     "when a link failed is not recorded: --last-scan-before WHEN and --last-scan-after WHEN select "
     "by its last good scan, docora-ops history --since WHEN lists changes"
 )
-# Options that people try.
-_OTHER_WAYS = {
-    "failed --since": _BY_LAST_SCAN,
-    "links --since": _BY_LAST_SCAN,
-    "queue --app": "for the jobs of one app: docora-ops links --app APP",
-}
 
 # Help is plain text: for rich's markup Typer imports a Markdown reader and a syntax highlighter,
 # which takes longer than the rest of a help page. Typer's own options for completion would install
@@ -170,8 +165,8 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     option = getattr(error, "option_name", "")
     if option and context.parent is None:
         hint = f"options go after the command: docora-ops COMMAND {option}; see {see_help}"
-    elif instead := _OTHER_WAYS.get(f"{context.info_name} {option}"):
-        message, hint = message.partition(" (Possible ")[0], instead
+    elif option == "--since" and context.info_name in {"failed", "links"}:
+        message, hint = message.partition(" (Possible ")[0], _BY_LAST_SCAN
     elif extra := re.match(r"Got unexpected extra argument\(s\) \((.+)\)$", message):
         hint = f"{_instead_of(extra[1], context)}; see {see_help}"
     elif context.info_name == "retry" and message == "Missing argument 'REPO'.":

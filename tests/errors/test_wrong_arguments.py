@@ -77,7 +77,7 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
         (["retry", "octo/api"], "docora-ops retry-all-failed --repo octo/api"),
         (["failed", "octo/api"], "docora-ops failed --repo octo/api"),
         (["links", "pending"], "docora-ops links --status pending;"),
-        (["queue", "--app", "Acme"], "docora-ops links --app APP"),
+        (["queue", "Acme"], "docora-ops queue --app Acme"),
         (["failed", "--since", "2h"], "--last-scan-before WHEN"),
         (["progress"], "docora-ops operations"),
     ):
