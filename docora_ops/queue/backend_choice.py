@@ -9,7 +9,7 @@ from docora_ops.queue.bullmq_traces import BULLMQ, BULLMQ_PLACES, bullmq_workers
 from docora_ops.queue.link_queue import LinkQueue
 from docora_ops.queue.redis_errors import permitted, redis_errors
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
-from docora_ops.queue.rq_workers import count_rq_workers
+from docora_ops.queue.rq_workers import live_rq_workers
 from docora_ops.settings import Settings
 
 _START = "start Docora's worker if it runs its own, or "  # begins the advice if no worker is seen
@@ -25,7 +25,7 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
         return BackendChoice(settings.backend, BackendSource.SETTING)
     bullmq_keys = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
     with redis_errors(client):
-        rq, bullmq = permitted(lambda: count_rq_workers(client)), len(bullmq_workers(client))
+        rq, bullmq = permitted(lambda: len(live_rq_workers(client))), len(bullmq_workers(client))
         source, why = BackendSource.WORKERS, "{} workers run"
         if rq and bullmq:
             why = "workers of both RQ and BullMQ run"

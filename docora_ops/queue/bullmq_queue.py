@@ -57,7 +57,7 @@ from docora_ops.queue.redis_client import describe, server_time
 from docora_ops.queue.redis_errors import permitted, redis_errors
 from docora_ops.queue.rq_jobs import LONGEST_FAILURE
 from docora_ops.queue.rq_keys import LIST, REGISTRIES, TO_REMOVE_RQ_JOBS
-from docora_ops.queue.rq_workers import count_rq_workers, seconds_until_rq_workers_forgotten
+from docora_ops.queue.rq_workers import live_rq_workers, seconds_until_rq_workers_forgotten
 from docora_ops.text import mask
 
 _OUTCOMES = {
@@ -101,11 +101,7 @@ class BullmqQueue:
         self._client = client
         self._script = Script(client, *self.script_files)
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
-        self.choice = choice
-
-    @property
-    def where(self) -> str:
-        return describe(self._client)
+        self.choice, self.where = choice, describe(client)
 
     def sample(self, count: int) -> list[str]:
         pipeline = self._client.pipeline(transaction=False)
@@ -159,7 +155,7 @@ class BullmqQueue:
     def read_other(self) -> OtherQueue:
         client = self._client
         with redis_errors(client):
-            if permitted(lambda: count_rq_workers(client)):
+            if permitted(lambda: len(live_rq_workers(client))):
                 return OtherQueue.WORKED_ON
             has_jobs = permitted(lambda: client.exists(LIST, REGISTRIES["scheduled"]))
         return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED

@@ -100,12 +100,10 @@ class LinkQueue(Protocol):
     """The commands that a push needs, with their arguments, but without the key."""
     choice: BackendChoice
     """Why this is the queue in use."""
+    where: str
+    """Host and database of Redis."""
     mark_to_leave: Mapping[str, Mapping[str, object]]
     """The mark that pushes leave in Redis to name the database: see `pair_mark`; may be empty."""
-
-    @property
-    def where(self) -> str:
-        """Host and database of Redis."""
 
     @property
     def sweep(self) -> QueueSweep | None:

@@ -1,4 +1,7 @@
-"""The links of bulk operations, by row id: those that one has claimed, and all of one at work."""
+"""The links of bulk operations, by row id: those that one has claimed, and all of one at work.
+
+All functions raise RedisError.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -36,23 +39,20 @@ class SharedLinks:
 
 
 def has_links(client: Redis, operation_id: str) -> bool:
-    """Tells whether the links that the operation has claimed are known. Raises RedisError."""
+    """Tells whether the links that the operation has claimed are known."""
     with redis_errors(client):
         return bool(client.exists(part_key(operation_id, "links")))
 
 
 def read_links(client: Redis, operation_id: str, since: int) -> list[str]:
-    """Returns the row ids of claimed links, without the first `since`. An id may be there twice.
-
-    Raises RedisError.
-    """
+    """Returns the row ids of claimed links, without the first `since`. An id may be there twice."""
     with redis_errors(client):
         packed = client.getrange(part_key(operation_id, "links"), since * _ID_BYTES, -1)
     return list(_unpacked(cast("bytes", packed)))
 
 
 def add_links(client: Redis, operation_id: str, ids: Iterable[str]) -> None:
-    """Adds row ids to the claimed links of an operation. Raises RedisError."""
+    """Adds row ids to the claimed links of an operation."""
     execute: Callable[..., object] = client.execute_command
     with redis_errors(client):
         for command in commands_to_add_links(operation_id, ids):
@@ -69,8 +69,6 @@ def keep_at_work(client: Redis, operation_id: str, selected: Iterable[str]) -> N
     """Makes the operation and its links known to other commands for the next `HEARD` seconds.
 
     selected: the row ids of all links of the operation.
-
-    Raises RedisError.
     """
     key = part_key(operation_id, "selection")
     with redis_errors(client):
@@ -81,7 +79,7 @@ def keep_at_work(client: Redis, operation_id: str, selected: Iterable[str]) -> N
 
 
 def end_work(client: Redis, operation_id: str) -> None:
-    """Forgets the links of an operation that no longer is at work. Raises RedisError."""
+    """Forgets the links of an operation that is no longer at work."""
     with redis_errors(client):
         client.expire(part_key(operation_id, "selection"), 0)  # deletes it
 
@@ -89,7 +87,7 @@ def end_work(client: Redis, operation_id: str) -> None:
 def read_at_work(client: Redis, ids: Collection[str]) -> list[SharedLinks]:
     """Returns the operations at work that have some of these links, given by their row ids.
 
-    Operations of Docora's dashboard keep no links, and are not known here. Raises RedisError.
+    Operations of Docora's dashboard keep no links, and are not known here.
     """
     with redis_errors(client):
         known = cast("dict[bytes, bytes]", client.hgetall(_AT_WORK))

@@ -1,4 +1,4 @@
-"""The records of bulk operations, which are kept for a week."""
+"""The records of bulk operations, which are kept for a week. All functions raise RedisError."""
 
 import json
 import zlib
@@ -47,7 +47,7 @@ def add_record(pipeline: Pipeline, operation_id: str, surplus: Sequence[str]) ->
 
 
 def surplus_records(client: Redis) -> list[str]:
-    """Returns the operations whose records make way for a new one. Raises RedisError."""
+    """Returns the operations whose records make way for a new one."""
     return _record_ids(client)[RECORDS_KEPT - 1 :]
 
 
@@ -59,10 +59,7 @@ def _record_ids(client: Redis) -> list[str]:
 
 
 def find_records(client: Redis, since: datetime) -> list[str]:
-    """Returns the ids of operations with a step since a moment, the newest operation first.
-
-    Raises RedisError.
-    """
+    """Returns the ids of operations with a step since a moment, the newest operation first."""
     operation_ids = _record_ids(client)
     with redis_errors(client), client.pipeline(transaction=False) as pipeline:
         pipeline.time()
@@ -79,10 +76,7 @@ def find_records(client: Redis, since: datetime) -> list[str]:
 
 
 def read_record(client: Redis, operation_id: str) -> OperationRecord | None:
-    """Returns the record of an operation; None if there is none, or it has expired.
-
-    Raises RedisError.
-    """
+    """Returns the record of an operation; None if there is none, or it has expired."""
     key = part_key(operation_id, "record")
     with redis_errors(client), client.pipeline(transaction=False) as pipeline:
         pipeline.time()

@@ -68,7 +68,7 @@ from docora_ops.queue.rq_jobs import (
     read_record,
 )
 from docora_ops.queue.rq_keys import EXECUTION, INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
-from docora_ops.queue.rq_workers import count_rq_workers, read_suspension, read_workers
+from docora_ops.queue.rq_workers import live_rq_workers, read_suspension, read_workers
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _OUTCOMES = {
@@ -110,11 +110,7 @@ class RqQueue:
         self._client = client
         self._script = Script(client, *self.script_files)
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
-        self.choice = choice
-
-    @property
-    def where(self) -> str:
-        return describe(self._client)
+        self.choice, self.where = choice, describe(client)
 
     @cached_property
     def sweep(self) -> QueueSweep:
@@ -203,7 +199,7 @@ class RqQueue:
 
     def count_workers(self) -> int:
         with redis_errors(self._client):
-            return count_rq_workers(self._client)
+            return len(live_rq_workers(self._client))
 
     def suspension(self) -> Suspension | None:
         return read_suspension(self._client)

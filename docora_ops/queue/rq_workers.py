@@ -54,11 +54,6 @@ _LEAST_TTL_MS = 50_000
 _SILENT, _SILENT_BUSY = 10, 75
 
 
-def count_rq_workers(client: Redis) -> int:
-    """Counts RQ's live workers that listen on the queue, except those that are known to be dead."""
-    return len(_rq_workers(client))
-
-
 def seconds_until_rq_workers_forgotten(client: Redis) -> int | None:
     """Returns the seconds until RQ's workers would be forgotten if they were killed just now.
 
@@ -66,17 +61,16 @@ def seconds_until_rq_workers_forgotten(client: Redis) -> int | None:
     """
     pipeline = client.pipeline(transaction=False)
     with redis_errors(client):
-        for key in _rq_workers(client):
+        for key in live_rq_workers(client):
             pipeline.pttl(key)
         left = [milliseconds for milliseconds in pipeline.execute() if milliseconds > 0]
     return ceil(max(left) / 1000) if left else None
 
 
-def _rq_workers(client: Redis) -> list[str]:
-    """Returns the keys of these workers."""
-    keys = sorted(
-        map(text_of, cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)))
-    )
+def live_rq_workers(client: Redis) -> list[str]:
+    """Returns the keys of RQ's workers that listen on the queue, and are not known to be dead."""
+    members = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
+    keys = sorted(map(text_of, members))
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.exists(key)
