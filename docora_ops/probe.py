@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from docora_ops.diagnosis import CheckState
+from docora_ops.actions.checks import CheckState
 from docora_ops.links import App, LinkIds
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from docora_ops.actions.status import Status
 from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import OperationRecord
-from docora_ops.overview import Status
 from docora_ops.verification import Verification
 
 

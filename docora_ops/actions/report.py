@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.journal import past_moment, progress
-from docora_ops.actions.monitoring import read_status
+from docora_ops.actions.status import read_status
 from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import OperationRecord
 from docora_ops.errors import NotFoundError, ServerError

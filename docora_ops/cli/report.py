@@ -8,6 +8,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.status import status_rows
 from docora_ops.cli.verify import compare
 from docora_ops.errors import PostgresError, UsageError
 
@@ -44,7 +45,9 @@ def report(
     if as_json:
         context.show_document(found, next(iter(errors), None))
     else:
-        markdown = report_markdown(found, errors, with_proof=verify)
+        is_verified = found.verification is not None
+        state = status_rows(found.status, errors, is_verified=is_verified)
+        markdown = report_markdown(found, state, with_proof=verify)
         context.show_tables([markdown], paged=True)
     for error in errors:
         context.report(error)

@@ -21,7 +21,7 @@ from docora_ops.link_lists import LinkGroup
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
 from docora_ops.render.columns import Column, Listing, Pairs, cell, style_of, words
 from docora_ops.render.link_view import ROWS_SHOWN, app_counts, failures, group_columns, link_name
-from docora_ops.text import amount, duration, moment
+from docora_ops.text import ago, amount, moment
 
 _MESSAGES = {  # for some links, and for none
     Action.RETRY: ("Bulk retry started", "Nothing to retry"),
@@ -200,11 +200,6 @@ def state_of(operation: KnownOperation) -> str:
     if operation.state is OperationState.CANCELLED:
         return stopped(operation.stopped_by, operation.cancelled_by)
     return words(operation.state)
-
-
-def ago(seconds: int | None) -> str:
-    """Returns `5 s ago`, or `unknown`."""
-    return "unknown" if seconds is None else f"{duration(seconds)} ago"
 
 
 OPERATIONS: Sequence[Column[KnownOperation]] = (

@@ -99,25 +99,28 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
 
-    from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
+    from docora_ops import audit, bulk, jobs, link_lists, links, report, verification
+    from docora_ops.actions.doctor import DoctorData
+    from docora_ops.actions.pauses import Resumed, RqWorkers
+    from docora_ops.actions.status import Status
+    from docora_ops.actions.targets import TargetState
     from docora_ops.pair import Pair
     from docora_ops.probe import Probe, UrlChange
-    from docora_ops.render import bulk_view, drift_view, link_view, queue_view
+    from docora_ops.render import bulk_view, drift_view, link_view
 
     counts = list[link_lists.RepositoryCount] | list[link_lists.StatusCount]
     groups = list[links.AppCount] | counts | list[link_lists.ErrorGroup]
     one, many = link_view.LinkData, bulk_view.BulkData
     data: Any = {
-        "status": overview.Status,
+        "status": Status,
         "failed": list[link_lists.ListedLink] | groups,
         "links": list[link_lists.ListedLink] | groups,
         "apps": list[link_lists.AppSummary],
         "show": link_lists.LinkDetails | list[link_lists.DeliveredFile],
         "queue": jobs.QueueOverview,
-        "doctor": drift_view.DoctorData,
+        "doctor": DoctorData,
         "verify": verification.Verification,
         "probe": Probe,
-        "metrics": overview.Metrics,
         "retry": one,
         "retry-all-failed": many,
         "resync": one | many,
@@ -129,11 +132,11 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "wait": one | bulk_view.ProgressData,
         "cancel": bulk_view.CancelData,
         "pair": Pair,
-        "pause": jobs.RqWorkers,
-        "resume": queue_view.ResumeData,
+        "pause": RqWorkers,
+        "resume": Resumed,
         "history": list[audit.HistoryEntry],
         "report": report.Report,
-        "targets": list[overview.TargetState],
+        "targets": list[TargetState],
     }.get(command)
     if data is None:
         return None

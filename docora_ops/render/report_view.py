@@ -5,7 +5,7 @@ reads links, images, mentions, references or HTML.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -14,7 +14,6 @@ from rich.text import Text
 
 from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import OperationRecord
-from docora_ops.errors import ServerError
 from docora_ops.folding import LONGEST, group_errors
 from docora_ops.links import LinkFailure
 from docora_ops.render.bulk_view import (
@@ -24,7 +23,6 @@ from docora_ops.render.bulk_view import (
     state_of,
 )
 from docora_ops.render.link_view import NO_ERROR, link_name
-from docora_ops.render.status_view import status_rows
 from docora_ops.render.verify_view import LIMITS, summary
 from docora_ops.report import Report
 from docora_ops.text import amount, inert, mask
@@ -51,11 +49,11 @@ class Markdown:
 
 
 def report_markdown(
-    report: Report, errors: Sequence[ServerError], *, with_proof: bool = False
+    report: Report, state: Iterable[tuple[str, Text]], *, with_proof: bool = False
 ) -> Markdown:
     """Returns the report, section by section.
 
-    errors: those of the servers that are down.
+    state: the rows of `status`.
     with_proof: the proof was asked for.
     """
     sections = (
@@ -63,7 +61,7 @@ def report_markdown(
         _timeline(report),
         _operations(report),
         _pauses(report),
-        _state(report, errors),
+        _state(state),
         _proof(report) if with_proof else (),
     )
     return Markdown("\n".join(chain.from_iterable(sections)))
@@ -205,10 +203,8 @@ def _pauses(report: Report) -> Iterator[str]:
         yield f"- From {_time(pause.started_at)}, {end}: {code(pause.who)}{reason}"
 
 
-def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
-    """Yields the rows of `status`."""
+def _state(state: Iterable[tuple[str, Text]]) -> Iterator[str]:
     yield from ("", "## State now", "")
-    is_verified = report.verification is not None
-    for name, value in status_rows(report.status, errors, is_verified=is_verified):
+    for name, value in state:
         shown = code(value.plain.strip())
         yield f"- {name}: {shown}" if name else f"  - {shown}"

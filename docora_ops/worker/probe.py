@@ -20,10 +20,10 @@ from cryptography import x509
 from urllib3.connection import HTTPConnection
 
 from docora_ops.actions.app_url import base_url_of, refusal_of
+from docora_ops.actions.checks import CheckState
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import gone, resolve_app, resolve_repository
 from docora_ops.database.urls import LinkToken, read_tokens
-from docora_ops.diagnosis import CheckState
 from docora_ops.encryption import decrypt
 from docora_ops.errors import ConfigurationError, DeliveryError, SnapshotError
 from docora_ops.interrupts import held_back

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,11 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     docora: Docora, links: list[TestLink]
 ) -> None:
     with frozen(docora):
-        result, first, screen = docora.run_together(
+        result, first, screen, whole = docora.run_together(
             ("queue", "--json"),
             ("queue", "--limit", "2", "--json"),
             ("queue", "--limit", "2"),
+            ("queue", "--all"),
             env=NO_POSTGRES,
         )
     assert result.code == 0, result
@@ -118,8 +120,12 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     assert (idle["name"], idle["state"], idle["jobs"]) == ("idle-one", "idle", [])
     assert data["scheduler"]["pid"] == os.getpid()
     assert data["scheduler"]["last_heartbeat_at"]
-    assert "Waiting\t5\n" in screen.stdout
-    assert f"Scheduler pid\t{os.getpid()}\n" in screen.stdout
+    counted = r"Queue\t5 waiting \(the oldest for 3 h \d min\), 1 running, 1 delayed\n"
+    for shown in (screen.stdout, whole.stdout):
+        assert re.match(rf"{counted}Workers\t2, 1 busy\n", shown), shown
+    assert "Completed jobs" not in screen.stdout
+    assert "Completed jobs\t1\n" in whole.stdout
+    assert f"Scheduler pid\t{os.getpid()}\n" in whole.stdout
     docora.redis.delete(f"rq:scheduler-lock:{QUEUE}")
     assert "nothing queues delayed jobs" in docora.run("queue").stderr
 
