@@ -4,26 +4,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from docora_ops.actions.checks import (
-    TOO_SLOW_MS,
-    Check,
-    CheckName,
-    CheckState,
-    Problem,
-    check_clocks,
-    check_freshness,
-    check_latency,
-    check_postgres,
-    check_privileges,
-    check_queue,
-    check_redis,
-    check_schedule,
-    critical,
-    judge,
-    not_checked,
-    ok,
-    warning,
-)
+from docora_ops.actions import checks
+from docora_ops.actions.checks import Check, CheckName, CheckState, Problem, critical, ok, warning
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_looks
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
@@ -132,7 +114,7 @@ class _Server:
 
     def check(self, name: CheckName, fine: str, *problems: Problem) -> None:
         """Adds a check with the first problem that exists."""
-        self.checks.append(judge(name, fine, *problems))
+        self.checks.append(checks.judge(name, fine, *problems))
 
     def lose(self, error: DocoraOpsError) -> None:
         """Records why the server can't be used."""
@@ -151,7 +133,7 @@ class _Server:
         name = self.name.capitalize()
         self.latency[name] = seconds * 1000
         self.ahead[name] = clock - (time.time() - seconds / 2)
-        if seconds * 1000 > TOO_SLOW_MS:
+        if seconds * 1000 > checks.TOO_SLOW_MS:
             error = PostgresError if self.name is CheckName.POSTGRES else RedisError
             raise error(f"{where} is too slow", hint=_TOO_SLOW)
 
@@ -194,29 +176,29 @@ def diagnose(
     missing = filter(None, (postgres.missing, redis.missing))
     needs = " and ".join(dict.fromkeys(missing)) or "more permissions"
     settings = _check_settings(docora.settings, unusable, postgres)
-    checks = [settings, *postgres.checks, *redis.checks]
+    made = [settings, *postgres.checks, *redis.checks]
     freshness = postgres.freshness
     if redis.health:
         choice = docora.backend
         if choice.is_clear:
-            checks += check_queue(redis.health, choice.backend, postgres.pending)
+            made += checks.check_queue(redis.health, choice.backend, postgres.pending)
             if choice.backend is Backend.BULLMQ and not redis.health.has_only_others:
                 own = "Docora's own scheduler, which runs in its workers"
-                checks.append(ok(CheckName.SCHEDULE, own))
+                made.append(ok(CheckName.SCHEDULE, own))
             elif not redis.health.has_only_others:
                 seconds = redis.health.last_pass_seconds
-                checks.append(check_schedule(seconds, freshness, docora.settings))
+                made.append(checks.check_schedule(seconds, freshness, docora.settings))
         else:
-            checks.append(critical(CheckName.WORKERS, choice.sentence, choice.to_set))
+            made.append(critical(CheckName.WORKERS, choice.sentence, choice.to_set))
     if freshness is not None:
-        checks.append(check_freshness(freshness))
+        made.append(checks.check_freshness(freshness))
     if ahead := postgres.ahead | redis.ahead:
-        checks.append(check_clocks(ahead, redis.health.live_workers if redis.health else ()))
+        made.append(checks.check_clocks(ahead, redis.health.live_workers if redis.health else ()))
     if latencies := postgres.latency | redis.latency:
-        checks.append(check_latency(latencies))
-    by_name = {check.name: check for check in [*checks, *(() if is_lost else of_drift)]}
+        made.append(checks.check_latency(latencies))
+    by_name = {check.name: check for check in [*made, *(() if is_lost else of_drift)]}
     yield Diagnosis(
-        [by_name.get(name) or not_checked(name, f"needs {needs}") for name in CheckName],
+        [by_name.get(name) or checks.not_checked(name, f"needs {needs}") for name in CheckName],
         None if is_lost else report,
         needs,
         misconfigured=bool(unusable),
@@ -306,7 +288,7 @@ def _examine_postgres(
     server.record(state.latency, state.clock, database.place)
     server.checks.append(ok(CheckName.POSTGRES, database.place))
     is_read_only = database.is_read_only and not read_only
-    server.checks += check_postgres(state.version, state.standby, is_read_only=is_read_only)
+    server.checks += checks.check_postgres(state.version, state.standby, is_read_only=is_read_only)
     role = read_role(database)
     missing = role.missing_columns
     grant = f"let the role use the schema: GRANT USAGE ON SCHEMA {database.schema}"
@@ -323,7 +305,7 @@ def _examine_postgres(
     revoke = (f"REVOKE CREATE ON SCHEMA {schema} FROM {name};" for schema, name in creators)
     problem = (bool(creators), warning, others, " ".join(revoke))
     server.check(CheckName.SCHEMAS, "no other role may create anything", problem)
-    privileges = check_privileges(role, read_only=read_only)
+    privileges = checks.check_privileges(role, read_only=read_only)
     server.checks.append(privileges)
     server.may_only_read = role.may_only_read
     if privileges.state is CheckState.CRITICAL and not role.may_only_read:
@@ -394,7 +376,7 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
         server.record(*measure(client), f"Redis at {where}")
         refusal = None if read_only else try_commands(client, docora.backend.backend)
         if info := read_redis_server(client):
-            server.checks += [ok(CheckName.REDIS, where), *check_redis(info, refusal)]
+            server.checks += [ok(CheckName.REDIS, where), *checks.check_redis(info, refusal)]
         else:
             hint = "ACL SETUSER the user in REDIS_URL +info"
             finding = f"{where}, but our user may not ask how it is"

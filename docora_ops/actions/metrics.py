@@ -11,13 +11,11 @@ from docora_ops.actions.status import DriftCounts, count_drift, keeping_errors
 from docora_ops.database.link_reports import LinkCounts, count_by_status, links_by_group
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import NoJobCode, OtherQueue, QueueOverview
+from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.link_lists import ErrorGroup, LinkGroup
 from docora_ops.links import FAILED_LINKS, AppCount
 from docora_ops.queue.redis_client import measure
 
-_WORKER_STATES = ("started", "idle", "busy", "suspended")
-"""RQ's words."""
 _MEASURED_ERRORS = 20
 """Errors that become metrics: each is a time series of its own."""
 
@@ -40,44 +38,6 @@ class Metrics:
     freshness: Freshness | None
     scrape_seconds: float
     target: str | None = None
-
-    @property
-    def jobs_by_status(self) -> dict[str, int]:
-        """The number of jobs in the queue by status."""
-        queue = self.queue
-        return (
-            {
-                "waiting": queue.waiting,
-                "active": queue.active,
-                "delayed": queue.delayed,
-                "completed": queue.completed_jobs,
-                "failed": queue.failed_jobs,
-            }
-            if queue
-            else {}
-        )
-
-    @property
-    def workers_by_state(self) -> dict[str, int]:
-        """The number of live workers by state.
-
-        A state that is not RQ's counts as unknown. A worker that has missed a heartbeat counts as
-        silent, regardless of its state.
-        """
-        counts = dict.fromkeys((*_WORKER_STATES, "unknown", "silent"), 0)
-        for worker in self.queue.workers if self.queue else ():
-            state = worker.state if worker.state in _WORKER_STATES else "unknown"
-            counts[state if worker.silent_seconds is None else "silent"] += 1
-        return counts
-
-    @property
-    def workers_by_no_job_reason(self) -> dict[str, int]:
-        """The number of live workers that take no job, by the code of their reason."""
-        counts = dict.fromkeys(map(str, NoJobCode), 0)
-        for worker in self.queue.workers if self.queue else ():
-            if worker.no_job_reason is not None:
-                counts[worker.no_job_reason.code] += 1
-        return counts
 
 
 def read_metrics(

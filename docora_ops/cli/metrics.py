@@ -12,12 +12,14 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.jobs import NoJobCode
 from docora_ops.text import inert
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
 
     from docora_ops.actions.metrics import Metrics
+    from docora_ops.jobs import Worker
     from docora_ops.link_lists import ErrorGroup
 
 
@@ -54,6 +56,7 @@ def metrics(
 
 
 _LONGEST_LABEL = 120  # characters of an error
+_STATES = ("started", "idle", "busy", "suspended", "unknown", "silent")  # the first four are RQ's
 _HELP = {
     "docora_up": "1 if the server answers and permits everything, otherwise 0.",
     "docora_links": "Links by status.",
@@ -110,12 +113,22 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
         by_error = _by_error(metrics.failed_by_error, links.failed)
         add("docora_failed_links_by_error", by_error, error="")
     if queue:
-        add("docora_queue_jobs", metrics.jobs_by_status, queue=queue.queue_name, status="")
+        jobs = {
+            "waiting": queue.waiting,
+            "active": queue.active,
+            "delayed": queue.delayed,
+            "completed": queue.completed_jobs,
+            "failed": queue.failed_jobs,
+        }
+        add("docora_queue_jobs", jobs, queue=queue.queue_name, status="")
         if queue.oldest_waiting_seconds is not None:
             oldest = {"": queue.oldest_waiting_seconds}
             add("docora_queue_oldest_seconds", oldest, queue=queue.queue_name)
-        add("docora_workers", metrics.workers_by_state, state="")
-        add("docora_workers_refusing", metrics.workers_by_no_job_reason, reason="")
+        states = Counter(map(_state, queue.workers))
+        add("docora_workers", {state: states[state] for state in _STATES}, state="")
+        given = (worker.no_job_reason for worker in queue.workers)
+        reasons = Counter(reason.code for reason in given if reason)
+        add("docora_workers_refusing", {code: reasons[code] for code in NoJobCode}, reason="")
     if metrics.backend_ok is not None:
         add("docora_backend_ok", {"": metrics.backend_ok})
     if drift:
@@ -133,6 +146,13 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
     add("docora_scrape_seconds", {"": metrics.scrape_seconds})
     encoded: bytes = (generate_openmetrics if openmetrics else generate_latest)(registry)
     return encoded.decode()
+
+
+def _state(worker: Worker) -> str:
+    """Returns the state that a worker counts as, whatever others have written into Redis."""
+    if worker.silent_seconds is not None:
+        return "silent"
+    return worker.state if worker.state in _STATES else "unknown"
 
 
 def _by_error(groups: Sequence[ErrorGroup], failed: int) -> Counter[str]:
