@@ -293,11 +293,9 @@ def beside_queue(
     freshness = replace(freshness, nothing_moves=nothing_moves, stopped=stopped)
     is_slow = freshness.is_slow and not (nothing_moves or stopped)
     if is_slow and docora.backend.backend is Backend.RQ:
+        is_scheduled = not has_missed_passes(queue.last_pass_seconds, docora.settings)
         # Another program may schedule: then jobs wait for workers that are too slow.
-        is_slow = bool(
-            queue.workers
-            and (queue.waiting or not has_missed_passes(queue.last_pass_seconds, docora.settings))
-        )
+        is_slow = bool(queue.workers and (is_scheduled or queue.waiting))
     return replace(freshness, is_slow=is_slow)
 
 
