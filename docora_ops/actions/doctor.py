@@ -23,16 +23,18 @@ from docora_ops.database.postgres_server import (
 )
 from docora_ops.drift import Drift, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
-from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth
+from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
 from docora_ops.link_lists import LinkGroup
 from docora_ops.links import FAILED_LINKS, LinkStatus
-from docora_ops.pair import TO_ACCEPT, PairState
+from docora_ops.pair import PAIR_KEY, TO_ACCEPT, Pair, PairState
+from docora_ops.queue.pair_mark import may_leave_mark
 from docora_ops.queue.redis_client import describe, measure
 from docora_ops.queue.redis_server import read_redis_server, try_commands
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 
 _NO_ERROR = "(no error recorded)"
+_TO_READ = f"%R~{PAIR_KEY} +hgetall: docora-ops help privileges"
 _TOO_SLOW = "check its load and the network"
 _DRIFT = {
     DriftKind.LOST: ("lost link", "lost links", "without a live job"),
@@ -160,7 +162,9 @@ def diagnose(
                     yield event
                 else:
                     report = DriftReport([finding.drift for finding in event])
-                    of_drift += _check_drift(docora, report)
+                    workers = redis.health.live_workers if redis.health else ()
+                    may_only_read = read_only or postgres.may_only_read
+                    of_drift += _check_drift(docora, report, workers, read_only=may_only_read)
         except PostgresError as error:
             postgres.lose(error)
         except RedisError as error:
@@ -176,26 +180,8 @@ def diagnose(
     missing = filter(None, (postgres.missing, redis.missing))
     needs = " and ".join(dict.fromkeys(missing)) or "more permissions"
     settings = _check_settings(docora.settings, unusable, postgres)
-    made = [settings, *postgres.checks, *redis.checks]
-    freshness = postgres.freshness
-    if redis.health:
-        choice = docora.backend
-        if choice.is_clear:
-            made += checks.check_queue(redis.health, choice.backend, postgres.pending)
-            if choice.backend is Backend.BULLMQ and not redis.health.has_only_others:
-                own = "Docora's own scheduler, which runs in its workers"
-                made.append(ok(CheckName.SCHEDULE, own))
-            elif not redis.health.has_only_others:
-                seconds = redis.health.last_pass_seconds
-                made.append(checks.check_schedule(seconds, freshness, docora.settings))
-        else:
-            made.append(critical(CheckName.WORKERS, choice.sentence, choice.to_set))
-    if freshness is not None:
-        made.append(checks.check_freshness(freshness))
-    if ahead := postgres.ahead | redis.ahead:
-        made.append(checks.check_clocks(ahead, redis.health.live_workers if redis.health else ()))
-    if latencies := postgres.latency | redis.latency:
-        made.append(checks.check_latency(latencies))
+    of_both = _check_together(docora, postgres, redis)
+    made = [settings, *postgres.checks, *redis.checks, *of_both]
     by_name = {check.name: check for check in [*made, *(() if is_lost else of_drift)]}
     yield Diagnosis(
         [by_name.get(name) or checks.not_checked(name, f"needs {needs}") for name in CheckName],
@@ -204,9 +190,28 @@ def diagnose(
         misconfigured=bool(unusable),
         server_lost=is_lost,
         failed_links=postgres.failed_links,
-        overdue_links=freshness.overdue if freshness else None,
+        overdue_links=postgres.freshness.overdue if postgres.freshness else None,
         worker_count=redis.health.workers if redis.health else None,
     )
+
+
+def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterator[Check]:
+    """Checks the queue, the freshness of the links, the clocks, and the latency of both servers."""
+    health, freshness = redis.health, postgres.freshness
+    if health and not (choice := docora.backend).is_clear:
+        yield critical(CheckName.WORKERS, choice.sentence, choice.to_set)
+    elif health:
+        yield from checks.check_queue(health, choice.backend, postgres.pending)
+        if choice.backend is Backend.BULLMQ and not health.has_only_others:
+            yield ok(CheckName.SCHEDULE, "Docora's own scheduler, which runs in its workers")
+        elif not health.has_only_others:
+            yield checks.check_schedule(health.last_pass_seconds, freshness, docora.settings)
+    if freshness is not None:
+        yield checks.check_freshness(freshness)
+    if ahead := postgres.ahead | redis.ahead:
+        yield checks.check_clocks(ahead, health.live_workers if health else ())
+    if latencies := postgres.latency | redis.latency:
+        yield checks.check_latency(latencies)
 
 
 def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
@@ -393,7 +398,9 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
     return server
 
 
-def _check_drift(docora: Docora, report: DriftReport) -> Iterator[Check]:
+def _check_drift(
+    docora: Docora, report: DriftReport, workers: Sequence[Worker], *, read_only: bool
+) -> Iterator[Check]:
     count_jobs = count_jobs_with_links if report.total else sample_jobs
     belonging = count_jobs(docora.database, docora.queue)
     hint: str | None = "docora-ops repair"
@@ -405,7 +412,7 @@ def _check_drift(docora: Docora, report: DriftReport) -> Iterator[Check]:
         accept = "after an upgrade, a restore or a move, the next change accepts this"
         yield warning(CheckName.SERVERS_MATCH, pair.finding, accept)
     elif belonging.is_plausible:
-        yield ok(CheckName.SERVERS_MATCH, "no sign of a mismatch")
+        yield _check_pair(docora, pair, workers, read_only=read_only)
     else:
         hint = None  # servers that do not belong together are no reason to repair drift
         yield critical(
@@ -419,3 +426,20 @@ def _check_drift(docora: Docora, report: DriftReport) -> Iterator[Check]:
         fine = "none" if is_looked_for else _OF_DOCORA
         finding = f"{amount(count, noun, plural)} {what}"
         yield critical(name, finding, hint) if count else ok(name, fine)
+
+
+def _check_pair(docora: Docora, pair: Pair, workers: Sequence[Worker], *, read_only: bool) -> Check:
+    """Checks that our user and those of the workers may use the mark of the pair."""
+    unread = pair.state is PairState.UNKNOWN
+    unwritten = not (read_only or unread or may_leave_mark(docora.redis))
+    no_mark = f"our user may not write {PAIR_KEY}: changes do not leave which database Redis serves"
+    blind = ", ".join(worker.name for worker in workers if not worker.may_compare)
+    of_workers = f"the user of these workers may not read {PAIR_KEY}, so that they would also take "
+    of_workers += f"the jobs of another database: {blind}"
+    return checks.judge(
+        CheckName.SERVERS_MATCH,
+        "no sign of a mismatch",
+        (unread, warning, pair.finding, f"ACL SETUSER the user in REDIS_URL {_TO_READ}"),
+        (unwritten, warning, no_mark, f"ACL SETUSER the user in REDIS_URL ~{PAIR_KEY} +hset"),
+        (bool(blind), warning, of_workers, f"ACL SETUSER the user of the workers {_TO_READ}"),
+    )

@@ -14,9 +14,9 @@ from docora_ops.text import moment
 def read_pair(docora: Docora) -> Pair:
     """Compares the database with the mark in Redis. Raises PostgresError, RedisError."""
     with redis_errors(docora.redis):
-        mark = read_mark(docora.redis)
-    identity, known = read_identity(docora.database, mark.identity.app_ids if mark else ())
-    return compare(mark, identity, known)
+        stored = read_mark(docora.redis)
+    app_ids = stored.mark.identity.app_ids if stored.mark else ()
+    return compare(stored, *read_identity(docora.database, app_ids))
 
 
 def accept_pair(docora: Docora, *, reason: str | None = None) -> Pair:
@@ -61,10 +61,10 @@ def require_pair(
     if found.state is PairState.MOVED:
         entry = _entry(docora, found)
         docora.warn(f"{found.finding}: taken for the same Docora, restored, upgraded or moved")
-    if found.mark and found.mark.identity == found.identity:
+    if found.mark and found.mark.identity == found.to_leave:
         return
     who = docora.describe_change("pair", None).who
-    docora.queue.leave_mark(found.identity, who, found.mark.text if found.mark else "", entry)
+    docora.queue.leave_mark(found.to_leave, who, found.text, entry)
 
 
 def _entry(docora: Docora, found: Pair, reason: str | None = None) -> AuditEntry:

@@ -107,7 +107,12 @@ def set_url(
             question = f"change the base_url of {change.app_name} {urls}?"
             terminal.ask(f"{docora.servers}: {question}", *above)
         change = set_url(docora, change.app_id, url, reason=reason)
-    change = replace(change, probe=found)
+    change = replace(
+        change,
+        probe=found,
+        resync_command=change.resync_command and context.addressed(change.resync_command),
+        retry_command=change.retry_command and context.addressed(change.retry_command),
+    )
     steps = render.step_screen(found) if found and terminal is None else []
     context.show(change, [*render.change_screen(change), *steps], footer="")
     if kept := render.left_behind_in_words(change):

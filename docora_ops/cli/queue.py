@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from docora_ops.cli import options
+from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import context_of
 from docora_ops.jobs import Backend, NoJobCode, refusal_of
 from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
@@ -24,6 +25,15 @@ _MOST_WORKERS = 4  # that a terminal shows: the whole screen fits 24 lines
 
 def queue(
     typer_context: typer.Context,
+    app: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--app",
+            metavar="APP",
+            help="Show only jobs of this app (id or name). Repeatable.",
+            autocompletion=complete_app,
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N jobs.")
     ] = 8,
@@ -36,12 +46,13 @@ def queue(
 ) -> None:
     """Show the queue, its workers and the first jobs.
 
-    Needs only Redis. Changes nothing.
+    Needs only Redis, and Postgres with --app. The counts are those of the whole queue. Changes
+    nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.reading import queue
 
-    overview = queue(context.docora, limit)
+    overview = queue(context.docora, limit, apps=app or ())
     context.show(overview, _screens(overview, limit, show_all=show_all))
 
 
@@ -52,13 +63,16 @@ def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator
         waiting += f" (the oldest for {duration(overview.oldest_waiting_seconds)})"
     counts = f"{waiting}, {overview.active} running, {overview.delayed} delayed"
     rows = [("Queue", cell(counts)), ("Workers", workers_cell(overview))]
+    if overview.jobs_of_apps is not None:
+        rows.append(("Jobs of apps", cell(overview.jobs_of_apps)))
     yield Pairs([*rows, *(named_values(overview) if show_all else ())])
     if overview.workers:
         yield ""
         yield Listing(_WORKERS, overview.workers, None if show_all else _MOST_WORKERS)
     if overview.jobs:
         yield from ("", Listing(_JOBS, overview.jobs))
-    more = overview.unfinished - len(overview.jobs)
+    total = overview.unfinished if overview.jobs_of_apps is None else overview.jobs_of_apps
+    more = total - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:
         yield cell(f"and {more} more: see --limit")
 

@@ -5,24 +5,20 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from redis import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
-from docora_ops.pair import DatabaseIdentity, PairMark
+from docora_ops.pair import PAIR_KEY, DatabaseIdentity, PairMark, StoredMark
 from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of
 from docora_ops.queue.redis_client import moment_of_timestamp, redis_errors, server_time, text_of
 
-KEY = "docora-ops:pair"
 
-
-def read_mark(client: Redis) -> PairMark | None:
-    """Returns the mark, None if there is none or our user may not read it.
-
-    Raises the client's RedisError, for workers; see `redis_errors`.
-    """
+def read_mark(client: Redis) -> StoredMark:
+    """Reads the mark. Raises the client's RedisError, for workers; see `redis_errors`."""
     try:
-        fields: Any = client.hgetall(KEY)
+        fields: Any = client.hgetall(PAIR_KEY)
     except NoPermissionError:  # a user of a version without marks
-        return None
+        return StoredMark(is_permitted=False)
+    text = text_of(fields.get(b"mark", b""))
     mark = mapping_of(fields.get(b"mark"))
     try:
         identity = DatabaseIdentity(
@@ -31,9 +27,23 @@ def read_mark(client: Redis) -> PairMark | None:
             cast("list[str]", mark["app_ids"]),
         )
         at = moment_of_timestamp(int(text_of(fields[b"left_at"])))
-        return PairMark(identity, str(mark["who"]), at, text_of(fields[b"mark"]))
+        return StoredMark(PairMark(identity, str(mark["who"]), at), text)
     except (KeyError, TypeError, ValueError):
-        return None
+        return StoredMark(None, text)
+
+
+def may_leave_mark(client: Redis) -> bool:
+    """Tells whether our user may write the mark; writes nothing. Raises RedisError."""
+    with redis_errors(client), client.pipeline() as pipeline:
+        pipeline.hset(PAIR_KEY, "mark", "x")
+        pipeline.exists()  # malformed, so that Redis does nothing at all
+        try:
+            pipeline.execute()
+        except NoPermissionError:
+            return False
+        except ResponseError:
+            return True
+    return True
 
 
 def encode_mark(identity: DatabaseIdentity, who: str) -> str:
@@ -45,6 +55,6 @@ def replace_mark(client: Redis, identity: DatabaseIdentity, who: str, entry: Aud
     """Replaces the mark, and writes the audit entry. Raises RedisError."""
     with redis_errors(client), client.pipeline() as pipeline:
         at = int(server_time(client))
-        pipeline.hset(KEY, mapping={"mark": encode_mark(identity, who), "left_at": at})
+        pipeline.hset(PAIR_KEY, mapping={"mark": encode_mark(identity, who), "left_at": at})
         add_entry(pipeline, entry)
         pipeline.execute()

@@ -23,7 +23,7 @@ from docora_ops.errors import (
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
-from docora_ops.pair import TO_ACCEPT, PairMark, PairState, compare
+from docora_ops.pair import TO_ACCEPT, PairState, StoredMark, compare
 from docora_ops.queue.backend import sees_bullmq_worker
 from docora_ops.queue.pair_mark import read_mark
 from docora_ops.settings import Settings
@@ -112,7 +112,7 @@ class Reasons:
         self._sees_bullmq = False
         self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
-        self._mark: PairMark | None = None
+        self._mark = StoredMark()
         self._pair = Doubt(self._try_pair)
         self._faults: Counter[str] = Counter()
 
@@ -137,6 +137,11 @@ class Reasons:
             lambda: _SUSPENDED if is_suspended(self._client) else None,
         )
         return next(filter(None, (look() for look in looks)), None)
+
+    @property
+    def may_compare(self) -> bool:
+        """Tells whether our user may read which database Redis belongs to."""
+        return self._mark.is_permitted
 
     def look_again(self) -> None:
         """Makes the next call of `find` ask Redis at once: another server may answer now."""
@@ -190,7 +195,8 @@ class Reasons:
         )
 
     def _try_pair(self) -> Bar | None:
-        app_ids = self._mark.identity.app_ids if self._mark else ()
+        mark = self._mark.mark
+        app_ids = mark.identity.app_ids if mark else ()
         try:
             with closing(Database(self._settings)) as database:
                 found = compare(self._mark, *read_identity(database, app_ids))

@@ -17,6 +17,7 @@ from rq.utils import now, utcformat
 from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+from tests.support.terminal import at_terminals, plain_data
 
 NO_POSTGRES = {"DATABASE_URL": None}
 COUNTS = ("waiting", "active", "completed_jobs", "failed_jobs", "delayed")
@@ -128,6 +129,54 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     assert f"Scheduler pid\t{os.getpid()}\n" in whole.stdout
     docora.redis.delete(f"rq:scheduler-lock:{QUEUE}")
     assert "nothing queues delayed jobs" in docora.run("queue").stderr
+
+
+def test_only_jobs_of_the_named_apps_are_shown_and_the_counts_are_of_the_whole_queue(
+    docora: Docora, links: list[TestLink]
+) -> None:
+    later = docora.link(links[0].app_id, docora.add_repository("octo/later"))
+    docora.schedule_job(later.job_id)
+    other = docora.link(docora.add_app("Beta"), later.repository_id)
+    docora.enqueue(other.job_id)
+    idle = docora.add_app("Gamma")
+    with frozen(docora):
+        one, both, screen, none = docora.run_together(
+            ("queue", "--app", "acme search", "--json"),
+            ("queue", "--app", "Acme", "--app", other.app_id, "--limit", "4", "--json"),
+            ("queue", "--app", "Acme", "--limit", "2"),
+            ("queue", "--app", idle),
+        )
+    expected = [links[1].job_id, links[0].job_id, links[2].job_id, later.job_id]
+    assert [job["job_id"] for job in one.data["jobs"]] == expected
+    statuses = ["active", "waiting", "waiting", "delayed"]
+    assert [job["status"] for job in one.data["jobs"]] == statuses
+    assert one.data["jobs"][-1]["due_at"]
+    assert counts(one.data) == (6, 1, 1, 2, 2)
+    assert [job["job_id"] for job in both.data["jobs"]] == [*expected[:3], other.job_id]
+    assert (one.data["jobs_of_apps"], both.data["jobs_of_apps"]) == (4, 5)
+    assert "Jobs of apps\t4\n" in screen.stdout
+    assert screen.stdout.splitlines()[-1] == "and 2 more: see --limit"
+    assert "Jobs of apps\t0\n" in none.stdout
+    unknown = docora.run("queue", "--app", "Nobody", "--json")
+    assert (unknown.code, unknown.json["code"]) == (3, "not_found")
+
+
+def test_a_long_queue_with_many_workers_fits_one_screen(docora: Docora) -> None:
+    docora.add_links(30)
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    for number in range(7):
+        docora.add_worker(f"ops{number}-worker.internal.example")
+    short, whole = (
+        at_terminals(docora, ["queue", *options], columns=80, env=NO_POSTGRES)
+        for options in ([], ["--all"])
+    )
+    screen = plain_data(short.data).splitlines()
+    assert screen[0].split() == ["Queue", "30", "waiting", *screen[0].split()[3:]]
+    assert len(screen) + len(short.talk.splitlines()) < 24, screen
+    assert max(map(len, screen)) <= 80
+    assert "and 3 more: see --json" in screen
+    assert screen[-1] == "and 22 more: see --limit"
+    assert "ops6-worker" in plain_data(whole.data)
 
 
 def test_no_secret_of_a_job_is_shown_and_nothing_is_unpickled(
