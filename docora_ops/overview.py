@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.diagnosis import CheckState
+from docora_ops.error_groups import ErrorGroup
 from docora_ops.jobs import OtherQueue, QueueOverview
-from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.text import amount, duration
 

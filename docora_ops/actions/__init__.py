@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from docora_ops.actions.journal import history as history
     from docora_ops.actions.journal import operations as operations
     from docora_ops.actions.journal import progress as progress
+    from docora_ops.actions.link_lists import apps as apps
+    from docora_ops.actions.link_lists import files as files
+    from docora_ops.actions.link_lists import link_groups as link_groups
+    from docora_ops.actions.link_lists import links as links
+    from docora_ops.actions.link_lists import queue as queue
+    from docora_ops.actions.link_lists import show as show
     from docora_ops.actions.lookup import LinkChoice as LinkChoice
     from docora_ops.actions.many_links import resync_all as resync_all
     from docora_ops.actions.many_links import retry_all_failed as retry_all_failed
@@ -37,16 +43,10 @@ if TYPE_CHECKING:
     from docora_ops.actions.one_link import retry as retry
     from docora_ops.actions.pair import accept_pair as accept_pair
     from docora_ops.actions.pair import read_pair as read_pair
-    from docora_ops.actions.reading import apps as apps
-    from docora_ops.actions.reading import files as files
-    from docora_ops.actions.reading import link_groups as link_groups
-    from docora_ops.actions.reading import links as links
-    from docora_ops.actions.reading import queue as queue
-    from docora_ops.actions.reading import show as show
     from docora_ops.actions.report import read_report as read_report
     from docora_ops.actions.targets import read_targets as read_targets
-    from docora_ops.actions.verifying import Compared as Compared
-    from docora_ops.actions.verifying import verify as verify
+    from docora_ops.actions.verification import Compared as Compared
+    from docora_ops.actions.verification import verify as verify
     from docora_ops.actions.workers import pause as pause
     from docora_ops.actions.workers import resume as resume
     from docora_ops.actions.workers import rq_workers as rq_workers
@@ -65,10 +65,10 @@ _MODULES = {
     "monitoring": ("read_metrics", "read_status"),
     "one_link": ("link_to_resync", "resync", "retry"),
     "pair": ("accept_pair", "read_pair"),
-    "reading": ("apps", "files", "link_groups", "links", "queue", "show"),
+    "link_lists": ("apps", "files", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
     "targets": ("read_targets",),
-    "verifying": ("Compared", "verify"),
+    "verification": ("Compared", "verify"),
     "workers": ("pause", "resume", "rq_workers"),
 }
 

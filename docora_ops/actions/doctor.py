@@ -9,9 +9,9 @@ from typing import Any
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_looks
 from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
+from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
 from docora_ops.actions.pair import read_pair
-from docora_ops.actions.reading import error_groups
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -47,8 +47,7 @@ from docora_ops.jobs import (
     Worker,
     refusal_of,
 )
-from docora_ops.link_lists import LinkGroup
-from docora_ops.links import FAILED_LINKS, LinkStatus
+from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Freshness, Standby
 from docora_ops.pair import TO_ACCEPT, PairState
 from docora_ops.queue.redis_client import describe, latency

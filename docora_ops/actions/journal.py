@@ -5,10 +5,10 @@ from collections.abc import Generator
 from datetime import UTC, datetime
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.pages import Page, page_of
 from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.errors import in_future
-from docora_ops.link_lists import Page, page_of
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry, read_history
 from docora_ops.queue.redis_server import read_clock

@@ -8,16 +8,15 @@ from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
+from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.actions.reading import error_groups
 from docora_ops.database import Database
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import read_latency, read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import Backend, NoJobCode, OtherQueue, QueueOverview
-from docora_ops.link_lists import LinkGroup
-from docora_ops.links import FAILED_LINKS, AppCount, LinkRef, LinkStatus
+from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
 from docora_ops.overview import TOO_SLOW_MS, DriftCounts, Metrics, Status
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, latency

@@ -23,8 +23,8 @@ from docora_ops.text import mask
 if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora
     from docora_ops.actions.lookup import LinkChoice
+    from docora_ops.actions.pages import Page
     from docora_ops.bulk import ChangeOptions
-    from docora_ops.link_lists import Page
     from docora_ops.links import LinkStatus
     from docora_ops.render.columns import Column
 
@@ -112,7 +112,7 @@ class Context:
         `lost`: why data of a server is missing.
         """
         if self.as_json:
-            self.show_document(page, lost)
+            self.show_document(None, lost, page)
             return
         from docora_ops.render.columns import Listing
         from docora_ops.text import amount
@@ -155,15 +155,21 @@ class Context:
         if footer:
             self.say(footer)
 
-    def show_document(self, data: object, error: DocoraOpsError | None = None) -> None:
-        """Prints data for a script on stdout, with the error that ended the command, if any."""
+    def show_document(
+        self, data: object, error: DocoraOpsError | None = None, page: Page[Any] | None = None
+    ) -> None:
+        """Prints data for a script on stdout, with the error that ended the command, if any.
+
+        page: of a list, in place of the data.
+        """
         from docora_ops.render.documents import document_of, encode
 
         self.tell()
         if error and error.hint:
             error.hint = self.addressed(error.hint)
         with finishing_first():
-            for piece in encode(document_of(data, Context.arguments, error, Context.target)):
+            document = document_of(data, Context.arguments, error, Context.target, page)
+            for piece in encode(document):
                 Context.document_has_begun = True
                 sys.stdout.write(piece)
             sys.stdout.write("\n")

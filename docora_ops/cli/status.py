@@ -59,7 +59,7 @@ def queue(
     Needs only Redis. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.reading import queue
+    from docora_ops.actions.link_lists import queue
     from docora_ops.render.queue_view import queue_screens
 
     overview = queue(context.docora, limit)

@@ -72,7 +72,7 @@ def wait_for_link(
 
     `change`: what the command has done to the link before.
     """
-    from docora_ops.render.link_view import link_data, wait_screen
+    from docora_ops.cli.link_change import link_data, wait_screen
 
     events = until_interrupted(steps)
     try:

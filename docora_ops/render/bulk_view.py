@@ -17,10 +17,18 @@ from docora_ops.bulk import (
     RunningOperation,
     StoppedBy,
 )
-from docora_ops.link_lists import LinkGroup
-from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
-from docora_ops.render.columns import Column, Listing, Pairs, cell, style_of, words
-from docora_ops.render.link_view import ROWS_SHOWN, app_counts, failures, group_columns, link_name
+from docora_ops.links import Action, App, LinkFailure, LinkGroup, Outcome, PlannedLink
+from docora_ops.render.columns import (
+    ROWS_SHOWN,
+    Column,
+    Listing,
+    Pairs,
+    cell,
+    link_name,
+    style_of,
+    words,
+)
+from docora_ops.render.link_tables import app_counts, failures, group_columns
 from docora_ops.text import amount, duration, moment
 
 _MESSAGES = {  # for some links, and for none

@@ -1,20 +1,44 @@
-"""Lists and screens of names and values, for a terminal of any width or for a pipe."""
+"""Lists and screens of names and values, for a terminal of any width or for a pipe.
+
+Imports rich only where it prints, so that each command can define its columns beside its options.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from re import Pattern
-from typing import Any, Generic, Literal, TypeVar
-
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from docora_ops.text import inert, moment
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
 Row = TypeVar("Row")
+
+
+class NamedLink(Protocol):
+    """A link with its job id, and with the names of app and repository where they are known."""
+
+    @property
+    def job_id(self) -> str:
+        """`APP_ID-REPOSITORY_ID`."""
+
+    @property
+    def app_name(self) -> str | None:
+        """None if it is not known."""
+
+    @property
+    def repository_name(self) -> str | None:
+        """None if it is not known."""
+
+
+NO_ERROR = "no error recorded"
+ROWS_SHOWN = 20  # of a list that only says what a summary is about
 
 _GAP = 2
 _NARROWEST = 24  # columns that a long text needs to be readable
@@ -30,11 +54,14 @@ _STYLES = {
 
 def cell(value: object, style: str = "") -> Text:
     """Returns the value as inert text, in which rich reads no markup."""
+    from rich.text import Text
+
     return Text(inert(value), style=style, overflow="fold")
 
 
 def with_option(part: object, commands: Pattern[str], option: str) -> object:
     """Returns the part of a screen with the option behind each command that it mentions."""
+    from rich.text import Text
 
     def extend(value: Any) -> Any:
         if isinstance(value, Text):
@@ -45,6 +72,13 @@ def with_option(part: object, commands: Pattern[str], option: str) -> object:
     if isinstance(part, Pairs):
         return Pairs([(name, extend(text)) for name, text in part.rows])
     return extend(part)  # a list holds what was recorded, and stays as it is
+
+
+def link_name(link: NamedLink) -> str:
+    """Returns `Acme Search ← octo/api`, or the job id unless both names are known."""
+    if link.app_name and link.repository_name:
+        return f"{link.app_name} ← {link.repository_name}"
+    return link.job_id
 
 
 def words(slug: str) -> str:
@@ -91,6 +125,8 @@ class Column(Generic[Row]):
 
     def cell(self, row: Row) -> Text:
         """Returns the styled text of a cell for a terminal."""
+        from rich.text import Text
+
         style = self.style(row) if self.style else ""
         text = Text("\n".join(self.lines(row)), style, overflow="fold")
         text.truncate(_LONGEST_ON_SCREEN, overflow="ellipsis")
@@ -112,6 +148,8 @@ class Pairs:
 
     def __rich__(self) -> Table:
         """Returns the table for a terminal."""
+        from rich.table import Table
+
         table = Table.grid(padding=(0, _GAP, 0, 0))
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
@@ -139,6 +177,10 @@ class Listing(Generic[Row]):
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
         """Yields a table if it fits the terminal, otherwise a block for each row."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
         rows = self.rows[: self.most]
         if widths := self._widths(rows, options.max_width):
             table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -158,6 +200,8 @@ class Listing(Generic[Row]):
 
     def _widths(self, rows: Sequence[Row], width: int) -> dict[Column[Row], int]:
         """Returns the columns that fit, each with its width; empty if no table is readable."""
+        from rich.cells import cell_len
+
         widths: dict[Column[Row], int] = {}
         for column in self.columns:
             widest = max((cell_len(line) for row in rows for line in column.lines(row)), default=0)

@@ -16,8 +16,7 @@ from docora_ops.drift import (
     RepairOutcome,
     RepairResult,
 )
-from docora_ops.render.columns import Column, Listing, cell, style_of, words
-from docora_ops.render.link_view import ROWS_SHOWN, link_name
+from docora_ops.render.columns import ROWS_SHOWN, Column, Listing, cell, link_name, style_of, words
 from docora_ops.text import amount, inert
 
 # `doctor`.

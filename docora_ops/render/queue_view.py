@@ -4,8 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from docora_ops.jobs import NoJobCode, QueuedJob, QueueOverview, Suspension, Worker
-from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
-from docora_ops.render.link_view import link_name
+from docora_ops.render.columns import (
+    Column,
+    Listing,
+    Pairs,
+    cell,
+    link_name,
+    named_values,
+    style_of,
+    words,
+)
 from docora_ops.render.status_view import workers_cell
 from docora_ops.text import moment
 

@@ -9,8 +9,7 @@ import pytest
 
 from docora_ops.actions import verifying
 from docora_ops.actions.find_drift import Suspects
-from docora_ops.actions.verifying import verify
-from docora_ops.verification import Verification
+from docora_ops.actions.verification import Verification, verify
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result

@@ -3,10 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from docora_ops.link_lists import ErrorGroup
 from docora_ops.text import inert, mask, mask_cut
 
 LONGEST = 300  # characters of an error that are compared
@@ -42,6 +42,22 @@ _VARIABLE = re.compile(
 )
 _UNTYPABLE = re.compile(r"[^\x20-\x7e]+|^\ +|\ +\Z")
 _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
+
+
+@dataclass(frozen=True)
+class ErrorGroup:
+    """Links whose errors differ only in paths, numbers and ids.
+
+    good_until_at: the latest last good scan of the failed links. A bound: each of them failed after
+        its own, and when is not recorded. None: none is failed, or none was ever good.
+    good_until_seconds: since then, by the clock of Postgres.
+    """
+
+    error_message: str | None  # with `*` for the parts that differ
+    links: int
+    apps: int
+    good_until_at: datetime | None = None
+    good_until_seconds: int | None = None
 
 
 def fold(text: str) -> str:

@@ -1,8 +1,10 @@
 """`links`, `failed`, `apps` and `show`."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,8 +12,16 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
-from docora_ops.link_lists import LinkGroup, LinkSort
-from docora_ops.links import LinkStatus
+from docora_ops.jobs import Backend
+from docora_ops.links import LinkGroup, LinkSort, LinkStatus
+from docora_ops.render.columns import Column, Pairs, cell, named_values, style_of, words
+from docora_ops.text import duration, good_until, moment
+
+if TYPE_CHECKING:
+    from docora_ops.actions.link_lists import LinkDetails
+    from docora_ops.database.link_reports import AppSummary, DeliveredFile, ListedLink
+    from docora_ops.jobs import JobPlace
+
 
 Sort = Annotated[
     LinkSort,
@@ -99,25 +109,25 @@ def failed(
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
     """Shows a page of the links, or of their groups, by the options of the command."""
     context, given = context_of(typer_context), typer_context.params
-    from docora_ops.actions import reading
+    from docora_ops.actions import link_lists
     from docora_ops.actions.lookup import LinkChoice
-    from docora_ops.render.link_view import FAILED, LINKS, OVERDUE, group_columns
+    from docora_ops.render.link_tables import group_columns
 
     docora, choice = context.docora, link_choice(typer_context, statuses)
     if choice != LinkChoice(statuses=statuses) or given.get("status"):
         noun = f"matching {noun}"
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
     if group := given["group_by"]:
-        groups = reading.link_groups(docora, group, choice, **pages)
+        groups = link_lists.link_groups(docora, group, choice, **pages)
         columns = group_columns(group, of_failed=statuses == [LinkStatus.FAILED])
         context.show_page(groups, columns, docora.postgres_server, "group")
         return ExitCode.OK
-    found, lost = reading.links(docora, choice, sort=given["sort"], **pages)
-    columns = LINKS
+    found, lost = link_lists.links(docora, choice, sort=given["sort"], **pages)
+    columns = _LINKS
     if statuses == [LinkStatus.FAILED]:
-        columns = FAILED
+        columns = _FAILED
     elif given.get("overdue") or choice.last_scan_before or choice.last_scan_after:
-        columns = OVERDUE
+        columns = _OVERDUE
     if len(statuses) == 1:  # it need not be shown
         columns = [each for each in columns if each.name != "Status"]
     context.show_page(found, columns, docora.servers, noun, lost)
@@ -141,14 +151,13 @@ def apps(
     counts only matching links. Needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.link_lists import apps
     from docora_ops.actions.lookup import LinkChoice
-    from docora_ops.actions.reading import apps
-    from docora_ops.render.link_view import APPS
 
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
     found = apps(context.docora, choice, page=page, limit=limit)
-    context.show_page(found, APPS, context.docora.postgres_server, noun)
+    context.show_page(found, _APPS, context.docora.postgres_server, noun)
 
 
 def show(
@@ -180,13 +189,106 @@ def show(
     context = context_of(typer_context)
     if not files and (limit or page):
         raise UsageError("--limit and --page need --files", hint="add --files")
-    from docora_ops.actions.reading import files as read_files
-    from docora_ops.actions.reading import show
-    from docora_ops.render.link_view import FILES, link_screen
+    from docora_ops.actions.link_lists import files as read_files
+    from docora_ops.actions.link_lists import show
 
     if files:
         found = read_files(context.docora, app, repo, page=page or 1, limit=limit or 50)
-        context.show_page(found, FILES, context.docora.postgres_server, "delivered file")
+        context.show_page(found, _FILES, context.docora.postgres_server, "delivered file")
         return
     details = show(context.docora, app, repo)
-    context.show(details, [link_screen(details)])
+    context.show(details, [_link_screen(details)])
+
+
+_LINKS: Sequence[Column[ListedLink]] = (
+    Column("App", lambda link: link.app_name, narrowest=12),
+    Column("App id", lambda link: link.app_id, left_out=1),
+    Column("Repository", lambda link: link.repository_name, narrowest=14),
+    Column("Repository id", lambda link: link.repository_id, left_out=1),
+    Column("Status", lambda link: words(link.status), lambda link: style_of(link.status)),
+    Column("Error", lambda it: (it.error_message or "") + "…" * it.error_message_cut, folds=True),
+    Column("Failed tries", lambda link: link.retry_count, is_number=True, left_out=2),
+    Column("Last good scan", lambda link: link.last_scanned_at or "never", left_out=4),
+    Column(
+        "Circuit open until",
+        lambda link: link.circuit_open_until if link.circuit_is_open else None,
+        lambda _: "yellow",
+        left_out=3,
+    ),
+    Column("Job", lambda link: words(link.job or "unknown"), lambda it: style_of(it.job or "")),
+)
+_GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # of one link, of several
+_FAILED: Sequence[Column[ListedLink]] = (
+    *_LINKS[:-1],
+    Column(
+        _GOOD_UNTIL,
+        lambda it: good_until(it.last_scanned_at, it.last_scanned_seconds),
+        left_out=5,
+        narrowest=11,  # the time above the age
+    ),
+    _LINKS[-1],
+)
+# A link in sync rarely has an error: where a terminal is narrow, its last good scan tells more.
+_OVERDUE: Sequence[Column[ListedLink]] = tuple(
+    replace(each, left_out=4) if each.name == "Error" else each for each in _FAILED
+)
+_APPS: Sequence[Column[AppSummary]] = (
+    Column("App", lambda app: app.app_name, narrowest=12),
+    Column("App id", lambda app: app.app_id, left_out=1),
+    Column("Links", lambda app: app.links, is_number=True),
+    Column("Failed", lambda app: app.failed, lambda it: "bold red" * bool(it.failed), True),
+    Column("Pending", lambda app: app.pending_snapshot, is_number=True),
+    Column("Scanning", lambda app: app.scanning, is_number=True),
+    Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
+    Column(
+        _LAST_GOOD_UNTIL,
+        lambda it: good_until(it.good_until_at, it.good_until_seconds) if it.failed else None,
+    ),
+    Column("URL", lambda app: app.base_url, folds=True, left_out=2),
+)
+_FILES: Sequence[Column[DeliveredFile]] = (
+    Column("Path", lambda file: file.path, folds=True),
+    Column("SHA-256", lambda file: file.sha, left_out=1),
+    Column("Delivered", lambda file: file.delivered_at),
+)
+
+
+def _link_screen(details: LinkDetails) -> Pairs:
+    """Shows the link, its job, and its history."""
+    from docora_ops.database.link_reports import LinkHistory
+
+    job, failure = details.job_record, details.job_record.last_failure
+    record = replace(job, last_failure=None, expires_in=None)
+    shown = replace(details, job_record=record, last_scanned_seconds=None)
+    rows = [(name.replace("Job record", "Job"), text) for name, text in named_values(shown)]
+    if details.status == LinkStatus.FAILED:
+        bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
+        if details.last_scanned_at:
+            bound += ": it failed after that"
+        status = next(number for number, (name, _) in enumerate(rows) if name == "Status")
+        rows.insert(status + 1, (_GOOD_UNTIL, cell(bound)))
+    if job.expires_in is not None:
+        rows.append(("Job expires", cell(f"in {duration(job.expires_in)}")))
+    history = tuple(words(field.name).capitalize() for field in fields(LinkHistory))
+    rows.sort(key=lambda row: row[0].startswith(history))
+    rows += (("Job place", cell(_place(place))) for place in job.places)
+    if failure:
+        by = f" on {failure.worker}" if failure.worker else ""
+        failed_at = moment(failure.failed_at) or "in an earlier try"
+        rows.append(("Last failure", cell(f"{failed_at}{by}")))
+        # The error is the last line of Python's traceback, and the first one of Node's text.
+        lines = failure.text.split("\n")
+        rows.append(("", cell(lines.pop(-1 if details.backend is Backend.RQ else 0))))
+        rows += (("", cell(line)) for line in lines)
+    return Pairs(rows)
+
+
+def _place(place: JobPlace) -> str:
+    text = f"{place.queue_name}: {place.where}"
+    if place.position is not None:
+        text += f", position {place.position}"
+    if place.worker:
+        text += f" on {place.worker}, {'alive' if place.alive else 'dead'}"
+    elif place.score_at is not None:
+        text += f", score at {moment(place.score_at)}"
+    return text

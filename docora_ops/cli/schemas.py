@@ -1,0 +1,63 @@
+"""The JSON Schema of what each command prints with `--json`, made from the same dataclasses."""
+
+from typing import Any
+
+from docora_ops import __version__
+
+
+def schema_of(command: str) -> dict[str, Any] | None:
+    """Returns the JSON Schema of a command's documents; None if it prints none."""
+    from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema
+
+    from docora_ops import audit, bulk, jobs, overview
+    from docora_ops.actions.link_lists import LinkDetails
+    from docora_ops.actions.report import Report
+    from docora_ops.actions.verification import Verification
+    from docora_ops.cli.link_change import LinkData
+    from docora_ops.database import link_reports
+    from docora_ops.error_groups import ErrorGroup
+    from docora_ops.links import AppCount
+    from docora_ops.pair import Pair
+    from docora_ops.probe import Probe, UrlChange
+    from docora_ops.render import bulk_view, drift_view, queue_view
+    from docora_ops.render.documents import Document
+
+    counts = list[link_reports.RepositoryCount] | list[link_reports.StatusCount]
+    links = list[link_reports.ListedLink] | list[AppCount] | counts | list[ErrorGroup]
+    one, many = LinkData, bulk_view.BulkData
+    data: Any = {
+        "status": overview.Status,
+        "failed": links,
+        "links": links,
+        "apps": list[link_reports.AppSummary],
+        "show": LinkDetails | list[link_reports.DeliveredFile],
+        "queue": jobs.QueueOverview,
+        "doctor": drift_view.DoctorData,
+        "verify": Verification,
+        "probe": Probe,
+        "metrics": overview.Metrics,
+        "retry": one,
+        "retry-all-failed": many,
+        "resync": one | many,
+        "repair": drift_view.RepairData,
+        "schedule": many,
+        "set-url": UrlChange,
+        "operations": list[bulk.KnownOperation],
+        "progress": bulk_view.ProgressData,
+        "wait": one | bulk_view.ProgressData,
+        "cancel": bulk_view.CancelData,
+        "pair": Pair,
+        "pause": jobs.RqWorkers,
+        "resume": queue_view.ResumeData,
+        "history": list[audit.HistoryEntry],
+        "report": Report,
+        "targets": list[overview.TargetState],
+    }.get(command)
+    if data is None:
+        return None
+    return {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        "$id": f"urn:docora-ops:{__version__}:{command}",
+        **TypeAdapter(Document[data]).json_schema(mode="serialization"),
+    }
