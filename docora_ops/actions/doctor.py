@@ -11,7 +11,7 @@ from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_lo
 from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
 from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
-from docora_ops.actions.pair import read_pair
+from docora_ops.actions.pair import TO_ACCEPT, PairState, read_pair
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -49,7 +49,6 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Freshness, Standby
-from docora_ops.pair import TO_ACCEPT, PairState
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import read_clock as read_redis_clock
 from docora_ops.queue.redis_server import read_redis_server, try_commands
@@ -314,7 +313,7 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
 def _count_foreign_keys(docora: Docora) -> int:
     """Counts the tried auth keys if ENCRYPTION_KEY decrypts none; 0 also without a usable one."""
     try:
-        from docora_ops.encryption import count_foreign  # needs the extra `worker`
+        from docora_ops.actions.encryption import count_foreign
 
         key = docora.settings.require_encryption_key()
     except (ImportError, ConfigurationError):

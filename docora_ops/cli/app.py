@@ -24,11 +24,12 @@ from docora_ops.cli.link_lists import apps, failed, links, show
 from docora_ops.cli.operations import cancel, history, operations, progress
 from docora_ops.cli.pair import pair
 from docora_ops.cli.pause import pause, resume
-from docora_ops.cli.probe import probe, set_url
+from docora_ops.cli.probe import probe
 from docora_ops.cli.repair import doctor, repair
 from docora_ops.cli.report import report
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed, schedule
+from docora_ops.cli.set_url import set_url
 from docora_ops.cli.signals import interruptible, interruption
 from docora_ops.cli.status import metrics, queue, status
 from docora_ops.cli.streams import guard_streams

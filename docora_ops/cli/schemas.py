@@ -11,15 +11,15 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from pydantic.json_schema import GenerateJsonSchema
 
     from docora_ops import audit, bulk, jobs, overview
+    from docora_ops.actions.app_url import Probe, UrlChange
     from docora_ops.actions.link_lists import LinkDetails
+    from docora_ops.actions.pair import Pair
     from docora_ops.actions.report import Report
     from docora_ops.actions.verification import Verification
     from docora_ops.cli.link_change import LinkData
     from docora_ops.database import link_reports
     from docora_ops.error_groups import ErrorGroup
     from docora_ops.links import AppCount
-    from docora_ops.pair import Pair
-    from docora_ops.probe import Probe, UrlChange
     from docora_ops.render import bulk_view, drift_view, queue_view
     from docora_ops.render.documents import Document
 

@@ -1,17 +1,46 @@
 """The mark in Redis that names the database that this Redis belongs to."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, cast
 
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from docora_ops.pair import DatabaseIdentity, PairMark
 from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of
 from docora_ops.queue.redis_client import moment_of_timestamp, redis_errors, server_time, text_of
 
 KEY = "docora-ops:pair"
+
+
+@dataclass(frozen=True)
+class DatabaseIdentity:
+    """What tells one database from another.
+
+    system_identifier: of the server's data, which its standbys and physical copies share; None if
+        the role may not read it.
+    app_ids: up to 20 apps.
+    """
+
+    database: str
+    system_identifier: str | None
+    app_ids: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.database} (system {self.system_identifier or 'unknown'})"
+
+
+@dataclass(frozen=True)
+class PairMark:
+    """What a change leaves in Redis about its database."""
+
+    identity: DatabaseIdentity
+    who: str
+    left_at: datetime | None = None
+    text: str = ""
+    """The mark as it stands in Redis."""
 
 
 def read_mark(client: Redis) -> PairMark | None:
