@@ -11,8 +11,7 @@ from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkStatus
 from docora_ops.overview import Metrics, Stop, TargetState
 from docora_ops.queue.redis_client import describe
-from docora_ops.settings import load_settings
-from docora_ops.targets import target_files
+from docora_ops.settings import load_settings, target_files
 
 _PATIENCE = 3  # seconds for each answer
 _AT_ONCE = 16  # targets

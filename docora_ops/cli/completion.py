@@ -61,7 +61,7 @@ def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_target(incomplete: str) -> list[str]:
     """Returns the targets whose name begins with the typed text."""
-    from docora_ops.targets import target_files
+    from docora_ops.settings import target_files
 
     return [name for name in target_files() if name.startswith(incomplete)]
 
@@ -99,13 +99,12 @@ def _database(typer_context: typer.Context) -> Database:
 def _settings(typer_context: typer.Context) -> Settings:
     """Returns the settings with short timeouts: no statement outlives the completion for long."""
     from docora_ops.settings import load_settings
-    from docora_ops.targets import settings_source
 
     given = typer_context.params
-    env_file, target = settings_source(given.get("env_file"), given.get("target"))
+    env_file = given.get("env_file")
     timeouts = ("connect_timeout", "statement_timeout", "lock_timeout")
     # The shell has not expanded ~.
-    settings = load_settings(env_file and env_file.expanduser(), target=target)
+    settings = load_settings(env_file and env_file.expanduser(), target=given.get("target"))
     return settings.model_copy(update=dict.fromkeys(timeouts, 1))
 
 

@@ -17,7 +17,6 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
 from docora_ops.cli.streams import Terminal, show_paged, terminal_to_ask
 from docora_ops.errors import DocoraOpsError, UsageError
-from docora_ops.targets import settings_source
 from docora_ops.text import mask
 
 if TYPE_CHECKING:
@@ -39,10 +38,13 @@ class Context:
     as_json: bool = False
     wait: bool = False
     timeout: int | None = None
+    named_target: str | None = None
+    """What `--target` gives."""
+    typer_context: typer.Context | None = None
     arguments: ClassVar[Sequence[str]] = ()
     """The command line after the program's name."""
     target: ClassVar[str | None] = None
-    """The name of the target of the command."""
+    """The name of the target, once settings have been looked for."""
     target_option: ClassVar[str] = ""
     """The option that names the target, once its file has been read."""
     commands: ClassVar[re.Pattern[str]] = re.compile("")
@@ -56,14 +58,16 @@ class Context:
     def docora(self) -> Docora:
         """The Docora of the target, or of the environment and the env file.
 
-        Raises ConfigurationError.
+        Raises ConfigurationError, and UsageError for both a target and an env file.
         """
         from docora_ops.actions.docora import Docora
-        from docora_ops.settings import load_settings
+        from docora_ops.settings import load_settings, settings_source
 
-        docora = Docora(load_settings(self.env_file, target=Context.target))
-        if Context.target:
+        env_file, Context.target = settings_source(self.env_file, self.named_target)
+        docora = Docora(load_settings(env_file, target=Context.target))
+        if Context.target and self.typer_context:
             Context.target_option = f"--target {Context.target}"
+            Context.commands = _commands_with_target(self.typer_context)
         return docora
 
     def close(self) -> None:
@@ -262,9 +266,14 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
             both = f"--{one} and --{other.replace('_', '-')}"
             raise UsageError(f"{both} can't be combined", hint="remove one of them")
     wait |= is_paced and not given.get("dry_run")
-    env_file, Context.target = settings_source(given.get("env_file"), given.get("target"))
-    Context.commands = _commands_with_target(typer_context)
-    context = Context(env_file, given.get("as_json", False), wait, timeout)
+    context = Context(
+        env_file=given.get("env_file"),
+        as_json=given.get("as_json", False),
+        wait=wait,
+        timeout=timeout,
+        named_target=given.get("target"),
+        typer_context=typer_context,
+    )
     typer_context.call_on_close(context.close)
     return context
 
@@ -284,14 +293,14 @@ def confirmation(typer_context: typer.Context, context: Context) -> Terminal | N
 
     A protected target needs its name, typed there or with `--confirm`. Raises UsageError.
     """
-    given, target = typer_context.params, Context.target
+    docora = context.docora
+    given, target = typer_context.params, docora.settings.target
     if given["confirm"] not in {None, target}:
         chosen = f"the target is {target}" if target else "there is no target"
         typed = mask(given["confirm"])[:100]
         raise UsageError(f"--confirm {typed}: {chosen}", hint="see docora-ops help targets")
     if given.get("dry_run"):
         return None
-    docora = context.docora
     docora.confirm = target  # whoever is asked below, and does not confirm, ends the command
     docora.require_confirmation()
     if given["confirm"]:

@@ -26,7 +26,7 @@ def targets(
     from docora_ops.actions.targets import read_targets
     from docora_ops.render.columns import Listing
     from docora_ops.render.status_view import target_columns
-    from docora_ops.targets import own_folder
+    from docora_ops.settings import own_folder
 
     found = read_targets(check=check)
     if as_json:

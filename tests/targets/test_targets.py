@@ -8,8 +8,7 @@ import pytest
 
 from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
-from docora_ops.settings import load_settings
-from docora_ops.targets import own_folder, target_files
+from docora_ops.settings import load_settings, own_folder, target_files
 from tests.completion.test_values import offers
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, finish
