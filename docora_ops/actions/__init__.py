@@ -11,6 +11,11 @@ from docora_ops.bulk import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
     from docora_ops.actions.app_url import set_url as set_url
+    from docora_ops.actions.audit_history import history as history
+    from docora_ops.actions.bulk_operations import cancel as cancel
+    from docora_ops.actions.bulk_operations import follow as follow
+    from docora_ops.actions.bulk_operations import operations as operations
+    from docora_ops.actions.bulk_operations import progress as progress
     from docora_ops.actions.bulk_run import BulkStep as BulkStep
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
@@ -21,11 +26,6 @@ if TYPE_CHECKING:
     from docora_ops.actions.following import wait as wait
     from docora_ops.actions.following import wait_for_change as wait_for_change
     from docora_ops.actions.following import wait_for_operation as wait_for_operation
-    from docora_ops.actions.journal import cancel as cancel
-    from docora_ops.actions.journal import follow as follow
-    from docora_ops.actions.journal import history as history
-    from docora_ops.actions.journal import operations as operations
-    from docora_ops.actions.journal import progress as progress
     from docora_ops.actions.link_lists import apps as apps
     from docora_ops.actions.link_lists import files as files
     from docora_ops.actions.link_lists import link_groups as link_groups
@@ -53,13 +53,14 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "app_url": ("set_url",),
+    "audit_history": ("history",),
+    "bulk_operations": ("cancel", "follow", "operations", "progress"),
     "bulk_run": ("BulkStep",),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
     "find_drift": ("Suspects",),
     "fix_drift": ("repair",),
     "following": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
-    "journal": ("cancel", "follow", "history", "operations", "progress"),
     "lookup": ("LinkChoice",),
     "many_links": ("resync_all", "retry_all_failed", "schedule"),
     "monitoring": ("read_metrics", "read_status"),

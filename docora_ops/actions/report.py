@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from docora_ops.actions.audit_history import past_moment
+from docora_ops.actions.bulk_operations import progress
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.journal import past_moment, progress
 from docora_ops.actions.monitoring import read_status
 from docora_ops.actions.verification import Verification
 from docora_ops.audit import HistoryEntry

@@ -20,8 +20,9 @@ from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
+from docora_ops.cli.history import history
 from docora_ops.cli.link_lists import apps, failed, links, show
-from docora_ops.cli.operations import cancel, history, operations, progress
+from docora_ops.cli.operations import cancel, operations, progress
 from docora_ops.cli.pair import pair
 from docora_ops.cli.pause import pause, resume
 from docora_ops.cli.probe import probe

@@ -68,8 +68,8 @@ def complete_target(incomplete: str) -> list[str]:
 
 def complete_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
     """Returns the ids of the bulk operations of the last hour, latest first."""
+    from docora_ops.actions.bulk_operations import operations
     from docora_ops.actions.docora import Docora
-    from docora_ops.actions.journal import operations
 
     with Docora(_settings(typer_context)) as docora:
         found = operations(docora, limit=_LIMIT).rows

@@ -170,7 +170,8 @@ def _timeline(report: Report) -> Iterator[str]:
 
 
 def _change(entry: HistoryEntry) -> str:
-    from docora_ops.render.bulk_view import command_line, result_of_change
+    from docora_ops.cli.history import result_of_change
+    from docora_ops.render.bulk_view import command_line
 
     when = _time(entry.started_at)
     if entry.ended_at and _time(entry.ended_at) != when:

@@ -17,6 +17,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.report import Report
     from docora_ops.actions.verification import Verification
     from docora_ops.cli.link_change import LinkData
+    from docora_ops.cli.operations import CancelData, ProgressData
     from docora_ops.database import link_reports
     from docora_ops.error_groups import ErrorGroup
     from docora_ops.links import AppCount
@@ -44,9 +45,9 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "schedule": many,
         "set-url": UrlChange,
         "operations": list[bulk.KnownOperation],
-        "progress": bulk_view.ProgressData,
-        "wait": one | bulk_view.ProgressData,
-        "cancel": bulk_view.CancelData,
+        "progress": ProgressData,
+        "wait": one | ProgressData,
+        "cancel": CancelData,
         "pair": Pair,
         "pause": jobs.RqWorkers,
         "resume": queue_view.ResumeData,

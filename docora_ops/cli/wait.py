@@ -96,7 +96,8 @@ def wait_for_link(
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.actions.following import wait_for_operation
-    from docora_ops.render.bulk_view import progress_data, progress_screens, wait_screens
+    from docora_ops.cli.operations import progress_data, progress_screens
+    from docora_ops.render.bulk_view import wait_screens
 
     steps = wait_for_operation(context.docora, operation_id, timeout=context.timeout)
     lost, events = None, until_interrupted(steps)

@@ -13,9 +13,9 @@ from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, refusal_of
 from docora_ops.links import LinkStatus
 from docora_ops.overview import SLOW_MS, Freshness, Metrics, Status, TargetState
-from docora_ops.render.bulk_view import ago, links_done, state_of
+from docora_ops.render.bulk_view import links_done, state_of
 from docora_ops.render.columns import NO_ERROR, Column, cell, words
-from docora_ops.text import amount, duration, good_until, inert, moment
+from docora_ops.text import ago, amount, duration, good_until, inert, moment
 
 Row = tuple[str, Text]
 
