@@ -249,7 +249,7 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
         found = _with_files(environment, "the environment") | _read_target(target)
     else:
         # A path has lost a slash of the URL that was given by mistake.
-        what = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}"
+        what = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}" if env_file else ""
         in_file = _read(env_file, what) if env_file else {}
         of_file = _with_files(in_file, what)
         found = of_file | _with_files(environment, "the environment")

@@ -150,16 +150,18 @@ def verify(
                     with_examples = len(differing) < _MOST_WITH_EXAMPLES
                     differing.append(_differing(link, with_examples=with_examples))
             yield Suspects(len(suspects))
-    named = [
-        replace(link, app_name=app_name, repository_name=repository_name)
-        for batch in batches(differing, _AT_ONCE)
-        for link, (app_name, repository_name) in zip(batch, names_of(database, batch), strict=True)
-    ]
+        differing = [
+            replace(link, app_name=app_name, repository_name=repository_name)
+            for batch in batches(differing, _AT_ONCE)
+            for link, (app_name, repository_name) in zip(
+                batch, names_of(database, batch), strict=True
+            )
+        ]
     yield Verification(
         links=counts.total(),
         **{verdict.value: counts[verdict] for verdict in _Verdict},
-        differing_links=[link for link in named if link.doubt is None],
-        uncertain_links=[link for link in named if link.doubt],
+        differing_links=[link for link in differing if link.doubt is None],
+        uncertain_links=[link for link in differing if link.doubt],
     )
 
 

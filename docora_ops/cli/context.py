@@ -45,6 +45,8 @@ class Context:
     """The command line after the program's name."""
     target: ClassVar[str | None] = None
     """The name of the target, once settings have been looked for."""
+    target_line: ClassVar[str] = ""
+    """The last line of a screen that does not name its servers; empty without a target."""
     target_option: ClassVar[str] = ""
     """The option that names the target, once its file has been read."""
     commands: ClassVar[re.Pattern[str]] = re.compile("")
@@ -66,6 +68,7 @@ class Context:
         env_file, Context.target = settings_source(self.env_file, self.named_target)
         docora = Docora(load_settings(env_file, target=Context.target))
         if Context.target and self.typer_context:
+            Context.target_line = f"Target: {Context.target}"
             Context.target_option = f"--target {Context.target}"
             Context.commands = _commands_with_target(self.typer_context)
         return docora
@@ -87,11 +90,6 @@ class Context:
         """Adds the target to each command that the text suggests."""
         option = Context.target_option
         return Context.commands.sub(rf"\g<0> {option}", text) if option else text
-
-    @property
-    def target_line(self) -> str:
-        """The last line of a screen that does not name its servers; empty without a target."""
-        return f"Target: {Context.target}" if Context.target else ""
 
     def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
         """Prints the data as one document with `--json`, otherwise the parts.

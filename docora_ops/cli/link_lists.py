@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -253,10 +253,11 @@ _FILES: Sequence[Column[DeliveredFile]] = (
 )
 
 
+_HISTORY = ("Created", "Last scanned", "Consecutive", "Delivered", "Last delivered", "Snapshot")
+
+
 def _link_screen(details: LinkDetails) -> Pairs:
     """Shows the link, its job, and its history."""
-    from docora_ops.database.link_reports import LinkHistory
-
     job, failure = details.job_record, details.job_record.last_failure
     record = replace(job, last_failure=None, expires_in=None)
     shown = replace(details, job_record=record, last_scanned_seconds=None)
@@ -269,8 +270,7 @@ def _link_screen(details: LinkDetails) -> Pairs:
         rows.insert(status + 1, (_GOOD_UNTIL, cell(bound)))
     if job.expires_in is not None:
         rows.append(("Job expires", cell(f"in {duration(job.expires_in)}")))
-    history = tuple(words(field.name).capitalize() for field in fields(LinkHistory))
-    rows.sort(key=lambda row: row[0].startswith(history))
+    rows.sort(key=lambda row: row[0].startswith(_HISTORY))
     rows += (("Job place", cell(_place(place))) for place in job.places)
     if failure:
         by = f" on {failure.worker}" if failure.worker else ""
