@@ -13,9 +13,9 @@ from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
 from docora_ops.jobs import Backend
-from docora_ops.links import LinkGroup, LinkSort, LinkStatus
+from docora_ops.links import LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, style_of, words
-from docora_ops.text import duration, good_until, moment
+from docora_ops.text import amount, duration, good_until, moment
 
 if TYPE_CHECKING:
     from docora_ops.actions.link_lists import LinkDetails
@@ -170,6 +170,10 @@ def show(
             "--files", help="List the delivered files instead: path, SHA-256, and when delivered."
         ),
     ] = False,
+    show_all: Annotated[
+        bool,
+        typer.Option("--all", help="Also show the record of the job and its traceback."),
+    ] = False,
     limit: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, max=10_000, help="Files per page, 50 by default."),
@@ -181,9 +185,8 @@ def show(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
-    """Show everything about one link.
+    """Show one link: its status and error, since when, the next step, its job and deliveries.
 
-    Shows its status, error, circuit and deliveries, and the place and last failure of its job.
     Changes nothing.
     """
     context = context_of(typer_context)
@@ -193,13 +196,16 @@ def show(
     from docora_ops.actions.link_lists import show
 
     if files:
-        found = read_files(context.docora, app, repo, page=page or 1, limit=limit or 50)
-        context.show_page(found, _FILES, context.docora.postgres_server, "delivered file")
+        delivered = read_files(context.docora, app, repo, page=page or 1, limit=limit or 50)
+        context.show_page(delivered, _FILES, context.docora.postgres_server, "delivered file")
         return
     details = show(context.docora, app, repo)
-    context.show(details, [_link_screen(details)])
+    context.show(details, [_whole_screen(details) if show_all else _link_screen(details)])
 
 
+_LONGEST_ON_SCREEN = 240  # characters of a value of `show`
+_MOST_PLACES = 3  # of a job
+_HISTORY = ("Created", "Last scanned", "Consecutive", "Delivered", "Last delivered", "Snapshot")
 _LINKS: Sequence[Column[ListedLink]] = (
     Column("App", lambda link: link.app_name, narrowest=12),
     Column("App id", lambda link: link.app_id, left_out=1),
@@ -253,11 +259,50 @@ _FILES: Sequence[Column[DeliveredFile]] = (
 )
 
 
-_HISTORY = ("Created", "Last scanned", "Consecutive", "Delivered", "Last delivered", "Snapshot")
-
-
 def _link_screen(details: LinkDetails) -> Pairs:
-    """Shows the link, its job, and its history."""
+    """Shows what a person acts on, in at most 24 lines of a terminal."""
+    ids = arguments(details.app_id, details.repository_id)
+    state = words(details.status)
+    if details.retry_count:
+        state += f", {amount(details.retry_count, 'try', 'tries')} failed"
+    bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
+    job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
+    delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot
+    if details.last_delivered_at:
+        delivered += f", the last at {moment(details.last_delivered_at)}"
+    rows = [
+        ("Status", cell(state, style_of(details.status))),
+        ("Error", cell(details.error_message or "")),
+        ("Failed at", cell(moment(details.failed_at) or "")),
+        (_GOOD_UNTIL, cell(bound)),
+        ("Next", cell(f"docora-ops {_next_step(details)} {ids}")),
+        ("App", cell(f"{details.app_name} ({details.app_id})")),
+        ("URL", cell(details.base_url)),
+        ("Repository", cell(f"{details.repository_name} ({details.repository_id})")),
+        ("Job", cell(job, style_of(details.job))),
+        *(("", cell(_place(place))) for place in details.job_record.places[:_MOST_PLACES]),
+        ("Delivered", cell(delivered)),
+    ]
+    if details.circuit_is_open:
+        until = f"open until {moment(details.circuit_open_until)}"
+        rows.append(("Circuit", cell(until, "yellow")))
+    if snapshot:
+        stored = f"{snapshot.commit_sha} of {snapshot.branch}, {snapshot.files:,} files"
+        rows.append(("Stored commit", cell(stored)))
+    return Pairs([row for row in rows if row[1]], longest=_LONGEST_ON_SCREEN)
+
+
+def _next_step(details: LinkDetails) -> str:
+    """Returns the command to run next for the link."""
+    if details.status == LinkStatus.FAILED:
+        return "retry"
+    if details.status == LinkStatus.SYNCED:
+        return "verify"
+    return "wait" if details.job.is_live or details.lock_held else "repair"
+
+
+def _whole_screen(details: LinkDetails) -> Pairs:
+    """Shows all that is known of the link, of its job, and of its history."""
     job, failure = details.job_record, details.job_record.last_failure
     record = replace(job, last_failure=None, expires_in=None)
     shown = replace(details, job_record=record, last_scanned_seconds=None)

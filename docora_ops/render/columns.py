@@ -6,7 +6,7 @@ Imports rich only where it prints, so that each command can define its columns b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from re import Pattern
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -70,7 +70,7 @@ def with_option(part: object, commands: Pattern[str], option: str) -> object:
         return commands.sub(rf"\g<0> {option}", value) if isinstance(value, str) else value
 
     if isinstance(part, Pairs):
-        return Pairs([(name, extend(text)) for name, text in part.rows])
+        return replace(part, rows=[(name, extend(text)) for name, text in part.rows])
     return extend(part)  # a list holds what was recorded, and stays as it is
 
 
@@ -135,9 +135,13 @@ class Column(Generic[Row]):
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """A screen of names and values. A value without a name continues the one before it."""
+    """A screen of names and values. A value without a name continues the one before it.
+
+    longest: the characters of a value that a terminal shows.
+    """
 
     rows: Sequence[tuple[str, Text]]
+    longest: int = _LONGEST_ON_SCREEN
 
     def lines(self) -> Iterator[str]:
         """Yields the lines for a pipe: name, tab, value."""
@@ -154,7 +158,7 @@ class Pairs:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in self.rows:
-            value.truncate(_LONGEST_ON_SCREEN, overflow="ellipsis")
+            value.truncate(self.longest, overflow="ellipsis")
             table.add_row(name, value)
         return table
 
