@@ -162,6 +162,7 @@ class Worker:
     silent_seconds: int | None = None  # since the last heartbeat, if it has missed one
     clock_ahead_seconds: int | None = None  # of its host's clock, ahead of Redis's
     no_job_reason: NoJobReason | None = None  # None: takes jobs
+    may_compare: bool = True  # False: its user may not read which database Redis belongs to
 
 
 @dataclass(frozen=True)
@@ -282,6 +283,7 @@ class QueueOverview:
     live_runs: int = 0  # running jobs whose worker still shows that it is alive
     last_began_at: datetime | None = None  # the last begin that the jobs at hand still tell
     killed_workers: Sequence[str] = ()  # the names of those that are known to be dead
+    jobs_of_apps: int | None = None  # live jobs of the chosen apps, the only ones in `jobs`
 
     @property
     def lost_words(self) -> str | None:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_lo
 from docora_ops.actions.freshness import beside_queue, judge_pass, links_freshness
 from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
-from docora_ops.actions.pair import TO_ACCEPT, PairState, read_pair
+from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, read_pair
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -49,6 +49,7 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, Freshness, Standby
+from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import read_clock as read_redis_clock
 from docora_ops.queue.redis_server import read_redis_server, try_commands
@@ -72,6 +73,7 @@ _TIMER = (
 )
 _BY_NAME = "workers are seen by the names of their Redis clients, if our user may list these"
 _TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
+_TO_READ = f"%R~{PAIR_KEY} +hgetall: docora-ops help privileges"
 _RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
 _DRIFT = {
     DriftKind.LOST: ("lost link", "lost links", "without a live job"),
@@ -152,7 +154,9 @@ def diagnose(
                     yield event
                 else:
                     drift = DriftReport([finding.drift for finding in event])
-                    of_drift += _check_drift(docora, drift)
+                    workers = redis.health.live_workers if redis.health else ()
+                    may_only_read = read_only or postgres.may_only_read
+                    of_drift += _check_drift(docora, drift, workers, read_only=may_only_read)
         except PostgresError as error:
             postgres.lose(error)
         except RedisError as error:
@@ -636,7 +640,9 @@ def _check_latency(milliseconds: Mapping[str, float]) -> Check:
     return _judge(CheckName.LATENCY, found, too_slow, slow)
 
 
-def _check_drift(docora: Docora, drift: DriftReport) -> Iterator[Check]:
+def _check_drift(
+    docora: Docora, drift: DriftReport, workers: Sequence[Worker], *, read_only: bool
+) -> Iterator[Check]:
     count_jobs = count_jobs_with_links if drift.total else sample_jobs
     belonging = count_jobs(docora.database, docora.queue)
     hint: str | None = "docora-ops repair"
@@ -648,7 +654,7 @@ def _check_drift(docora: Docora, drift: DriftReport) -> Iterator[Check]:
         accept = "after an upgrade, a restore or a move, the next change accepts this"
         yield warning(CheckName.SERVERS_MATCH, pair.finding, accept)
     elif belonging.is_plausible:
-        yield ok(CheckName.SERVERS_MATCH, "no sign of a mismatch")
+        yield _check_pair(docora, pair, workers, read_only=read_only)
     else:
         hint = None  # servers that do not belong together are no reason to repair drift
         yield failed(
@@ -662,3 +668,20 @@ def _check_drift(docora: Docora, drift: DriftReport) -> Iterator[Check]:
         fine = "none" if is_looked_for else _OF_DOCORA
         found = f"{amount(count, noun, plural)} {what}"
         yield failed(name, found, hint) if count else ok(name, fine)
+
+
+def _check_pair(docora: Docora, pair: Pair, workers: Sequence[Worker], *, read_only: bool) -> Check:
+    """Checks that our user and those of the workers may use the mark of the pair."""
+    unread = pair.state is PairState.UNKNOWN
+    unwritten = not (read_only or unread or may_leave_mark(docora.redis))
+    found = f"our user may not write {PAIR_KEY}: changes do not leave which database Redis serves"
+    blind = ", ".join(worker.name for worker in workers if not worker.may_compare)
+    of_workers = f"the user of these workers may not read {PAIR_KEY}, so that they would also take "
+    of_workers += f"the jobs of another database: {blind}"
+    return _judge(
+        CheckName.SERVERS_MATCH,
+        "no sign of a mismatch",
+        (unread, warning, pair.finding, f"ACL SETUSER the user in REDIS_URL {_TO_READ}"),
+        (unwritten, warning, found, f"ACL SETUSER the user in REDIS_URL ~{PAIR_KEY} +hset"),
+        (bool(blind), warning, of_workers, f"ACL SETUSER the user of the workers {_TO_READ}"),
+    )

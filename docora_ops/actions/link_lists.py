@@ -1,11 +1,12 @@
 """Reading links, apps and the queue. Changes nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import job_state, look_at_jobs
-from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_link
+from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
 from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
 from docora_ops.database import Database
@@ -181,10 +182,20 @@ def files(
     return Page(rows, page, limit, total)
 
 
-def queue(docora: Docora, limit: int = 20) -> QueueOverview:
-    """Returns the counts, workers, scheduler and first `limit` jobs of the queue."""
+def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:
+    """Returns the counts, workers, scheduler and first `limit` jobs of the queue.
+
+    apps: only jobs of these apps, by id, name or unique prefix; empty means all, and needs no
+    Postgres. The counts are always those of the whole queue.
+
+    Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
+    """
+    app_ids = [resolve_app(docora.database, text).app_id for text in apps]
     count_workers(docora)
     overview = docora.queue_to_read.overview(limit)
+    if app_ids:
+        count, jobs = docora.queue_to_read.jobs_of_apps(app_ids, limit)
+        overview = replace(overview, jobs=jobs, jobs_of_apps=count)
     # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
     ours = any(worker.clock_ahead_seconds is not None for worker in overview.workers)
     is_queued = ours or overview.scheduler is not None

@@ -1,6 +1,6 @@
 """The pair of servers: which database Redis belongs to, by the mark that changes leave in it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from docora_ops.actions.docora import Docora
@@ -9,7 +9,14 @@ from docora_ops.database import Database
 from docora_ops.database.pair import read_identity
 from docora_ops.errors import PairMismatchedError
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
-from docora_ops.queue.pair_mark import DatabaseIdentity, PairMark, read_mark, replace_mark
+from docora_ops.queue.pair_mark import (
+    PAIR_KEY,
+    DatabaseIdentity,
+    PairMark,
+    StoredMark,
+    read_mark,
+    replace_mark,
+)
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import moment
 
@@ -20,6 +27,7 @@ class PairState(StrEnum):
     """Whether the database is the one that the mark in Redis names."""
 
     UNMARKED = "unmarked"  # no change has left a mark yet, or Redis was emptied
+    UNKNOWN = "unknown"  # our user may not read the mark
     SAME = "same"
     MOVED = "moved"  # another name or server, with apps of the mark: an upgrade, restore or move
     OTHER = "other"  # none of the apps of the mark exists in this database
@@ -27,15 +35,33 @@ class PairState(StrEnum):
 
 @dataclass(frozen=True)
 class Pair:
-    """This database, and the mark in Redis."""
+    """This database, and the mark in Redis.
+
+    text: the mark as it stands in Redis; empty if there is none.
+    """
 
     state: PairState
     identity: DatabaseIdentity
     mark: PairMark | None
+    text: str = ""
+
+    @property
+    def to_leave(self) -> DatabaseIdentity:
+        """Returns the identity for the next mark.
+
+        Keeps a known system identifier of the same database: another role, which may not read it,
+        would take it away in turn.
+        """
+        if self.state is PairState.SAME and self.mark and not self.identity.system_identifier:
+            known = self.mark.identity.system_identifier
+            return replace(self.identity, system_identifier=known)
+        return self.identity
 
     @property
     def finding(self) -> str:
         """Says which database Redis belongs to."""
+        if self.state is PairState.UNKNOWN:
+            return f"our user may not read {PAIR_KEY}, which names the database of this Redis"
         if self.mark is None:
             return "no change has left a mark in Redis yet"
         if self.state is PairState.SAME:
@@ -48,21 +74,23 @@ class Pair:
 def read_pair(docora: Docora) -> Pair:
     """Compares the database with the mark in Redis. Raises PostgresError, RedisError."""
     with redis_errors(docora.redis):
-        mark = read_mark(docora.redis)
-    return compare_with_mark(docora.database, mark)
+        stored = read_mark(docora.redis)
+    return compare_with_mark(docora.database, stored)
 
 
-def compare_with_mark(database: Database, mark: PairMark | None) -> Pair:
+def compare_with_mark(database: Database, stored: StoredMark) -> Pair:
     """Judges whether the mark was left by changes of this database. Raises PostgresError."""
+    mark, text = stored.mark, stored.text
     identity, known = read_identity(database, mark.identity.app_ids if mark else ())
     now = DatabaseIdentity(*identity)
     if mark is None:
-        return Pair(PairState.UNMARKED, now, None)
+        state = PairState.UNMARKED if stored.is_permitted else PairState.UNKNOWN
+        return Pair(state, now, None, text)
     was, systems = mark.identity, {mark.identity.system_identifier, now.system_identifier}
     is_same = was.database == now.database and (len(systems) == 1 or None in systems)
     if not known and (was.app_ids or not is_same):
-        return Pair(PairState.OTHER, now, mark)
-    return Pair(PairState.SAME if is_same else PairState.MOVED, now, mark)
+        return Pair(PairState.OTHER, now, mark, text)
+    return Pair(PairState.SAME if is_same else PairState.MOVED, now, mark, text)
 
 
 def accept_pair(docora: Docora, *, reason: str | None = None) -> Pair:
@@ -109,10 +137,10 @@ def require_pair(
     if pair.state is PairState.MOVED:
         entry = _entry(docora, pair)
         docora.warn(f"{pair.finding}: taken for the same Docora, restored, upgraded or moved")
-    if pair.mark and pair.mark.identity == pair.identity:
+    if pair.mark and pair.mark.identity == pair.to_leave:
         return
     who = docora.describe_change("pair", None).who
-    docora.queue.leave_mark(pair.identity, who, pair.mark.text if pair.mark else "", entry)
+    docora.queue.leave_mark(pair.to_leave, who, pair.text, entry)
 
 
 def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:

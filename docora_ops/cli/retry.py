@@ -14,8 +14,17 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.link_change import link_data, message, result_screen
 from docora_ops.cli.signals import is_interrupted
 from docora_ops.cli.wait import wait_for_link
-from docora_ops.errors import ServerError, UsageError
+from docora_ops.errors import (
+    PoolingError,
+    PostgresDeniedError,
+    RedisDeniedError,
+    ServerError,
+    UsageError,
+)
 from docora_ops.links import LinkResult, Outcome
+
+_WRONG_SETTINGS = (PostgresDeniedError, RedisDeniedError, PoolingError)
+"""Errors that time does not mend."""
 
 
 def retry(
@@ -155,18 +164,19 @@ def schedule(
     if not repeat:
         return one_pass()
     Context.tells_time = True
-    told = None
+    told, is_first = "", True
     with suppress(KeyboardInterrupt):
         while not is_interrupted():
             try:
                 one_pass()
                 told = ""
             except ServerError as error:
-                if told is None:  # no pass has ended yet: the settings may be wrong
+                if is_first and isinstance(error, _WRONG_SETTINGS):
                     raise
                 if told != error.message:
                     told = error.message
                     context.report(error, next_step="the next pass tries again")
+            is_first = False
             settings = context.docora.settings
             context.close()
             # The next pass looks anew which workers run. An env file that is a pipe was read once.

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from docora_ops.cli import options
+from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.errors import UsageError
@@ -47,6 +48,15 @@ def status(
 
 def queue(
     typer_context: typer.Context,
+    app: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--app",
+            metavar="APP",
+            help="Show only jobs of this app (id or name). Repeatable.",
+            autocompletion=complete_app,
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N jobs.")
     ] = 20,
@@ -56,13 +66,14 @@ def queue(
 ) -> None:
     """Show the queue, its workers and the first jobs.
 
-    Needs only Redis. Changes nothing.
+    Needs only Redis, and Postgres with --app. The counts are those of the whole queue. Changes
+    nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.link_lists import queue
     from docora_ops.render.queue_view import queue_screens
 
-    overview = queue(context.docora, limit)
+    overview = queue(context.docora, limit, apps=app or ())
     context.show(overview, queue_screens(overview, limit))
 
 

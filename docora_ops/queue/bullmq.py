@@ -59,6 +59,12 @@ _STATUSES = {
     JobState.WAITING: "wait",
     JobState.RUNNING: "active",
 }
+_LIVE_PLACES = {
+    "delayed": "delayed",
+    "paused": "waiting",
+    "wait": "waiting",
+    "active": "active",
+}
 _PAGE = 5000
 _PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
@@ -210,6 +216,29 @@ class BullmqQueue(LinkQueue):
                 )
             )
         return jobs
+
+    def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+        for name, status in _LIVE_PLACES.items():
+            ids = [
+                job_id
+                for page in _pages(self._client, name)
+                for job_id in page
+                if job_id.startswith(prefixes)
+            ]
+            # The next job is at the end of each list.
+            yield status, ids[::-1] if name in BULLMQ_LISTS else ids
+
+    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        jobs = self._jobs([job_id.encode() for job_id in job_ids], status)
+        if status != "delayed":
+            return jobs
+        pipeline = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.zscore(f"{BULLMQ}delayed", job_id)
+        return [
+            replace(job, due_at=None if score is None else moment_of_timestamp(score / _PER_SECOND))
+            for job, score in zip(jobs, pipeline.execute(), strict=True)
+        ]
 
     def job(self, job_id: str) -> JobRecord:
         [answer] = self.look([job_id])

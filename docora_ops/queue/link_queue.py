@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
@@ -34,7 +35,7 @@ from docora_ops.queue.backend import (
     permitted,
     sees_bullmq_worker,
 )
-from docora_ops.queue.pair_mark import KEY, DatabaseIdentity, encode_mark
+from docora_ops.queue.pair_mark import PAIR_KEY, DatabaseIdentity, encode_mark
 from docora_ops.queue.redis_client import Script, describe, redis_errors, server_time, text_of
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.settings import Settings
@@ -107,7 +108,7 @@ class LinkQueue(ABC):
         was: the text of the mark that it may replace.
         entry: the audit entry, if the database is another one.
         """
-        mark: dict[str, object] = {"key": KEY, "text": encode_mark(identity, who), "was": was}
+        mark: dict[str, object] = {"key": PAIR_KEY, "text": encode_mark(identity, who), "was": was}
         self.mark_to_leave = {"mark": mark | ({"entry": entry} if entry else {})}
 
     @property
@@ -219,6 +220,34 @@ class LinkQueue(ABC):
     @abstractmethod
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
+
+    def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
+        """Counts the live jobs of these apps, and reads the first `limit` of them."""
+        prefixes = tuple(f"{app_id}-" for app_id in app_ids)
+        with redis_errors(self._client):
+            statuses: dict[str, str] = {}
+            for status, ids in reversed(list(self._live_ids(prefixes))):
+                for job_id in ids:
+                    statuses.setdefault(job_id, status)
+            first = list(statuses)[:limit]
+            jobs = [
+                job
+                for status, ids in groupby(first, statuses.__getitem__)
+                for job in self._read_jobs(list(ids), status)
+            ]
+        return len(statuses), jobs
+
+    @abstractmethod
+    def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+        """Yields a status, and the ids of jobs that have it and begin with one of the prefixes.
+
+        Goes through the places in the order in which a job passes them: one that moves on meanwhile
+        is seen twice rather than not at all. The ids are in the order in which workers take them.
+        """
+
+    @abstractmethod
+    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        """Reads these jobs, which have this status."""
 
     @abstractmethod
     def job(self, job_id: str) -> JobRecord:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import chain
 from types import MappingProxyType
 from typing import cast
 
@@ -76,7 +77,7 @@ from docora_ops.queue.redis_client import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.sweep import TO_RUN_OR_FAILED, QueueSweep
+from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 
 _OUTCOMES = {
@@ -87,6 +88,11 @@ _OUTCOMES = {
     "delayed": Outcome.ALREADY_QUEUED,
 }
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
+_LIVE_PLACES = {
+    Place.SCHEDULED: "delayed",
+    Place.LIST: "waiting",
+    Place.INTERMEDIATE: "waiting",
+}
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
@@ -99,9 +105,10 @@ _RECORD_FIELDS = (
     *("created_at", "enqueued_at", "started_at", "ended_at"),
 )
 NO_JOB_REASON = "no_job_reason"  # in a worker's hash: JSON, empty while the worker takes jobs
+MAY_COMPARE = "may_compare"  # likewise: 0 if its user may not read the mark of the pair
 _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
-    NO_JOB_REASON,
+    *(NO_JOB_REASON, MAY_COMPARE),
 )
 _CLOCKS_APART = 60  # seconds that a worker's clock may be ahead of Redis's
 _LEAST_WAITING = 20  # jobs at the head that are compared: `--front` puts new jobs there
@@ -283,6 +290,31 @@ class RqQueue(LinkQueue):
             last_began_at=max(filter(None, (began for began, _ in moments)), default=None),
         )
 
+    def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+        now = server_time(self._client)
+        for place, status in _LIVE_PLACES.items():
+            pages = [
+                [job_id for job_id in page if job_id.startswith(prefixes)]
+                for page in self.sweep.pages(place, now)
+            ]
+            # The list is read from its tail.
+            yield status, list(chain.from_iterable(pages[::-1] if place is Place.LIST else pages))
+        executions = self._client.zrange(WIP, f"({now}", cast("int", "+inf"), byscore=True)
+        ids = dict.fromkeys(map(_job_id, cast("list[bytes]", executions)))
+        yield "active", [job_id for job_id in ids if job_id.startswith(prefixes)]
+
+    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        jobs = _jobs(self._client, job_ids, status)
+        if status != "delayed":
+            return jobs
+        pipeline = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.zscore(REGISTRIES["scheduled"], job_id)
+        return [
+            replace(job, due_at=None if score is None else moment_of_timestamp(score))
+            for job, score in zip(jobs, pipeline.execute(), strict=True)
+        ]
+
     def job(self, job_id: str) -> JobRecord:
         client, key = self._client, Job.key_for(job_id)
         with redis_errors(client):
@@ -364,7 +396,8 @@ def _workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
     answers = pipeline.execute()
     workers, killed = [], []
     for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
-        birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason, *process = row
+        birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason, *others = row
+        may_compare, *process = others
         if birth is None or death is not None:
             continue
         if is_known_dead(process):
@@ -383,22 +416,22 @@ def _workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
                 pid=whole_number(pid),
                 last_heartbeat_at=heartbeat_at,
                 jobs=_jobs(client, running, "active"),
-                silent_seconds=seconds if _is_silent(state, clock_ahead, seconds, ttl) else None,
+                silent_seconds=seconds if _is_silent(state, reason, seconds, ttl) else None,
                 clock_ahead_seconds=whole_number(clock_ahead, signed=True),
                 no_job_reason=_no_job_reason(state, reason),
+                may_compare=may_compare != b"0",
             )
         )
     return workers, killed
 
 
-def _is_silent(
-    state: bytes | None, clock_ahead: bytes | None, seconds: int | None, ttl: int
-) -> bool:
+def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, ttl: int) -> bool:
     """Tells whether a worker has missed heartbeats.
 
-    Our workers, which tell how far off their clock is, give the moments of Redis's clock.
+    reason: why it takes no job. Only the workers that have this field, even if it is empty, date
+        their heartbeats by Redis's clock: those of RQ and of older versions do so by their host's.
     """
-    if clock_ahead is None or seconds is None:
+    if reason is None or seconds is None:
         return 0 <= ttl < _LEAST_TTL_MS
     return seconds >= (_SILENT_BUSY if state == WorkerStatus.BUSY.encode() else _SILENT)
 

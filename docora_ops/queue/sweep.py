@@ -179,14 +179,18 @@ class QueueSweep:
         self, place: Place, now: float, only: Container[str] | None
     ) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
-        for page in self._pages(place, now):
+        for page in self.pages(place, now):
             for text in page:
                 job_id = text.partition(":")[0] if place is Place.WIP else text
                 if only is None or job_id in only:
                     found[job_id].append(text)
         return found
 
-    def _pages(self, place: Place, now: float) -> Iterator[Iterable[str]]:
+    def pages(self, place: Place, now: float) -> Iterator[Iterable[str]]:
+        """Yields the entries of a place, those of a list from its tail, in pages.
+
+        now: entries of the failed and the finished that have expired by then are left out.
+        """
         client, key = self._client, _KEYS[place]
         for start in count(0, _PAGE):
             # Ids that are pushed meanwhile shift the rest: an id at the border of two pages may be
@@ -223,7 +227,7 @@ class QueueSweep:
         with redis_errors(self._client):
             for place in _TAKEN_FROM:  # whose entries never expire
                 if place in _PICKED_UP:
-                    for page in self._pages(place, now=0):
+                    for page in self.pages(place, now=0):
                         job_ids.difference_update(page)
                 else:
                     entries[place] = self._read_place(place, 0, job_ids)

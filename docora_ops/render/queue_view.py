@@ -61,7 +61,8 @@ def queue_screens(overview: QueueOverview, limit: int) -> Iterator[object]:
         yield from ("", Listing(_WORKERS, overview.workers))
     if overview.jobs:
         yield from ("", Listing(_JOBS, overview.jobs))
-    more = overview.unfinished - len(overview.jobs)
+    total = overview.unfinished if overview.jobs_of_apps is None else overview.jobs_of_apps
+    more = total - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:
         yield cell(f"and {more} more: see --limit")
 

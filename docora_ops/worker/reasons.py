@@ -24,7 +24,7 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
 from docora_ops.queue.backend import sees_bullmq_worker
-from docora_ops.queue.pair_mark import PairMark, read_mark
+from docora_ops.queue.pair_mark import StoredMark, read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 from docora_ops.worker import host
@@ -111,7 +111,7 @@ class Reasons:
         self._sees_bullmq = False
         self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
-        self._mark: PairMark | None = None
+        self._mark = StoredMark()
         self._pair = Doubt(self._try_pair)
         self._faults: Counter[str] = Counter()
 
@@ -136,6 +136,11 @@ class Reasons:
             lambda: _SUSPENDED if is_suspended(self._client) else None,
         )
         return next(filter(None, (look() for look in looks)), None)
+
+    @property
+    def may_compare(self) -> bool:
+        """Tells whether our user may read which database Redis belongs to."""
+        return self._mark.is_permitted
 
     def look_again(self) -> None:
         """Makes the next call of `find` ask Redis at once: another server may answer now."""

@@ -34,7 +34,7 @@ from docora_ops.interrupts import ENDING, deferred
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
 from docora_ops.queue.backend import process_fields
 from docora_ops.queue.redis_client import describe, explain, explained, is_outage
-from docora_ops.queue.rq_queue import NO_JOB_REASON
+from docora_ops.queue.rq_queue import MAY_COMPARE, NO_JOB_REASON
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults, snapshot_job
@@ -337,6 +337,7 @@ class SnapshotWorker(Worker):
         return super().serialize() | {
             "clock_ahead": round(host.seconds_ahead()),
             NO_JOB_REASON: reason,
+            MAY_COMPARE: int(self._reasons.may_compare),
             **process_fields(),
         }
 

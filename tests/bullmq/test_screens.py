@@ -42,6 +42,11 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     names = {(job["app_name"], job["repository_name"]) for job in jobs}
     assert names == {("Acme Search", "octo/api")}
     assert jobs[2]["due_at"] > jobs[2]["created_at"]
+    docora.add_link("pending_snapshot")
+    bullmq.add(docora.add_link("pending_snapshot"))
+    of_apps = [word for link in (active, delayed) for word in ("--app", link.app_id)]
+    found = bullmq.run("queue", *of_apps, "--json").data
+    assert (found["jobs"], found["jobs_of_apps"]) == ([jobs[0], jobs[2]], 2)
     bullmq.expire_lock(active)
     with bullmq.worker(lambda _job_id: None):
         assert len(bullmq.run("status", "--json").data["queue"]["workers"]) == 2, "both connections"

@@ -1,18 +1,23 @@
 """The mark in Redis that names its database: what leaves, compares and replaces it."""
 
 import json
+import signal
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 import pytest
 
+from docora_ops.queue import connect
+from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine
 from tests.support.docora import Docora, finish
+from tests.support.privileges import rules, with_rules
 from tests.support.proxy import PUSH, Fault, Proxy, eventually
 from tests.support.read_only import frozen
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import running
+from tests.support.worker_processes import await_waiting_worker, running
 
 MARK = "docora-ops:pair"
 
@@ -142,30 +147,83 @@ def test_a_restored_or_moved_database_is_accepted_with_one_warning_and_an_entry(
 def test_where_the_number_of_the_system_may_not_be_read_names_and_apps_decide(
     docora: Docora,
 ) -> None:
-    link, other = docora.add_link(), docora.add_link()
+    link = docora.add_link()
     revoke = "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
     docora.connection.execute(revoke.encode())
     try:
         assert docora.run("retry", *link.ids).code == 0
         assert mark(docora)["system_identifier"] is None
+        other = docora.add_link()
+        third = docora.link(other.app_id, docora.add_repository("octo/third"))
         change_mark(docora, system_identifier="1")
         quiet = docora.run("retry", *other.ids)
         assert (quiet.code, "Warning: Redis" in quiet.stderr) == (0, False)
+        # A role that may read it has left the number, which stays.
+        assert mark(docora)["system_identifier"] == "1"
+        assert mark(docora)["app_ids"] == sorted([link.app_id, other.app_id])
+        before = docora.redis.hgetall(MARK)
+        assert docora.run("retry", *third.ids).code == 0
+        assert docora.redis.hgetall(MARK) == before
     finally:
         docora.connection.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "{}", "[1]"])
+def test_the_next_change_replaces_a_mark_that_cannot_be_read(docora: Docora, text: str) -> None:
+    first, second = docora.add_link(), docora.add_link()
+    docora.redis.hset(MARK, mapping={"mark": text, "left_at": "1"})
+    assert docora.run("retry", *first.ids).code == 0
+    assert first.app_id in mark(docora)["app_ids"]
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        held = proxy.plan(PUSH, Fault.HOLD_REQUEST)
+        docora.redis.hset(MARK, "mark", "broken")
+        process = docora.start("retry", *second.ids, env={"REDIS_URL": proxy.url})
+        held.wait()
+        docora.redis.hset(MARK, "mark", "broken otherwise")
+        held.release()
+        assert finish(process).code == 0
+    assert docora.redis.hget(MARK, "mark") == b"broken otherwise"
+
+
+def test_a_mark_is_renewed_only_together_with_its_audit_entry(docora: Docora) -> None:
+    script = files("docora_ops.queue").joinpath("mark.lua").read_text(encoding="utf-8")
+    script += "try_to_leave_mark(cjson.decode(ARGV[1]))"
+    entry = ["XADD", "docora-ops:audit", "*", "command", "pair"]
+    renewal = json.dumps({"key": MARK, "text": "new", "was": "old", "entry": entry})
+    docora.redis.hset(MARK, "mark", "old")
+    docora.redis.set("docora-ops:audit", "no stream")
+    docora.redis.eval(script, 0, renewal)
+    assert docora.redis.hget(MARK, "mark") == b"old"
+    docora.redis.delete("docora-ops:audit")
+    docora.redis.eval(script, 0, renewal)
+    assert docora.redis.hget(MARK, "mark") == b"new"
+    assert docora.redis.xlen("docora-ops:audit") == 1
+
+
+@pytest.mark.parametrize("option", ["--confirm", "--reason"])
+def test_what_belongs_to_an_acceptance_is_refused_without_it(docora: Docora, option: str) -> None:
+    refused = docora.run("pair", option, "x")
+    assert (refused.code, f"{option} needs --accept" in refused.stderr) == (2, True), refused
 
 
 def test_a_user_without_the_key_changes_links_and_leaves_no_mark(docora: Docora) -> None:
     link = docora.add_link()
     name = docora.redis_access.command_name
-    keys = ("rq:*", "docora:bulk:*", "docora-ops:audit*", "docora-ops:schedule")
+    keys = ("rq:*", "docora:bulk:*", *(f"docora-ops:{each}*" for each in ("audit", "op", "sch")))
     docora.redis.acl_setuser(name, enabled=True, reset_keys=True, keys=[*keys, "bull:*"])
     try:
         assert docora.run("retry", *link.ids).code == 0
+        assert mark(docora) == {}
+        assert "unknown" in docora.run("pair").stdout
+        for rule in ((), (f"%R~{MARK}",)):
+            docora.redis.execute_command("ACL", "SETUSER", name, *rule)  # type: ignore[no-untyped-call]
+            found = check(examine(docora), "servers_match")
+            may_not = f"may not {'write' if rule else 'read'} {MARK}"
+            assert (found["state"], may_not in found["finding"]) == ("warning", True), found
+            assert f"~{MARK} +h" in found["hint"]
     finally:
         docora.redis.acl_setuser(name, enabled=True, keys=["docora-ops:*"])
         docora.redis.acl_log_reset()
-    assert mark(docora) == {}
 
 
 def test_a_worker_takes_no_job_from_a_redis_of_another_database(snapshots: Snapshots) -> None:
@@ -174,6 +232,11 @@ def test_a_worker_takes_no_job_from_a_redis_of_another_database(snapshots: Snaps
     name = docora.connection.info.dbname
     other = {"database": "other", "system_identifier": "1", "app_ids": ["app_other"], "who": "kim"}
     docora.redis.hset(MARK, mapping={"mark": json.dumps(other), "left_at": 1})
+    with connect(snapshots.settings) as client:
+        stuck = docora.add_link("scanning", retry_count=0)
+        maintained = SnapshotWorker(snapshots.settings, client, "w")
+        maintained.run_maintenance_tasks()
+        assert docora.status(stuck) == "scanning"
     with running(snapshots) as worker:
         worker.await_line("takes no job", 1)
         said = "takes no job: Redis belongs to another database"
@@ -181,3 +244,30 @@ def test_a_worker_takes_no_job_from_a_redis_of_another_database(snapshots: Snaps
         docora.redis.hset(MARK, "mark", json.dumps({**other, "app_ids": [link.app_id]}))
         eventually(lambda: docora.status(link) == "synced", "the end of the job")
     assert mark(docora)["database"] != name  # a worker only compares
+
+
+def test_doctor_names_workers_that_may_not_read_the_mark(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    name = docora.redis_access.worker_name
+    older = (rule for rule in rules("docora-worker") if MARK not in rule)
+    with (
+        with_rules(docora.redis, "docora-worker", name, f"resetkeys {' '.join(older)}"),
+        running(snapshots, "--name", "w") as worker,
+    ):
+        await_waiting_worker(docora)
+
+        def finding() -> str:
+            found = check(examine(docora), "servers_match")
+            return f"{found['state']}: {found['finding']} ({found['hint']})"
+
+        eventually(lambda: finding().startswith("warning: "), "the worker's word")
+        assert f"may not read {MARK}" in finding()
+        assert finding().endswith(
+            f": w (ACL SETUSER the user of the workers %R~{MARK} "
+            "+hgetall: docora-ops help privileges)"
+        )
+        [shown] = docora.run("queue", "--json").data["workers"]
+        assert shown["may_compare"] is False
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    docora.redis.acl_log_reset()

@@ -124,6 +124,36 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     assert "nothing queues delayed jobs" in docora.run("queue").stderr
 
 
+def test_only_jobs_of_the_named_apps_are_shown_and_the_counts_are_of_the_whole_queue(
+    docora: Docora, links: list[TestLink]
+) -> None:
+    later = docora.link(links[0].app_id, docora.add_repository("octo/later"))
+    docora.schedule_job(later.job_id)
+    other = docora.link(docora.add_app("Beta"), later.repository_id)
+    docora.enqueue(other.job_id)
+    idle = docora.add_app("Gamma")
+    with frozen(docora):
+        one, both, screen, none = docora.run_together(
+            ("queue", "--app", "acme search", "--json"),
+            ("queue", "--app", "Acme", "--app", other.app_id, "--limit", "4", "--json"),
+            ("queue", "--app", "Acme", "--limit", "2"),
+            ("queue", "--app", idle),
+        )
+    expected = [links[1].job_id, links[0].job_id, links[2].job_id, later.job_id]
+    assert [job["job_id"] for job in one.data["jobs"]] == expected
+    statuses = ["active", "waiting", "waiting", "delayed"]
+    assert [job["status"] for job in one.data["jobs"]] == statuses
+    assert one.data["jobs"][-1]["due_at"]
+    assert counts(one.data) == (6, 1, 1, 2, 2)
+    assert [job["job_id"] for job in both.data["jobs"]] == [*expected[:3], other.job_id]
+    assert (one.data["jobs_of_apps"], both.data["jobs_of_apps"]) == (4, 5)
+    assert "Jobs of apps\t4\n" in screen.stdout
+    assert screen.stdout.splitlines()[-1] == "and 2 more: see --limit"
+    assert "Jobs of apps\t0\n" in none.stdout
+    unknown = docora.run("queue", "--app", "Nobody", "--json")
+    assert (unknown.code, unknown.json["code"]) == (3, "not_found")
+
+
 def test_no_secret_of_a_job_is_shown_and_nothing_is_unpickled(
     docora: Docora, tmp_path: Path
 ) -> None:

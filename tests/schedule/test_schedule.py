@@ -1,7 +1,9 @@
 """`docora-ops schedule`: which links are due. It makes their jobs and changes nothing else."""
 
+import os
 import re
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from signal import SIGTERM
 
@@ -10,6 +12,7 @@ from rq.job import Job, JobStatus
 from docora_ops.links import Action, LinkStatus, Outcome
 from tests.support.bulk_actions import bulk_document
 from tests.support.docora import INTERMEDIATE, Docora, finish
+from tests.support.privileges import with_login
 from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.read_only import frozen
 
@@ -158,6 +161,58 @@ def test_repeated_passes_wait_for_a_lost_server_and_say_so_once(docora: Docora) 
         result = finish(process)
     assert result.code == 0
     assert result.stderr.count("Error: Postgres database") == 1, result
+
+
+def has_connections(proxy: Proxy, number: int) -> bool:
+    return proxy.connections >= number
+
+
+def has_waiting(docora: Docora, number: int) -> bool:
+    return len(docora.waiting()) == number
+
+
+def test_the_first_of_repeated_passes_waits_for_a_server_that_is_away_and_for_nothing_else(
+    docora: Docora,
+) -> None:
+    link = docora.add_link("pending_snapshot")
+    for proxy, variable in (
+        (Proxy.before_redis(docora.redis_url), "REDIS_URL"),
+        (Proxy.before_postgres(docora.database_url), "DATABASE_URL"),
+    ):
+        with proxy:
+            proxy.go_away()
+            env = {"SCAN_INTERVAL_MS": "50", variable: proxy.url}
+            process = docora.start("schedule", "--repeat", env=env)
+            eventually(partial(has_connections, proxy, 4), "passes without the server")
+            assert docora.waiting() == []
+            proxy.come_back()
+            eventually(lambda: docora.waiting() == [link.job_id], "a pass after the outage")
+            process.send_signal(SIGTERM)
+            result = finish(process)
+        assert (result.code, result.stderr.count("Error: ")) == (0, 1), result
+        docora.redis.flushdb()
+    for name, value, code in (
+        ("SCAN_INTERVAL_MS", "often", 2),
+        ("REDIS_URL", with_login(docora.redis_url, "nobody", "wrong"), 5),
+        ("DATABASE_URL", with_login(docora.database_url, "nobody", "wrong"), 5),
+    ):
+        result = docora.run("schedule", "--repeat", env={name: value})
+        assert result.code == code, (name, result)
+
+
+def test_an_env_file_that_is_a_pipe_serves_all_repeated_passes(
+    docora: Docora, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "settings"
+    os.mkfifo(pipe)
+    env = {"REDIS_URL": None, "SCAN_INTERVAL_MS": "50"}
+    process = docora.start("schedule", "--repeat", "--env-file", str(pipe), env=env)
+    pipe.write_text(f"REDIS_URL={docora.redis_url}\n", encoding="utf-8")
+    for number in (1, 2):
+        docora.add_link("pending_snapshot")
+        eventually(partial(has_waiting, docora, number), "the pass that queues the link")
+    process.send_signal(SIGTERM)
+    assert finish(process).code == 0
 
 
 def test_a_signal_before_the_first_pass_has_begun_ends_them_like_any_other(docora: Docora) -> None:

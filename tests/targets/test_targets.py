@@ -1,5 +1,6 @@
 """`--target` and `targets`: which file is read, where its name stands, and all side by side."""
 
+import shlex
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import load_settings, own_folder, target_files
 from tests.completion.test_values import offers
+from tests.probe.test_set_url import grant
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, finish
 from tests.support.proxy import patience
@@ -38,6 +40,37 @@ def test_nothing_in_the_environment_leads_a_target_elsewhere(
         result = docora.run("apps", "--target", "prod", "--json", env={**env, **elsewhere})
         assert result.code == 0, (elsewhere, result)
         assert [app["app_name"] for app in result.data] == ["Acme Search"]
+
+
+def test_the_next_commands_of_set_url_name_the_target(docora: Docora, env: Env) -> None:
+    grant(docora)
+    link = docora.add_link()
+    docora.link(link.app_id, docora.add_repository("octo/other"), "scanning")
+    words = ("set-url", link.app_id, "https://new.example", "--confirm", "prod", "--json")
+    by_name = docora.run(*words, "--target", "prod", env=env)
+    assert by_name.code == 0, by_name
+    commands = [line.partition(": ")[2] for line in by_name.stderr.splitlines()[-2:]]
+    assert [shlex.split(command)[1] for command in commands] == ["resync", "retry-all-failed"]
+    for command in commands:
+        assert command.count("--target prod") == 1, command
+        assert docora.run(*shlex.split(command)[1:], "--dry-run", env=env).code == 0
+
+
+def test_an_added_target_does_not_touch_what_was_recorded(docora: Docora, env: Env) -> None:
+    said = "try docora-ops retry Acme octo/api again"
+    link = docora.add_link(last_error=said)
+    chosen = ("--target", "prod")
+    words: tuple[str, ...] = ("--error", said, "--reason", said, "--confirm", "prod")
+    assert docora.run("retry-all-failed", *words, *chosen, env=env).code == 0
+    docora.set_link(link, status="failed", last_error=said)
+    for command in ("failed", "history"):
+        for options in ((), ("--json",)):
+            words = (command, *options, *chosen)
+            shown = docora.run(*words, env=env)
+            assert said in shown.stdout, shown
+            if not options:
+                _, screen = on_terminal(docora, words, env=env, columns=200)
+                assert "docora-ops retry Acme" in " ".join(screen.split()), screen
 
 
 def test_suggested_commands_name_the_target(docora: Docora, env: Env, tmp_path: Path) -> None:
