@@ -72,8 +72,8 @@ def complete_operation(typer_context: typer.Context, incomplete: str) -> list[st
     from docora_ops.actions.docora import Docora
 
     with Docora(_settings(typer_context)) as docora:
-        found = operations(docora, limit=_LIMIT).rows
-    return [each.operation_id for each in found if each.operation_id.startswith(incomplete)]
+        known = operations(docora, limit=_LIMIT).rows
+    return [it.operation_id for it in known if it.operation_id.startswith(incomplete)]
 
 
 def complete_app_or_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
@@ -86,7 +86,7 @@ def complete_page(typer_context: typer.Context, incomplete: str) -> list[str]:
     """Returns the commands and the topics of `help` whose name begins with the typed text."""
     root: Any = typer_context.find_root().command
     folder = files("docora_ops").joinpath("help")
-    topics = (each.name.removesuffix(".md") for each in folder.iterdir() if each.name.islower())
+    topics = (file.name.removesuffix(".md") for file in folder.iterdir() if file.name.islower())
     return sorted(name for name in {*root.commands, *topics} if name.startswith(incomplete))
 
 
@@ -108,8 +108,8 @@ def _settings(typer_context: typer.Context) -> Settings:
     return settings.model_copy(update=dict.fromkeys(timeouts, 1))
 
 
-def _offer(found: Sequence[Candidate], incomplete: str) -> list[str]:
-    """Returns each candidate's name, or its id if the id was typed or the name can't be typed.
+def _offer(candidates: Sequence[Candidate], incomplete: str) -> list[str]:
+    """Returns the candidates' names, or the id where the id was typed or the name can't be typed.
 
     A name begins as it was typed, in any case: Typer drops all that begins otherwise.
     """
@@ -118,10 +118,13 @@ def _offer(found: Sequence[Candidate], incomplete: str) -> list[str]:
     def can_be_typed(text: str) -> bool:
         return text == inert(text) == mask(text) and bool(text.strip()) and not text.startswith("-")
 
-    named = (each.name if each.by_name and can_be_typed(each.name) else each.id for each in found)
+    words = (
+        candidate.name if candidate.by_name and can_be_typed(candidate.name) else candidate.id
+        for candidate in candidates
+    )
     begun = len(incomplete)
     return [
-        incomplete + each[begun:] if each[:begun].lower() == incomplete.lower() else each
-        for each in named
-        if can_be_typed(each)
+        incomplete + word[begun:] if word[:begun].lower() == incomplete.lower() else word
+        for word in words
+        if can_be_typed(word)
     ]

@@ -119,12 +119,12 @@ class Context:
         from docora_ops.render.columns import Listing
         from docora_ops.text import amount
 
-        found = amount(page.total, noun)
-        place = f"{found}, page {page.number} of {page.pages}"
+        rows = amount(page.total, noun)
+        place = f"{rows}, page {page.number} of {page.pages}"
         if not page.total:
             place = f"no {noun}s"
         elif not page.rows:
-            place = f"there is no page {page.number}: {found}, {amount(page.pages, 'page')}"
+            place = f"there is no page {page.number}: {rows}, {amount(page.pages, 'page')}"
         is_shown = page.rows or not sys.stdout.isatty()
         parts = [Listing(columns, page.rows)] if is_shown else []
         self.show_tables(parts, f"{where}: {place}.", paged=True)
@@ -196,9 +196,9 @@ class Context:
     def telling_of_second_look(
         self, events: Iterable[T], suspect: str, suspects: str
     ) -> Iterator[T]:
-        """Yields the events, and says once that what the first look has found is checked again.
+        """Yields the events, and says once that the suspects of the first look are checked again.
 
-        suspect, suspects: the words for one of what was found, and for several.
+        suspect, suspects: the words for one suspect, and for several.
         """
         from docora_ops.actions.find_drift import Suspects
         from docora_ops.text import amount
@@ -206,8 +206,8 @@ class Context:
         delay = self.docora.settings.drift_grace
         for event in events:
             if delay and isinstance(event, Suspects):
-                found = amount(event.count, suspect, suspects)
-                self.say(f"{found} at first check: checking again in {delay} s.")
+                counted = amount(event.count, suspect, suspects)
+                self.say(f"{counted} at first check: checking again in {delay} s.")
                 delay = 0
             yield event
 
@@ -321,7 +321,7 @@ def change_options(typer_context: typer.Context) -> ChangeOptions:
     from docora_ops.bulk import ChangeOptions
 
     given = typer_context.params
-    names = [each.name for each in fields(ChangeOptions) if each.name in given]
+    names = [field.name for field in fields(ChangeOptions) if field.name in given]
     return ChangeOptions(**{name: given[name] for name in names})
 
 

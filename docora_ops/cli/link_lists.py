@@ -122,15 +122,15 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         columns = group_columns(group, of_failed=statuses == [LinkStatus.FAILED])
         context.show_page(groups, columns, docora.postgres_server, "group")
         return ExitCode.OK
-    found, lost = link_lists.links(docora, choice, sort=given["sort"], **pages)
+    listed, lost = link_lists.links(docora, choice, sort=given["sort"], **pages)
     columns = _LINKS
     if statuses == [LinkStatus.FAILED]:
         columns = _FAILED
     elif given.get("overdue") or choice.last_scan_before or choice.last_scan_after:
         columns = _OVERDUE
     if len(statuses) == 1:  # it need not be shown
-        columns = [each for each in columns if each.name != "Status"]
-    context.show_page(found, columns, docora.servers, noun, lost)
+        columns = [column for column in columns if column.name != "Status"]
+    context.show_page(listed, columns, docora.servers, noun, lost)
     return context.report(lost) if lost else ExitCode.OK
 
 
@@ -156,8 +156,8 @@ def apps(
 
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
-    found = apps(context.docora, choice, page=page, limit=limit)
-    context.show_page(found, _APPS, context.docora.postgres_server, noun)
+    listed = apps(context.docora, choice, page=page, limit=limit)
+    context.show_page(listed, _APPS, context.docora.postgres_server, noun)
 
 
 def show(
@@ -172,7 +172,9 @@ def show(
     ] = False,
     show_all: Annotated[
         bool,
-        typer.Option("--all", help="Also show the record of the job and its traceback."),
+        typer.Option(
+            "--all", help="Show everything, such as the whole error and the traceback of the job."
+        ),
     ] = False,
     limit: Annotated[
         int | None,
@@ -185,9 +187,10 @@ def show(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
-    """Show one link: its status and error, since when, the next step, its job and deliveries.
+    """Show one link: its error, the next step, its job.
 
-    Changes nothing.
+    Also shows its deliveries, its circuit and the stored commit. A long error is cut off on a
+    terminal: --all shows everything. Changes nothing.
     """
     context = context_of(typer_context)
     if not files and (limit or page):
@@ -236,7 +239,7 @@ _FAILED: Sequence[Column[ListedLink]] = (
 )
 # A link in sync rarely has an error: where a terminal is narrow, its last good scan tells more.
 _OVERDUE: Sequence[Column[ListedLink]] = tuple(
-    replace(each, left_out=4) if each.name == "Error" else each for each in _FAILED
+    replace(it, left_out=4) if it.name == "Error" else it for it in _FAILED
 )
 _APPS: Sequence[Column[AppSummary]] = (
     Column("App", lambda app: app.app_name, narrowest=12),

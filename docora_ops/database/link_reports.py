@@ -235,9 +235,9 @@ WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 
 def count_by_status(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories with an open circuit."""
-    found: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
-    by_status = {status: found.get(status, 0) for status in LinkStatus}
-    return LinkCounts(by_status, found["open"], found["held back"])
+    counts: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
+    by_status = {status: counts.get(status, 0) for status in LinkStatus}
+    return LinkCounts(by_status, counts["open"], counts["held back"])
 
 
 def read_now(database: Database) -> datetime:

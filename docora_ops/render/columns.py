@@ -65,7 +65,7 @@ def with_option(part: object, commands: Pattern[str], option: str) -> object:
 
     def extend(value: Any) -> Any:
         if isinstance(value, Text):
-            pieces = value.divide([each.end() for each in commands.finditer(value.plain)])
+            pieces = value.divide([match.end() for match in commands.finditer(value.plain)])
             return Text(f" {option}", value.style, overflow=value.overflow).join(pieces)
         return commands.sub(rf"\g<0> {option}", value) if isinstance(value, str) else value
 
@@ -118,9 +118,9 @@ class Column(Generic[Row]):
         value = self.value(row)
         values = value if isinstance(value, tuple) else (value,)
         return [
-            inert(moment(each) if isinstance(each, datetime) else each)
-            for each in values
-            if each is not None
+            inert(moment(item) if isinstance(item, datetime) else item)
+            for item in values
+            if item is not None
         ]
 
     def cell(self, row: Row) -> Text:
@@ -211,11 +211,13 @@ class Listing(Generic[Row]):
             widest = max((cell_len(line) for row in rows for line in column.lines(row)), default=0)
             if widest or not rows:  # a column without any value tells nothing
                 widths[column] = max(widest, cell_len(column.name))
-        removable = sorted((each for each in widths if each.left_out), key=lambda it: -it.left_out)
+        removable = sorted(
+            (column for column in widths if column.left_out), key=lambda it: -it.left_out
+        )
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
             narrowest = {column: _NARROWEST for column in widths if column.folds}
-            if all(each.narrowest for each in removable):
-                narrowest |= {each: each.narrowest for each in reversed(widths) if each.narrowest}
+            if all(column.narrowest for column in removable):
+                narrowest |= {it: it.narrowest for it in reversed(widths) if it.narrowest}
             if folded := _folded(widths, narrowest, missing):
                 return folded
             if not removable:
@@ -244,13 +246,13 @@ def _folded(
 def named_values(value: Any) -> Iterator[tuple[str, Text]]:
     """Yields the name and value of each field that has one, and of the fields of a value in it."""
     for field in fields(value):
-        name, found = words(field.name).capitalize(), getattr(value, field.name)
+        name, held = words(field.name).capitalize(), getattr(value, field.name)
         name = name.replace("Github", "GitHub").replace(" url", " URL")
-        if is_dataclass(found) and not isinstance(found, type):
-            yield from ((f"{name} {inner.lower()}", text) for inner, text in named_values(found))
-        elif isinstance(found, bool):
-            yield name, cell("yes" if found else "no")
-        elif isinstance(found, datetime):
-            yield name, cell(moment(found))
-        elif isinstance(found, str | int):
-            yield name, cell(found, style_of(str(found)))
+        if is_dataclass(held) and not isinstance(held, type):
+            yield from ((f"{name} {inner.lower()}", text) for inner, text in named_values(held))
+        elif isinstance(held, bool):
+            yield name, cell("yes" if held else "no")
+        elif isinstance(held, datetime):
+            yield name, cell(moment(held))
+        elif isinstance(held, str | int):
+            yield name, cell(held, style_of(str(held)))
