@@ -2,11 +2,10 @@
 
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address
-from typing import Protocol
 from urllib.parse import unquote
 
 from docora_ops.actions.docora import Docora
@@ -83,13 +82,6 @@ class Probe:
         return any(step.state in bad for step in self.steps)
 
 
-class Prober(Protocol):
-    """Probes a URL in place of the base_url of an app."""
-
-    def __call__(self, docora: Docora, app: str, *, new_url: str) -> Probe:
-        """Returns the probe. Raises NotFoundError, PostgresError, ConfigurationError."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class UrlChange(App):
     """The change of an app's base_url, planned or made. The URLs are without secrets.
@@ -122,7 +114,7 @@ def set_url(
     url: str,
     *,
     asks: bool = False,
-    probe: Prober | None = None,
+    probe: Callable[..., Probe] | None = None,
     reason: str | None = None,
     dry_run: bool = False,
 ) -> Iterator[UrlChange]:

@@ -1,6 +1,6 @@
 """Reading links, apps and the queue. Changes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -28,6 +28,11 @@ from docora_ops.text import mask, mask_url
 
 _LONGEST_FAILURE = 10_000  # characters
 _ALL = LinkChoice()
+_COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
+    LinkGroup.APP: AppCount,
+    LinkGroup.REPOSITORY: RepositoryCount,
+    LinkGroup.STATUS: StatusCount,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,24 +88,16 @@ def links(
 
 def link_groups(
     docora: Docora, group: LinkGroup, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
-) -> Page[AppCount] | Page[RepositoryCount] | Page[StatusCount] | Page[ErrorGroup]:
+) -> Page[AppCount | RepositoryCount | StatusCount] | Page[ErrorGroup]:
     """Counts the links by app, repository, status or folded error, most links first.
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
-    match group:
-        case LinkGroup.ERROR:
-            return count_by_error(database, which, page, limit)
-        case LinkGroup.APP:
-            rows = lists.links_by_group(database, group, which)
-            return page_of([AppCount(*row) for row in rows], page, limit)
-        case LinkGroup.REPOSITORY:
-            rows = lists.links_by_group(database, group, which)
-            return page_of([RepositoryCount(*row) for row in rows], page, limit)
-        case LinkGroup.STATUS:
-            rows = lists.links_by_group(database, group, which)
-            return page_of([StatusCount(*row) for row in rows], page, limit)
+    if group is LinkGroup.ERROR:
+        return count_by_error(database, which, page, limit)
+    counts = [_COUNTS[group](*row) for row in lists.links_by_group(database, group, which)]
+    return page_of(counts, page, limit)
 
 
 def count_by_error(
