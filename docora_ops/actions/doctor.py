@@ -9,9 +9,9 @@ from docora_ops.actions.checks import Check, CheckName, CheckState, Problem, cri
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_looks
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.look import count_jobs_with_links, sample_jobs
-from docora_ops.actions.pair import read_pair
-from docora_ops.actions.reading import error_groups
+from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, read_pair
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -24,10 +24,8 @@ from docora_ops.database.postgres_server import (
 from docora_ops.drift import Drift, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
 from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
-from docora_ops.link_lists import LinkGroup
-from docora_ops.links import FAILED_LINKS, LinkStatus
-from docora_ops.pair import PAIR_KEY, TO_ACCEPT, Pair, PairState
-from docora_ops.queue.pair_mark import may_leave_mark
+from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
+from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
 from docora_ops.queue.redis_client import describe, measure
 from docora_ops.queue.redis_server import read_redis_server, try_commands
 from docora_ops.settings import Settings
@@ -340,7 +338,7 @@ def _check_pooling(settings: Settings, server: _Server) -> None:
 def _count_foreign_keys(docora: Docora) -> int:
     """Counts the tried auth keys if ENCRYPTION_KEY decrypts none; 0 also without a usable one."""
     try:
-        from docora_ops.encryption import count_foreign  # needs the extra `worker`
+        from docora_ops.actions.encryption import count_foreign
 
         key = docora.settings.require_encryption_key()
     except (ImportError, ConfigurationError):

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
-from docora_ops.actions.reading import error_groups
+from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.status import DriftCounts, count_drift, keeping_errors
 from docora_ops.database.link_reports import LinkCounts, count_by_status, links_by_group
 from docora_ops.database.postgres_server import read_standby
+from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import OtherQueue, QueueOverview
-from docora_ops.link_lists import ErrorGroup, LinkGroup
-from docora_ops.links import FAILED_LINKS, AppCount
+from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup
 from docora_ops.queue.redis_client import measure
 
 _MEASURED_ERRORS = 20

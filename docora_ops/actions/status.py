@@ -10,18 +10,18 @@ from datetime import datetime
 from docora_ops.actions.checks import TOO_SLOW_MS, CheckState, judge_pass
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.actions.reading import error_groups
 from docora_ops.actions.workers import warn_of_other_workers
 from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import Standby, read_server
+from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import Backend, OtherQueue, QueueOverview
-from docora_ops.link_lists import ErrorGroup, LinkGroup
-from docora_ops.links import FAILED_LINKS, AppCount, LinkRef, LinkStatus
+from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, measure
 

@@ -10,8 +10,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.doctor import Diagnosis, diagnose
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue.redis_client import describe
-from docora_ops.settings import load_settings
-from docora_ops.targets import target_files
+from docora_ops.settings import load_settings, target_files
 
 _PATIENCE = 3  # seconds for each answer
 _GRACE = 2  # seconds until the second look

@@ -12,7 +12,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.render.columns import Column, Listing, cell, style_of, words
+from docora_ops.render.columns import Column, Listing, cell, link_name, style_of, words
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
@@ -83,12 +83,6 @@ def _finding(check: Check) -> tuple[str, str | None]:
     return check.finding, hint if check.hint else None
 
 
-def _link(drift: Drift) -> str:
-    from docora_ops.render.link_view import link_name
-
-    return link_name(drift)
-
-
 _WORST_LAST = ("not_checked", "warning", "critical")
 _CHECKS: Sequence[Column[Check]] = (
     Column("Check", lambda it: words(it.name).capitalize().replace("Bullmq", "BullMQ")),
@@ -97,7 +91,7 @@ _CHECKS: Sequence[Column[Check]] = (
 )
 _EXAMPLES: Sequence[Column[Drift]] = (
     Column("Drift", lambda drift: words(drift.kind)),
-    Column("Link", _link, folds=True),
+    Column("Link", link_name, folds=True),
     Column("Where", lambda drift: drift.detail),
 )
 

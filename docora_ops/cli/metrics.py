@@ -13,14 +13,15 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.jobs import NoJobCode
+from docora_ops.render.columns import NO_ERROR
 from docora_ops.text import inert
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
 
     from docora_ops.actions.metrics import Metrics
+    from docora_ops.error_groups import ErrorGroup
     from docora_ops.jobs import Worker
-    from docora_ops.link_lists import ErrorGroup
 
 
 def metrics(
@@ -157,8 +158,6 @@ def _state(worker: Worker) -> str:
 
 def _by_error(groups: Sequence[ErrorGroup], failed: int) -> Counter[str]:
     """Counts the failed links by the beginning of their error, and the rest as `others`."""
-    from docora_ops.render.link_view import NO_ERROR
-
     counts: Counter[str] = Counter()
     for group in groups:
         text = inert(group.error_message or NO_ERROR)

@@ -11,7 +11,16 @@ from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import context_of
 from docora_ops.jobs import Backend, NoJobCode, refusal_of
-from docora_ops.render.columns import Column, Listing, Pairs, cell, named_values, style_of, words
+from docora_ops.render.columns import (
+    Column,
+    Listing,
+    Pairs,
+    cell,
+    link_name,
+    named_values,
+    style_of,
+    words,
+)
 from docora_ops.text import duration, moment
 
 if TYPE_CHECKING:
@@ -50,7 +59,7 @@ def queue(
     nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.reading import queue
+    from docora_ops.actions.link_lists import queue
 
     overview = queue(context.docora, limit, apps=app or ())
     context.show(overview, _screens(overview, limit, show_all=show_all))
@@ -92,12 +101,6 @@ def workers_cell(queue: QueueOverview) -> Text:
     return cell(count, style)
 
 
-def _link(job: QueuedJob) -> str:
-    from docora_ops.render.link_view import link_name
-
-    return link_name(job)
-
-
 def _since(job: QueuedJob) -> str:
     if job.status == "delayed":
         return f"due {moment(job.due_at) or 'never'}"
@@ -123,11 +126,11 @@ _WORKERS: Sequence[Column[Worker]] = (
     ),
     Column("Takes no job", _trouble, lambda _: "yellow", folds=True),
     Column("Last heartbeat", lambda worker: worker.last_heartbeat_at or "-", left_out=1),
-    Column("At work on", lambda worker: ", ".join(map(_link, worker.jobs)) or "-", folds=True),
+    Column("At work on", lambda worker: ", ".join(map(link_name, worker.jobs)) or "-", folds=True),
 )
 _JOBS: Sequence[Column[QueuedJob]] = (
     Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),
-    Column("Job", _link, folds=True),
+    Column("Job", link_name, folds=True),
     Column("Since", _since),
     Column("Job id", lambda job: job.job_id, left_out=1),
 )

@@ -13,7 +13,7 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import workers_cell
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.links import LinkStatus
-from docora_ops.render.columns import Pairs, cell, words
+from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
 from docora_ops.text import ago, amount, duration, good_until, moment
 
 if TYPE_CHECKING:
@@ -116,8 +116,6 @@ def status_rows(
 
 
 def _links(status: Status) -> Iterator[Row]:
-    from docora_ops.render.link_view import NO_ERROR
-
     counts = status.links_by_status
     if counts is None:
         return

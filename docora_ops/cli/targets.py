@@ -30,7 +30,7 @@ def targets(
     """
     context = Context(as_json=as_json)
     from docora_ops.actions.targets import read_targets
-    from docora_ops.targets import own_folder
+    from docora_ops.settings import own_folder
 
     states = read_targets(check=check)
     if as_json:

@@ -10,19 +10,108 @@ from psycopg.rows import TupleRow
 from docora_ops.database.link_rows import COUNT_MATCHING, LINKS, MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
-from docora_ops.link_lists import (
-    AppSummary,
-    DeliveredFile,
+from docora_ops.jobs import JobState
+from docora_ops.links import (
+    App,
+    AppCount,
+    LinkFilter,
     LinkGroup,
-    LinkHistory,
+    LinkIds,
+    LinkRef,
     LinkSort,
-    ListedLink,
-    Snapshot,
+    LinkStatus,
 )
-from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
 from docora_ops.text import mask, mask_cut, mask_url
 
 _LONGEST_ERROR = 1900  # characters in a list: an error of git can have a megabyte
+
+
+@dataclass(frozen=True, slots=True)
+class ListedLink(LinkIds):
+    """A link and the state of its job, by Docora's own names."""
+
+    app_id: str
+    app_name: str
+    repository_id: str
+    repository_name: str
+    github_url: str
+    status: str
+    error_message: str | None
+    error_message_cut: bool
+    retry_count: int
+    last_scanned_at: datetime | None
+    last_scanned_seconds: int | None  # since then, by the clock of Postgres
+    circuit_open_until: datetime | None
+    circuit_is_open: bool  # by the clock of Postgres
+    job: JobState | None = None  # None: Redis did not tell
+
+
+@dataclass(frozen=True)
+class RepositoryCount:
+    """The number of links of one repository."""
+
+    repository_id: str
+    repository_name: str
+    links: int
+
+
+@dataclass(frozen=True)
+class StatusCount:
+    """The number of links with one status."""
+
+    status: str
+    links: int
+
+
+@dataclass(frozen=True)
+class AppSummary(App):
+    """An app with the number of its links, by status, and the moment of their last good scan.
+
+    `good_until_at` and `good_until_seconds`: as in `ErrorGroup`.
+    """
+
+    base_url: str
+    links: int
+    failed: int
+    pending_snapshot: int
+    scanning: int
+    synced: int
+    last_scanned_at: datetime | None
+    good_until_at: datetime | None
+    good_until_seconds: int | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The last scan of a repository."""
+
+    commit_sha: str
+    branch: str
+    scanned_at: datetime | None
+    files: int
+
+
+@dataclass(frozen=True)
+class LinkHistory:
+    """The fields of a link in Postgres that its job does not need."""
+
+    created_at: datetime
+    last_scanned_at: datetime | None
+    last_scanned_seconds: int | None  # since then, by the clock of Postgres
+    consecutive_failures: int
+    delivered_files: int
+    last_delivered_at: datetime | None
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredFile:
+    """A file that an app has received, as recorded."""
+
+    path: str
+    sha: str
+    delivered_at: datetime
+
 
 _IDS = "l.app_id, l.repository_id"
 _ORDERS = {
@@ -159,9 +248,9 @@ class LinkCounts:
 
 def count_by_status(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories with an open circuit."""
-    found: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
-    by_status = {status: found.get(status, 0) for status in LinkStatus}
-    return LinkCounts(by_status, found["open"], found["held back"])
+    counts: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
+    by_status = {status: counts.get(status, 0) for status in LinkStatus}
+    return LinkCounts(by_status, counts["open"], counts["held back"])
 
 
 def read_now(database: Database) -> datetime:

@@ -22,7 +22,6 @@ from docora_ops.jobs import (
     QueueOverview,
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
-from docora_ops.pair import PAIR_KEY, DatabaseIdentity
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import (
     BULLMQ,
@@ -36,7 +35,7 @@ from docora_ops.queue.backend import (
     permitted,
     sees_bullmq_worker,
 )
-from docora_ops.queue.pair_mark import encode_mark
+from docora_ops.queue.pair_mark import PAIR_KEY, DatabaseIdentity, encode_mark
 from docora_ops.queue.redis_client import Script, describe, redis_errors, server_time, text_of
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.settings import Settings

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from docora_ops.drift import AppDrift, Repaired, RepairOutcome, RepairResult
-from docora_ops.render.columns import Column, Listing, cell, style_of, words
-from docora_ops.render.link_view import ROWS_SHOWN, link_name
+from docora_ops.render.columns import ROWS_SHOWN, Column, Listing, cell, link_name, style_of, words
 
 
 @dataclass(frozen=True)

@@ -466,7 +466,7 @@ def test_all_tokens_have_a_minute(
         assert step.finding.endswith("git ls-remote took longer than 1 s")
         monkeypatch.setattr("docora_ops.worker.probe._LIMIT", 0)
         found = probe(api, repository="octo/api")
-    assert ([each.state for each in found.steps], found.found_problems) == (["not_checked"], True)
+    assert ([each.state for each in found.steps], found.has_failed) == (["not_checked"], True)
 
 
 # What is refused

@@ -9,8 +9,7 @@ import pytest
 
 from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
-from docora_ops.settings import load_settings
-from docora_ops.targets import own_folder, target_files
+from docora_ops.settings import load_settings, own_folder, target_files
 from tests.completion.test_values import offers
 from tests.probe.test_set_url import grant
 from tests.support.diagnoses import ONE_LOOK, make_healthy
@@ -43,16 +42,17 @@ def test_nothing_in_the_environment_leads_a_target_elsewhere(
         assert [app["app_name"] for app in result.data] == ["Acme Search"]
 
 
-def test_the_commands_in_the_json_of_set_url_name_the_target(docora: Docora, env: Env) -> None:
+def test_the_next_commands_of_set_url_name_the_target(docora: Docora, env: Env) -> None:
     grant(docora)
     link = docora.add_link()
     docora.link(link.app_id, docora.add_repository("octo/other"), "scanning")
     words = ("set-url", link.app_id, "https://new.example", "--confirm", "prod", "--json")
     by_name = docora.run(*words, "--target", "prod", env=env)
     assert by_name.code == 0, by_name
-    for name in ("resync", "retry"):
-        command = by_name.data[f"{name}_command"]
-        assert (command.count("--target prod"), command in by_name.stderr) == (1, True), command
+    commands = [line.partition(": ")[2] for line in by_name.stderr.splitlines()[-2:]]
+    assert [shlex.split(command)[1] for command in commands] == ["resync", "retry-all-failed"]
+    for command in commands:
+        assert command.count("--target prod") == 1, command
         assert docora.run(*shlex.split(command)[1:], "--dry-run", env=env).code == 0
 
 
