@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""
         if self.database_url is None:
-            url = "set it to postgres://USER:PASSWORD@HOST/DATABASE in the"
+            url = "set it to postgres://HOST/DATABASE in the"
             hint = (
                 f"name Docora's own env file with --env-file, a target with --target, or {url} "
                 "environment; to try docora-ops without a Docora: docora-ops demo"

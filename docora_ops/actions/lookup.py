@@ -162,7 +162,10 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
             hint="give the id of the one you mean",
             details={"app_ids": [app.app_id for app in several]},
         )
-    raise NotFoundError(f"no app {mask(text)!r}", hint=_did_you_mean(text, some_apps(database)))
+    hint = _did_you_mean(text, some_apps(database))
+    if find_repositories(database, [], text):
+        hint = "it is a repository: the app comes first, or give the repository with --repo"
+    raise NotFoundError(f"no app {mask(text)!r}", hint=hint)
 
 
 def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Repository:

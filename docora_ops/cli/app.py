@@ -39,9 +39,16 @@ from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import BugError, DocoraOpsError, UsageError
+from docora_ops.links import LinkStatus
 from docora_ops.text import mask_url
 
 _COMPLETION_SECONDS = 2
+
+# What people try to select failed links by.
+_BY_LAST_SCAN = (
+    "when a link failed is not recorded: --last-scan-before WHEN and --last-scan-after WHEN select "
+    "by its last good scan, docora-ops history --since WHEN lists changes"
+)
 
 # Help is plain text: for rich's markup Typer imports a Markdown reader and a syntax highlighter,
 # which takes longer than the rest of a help page. Typer's own options for completion would install
@@ -154,25 +161,44 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     # Of a name without quotes, the URL behind it is left over.
     message = re.sub(r"\b\w+://[^\s)]+", lambda url: mask_url(url[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
-    hint = f"{context.command_path if context else 'docora-ops'} --help"
-    if extra := re.match(r"Got unexpected extra argument\(s\) \((.+)\)$", message):
-        hint = f"{_instead_of(extra[1], context)}quote names that contain spaces; see {hint}"
-    if context and message == "Missing argument 'REPO'." and context.info_name == "retry":
-        app = shlex.quote(context.params.get("app") or "APP")
-        hint = f"for all failed links of the app: docora-ops retry-all-failed --app {app}"
-    if context and context.parent is None and (option := getattr(error, "option_name", "")):
-        hint = f"options go after the command: docora-ops COMMAND {option}; see {hint}"
+    see_help = f"{context.command_path if context else 'docora-ops'} --help"
+    if context is None:
+        return UsageError(message, hint=see_help)
+    option = getattr(error, "option_name", "")
+    if option and context.parent is None:
+        hint = f"options go after the command: docora-ops COMMAND {option}; see {see_help}"
+    elif option == "--since" and context.info_name in {"failed", "links"}:
+        message, hint = message.partition(" (Possible ")[0], _BY_LAST_SCAN
+    elif extra := re.match(r"Got unexpected extra argument\(s\) \((.+)\)$", message):
+        hint = f"{_instead_of(extra[1], context)}; see {see_help}"
+    elif context.info_name == "retry" and message == "Missing argument 'REPO'.":
+        name = context.params.get("app") or "APP"
+        kind = "repository" if "/" in name else "app"
+        hint = f"for all failed links of the {kind}: {_with_option('retry-all-failed', name)}"
+    elif message == "Missing argument 'OPERATION_ID'.":
+        hint = f"docora-ops operations lists the ids; see {see_help}"
+    else:
+        hint = see_help
     return UsageError(message, hint=hint)
 
 
-def _instead_of(extra: str, context: typer.Context | None) -> str:
+def _instead_of(extra: str, context: typer.Context) -> str:
     """Returns how the command takes a value that was typed without its option, if it does."""
-    command: Any = context and context.command
-    options = {each.name: each.opts[0] for each in command.params} if command else {}
-    for name in ("app", "at_most"):
-        if name in options and options[name].startswith("--"):
-            return f"docora-ops {command.name} {options[name]} {shlex.quote(extra)}; "
-    return ""
+    command: Any = context.command
+    options = {option for each in command.params for option in each.opts}
+    if "--for" in options:
+        return f"docora-ops {command.name} --for {shlex.quote(extra)}"
+    if "--app" in options:
+        return f"{_with_option(command.name, extra)}; quote names that contain spaces"
+    return "quote names that contain spaces"
+
+
+def _with_option(command: str, value: str) -> str:
+    """Returns the command with the option that takes this value, by the look of the value."""
+    statuses = {text for status in LinkStatus for text in (status, status.partition("_")[0])}
+    is_status = command == "links" and value in statuses
+    option = "--status" if is_status else "--repo" if "/" in value else "--app"
+    return f"docora-ops {command} {option} {shlex.quote(value)}"
 
 
 def _report_bug(context: Context, error: Exception) -> ExitCode:

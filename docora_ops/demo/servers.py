@@ -40,13 +40,19 @@ def valkey(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def apps() -> Iterator[tuple[str, Counter[str]]]:
-    """Starts a web server that takes each POST. Yields its URL and the number of POSTs by path."""
+    """Starts a web server that takes each POST, and answers `probe`.
+
+    Yields its URL and the number of POSTs by path.
+    """
     counts: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             counts[self.path] += 1
+            self.do_HEAD()
+
+        def do_HEAD(self) -> None:
             self.send_response(200)
             self.end_headers()
 

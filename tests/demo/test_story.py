@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from docora_ops.demo.servers import apps
 from docora_ops.demo.story import DemoError, workers
 from tests.support.docora import COMMAND, Docora
 from tests.support.terminal import TerminalSession
@@ -23,6 +24,14 @@ def test_lines_to_paste_are_not_broken_at_80_columns() -> None:
         session.read_until(re.compile(rb"export PATH=[^\r]*:\$PATH\r\n"))
         session.type(b"\x03")
         assert f"export DATABASE_URL='{URL}'\r\n" in session.end()[1]
+
+
+def test_its_apps_answer_a_probe(docora: Docora) -> None:
+    app_id = docora.add_app()
+    with apps() as (url, _):
+        docora.connection.execute("UPDATE apps SET base_url = %s", (f"{url}/acme",))
+        probed = docora.run("probe", app_id, "--json", env={"NODE_ENV": "dev"}).data
+    assert {step["state"] for step in probed["steps"]} == {"ok"}
 
 
 @pytest.mark.slow

@@ -74,6 +74,12 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
         (["retry-all-failed", "Acme"], "docora-ops retry-all-failed --app Acme"),
         (["pause", "10m"], "docora-ops pause --for 10m"),
         (["retry", "Acme Search"], "docora-ops retry-all-failed --app 'Acme Search'"),
+        (["retry", "octo/api"], "docora-ops retry-all-failed --repo octo/api"),
+        (["failed", "octo/api"], "docora-ops failed --repo octo/api"),
+        (["links", "pending"], "docora-ops links --status pending;"),
+        (["queue", "Acme"], "docora-ops queue --app Acme"),
+        (["failed", "--since", "2h"], "--last-scan-before WHEN"),
+        (["progress"], "docora-ops operations"),
     ):
         result = docora.run(*words)
         assert (result.code, hint in result.stderr) == (2, True), result
@@ -84,6 +90,8 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
     assert [row["app_id"] for row in alone.data] == [link.app_id]
     assert docora.run("apps", "nobody").code == 3
     assert docora.run("-V").stdout == docora.run("--version").stdout
+    swapped = docora.run("retry", link.repository_id, link.app_id)
+    assert (swapped.code, "it is a repository: the app comes first" in swapped.stderr) == (3, True)
 
 
 @pytest.mark.parametrize("words", [["status"], ["verify"], ["progress", "bulk_1", "--follow"]])
@@ -97,4 +105,5 @@ def test_without_settings_a_command_says_what_to_do_and_nothing_else(
     if words != ["status"]:
         return
     unset = docora.run("failed", env={"DATABASE_URL": None})
-    assert all(each in unset.stderr for each in ("--env-file", "--target", "docora-ops demo"))
+    ways = ("--env-file", "--target", "postgres://HOST/DATABASE", "docora-ops demo")
+    assert all(each in unset.stderr for each in ways)

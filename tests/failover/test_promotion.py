@@ -31,7 +31,7 @@ def test_a_bulk_retry_stops_and_a_rerun_finishes_it_although_its_commits_are_los
     assert f"on {pair.primary_host} " in stopped.json["error"]
     done = stopped.data["put_to_work"]
     assert 0 < done < 30
-    assert f"Stopped after {done} of 30 links." in stopped.stderr
+    assert f"Stopped (lost server) after {done} of 30 links." in stopped.stderr
     assert "the same command finishes the rest" in stopped.stderr
     queued = len(replicated.waiting())
     assert done <= queued < 30
@@ -40,6 +40,7 @@ def test_a_bulk_retry_stops_and_a_rerun_finishes_it_although_its_commits_are_los
     again = replicated.run(*command[:2], "--json", env={"DATABASE_URL": pair.either})
     assert again.code == 0, again
     assert f"on {pair.standby_host} (schema public)" in again.stderr
+    assert "Redis belongs to" not in again.stderr  # a standby has its primary's identifier
     assert again.data["put_to_work"] == 30
     assert again.data["already_queued"] == queued
     assert pair.statuses() == {"pending_snapshot": 30}

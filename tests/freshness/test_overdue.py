@@ -60,7 +60,7 @@ def test_exactly_the_links_that_nobody_scans_are_overdue_and_are_seen_everywhere
 ) -> None:
     with frozen(docora):
         listed = overdue(docora, "--sort", "overdue")
-        status, doctor = docora.run("status", "--json").data, examine(docora)
+        status, doctor = docora.run("status", "--json", env=ONE_LOOK).data, examine(docora)
         found = numbers(docora.run("metrics"))
     assert sorted(listed) == sorted(links[each] for each in OVERDUE)
     assert listed[-1] == links["long ago"]
@@ -76,7 +76,8 @@ def test_exactly_the_links_that_nobody_scans_are_overdue_and_are_seen_everywhere
     freshness = check(doctor, "freshness")
     assert (freshness["state"], freshness["hint"]) == ("critical", "docora-ops links --overdue")
     assert "3 links of 2 apps without a good scan for over 16 min" in freshness["finding"]
-    assert "3 links of 2 apps overdue: docora-ops links --overdue" in docora.run("status").stdout
+    shown = docora.run("status", env=ONE_LOOK).stdout
+    assert "3 links of 2 apps overdue: docora-ops links --overdue" in shown
     # The limit can be set.
     changed = docora.run("links", "--overdue", "--json", env={"DOCORA_OPS_OVERDUE_AFTER": "100000"})
     assert [each["repository_id"] for each in changed.data] == [links["very long ago"]]
@@ -199,7 +200,7 @@ def test_nothing_moves_if_links_are_due_and_no_job_ends(docora: Docora) -> None:
     assert nothing_moves(docora)
     found = check(examine(docora), "freshness")
     assert (found["state"], found["hint"]) == ("critical", "docora-ops queue")
-    assert "nothing moves: 1 due, no good scan yet" in docora.run("status").stdout
+    assert "nothing moves: 1 due, no good scan yet" in docora.run("status", env=ONE_LOOK).stdout
     record_failure(docora, link.job_id, minutes=20)
     assert nothing_moves(docora)
     record_failure(docora, "app_other-repo_other", minutes=1)

@@ -22,7 +22,7 @@ from docora_ops.diagnosis import Diagnosis
 from docora_ops.overview import Stop
 from docora_ops.settings import Settings
 from tests.support.bullmq import Bullmq
-from tests.support.diagnoses import check, examine, make_healthy, not_ok, scan_links
+from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok, scan_links
 from tests.support.docora import Docora, Env
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -151,7 +151,8 @@ def stop_workers(docora: Docora) -> None:
 
 
 def freshness(docora: Docora, env: Env = None) -> dict[str, object]:
-    found: dict[str, object] = docora.run("status", "--json", env=env).data["freshness"]
+    one_look = ONE_LOOK | dict(env or {})
+    found: dict[str, object] = docora.run("status", "--json", env=one_look).data["freshness"]
     return found
 
 

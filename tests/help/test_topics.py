@@ -136,3 +136,9 @@ def test_every_command_line_can_be_parsed(file: Path) -> None:
         whole = group().make_context("docora-ops", words)
         name, command, arguments = whole.command.resolve_command(whole, whole._protected_args)
         command.make_context(name, arguments + whole.args)
+
+
+@pytest.mark.parametrize("file", ALL, ids=str)
+def test_nothing_asks_to_export_a_target(file: Path) -> None:
+    """In a shell that has exported one, a command that is meant for another Docora changes it."""
+    assert not re.search(r"export DOCORA_OPS_TARGET=\w", read(file))

@@ -9,6 +9,7 @@ from zlib import compress
 
 import pytest
 
+from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result, finish
 from tests.support.proxy import Proxy, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -93,7 +94,7 @@ def test_no_command_shows_or_stores_a_secret(
         ("report",),
     )
     results: list[Result] = []
-    env = dict.fromkeys(("DATABASE_URL", "REDIS_URL"))
+    env = ONE_LOOK | dict.fromkeys(("DATABASE_URL", "REDIS_URL"))
     with watching_sessions(docora) as seen:
         for command in commands:
             for options in ((), ("--json",)):
@@ -148,7 +149,7 @@ def test_no_error_of_a_driver_shows_a_secret(
             ),
         }
         for name, url in [(name, url) for name, each in urls.items() for url in each]:
-            env = {"DOCORA_OPS_STATEMENT_TIMEOUT": "1", name: url}
+            env = {**ONE_LOOK, "DOCORA_OPS_STATEMENT_TIMEOUT": "1", name: url}
             refused = docora.run("retry-all-failed", "--json", env=env)
             checked = docora.run("doctor", env=env)
             assert refused.code in {2, 5, 6}, (url, refused)
