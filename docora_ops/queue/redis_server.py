@@ -24,13 +24,13 @@ def read_redis_server(client: redis.Redis) -> Mapping[str, Any] | None:
             return None
 
 
-def latency(client: redis.Redis) -> float:
-    """Measures how many seconds an answer takes. Raises RedisError."""
+def measure(client: redis.Redis) -> tuple[float, float]:
+    """Returns the seconds that an answer takes, and the time of Redis. Raises RedisError."""
     with redis_errors(client):
         client.time()  # connects, which takes several answers
         began = time.monotonic()
-        client.time()
-        return time.monotonic() - began
+        clock = server_time(client)
+        return time.monotonic() - began, clock
 
 
 def read_clock(client: redis.Redis) -> float:
