@@ -1,11 +1,13 @@
 """Bulk operations, and changes of all kinds, as Redis keeps them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Self
 
-from docora_ops.links import LinkFailure
+from docora_ops.error_groups import ErrorGroup
+from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
 
 @dataclass(frozen=True)
@@ -142,3 +144,197 @@ class HistoryEntry:
             value = self.selection.get(option, [])
             names += value if isinstance(value, list) else [value]
         return app.casefold() in {str(name).casefold() for name in names}
+
+
+_RESULTS_OF_A_SHARE = 20
+
+
+@dataclass(frozen=True)
+class MaxFailures:
+    """The limit of `--max-failures`: a number of snapshots, or a percentage of all results."""
+
+    number: int
+    is_percent: bool = False
+
+    def __str__(self) -> str:
+        """Returns the limit as it is typed."""
+        return f"{self.number}%" if self.is_percent else str(self.number)
+
+    def is_exceeded(self, failed: int, synced: int) -> bool:
+        """Tells whether more have failed again. A percentage applies from 20 results on."""
+        if not self.is_percent:
+            return failed > self.number
+        results = failed + synced
+        return results >= _RESULTS_OF_A_SHARE and failed * 100 > self.number * results
+
+
+@dataclass(frozen=True)
+class ChangeOptions:
+    """Options of a retry or resync. Single links use only the first five."""
+
+    front: bool = False  # queue ahead of all waiting jobs
+    reset_circuit: bool = False  # also close the circuit of each repository
+    update: bool = False  # a resync marks the delivery records instead of deleting them
+    dry_run: bool = False  # only find out what would happen
+    path: str | None = None  # a resync of one link sends only these files; `*` matches any text
+    in_flight: int | None = None  # the limit of snapshots in flight; waits for all of them
+    max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
+    wait: bool = False  # wait for the snapshots
+    timeout: float | None = None  # seconds after which the wait ends; the jobs go on
+
+    @property
+    def is_paced(self) -> bool:
+        """Tells whether the number of snapshots in flight is limited."""
+        return self.in_flight is not None and not self.dry_run
+
+
+NO_OPTIONS = ChangeOptions()
+
+
+@dataclass(frozen=True)
+class RunningOperation:
+    """A bulk operation that is at work on some of the links of a selection.
+
+    `links`: the links of the selection that it has yet to queue, or that have no result yet.
+    """
+
+    operation_id: str
+    who: str | None
+    command: str | None
+    selection: Mapping[str, str | int | bool | list[str]]
+    started_at: datetime | None
+    total: int
+    completed: int
+    taken_over: int
+    links: int
+
+
+@dataclass(frozen=True)
+class LeftToOperation:
+    """The number of due links that `schedule` leaves to an operation with `--in-flight`."""
+
+    operation_id: str
+    links: int
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    """The result of a bulk operation so far, by Docora's own names.
+
+    `total` = `completed` + `left`. `put_to_work` counts the first four outcomes. `failures` is a
+    live list, which keeps growing. A field that an option adds is None without it: `in_flight` and
+    `taken_over` need `--in-flight`; `circuits_reset` and `circuits_held` need `--reset-circuit`;
+    `planned_links` needs `--dry-run`. `running_operations`: those at work on the same links before
+    the first change.
+    """
+
+    action: Action
+    dry_run: bool
+    operation_id: str | None
+    total: int
+    completed: int
+    left: int
+    put_to_work: int
+    cancelled: bool
+    stopped_by: StoppedBy | None
+    cancelled_by: str | None
+    queued: int
+    replaced_stale: int
+    reset: int
+    already_queued: int
+    already_running: int
+    skipped: int
+    not_queued: int
+    deliveries_cleared: int | None
+    deliveries_marked: int | None
+    open_circuits_left_out: int | None
+    circuits_reset: int | None
+    circuits_held: int | None
+    in_flight: int | None
+    taken_over: int | None  # links that others had put to work before their turn came
+    left_to_operations: Sequence[LeftToOperation] | None
+    running_operations: Sequence[RunningOperation]
+    failures: Sequence[LinkFailure]
+    planned_links: Sequence[PlannedLink] | None
+
+    @property
+    def counts(self) -> Mapping[Outcome, int]:
+        """Counts the links by outcome."""
+        return {outcome: count for outcome in Outcome if (count := getattr(self, outcome))}
+
+    def stopped(self, reason: StoppedBy) -> Self:
+        """Returns the result of the operation if it ends now for this reason."""
+        if self.cancelled or not self.left:
+            return self
+        return replace(self, cancelled=True, stopped_by=reason)
+
+
+class WaitEnd(StrEnum):
+    """The end of the wait for one link."""
+
+    SYNCED = "synced"
+    FAILED = "failed"
+    GONE = "gone"
+    LOST = "lost"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class LinkWait:
+    """The result of the wait for one link. `status` is None if the link is gone."""
+
+    result: WaitEnd
+    status: str | None
+    error_message: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class JobCounts:
+    """The jobs of the followed links, by state. A job that is being moved is not counted."""
+
+    waiting: int = 0
+    running: int = 0
+    delayed: int = 0
+    lost: int = 0  # links without a live job
+
+
+@dataclass(frozen=True)
+class BulkWait:
+    """The result of the wait for many links so far."""
+
+    synced: int
+    failed: int
+    gone: int
+    unfinished: int  # links without a result yet
+    failed_links: Sequence[LinkFailure]
+    seconds: float
+    per_second: float = 0  # results within the last minute
+    jobs_by_state: JobCounts = field(default_factory=JobCounts)  # of the links without a result
+    suspended: bool = False  # the workers take no jobs
+    lost_links: Sequence[LinkFailure] = ()
+    unfinished_by_app: Sequence[AppCount] = ()  # once all have a result or time has run out
+    failed_by_error: Sequence[ErrorGroup] = ()  # the failed links, once they are grouped
+
+    def grouped(self) -> Self:
+        """Groups the failed links by error, most links first."""
+        from docora_ops.error_groups import LONGEST, group_errors
+
+        errors = ((each.app_id, each.error_message[: LONGEST + 1], 1) for each in self.failed_links)
+        return replace(self, failed_by_error=group_errors(errors))
+
+    @property
+    def only_lost_left(self) -> bool:
+        """Tells whether there are links without a result, and none of them has a live job."""
+        return 0 < self.unfinished <= self.jobs_by_state.lost
+
+    @property
+    def results(self) -> Results:
+        """The results to keep with the operation."""
+        return Results(self.synced, self.failed, self.gone, self.unfinished)
+
+    @property
+    def total(self) -> int:
+        """Counts all followed links."""
+        return self.synced + self.failed + self.gone + self.unfinished

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from docora_ops.actions.find_drift import Suspects, pause_between_looks
-from docora_ops.actions.look import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions
+from docora_ops.actions.drift import Suspects, pause_between_looks
+from docora_ops.actions.link_jobs import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
 from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.claims import Claim, Claiming, claim_links
@@ -16,6 +15,7 @@ from docora_ops.database.link_rows import read_link
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome
+from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.queue import Answer, Command, LinkQueue, PushRequest
 
 _SLOW_LINKS_IN_A_ROW = 2

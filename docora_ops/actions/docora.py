@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.errors import (
     ConfigurationError,
     PostgresError,
@@ -18,7 +17,7 @@ from docora_ops.errors import (
     UsageError,
 )
 from docora_ops.jobs import Advice, BackendChoice, BackendSource
-from docora_ops.operations import Change
+from docora_ops.operations import NO_OPTIONS, Change, ChangeOptions
 from docora_ops.text import mask
 
 if TYPE_CHECKING:

@@ -7,11 +7,24 @@ from dataclasses import dataclass, field
 from docora_ops.actions import checks
 from docora_ops.actions.checks import Check, CheckName, CheckState, Problem, critical, ok, warning
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_looks
+from docora_ops.actions.drift import (
+    Drift,
+    DriftKind,
+    DriftReport,
+    Suspects,
+    find_drift,
+    pause_between_looks,
+)
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
 from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.look import count_jobs_with_links, sample_jobs
-from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, read_pair
+from docora_ops.actions.pair import (
+    TO_ACCEPT,
+    Pair,
+    PairState,
+    count_jobs_with_links,
+    read_pair,
+    sample_jobs,
+)
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -21,7 +34,6 @@ from docora_ops.database.postgres_server import (
     read_role,
     read_server,
 )
-from docora_ops.drift import Drift, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
 from docora_ops.jobs import QUEUE_NAME, OtherQueue, QueueHealth, Worker
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import look_at_jobs
+from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.database.freshness import (
     MOST_OVERDUE,
     Scans,

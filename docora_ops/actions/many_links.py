@@ -11,13 +11,13 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.tally import Plan
 from docora_ops.actions.workers import require_rq, require_rq_for_front
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions, RunningOperation
 from docora_ops.database import Selection
 from docora_ops.database.deliveries import count_deliveries
 from docora_ops.database.link_reports import SnapshotResult, count_by_status, read_results
 from docora_ops.database.selections import select_due, select_links
 from docora_ops.errors import RedisDeniedError
 from docora_ops.links import Action, AppCount, LinkStatus
+from docora_ops.operations import NO_OPTIONS, ChangeOptions, RunningOperation
 from docora_ops.queue.operation_links import SharedLinks, read_at_work
 from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.text import When, amount

@@ -9,10 +9,9 @@ from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.tally import Tally
-from docora_ops.bulk import BulkWait
 from docora_ops.errors import NotFoundError, OperationFinishedError, RedisError
 from docora_ops.links import LinkRef, count_succeeded
-from docora_ops.operations import Progress, StoppedBy
+from docora_ops.operations import BulkWait, Progress, StoppedBy
 from docora_ops.queue import Command
 from docora_ops.queue.audit_stream import AuditEvent
 from docora_ops.queue.bulk_progress import HEARTBEAT

@@ -10,8 +10,8 @@ from datetime import datetime
 from docora_ops.actions.checks import TOO_SLOW_MS, CheckState, judge_pass
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.workers import warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links

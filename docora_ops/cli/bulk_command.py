@@ -8,7 +8,7 @@ from functools import partial
 
 from docora_ops.actions.bulk import BulkStep
 from docora_ops.actions.docora import Docora
-from docora_ops.bulk import BulkResult, ChangeOptions
+from docora_ops.cli import bulk_view as render
 from docora_ops.cli.context import Context
 from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
@@ -18,8 +18,7 @@ from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import PostgresDeniedError, RedisDeniedError, ServerError
 from docora_ops.links import Action, Outcome, only_app
-from docora_ops.operations import StoppedBy
-from docora_ops.render import bulk_view as render
+from docora_ops.operations import BulkResult, ChangeOptions, StoppedBy
 from docora_ops.render.columns import cell
 from docora_ops.render.console import progress_bar
 from docora_ops.render.link_tables import app_counts, failures

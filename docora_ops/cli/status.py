@@ -65,8 +65,8 @@ def status_rows(
     errors: of the servers that are down.
     is_verified: the delivered files were compared.
     """
+    from docora_ops.cli.bulk_view import links_done, state_of
     from docora_ops.jobs import ADVICE
-    from docora_ops.render.bulk_view import links_done, state_of
 
     if status.target:
         yield "Target", cell(status.target)

@@ -23,10 +23,9 @@ from docora_ops.operations import OperationState
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
-    from docora_ops.actions.following import LinkStep
-    from docora_ops.bulk import BulkWait
+    from docora_ops.actions.waiting import LinkStep
     from docora_ops.links import LinkResult
-    from docora_ops.operations import KnownOperation
+    from docora_ops.operations import BulkWait, KnownOperation
 
 _SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 
@@ -61,7 +60,7 @@ def wait(
             "wait takes APP and REPO, or the id of an operation alone",
             hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
         )
-    from docora_ops.actions.following import wait
+    from docora_ops.actions.waiting import wait
 
     return wait_for_link(context, wait(context.docora, app, repo, timeout=timeout))
 
@@ -96,9 +95,9 @@ def wait_for_link(
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
-    from docora_ops.actions.following import wait_for_operation
+    from docora_ops.actions.waiting import wait_for_operation
+    from docora_ops.cli.bulk_view import wait_screens
     from docora_ops.cli.operations import progress_data, progress_screens
-    from docora_ops.render.bulk_view import wait_screens
 
     steps = wait_for_operation(context.docora, operation_id, timeout=context.timeout)
     lost, events = None, until_interrupted(steps)
@@ -143,7 +142,7 @@ def showing_wait(
     The function takes the results so far, the number of links that are not queued yet, and the
     number of links that may be in flight now.
     """
-    from docora_ops.render.bulk_view import wait_counts
+    from docora_ops.cli.bulk_view import wait_counts
     from docora_ops.render.console import may_animate, progress_bar
 
     at_most = f", {context.timeout} s at most" if context.timeout else ""

@@ -14,11 +14,11 @@ from docora_ops.actions import (
     ChangeOptions,
     LinkChoice,
     bulk,
-    following,
     operation_log,
     retry_all_failed,
+    waiting,
 )
-from docora_ops.bulk import MaxFailures
+from docora_ops.operations import MaxFailures
 from docora_ops.queue.operation_fields import part_key
 from docora_ops.queue.operation_links import HEARD
 from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
@@ -297,7 +297,7 @@ def test_a_run_shows_again_and_again_that_it_is_under_way(
     monkeypatch.setattr(bulk, "_IDLE", 0)
     monkeypatch.setattr(operation_log, "_KEEP", 0)
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
-    monkeypatch.setattr(following, "time", clock)
+    monkeypatch.setattr(waiting, "time", clock)
     docora.add_links(4)
     options = ChangeOptions(in_flight=1)
     with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:

@@ -6,8 +6,7 @@ import pytest
 from rq.job import JobStatus
 from rq.utils import now
 
-from docora_ops.actions.look import count_jobs_with_links
-from docora_ops.drift import Belonging
+from docora_ops.actions.pair import Belonging, count_jobs_with_links
 from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, examine
 from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen

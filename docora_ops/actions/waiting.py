@@ -11,10 +11,9 @@ from math import inf
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import invalid_job_id, job_state, look_at_jobs, named_failures
+from docora_ops.actions.link_jobs import invalid_job_id, job_state, look_at_jobs, named_failures
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
-from docora_ops.bulk import BulkWait, JobCounts, LinkWait, WaitEnd
 from docora_ops.database.link_reports import count_by_app, read_results, read_unsynced
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.postgres_server import read_standby
@@ -30,7 +29,15 @@ from docora_ops.links import (
     Outcome,
     batches,
 )
-from docora_ops.operations import Change, KnownOperation, OperationState
+from docora_ops.operations import (
+    BulkWait,
+    Change,
+    JobCounts,
+    KnownOperation,
+    LinkWait,
+    OperationState,
+    WaitEnd,
+)
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
 from docora_ops.queue.operation_links import has_links, read_links
 

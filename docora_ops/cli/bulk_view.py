@@ -6,9 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from docora_ops.bulk import BulkResult, BulkWait, RunningOperation
 from docora_ops.links import Action, App, LinkGroup, Outcome, PlannedLink
-from docora_ops.operations import KnownOperation, OperationState, Progress, Results, StoppedBy
+from docora_ops.operations import (
+    BulkResult,
+    BulkWait,
+    KnownOperation,
+    OperationState,
+    Progress,
+    Results,
+    RunningOperation,
+    StoppedBy,
+)
 from docora_ops.render.columns import (
     ROWS_SHOWN,
     Column,
