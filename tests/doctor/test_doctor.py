@@ -1,6 +1,6 @@
 """`docora-ops doctor`.
 
-WRITE_TRANSCRIPTS=1 writes the screens of now into the files of tests/doctor/screens instead.
+WRITE_TRANSCRIPTS=1 writes the screens of now into the files beside this one instead.
 """
 
 import os
@@ -114,7 +114,7 @@ def test_it_shows_what_is_not_ok_and_the_worst_last(docora: Docora, state: str, 
     for columns in (40, 80):
         shown = at_terminals(docora, ["doctor"], columns=columns, env=ONE_LOOK)
         screen = plain_data(shown.data)
-        file = Path(__file__).parent / "screens" / f"{state}_{columns}.txt"
+        file = Path(__file__).parent / f"{state}_{columns}.txt"
         text = "".join(f"{line.rstrip()}\n" for line in screen.splitlines())
         if os.environ.get("WRITE_TRANSCRIPTS"):
             file.write_text(text, encoding="utf-8")

@@ -38,7 +38,7 @@ from tests.support.worker_processes import (
     parent_of,
     running,
 )
-from tests.worker.deliveries.test_deliveries import commit_paths, long_path
+from tests.worker.test_deliveries import commit_paths, long_path
 
 LOCK = "docora:repo-lock:octo/api"
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from docora_ops.jobs import NoJobCode
 from docora_ops.queue import connect
 from docora_ops.worker.reasons import Reasons
-from tests.metrics.test_metrics import numbers
+from tests.doctor.test_metrics import numbers
 from tests.support.clocks import clock_in, with_wrong_clock
 from tests.support.delivery_checks import link_row, repository_row
 from tests.support.diagnoses import ONE_LOOK, check

@@ -9,11 +9,11 @@ from psycopg import sql
 from docora_ops import actions
 from docora_ops.errors import UsageError
 from docora_ops.settings import load_settings
+from tests.connections.conftest import Write
 from tests.support.docora import COMMAND, Docora
 from tests.support.read_only import frozen
 from tests.support.snapshots import KEY
 from tests.support.terminal import TerminalSession, on_terminal
-from tests.targets.conftest import Write
 
 Env = Mapping[str, str | None]
 APP = f"app_{1:024x}"

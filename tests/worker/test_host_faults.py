@@ -1,6 +1,7 @@
 """Errors that are the fault of the host, and not of the link whose job met them."""
 
 import os
+import random
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ def test_a_full_disk_counts_against_no_link_and_no_circuit_and_jobs_wait_until_t
 def test_a_repository_that_is_too_large_for_the_disk_counts_as_the_links_own_fault(
     snapshots: Snapshots,
 ) -> None:
-    link, _ = snapshots.add_link({f"{number}": os.urandom(6 << 20) for number in range(3)})
+    link, _ = snapshots.add_link({f"{number}": random.randbytes(6 << 20) for number in range(3)})
     small = snapshots.add_upstream("octo/b")
     small.commit({"b": "2\n"})
     other = snapshots.link(snapshots.add_app("Beta"), snapshots.add_repository(small, "octo/b"))

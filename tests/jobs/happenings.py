@@ -16,7 +16,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.utils import now
 
-from tests.jobs.machine.situation import Situation
+from tests.jobs.situation import Situation
 from tests.support.docora import INTERMEDIATE, QUEUE, WIP, Docora
 from tests.support.rows import TestLink
 

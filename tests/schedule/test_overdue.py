@@ -7,7 +7,7 @@ import pytest
 from rq.job import JobStatus
 from rq.utils import now
 
-from tests.metrics.test_metrics import numbers
+from tests.doctor.test_metrics import numbers
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok, scan_links
 from tests.support.docora import Docora

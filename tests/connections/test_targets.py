@@ -10,15 +10,15 @@ import pytest
 from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import load_settings, own_folder, target_files
-from tests.completion.test_values import offers
-from tests.probe.test_set_url import grant
+from tests.connections.conftest import Write
+from tests.help.test_completed_values import offers
+from tests.repair.test_verify import store
+from tests.retry.test_set_url import grant
 from tests.support.diagnoses import ONE_LOOK, make_healthy
 from tests.support.docora import Docora, finish
 from tests.support.proxy import patience
 from tests.support.read_only import frozen
 from tests.support.terminal import on_terminal
-from tests.targets.conftest import Write
-from tests.verify.test_verify import store
 
 Env = Mapping[str, str | None]
 ELSEWHERE = "postgres://u@127.0.0.1:1/elsewhere"

@@ -10,7 +10,7 @@ import pytest
 from rq.utils import now, utcformat
 
 from docora_ops.queue.processes import Process, this_process
-from tests.metrics.test_metrics import numbers
+from tests.doctor.test_metrics import numbers
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora
