@@ -143,7 +143,10 @@ def repair_screens(result: RepairResult) -> Iterator[object]:
     def counts(of: Mapping[RepairOutcome, int]) -> str:
         return ", ".join(f"{of[each]} {words(each)}" for each in RepairOutcome if of.get(each))
 
-    by_app = (*FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
+    by_app: Sequence[Column[AppDrift]] = (
+        *FOUND,
+        Column(done, lambda drift: counts(drift.counts)),
+    )
     each: Sequence[Column[Repaired]] = (
         Column("Link", lambda item: link_name(item.drift), narrowest=16),
         Column("Drift", lambda item: words(item.drift.kind)),

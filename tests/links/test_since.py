@@ -185,7 +185,7 @@ def test_each_list_tells_until_when_failed_links_were_good(
         apps = docora.run("apps", env=env).stdout.splitlines()
         [app] = docora.run("apps", "--json", env=env).data
         status = docora.run("status", env=env).stdout
-        shown = docora.run("show", *links["hours"].ids, env=env).stdout
+        shown = docora.run("show", *links["hours"].ids, "--all", env=env).stdout
         never = docora.run("show", *links["never"].ids, env=env).stdout
         table = at_terminals(docora, ["failed", "--group-by", "error"], columns=80, env=env)
     docora.connection.execute("UPDATE repositories SET name = name || '-of-the-whole-company'")
