@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from docora_ops.actions.many_links import resync_all as resync_all
     from docora_ops.actions.many_links import retry_all_failed as retry_all_failed
     from docora_ops.actions.many_links import schedule as schedule
-    from docora_ops.actions.monitoring import read_metrics as read_metrics
-    from docora_ops.actions.monitoring import read_status as read_status
+    from docora_ops.actions.metrics import read_metrics as read_metrics
     from docora_ops.actions.one_link import link_to_resync as link_to_resync
     from docora_ops.actions.one_link import resync as resync
     from docora_ops.actions.one_link import retry as retry
     from docora_ops.actions.pair import accept_pair as accept_pair
     from docora_ops.actions.pair import read_pair as read_pair
+    from docora_ops.actions.pauses import pause as pause
+    from docora_ops.actions.pauses import resume as resume
+    from docora_ops.actions.pauses import rq_workers as rq_workers
     from docora_ops.actions.report import read_report as read_report
+    from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
     from docora_ops.actions.verification import Compared as Compared
     from docora_ops.actions.verification import verify as verify
-    from docora_ops.actions.workers import pause as pause
-    from docora_ops.actions.workers import resume as resume
-    from docora_ops.actions.workers import rq_workers as rq_workers
 
 _MODULES = {
     "app_url": ("set_url",),
@@ -63,14 +63,15 @@ _MODULES = {
     "following": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
     "lookup": ("LinkChoice",),
     "many_links": ("resync_all", "retry_all_failed", "schedule"),
-    "monitoring": ("read_metrics", "read_status"),
+    "metrics": ("read_metrics",),
     "one_link": ("link_to_resync", "resync", "retry"),
     "pair": ("accept_pair", "read_pair"),
+    "pauses": ("pause", "resume", "rq_workers"),
     "link_lists": ("apps", "files", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
+    "status": ("read_status",),
     "targets": ("read_targets",),
     "verification": ("Compared", "verify"),
-    "workers": ("pause", "resume", "rq_workers"),
 }
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv6Address
 from urllib.parse import unquote
 
+from docora_ops.actions.checks import CheckState
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database
@@ -18,7 +19,6 @@ from docora_ops.database.app_url import (
     read_base_url,
     set_base_url,
 )
-from docora_ops.diagnosis import CheckState
 from docora_ops.errors import NotFoundError, PostgresError, RedisError, UsageError
 from docora_ops.links import App
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry

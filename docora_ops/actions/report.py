@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.bulk_operations import progress
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.monitoring import read_status
+from docora_ops.actions.status import Status, read_status
 from docora_ops.actions.verification import Verification
 from docora_ops.audit import HistoryEntry
 from docora_ops.bulk import KnownOperation, OperationRecord
 from docora_ops.errors import NotFoundError, ServerError
 from docora_ops.links import Action, LinkFailure, Outcome, count_succeeded
-from docora_ops.overview import Status
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When

@@ -16,6 +16,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.status import status_rows
 from docora_ops.cli.verify import LIMITS, compare, summary
 from docora_ops.errors import PostgresError, UsageError
 from docora_ops.render.columns import NO_ERROR, link_name
@@ -259,8 +260,6 @@ def _pauses(report: Report) -> Iterator[str]:
 
 def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
     """Yields the rows of `status`."""
-    from docora_ops.render.status_view import status_rows
-
     yield from ("", "## State now", "")
     is_verified = report.verification is not None
     for name, value in status_rows(report.status, errors, is_verified=is_verified):

@@ -1,6 +1,6 @@
 """Reading lists, counts, histories and results of links. Secrets in texts and URLs are masked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -21,7 +21,6 @@ from docora_ops.links import (
     LinkSort,
     LinkStatus,
 )
-from docora_ops.overview import LinkCounts
 from docora_ops.text import mask, mask_cut, mask_url
 
 _LONGEST_ERROR = 1900  # characters in a list: an error of git can have a megabyte
@@ -231,6 +230,20 @@ SELECT 'held back', count(*) FROM docora.repositories
 JOIN docora.app_repositories USING (repository_id)
 WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 """
+
+
+@dataclass(frozen=True)
+class LinkCounts:
+    """The number of links by status, and of repositories whose circuit is open."""
+
+    by_status: Mapping[LinkStatus, int]  # every status
+    open_circuits: int
+    pending_with_open_circuit: int = 0  # links
+
+    @property
+    def failed(self) -> int:
+        """Counts the failed links."""
+        return self.by_status[LinkStatus.FAILED]
 
 
 def count_by_status(database: Database) -> LinkCounts:

@@ -173,7 +173,7 @@ def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora)
     docora.add_link("pending_snapshot")
     docora.age_links()
     with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
-        assert process.stderr.readline() == "1 mismatch at first check: checking again in 600 s.\n"
+        assert process.stderr.readline() == "1 suspect at first check: checking again in 600 s.\n"
         process.send_signal(signal.SIGINT)
         result = finish(process)
     assert (result.code, result.json["code"]) == (130, "interrupted"), result

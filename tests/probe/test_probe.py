@@ -16,7 +16,7 @@ import trustme
 from cryptography import x509
 
 from docora_ops.actions import Docora as Api
-from docora_ops.diagnosis import CheckState
+from docora_ops.actions.checks import CheckState
 from docora_ops.errors import ConfigurationError
 from docora_ops.worker.probe import _certificate, probe
 from tests.support.docora import Docora, Result
