@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from docora_ops.actions.audit_history import history as history
     from docora_ops.actions.bulk_operations import cancel as cancel
     from docora_ops.actions.bulk_operations import follow as follow
+    from docora_ops.actions.bulk_operations import operation as operation
     from docora_ops.actions.bulk_operations import operations as operations
-    from docora_ops.actions.bulk_operations import progress as progress
+    from docora_ops.actions.bulk_operations import running_operation as running_operation
     from docora_ops.actions.bulk_run import BulkStep as BulkStep
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "app_url": ("set_url",),
     "audit_history": ("history",),
-    "bulk_operations": ("cancel", "follow", "operations", "progress"),
+    "bulk_operations": ("cancel", "follow", "operation", "operations", "running_operation"),
     "bulk_run": ("BulkStep",),
     "doctor": ("diagnose",),
     "docora": ("Docora",),

@@ -24,7 +24,7 @@ from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
 from docora_ops.cli.link_lists import apps, failed, links, show
 from docora_ops.cli.metrics import metrics
-from docora_ops.cli.operations import cancel, operations, progress
+from docora_ops.cli.operations import cancel, operations
 from docora_ops.cli.pair import pair
 from docora_ops.cli.pause import pause, resume
 from docora_ops.cli.probe import probe
@@ -84,8 +84,7 @@ for _command, _example in (
     (schedule, "schedule --dry-run"),
     (pair, "pair --accept"),
     (set_url, "set-url 'Acme Search' https://new.example/hook --probe"),
-    (operations, "operations"),
-    (progress, "progress bulk_0123456789abcdef --follow"),
+    (operations, "operations bulk_0123456789abcdef --follow"),
     (wait, "wait bulk_0123456789abcdef --timeout 600"),
     (cancel, "cancel bulk_0123456789abcdef"),
     (pause, "pause --for 10m"),
@@ -178,8 +177,6 @@ def _usage_error(error: typer.TyperException) -> UsageError:
         name = context.params.get("app") or "APP"
         kind = "repository" if "/" in name else "app"
         hint = f"for all failed links of the {kind}: {_with_option('retry-all-failed', name)}"
-    elif message == "Missing argument 'OPERATION_ID'.":
-        hint = f"docora-ops operations lists the ids; see {see_help}"
     else:
         hint = see_help
     return UsageError(message, hint=hint)

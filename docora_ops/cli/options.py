@@ -80,8 +80,8 @@ App = Annotated[str, _app]
 OptionalApp = Annotated[str | None, _app]
 Repo = Annotated[str, _repo]
 OptionalRepo = Annotated[str | None, _repo]
-OperationId = Annotated[
-    str,
+OptionalOperationId = Annotated[
+    str | None,
     typer.Argument(
         metavar="OPERATION_ID",
         help="The id printed when the operation started.",

@@ -53,7 +53,7 @@ def test_neither_help_nor_a_usage_error_loads_a_driver(docora: Docora) -> None:
         assert result.code == code, result
         assert not imported & (DRIVERS if code else NOT_FOR_HELP), words
     # Without this the test could not fail.
-    _, imported = split_trace(docora.run("progress", "bulk_x", env=TRACE))
+    _, imported = split_trace(docora.run("operations", "bulk_x", env=TRACE))
     assert imported & DRIVERS == {"redis", "rq"}
     assert {"pydantic", "rich"} <= imported
 
