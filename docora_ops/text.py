@@ -23,6 +23,7 @@ _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
 )
 """Letters and marks without a glyph."""
 _DAY = 86_400  # seconds
+_DURATION = re.compile("(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 _LONGEST = 10**9  # seconds: others may have written any number
 
 
@@ -90,6 +91,22 @@ def moment_of(when: When, now: datetime) -> datetime:
         return now - when
     last = datetime.combine(now.astimezone(UTC), when.at, UTC)
     return last - timedelta(days=when.days_ago + (last > now))
+
+
+def seconds_of(text: str, longest: int = 7 * _DAY) -> int:
+    """Reads a duration: `90` (seconds), `30s`, `10m`, `1h30m` or `3d`.
+
+    longest: the largest number of seconds allowed; the smallest is 1. Raises ValueError.
+    """
+    typed = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
+    numbers = map(int, typed.groups("0") if typed else ())
+    seconds = sum(number * unit for number, unit in zip(numbers, (_DAY, 3600, 60, 1), strict=False))
+    if not 1 <= seconds <= longest:
+        raise ValueError(
+            f"{text[:100]!r} is not a duration between 1 s and {longest // _DAY} days, such as 90, "
+            "30s, 10m, 1h30m or 2d"
+        )
+    return seconds
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from docora_ops.cli.operations import RUNNER_IS_SILENT
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.links import only_app
-from docora_ops.text import amount
+from docora_ops.text import amount, duration
 
 if TYPE_CHECKING:
     from docora_ops.actions.following import LinkStep
@@ -149,7 +149,7 @@ def showing_wait(
     from docora_ops.render.bulk_view import wait_counts
     from docora_ops.render.console import may_animate, progress_bar
 
-    at_most = f", {context.timeout} s at most" if context.timeout else ""
+    at_most = f", {duration(context.timeout)} at most" if context.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
     is_animated, said_at = may_animate(sys.stderr), time.monotonic()
     first = wait_counts(wait) if wait else "looking"

@@ -14,7 +14,7 @@ from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError, WrongBackendError
-from docora_ops.text import duration, inert
+from docora_ops.text import duration, inert, seconds_of
 
 
 def worker(
@@ -36,10 +36,10 @@ def worker(
     grace: Annotated[
         int | None,
         typer.Option(
-            metavar="SECONDS",
-            min=1,
-            max=86_400,
-            help="Stop the current job SECONDS after a signal (default: let it finish).",
+            metavar="TIME",
+            parser=seconds_of,
+            help="Stop the current job TIME (30s, 10m or seconds) after a signal (default: let it "
+            "finish).",
         ),
     ] = None,
     log_format: Annotated[
