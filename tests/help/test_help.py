@@ -62,6 +62,10 @@ def test_the_whole_lists_every_command_and_tells_the_version(docora: Docora) -> 
     version, whole, nothing = docora.run_together(["--version"], ["--help"], [])
     assert (version.code, version.stdout) == (0, f"docora-ops {__version__}\n")
     assert (nothing.code, nothing.stdout, nothing.stderr) == (2, whole.stdout, "")
+    headings = re.findall(r"(?m)^(\S.*):$", whole.stdout)
+    assert headings[1:] == [
+        *("See the state", "Put links back to work", "Follow changes", "Run and set up")
+    ]
     for name, command in group().commands.items():
         summary = command.help.partition("\n")[0]
         line = rf"(?m)^  {name} +{re.escape(summary)}$"
