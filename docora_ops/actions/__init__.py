@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.pauses import resume as resume
     from docora_ops.actions.pauses import rq_workers as rq_workers
     from docora_ops.actions.report import read_report as read_report
+    from docora_ops.actions.schedule_passes import repeat_schedule as repeat_schedule
     from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
     from docora_ops.actions.verification import Compared as Compared
@@ -70,6 +71,7 @@ _MODULES = {
     "pauses": ("pause", "resume", "rq_workers"),
     "link_lists": ("apps", "files", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
+    "schedule_passes": ("repeat_schedule",),
     "status": ("read_status",),
     "targets": ("read_targets",),
     "verification": ("Compared", "verify"),

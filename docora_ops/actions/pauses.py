@@ -5,16 +5,13 @@ from dataclasses import dataclass
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.workers import require_rq
-from docora_ops.errors import WrongBackendError
-from docora_ops.jobs import AnyWorker, Backend, OtherQueue, Suspension
+from docora_ops.jobs import AnyWorker, Backend, Suspension
 from docora_ops.queue.backend import (
     live_workers,
     read_suspension,
     resume_workers,
     suspend_workers,
 )
-
-_INSTEAD = "to keep Docora's workers from taking jobs, stop them"
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,8 @@ def rq_workers(docora: Docora) -> RqWorkers:
     Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError beside a worker of
     Docora, which would go on taking jobs.
     """
-    require_rq(docora, "pause", _INSTEAD)
-    if docora.queue.read_other() is OtherQueue.WORKED_ON:
-        raise WrongBackendError("a BullMQ worker of Docora runs, and obeys no pause", hint=_INSTEAD)
+    instead = "to keep Docora's workers from taking jobs, stop them"
+    require_rq(docora, "pause", instead, alone="it obeys no pause")
     return RqWorkers(read_suspension(docora.redis, Backend.RQ), live_workers(docora.redis))
 
 

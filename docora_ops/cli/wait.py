@@ -103,7 +103,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.cli.operations import operation_data, operation_screens
     from docora_ops.render.bulk_view import wait_screens
 
-    steps = wait_for_operation(context.docora, operation_id, timeout=context.timeout)
+    steps = wait_for_operation(context.docora, operation_id, timeout=context.options.timeout)
     lost, events = None, until_interrupted(steps)
     step = next(events)
     try:
@@ -149,7 +149,7 @@ def showing_wait(
     from docora_ops.render.bulk_view import wait_counts
     from docora_ops.render.console import may_animate, progress_bar
 
-    at_most = f", {duration(context.timeout)} at most" if context.timeout else ""
+    at_most = f", {duration(context.options.timeout)} at most" if context.options.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
     is_animated, said_at = may_animate(sys.stderr), time.monotonic()
     first = wait_counts(wait) if wait else "looking"
