@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 
-from docora_ops.actions.bulk_run import BulkStep
+from docora_ops.actions.bulk import BulkStep
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.many_links import schedule
 from docora_ops.errors import PoolingError, PostgresDeniedError, RedisDeniedError, ServerError

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import typer
 
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
 from docora_ops.cli.streams import Terminal, show_paged, terminal_to_ask
 from docora_ops.errors import DocoraOpsError, UsageError
+from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.text import mask
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.lookup import LinkChoice
     from docora_ops.actions.pages import Page
     from docora_ops.links import LinkStatus
+    from docora_ops.operations import ChangeOptions
     from docora_ops.render.columns import Column
 
 T = TypeVar("T")
@@ -200,7 +201,7 @@ class Context:
 
         suspect, suspects: the words for one suspect, and for several.
         """
-        from docora_ops.actions.find_drift import Suspects
+        from docora_ops.actions.drift import Suspects
         from docora_ops.text import amount
 
         delay = self.docora.settings.drift_grace

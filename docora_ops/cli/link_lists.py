@@ -12,7 +12,6 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
-from docora_ops.jobs import Backend
 from docora_ops.links import LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, style_of, words
 from docora_ops.text import amount, duration, good_until, moment
@@ -324,9 +323,9 @@ def _whole_screen(details: LinkDetails) -> Pairs:
         by = f" on {failure.worker}" if failure.worker else ""
         failed_at = moment(failure.failed_at) or "in an earlier try"
         rows.append(("Last failure", cell(f"{failed_at}{by}")))
-        # The error is the last line of Python's traceback, and the first one of Node's text.
         lines = failure.text.split("\n")
-        rows.append(("", cell(lines.pop(-1 if details.backend is Backend.RQ else 0))))
+        lines.remove(failure.error_message)
+        rows.append(("", cell(failure.error_message)))
         rows += (("", cell(line)) for line in lines)
     return Pairs(rows)
 

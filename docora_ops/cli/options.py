@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from docora_ops.bulk import MaxFailures
 from docora_ops.cli.completion import (
     complete_app,
     complete_operation,
@@ -15,6 +14,7 @@ from docora_ops.cli.completion import (
     complete_target,
 )
 from docora_ops.links import LinkStatus
+from docora_ops.operations import MaxFailures
 from docora_ops.text import TimeOfDay, When, seconds_of
 
 _TIME_OF_DAY = re.compile("[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?Z?")
@@ -182,9 +182,6 @@ InFlight = Annotated[
         help="At most N snapshots in flight, shared fairly among apps. Implies --wait. Starts "
         "with 2; doubles after as many clean results; halves if one fails.",
     ),
-]
-NoSlowStart = Annotated[
-    bool, typer.Option("--no-slow-start", help="With --in-flight: allow N from the start.")
 ]
 Detach = Annotated[
     bool, typer.Option("--detach", help="With --in-flight: go on without this terminal.")

@@ -54,7 +54,7 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
         context.say("The job was waiting already and keeps its place: --front moves no job.")
     if not context.options.wait:
         return ExitCode.OK
-    from docora_ops.actions.following import wait_for_change
+    from docora_ops.actions.waiting import wait_for_change
 
     steps = wait_for_change(context.docora, result, timeout=context.options.timeout)
     return wait_for_link(context, steps, result)
@@ -78,7 +78,6 @@ def retry_all_failed(
     front: options.Front = False,
     reset_circuit: options.ResetCircuit = False,
     in_flight: options.InFlight = None,
-    no_slow_start: options.NoSlowStart = False,
     max_failures: options.FailureLimit = None,
     detach: options.Detach = False,
     wait: options.Wait = False,

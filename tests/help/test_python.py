@@ -9,8 +9,8 @@ import pytest
 
 import docora_ops
 from docora_ops import actions
-from docora_ops.bulk import MaxFailures
 from docora_ops.errors import UsageError
+from docora_ops.operations import MaxFailures
 from tests.support.docora import Docora
 from tests.support.proxy import patience
 

@@ -6,22 +6,19 @@ from dataclasses import asdict
 from typing import Any
 from unittest.mock import patch
 
-from docora_ops import actions, bulk
+from docora_ops import actions
 from docora_ops.actions import (
     BulkStep,
     ChangeOptions,
     Docora,
     LinkChoice,
-    bulk_run,
-    many_links,
+    bulk,
     one_link,
 )
-from docora_ops.actions.find_drift import Finding, Suspects, find_drift
-from docora_ops.actions.fix_drift import plan_repair, repair_found
-from docora_ops.audit import describe_change
-from docora_ops.bulk import BulkResult
-from docora_ops.drift import DriftReport, RepairResult
+from docora_ops.actions.drift import DriftReport, Finding, Suspects, find_drift
+from docora_ops.actions.repairs import RepairResult, plan_repair, repair_found
 from docora_ops.links import Action, LinkRef, LinkResult
+from docora_ops.operations import BulkResult
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
@@ -92,9 +89,8 @@ class Actions:
         """`prepare` gets the step when its links are chosen and none is done, `each` later ones."""
         with _unchecked(), ExitStack() as stack:
             if batch_size is not None:
-                stack.enter_context(patch.object(bulk, "BATCH_SIZE", batch_size))
-                stack.enter_context(patch.object(many_links, "_RESYNC_BATCH", batch_size))
-                stack.enter_context(patch.object(bulk_run, "LONGEST_FLIGHT", 0))
+                smaller = self.settings.model_copy(update={"batch_size": batch_size})
+                stack.enter_context(patch.object(self.docora, "settings", smaller))
             step = next(steps)
             if step.result.total and not options.dry_run:
                 step = next(steps)
@@ -123,15 +119,15 @@ class Actions:
         prepare()
         if dry_run:
             return plan_repair(self.queue, found)
-        *_, result = repair_found(self.docora, found, describe_change("repair", None))
+        *_, result = repair_found(self.docora, found, self.docora.describe_change("repair", None))
         return result
 
 
 @contextmanager
 def _unchecked() -> Iterator[None]:
     with ExitStack() as stack:
-        for module in (bulk_run, one_link):
+        for module in (bulk, one_link):
             stack.enter_context(patch.object(module, "require_pair"))
             stack.enter_context(patch.object(module, "count_workers", return_value=1))
-        stack.enter_context(patch.object(bulk_run, "require_right_workers"))
+        stack.enter_context(patch.object(bulk, "require_right_workers"))
         yield
