@@ -93,18 +93,18 @@ def moment_of(when: When, now: datetime) -> datetime:
     return last - timedelta(days=when.days_ago + (last > now))
 
 
-def seconds_of(text: str, longest: int = 7 * _DAY) -> int:
+def seconds_of(text: str, *, shortest: int = 1, longest: int = 7 * _DAY) -> int:
     """Reads a duration: `90` (seconds), `30s`, `10m`, `1h30m` or `3d`.
 
-    longest: the largest number of seconds allowed; the smallest is 1. Raises ValueError.
+    shortest, longest: the numbers of seconds that are allowed. Raises ValueError.
     """
     typed = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
     numbers = map(int, typed.groups("0") if typed else ())
     seconds = sum(number * unit for number, unit in zip(numbers, (_DAY, 3600, 60, 1), strict=False))
-    if not 1 <= seconds <= longest:
+    if not typed or not shortest <= seconds <= longest:
         raise ValueError(
-            f"{text[:100]!r} is not a duration between 1 s and {longest // _DAY} days, such as 90, "
-            "30s, 10m, 1h30m or 2d"
+            f"{text[:100]!r} is not a duration between {shortest} s and {longest // _DAY} days, such "
+            "as 90, 30s, 10m, 1h30m or 2d"
         )
     return seconds
 

@@ -51,7 +51,7 @@ def _moment_or_age(value: str) -> When:
             text = value.removesuffix("Z")
             return TimeOfDay(time.fromisoformat(f"0{text}" if text[1] == ":" else text))
         if value[-1:] in {*"smhd"}:  # a number alone may be a date
-            return timedelta(seconds=seconds_of(value, _LONGEST_AGE))
+            return timedelta(seconds=seconds_of(value, shortest=0, longest=_LONGEST_AGE))
         moment = datetime.fromisoformat(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
