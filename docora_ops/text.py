@@ -103,8 +103,8 @@ def seconds_of(text: str, *, shortest: int = 1, longest: int = 7 * _DAY) -> int:
     seconds = sum(number * unit for number, unit in zip(numbers, (_DAY, 3600, 60, 1), strict=False))
     if not typed or not shortest <= seconds <= longest:
         raise ValueError(
-            f"{text[:100]!r} is not a duration between {shortest} s and {longest // _DAY} days, such "
-            "as 90, 30s, 10m, 1h30m or 2d"
+            f"{text[:100]!r} is not a duration between {shortest} s and {longest // _DAY} days, "
+            "such as 90, 30s, 10m, 1h30m or 2d"
         )
     return seconds
 
