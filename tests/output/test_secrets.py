@@ -107,7 +107,7 @@ def test_no_command_shows_or_stores_a_secret(
     assert "***" in results[0].stdout
     assert any("retry-all-failed --error" in result.stdout for result in results)
     assert_no_secret(*(text for result in results for text in (result.stdout, result.stderr)))
-    assert any("docora-ops" in text and "SET status" in text for text in seen)
+    assert any("docora-ops" in text and "judged AS" in text for text in seen)
     assert_no_secret(*seen)
     stored = b"\n".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
     assert "octo/api → Acme" in stored
