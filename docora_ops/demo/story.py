@@ -161,8 +161,7 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
 
 def _clean_environment() -> None:
     """Removes variables that may lead elsewhere: Docora's, ours, and of libpq, git and proxies."""
-    fields = Settings.model_fields.items()
-    names = "|".join(str(field.validation_alias or name) for name, field in fields)
+    names = "|".join(str(field.validation_alias) for field in Settings.model_fields.values())
     lead_elsewhere = f"DOCORA_OPS_.*|PG.*|GIT_.*|.*_PROXY|({names})(_FILE)?"
     for name in list(os.environ):
         if re.fullmatch(lead_elsewhere, name, re.IGNORECASE):
