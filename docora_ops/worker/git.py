@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
-from docora_ops.interrupts import deferred
 from docora_ops.settings import Settings
 from docora_ops.worker.host import certificate_hint
+from docora_ops.worker.interrupts import deferred
 
 PIECE = 1 << 20  # bytes to read from git at once
 _KEPT_VARIABLES = re.compile(

@@ -26,13 +26,13 @@ from docora_ops.actions.encryption import decrypt
 from docora_ops.actions.lookup import gone, resolve_app, resolve_repository
 from docora_ops.database.app_url import LinkToken, read_tokens
 from docora_ops.errors import ConfigurationError, DeliveryError, SnapshotError
-from docora_ops.interrupts import held_back
 from docora_ops.links import App
 from docora_ops.settings import Settings
 from docora_ops.text import amount, mask_url
 from docora_ops.worker import host
 from docora_ops.worker.clone import newest_commit
 from docora_ops.worker.git import git_for, require_git
+from docora_ops.worker.interrupts import held_back
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.snapshot_job import DELIVERY_TIMEOUT
 from docora_ops.worker.webhook import FAILURES, LOGIN_HINT, Route, route_to
@@ -99,7 +99,8 @@ def probe(
         require_git()
         apps = [known_app] if known_app else []
         known_repository = resolve_repository(database, apps, repository)
-        app_id, repository_id = known_app and known_app.app_id, known_repository.repository_id
+        app_id = known_app.app_id if known_app else None
+        repository_id = known_repository.repository_id
         url, links = read_tokens(database, repository_id, app_id)
         if not links:
             raise gone(app_id or "", repository_id)
@@ -114,12 +115,12 @@ def probe(
     return Probe(
         host=os.uname().nodename,
         steps=steps,
-        app_id=known_app and known_app.app_id,
-        app_name=known_app and known_app.app_name,
-        base_url=base_url and mask_url(base_url),
-        repository_id=known_repository and known_repository.repository_id,
-        repository_name=known_repository and known_repository.repository_name,
-        github_url=url and mask_url(url),
+        app_id=known_app.app_id if known_app else None,
+        app_name=known_app.app_name if known_app else None,
+        base_url=mask_url(base_url) if base_url else None,
+        repository_id=known_repository.repository_id if known_repository else None,
+        repository_name=known_repository.repository_name if known_repository else None,
+        github_url=mask_url(url) if url else None,
     )
 
 

@@ -11,12 +11,12 @@ from types import FrameType
 
 from docora_ops.database.postgres_server import require_session
 from docora_ops.errors import ConfigurationError, HostFaultError
-from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker import host
 from docora_ops.worker.git import require_git
+from docora_ops.worker.interrupts import handle_ending, held_back
 from docora_ops.worker.log import log
 from docora_ops.worker.rq_worker import SnapshotWorker
 from docora_ops.worker.snapshot_job import use_settings
@@ -115,11 +115,7 @@ def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdo
             children[pid] = slot
             watchdog.begin(slot, pid)
 
-    before = {
-        number: signal.signal(number, stop)
-        for number in ENDING
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
-    }
+    before = handle_ending(stop)
     # The alarm interrupts the wait for a child. Children do not inherit it.
     before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda *_: watchdog.tell())
     signal.setitimer(signal.ITIMER_REAL, INTERVAL, INTERVAL)

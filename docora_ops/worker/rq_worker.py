@@ -30,7 +30,6 @@ from docora_ops.errors import (
     SnapshotError,
     WorkerNameTakenError,
 )
-from docora_ops.interrupts import ENDING, deferred
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
 from docora_ops.queue.backend import process_fields
 from docora_ops.queue.redis_client import describe, explain, explained, is_outage
@@ -38,6 +37,7 @@ from docora_ops.queue.rq_queue import MAY_COMPARE, NO_JOB_REASON
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults, snapshot_job
+from docora_ops.worker.interrupts import deferred, handle_ending
 from docora_ops.worker.log import log
 from docora_ops.worker.reasons import Bar, Reasons
 from docora_ops.worker.recovery import LinkRecovery, SnapshotJob
@@ -118,9 +118,7 @@ class SnapshotWorker(Worker):
         self._grace = grace
         rq_faults.require_info(self.connection)
         host.measure_clock(self.connection)
-        for number in ENDING:
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self.handle_signal)
+        handle_ending(self.handle_signal)
         try:
             self._register()
             server = describe(self.connection)
