@@ -82,7 +82,6 @@ def describe_change(
         "front": options.front,
         "reset_circuit": options.reset_circuit,
         "in_flight": options.in_flight,
-        "no_slow_start": options.no_slow_start,
         "max_failures": most and (str(most) if most.is_percent else most.number),
         "update": options.update,
         "path": options.path,

@@ -9,7 +9,6 @@ from typing import Self
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
-BATCH_SIZE = 500  # links that are locked, queued and committed together
 _RESULTS_OF_A_SHARE = 20
 
 
@@ -122,7 +121,6 @@ class ChangeOptions:
     dry_run: bool = False  # only find out what would happen
     path: str | None = None  # a resync of one link sends only these files; `*` matches any text
     in_flight: int | None = None  # the limit of snapshots in flight; waits for all of them
-    no_slow_start: bool = False  # with `in_flight`: start with that many, and keep to it
     max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
     wait: bool = False  # wait for the snapshots
     timeout: float | None = None  # seconds after which the wait ends; the jobs go on

@@ -127,6 +127,7 @@ class Settings(BaseSettings):
     statement_timeout: Annotated[int, _own("STATEMENT_TIMEOUT", ge=1, le=86_400)] = 30
     lock_timeout: Annotated[int, _own("LOCK_TIMEOUT", ge=1, le=86_400)] = 5
     drift_grace: Annotated[int, _own("DRIFT_GRACE", ge=0, le=3600)] = SECOND_LOOK_DELAY
+    batch_size: Annotated[int, _own("BATCH_SIZE", ge=1, le=1000)] = 500
     overdue_after: Annotated[int | None, _own("OVERDUE_AFTER", ge=1, le=31_536_000)] = None
     git_protocols: Annotated[str, _own("GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*\Z")] = (
         "https"

@@ -12,11 +12,11 @@ from docora_ops.bulk import ChangeOptions as ChangeOptions
 if TYPE_CHECKING:
     from docora_ops.actions.app_url import set_url as set_url
     from docora_ops.actions.audit_history import history as history
+    from docora_ops.actions.bulk import BulkStep as BulkStep
     from docora_ops.actions.bulk_operations import cancel as cancel
     from docora_ops.actions.bulk_operations import follow as follow
     from docora_ops.actions.bulk_operations import operations as operations
     from docora_ops.actions.bulk_operations import progress as progress
-    from docora_ops.actions.bulk_run import BulkStep as BulkStep
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
     from docora_ops.actions.find_drift import Suspects as Suspects
@@ -55,7 +55,7 @@ _MODULES = {
     "app_url": ("set_url",),
     "audit_history": ("history",),
     "bulk_operations": ("cancel", "follow", "operations", "progress"),
-    "bulk_run": ("BulkStep",),
+    "bulk": ("BulkStep",),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
     "find_drift": ("Suspects",),

@@ -8,7 +8,8 @@ from sys import intern
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import DOCORA_JOB_ID, look_at_jobs
 from docora_ops.database import Database
-from docora_ops.database.link_rows import linked_jobs, names_of, pages_of_links_to_check
+from docora_ops.database.drift import pages_of_links_to_check
+from docora_ops.database.link_rows import linked_jobs, names_of
 from docora_ops.drift import Drift, DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, batches, ids_of_job

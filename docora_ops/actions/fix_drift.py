@@ -1,12 +1,12 @@
 """Repairs drift between database and queue."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
-from docora_ops.actions.batch import STUCK_ERROR, AuditEntries, Batch, BatchExecution, LinkOutcome
+from docora_ops.actions.audit_entries import AuditEntries
+from docora_ops.actions.change import Changed, Changer, LinkOutcome, change_each
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.find_drift import Finding, Suspects, find_drift
 from docora_ops.actions.look import look_at_jobs, require_primary
@@ -14,25 +14,21 @@ from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.workers import count_workers
 from docora_ops.audit import Change
-from docora_ops.bulk import BATCH_SIZE, StoppedBy
+from docora_ops.bulk import StoppedBy
 from docora_ops.database import Database
-from docora_ops.database.link_rows import (
-    claim_links_at_rest,
-    claim_unfinished_links,
-    held_job_ids,
-    linked_jobs,
-    lock_against_new_links,
-    read_refs,
-    unfinished_links,
-)
+from docora_ops.database.claims import Claiming
+from docora_ops.database.drift import lock_against_new_links, unfinished_links
+from docora_ops.database.link_rows import held_job_ids, linked_jobs, read_refs
 from docora_ops.drift import Drift, Repaired, RepairOutcome, RepairResult
-from docora_ops.errors import LinkError, RedisError, ServerError
+from docora_ops.errors import RedisError, ServerError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
 from docora_ops.text import amount
 
+STUCK_ERROR = "the snapshot was cut off: its worker was killed"
+"""Error of a link whose scan ended without a result."""
 _JOBS_AT_ONCE = 1000
 """Jobs in one transaction. Redis needs as long to read 500,000 entries of its list, which it does
 once for each transaction, as to remove these jobs."""
@@ -115,7 +111,7 @@ def repair(
 
 def plan_repair(queue: LinkQueue, found: Sequence[Finding]) -> RepairResult:
     """Returns what a repair would do."""
-    queued = RepairOutcome.RESET if queue.is_docoras else RepairOutcome.QUEUED
+    queued = RepairOutcome.QUEUED if queue.can_push else RepairOutcome.RESET
     planned = []
     for finding in found:
         outcome, error = queued, None
@@ -180,7 +176,8 @@ def _remove_jobs(
                     to_remove.append((drift, removal))
                 else:
                     repaired.append(Repaired(drift, RepairOutcome.LEFT_ALONE))
-            answers = sweep.remove([each for _, each in to_remove], audit.start())
+            entry = next(iter(audit.start()), None)
+            answers = sweep.remove([removal for _, removal in to_remove], entry)
             # Before the commit, which only ends the locks: Redis has removed them.
             for (drift, _), answer in zip(to_remove, answers, strict=True):
                 outcome, error = RepairOutcome.LEFT_ALONE, None
@@ -199,42 +196,42 @@ def _queue_links(
 ) -> Iterator[None]:
     """Queues lost and stuck links. Yields after each transaction."""
     most = docora.settings.max_retry_attempts
-    unfinished = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=most)
-    for claim, statuses in ((unfinished, _UNFINISHED), (claim_links_at_rest, _AT_REST)):
-        some = [finding for finding in findings if finding.status in statuses]
-        misplaced = {it.drift.job_id: it.disproved for it in some if it.disproved}
+    unfinished = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=most)
+    for claiming, statuses in (
+        (unfinished, _UNFINISHED),
+        (Claiming.of_links_at_rest(), _AT_REST),
+    ):
+        wanted = [finding for finding in findings if finding.status in statuses]
+        disproved = {it.drift.job_id: it.disproved for it in wanted if it.disproved}
         database, queue = docora.database, docora.queue
-        execution = BatchExecution(
-            database, queue, Action.REPAIR, claim, audit, misplaced=misplaced
-        )
-        yield from _execute(execution, some, BATCH_SIZE, repaired)
+        changer = Changer(database, queue, Action.REPAIR, claiming, disproved=disproved)
+        changer.commands = lambda _: audit.start()
+        locked: list[tuple[LinkRef, Drift]] = []
+        for some in batches(wanted, docora.settings.batch_size):
+            drifts = {(it.drift.app_id, it.drift.repository_id): it.drift for it in some}
+            refs = read_refs(database, list(drifts.values()))
+            drift_of = {ref: drifts.pop((ref.app_id, ref.repository_id)) for ref in refs}
+            repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
+            for changed in change_each(changer, refs):
+                _note(changed, drift_of, audit, repaired)
+                locked += [(ref, drift_of[ref]) for ref in changed.unclaimed]
+                yield
+        changer.waits_for_rows = True
+        for ref, drift in locked:
+            for changed in change_each(changer, [ref]):
+                _note(changed, {ref: drift}, audit, repaired)
+                yield
 
 
-def _execute(
-    execution: BatchExecution, findings: Sequence[Finding], size: int, repaired: list[Repaired]
-) -> Iterator[None]:
-    """Queues the links, `size` at a time. Yields after each transaction."""
-    database = execution.database
-    locked: list[tuple[LinkRef, Drift]] = []
-    for some in batches(findings, size):
-        drifts = {(it.drift.app_id, it.drift.repository_id): it.drift for it in some}
-        links = read_refs(database, list(drifts.values()))
-        refs = {ref: drifts.pop((ref.app_id, ref.repository_id)) for ref in links}
-        batch = Batch()
-        try:
-            execution.execute(list(refs), batch)
-        except LinkError:  # each by itself
-            yield from _execute(execution, some, 1, repaired)
-            continue
-        repaired += [_repaired(refs[item.ref], item) for item in batch.recorded]
-        repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
-        locked += [(ref, refs[ref]) for ref in batch.unclaimed]
-        yield
-    for ref, drift in locked:
-        batch = Batch()
-        execution.execute_locked(ref, batch)
-        repaired += [_repaired(drift, item) for item in batch.recorded]
-        yield
+def _note(
+    changed: Changed,
+    drift_of: Mapping[LinkRef, Drift],
+    audit: AuditEntries,
+    repaired: list[Repaired],
+) -> None:
+    """Notes what became of the links of a batch."""
+    audit.has_begun |= changed.has_written
+    repaired += [_repaired(drift_of[item.ref], item) for item in changed.outcomes]
 
 
 def _repaired(drift: Drift, item: LinkOutcome) -> Repaired:
@@ -257,15 +254,13 @@ def recover_abandoned(
     stuck = [ref for ref, _ in unfinished_links(database, only_stuck=True)]
     answers = list(look_at_jobs(database, queue, stuck))
     waiting = [ref for ref, answer in answers if answer.state is JobState.WAITING]
-    claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=max_attempts)
-    execution = BatchExecution(database, queue, Action.REPAIR, claim)
-    for _ in execution.find_misplaced(waiting, delay=SECOND_LOOK_DELAY):
+    claiming = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=max_attempts)
+    changer = Changer(database, queue, Action.REPAIR, claiming)
+    for _ in changer.find_misplaced(waiting, delay=SECOND_LOOK_DELAY):
         yield None
     for ref, answer in answers:
-        found = None
-        if answer.state.is_over or ref.job_id in (execution.misplaced or ()):
+        if answer.state.is_over or ref.job_id in (changer.disproved or ()):
             # One link at a time: others may wait for a lock meanwhile.
-            batch = Batch()
-            execution.execute([ref], batch)
-            found = next((item for item in batch.recorded if item.outcome in _OUTCOMES), None)
-        yield found
+            for changed in change_each(changer, [ref]):
+                yield from (item for item in changed.outcomes if item.outcome in _OUTCOMES)
+        yield None

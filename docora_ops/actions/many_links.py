@@ -6,23 +6,22 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
-from docora_ops import bulk
-from docora_ops.actions.bulk_run import BulkRun, BulkStep
+from docora_ops.actions.bulk import BulkStep, run_bulk
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
-from docora_ops.actions.paced_run import PacedRun
+from docora_ops.actions.tally import Plan
 from docora_ops.actions.workers import require_rq, require_rq_for_front
-from docora_ops.audit import Change
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions, RunningOperation
 from docora_ops.database import Selection
+from docora_ops.database.deliveries import count_deliveries
 from docora_ops.database.link_reports import SnapshotResult, count_by_status, read_results
-from docora_ops.database.link_rows import count_deliveries, select_due, select_links
+from docora_ops.database.selections import select_due, select_links
 from docora_ops.errors import RedisDeniedError
 from docora_ops.links import Action, AppCount, LinkStatus
 from docora_ops.queue.progress import SharedLinks
 from docora_ops.text import When, amount
 
-_RESYNC_BATCH = 50
+_LARGEST_RESYNC_BATCH = 50
 """Links in one transaction, which deletes thousands of rows for each."""
 _ALL = LinkChoice()
 
@@ -57,10 +56,10 @@ def retry_all_failed(
     if options.front:
         require_rq_for_front(docora)
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
-    is_docoras = docora.queue.is_docoras
-    which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=is_docoras)
+    can_push = docora.queue.can_push
+    which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=not can_push)
     # Docora would not queue links with an open circuit.
-    skip = is_docoras and not options.reset_circuit
+    skip = not (can_push or options.reset_circuit)
     selection = select_links(docora.database, which, limit=limit, skip_open_circuits=skip)
     failed = 0 if selection.total else count_by_status(docora.database).failed
     if failed and not selection.open_circuits_left_out:
@@ -70,8 +69,14 @@ def retry_all_failed(
         docora.note(f"{docora.servers}: {none}.")
     change = docora.describe_change("retry-all-failed", reason, options, **recorded, limit=limit)
     running = running_operations(operations_at_work(docora, selection))
-    run = _run_of(docora, Action.RETRY, selection, change, options, running)
-    yield from run.run()
+    if options.is_paced and selection.total and not can_push:
+        docora.warn(
+            "--in-flight holds back docora-ops only: Docora's scheduler queues all failed links in "
+            "each pass, except those with an open circuit."
+        )
+    batch_size = docora.settings.batch_size
+    plan = Plan(Action.RETRY, selection, change, options, running, batch_size)
+    yield from run_bulk(docora, plan)
 
 
 def resync_all(
@@ -101,14 +106,15 @@ def resync_all(
     choice = LinkChoice(last_scan_before=last_scan_before, last_scan_after=last_scan_after)
     which, recorded = choose_links(docora, choice)
     which = replace(which, app_ids=[found.app_id])
-    skip = docora.queue.is_docoras and not options.reset_circuit
+    skip = not (docora.queue.can_push or options.reset_circuit)
     selection = select_links(docora.database, which, skip_open_circuits=skip)
     recorded = {**asdict(found), "all": True} | recorded
     change = docora.describe_change("resync", reason, options, **recorded)
     running = running_operations(operations_at_work(docora, selection))
-    run = _run_of(docora, Action.RESYNC, selection, change, options, running, _RESYNC_BATCH)
-    run.deliveries = count_deliveries(docora.database, selection.refs)
-    yield from run.run()
+    batch_size = min(docora.settings.batch_size, _LARGEST_RESYNC_BATCH)
+    deliveries = count_deliveries(docora.database, selection.refs)
+    plan = Plan(Action.RESYNC, selection, change, options, running, batch_size, deliveries)
+    yield from run_bulk(docora, plan)
 
 
 def schedule(
@@ -134,8 +140,10 @@ def schedule(
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
     change = docora.describe_change("schedule", reason)
     options, running = ChangeOptions(dry_run=dry_run), running_operations(at_work)
-    run = _run_of(docora, Action.SCHEDULE, selection, change, options, running)
-    yield from run.run()
+    batch_size = docora.settings.batch_size
+    yield from run_bulk(
+        docora, Plan(Action.SCHEDULE, selection, change, options, running, batch_size)
+    )
     if not dry_run:
         docora.queue.keep_pass()
 
@@ -205,22 +213,3 @@ def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
     ]
     left_out = Counter(left_to.values())
     return replace(selection, refs=refs, by_app=by_app, left_to_operations=dict(left_out))
-
-
-def _run_of(
-    docora: Docora,
-    action: Action,
-    selection: Selection,
-    change: Change,
-    options: ChangeOptions,
-    running: Sequence[RunningOperation],
-    batch_size: int = 0,
-) -> BulkRun:
-    kind = PacedRun if options.is_paced and selection.total else BulkRun
-    if kind is PacedRun and docora.queue.is_docoras:
-        docora.warn(
-            "--in-flight holds back docora-ops only: Docora's scheduler queues all failed links in "
-            "each pass, except those with an open circuit."
-        )
-    batch_size = batch_size or bulk.BATCH_SIZE
-    return kind(docora, action, selection, change, options, batch_size, running)

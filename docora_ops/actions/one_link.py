@@ -1,21 +1,16 @@
 """Retry and resync of one link: a batch of one."""
 
-from functools import partial
-
-from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution, LinkOutcome
+from docora_ops.actions.audit_entries import AuditEntries
+from docora_ops.actions.change import Changer
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.workers import count_workers, require_rq_for_front
 from docora_ops.bulk import NO_OPTIONS, ChangeOptions
-from docora_ops.database.link_rows import (
-    Claiming,
-    claim_matching_links,
-    count_deliveries,
-    count_undelivered,
-    read_link,
-)
+from docora_ops.database.claims import Claiming
+from docora_ops.database.deliveries import count_deliveries, count_undelivered
+from docora_ops.database.link_rows import read_link
 from docora_ops.errors import (
     CircuitOpenError,
     JobUnreadableError,
@@ -111,20 +106,25 @@ def _change(
         link = resolve_link(database, app, repository)
     workers = count_workers(docora, to_change=True)
     require_pair(docora)
-    claim = _claim_of(docora, action, link, reset_circuit=options.reset_circuit)
+    claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
-    execution = BatchExecution(
-        database, queue, action, claim, audit, options, waits_for_circuits=True
+    changer = Changer(
+        database,
+        queue,
+        action,
+        claiming,
+        options,
+        lambda _: audit.start(),
+        waits_for_circuits=True,
+        waits_for_rows=True,
     )
-    batch = Batch()
-    execute = execution.plan if options.dry_run else partial(execution.claim_and_push, wait=True)
-    execute([link.ref], batch)
-    if batch.waiting:
-        for _ in execution.find_misplaced(batch.waiting, delay=docora.settings.drift_grace):
+    change = changer.preview if options.dry_run else changer.change
+    changed = change([link.ref])
+    if changed.waiting:
+        for _ in changer.find_misplaced(changed.waiting, delay=docora.settings.drift_grace):
             pass
-        execute(batch.waiting, batch)
-    # None is recorded if the link is gone.
-    item = next(iter(batch.recorded), LinkOutcome(link.ref, Outcome.SKIPPED))
+        changed = change([link.ref])
+    [item] = changed.outcomes
     outcome = item.outcome
     if outcome is Outcome.NOT_QUEUED:
         raise JobUnreadableError(
@@ -132,11 +132,11 @@ def _change(
             hint="look at that key, and remove it if nothing needs it",
         )
     if outcome is Outcome.SKIPPED:  # it has changed since it was read, or is gone
-        changed = read_link(database, link.ref.app_id, link.ref.repository_id)
-        if changed is None:
+        now = read_link(database, link.ref.app_id, link.ref.repository_id)
+        if now is None:
             raise gone(link.ref.app_id, link.ref.repository_id)
-        _claim_of(docora, action, changed, reset_circuit=options.reset_circuit)
-        raise _not_failed(docora, changed)
+        _claiming_of(docora, action, now, reset_circuit=options.reset_circuit)
+        raise _not_failed(docora, now)
     if outcome is Outcome.ALREADY_RUNNING and action is Action.RESYNC:
         raise SnapshotRunningError(
             f"the snapshot of {link.payload.link_name} is running; a resync now would be lost",
@@ -144,14 +144,14 @@ def _change(
             details={"status": link.status, "job": JobState.RUNNING},
         )
     try:
-        audit.deliveries_cleared = batch.deliveries_cleared
+        audit.has_begun, audit.deliveries = changed.has_written, changed.deliveries
         counts: dict[Outcome, int] = {outcome: 1}
         audit.write_end(docora.redis, counts, None)
     except RedisError as error:
         not_finished = "the change was made, but history shows it as not finished"
         docora.warn(f"{not_finished}: {error.message}")
     is_changed = options.reset_circuit and outcome.succeeded
-    is_reset = is_changed and bool(batch.circuits_reset)
+    is_reset = is_changed and bool(changed.circuits_reset)
     return LinkResult(
         action=action,
         link=link,
@@ -159,7 +159,7 @@ def _change(
         workers=workers,
         circuit_open_until=None if is_changed else link.circuit_open_until,
         circuit_reset=is_reset if options.reset_circuit else None,
-        deliveries_cleared=batch.deliveries_cleared,
+        deliveries_cleared=changed.deliveries,
         update=options.update,
         path=options.path,
         dry_run=options.dry_run,
@@ -168,27 +168,30 @@ def _change(
     )
 
 
-def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
+def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
     """Returns how to claim the link. Raises an error if it does not qualify."""
-    queue = docora.queue
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
-    skip_open_circuits = queue.is_docoras and not reset_circuit
+    # Docora's scheduler leaves pending links with an open circuit alone.
+    is_held_back = link.circuit_is_open and not docora.queue.can_push
     statuses = [LinkStatus.FAILED]
-    if queue.is_docoras and reset_circuit and link.circuit_is_open:
-        statuses.append(LinkStatus.PENDING_SNAPSHOT)  # the open circuit holds it back
+    if is_held_back and reset_circuit:
+        statuses.append(LinkStatus.PENDING_SNAPSHOT)
     if action is Action.RETRY and link.status not in statuses:
         raise _not_failed(docora, link)
-    if skip_open_circuits and link.circuit_is_open:
+    skip_open_circuits = not (docora.queue.can_push or reset_circuit)
+    if is_held_back and skip_open_circuits:
         raise CircuitOpenError(
             link.held_back,
             hint="add --reset-circuit to close the circuit, too",
             details={"status": link.status, "circuit_open_until": link.circuit_open_until},
         )
-    open_circuit = False if skip_open_circuits else None
-    of_any_status = action is Action.RESYNC
-    which = LinkFilter(statuses=() if of_any_status else statuses, open_circuit=open_circuit)
-    return partial(claim_matching_links, which=which)
+    return Claiming.of_matching(
+        LinkFilter(
+            statuses=() if action is Action.RESYNC else statuses,
+            open_circuit=False if skip_open_circuits else None,
+        )
+    )
 
 
 def _not_failed(docora: Docora, link: Link) -> NotFailedError:

@@ -15,8 +15,8 @@ from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.workers import warn_of_other_workers
 from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
+from docora_ops.database.drift import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_by_status, links_by_group
-from docora_ops.database.link_rows import count_unfinished_links, unfinished_links
 from docora_ops.database.postgres_server import Standby, read_server
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError

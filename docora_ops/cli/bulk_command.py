@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import replace
 from functools import partial
 
-from docora_ops.actions.bulk_run import BulkStep
+from docora_ops.actions.bulk import BulkStep
 from docora_ops.actions.docora import Docora
 from docora_ops.bulk import BulkResult, ChangeOptions, StoppedBy
 from docora_ops.cli.context import Context

@@ -252,7 +252,7 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
                 raise typer.BadParameter(wrong, ctx=typer_context, param=parameter)
     is_paced, wait = given.get("in_flight") is not None, given.get("wait", waits)
     timeout: int | None = given.get("timeout")
-    for name in ("max_failures", "no_slow_start", "detach"):
+    for name in ("max_failures", "detach"):
         if given.get(name) and not is_paced:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} needs --in-flight", hint="add --in-flight N")

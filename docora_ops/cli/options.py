@@ -188,9 +188,6 @@ InFlight = Annotated[
         "with 2; doubles after as many clean results; halves if one fails.",
     ),
 ]
-NoSlowStart = Annotated[
-    bool, typer.Option("--no-slow-start", help="With --in-flight: allow N from the start.")
-]
 Detach = Annotated[
     bool, typer.Option("--detach", help="With --in-flight: go on without this terminal.")
 ]

@@ -37,7 +37,6 @@ def resync(
     reset_circuit: options.ResetCircuit = False,
     reason: options.Reason = None,
     in_flight: options.InFlight = None,
-    no_slow_start: options.NoSlowStart = False,
     max_failures: options.FailureLimit = None,
     wait: options.Wait = False,
     timeout: options.Timeout = None,

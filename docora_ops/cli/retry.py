@@ -91,7 +91,6 @@ def retry_all_failed(
     front: options.Front = False,
     reset_circuit: options.ResetCircuit = False,
     in_flight: options.InFlight = None,
-    no_slow_start: options.NoSlowStart = False,
     max_failures: options.FailureLimit = None,
     detach: options.Detach = False,
     wait: options.Wait = False,

@@ -2,7 +2,7 @@
 
 from psycopg import Rollback
 
-from docora_ops.database.link_rows import Selection
 from docora_ops.database.postgres import Database, Session
+from docora_ops.database.selections import Selection
 
 __all__ = ["Database", "Rollback", "Selection", "Session"]

@@ -1,16 +1,26 @@
 -- Looks at the jobs of links in Docora's own queue, in the key layout of BullMQ 5, atomically.
--- Writes nothing there, only our own audit entry.
+-- Writes nothing there, only what belongs to our change. Follows with_change.lua.
 --
--- ARGV[1]  JSON: `prefix` of the queue's keys; `audit`: by answer, the command that writes an entry;
---          `mark`: see mark.lua; only for a change
--- then     ids
+-- ARGV[1]  "look" (writes nothing), or "change"
+-- ARGV[2]  JSON: `prefix` of the queue's keys, and for a change
+--          `leaves_waiting`: leave jobs that wait already
+--          `commands`: how many commands are written with the change
+--          `mark`: see with_change.lua
+-- then per command: its length, and its words
+-- then per link, look: id; change: id, and a text that is empty if no job may be live
 --
 -- Returns one answer per link: none, waiting, delayed, running, finished, stale, or unreadable with
 -- the reason after a colon. Running includes a job that a killed worker has left active: BullMQ runs
--- it again, or gives it up.
+-- it again, or gives it up. If a change has to leave some jobs, nothing is written, and their answers
+-- begin with "left ".
 
-local config = cjson.decode(ARGV[1])
+local is_change, config = ARGV[1] == 'change', cjson.decode(ARGV[2])
 local prefix = config.prefix
+local commands, first = {}, 3
+if is_change then
+  commands, first = read_commands(first, config.commands)
+end
+local stride = is_change and 2 or 1
 
 local is_active = {}
 for _, id in ipairs(redis.call('LRANGE', prefix .. 'active', 0, -1)) do
@@ -43,14 +53,18 @@ local function look(id)
   return 'waiting'
 end
 
-local answers, entry = {}, nil
-for i = 2, #ARGV do
-  local answer = look(ARGV[i])
-  entry = entry or (config.audit or {})[answer == 'delayed' and 'waiting' or answer]
+local answers, is_refused = {}, false
+for place = first, #ARGV, stride do
+  local answer, is_confirmed = look(ARGV[place]), ARGV[place + 1] == ''
+  local waits = answer == 'waiting' or answer == 'delayed'
+  if is_change and (answer == 'running' or string.find(answer, '^unreadable')
+    or waits and (config.leaves_waiting or is_confirmed))
+  then
+    answer, is_refused = 'left ' .. answer, true
+  end
   table.insert(answers, answer)
 end
-if entry then
-  redis.call(unpack(entry))
+if is_change and not is_refused then
+  write_with_change(commands, config.mark)
 end
-try_to_leave_mark(config.mark)
 return answers

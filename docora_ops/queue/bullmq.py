@@ -5,10 +5,9 @@ Docora's worker begins a job with a write to the row, so that it waits for our c
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
@@ -25,7 +24,7 @@ from docora_ops.jobs import (
     QueueOverview,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
-from docora_ops.queue.audit_stream import AuditEntry, mapping_of
+from docora_ops.queue.audit_stream import mapping_of
 from docora_ops.queue.backend import (
     BULLMQ,
     BULLMQ_LISTS,
@@ -36,6 +35,7 @@ from docora_ops.queue.backend import (
 )
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
 from docora_ops.queue.redis_client import (
+    Command,
     moment_of_timestamp,
     optional_text_of,
     read_hashes,
@@ -76,8 +76,9 @@ class BullmqQueue(LinkQueue):
     """Docora's own queue. All calls raise RedisError, and none writes to BullMQ's keys."""
 
     backend = Backend.BULLMQ
+    can_push = False
     is_docoras = True
-    script_files = ("mark.lua", "bullmq.lua")
+    script_files = ("with_change.lua", "bullmq.lua")
 
     def sample(self, count: int) -> list[str]:
         pipeline = self._client.pipeline(transaction=False)
@@ -91,38 +92,26 @@ class BullmqQueue(LinkQueue):
         self,
         requests: Sequence[PushRequest],
         *,
+        leaves_waiting: bool = False,
         front: bool = False,  # noqa: ARG002
-        operation_id: str | None = None,  # noqa: ARG002
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+        changes_links: bool = True,  # noqa: ARG002
+        commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Looks at each job with the rows locked, and writes the audit entry.
-
-        Does not keep the links of the operation. Before the commit, a command that waits for them
-        would take their old status for the result, since no job waits.
-        """
-        return self._ask([each.job_id for each in requests], audit, **self.mark_to_leave)
+        """Looks at each job with the rows locked, and writes the commands."""
+        if not requests:
+            return []
+        config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
+        arguments: list[str | bytes | int] = ["change", json.dumps({"prefix": BULLMQ, **config})]
+        for command in commands:
+            arguments += (len(command), *command)
+        for request in requests:
+            arguments += (request.job_id, "queue" if request.payload else "")
+        job_ids = [request.job_id for request in requests]
+        return list(map(_answer, job_ids, self._script.run(arguments)))
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
-        return self._ask(job_ids)
-
-    def _ask(
-        self,
-        job_ids: Sequence[str],
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
-        **changes: object,
-    ) -> list[Answer]:
-        if not job_ids:
-            return []
-        entries = {state: audit[each] for state, each in _OUTCOMES.items() if each in audit}
-        config = {"prefix": BULLMQ, "audit": entries, **changes}
-        arguments = [json.dumps(config), *job_ids]
-        answers = []
-        for job_id, reply in zip(job_ids, self._script.run(arguments), strict=True):
-            word, _, reason = reply.partition(":")
-            state = JobState.WAITING if word == "delayed" else JobState(word)
-            outcome = _OUTCOMES.get(state)
-            answers.append(Answer(job_id, state, reason, outcome, is_delayed=word == "delayed"))
-        return answers
+        arguments = ["look", json.dumps({"prefix": BULLMQ}), *job_ids]
+        return list(map(_answer, job_ids, self._script.run(arguments) if job_ids else ()))
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
@@ -274,6 +263,14 @@ class BullmqQueue(LinkQueue):
                 for ids in _pages(self._client, name):
                     # BullMQ keeps failed jobs of deleted links, and nobody removes them.
                     yield ids, name not in _ENDED
+
+
+def _answer(job_id: str, reply: str) -> Answer:
+    is_left, reply = reply.startswith("left "), reply.removeprefix("left ")
+    word, _, reason = reply.partition(":")
+    state = JobState.WAITING if word == "delayed" else JobState(word)
+    outcome = None if is_left else _OUTCOMES.get(state)
+    return Answer(job_id, state, reason, outcome, word == "delayed", is_left)
 
 
 def _moment(milliseconds: bytes | None) -> datetime | None:

@@ -2,7 +2,7 @@
 -- about jobs begins with this one, so that there is one rule for what "live" means.
 --
 -- ARGV[1]  mode of the script
--- ARGV[2]  JSON: names of keys; `audit`: by answer, the command that writes an audit entry
+-- ARGV[2]  JSON: names of keys
 
 local mode, config = ARGV[1], cjson.decode(ARGV[2])
 
@@ -136,19 +136,6 @@ local function try_commands(commands)
   redis.call('DEL', key)
 end
 
--- Writes the audit entry of the first answer that has one.
-local function write_audit_entry(answers)
-  for _, answer in ipairs(config.audit and answers or {}) do
-    local entry = config.audit[string.match(answer, '^[^:]*')]
-    if entry then
-      return redis.call(unpack(entry))
-    end
-  end
-end
-
--- A list, registry or stream of the wrong type fails every job, not a single one.
+-- A list or registry of the wrong type fails every job, not a single one.
 redis.call('LLEN', config.list)
 redis.call('ZCARD', config.wip)
-for _, entry in pairs(config.audit or {}) do
-  redis.call('XLEN', entry[2])
-end

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 from redis import Redis
@@ -36,7 +35,14 @@ from docora_ops.queue.backend import (
     sees_bullmq_worker,
 )
 from docora_ops.queue.pair_mark import PAIR_KEY, DatabaseIdentity, encode_mark
-from docora_ops.queue.redis_client import Script, describe, redis_errors, server_time, text_of
+from docora_ops.queue.redis_client import (
+    Command,
+    Script,
+    describe,
+    redis_errors,
+    server_time,
+    text_of,
+)
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.settings import Settings
 
@@ -49,30 +55,35 @@ _PASS_EXPIRY = 7 * 86_400  # seconds
 class PushRequest:
     """A job to push.
 
-    payload: arguments of the job; None only confirms that a job is live.
+    payload: arguments of the job; None only confirms that no job is live.
     is_rescan: the rescan flag of the job.
     disproved: status and `enqueued_at`, with a blank between them, of a waiting job that two looks
         have found in no place where a worker takes it. If neither has changed, and the job still
         stands nowhere, the push replaces it.
-    row_id: row id of the link, kept by the operation that claims it.
     """
 
     job_id: str
     payload: Payload | None
     is_rescan: bool
     disproved: str = ""
-    row_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The state of one job, and the outcome of a push."""
+    """The state of one job, and the outcome of a push.
+
+    reason: why the job is unreadable.
+    outcome: of a push, None for a look.
+    is_delayed: the job waits, but not in a list.
+    is_left: the job can't be pushed, so no job of this push was.
+    """
 
     job_id: str
     state: JobState
-    reason: str = ""  # why the job is unreadable
-    outcome: Outcome | None = None  # of a push; a look at RQ tells only that a job waits
-    is_delayed: bool = False  # it waits, but not in a list
+    reason: str = ""
+    outcome: Outcome | None = None
+    is_delayed: bool = False
+    is_left: bool = False
 
 
 def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
@@ -88,6 +99,8 @@ class LinkQueue(ABC):
     """The queue that the jobs of links stand in. All calls raise RedisError."""
 
     backend: ClassVar[Backend]
+    can_push: ClassVar[bool] = True
+    """False: Docora's scheduler queues pending links, and a change only resets them."""
     is_docoras: ClassVar[bool] = False  # its scheduler queues pending links: a push only looks
     script_files: ClassVar[Sequence[str]]
 
@@ -129,24 +142,29 @@ class LinkQueue(ABC):
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job by its own keys; writes nothing."""
 
+    def prepare(self) -> None:
+        """Gets ready for pushes, which have rows locked. Costs one round trip."""
+        self._script.load()
+
     @abstractmethod
     def push(
         self,
         requests: Sequence[PushRequest],
         *,
+        leaves_waiting: bool = False,
         front: bool = False,
-        operation_id: str | None = None,
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+        changes_links: bool = True,
+        commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Queues each job unless it is live, all atomically.
+        """Queues all jobs atomically, or none if some have to be left: see `Answer.is_left`.
 
-        A waiting job keeps its place. A running or unreadable job is left alone, and its answer
-        has no outcome. Called with the rows locked: Redis has 4 s.
+        A running or unreadable job is left. A waiting job keeps its place, unless it is disproved.
+        Called with the rows locked: Redis has 4 s. Call `prepare` before.
 
+        leaves_waiting: leave waiting jobs, too.
         front: put new jobs at the head of the queue, so that the last one is the first.
-        operation_id: the operation that keeps the row ids of the links.
-        audit: audit entries by outcome; NOT_QUEUED is that of a job that was to be confirmed and
-            is not live. The first job whose outcome has an entry writes it.
+        changes_links: it is a change even if all jobs wait already.
+        commands: are written with the change.
         """
 
     def keep_pass(self) -> None:

@@ -1,33 +1,35 @@
--- Judges the jobs of links and queues them, id by id, atomically. Follows judge.lua.
+-- Judges the jobs of links, and queues them all or none, atomically. Follows with_change.lua and
+-- judge.lua.
 --
 -- ARGV[1]  "look" (writes nothing), or "push"
--- ARGV[2]  JSON: what judge.lua needs, and for a push `front`, the constant `fields`, and
---          `links_key` with `links_expiry`: where an operation keeps the links that it claims
--- then per link, look: id; push: id, disproved, data, description, row id in 16 bytes
---   data  empty: the push only confirms a live job
--- `front`: pushes each new job to the head, before the one that was pushed last
+-- ARGV[2]  JSON: what judge.lua needs, and for a push
+--          `fields`: what the hashes of all jobs have in common
+--          `front`: push each new job to the head, before the one that was pushed last
+--          `leaves_waiting`: leave jobs that wait already
+--          `changes_links`: it is a change even if no job is pushed
+--          `commands`: how many commands are written with the change
+--          `mark`: see with_change.lua
+-- then per command: its length, and its words
+-- then per link, look: id; push: id, disproved, data, description
+--   data  empty: the push only confirms that no job is live
 --
 -- Returns one answer per link. look: waiting, delayed (waiting, but not in a list), running,
--- finished, stale, none, or unreadable with the reason after a colon. push: the same, but instead of
--- finished, stale and none: replaced_finished, replaced_stale, queued, or none if the push was only
--- to confirm.
+-- finished, stale, none, or unreadable with the reason after a colon. push: replaced_finished,
+-- replaced_stale, queued, waiting, delayed, or none if it was only to confirm. If some jobs have to
+-- be left, nothing is written, and their answers are those of a look with "left " before them.
 
-if mode == 'push' then
-  -- Redis refuses this if it is out of memory or read-only, before anything is removed.
-  redis.call('SADD', config.queues, config.list)
-  try_commands({
-    'DEL', 'HSET', 'APPEND', 'EXPIRE', 'GETRANGE', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD',
-    'ZREM'})
-  if config.links_key then
-    redis.call('GETRANGE', config.links_key, 0, 0) -- refused if it is of another type
-  end
+local is_push = mode == 'push'
+local commands, first = {}, 3
+if is_push then
+  commands, first = read_commands(first, config.commands)
 end
+local stride = is_push and 4 or 1
 
 -- All searches for suspects together hold Redis for some 10 ms, however long the list is. An entry
 -- that they do not reach is not missed: whoever puts a job there also writes its enqueued_at.
 local COMPARED = 1000000
 local suspects = 0
-for i = 4, mode == 'push' and #ARGV or 0, 5 do
+for i = first + 1, is_push and #ARGV or 0, stride do
   suspects = suspects + (ARGV[i] ~= '' and 1 or 0)
 end
 
@@ -36,43 +38,58 @@ local function state(id, disproved)
   return answer == 'waiting' and status ~= 'queued' and 'delayed' or answer
 end
 
-local REPLACED = {none = 'queued', finished = 'replaced_finished', stale = 'replaced_stale'}
+local function waits(answer)
+  return answer == 'waiting' or answer == 'delayed'
+end
 
-local to_push, claimed = {}, {} -- job ids and row ids
-local function push(id, disproved, data, description, row_id)
-  local answer = state(id, disproved)
-  if answer == 'running' then
-    return answer
-  elseif answer == 'waiting' or answer == 'delayed' then
+local answers, is_refused, pushes_any = {}, false, false
+for i = first, #ARGV, stride do
+  local data = ARGV[i + 2]
+  local answer = alone(state, ARGV[i], is_push and ARGV[i + 1] or '')
+  if is_push then
+    if answer == 'running' or string.find(answer, '^unreadable')
+      or waits(answer) and (config.leaves_waiting or data == '')
+    then
+      answer, is_refused = 'left ' .. answer, true
+    end
+    pushes_any = pushes_any or data ~= '' and not waits(answer)
+  end
+  table.insert(answers, answer)
+end
+if not is_push or is_refused then
+  return answers
+end
+
+-- Redis refuses this if it is out of memory or read-only, before anything is removed.
+redis.call('SADD', config.queues, config.list)
+try_commands({'DEL', 'HSET', 'APPEND', 'EXPIRE', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD', 'ZREM'})
+redis.call('LLEN', config.intermediate)
+for _, registry in ipairs(config.registries) do
+  redis.call('ZCARD', registry)
+end
+if pushes_any or config.changes_links then
+  write_with_change(commands, config.mark)
+end
+
+local REPLACED = {none = 'queued', finished = 'replaced_finished', stale = 'replaced_stale'}
+local to_push = {}
+for i, answer in ipairs(answers) do
+  local place = first + (i - 1) * stride
+  local id, data, description = ARGV[place], ARGV[place + 2], ARGV[place + 3]
+  if waits(answer) then
     -- A TTL of an earlier run would delete the job while it waits.
     redis.call('PERSIST', config.job_prefix .. id)
   elseif data == '' then
-    return 'none'
+    answers[i] = 'none'
   else
     remove_remains(id)
     redis.call('HSET', config.job_prefix .. id, 'data', data, 'description', description,
       unpack(config.fields))
     table.insert(to_push, id)
-    answer = REPLACED[answer]
+    answers[i] = REPLACED[answer]
   end
-  table.insert(claimed, row_id)
-  return answer
-end
-
-local stride = mode == 'push' and 5 or 1
-local answers = {}
-for i = 3, #ARGV, stride do
-  table.insert(answers, alone(mode == 'push' and push or state, unpack(ARGV, i, i + stride - 1)))
 end
 if #to_push > 0 then
   redis.call(config.front and 'LPUSH' or 'RPUSH', config.list, unpack(to_push))
 end
-if config.links_key and #claimed > 0 then
-  redis.call('APPEND', config.links_key, table.concat(claimed))
-  redis.call('EXPIRE', config.links_key, config.links_expiry)
-end
-if #claimed > 0 then
-  try_to_leave_mark(config.mark)
-end
-write_audit_entry(answers)
 return answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure, batches
 from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of, reason_of, results_of
 from docora_ops.queue.redis_client import (
+    Command,
     answers_of,
     moment_of_timestamp,
     optional_text_of,
@@ -304,10 +305,10 @@ class ProgressStore:
 
     def add_links(self, operation_id: str, ids: Iterable[str]) -> None:
         """Keeps further links of an operation, by their row ids."""
-        key = part_key(operation_id, "links")
+        execute: Callable[..., object] = self._client.execute_command
         with redis_errors(self._client):
-            self._client.append(key, cast("str", _packed(ids)))
-            self._client.expire(key, EXPIRY)
+            for command in commands_to_add_links(operation_id, ids):
+                execute(*command)
 
     def renew(self, operation: KnownOperation) -> None:
         """Keeps the links of an operation, and the counts of one that has ended, for another hour.
@@ -405,6 +406,12 @@ class ProgressStore:
                 self._client.xlen(str(audit[1]))  # refused if the key is of another type
                 add_entry(pipeline, audit)
             yield pipeline
+
+
+def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command]:
+    """Returns the commands that keep further links of an operation, by their row ids."""
+    key = part_key(operation_id, "links")
+    return [("APPEND", key, _packed(ids)), ("EXPIRE", key, EXPIRY)]
 
 
 def operation_key(operation_id: str) -> str:

@@ -19,6 +19,9 @@ from docora_ops.errors import ConfigurationError, RedisDeniedError, RedisError
 from docora_ops.settings import Settings
 from docora_ops.text import mask
 
+Command = Sequence[str | int | bytes]
+"""A command of Redis with its arguments."""
+
 ROWS_LOCKED_TIMEOUT = 4  # seconds for an answer while rows are locked: Docora waits for them
 
 
@@ -100,8 +103,24 @@ class Script:
         folder = files("docora_ops.queue")
         texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
         self._script = self.client.register_script("".join(texts))
+        self._clock: tuple[float, float] | None = None  # Redis's, and ours at that moment
 
-    def run(self, arguments: Sequence[str | bytes]) -> list[str]:
+    def load(self) -> tuple[float, float]:
+        """Loads the script and reads the clock, in one round trip. Raises RedisError."""
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.script_load(self._script.script)
+        pipeline.time()
+        with redis_errors(self.client):
+            _, (seconds, microseconds) = pipeline.execute()
+        self._clock = seconds + microseconds / 1e6, time.monotonic()
+        return self._clock
+
+    def server_time(self) -> float:
+        """Returns the time by the clock of Redis, in seconds since 1970. Raises RedisError."""
+        at, then = self._clock or self.load()
+        return at + time.monotonic() - then
+
+    def run(self, arguments: Sequence[str | bytes | int]) -> list[str]:
         """Runs the script and returns its answers. Raises RedisError."""
         with redis_errors(self.client):
             replies = cast("list[bytes]", self._script(args=arguments))

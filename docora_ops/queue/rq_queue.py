@@ -8,13 +8,12 @@ import pickle
 import re
 import zlib
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain
-from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
@@ -45,7 +44,7 @@ from docora_ops.jobs import (
     Worker,
 )
 from docora_ops.links import Outcome, Payload, batches, ids_of_job
-from docora_ops.queue.audit_stream import AuditEntry, mapping_of
+from docora_ops.queue.audit_stream import mapping_of
 from docora_ops.queue.backend import (
     EXECUTION,
     EXECUTIONS,
@@ -66,8 +65,8 @@ from docora_ops.queue.link_queue import (
     PushRequest,
     longest_wait,
 )
-from docora_ops.queue.progress import EXPIRY, part_key
 from docora_ops.queue.redis_client import (
+    Command,
     answers_of,
     moment_of_timestamp,
     optional_text_of,
@@ -87,7 +86,6 @@ _OUTCOMES = {
     "waiting": Outcome.ALREADY_QUEUED,
     "delayed": Outcome.ALREADY_QUEUED,
 }
-_AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
 _LIVE_PLACES = {
     Place.SCHEDULED: "delayed",
     Place.LIST: "waiting",
@@ -124,7 +122,7 @@ class RqQueue(LinkQueue):
     """The RQ queue that the jobs of links stand in. All calls raise RedisError."""
 
     backend = Backend.RQ
-    script_files = ("mark.lua", "judge.lua", "look_and_push.lua")
+    script_files = ("with_change.lua", "judge.lua", "look_and_push.lua")
 
     @cached_property
     def sweep(self) -> QueueSweep:
@@ -169,25 +167,26 @@ class RqQueue(LinkQueue):
         self,
         requests: Sequence[PushRequest],
         *,
+        leaves_waiting: bool = False,
         front: bool = False,
-        operation_id: str | None = None,
-        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+        changes_links: bool = True,
+        commands: Sequence[Command] = (),
     ) -> list[Answer]:
         if not requests:
             return []
-        with redis_errors(self._client):  # whose clock is the only one that all processes share
-            seconds, microseconds = self._script.client.time()
-        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
-        now = utcformat(at)
+        # By the clock of Redis, the only one that all processes share.
+        now = utcformat(datetime.fromtimestamp(self._script.server_time(), UTC))
         config = SCRIPT_KEYS | {
-            "front": front,
             "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
-            "audit": {word: audit[each] for word, each in _AUDITED.items() if each in audit},
+            "front": front,
+            "leaves_waiting": leaves_waiting,
+            "changes_links": changes_links,
+            "commands": len(commands),
             **self.mark_to_leave,
         }
-        if operation_id:
-            config |= {"links_key": part_key(operation_id, "links"), "links_expiry": EXPIRY}
-        arguments: list[str | bytes] = ["push", json.dumps(config)]
+        arguments: list[str | bytes | int] = ["push", json.dumps(config)]
+        for command in commands:
+            arguments += (len(command), *command)
         for request in requests:
             payload = request.payload
             arguments += (
@@ -195,9 +194,8 @@ class RqQueue(LinkQueue):
                 request.disproved,
                 job_data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
-                bytes.fromhex(request.row_id.replace("-", "")),
             )
-        job_ids = [each.job_id for each in requests]
+        job_ids = [request.job_id for request in requests]
         return list(map(_answer, job_ids, self._script.run(arguments)))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
@@ -351,10 +349,11 @@ def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
 
 
 def _answer(job_id: str, reply: str) -> Answer:
+    is_left, reply = reply.startswith("left "), reply.removeprefix("left ")
     word, _, reason = reply.partition(":")
-    outcome = _OUTCOMES.get(word)
-    state = JobState.WAITING if outcome else JobState(word)
-    return Answer(job_id, state, reason, outcome, is_delayed=word == "delayed")
+    outcome = None if is_left else _OUTCOMES.get(word)
+    state = JobState.WAITING if word in _OUTCOMES else JobState(word)
+    return Answer(job_id, state, reason, outcome, word == "delayed", is_left)
 
 
 def _jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:

@@ -2,7 +2,7 @@
 -- judge.lua.
 --
 -- ARGV[1]  "remove"
--- ARGV[2]  JSON: what judge.lua needs
+-- ARGV[2]  JSON: what judge.lua needs; `entry`: the command that writes the audit entry of a removal
 -- then     per job, JSON: `job_id`; `evidence`: status and enqueued_at as read, with a blank between
 --          them; `kept`: how many of its entries in the list stay, the first ones (null: all);
 --          `entries`: {key, member}... in registries and the intermediate list; `is_orphan`: remove
@@ -63,6 +63,9 @@ local function remove(job, positions)
 end
 
 -- The first write is one that Redis refuses when it is out of memory, so nothing is removed then.
+if config.entry then
+  redis.call('XLEN', config.entry[2]) -- fails if the key is of another type
+end
 try_commands({'LSET', 'LREM', 'DEL', 'XADD', 'ZREM'})
 local jobs, positions = read_jobs()
 local answers = {}
@@ -72,5 +75,10 @@ end
 if is_marked then
   redis.call('LREM', config.list, 0, REMOVED)
 end
-write_audit_entry(answers)
+for _, answer in ipairs(config.entry and answers or {}) do
+  if answer == 'removed' then
+    redis.call(unpack(config.entry))
+    break
+  end
+end
 return answers

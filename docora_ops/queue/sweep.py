@@ -267,6 +267,6 @@ class QueueSweep:
         Called with the rows locked: Redis has 4 s. `audit` is written if anything is removed.
         Returns for each `removed`, `changed`, or `unreadable:` and the reason.
         """
-        config = SCRIPT_KEYS | ({"audit": {"removed": audit}} if audit else {})
+        config = SCRIPT_KEYS | ({"entry": audit} if audit else {})
         jobs = [json.dumps(asdict(removal)) for removal in removals]
         return self._script.run(["remove", json.dumps(config), *jobs])

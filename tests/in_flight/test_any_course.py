@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docora_ops import actions as public
-from docora_ops import bulk
 from docora_ops.actions import ChangeOptions, LinkChoice, following
-from docora_ops.actions.batch import Batch, BatchExecution
+from docora_ops.actions.change import Changed, Changer
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.links import Action
 from tests.support.actions import Actions
@@ -109,18 +108,19 @@ class Course:
         """One run to its end; None if it was killed."""
         self.claimed, self.is_interrupted = set(), False
         options = ChangeOptions(in_flight=self.most, max_failures=max_failures)
-        execute = BatchExecution.execute
+        change = Changer.change
 
-        def note_claims(execution: BatchExecution, refs: Any, batch: Batch, **options: Any) -> None:
-            before = len(batch.recorded)
-            execute(execution, refs, batch, **options)
-            if execution.action is Action.RETRY:
-                done = [item for item in batch.recorded[before:] if item.outcome.succeeded]
+        def note_claims(changer: Changer, refs: Any) -> Changed:
+            changed = change(changer, refs)
+            if changer.action is Action.RETRY:
+                done = [item for item in changed.outcomes if item.outcome.succeeded]
                 self.claimed.update(item.ref.job_id for item in done)
+            return changed
 
+        smaller = self.actions.settings.model_copy(update={"batch_size": batch_size})
         with monkeypatch.context() as patch:
-            patch.setattr(bulk, "BATCH_SIZE", batch_size)
-            patch.setattr(BatchExecution, "execute", note_claims)
+            patch.setattr(self.actions.docora, "settings", smaller)
+            patch.setattr(Changer, "change", note_claims)
             steps = public.retry_all_failed(self.actions.docora, LinkChoice(), options)
             with closing(steps), suppress(KilledError):
                 step = next(steps)

@@ -189,7 +189,6 @@ def test_without_links_nothing_is_detached(docora: Docora) -> None:
     ("options", "said"),
     [
         (["--detach"], "--detach needs --in-flight"),
-        (["--no-slow-start"], "--no-slow-start needs --in-flight"),
         (["--in-flight", "2", "--detach", "--wait"], "--detach and --wait can't be combined"),
         (["--in-flight", "2", "--detach", "--dry-run"], "--detach and --dry-run can't be"),
     ],

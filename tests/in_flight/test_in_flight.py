@@ -13,9 +13,9 @@ import pytest
 from docora_ops.actions import (
     ChangeOptions,
     LinkChoice,
-    bulk_run,
+    bulk,
     following,
-    paced_run,
+    operation_log,
     retry_all_failed,
 )
 from docora_ops.audit import describe_change
@@ -210,24 +210,24 @@ def test_ctrl_c_leaves_what_is_in_flight_and_the_same_command_finishes(docora: D
     docora.add_links(20, apps=2)
     before = failed_rows(docora)
     other = docora.enqueue("other").id
-    command = ("retry-all-failed", "--in-flight", "4", "--no-slow-start", "--front", "--json")
+    command = ("retry-all-failed", "--in-flight", "2", "--front", "--json")
     process = docora.start(*command)
-    eventually(lambda: len(docora.waiting()) == 5, "four jobs")
-    in_flight = in_turns(link.job_id for link in docora.links())[:4]
+    eventually(lambda: len(docora.waiting()) == 3, "two jobs")
+    in_flight = in_turns(link.job_id for link in docora.links())[:2]
     assert docora.waiting() == [*in_flight, other]
     process.send_signal(signal.SIGINT)
     result = finish(process)
     assert result.code == 130, result
     assert STOPPING in result.stderr
-    assert (result.data["stopped_by"], result.data["left"]) == ("interrupted", 16)
-    assert result.data["waited"]["unfinished"] == 4
+    assert (result.data["stopped_by"], result.data["left"]) == ("interrupted", 18)
+    assert result.data["waited"]["unfinished"] == 2
     left = failed_rows(docora)
-    assert (len(left), left <= before) == (16, True)
+    assert (len(left), left <= before) == (18, True)
     docora.assert_sound()
     with other_worker(docora):
         again = docora.run(*command)
         eventually(lambda: docora.statuses() == {"synced": 20}, "all")
-    assert (again.code, again.data["total"]) == (0, 16)
+    assert (again.code, again.data["total"]) == (0, 18)
 
 
 def test_a_share_of_failures_counts_from_twenty_results_on() -> None:
@@ -292,8 +292,8 @@ def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:
 def test_a_run_shows_again_and_again_that_it_is_under_way(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paced_run, "_REPORT", 0)
-    monkeypatch.setattr(bulk_run, "_KEEP", 0)
+    monkeypatch.setattr(bulk, "_IDLE", 0)
+    monkeypatch.setattr(operation_log, "_KEEP", 0)
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
     monkeypatch.setattr(following, "time", clock)
     docora.add_links(4)

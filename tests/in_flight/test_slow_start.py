@@ -53,36 +53,32 @@ def rounds_of(
 
 
 @pytest.mark.parametrize(
-    ("in_flight", "no_slow_start", "failures", "expected"),
+    ("in_flight", "failures", "expected"),
     [
-        (12, False, [], [2, 4, 8, 12, 12, 2]),
-        (12, True, [0, 3], [12, 12, 12, 4]),
+        (12, [], [2, 4, 8, 12, 12, 2]),
         # A failure of eight leaves four; two failures of eight leave two.
-        (12, False, [0, 0, 1, 0, 2], [2, 4, 8, 4, 8, 2, 4, 8]),
+        (12, [0, 0, 1, 0, 2], [2, 4, 8, 4, 8, 2, 4, 8]),
         # Never fewer than two, so that an app that is down does not take the last slot.
-        (12, False, [0, 0, 5, 1, 1], [2, 4, 8, 2, 2, 2, 4, 8, 8]),
-        (3, False, [1, 0], [2, 2, *[3] * 12]),
-        (2, False, [1, 1, 2], [2] * 20),
-        (1, False, [1], [1] * 40),
+        (12, [0, 0, 5, 1, 1], [2, 4, 8, 2, 2, 2, 4, 8, 8]),
+        (3, [1, 0], [2, 2, *[3] * 12]),
+        (2, [1, 1, 2], [2] * 20),
+        (1, [1], [1] * 40),
     ],
 )
 def test_the_limit_follows_the_results(
     docora: Docora,
     monkeypatch: pytest.MonkeyPatch,
     in_flight: int,
-    no_slow_start: bool,
     failures: list[int],
     expected: list[int],
 ) -> None:
     docora.add_links(40)
-    options = ChangeOptions(in_flight=in_flight, no_slow_start=no_slow_start)
+    options = ChangeOptions(in_flight=in_flight)
     rounds, steps = rounds_of(Workers(docora, failures), monkeypatch, options)
     assert rounds == expected
     assert docora.statuses().get("failed", 0) == sum(failures)
     limits = [step.limit for step in steps if step.limit]
     assert (limits[0], max(limits) <= in_flight) == (expected[0], True)
-    [entry] = {each["selection"] for each in docora.audit_entries()}
-    assert ("no_slow_start" in entry) == no_slow_start
 
 
 def test_the_limit_waits_for_as_many_clean_results(

@@ -1,13 +1,15 @@
 """A job reads as waiting, and stands where no worker takes it: every change replaces it."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.actions import batch
+from docora_ops.actions import change as engine
 from docora_ops.actions.find_drift import Suspects
 from docora_ops.links import Outcome
+from docora_ops.queue import PushRequest
 from tests.support.actions import Actions
 from tests.support.bulk_actions import BulkAction, every_bulk_action
 from tests.support.docora import INTERMEDIATE, Docora
@@ -84,7 +86,7 @@ def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object])
         happen()
         yield Suspects(count)
 
-    monkeypatch.setattr(batch, "pause_between_looks", pause)
+    monkeypatch.setattr(engine, "pause_between_looks", pause)
     return suspects
 
 
@@ -130,15 +132,15 @@ def test_the_push_looks_once_more_where_the_job_stands(
     actions = docora.actions(drift_grace=0)
     push = actions.queue.push
 
-    def put_then_push(*arguments: object, **options: object) -> object:
-        match place:
+    def put_then_push(requests: list[PushRequest], **options: Any) -> object:
+        match place if requests[0].disproved else "":
             case "list":
                 docora.redis.rpush(docora.queue.key, link.job_id, "other")
             case "schedule":
                 docora.redis.zadd("rq:scheduled:snapshot-queue", {link.job_id: 2**31})
-            case _:
+            case "intermediate":
                 docora.redis.rpush(INTERMEDIATE, link.job_id)
-        return push(*arguments, **options)  # type: ignore[arg-type]
+        return push(requests, **options)
 
     monkeypatch.setattr(actions.queue, "push", put_then_push)
     assert actions.retry(link).outcome is Outcome.ALREADY_QUEUED

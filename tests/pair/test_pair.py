@@ -186,8 +186,8 @@ def test_the_next_change_replaces_a_mark_that_cannot_be_read(docora: Docora, tex
 
 
 def test_a_mark_is_renewed_only_together_with_its_audit_entry(docora: Docora) -> None:
-    script = files("docora_ops.queue").joinpath("mark.lua").read_text(encoding="utf-8")
-    script += "try_to_leave_mark(cjson.decode(ARGV[1]))"
+    script = files("docora_ops.queue").joinpath("with_change.lua").read_text(encoding="utf-8")
+    script += "write_with_change({}, cjson.decode(ARGV[1]))"
     entry = ["XADD", "docora-ops:audit", "*", "command", "pair"]
     renewal = json.dumps({"key": MARK, "text": "new", "was": "old", "entry": entry})
     docora.redis.hset(MARK, "mark", "old")

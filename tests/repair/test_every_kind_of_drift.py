@@ -11,8 +11,8 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.utils import now
 
-from docora_ops.actions.batch import STUCK_ERROR
 from docora_ops.actions.find_drift import Suspects, find_drift
+from docora_ops.actions.fix_drift import STUCK_ERROR
 from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError
 from tests.support.docora import INTERMEDIATE, QUEUE, Docora

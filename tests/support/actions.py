@@ -6,14 +6,13 @@ from dataclasses import asdict
 from typing import Any
 from unittest.mock import patch
 
-from docora_ops import actions, bulk
+from docora_ops import actions
 from docora_ops.actions import (
     BulkStep,
     ChangeOptions,
     Docora,
     LinkChoice,
-    bulk_run,
-    many_links,
+    bulk,
     one_link,
 )
 from docora_ops.actions.find_drift import Finding, Suspects, find_drift
@@ -92,9 +91,8 @@ class Actions:
         """`prepare` gets the step when its links are chosen and none is done, `each` later ones."""
         with _unchecked(), ExitStack() as stack:
             if batch_size is not None:
-                stack.enter_context(patch.object(bulk, "BATCH_SIZE", batch_size))
-                stack.enter_context(patch.object(many_links, "_RESYNC_BATCH", batch_size))
-                stack.enter_context(patch.object(bulk_run, "LONGEST_FLIGHT", 0))
+                smaller = self.settings.model_copy(update={"batch_size": batch_size})
+                stack.enter_context(patch.object(self.docora, "settings", smaller))
             step = next(steps)
             if step.result.total and not options.dry_run:
                 step = next(steps)
@@ -130,8 +128,8 @@ class Actions:
 @contextmanager
 def _unchecked() -> Iterator[None]:
     with ExitStack() as stack:
-        for module in (bulk_run, one_link):
+        for module in (bulk, one_link):
             stack.enter_context(patch.object(module, "require_pair"))
             stack.enter_context(patch.object(module, "count_workers", return_value=1))
-        stack.enter_context(patch.object(bulk_run, "require_right_workers"))
+        stack.enter_context(patch.object(bulk, "require_right_workers"))
         yield

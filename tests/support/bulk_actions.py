@@ -35,8 +35,7 @@ class BulkAction:
             return redis.plan(marker, fault, number=3)
         # A resync looks up its app and counts the deliveries; each action selects its links.
         before = 3 if self.action is Action.RESYNC else 1
-        # The second connection is tried once.
-        return postgres.plan(marker, fault, number=before + 5)
+        return postgres.plan(marker, fault, number=before + 4)
 
     def run(self, actions: Actions, **options: Any) -> BulkResult:
         match self.action:

@@ -189,10 +189,6 @@ def _prepare() -> None:
             importlib.import_module(module.name)
     for name in ("docora_ops.__main__", "encodings.idna", "tests.support.small_batches"):
         importlib.import_module(name)
-    # A step after two batches, so that signals and other events come between them.
-    importlib.import_module("docora_ops.actions.bulk_run").__dict__["LONGEST_FLIGHT"] = 0
-    # No batch overtakes one whose push a test holds, however long a slow machine takes for that.
-    importlib.import_module("docora_ops.actions.batch").__dict__["_LONGEST_WAIT"] = 60
     # Typer reads the signatures of all commands anew each time: 10 ms for each process.
     group = typer.main.get_group(importlib.import_module("docora_ops.cli.app").app)
     for command in group.commands.values():

@@ -1,9 +1,9 @@
 """docora-ops with small batches: `--batch-size N` is an option that only tests have."""
 
+import os
 import sys
 from collections.abc import Sequence
 
-from docora_ops import bulk
 from docora_ops.__main__ import main
 
 SMALL_BATCHES = (sys.executable, "-m", "tests.support.small_batches")
@@ -15,7 +15,7 @@ def take_batch_size(arguments: Sequence[str]) -> list[str]:
     if "--batch-size" not in arguments:
         return list(arguments)
     place = arguments.index("--batch-size")
-    bulk.BATCH_SIZE = int(arguments[place + 1])
+    os.environ["DOCORA_OPS_BATCH_SIZE"] = arguments[place + 1]
     return [*arguments[:place], *arguments[place + 2 :]]
 
 

@@ -34,7 +34,7 @@ def row_ids(docora: Docora, status: str) -> set[str]:
 
 def killed_operation(docora: Docora, *, in_flight: int) -> str:
     """The id of a bulk retry that was killed when so many links were in flight."""
-    pace = ("--in-flight", str(in_flight), "--no-slow-start")
+    pace = ("--in-flight", str(in_flight))
     runner = docora.start("retry-all-failed", *pace, "--json")
     eventually(lambda: docora.statuses().get("pending_snapshot") == in_flight, "the links")
     runner.kill()
@@ -131,14 +131,14 @@ def test_a_wait_that_times_out_before_its_operation_ends_exits_with_8(docora: Do
 
 def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Docora) -> None:
     docora.add_links(10)
-    operation_id = killed_operation(docora, in_flight=3)
+    operation_id = killed_operation(docora, in_flight=2)
     assert links_of(docora, operation_id) == row_ids(docora, "pending_snapshot")
     silent = 3600 - 130
     docora.redis.expire(f"docora:bulk:{operation_id}", silent)
     with other_worker(docora):
         result = docora.run("wait", operation_id, "--json")
     assert result.code == 6, result
-    assert result.data["waited"]["synced"] == 3
+    assert result.data["waited"]["synced"] == 2
     assert "silent for two minutes" in result.stderr
     assert docora.redis.ttl(f"docora:bulk:{operation_id}") <= silent
 

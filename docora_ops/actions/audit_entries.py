@@ -1,0 +1,65 @@
+"""The audit entries of one change of links."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import urandom
+
+from docora_ops.audit import Change
+from docora_ops.bulk import StoppedBy
+from docora_ops.drift import RepairOutcome
+from docora_ops.links import Outcome
+from docora_ops.queue import Redis
+from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
+
+Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
+
+
+@dataclass(slots=True)
+class AuditEntries:
+    """The two audit entries of a change, for its start and its end.
+
+    Bulk operations write both entries together with their progress. Other changes write the first
+    one with the first job, so that a change of nothing leaves no entry.
+
+    total: the number of links.
+    deliveries: the number of delivery records that were deleted or, with `--update`, marked.
+    """
+
+    change: Change
+    total: int
+    operation_id: str | None = None
+    has_begun: bool = False
+    has_ended: bool = False
+    deliveries: int = 0
+    run: str = field(default_factory=lambda: urandom(8).hex())
+
+    def entry(
+        self,
+        event: AuditEvent,
+        counts: Counts,
+        stopped_by: StoppedBy | None = None,
+        cancelled_by: str | None = None,
+    ) -> AuditEntry:
+        """Returns the entry for the start or the end. `counts`: links by outcome."""
+        name = "deliveries_marked" if self.change.selection.get("update") else "deliveries_cleared"
+        numbers = {"total": self.total, **{str(key): number for key, number in counts.items()}}
+        numbers[name] = self.deliveries
+        return audit_entry(
+            self.change,
+            event,
+            run=self.run,
+            operation_id=self.operation_id,
+            counts={key: number for key, number in numbers.items() if number or key == "total"},
+            stopped_by=stopped_by,
+            cancelled_by=cancelled_by,
+        )
+
+    def start(self) -> list[AuditEntry]:
+        """Returns the entry for the start, nothing once it has been written."""
+        return [] if self.has_begun else [self.entry(AuditEvent.STARTED, {})]
+
+    def write_end(self, redis: Redis, counts: Counts, stopped_by: StoppedBy | None) -> None:
+        """Writes the entry for the end of a change that has begun, once. Raises RedisError."""
+        if self.has_begun and not self.has_ended:
+            add_entry(redis, self.entry(AuditEvent.ENDED, counts, stopped_by))
+            self.has_ended = True

@@ -1,0 +1,309 @@
+"""A bulk operation: retry, resync or schedule of many links, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext, suppress
+from dataclasses import astuple, dataclass
+from os import urandom
+
+from docora_ops.actions.change import Changed, Changer, change_each
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.following import Feed, Following, keep_results
+from docora_ops.actions.look import named_failures
+from docora_ops.actions.operation_log import OperationLog
+from docora_ops.actions.pair import require_pair
+from docora_ops.actions.tally import Plan, Tally
+from docora_ops.actions.turns import InTurn, Paced, Turns
+from docora_ops.actions.workers import count_workers, require_right_workers
+from docora_ops.bulk import BulkResult, BulkWait, StoppedBy
+from docora_ops.database.circuits import reset_circuits
+from docora_ops.database.link_rows import names_of
+from docora_ops.errors import LinkLockedError, PostgresError, RedisError, ServerError
+from docora_ops.links import (
+    Action,
+    App,
+    AppCount,
+    LinkFailure,
+    LinkRef,
+    Outcome,
+    PlannedLink,
+    batches,
+)
+
+MISSED = "its snapshot is running; resync it again when that has ended"
+_IDLE = 1  # seconds after which an operation that waits for results looks whether it was cancelled
+
+
+@dataclass(frozen=True)
+class BulkStep:
+    """The progress of a bulk operation.
+
+    chosen: the number of selected links of each app.
+    by_app: the outcomes so far, by app. The mapping changes as the operation goes on.
+    deliveries: for a resync, the number of delivery records of the links before the first change.
+    wait: the results of the snapshots so far, if they are awaited.
+    is_waiting: all links are handled, and only snapshots are awaited.
+    limit: with `options.in_flight`, the number of snapshots that may be in flight now.
+    """
+
+    result: BulkResult
+    chosen: Sequence[AppCount]
+    by_app: Mapping[App, Mapping[Outcome, int]]
+    deliveries: int = 0
+    wait: BulkWait | None = None
+    is_waiting: bool = False
+    limit: int | None = None
+
+
+def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
+    """Yields a step before the first change, and one after each batch.
+
+    A person may be asked about the first step: closing the generator then changes nothing. If
+    it is closed later, or killed at any point, a new run finishes the rest. With `options.wait`,
+    also yields while the snapshots are awaited. Raises WrongBackendError, ServersMismatchedError,
+    PostgresError, RedisError; an unfinished batch is rolled back.
+    """
+    total, dry_run = plan.selection.total, plan.options.dry_run
+    following = Following(docora)
+    if dry_run or not total:
+        require_right_workers(docora)
+    else:
+        docora.database.require_changes()
+        following.watch.had_workers = count_workers(docora, to_change=True) > 0
+    if total:
+        require_pair(docora)
+    operation = _BulkOperation(docora, plan, following)
+    yield operation.step()
+    if dry_run:
+        yield from operation.preview()
+    elif total:
+        yield from operation.carry_out()
+
+
+def _turns(plan: Plan) -> Turns:
+    options, refs = plan.options, plan.selection.refs
+    if options.is_paced and options.in_flight:
+        return Paced(refs, options.in_flight, plan.batch_size, newest_first=options.front)
+    # With --front, each job is pushed before the one that was pushed last.
+    return InTurn(refs[::-1] if options.front else refs, plan.batch_size)
+
+
+class _BulkOperation:
+    """Carries out a plan: takes links in turn, changes them, and counts what became of them."""
+
+    def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
+        self._docora, self._plan, self._following = docora, plan, following
+        self._turns, self._tally = _turns(plan), Tally(plan)
+        self._log = OperationLog(docora, self._tally)
+        self._changer = Changer(
+            docora.database,
+            docora.queue,
+            plan.action,
+            plan.selection.claiming,
+            plan.options,
+            self._log.commands,
+        )
+        self._waiting: list[LinkRef] = []
+        """Links whose jobs waited when their turn came."""
+        self._unclaimed: list[LinkRef] = []
+        """Links whose rows were locked when their turn came."""
+
+    def step(self, *, is_waiting: bool = False) -> BulkStep:
+        """Returns what has been done so far."""
+        plan, tally = self._plan, self._tally
+        return BulkStep(
+            tally.result(),
+            plan.selection.by_app,
+            tally.by_app,
+            plan.deliveries,
+            self._following.result() if plan.is_awaited else None,
+            is_waiting,
+            self._turns.limit,
+        )
+
+    def preview(self) -> Generator[BulkStep]:
+        """Counts the outcomes that a run would have."""
+        refs, tally, changer = self._plan.selection.refs, self._tally, self._changer
+        for _ in changer.find_misplaced(refs, delay=self._docora.settings.drift_grace):
+            yield self.step()
+        for some in batches(refs, self._plan.batch_size):
+            changed = changer.preview(some)
+            names = names_of(self._docora.database, [item.ref for item in changed.outcomes])
+            for item, (app_name, repository_name) in zip(changed.outcomes, names, strict=True):
+                ref, outcome = item.ref, tally.counted(item.outcome)
+                ids = (ref.job_id, ref.app_id, app_name or "", ref.repository_id)
+                reason = item.error_message if outcome is item.outcome else MISSED
+                link = PlannedLink(*ids, repository_name or "", outcome, reason)
+                tally.planned_links.append(link)
+            tally.add(changed, self._failures_of(changed))
+            yield self.step()
+
+    def carry_out(self) -> Generator[BulkStep]:
+        """Changes the links, and waits for their snapshots if that is asked for."""
+        options = self._plan.options
+        if self._plan.action is not Action.SCHEDULE:  # each minute, it would crowd out others
+            self._tally.operation_id = f"bulk_{urandom(8).hex()}"
+            self._write()
+        stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
+        has_redis = True
+        try:
+            yield self.step()
+            yield from self._change_paced() if options.is_paced else self._change_in_turn()
+            self._reset_held_circuits()
+            self._write(is_last=True)
+            yield self.step()
+            if options.wait and not options.is_paced:
+                yield self.step(is_waiting=True)
+                for wait in self._following.follow(options.timeout):
+                    self._log.stay_known(wait)
+                    yield self.step(is_waiting=True)
+            stopped_by = None
+        except ServerError as error:
+            stopped_by, has_redis = StoppedBy.LOST_SERVER, not isinstance(error, RedisError)
+            raise
+        finally:
+            with suppress(RedisError) if stopped_by else nullcontext():
+                self._end(stopped_by, has_redis=has_redis)
+
+    def _change_in_turn(self) -> Generator[BulkStep]:
+        for refs in self._batches():
+            yield from self._change(refs)
+            if self._tally.stopped_by:
+                return
+
+    def _change_paced(self) -> Generator[BulkStep]:
+        """Changes links as slots are freed, until all have results, or it has to stop."""
+        following, turns, batches_left = self._following, self._turns, self._batches()
+        with closing(following.follow(self._plan.options.timeout, is_paced=True)) as waits:
+            for wait in waits:
+                turns.adapt(wait)
+                turns.release(following.ended)
+                following.ended.clear()
+                following.more = yield from self._feed(batches_left, wait)
+                yield self.step()
+        if self._tally.left and not self._tally.stopped_by:
+            is_lost = following.result().only_lost_left
+            self._stop(StoppedBy.LOST_JOBS if is_lost else StoppedBy.TIMEOUT)
+            yield self.step()
+
+    def _feed(
+        self, batches_left: Iterator[Sequence[LinkRef]], wait: BulkWait
+    ) -> Generator[BulkStep, None, Feed]:
+        """Changes links for the free slots."""
+        limit, tally = self._plan.options.max_failures, self._tally
+        has_to_stop = limit is not None and limit.is_exceeded(wait.failed, wait.synced)
+        if has_to_stop and tally.left and not tally.stopped_by:
+            self._stop(StoppedBy.MAX_FAILURES)
+        refs = None if tally.stopped_by else next(batches_left, None)
+        if refs is None:
+            self._log.stay_known(wait)
+            return Feed.DONE
+        if refs or self._log.is_older_than(_IDLE):
+            yield from self._change(refs)
+        return Feed.MORE if refs else Feed.BLOCKED
+
+    def _batches(self) -> Iterator[Sequence[LinkRef]]:
+        """Yields the links to change next, none of them while all have to wait.
+
+        Links whose jobs wait come after the others, then those whose rows were locked. At last,
+        each of the latter comes by itself.
+        """
+        turns = self._turns
+        while turns.has_left:
+            yield turns.take()
+        if waiting := self._waiting:
+            delay = self._docora.settings.drift_grace
+            for _ in self._changer.find_misplaced(waiting, delay=delay):
+                yield ()
+            turns.add(waiting)
+            self._waiting = []
+            while turns.has_left:
+                yield turns.take()
+        turns.add(self._unclaimed)
+        self._unclaimed = []
+        while turns.has_left:
+            yield turns.take()
+        self._changer.waits_for_rows = True
+        for ref in self._unclaimed:
+            yield [ref]
+
+    def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
+        """Changes links. Yields after each transaction; stops if the operation is cancelled."""
+        if not refs:
+            self._write()
+            yield self.step()
+            return
+        for changed in change_each(self._changer, refs):
+            self._count(changed)
+            yield self.step()
+            if self._tally.stopped_by:
+                return
+
+    def _count(self, changed: Changed) -> None:
+        """Counts, follows and writes down what became of a batch."""
+        action, can_push = self._plan.action, self._docora.queue.can_push
+        self._tally.add(changed, self._failures_of(changed))
+        self._waiting += changed.waiting
+        self._unclaimed += changed.unclaimed
+        to_release, late = [*changed.waiting, *changed.unclaimed], []
+        for item in changed.outcomes:
+            # A resync does not wait for a snapshot that was running before: it counts as missed.
+            if self._plan.is_awaited and (item.outcome.succeeded or action is not Action.RESYNC):
+                self._following.add(item.ref, item.outcome)
+            if not item.outcome.succeeded:
+                to_release.append(item.ref)
+            # `wait` follows these links, too, and no push has kept their row ids.
+            if (item.outcome.succeeded and not can_push) or (
+                item.outcome is Outcome.ALREADY_RUNNING and action is Action.RETRY
+            ):
+                late.append(item.ref.id)
+        self._turns.release(ref.id for ref in to_release)
+        self._log.add(changed, late)
+        self._write()
+
+    def _failures_of(self, changed: Changed) -> list[LinkFailure]:
+        """Returns the links that were not queued, without names if Postgres is away."""
+        failed = []
+        for item in changed.outcomes:
+            is_missed = self._tally.counted(item.outcome) is not item.outcome
+            if error := MISSED if is_missed else item.error_message:
+                failed.append((item.ref, error))
+        try:
+            return named_failures(self._docora.database, failed)
+        except PostgresError:
+            return [
+                LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error)
+                for ref, error in failed
+            ]
+
+    def _reset_held_circuits(self) -> None:
+        """Resets the circuits whose rows other sessions held."""
+        tally, database = self._tally, self._docora.database
+        tally.circuits_held -= tally.circuits_reset
+        if tally.circuits_held:
+            with suppress(LinkLockedError), database.transaction():
+                tally.circuits_reset |= reset_circuits(database, tally.circuits_held)
+                tally.circuits_held = set()
+
+    def _write(self, *, is_last: bool = False) -> None:
+        self._log.write(self._following.result(), is_last=is_last)
+
+    def _stop(self, reason: StoppedBy) -> None:
+        """Ends the operation before its next batch. Raises RedisError."""
+        self._tally.stopped_by = reason
+        self._write()
+        self._log.cancel()
+
+    def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
+        """Ends the operation and its audit entries, and keeps the results of the snapshots."""
+        if stopped_by and self._tally.left and not self._tally.stopped_by:
+            self._stop(stopped_by)
+        self._write(is_last=True)
+        if has_redis:
+            self._log.end_work()
+        wait, operation_id = self._following.result(), self._tally.operation_id
+        # If Redis is down, its timeout has been waited for once already.
+        has_redis &= not self._following.watch.misses_redis
+        if operation_id and any(astuple(wait.results)) and has_redis:
+            keep_results(self._docora, operation_id, wait, self._plan.change)

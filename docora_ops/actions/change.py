@@ -1,0 +1,285 @@
+"""Changes links: claims them in Postgres and queues their jobs, both or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from docora_ops.actions.find_drift import Suspects, pause_between_looks
+from docora_ops.actions.look import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions
+from docora_ops.database import Database, Rollback
+from docora_ops.database.circuits import circuits_to_reset, reset_circuits
+from docora_ops.database.claims import Claim, Claiming, claim_links
+from docora_ops.database.deliveries import clear_deliveries, count_deliveries
+from docora_ops.database.link_rows import read_link
+from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
+from docora_ops.jobs import JobState
+from docora_ops.links import Action, LinkRef, Outcome
+from docora_ops.queue import Answer, Command, LinkQueue, PushRequest
+
+_SLOW_LINKS_IN_A_ROW = 2
+"""Once this many single links in a row have timed out, the whole server is too slow."""
+_CUT_OFF = "its snapshot was cut off too often: the link is failed now"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOutcome:
+    """The outcome of one link."""
+
+    ref: LinkRef
+    outcome: Outcome
+    error_message: str | None = None
+
+
+@dataclass(slots=True)
+class Changed:
+    """What became of the links of one batch.
+
+    waiting: links whose jobs wait, while nobody has looked whether a worker would take these jobs.
+    unclaimed: links that are gone, or whose rows other sessions have locked.
+    deliveries: the number of delivery records that were deleted or, with `--update`, marked.
+    circuits_reset: ids of repositories.
+    circuits_held: ids of repositories whose circuits could not be reset, since other sessions hold
+        their rows.
+    has_written: the commands of the change are written.
+    """
+
+    outcomes: list[LinkOutcome] = field(default_factory=list)
+    waiting: list[LinkRef] = field(default_factory=list)
+    unclaimed: list[LinkRef] = field(default_factory=list)
+    deliveries: int = 0
+    circuits_reset: set[str] = field(default_factory=set)
+    circuits_held: set[str] = field(default_factory=set)
+    has_written: bool = False
+
+
+def _no_commands(refs: Sequence[LinkRef]) -> Sequence[Command]:  # noqa: ARG001
+    return ()
+
+
+@dataclass(slots=True)
+class Changer:
+    """Changes the links of batches, each batch in one transaction.
+
+    commands: returns what Redis writes together with the jobs of these links.
+    waits_for_circuits: wait for circuits that other sessions hold. A bulk operation does not: one
+        wait per link could take days.
+    waits_for_rows: wait for rows that other sessions hold, instead of skipping them. After one wait
+        in vain, no longer waits: ten thousand waits would take a day.
+    disproved: by job id, the evidence against waiting jobs that no worker would take: see
+        `find_misplaced`. None: nobody has looked for them, and links whose jobs wait are put aside.
+    """
+
+    database: Database
+    queue: LinkQueue
+    action: Action
+    claiming: Claiming
+    options: ChangeOptions = NO_OPTIONS
+    commands: Callable[[Sequence[LinkRef]], Sequence[Command]] = _no_commands
+    waits_for_circuits: bool = False
+    waits_for_rows: bool = False
+    disproved: Mapping[str, str] | None = None
+    _is_prepared: bool = False
+    _slow_links: int = 0
+    _has_waited_in_vain: bool = False
+
+    def change(self, refs: Sequence[LinkRef]) -> Changed:
+        """Changes links together, and returns their outcomes after the commit.
+
+        A link whose job is running or unreadable stays as it is, and the others are changed
+        without it. Raises LinkError if Postgres refuses because of the rows, PostgresError,
+        RedisError; then no link is changed.
+        """
+        if not self._is_prepared:
+            self.queue.prepare()
+            self._is_prepared = True
+        changed = Changed()
+        todo, is_refused = list(_without_invalid(refs, changed)), True
+        while todo and is_refused:
+            left = self._claim_and_push(todo, changed)
+            is_refused = bool(left)
+            todo = [ref for ref in todo if not self._is_left(ref, left, changed)]
+        if self.waits_for_rows:
+            self._give_up_unclaimed(changed)
+        self._slow_links = 0
+        return changed
+
+    def give_up(self, ref: LinkRef, error: LinkError) -> Changed:
+        """Records a link as not queued. Raises PostgresError if the whole server is too slow."""
+        self._slow_links += isinstance(error, StatementTimeoutError)
+        if self._slow_links == _SLOW_LINKS_IN_A_ROW:
+            raise PostgresError(error.message, hint=error.hint) from error
+        self._has_waited_in_vain |= isinstance(error, LinkLockedError)
+        return Changed([LinkOutcome(ref, Outcome.NOT_QUEUED, error.message)])
+
+    def _give_up_unclaimed(self, changed: Changed) -> None:
+        for ref in changed.unclaimed:
+            outcome = LinkOutcome(ref, Outcome.SKIPPED)
+            if read_link(self.database, ref.app_id, ref.repository_id):
+                locked = "another session holds a lock on its row"
+                outcome = LinkOutcome(ref, Outcome.NOT_QUEUED, locked)
+            changed.outcomes.append(outcome)
+        changed.unclaimed.clear()
+
+    def _claim_and_push(self, refs: Sequence[LinkRef], changed: Changed) -> dict[str, Answer]:
+        """Changes links in one transaction, and adds their outcomes to `changed` after the commit.
+
+        If jobs have to be left, changes nothing, and returns the answers about these jobs by id.
+        """
+        by_id = {ref.id: ref for ref in refs}
+        wait = self.waits_for_rows and not self._has_waited_in_vain
+        done = Changed()
+        left: dict[str, Answer] = {}
+        with self.database.transaction():
+            claims = {
+                claim.id: claim
+                for claim in claim_links(self.database, list(by_id), self.claiming, wait=wait)
+            }
+            # In this order they are queued. A link that is not queued is `failed` now.
+            to_push = [
+                (ref, claims[ref.id])
+                for ref in refs
+                if ref.id in claims and claims[ref.id].outcome in {None, Outcome.NOT_QUEUED}
+            ]
+            self._change_rest([ref for ref, _ in to_push], done)
+            answers = self._push(to_push)
+            left = {answer.job_id: answer for answer in answers if answer.is_left}
+            if left:
+                raise Rollback
+        if left:
+            return left
+        pushed = {answer.job_id: answer.outcome for answer in answers}
+        changed.has_written |= self._is_change(pushed.values())
+        for ref in refs:
+            claim = claims.get(ref.id)
+            if claim is None:
+                changed.unclaimed.append(ref)
+            else:
+                outcome = claim.outcome or pushed[ref.job_id] or Outcome.SKIPPED
+                reason = _CUT_OFF if outcome is Outcome.NOT_QUEUED else None
+                changed.outcomes.append(LinkOutcome(ref, outcome, reason))
+        changed.deliveries += done.deliveries
+        changed.circuits_reset |= done.circuits_reset
+        changed.circuits_held |= done.circuits_held
+        return {}
+
+    def _change_rest(self, refs: Sequence[LinkRef], done: Changed) -> None:
+        """Changes what belongs to claimed links: delivery records and circuits."""
+        options = self.options
+        if self.action is Action.RESYNC:
+            done.deliveries = clear_deliveries(
+                self.database, refs, update=options.update, path=options.path
+            )
+        if options.reset_circuit:
+            to_reset = circuits_to_reset(self.database, {ref.repository_id for ref in refs})
+            done.circuits_reset = reset_circuits(
+                self.database, to_reset, wait=self.waits_for_circuits
+            )
+            done.circuits_held = to_reset - done.circuits_reset
+
+    def _push(self, claims: Sequence[tuple[LinkRef, Claim]]) -> list[Answer]:
+        """Queues the jobs of claimed links, all or none."""
+        requests = [
+            PushRequest(
+                ref.job_id,
+                None if claim.outcome else claim.payload,
+                is_rescan=self.action.is_rescan(claim.status),
+                disproved=(self.disproved or {}).get(ref.job_id, ""),
+            )
+            for ref, claim in claims
+        ]
+        return self.queue.push(
+            requests,
+            # To claim a stuck link counts a failure, which a job that waits is spared.
+            leaves_waiting=self._puts_aside or self.action is Action.REPAIR,
+            front=self.options.front,
+            changes_links=self.action is not Action.SCHEDULE,
+            commands=self.commands([ref for ref, _ in claims]),
+        )
+
+    def _is_change(self, outcomes: Collection[Outcome | None]) -> bool:
+        """Tells whether a push with these outcomes has written the commands."""
+        kept = {Outcome.ALREADY_QUEUED} if self.action is Action.SCHEDULE else set()
+        return not kept.issuperset(outcomes)
+
+    @property
+    def _puts_aside(self) -> bool:
+        return self.disproved is None and self.queue.sweep is not None
+
+    def _is_left(self, ref: LinkRef, left: Mapping[str, Answer], changed: Changed) -> bool:
+        """Tells whether the link has to be left, and records why."""
+        answer = left.get(ref.job_id)
+        if answer is None:
+            return False
+        if answer.state is JobState.WAITING and self._puts_aside:
+            changed.waiting.append(ref)
+        else:
+            reason = why_not_queued(answer)
+            changed.outcomes.append(LinkOutcome(ref, outcome_of(answer), reason))
+        return True
+
+    def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
+        """Finds the jobs whose status says that they wait, though no worker would ever take them.
+
+        RQ, or a Redis that has lost writes, leaves such jobs. Looks twice, as RQ takes a job out of
+        the list a moment before it registers it elsewhere. Yields Suspects between the looks, and
+        holds no lock. The push checks once more, and replaces what still stands nowhere.
+        Raises RedisError.
+
+        delay: seconds between the two looks.
+        """
+        self.disproved, sweep = {}, self.queue.sweep
+        if sweep is None:
+            return
+        first = sweep.misplaced([ref.job_id for ref in refs if ref.has_valid_job_id])
+        if first:
+            yield from pause_between_looks(len(first), delay)
+            second = sweep.misplaced(first)
+            self.disproved = {id_: seen for id_, seen in second.items() if seen == first[id_]}
+
+    def preview(self, refs: Sequence[LinkRef]) -> Changed:
+        """Returns the outcomes that a change would have. Changes and locks nothing."""
+        changed = Changed()
+        valid = list(_without_invalid(refs, changed))
+        for ref, answer in look_at_jobs(self.database, self.queue, valid):
+            if answer.state is JobState.WAITING and self._puts_aside:
+                changed.waiting.append(ref)
+                continue
+            outcome = outcome_of(answer)
+            if answer.state is JobState.WAITING and ref.job_id in (self.disproved or ()):
+                outcome = Outcome.REPLACED_STALE
+            changed.outcomes.append(LinkOutcome(ref, outcome, why_not_queued(answer)))
+        queued = [item.ref for item in changed.outcomes if item.outcome.succeeded]
+        if self.options.reset_circuit:
+            ids = {ref.repository_id for ref in queued}
+            changed.circuits_reset = circuits_to_reset(self.database, ids)
+        if self.action is Action.RESYNC:
+            changed.deliveries = count_deliveries(self.database, queued, path=self.options.path)
+        return changed
+
+
+def change_each(changer: Changer, refs: Sequence[LinkRef]) -> Iterator[Changed]:
+    """Changes links together or, if Postgres refuses because of one of them, each by itself.
+
+    Yields after each transaction. Raises PostgresError, RedisError.
+    """
+    try:
+        changed = changer.change(refs)
+    except LinkError as error:
+        if len(refs) > 1:
+            for ref in refs:
+                yield from change_each(changer, [ref])
+            return
+        changed = changer.give_up(refs[0], error)
+    yield changed
+
+
+def _without_invalid(refs: Iterable[LinkRef], changed: Changed) -> Iterator[LinkRef]:
+    """Yields the links that can have a job, and records the others as not queued."""
+    for ref in refs:
+        if ref.has_valid_job_id:
+            yield ref
+        else:
+            message = invalid_job_id(ref).message
+            changed.outcomes.append(LinkOutcome(ref, Outcome.NOT_QUEUED, message))

@@ -1,0 +1,122 @@
+"""What a bulk operation writes about itself: its progress and its audit entries."""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import astuple
+
+from docora_ops.actions.audit_entries import AuditEntries
+from docora_ops.actions.change import Changed
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.tally import Tally
+from docora_ops.bulk import BulkWait, Progress, StoppedBy
+from docora_ops.errors import NotFoundError, OperationFinishedError, RedisError
+from docora_ops.links import LinkRef, count_succeeded
+from docora_ops.queue import Command
+from docora_ops.queue.audit_stream import AuditEvent
+from docora_ops.queue.progress import HEARTBEAT, commands_to_add_links
+
+_KEEP = 5  # seconds after which the operation shows again that it is at work
+
+
+class OperationLog:
+    """Writes the progress of a bulk operation. Without an operation id, only audit entries."""
+
+    def __init__(self, docora: Docora, tally: Tally) -> None:
+        plan = tally.plan
+        self._docora, self._tally = docora, tally
+        self._audit = AuditEntries(plan.change, plan.selection.total)
+        self._written_at = self._kept_at = 0.0
+        self._failures = self._failed_links = 0  # how many are written
+
+    def commands(self, refs: Sequence[LinkRef]) -> list[Command]:
+        """Returns what Redis writes together with the jobs of these links."""
+        commands: list[Command] = [*self._audit.start()]
+        # Before the commit, `wait` would take the old status of a link that is only reset for its
+        # result, since no job waits: such links are added later.
+        if self._tally.operation_id and self._docora.queue.can_push:
+            ids = [ref.id for ref in refs]
+            commands += commands_to_add_links(self._tally.operation_id, ids)
+        return commands
+
+    def add(self, changed: Changed, late_ids: Sequence[str]) -> None:
+        """Notes what became of a batch. `late_ids`: row ids that its commands have not kept."""
+        self._audit.has_begun |= changed.has_written
+        if late_ids and self._tally.operation_id:
+            self._docora.store.add_links(self._tally.operation_id, late_ids)
+
+    def write(self, wait: BulkWait, *, is_last: bool = False) -> None:
+        """Writes the progress and, at the start and the end, the audit entries.
+
+        Finds out whether the operation was cancelled. Raises RedisError.
+        """
+        tally, audit = self._tally, self._audit
+        self._written_at = time.monotonic()
+        audit.deliveries = tally.deliveries
+        reason = tally.stopped_by if tally.left else None
+        if tally.operation_id is None:
+            if is_last:
+                audit.write_end(self._docora.redis, tally.counts, reason)
+            return
+        if is_last and audit.has_ended:
+            return
+        audit.operation_id = tally.operation_id
+        is_first, entries = not audit.has_begun, audit.start()
+        is_end = not (is_first or audit.has_ended) and (is_last or not tally.left)
+        cancelled_by = tally.cancelled_by if reason else None
+        if is_end:
+            entries = [audit.entry(AuditEvent.ENDED, tally.counts, reason, cancelled_by)]
+        failed_again = len(wait.failed_links)
+        was_cancelled, who = self._docora.store.write(
+            Progress(
+                operation_id=tally.operation_id,
+                total=tally.plan.selection.total,
+                completed=tally.counts.total(),
+                put_to_work=count_succeeded(tally.counts),
+                not_queued=len(tally.failures),
+                cancelled=tally.stopped_by is not None,
+                taken_over=tally.taken_over or 0,
+            ),
+            tally.failures,
+            since=self._failures,
+            change=tally.plan.change if is_first else None,
+            stopped_by=reason,
+            cancelled_by=cancelled_by,
+            results=wait.results if any(astuple(wait.results)) else None,
+            failed_links=wait.failed_links if failed_again > self._failed_links else (),
+            audit=next(iter(entries), None),
+        )
+        audit.has_begun = True
+        audit.has_ended |= is_end
+        self._failures, self._failed_links = len(tally.failures), failed_again
+        if was_cancelled and not tally.stopped_by:
+            tally.stopped_by, tally.cancelled_by = StoppedBy.CANCELLED, who
+        if not (tally.stopped_by or is_last) and time.monotonic() - self._kept_at > _KEEP:
+            self._kept_at = time.monotonic()
+            ids = (ref.id for ref in tally.plan.selection.refs)
+            self._docora.store.keep_at_work(tally.operation_id, ids)
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Tells whether the progress was written longer ago."""
+        return time.monotonic() - self._written_at > seconds
+
+    def stay_known(self, wait: BulkWait) -> None:
+        """Keeps the operation from expiring while its links are awaited.
+
+        Does nothing if Redis can't be used: the results are in Postgres.
+        """
+        if self.is_older_than(HEARTBEAT):
+            with suppress(RedisError):
+                self.write(wait)
+
+    def cancel(self) -> None:
+        """Marks an operation that stops early as cancelled. Raises RedisError."""
+        if self._tally.operation_id:
+            with suppress(NotFoundError, OperationFinishedError):
+                self._docora.store.cancel(self._tally.operation_id)
+
+    def end_work(self) -> None:
+        """Shows that the operation is no longer at work."""
+        if self._tally.operation_id:
+            with suppress(RedisError):  # it expires
+                self._docora.store.end_work(self._tally.operation_id)

@@ -1,0 +1,137 @@
+"""Which links of a bulk operation come next: all in turn, or paced by results."""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from docora_ops.bulk import BulkWait
+from docora_ops.links import LinkRef, batches
+
+_FEWEST = 2  # links in flight at the start, and at least: an app that is down must leave one slot
+
+
+class Turns(Protocol):
+    """Hands out links, some at a time."""
+
+    @property
+    def has_left(self) -> bool:
+        """Tells whether links are left."""
+
+    @property
+    def limit(self) -> int | None:
+        """The number of links that may be in flight now; None if there is no limit."""
+
+    def add(self, refs: Sequence[LinkRef]) -> None:
+        """Adds links behind those that are left."""
+
+    def adapt(self, wait: BulkWait) -> None:
+        """Adapts the limit to the results so far."""
+
+    def take(self) -> Sequence[LinkRef]:
+        """Takes the next links; none while all of them have to wait."""
+
+    def release(self, ids: Iterable[str]) -> None:
+        """Tells that the links with these row ids have a result, or were not queued."""
+
+
+class InTurn:
+    """Hands out all links in order, `size` at a time."""
+
+    limit = None
+
+    def __init__(self, refs: Sequence[LinkRef], size: int) -> None:
+        self._size = size
+        self._left = deque(batches(refs, size))
+
+    @property
+    def has_left(self) -> bool:
+        """Tells whether links are left."""
+        return bool(self._left)
+
+    def add(self, refs: Sequence[LinkRef]) -> None:
+        """Adds links behind those that are left."""
+        self._left += batches(refs, self._size)
+
+    def adapt(self, wait: BulkWait) -> None:
+        """Does nothing."""
+
+    def take(self) -> Sequence[LinkRef]:
+        """Takes the next links."""
+        return self._left.popleft()
+
+    def release(self, ids: Iterable[str]) -> None:
+        """Does nothing."""
+
+
+class Paced:
+    """Hands out links so that at most `limit` are queued and have no result.
+
+    Each of them takes a slot. An app gets at most its share of the slots, so that an app that is
+    down can't take all. The limit starts at 2, its minimum; `in_flight` is its maximum.
+    """
+
+    def __init__(
+        self, refs: Sequence[LinkRef], in_flight: int, size: int, *, newest_first: bool = False
+    ) -> None:
+        self.limit = self._fewest = min(in_flight, _FEWEST)
+        self._most = in_flight
+        self._size = size
+        self._newest_first = newest_first
+        self._synced = 0  # links, when the limit was last set
+        self._failed = 0  # links, when the results were last looked at
+        self._left: dict[str, deque[LinkRef]] = {}
+        self._turns: deque[str] = deque()  # apps with links left; the first one is next
+        self._apps: dict[str, str] = {}  # of links in flight, by row id
+        self._by_app: Counter[str] = Counter()
+        self.add(refs)
+
+    @property
+    def has_left(self) -> bool:
+        """Tells whether links are left."""
+        return bool(self._left)
+
+    def add(self, refs: Sequence[LinkRef]) -> None:
+        """Adds links. Each is handed out after the links that its app has left."""
+        for ref in refs:
+            if ref.app_id not in self._left:
+                self._left[ref.app_id] = deque()
+                self._turns.append(ref.app_id)
+            self._left[ref.app_id].append(ref)
+
+    def adapt(self, wait: BulkWait) -> None:
+        """Halves the limit for each new failure; doubles it after as many clean results."""
+        if failures := wait.failed - self._failed:
+            self.limit = max(self._fewest, self.limit >> failures)
+            self._synced, self._failed = wait.synced, wait.failed
+        elif wait.synced - self._synced >= self.limit:
+            self.limit = min(self._most, self.limit * 2)
+            self._synced = wait.synced
+
+    def take(self) -> Sequence[LinkRef]:
+        """Takes links for free slots: one of each app in turn, then a second one of each."""
+        taken: list[LinkRef] = []
+        passed = 0  # apps in a row that have no free slot
+        while (
+            len(self._apps) < self.limit and passed < len(self._turns) and len(taken) < self._size
+        ):
+            app_id = self._turns[0]
+            self._turns.rotate(-1)
+            if self._by_app[app_id] >= max(1, self.limit // len(self._left)):
+                passed += 1
+                continue
+            passed = 0
+            ref = self._left[app_id].popleft()
+            if not self._left[app_id]:
+                del self._left[app_id]
+                self._turns.pop()
+            self._apps[ref.id] = app_id
+            self._by_app[app_id] += 1
+            taken.append(ref)
+        # Each job is pushed before the one that was pushed last.
+        return taken[::-1] if self._newest_first else taken
+
+    def release(self, ids: Iterable[str]) -> None:
+        """Frees the slots of the links with these row ids."""
+        for id_ in ids:
+            if app_id := self._apps.pop(id_, None):
+                self._by_app[app_id] -= 1

@@ -1,0 +1,145 @@
+"""Claims: locking the rows of links and changing those that still qualify."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from docora_ops.database.link_rows import HELD_KEYS, MATCHES, PAYLOAD, filter_parameters
+from docora_ops.database.postgres import Database
+from docora_ops.links import LinkFilter, Outcome, Payload
+
+# Docora's own scheduler queues the same links. An opened circuit leaves its time in the row until
+# git succeeds or somebody resets it, so that failed links wait for that even after the time.
+DUE = """(
+    (l.status = 'pending_snapshot'
+     OR l.status = 'synced'
+        AND (l.last_scanned_at IS NULL OR l.last_scanned_at
+             < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond')
+     OR l.status = 'failed' AND r.circuit_open_until IS NULL)
+    AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
+)"""
+
+_RESET = """
+UPDATE docora.app_repositories
+SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
+WHERE id = ANY (ARRAY(SELECT id::uuid FROM judged WHERE outcome IS NULL))
+RETURNING id::text, status
+"""
+
+# A repository that kills each worker must not be scanned for ever: a scan that was cut off counts.
+_COUNT_CUT_OFF_SCAN = """
+UPDATE docora.app_repositories
+SET retry_count = retry_count + 1, last_error = %(error)s,
+    status = CASE WHEN retry_count + 1 >= %(max_attempts)s THEN 'failed' ELSE 'pending_snapshot' END
+WHERE id = ANY (ARRAY(SELECT id::uuid FROM judged WHERE outcome IS NULL AND status = 'scanning'))
+RETURNING id::text, status
+"""
+
+_NO_CHANGE = "SELECT id, status FROM judged WHERE false"
+
+
+@dataclass(frozen=True)
+class Claiming:
+    """Which locked links are claimed, and how that changes their rows.
+
+    qualifies: a condition in SQL on a link `l` and its repository `r`.
+    parameters: of both statements.
+    change: a statement that changes the links without an outcome in `judged`.
+    """
+
+    qualifies: str
+    parameters: Mapping[str, object]
+    change: str = _NO_CHANGE
+
+    @classmethod
+    def of_matching(cls, which: LinkFilter) -> Self:
+        """Resets the links that still match."""
+        return cls(MATCHES, filter_parameters(which), _RESET)
+
+    @classmethod
+    def of_due(cls, rescan_interval_ms: int) -> Self:
+        """Claims the links that are still due, and changes none."""
+        return cls(DUE, {"rescan_interval_ms": rescan_interval_ms})
+
+    @classmethod
+    def of_unfinished(cls, *, error: str, max_attempts: int) -> Self:
+        """Claims the links that are still pending or scanning.
+
+        Counts a failure with `error` for each scanning link, which becomes pending or, after
+        `max_attempts` failures, `failed`.
+        """
+        unfinished = "l.status IN ('pending_snapshot', 'scanning')"
+        parameters = {"error": error, "max_attempts": max_attempts}
+        return cls(unfinished, parameters, _COUNT_CUT_OFF_SCAN)
+
+    @classmethod
+    def of_links_at_rest(cls) -> Self:
+        """Claims the links that are still failed or in sync, and changes none."""
+        return cls("l.status IN ('failed', 'synced')", {})
+
+
+LOCK_LINKS = """
+SELECT id::text FROM docora.app_repositories WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE
+"""
+
+# The limits keep Postgres, whatever it believes of the tables, from going through all the links
+# once for each app or repository.
+JUDGE_AND_CHANGE_LINKS = f"""
+WITH held AS MATERIALIZED ({HELD_KEYS}), judged AS MATERIALIZED (
+    SELECT {PAYLOAD}, l.status, CASE
+        WHEN ({{qualifies}}) IS NOT TRUE THEN 'skipped'
+        WHEN hashtextextended(l.app_id || '-' || l.repository_id, 0) IN (SELECT key FROM held)
+            THEN 'already_running' END AS outcome
+    FROM docora.app_repositories l
+    CROSS JOIN LATERAL (
+        SELECT app_name, base_url, client_auth_key_encrypted FROM docora.apps
+        WHERE app_id = l.app_id LIMIT 1
+    ) a
+    CROSS JOIN LATERAL (
+        SELECT github_url, owner, name, circuit_open_until FROM docora.repositories
+        WHERE repository_id = l.repository_id LIMIT 1
+    ) r
+    WHERE l.id = ANY (%(ids)s::uuid[])
+), changed AS ({{change}})
+SELECT judged.*, id IN (SELECT id FROM changed WHERE status = 'failed') FROM judged
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A link whose row is locked.
+
+    status: before the claim.
+    outcome: why the link is not claimed; None if it is. `NOT_QUEUED`: it was cut off for the last
+        time that is allowed, and is `failed` now.
+    """
+
+    id: str
+    payload: Payload
+    status: str
+    outcome: Outcome | None
+
+
+def claim_links(
+    database: Database, ids: Sequence[str], claiming: Claiming, *, wait: bool = False
+) -> list[Claim]:
+    """Locks links by their row ids, and changes those that qualify.
+
+    Returns no claim for links that are gone or, unless `wait`, locked by other sessions.
+    Raises LinkLockedError if a lock is waited for in vain, PostgresError.
+    """
+    # Rows that somebody else holds are not in the answer: they are tried again, one by one, later.
+    lock = LOCK_LINKS if wait else f"{LOCK_LINKS} SKIP LOCKED"
+    locked = [id_ for (id_,) in database.rows(lock, {"ids": list(ids)})]
+    if not locked:
+        return []
+    # A second statement judges the links: it sees everything that was committed before they were
+    # locked. The first one would see apps and repositories as they were when it began.
+    sql = JUDGE_AND_CHANGE_LINKS.format(qualifies=claiming.qualifies, change=claiming.change)
+    claims = []
+    for *row, status, outcome, is_failed in database.rows(
+        sql, {"ids": locked, **claiming.parameters}
+    ):
+        reason = Outcome.NOT_QUEUED if is_failed else outcome and Outcome(outcome)
+        claims.append(Claim(row[0], Payload(*row[1:]), status, reason))
+    return claims

@@ -1,0 +1,127 @@
+"""Links that should have a live job, and the lock that keeps links from being created."""
+
+from collections.abc import Collection, Iterator
+from sys import intern
+
+from docora_ops.database.postgres import Database
+from docora_ops.links import LinkRef
+
+# A new link gets its job a moment later, so it is left out for five minutes. One that is scanned
+# has had its job, and one that is asked for by id is wanted whatever its age.
+_UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot', 'scanning')
+    AND (status = 'scanning' OR NOT %(only_stuck)s::boolean
+         AND (%(id)s::uuid IS NOT NULL OR created_at < now() - interval '5 minutes'))
+    AND (%(app_id)s::text IS NULL OR app_id = %(app_id)s)
+    AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+"""
+
+# Materialized, or Postgres would, with statistics from before a bulk change, read the whole table
+# up to the limit.
+UNFINISHED_LINKS = f"""
+WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status {_UNFINISHED})
+SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
+"""
+
+# Links that should have a live job, and those that are to get one: their jobs may already read as
+# waiting, and stand nowhere.
+LINKS_TO_CHECK = """
+SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
+WHERE (
+    status = 'scanning'
+    OR %(id)s::uuid IS NOT NULL AND status IN ('pending_snapshot', 'failed', 'synced')
+    OR status = 'pending_snapshot' AND created_at < now() - interval '5 minutes'
+    OR %(rescan_interval_ms)s::bigint IS NOT NULL AND (
+        status = 'failed'
+        OR status = 'synced' AND (last_scanned_at IS NULL OR last_scanned_at
+            < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond')
+    )
+)
+AND (%(only_app)s::text IS NULL OR app_id = %(only_app)s)
+AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+AND (app_id, repository_id) > (%(app_id)s::text, %(repository_id)s::text)
+ORDER BY app_id, repository_id LIMIT %(limit)s
+"""
+
+# Statistics may be misleading: with any other plan, Postgres would sort all links for each page.
+_READ_IN_ORDER = """
+SELECT set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true),
+    set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)
+"""
+
+# An INSERT of a link takes a key share lock on its repository's row, so it waits for this lock.
+LOCK_REPOSITORIES = """
+WITH locked AS (
+    SELECT repository_id FROM docora.repositories WHERE repository_id = ANY (%(ids)s::text[])
+    FOR UPDATE SKIP LOCKED
+)
+SELECT repository_id FROM locked
+UNION ALL
+SELECT wanted FROM unnest(%(ids)s::text[]) AS wanted
+WHERE NOT EXISTS (SELECT FROM docora.repositories WHERE repository_id = wanted)
+"""
+
+
+def unfinished_links(
+    database: Database,
+    *,
+    app_id: str | None = None,
+    link_id: str | None = None,
+    only_stuck: bool = False,
+    limit: int | None = None,
+) -> list[tuple[LinkRef, str]]:
+    """Returns links that should have a live job (`only_stuck`: that are scanned), with status."""
+    parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
+    # One string for all links of an app or a repository: there may be a million.
+    return [
+        (LinkRef(id_, intern(app_id), intern(repository_id)), status)
+        for id_, app_id, repository_id, status in database.rows(UNFINISHED_LINKS, parameters)
+    ]
+
+
+def pages_of_links_to_check(
+    database: Database,
+    *,
+    app_id: str | None,
+    link_id: str | None,
+    rescan_interval_ms: int | None,
+    size: int,
+) -> Iterator[list[tuple[LinkRef, str]]]:
+    """Yields pages of the links that should have a live job, and of failed and due links.
+
+    Each link comes with its status. No transaction is open between the pages.
+
+    link_id: only this link, whatever its age and status.
+    rescan_interval_ms: age of the last scan of a due link; None: without failed and due links.
+    """
+    only = {"only_app": app_id, "id": link_id, "rescan_interval_ms": rescan_interval_ms}
+    after, is_last = {"app_id": "", "repository_id": ""}, False
+    while not is_last:
+        with database.snapshot():
+            if link_id is None:
+                database.execute(_READ_IN_ORDER)
+            rows = database.rows(LINKS_TO_CHECK, only | after | {"limit": size})
+        page = [
+            (LinkRef(id_, intern(app), intern(repository)), intern(status))
+            for id_, app, repository, status in rows
+        ]
+        yield page
+        is_last = len(page) < size
+        if page:
+            last, _ = page[-1]
+            after = {"app_id": last.app_id, "repository_id": last.repository_id}
+
+
+def count_unfinished_links(database: Database) -> int:
+    """Counts the links that should have a live job."""
+    all_links = {"app_id": None, "id": None, "only_stuck": False}
+    [(count,)] = database.rows(f"SELECT count(*) {_UNFINISHED}", all_links)
+    return int(count)
+
+
+def lock_against_new_links(database: Database, repository_ids: Collection[str]) -> set[str]:
+    """Locks repositories, so that no link to them can be created until the transaction ends.
+
+    Returns the ids that are locked now or do not exist. Other sessions hold the rest.
+    """
+    rows = database.rows(LOCK_REPOSITORIES, {"ids": list(repository_ids)})
+    return {id_ for (id_,) in rows}

@@ -1,0 +1,90 @@
+"""The links of a bulk operation, chosen once at its start."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from sys import intern
+
+from docora_ops.database.claims import DUE, Claiming
+from docora_ops.database.link_rows import COUNT_MATCHING, MATCHES, filter_parameters
+from docora_ops.database.postgres import Database
+from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
+
+_SELECT = """
+SELECT l.id::text, l.app_id, l.repository_id
+FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
+WHERE {condition}
+ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.app_id
+LIMIT %(limit)s
+"""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The links of a bulk operation, listed once at its start.
+
+    Round-robin across apps, so that no app waits for all links of another app. Paging by status
+    instead would walk over the dead index entries of all rows that are done.
+    """
+
+    refs: Sequence[LinkRef]
+    by_app: Sequence[AppCount]
+    claiming: Claiming
+    open_circuits_left_out: int | None = None
+    # Due links that operations with `--in-flight` are going to queue, by operation id.
+    left_to_operations: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Counts the links."""
+        return len(self.refs)
+
+
+def select_links(
+    database: Database,
+    which: LinkFilter,
+    *,
+    limit: int | None = None,
+    skip_open_circuits: bool = False,
+) -> Selection:
+    """Selects at most `limit` links that match.
+
+    skip_open_circuits: like `which.open_circuit` False, exclude and count links with an open one.
+    """
+    if skip_open_circuits or which.open_circuit is False:
+        limit = 0 if which.open_circuit else limit
+        which = replace(which, open_circuit=False)
+        claimed = replace(which, or_held_back=False)
+    else:
+        held_back = [LinkStatus.PENDING_SNAPSHOT] if which.or_held_back else []
+        # The first batch, or the first link that a worker scans, closes the circuit. The links were
+        # chosen before that, so the later ones are not skipped for it.
+        statuses = [*which.statuses, *held_back]
+        claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
+    claiming = Claiming.of_matching(claimed)
+    parameters = {**filter_parameters(which), "limit": limit}
+    selection = _select(database, MATCHES, parameters, claiming)
+    if which.open_circuit is not False:
+        return selection
+    [(left_out,)] = database.rows(COUNT_MATCHING, parameters | {"open_circuit": True})
+    return replace(selection, open_circuits_left_out=left_out)
+
+
+def select_due(database: Database, rescan_interval_ms: int) -> Selection:
+    """Selects the links that are due, as Docora's own scheduler does."""
+    parameters = {"rescan_interval_ms": rescan_interval_ms, "limit": None}
+    return _select(database, DUE, parameters, Claiming.of_due(rescan_interval_ms))
+
+
+def _select(
+    database: Database, condition: str, parameters: Mapping[str, object], claiming: Claiming
+) -> Selection:
+    with database.snapshot():
+        rows = database.stream(_SELECT.format(condition=condition), parameters)
+        # One string for all links of an app: there may be a million.
+        refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
+        counts = Counter(ref.app_id for ref in refs)
+        sql = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
+        names: dict[str, str] = dict(database.rows(sql, {"app_ids": list(counts)}))
+    by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
+    return Selection(refs, by_app, claiming)
