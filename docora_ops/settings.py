@@ -95,7 +95,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         alias_generator=str.upper,
         case_sensitive=True,
-        extra="ignore",
         hide_input_in_errors=True,
         # Rust's engine takes as long to compile the patterns as the rest of the model.
         regex_engine="python-re",
@@ -153,9 +152,8 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        *_: PydanticBaseSettingsSource,
+        **_named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Reads nothing: `load_settings` knows which places to read, and which of them wins."""
         return (init_settings,)

@@ -73,9 +73,7 @@ def is_interrupted() -> bool:
 def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[T]:
     """Yields the events of an action until the first signal, then closes the action.
 
-    A second signal ends the process.
-
-    announcement: printed to stderr when the first signal comes.
+    The first signal prints the announcement to stderr. A second one ends the process.
     """
 
     def react() -> None:

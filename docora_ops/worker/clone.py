@@ -91,9 +91,7 @@ def newest_commit(git: Git) -> Commit | None:
 
 
 class RepositoryLock:
-    """The key `docora:repo-lock:{owner}/{name}`, held by the one process that runs git.
-
-    Hosts may share the volume of the clones, so the lock is in Redis.
+    """The lock of a repository, in Redis because hosts may share the volume of the clones.
 
     full_name: `owner/name` of the repository.
     owner: id of the job that takes the lock.
@@ -107,10 +105,7 @@ class RepositoryLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock during the block.
-
-        Raises RedisError, and SnapshotError if another job holds the lock for a minute.
-        """
+        """Holds the lock. Raises RedisError, and SnapshotError if others hold it for a minute."""
         with redis_errors(self._client):
             is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner)
         if not is_ours:

@@ -53,10 +53,8 @@ class Change:
 def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list[Change]:
     """Returns the changes that an app needs: first deletions, then creations, then updates.
 
-    Logs and leaves out files whose path Docora cannot record.
-
-    files: those of the commit.
-    delivered: path and SHA-256 of each file that the app has received.
+    Logs and leaves out files whose path Docora cannot record. `delivered`: path and SHA-256 of each
+    file that the app has received.
     """
     by_name: dict[str, File] = {}
     for file in files:
@@ -156,11 +154,7 @@ def post_sync_failed(
     message: str,
     settings: Settings,
 ) -> None:
-    """Tells apps that the circuit of their repository is open. Only logs a failure.
-
-    payload: the repository.
-    message: git's error.
-    """
+    """Tells apps that the circuit of their repository is open, and why. Only logs failures."""
     key = settings.require_encryption_key()
     state = {
         "status": "open",

@@ -37,16 +37,6 @@ class JobEnd(StrEnum):
     CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
 
 
-def json_formatter() -> logging.Formatter:
-    """Returns a formatter that makes an event a JSON object on one line, always of all fields."""
-    from pythonjsonlogger.json import JsonFormatter
-
-    return JsonFormatter(
-        ["at", "levelname", "message", *_LINK_FIELDS, *_END_FIELDS],
-        rename_fields={"at": "logged_at", "levelname": "level", "exc_info": "traceback"},
-    )
-
-
 class OneLineHandler(logging.Handler):
     """Writes our events, and RQ's warnings and errors, each on one inert line."""
 
@@ -54,7 +44,11 @@ class OneLineHandler(logging.Handler):
         super().__init__()
         self._as_json = as_json
         if as_json:
-            self.setFormatter(json_formatter())
+            from pythonjsonlogger.json import JsonFormatter
+
+            fields = ["at", "levelname", "message", *_LINK_FIELDS, *_END_FIELDS]
+            names = {"at": "logged_at", "levelname": "level", "exc_info": "traceback"}
+            self.setFormatter(JsonFormatter(fields, rename_fields=names))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the line to stderr, without a buffer: a signal handler may log meanwhile."""

@@ -52,11 +52,7 @@ def serve(
     grace: int | None,
     parent: int | None = None,
 ) -> None:
-    """Runs a worker in this process. Raises DocoraOpsError.
-
-    name, parent, watchdog: see SnapshotWorker.
-    burst, grace: see SnapshotWorker.run_jobs.
-    """
+    """Runs a worker in this process; SnapshotWorker has the parameters. Raises DocoraOpsError."""
     client = connect(settings)
     use_settings(settings, client)
     try:

@@ -165,13 +165,13 @@ class Reasons:
         ahead = host.seconds_ahead()
         if abs(ahead) <= _LARGEST_CLOCK_DIFFERENCE:
             return None
+        where = "ahead of" if ahead > 0 else "behind"
         error = WrongClockError(
-            f"the clock of {socket.gethostname()} is {abs(ahead):.0f} s "
-            f"{'ahead of' if ahead > 0 else 'behind'} Redis's",
+            f"the clock of {socket.gethostname()} is {abs(ahead):.0f} s {where} Redis's",
             hint=f"set both by NTP, so that they agree to {_LARGEST_CLOCK_DIFFERENCE} s",
         )
-        direction = "ahead" if ahead > 0 else "behind"
-        return Bar(NoJobCode.WRONG_CLOCK, f"clock {abs(ahead):,.0f} s {direction}", error)
+        message = f"clock {abs(ahead):,.0f} s {where.removesuffix(' of')}"
+        return Bar(NoJobCode.WRONG_CLOCK, message, error)
 
     def _try_postgres(self) -> Bar | None:
         """Checks that Postgres takes changes, and that our key decrypts its values."""

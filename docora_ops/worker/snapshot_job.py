@@ -76,9 +76,9 @@ class Resources:
         return Session(self.settings.model_copy(update=timeouts))
 
     def webhook(self, *app: *tuple[str, str, str]) -> Webhook:
-        """Returns the webhook of an app; an earlier job may have left its connection open.
+        """Returns the webhook of an app. An earlier job may have left its connection open.
 
-        app: its base_url, id and auth key.
+        app: base_url, id and auth key.
         """
         if app not in self._webhooks:
             if len(self._webhooks) >= _MOST_WEBHOOKS:
@@ -105,10 +105,7 @@ _resources: Resources | None = None
 
 
 def use_settings(settings: Settings, client: Redis | None = None) -> None:
-    """Sets the settings and the client of Redis for the jobs of this process and its children.
-
-    With a client, a job that has succeeded leaves its connections open for the next one.
-    """
+    """Sets the settings, and a client of Redis if there is one, for the jobs of this process."""
     global _resources  # noqa: PLW0603 - RQ calls a plain function
     _resources = Resources(settings, client)
 

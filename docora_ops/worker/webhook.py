@@ -107,10 +107,7 @@ class Route:
         return f"http://{self.url.netloc}{target}" if self.is_forwarded else target
 
     def explain(self, error: BaseException, timeout: float, *, expired: bool) -> DeliveryError:
-        """Returns the error for a request without an answer.
-
-        timeout: seconds that the request had. expired: they are over, whatever the error says.
-        """
+        """Returns the error for a missing answer. `expired`: the whole `timeout` is over."""
         through = f" through the proxy {self.proxy.netloc}" if self.proxy else ""
         where = f"{self.url.netloc}{through}"
         if isinstance(error, NewConnectionError):
