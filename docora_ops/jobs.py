@@ -8,9 +8,6 @@ from enum import StrEnum
 from docora_ops.text import duration
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
-BULLMQ_PREFIX = "bull"  # begins BullMQ's keys
-RECENT = 900  # seconds whose ends of jobs a screen tells
-JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
 
 
 class Backend(StrEnum):
@@ -46,9 +43,9 @@ class BackendChoice:
 
     @property
     def sentence(self) -> str:
-        """Returns what was found out; `source` must not be SETTING."""
-        found = f": using {self.backend}, as {self.why}" if self.is_clear else f", and {self.why}"
-        return f"DOCORA_OPS_BACKEND is not set{found}"
+        """Says which backend is in use, and why; `source` must not be SETTING."""
+        why = f": using {self.backend}, as {self.why}" if self.is_clear else f", and {self.why}"
+        return f"DOCORA_OPS_BACKEND is not set{why}"
 
     @property
     def to_set(self) -> str:
@@ -66,6 +63,11 @@ class Advice:
     to_switch: str  # to the other backend
     others_beside: str  # workers of both backends run
     to_stop_others: str
+    no_worker: str
+    no_worker_short: str
+    others_left_jobs: str  # the other queue holds jobs, and has no worker; empty if harmless
+    to_drop_jobs: str  # of deleted links
+    to_queue_held_back: str  # pending links with an open circuit; empty if none is held back
 
 
 ADVICE: Mapping[Backend, Advice] = {
@@ -77,6 +79,13 @@ ADVICE: Mapping[Backend, Advice] = {
         others_beside="a BullMQ worker of Docora runs beside the RQ queue: "
         "each link may be worked on twice",
         to_stop_others="run Docora with RUN_MODE=api",
+        no_worker=f"no worker listens on the queue {QUEUE_NAME}",
+        no_worker_short="none",
+        others_left_jobs="Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
+        "them: docora-ops schedule, run each minute, queues their links; docora-ops doctor has the "
+        "command that removes the jobs",
+        to_drop_jobs="docora-ops repair --remove-unknown-jobs",
+        to_queue_held_back="",
     ),
     Backend.BULLMQ: Advice(
         to_start_workers="run Docora with RUN_MODE=all or worker",
@@ -85,6 +94,11 @@ ADVICE: Mapping[Backend, Advice] = {
         to_switch="set DOCORA_OPS_BACKEND=rq",
         others_beside="a worker of RQ runs beside Docora's own: each link may be worked on twice",
         to_stop_others="stop the workers of RQ",
+        no_worker="no BullMQ worker is seen",
+        no_worker_short="none seen",
+        others_left_jobs="",
+        to_drop_jobs="wait until Docora's workers have taken these jobs",
+        to_queue_held_back="docora-ops retry-all-failed --reset-circuit",
     ),
 }
 
@@ -142,7 +156,7 @@ class NoJobCode(StrEnum):
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job: by its own word, or by its state if it leaves no word."""
+    """Why a worker takes no job: what it says itself; for RQ's own workers, their state."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -176,37 +190,19 @@ class Refusal:
 
 def refusal_of(workers: Sequence[Worker]) -> Refusal | None:
     """Returns what is known of the workers that take no job, None if all of these take jobs."""
-    found = [each.no_job_reason for each in workers if each.no_job_reason is not None]
-    if not found:
+    known = [worker.no_job_reason for worker in workers if worker.no_job_reason is not None]
+    if not known:
         return None
     # Two workers of one host may measure its clock differently by a second.
-    reasons = list({reason.code: reason for reason in reversed(found)}.values())[::-1]
-    is_total = len(found) == len(workers)
+    reasons = list({reason.code: reason for reason in reversed(known)}.values())[::-1]
+    is_total = len(known) == len(workers)
     if is_total:
-        count = "takes no job" if len(found) == 1 else "none takes jobs"
+        count = "takes no job" if len(known) == 1 else "none takes jobs"
     else:
-        count = "1 takes no job" if len(found) == 1 else f"{len(found)} take no job"
+        count = "1 takes no job" if len(known) == 1 else f"{len(known)} take no job"
     messages = "; ".join(reason.message for reason in reasons)
-    troubles = [each for each in reasons if each.code is not NoJobCode.SUSPENDED]
+    troubles = [reason for reason in reasons if reason.code is not NoJobCode.SUSPENDED]
     return Refusal(f"{count}: {messages}", is_total, troubles)
-
-
-def silence_of(workers: Sequence[Worker]) -> str | None:
-    """Returns `last heartbeat 75 s ago` if these workers have missed heartbeats, else None."""
-    silent = [each.silent_seconds for each in workers if each.silent_seconds is not None]
-    if not silent:
-        return None
-    ago = f"last heartbeat {duration(min(silent))} ago"
-    return ago if len(silent) == len(workers) else f"{len(silent)} of them: {ago}"
-
-
-def lost_words(workers: Sequence[Worker], killed: Sequence[str]) -> str | None:
-    """Returns `w1 is gone` and the silence of live workers; None if nothing is wrong.
-
-    killed: the names of workers that are known to be dead.
-    """
-    gone = f"{killed[0]} is gone" if len(killed) == 1 else f"{len(killed)} are gone"
-    return "; ".join(filter(None, (silence_of(workers), gone if killed else None))) or None
 
 
 @dataclass(frozen=True)
@@ -279,17 +275,30 @@ class QueueOverview:
 
     @property
     def lost_words(self) -> str | None:
-        """Says which workers are gone or have missed heartbeats; None if all are well."""
-        return lost_words(self.workers, self.killed_workers)
+        """Returns `last heartbeat 75 s ago; w1 is gone`, or a part of it; None if all are well."""
+        silences = (worker.silent_seconds for worker in self.workers)
+        silent = [seconds for seconds in silences if seconds is not None]
+        words = []
+        if silent:
+            of_them = "" if len(silent) == len(self.workers) else f"{len(silent)} of them: "
+            words.append(f"{of_them}last heartbeat {duration(min(silent))} ago")
+        if killed := self.killed_workers:
+            words.append(f"{killed[0]} is gone" if len(killed) == 1 else f"{len(killed)} are gone")
+        return "; ".join(words) or None
+
+    @property
+    def has_scheduler(self) -> bool:
+        """Tells whether something queues RQ's delayed jobs when they are due.
+
+        Our workers do. They are known by telling how far off their clock is.
+        """
+        ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
+        return ours or self.scheduler is not None
 
     @property
     def unfinished(self) -> int:
         """Counts the jobs that are still to be done."""
         return self.waiting + self.active + self.delayed
-
-
-MOST_SEARCHED = 10_000
-"""Places at the head of a list that are searched for a job: a longer search would block Redis."""
 
 
 @dataclass(frozen=True)
@@ -306,11 +315,12 @@ class JobPlace:
 
 @dataclass(frozen=True)
 class JobFailure:
-    """The failure of one try of a job."""
+    """The failure of one try of a job, without secrets."""
 
     failed_at: datetime | None
     worker: str | None
-    text: str  # the last lines of the traceback
+    text: str  # with RQ, the last lines of the traceback
+    error_message: str  # the line of it that names the error
 
 
 @dataclass(frozen=True)
@@ -346,28 +356,15 @@ def when_docora_queues(workers: int, scan_interval: str) -> str:
 
 @dataclass(frozen=True)
 class QueueHealth:
-    """The state of the queue. Unknown values are None."""
+    """What `doctor` checks of a queue."""
 
-    waiting: int
-    oldest_waits_for: float | None  # seconds since the oldest of the first jobs was queued
-    workers: int
-    suspension: Suspension | None
-    has_scheduler: bool = True
+    overview: QueueOverview
+    other: OtherQueue
+    to_remove_others: str  # the shell command that removes the jobs of the other backend
     first_delayed_in: float | None = None  # seconds until it is due, below 0 if it is overdue
-    other: OtherQueue = OtherQueue.UNUSED
-    lost: str | None = None  # which workers are gone or have missed heartbeats
-    live_workers: Sequence[Worker] = ()  # of RQ
-    to_remove_others: str = ""  # the shell command that removes the jobs of the other backend
     bullmq_version: str | None = None  # empty if the queue's metadata does not name it
-    active: int = 0  # jobs of BullMQ
-    delayed: int = 0  # jobs of BullMQ
-    last_failed_at: datetime | None = None
-    oldest_waiting_at: datetime | None = None
-    last_pass_seconds: int | None = None  # since the last pass of `docora-ops schedule`
-    live_runs: int = 0
-    last_began_at: datetime | None = None
 
     @property
     def has_only_others(self) -> bool:
         """Tells whether only workers of the other backend run."""
-        return not self.workers and self.other is OtherQueue.WORKED_ON
+        return not self.overview.workers and self.other is OtherQueue.WORKED_ON

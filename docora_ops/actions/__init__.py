@@ -7,7 +7,7 @@ it is; to stop it early, close it. `docora-ops help python` has an example.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from docora_ops.bulk import ChangeOptions as ChangeOptions
+from docora_ops.operations import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
     from docora_ops.actions.app_url import set_url as set_url
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.bulk_operations import progress as progress
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
-    from docora_ops.actions.find_drift import Suspects as Suspects
-    from docora_ops.actions.fix_drift import repair as repair
-    from docora_ops.actions.following import LinkStep as LinkStep
-    from docora_ops.actions.following import OperationStep as OperationStep
-    from docora_ops.actions.following import wait as wait
-    from docora_ops.actions.following import wait_for_change as wait_for_change
-    from docora_ops.actions.following import wait_for_operation as wait_for_operation
+    from docora_ops.actions.drift import Suspects as Suspects
     from docora_ops.actions.link_lists import apps as apps
     from docora_ops.actions.link_lists import files as files
     from docora_ops.actions.link_lists import link_groups as link_groups
@@ -45,11 +39,17 @@ if TYPE_CHECKING:
     from docora_ops.actions.pauses import pause as pause
     from docora_ops.actions.pauses import resume as resume
     from docora_ops.actions.pauses import rq_workers as rq_workers
+    from docora_ops.actions.repairs import repair as repair
     from docora_ops.actions.report import read_report as read_report
     from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
     from docora_ops.actions.verification import Compared as Compared
     from docora_ops.actions.verification import verify as verify
+    from docora_ops.actions.waiting import LinkStep as LinkStep
+    from docora_ops.actions.waiting import OperationStep as OperationStep
+    from docora_ops.actions.waiting import wait as wait
+    from docora_ops.actions.waiting import wait_for_change as wait_for_change
+    from docora_ops.actions.waiting import wait_for_operation as wait_for_operation
 
 _MODULES = {
     "app_url": ("set_url",),
@@ -58,9 +58,9 @@ _MODULES = {
     "bulk": ("BulkStep",),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
-    "find_drift": ("Suspects",),
-    "fix_drift": ("repair",),
-    "following": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
+    "drift": ("Suspects",),
+    "repairs": ("repair",),
+    "waiting": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
     "lookup": ("LinkChoice",),
     "many_links": ("resync_all", "retry_all_failed", "schedule"),
     "metrics": ("read_metrics",),

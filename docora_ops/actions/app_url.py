@@ -22,7 +22,7 @@ from docora_ops.database.app_url import (
 from docora_ops.errors import NotFoundError, PostgresError, RedisError, UsageError
 from docora_ops.links import App
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
-from docora_ops.queue.bullmq import jobs_with_other_url
+from docora_ops.queue.bullmq_queue import jobs_with_other_url
 from docora_ops.queue.redis_client import client_for_locked_rows
 from docora_ops.text import mask_url
 

@@ -1,17 +1,19 @@
 """The audit entries of one change of links."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import urandom
+from typing import TYPE_CHECKING
 
-from docora_ops.audit import Change
-from docora_ops.bulk import StoppedBy
-from docora_ops.drift import RepairOutcome
 from docora_ops.links import Outcome
+from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import Redis
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
 
-Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
+if TYPE_CHECKING:
+    from docora_ops.actions.repairs import RepairOutcome
 
 
 @dataclass(slots=True)
@@ -36,7 +38,7 @@ class AuditEntries:
     def entry(
         self,
         event: AuditEvent,
-        counts: Counts,
+        counts: Mapping[Outcome, int] | Mapping[RepairOutcome, int],
         stopped_by: StoppedBy | None = None,
         cancelled_by: str | None = None,
     ) -> AuditEntry:
@@ -58,7 +60,12 @@ class AuditEntries:
         """Returns the entry for the start, nothing once it has been written."""
         return [] if self.has_begun else [self.entry(AuditEvent.STARTED, {})]
 
-    def write_end(self, redis: Redis, counts: Counts, stopped_by: StoppedBy | None) -> None:
+    def write_end(
+        self,
+        redis: Redis,
+        counts: Mapping[Outcome, int] | Mapping[RepairOutcome, int],
+        stopped_by: StoppedBy | None,
+    ) -> None:
         """Writes the entry for the end of a change that has begun, once. Raises RedisError."""
         if self.has_begun and not self.has_ended:
             add_entry(redis, self.entry(AuditEvent.ENDED, counts, stopped_by))

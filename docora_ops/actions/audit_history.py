@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.audit import HistoryEntry
 from docora_ops.errors import in_future
+from docora_ops.operations import HistoryEntry
 from docora_ops.queue.audit_stream import read_history
+from docora_ops.queue.operation_records import find_records
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When, moment_of
 
@@ -31,7 +32,7 @@ def history(
     Raises UsageError if `since` is in the future.
     """
     first = past_moment(docora, since) if since is not None else None
-    under_way = set(docora.store.find_records(first)) if first else set()
+    under_way = set(find_records(docora.redis, first)) if first else set()
     entries = [
         entry
         for entry in read_history(docora.redis, schedule=schedule)

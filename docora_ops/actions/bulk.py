@@ -9,14 +9,13 @@ from os import urandom
 
 from docora_ops.actions.change import Changed, Changer, change_each
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.following import Feed, Following, keep_results
-from docora_ops.actions.look import named_failures
+from docora_ops.actions.link_jobs import named_failures
 from docora_ops.actions.operation_log import OperationLog
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.tally import Plan, Tally
 from docora_ops.actions.turns import InTurn, Paced, Turns
+from docora_ops.actions.waiting import Feed, Following, keep_results
 from docora_ops.actions.workers import count_workers, require_right_workers
-from docora_ops.bulk import BulkResult, BulkWait, StoppedBy
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
 from docora_ops.errors import LinkLockedError, PostgresError, RedisError, ServerError
@@ -30,6 +29,7 @@ from docora_ops.links import (
     PlannedLink,
     batches,
 )
+from docora_ops.operations import BulkResult, BulkWait, StoppedBy
 
 MISSED = "its snapshot is running; resync it again when that has ended"
 _IDLE = 1  # seconds after which an operation that waits for results looks whether it was cancelled

@@ -5,8 +5,8 @@ from collections.abc import Generator
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.links import LinkFailure
+from docora_ops.operations import KnownOperation, OperationState
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
 
 _POLL = 0.5  # seconds

@@ -10,15 +10,16 @@ from typing import Any
 from docora_ops.actions.freshness import Freshness, Stop, has_missed_passes
 from docora_ops.database.postgres_server import Role, Standby
 from docora_ops.jobs import (
-    ADVICE,
     QUEUE_NAME,
-    Backend,
+    Advice,
     NoJobCode,
     OtherQueue,
     QueueHealth,
+    QueueOverview,
     Worker,
     refusal_of,
 )
+from docora_ops.queue import LinkQueue
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration, moment
 
@@ -40,7 +41,6 @@ _TIMER = (
 )
 _BY_NAME = "workers are seen by the names of their Redis clients, if our user may list these"
 _TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
-_RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
 
 
 class CheckState(StrEnum):
@@ -198,22 +198,22 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
     yield judge(CheckName.REDIS_PERSISTENCE, fine, problem)
 
 
-def check_queue(queue: QueueHealth, backend: Backend, pending: int) -> Iterator[Check]:
+def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
     Makes only one of these checks if only workers of the other backend are running.
 
     pending: the number of pending links; 0 if unknown.
     """
-    is_rq, advice = backend is Backend.RQ, ADVICE[backend]
-    if queue.has_only_others:
+    is_rq, advice, overview = queue.can_push, queue.advice, health.overview
+    if health.has_only_others:
         name = CheckName.BULLMQ_QUEUE if is_rq else CheckName.WORKERS
         yield critical(name, advice.only_others, advice.to_switch)
         return
-    yield from _check_rq(queue) if is_rq else _check_bullmq(queue, pending)
-    waiting, oldest = str(queue.waiting or "none"), queue.oldest_waits_for
+    yield from _check_rq(health, advice) if is_rq else _check_bullmq(health, advice, pending)
+    waiting, oldest = str(overview.waiting or "none"), overview.oldest_waiting_seconds
     if oldest is not None:
-        waiting = f"{queue.waiting}, the oldest for {duration(oldest)}"
+        waiting = f"{overview.waiting}, the oldest for {duration(oldest)}"
     start_more = "start more workers: docora-ops worker --concurrency N"
     if not is_rq:
         start_more = "raise SCAN_CONCURRENCY, or run more workers of Docora"
@@ -221,23 +221,24 @@ def check_queue(queue: QueueHealth, backend: Backend, pending: int) -> Iterator[
     yield judge(CheckName.WAITING_JOBS, waiting, problem)
 
 
-def _check_rq(queue: QueueHealth) -> Iterator[Check]:
+def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
+    queue = health.overview
     name, finding = CheckName.BULLMQ_QUEUE, "not in use"
-    if queue.other is OtherQueue.WORKED_ON:
-        yield critical(name, _RQ.others_beside, _RQ.to_stop_others)
-    elif queue.other is OtherQueue.LEFT_JOBS:
+    if health.other is OtherQueue.WORKED_ON:
+        yield critical(name, advice.others_beside, advice.to_stop_others)
+    elif health.other is OtherQueue.LEFT_JOBS:
         finding = (
             "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
         )
         finding += "started sends files to the base_url that an app had when its job was queued"
-        yield critical(name, finding, _TO_REMOVE, command=queue.to_remove_others)
+        yield critical(name, finding, _TO_REMOVE, command=health.to_remove_others)
     else:
         yield ok(name, finding)
     jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
-    workers = f"{queue.workers} on {QUEUE_NAME}"
+    workers = f"{len(queue.workers)} on {QUEUE_NAME}"
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
     unless_idle = critical if queue.waiting else warning
-    lost = f" ({queue.lost})" if queue.lost else ""
+    lost = f" ({queue.lost_words})" if queue.lost_words else ""
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     yield judge(
         CheckName.WORKERS,
@@ -247,14 +248,14 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
         (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
         (bool(lost), warning, workers + lost, "see whether they run: docora-ops queue"),
     )
-    name, delay = CheckName.DELAYED_JOBS, queue.first_delayed_in
+    name, delay = CheckName.DELAYED_JOBS, health.first_delayed_in
     if delay is None:
         yield ok(name, "none")
         return
     first = f"the first is due in {duration(delay)}"
     if delay < 0:
         first = f"the first was due {duration(-delay)} ago"
-    start = f"start a worker, which queues them: {_RQ.to_start_workers}"
+    start = f"start a worker, which queues them: {advice.to_start_workers}"
     yield judge(
         name,
         f"workers queue them; {first}",
@@ -268,12 +269,12 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
     )
 
 
-def _refusals(queue: QueueHealth, text: str) -> Iterator[Problem]:
+def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
     """Yields what is wrong by the word of the workers that take no job, suspended ones excepted.
 
     It is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
     """
-    refusal = refusal_of(queue.live_workers)
+    refusal = refusal_of(queue.workers)
     if refusal is None:
         return
     has_wrong_key = any(trouble.code is NoJobCode.WRONG_KEY for trouble in refusal.troubles)
@@ -283,8 +284,8 @@ def _refusals(queue: QueueHealth, text: str) -> Iterator[Problem]:
     yield bool(refusal.troubles), kind, finding, hint or "see the log of the workers"
 
 
-def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
-    version = queue.bullmq_version
+def _check_bullmq(health: QueueHealth, advice: Advice, pending: int) -> Iterator[Check]:
+    queue, version = health.overview, health.bullmq_version
     other = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
     to_compare = "see whether status and queue fit Docora's own screens"
     none = f"no queue {QUEUE_NAME} of BullMQ in this Redis"
@@ -294,26 +295,26 @@ def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
         (version is None, warning, none, "check REDIS_URL"),
         (bool(_OTHER_BULLMQ.match(version or "")), warning, other, to_compare),
     )
-    name, finding = CheckName.WORKERS, str(queue.workers)
-    if queue.workers and queue.other is OtherQueue.LEFT_JOBS:
+    name, finding = CheckName.WORKERS, str(len(queue.workers))
+    if queue.workers and health.other is OtherQueue.LEFT_JOBS:
         finding += "; RQ's queue holds jobs, which run if a worker of RQ is started"
-        yield critical(name, finding, _TO_REMOVE, command=queue.to_remove_others)
+        yield critical(name, finding, _TO_REMOVE, command=health.to_remove_others)
     else:
         jobs = queue.waiting + queue.active + queue.delayed
         problem = critical if jobs or pending else warning
         waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
         idle = f", for {waiting}" if jobs or pending else ", and no job waits"
         none = f"no BullMQ worker is seen{idle}; {_BY_NAME}"
-        beside = queue.other is OtherQueue.WORKED_ON
+        beside = health.other is OtherQueue.WORKED_ON
         suspended = (
             f"{finding}; {queue.suspension and queue.suspension.sentence}, and {waiting} wait"
         )
         yield judge(
             name,
             finding,
-            (not queue.workers, critical, none, _BULLMQ.to_start_workers),
-            (beside, critical, _BULLMQ.others_beside, _BULLMQ.to_stop_others),
-            (queue.suspension is not None, problem, suspended, _BULLMQ.to_resume),
+            (not queue.workers, critical, none, advice.to_start_workers),
+            (beside, critical, advice.others_beside, advice.to_stop_others),
+            (queue.suspension is not None, problem, suspended, advice.to_resume),
         )
     queued = "Docora's workers queue them when they are due"
     yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+import os
+import pwd
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from docora_ops.audit import Change, describe_change
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.errors import (
     ConfigurationError,
     PostgresError,
     UnclearBackendError,
     UsageError,
 )
-from docora_ops.jobs import ADVICE, Advice, Backend, BackendChoice, BackendSource
+from docora_ops.jobs import Advice, BackendChoice, BackendSource
+from docora_ops.operations import NO_OPTIONS, Change, ChangeOptions
+from docora_ops.text import mask
 
 if TYPE_CHECKING:
     from docora_ops.database import Database
     from docora_ops.queue import LinkQueue, ProgressStore, Redis
     from docora_ops.settings import Settings
 
-_EMPTY = (
-    "Redis holds no key of either queue, though links were scanned "
-    "(it may have been emptied, or be another Redis)"
-)
+_LONGEST_VALUE = 1000  # characters of a value in an audit entry
+_UNSET = 2**32 - 1  # a login uid
 _PATIENCE = 2
 """Seconds for one statement: `status` and `doctor` wait for it before they ask Redis."""
 
@@ -137,20 +138,37 @@ class Docora:
         /,
         **selection: object,
     ) -> Change:
-        """Describes a change by the current user for an audit entry, with the target."""
-        change = describe_change(command, reason, options, **selection)
-        return replace(change, target=self.settings.target)
+        """Describes a change by the current user for an audit entry, without secrets.
+
+        selection: other options of the command by name. None, False and empty lists are left out.
+        """
+        most = options.max_failures
+        selection |= {
+            "front": options.front,
+            "reset_circuit": options.reset_circuit,
+            "in_flight": options.in_flight,
+            "max_failures": most and (str(most) if most.is_percent else most.number),
+            "update": options.update,
+            "path": options.path,
+        }
+        chosen: dict[str, object] = {}
+        for name, value in selection.items():
+            if isinstance(value, list):
+                chosen[name] = [_shown(part) for part in value]
+            elif value is not None and value is not False:
+                chosen[name] = _shown(value)
+        chosen = {name: value for name, value in chosen.items() if value != []}
+        why = reason and mask(reason)[:_LONGEST_VALUE]
+        return Change(_current_user(), command, chosen, why, self.settings.target)
 
     @cached_property
     def backend(self) -> BackendChoice:
         """The backend that is configured or in use, and why. Raises RedisError."""
-        from docora_ops.queue.backend import START, choose_backend
+        from docora_ops.queue.backend_choice import choose_backend, emptied
 
         choice = choose_backend(self.settings, self.redis)
-        # If links were scanned before, a Redis without keys of either queue proves nothing.
         if choice.source is BackendSource.DEFAULT and self._links_were_scanned():
-            advice = f"check REDIS_URL; {START}"
-            return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, _EMPTY, advice)
+            return emptied(choice)
         if choice.is_clear and choice.why:
             self.note(choice.sentence)
         return choice
@@ -169,21 +187,17 @@ class Docora:
     @property
     def advice(self) -> Advice:
         """The sentences about the backend."""
-        return ADVICE[self.backend.backend]
+        return self.queue_to_read.advice
 
     @cached_property
     def queue_to_read(self) -> LinkQueue:
         """The queue to read. Warns if the backend is unclear. Raises RedisError."""
-        from docora_ops.queue import RqQueue
+        from docora_ops.queue.backend_choice import open_queue
 
         choice = self.backend
         if not choice.is_clear:
             self.warn(f"{choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
-        if choice.backend is Backend.BULLMQ:
-            from docora_ops.queue.bullmq import BullmqQueue
-
-            return BullmqQueue(self.settings, self.redis, choice)
-        return RqQueue(self.settings, self.redis, choice)
+        return open_queue(self.settings, self.redis, choice)
 
     @cached_property
     def queue(self) -> LinkQueue:
@@ -200,3 +214,24 @@ class Docora:
         from docora_ops.queue import ProgressStore
 
         return ProgressStore(self.redis)
+
+
+def _shown(value: object) -> object:
+    """Returns a value for an audit entry: a text without secrets, and not too long."""
+    return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
+
+
+def _current_user() -> str:
+    """Names the user as the kernel knows it: `kim@ops1`, or `kim as root@ops1` after sudo or su."""
+    uids = [os.getuid()]
+    with suppress(OSError, ValueError):  # another system than Linux
+        login_uid = int(Path("/proc/self/loginuid").read_bytes())  # kept through sudo and su
+        if login_uid not in {_UNSET, os.getuid()}:
+            uids.insert(0, login_uid)
+    users = []
+    for uid in uids:
+        try:
+            users.append(pwd.getpwuid(uid).pw_name)
+        except KeyError:
+            users.append(str(uid))
+    return f"{' as '.join(users)}@{os.uname().nodename}"

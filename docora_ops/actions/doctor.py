@@ -7,11 +7,24 @@ from dataclasses import dataclass, field
 from docora_ops.actions import checks
 from docora_ops.actions.checks import Check, CheckName, CheckState, Problem, critical, ok, warning
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_looks
+from docora_ops.actions.drift import (
+    Drift,
+    DriftKind,
+    DriftReport,
+    Suspects,
+    find_drift,
+    pause_between_looks,
+)
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
 from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.look import count_jobs_with_links, sample_jobs
-from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, read_pair
+from docora_ops.actions.pair import (
+    TO_ACCEPT,
+    Pair,
+    PairState,
+    count_jobs_with_links,
+    read_pair,
+    sample_jobs,
+)
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -21,13 +34,12 @@ from docora_ops.database.postgres_server import (
     read_role,
     read_server,
 )
-from docora_ops.drift import Drift, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
-from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
+from docora_ops.jobs import QUEUE_NAME, OtherQueue, QueueHealth, Worker
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
 from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
-from docora_ops.queue.redis_client import describe, measure
-from docora_ops.queue.redis_server import read_redis_server, try_commands
+from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_server import measure, read_redis_server, try_commands
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 
@@ -160,7 +172,7 @@ def diagnose(
                     yield event
                 else:
                     report = DriftReport([finding.drift for finding in event])
-                    workers = redis.health.live_workers if redis.health else ()
+                    workers = redis.health.overview.workers if redis.health else ()
                     may_only_read = read_only or postgres.may_only_read
                     of_drift += _check_drift(docora, report, workers, read_only=may_only_read)
         except PostgresError as error:
@@ -189,7 +201,7 @@ def diagnose(
         server_lost=is_lost,
         failed_links=postgres.failed_links,
         overdue_links=postgres.freshness.overdue if postgres.freshness else None,
-        worker_count=redis.health.workers if redis.health else None,
+        worker_count=len(redis.health.overview.workers) if redis.health else None,
     )
 
 
@@ -199,15 +211,16 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
     if health and not (choice := docora.backend).is_clear:
         yield critical(CheckName.WORKERS, choice.sentence, choice.to_set)
     elif health:
-        yield from checks.check_queue(health, choice.backend, postgres.pending)
-        if choice.backend is Backend.BULLMQ and not health.has_only_others:
+        yield from checks.check_queue(health, docora.queue, postgres.pending)
+        if not (docora.queue.can_push or health.has_only_others):
             yield ok(CheckName.SCHEDULE, "Docora's own scheduler, which runs in its workers")
         elif not health.has_only_others:
-            yield checks.check_schedule(health.last_pass_seconds, freshness, docora.settings)
+            last_pass = health.overview.last_pass_seconds
+            yield checks.check_schedule(last_pass, freshness, docora.settings)
     if freshness is not None:
         yield checks.check_freshness(freshness)
     if ahead := postgres.ahead | redis.ahead:
-        yield checks.check_clocks(ahead, health.live_workers if health else ())
+        yield checks.check_clocks(ahead, health.overview.workers if health else ())
     if latencies := postgres.latency | redis.latency:
         yield checks.check_latency(latencies)
 
@@ -215,14 +228,15 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
 def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
     """Judges the freshness beside the queue. Tells whether no worker runs, or something stopped."""
     try:
+        queue = redis.health.overview if redis.health else None
         if postgres.freshness:
-            postgres.freshness = beside_queue(docora, postgres.freshness, redis.health)
+            postgres.freshness = beside_queue(docora, postgres.freshness, queue)
     except PostgresError as error:
         postgres.lose(error)
     except RedisError as error:
         redis.lose(error)
     stopped = postgres.freshness.stopped if postgres.freshness else None
-    return stopped is not None or (redis.health is not None and not redis.health.workers)
+    return stopped is not None or (redis.health is not None and not redis.health.overview.workers)
 
 
 def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
@@ -377,7 +391,7 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
         client = docora.redis
         where = describe(client)
         server.record(*measure(client), f"Redis at {where}")
-        refusal = None if read_only else try_commands(client, docora.backend.backend)
+        refusal = None if read_only else try_commands(client, docora.queue_to_read.commands_of_push)
         if info := read_redis_server(client):
             server.checks += [ok(CheckName.REDIS, where), *checks.check_redis(info, refusal)]
         else:
@@ -420,7 +434,7 @@ def _check_drift(
         )
     for kind, (noun, plural, what) in _DRIFT.items():
         name, count = CheckName(f"drift_{kind}"), report.found[kind]
-        is_looked_for = kind is DriftKind.STUCK or not docora.queue.is_docoras
+        is_looked_for = kind is DriftKind.STUCK or docora.queue.can_push
         fine = "none" if is_looked_for else _OF_DOCORA
         finding = f"{amount(count, noun, plural)} {what}"
         yield critical(name, finding, hint) if count else ok(name, fine)

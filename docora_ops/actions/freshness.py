@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import look_at_jobs
+from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.database.freshness import (
     MOST_OVERDUE,
     Scans,
@@ -19,7 +19,7 @@ from docora_ops.database.freshness import (
     read_scans,
 )
 from docora_ops.database.link_reports import LinkCounts
-from docora_ops.jobs import Backend, OtherQueue, QueueHealth, QueueOverview, refusal_of
+from docora_ops.jobs import OtherQueue, QueueOverview, refusal_of
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.queue.audit_stream import read_last_change
 from docora_ops.settings import Settings
@@ -275,9 +275,7 @@ def judge(activity: Activity) -> tuple[bool, Stop | None]:
     return is_due and not (activity.moves or activity.is_suspended), stopped
 
 
-def beside_queue(
-    docora: Docora, freshness: Freshness, queue: QueueOverview | QueueHealth | None
-) -> Freshness:
+def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview | None) -> Freshness:
     """Judges by the queue, too, whether nothing moves, what has stopped, and what is slow.
 
     With RQ, links are not scanned slowly but not at all if no worker runs, or if the last pass of
@@ -292,20 +290,18 @@ def beside_queue(
     nothing_moves, stopped = judge(_read_activity(docora, freshness, queue))
     freshness = replace(freshness, nothing_moves=nothing_moves, stopped=stopped)
     is_slow = freshness.is_slow and not (nothing_moves or stopped)
-    if is_slow and docora.backend.backend is Backend.RQ:
+    if is_slow and docora.queue_to_read.can_push:
         is_scheduled = not has_missed_passes(queue.last_pass_seconds, docora.settings)
         # Another program may schedule: then jobs wait for workers that are too slow.
         is_slow = bool(queue.workers and (is_scheduled or queue.waiting))
     return replace(freshness, is_slow=is_slow)
 
 
-def _read_activity(
-    docora: Docora, freshness: Freshness, queue: QueueOverview | QueueHealth
-) -> Activity:
+def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -> Activity:
     """Reads what `judge` needs, and no more than that: links are counted in most screens."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
-    is_rq = docora.backend.backend is Backend.RQ
-    refusal = refusal_of(queue.live_workers if isinstance(queue, QueueHealth) else queue.workers)
+    can_push = docora.queue_to_read.can_push
+    refusal = refusal_of(queue.workers)
     activity = Activity(
         freshness.read_at,
         freshness.nothing_moves_after_seconds,
@@ -332,10 +328,10 @@ def _read_activity(
             )
     if not (queue.workers or activity.is_suspended) and docora.backend.is_clear:
         # BullMQ's workers are not seen if our user may not list clients.
-        is_worked_on = activity.moves if not is_rq else _others_work(docora)
+        is_worked_on = _others_work(docora) if can_push else activity.moves
         activity = replace(activity, has_workers=is_worked_on)
     last_pass, limit = queue.last_pass_seconds, _longest_pause(docora.settings)
-    if is_rq and last_pass is not None and last_pass > limit:
+    if can_push and last_pass is not None and last_pass > limit:
         before = freshness.read_at - timedelta(seconds=limit)
         unqueued = _unqueued_since(docora, (LinkStatus.SYNCED, *_WITHOUT_MOMENT), before)
         activity = replace(activity, is_pass_missing=unqueued is not None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import job_state, look_at_jobs
+from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
 from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
@@ -24,9 +24,8 @@ from docora_ops.error_groups import LONGEST, ErrorGroup, group_errors
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState, QueueOverview
 from docora_ops.links import AppCount, LinkFilter, LinkGroup, LinkSort, LinkStatus
-from docora_ops.text import mask, mask_url
+from docora_ops.text import mask_url
 
-_LONGEST_FAILURE = 10_000  # characters
 _ALL = LinkChoice()
 _COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
     LinkGroup.APP: AppCount,
@@ -134,9 +133,6 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     token = lists.has_token(database, link.ref)
     payload = link.payload
     record = queue.job(link.ref.job_id)
-    if failure := record.last_failure:
-        text = mask(failure.text)[:_LONGEST_FAILURE]  # BullMQ keeps the whole text
-        record = replace(record, last_failure=replace(failure, text=text))
     warn_of_wrong_backend(docora)
     failed_at = None
     if link.status == LinkStatus.FAILED and record.status == "failed":
@@ -189,13 +185,11 @@ def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> Queue
     """
     app_ids = [resolve_app(docora.database, text).app_id for text in apps]
     count_workers(docora)
-    overview = docora.queue_to_read.overview(limit)
+    link_queue = docora.queue_to_read
+    overview = link_queue.overview(limit)
     if app_ids:
-        count, jobs = docora.queue_to_read.jobs_of_apps(app_ids, limit)
+        count, jobs = link_queue.jobs_of_apps(app_ids, limit)
         overview = replace(overview, jobs=jobs, jobs_of_apps=count)
-    # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
-    ours = any(worker.clock_ahead_seconds is not None for worker in overview.workers)
-    is_queued = ours or overview.scheduler is not None
-    if overview.backend is Backend.RQ and overview.delayed and not is_queued:
+    if link_queue.can_push and overview.delayed and not overview.has_scheduler:
         docora.warn("nothing queues delayed jobs when they are due: docora-ops worker does")
     return overview

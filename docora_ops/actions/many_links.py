@@ -11,14 +11,15 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.tally import Plan
 from docora_ops.actions.workers import require_rq, require_rq_for_front
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions, RunningOperation
 from docora_ops.database import Selection
 from docora_ops.database.deliveries import count_deliveries
 from docora_ops.database.link_reports import SnapshotResult, count_by_status, read_results
 from docora_ops.database.selections import select_due, select_links
 from docora_ops.errors import RedisDeniedError
 from docora_ops.links import Action, AppCount, LinkStatus
-from docora_ops.queue.progress import SharedLinks
+from docora_ops.operations import NO_OPTIONS, ChangeOptions, RunningOperation
+from docora_ops.queue.operation_links import SharedLinks, read_at_work
+from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.text import When, amount
 
 _LARGEST_RESYNC_BATCH = 50
@@ -145,7 +146,7 @@ def schedule(
         docora, Plan(Action.SCHEDULE, selection, change, options, running, batch_size)
     )
     if not dry_run:
-        docora.queue.keep_pass()
+        keep_pass(docora.redis)
 
 
 AtWork = Sequence[tuple[SharedLinks, Sequence[SnapshotResult]]]
@@ -160,7 +161,7 @@ def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
     if not selection.total:
         return []
     try:
-        found = docora.store.read_at_work({ref.id for ref in selection.refs})
+        found = read_at_work(docora.redis, {ref.id for ref in selection.refs})
     except RedisDeniedError as error:  # by the ACL of an older version
         unknown = "whether other operations are at work is not known"
         docora.warn(f"{unknown}: {error.message}. Hint: {error.hint}")

@@ -14,7 +14,7 @@ from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup
-from docora_ops.queue.redis_client import measure
+from docora_ops.queue.redis_server import measure
 
 _MEASURED_ERRORS = 20
 """Errors that become metrics: each is a time series of its own."""

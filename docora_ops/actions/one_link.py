@@ -3,11 +3,10 @@
 from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changer
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import invalid_job_id, job_state
+from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.workers import count_workers, require_rq_for_front
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database.claims import Claiming
 from docora_ops.database.deliveries import count_deliveries, count_undelivered
 from docora_ops.database.link_rows import read_link
@@ -21,6 +20,7 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import JobState, when_docora_queues
 from docora_ops.links import Action, Link, LinkFilter, LinkResult, LinkStatus, Outcome
+from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.queue import Answer
 from docora_ops.text import mask
 

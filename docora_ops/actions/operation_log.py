@@ -9,12 +9,18 @@ from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.tally import Tally
-from docora_ops.bulk import BulkWait, Progress, StoppedBy
 from docora_ops.errors import NotFoundError, OperationFinishedError, RedisError
 from docora_ops.links import LinkRef, count_succeeded
+from docora_ops.operations import BulkWait, Progress, StoppedBy
 from docora_ops.queue import Command
 from docora_ops.queue.audit_stream import AuditEvent
-from docora_ops.queue.progress import HEARTBEAT, commands_to_add_links
+from docora_ops.queue.bulk_progress import HEARTBEAT
+from docora_ops.queue.operation_links import (
+    add_links,
+    commands_to_add_links,
+    end_work,
+    keep_at_work,
+)
 
 _KEEP = 5  # seconds after which the operation shows again that it is at work
 
@@ -43,7 +49,7 @@ class OperationLog:
         """Notes what became of a batch. `late_ids`: row ids that its commands have not kept."""
         self._audit.has_begun |= changed.has_written
         if late_ids and self._tally.operation_id:
-            self._docora.store.add_links(self._tally.operation_id, late_ids)
+            add_links(self._docora.redis, self._tally.operation_id, late_ids)
 
     def write(self, wait: BulkWait, *, is_last: bool = False) -> None:
         """Writes the progress and, at the start and the end, the audit entries.
@@ -94,7 +100,7 @@ class OperationLog:
         if not (tally.stopped_by or is_last) and time.monotonic() - self._kept_at > _KEEP:
             self._kept_at = time.monotonic()
             ids = (ref.id for ref in tally.plan.selection.refs)
-            self._docora.store.keep_at_work(tally.operation_id, ids)
+            keep_at_work(self._docora.redis, tally.operation_id, ids)
 
     def is_older_than(self, seconds: float) -> bool:
         """Tells whether the progress was written longer ago."""
@@ -119,4 +125,4 @@ class OperationLog:
         """Shows that the operation is no longer at work."""
         if self._tally.operation_id:
             with suppress(RedisError):  # it expires
-                self._docora.store.end_work(self._tally.operation_id)
+                end_work(self._docora.redis, self._tally.operation_id)

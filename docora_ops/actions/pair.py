@@ -4,20 +4,25 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import require_primary, require_servers_to_match
+from docora_ops.actions.link_jobs import DOCORA_JOB_ID
 from docora_ops.database import Database
+from docora_ops.database.link_rows import linked_jobs
 from docora_ops.database.pair import read_identity
-from docora_ops.errors import PairMismatchedError
+from docora_ops.database.postgres_server import read_standby
+from docora_ops.errors import PairMismatchedError, PostgresError, ServersMismatchedError
+from docora_ops.links import ids_of_job
+from docora_ops.queue import LinkQueue
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
 from docora_ops.queue.pair_mark import (
     PAIR_KEY,
     DatabaseIdentity,
     PairMark,
     StoredMark,
+    mark_to_leave,
     read_mark,
     replace_mark,
 )
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import moment
 
 TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept"
@@ -140,7 +145,7 @@ def require_pair(
     if pair.mark and pair.mark.identity == pair.to_leave:
         return
     who = docora.describe_change("pair", None).who
-    docora.queue.leave_mark(pair.to_leave, who, pair.text, entry)
+    docora.queue.mark_to_leave = mark_to_leave(pair.to_leave, who, pair.text, entry)
 
 
 def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
@@ -148,3 +153,82 @@ def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
     was = str(pair.mark.identity) if pair.mark else None
     change = docora.describe_change("pair", reason, was=was, now=str(pair.identity))
     return audit_entry(change, AuditEvent.DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """Counts the jobs that were made for links, and the ones whose link does not exist."""
+
+    jobs: int
+    without_link: int
+    keeps_deleted: bool = False  # the queue keeps failed jobs of deleted links: any share is fine
+
+    @property
+    def is_plausible(self) -> bool:
+        """Tells whether at least one job has a link. Of 10 or more RQ jobs, half must have one."""
+        if self.without_link == self.jobs:
+            return not self.jobs
+        return self.keeps_deleted or self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
+
+    def __str__(self) -> str:
+        return f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"
+
+
+_SAMPLE = 100  # jobs
+
+
+def require_primary(database: Database) -> None:
+    """Raises PostgresError on a standby, whose links may be older than their jobs."""
+    if standby := read_standby(database):
+        raise PostgresError(
+            f"Postgres database {database.server} is {standby}: it says nothing about drift",
+            hint="point DATABASE_URL at the primary; if this standby takes over, try again once it "
+            "is promoted",
+        )
+
+
+def require_servers_to_match(
+    database: Database, queue: LinkQueue, *, all_jobs: bool = False
+) -> None:
+    """Raises ServersMismatchedError if too many jobs in the queue have no link in this database.
+
+    Raises PostgresError on a standby, which may not have the links yet. Queueing is refused, too:
+    with jobs of this database in another Docora's queue, the two would seem to belong together, and
+    the next repair would remove the other jobs.
+    `all_jobs`: count all jobs instead of a sample.
+    """
+    found = (count_jobs_with_links if all_jobs else sample_jobs)(database, queue)
+    if found.is_plausible:
+        return
+    require_primary(database)
+    raise ServersMismatchedError(
+        f"{database.place} and Redis at {queue.where} do not seem to belong together: {found}. "
+        "Nothing was changed",
+        hint="check DATABASE_URL and REDIS_URL; if both fit, and links were deleted: "
+        + queue.advice.to_drop_jobs,
+        details={"job_count": found.jobs, "jobs_without_link": found.without_link},
+    )
+
+
+def sample_jobs(database: Database, queue: LinkQueue) -> Belonging:
+    """Counts the jobs of a sample, or all jobs if the sample looks like another database's."""
+    sample = set(filter(ids_of_job, queue.sample(_SAMPLE)))
+    unknown = len(sample) - len(linked_jobs(database, sample))
+    found = Belonging(len(sample), unknown, not queue.can_push)
+    return found if found.is_plausible else count_jobs_with_links(database, queue)
+
+
+def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
+    """Counts the jobs of the whole queue, and those without a link in the database.
+
+    Ignores jobs that were not made for a link, and finished jobs of deleted links.
+    """
+    linked: set[str] = set()
+    unlinked: set[str] = set()
+    for page, is_to_run_or_failed in queue.pages_of_jobs():
+        new = {job_id for job_id in page if ids_of_job(job_id)} - linked - unlinked
+        found = linked_jobs(database, new)
+        linked |= found
+        if is_to_run_or_failed:
+            unlinked |= {job_id for job_id in new - found if DOCORA_JOB_ID.fullmatch(job_id)}
+    return Belonging(len(linked) + len(unlinked), len(unlinked), not queue.can_push)

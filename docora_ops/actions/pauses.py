@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.workers import require_rq
 from docora_ops.errors import WrongBackendError
-from docora_ops.jobs import AnyWorker, Backend, OtherQueue, Suspension
-from docora_ops.queue.backend import (
-    live_workers,
-    read_suspension,
+from docora_ops.jobs import AnyWorker, OtherQueue, Suspension
+from docora_ops.queue.rq_workers import (
+    read_workers_of_all_queues,
     resume_workers,
     suspend_workers,
 )
@@ -46,7 +45,7 @@ def rq_workers(docora: Docora) -> RqWorkers:
     require_rq(docora, "pause", _INSTEAD)
     if docora.queue.read_other() is OtherQueue.WORKED_ON:
         raise WrongBackendError("a BullMQ worker of Docora runs, and obeys no pause", hint=_INSTEAD)
-    return RqWorkers(read_suspension(docora.redis, Backend.RQ), live_workers(docora.redis))
+    return RqWorkers(docora.queue.suspension(), read_workers_of_all_queues(docora.redis))
 
 
 def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
@@ -75,7 +74,7 @@ def resume(docora: Docora, *, reason: str | None = None) -> Resumed:
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
     require_rq(docora, "resume", docora.advice.to_resume)
-    suspension = read_suspension(docora.redis, Backend.RQ)
+    suspension = docora.queue.suspension()
     if suspension:
         resume_workers(docora.redis, docora.describe_change("resume", reason))
     return Resumed(suspension is not None, suspension)

@@ -10,11 +10,11 @@ from docora_ops.actions.bulk_operations import progress
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.status import Status, read_status
 from docora_ops.actions.verification import Verification
-from docora_ops.audit import HistoryEntry
-from docora_ops.bulk import KnownOperation, OperationRecord
 from docora_ops.errors import NotFoundError, ServerError
 from docora_ops.links import Action, LinkFailure, Outcome, count_succeeded
+from docora_ops.operations import HistoryEntry, KnownOperation, OperationRecord
 from docora_ops.queue.audit_stream import read_history
+from docora_ops.queue.operation_records import find_records, read_record
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When
 
@@ -131,8 +131,8 @@ def read_report(
 
 def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRecord], int]:
     """Returns the newest operations with a step since `first`, and how many are left out."""
-    ids = docora.store.find_records(first)
-    records = filter(None, map(docora.store.read_record, ids[:_MOST_OPERATIONS]))
+    ids = find_records(docora.redis, first)
+    records = filter(None, (read_record(docora.redis, id_) for id_ in ids[:_MOST_OPERATIONS]))
     of_the_dashboard = [
         _unrecorded(operation)
         for operation in docora.store.read_all()
@@ -154,7 +154,7 @@ def _operations_with(
     docora: Docora, operation_id: str, changes: Sequence[HistoryEntry]
 ) -> list[OperationRecord]:
     """Returns the operation; nothing if only audit entries are left of it."""
-    if record := docora.store.read_record(operation_id):
+    if record := read_record(docora.redis, operation_id):
         return [record]
     try:
         operation, failures, _ = progress(docora, operation_id)

@@ -10,20 +10,21 @@ from datetime import datetime
 from docora_ops.actions.checks import TOO_SLOW_MS, CheckState, judge_pass
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.workers import warn_of_other_workers
-from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.postgres_server import Standby, read_server
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import Backend, OtherQueue, QueueOverview
+from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
+from docora_ops.operations import KnownOperation
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.redis_client import describe, measure
+from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_server import measure
 
 _TOO_SLOW = "check its load and the network"
 _MOST = 5000
@@ -128,8 +129,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             warn_of_other_workers(docora, has_workers=True)
         if fresh := status.freshness:
             status = replace(status, freshness=beside_queue(docora, fresh, overview))
-        is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
-        if is_rq and not status.has_only_others:
+        if queue.can_push and queue.choice.is_clear and not status.has_only_others:
             seconds, fresh = overview.last_pass_seconds, status.freshness
             state = judge_pass(seconds, fresh, docora.settings)
             status = replace(status, schedule_state=state)
@@ -183,9 +183,9 @@ def _links_without_job(
 
     only: leave out all other links.
     """
-    limit = None if queue.is_docoras else _MOST + 1
+    limit = _MOST + 1 if queue.can_push else None
     with database.snapshot():
-        links = unfinished_links(database, only_stuck=queue.is_docoras, limit=limit)
+        links = unfinished_links(database, only_stuck=not queue.can_push, limit=limit)
         if only is None and limit and len(links) == limit:
             return None
         statuses = {ref: status for ref, status in links if only is None or ref in only}

@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from docora_ops.actions.change import Changed
-from docora_ops.audit import Change
-from docora_ops.bulk import BulkResult, ChangeOptions, LeftToOperation, RunningOperation, StoppedBy
 from docora_ops.database import Selection
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink, count_succeeded
+from docora_ops.operations import (
+    BulkResult,
+    Change,
+    ChangeOptions,
+    LeftToOperation,
+    RunningOperation,
+    StoppedBy,
+)
 
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
 """Outcomes of links that others had put to work before their turn came."""

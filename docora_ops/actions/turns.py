@@ -4,8 +4,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from docora_ops.bulk import BulkWait
 from docora_ops.links import LinkRef, batches
+from docora_ops.operations import BulkWait
 
 _FEWEST = 2  # links in flight at the start, and at least: an app that is down must leave one slot
 

@@ -12,7 +12,7 @@ from functools import partial
 from sys import intern
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Suspects, pause_between_looks
+from docora_ops.actions.drift import Suspects, pause_between_looks
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from docora_ops.actions.docora import Docora
 from docora_ops.errors import NeedsRqError, WrongBackendError
-from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue
-from docora_ops.queue.backend import read_suspension, seconds_until_forgotten
+from docora_ops.jobs import OtherQueue
 from docora_ops.text import duration
 
 
@@ -15,14 +14,14 @@ def require_rq(docora: Docora, what: str, instead: str) -> None:
     what: the command or option that needs RQ.
     instead: what to do with BullMQ.
     """
-    if docora.backend.is_clear and docora.backend.backend is Backend.RQ:
-        return
     queue, is_set = docora.queue, docora.settings.backend is not None
+    if queue.can_push:
+        return
     if not (is_set or queue.count_workers()):
         instead += "; if no BullMQ worker is to run, set DOCORA_OPS_BACKEND=rq"
     backend = "DOCORA_OPS_BACKEND" if is_set else "the backend in use"
     raise NeedsRqError(
-        f"{what} needs RQ's queue, and {backend} is {Backend.BULLMQ}: nothing is written to "
+        f"{what} needs RQ's queue, and {backend} is {queue.backend}: nothing is written to "
         "Docora's own queue",
         hint=instead,
     )
@@ -45,7 +44,7 @@ def require_right_workers(docora: Docora, *, alone: bool = False) -> tuple[int, 
         message, hint = advice.others_beside, advice.to_stop_others
         if not workers:
             message, hint = advice.only_others, f"{advice.to_switch}: see docora-ops help workers"
-        if docora.queue.is_docoras and (seconds := seconds_until_forgotten(docora.redis)):
+        if seconds := docora.queue.seconds_until_others_forgotten():
             hint += f"; if all of these were killed, try again in {duration(seconds)}"
         raise WrongBackendError(message, hint=hint)
     return workers, other
@@ -67,17 +66,12 @@ def count_workers(docora: Docora, *, to_change: bool = False, alone: bool = Fals
     if other is OtherQueue.WORKED_ON:
         warn_of_other_workers(docora, has_workers=workers > 0)
     elif not workers:
-        listens = f"no worker listens on the queue {QUEUE_NAME}"
-        none = "no BullMQ worker is seen" if queue.is_docoras else listens
-        docora.warn(f"{none}: jobs wait until one is started: {docora.advice.to_start_workers}")
-    if suspension := read_suspension(docora.redis, queue.backend):
-        docora.warn(f"{suspension.sentence}. To go on: {docora.advice.to_resume}")
-    if other is OtherQueue.LEFT_JOBS and not queue.is_docoras:
-        docora.warn(
-            "Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take them: "
-            "docora-ops schedule, run each minute, queues their links; docora-ops doctor has the "
-            "command that removes the jobs"
-        )
+        start = queue.advice.to_start_workers
+        docora.warn(f"{queue.advice.no_worker}: jobs wait until one is started: {start}")
+    if suspension := queue.suspension():
+        docora.warn(f"{suspension.sentence}. To go on: {queue.advice.to_resume}")
+    if other is OtherQueue.LEFT_JOBS and queue.advice.others_left_jobs:
+        docora.warn(queue.advice.others_left_jobs)
     return workers
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from docora_ops.actions.bulk import BulkStep
 from docora_ops.actions.docora import Docora
-from docora_ops.bulk import BulkResult, ChangeOptions, StoppedBy
+from docora_ops.cli import bulk_view as render
 from docora_ops.cli.context import Context
 from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
@@ -18,7 +18,7 @@ from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import PostgresDeniedError, RedisDeniedError, ServerError
 from docora_ops.links import Action, Outcome, only_app
-from docora_ops.render import bulk_view as render
+from docora_ops.operations import BulkResult, ChangeOptions, StoppedBy
 from docora_ops.render.columns import cell
 from docora_ops.render.console import progress_bar
 from docora_ops.render.link_tables import app_counts, failures
@@ -84,9 +84,9 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOp
 def reset_in_words(docora: Docora, links: str, count: int) -> str:
     """Returns what happens to `count` links and their jobs, for a question."""
     jobs = "its snapshot job" if count == 1 else "a snapshot job for each"
-    if docora.queue.is_docoras:
-        return f"reset {links}, so that Docora's scheduler queues {jobs}"
-    return f"reset {links} and queue {jobs}"
+    if docora.queue.can_push:
+        return f"reset {links} and queue {jobs}"
+    return f"reset {links}, so that Docora's scheduler queues {jobs}"
 
 
 def _carry_out(
@@ -231,7 +231,7 @@ def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iter
     if result.open_circuits_left_out:
         left_out = amount(result.open_circuits_left_out, "link")
         yield f"{left_out} left out: the circuit of the repository is open."
-        if context.docora.queue.is_docoras:
+        if not context.docora.queue.can_push:
             yield "To close the circuits, and reset these links, too: add --reset-circuit."
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora
     from docora_ops.actions.lookup import LinkChoice
     from docora_ops.actions.pages import Page
-    from docora_ops.bulk import ChangeOptions
     from docora_ops.links import LinkStatus
+    from docora_ops.operations import ChangeOptions
     from docora_ops.render.columns import Column
 
 T = TypeVar("T")
@@ -200,7 +200,7 @@ class Context:
 
         suspect, suspects: the words for one suspect, and for several.
         """
-        from docora_ops.actions.find_drift import Suspects
+        from docora_ops.actions.drift import Suspects
         from docora_ops.text import amount
 
         delay = self.docora.settings.drift_grace
@@ -318,7 +318,7 @@ def confirmation(typer_context: typer.Context, context: Context) -> Terminal | N
 
 def change_options(typer_context: typer.Context) -> ChangeOptions:
     """Returns how the command is to treat the links that it chooses."""
-    from docora_ops.bulk import ChangeOptions
+    from docora_ops.operations import ChangeOptions
 
     given = typer_context.params
     names = [field.name for field in fields(ChangeOptions) if field.name in given]

@@ -18,7 +18,7 @@ from docora_ops.text import amount
 if TYPE_CHECKING:
     from docora_ops.actions.checks import Check
     from docora_ops.actions.doctor import Diagnosis
-    from docora_ops.drift import Drift
+    from docora_ops.actions.drift import Drift
 
 
 def doctor(
@@ -101,7 +101,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
 
     With `show_all`: all checks, in their order, and more examples.
     """
-    from docora_ops.drift import EXAMPLES_SHOWN
+    from docora_ops.actions.drift import EXAMPLES_SHOWN
 
     if show_all:
         yield Listing(_CHECKS, diagnosis.checks)

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.audit import HistoryEntry, HistoryState
 from docora_ops.cli import options
+from docora_ops.cli.bulk_view import command_line, counted_results, stopped
 from docora_ops.cli.context import context_of
-from docora_ops.render.bulk_view import command_line, counted_results, stopped
+from docora_ops.operations import HistoryEntry, HistoryState
 from docora_ops.render.columns import Column, words
 from docora_ops.text import amount
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from docora_ops.bulk import LinkWait, WaitEnd
 from docora_ops.jobs import when_docora_queues
 from docora_ops.links import Action, Link, LinkResult, Outcome
+from docora_ops.operations import LinkWait, WaitEnd
 from docora_ops.render.columns import Pairs, cell, style_of, words
 from docora_ops.text import amount, moment
 

@@ -12,7 +12,6 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
-from docora_ops.jobs import Backend
 from docora_ops.links import LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, style_of, words
 from docora_ops.text import amount, duration, good_until, moment
@@ -268,7 +267,9 @@ def _link_screen(details: LinkDetails) -> Pairs:
     state = words(details.status)
     if details.retry_count:
         state += f", {amount(details.retry_count, 'try', 'tries')} failed"
-    bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
+    bound = ""
+    if details.status == LinkStatus.FAILED:
+        bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
     job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
     delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot
     if details.last_delivered_at:
@@ -324,9 +325,9 @@ def _whole_screen(details: LinkDetails) -> Pairs:
         by = f" on {failure.worker}" if failure.worker else ""
         failed_at = moment(failure.failed_at) or "in an earlier try"
         rows.append(("Last failure", cell(f"{failed_at}{by}")))
-        # The error is the last line of Python's traceback, and the first one of Node's text.
         lines = failure.text.split("\n")
-        rows.append(("", cell(lines.pop(-1 if details.backend is Backend.RQ else 0))))
+        lines.remove(failure.error_message)
+        rows.append(("", cell(failure.error_message)))
         rows += (("", cell(line)) for line in lines)
     return Pairs(rows)
 

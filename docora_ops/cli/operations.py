@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.bulk import BulkWait, KnownOperation, OperationState
 from docora_ops.cli import options
+from docora_ops.cli.bulk_view import command_line, counted_results, links_done, state_of
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.links import LinkFailure
-from docora_ops.render.bulk_view import command_line, counted_results, links_done, state_of
+from docora_ops.operations import BulkWait, KnownOperation, OperationState
 from docora_ops.render.columns import Column, Pairs, cell, style_of
 from docora_ops.render.link_tables import failures
 from docora_ops.text import ago

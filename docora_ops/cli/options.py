@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from docora_ops.bulk import MaxFailures
 from docora_ops.cli.completion import (
     complete_app,
     complete_operation,
@@ -15,6 +14,7 @@ from docora_ops.cli.completion import (
     complete_target,
 )
 from docora_ops.links import LinkStatus
+from docora_ops.operations import MaxFailures
 from docora_ops.text import TimeOfDay, When
 
 _AGE = re.compile("([0-9]{1,9})([smhd])")

@@ -10,7 +10,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import context_of
-from docora_ops.jobs import Backend, NoJobCode, refusal_of
+from docora_ops.jobs import NoJobCode, refusal_of
 from docora_ops.render.columns import (
     Column,
     Listing,
@@ -90,9 +90,9 @@ def workers_cell(queue: QueueOverview) -> Text:
     """Says how many workers run, how many are busy, and which take no job, are silent or gone."""
     count, style = f"{len(queue.workers)}", ""
     refusal, lost = refusal_of(queue.workers), queue.lost_words
-    # BullMQ does not tell which are busy.
-    if queue.backend is Backend.RQ and not (refusal and refusal.is_total):
-        count += f", {sum(worker.state == 'busy' for worker in queue.workers)} busy"
+    states = [worker.state for worker in queue.workers if worker.state]  # BullMQ tells none
+    if states and not (refusal and refusal.is_total):
+        count += f", {states.count('busy')} busy"
     if refusal:
         is_bad = refusal.is_total and refusal.troubles
         count, style = f"{count}, {refusal.words}", "red" if is_bad else "yellow"

@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from docora_ops.actions.report import Report
-    from docora_ops.audit import HistoryEntry
-    from docora_ops.bulk import OperationRecord
     from docora_ops.errors import ServerError
     from docora_ops.links import LinkFailure
+    from docora_ops.operations import HistoryEntry, OperationRecord
 
 _LONGEST_VALUE = 2_000  # characters
 _MOST = 10  # errors, or links, that are shown of an operation
@@ -171,8 +170,8 @@ def _timeline(report: Report) -> Iterator[str]:
 
 
 def _change(entry: HistoryEntry) -> str:
+    from docora_ops.cli.bulk_view import command_line
     from docora_ops.cli.history import result_of_change
-    from docora_ops.render.bulk_view import command_line
 
     when = _time(entry.started_at)
     if entry.ended_at and _time(entry.ended_at) != when:
@@ -201,7 +200,7 @@ def _operations(report: Report) -> Iterator[str]:
 
 
 def _operation(operation: OperationRecord) -> Iterator[str]:
-    from docora_ops.render.bulk_view import command_line, counted_results, state_of
+    from docora_ops.cli.bulk_view import command_line, counted_results, state_of
 
     yield f"### {code(operation.operation_id)}"
     yield ""

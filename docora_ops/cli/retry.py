@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, change_options, confirmation, context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
@@ -22,6 +21,7 @@ from docora_ops.errors import (
     UsageError,
 )
 from docora_ops.links import LinkResult, Outcome
+from docora_ops.operations import ChangeOptions
 
 _WRONG_SETTINGS = (PostgresDeniedError, RedisDeniedError, PoolingError)
 """Errors that time does not mend."""
@@ -67,7 +67,7 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
         context.say("The job was waiting already and keeps its place: --front moves no job.")
     if not context.wait:
         return ExitCode.OK
-    from docora_ops.actions.following import wait_for_change
+    from docora_ops.actions.waiting import wait_for_change
 
     steps = wait_for_change(context.docora, result, timeout=context.timeout)
     return wait_for_link(context, steps, result)

@@ -65,8 +65,8 @@ def status_rows(
     errors: of the servers that are down.
     is_verified: the delivered files were compared.
     """
-    from docora_ops.jobs import Backend
-    from docora_ops.render.bulk_view import links_done, state_of
+    from docora_ops.cli.bulk_view import links_done, state_of
+    from docora_ops.jobs import ADVICE
 
     if status.target:
         yield "Target", cell(status.target)
@@ -86,9 +86,11 @@ def status_rows(
     if status.freshness:
         yield from _freshness(status.freshness)
     queue = status.queue
-    if (held_back := status.pending_with_open_circuit) and queue and queue.backend != Backend.RQ:
+    advice = ADVICE[queue.backend] if queue else None
+    held_back = status.pending_with_open_circuit
+    if held_back and advice and advice.to_queue_held_back:
         links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
-        yield "", _heading(links, "docora-ops retry-all-failed --reset-circuit", "yellow")
+        yield "", _heading(links, advice.to_queue_held_back, "yellow")
     if queue:
         yield from _queue(queue, has_only_others=status.has_only_others)
     if queue and status.schedule_state:
@@ -213,7 +215,7 @@ def _line(text: str, style: str = "") -> Text:
 
 
 def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
-    from docora_ops.jobs import ADVICE, Backend, BackendSource
+    from docora_ops.jobs import ADVICE, BackendSource
 
     age = queue.oldest_waiting_seconds
     waited = f" (the oldest for {duration(age)})" if age is not None else ""
@@ -227,7 +229,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     elif has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
-        none = "none" if queue.backend is Backend.RQ else "none seen"
+        none = advice.no_worker_short
         none += f" ({lost})" if lost else ""
         yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
@@ -20,12 +19,13 @@ from docora_ops.cli.operations import RUNNER_IS_SILENT
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.links import only_app
+from docora_ops.operations import OperationState
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
-    from docora_ops.actions.following import LinkStep
-    from docora_ops.bulk import BulkWait, KnownOperation
+    from docora_ops.actions.waiting import LinkStep
     from docora_ops.links import LinkResult
+    from docora_ops.operations import BulkWait, KnownOperation
 
 _SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 
@@ -60,7 +60,7 @@ def wait(
             "wait takes APP and REPO, or the id of an operation alone",
             hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
         )
-    from docora_ops.actions.following import wait
+    from docora_ops.actions.waiting import wait
 
     return wait_for_link(context, wait(context.docora, app, repo, timeout=timeout))
 
@@ -95,9 +95,9 @@ def wait_for_link(
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
-    from docora_ops.actions.following import wait_for_operation
+    from docora_ops.actions.waiting import wait_for_operation
+    from docora_ops.cli.bulk_view import wait_screens
     from docora_ops.cli.operations import progress_data, progress_screens
-    from docora_ops.render.bulk_view import wait_screens
 
     steps = wait_for_operation(context.docora, operation_id, timeout=context.timeout)
     lost, events = None, until_interrupted(steps)
@@ -142,7 +142,7 @@ def showing_wait(
     The function takes the results so far, the number of links that are not queued yet, and the
     number of links that may be in flight now.
     """
-    from docora_ops.render.bulk_view import wait_counts
+    from docora_ops.cli.bulk_view import wait_counts
     from docora_ops.render.console import may_animate, progress_bar
 
     at_most = f", {context.timeout} s at most" if context.timeout else ""

@@ -19,6 +19,7 @@ from docora_ops.database.link_rows import read_link, read_payload
 from docora_ops.jobs import QUEUE_NAME
 from docora_ops.links import LinkStatus, Repository
 from docora_ops.queue import PushRequest, RqQueue, connect
+from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.settings import Settings
 
 WORKER = "snapshot-worker-1"
@@ -197,7 +198,7 @@ def _fill_tables(
 
 def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
     queue = RqQueue(settings, client)
-    queue.keep_pass()
+    keep_pass(client)
     for link in LINKS:
         row = read_link(database, link.app.app_id, link.repository.repository_id)
         if link.job is None or row is None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -10,10 +9,11 @@ from typing import Any, cast
 
 from redis import Redis
 
-from docora_ops.audit import Change, HistoryEntry, HistoryState
-from docora_ops.bulk import Results, StoppedBy
 from docora_ops.links import Action
-from docora_ops.queue.redis_client import redis_errors, text_of
+from docora_ops.operations import Change, HistoryEntry, HistoryState, Results, StoppedBy
+from docora_ops.queue.operation_fields import results_of, stopped_by_of
+from docora_ops.queue.redis_answers import mapping_of, text_of
+from docora_ops.queue.redis_errors import redis_errors
 
 STREAM = "docora-ops:audit"
 # A stream of its own: a pass each minute would push out the entries of people.
@@ -145,40 +145,8 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
         operation_id=texts.get("operation_id") or None,
         counts={name: value for name, value in counts.items() if type(value) is int},
         state=state,
-        stopped_by=reason_of(texts.get("stopped_by")),
+        stopped_by=stopped_by_of(texts.get("stopped_by")),
         cancelled_by=texts.get("cancelled_by") or None,
         results=None,
         target=texts.get("target") or None,
     )
-
-
-def results_of(text: str | None) -> Results | None:
-    """Parses the results of an operation's snapshots; returns None if there are none."""
-    counts = mapping_of(text)
-    found = [counts.get(each.name) for each in dataclass_fields(Results)]
-    numbers = [each for each in found if isinstance(each, int)]
-    return Results(*numbers) if len(numbers) == len(found) else None
-
-
-def reason_of(text: str | None) -> StoppedBy | None:
-    """Parses why an operation has left links as they were; returns None for no known reason."""
-    return StoppedBy(text) if text in set(StoppedBy) else None
-
-
-def mapping_of(text: str | bytes | None) -> dict[str, str | int | bool | list[str]]:
-    """Parses a JSON object, of which it returns texts, numbers and lists of texts.
-
-    Returns an empty mapping for anything else, which others may write.
-    """
-    try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, str | int)
-        or (isinstance(value, list) and all(isinstance(each, str) for each in value))
-    }

@@ -1,7 +1,7 @@
 """The mark in Redis that names the database that this Redis belongs to."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -9,8 +9,10 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of
-from docora_ops.queue.redis_client import moment_of_timestamp, redis_errors, server_time, text_of
+from docora_ops.queue.audit_stream import AuditEntry, add_entry
+from docora_ops.queue.redis_answers import mapping_of, moment_of_timestamp, text_of
+from docora_ops.queue.redis_client import server_time
+from docora_ops.queue.redis_errors import redis_errors
 
 PAIR_KEY = "docora-ops:pair"
 """The key in Redis that holds the mark."""
@@ -90,15 +92,26 @@ def may_leave_mark(client: Redis) -> bool:
     return True
 
 
-def encode_mark(identity: DatabaseIdentity, who: str) -> str:
-    """Returns the mark as it stands in Redis."""
-    return json.dumps({**asdict(identity), "who": who})
+def mark_to_leave(
+    identity: DatabaseIdentity, who: str, was: str, entry: AuditEntry | None
+) -> Mapping[str, Mapping[str, object]]:
+    """Returns what the script of a change needs to leave a mark.
+
+    was: the text of the mark that it may replace.
+    entry: the audit entry, if the mark names another database.
+    """
+    mark = {"key": PAIR_KEY, "text": _encoded(identity, who), "was": was}
+    return {"mark": mark | ({"entry": entry} if entry else {})}
 
 
 def replace_mark(client: Redis, identity: DatabaseIdentity, who: str, entry: AuditEntry) -> None:
     """Replaces the mark, and writes the audit entry. Raises RedisError."""
     with redis_errors(client), client.pipeline() as pipeline:
         at = int(server_time(client))
-        pipeline.hset(PAIR_KEY, mapping={"mark": encode_mark(identity, who), "left_at": at})
+        pipeline.hset(PAIR_KEY, mapping={"mark": _encoded(identity, who), "left_at": at})
         add_entry(pipeline, entry)
         pipeline.execute()
+
+
+def _encoded(identity: DatabaseIdentity, who: str) -> str:
+    return json.dumps({**asdict(identity), "who": who})

@@ -1,15 +1,16 @@
 """Checking the Redis server and its permissions. Only reads."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis
 
-from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import STREAM
-from docora_ops.queue.backend import LIST
-from docora_ops.queue.progress import operation_key, part_key
-from docora_ops.queue.redis_client import explain_refused_write, redis_errors, server_time
+from docora_ops.queue.operation_fields import operation_key, part_key
+from docora_ops.queue.redis_client import server_time
+from docora_ops.queue.redis_errors import explain_refused_write, redis_errors
+from docora_ops.queue.rq_keys import LIST
 
 _TRIAL = "docora-ops:trial"  # ends the names of keys that never exist
 
@@ -23,14 +24,27 @@ def read_redis_server(client: redis.Redis) -> Mapping[str, Any] | None:
             return None
 
 
+def measure(client: redis.Redis) -> tuple[float, float]:
+    """Returns the seconds that an answer takes, and the time of Redis. Raises RedisError."""
+    with redis_errors(client):
+        client.time()  # connects, which takes several answers
+        began = time.monotonic()
+        clock = server_time(client)
+        return time.monotonic() - began, clock
+
+
 def read_clock(client: redis.Redis) -> float:
     """Returns the time of the server's clock, in seconds since 1970. Raises RedisError."""
     with redis_errors(client):
         return server_time(client)
 
 
-def try_commands(client: redis.Redis, backend: Backend) -> tuple[str, str] | None:
+def try_commands(
+    client: redis.Redis, of_push: Sequence[tuple[str | int, ...]]
+) -> tuple[str, str] | None:
     """Checks that the server answers and permits all commands. Raises RedisError.
+
+    of_push: the commands of a push with their arguments, without the key.
 
     Returns why it refuses writes at present, and what to do, or None if it takes writes.
     """
@@ -39,14 +53,8 @@ def try_commands(client: redis.Redis, backend: Backend) -> tuple[str, str] | Non
         *(("HSET", operation, "x", "x"), ("HSETNX", operation, "x", "x"), ("EXPIRE", operation, 1)),
         *(("SET", links, ""), ("GETRANGE", links, 0, 0)),
         *(("XADD", STREAM, "*", "x", "x"), ("XLEN", STREAM)),
+        *((command, job, *arguments) for command, *arguments in of_push),
     ]
-    if backend is Backend.RQ:
-        calls += [
-            *(("DEL", job), ("HSET", job, "x", "x"), ("PERSIST", job), ("SADD", job, "x")),
-            *(("LREM", job, 0, "x"), ("LSET", job, 0, "x"), ("LPOS", job, "x")),
-            *(("LPUSH", job, "x"), ("RPUSH", job, "x"), ("APPEND", links, "x")),
-            *(("ZREM", job, "x"), ("ZSCORE", job, "x")),
-        ]
     try:
         with client.pipeline() as pipeline:
             pipeline.ping()

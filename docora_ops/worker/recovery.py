@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rq.job import Job
 
-from docora_ops.actions.fix_drift import recover_abandoned
+from docora_ops.actions.repairs import recover_abandoned
 from docora_ops.database import Database
 from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan, release_cut_off_scan
 from docora_ops.errors import DocoraOpsError

@@ -31,9 +31,9 @@ from docora_ops.errors import (
     WorkerNameTakenError,
 )
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
-from docora_ops.queue.backend import process_fields
-from docora_ops.queue.redis_client import describe, explain, explained, is_outage
-from docora_ops.queue.rq_queue import MAY_COMPARE, NO_JOB_REASON
+from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_errors import explain, explained, is_outage
+from docora_ops.queue.rq_workers import MAY_COMPARE, NO_JOB_REASON, process_fields
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults, snapshot_job

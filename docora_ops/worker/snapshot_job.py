@@ -24,7 +24,7 @@ from docora_ops.errors import (
 )
 from docora_ops.links import Link, Payload
 from docora_ops.queue import Redis, connect
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host

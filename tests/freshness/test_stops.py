@@ -9,7 +9,7 @@ import pytest
 
 from docora_ops.actions.docora import Docora as Opened
 from docora_ops.actions.doctor import Diagnosis, diagnose
-from docora_ops.actions.find_drift import Suspects
+from docora_ops.actions.drift import Suspects
 from docora_ops.actions.freshness import (
     Activity,
     Stop,

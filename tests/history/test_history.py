@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from docora_ops.audit import Change
+from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from tests.support.docora import Docora, finish
 from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation

@@ -14,13 +14,13 @@ from docora_ops.actions import (
     ChangeOptions,
     LinkChoice,
     bulk,
-    following,
     operation_log,
     retry_all_failed,
+    waiting,
 )
-from docora_ops.audit import describe_change
-from docora_ops.bulk import MaxFailures
-from docora_ops.queue.progress import HEARD, part_key
+from docora_ops.operations import MaxFailures
+from docora_ops.queue.operation_fields import part_key
+from docora_ops.queue.operation_links import HEARD
 from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
@@ -201,7 +201,9 @@ def test_too_many_failures_end_the_feeding_and_leave_the_rest_untouched(docora: 
     assert "No further link is queued: max failures.\n" in result.stderr
     assert '"max_failures": "20%"' in docora.audit_entries()[0]["selection"]
     zero = ChangeOptions(max_failures=MaxFailures(0))
-    assert describe_change("retry", None, zero).selection["max_failures"] == 0
+    assert (
+        docora.actions().docora.describe_change("retry", None, zero).selection["max_failures"] == 0
+    )
     assert docora.waiting() == []
 
 
@@ -295,7 +297,7 @@ def test_a_run_shows_again_and_again_that_it_is_under_way(
     monkeypatch.setattr(bulk, "_IDLE", 0)
     monkeypatch.setattr(operation_log, "_KEEP", 0)
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
-    monkeypatch.setattr(following, "time", clock)
+    monkeypatch.setattr(waiting, "time", clock)
     docora.add_links(4)
     options = ChangeOptions(in_flight=1)
     with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:

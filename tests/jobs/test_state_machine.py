@@ -31,9 +31,9 @@ from hypothesis.stateful import (
 
 from docora_ops import actions as api
 from docora_ops.actions import BulkStep
-from docora_ops.bulk import BulkResult
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
+from docora_ops.operations import BulkResult
 from tests.jobs.machine.happenings import ALL, NEW_STATUSES, STATUSES, Happening, Others
 from tests.jobs.machine.situation import Situation
 from tests.support.actions import Actions

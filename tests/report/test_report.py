@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from docora_ops.cli.report import code
 from docora_ops.links import LinkFailure
-from docora_ops.queue import progress
+from docora_ops.queue import operation_records
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL, TRICKS
@@ -183,8 +183,8 @@ def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora:
 def test_records_and_their_failures_are_bounded_and_end_after_a_week(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "RECORDS_KEPT", 3)
-    monkeypatch.setattr(progress, "FAILURES_OF_RECORD", 2)
+    monkeypatch.setattr(operation_records, "RECORDS_KEPT", 3)
+    monkeypatch.setattr(operation_records, "FAILURES_OF_RECORD", 2)
     docora.add_links(5)
     for link in docora.links():
         docora.redis.set(f"rq:job:{link.job_id}", "not a job")
@@ -241,7 +241,7 @@ def test_whatever_is_in_the_stores_forms_no_link_image_mention_or_html(docora: D
     for number, trick in enumerate((*MARKDOWN, *TRICKS)):
         entry: dict[Any, Any] = {"total": 9, "completed": 3, "who": trick, "command": trick}
         entry |= {"reason": trick, "started_at": 1, "stopped_by": trick, "cancelled_by": trick}
-        entry["failed_links"] = progress._compressed(
+        entry["failed_links"] = operation_records.compressed(
             [LinkFailure("job", "app", "repo", trick, trick, trick)]
         )
         id_ = trick if number % 2 else f"bulk_{number}"

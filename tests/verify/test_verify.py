@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from docora_ops.actions import verification
-from docora_ops.actions.find_drift import Suspects
+from docora_ops.actions.drift import Suspects
 from docora_ops.actions.verification import Verification, verify
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK

@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from docora_ops.bulk import BulkWait, JobCounts
 from docora_ops.cli import wait
 from docora_ops.cli.context import Context
+from docora_ops.operations import BulkWait, JobCounts
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker

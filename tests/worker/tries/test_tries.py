@@ -26,7 +26,7 @@ from docora_ops.errors import RedisError as LostRedisError
 from docora_ops.errors import SnapshotRunningError
 from docora_ops.links import Outcome
 from docora_ops.queue import connect
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import moment
 from docora_ops.worker import deliveries
 from docora_ops.worker import snapshot_job as job_module
@@ -322,7 +322,7 @@ CUT_OFF = "the snapshot was cut off: its worker was killed"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docora_ops.actions.fix_drift.SECOND_LOOK_DELAY", 0.02)
+    monkeypatch.setattr("docora_ops.actions.repairs.SECOND_LOOK_DELAY", 0.02)
 
 
 def begin(snapshots: Snapshots, link: TestLink, retry_count: int = 0) -> None:

@@ -5,45 +5,60 @@ Docora's worker begins a job with a write to the row, so that it waits for our c
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import cast
+from typing import ClassVar, cast
 
 from redis import Redis
 
 from docora_ops.jobs import (
+    ADVICE,
     QUEUE_NAME,
-    RECENT,
     Backend,
+    BackendChoice,
     JobFailure,
     JobPlace,
     JobRecord,
     JobState,
+    OtherQueue,
     QueuedJob,
+    QueueHealth,
     QueueOverview,
+    Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
-from docora_ops.queue.audit_stream import mapping_of
-from docora_ops.queue.backend import (
+from docora_ops.queue.bullmq_traces import (
     BULLMQ,
     BULLMQ_LISTS,
     BULLMQ_PLACES,
     BULLMQ_SETS,
     bullmq_workers,
-    read_suspension,
 )
-from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, longest_wait
-from docora_ops.queue.redis_client import (
+from docora_ops.queue.link_queue import (
+    LEAST_WAITING,
+    RECENT,
+    Answer,
+    PushRequest,
+    first_ids,
+    longest_wait,
+)
+from docora_ops.queue.redis_answers import (
     Command,
+    Script,
+    mapping_of,
     moment_of_timestamp,
     optional_text_of,
     read_hashes,
-    redis_errors,
-    server_time,
     text_of,
     whole_number,
 )
+from docora_ops.queue.redis_client import describe, server_time
+from docora_ops.queue.redis_errors import permitted, redis_errors
+from docora_ops.queue.rq_jobs import LONGEST_FAILURE
+from docora_ops.queue.rq_keys import LIST, REGISTRIES, TO_REMOVE_RQ_JOBS
+from docora_ops.queue.rq_workers import live_rq_workers, seconds_until_rq_workers_forgotten
+from docora_ops.text import mask
 
 _OUTCOMES = {
     JobState.NONE: Outcome.RESET,
@@ -59,6 +74,7 @@ _STATUSES = {
     JobState.WAITING: "wait",
     JobState.RUNNING: "active",
 }
+_PAUSED = Suspension(None, None, None, None, "the BullMQ queue is paused")
 _LIVE_PLACES = {
     "delayed": "delayed",
     "paused": "waiting",
@@ -69,16 +85,23 @@ _PAGE = 5000
 _PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
 _RECORD_FIELDS = ("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm", "failedReason")
-_LEAST_WAITING = 20  # jobs at the head that are compared: BullMQ puts stalled jobs there
 
 
-class BullmqQueue(LinkQueue):
-    """Docora's own queue. All calls raise RedisError, and none writes to BullMQ's keys."""
+class BullmqQueue:
+    """Docora's own queue: a LinkQueue whose calls never write to BullMQ's keys."""
 
-    backend = Backend.BULLMQ
-    can_push = False
-    is_docoras = True
+    backend: ClassVar = Backend.BULLMQ
+    can_push: ClassVar = False
+    advice: ClassVar = ADVICE[Backend.BULLMQ]
+    commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = ()
     script_files = ("with_change.lua", "bullmq.lua")
+    sweep = None
+
+    def __init__(self, client: Redis, choice: BackendChoice) -> None:
+        self._client = client
+        self._script = Script(client, *self.script_files)
+        self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
+        self.choice, self.where = choice, describe(client)
 
     def sample(self, count: int) -> list[str]:
         pipeline = self._client.pipeline(transaction=False)
@@ -86,7 +109,7 @@ class BullmqQueue(LinkQueue):
             pipeline.lrange(BULLMQ + name, 0, count - 1)
         with redis_errors(self._client):
             wait, paused = pipeline.execute()
-        return [text_of(each) for each in [*wait, *paused][:count]]
+        return [text_of(job_id) for job_id in [*wait, *paused][:count]]
 
     def push(
         self,
@@ -113,12 +136,42 @@ class BullmqQueue(LinkQueue):
         arguments = ["look", json.dumps({"prefix": BULLMQ}), *job_ids]
         return list(map(_answer, job_ids, self._script.run(arguments) if job_ids else ()))
 
+    def prepare(self) -> None:
+        self._script.load()
+
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
         return is_pending and answer.state is not JobState.UNREADABLE
 
+    def count_workers(self) -> int:
+        with redis_errors(self._client):
+            return len(bullmq_workers(self._client))
+
+    def suspension(self) -> Suspension | None:
+        with redis_errors(self._client):
+            is_paused = self._client.hget(f"{BULLMQ}meta", "paused")
+        return _PAUSED if is_paused else None
+
+    def read_other(self) -> OtherQueue:
+        client = self._client
+        with redis_errors(client):
+            if permitted(lambda: len(live_rq_workers(client))):
+                return OtherQueue.WORKED_ON
+            has_jobs = permitted(lambda: client.exists(LIST, REGISTRIES["scheduled"]))
+        return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED
+
+    def seconds_until_others_forgotten(self) -> int | None:
+        return seconds_until_rq_workers_forgotten(self._client)
+
+    def health(self) -> QueueHealth:
+        overview, other = self.overview(1), self.read_other()
+        with redis_errors(self._client):
+            meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
+        version = text_of(meta.get(b"version", b"")) if meta else None
+        return QueueHealth(overview, other, TO_REMOVE_RQ_JOBS, bullmq_version=version)
+
     def overview(self, limit: int) -> QueueOverview:
-        client, read = self._client, max(limit, _LEAST_WAITING)
+        client, read = self._client, max(limit, LEAST_WAITING)
         with redis_errors(client):
             now = server_time(client)
             pipeline = client.pipeline(transaction=False)
@@ -141,13 +194,13 @@ class BullmqQueue(LinkQueue):
             delayed = self._jobs([job_id for job_id, _ in due[:limit]], "delayed")
             running = self._jobs(active[::-1][:limit], "active")
             tried = [*first_ids, *active, *(job_id for job_id, _ in due)]  # a next try waits, too
-            keys = (BULLMQ + text_of(each) for each in tried)
+            keys = (BULLMQ + text_of(job_id) for job_id in tried)
             begins = [_moment(began) for [began] in read_hashes(client, keys, ["processedOn"])]
             # Each worker holds the locks of its jobs for half a minute at a time.
-            locks = [f"{BULLMQ}{text_of(each)}:lock" for each in active]
+            locks = [f"{BULLMQ}{text_of(job_id)}:lock" for job_id in active]
             live_runs = int(client.exists(*locks)) if locks else 0
-            suspension = read_suspension(client, self.backend)
             workers = bullmq_workers(client)
+        suspension = self.suspension()
         count = dict(zip(BULLMQ_PLACES, counts, strict=True))
         jobs = [
             *running,
@@ -181,7 +234,7 @@ class BullmqQueue(LinkQueue):
         )
 
     def _jobs(self, job_ids: Sequence[bytes], status: str) -> list[QueuedJob]:
-        keys = (BULLMQ + text_of(each) for each in job_ids)
+        keys = (BULLMQ + text_of(job_id) for job_id in job_ids)
         jobs = []
         for member, row in zip(job_ids, read_hashes(self._client, keys, _JOB_FIELDS), strict=True):
             name, data, created, began, tries, options = row
@@ -205,6 +258,12 @@ class BullmqQueue(LinkQueue):
                 )
             )
         return jobs
+
+    def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
+        with redis_errors(self._client):
+            prefixes = tuple(f"{app_id}-" for app_id in app_ids)
+            count, first = first_ids(self._live_ids(prefixes), limit)
+            return count, [job for status, ids in first for job in self._read_jobs(ids, status)]
 
     def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
         for name, status in _LIVE_PLACES.items():
@@ -241,7 +300,10 @@ class BullmqQueue(LinkQueue):
         if isinstance(allowed, int) and status not in _ENDED:
             retries_left = max(0, allowed - attempts)
         # A job that has succeeded at last keeps the text of its last failure.
-        text = None if status == "completed" else optional_text_of(reason)
+        failure, text = None, mask(text_of(reason or b""))[:LONGEST_FAILURE]
+        if text and status != "completed":
+            message = text.partition("\n")[0]
+            failure = JobFailure(ended_at, optional_text_of(worker), text, message)
         return JobRecord(
             status=status if exists else None,
             origin=QUEUE_NAME if exists else None,
@@ -254,7 +316,7 @@ class BullmqQueue(LinkQueue):
             worker=optional_text_of(worker),
             expires_in=None,
             places=[JobPlace(status, QUEUE_NAME)] if exists and status else [],
-            last_failure=JobFailure(ended_at, optional_text_of(worker), text) if text else None,
+            last_failure=failure,
         )
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
@@ -283,7 +345,7 @@ def _pages(client: Redis, name: str) -> Iterator[list[str]]:
     start, read = 0, client.lrange if name in BULLMQ_LISTS else client.zrange
     while ids := cast("list[bytes]", read(BULLMQ + name, start, start + _PAGE - 1)):
         start += len(ids)
-        yield [text_of(each) for each in ids]
+        yield list(map(text_of, ids))
 
 
 def jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> list[str]:
@@ -291,13 +353,13 @@ def jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> list[str]:
 
     Only reads. Raises RedisError.
     """
-    found = []
+    jobs = []
     with redis_errors(client):
         for name in (place for place in BULLMQ_PLACES if place not in _ENDED):
-            for ids in _pages(client, name):
-                of_app = [each for each in ids if each.startswith(f"{app_id}-")]
-                rows = read_hashes(client, [BULLMQ + each for each in of_app], ("data",))
+            for job_ids in _pages(client, name):
+                of_app = [job_id for job_id in job_ids if job_id.startswith(f"{app_id}-")]
+                rows = read_hashes(client, [BULLMQ + job_id for job_id in of_app], ("data",))
                 for job_id, [data] in zip(of_app, rows, strict=True):
                     if data is not None and mapping_of(data).get("base_url") != base_url:
-                        found.append(job_id)
-    return found
+                        jobs.append(job_id)
+    return jobs

@@ -1,4 +1,4 @@
-"""Reads all entries of the queue's list and registries, and removes the ones that are drift."""
+"""The entries of RQ's list and registries: reading all of them, and removing some."""
 
 import json
 from collections import defaultdict
@@ -14,8 +14,10 @@ from rq.job import Job
 from docora_ops.jobs import QUEUE_NAME
 from docora_ops.links import batches
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.backend import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
-from docora_ops.queue.redis_client import Script, read_hashes, redis_errors, server_time, text_of
+from docora_ops.queue.redis_answers import Script, read_hashes, text_of
+from docora_ops.queue.redis_client import server_time
+from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
 
 _PAGE = 5000
 
@@ -108,7 +110,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """The entries of all jobs, as one read has found them.
+    """The entries of all jobs at one time.
 
     by_place: for each place, by job id, the members of the list or registry: the ids of executions,
         or the job id itself.
@@ -118,7 +120,7 @@ class Entries:
 
     @property
     def job_ids(self) -> Iterable[str]:
-        """All jobs that have an entry, each once."""
+        """The ids of the jobs that have an entry, without duplicates."""
         return dict.fromkeys(chain.from_iterable(self.by_place.values()))
 
     def places_of(self, job_id: str) -> list[Place]:
@@ -178,13 +180,13 @@ class QueueSweep:
     def _read_place(
         self, place: Place, now: float, only: Container[str] | None
     ) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = defaultdict(list)
+        members: dict[str, list[str]] = defaultdict(list)
         for page in self.pages(place, now):
-            for text in page:
-                job_id = text.partition(":")[0] if place is Place.WIP else text
+            for member in page:
+                job_id = member.partition(":")[0] if place is Place.WIP else member
                 if only is None or job_id in only:
-                    found[job_id].append(text)
-        return found
+                    members[job_id].append(member)
+        return members
 
     def pages(self, place: Place, now: float) -> Iterator[Iterable[str]]:
         """Yields the entries of a place, those of a list from its tail, in pages.
@@ -201,7 +203,7 @@ class QueueSweep:
             else:
                 page = client.zrange(key, start, start + _PAGE - 1, withscores=True)
                 is_kept = place not in _EXPIRING
-                members = [each for each, score in page if is_kept or not 0 <= score <= now]
+                members = [member for member, score in page if is_kept or not 0 <= score <= now]
             yield map(text_of, members)
             if not page:
                 break
@@ -215,8 +217,8 @@ class QueueSweep:
                     pipeline.lpos(_KEYS[place], job_id)
                 else:
                     pipeline.zscore(_KEYS[place], job_id)
-            found = zip(_TAKEN_FROM, pipeline.execute(), strict=True)
-        return Entries({place: {job_id: [job_id]} for place, at in found if at is not None})
+            positions = zip(_TAKEN_FROM, pipeline.execute(), strict=True)
+        return Entries({place: {job_id: [job_id]} for place, at in positions if at is not None})
 
     def _read_apart(self, job_ids: set[str]) -> Entries:
         """Removes the jobs that are taken whatever their status says from `job_ids`.
@@ -239,7 +241,7 @@ class QueueSweep:
             keys = map(Job.key_for, job_ids)
             rows = read_hashes(self._client, keys, ("status", "enqueued_at", "origin"))
         return {
-            job_id: JobFacts(*(text_of(each or b"") for each in row))
+            job_id: JobFacts(*(text_of(value or b"") for value in row))
             for job_id, row in zip(job_ids, rows, strict=True)
         }
 
@@ -264,8 +266,10 @@ class QueueSweep:
     def remove(self, removals: Sequence[Removal], audit: AuditEntry | None = None) -> list[str]:
         """Removes jobs and entries that have not changed since they were read.
 
-        Called with the rows locked: Redis has 4 s. `audit` is written if anything is removed.
-        Returns for each `removed`, `changed`, or `unreadable:` and the reason.
+        Returns one word for each removal: `removed`, `changed`, or `unreadable:` and the reason.
+        Called with the rows locked: Redis has 4 s.
+
+        audit: the entry to write if anything is removed.
         """
         config = SCRIPT_KEYS | ({"entry": audit} if audit else {})
         jobs = [json.dumps(asdict(removal)) for removal in removals]

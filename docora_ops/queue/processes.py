@@ -34,8 +34,8 @@ class Process:
             return True
         except (PermissionError, OverflowError):  # of another user
             pass
-        found = _read_stat(str(self.pid))
-        return found is not None and (found[0] in _ENDED or found[1] != self.started_at)
+        stat = _read_stat(str(self.pid))
+        return stat is not None and (stat[0] in _ENDED or stat[1] != self.started_at)
 
     @property
     def where(self) -> tuple[str, str]:
@@ -51,8 +51,8 @@ def this_process() -> Process | None:
             return None
         boot_id = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         namespace = str((_PROC / "self/ns/pid").readlink())
-        if found := _read_stat("self"):
-            return Process(boot_id, namespace, os.getpid(), found[1])
+        if stat := _read_stat("self"):
+            return Process(boot_id, namespace, os.getpid(), stat[1])
     return None
 
 

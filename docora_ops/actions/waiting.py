@@ -11,11 +11,9 @@ from math import inf
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import invalid_job_id, job_state, look_at_jobs, named_failures
+from docora_ops.actions.link_jobs import invalid_job_id, job_state, look_at_jobs, named_failures
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
-from docora_ops.audit import Change
-from docora_ops.bulk import BulkWait, JobCounts, KnownOperation, LinkWait, OperationState, WaitEnd
 from docora_ops.database.link_reports import count_by_app, read_results, read_unsynced
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.postgres_server import read_standby
@@ -31,8 +29,17 @@ from docora_ops.links import (
     Outcome,
     batches,
 )
+from docora_ops.operations import (
+    BulkWait,
+    Change,
+    JobCounts,
+    KnownOperation,
+    LinkWait,
+    OperationState,
+    WaitEnd,
+)
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
-from docora_ops.queue.backend import read_suspension
+from docora_ops.queue.operation_links import has_links, read_links
 
 _AT_ONCE = 5_000  # links per statement
 _JOBS_AT_ONCE = 500  # links per look at the jobs
@@ -92,7 +99,7 @@ class JobWatch:
         try:
             workers = queue.count_workers()
             yield from self._count(ids, began, has_workers=workers > 0)
-            suspension = read_suspension(self.docora.redis, queue.backend)
+            suspension = queue.suspension()
         except RedisError as error:
             self._suspects.clear()
             self.counts, self.lost, self.suspended = JobCounts(), [], False
@@ -219,11 +226,11 @@ class Following:
         self._ends_at = inf if timeout is None else self._began + timeout
         pause, before = _FIRST_PAUSE, (0, 0)
         # Docora's worker may write `failed` though BullMQ is going to try the job again.
-        is_docoras = self.docora.queue_to_read.is_docoras
+        can_push = self.docora.queue_to_read.can_push
         yield self.result()
         while True:
             round_began = time.monotonic()
-            yield from self._check(self._reset, (LinkStatus.FAILED,) if is_docoras else ())
+            yield from self._check(self._reset, () if can_push else (LinkStatus.FAILED,))
             yield from self._check(self._running, (LinkStatus.FAILED,))
             yield from self._check(self._claimed, (LinkStatus.FAILED, LinkStatus.SYNCED))
             if self._ended_before is None:
@@ -365,7 +372,7 @@ def wait(
         end = LinkWait(WaitEnd.SYNCED, link.status, None, 0)
         yield LinkStep(link, workers, BulkWait(1, 0, 0, 0, (), 0), end)
         return
-    if queue.is_docoras and link.circuit_is_open:
+    if not queue.can_push and link.circuit_is_open:
         close = f"docora-ops retry {link.ref.words} --reset-circuit"
         docora.warn(f"{link.held_back}. To close it: {close}")
     yield from _wait_for_link(docora, link, Outcome.ALREADY_RUNNING, workers, timeout)
@@ -448,7 +455,7 @@ def wait_for_operation(
     """
     store = docora.store
     step = OperationStep(store.read(operation_id), BulkWait(0, 0, 0, 0, (), 0))
-    if not store.has_links(operation_id):
+    if not has_links(docora.redis, operation_id):
         raise NotFoundError(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
             hint=f"docora-ops progress {quote(operation_id)} --follow shows how far it is",
@@ -489,7 +496,7 @@ def _look_at_operation(
         # The counts first: all links that were claimed before the end are read after it.
         operation = store.read(operation_id)
         failures = store.read_failures(operation_id)
-        new = store.read_links(operation_id, len(ids))
+        new = read_links(docora.redis, operation_id, len(ids))
         following.add_claimed(dict.fromkeys(new).keys() - set(ids if new else ()))
         ids += new
         # Not before its links are read: an operation that is over has no more of them.

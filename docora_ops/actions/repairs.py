@@ -1,31 +1,92 @@
 """Repairs drift between database and queue."""
 
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed, Changer, LinkOutcome, change_each
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Finding, Suspects, find_drift
-from docora_ops.actions.look import look_at_jobs, require_primary
+from docora_ops.actions.drift import Drift, DriftKind, DriftReport, Finding, Suspects, find_drift
+from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
-from docora_ops.actions.pair import require_pair
+from docora_ops.actions.pair import require_pair, require_primary
 from docora_ops.actions.workers import count_workers
-from docora_ops.audit import Change
-from docora_ops.bulk import StoppedBy
 from docora_ops.database import Database
 from docora_ops.database.claims import Claiming
 from docora_ops.database.drift import lock_against_new_links, unfinished_links
 from docora_ops.database.link_rows import held_job_ids, linked_jobs, read_refs
-from docora_ops.drift import Drift, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError, ServerError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
+from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
 from docora_ops.text import amount
+
+
+class RepairOutcome(StrEnum):
+    """Results of the repair of one disagreement, done or planned."""
+
+    QUEUED = "queued"  # the link has a new job
+    RESET = "reset"  # the link is pending: Docora's scheduler queues its job
+    REMOVED = "removed"  # the job, or its needless entries, were removed
+    LEFT_ALONE = "left_alone"  # the disagreement has ended, or a worker runs the job
+    NOT_REPAIRED = "not_repaired"
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """One disagreement and what was done about it."""
+
+    drift: Drift
+    outcome: RepairOutcome
+    error_message: str | None = None
+
+
+@dataclass(frozen=True)
+class AppDrift:
+    """The drift of one kind that one app has, and what was done about it."""
+
+    app_id: str
+    app_name: str | None  # None if the app is gone
+    kind: DriftKind
+    found: int
+    counts: Mapping[RepairOutcome, int]
+
+
+@dataclass(frozen=True)
+class RepairResult(DriftReport):
+    """What a repair has done so far, or would do, about the drift that it found."""
+
+    repaired: Sequence[Repaired] = ()
+    dry_run: bool = False
+
+    @property
+    def counts(self) -> Mapping[RepairOutcome, int]:
+        """Counts what was done."""
+        return Counter(item.outcome for item in self.repaired)
+
+    @property
+    def by_app(self) -> Sequence[AppDrift]:
+        """The drift of each app and kind, most first."""
+        found = Counter((drift.app_id, drift.app_name, drift.kind) for drift in self.drifts)
+        done: dict[tuple[str, DriftKind], Counter[RepairOutcome]] = {}
+        for item in self.repaired:
+            done.setdefault((item.drift.app_id, item.drift.kind), Counter())[item.outcome] += 1
+        return [
+            AppDrift(app_id, app_name, kind, count, done.get((app_id, kind), {}))
+            for (app_id, app_name, kind), count in found.most_common()
+        ]
+
+    @property
+    def completed(self) -> int:
+        """Counts the disagreements that are repaired, left alone, or failed."""
+        return len(self.repaired)
+
 
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
@@ -40,6 +101,25 @@ _OUTCOMES = {
     Outcome.RESET: RepairOutcome.RESET,
     Outcome.NOT_QUEUED: RepairOutcome.NOT_REPAIRED,
 }
+
+
+@dataclass(frozen=True)
+class RepairData:
+    """The result of `repair`: drift by kind, then by outcome, then each with its outcome."""
+
+    message: str
+    dry_run: bool
+    lost: int
+    stuck: int
+    orphan: int
+    duplicate: int
+    stale_entry: int
+    queued: int
+    reset: int
+    removed: int
+    left_alone: int
+    not_repaired: int
+    repaired: Sequence[Repaired]
 
 
 def repair(
@@ -259,8 +339,9 @@ def recover_abandoned(
     for _ in changer.find_misplaced(waiting, delay=SECOND_LOOK_DELAY):
         yield None
     for ref, answer in answers:
+        recovered: list[LinkOutcome | None] = []
         if answer.state.is_over or ref.job_id in (changer.disproved or ()):
             # One link at a time: others may wait for a lock meanwhile.
             for changed in change_each(changer, [ref]):
-                yield from (item for item in changed.outcomes if item.outcome in _OUTCOMES)
-        yield None
+                recovered += [item for item in changed.outcomes if item.outcome in _OUTCOMES]
+        yield from recovered or [None]

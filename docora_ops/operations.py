@@ -1,4 +1,4 @@
-"""Bulk operations: their options, progress and results, and the wait for snapshots."""
+"""Bulk operations, and changes of all kinds, as Redis keeps them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,8 +8,6 @@ from typing import Self
 
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
-
-_RESULTS_OF_A_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,65 @@ class OperationRecord(KnownOperation):
 
 
 @dataclass(frozen=True)
+class Change:
+    """A requested change: who asked for it, with which command and options, and why."""
+
+    who: str
+    command: str
+    selection: Mapping[str, object]
+    reason: str | None = None
+    target: str | None = None
+
+
+class HistoryState(StrEnum):
+    """The end of a change, as its audit entries tell it."""
+
+    DONE = "done"
+    CANCELLED = "cancelled"
+    NOT_FINISHED = "not_finished"
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """A change as recorded in its audit entries.
+
+    `ended_at`: None if it has not finished.
+    """
+
+    started_at: datetime
+    ended_at: datetime | None
+    who: str
+    command: str
+    selection: Mapping[str, str | int | bool | list[str]]  # options and their values
+    reason: str | None
+    operation_id: str | None
+    counts: Mapping[str, int]
+    """Links by outcome, their `total`, and delivery records: `deliveries_cleared` or, with
+    `--update`, `deliveries_marked`."""
+    state: HistoryState
+    stopped_by: StoppedBy | None
+    cancelled_by: str | None
+    results: Results | None
+    target: str | None = None  # as named by who made the change
+
+    @property
+    def latest_at(self) -> datetime:
+        """Returns the moment of the latest entry."""
+        return self.ended_at or self.started_at
+
+    def names_app(self, app: str) -> bool:
+        """Tells whether the selection names this app, by id or name (case-insensitive)."""
+        names: list[str | int] = []
+        for option in ("app_id", "app_name", "app"):
+            value = self.selection.get(option, [])
+            names += value if isinstance(value, list) else [value]
+        return app.casefold() in {str(name).casefold() for name in names}
+
+
+_RESULTS_OF_A_SHARE = 20
+
+
+@dataclass(frozen=True)
 class MaxFailures:
     """The limit of `--max-failures`: a number of snapshots, or a percentage of all results."""
 
@@ -135,14 +192,6 @@ NO_OPTIONS = ChangeOptions()
 
 
 @dataclass(frozen=True)
-class LeftToOperation:
-    """The number of due links that `schedule` leaves to an operation with `--in-flight`."""
-
-    operation_id: str
-    links: int
-
-
-@dataclass(frozen=True)
 class RunningOperation:
     """A bulk operation that is at work on some of the links of a selection.
 
@@ -157,6 +206,14 @@ class RunningOperation:
     total: int
     completed: int
     taken_over: int
+    links: int
+
+
+@dataclass(frozen=True)
+class LeftToOperation:
+    """The number of due links that `schedule` leaves to an operation with `--in-flight`."""
+
+    operation_id: str
     links: int
 
 

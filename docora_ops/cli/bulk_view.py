@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from docora_ops.bulk import (
+from docora_ops.links import Action, App, LinkGroup, Outcome, PlannedLink
+from docora_ops.operations import (
     BulkResult,
     BulkWait,
     KnownOperation,
@@ -16,7 +17,6 @@ from docora_ops.bulk import (
     RunningOperation,
     StoppedBy,
 )
-from docora_ops.links import Action, App, LinkGroup, Outcome, PlannedLink
 from docora_ops.render.columns import (
     ROWS_SHOWN,
     Column,

@@ -1,20 +1,81 @@
 """Finds drift between database and queue. Writes nothing."""
 
 import time
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from itertools import islice
 from sys import intern
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import DOCORA_JOB_ID, look_at_jobs
+from docora_ops.actions.link_jobs import DOCORA_JOB_ID, look_at_jobs
 from docora_ops.database import Database
 from docora_ops.database.drift import pages_of_links_to_check
 from docora_ops.database.link_rows import linked_jobs, names_of
-from docora_ops.drift import Drift, DriftKind
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkRef, LinkStatus, batches, ids_of_job
+from docora_ops.links import LinkIds, LinkRef, LinkStatus, batches, ids_of_job
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Entries, JobFacts, Place, QueueSweep, Removal
+from docora_ops.queue.rq_entries import (
+    TO_RUN_OR_FAILED,
+    Entries,
+    JobFacts,
+    Place,
+    QueueSweep,
+    Removal,
+)
+
+EXAMPLES_SHOWN = 5  # of each kind of drift, in a report
+
+
+class DriftKind(StrEnum):
+    """Kinds of disagreement between a link and its job."""
+
+    # The link is `pending_snapshot` and has no live job, or it is failed or due, and its job reads
+    # as waiting where no worker takes it.
+    LOST = "lost"
+    STUCK = "stuck"  # the link is `scanning` and has no live job
+    ORPHAN = "orphan"  # the job is to be run, or failed, and its link is gone
+    DUPLICATE = "duplicate"  # the job is in the queue's list twice, or in list and schedule
+    STALE_ENTRY = "stale_entry"  # a list or registry names a job that is gone or elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Drift(LinkIds):
+    """One disagreement. The names are None where the app or the repository is gone."""
+
+    job_id: str = field()
+    kind: DriftKind
+    app_id: str
+    repository_id: str
+    app_name: str | None = None
+    repository_name: str | None = None
+    detail: str = ""  # where the job is in the queue, or why the link can't be repaired
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """All disagreements that were found."""
+
+    drifts: Sequence[Drift]
+
+    @cached_property
+    def found(self) -> Mapping[DriftKind, int]:
+        """Counts the disagreements of each kind."""
+        counts = Counter(drift.kind for drift in self.drifts)
+        return {kind: counts[kind] for kind in DriftKind}
+
+    @property
+    def total(self) -> int:
+        """Counts the disagreements."""
+        return len(self.drifts)
+
+    def examples(self, of_each_kind: int = EXAMPLES_SHOWN) -> list[Drift]:
+        """Returns some disagreements of each kind."""
+        of_kind = ((each for each in self.drifts if each.kind is kind) for kind in DriftKind)
+        return [drift for drifts in of_kind for drift in islice(drifts, of_each_kind)]
+
 
 _AT_ONCE = 5000
 _LOOKED_AT_ONCE = 500  # jobs in one script
