@@ -66,7 +66,7 @@ class SnapshotWorker(Worker):
     job without changes. The comment above each override says what RQ does in its place.
 
     parent: the process id of the parent. The worker ends when its parent has died.
-    watchdog: is told at least every second that the loop is alive.
+    watchdog: is told that the loop is alive.
     """
 
     def __init__(
@@ -432,7 +432,7 @@ class SnapshotWorker(Worker):
         self._to_worker.close()
         self._living_horse = self.horse_pid
 
-    # RQ waits until the work-horse ends, and never cuts a job off.
+    # RQ waits until the work-horse ends: ours may go on, ask, or have to be cut off by a signal.
     def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
         """Waits until the job succeeds or the work-horse ends.
 
