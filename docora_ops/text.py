@@ -28,20 +28,20 @@ _LONGEST = 10**9  # seconds: others may have written any number
 
 
 def mask(text: str, secrets: Iterable[str | None] = ()) -> str:
-    """Replaces these secrets, passwords in URLs, GitHub tokens and encrypted values by `***`."""
+    """Puts `***` in place of passwords in URLs, GitHub tokens, encrypted values and `secrets`."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, MASK)
     return _SECRETS.sub(MASK, text)
 
 
 def mask_cut(text: str) -> str:
-    """Masks a text that was cut off, without its last word: it may be the beginning of a secret."""
+    """Masks a truncated text without its last word, which may be the beginning of a secret."""
     head, *last = text.rsplit(maxsplit=1) or [""]
     return mask(head) if last else MASK
 
 
 def mask_url(url: str) -> str:
-    """Replaces the user, password, query and fragment of a URL: each may hold a secret."""
+    """Masks the login, the query and the fragment of a URL, which may hold secrets."""
     url = re.sub(r"(?<=//)[^/?#]*@", f"{MASK}@", url)
     return mask(re.sub(r"(?<=[?#]).+", MASK, url, flags=re.DOTALL))
 

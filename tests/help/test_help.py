@@ -40,13 +40,14 @@ def test_every_help_explains_each_option_and_shows_an_example(docora: Docora) ->
                 assert not option.startswith("-") or re.search(f" {option}[, \n]", result.stdout)
 
 
-def test_neither_help_nor_a_usage_error_loads_a_driver(docora: Docora) -> None:
+def test_help_usage_errors_and_the_check_of_a_worker_load_no_driver(docora: Docora) -> None:
     for words, code in (
         ("--help", 0),
         ("retry-all-failed --help", 0),
         ("nonsense", 2),
         ("retry one --json", 2),
         ("retry-all-failed --limit many --json", 2),
+        ("worker --check", 6),
     ):
         result = docora.run(*words.split(), env=TRACE)
         _, imported = split_trace(result)
