@@ -268,7 +268,7 @@ def _link_screen(details: LinkDetails) -> Pairs:
     if details.retry_count:
         state += f", {amount(details.retry_count, 'try', 'tries')} failed"
     bound = ""
-    if details.status != LinkStatus.SYNCED:
+    if details.status == LinkStatus.FAILED:
         bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
     job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
     delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot

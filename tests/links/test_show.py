@@ -163,7 +163,7 @@ def test_a_terminal_shows_first_what_a_person_acts_on(docora: Docora, status: st
     step = {"failed": "retry", "synced": "verify", "pending_snapshot": "wait"}.get(status, "repair")
     assert (code, len(lines) < 24, max(map(len, lines)) <= 80) == (0, True, True), shown
     names = [line.split("  ")[0] for line in lines if line[:1].strip()]
-    since = [] if status == "synced" else ["Good until"]
+    since = ["Good until"] if status == "failed" else []
     assert names[: 3 + len(since)] == ["Status", "Error", *since, "Next"]
     assert f"docora-ops {step} {' '.join(link.ids)}" in " ".join(" ".join(lines).split())
     piped, whole = docora.run("show", *link.ids), docora.run("show", *link.ids, "--all")

@@ -52,7 +52,7 @@ def test_links_are_chosen_by_their_last_good_scan_exactly(
     for moment, before in (
         ("2h", {"never", "day", "hours", "exact"}),
         ("1d", {"never", "day", "exact"}),
-        ("70m", {"never", "day", "hours", "hour", "exact"}),
+        ("1h10m", {"never", "day", "hours", "hour", "exact"}),
         ("90s", every),
         (MOMENT, {"never"}),  # at the moment is after it, to the microsecond
         ("2026-01-05 08:00:00.123457Z", {"never", "exact"}),
@@ -117,7 +117,7 @@ def test_a_value_that_is_neither_moment_nor_age_is_refused(docora: Docora) -> No
     for command in ("links", "failed", "apps", "retry-all-failed", "resync x --all"):
         for value in (
             "2",
-            "2h30m",
+            "30m2h",
             "25:00",
             "tomorrow",
             "-1h",
@@ -185,7 +185,7 @@ def test_each_list_tells_until_when_failed_links_were_good(
         apps = docora.run("apps", env=env).stdout.splitlines()
         [app] = docora.run("apps", "--json", env=env).data
         status = docora.run("status", env=env).stdout
-        shown = docora.run("show", *links["hours"].ids, "--all", env=env).stdout
+        shown = docora.run("show", *links["hours"].ids, env=env).stdout
         never = docora.run("show", *links["never"].ids, env=env).stdout
         table = at_terminals(docora, ["failed", "--group-by", "error"], columns=80, env=env)
     docora.connection.execute("UPDATE repositories SET name = name || '-of-the-whole-company'")
@@ -217,7 +217,7 @@ def test_each_list_tells_until_when_failed_links_were_good(
     )
     assert "in the last 15 min at least 2 synced\n" in status
 
-    assert f"\nGood until\t{at:%H:%M}Z, 3 h ago: it failed after that\n" in shown
+    assert f"\nGood until\t{at:%H:%M}Z, 3 h ago\n" in shown
     assert "\nGood until\tnever good\n" in never
     assert "Failed at" not in shown
     docora.set_link(links["hours"], status="synced")
