@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from docora_ops.actions.lookup import LinkChoice
     from docora_ops.actions.pages import Page
     from docora_ops.links import LinkStatus
-    from docora_ops.operations import ChangeOptions
     from docora_ops.render.columns import Column
 
 T = TypeVar("T")
