@@ -66,11 +66,10 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     """
     total, dry_run = plan.selection.total, plan.options.dry_run
     following = Following(docora)
-    if dry_run or not total:
-        require_right_workers(docora)
-    else:
+    require_right_workers(docora)
+    if total and not dry_run:
         docora.database.require_changes()
-        following.watch.had_workers = count_workers(docora, to_change=True) > 0
+        following.watch.had_workers = count_workers(docora) > 0
     if total:
         require_pair(docora)
     operation = _BulkOperation(docora, plan, following)

@@ -326,20 +326,16 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
             activity = replace(
                 activity, moved_at=moved_at, changed_at=changed_at, released_at=released_at
             )
-    if not (queue.workers or activity.is_suspended) and docora.backend.is_clear:
+    if not (queue.workers or activity.is_suspended) and docora.queue_to_read.choice.is_clear:
         # BullMQ's workers are not seen if our user may not list clients.
-        is_worked_on = _others_work(docora) if can_push else activity.moves
-        activity = replace(activity, has_workers=is_worked_on)
+        is_worked_on = docora.queue_to_read.use.other is OtherQueue.WORKED_ON
+        activity = replace(activity, has_workers=is_worked_on if can_push else activity.moves)
     last_pass, limit = queue.last_pass_seconds, _longest_pause(docora.settings)
     if can_push and last_pass is not None and last_pass > limit:
         before = freshness.read_at - timedelta(seconds=limit)
         unqueued = _unqueued_since(docora, (LinkStatus.SYNCED, *_WITHOUT_MOMENT), before)
         activity = replace(activity, is_pass_missing=unqueued is not None)
     return activity
-
-
-def _others_work(docora: Docora) -> bool:
-    return docora.queue_to_read.read_other() is OtherQueue.WORKED_ON
 
 
 def _unqueued_since(

@@ -43,9 +43,10 @@ def rq_workers(docora: Docora) -> RqWorkers:
     Docora, which would go on taking jobs.
     """
     require_rq(docora, "pause", _INSTEAD)
-    if docora.queue.read_other() is OtherQueue.WORKED_ON:
+    use = docora.queue.read_use()  # anew, if a person was asked meanwhile
+    if use.other is OtherQueue.WORKED_ON:
         raise WrongBackendError("a BullMQ worker of Docora runs, and obeys no pause", hint=_INSTEAD)
-    return RqWorkers(docora.queue.suspension(), read_workers_of_all_queues(docora.redis))
+    return RqWorkers(use.suspension, read_workers_of_all_queues(docora.redis))
 
 
 def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
@@ -73,8 +74,8 @@ def resume(docora: Docora, *, reason: str | None = None) -> Resumed:
 
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
-    require_rq(docora, "resume", docora.advice.to_resume)
-    suspension = docora.queue.suspension()
+    require_rq(docora, "resume", docora.queue.advice.to_resume)
+    suspension = docora.queue.use.suspension
     if suspension:
         resume_workers(docora.redis, docora.describe_change("resume", reason))
     return Resumed(suspension is not None, suspension)

@@ -141,7 +141,7 @@ def _require_rq_alone(context: Context) -> None:
         "the worker",
         "Docora's own workers run the jobs: see docora-ops help workers",
     )
-    if context.docora.queue.read_other() is OtherQueue.WORKED_ON:
+    if context.docora.queue.use.other is OtherQueue.WORKED_ON:
         raise WrongBackendError(
             "a BullMQ worker of Docora is at work: each link would be worked on twice",
             hint="stop it first, or leave the work to it: see docora-ops help workers",

@@ -278,8 +278,11 @@ class Database:
             )
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Begins a transaction whose statements all see the same state of the database."""
-        return self.transaction("REPEATABLE READ")
+        """Begins a transaction whose statements all see the same state of the database.
+
+        Within another transaction, goes on with that one.
+        """
+        return nullcontext() if self._in_transaction else self.transaction("REPEATABLE READ")
 
     def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
         """Runs one statement and returns its rows."""

@@ -1,40 +1,112 @@
-"""Which backend a command works with: the one that is set, otherwise the one that is in use."""
+"""Who uses this Redis, and which backend a command works with: the one that is set or in use."""
 
-from dataclasses import replace
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from redis import Redis
+from redis.exceptions import NoPermissionError
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.jobs import Backend, BackendChoice, BackendSource
-from docora_ops.queue.bullmq_traces import BULLMQ, BULLMQ_PLACES, bullmq_workers
-from docora_ops.queue.link_queue import LinkQueue
-from docora_ops.queue.redis_errors import permitted, redis_errors
+from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource
+from docora_ops.queue.bullmq_traces import BULLMQ, BULLMQ_PLACES, STALLED_CHECK, workers_among
+from docora_ops.queue.redis_answers import answers_of, text_of
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
 from docora_ops.queue.rq_workers import live_rq_workers
 from docora_ops.settings import Settings
 
+if TYPE_CHECKING:
+    from docora_ops.queue.link_queue import LinkQueue
+
 _START = "start Docora's worker if it runs its own, or "  # begins the advice if no worker is seen
+_RQ_KEYS = (LIST, INTERMEDIATE, WIP, *REGISTRIES.values())
+_BULLMQ_KEYS = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
+T = TypeVar("T")
 
 
-def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
-    """Returns the backend that is set, otherwise the one that is in use. Raises RedisError.
+@dataclass(frozen=True)
+class Signs:
+    """The workers of both backends, and what else shows that their queues are used.
+
+    Each is an error where our user may not ask: users are made for one of the queues.
+
+    rq_workers: keys of the live workers of RQ that listen on the queue.
+    bullmq_workers: the number of Docora's own workers.
+    is_stalled_check: one of Docora's own workers was live in the last 30 s.
+    rq_keys, bullmq_keys: how many keys of each queue exist.
+    rq_jobs, bullmq_jobs: how many keys with jobs that are to be run exist.
+    """
+
+    rq_workers: Sequence[str] | NoPermissionError
+    bullmq_workers: int | NoPermissionError
+    is_stalled_check: int | NoPermissionError
+    rq_keys: int | NoPermissionError
+    bullmq_keys: int | NoPermissionError
+    rq_jobs: int | NoPermissionError
+    bullmq_jobs: int | NoPermissionError
+
+    @property
+    def bullmq_is_at_work(self) -> bool:
+        """Tells whether one of Docora's own workers is live, as far as our user may see that."""
+        if isinstance(self.bullmq_workers, NoPermissionError):
+            return bool(permitted(self.is_stalled_check, 0))
+        return self.bullmq_workers > 0
+
+
+def permitted(answer: T | NoPermissionError, otherwise: T) -> T:
+    """Returns the answer, or `otherwise` if our user may not ask."""
+    return otherwise if isinstance(answer, NoPermissionError) else answer
+
+
+def required(answer: T | NoPermissionError) -> T:
+    """Returns the answer. Raises NoPermissionError if our user may not ask."""
+    if isinstance(answer, NoPermissionError):
+        raise answer
+    return answer
+
+
+def read_signs(client: Redis) -> Signs:
+    """Reads who uses this Redis, in one round trip, or two beside workers of RQ.
+
+    Raises the client's RedisError.
+    """
+    pipeline = client.pipeline(transaction=False)
+    pipeline.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)
+    pipeline.client_list()
+    pipeline.exists(STALLED_CHECK)
+    pipeline.exists(*_RQ_KEYS)
+    pipeline.exists(*_BULLMQ_KEYS)
+    pipeline.exists(LIST, REGISTRIES["scheduled"])
+    pipeline.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
+    members, connections, *counts = answers_of(pipeline, keeps_denials=True)
+    if not isinstance(members, NoPermissionError):
+        try:
+            members = live_rq_workers(client, sorted(map(text_of, members or ())))
+        except NoPermissionError as error:
+            members = error
+    if not isinstance(connections, NoPermissionError):
+        connections = len(workers_among(connections, client))
+    return Signs(members, connections, *counts)
+
+
+def choose_backend(signs: Signs) -> BackendChoice:
+    """Returns the backend that is in use.
 
     Live workers decide; without any, the keys of the two queues do. Two keys do not count:
     `rq:queues` is never removed, and Docora's API also writes BullMQ's `meta` with `RUN_MODE=api`.
     """
-    if settings.backend is not None:
-        return BackendChoice(settings.backend, BackendSource.SETTING)
-    bullmq_keys = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
-    with redis_errors(client):
-        rq, bullmq = permitted(lambda: len(live_rq_workers(client))), len(bullmq_workers(client))
-        source, why = BackendSource.WORKERS, "{} workers run"
-        if rq and bullmq:
-            why = "workers of both RQ and BullMQ run"
-            first = "stop the workers of one kind, as each link may be worked on twice, then "
-            return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
-        if not (rq or bullmq):
-            source, why = BackendSource.TRACES, "only {} has keys, with no worker in sight"
-            rq = permitted(lambda: client.exists(LIST, INTERMEDIATE, WIP, *REGISTRIES.values()))
-            bullmq = permitted(lambda: client.exists(*bullmq_keys))
+    rq, bullmq = len(permitted(signs.rq_workers, ())), permitted(signs.bullmq_workers, 0)
+    source, why = BackendSource.WORKERS, "{} workers run"
+    if rq and bullmq:
+        why = "workers of both RQ and BullMQ run"
+        first = "stop the workers of one kind, as each link may be worked on twice, then "
+        return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
+    if not (rq or bullmq):
+        source, why = BackendSource.TRACES, "only {} has keys, with no worker in sight"
+        rq, bullmq = permitted(signs.rq_keys, 0), permitted(signs.bullmq_keys, 0)
     if rq and bullmq:
         why = "both RQ and BullMQ have keys, with no worker in sight"
         return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, _START)
@@ -55,12 +127,19 @@ def emptied(choice: BackendChoice) -> BackendChoice:
     return replace(choice, source=BackendSource.UNCLEAR, why=why, first=advice)
 
 
-def open_queue(settings: Settings, client: Redis, choice: BackendChoice) -> LinkQueue:
-    """Returns the queue of the chosen backend."""
+def open_queue(settings: Settings, client: Redis) -> LinkQueue:
+    """Returns the queue of the backend that is set, otherwise in use. Raises RedisError."""
+    signs = None
+    if settings.backend is not None:
+        choice = BackendChoice(settings.backend, BackendSource.SETTING)
+    else:
+        with redis_errors(client):
+            signs = read_signs(client)
+        choice = choose_backend(signs)
     if choice.backend is Backend.BULLMQ:
         from docora_ops.queue.bullmq_queue import BullmqQueue
 
-        return BullmqQueue(client, choice)
+        return BullmqQueue(client, choice, signs)
     from docora_ops.queue.rq_queue import RqQueue
 
-    return RqQueue(settings, client, choice)
+    return RqQueue(settings, client, choice, signs)

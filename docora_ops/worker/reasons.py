@@ -196,7 +196,7 @@ class Reasons:
     def _try_pair(self) -> Bar | None:
         try:
             with closing(Database(self._settings)) as database:
-                pair = compare_with_mark(database, self._mark)
+                pair, _ = compare_with_mark(database, self._mark)
         except PostgresError as error:
             return Bar(NoJobCode.POSTGRES, error.message, error)
         if pair.state is not PairState.OTHER:
