@@ -46,6 +46,8 @@ class Docora:
     notices: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        target = self.settings.target
+        self._prefix = f"{target}: " if target else ""
         for warning in self.settings.warnings:
             self.warn(warning)
 
@@ -125,10 +127,6 @@ class Docora:
         from docora_ops.queue.redis_client import describe
 
         return f"{self.postgres_server}, Redis {describe(self.redis)}"
-
-    @property
-    def _prefix(self) -> str:
-        return f"{self.settings.target}: " if self.settings.target else ""
 
     def describe_change(
         self,

@@ -35,25 +35,19 @@ class Signs:
 
     rq_workers: keys of the live workers of RQ that listen on the queue.
     bullmq_workers: the number of Docora's own workers.
-    is_stalled_check: one of Docora's own workers was live in the last 30 s.
+    bullmq_is_at_work: one of Docora's own workers is live or, where our user may not list clients,
+        was live in the last 30 s.
     rq_keys, bullmq_keys: how many keys of each queue exist.
     rq_jobs, bullmq_jobs: how many keys with jobs that are to be run exist.
     """
 
     rq_workers: Sequence[str] | NoPermissionError
     bullmq_workers: int | NoPermissionError
-    is_stalled_check: int | NoPermissionError
+    bullmq_is_at_work: bool
     rq_keys: int | NoPermissionError
     bullmq_keys: int | NoPermissionError
     rq_jobs: int | NoPermissionError
     bullmq_jobs: int | NoPermissionError
-
-    @property
-    def bullmq_is_at_work(self) -> bool:
-        """Tells whether one of Docora's own workers is live, as far as our user may see that."""
-        if isinstance(self.bullmq_workers, NoPermissionError):
-            return bool(permitted(self.is_stalled_check, 0))
-        return self.bullmq_workers > 0
 
 
 def permitted(answer: T | NoPermissionError, otherwise: T) -> T:
@@ -81,15 +75,16 @@ def read_signs(client: Redis) -> Signs:
     pipeline.exists(*_BULLMQ_KEYS)
     pipeline.exists(LIST, REGISTRIES["scheduled"])
     pipeline.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
-    members, connections, *counts = answers_of(pipeline, keeps_denials=True)
+    members, connections, stalled_check, *counts = answers_of(pipeline, keeps_denials=True)
+    at_work = permitted(stalled_check, 0)
     if not isinstance(members, NoPermissionError):
         try:
             members = live_rq_workers(client, sorted(map(text_of, members or ())))
         except NoPermissionError as error:
             members = error
     if not isinstance(connections, NoPermissionError):
-        connections = len(workers_among(connections, client))
-    return Signs(members, connections, *counts)
+        connections = at_work = len(workers_among(connections, client))
+    return Signs(members, connections, at_work > 0, *counts)
 
 
 def choose_backend(signs: Signs) -> BackendChoice:

@@ -105,9 +105,12 @@ class BullmqQueue:
 
     def __init__(self, client: Redis, choice: BackendChoice, signs: Signs | None) -> None:
         self._client, self._signs = client, signs
-        self._script = Script(client, *self.script_files)
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice, self.where = choice, describe(client)
+
+    @cached_property
+    def _script(self) -> Script:  # reading commands, most of which need none, read no file
+        return Script(self._client, *self.script_files)
 
     @cached_property
     def use(self) -> QueueUse:

@@ -113,9 +113,12 @@ class RqQueue:
     ) -> None:
         self._settings, self._signs = settings, signs
         self._client = client
-        self._script = Script(client, *self.script_files)
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice, self.where = choice, describe(client)
+
+    @cached_property
+    def _script(self) -> Script:  # reading commands, most of which need none, read no file
+        return Script(self._client, *self.script_files)
 
     @cached_property
     def use(self) -> QueueUse:
