@@ -96,10 +96,16 @@ class Changer:
             self._is_prepared = True
         changed = Changed()
         todo, is_refused = list(_without_invalid(refs, changed)), True
-        while todo and is_refused:
-            left = self._claim_and_push(todo, changed)
-            is_refused = bool(left)
-            todo = [ref for ref in todo if not self._is_left(ref, left, changed)]
+        try:
+            while todo and is_refused:
+                left = self._claim_and_push(todo, changed)
+                is_refused = bool(left)
+                todo = [ref for ref in todo if not self._is_left(ref, left, changed)]
+        except LinkLockedError:
+            self._has_waited_in_vain = True
+            if len(todo) > 1 or not self._is_running(todo[0]):
+                raise
+            changed.outcomes.append(LinkOutcome(todo[0], Outcome.ALREADY_RUNNING))
         if self.waits_for_rows:
             self._give_up_unclaimed(changed)
         self._slow_links = 0
@@ -110,17 +116,22 @@ class Changer:
         self._slow_links += isinstance(error, StatementTimeoutError)
         if self._slow_links == _SLOW_LINKS_IN_A_ROW:
             raise PostgresError(error.message, hint=error.hint) from error
-        self._has_waited_in_vain |= isinstance(error, LinkLockedError)
         return Changed([LinkOutcome(ref, Outcome.NOT_QUEUED, error.message)])
 
     def _give_up_unclaimed(self, changed: Changed) -> None:
         for ref in changed.unclaimed:
-            outcome = LinkOutcome(ref, Outcome.SKIPPED)
-            if read_link(self.database, ref.app_id, ref.repository_id):
-                locked = "another session holds a lock on its row"
-                outcome = LinkOutcome(ref, Outcome.NOT_QUEUED, locked)
-            changed.outcomes.append(outcome)
+            outcome, reason = Outcome.SKIPPED, None
+            if self._is_running(ref):
+                outcome = Outcome.ALREADY_RUNNING
+            elif read_link(self.database, ref.app_id, ref.repository_id):
+                outcome, reason = Outcome.NOT_QUEUED, "another session holds a lock on its row"
+            changed.outcomes.append(LinkOutcome(ref, outcome, reason))
         changed.unclaimed.clear()
+
+    def _is_running(self, ref: LinkRef) -> bool:
+        """Tells whether a worker runs the link's job, and may thus hold the row."""
+        [answer] = self.queue.look([ref.job_id])
+        return answer.state is JobState.RUNNING
 
     def _claim_and_push(self, refs: Sequence[LinkRef], changed: Changed) -> dict[str, Answer]:
         """Changes links in one transaction, and adds their outcomes to `changed` after the commit.

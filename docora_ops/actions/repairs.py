@@ -340,8 +340,9 @@ def recover_abandoned(
     for _ in changer.find_misplaced(waiting, delay=SECOND_LOOK_DELAY):
         yield None
     for ref, answer in answers:
+        recovered: list[LinkOutcome | None] = []
         if answer.state.is_over or ref.job_id in (changer.disproved or ()):
             # One link at a time: others may wait for a lock meanwhile.
             for changed in change_each(changer, [ref]):
-                yield from (item for item in changed.outcomes if item.outcome in _OUTCOMES)
-        yield None
+                recovered += [item for item in changed.outcomes if item.outcome in _OUTCOMES]
+        yield from recovered or [None]

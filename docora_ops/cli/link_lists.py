@@ -267,7 +267,9 @@ def _link_screen(details: LinkDetails) -> Pairs:
     state = words(details.status)
     if details.retry_count:
         state += f", {amount(details.retry_count, 'try', 'tries')} failed"
-    bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
+    bound = ""
+    if details.status == LinkStatus.FAILED:
+        bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
     job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
     delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot
     if details.last_delivered_at:

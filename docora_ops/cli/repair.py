@@ -135,16 +135,17 @@ FOUND: Sequence[Column[AppDrift]] = (
 
 
 def repair_screens(result: RepairResult) -> Iterator[object]:
-    """Shows the counts by app and kind, and what failed; of a dry run, each mismatch."""
-    from docora_ops.actions.repairs import RepairOutcome
+    """Shows the counts by app and kind, and what failed; of a dry run, each drift."""
+    from docora_ops.actions.repairs import AppDrift, RepairOutcome
 
     done = "Would happen" if result.dry_run else "Done"
 
     def counts(of: Mapping[RepairOutcome, int]) -> str:
-        return ", ".join(f"{of[each]} {words(each)}" for each in RepairOutcome if of.get(each))
+        some = (outcome for outcome in RepairOutcome if of.get(outcome))
+        return ", ".join(f"{of[outcome]} {words(outcome)}" for outcome in some)
 
     by_app = (*FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
-    each: Sequence[Column[Repaired]] = (
+    links: Sequence[Column[Repaired]] = (
         Column("Link", lambda item: link_name(item.drift), narrowest=16),
         Column("Drift", lambda item: words(item.drift.kind)),
         Column(done, lambda item: words(item.outcome), lambda item: style_of(item.outcome)),
@@ -155,6 +156,6 @@ def repair_screens(result: RepairResult) -> Iterator[object]:
     yield from (cell(totals), "", Listing(by_app, result.by_app))
     failed = [item for item in result.repaired if item.outcome is RepairOutcome.NOT_REPAIRED]
     if result.dry_run:
-        yield from ("", Listing(each, result.repaired))
+        yield from ("", Listing(links, result.repaired))
     elif failed:
-        yield from ("", Listing(each, failed, ROWS_SHOWN))
+        yield from ("", Listing(links, failed, ROWS_SHOWN))

@@ -242,7 +242,7 @@ def test_the_pause_before_the_second_look_is_told_each_second_and_holds_nothing(
         assert docora.sessions("state <> 'idle'") == 0
 
     clock = SimpleNamespace(sleep=sleep, monotonic=lambda: sum(waits))
-    monkeypatch.setattr("docora_ops.actions.find_drift.time", clock)
+    monkeypatch.setattr("docora_ops.actions.drift.time", clock)
     actions = docora.actions()
     *pauses, found = find_drift(actions.docora, delay=2.5)
     assert waits == [1, 1, 0.5]

@@ -322,7 +322,7 @@ CUT_OFF = "the snapshot was cut off: its worker was killed"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docora_ops.actions.fix_drift.SECOND_LOOK_DELAY", 0.02)
+    monkeypatch.setattr("docora_ops.actions.repairs.SECOND_LOOK_DELAY", 0.02)
 
 
 def begin(snapshots: Snapshots, link: TestLink, retry_count: int = 0) -> None:
