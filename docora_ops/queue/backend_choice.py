@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, cast
 
 from redis import Redis
 from redis.exceptions import NoPermissionError
@@ -12,6 +12,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource
 from docora_ops.queue.bullmq_traces import BULLMQ, BULLMQ_PLACES, STALLED_CHECK, workers_among
+from docora_ops.queue.pair_mark import PAIR_KEY, StoredMark, mark_of
 from docora_ops.queue.redis_answers import answers_of, text_of
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
@@ -24,14 +25,11 @@ if TYPE_CHECKING:
 _START = "start Docora's worker if it runs its own, or "  # begins the advice if no worker is seen
 _RQ_KEYS = (LIST, INTERMEDIATE, WIP, *REGISTRIES.values())
 _BULLMQ_KEYS = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Signs:
-    """The workers of both backends, and what else shows that their queues are used.
-
-    Each is an error where our user may not ask: users are made for one of the queues.
+    """What shows who uses this Redis, as far as our user may see: users are made for one queue.
 
     rq_workers: keys of the live workers of RQ that listen on the queue.
     bullmq_workers: the number of Docora's own workers.
@@ -39,27 +37,19 @@ class Signs:
         was live in the last 30 s.
     rq_keys, bullmq_keys: how many keys of each queue exist.
     rq_jobs, bullmq_jobs: how many keys with jobs that are to be run exist.
+    mark: names the database that this Redis belongs to.
+    denial: why not all of RQ's workers, keys and jobs are known.
     """
 
-    rq_workers: Sequence[str] | NoPermissionError
-    bullmq_workers: int | NoPermissionError
+    rq_workers: Sequence[str]
+    bullmq_workers: int
     bullmq_is_at_work: bool
-    rq_keys: int | NoPermissionError
-    bullmq_keys: int | NoPermissionError
-    rq_jobs: int | NoPermissionError
-    bullmq_jobs: int | NoPermissionError
-
-
-def permitted(answer: T | NoPermissionError, otherwise: T) -> T:
-    """Returns the answer, or `otherwise` if our user may not ask."""
-    return otherwise if isinstance(answer, NoPermissionError) else answer
-
-
-def required(answer: T | NoPermissionError) -> T:
-    """Returns the answer. Raises NoPermissionError if our user may not ask."""
-    if isinstance(answer, NoPermissionError):
-        raise answer
-    return answer
+    rq_keys: int
+    bullmq_keys: int
+    rq_jobs: int
+    bullmq_jobs: int
+    mark: StoredMark
+    denial: NoPermissionError | None
 
 
 def read_signs(client: Redis) -> Signs:
@@ -68,23 +58,36 @@ def read_signs(client: Redis) -> Signs:
     Raises the client's RedisError.
     """
     pipeline = client.pipeline(transaction=False)
-    pipeline.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)
     pipeline.client_list()
     pipeline.exists(STALLED_CHECK)
+    pipeline.hgetall(PAIR_KEY)
+    pipeline.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)
     pipeline.exists(*_RQ_KEYS)
     pipeline.exists(*_BULLMQ_KEYS)
     pipeline.exists(LIST, REGISTRIES["scheduled"])
     pipeline.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
-    members, connections, stalled_check, *counts = answers_of(pipeline, keeps_denials=True)
-    at_work = permitted(stalled_check, 0)
-    if not isinstance(members, NoPermissionError):
-        try:
-            members = live_rq_workers(client, sorted(map(text_of, members or ())))
-        except NoPermissionError as error:
-            members = error
-    if not isinstance(connections, NoPermissionError):
-        connections = at_work = len(workers_among(connections, client))
-    return Signs(members, connections, at_work > 0, *counts)
+    connections, stalled_check, mark, *others = answers_of(pipeline, keeps_denials=True)
+    denials = (answer for answer in others if isinstance(answer, NoPermissionError))
+    denial = next(denials, None)
+    members, rq_keys, bullmq_keys, rq_jobs, bullmq_jobs = (
+        0 if isinstance(answer, NoPermissionError) else answer for answer in others
+    )
+    if isinstance(connections, NoPermissionError):
+        workers, at_work = 0, stalled_check == 1
+    else:
+        workers = len(workers_among(connections, client))
+        at_work = workers > 0
+    return Signs(
+        live_rq_workers(client, sorted(map(text_of, cast("set[bytes]", members or ())))),
+        workers,
+        at_work,
+        rq_keys,
+        bullmq_keys,
+        rq_jobs,
+        bullmq_jobs,
+        mark_of(mark),
+        denial,
+    )
 
 
 def choose_backend(signs: Signs) -> BackendChoice:
@@ -93,7 +96,7 @@ def choose_backend(signs: Signs) -> BackendChoice:
     Live workers decide; without any, the keys of the two queues do. Two keys do not count:
     `rq:queues` is never removed, and Docora's API also writes BullMQ's `meta` with `RUN_MODE=api`.
     """
-    rq, bullmq = len(permitted(signs.rq_workers, ())), permitted(signs.bullmq_workers, 0)
+    rq, bullmq = len(signs.rq_workers), signs.bullmq_workers
     source, why = BackendSource.WORKERS, "{} workers run"
     if rq and bullmq:
         why = "workers of both RQ and BullMQ run"
@@ -101,7 +104,7 @@ def choose_backend(signs: Signs) -> BackendChoice:
         return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
     if not (rq or bullmq):
         source, why = BackendSource.TRACES, "only {} has keys, with no worker in sight"
-        rq, bullmq = permitted(signs.rq_keys, 0), permitted(signs.bullmq_keys, 0)
+        rq, bullmq = signs.rq_keys, signs.bullmq_keys
     if rq and bullmq:
         why = "both RQ and BullMQ have keys, with no worker in sight"
         return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, _START)

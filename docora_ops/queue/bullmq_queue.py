@@ -30,7 +30,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
-from docora_ops.queue.backend_choice import Signs, permitted, read_signs, required
+from docora_ops.queue.backend_choice import Signs, read_signs
 from docora_ops.queue.bullmq_traces import (
     BULLMQ,
     BULLMQ_LISTS,
@@ -48,7 +48,6 @@ from docora_ops.queue.link_queue import (
     first_ids,
     longest_wait,
 )
-from docora_ops.queue.pair_mark import PAIR_KEY, mark_of
 from docora_ops.queue.redis_answers import (
     Command,
     Script,
@@ -124,18 +123,17 @@ class BullmqQueue:
             pipeline.hget(f"{BULLMQ}meta", "paused")
             for name in ("wait", "paused"):
                 pipeline.lrange(BULLMQ + name, 0, SAMPLE - 1)
-            pipeline.hgetall(PAIR_KEY)
-            *answers, mark = answers_of(pipeline, keeps_denials=True)
-            is_paused, wait, paused = (required(answer) for answer in answers)
-        other = OtherQueue.UNUSED
-        if permitted(signs.rq_workers, ()):
+            is_paused, wait, paused = answers_of(pipeline)
+        other = OtherQueue.LEFT_JOBS if signs.rq_jobs else OtherQueue.UNUSED
+        if signs.rq_workers:
             other = OtherQueue.WORKED_ON
-        elif permitted(signs.rq_jobs, 0):
-            other = OtherQueue.LEFT_JOBS
-        sample = list(map(text_of, [*(wait or ()), *(paused or ())][:SAMPLE]))
-        suspension = _PAUSED if is_paused else None
-        workers = permitted(signs.bullmq_workers, 0)
-        return QueueUse(workers, other, suspension, sample, mark_of(mark))
+        return QueueUse(
+            signs.bullmq_workers,
+            other,
+            _PAUSED if is_paused else None,
+            list(map(text_of, [*(wait or ()), *(paused or ())][:SAMPLE])),
+            signs.mark,
+        )
 
     def push(
         self,
@@ -172,8 +170,7 @@ class BullmqQueue:
     def seconds_until_others_forgotten(self) -> int | None:
         pipeline = self._client.pipeline(transaction=False)
         with redis_errors(self._client):
-            workers: Sequence[str] = permitted(read_signs(self._client).rq_workers, ())
-            for key in workers:
+            for key in read_signs(self._client).rq_workers:
                 pipeline.pttl(key)
             left = [milliseconds for milliseconds in pipeline.execute() if milliseconds > 0]
         return ceil(max(left) / 1000) if left else None

@@ -32,7 +32,7 @@ from docora_ops.jobs import (
     Scheduler,
 )
 from docora_ops.links import LinkStatus, Outcome, batches
-from docora_ops.queue.backend_choice import Signs, read_signs, required
+from docora_ops.queue.backend_choice import Signs, read_signs
 from docora_ops.queue.bullmq_traces import TO_REMOVE_BULLMQ_JOBS
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
@@ -44,7 +44,6 @@ from docora_ops.queue.link_queue import (
     first_ids,
     longest_wait,
 )
-from docora_ops.queue.pair_mark import PAIR_KEY, mark_of
 from docora_ops.queue.redis_answers import (
     Command,
     Script,
@@ -128,20 +127,23 @@ class RqQueue:
         client = self._client
         with redis_errors(client):
             signs = signs or read_signs(client)
-            workers, other = len(required(signs.rq_workers)), OtherQueue.UNUSED
-            if signs.bullmq_is_at_work:
-                other = OtherQueue.WORKED_ON
-            elif required(signs.bullmq_jobs):
-                other = OtherQueue.LEFT_JOBS
+            if signs.denial:
+                raise signs.denial
             pipeline = client.pipeline(transaction=False)
             ask_suspension(pipeline)
             pipeline.lrange(LIST, 0, SAMPLE - 1)
             pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
-            pipeline.hgetall(PAIR_KEY)
-            *answers, mark = answers_of(pipeline, keeps_denials=True)
-            *suspension, waiting, failed = (required(answer) for answer in answers)
-        sample = list(map(text_of, [*(waiting or ()), *(failed or ())][:SAMPLE]))
-        return QueueUse(workers, other, suspension_of(*suspension), sample, mark_of(mark))
+            *suspension, waiting, failed = answers_of(pipeline)
+        other = OtherQueue.LEFT_JOBS if signs.bullmq_jobs else OtherQueue.UNUSED
+        if signs.bullmq_is_at_work:
+            other = OtherQueue.WORKED_ON
+        return QueueUse(
+            len(signs.rq_workers),
+            other,
+            suspension_of(*suspension),
+            list(map(text_of, [*(waiting or ()), *(failed or ())][:SAMPLE])),
+            signs.mark,
+        )
 
     @cached_property
     def sweep(self) -> QueueSweep:

@@ -9,7 +9,6 @@ from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import NoPermissionError
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import Worker as RQWorker
@@ -66,13 +65,11 @@ def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
         pipeline.exists(key)
         pipeline.hmget(key, _PROCESS_FIELDS)
     answers = answers_of(pipeline, keeps_denials=True)
-    live = []
-    for key, exists, row in zip(keys, answers[::2], answers[1::2], strict=True):
-        if isinstance(exists, NoPermissionError):
-            raise exists
-        if exists and not (isinstance(row, list) and _is_known_dead(row)):
-            live.append(key)
-    return live
+    return [
+        key
+        for key, exists, row in zip(keys, answers[::2], answers[1::2], strict=True)
+        if exists == 1 and not (isinstance(row, list) and _is_known_dead(row))
+    ]
 
 
 def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
