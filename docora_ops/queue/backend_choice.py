@@ -35,21 +35,21 @@ class Signs:
     bullmq_workers: the number of Docora's own workers.
     bullmq_is_at_work: one of Docora's own workers is live or, where our user may not list clients,
         was live in the last 30 s.
+    mark: names the database that this Redis belongs to.
+    denial: why not all of RQ's workers, and not all keys, are known.
     rq_keys, bullmq_keys: how many keys of each queue exist.
     rq_jobs, bullmq_jobs: how many keys with jobs that are to be run exist.
-    mark: names the database that this Redis belongs to.
-    denial: why not all of RQ's workers, keys and jobs are known.
     """
 
     rq_workers: Sequence[str]
     bullmq_workers: int
     bullmq_is_at_work: bool
+    mark: StoredMark
+    denial: NoPermissionError | None
     rq_keys: int
     bullmq_keys: int
     rq_jobs: int
     bullmq_jobs: int
-    mark: StoredMark
-    denial: NoPermissionError | None
 
 
 def read_signs(client: Redis) -> Signs:
@@ -69,25 +69,14 @@ def read_signs(client: Redis) -> Signs:
     connections, stalled_check, mark, *others = answers_of(pipeline, keeps_denials=True)
     denials = (answer for answer in others if isinstance(answer, NoPermissionError))
     denial = next(denials, None)
-    members, rq_keys, bullmq_keys, rq_jobs, bullmq_jobs = (
-        0 if isinstance(answer, NoPermissionError) else answer for answer in others
-    )
+    members, *counts = (0 if isinstance(answer, NoPermissionError) else answer for answer in others)
     if isinstance(connections, NoPermissionError):
         workers, at_work = 0, stalled_check == 1
     else:
         workers = len(workers_among(connections, client))
         at_work = workers > 0
-    return Signs(
-        live_rq_workers(client, sorted(map(text_of, cast("set[bytes]", members or ())))),
-        workers,
-        at_work,
-        rq_keys,
-        bullmq_keys,
-        rq_jobs,
-        bullmq_jobs,
-        mark_of(mark),
-        denial,
-    )
+    live = live_rq_workers(client, sorted(map(text_of, cast("set[bytes]", members or ()))))
+    return Signs(live, workers, at_work, mark_of(mark), denial, *counts)
 
 
 def choose_backend(signs: Signs) -> BackendChoice:
