@@ -1,8 +1,13 @@
-"""Who uses this Redis, and which backend a command works with: the one that is set or in use."""
+"""Who uses this Redis, and which backend a command works with: the one that is set or in use.
+
+BullMQ and its workers are known by the keys of Docora's own queue, and by their connections.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -10,8 +15,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource
-from docora_ops.queue.bullmq_traces import BULLMQ, BULLMQ_PLACES, STALLED_CHECK, workers_among
+from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource, Worker
 from docora_ops.queue.pair_mark import PAIR_KEY, StoredMark, mark_of
 from docora_ops.queue.redis_answers import answers_of, text_of
 from docora_ops.queue.redis_errors import redis_errors
@@ -22,6 +26,19 @@ from docora_ops.settings import Settings
 if TYPE_CHECKING:
     from docora_ops.queue.link_queue import LinkQueue
 
+_PREFIX = "bull"
+BULLMQ = f"{_PREFIX}:{QUEUE_NAME}:"  # begins all keys of the queue
+BULLMQ_LISTS = ("wait", "paused", "active")
+BULLMQ_SETS = ("delayed", "failed", "completed")
+BULLMQ_PLACES = (*BULLMQ_LISTS, *BULLMQ_SETS)  # in the first four, the jobs are to be run
+# With this key a worker keeps the others from looking for stalled jobs in the same 30 s.
+_STALLED_CHECK = f"{BULLMQ}stalled-check"
+# A shell command that removes the queue.
+TO_REMOVE_BULLMQ_JOBS = (
+    f"""{{ redis-cli -u "$REDIS_URL" --scan --pattern '{BULLMQ}*'; }} | """
+    'xargs -r -n 100 redis-cli -u "$REDIS_URL" del'
+)
+_WORKER = f"{_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"  # begins a connection's name
 _START = "start Docora's worker if it runs its own, or "  # begins the advice if no worker is seen
 _RQ_KEYS = (LIST, INTERMEDIATE, WIP, *REGISTRIES.values())
 _BULLMQ_KEYS = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
@@ -36,7 +53,7 @@ class Signs:
     bullmq_is_at_work: one of Docora's own workers is live or, where our user may not list clients,
         was live in the last 30 s.
     mark: names the database that this Redis belongs to.
-    denial: why not all of RQ's workers, and not all keys, are known.
+    denial: why RQ's workers or some of the keys are not known, if our user may not read them.
     rq_keys, bullmq_keys: how many keys of each queue exist.
     rq_jobs, bullmq_jobs: how many keys with jobs that are to be run exist.
     """
@@ -59,7 +76,7 @@ def read_signs(client: Redis) -> Signs:
     """
     pipeline = client.pipeline(transaction=False)
     pipeline.client_list()
-    pipeline.exists(STALLED_CHECK)
+    pipeline.exists(_STALLED_CHECK)
     pipeline.hgetall(PAIR_KEY)
     pipeline.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)
     pipeline.exists(*_RQ_KEYS)
@@ -73,10 +90,46 @@ def read_signs(client: Redis) -> Signs:
     if isinstance(connections, NoPermissionError):
         workers, at_work = 0, stalled_check == 1
     else:
-        workers = len(workers_among(connections, client))
+        workers = len(_workers_among(connections, client))
         at_work = workers > 0
     live = live_rq_workers(client, sorted(map(text_of, cast("set[bytes]", members or ()))))
     return Signs(live, workers, at_work, mark_of(mark), denial, *counts)
+
+
+def bullmq_workers(client: Redis) -> list[Worker]:
+    """Returns the live workers of Docora's own queue, none if the user may not list clients."""
+    with suppress(NoPermissionError):
+        return _workers_among(client.client_list(), client)
+    return []
+
+
+def sees_bullmq_worker(client: Redis) -> bool:
+    """Tells whether a worker of Docora's own queue is live.
+
+    If the user may not list clients, tells whether one was live in the last 30 s.
+    """
+    with suppress(NoPermissionError):
+        return bool(_workers_among(client.client_list(), client))
+    with suppress(NoPermissionError):
+        return bool(client.exists(_STALLED_CHECK))
+    return False
+
+
+def _workers_among(connections: Sequence[Mapping[str, str]], client: Redis) -> list[Worker]:
+    """Returns the workers of Docora's own queue in the client's database of Redis.
+
+    A worker is known by one of its connections, which has the name of the queue and the worker's
+    own name, if any.
+    """
+    database = str(client.connection_pool.connection_kwargs.get("db", 0))
+    workers = []
+    for connection in connections:
+        name, _, own_name = connection.get("name", "").partition(":w:")
+        if name == _WORKER and connection.get("db") == database:
+            address = connection.get("addr", "")
+            host = address.rpartition(":")[0] or None
+            workers.append(Worker(own_name or address, None, host, None, None, jobs=[]))
+    return workers
 
 
 def choose_backend(signs: Signs) -> BackendChoice:

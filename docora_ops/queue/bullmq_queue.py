@@ -30,13 +30,14 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
-from docora_ops.queue.backend_choice import Signs, read_signs
-from docora_ops.queue.bullmq_traces import (
+from docora_ops.queue.backend_choice import (
     BULLMQ,
     BULLMQ_LISTS,
     BULLMQ_PLACES,
     BULLMQ_SETS,
+    Signs,
     bullmq_workers,
+    read_signs,
 )
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,

@@ -32,8 +32,7 @@ from docora_ops.jobs import (
     Scheduler,
 )
 from docora_ops.links import LinkStatus, Outcome, batches
-from docora_ops.queue.backend_choice import Signs, read_signs
-from docora_ops.queue.bullmq_traces import TO_REMOVE_BULLMQ_JOBS
+from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS, Signs, read_signs
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,

@@ -23,7 +23,7 @@ from docora_ops.errors import (
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
-from docora_ops.queue.bullmq_traces import sees_bullmq_worker
+from docora_ops.queue.backend_choice import sees_bullmq_worker
 from docora_ops.queue.pair_mark import StoredMark, read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
