@@ -5,15 +5,12 @@ from dataclasses import dataclass
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.workers import require_rq
-from docora_ops.errors import WrongBackendError
-from docora_ops.jobs import AnyWorker, OtherQueue, Suspension
+from docora_ops.jobs import AnyWorker, Suspension
 from docora_ops.queue.rq_workers import (
     read_workers_of_all_queues,
     resume_workers,
     suspend_workers,
 )
-
-_INSTEAD = "to keep Docora's workers from taking jobs, stop them"
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,10 @@ def rq_workers(docora: Docora) -> RqWorkers:
     Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError beside a worker of
     Docora, which would go on taking jobs.
     """
-    require_rq(docora, "pause", _INSTEAD)
-    use = docora.queue.read_use()  # anew, if a person was asked meanwhile
-    if use.other is OtherQueue.WORKED_ON:
-        raise WrongBackendError("a BullMQ worker of Docora runs, and obeys no pause", hint=_INSTEAD)
-    return RqWorkers(use.suspension, read_workers_of_all_queues(docora.redis))
+    docora.queue.read_use()  # a person may have been asked since the last time
+    instead = "to keep Docora's workers from taking jobs, stop them"
+    require_rq(docora, "pause", instead, alone="it obeys no pause")
+    return RqWorkers(docora.queue.use.suspension, read_workers_of_all_queues(docora.redis))
 
 
 def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:

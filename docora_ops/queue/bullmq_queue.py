@@ -105,6 +105,7 @@ class BullmqQueue:
 
     def __init__(self, client: Redis, choice: BackendChoice, signs: Signs | None) -> None:
         self._client, self._signs = client, signs
+        self._use: QueueUse | None = None
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice, self.where = choice, describe(client)
 
@@ -112,14 +113,14 @@ class BullmqQueue:
     def _script(self) -> Script:  # reading commands, most of which need none, read no file
         return Script(self._client, *self.script_files)
 
-    @cached_property
+    @property
     def use(self) -> QueueUse:
-        return self.read_use(self._signs)
+        return self._use or self.read_use()
 
-    def read_use(self, signs: Signs | None = None) -> QueueUse:
+    def read_use(self) -> QueueUse:
         client = self._client
         with redis_errors(client):
-            signs = signs or read_signs(client)
+            signs, self._signs = self._signs or read_signs(client), None
             pipeline = client.pipeline(transaction=False)
             pipeline.hget(f"{BULLMQ}meta", "paused")
             for name in ("wait", "paused"):
@@ -128,13 +129,14 @@ class BullmqQueue:
         other = OtherQueue.LEFT_JOBS if signs.rq_jobs else OtherQueue.UNUSED
         if signs.rq_workers:
             other = OtherQueue.WORKED_ON
-        return QueueUse(
+        self._use = QueueUse(
             signs.bullmq_workers,
             other,
             _PAUSED if is_paused else None,
             list(map(text_of, [*(wait or ()), *(paused or ())][:SAMPLE])),
             signs.mark,
         )
+        return self._use
 
     def push(
         self,

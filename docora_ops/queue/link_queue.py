@@ -128,7 +128,7 @@ class LinkQueue(Protocol):
 
     @property
     def use(self) -> QueueUse:
-        """Who uses the queue: read when a command first asks, and then kept."""
+        """Who uses the queue, as read last: when a command first asks, or by `read_use`."""
 
     def read_use(self) -> QueueUse:
         """Reads anew who uses the queue."""

@@ -110,6 +110,7 @@ class RqQueue:
         signs: Signs | None = None,
     ) -> None:
         self._settings, self._signs = settings, signs
+        self._use: QueueUse | None = None
         self._client = client
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice, self.where = choice, describe(client)
@@ -118,14 +119,14 @@ class RqQueue:
     def _script(self) -> Script:  # reading commands, most of which need none, read no file
         return Script(self._client, *self.script_files)
 
-    @cached_property
+    @property
     def use(self) -> QueueUse:
-        return self.read_use(self._signs)
+        return self._use or self.read_use()
 
-    def read_use(self, signs: Signs | None = None) -> QueueUse:
+    def read_use(self) -> QueueUse:
         client = self._client
         with redis_errors(client):
-            signs = signs or read_signs(client)
+            signs, self._signs = self._signs or read_signs(client), None
             if signs.denial:
                 raise signs.denial
             pipeline = client.pipeline(transaction=False)
@@ -136,13 +137,14 @@ class RqQueue:
         other = OtherQueue.LEFT_JOBS if signs.bullmq_jobs else OtherQueue.UNUSED
         if signs.bullmq_is_at_work:
             other = OtherQueue.WORKED_ON
-        return QueueUse(
+        self._use = QueueUse(
             len(signs.rq_workers),
             other,
             suspension_of(*suspension),
             list(map(text_of, [*(waiting or ()), *(failed or ())][:SAMPLE])),
             signs.mark,
         )
+        return self._use
 
     @cached_property
     def sweep(self) -> QueueSweep:
