@@ -84,8 +84,7 @@ def read_signs(client: Redis) -> Signs:
     pipeline.exists(LIST, REGISTRIES["scheduled"])
     pipeline.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
     connections, stalled_check, mark, *others = answers_of(pipeline, keeps_denials=True)
-    denials = (answer for answer in others if isinstance(answer, NoPermissionError))
-    denial = next(denials, None)
+    denial = next((answer for answer in others if isinstance(answer, NoPermissionError)), None)
     members, *counts = (0 if isinstance(answer, NoPermissionError) else answer for answer in others)
     if isinstance(connections, NoPermissionError):
         workers, at_work = 0, stalled_check == 1
