@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
-from docora_ops.link_lists import ErrorGroup
+from docora_ops.error_groups import ErrorGroup
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
 _RESULTS_OF_A_SHARE = 20
@@ -262,7 +262,7 @@ class BulkWait:
 
     def grouped(self) -> Self:
         """Groups the failed links by error, most links first."""
-        from docora_ops.folding import LONGEST, group_errors
+        from docora_ops.error_groups import LONGEST, group_errors
 
         errors = ((each.app_id, each.error_message[: LONGEST + 1], 1) for each in self.failed_links)
         return replace(self, failed_by_error=group_errors(errors))

@@ -249,14 +249,6 @@ class Suspension:
 
 
 @dataclass(frozen=True)
-class RqWorkers:
-    """All live RQ workers of this Redis, and their suspension, None if they are not suspended."""
-
-    suspension: Suspension | None
-    workers: Sequence[AnyWorker]
-
-
-@dataclass(frozen=True)
 class QueueOverview:
     """The queue at one moment."""
 

@@ -276,3 +276,22 @@ class LinkFilter:
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])
+
+
+class LinkSort(StrEnum):
+    """The order of a list of links."""
+
+    APP = "app"
+    ERROR = "error"
+    RETRIES = "retries"
+    LAST_SCAN = "last-scan"
+    OVERDUE = "overdue"
+
+
+class LinkGroup(StrEnum):
+    """The fields that links can be counted by."""
+
+    APP = "app"
+    REPOSITORY = "repository"
+    ERROR = "error"
+    STATUS = "status"

@@ -1,4 +1,7 @@
-"""Settings, by Docora's own names where Docora has them."""
+"""Settings, by Docora's own names where Docora has them, from the environment or from a file.
+
+A target names one Docora by a file with its settings.
+"""
 
 import errno
 import math
@@ -16,9 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from docora_ops.errors import ConfigurationError
+from docora_ops.errors import ConfigurationError, UsageError
 from docora_ops.jobs import Backend
-from docora_ops.targets import settings_source, target_file
 from docora_ops.text import duration, mask
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
@@ -31,6 +33,8 @@ _PATIENCE = 5  # seconds for the writer of a pipe
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
 
 _SERVERS = ("DATABASE_URL", "REDIS_URL")
+SYSTEM_FOLDER = Path("/etc/docora-ops/targets")
+_TARGET_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 READ_FROM_FILES = (*_SERVERS, "ENCRYPTION_KEY")
 """Variables whose value may stand in the file that NAME_FILE names."""
 _EXPOSED = "has a password, and every user can read it"
@@ -246,7 +250,7 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
         found = _with_files(environment, "the environment") | _read_target(target)
     else:
         # A path has lost a slash of the URL that was given by mistake.
-        what = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}"
+        what = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}" if env_file else ""
         in_file = _read(env_file, what) if env_file else {}
         of_file = _with_files(in_file, what)
         found = of_file | _with_files(environment, "the environment")
@@ -373,3 +377,67 @@ def _read_bytes(file: Path) -> bytes:
         raise OSError(errno.ETIMEDOUT, f"the pipe did not end within {_PATIENCE} s")
     finally:
         os.close(descriptor)
+
+
+def settings_source(
+    env_file: Path | None = None, target: str | None = None
+) -> tuple[Path | None, str | None]:
+    """Returns the env file or the target to read: the given one, else that of the environment.
+
+    Raises UsageError if both an env file and a target are given, or both are in the environment.
+    """
+    names = "--env-file and --target"
+    if env_file is None and target is None:
+        names = "DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET"
+        file, target = (os.environ.get(name) or None for name in names.split(" and "))
+        env_file = Path(file) if file else None
+    if env_file is not None and target is not None:
+        raise UsageError(f"{names} can't be combined", hint="remove one of them")
+    return env_file, target
+
+
+def own_folder() -> Path:
+    """Returns the user's folder of target files, which wins over that of the system."""
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    if not config.startswith("/"):  # to be ignored, by its specification
+        config = f"{os.environ.get('HOME', '')}/.config"
+    return Path(config, "docora-ops", "targets")
+
+
+def target_files() -> dict[str, Path]:
+    """Returns the file of each target by name, sorted. Raises ConfigurationError."""
+    targets: dict[str, Path] = {}
+    own = own_folder()
+    for folder in (SYSTEM_FOLDER, own):
+        try:
+            files = [file for file in folder.iterdir() if file.suffix == ".env"]
+        except (FileNotFoundError, NotADirectoryError):  # most often there is none
+            continue
+        except OSError as error:
+            if folder is not own:
+                continue
+            # Files of the system with the same names may lead to other servers.
+            raise ConfigurationError(
+                f"the folder of your targets {own} can't be read: {error.strerror}",
+                hint="check its owner and its mode",
+            ) from None
+        targets |= {file.stem: file for file in files if _TARGET_NAME.fullmatch(file.stem)}
+    return dict(sorted(targets.items()))
+
+
+def target_file(name: str) -> Path:
+    """Returns the file of the target. Raises ConfigurationError."""
+    files = target_files()
+    if name in files:
+        return files[name]
+    if not _TARGET_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{mask(name)[:100]!r} can't be the name of a target",
+            hint="use letters, digits, . _ and -, such as prod for the file prod.env",
+        )
+    from difflib import get_close_matches  # seldom needed, and slow to import
+
+    hint = f"the targets are {', '.join(files)}" if files else f"put {name}.env into {own_folder()}"
+    if near := get_close_matches(name, files, 1):
+        hint = f"did you mean {near[0]}? {hint[0].upper()}{hint[1:]}"
+    raise ConfigurationError(f"there is no target {name!r}", hint=hint)

@@ -105,6 +105,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{rest} s"
 
 
+def ago(seconds: int | None) -> str:
+    """Returns `5 s ago`, or `unknown`."""
+    return "unknown" if seconds is None else f"{duration(seconds)} ago"
+
+
 def good_until(at: datetime | None, seconds: int | None) -> str:
     """Returns `08:12Z, 3 h ago`, or the date after a day, or `never good`.
 

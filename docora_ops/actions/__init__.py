@@ -11,7 +11,12 @@ from docora_ops.bulk import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
     from docora_ops.actions.app_url import set_url as set_url
+    from docora_ops.actions.audit_history import history as history
     from docora_ops.actions.bulk import BulkStep as BulkStep
+    from docora_ops.actions.bulk_operations import cancel as cancel
+    from docora_ops.actions.bulk_operations import follow as follow
+    from docora_ops.actions.bulk_operations import operations as operations
+    from docora_ops.actions.bulk_operations import progress as progress
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
     from docora_ops.actions.find_drift import Suspects as Suspects
@@ -21,55 +26,52 @@ if TYPE_CHECKING:
     from docora_ops.actions.following import wait as wait
     from docora_ops.actions.following import wait_for_change as wait_for_change
     from docora_ops.actions.following import wait_for_operation as wait_for_operation
-    from docora_ops.actions.journal import cancel as cancel
-    from docora_ops.actions.journal import follow as follow
-    from docora_ops.actions.journal import history as history
-    from docora_ops.actions.journal import operations as operations
-    from docora_ops.actions.journal import progress as progress
+    from docora_ops.actions.link_lists import apps as apps
+    from docora_ops.actions.link_lists import files as files
+    from docora_ops.actions.link_lists import link_groups as link_groups
+    from docora_ops.actions.link_lists import links as links
+    from docora_ops.actions.link_lists import queue as queue
+    from docora_ops.actions.link_lists import show as show
     from docora_ops.actions.lookup import LinkChoice as LinkChoice
     from docora_ops.actions.many_links import resync_all as resync_all
     from docora_ops.actions.many_links import retry_all_failed as retry_all_failed
     from docora_ops.actions.many_links import schedule as schedule
-    from docora_ops.actions.monitoring import read_metrics as read_metrics
-    from docora_ops.actions.monitoring import read_status as read_status
+    from docora_ops.actions.metrics import read_metrics as read_metrics
     from docora_ops.actions.one_link import link_to_resync as link_to_resync
     from docora_ops.actions.one_link import resync as resync
     from docora_ops.actions.one_link import retry as retry
     from docora_ops.actions.pair import accept_pair as accept_pair
     from docora_ops.actions.pair import read_pair as read_pair
-    from docora_ops.actions.reading import apps as apps
-    from docora_ops.actions.reading import files as files
-    from docora_ops.actions.reading import link_groups as link_groups
-    from docora_ops.actions.reading import links as links
-    from docora_ops.actions.reading import queue as queue
-    from docora_ops.actions.reading import show as show
+    from docora_ops.actions.pauses import pause as pause
+    from docora_ops.actions.pauses import resume as resume
+    from docora_ops.actions.pauses import rq_workers as rq_workers
     from docora_ops.actions.report import read_report as read_report
+    from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
-    from docora_ops.actions.verifying import Compared as Compared
-    from docora_ops.actions.verifying import verify as verify
-    from docora_ops.actions.workers import pause as pause
-    from docora_ops.actions.workers import resume as resume
-    from docora_ops.actions.workers import rq_workers as rq_workers
+    from docora_ops.actions.verification import Compared as Compared
+    from docora_ops.actions.verification import verify as verify
 
 _MODULES = {
     "app_url": ("set_url",),
+    "audit_history": ("history",),
+    "bulk_operations": ("cancel", "follow", "operations", "progress"),
     "bulk": ("BulkStep",),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
     "find_drift": ("Suspects",),
     "fix_drift": ("repair",),
     "following": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
-    "journal": ("cancel", "follow", "history", "operations", "progress"),
     "lookup": ("LinkChoice",),
     "many_links": ("resync_all", "retry_all_failed", "schedule"),
-    "monitoring": ("read_metrics", "read_status"),
+    "metrics": ("read_metrics",),
     "one_link": ("link_to_resync", "resync", "retry"),
     "pair": ("accept_pair", "read_pair"),
-    "reading": ("apps", "files", "link_groups", "links", "queue", "show"),
+    "pauses": ("pause", "resume", "rq_workers"),
+    "link_lists": ("apps", "files", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
+    "status": ("read_status",),
     "targets": ("read_targets",),
-    "verifying": ("Compared", "verify"),
-    "workers": ("pause", "resume", "rq_workers"),
+    "verification": ("Compared", "verify"),
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import look_at_jobs
@@ -17,12 +18,12 @@ from docora_ops.database.freshness import (
     read_gaps,
     read_scans,
 )
-from docora_ops.diagnosis import CheckState
+from docora_ops.database.link_reports import LinkCounts
 from docora_ops.jobs import Backend, OtherQueue, QueueHealth, QueueOverview, refusal_of
 from docora_ops.links import LinkRef, LinkStatus
-from docora_ops.overview import Freshness, LinkCounts, Stop
 from docora_ops.queue.audit_stream import read_last_change
 from docora_ops.settings import Settings
+from docora_ops.text import amount, duration
 
 RECENTLY = 900
 """Seconds before the last scan whose scans tell how fast links are scanned."""
@@ -39,6 +40,86 @@ _WITHOUT_MOMENT = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.FAILED)
 
 Gaps = Sequence[tuple[datetime, timedelta]]
 """The gaps between two scans, and when each ended."""
+
+
+class Stop(StrEnum):
+    """What has stopped, where that is seen directly."""
+
+    WORKERS = "workers"
+    REFUSALS = "refusals"
+    SCHEDULE = "schedule"
+
+    @property
+    def sentence(self) -> str:
+        """Says what has stopped."""
+        return {
+            Stop.WORKERS: "no worker runs, and jobs wait",
+            Stop.REFUSALS: "no worker takes jobs, and jobs wait",
+            Stop.SCHEDULE: "docora-ops schedule has stopped, and links are due and not queued",
+        }[self]
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """When links were last scanned, and how many are overdue. Postgres's clock gives all times.
+
+    `overdue`: links in sync without a good scan for `overdue_after_seconds`, not counting the time
+    of an open circuit. If no link at all was scanned in that time, pending links and links that
+    were never scanned count, too, from their creation on. `due`: links that a scheduler is to
+    queue now. `nothing_moves`: a link has been due for `nothing_moves_after_seconds`, and in all
+    that time no job ran, began or ended, and no file was delivered.
+    """
+
+    read_at: datetime
+    overdue: int
+    overdue_apps: int
+    overdue_at_least: bool  # too many to count: both numbers are lower bounds
+    overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
+    overdue_after_seconds: int  # the threshold in force
+    cycle_seconds: int | None  # that a scan of all links took at the last pace; None: too few scans
+    # A cycle takes longer than the rescan interval, some link waits for its scan, links are scanned
+    # at all, and with RQ, neither `schedule` nor all workers have stopped.
+    is_slow: bool
+    last_scanned_at: datetime | None  # the last good scan of any link
+    scanned_recently: int  # good scans of the last 15 minutes
+    oldest_scan_seconds: int | None  # the longest time that a link in sync was not scanned
+    due: int
+    nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, else by the last pace
+    nothing_moves: bool = False  # needs Redis, too
+    stopped: Stop | None = None  # seen in one look; needs Redis, too
+    shortest_pass_seconds: int | None = None  # if DOCORA_OPS_OVERDUE_AFTER is shorter than that
+
+    @property
+    def slow_pass_seconds(self) -> int:
+        """Returns the seconds of a cycle if it is too long, otherwise 0."""
+        return self.cycle_seconds or 0 if self.is_slow else 0
+
+    @property
+    def slow_words(self) -> str:
+        """Says how long a pass takes, and when links are overdue."""
+        return (
+            f"slow: a pass takes {duration(self.slow_pass_seconds)}; "
+            f"links are overdue after {duration(self.overdue_after_seconds)}"
+        )
+
+    @property
+    def too_short_words(self) -> str:
+        """Says that links count as overdue although they are scanned in time."""
+        return (
+            f"DOCORA_OPS_OVERDUE_AFTER is {duration(self.overdue_after_seconds)}, and a pass takes "
+            f"up to {duration(self.shortest_pass_seconds or 0)}: links count as overdue in between"
+        )
+
+    @property
+    def overdue_words(self) -> str:
+        """Returns `2 links of 1 app`, or `at least 100000 links of 12 apps`."""
+        of_apps = f"{amount(self.overdue, 'link')} of {amount(self.overdue_apps, 'app')}"
+        return f"at least {of_apps}" if self.overdue_at_least else of_apps
+
+    @property
+    def overdue_before(self) -> datetime:
+        """The moment before which the last good scan of an overdue link was."""
+        return self.read_at - timedelta(seconds=self.overdue_after_seconds)
 
 
 def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
@@ -170,32 +251,32 @@ class Activity:
         return self.live_runs > 0 or any(moment >= self.before for moment in moments)
 
 
-def judge(found: Activity) -> tuple[bool, Stop | None]:
+def judge(activity: Activity) -> tuple[bool, Stop | None]:
     """Tells whether nothing moves, and what has stopped, if that is seen directly.
 
     Nothing moves if a link has been due for longer than the patience, and nothing has moved in all
     that time. While workers are suspended no link is due: the suspension is seen by itself.
     """
-    since = [found.due_since, found.waiting_since]
-    if found.unqueued_since:  # its row does not tell when somebody made it pending
-        since.append(max(filter(None, (found.unqueued_since, found.changed_at))))
-    released_at = found.released_at
+    since = [activity.due_since, activity.waiting_since]
+    if activity.unqueued_since:  # its row does not tell when somebody made it pending
+        since.append(max(filter(None, (activity.unqueued_since, activity.changed_at))))
+    released_at = activity.released_at
     due_since = min(filter(None, since), default=None)
     if due_since and released_at:
         due_since = max(due_since, released_at)
-    is_due = due_since is not None and due_since < found.before
+    is_due = due_since is not None and due_since < activity.before
     stopped = None
-    if found.waiting and not found.has_workers:
+    if activity.waiting and not activity.has_workers:
         stopped = Stop.WORKERS
-    elif found.waiting and found.all_refuse:
+    elif activity.waiting and activity.all_refuse:
         stopped = Stop.REFUSALS
-    elif found.is_pass_missing:
+    elif activity.is_pass_missing:
         stopped = Stop.SCHEDULE
-    return is_due and not (found.moves or found.is_suspended), stopped
+    return is_due and not (activity.moves or activity.is_suspended), stopped
 
 
 def beside_queue(
-    docora: Docora, found: Freshness, queue: QueueOverview | QueueHealth | None
+    docora: Docora, freshness: Freshness, queue: QueueOverview | QueueHealth | None
 ) -> Freshness:
     """Judges by the queue, too, whether nothing moves, what has stopped, and what is slow.
 
@@ -207,29 +288,29 @@ def beside_queue(
     Raises PostgresError, RedisError.
     """
     if queue is None:
-        return found
-    nothing_moves, stopped = judge(_read_activity(docora, found, queue))
-    found = replace(found, nothing_moves=nothing_moves, stopped=stopped)
-    is_slow = found.is_slow and not (nothing_moves or stopped)
+        return freshness
+    nothing_moves, stopped = judge(_read_activity(docora, freshness, queue))
+    freshness = replace(freshness, nothing_moves=nothing_moves, stopped=stopped)
+    is_slow = freshness.is_slow and not (nothing_moves or stopped)
     if is_slow and docora.backend.backend is Backend.RQ:
-        state = judge_pass(queue.last_pass_seconds, found, docora.settings)
+        is_scheduled = not has_missed_passes(queue.last_pass_seconds, docora.settings)
         # Another program may schedule: then jobs wait for workers that are too slow.
-        is_slow = bool(queue.workers and (state is CheckState.OK or queue.waiting))
-    return replace(found, is_slow=is_slow)
+        is_slow = bool(queue.workers and (is_scheduled or queue.waiting))
+    return replace(freshness, is_slow=is_slow)
 
 
 def _read_activity(
-    docora: Docora, found: Freshness, queue: QueueOverview | QueueHealth
+    docora: Docora, freshness: Freshness, queue: QueueOverview | QueueHealth
 ) -> Activity:
     """Reads what `judge` needs, and no more than that: links are counted in most screens."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
     is_rq = docora.backend.backend is Backend.RQ
     refusal = refusal_of(queue.live_workers if isinstance(queue, QueueHealth) else queue.workers)
     activity = Activity(
-        found.read_at,
-        found.nothing_moves_after_seconds,
+        freshness.read_at,
+        freshness.nothing_moves_after_seconds,
         waiting_since=queue.oldest_waiting_at,
-        moved_at=(found.last_scanned_at, queue.last_failed_at, queue.last_began_at),
+        moved_at=(freshness.last_scanned_at, queue.last_failed_at, queue.last_began_at),
         live_runs=queue.live_runs,
         waiting=queue.waiting,
         is_suspended=queue.suspension is not None,
@@ -255,7 +336,7 @@ def _read_activity(
         activity = replace(activity, has_workers=is_worked_on)
     last_pass, limit = queue.last_pass_seconds, _longest_pause(docora.settings)
     if is_rq and last_pass is not None and last_pass > limit:
-        before = found.read_at - timedelta(seconds=limit)
+        before = freshness.read_at - timedelta(seconds=limit)
         unqueued = _unqueued_since(docora, (LinkStatus.SYNCED, *_WITHOUT_MOMENT), before)
         activity = replace(activity, is_pass_missing=unqueued is not None)
     return activity
@@ -285,19 +366,9 @@ def _longest_pause(settings: Settings) -> float:
     return max(_MISSED_PASSES * settings.scan_interval_ms / 1000, settings.overdue_after or 0)
 
 
-def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
-    """Judges how long ago the last pass of `schedule` was.
+def has_missed_passes(seconds: int | None, settings: Settings) -> bool:
+    """Tells whether the last pass of `schedule` is several scan intervals ago, or none was seen.
 
-    An old pass is critical only if links wait: otherwise another program queues what is due, and
-    somebody has run `schedule` once by hand.
-
-    seconds: since that pass; None: none was seen.
-    freshness: as judged beside the queue; None: unknown.
+    seconds: since that pass.
     """
-    is_old = seconds is None or seconds > _MISSED_PASSES * settings.scan_interval_ms / 1000
-    if is_old and freshness is not None:
-        waits = freshness.overdue > 0 or freshness.nothing_moves
-        is_too_old = seconds is not None and seconds > settings.overdue_after_seconds
-        if freshness.stopped is Stop.SCHEDULE or (waits and is_too_old):
-            return CheckState.CRITICAL
-    return CheckState.WARNING if is_old else CheckState.OK
+    return seconds is None or seconds > _MISSED_PASSES * settings.scan_interval_ms / 1000

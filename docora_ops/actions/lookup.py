@@ -66,18 +66,18 @@ def choose_links(
     Raises NotFoundError, AmbiguousError; UsageError if no last good scan can match.
     """
     database = docora.database
-    found = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]
+    chosen = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]
     excluded = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.exclude_apps]
     patterns = [text for text in choice.repositories if "*" in text]
     for pattern in patterns:
-        if not has_repository_like(database, [app.app_id for app in found], pattern):
-            sentence = f"no repository matches {mask(pattern)!r}{_of(found)}"
-            raise _no_repository(sentence, database, found, pattern)
+        if not has_repository_like(database, [app.app_id for app in chosen], pattern):
+            sentence = f"no repository matches {mask(pattern)!r}{_of(chosen)}"
+            raise _no_repository(sentence, database, chosen, pattern)
     names = [text for text in choice.repositories if "*" not in text]
     before, after = _scan_window(database, choice)
-    linked = [resolve_repository(database, found, text) for text in names]
+    linked = [resolve_repository(database, chosen, text) for text in names]
     which = LinkFilter(
-        app_ids=[app.app_id for app in found],
+        app_ids=[app.app_id for app in chosen],
         exclude_app_ids=[app.app_id for app in excluded],
         repository_ids=[repository.repository_id for repository in linked],
         repository_names=patterns,
@@ -91,7 +91,7 @@ def choose_links(
         overdue_before=_overdue_before(docora) if choice.overdue else None,
     )
     recorded = {
-        "app": [app.app_name for app in found],
+        "app": [app.app_name for app in chosen],
         "exclude_app": [app.app_name for app in excluded],
         "repo": list(choice.repositories),
         "error": list(choice.errors),
@@ -140,25 +140,25 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
     Names are case-insensitive. Without `by_prefix`, the app that begins with the text is only
     suggested. Raises NotFoundError with similar names, AmbiguousError with the candidates.
     """
-    found = find_apps(database, text)
+    named = find_apps(database, text)
     begin: list[App] = []
-    if not found and text.strip():
+    if not named and text.strip():
         candidates = apps_by_prefix(database, text, _MOST_CANDIDATES + 1)
-        begin = [App(each.id, each.name) for each in candidates]
-    if len(found) == 1 or (len(begin) == 1 and by_prefix):
-        return (found or begin)[0]
+        begin = [App(candidate.id, candidate.name) for candidate in candidates]
+    if len(named) == 1 or (len(begin) == 1 and by_prefix):
+        return (named or begin)[0]
     if len(begin) == 1:
         raise NotFoundError(
             f"no app is named {mask(text)!r}: the beginning of a name is enough only where the "
             "command asks for confirmation",
             hint=_did_you_mean(begin[0].app_name, {begin[0].app_name: begin[0].app_id}),
         )
-    if several := found or begin[:_MOST_CANDIDATES]:
-        named = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in several)
+    if several := named or begin[:_MOST_CANDIDATES]:
+        listed = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in several)
         many = f"more than {_MOST_CANDIDATES}" if begin[_MOST_CANDIDATES:] else len(several)
-        which = f"{many} apps are named" if found else f"the names or ids of {many} apps begin with"
+        which = f"{many} apps are named" if named else f"the names or ids of {many} apps begin with"
         raise AmbiguousError(
-            f"{which} {mask(text)!r}: {named}",
+            f"{which} {mask(text)!r}: {listed}",
             hint="give the id of the one you mean",
             details={"app_ids": [app.app_id for app in several]},
         )
@@ -236,7 +236,9 @@ def _did_you_mean(text: str, ids: Mapping[str, str]) -> str:
     names = {_folded(name): name for name in ids}
     near: list[str] = []
     for cutoff in (0.8, 0.5):  # a near miss is not followed by names that are hardly similar
-        near = near or [names[each] for each in get_close_matches(_folded(text), names, 3, cutoff)]
+        near = near or [
+            names[folded] for folded in get_close_matches(_folded(text), names, 3, cutoff)
+        ]
     words = [quote(name if inert(mask(name)) == name else ids[name]) for name in near]
     if words:
         return f"did you mean {' or '.join(words)}?"

@@ -2,19 +2,20 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from docora_ops.actions.audit_history import past_moment
+from docora_ops.actions.bulk_operations import progress
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.journal import past_moment, progress
-from docora_ops.actions.monitoring import read_status
+from docora_ops.actions.status import Status, read_status
+from docora_ops.actions.verification import Verification
 from docora_ops.audit import HistoryEntry
-from docora_ops.bulk import OperationRecord
+from docora_ops.bulk import KnownOperation, OperationRecord
 from docora_ops.errors import NotFoundError, ServerError
-from docora_ops.links import Action, Outcome, count_succeeded
+from docora_ops.links import Action, LinkFailure, Outcome, count_succeeded
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.redis_server import read_clock
-from docora_ops.report import Pause, Report, SchedulePasses
 from docora_ops.text import When
 
 _A_DAY = timedelta(days=1)
@@ -25,12 +26,61 @@ _MOST_REASONS = 10
 _SECONDS = re.compile("([0-9]{1,9})s")
 
 
+@dataclass(frozen=True)
+class Pause:
+    """A pause of the workers. `ended_at`: None if it goes on or its end was not recorded."""
+
+    started_at: datetime
+    ended_at: datetime | None
+    who: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class SchedulePasses:
+    """The passes of `schedule` that queued something.
+
+    links: how many links they have queued.
+    last_at: the end of the last one.
+    reasons: up to ten different reasons that were given, the newest first.
+    """
+
+    passes: int
+    links: int
+    last_at: datetime | None
+    reasons: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of a period, or of one bulk operation. All lists are in the order of their begin.
+
+    changes: the newest 100, without the passes of `schedule`.
+    changes_left_out, operations_left_out: the number of older ones.
+    schedule: None in the report of one operation.
+    status: the state when the report was made.
+    verification: None unless it was asked for and Postgres could be used.
+    """
+
+    since: datetime
+    until: datetime
+    operation_id: str | None
+    changes: Sequence[HistoryEntry]
+    changes_left_out: int
+    operations: Sequence[OperationRecord]
+    operations_left_out: int
+    pauses: Sequence[Pause]
+    schedule: SchedulePasses | None
+    status: Status
+    verification: Verification | None = None
+
+
 def read_report(
     docora: Docora, *, since: When | None = None, operation_id: str | None = None
 ) -> tuple[Report, Sequence[ServerError]]:
-    """Returns the report of a time or of one bulk operation, and the errors of unusable servers.
+    """Returns the report of a period or of one bulk operation, and the errors of unusable servers.
 
-    since: the begin of the time, a day ago if None.
+    since: the start of the period; None stands for a day ago.
     operation_id: report this operation and the changes with its id.
 
     Raises NotFoundError if nothing is known of the operation, RedisError.
@@ -42,15 +92,21 @@ def read_report(
         first, until = past_moment(docora, _A_DAY if since is None else since), now
         operations, left_out = _operations_since(docora, first)
         ids = {operation.operation_id for operation in operations}
-        chosen = [it for it in changes if it.latest_at >= first or it.operation_id in ids]
-        passes = [it for it in entries if it.command == Action.SCHEDULE and it.latest_at >= first]
+        chosen = [
+            entry for entry in changes if entry.latest_at >= first or entry.operation_id in ids
+        ]
+        passes = [
+            entry
+            for entry in entries
+            if entry.command == Action.SCHEDULE and entry.latest_at >= first
+        ]
         schedule = _sum_up(passes)
     else:
         chosen = [entry for entry in changes if entry.operation_id == operation_id]
         operations, left_out, schedule = _operations_with(docora, operation_id, chosen), 0, None
-        moments = [at for it in chosen for at in (it.started_at, it.latest_at)]
-        for each in operations:
-            moments += filter(None, (each.started_at, each.last_step_at))
+        moments = [at for entry in chosen for at in (entry.started_at, entry.latest_at)]
+        for operation in operations:
+            moments += filter(None, (operation.started_at, operation.last_step_at))
         first, until = min(moments, default=now), max(moments, default=now)
     pauses = [
         pause
@@ -74,18 +130,24 @@ def read_report(
 
 
 def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRecord], int]:
-    """Returns the newest operations with a step since then, and the number of older ones."""
+    """Returns the newest operations with a step since `first`, and how many are left out."""
     ids = docora.store.find_records(first)
-    records = [docora.store.read_record(each) for each in ids[:_MOST_OPERATIONS]]
-    found = [record for record in records if record]
-    of_others = [
-        OperationRecord(**vars(each), started_at=None, reason=None, failures=[], failed_links=[])
-        for each in docora.store.read_all()
-        if each.who is None and each.last_step_at and each.last_step_at >= first
+    records = filter(None, map(docora.store.read_record, ids[:_MOST_OPERATIONS]))
+    of_the_dashboard = [
+        _unrecorded(operation)
+        for operation in docora.store.read_all()
+        if operation.who is None and operation.last_step_at and operation.last_step_at >= first
     ]
-    found += of_others[:_MOST_OPERATIONS]
-    left_out = len(ids) + len(of_others) - len(found)
-    return sorted(found, key=lambda it: it.started_at or it.last_step_at or first), left_out
+    operations = [*records, *of_the_dashboard[:_MOST_OPERATIONS]]
+    left_out = len(ids) + len(of_the_dashboard) - len(operations)
+    return sorted(operations, key=lambda it: it.started_at or it.last_step_at or first), left_out
+
+
+def _unrecorded(operation: KnownOperation, failures: Sequence[LinkFailure] = ()) -> OperationRecord:
+    """Returns an operation of which only the progress is known."""
+    return OperationRecord(
+        **vars(operation), started_at=None, reason=None, failures=failures, failed_links=[]
+    )
 
 
 def _operations_with(
@@ -95,25 +157,21 @@ def _operations_with(
     if record := docora.store.read_record(operation_id):
         return [record]
     try:
-        found, failures, _ = progress(docora, operation_id)
+        operation, failures, _ = progress(docora, operation_id)
     except NotFoundError:
         if not changes:
             raise
         return []
-    return [
-        OperationRecord(
-            **vars(found), started_at=None, reason=None, failures=failures, failed_links=[]
-        )
-    ]
+    return [_unrecorded(operation, failures)]
 
 
 def _sum_up(passes: Sequence[HistoryEntry]) -> SchedulePasses:
     queued = (
-        count_succeeded({outcome: each.counts.get(outcome, 0) for outcome in Outcome})
-        for each in passes
+        count_succeeded({outcome: entry.counts.get(outcome, 0) for outcome in Outcome})
+        for entry in passes
     )
-    last = max((each.latest_at for each in passes), default=None)
-    reasons = list(dict.fromkeys(each.reason for each in reversed(passes) if each.reason))
+    last = max((entry.latest_at for entry in passes), default=None)
+    reasons = list(dict.fromkeys(entry.reason for entry in reversed(passes) if entry.reason))
     return SchedulePasses(len(passes), sum(queued), last, reasons[:_MOST_REASONS])
 
 
@@ -128,8 +186,8 @@ def _pauses(changes: Iterable[HistoryEntry], now: datetime) -> Iterator[Pause]:
             yield replace(open_pause, ended_at=min(open_pause.ended_at or at, at))
         open_pause = None
         if entry.command == "pause":
-            found = _SECONDS.fullmatch(str(entry.selection.get("for", "")))
-            end = at + timedelta(seconds=int(found[1])) if found else None
+            limit = _SECONDS.fullmatch(str(entry.selection.get("for", "")))
+            end = at + timedelta(seconds=int(limit[1])) if limit else None
             open_pause = Pause(at, end, entry.who, entry.reason)
     if open_pause:
         end = open_pause.ended_at

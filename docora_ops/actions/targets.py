@@ -1,37 +1,56 @@
 """The targets of this user and this machine, and their states side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from docora_ops.actions.checks import CheckState
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.monitoring import read_metrics
+from docora_ops.actions.doctor import Diagnosis, diagnose
 from docora_ops.errors import DocoraOpsError
-from docora_ops.links import LinkStatus
-from docora_ops.overview import Metrics, Stop, TargetState
 from docora_ops.queue.redis_client import describe
-from docora_ops.settings import load_settings
-from docora_ops.targets import target_files
+from docora_ops.settings import load_settings, target_files
 
 _PATIENCE = 3  # seconds for each answer
+_GRACE = 2  # seconds until the second look
 _AT_ONCE = 16  # targets
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """A target, and with `targets --check` its state.
+
+    `problem`: why its file or a server can't be used, or what is critical. The fields that are not
+    known are None.
+    """
+
+    target: str
+    file: str
+    protected: bool | None = None
+    postgres: str | None = None  # names the server and the database
+    redis: str | None = None
+    failed_links: int | None = None
+    overdue_links: int | None = None
+    worker_count: int | None = None
+    problem: str | None = None
 
 
 def read_targets(*, check: bool = False) -> Sequence[TargetState]:
     """Returns the targets by name. What is wrong with one of them is its `problem`.
 
-    check: ask the servers of all targets, at the same time.
+    check: make the checks of `doctor` that need only read privileges, of all targets at once.
     """
     files = target_files()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda each: _read(*each, check=check), files.items()))
+        return list(pool.map(lambda target: _read(*target, check=check), files.items()))
 
 
 def _read(name: str, file: Path, *, check: bool) -> TargetState:
     state = TargetState(name, str(file))
     try:
         settings = load_settings(target=name).hurried(_PATIENCE)
+        settings = settings.model_copy(update={"drift_grace": min(_GRACE, settings.drift_grace)})
         state = replace(state, protected=settings.protected)
         with Docora(settings) as docora:
             state = replace(state, redis=describe(docora.redis))
@@ -42,28 +61,13 @@ def _read(name: str, file: Path, *, check: bool) -> TargetState:
 
 
 def _check(docora: Docora, state: TargetState) -> TargetState:
-    found, errors = read_metrics(docora)
-    links, workers, fresh = found.links_by_status, found.workers_by_state, found.freshness
-    problems = [*(error.message for error in errors), *_problems(found)]
+    *_, diagnosis = diagnose(docora, read_only=True)
+    assert isinstance(diagnosis, Diagnosis)  # noqa: S101 - the last event
+    problems = [check.finding for check in diagnosis.checks if check.state is CheckState.CRITICAL]
     return replace(
         state,
-        failed_links=links[LinkStatus.FAILED] if links else None,
-        overdue_links=fresh.overdue if fresh else None,
-        worker_count=sum(workers.values()) if workers else None,
+        failed_links=diagnosis.failed_links,
+        overdue_links=diagnosis.overdue_links,
+        worker_count=diagnosis.worker_count,
         problem="; ".join(problems) or None,
     )
-
-
-def _problems(found: Metrics) -> Iterator[str]:
-    """Yields what `doctor` calls critical, too."""
-    workers = found.workers_by_state or {}
-    if found.backend_ok is False:
-        yield "workers of the other backend run, or it is unclear which do"
-    elif workers and not sum(workers.values()) - workers["suspended"] - workers["silent"]:
-        yield "no worker takes jobs"
-    if (fresh := found.freshness) and fresh.overdue:
-        yield f"{fresh.overdue_words} overdue"
-    if fresh and fresh.nothing_moves:
-        yield f"nothing moves: {fresh.due} due"
-    if fresh and fresh.stopped is Stop.SCHEDULE:
-        yield fresh.stopped.sentence

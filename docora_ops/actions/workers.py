@@ -1,56 +1,12 @@
-"""The workers: pausing those of RQ, and what is wrong with those that run."""
+"""What is wrong with the workers that run, and whether they are those of the backend."""
 
 from __future__ import annotations
 
 from docora_ops.actions.docora import Docora
 from docora_ops.errors import NeedsRqError, WrongBackendError
-from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, RqWorkers, Suspension
-from docora_ops.queue.backend import (
-    live_workers,
-    read_suspension,
-    resume_workers,
-    seconds_until_forgotten,
-    suspend_workers,
-)
+from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue
+from docora_ops.queue.backend import read_suspension, seconds_until_forgotten
 from docora_ops.text import duration
-
-
-def rq_workers(docora: Docora) -> RqWorkers:
-    """Returns all live RQ workers of this Redis, of any queue, and their suspension."""
-    instead = "to keep Docora's workers from taking jobs, stop them"
-    require_rq(docora, "pause", instead)
-    if docora.queue.read_other() is OtherQueue.WORKED_ON:
-        raise WrongBackendError("a BullMQ worker of Docora runs, and obeys no pause", hint=instead)
-    return RqWorkers(read_suspension(docora.redis, Backend.RQ), live_workers(docora.redis))
-
-
-def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
-    """Suspends all RQ workers of this Redis, and returns them with their suspension.
-
-    Each worker finishes its job. A worker that is already waiting for a job may take one more.
-
-    seconds: the length of the pause; None: until `resume`.
-    reason: for the audit entry.
-
-    Raises UsageError for an unconfirmed pause of a protected target, NeedsRqError,
-    UnclearBackendError, RedisError.
-    """
-    docora.require_confirmation()
-    workers = rq_workers(docora).workers
-    change = docora.describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
-    return RqWorkers(suspend_workers(docora.redis, seconds, change), workers)
-
-
-def resume(docora: Docora, *, reason: str | None = None) -> Suspension | None:
-    """Resumes the RQ workers of this Redis after `pause` or `rq suspend`.
-
-    Returns the suspension that was ended, if any. `reason`: for the audit entry.
-    """
-    require_rq(docora, "resume", docora.advice.to_resume)
-    suspension = read_suspension(docora.redis, Backend.RQ)
-    if suspension:
-        resume_workers(docora.redis, docora.describe_change("resume", reason))
-    return suspension
 
 
 def require_rq(docora: Docora, what: str, instead: str) -> None:

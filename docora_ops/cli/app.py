@@ -18,19 +18,24 @@ from docora_ops import __version__
 from docora_ops.cli.completion import COMPLETE_VARIABLE, completion
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
+from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
-from docora_ops.cli.lists import apps, failed, links, show
-from docora_ops.cli.operations import cancel, history, operations, progress
+from docora_ops.cli.history import history
+from docora_ops.cli.link_lists import apps, failed, links, show
+from docora_ops.cli.metrics import metrics
+from docora_ops.cli.operations import cancel, operations, progress
 from docora_ops.cli.pair import pair
 from docora_ops.cli.pause import pause, resume
-from docora_ops.cli.probe import probe, set_url
-from docora_ops.cli.repair import doctor, repair
+from docora_ops.cli.probe import probe
+from docora_ops.cli.queue import queue
+from docora_ops.cli.repair import repair
 from docora_ops.cli.report import report
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed, schedule
+from docora_ops.cli.set_url import set_url
 from docora_ops.cli.signals import interruptible, interruption
-from docora_ops.cli.status import metrics, queue, status
+from docora_ops.cli.status import status
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.targets import targets
 from docora_ops.cli.verify import verify

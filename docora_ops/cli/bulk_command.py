@@ -12,6 +12,7 @@ from docora_ops.bulk import BulkResult, ChangeOptions, StoppedBy
 from docora_ops.cli.context import Context
 from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
+from docora_ops.cli.link_change import FORGOTTEN, records_in_words
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
@@ -20,7 +21,7 @@ from docora_ops.links import Action, Outcome, only_app
 from docora_ops.render import bulk_view as render
 from docora_ops.render.columns import cell
 from docora_ops.render.console import progress_bar
-from docora_ops.render.link_view import FORGOTTEN, app_counts, failures, records_in_words
+from docora_ops.render.link_tables import app_counts, failures
 from docora_ops.text import amount
 
 _STOPPING = "Stopping after the current batches. A second signal stops at once."

@@ -61,19 +61,19 @@ def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_target(incomplete: str) -> list[str]:
     """Returns the targets whose name begins with the typed text."""
-    from docora_ops.targets import target_files
+    from docora_ops.settings import target_files
 
     return [name for name in target_files() if name.startswith(incomplete)]
 
 
 def complete_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
     """Returns the ids of the bulk operations of the last hour, latest first."""
+    from docora_ops.actions.bulk_operations import operations
     from docora_ops.actions.docora import Docora
-    from docora_ops.actions.journal import operations
 
     with Docora(_settings(typer_context)) as docora:
-        found = operations(docora, limit=_LIMIT).rows
-    return [each.operation_id for each in found if each.operation_id.startswith(incomplete)]
+        known = operations(docora, limit=_LIMIT).rows
+    return [it.operation_id for it in known if it.operation_id.startswith(incomplete)]
 
 
 def complete_app_or_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
@@ -86,7 +86,7 @@ def complete_page(typer_context: typer.Context, incomplete: str) -> list[str]:
     """Returns the commands and the topics of `help` whose name begins with the typed text."""
     root: Any = typer_context.find_root().command
     folder = files("docora_ops").joinpath("help")
-    topics = (each.name.removesuffix(".md") for each in folder.iterdir() if each.name.islower())
+    topics = (file.name.removesuffix(".md") for file in folder.iterdir() if file.name.islower())
     return sorted(name for name in {*root.commands, *topics} if name.startswith(incomplete))
 
 
@@ -99,18 +99,17 @@ def _database(typer_context: typer.Context) -> Database:
 def _settings(typer_context: typer.Context) -> Settings:
     """Returns the settings with short timeouts: no statement outlives the completion for long."""
     from docora_ops.settings import load_settings
-    from docora_ops.targets import settings_source
 
     given = typer_context.params
-    env_file, target = settings_source(given.get("env_file"), given.get("target"))
+    env_file = given.get("env_file")
     timeouts = ("connect_timeout", "statement_timeout", "lock_timeout")
     # The shell has not expanded ~.
-    settings = load_settings(env_file and env_file.expanduser(), target=target)
+    settings = load_settings(env_file and env_file.expanduser(), target=given.get("target"))
     return settings.model_copy(update=dict.fromkeys(timeouts, 1))
 
 
-def _offer(found: Sequence[Candidate], incomplete: str) -> list[str]:
-    """Returns each candidate's name, or its id if the id was typed or the name can't be typed.
+def _offer(candidates: Sequence[Candidate], incomplete: str) -> list[str]:
+    """Returns the candidates' names, or the id where the id was typed or the name can't be typed.
 
     A name begins as it was typed, in any case: Typer drops all that begins otherwise.
     """
@@ -119,10 +118,13 @@ def _offer(found: Sequence[Candidate], incomplete: str) -> list[str]:
     def can_be_typed(text: str) -> bool:
         return text == inert(text) == mask(text) and bool(text.strip()) and not text.startswith("-")
 
-    named = (each.name if each.by_name and can_be_typed(each.name) else each.id for each in found)
+    words = (
+        candidate.name if candidate.by_name and can_be_typed(candidate.name) else candidate.id
+        for candidate in candidates
+    )
     begun = len(incomplete)
     return [
-        incomplete + each[begun:] if each[:begun].lower() == incomplete.lower() else each
-        for each in named
-        if can_be_typed(each)
+        incomplete + word[begun:] if word[:begun].lower() == incomplete.lower() else word
+        for word in words
+        if can_be_typed(word)
     ]

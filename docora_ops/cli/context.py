@@ -17,14 +17,13 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
 from docora_ops.cli.streams import Terminal, show_paged, terminal_to_ask
 from docora_ops.errors import DocoraOpsError, UsageError
-from docora_ops.targets import settings_source
 from docora_ops.text import mask
 
 if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora
     from docora_ops.actions.lookup import LinkChoice
+    from docora_ops.actions.pages import Page
     from docora_ops.bulk import ChangeOptions
-    from docora_ops.link_lists import Page
     from docora_ops.links import LinkStatus
     from docora_ops.render.columns import Column
 
@@ -39,10 +38,15 @@ class Context:
     as_json: bool = False
     wait: bool = False
     timeout: int | None = None
+    named_target: str | None = None
+    """What `--target` gives."""
+    typer_context: typer.Context | None = None
     arguments: ClassVar[Sequence[str]] = ()
     """The command line after the program's name."""
     target: ClassVar[str | None] = None
-    """The name of the target of the command."""
+    """The name of the target, once settings have been looked for."""
+    target_line: ClassVar[str] = ""
+    """The last line of a screen that does not name its servers; empty without a target."""
     target_option: ClassVar[str] = ""
     """The option that names the target, once its file has been read."""
     commands: ClassVar[re.Pattern[str]] = re.compile("")
@@ -56,14 +60,17 @@ class Context:
     def docora(self) -> Docora:
         """The Docora of the target, or of the environment and the env file.
 
-        Raises ConfigurationError.
+        Raises ConfigurationError, and UsageError for both a target and an env file.
         """
         from docora_ops.actions.docora import Docora
-        from docora_ops.settings import load_settings
+        from docora_ops.settings import load_settings, settings_source
 
-        docora = Docora(load_settings(self.env_file, target=Context.target))
-        if Context.target:
+        env_file, Context.target = settings_source(self.env_file, self.named_target)
+        docora = Docora(load_settings(env_file, target=Context.target))
+        if Context.target and self.typer_context:
+            Context.target_line = f"Target: {Context.target}"
             Context.target_option = f"--target {Context.target}"
+            Context.commands = _commands_with_target(self.typer_context)
         return docora
 
     def close(self) -> None:
@@ -83,11 +90,6 @@ class Context:
         """Adds the target to each command that the text suggests."""
         option = Context.target_option
         return Context.commands.sub(rf"\g<0> {option}", text) if option else text
-
-    @property
-    def target_line(self) -> str:
-        """The last line of a screen that does not name its servers; empty without a target."""
-        return f"Target: {Context.target}" if Context.target else ""
 
     def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
         """Prints the data as one document with `--json`, otherwise the parts.
@@ -112,17 +114,17 @@ class Context:
         `lost`: why data of a server is missing.
         """
         if self.as_json:
-            self.show_document(page, lost)
+            self.show_document(None, lost, page)
             return
         from docora_ops.render.columns import Listing
         from docora_ops.text import amount
 
-        found = amount(page.total, noun)
-        place = f"{found}, page {page.number} of {page.pages}"
+        rows = amount(page.total, noun)
+        place = f"{rows}, page {page.number} of {page.pages}"
         if not page.total:
             place = f"no {noun}s"
         elif not page.rows:
-            place = f"there is no page {page.number}: {found}, {amount(page.pages, 'page')}"
+            place = f"there is no page {page.number}: {rows}, {amount(page.pages, 'page')}"
         is_shown = page.rows or not sys.stdout.isatty()
         parts = [Listing(columns, page.rows)] if is_shown else []
         self.show_tables(parts, f"{where}: {place}.", paged=True)
@@ -155,15 +157,21 @@ class Context:
         if footer:
             self.say(footer)
 
-    def show_document(self, data: object, error: DocoraOpsError | None = None) -> None:
-        """Prints data for a script on stdout, with the error that ended the command, if any."""
+    def show_document(
+        self, data: object, error: DocoraOpsError | None = None, page: Page[Any] | None = None
+    ) -> None:
+        """Prints data for a script on stdout, with the error that ended the command, if any.
+
+        page: of a list, in place of the data.
+        """
         from docora_ops.render.documents import document_of, encode
 
         self.tell()
         if error and error.hint:
             error.hint = self.addressed(error.hint)
         with finishing_first():
-            for piece in encode(document_of(data, Context.arguments, error, Context.target)):
+            document = document_of(data, Context.arguments, error, Context.target, page)
+            for piece in encode(document):
                 Context.document_has_begun = True
                 sys.stdout.write(piece)
             sys.stdout.write("\n")
@@ -188,9 +196,9 @@ class Context:
     def telling_of_second_look(
         self, events: Iterable[T], suspect: str, suspects: str
     ) -> Iterator[T]:
-        """Yields the events, and says once that what the first look has found is checked again.
+        """Yields the events, and says once that the suspects of the first look are checked again.
 
-        suspect, suspects: the words for one of what was found, and for several.
+        suspect, suspects: the words for one suspect, and for several.
         """
         from docora_ops.actions.find_drift import Suspects
         from docora_ops.text import amount
@@ -198,8 +206,8 @@ class Context:
         delay = self.docora.settings.drift_grace
         for event in events:
             if delay and isinstance(event, Suspects):
-                found = amount(event.count, suspect, suspects)
-                self.say(f"{found} at first check: checking again in {delay} s.")
+                counted = amount(event.count, suspect, suspects)
+                self.say(f"{counted} at first check: checking again in {delay} s.")
                 delay = 0
             yield event
 
@@ -256,9 +264,14 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
             both = f"--{one} and --{other.replace('_', '-')}"
             raise UsageError(f"{both} can't be combined", hint="remove one of them")
     wait |= is_paced and not given.get("dry_run")
-    env_file, Context.target = settings_source(given.get("env_file"), given.get("target"))
-    Context.commands = _commands_with_target(typer_context)
-    context = Context(env_file, given.get("as_json", False), wait, timeout)
+    context = Context(
+        env_file=given.get("env_file"),
+        as_json=given.get("as_json", False),
+        wait=wait,
+        timeout=timeout,
+        named_target=given.get("target"),
+        typer_context=typer_context,
+    )
     typer_context.call_on_close(context.close)
     return context
 
@@ -278,14 +291,14 @@ def confirmation(typer_context: typer.Context, context: Context) -> Terminal | N
 
     A protected target needs its name, typed there or with `--confirm`. Raises UsageError.
     """
-    given, target = typer_context.params, Context.target
+    docora = context.docora
+    given, target = typer_context.params, docora.settings.target
     if given["confirm"] not in {None, target}:
         chosen = f"the target is {target}" if target else "there is no target"
         typed = mask(given["confirm"])[:100]
         raise UsageError(f"--confirm {typed}: {chosen}", hint="see docora-ops help targets")
     if given.get("dry_run"):
         return None
-    docora = context.docora
     docora.confirm = target  # whoever is asked below, and does not confirm, ends the command
     docora.require_confirmation()
     if given["confirm"]:
@@ -308,7 +321,7 @@ def change_options(typer_context: typer.Context) -> ChangeOptions:
     from docora_ops.bulk import ChangeOptions
 
     given = typer_context.params
-    names = [each.name for each in fields(ChangeOptions) if each.name in given]
+    names = [field.name for field in fields(ChangeOptions) if field.name in given]
     return ChangeOptions(**{name: given[name] for name in names})
 
 

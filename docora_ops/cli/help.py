@@ -37,7 +37,7 @@ def show_help(
     A topic explains one subject, such as exit codes or privileges. Needs no settings and no server.
     """
     if schema is not None:
-        from docora_ops.render.documents import schema_of
+        from docora_ops.cli.schemas import schema_of
 
         found = schema_of(schema)
         if found is None:

@@ -1,13 +1,20 @@
-"""`operations`, `progress`, `cancel` and `history`. Need only Redis."""
+"""`operations`, `progress` and `cancel`. Need only Redis."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from docora_ops.bulk import OperationState
+from docora_ops.bulk import BulkWait, KnownOperation, OperationState
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.links import LinkFailure
+from docora_ops.render.bulk_view import command_line, counted_results, links_done, state_of
+from docora_ops.render.columns import Column, Pairs, cell, style_of
+from docora_ops.render.link_tables import failures
+from docora_ops.text import ago
 
 RUNNER_IS_SILENT = (
     "The command that runs the operation has been silent for two minutes: it was killed, or hangs. "
@@ -29,12 +36,11 @@ def operations(
     that runs the operation has been silent for two minutes. For those of the last week, see report.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.journal import operations
-    from docora_ops.render.bulk_view import OPERATIONS
+    from docora_ops.actions.bulk_operations import operations
 
-    found = operations(context.docora, page=page, limit=limit)
+    known = operations(context.docora, page=page, limit=limit)
     where = f"{context.docora.redis_server}, within the last hour"
-    context.show_page(found, OPERATIONS, where, "operation")
+    context.show_page(known, _COLUMNS, where, "operation")
 
 
 def progress(
@@ -52,20 +58,19 @@ def progress(
     Also works for operations of Docora's dashboard.
     """
     context = context_of(typer_context)
-    from docora_ops.actions import journal
-    from docora_ops.render.bulk_view import progress_data, progress_screens
+    from docora_ops.actions import bulk_operations
     from docora_ops.render.console import progress_bar
 
     if follow:
         _ = context.docora.redis  # unusable settings are told before anything moves
         with progress_bar() as move:
-            for operation in journal.follow(context.docora, operation_id):
+            for operation in bulk_operations.follow(context.docora, operation_id):
                 move(operation.completed, None, operation.total)
         if operation.state is OperationState.OWNER_GONE:
             context.warn(RUNNER_IS_SILENT)
-    found, failures, _ = journal.progress(context.docora, operation_id)
-    context.show(progress_data(found, failures), progress_screens(found, failures))
-    if follow and (found.cancelled or found.not_queued or not found.finished):
+    operation, failed, _ = bulk_operations.progress(context.docora, operation_id)
+    context.show(progress_data(operation, failed), progress_screens(operation, failed))
+    if follow and (operation.cancelled or operation.not_queued or not operation.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
 
@@ -84,8 +89,7 @@ def cancel(
     a bulk retry, run it again.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.journal import cancel
-    from docora_ops.render.bulk_view import CancelData
+    from docora_ops.actions.bulk_operations import cancel
     from docora_ops.render.columns import cell
 
     is_first = cancel(context.docora, operation_id, reason=reason)
@@ -94,40 +98,61 @@ def cancel(
     context.show(data, [cell(f"{done}: {operation_id}")])
 
 
-def history(
-    typer_context: typer.Context,
-    limit: options.Limit = 20,
-    page: options.PageNumber = 1,
-    since: options.Since = None,
-    operation: options.OfOperation = None,
-    app: Annotated[
-        str | None,
-        typer.Option(
-            metavar="APP", help="Only changes with this app (id or name) among their options."
-        ),
-    ] = None,
-    no_schedule: Annotated[
-        bool, typer.Option("--no-schedule", help="Exclude the passes of schedule.")
-    ] = False,
-    as_json: options.Json = False,
-    target: options.Target = None,
-    env_file: options.EnvFile = None,
-) -> None:
-    """Show who changed what, when and why, latest first.
+_COLUMNS: Sequence[Column[KnownOperation]] = (
+    Column("Operation", lambda operation: operation.operation_id),
+    Column("Completed", links_done, is_number=True, narrowest=9),
+    Column("Put to work", lambda operation: operation.put_to_work, is_number=True, left_out=1),
+    Column(
+        "Not queued",
+        lambda operation: operation.not_queued,
+        lambda operation: "bold red" * bool(operation.not_queued),
+        is_number=True,
+        left_out=3,
+    ),
+    Column("State", state_of, lambda operation: style_of(operation.state), narrowest=11),
+    Column(
+        "Results", lambda operation: ", ".join(counted_results(operation.results)), narrowest=14
+    ),
+    Column("Last step", lambda operation: ago(operation.last_step_seconds), left_out=2),
+    Column("Who", lambda operation: operation.who, narrowest=10),
+    Column("What", lambda it: command_line(it.command, it.selection), folds=True, left_out=4),
+)
 
-    Only changes made with docora-ops are recorded, not those of the dashboard.
+
+@dataclass(frozen=True)
+class ProgressData(KnownOperation):
+    """The result of `progress`, and of `wait` for an operation, which alone has `waited`.
+
+    `failures`: the links that could not be queued; not more than 10,000 are kept.
     """
-    context = context_of(typer_context)
-    from docora_ops.actions.journal import history
-    from docora_ops.render.bulk_view import HISTORY
 
-    found = history(
-        context.docora,
-        schedule=not no_schedule,
-        since=since,
-        operation_id=operation,
-        app=app,
-        page=page,
-        limit=limit,
-    )
-    context.show_page(found, HISTORY, context.docora.redis_server, "change")
+    failures: Sequence[LinkFailure]
+    waited: BulkWait | None
+
+
+def progress_data(
+    operation: KnownOperation, failures: Sequence[LinkFailure], wait: BulkWait | None = None
+) -> ProgressData:
+    """Returns the JSON data of `progress`, or of `wait` for an operation."""
+    return ProgressData(**vars(operation), failures=failures, waited=wait and wait.grouped())
+
+
+def progress_screens(operation: KnownOperation, failed: Sequence[LinkFailure]) -> Iterator[object]:
+    """Shows the progress of one operation and the links that it could not queue."""
+    rows = ((column.name, column.cell(operation)) for column in _COLUMNS)
+    yield Pairs([row for row in rows if row[1] and row[0] != "Last step"])
+    if operation.messages:
+        yield from ("", *map(cell, operation.messages))
+    if failed:
+        yield from ("", failures(failed))
+    if (more := operation.not_queued - len(failed)) > 0:
+        yield f"and {more:,} more, which are not kept"
+
+
+@dataclass(frozen=True)
+class CancelData:
+    """The result of `cancel`. `already_cancelled`: somebody had cancelled it before."""
+
+    message: str
+    operation_id: str
+    already_cancelled: bool

@@ -39,19 +39,19 @@ def pair(
 
     docora = context.docora
     if not accept:
-        found = read_pair(docora)
-        mark = found.mark
+        now = read_pair(docora)
+        mark = now.mark
         rows = {
-            "State": found.state,
-            "Database": found.identity.database,
-            "System": found.identity.system_identifier,
+            "State": now.state,
+            "Database": now.identity.database,
+            "System": now.identity.system_identifier,
             "Marked": mark and mark.identity.database,
             "Marked system": mark and mark.identity.system_identifier,
             "Marked by": mark and mark.who,
             "Marked at": mark and moment(mark.left_at),
         }
         screen = Pairs([(name, cell(value)) for name, value in rows.items() if value])
-        context.show(found, [screen], footer=docora.servers)
+        context.show(now, [screen], footer=docora.servers)
         return
     terminal = confirmation(typer_context, context)
     if not (yes or confirm or terminal):

@@ -1,13 +1,19 @@
 """`pause` and `resume`. Need only Redis."""
 
+from __future__ import annotations
+
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.context import confirmation, context_of
 from docora_ops.jobs import QUEUE_NAME
+from docora_ops.text import amount, duration, moment
+
+if TYPE_CHECKING:
+    from docora_ops.actions.pauses import RqWorkers
 
 _DURATION = re.compile("([0-9]{1,9})([smh]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -50,26 +56,26 @@ def pause(
     """
     context = context_of(typer_context)
     terminal = confirmation(typer_context, context)
-    from docora_ops.actions.workers import pause, rq_workers
-    from docora_ops.text import amount, duration, moment
+    from docora_ops.actions.pauses import pause, rq_workers
 
     docora = context.docora
-    found = rq_workers(docora)
-    queues = sorted({name for worker in found.workers for name in worker.queues} - {QUEUE_NAME})
-    if found.suspension:
-        context.say(f"Now {found.suspension.sentence}; this pause takes its place.")
-    taken = f"no job is taken from {QUEUE_NAME}"
-    if queues:
-        taken += f", nor from the other queues {', '.join(queues)}"
     if terminal is not None:
+        now = rq_workers(docora)
+        if now.suspension:
+            context.say(f"Now {now.suspension.sentence}; this pause takes its place.")
         end = "until docora-ops resume" if at_most is None else f"for {duration(at_most)}"
-        workers = f"all RQ workers ({len(found.workers)} now)"
-        terminal.ask(f"{docora.redis_server}: suspend {workers} {end}: {taken}?")
-    elif queues:
-        context.warn(f"Warning: {taken}.")
+        workers = f"all RQ workers ({len(now.workers)} now)"
+        effect, _ = _effect(now)
+        terminal.ask(f"{docora.redis_server}: suspend {workers} {end}: {effect}?")
     paused = pause(docora, at_most, reason=reason)
     if as_json:
         context.show_document(paused)
+    if terminal is None:
+        if paused.replaced:
+            context.say(f"Before, {paused.replaced.sentence}; this pause takes its place.")
+        effect, has_other_queues = _effect(paused)
+        if has_other_queues:
+            context.warn(f"Warning: {effect}.")
     end = f" until {moment(paused.suspension.ends_at)}" if at_most and paused.suspension else ""
     context.say(f"{docora.redis_server}: workers suspended{end}. To go on: docora-ops resume")
     if busy := sum(worker.state == "busy" for worker in paused.workers):
@@ -77,6 +83,13 @@ def pause(
         context.say(f"{finishing}.")
     if idle := sum(worker.state not in {"busy", "suspended"} for worker in paused.workers):
         context.say(f"{amount(idle, 'idle worker')} may take one more job{' each' * (idle > 1)}.")
+
+
+def _effect(workers: RqWorkers) -> tuple[str, bool]:
+    """Says from which queues no job is taken, and whether there are others than Docora's."""
+    names = {name for worker in workers.workers for name in worker.queues} - {QUEUE_NAME}
+    others = f", nor from the other queues {', '.join(sorted(names))}" if names else ""
+    return f"no job is taken from {QUEUE_NAME}{others}", bool(names)
 
 
 def resume(
@@ -91,12 +104,11 @@ def resume(
     Undoes `pause` and `rq suspend`. Workers notice within a second.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.workers import resume
-    from docora_ops.render.queue_view import ResumeData
+    from docora_ops.actions.pauses import resume
 
-    suspension = resume(context.docora, reason=reason)
+    result = resume(context.docora, reason=reason)
     if as_json:
-        context.show_document(ResumeData(suspension is not None, suspension))
+        context.show_document(result)
     else:
-        told = "workers resumed" if suspension else "nothing to resume, workers are not suspended"
+        told = "workers resumed" if result.resumed else "nothing to resume, workers take jobs"
         context.say(f"{context.docora.redis_server}: {told}.")

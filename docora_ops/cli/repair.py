@@ -1,4 +1,4 @@
-"""`doctor` and `repair`."""
+"""`repair`."""
 
 from contextlib import closing
 from typing import Annotated
@@ -13,67 +13,6 @@ from docora_ops.errors import ServerError
 from docora_ops.text import amount
 
 _NEXT_STEP = "the same command finishes the rest"
-
-
-def doctor(
-    typer_context: typer.Context,
-    show_all: Annotated[
-        bool, typer.Option("--all", help="Show all checks, including those that are ok.")
-    ] = False,
-    max_failed: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            max=10**9,
-            help="Exit with code 6 if there are more than N failed links.",
-        ),
-    ] = None,
-    read_only: Annotated[
-        bool,
-        typer.Option(
-            "--read-only",
-            help="Expect read-only credentials (for monitoring), and do not test writing.",
-        ),
-    ] = False,
-    as_json: options.Json = False,
-    target: options.Target = None,
-    env_file: options.EnvFile = None,
-) -> int:
-    """Check settings, servers, queue and links.
-
-    Shows each problem with a remedy, the worst one last. Mismatches between database and queue are
-    checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
-    """
-    context = context_of(typer_context)
-    from dataclasses import replace
-
-    from docora_ops.actions.doctor import diagnose
-    from docora_ops.diagnosis import CheckState, Diagnosis
-    from docora_ops.render import drift_view
-
-    docora = context.docora
-    docora.settings = docora.settings.hurried(8)
-    events = diagnose(docora, max_failed=max_failed, read_only=read_only)
-    for event in context.telling_of_second_look(events, "mismatch", "mismatches"):
-        if isinstance(event, Diagnosis):
-            diagnosis = event
-    hinted = (
-        replace(each, hint=each.hint and context.addressed(each.hint)) for each in diagnosis.checks
-    )
-    diagnosis = replace(diagnosis, checks=list(hinted))
-    if as_json:
-        context.show_document(drift_view.doctor_data(diagnosis))
-        context.say(drift_view.summary(diagnosis))
-    else:
-        # Otherwise the worst comes last, and a pager shows the beginning.
-        screen = drift_view.doctor_screens(diagnosis, show_all=show_all)
-        context.show_tables(screen, context.target_line, paged=show_all)
-    if diagnosis.misconfigured:
-        return ExitCode.USAGE
-    if diagnosis.server_lost:
-        return ExitCode.SERVER
-    return ExitCode.PROBLEMS if diagnosis.state is CheckState.CRITICAL else ExitCode.OK
 
 
 def repair(

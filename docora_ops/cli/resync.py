@@ -74,7 +74,7 @@ def resync(
     from docora_ops.actions.many_links import resync_all
     from docora_ops.actions.one_link import link_to_resync, resync
     from docora_ops.cli.bulk_command import reset_in_words, run_bulk
-    from docora_ops.render.link_view import FORGOTTEN
+    from docora_ops.cli.link_change import FORGOTTEN
     from docora_ops.text import amount
 
     chosen = change_options(typer_context)

@@ -11,6 +11,7 @@ from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, change_options, confirmation, context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.link_change import link_data, message, result_screen
 from docora_ops.cli.signals import is_interrupted
 from docora_ops.cli.wait import wait_for_link
 from docora_ops.errors import (
@@ -56,14 +57,12 @@ def retry(
 
 def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
     """Shows the result of the change, with `--wait` that of the snapshot. Returns the exit code."""
-    from docora_ops.render import link_view as render
-
     if not context.as_json:
-        context.show_tables([render.result_screen(result)])
-        done = "dry run, nothing was changed" if result.dry_run else render.message(result)
+        context.show_tables([result_screen(result)])
+        done = "dry run, nothing was changed" if result.dry_run else message(result)
         context.say(f"{context.docora.servers}: {done}.")
     elif not context.wait:
-        context.show_document(render.link_data(result, result.workers))
+        context.show_document(link_data(result, result.workers))
     if front and result.outcome is Outcome.ALREADY_QUEUED:
         context.say("The job was waiting already and keeps its place: --front moves no job.")
     if not context.wait:

@@ -1,16 +1,34 @@
-"""`status`, `queue` and `metrics`."""
+"""`status`."""
 
-import sys
-from io import TextIOWrapper
-from typing import Annotated, cast
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.errors import UsageError
+from docora_ops.cli.queue import workers_cell
+from docora_ops.errors import PostgresError, RedisError, ServerError
+from docora_ops.links import LinkStatus
+from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
+from docora_ops.text import ago, amount, duration, good_until, moment
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rich.text import Text
+
+    from docora_ops.actions.checks import CheckState
+    from docora_ops.actions.freshness import Freshness
+    from docora_ops.actions.status import Status
+    from docora_ops.jobs import QueueOverview
+
+    Row = tuple[str, Text]
+
+_SLOW_MS = 250  # a server that takes longer to answer is slow
 
 
 def status(
@@ -27,90 +45,191 @@ def status(
     """
     context = context_of(typer_context)
     context.docora.settings = context.docora.settings.hurried(8)
-    from docora_ops.actions.monitoring import read_status
-    from docora_ops.actions.workers import warn_of_other_workers
-    from docora_ops.jobs import BackendSource, OtherQueue
-    from docora_ops.render.columns import Pairs
-    from docora_ops.render.status_view import status_rows
+    from docora_ops.actions.status import read_status
 
-    found, errors = read_status(context.docora)
+    status, errors = read_status(context.docora)
     if as_json:
-        context.show_document(found, next(iter(errors), None))
+        context.show_document(status, next(iter(errors), None))
     else:
-        context.show_tables([Pairs(list(status_rows(found, errors)))])
-    is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
-    if is_clear and found.other_queue is OtherQueue.WORKED_ON and not found.has_only_others:
-        warn_of_other_workers(context.docora, has_workers=True)
+        context.show_tables([Pairs(list(status_rows(status, errors)))])
     for error in errors:
         context.report(error)
     return exit_code_of(errors[0]) if errors else ExitCode.OK
 
 
-def queue(
-    typer_context: typer.Context,
-    app: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--app",
-            metavar="APP",
-            help="Show only jobs of this app (id or name). Repeatable.",
-            autocompletion=complete_app,
-        ),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N jobs.")
-    ] = 20,
-    as_json: options.Json = False,
-    target: options.Target = None,
-    env_file: options.EnvFile = None,
-) -> None:
-    """Show the queue, its workers and the first jobs.
+def status_rows(
+    status: Status, errors: Sequence[ServerError], *, is_verified: bool = False
+) -> Iterator[Row]:
+    """Shows the state on one screen.
 
-    Needs only Redis, and Postgres with --app. The counts are those of the whole queue. Changes
-    nothing.
+    errors: of the servers that are down.
+    is_verified: the delivered files were compared.
     """
-    context = context_of(typer_context)
-    from docora_ops.actions.reading import queue
-    from docora_ops.render.queue_view import queue_screens
+    from docora_ops.jobs import Backend
+    from docora_ops.render.bulk_view import links_done, state_of
 
-    overview = queue(context.docora, limit, apps=app or ())
-    context.show(overview, queue_screens(overview, limit))
+    if status.target:
+        yield "Target", cell(status.target)
+    postgres = f"{status.postgres} (schema {status.schema})" if status.schema else status.postgres
+    for name, kind, where, latency in (
+        ("Postgres", PostgresError, postgres, status.postgres_latency_ms),
+        ("Redis", RedisError, status.redis, status.redis_latency_ms),
+    ):
+        error = next((error for error in errors if isinstance(error, kind)), None)
+        text = cell(error.message, "bold red") if error else cell(where)
+        if kind is PostgresError and status.standby:
+            text.append(f", {status.standby}", "yellow")
+        if latency is not None and latency > _SLOW_MS:
+            text.append(f", answers take {latency:,} ms", "yellow")
+        yield name, text
+    yield from _links(status)
+    if status.freshness:
+        yield from _freshness(status.freshness)
+    queue = status.queue
+    if (held_back := status.pending_with_open_circuit) and queue and queue.backend != Backend.RQ:
+        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
+        yield "", _heading(links, "docora-ops retry-all-failed --reset-circuit", "yellow")
+    if queue:
+        yield from _queue(queue, has_only_others=status.has_only_others)
+    if queue and status.schedule_state:
+        yield "Schedule", _schedule(queue, status.schedule_state)
+    if drift := status.drift:
+        if drift.lost or drift.stuck:
+            lost = amount(drift.lost, "lost link")
+            counted = f"at least {lost}" if drift.at_least else f"{lost}, {drift.stuck} stuck"
+            yield "Drift", _heading(counted, "docora-ops repair", "red")
+        else:
+            none = "no sign of lost links" if drift.at_least else "no lost or stuck link"
+            yield "Drift", cell(none)
+    elif status.standby and queue:
+        yield "Drift", cell("not judged: a standby may lag behind the queue", "yellow")
+    counts = status.links_by_status
+    if counts and counts[LinkStatus.SYNCED] and not is_verified:
+        unproven = "synced does not prove that all were delivered"
+        yield "Files", _heading(unproven, "docora-ops verify")
+    if queue:
+        progress = "none in the last hour"
+        if last := status.last_operation:
+            done = f"{links_done(last)}, {state_of(last)}"
+            progress = f"{last.operation_id}: {done}, {ago(last.last_step_seconds)}"
+        yield "Operation", cell(progress)
 
 
-def metrics(
-    typer_context: typer.Context,
-    by_app: Annotated[
-        bool, typer.Option("--by-app", help="Include the number of failed links of each app.")
-    ] = False,
-    by_error: Annotated[
-        bool, typer.Option("--by-error", help="Include the number of failed links by error.")
-    ] = False,
-    openmetrics: Annotated[
-        bool, typer.Option("--openmetrics", help="Print OpenMetrics, which ends with # EOF.")
-    ] = False,
-    as_json: options.Json = False,
-    target: options.Target = None,
-    env_file: options.EnvFile = None,
-) -> int:
-    """Print metrics in the Prometheus text format.
-
-    If a server is unreachable, omits its metrics and exits with code 5. Changes nothing.
-    """
-    if as_json and openmetrics:
-        raise UsageError("--json and --openmetrics can't be combined", hint="remove one of them")
-    context = context_of(typer_context)
-    from docora_ops.actions.monitoring import read_metrics
-    from docora_ops.render.status_view import prometheus_text
-
-    found, errors = read_metrics(context.docora, by_app=by_app, by_error=by_error)
-    if as_json:
-        context.show_document(found, next(iter(errors), None))
+def _links(status: Status) -> Iterator[Row]:
+    counts = status.links_by_status
+    if counts is None:
+        return
+    parts = [
+        cell(f"{count} {words(name)}", "red" if name == LinkStatus.FAILED else "")
+        for name, count in counts.items()
+        if count
+    ]
+    yield "Links", cell(", ").join(parts) if parts else cell("none")
+    if parts:
+        yield "", cell(_recent_ends(status))
+    if failed := counts[LinkStatus.FAILED]:
+        apps, errors = status.failed_by_app or (), status.failed_by_error or ()
+        width = len(str(failed))
+        by_app = [f"{app.links:>{width}}  {app.app_name} ({app.app_id})" for app in apps]
+        by_error = [
+            f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}" for group in errors
+        ]
+        last = "last good until " if status.good_until_at else ""  # the others failed before
+        since = good_until(status.good_until_at, status.good_until_seconds)
+        in_apps = f"{failed} in {amount(status.failed_apps or 0, 'app')}, {last}{since}"
+        yield "Failed", _heading(in_apps, "docora-ops apps")
+        yield from _first_lines(by_app, status.failed_apps or 0)
+        with_errors = f"with {amount(status.failed_errors or 0, 'error', 'different errors')}"
+        yield "", _heading(with_errors, "docora-ops failed --group-by error")
+        yield from _first_lines(by_error, status.failed_errors or 0)
+    if status.open_circuits:
+        text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
+        yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
     else:
-        # Prometheus reads UTF-8, whatever the locale of a cron job.
-        cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
-        context.tell()
-        sys.stdout.write(prometheus_text(found, openmetrics=openmetrics))
-        sys.stdout.flush()
-    for error in errors:
-        context.report(error)
-    return ExitCode.SERVER if errors else ExitCode.OK
+        yield "Circuits", cell("none open")
+
+
+def _first_lines(lines: Sequence[str], total: int) -> Iterator[Row]:
+    """Yields the lines. If there are more in total, the last one says how many are left out."""
+    shown = lines if len(lines) >= total else [*lines[:-1], f"and {total - len(lines) + 1} more"]
+    yield from (("", _line(line)) for line in shown)
+
+
+def _recent_ends(status: Status) -> str:
+    """Says how many jobs have ended lately, which tells whether trouble grows or shrinks."""
+    counts = {
+        "synced": status.freshness.scanned_recently if status.freshness else 0,
+        "failed": status.queue.failed_recently if status.queue else 0,
+    }
+    if ends := ", ".join(f"{count} {word}" for word, count in counts.items() if count):
+        return f"in the last 15 min at least {ends}"
+    return "no job is known to have ended in the last 15 min"
+
+
+def _freshness(freshness: Freshness) -> Iterator[Row]:
+    def since(at: datetime | None) -> str:
+        return ago(int((freshness.read_at - at).total_seconds())) if at else "never"
+
+    last = "no good scan yet"
+    if freshness.last_scanned_at:
+        last = f"last good scan {since(freshness.last_scanned_at)}"
+    lines: list[Text] = []
+    if freshness.overdue:
+        overdue = f"{freshness.overdue_words} overdue"
+        lines.append(_heading(overdue, "docora-ops links --overdue", "red"))
+        oldest = freshness.overdue_since
+        lines.append(cell(f"  oldest good scan {since(oldest)} ({moment(oldest)})"))
+    if freshness.nothing_moves:
+        due = f"nothing moves: {freshness.due} due, {last}"
+        lines.append(_heading(due, "docora-ops queue", "red"))
+    if lines and freshness.stopped:
+        lines.append(cell(f"  {freshness.stopped.sentence}", "red"))
+    if freshness.is_slow:
+        lines.append(cell(freshness.slow_words, "yellow"))
+    if freshness.shortest_pass_seconds:
+        lines.append(cell(freshness.too_short_words, "yellow"))
+    for number, line in enumerate(lines or [cell(f"no link overdue, {last}")]):
+        yield "" if number else "Freshness", line
+
+
+def _schedule(queue: QueueOverview, state: CheckState) -> Text:
+    seconds = queue.last_pass_seconds
+    last = "no pass known" if seconds is None else f"last pass {ago(seconds)}"
+    if state == "ok":
+        return cell(last)
+    style = "red" if state == "critical" else "yellow"
+    return _heading(f"{last}; a timer should run", "docora-ops schedule", style)
+
+
+def _heading(text: str, command: str, style: str = "") -> Text:
+    return cell(text, style).append(f": {command}", "dim")
+
+
+def _line(text: str, style: str = "") -> Text:
+    """Returns text that is cut at the edge of a terminal: the screen must stay one screen."""
+    line = cell(f"  {text}", style)
+    line.overflow, line.no_wrap = "ellipsis", True
+    return line
+
+
+def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
+    from docora_ops.jobs import ADVICE, Backend, BackendSource
+
+    age = queue.oldest_waiting_seconds
+    waited = f" (the oldest for {duration(age)})" if age is not None else ""
+    counts = f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed"
+    yield "Queue", cell(counts)
+    advice, lost = ADVICE[queue.backend], queue.lost_words
+    if queue.backend_source is BackendSource.UNCLEAR:
+        yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
+    elif queue.workers:
+        yield "Workers", workers_cell(queue)
+    elif has_only_others:
+        yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
+    else:
+        none = "none" if queue.backend is Backend.RQ else "none seen"
+        none += f" ({lost})" if lost else ""
+        yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
+    if queue.suspension:
+        yield "", _line(queue.suspension.sentence, "yellow")
+        yield "", _heading("  to go on", advice.to_resume, "yellow")

@@ -1,12 +1,19 @@
 """`targets`."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.render.columns import Column, Listing
+
+if TYPE_CHECKING:
+    from docora_ops.actions.targets import TargetState
 
 
 def targets(
@@ -18,21 +25,41 @@ def targets(
     """List the targets, their servers and their files.
 
     With --check, shows failed and overdue links and the workers of each target, side by side. Exits
-    with code 6 if a target has a problem: its file can't be used, a server does not answer, links
-    are overdue, nothing moves, or no worker takes jobs. Failed links alone do not count.
-    Changes nothing.
+    with code 6 if a target has a problem: its file can't be used, or doctor --read-only finds
+    something critical. Changes nothing.
     """
     context = Context(as_json=as_json)
     from docora_ops.actions.targets import read_targets
-    from docora_ops.render.columns import Listing
-    from docora_ops.render.status_view import target_columns
-    from docora_ops.targets import own_folder
+    from docora_ops.settings import own_folder
 
-    found = read_targets(check=check)
+    states = read_targets(check=check)
     if as_json:
-        context.show_document(found)
-    elif found:
-        context.show_tables([Listing(target_columns(check=check), found)], paged=True)
+        context.show_document(states)
+    elif states:
+        context.show_tables([Listing(_columns(check=check), states)], paged=True)
     else:
         context.say(f"No targets: put NAME.env into {own_folder()}. See docora-ops help targets")
-    return ExitCode.PROBLEMS if any(each.problem for each in found) else ExitCode.OK
+    return ExitCode.PROBLEMS if any(state.problem for state in states) else ExitCode.OK
+
+
+def _columns(*, check: bool) -> Sequence[Column[TargetState]]:
+    """Returns the columns of the targets. `check`: with those of their states."""
+
+    def red(count: int | None) -> str:
+        return "bold red" if count else ""
+
+    state: tuple[Column[TargetState], ...] = (
+        Column("Failed", lambda it: it.failed_links, lambda it: red(it.failed_links), True),
+        Column("Overdue", lambda it: it.overdue_links, lambda it: red(it.overdue_links), True),
+        Column("Workers", lambda it: it.worker_count, is_number=True),
+    )
+    columns: tuple[Column[TargetState], ...] = (
+        Column("Target", lambda it: it.target),
+        *(state if check else ()),
+        Column("Problem", lambda it: it.problem, lambda _: "bold red", folds=True),
+        Column("Postgres", lambda it: it.postgres, left_out=3 * check),
+        Column("Redis", lambda it: it.redis, left_out=3 * check),
+        Column("Protected", lambda it: "yes" if it.protected else "", left_out=2 * check),
+        Column("File", lambda it: it.file, left_out=1 * check),
+    )
+    return columns

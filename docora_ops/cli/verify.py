@@ -9,9 +9,16 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.links import only_app
+from docora_ops.render.columns import ROWS_SHOWN, Column, Listing, cell, link_name, words
+from docora_ops.text import amount
 
 if TYPE_CHECKING:
-    from docora_ops.verification import Verification
+    from collections.abc import Iterator, Sequence
+
+    from docora_ops.actions.verification import DifferingLink, Verification
+
+LIMITS = "This compares Docora's records; it does not prove what the app has on its disk."
 
 
 def verify(
@@ -29,37 +36,106 @@ def verify(
 
     Compares the delivery records of all links, of one app, or of one link with the stored commit of
     the repository, by path and SHA-256. Lists links with missing, outdated or extra files (exit
-    code 6), and those where it is uncertain because the commit may be newer than their last scan.
-    Only what differs in two looks, some seconds apart, counts. Needs only Postgres. Changes
-    nothing.
+    code 6), and links that are uncertain because the commit may be newer than their last scan.
+    A difference counts only if two looks, some seconds apart, find the same. Needs only Postgres.
+    Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.render import verify_view as render
-
-    found = compare(context, app, repo)
+    result = compare(context, app, repo)
     if context.as_json:
-        context.show_document(found)
-        context.say(render.summary(found))
+        context.show_document(result)
+        context.say(summary(result))
     else:
-        context.show_tables(render.verify_screens(found), context.target_line, paged=True)
-    context.say(render.LIMITS)
-    is_problem = found.differing or (strict and found.uncertain)
+        context.show_tables(_screen(result), context.target_line, paged=True)
+    context.say(LIMITS)
+    is_problem = result.differing or (strict and result.uncertain)
     return ExitCode.PROBLEMS if is_problem else ExitCode.OK
 
 
 def compare(context: Context, app: str | None = None, repo: str | None = None) -> Verification:
-    """Verifies links, and shows how far it is."""
-    from docora_ops.actions.find_drift import Suspects
-    from docora_ops.actions.verifying import verify
+    """Verifies links, and shows how many have been compared."""
+    from docora_ops.actions.verification import Compared, Verification, verify
     from docora_ops.render.console import progress_bar
-    from docora_ops.verification import Verification
 
     events = verify(context.docora, app, repo)
     _ = context.docora.database  # unusable settings are told before anything moves
     with progress_bar(None, "comparing") as move:
         for event in context.telling_of_second_look(events, "link differs", "links differ"):
-            if isinstance(event, Verification):
-                found = event
-            elif not isinstance(event, Suspects):
+            if isinstance(event, Compared):
                 move(event.links, None, event.total)
-    return found
+            elif isinstance(event, Verification):
+                result = event
+    return result
+
+
+_COLUMNS: Sequence[Column[DifferingLink]] = (
+    Column("Link", link_name, narrowest=16),
+    Column(
+        "Result",
+        lambda link: f"uncertain: {words(link.doubt)}" if link.doubt else "differs",
+        lambda link: "yellow" if link.doubt else "bold red",
+        narrowest=16,  # `uncertain:` above the doubt
+    ),
+    Column("Missing", lambda link: link.missing, is_number=True, left_out=2),
+    Column("Outdated", lambda link: link.outdated, is_number=True, left_out=2),
+    Column("Extra", lambda link: link.extra, is_number=True, left_out=2),
+    Column("Files", lambda link: "; ".join(_files(link)), folds=True),
+    Column("Job id", lambda link: link.job_id, left_out=1),
+)
+
+
+def _files(link: DifferingLink) -> Iterator[str]:
+    counts = {"missing": link.missing, "outdated": link.outdated, "extra": link.extra}
+    for difference, count in counts.items():
+        paths = [file.path for file in link.examples if file.difference == difference]
+        if count:
+            shown = [*paths, *(["…"] if count > len(paths) else [])]
+            yield f"{count} {difference}: {', '.join(shown)}"
+
+
+def _screen(result: Verification) -> Iterator[object]:
+    """Shows the links that differ or may differ, what to do about them, and the counts."""
+    if links := [*result.differing_links, *result.uncertain_links]:
+        yield from (Listing(_COLUMNS, links, ROWS_SHOWN), "")
+        if result.uncertain:
+            uncertain = "Uncertain: the next good scan sends what is missing. Then:"
+            yield cell(f"{uncertain} docora-ops verify {_which(result.uncertain_links)}".rstrip())
+        yield cell(_how_to_resync(result.differing_links or links))
+    doubtful = "yellow" if result.uncertain else "green" * bool(result.proven)
+    yield cell(summary(result), "bold red" if result.differing else doubtful)
+
+
+def _how_to_resync(links: Sequence[DifferingLink]) -> str:
+    whose, which = link_name(links[0]), _which(links)
+    if not which:
+        whose, which = "a link", "APP REPO"
+    elif len(links) > 1:
+        whose, which = links[0].app_name or links[0].app_id, f"{which} --all"
+    update = " --update" if any(link.extra for link in links) else ""
+    return f"To send all files of {whose} again: docora-ops resync {which}{update}"
+
+
+def _which(links: Sequence[DifferingLink]) -> str:
+    """Returns the arguments that name the only link or the only app; '' for several apps."""
+    return links[0].words if len(links) == 1 else only_app({link.app_id for link in links})
+
+
+def summary(result: Verification) -> str:
+    """Counts the links by result, in a sentence."""
+    if not result.links:
+        return "No links."
+    skipped = {
+        "not synced": result.not_synced,
+        "while their repository is scanned": result.scanning,
+        "changing": result.changing,
+    }
+    total = sum(skipped.values())
+    reasons = ", ".join(f"{count} {why}" for why, count in skipped.items() if count)
+    parts = {
+        amount(result.differing, "link differs", "links differ"): result.differing,
+        f"{amount(result.proven, 'link')} proven": True,
+        f"{result.uncertain} uncertain": result.uncertain,
+        f"{result.not_comparable} without a stored commit": result.not_comparable,
+        f"{total} skipped ({reasons})": total,
+    }
+    return ", ".join(part for part, is_said in parts.items() if is_said) + "."

@@ -72,7 +72,7 @@ def wait_for_link(
 
     `change`: what the command has done to the link before.
     """
-    from docora_ops.render.link_view import link_data, wait_screen
+    from docora_ops.cli.link_change import link_data, wait_screen
 
     events = until_interrupted(steps)
     try:
@@ -96,7 +96,8 @@ def wait_for_link(
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.actions.following import wait_for_operation
-    from docora_ops.render.bulk_view import progress_data, progress_screens, wait_screens
+    from docora_ops.cli.operations import progress_data, progress_screens
+    from docora_ops.render.bulk_view import wait_screens
 
     steps = wait_for_operation(context.docora, operation_id, timeout=context.timeout)
     lost, events = None, until_interrupted(steps)

@@ -162,7 +162,7 @@ def _ask(context: Context) -> None:
 
 def _check(context: Context) -> ExitCode:
     """Says whether the worker of this machine is alive, without a connection to any server."""
-    from docora_ops.heartbeat import heartbeat_path, read_heartbeat
+    from docora_ops.worker.heartbeat import heartbeat_path, read_heartbeat
 
     path = heartbeat_path(context.docora.settings)
     heartbeat = read_heartbeat(path)

@@ -1,6 +1,6 @@
 """Reading lists, counts, histories and results of links. Secrets in texts and URLs are masked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -10,20 +10,108 @@ from psycopg.rows import TupleRow
 from docora_ops.database.link_rows import COUNT_MATCHING, LINKS, MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
-from docora_ops.link_lists import (
-    AppSummary,
-    DeliveredFile,
+from docora_ops.jobs import JobState
+from docora_ops.links import (
+    App,
+    AppCount,
+    LinkFilter,
     LinkGroup,
-    LinkHistory,
+    LinkIds,
+    LinkRef,
     LinkSort,
-    ListedLink,
-    Snapshot,
+    LinkStatus,
 )
-from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
-from docora_ops.overview import LinkCounts
 from docora_ops.text import mask, mask_cut, mask_url
 
 _LONGEST_ERROR = 1900  # characters in a list: an error of git can have a megabyte
+
+
+@dataclass(frozen=True, slots=True)
+class ListedLink(LinkIds):
+    """A link and the state of its job, by Docora's own names."""
+
+    app_id: str
+    app_name: str
+    repository_id: str
+    repository_name: str
+    github_url: str
+    status: str
+    error_message: str | None
+    error_message_cut: bool
+    retry_count: int
+    last_scanned_at: datetime | None
+    last_scanned_seconds: int | None  # since then, by the clock of Postgres
+    circuit_open_until: datetime | None
+    circuit_is_open: bool  # by the clock of Postgres
+    job: JobState | None = None  # None: Redis did not tell
+
+
+@dataclass(frozen=True)
+class RepositoryCount:
+    """The number of links of one repository."""
+
+    repository_id: str
+    repository_name: str
+    links: int
+
+
+@dataclass(frozen=True)
+class StatusCount:
+    """The number of links with one status."""
+
+    status: str
+    links: int
+
+
+@dataclass(frozen=True)
+class AppSummary(App):
+    """An app with the number of its links, by status, and the moment of their last good scan.
+
+    `good_until_at` and `good_until_seconds`: as in `ErrorGroup`.
+    """
+
+    base_url: str
+    links: int
+    failed: int
+    pending_snapshot: int
+    scanning: int
+    synced: int
+    last_scanned_at: datetime | None
+    good_until_at: datetime | None
+    good_until_seconds: int | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The last scan of a repository."""
+
+    commit_sha: str
+    branch: str
+    scanned_at: datetime | None
+    files: int
+
+
+@dataclass(frozen=True)
+class LinkHistory:
+    """The fields of a link in Postgres that its job does not need."""
+
+    created_at: datetime
+    last_scanned_at: datetime | None
+    last_scanned_seconds: int | None  # since then, by the clock of Postgres
+    consecutive_failures: int
+    delivered_files: int
+    last_delivered_at: datetime | None
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredFile:
+    """A file that an app has received, as recorded."""
+
+    path: str
+    sha: str
+    delivered_at: datetime
+
 
 _IDS = "l.app_id, l.repository_id"
 _ORDERS = {
@@ -144,11 +232,25 @@ WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 """
 
 
+@dataclass(frozen=True)
+class LinkCounts:
+    """The number of links by status, and of repositories whose circuit is open."""
+
+    by_status: Mapping[LinkStatus, int]  # every status
+    open_circuits: int
+    pending_with_open_circuit: int = 0  # links
+
+    @property
+    def failed(self) -> int:
+        """Counts the failed links."""
+        return self.by_status[LinkStatus.FAILED]
+
+
 def count_by_status(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories with an open circuit."""
-    found: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
-    by_status = {status: found.get(status, 0) for status in LinkStatus}
-    return LinkCounts(by_status, found["open"], found["held back"])
+    counts: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
+    by_status = {status: counts.get(status, 0) for status in LinkStatus}
+    return LinkCounts(by_status, counts["open"], counts["held back"])
 
 
 def read_now(database: Database) -> datetime:

@@ -69,6 +69,7 @@ SELECT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relname = 'app_repositories' AND relkind IN ('r', 'p', 'v', 'm', 'f')
     AND relpersistence <> 't';
 {is_read_only};
+SELECT pg_backend_pid();
 COMMIT
 """
 
@@ -188,6 +189,7 @@ class Database:
         self.place = self.server  # with the schema, once it is known
         self.schema = ""  # of Docora's tables, once it is known
         self.is_read_only = False  # by the word of an administrator, once it is known
+        self.has_proxy = False  # between us and the server, once it is known
         self._secrets = [url, given.get("password"), given.get("sslpassword")]
         self._statement_timeout = settings.statement_timeout
         # Shorter than the statement timeout, whose error does not mention the lock.
@@ -441,7 +443,8 @@ class Database:
             connection.close()
             raise
         found = (each.fetchall() for each in results if each.description)
-        *_, [(on_path,)], rows, [(self.is_read_only,)] = found
+        *_, [(on_path,)], rows, [(self.is_read_only,)], [(session,)] = found
+        self.has_proxy = session != connection.info.backend_pid  # a proxy gives an id of its own
         schemas = [schema for (schema,) in rows]
         # If no schema fits, the error of the next statement names the usual one.
         usual = [*on_path, *schemas, "public"][0]

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -9,14 +10,19 @@ from importlib.resources import files
 
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PoolingError, PostgresError
-from docora_ops.overview import Standby
 from docora_ops.settings import Settings
+from docora_ops.text import duration
 
 # A standby may show an old state for as long as it is cut off from its primary.
 STANDBY = """
 SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::bigint,
     extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::bigint
 WHERE pg_is_in_recovery()
+"""
+SERVER = f"""
+SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp()),
+    pg_is_in_recovery(), standby.*
+FROM (SELECT) one LEFT JOIN ({STANDBY}) AS standby(unreplayed_bytes, last_change_seconds) ON true
 """
 
 SESSION_ID = "SELECT pg_backend_pid()"
@@ -69,6 +75,31 @@ Privilege = tuple[str, str, str | None]  # privilege, table, column; None: the w
 
 
 @dataclass(frozen=True)
+class Standby:
+    """The lag of a Postgres standby behind its primary."""
+
+    unreplayed_bytes: int | None  # of what it has received; None if it has received nothing
+    last_change_seconds: int | None  # since the last change that it shows; grows on an idle primary
+
+    def __str__(self) -> str:
+        """Says how old the data may be."""
+        age = self.last_change_seconds
+        last = "no change replayed yet" if age is None else f"last change {duration(age)} ago"
+        left = self.unreplayed_bytes
+        return f"a standby, {last}" + (f", {left:,} bytes to replay" if left else "")
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """The server at one moment."""
+
+    version: str  # begins with a number
+    standby: Standby | None  # None on a primary
+    latency: float  # seconds that one answer took
+    clock: float  # its time, in seconds since 1970
+
+
+@dataclass(frozen=True)
 class Role:
     """The role of the current connection. Its name and schema are quoted where SQL needs it."""
 
@@ -115,44 +146,42 @@ def granted(role: str) -> list[Privilege]:
     return found
 
 
-def read_version(database: Database) -> str:
-    """Returns the version of the server; it begins with a number."""
-    [(version,)] = database.rows("SHOW server_version")
-    return str(version)
+def read_server(database: Database) -> PostgresServer:
+    """Reads version, clock and standby in one statement, and measures how long the answer takes.
+
+    Call it within a transaction: to connect and to begin takes further answers.
+    """
+    began = time.monotonic()
+    [(version, clock, in_recovery, *lag)] = database.rows(SERVER)
+    latency = time.monotonic() - began
+    standby = _standby(lag) if in_recovery else None
+    return PostgresServer(version, standby, latency, float(clock))
 
 
 def read_standby(database: Database) -> Standby | None:
     """Reads how far a standby lags; returns None on a primary."""
-    for row in database.rows(STANDBY):
-        # Negative where the clocks differ, or after a restart that has read archived changes.
-        return Standby(*(None if number is None else max(0, number) for number in row))
+    for lag in database.rows(STANDBY):
+        return _standby(lag)
     return None
 
 
-def read_clock(database: Database) -> float:
-    """Returns the time of the server's clock, in seconds since 1970."""
-    [(seconds,)] = database.rows("SELECT extract(epoch FROM clock_timestamp())")
-    return float(seconds)
+def _standby(lag: Sequence[int | None]) -> Standby:
+    # Negative where the clocks differ, or after a restart that has read archived changes.
+    return Standby(*(None if number is None else max(0, number) for number in lag))
 
 
-def read_latency(database: Database) -> float:
-    """Returns the latency of one answer in seconds."""
-    with database.snapshot():
-        began = time.monotonic()
-        database.rows(SESSION_ID)
-        return time.monotonic() - began
-
-
-def pools_transactions(settings: Settings) -> bool | None:
+def pools_transactions(settings: Settings, tries: int = _TRIES) -> bool | None:
     """Tells whether a proxy pools transactions; None if two connections can't be opened at once.
 
-    Raises PoolingError if it pools statements.
+    tries: how often a session is compared; a few are no proof beside busy clients of the pool.
+
+    Raises PoolingError if the proxy pools statements.
     """
     hurried = settings.hurried(settings.connect_timeout)
     with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
         try:
             session = first.rows(SESSION_ID)
-            for _ in range(_TRIES):
+            for _ in range(tries):
                 with second.snapshot():
                     # Such a proxy shares a session between the two, or changes a session. With a
                     # shared one, a pool of one session would not answer the first.
@@ -178,26 +207,30 @@ def require_session(settings: Settings) -> None:
 def read_creators(database: Database) -> list[tuple[str, str]]:
     """Returns schema and role for each role that may create objects in the schema of the tables.
 
-    Omits superusers, our own role, and the owners of the schema and the tables.
+    Omits superusers, our own role, and the owners of the schema and the tables. Call it within a
+    transaction, in which the schema is known.
     """
-    with database.snapshot():
-        tables = [table for _, table, _ in granted("docora_ops")]
-        return list(database.rows(CREATORS, {"tables": tables, "schema": database.schema}))
+    tables = [table for _, table, _ in granted("docora_ops")]
+    return list(database.rows(CREATORS, {"tables": tables, "schema": database.schema}))
 
 
 def read_role(database: Database) -> Role:
-    """Reads the role of the connection and its privileges on Docora's tables."""
+    """Reads the role of the connection and its privileges on Docora's tables.
+
+    Call it within a transaction: a pool may run the next one in another session.
+    """
     needed = dict.fromkeys(granted("docora_ops") + granted("docora_worker"))
-    privileges, tables, columns = (list(each) for each in zip(*needed, strict=True))
-    wanted = {"privileges": privileges, "tables": tables, "columns": columns}
-    with database.snapshot():
-        [(name, schema, is_superuser)] = database.rows(ROLE, {"schema": database.schema})
-        found = database.rows(PRIVILEGES, {"schema": database.schema, **wanted})
-    existing = {row[1] for row in found if row[3]}
+    names, tables, columns = (list(values) for values in zip(*needed, strict=True))
+    wanted = {"privileges": names, "tables": tables, "columns": columns}
+    [(name, schema, is_superuser)] = database.rows(ROLE, {"schema": database.schema})
+    privileges = database.rows(PRIVILEGES, {"schema": database.schema, **wanted})
+    existing = {table for _, table, _, exists, _ in privileges if exists}
     missing = [
         f"{table}.{column}" if table in existing else table
-        for _, table, column, exists, _ in found
+        for _, table, column, exists, _ in privileges
         if not exists
     ]
-    held = {row[:3] for row in found if row[4]}
+    held = {
+        (privilege, table, column) for privilege, table, column, _, is_held in privileges if is_held
+    }
     return Role(name, schema, is_superuser, list(dict.fromkeys(missing)), held)

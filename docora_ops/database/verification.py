@@ -24,15 +24,42 @@ known in three cases:
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
-from docora_ops.verification import DifferingFile, Doubt, FileDifference
 
 EXAMPLES = 3  # of each kind of difference, for each link
 _LONGEST_PATH = 1024  # characters that the table of deliveries can hold
 _LONGEST_INDEXED = 2600  # bytes of a path that its index can hold
 _LONGEST_STORING = "1 minute"  # that Docora's worker takes to store a commit
+
+
+class FileDifference(StrEnum):
+    """How a delivery record differs from the stored commit."""
+
+    MISSING = "missing"  # in the commit, but not delivered
+    OUTDATED = "outdated"  # delivered with another SHA-256
+    EXTRA = "extra"  # delivered, but not in the commit
+
+
+class Doubt(StrEnum):
+    """Why the stored commit may come from a scan of another link than the one that differs."""
+
+    SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
+    SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored
+    SCANNED_TOGETHER = "scanned_together"  # another link's scan also ended after it was stored
+    OTHER_PENDING = "other_pending"  # another link's scan may have been cut off
+    OTHER_FAILED = "other_failed"  # another link's scan may have been cut off in its last try
+
+
+@dataclass(frozen=True, slots=True)
+class DifferingFile:
+    """One file that differs."""
+
+    path: str
+    difference: FileDifference
+
 
 # Statistics may be misleading, so Postgres must not go through a whole table for each link.
 _PLAN_SAFELY = """
@@ -153,17 +180,17 @@ WHERE %(only_app)s::text IS NULL OR app_id = %(only_app)s::text
 
 @dataclass(frozen=True, slots=True)
 class ComparedLink:
-    """One comparison of a link's delivered files with the stored commit.
+    """A link, and how its delivered files differ from the stored commit.
 
-    A link is compared if it is `synced`, not `is_scanned`, and `has_commit`.
+    Only a link that is `synced`, not `is_scanned` and `has_commit` is compared.
 
-    last_scanned_at: of a compared link.
-    is_scanned: it, or another link of its repository, is being scanned.
+    is_scanned: the link, or another link of its repository, is being scanned.
+    last_scanned_at: None unless the link is compared.
     has_commit: the repository has a stored commit.
-    doubt: why the scan of another link may have stored the commit; None if no file differs, or if
-        the link's own scan has stored it.
-    missing, outdated, extra: numbers of files; 0 unless it is compared.
-    state: of a compared link, equal in two looks if nothing has changed between them.
+    doubt: None if no file differs, or if the link's own scan has stored the commit.
+    missing, outdated, extra: numbers of files; 0 unless the link is compared.
+    state: a digest of the differences, equal in two looks if nothing has changed in between; empty
+        unless the link is compared.
     """
 
     ref: LinkRef
@@ -211,10 +238,10 @@ def _compare(database: Database, sql: str, parameters: dict[str, object]) -> lis
     with database.snapshot():
         database.execute(_PLAN_SAFELY)
         rows = database.rows(sql, parameters)
-    found = []
+    links = []
     for *ids, status, is_scanned, scanned_at, stored, doubt, m, o, e, state, k, p in rows:
         pairs = zip(k or (), p or (), strict=True)
         examples = [DifferingFile(path, FileDifference(kind)) for kind, path in pairs]
         facts = (status, is_scanned, scanned_at, stored, doubt and Doubt(doubt), m, o, e, state)
-        found.append(ComparedLink(LinkRef(*ids), *facts, examples))
-    return found
+        links.append(ComparedLink(LinkRef(*ids), *facts, examples))
+    return links

@@ -21,7 +21,6 @@ from docora_ops.jobs import (
     QueueOverview,
 )
 from docora_ops.links import LinkStatus, Outcome, Payload
-from docora_ops.pair import PAIR_KEY, DatabaseIdentity
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import (
     BULLMQ,
@@ -35,7 +34,7 @@ from docora_ops.queue.backend import (
     permitted,
     sees_bullmq_worker,
 )
-from docora_ops.queue.pair_mark import encode_mark
+from docora_ops.queue.pair_mark import PAIR_KEY, DatabaseIdentity, encode_mark
 from docora_ops.queue.redis_client import (
     Command,
     Script,

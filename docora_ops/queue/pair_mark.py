@@ -1,15 +1,59 @@
 """The mark in Redis that names the database that this Redis belongs to."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, cast
 
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from docora_ops.pair import PAIR_KEY, DatabaseIdentity, PairMark, StoredMark
 from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of
 from docora_ops.queue.redis_client import moment_of_timestamp, redis_errors, server_time, text_of
+
+PAIR_KEY = "docora-ops:pair"
+"""The key in Redis that holds the mark."""
+
+
+@dataclass(frozen=True)
+class DatabaseIdentity:
+    """What tells one database from another.
+
+    system_identifier: of the server's data, which its standbys and physical copies share; None if
+        the role may not read it.
+    app_ids: up to 20 apps.
+    """
+
+    database: str
+    system_identifier: str | None
+    app_ids: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.database} (system {self.system_identifier or 'unknown'})"
+
+
+@dataclass(frozen=True)
+class PairMark:
+    """What a change leaves in Redis about its database."""
+
+    identity: DatabaseIdentity
+    who: str
+    left_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class StoredMark:
+    """What Redis holds in place of the mark.
+
+    mark: None if there is none, or it can't be read.
+    text: the mark as it stands in Redis; empty if there is none.
+    is_permitted: our user may read it.
+    """
+
+    mark: PairMark | None = None
+    text: str = ""
+    is_permitted: bool = True
 
 
 def read_mark(client: Redis) -> StoredMark:

@@ -127,13 +127,13 @@ class Script:
         return [reply.decode(errors="replace") for reply in replies]
 
 
-def latency(client: redis.Redis) -> float:
-    """Measures how many seconds an answer takes. Raises RedisError."""
+def measure(client: redis.Redis) -> tuple[float, float]:
+    """Returns the seconds that an answer takes, and the time of Redis. Raises RedisError."""
     with redis_errors(client):
         client.time()  # connects, which takes several answers
         began = time.monotonic()
-        client.time()
-        return time.monotonic() - began
+        clock = server_time(client)
+        return time.monotonic() - began, clock
 
 
 def server_time(client: redis.Redis) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from docora_ops.audit import HistoryEntry, HistoryState
 from docora_ops.bulk import (
     BulkResult,
     BulkWait,
@@ -17,11 +16,19 @@ from docora_ops.bulk import (
     RunningOperation,
     StoppedBy,
 )
-from docora_ops.link_lists import LinkGroup
-from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink
-from docora_ops.render.columns import Column, Listing, Pairs, cell, style_of, words
-from docora_ops.render.link_view import ROWS_SHOWN, app_counts, failures, group_columns, link_name
-from docora_ops.text import amount, duration, moment
+from docora_ops.links import Action, App, LinkGroup, Outcome, PlannedLink
+from docora_ops.render.columns import (
+    ROWS_SHOWN,
+    Column,
+    Listing,
+    Pairs,
+    cell,
+    link_name,
+    style_of,
+    words,
+)
+from docora_ops.render.link_tables import app_counts, failures, group_columns
+from docora_ops.text import moment
 
 _MESSAGES = {  # for some links, and for none
     Action.RETRY: ("Bulk retry started", "Nothing to retry"),
@@ -116,6 +123,13 @@ def stopped(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:
 # The wait for snapshots.
 
 
+def state_of(operation: KnownOperation) -> str:
+    """Returns the state, or why the operation was stopped."""
+    if operation.state is OperationState.CANCELLED:
+        return stopped(operation.stopped_by, operation.cancelled_by)
+    return words(operation.state)
+
+
 def wait_screens(wait: BulkWait) -> Iterator[object]:
     """Shows the result of the wait for the snapshots, and which failed again or have no job."""
     if not wait.total:
@@ -165,9 +179,6 @@ def counted_results(results: Results | None, unfinished: str = "not finished") -
     return [f"{count} {label}" for label, count in counts.items() if count]
 
 
-# `operations`, `progress` and `cancel`.
-
-
 def detached_screen(operation_id: str, process: int) -> Pairs:
     """Shows how to follow and end an operation that goes on in another process."""
     rows = {
@@ -187,109 +198,9 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
         # Names are recorded beside ids; the old URL is the result.
         if name in {"app_id", "repository_id", "old_url"}:
             continue
-        for each in value if isinstance(value, list) else [value]:
+        for argument in value if isinstance(value, list) else [value]:
             if name not in {"app_name", "repository_name", "new_url"}:
                 typed.append(f"--{name.replace('_', '-')}")
-            if each is not True:
-                typed.append(str(each))
+            if argument is not True:
+                typed.append(str(argument))
     return shlex.join(typed)
-
-
-def state_of(operation: KnownOperation) -> str:
-    """Returns the state, or why the operation was stopped."""
-    if operation.state is OperationState.CANCELLED:
-        return stopped(operation.stopped_by, operation.cancelled_by)
-    return words(operation.state)
-
-
-def ago(seconds: int | None) -> str:
-    """Returns `5 s ago`, or `unknown`."""
-    return "unknown" if seconds is None else f"{duration(seconds)} ago"
-
-
-OPERATIONS: Sequence[Column[KnownOperation]] = (
-    Column("Operation", lambda each: each.operation_id),
-    Column("Completed", links_done, is_number=True, narrowest=9),
-    Column("Put to work", lambda each: each.put_to_work, is_number=True, left_out=1),
-    Column(
-        "Not queued",
-        lambda each: each.not_queued,
-        lambda each: "bold red" * bool(each.not_queued),
-        is_number=True,
-        left_out=3,
-    ),
-    Column("State", state_of, lambda each: style_of(each.state), narrowest=11),
-    Column("Results", lambda each: ", ".join(counted_results(each.results)), narrowest=14),
-    Column("Last step", lambda each: ago(each.last_step_seconds), left_out=2),
-    Column("Who", lambda each: each.who, narrowest=10),
-    Column("What", lambda it: command_line(it.command, it.selection), folds=True, left_out=4),
-)
-
-
-@dataclass(frozen=True)
-class ProgressData(KnownOperation):
-    """The result of `progress`, and of `wait` for an operation, which alone has `waited`.
-
-    `failures`: the links that could not be queued; not more than 10,000 are kept.
-    """
-
-    failures: Sequence[LinkFailure]
-    waited: BulkWait | None
-
-
-def progress_data(
-    operation: KnownOperation, failures: Sequence[LinkFailure], wait: BulkWait | None = None
-) -> ProgressData:
-    """Returns the JSON data of `progress`, or of `wait` for an operation."""
-    return ProgressData(**vars(operation), failures=failures, waited=wait and wait.grouped())
-
-
-def progress_screens(operation: KnownOperation, failed: Sequence[LinkFailure]) -> Iterator[object]:
-    """Shows the progress of one operation and the links that it could not queue."""
-    rows = ((column.name, column.cell(operation)) for column in OPERATIONS)
-    yield Pairs([row for row in rows if row[1] and row[0] != "Last step"])
-    if operation.messages:
-        yield from ("", *map(cell, operation.messages))
-    if failed:
-        yield from ("", failures(failed))
-    if (more := operation.not_queued - len(failed)) > 0:
-        yield f"and {more:,} more, which are not kept"
-
-
-@dataclass(frozen=True)
-class CancelData:
-    """The result of `cancel`. `already_cancelled`: somebody had cancelled it before."""
-
-    message: str
-    operation_id: str
-    already_cancelled: bool
-
-
-# `history`.
-
-
-def result_of_change(entry: HistoryEntry) -> str:
-    """Counts the links of a change by outcome and result, and its delivery records."""
-    counts = dict(entry.counts)
-    total = counts.pop("total", 0)
-    cleared, marked = counts.pop("deliveries_cleared", 0), counts.pop("deliveries_marked", 0)
-    parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
-    for records, done in ((cleared, "deleted"), (marked, "marked")):
-        parts += [f"{amount(records, 'delivery record')} {done}"] if records else []
-    if old_url := entry.selection.get("old_url"):
-        parts = [f"was {old_url}"]
-    if entry.state is not HistoryState.DONE:
-        is_cancelled = entry.state is HistoryState.CANCELLED
-        end = stopped(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)
-        parts = [f"{amount(total, 'link')}: {', '.join([*parts, end])}"]
-    return "; ".join(filter(None, (", ".join(parts), ", ".join(counted_results(entry.results)))))
-
-
-HISTORY: Sequence[Column[HistoryEntry]] = (
-    Column("When", lambda entry: entry.started_at),
-    Column("Who", lambda entry: entry.who),
-    Column("What", lambda entry: command_line(entry.command, entry.selection), folds=True),
-    Column("Result", result_of_change),
-    Column("Operation", lambda entry: entry.operation_id, left_out=1),
-    Column("Reason", lambda entry: entry.reason),
-)

@@ -1,20 +1,44 @@
-"""Lists and screens of names and values, for a terminal of any width or for a pipe."""
+"""Lists and screens of names and values, for a terminal of any width or for a pipe.
+
+Imports rich only where it prints, so that each command can define its columns beside its options.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from re import Pattern
-from typing import Any, Generic, Literal, TypeVar
-
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from docora_ops.text import inert, moment
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
 Row = TypeVar("Row")
+
+
+class NamedLink(Protocol):
+    """A link with its job id, and with the names of app and repository where they are known."""
+
+    @property
+    def job_id(self) -> str:
+        """`APP_ID-REPOSITORY_ID`."""
+
+    @property
+    def app_name(self) -> str | None:
+        """None if it is not known."""
+
+    @property
+    def repository_name(self) -> str | None:
+        """None if it is not known."""
+
+
+NO_ERROR = "no error recorded"
+ROWS_SHOWN = 20  # of a list that only says what a summary is about
 
 _GAP = 2
 _NARROWEST = 24  # columns that a long text needs to be readable
@@ -30,21 +54,31 @@ _STYLES = {
 
 def cell(value: object, style: str = "") -> Text:
     """Returns the value as inert text, in which rich reads no markup."""
+    from rich.text import Text
+
     return Text(inert(value), style=style, overflow="fold")
 
 
 def with_option(part: object, commands: Pattern[str], option: str) -> object:
     """Returns the part of a screen with the option behind each command that it mentions."""
+    from rich.text import Text
 
     def extend(value: Any) -> Any:
         if isinstance(value, Text):
-            pieces = value.divide([each.end() for each in commands.finditer(value.plain)])
+            pieces = value.divide([match.end() for match in commands.finditer(value.plain)])
             return Text(f" {option}", value.style, overflow=value.overflow).join(pieces)
         return commands.sub(rf"\g<0> {option}", value) if isinstance(value, str) else value
 
     if isinstance(part, Pairs):
-        return Pairs([(name, extend(text)) for name, text in part.rows])
+        return replace(part, rows=[(name, extend(text)) for name, text in part.rows])
     return extend(part)  # a list holds what was recorded, and stays as it is
+
+
+def link_name(link: NamedLink) -> str:
+    """Returns `Acme Search ← octo/api`, or the job id unless both names are known."""
+    if link.app_name and link.repository_name:
+        return f"{link.app_name} ← {link.repository_name}"
+    return link.job_id
 
 
 def words(slug: str) -> str:
@@ -84,13 +118,15 @@ class Column(Generic[Row]):
         value = self.value(row)
         values = value if isinstance(value, tuple) else (value,)
         return [
-            inert(moment(each) if isinstance(each, datetime) else each)
-            for each in values
-            if each is not None
+            inert(moment(item) if isinstance(item, datetime) else item)
+            for item in values
+            if item is not None
         ]
 
     def cell(self, row: Row) -> Text:
         """Returns the styled text of a cell for a terminal."""
+        from rich.text import Text
+
         style = self.style(row) if self.style else ""
         text = Text("\n".join(self.lines(row)), style, overflow="fold")
         text.truncate(_LONGEST_ON_SCREEN, overflow="ellipsis")
@@ -99,9 +135,13 @@ class Column(Generic[Row]):
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """A screen of names and values. A value without a name continues the one before it."""
+    """A screen of names and values. A value without a name continues the one before it.
+
+    longest: the characters of a value that a terminal shows.
+    """
 
     rows: Sequence[tuple[str, Text]]
+    longest: int = _LONGEST_ON_SCREEN
 
     def lines(self) -> Iterator[str]:
         """Yields the lines for a pipe: name, tab, value."""
@@ -112,11 +152,13 @@ class Pairs:
 
     def __rich__(self) -> Table:
         """Returns the table for a terminal."""
+        from rich.table import Table
+
         table = Table.grid(padding=(0, _GAP, 0, 0))
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in self.rows:
-            value.truncate(_LONGEST_ON_SCREEN, overflow="ellipsis")
+            value.truncate(self.longest, overflow="ellipsis")
             table.add_row(name, value)
         return table
 
@@ -139,6 +181,10 @@ class Listing(Generic[Row]):
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
         """Yields a table if it fits the terminal, otherwise a block for each row."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
         rows = self.rows[: self.most]
         if widths := self._widths(rows, options.max_width):
             table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -158,16 +204,20 @@ class Listing(Generic[Row]):
 
     def _widths(self, rows: Sequence[Row], width: int) -> dict[Column[Row], int]:
         """Returns the columns that fit, each with its width; empty if no table is readable."""
+        from rich.cells import cell_len
+
         widths: dict[Column[Row], int] = {}
         for column in self.columns:
             widest = max((cell_len(line) for row in rows for line in column.lines(row)), default=0)
             if widest or not rows:  # a column without any value tells nothing
                 widths[column] = max(widest, cell_len(column.name))
-        removable = sorted((each for each in widths if each.left_out), key=lambda it: -it.left_out)
+        removable = sorted(
+            (column for column in widths if column.left_out), key=lambda it: -it.left_out
+        )
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
             narrowest = {column: _NARROWEST for column in widths if column.folds}
-            if all(each.narrowest for each in removable):
-                narrowest |= {each: each.narrowest for each in reversed(widths) if each.narrowest}
+            if all(column.narrowest for column in removable):
+                narrowest |= {it: it.narrowest for it in reversed(widths) if it.narrowest}
             if folded := _folded(widths, narrowest, missing):
                 return folded
             if not removable:
@@ -196,13 +246,13 @@ def _folded(
 def named_values(value: Any) -> Iterator[tuple[str, Text]]:
     """Yields the name and value of each field that has one, and of the fields of a value in it."""
     for field in fields(value):
-        name, found = words(field.name).capitalize(), getattr(value, field.name)
+        name, held = words(field.name).capitalize(), getattr(value, field.name)
         name = name.replace("Github", "GitHub").replace(" url", " URL")
-        if is_dataclass(found) and not isinstance(found, type):
-            yield from ((f"{name} {inner.lower()}", text) for inner, text in named_values(found))
-        elif isinstance(found, bool):
-            yield name, cell("yes" if found else "no")
-        elif isinstance(found, datetime):
-            yield name, cell(moment(found))
-        elif isinstance(found, str | int):
-            yield name, cell(found, style_of(str(found)))
+        if is_dataclass(held) and not isinstance(held, type):
+            yield from ((f"{name} {inner.lower()}", text) for inner, text in named_values(held))
+        elif isinstance(held, bool):
+            yield name, cell("yes" if held else "no")
+        elif isinstance(held, datetime):
+            yield name, cell(moment(held))
+        elif isinstance(held, str | int):
+            yield name, cell(held, style_of(str(held)))

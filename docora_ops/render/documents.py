@@ -1,16 +1,17 @@
-"""JSON for a script, and its JSON Schema, both made from the same dataclasses."""
+"""JSON for a script, made from dataclasses."""
 
 import json
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from docora_ops import __version__
 from docora_ops.errors import DocoraOpsError
-from docora_ops.link_lists import Page
 from docora_ops.text import mask, mask_url, moment
+
+if TYPE_CHECKING:
+    from docora_ops.actions.pages import Page
 
 Data = TypeVar("Data")
 
@@ -56,21 +57,21 @@ def document_of(
     arguments: Sequence[str],
     error: DocoraOpsError | None = None,
     target: str | None = None,
+    page: "Page[Any] | None" = None,
 ) -> Document[object]:
     """Returns the document of a command that was typed with these arguments, without secrets.
 
-    `data`: a dataclass, or a page of a list of them.
+    `data`: a dataclass or a list of them. `page`: the page of a list, in place of `data`.
     """
     pagination = None
-    if isinstance(data, Page):
-        pagination = Pagination(data.number, data.limit, data.total, data.pages)
-        data = data.rows
+    if page is not None:
+        data, pagination = page.rows, Pagination(page.number, page.limit, page.total, page.pages)
     told: dict[str, Any] = {}
     if error:
         told = {"error": _valid(mask(error.message)), "code": error.code, **error.details}
         told["hint"] = _valid(mask(error.hint)) if error.hint else None
     # The query of a URL may be secret.
-    words = (mask_url(each) if "://" in each else each for each in arguments)
+    words = (mask_url(word) if "://" in word else word for word in arguments)
     command = _valid(mask(shlex.join(["docora-ops", *words])))
     now = datetime.now(UTC)
     target = target and _valid(mask(target))
@@ -92,53 +93,3 @@ def _encodable(value: Any) -> Any:
     if isinstance(value, datetime):
         return moment(value)
     return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-def schema_of(command: str) -> dict[str, Any] | None:
-    """Returns the JSON Schema of a command's documents; None if it prints none."""
-    from pydantic import TypeAdapter
-    from pydantic.json_schema import GenerateJsonSchema
-
-    from docora_ops import audit, bulk, jobs, link_lists, links, overview, report, verification
-    from docora_ops.pair import Pair
-    from docora_ops.probe import Probe, UrlChange
-    from docora_ops.render import bulk_view, drift_view, link_view, queue_view
-
-    counts = list[link_lists.RepositoryCount] | list[link_lists.StatusCount]
-    groups = list[links.AppCount] | counts | list[link_lists.ErrorGroup]
-    one, many = link_view.LinkData, bulk_view.BulkData
-    data: Any = {
-        "status": overview.Status,
-        "failed": list[link_lists.ListedLink] | groups,
-        "links": list[link_lists.ListedLink] | groups,
-        "apps": list[link_lists.AppSummary],
-        "show": link_lists.LinkDetails | list[link_lists.DeliveredFile],
-        "queue": jobs.QueueOverview,
-        "doctor": drift_view.DoctorData,
-        "verify": verification.Verification,
-        "probe": Probe,
-        "metrics": overview.Metrics,
-        "retry": one,
-        "retry-all-failed": many,
-        "resync": one | many,
-        "repair": drift_view.RepairData,
-        "schedule": many,
-        "set-url": UrlChange,
-        "operations": list[bulk.KnownOperation],
-        "progress": bulk_view.ProgressData,
-        "wait": one | bulk_view.ProgressData,
-        "cancel": bulk_view.CancelData,
-        "pair": Pair,
-        "pause": jobs.RqWorkers,
-        "resume": queue_view.ResumeData,
-        "history": list[audit.HistoryEntry],
-        "report": report.Report,
-        "targets": list[overview.TargetState],
-    }.get(command)
-    if data is None:
-        return None
-    return {
-        "$schema": GenerateJsonSchema.schema_dialect,
-        "$id": f"urn:docora-ops:{__version__}:{command}",
-        **TypeAdapter(Document[data]).json_schema(mode="serialization"),
-    }

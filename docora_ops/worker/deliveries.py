@@ -16,8 +16,8 @@ from itertools import chain
 from typing import Literal
 from uuid import uuid4
 
+from docora_ops.actions.encryption import decrypt
 from docora_ops.database.circuits import Circuit, Recipient
-from docora_ops.encryption import decrypt
 from docora_ops.errors import DeliveryError, SnapshotError
 from docora_ops.links import PublicPayload
 from docora_ops.settings import Settings

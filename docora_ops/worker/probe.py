@@ -19,16 +19,15 @@ from urllib.parse import urljoin, urlsplit
 from cryptography import x509
 from urllib3.connection import HTTPConnection
 
-from docora_ops.actions.app_url import base_url_of, refusal_of
+from docora_ops.actions.app_url import Probe, ProbeStep, base_url_of, refusal_of
+from docora_ops.actions.checks import CheckState
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.encryption import decrypt
 from docora_ops.actions.lookup import gone, resolve_app, resolve_repository
-from docora_ops.database.urls import LinkToken, read_tokens
-from docora_ops.diagnosis import CheckState
-from docora_ops.encryption import decrypt
+from docora_ops.database.app_url import LinkToken, read_tokens
 from docora_ops.errors import ConfigurationError, DeliveryError, SnapshotError
 from docora_ops.interrupts import held_back
 from docora_ops.links import App
-from docora_ops.probe import Probe, ProbeStep
 from docora_ops.settings import Settings
 from docora_ops.text import amount, mask_url
 from docora_ops.worker import host

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from redis import Redis
 from rq.suspension import is_suspended
 
+from docora_ops.actions.encryption import count_foreign
+from docora_ops.actions.pair import TO_ACCEPT, PairState, compare_with_mark
 from docora_ops.database import Database
-from docora_ops.database.identity import read_identity
 from docora_ops.database.link_scans import some_auth_keys
-from docora_ops.encryption import count_foreign
 from docora_ops.errors import (
     DocoraOpsError,
     PairMismatchedError,
@@ -23,9 +23,8 @@ from docora_ops.errors import (
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
-from docora_ops.pair import TO_ACCEPT, PairState, StoredMark, compare
 from docora_ops.queue.backend import sees_bullmq_worker
-from docora_ops.queue.pair_mark import read_mark
+from docora_ops.queue.pair_mark import StoredMark, read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 from docora_ops.worker import host
@@ -195,16 +194,14 @@ class Reasons:
         )
 
     def _try_pair(self) -> Bar | None:
-        mark = self._mark.mark
-        app_ids = mark.identity.app_ids if mark else ()
         try:
             with closing(Database(self._settings)) as database:
-                found = compare(self._mark, *read_identity(database, app_ids))
+                pair = compare_with_mark(database, self._mark)
         except PostgresError as error:
             return Bar(NoJobCode.POSTGRES, error.message, error)
-        if found.state is not PairState.OTHER:
+        if pair.state is not PairState.OTHER:
             return None
-        other = PairMismatchedError(found.finding, hint=TO_ACCEPT)
+        other = PairMismatchedError(pair.finding, hint=TO_ACCEPT)
         return Bar(NoJobCode.WRONG_PAIR, "Redis belongs to another database", other)
 
     def _try_host(self) -> Bar | None:

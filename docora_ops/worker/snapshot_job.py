@@ -10,10 +10,10 @@ from dataclasses import asdict
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
+from docora_ops.actions.encryption import decrypt
 from docora_ops.database import Database, Session, circuits
 from docora_ops.database import link_scans as scans
 from docora_ops.database.link_scans import Failure, Refusal
-from docora_ops.encryption import decrypt
 from docora_ops.errors import (
     BrokenCloneError,
     ConfigurationError,

@@ -7,9 +7,9 @@ import socket
 import time
 from contextlib import suppress
 
-from docora_ops.heartbeat import Heartbeat, heartbeat_path, write_heartbeat
 from docora_ops.settings import Settings
 from docora_ops.text import inert
+from docora_ops.worker.heartbeat import Heartbeat, heartbeat_path, write_heartbeat
 from docora_ops.worker.log import log
 
 INTERVAL = 1.0  # seconds between two signs of life

@@ -5,8 +5,8 @@ import sys
 
 from docora_ops import actions
 from docora_ops.actions import Docora
+from docora_ops.actions.verification import Verification
 from docora_ops.settings import load_settings
-from docora_ops.verification import Verification
 from tests.benchmarks import world
 from tests.benchmarks.ways import Results, measure, report, show
 

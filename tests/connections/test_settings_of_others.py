@@ -226,14 +226,19 @@ def test_commands_leave_nothing_in_the_pool(docora: Docora) -> None:
 
 @needs_pgbouncer
 def test_doctor_names_the_pool_and_what_works(docora: Docora) -> None:
-    with (
-        pgbouncer(docora.database_access, "transaction", 3) as access,
-        Neighbours(docora.database_access, access.command).at_work(),
-    ):
-        found = check(examine(docora, DATABASE_URL=access.command), "postgres_pooling")
-    assert found["state"] == "warning", found
-    assert "commands work, and a worker refuses to start" in found["finding"]
-    assert "point the workers' DATABASE_URL at Postgres itself" in found["hint"]
+    with pgbouncer(docora.database_access, "transaction", 3) as access:
+        pooled = check(examine(docora, DATABASE_URL=access.command), "postgres_pooling")
+    assert pooled["state"] == "warning", pooled
+    assert "commands work, and a worker refuses to start" in pooled["finding"]
+    assert "point the workers' DATABASE_URL at Postgres itself" in pooled["hint"]
+    with pgbouncer(docora.database_access, "session", 3) as access:
+        kept = check(examine(docora, DATABASE_URL=access.command), "postgres_pooling")
+    assert (kept["state"], "a worker looks closer when it starts" in kept["finding"]) == (
+        "ok",
+        True,
+    )
+    direct = check(examine(docora), "postgres_pooling")
+    assert direct["finding"] == "no proxy before Postgres"
 
 
 def test_what_is_shown_is_what_is_connected_to(docora: Docora, tmp_path: Path) -> None:

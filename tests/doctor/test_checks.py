@@ -4,10 +4,17 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.doctor import check_clocks, check_postgres, check_redis
-from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
-from docora_ops.overview import Standby
-from docora_ops.render.drift_view import summary
+from docora_ops.actions.checks import (
+    Check,
+    CheckName,
+    CheckState,
+    check_clocks,
+    check_postgres,
+    check_redis,
+)
+from docora_ops.actions.doctor import Diagnosis
+from docora_ops.cli.doctor import summary
+from docora_ops.database.postgres_server import Standby
 from docora_ops.text import duration
 
 HEALTHY = {

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 import redis
 from rq.utils import now
 
+from docora_ops.actions.doctor import Diagnosis, diagnose
 from tests.support.bullmq import WORKER_NAME
 from tests.support.diagnoses import (
     ALL,
@@ -67,6 +70,25 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
     for secret in ("choose-one", "choose one", AUTH_KEY, GITHUB_TOKEN):
         assert secret not in document.stdout + document.stderr + table.stdout
+
+
+def test_few_statements_suffice_for_all_checks(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_healthy(docora)
+    statements: list[object] = []
+    execute = psycopg.Cursor.execute
+
+    def counted(cursor: Any, statement: Any, *arguments: Any, **options: Any) -> Any:
+        statements.append(statement)
+        return execute(cursor, statement, *arguments, **options)
+
+    actions = docora.actions(drift_grace=0)
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    *_, diagnosis = diagnose(actions.docora)
+    assert isinstance(diagnosis, Diagnosis)
+    assert {check.state for check in diagnosis.checks} == {"ok"}
+    assert len(statements) <= 30, statements
 
 
 @pytest.mark.parametrize(("state", "code"), [("peace", 0), ("trouble", 6)])
@@ -173,7 +195,7 @@ def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora)
     docora.add_link("pending_snapshot")
     docora.age_links()
     with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
-        assert process.stderr.readline() == "1 mismatch at first check: checking again in 600 s.\n"
+        assert process.stderr.readline() == "1 suspect at first check: checking again in 600 s.\n"
         process.send_signal(signal.SIGINT)
         result = finish(process)
     assert (result.code, result.json["code"]) == (130, "interrupted"), result

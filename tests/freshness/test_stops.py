@@ -8,18 +8,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from docora_ops.actions.docora import Docora as Opened
-from docora_ops.actions.doctor import diagnose
+from docora_ops.actions.doctor import Diagnosis, diagnose
 from docora_ops.actions.find_drift import Suspects
 from docora_ops.actions.freshness import (
     Activity,
+    Stop,
     cycle_seconds,
     judge,
     overdue_threshold,
     still_threshold,
 )
 from docora_ops.database.freshness import Scans
-from docora_ops.diagnosis import Diagnosis
-from docora_ops.overview import Stop
 from docora_ops.settings import Settings
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok, scan_links

@@ -8,9 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from docora_ops import errors
+from docora_ops.actions.checks import CheckName
 from docora_ops.bulk import OperationState, StoppedBy
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.diagnosis import CheckName
 from docora_ops.drift import DriftKind
 from docora_ops.jobs import JobState
 from docora_ops.settings import READ_FROM_FILES, Settings

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from prometheus_client.parser import text_string_to_metric_families
 
 from docora_ops import __version__, actions
-from docora_ops.render.documents import schema_of
+from docora_ops.cli.schemas import schema_of
 from docora_ops.settings import Settings
 from tests.help.documents import ROOT, group, topic
 from tests.support.docora import Docora

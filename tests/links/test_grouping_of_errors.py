@@ -7,11 +7,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from docora_ops.actions.reading import count_by_error
+from docora_ops.actions.link_lists import count_by_error
 from docora_ops.database.link_reports import links_by_group
-from docora_ops.folding import LONGEST, fold, group_errors, typable
-from docora_ops.link_lists import ErrorGroup, LinkGroup
-from docora_ops.links import LinkFilter
+from docora_ops.error_groups import LONGEST, ErrorGroup, fold, group_errors, typable
+from docora_ops.links import LinkFilter, LinkGroup
 from docora_ops.text import inert
 from tests.support.docora import Docora
 

@@ -104,12 +104,6 @@ def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str])
         "docora_nothing_moves": {(): 0},
         "docora_slow_pass_seconds": {(): 0},
     }
-    with frozen(docora):
-        data = docora.run("metrics", "--by-app", "--json").data
-    assert data["links_by_status"] == dict(zip(STATUSES, (3, 1, 1, 5), strict=True))
-    assert data["jobs_by_status"] == dict.fromkeys(JOBS, 1)
-    assert data["drift"] == {"lost": 1, "stuck": 1, "at_least": False}
-    assert [app["links"] for app in data["failed_by_app"]] == [4, 1]
     for hidden in ("secret-host", "killed", "HTTP 500", AUTH_KEY, GITHUB_TOKEN):
         assert hidden not in result.stdout
 
@@ -126,19 +120,13 @@ def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
     docora: Docora, down: str, variable: str, kept: set[str]
 ) -> None:
     env = {variable: f"{down}://u:s3cr3t@127.0.0.1:{refused_port()}/1"}
-    result, document = docora.run_together(
-        ("metrics", "--by-app"), ("metrics", "--by-app", "--json"), env=env
-    )
-    found, data = numbers(result), document.data
-    assert result.code == document.code == 5
+    result = docora.run("metrics", "--by-app", env=env)
+    found = numbers(result)
+    assert result.code == 5
     assert found.keys() == kept
-    for name in ("postgres", "redis"):
-        assert found["docora_up"][(name,)] == data[f"{name}_up"] == (name != down)
-    assert result.stderr.count("Error: ") == document.stderr.count("Error: ") == 1
+    assert found["docora_up"] == {(name,): name != down for name in ("postgres", "redis")}
+    assert result.stderr.count("Error: ") == 1
     assert "s3cr3t" not in result.stdout + result.stderr
-    assert document.json["code"] == down
-    lost = (data["links_by_status"] is None, data["jobs_by_status"] is None, data["drift"])
-    assert lost == (down == "postgres", down == "redis", None)
 
 
 def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
@@ -177,7 +165,6 @@ def test_the_most_frequent_errors_are_counted_and_all_others_together(docora: Do
         for error, links in (most | {f"reason {each}": 1 for each in "abcdefghijklmnopq"}).items()
     }
     assert sum(found.values()) == len(errors)
-    assert len(docora.run("metrics", "--by-error", "--json").data["failed_by_error"]) == 20
     plain = docora.run("metrics").stdout
     assert "HTTP 502" not in plain
     assert "docora_failed_links_by_error" not in plain
@@ -205,8 +192,6 @@ def test_openmetrics_has_the_same_numbers_and_an_end(docora: Docora, apps: list[
         "metrics", "--openmetrics", env={"REDIS_URL": f"redis://127.0.0.1:{refused_port()}"}
     )
     assert (down.code, down.stdout.endswith("# EOF\n")) == (5, True)
-    both = docora.run("metrics", "--openmetrics", "--json")
-    assert (both.code, both.json["code"]) == (2, "usage")
 
 
 # The cron line and the alert rules of the topic `metrics` do what the topic says

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from docora_ops import __version__
 from docora_ops.cli.app import app
-from docora_ops.render.documents import schema_of
+from docora_ops.cli.schemas import schema_of
 from tests.support.docora import Docora
 from tests.support.documents import check_document
 

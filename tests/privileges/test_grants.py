@@ -5,10 +5,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from docora_ops.actions.doctor import check_privileges
+from docora_ops.actions.checks import Check, CheckState, check_privileges
 from docora_ops.database import Database
 from docora_ops.database.postgres_server import read_role
-from docora_ops.diagnosis import CheckState
 from docora_ops.errors import SnapshotError
 from tests.support.diagnoses import ONE_LOOK, check, examine
 from tests.support.docora import Docora, Result
@@ -20,6 +19,11 @@ CHANGING = (
     *("resync APP REPO --yes", "retry APP REPO", "retry APP REPO --reset-circuit", "verify"),
 )
 READING = ("show APP REPO", "status", "schedule --dry-run", "verify")
+
+
+def privileges_of(database: Database) -> Check:
+    with database.snapshot():
+        return check_privileges(read_role(database))
 
 
 def arranged(docora: Docora) -> Callable[..., Result]:
@@ -87,11 +91,11 @@ def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
                 with pytest.raises(SnapshotError, match=sentence):
                     snapshots.run_job(link)
                 assert sentence in snapshots.docora.row(link)["last_error"]
-                found = check_privileges(read_role(database))
-                assert f"{grant.privilege}" in found.finding
-                assert found.hint
-                connection.execute(found.hint.encode())
-                assert check_privileges(read_role(database)).state is CheckState.OK
+                lacking = privileges_of(database)
+                assert f"{grant.privilege}" in lacking.finding
+                assert lacking.hint
+                connection.execute(lacking.hint.encode())
+                assert privileges_of(database).state is CheckState.OK
             snapshots.run_job(link)
             assert snapshots.docora.status(link) == "synced"
     database.close()

@@ -16,7 +16,7 @@ import trustme
 from cryptography import x509
 
 from docora_ops.actions import Docora as Api
-from docora_ops.diagnosis import CheckState
+from docora_ops.actions.checks import CheckState
 from docora_ops.errors import ConfigurationError
 from docora_ops.worker.probe import _certificate, probe
 from tests.support.docora import Docora, Result
@@ -466,7 +466,7 @@ def test_all_tokens_have_a_minute(
         assert step.finding.endswith("git ls-remote took longer than 1 s")
         monkeypatch.setattr("docora_ops.worker.probe._LIMIT", 0)
         found = probe(api, repository="octo/api")
-    assert ([each.state for each in found.steps], found.found_problems) == (["not_checked"], True)
+    assert ([each.state for each in found.steps], found.has_failed) == (["not_checked"], True)
 
 
 # What is refused

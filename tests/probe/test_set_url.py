@@ -13,7 +13,7 @@ from docora_ops.actions import Docora as Api
 from docora_ops.actions.app_url import refusal_of, set_url
 from docora_ops.errors import PostgresError, RedisError
 from tests.support.bullmq import Bullmq
-from tests.support.docora import Docora
+from tests.support.docora import Docora, Result
 from tests.support.privileges import block
 from tests.support.proxy import Fault, Proxy, patience, refused_port
 from tests.support.raw_app import Talk, raw_app
@@ -37,6 +37,12 @@ def link(docora: Docora) -> TestLink:
 
 def grant(docora: Docora) -> None:
     docora.connection.execute(block(GRANT).replace("docora_ops", docora.role).encode())
+
+
+def resync_after(changed: Result) -> str:
+    """Returns the command that sends the files of the links to resync again."""
+    since, app_id = changed.data["scanned_since"], changed.data["app_id"]
+    return f"docora-ops resync {app_id} --all --last-scan-after {since}"
 
 
 def app_row(docora: Docora) -> dict[str, Any]:
@@ -169,8 +175,8 @@ def test_the_url_and_the_time_are_set_and_the_audit_entry_has_both_urls(
     counted = {
         "jobs_with_old_url": 0,
         "links_to_resync": [],
-        "resync_command": None,
-        "retry_command": f"docora-ops retry-all-failed --app {link.app_id}",
+        "scanned_since": None,
+        "has_failed_links": True,
         "probe": None,
     }
     assert changed.data == names | shown | counted | {"changed": True, "dry_run": False}
@@ -240,7 +246,7 @@ def test_a_redis_that_does_not_answer_locks_the_row_for_four_seconds_at_most(
         proxy.plan(b"XADD", Fault.HOLD_REQUEST)
         begun = time.monotonic()
         with Api(settings) as api, pytest.raises(RedisError):
-            set_url(api, link.app_id, NEW)
+            list(set_url(api, link.app_id, NEW))
         assert time.monotonic() - begun < patience() / 2
     assert app_row(docora)["base_url"] == OLD
     assert docora.audit_entries() == []
@@ -303,7 +309,7 @@ def test_the_links_of_jobs_that_keep_the_old_url_are_named_with_the_resync_that_
         links = data["links_to_resync"]
         assert {f"{it['app_id']}-{it['repository_id']}" for it in links} == left
         assert data["jobs_with_old_url"] == 4
-    assert (planned["resync_command"], planned["retry_command"]) == (None, None)
+    assert (planned["scanned_since"], planned["has_failed_links"]) == (None, True)
     assert (
         "Warning: 4 links need a resync, because their jobs send files to the old URL (4 BullMQ "
         "jobs keep that URL), after which the links read synced: octo/active, " in changed.stderr
@@ -312,7 +318,7 @@ def test_the_links_of_jobs_that_keep_the_old_url_are_named_with_the_resync_that_
     assert docora.contents(keys) == before
 
     # Docora's worker ends them, and dates the scans by its clock, which is behind.
-    command = changed.data["resync_command"]
+    command = resync_after(changed)
     assert f"Next, once these jobs have ended: {command}\n" in changed.stderr
     docora.connection.execute(
         "UPDATE app_repositories SET status = 'synced', last_scanned_at = now() - interval '15 s'"
@@ -343,8 +349,7 @@ def test_the_running_jobs_of_docora_ops_count_too(docora: Docora, link: TestLink
         " WHERE repository_id = %s",
         (link.repository_id,),
     )
-    command = shlex.split(changed.data["resync_command"])[1:]
-    planned = docora.run(*command, "--dry-run", "--json")
+    planned = docora.run(*shlex.split(resync_after(changed))[1:], "--dry-run", "--json")
     assert [each["job_id"] for each in planned.data["planned_links"]] == [link.job_id], before
 
 
@@ -372,7 +377,7 @@ def test_links_that_can_not_be_read_after_the_change_do_not_conceal_it(
 
     monkeypatch.setattr("docora_ops.actions.app_url.links_of_old_url", lost)
     with Api(docora.settings) as api:
-        assert set_url(api, link.app_id, NEW).changed
+        assert [step.changed for step in set_url(api, link.app_id, NEW)] == [True, True]
         assert "can't be read: Postgres can't be reached" in str(api.notices)
     assert app_row(docora)["base_url"] == NEW
 

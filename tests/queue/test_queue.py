@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rq.utils import now, utcformat
 from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+from tests.support.terminal import at_terminals, plain_data
 
 NO_POSTGRES = {"DATABASE_URL": None}
 COUNTS = ("waiting", "active", "completed_jobs", "failed_jobs", "delayed")
@@ -72,10 +74,11 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     docora: Docora, links: list[TestLink]
 ) -> None:
     with frozen(docora):
-        result, first, screen = docora.run_together(
+        result, first, screen, whole = docora.run_together(
             ("queue", "--json"),
             ("queue", "--limit", "2", "--json"),
             ("queue", "--limit", "2"),
+            ("queue", "--all"),
             env=NO_POSTGRES,
         )
     assert result.code == 0, result
@@ -118,8 +121,12 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     assert (idle["name"], idle["state"], idle["jobs"]) == ("idle-one", "idle", [])
     assert data["scheduler"]["pid"] == os.getpid()
     assert data["scheduler"]["last_heartbeat_at"]
-    assert "Waiting\t5\n" in screen.stdout
-    assert f"Scheduler pid\t{os.getpid()}\n" in screen.stdout
+    counted = r"Queue\t5 waiting \(the oldest for 3 h \d min\), 1 running, 1 delayed\n"
+    for shown in (screen.stdout, whole.stdout):
+        assert re.match(rf"{counted}Workers\t2, 1 busy\n", shown), shown
+    assert "Completed jobs" not in screen.stdout
+    assert "Completed jobs\t1\n" in whole.stdout
+    assert f"Scheduler pid\t{os.getpid()}\n" in whole.stdout
     docora.redis.delete(f"rq:scheduler-lock:{QUEUE}")
     assert "nothing queues delayed jobs" in docora.run("queue").stderr
 
@@ -152,6 +159,24 @@ def test_only_jobs_of_the_named_apps_are_shown_and_the_counts_are_of_the_whole_q
     assert "Jobs of apps\t0\n" in none.stdout
     unknown = docora.run("queue", "--app", "Nobody", "--json")
     assert (unknown.code, unknown.json["code"]) == (3, "not_found")
+
+
+def test_a_long_queue_with_many_workers_fits_one_screen(docora: Docora) -> None:
+    docora.add_links(30)
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    for number in range(7):
+        docora.add_worker(f"ops{number}-worker.internal.example")
+    short, whole = (
+        at_terminals(docora, ["queue", *options], columns=80, env=NO_POSTGRES)
+        for options in ([], ["--all"])
+    )
+    screen = plain_data(short.data).splitlines()
+    assert screen[0].split() == ["Queue", "30", "waiting", *screen[0].split()[3:]]
+    assert len(screen) + len(short.talk.splitlines()) < 24, screen
+    assert max(map(len, screen)) <= 80
+    assert "and 3 more: see --json" in screen
+    assert screen[-1] == "and 22 more: see --limit"
+    assert "ops6-worker" in plain_data(whole.data)
 
 
 def test_no_secret_of_a_job_is_shown_and_nothing_is_unpickled(

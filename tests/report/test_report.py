@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 from markdown_it import MarkdownIt
 
+from docora_ops.cli.report import code
 from docora_ops.links import LinkFailure
 from docora_ops.queue import progress
-from docora_ops.render.report_view import code
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL, TRICKS

@@ -1,13 +1,16 @@
 """`show`: everything about one link, in every place, and that looking changes nothing."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from rq.results import Result as RQResult
 
 from tests.support.docora import QUEUE, Docora, Result
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+from tests.support.terminal import on_terminal
 
 TOKEN = "ghp_0123456789abcdefABCD"
 LATER = 4_000_000_000
@@ -38,7 +41,7 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
         " SELECT id, 'src/' || i, repeat('a', 64), i FROM snapshot, generate_series(1, 7) i",
         (repository,),
     )
-    result, table = show(docora, link, "--json"), show(docora, link)
+    result, table = show(docora, link, "--json"), show(docora, link, "--all")
     data = result.data
     shown = {
         "status": "failed",
@@ -88,7 +91,7 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     text = "\n".join(["Traceback", *lines, f"DeliveryError: {secrets}"])
     RQResult.create_failure(docora.job(link), 1000, text, worker_name="web-1.4711")
     docora.redis.expire(f"rq:job:{link.job_id}", 1000)
-    result, table = show(docora, link, "--json"), show(docora, link)
+    result, table = show(docora, link, "--json"), show(docora, link, "--all")
     data, rq = result.data, result.data["job_record"]
     assert (data["status"], data["job"]) == ("pending_snapshot", "waiting")
     assert (rq["status"], rq["origin"], rq["retries_left"]) == ("queued", QUEUE, 4)
@@ -120,7 +123,7 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
     for kind in kinds:
         docora.redis.zadd(f"rq:{kind}:{QUEUE}", {job_id: LATER, "other": 1})
     docora.hold_lock(job_id)
-    result, table = show(docora, link, "--json"), show(docora, link)
+    result, table = show(docora, link, "--json"), show(docora, link, "--all")
     data = result.data
     assert (data["job"], data["lock_held"]) == ("running", True)
     assert places(data) == [
@@ -143,6 +146,32 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
         f"Job place\t{QUEUE}: execution on worker-1, alive\n",
     ):
         assert line in table.stdout
+
+
+@pytest.mark.parametrize("status", ["failed", "scanning", "pending_snapshot", "synced"])
+def test_a_terminal_shows_first_what_a_person_acts_on(docora: Docora, status: str) -> None:
+    repository = docora.add_repository("octo/api", circuit_open_for=timedelta(hours=1))
+    link = docora.link(docora.add_app("Acme Search"), repository, status, retry_count=3)
+    docora.connection.execute("UPDATE app_repositories SET last_error = repeat('no way ', 300)")
+    docora.connection.execute("UPDATE apps SET base_url = 'https://a.example/' || repeat('x', 900)")
+    docora.add_deliveries(link, 12)
+    if status == "pending_snapshot":
+        docora.enqueue(link.job_id)
+        RQResult.create_failure(docora.job(link), 1000, "Traceback\n" * 30, worker_name="web-1")
+    code, shown = on_terminal(docora, ["show", *link.ids], columns=80)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    step = {"failed": "retry", "synced": "verify", "pending_snapshot": "wait"}.get(status, "repair")
+    assert (code, len(lines) < 24, max(map(len, lines)) <= 80) == (0, True, True), shown
+    names = [line.split("  ")[0] for line in lines if line[:1].strip()]
+    assert names[:4] == ["Status", "Error", "Good until", "Next"]
+    assert f"docora-ops {step} {' '.join(link.ids)}" in " ".join(" ".join(lines).split())
+    piped, whole = docora.run("show", *link.ids), docora.run("show", *link.ids, "--all")
+    assert "no way " * 299 in piped.stdout
+    has_failed_job = status == "pending_snapshot"
+    assert ["Traceback" in text for text in (shown, piped.stdout, whole.stdout)] == [
+        *[False] * 2,
+        has_failed_job,
+    ]
 
 
 def test_files_lists_what_was_delivered_in_pages(docora: Docora) -> None:

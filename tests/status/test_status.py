@@ -8,8 +8,9 @@ import pytest
 from rq.job import JobStatus
 from rq.utils import now, utcformat
 
-from docora_ops.actions import monitoring, read_status
-from docora_ops.overview import DriftCounts
+from docora_ops.actions import read_status
+from docora_ops.actions import status as status_action
+from docora_ops.actions.status import DriftCounts
 from docora_ops.settings import FAILURE_TTL
 from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen, read_only
@@ -187,14 +188,14 @@ def test_a_link_that_a_worker_is_just_beginning_is_no_reason_to_repair(
 ) -> None:
     begins, lost = (docora.add_link("pending_snapshot") for _ in range(2))
     docora.age_links()
-    monkeypatch.setattr(monitoring, "_MOST", 1 if too_many else 5000)
+    monkeypatch.setattr(status_action, "_MOST", 1 if too_many else 5000)
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
         docora.enqueue(begins.job_id)
 
-    monkeypatch.setattr(monitoring, "time", SimpleNamespace(sleep=pause))
+    monkeypatch.setattr(status_action, "time", SimpleNamespace(sleep=pause))
     actions = docora.actions(drift_grace=5)
     found, errors = read_status(actions.docora)
     assert (found.drift, errors, pauses) == (DriftCounts(1, 0, at_least=too_many), [], [5])

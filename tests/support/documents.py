@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from docora_ops.render.documents import schema_of
+from docora_ops.cli.schemas import schema_of
 
 
 def check_document(text: str) -> None:

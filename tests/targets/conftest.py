@@ -14,7 +14,7 @@ Write = Callable[..., Path]
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes the file of a target, which only its owner can read."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setattr("docora_ops.targets.SYSTEM_FOLDER", tmp_path / "system")
+    monkeypatch.setattr("docora_ops.settings.SYSTEM_FOLDER", tmp_path / "system")
     own = tmp_path / "docora-ops" / "targets"
 
     def write(name: str, folder: Path = own, /, **settings: object) -> Path:

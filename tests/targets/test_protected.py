@@ -117,7 +117,7 @@ def test_the_python_api_wants_the_name_too(docora: Docora, env: Env) -> None:
         lambda prod: next(actions.resync_all(prod, APP)),
         lambda prod: next(actions.repair(prod)),
         actions.pause,
-        lambda prod: actions.set_url(prod, APP, "https://new.example/hook"),
+        lambda prod: list(actions.set_url(prod, APP, "https://new.example/hook")),
     )
     for change in mass_changes:
         with (

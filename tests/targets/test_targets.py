@@ -9,11 +9,10 @@ import pytest
 
 from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
-from docora_ops.settings import load_settings
-from docora_ops.targets import own_folder, target_files
+from docora_ops.settings import load_settings, own_folder, target_files
 from tests.completion.test_values import offers
 from tests.probe.test_set_url import grant
-from tests.support.diagnoses import ONE_LOOK
+from tests.support.diagnoses import ONE_LOOK, make_healthy
 from tests.support.docora import Docora, finish
 from tests.support.proxy import patience
 from tests.support.read_only import frozen
@@ -43,16 +42,17 @@ def test_nothing_in_the_environment_leads_a_target_elsewhere(
         assert [app["app_name"] for app in result.data] == ["Acme Search"]
 
 
-def test_the_commands_in_the_json_of_set_url_name_the_target(docora: Docora, env: Env) -> None:
+def test_the_next_commands_of_set_url_name_the_target(docora: Docora, env: Env) -> None:
     grant(docora)
     link = docora.add_link()
     docora.link(link.app_id, docora.add_repository("octo/other"), "scanning")
     words = ("set-url", link.app_id, "https://new.example", "--confirm", "prod", "--json")
     by_name = docora.run(*words, "--target", "prod", env=env)
     assert by_name.code == 0, by_name
-    for name in ("resync", "retry"):
-        command = by_name.data[f"{name}_command"]
-        assert (command.count("--target prod"), command in by_name.stderr) == (1, True), command
+    commands = [line.partition(": ")[2] for line in by_name.stderr.splitlines()[-2:]]
+    assert [shlex.split(command)[1] for command in commands] == ["resync", "retry-all-failed"]
+    for command in commands:
+        assert command.count("--target prod") == 1, command
         assert docora.run(*shlex.split(command)[1:], "--dry-run", env=env).code == 0
 
 
@@ -277,8 +277,9 @@ def test_targets_are_listed_without_a_question_to_a_server(
 def test_a_check_shows_all_side_by_side_and_fails_if_one_has_a_problem(
     docora: Docora, env: Env, write: Write
 ) -> None:
-    docora.add_links(3)
-    docora.add_worker()
+    make_healthy(docora)
+    for _ in range(3):
+        docora.add_link()
     with frozen(docora):
         result = docora.run("targets", "--check", "--json", env=env)
     prod, trial = result.data
@@ -293,10 +294,12 @@ def test_a_check_shows_all_side_by_side_and_fails_if_one_has_a_problem(
     docora.redis.delete("rq:workers", "rq:workers:snapshot-queue")
     docora.connection.execute(
         "UPDATE app_repositories SET status = 'synced', last_scanned_at = now() - interval '1 day'"
+        " WHERE status = 'failed'"
     )
     alone = docora.run("targets", "--check", "--json", env={**env, "DOCORA_OPS_BACKEND": "rq"})
     assert (alone.code, alone.data[0]["overdue_links"]) == (6, 3)
-    assert alone.data[0]["problem"].startswith("no worker takes jobs; 3 links of 1 app overdue")
+    for finding in ("no worker listens on snapshot-queue", "3 links of 3 apps without a good scan"):
+        assert finding in alone.data[0]["problem"]
 
 
 def test_a_server_that_does_not_answer_holds_up_no_other_target(

@@ -7,10 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from docora_ops.actions import verifying
+from docora_ops.actions import verification
 from docora_ops.actions.find_drift import Suspects
-from docora_ops.actions.verifying import verify
-from docora_ops.verification import Verification
+from docora_ops.actions.verification import Verification, verify
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
@@ -371,8 +370,8 @@ def test_only_what_differs_in_the_same_way_twice_counts(docora: Docora) -> None:
 def test_links_are_compared_in_pages_of_an_app_or_of_all(
     docora: Docora, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
-    monkeypatch.setattr(verifying, "_FIRST_PAGE", pages)
-    monkeypatch.setattr(verifying, "_FAST", 0)
+    monkeypatch.setattr(verification, "_FIRST_PAGE", pages)
+    monkeypatch.setattr(verification, "_FAST", 0)
     first, second = docora.add_app("Acme"), docora.add_app("Zebra")
     for number in range(4):
         repository = docora.add_repository(f"octo/repo{number}")

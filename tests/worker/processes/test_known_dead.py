@@ -10,6 +10,7 @@ import pytest
 from rq.utils import now, utcformat
 
 from docora_ops.processes import Process, this_process
+from tests.metrics.test_metrics import numbers
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora
@@ -88,7 +89,7 @@ def test_workers_that_were_killed_are_said_to_be_gone_at_once(snapshots: Snapsho
     found = check(result, "workers")
     assert (found["state"], result.code) == ("critical", 6)
     assert "no worker listens on snapshot-queue (w is gone)" in found["finding"]
-    assert sum(docora.run("metrics", "--json").data["workers_by_state"].values()) == 0
+    assert sum(numbers(docora.run("metrics"))["docora_workers"].values()) == 0
     with running(snapshots, "--name", "other") as other:
         other.await_ready()
         found = check(docora.run("doctor", "--json", env=ONE_LOOK), "workers")

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from docora_ops.jobs import NoJobCode
 from docora_ops.queue import connect
 from docora_ops.worker.reasons import Reasons
+from tests.metrics.test_metrics import numbers
 from tests.support.clocks import clock_in, with_wrong_clock
 from tests.support.delivery_checks import link_row, repository_row
 from tests.support.diagnoses import ONE_LOOK, check
@@ -34,8 +35,8 @@ def rows(docora: Docora, command: str) -> list[str]:
 
 
 def refusing(docora: Docora) -> dict[str, int]:
-    counts = docora.run("metrics", "--json").data["workers_by_no_job_reason"]
-    return {code: count for code, count in counts.items() if count}
+    counts = numbers(docora.run("metrics"))["docora_workers_refusing"]
+    return {code: int(count) for (code,), count in counts.items() if count}
 
 
 def doctor(docora: Docora, **env: str) -> tuple[int, str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from sys import intern
@@ -17,14 +18,15 @@ from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of
 from docora_ops.database.verification import (
     ComparedLink,
+    DifferingFile,
+    Doubt,
     compare_links,
     compare_page,
     count_links_of_app,
 )
 from docora_ops.errors import ConflictError, StatementTimeoutError
-from docora_ops.links import LinkRef, LinkStatus, batches
+from docora_ops.links import LinkIds, LinkRef, LinkStatus, batches
 from docora_ops.text import mask
-from docora_ops.verification import DifferingLink, Verification
 
 _FIRST_PAGE, _LARGEST_PAGE = 20, 2000  # links in one statement
 _FAST, _SLOW = 0.3, 2  # seconds of a statement, after which the next one gets more or fewer links
@@ -39,6 +41,51 @@ class Compared:
 
     links: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class DifferingLink(LinkIds):
+    """A link whose delivered files differ from those of the stored commit.
+
+    app_name, repository_name: None if the app or the repository has been removed meanwhile.
+    examples: the first files of each kind of difference; empty from the 1,001st link on.
+    doubt: None if files are certainly missing, outdated or extra.
+    """
+
+    app_id: str
+    app_name: str | None
+    repository_id: str
+    repository_name: str | None
+    last_scanned_at: datetime | None
+    missing: int
+    outdated: int
+    extra: int
+    examples: Sequence[DifferingFile]
+    doubt: Doubt | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of a comparison. Each of the `links` is counted once.
+
+    proven: exactly the files of the stored commit were delivered.
+    uncertain: the files differ, but the scan of another link may have stored the commit.
+    not_comparable: there is no stored commit.
+    not_synced: skipped, because the status is not `synced`.
+    scanning: skipped, because it or another link of its repository is being scanned.
+    changing: skipped, because the delivery records have changed between the two looks.
+    """
+
+    links: int
+    proven: int
+    differing: int
+    uncertain: int
+    not_comparable: int
+    not_synced: int
+    scanning: int
+    changing: int
+    differing_links: Sequence[DifferingLink]
+    uncertain_links: Sequence[DifferingLink]
 
 
 class _Verdict(StrEnum):
@@ -57,11 +104,11 @@ _DIFFERS = {_Verdict.DIFFERING, _Verdict.UNCERTAIN}
 def verify(
     docora: Docora, app: str | None = None, repository: str | None = None
 ) -> Iterator[Compared | Suspects | Verification]:
-    """Compares what was delivered with the stored commits: of all links, of one app, or one link.
+    """Compares delivery records with stored commits, for all links, the links of an app, or a link.
 
-    Compares `app_delivered_files` with `snapshot_files` by path and SHA-256. Only what differs in
-    the same way in two looks counts. Yields Compared after each statement of the first look,
-    Suspects until the second look, and finally the Verification.
+    Compares `app_delivered_files` with `snapshot_files` by path and SHA-256. A difference counts
+    only if a second look finds the same. Yields Compared after each statement of the first look,
+    Suspects each second until the second look, and finally the Verification.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -90,7 +137,7 @@ def verify(
                 counts[verdict] += 1
         compared = counts.total() + len(suspects)
         yield Compared(compared, max(total, compared))
-    found: list[DifferingLink] = []
+    differing: list[DifferingLink] = []
     if suspects:
         yield from pause_between_looks(len(suspects), docora.settings.drift_grace)
         for links in _again(database, list(suspects), pace):
@@ -100,18 +147,21 @@ def verify(
                     verdict = _Verdict.CHANGING
                 counts[verdict] += 1
                 if verdict in _DIFFERS:
-                    found.append(_differing(link, with_examples=len(found) < _MOST_WITH_EXAMPLES))
+                    with_examples = len(differing) < _MOST_WITH_EXAMPLES
+                    differing.append(_differing(link, with_examples=with_examples))
             yield Suspects(len(suspects))
-    named = [
-        replace(link, app_name=app_name, repository_name=repository_name)
-        for some in batches(found, _AT_ONCE)
-        for link, (app_name, repository_name) in zip(some, names_of(database, some), strict=True)
-    ]
+        differing = [
+            replace(link, app_name=app_name, repository_name=repository_name)
+            for batch in batches(differing, _AT_ONCE)
+            for link, (app_name, repository_name) in zip(
+                batch, names_of(database, batch), strict=True
+            )
+        ]
     yield Verification(
         links=counts.total(),
         **{verdict.value: counts[verdict] for verdict in _Verdict},
-        differing_links=[link for link in named if link.doubt is None],
-        uncertain_links=[link for link in named if link.doubt],
+        differing_links=[link for link in differing if link.doubt is None],
+        uncertain_links=[link for link in differing if link.doubt],
     )
 
 
@@ -129,14 +179,14 @@ def _judge(link: ComparedLink) -> _Verdict:
 
 
 def _differing(link: ComparedLink, *, with_examples: bool) -> DifferingLink:
-    examples = [replace(each, path=mask(each.path)) for each in link.examples if with_examples]
+    examples = [replace(file, path=mask(file.path)) for file in link.examples if with_examples]
     ids = (intern(link.ref.app_id), None, intern(link.ref.repository_id), None)
     counts = (link.missing, link.outdated, link.extra)
     return DifferingLink(*ids, link.last_scanned_at, *counts, examples, link.doubt)
 
 
 def _pages(database: Database, app_id: str | None, pace: _Pace) -> Iterator[list[ComparedLink]]:
-    """Compares all links, as many in one statement as take about a second."""
+    """Yields all links, compared, as many at a time as Postgres compares in about a second."""
     after: LinkRef | None = None
     while page := pace.compare(partial(compare_page, database, after, app_id)):
         yield page
@@ -159,12 +209,17 @@ class _Pace:
     """The number of links that the last statement was given."""
 
     def compare(self, compare: Callable[[int], list[ComparedLink]]) -> list[ComparedLink]:
-        """Compares as many links as fit. Raises StatementTimeoutError if one alone does not."""
+        """Compares as many links as one statement can before its timeout.
+
+        compare: compares at most the given number of links.
+
+        Raises StatementTimeoutError if a single link takes longer.
+        """
         conflicts = 0
         while True:
             self.last, began = self.size, time.monotonic()
             try:
-                found = compare(self.size)
+                links = compare(self.size)
             except StatementTimeoutError:
                 if self.size == 1:
                     raise
@@ -180,4 +235,4 @@ class _Pace:
                 self.size = min(self.size * 2, _LARGEST_PAGE)
             elif seconds > _SLOW:
                 self.size = max(1, self.size // 2)
-            return found
+            return links

@@ -1,4 +1,4 @@
-"""Decrypts what Docora stores encrypted: AES-256-GCM in the form `iv:tag:ciphertext`, each in hex.
+"""Decrypts what Docora stores encrypted: AES-256-GCM in the form `iv:tag:ciphertext`, all in hex.
 
 Needs the extra `worker`: without it, the module can't be imported.
 """
@@ -15,14 +15,16 @@ _FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):((?:[0-9a-f]{2})*)", re.IGNOR
 
 
 def decrypt(text: str, key: bytes, name: str) -> str:
-    """Decrypts `iv:tag:ciphertext`, each in hex: AES-256-GCM with an iv of 16 bytes.
+    """Decrypts a text.
 
-    Raises SnapshotError, with `name` and without any part of the text.
+    name: what the text is, for the sentence of the error.
+
+    Raises SnapshotError, which holds no part of the text.
     """
-    found = _FORM.fullmatch(text)
-    if found is None:
+    parts = _FORM.fullmatch(text)
+    if parts is None:
         raise SnapshotError(f"{name} is not in the form iv:tag:ciphertext")
-    iv, tag, ciphertext = (bytes.fromhex(part) for part in found.groups())
+    iv, tag, ciphertext = map(bytes.fromhex, parts.groups())
     try:
         return AESGCM(key).decrypt(iv, ciphertext + tag, None).decode()
     except (InvalidTag, UnicodeDecodeError):
@@ -32,9 +34,9 @@ def decrypt(text: str, key: bytes, name: str) -> str:
 
 
 def count_foreign(texts: Iterable[str], key: bytes) -> int:
-    """Counts the texts if they were all encrypted with another key; returns 0 if one was not.
+    """Returns the number of encrypted texts if the key decrypts none of them, otherwise 0.
 
-    Ignores texts that are not in the form `iv:tag:ciphertext`, which tell nothing about the key.
+    Ignores texts that are not in the form `iv:tag:ciphertext`, which say nothing about the key.
     """
     count = 0
     for text in filter(_FORM.fullmatch, texts):

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from docora_ops.database.postgres import Database
-from docora_ops.links import App, ids_of_job
-from docora_ops.probe import LinkToResync
+from docora_ops.links import App, LinkIds, ids_of_job
 
 READ_BASE_URL = "SELECT base_url FROM docora.apps WHERE app_id = %(app_id)s"
 
@@ -43,6 +42,15 @@ WHERE repository_id = %(repository_id)s
     AND (%(app_id)s::text IS NULL OR app_id = %(app_id)s::text)
 ORDER BY a.app_name, app_id
 """
+
+
+@dataclass(frozen=True, slots=True)
+class LinkToResync(LinkIds):
+    """A link whose job sends files to the old URL, after which it reads `synced`."""
+
+    app_id: str
+    repository_id: str
+    repository_name: str
 
 
 @dataclass(frozen=True)

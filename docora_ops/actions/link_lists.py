@@ -1,36 +1,63 @@
 """Reading links, apps and the queue. Changes nothing."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
+from docora_ops.actions.pages import Page, page_of
 from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
-from docora_ops.database.link_rows import held_job_ids
-from docora_ops.errors import RedisError
-from docora_ops.folding import LONGEST, group_errors
-from docora_ops.jobs import Backend, JobState, QueueOverview
-from docora_ops.link_lists import (
+from docora_ops.database.link_reports import (
     AppSummary,
     DeliveredFile,
-    ErrorGroup,
-    LinkDetails,
-    LinkGroup,
-    LinkSort,
+    LinkHistory,
     ListedLink,
-    Page,
     RepositoryCount,
     StatusCount,
-    page_of,
 )
-from docora_ops.links import AppCount, LinkFilter, LinkStatus
+from docora_ops.database.link_rows import held_job_ids
+from docora_ops.error_groups import LONGEST, ErrorGroup, group_errors
+from docora_ops.errors import RedisError
+from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState, QueueOverview
+from docora_ops.links import AppCount, LinkFilter, LinkGroup, LinkSort, LinkStatus
 from docora_ops.text import mask, mask_url
 
 _LONGEST_FAILURE = 10_000  # characters
 _ALL = LinkChoice()
+_COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
+    LinkGroup.APP: AppCount,
+    LinkGroup.REPOSITORY: RepositoryCount,
+    LinkGroup.STATUS: StatusCount,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkDetails(LinkHistory):
+    """Everything about one link."""
+
+    app_id: str
+    app_name: str
+    base_url: str
+    repository_id: str
+    repository_name: str
+    github_url: str
+    has_token: bool | None  # None: our role may not know
+    status: str
+    error_message: str | None
+    retry_count: int
+    failed_at: datetime | None  # of a failed link: the end of its failed job, if it is still kept
+    circuit_open_until: datetime | None
+    circuit_is_open: bool  # by the clock of Postgres
+    lock_held: bool  # a worker holds the link in Postgres
+    job: JobState
+    job_id: str
+    backend: Backend
+    backend_source: BackendSource
+    job_record: JobRecord
 
 
 def links(
@@ -61,24 +88,16 @@ def links(
 
 def link_groups(
     docora: Docora, group: LinkGroup, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
-) -> Page[AppCount] | Page[RepositoryCount] | Page[StatusCount] | Page[ErrorGroup]:
+) -> Page[AppCount | RepositoryCount | StatusCount] | Page[ErrorGroup]:
     """Counts the links by app, repository, status or folded error, most links first.
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
-    match group:
-        case LinkGroup.ERROR:
-            return count_by_error(database, which, page, limit)
-        case LinkGroup.APP:
-            rows = lists.links_by_group(database, group, which)
-            return page_of([AppCount(*row) for row in rows], page, limit)
-        case LinkGroup.REPOSITORY:
-            rows = lists.links_by_group(database, group, which)
-            return page_of([RepositoryCount(*row) for row in rows], page, limit)
-        case LinkGroup.STATUS:
-            rows = lists.links_by_group(database, group, which)
-            return page_of([StatusCount(*row) for row in rows], page, limit)
+    if group is LinkGroup.ERROR:
+        return count_by_error(database, which, page, limit)
+    counts = [_COUNTS[group](*row) for row in lists.links_by_group(database, group, which)]
+    return page_of(counts, page, limit)
 
 
 def count_by_error(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from docora_ops.database.postgres import Database
-from docora_ops.pair import DatabaseIdentity
 
 _APPS = 20
 
@@ -20,12 +19,16 @@ SYSTEM_IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 
 def read_identity(
     database: Database, app_ids: Sequence[str] = ()
-) -> tuple[DatabaseIdentity, Sequence[str]]:
-    """Returns the identity of the database, and which of these apps exist in it."""
+) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str]]:
+    """Returns what tells this database from others, and which of the apps `app_ids` exist in it.
+
+    The former is the name of the database, the identifier of the server's data (None if the role
+    may not read it), and up to 20 apps.
+    """
     parameters = {"most": _APPS, "app_ids": list(app_ids)}
     system = None
     with database.snapshot():
         [(name, may_read_system, apps, known)] = database.rows(IDENTITY, parameters)
         if may_read_system:
             [(system,)] = database.rows(SYSTEM_IDENTIFIER)
-    return DatabaseIdentity(name, system, apps), known
+    return (name, system, apps), known

@@ -3,10 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from docora_ops.link_lists import ErrorGroup
 from docora_ops.text import inert, mask, mask_cut
 
 LONGEST = 300  # characters of an error that are compared
@@ -44,10 +44,27 @@ _UNTYPABLE = re.compile(r"[^\x20-\x7e]+|^\ +|\ +\Z")
 _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 
 
+@dataclass(frozen=True)
+class ErrorGroup:
+    """Links whose errors differ only in paths, numbers and ids.
+
+    error_message: `*` stands for the parts that differ; None if the links have no error.
+    good_until_at: the latest good scan of any of the failed links, all of which failed after their
+        own (when is not recorded). None if none is failed, or none was ever scanned well.
+    good_until_seconds: the seconds since `good_until_at`, by the clock of Postgres.
+    """
+
+    error_message: str | None
+    links: int
+    apps: int
+    good_until_at: datetime | None = None
+    good_until_seconds: int | None = None
+
+
 def fold(text: str) -> str:
     """Replaces paths, URLs, numbers, ids and quotations in a `typable` error by `*`."""
     folded = _VARIABLE.sub(
-        lambda found: found["kept"] or f"{found['notification'] or found['event'] or ''}*", text
+        lambda part: part["kept"] or f"{part['notification'] or part['event'] or ''}*", text
     )
     return _REPEATED.sub("*", folded)
 
@@ -55,8 +72,8 @@ def fold(text: str) -> str:
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
     """Groups links by folded error, most links first. Shows an error in full if all have it.
 
-    `rows`: app id, the first LONGEST + 1 characters of the error, and number of links with both;
-    then, if it is known, until when the failed ones were good, and the seconds since then.
+    rows: the app id, the first LONGEST + 1 characters of the error, and the number of links with
+    both; then, where they are known, `good_until_at` and `good_until_seconds` of the failed links.
     """
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}
@@ -87,5 +104,5 @@ def typable(error: str) -> str:
     if len(error) > LONGEST or len(text) > LONGEST:
         text = text[:LONGEST] + "*"
     return _UNTYPABLE.sub(
-        lambda found: "".join("*" if c.isspace() or inert(c) != c else c for c in found[0]), text
+        lambda part: "".join("*" if c.isspace() or inert(c) != c else c for c in part[0]), text
     )

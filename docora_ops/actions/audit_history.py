@@ -1,0 +1,54 @@
+"""The audit entries of changes. Needs only Redis."""
+
+from datetime import UTC, datetime
+
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.pages import Page, page_of
+from docora_ops.audit import HistoryEntry
+from docora_ops.errors import in_future
+from docora_ops.queue.audit_stream import read_history
+from docora_ops.queue.redis_server import read_clock
+from docora_ops.text import When, moment_of
+
+
+def history(
+    docora: Docora,
+    *,
+    schedule: bool = True,
+    since: When | None = None,
+    operation_id: str | None = None,
+    app: str | None = None,
+    page: int = 1,
+    limit: int = 20,
+) -> Page[HistoryEntry]:
+    """Returns one page of the changes, latest first.
+
+    schedule: include passes of `schedule`.
+    since: only changes that began or ended since then, and bulk operations with a step since then.
+    operation_id: only the changes of this bulk operation, and its cancellation.
+    app: only changes whose selection names this app (id or name, case-insensitive).
+
+    Raises UsageError if `since` is in the future.
+    """
+    first = past_moment(docora, since) if since is not None else None
+    under_way = set(docora.store.find_records(first)) if first else set()
+    entries = [
+        entry
+        for entry in read_history(docora.redis, schedule=schedule)
+        if (first is None or entry.latest_at >= first or entry.operation_id in under_way)
+        and (operation_id is None or entry.operation_id == operation_id)
+        and (app is None or entry.names_app(app))
+    ]
+    return page_of(entries, page, limit)
+
+
+def past_moment(docora: Docora, given: When) -> datetime:
+    """Returns the moment by the clock of Redis, which keeps the audit entries.
+
+    Raises UsageError if it is in the future.
+    """
+    now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
+    moment = moment_of(given, now)
+    if moment > now:
+        raise in_future("--since", moment, now, "Redis")
+    return moment

@@ -1,0 +1,412 @@
+"""Judging what `doctor` has read: each check says what is wrong, and what to do."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from docora_ops.actions.freshness import Freshness, Stop, has_missed_passes
+from docora_ops.database.postgres_server import Role, Standby
+from docora_ops.jobs import (
+    ADVICE,
+    QUEUE_NAME,
+    Backend,
+    NoJobCode,
+    OtherQueue,
+    QueueHealth,
+    Worker,
+    refusal_of,
+)
+from docora_ops.settings import Settings
+from docora_ops.text import amount, duration, moment
+
+SLOW_MS = 250  # a server that takes longer to answer counts as slow
+TOO_SLOW_MS = 2000  # a server that takes longer to answer is not used
+
+_OLDEST_POSTGRES = 14
+_OLDEST_REDIS = [6, 2]  # Valkey 7.2, its first version, counts as 7.2
+_MEMORY_WARNING, _MEMORY_CRITICAL = 0.80, 0.95
+_LONG = 3600  # seconds that a job waits
+_LATE = 60  # seconds by which a delayed job may be late: workers look every second
+_CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; a worker that is further off takes no job
+_OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
+"""The version in the queue's metadata, which the last process to open the queue has written."""
+_TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
+_TIMER = (
+    "a timer should run docora-ops schedule, unless another program queues what is due: "
+    "docora-ops help recipes"
+)
+_BY_NAME = "workers are seen by the names of their Redis clients, if our user may list these"
+_TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
+_RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
+
+
+class CheckState(StrEnum):
+    """The result of one check."""
+
+    OK = "ok"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    NOT_CHECKED = "not_checked"
+
+
+class CheckName(StrEnum):
+    """The checks, in the order in which they are shown."""
+
+    SETTINGS = "settings"
+    POSTGRES = "postgres"
+    POSTGRES_VERSION = "postgres_version"
+    POSTGRES_PRIMARY = "postgres_primary"
+    POSTGRES_POOLING = "postgres_pooling"
+    TABLES = "tables"
+    SCHEMAS = "schemas"
+    PRIVILEGES = "privileges"
+    REDIS = "redis"
+    REDIS_VERSION = "redis_version"
+    REDIS_PRIMARY = "redis_primary"
+    REDIS_EVICTION = "redis_eviction"
+    REDIS_MEMORY = "redis_memory"
+    REDIS_PERSISTENCE = "redis_persistence"
+    BULLMQ_QUEUE = "bullmq_queue"
+    WORKERS = "workers"
+    SCHEDULE = "schedule"
+    DELAYED_JOBS = "delayed_jobs"
+    WAITING_JOBS = "waiting_jobs"
+    CLOCKS = "clocks"
+    LATENCY = "latency"
+    SERVERS_MATCH = "servers_match"
+    FRESHNESS = "freshness"
+    FAILED_LINKS = "failed_links"
+    OPEN_CIRCUITS = "open_circuits"
+    DRIFT_LOST = "drift_lost"
+    DRIFT_STUCK = "drift_stuck"
+    DRIFT_ORPHAN = "drift_orphan"
+    DRIFT_DUPLICATE = "drift_duplicate"
+    DRIFT_STALE_ENTRY = "drift_stale_entry"
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of one check and, unless it is OK, what to do."""
+
+    name: CheckName
+    state: CheckState = field(kw_only=True)
+    finding: str
+    hint: str | None = None
+    command: str = ""  # a shell command that does it, too long for a table
+
+
+ok = partial(Check, state=CheckState.OK)
+warning = partial(Check, state=CheckState.WARNING)
+critical = partial(Check, state=CheckState.CRITICAL)
+not_checked = partial(Check, state=CheckState.NOT_CHECKED)
+
+
+Problem = tuple[bool, Callable[..., Check], str, str]
+"""`(exists, kind, finding, hint)`. `kind` is `critical` or `warning`, which makes the check."""
+
+
+def judge(name: CheckName, fine: str, *problems: Problem) -> Check:
+    """Returns a check with the first problem that exists, otherwise OK with the finding `fine`."""
+    for exists, kind, finding, hint in problems:
+        if exists:
+            return kind(name, finding, hint)
+    return ok(name, fine)
+
+
+def check_postgres(
+    version: str, standby: Standby | None, *, is_read_only: bool = False
+) -> Iterator[Check]:
+    """Checks the version, and whether the server takes writes.
+
+    is_read_only: an administrator allows no changes.
+    """
+    product = f"PostgreSQL {version}"
+    is_old = [int(number) for number in re.findall(r"\d+", version)[:1]] < [_OLDEST_POSTGRES]
+    upgrade = f"upgrade to PostgreSQL {_OLDEST_POSTGRES} or newer"
+    problem = (is_old, critical, f"{product} is too old", upgrade)
+    yield judge(CheckName.POSTGRES_VERSION, product, problem)
+    hint = "point DATABASE_URL at the primary"
+    problem = (standby is not None, critical, f"it is {standby}", hint)
+    read_only = (
+        "default_transaction_read_only is on: no command changes links, and no worker takes jobs"
+    )
+    hint = "whoever has set it for the server, the database or the role can say why"
+    forbidden = (is_read_only, critical, read_only, hint)
+    yield judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem, forbidden)
+
+
+def check_privileges(role: Role, *, read_only: bool = False) -> Check:
+    """Checks the privileges of the role. `read_only`: read privileges are enough."""
+    if role.may_only_read and not read_only:
+        finding = f"{role.name} may only read: no command can change a link with it, and writing "
+        hint = "to monitor, add --read-only; to make changes: docora-ops help privileges"
+        return critical(CheckName.PRIVILEGES, f"{finding}to Redis was not tried", hint)
+    lacks = {} if role.is_superuser else role.lacks(read_only=read_only)
+    lacking = "; ".join(f"{', '.join(lacks[table])} on {table}" for table in lacks)
+    hint = " ".join(
+        f"GRANT {', '.join(lacks[table])} ON {role.schema}.{table} TO {role.name};"
+        for table in lacks
+    )
+    kind = critical if lacks.keys() - _TABLES_OF_FEW_COMMANDS else warning
+    problem = (bool(lacks), kind, f"{role.name} lacks {lacking}", hint)
+    return judge(CheckName.PRIVILEGES, f"{role.name} has what it needs", problem)
+
+
+def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None) -> Iterator[Check]:
+    """Checks version, role, eviction, memory and persistence, by the answer of INFO.
+
+    refusal: why Redis refused the writes that were attempted, and the hint.
+    """
+    version, valkey = str(info.get("redis_version", "")), info.get("valkey_version")
+    is_replica = info.get("role", "master") != "master"
+    product = f"Valkey {valkey}" if valkey else f"Redis {version}"
+    numbers = [int(number) for number in re.findall(r"\d+", version)]
+    upgrade = "upgrade to Redis 6.2, Valkey 7.2 or newer"
+    is_old = bool(numbers) and numbers < _OLDEST_REDIS
+    problem = (is_old, critical, f"{product} is too old", upgrade)
+    yield judge(CheckName.REDIS_VERSION, product, problem)
+    yield judge(
+        CheckName.REDIS_PRIMARY,
+        "the primary",
+        (is_replica, critical, "it is a replica", "point REDIS_URL at the primary"),
+        (refusal is not None, critical, *(refusal or ("", ""))),
+    )
+    policy = info.get("maxmemory_policy") or "noeviction"  # or it does not tell
+    finding = f"maxmemory-policy is {policy}: jobs may be thrown away"
+    hint = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+    problem = (policy != "noeviction", critical, finding, hint)
+    yield judge(CheckName.REDIS_EVICTION, policy, problem)
+    memory, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
+    used = f"{memory / 2**20:,.0f} MiB used"
+    share = memory / limit if limit else 0
+    finding = f"{used}, {share:.0%} of maxmemory"
+    hint = "free memory, or raise maxmemory: a full Redis takes no jobs"
+    yield judge(
+        CheckName.REDIS_MEMORY,
+        finding if limit else f"{used}, maxmemory is not set",
+        (share >= _MEMORY_CRITICAL, critical, finding, hint),
+        (share >= _MEMORY_WARNING, warning, finding, hint),
+    )
+    finding = "the last write to disk failed: it refuses writes, or soon will"
+    writes = ("aof_last_write_status", "rdb_last_bgsave_status")
+    is_broken = any(info.get(name, "ok") != "ok" for name in writes)
+    problem = (is_broken, critical, finding, "see Redis's log and its disk")
+    fine = "append-only file" if info.get("aof_enabled") else "snapshots"
+    yield judge(CheckName.REDIS_PERSISTENCE, fine, problem)
+
+
+def check_queue(queue: QueueHealth, backend: Backend, pending: int) -> Iterator[Check]:
+    """Checks the BullMQ queue, workers, scheduler and waiting jobs.
+
+    Makes only one of these checks if only workers of the other backend are running.
+
+    pending: the number of pending links; 0 if unknown.
+    """
+    is_rq, advice = backend is Backend.RQ, ADVICE[backend]
+    if queue.has_only_others:
+        name = CheckName.BULLMQ_QUEUE if is_rq else CheckName.WORKERS
+        yield critical(name, advice.only_others, advice.to_switch)
+        return
+    yield from _check_rq(queue) if is_rq else _check_bullmq(queue, pending)
+    waiting, oldest = str(queue.waiting or "none"), queue.oldest_waits_for
+    if oldest is not None:
+        waiting = f"{queue.waiting}, the oldest for {duration(oldest)}"
+    start_more = "start more workers: docora-ops worker --concurrency N"
+    if not is_rq:
+        start_more = "raise SCAN_CONCURRENCY, or run more workers of Docora"
+    problem = ((oldest or 0) > _LONG, warning, waiting, start_more)
+    yield judge(CheckName.WAITING_JOBS, waiting, problem)
+
+
+def _check_rq(queue: QueueHealth) -> Iterator[Check]:
+    name, finding = CheckName.BULLMQ_QUEUE, "not in use"
+    if queue.other is OtherQueue.WORKED_ON:
+        yield critical(name, _RQ.others_beside, _RQ.to_stop_others)
+    elif queue.other is OtherQueue.LEFT_JOBS:
+        finding = (
+            "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
+        )
+        finding += "started sends files to the base_url that an app had when its job was queued"
+        yield critical(name, finding, _TO_REMOVE, command=queue.to_remove_others)
+    else:
+        yield ok(name, finding)
+    jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
+    workers = f"{queue.workers} on {QUEUE_NAME}"
+    suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
+    unless_idle = critical if queue.waiting else warning
+    lost = f" ({queue.lost})" if queue.lost else ""
+    none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
+    yield judge(
+        CheckName.WORKERS,
+        workers,
+        (not queue.workers, critical, none, "start one: docora-ops worker"),
+        *_refusals(queue, f"{workers}, {{}}, and {jobs}"),
+        (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
+        (bool(lost), warning, workers + lost, "see whether they run: docora-ops queue"),
+    )
+    name, delay = CheckName.DELAYED_JOBS, queue.first_delayed_in
+    if delay is None:
+        yield ok(name, "none")
+        return
+    first = f"the first is due in {duration(delay)}"
+    if delay < 0:
+        first = f"the first was due {duration(-delay)} ago"
+    start = f"start a worker, which queues them: {_RQ.to_start_workers}"
+    yield judge(
+        name,
+        f"workers queue them; {first}",
+        (
+            not queue.has_scheduler,
+            critical,
+            f"nothing queues them when they are due; {first}",
+            start,
+        ),
+        (delay < -_LATE, warning, f"workers queue them, yet {first}", "see the log of the workers"),
+    )
+
+
+def _refusals(queue: QueueHealth, text: str) -> Iterator[Problem]:
+    """Yields what is wrong by the word of the workers that take no job, suspended ones excepted.
+
+    It is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+    """
+    refusal = refusal_of(queue.live_workers)
+    if refusal is None:
+        return
+    has_wrong_key = any(trouble.code is NoJobCode.WRONG_KEY for trouble in refusal.troubles)
+    kind = critical if refusal.is_total or has_wrong_key else warning
+    hint = "; ".join(trouble.hint for trouble in refusal.troubles if trouble.hint)
+    finding = text.format(refusal.words)
+    yield bool(refusal.troubles), kind, finding, hint or "see the log of the workers"
+
+
+def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
+    version = queue.bullmq_version
+    other = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
+    to_compare = "see whether status and queue fit Docora's own screens"
+    none = f"no queue {QUEUE_NAME} of BullMQ in this Redis"
+    yield judge(
+        CheckName.BULLMQ_QUEUE,
+        f"{QUEUE_NAME}, made by {version}" if version else QUEUE_NAME,
+        (version is None, warning, none, "check REDIS_URL"),
+        (bool(_OTHER_BULLMQ.match(version or "")), warning, other, to_compare),
+    )
+    name, finding = CheckName.WORKERS, str(queue.workers)
+    if queue.workers and queue.other is OtherQueue.LEFT_JOBS:
+        finding += "; RQ's queue holds jobs, which run if a worker of RQ is started"
+        yield critical(name, finding, _TO_REMOVE, command=queue.to_remove_others)
+    else:
+        jobs = queue.waiting + queue.active + queue.delayed
+        problem = critical if jobs or pending else warning
+        waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
+        idle = f", for {waiting}" if jobs or pending else ", and no job waits"
+        none = f"no BullMQ worker is seen{idle}; {_BY_NAME}"
+        beside = queue.other is OtherQueue.WORKED_ON
+        suspended = (
+            f"{finding}; {queue.suspension and queue.suspension.sentence}, and {waiting} wait"
+        )
+        yield judge(
+            name,
+            finding,
+            (not queue.workers, critical, none, _BULLMQ.to_start_workers),
+            (beside, critical, _BULLMQ.others_beside, _BULLMQ.to_stop_others),
+            (queue.suspension is not None, problem, suspended, _BULLMQ.to_resume),
+        )
+    queued = "Docora's workers queue them when they are due"
+    yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")
+
+
+def check_schedule(seconds: int | None, freshness: Freshness | None, settings: Settings) -> Check:
+    """Checks when the last pass of `schedule` was. The parameters are those of `judge_pass`."""
+    state = judge_pass(seconds, freshness, settings)
+    finding = "no pass is known of the last week"
+    if seconds is not None:
+        finding = f"the last pass was {duration(seconds)} ago"
+    hint = None if state is CheckState.OK else _TIMER
+    return Check(CheckName.SCHEDULE, finding, hint, state=state)
+
+
+def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
+    """Judges how long ago the last pass of `schedule` was.
+
+    An old pass is critical only if links wait: otherwise another program queues what is due, and
+    somebody has run `schedule` once by hand.
+
+    seconds: since that pass; None: none was seen.
+    freshness: as judged beside the queue; None: unknown.
+    """
+    is_old = has_missed_passes(seconds, settings)
+    if is_old and freshness is not None:
+        waits = freshness.overdue > 0 or freshness.nothing_moves
+        is_too_old = seconds is not None and seconds > settings.overdue_after_seconds
+        if freshness.stopped is Stop.SCHEDULE or (waits and is_too_old):
+            return CheckState.CRITICAL
+    return CheckState.WARNING if is_old else CheckState.OK
+
+
+def check_freshness(freshness: Freshness) -> Check:
+    """Checks that links are scanned. `freshness`: as judged beside the queue."""
+    longest, last = duration(freshness.overdue_after_seconds), "no good scan yet"
+    if freshness.last_scanned_at:
+        seconds = (freshness.read_at - freshness.last_scanned_at).total_seconds()
+        last = f"last good scan {duration(seconds)} ago"
+    overdue = f"{freshness.overdue_words} without a good scan for over {longest}; the oldest "
+    overdue += f"was at {moment(freshness.overdue_since)}"
+    still = duration(freshness.nothing_moves_after_seconds)
+    stands = (
+        f"nothing moves: {amount(freshness.due, 'link')} due, and for over {still} no job ran, "
+    )
+    stands += "began or ended, and no file was delivered"
+    cause = f"; {freshness.stopped.sentence}" if freshness.stopped else ""
+    return judge(
+        CheckName.FRESHNESS,
+        f"no link overdue, {last}",
+        (freshness.overdue > 0, critical, overdue + cause, "docora-ops links --overdue"),
+        (freshness.nothing_moves, critical, stands + cause, "docora-ops queue"),
+        (
+            freshness.is_slow,
+            warning,
+            freshness.slow_words,
+            "run more workers, or see docora-ops queue",
+        ),
+    )
+
+
+def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:
+    """Compares the clocks of this host, of the servers, and of the workers' hosts.
+
+    ahead: by server, the seconds that its clock is ahead of this host's.
+    """
+    clocks = {"this host": 0.0, **ahead}
+    first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
+    off = clocks[first] - clocks[last]
+    differences = [(off, f"{first} is {off:,.0f} s ahead of {last}")]
+    for worker in workers:
+        if (seconds := worker.clock_ahead_seconds) is not None:
+            direction = "ahead of" if seconds > 0 else "behind"
+            host = worker.hostname or "an unknown host"
+            finding = f"{host} (worker {worker.name}) is {abs(seconds):,} s {direction} Redis"
+            differences.append((abs(seconds), finding))
+    largest, finding = max(differences, key=lambda difference: difference[0])
+    compared = [*clocks, amount(len(differences) - 1, "worker")]
+    hint = "set the clocks by NTP on each host: heartbeats and due times are judged by them, and a "
+    hint += "worker that is more than 20 s off takes no job"
+    return judge(
+        CheckName.CLOCKS,
+        f"{', '.join(compared[:-1])} and {compared[-1]} agree to {_CLOCK_WARNING} s",
+        (largest > _CLOCK_CRITICAL, critical, finding, hint),
+        (largest > _CLOCK_WARNING, warning, finding, hint),
+    )
+
+
+def check_latency(milliseconds: Mapping[str, float]) -> Check:
+    """Checks how long the servers take to answer. `milliseconds`: of one answer, by server."""
+    finding = " and ".join(f"{took:,.1f} ms from {name}" for name, took in milliseconds.items())
+    finding, slowest = f"an answer takes {finding}", max(milliseconds, key=milliseconds.__getitem__)
+    hint = f"check the load of {slowest}, and the network to it"
+    too_slow = (milliseconds[slowest] > TOO_SLOW_MS, critical, finding, hint)
+    slow = (milliseconds[slowest] > SLOW_MS, warning, finding, hint)
+    return judge(CheckName.LATENCY, finding, too_slow, slow)

@@ -1,0 +1,83 @@
+"""The metrics of a Docora, for Prometheus. Only reads."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.link_lists import error_groups
+from docora_ops.actions.status import DriftCounts, count_drift, keeping_errors
+from docora_ops.database.link_reports import LinkCounts, count_by_status, links_by_group
+from docora_ops.database.postgres_server import read_standby
+from docora_ops.error_groups import ErrorGroup
+from docora_ops.errors import PostgresError, RedisError, ServerError
+from docora_ops.jobs import OtherQueue, QueueOverview
+from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup
+from docora_ops.queue.redis_client import measure
+
+_MEASURED_ERRORS = 20
+"""Errors that become metrics: each is a time series of its own."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The numbers at one moment. Those of a server that is down are None.
+
+    A server is up if it answered and permitted everything. `failed_by_app` and `failed_by_error`:
+    None also if not asked for; the latter has the 20 most frequent errors only. `drift` needs both
+    servers, and the right backend.
+    """
+
+    links: LinkCounts | None
+    failed_by_app: Sequence[AppCount] | None
+    failed_by_error: Sequence[ErrorGroup] | None
+    queue: QueueOverview | None
+    backend_ok: bool | None  # the workers that run are those of the backend
+    drift: DriftCounts | None
+    freshness: Freshness | None
+    scrape_seconds: float
+    target: str | None = None
+
+
+def read_metrics(
+    docora: Docora, *, by_app: bool = False, by_error: bool = False
+) -> tuple[Metrics, Sequence[ServerError]]:
+    """Returns the metrics of both servers, as far as available, and the errors of unusable servers.
+
+    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
+    `by_app`: count the failed links of each app. `by_error`: count them by folded error.
+    """
+    start, database = time.monotonic(), docora.database
+    links = failed = groups = overview = backend_ok = drift = freshness = standby = None
+    errors: list[ServerError] = []
+    # In one transaction, so that the failed links of the apps and those of the errors add up.
+    with keeping_errors(errors), database.snapshot():
+        links = count_by_status(database)
+        freshness = links_freshness(docora, links)
+        standby = read_standby(database)
+        if by_app:
+            rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
+            failed = [AppCount(*row) for row in rows]
+        if by_error:
+            groups = error_groups(database, FAILED_LINKS)[:_MEASURED_ERRORS]
+    with keeping_errors(errors):
+        # A cached property, as the next line's, holds up other threads in Python 3.11.
+        measure(docora.redis)
+        queue = docora.queue_to_read
+        overview = queue.overview(limit=1)
+        backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
+        if freshness is not None:
+            freshness = beside_queue(docora, freshness, overview)
+        if backend_ok and not (errors or standby):  # whose links may be older than their jobs
+            drift = count_drift(docora, overview)
+    if any(isinstance(error, PostgresError) for error in errors):
+        links = failed = groups = freshness = None
+    if any(isinstance(error, RedisError) for error in errors):
+        overview = backend_ok = None
+    seconds = round(time.monotonic() - start, 3)
+    target = docora.settings.target
+    return (
+        Metrics(links, failed, groups, overview, backend_ok, drift, freshness, seconds, target),
+        errors,
+    )

@@ -1,0 +1,81 @@
+"""`pause` and `resume`: suspending all RQ workers of a Redis, and ending the suspension."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.workers import require_rq
+from docora_ops.errors import WrongBackendError
+from docora_ops.jobs import AnyWorker, Backend, OtherQueue, Suspension
+from docora_ops.queue.backend import (
+    live_workers,
+    read_suspension,
+    resume_workers,
+    suspend_workers,
+)
+
+_INSTEAD = "to keep Docora's workers from taking jobs, stop them"
+
+
+@dataclass(frozen=True)
+class RqWorkers:
+    """All live RQ workers of this Redis, and their suspension, None if they are not suspended.
+
+    replaced: the earlier suspension that a pause has replaced, if any.
+    """
+
+    suspension: Suspension | None
+    workers: Sequence[AnyWorker]
+    replaced: Suspension | None = None
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The result of `resume`. `suspension`: the one that has ended, if any."""
+
+    resumed: bool
+    suspension: Suspension | None
+
+
+def rq_workers(docora: Docora) -> RqWorkers:
+    """Returns all live RQ workers of this Redis, of any queue, and their suspension.
+
+    Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError beside a worker of
+    Docora, which would go on taking jobs.
+    """
+    require_rq(docora, "pause", _INSTEAD)
+    if docora.queue.read_other() is OtherQueue.WORKED_ON:
+        raise WrongBackendError("a BullMQ worker of Docora runs, and obeys no pause", hint=_INSTEAD)
+    return RqWorkers(read_suspension(docora.redis, Backend.RQ), live_workers(docora.redis))
+
+
+def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
+    """Suspends all RQ workers of this Redis, and returns them with their suspension.
+
+    Each worker finishes its job. A worker that is already waiting for a job may take one more.
+
+    seconds: the length of the pause; None: until `resume`.
+    reason: for the audit entry.
+
+    Raises UsageError for an unconfirmed pause of a protected target, and the errors of
+    `rq_workers`.
+    """
+    docora.require_confirmation()
+    now = rq_workers(docora)
+    change = docora.describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
+    suspension = suspend_workers(docora.redis, seconds, change)
+    return RqWorkers(suspension, now.workers, replaced=now.suspension)
+
+
+def resume(docora: Docora, *, reason: str | None = None) -> Resumed:
+    """Resumes the RQ workers of this Redis after `pause` or `rq suspend`.
+
+    reason: for the audit entry; without a suspension there is none.
+
+    Raises NeedsRqError, UnclearBackendError, RedisError.
+    """
+    require_rq(docora, "resume", docora.advice.to_resume)
+    suspension = read_suspension(docora.redis, Backend.RQ)
+    if suspension:
+        resume_workers(docora.redis, docora.describe_change("resume", reason))
+    return Resumed(suspension is not None, suspension)

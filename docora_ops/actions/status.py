@@ -1,0 +1,195 @@
+"""The state of a Docora on one screen. Only reads."""
+
+import time
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from docora_ops.actions.checks import TOO_SLOW_MS, CheckState, judge_pass
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.link_lists import error_groups
+from docora_ops.actions.look import look_at_jobs
+from docora_ops.actions.workers import warn_of_other_workers
+from docora_ops.bulk import KnownOperation
+from docora_ops.database import Database
+from docora_ops.database.drift import count_unfinished_links, unfinished_links
+from docora_ops.database.link_reports import count_by_status, links_by_group
+from docora_ops.database.postgres_server import Standby, read_server
+from docora_ops.error_groups import ErrorGroup
+from docora_ops.errors import PostgresError, RedisError, ServerError
+from docora_ops.jobs import Backend, OtherQueue, QueueOverview
+from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
+from docora_ops.queue import LinkQueue
+from docora_ops.queue.redis_client import describe, measure
+
+_TOO_SLOW = "check its load and the network"
+_MOST = 5000
+"""Links whose jobs are looked at: more take longer than the rest of a screen."""
+_GROUPS = 4
+"""Apps and errors that are named: the whole screen fits 24 lines."""
+
+
+@dataclass(frozen=True)
+class DriftCounts:
+    """The number of links without a live job: `status` looks twice, `metrics` once."""
+
+    lost: int  # pending for five minutes, without a live job
+    stuck: int  # scanning, without a live job
+    at_least: bool = False  # too many to look at: `lost` is how many more than all jobs
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a Docora. The fields of a server that is down are None.
+
+    `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
+    errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, of all failed links.
+    `drift`: None beside wrong or unclear workers, and on a standby.
+    """
+
+    postgres: str  # names the server and the database
+    redis: str
+    target: str | None = None
+    schema: str | None = None  # of Docora's tables
+    postgres_latency_ms: int | None = None  # how long one answer takes
+    redis_latency_ms: int | None = None
+    links_by_status: Mapping[LinkStatus, int] | None = None
+    open_circuits: int | None = None
+    pending_with_open_circuit: int | None = None  # links
+    failed_apps: int | None = None
+    failed_by_app: Sequence[AppCount] | None = None
+    failed_errors: int | None = None
+    failed_by_error: Sequence[ErrorGroup] | None = None
+    good_until_at: datetime | None = None
+    good_until_seconds: int | None = None
+    standby: Standby | None = None  # None on a primary
+    queue: QueueOverview | None = None
+    other_queue: OtherQueue = OtherQueue.UNUSED
+    last_operation: KnownOperation | None = None
+    drift: DriftCounts | None = None
+    freshness: Freshness | None = None
+    schedule_state: CheckState | None = None  # of the last pass of `schedule`; None: not with RQ
+
+    @property
+    def has_only_others(self) -> bool:
+        """Tells whether only workers of the other backend run."""
+        queue = self.queue
+        return bool(queue and not queue.workers and self.other_queue is OtherQueue.WORKED_ON)
+
+
+def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
+    """Returns the state of both servers as far as available, and errors of unusable servers."""
+    database, client = docora.database, docora.redis
+    errors: list[ServerError] = []
+    status = Status(database.server, describe(client), docora.settings.target)
+    with keeping_errors(errors), database.snapshot():
+        server = read_server(database)
+        status = replace(
+            status,
+            postgres=database.server,
+            schema=database.schema,
+            postgres_latency_ms=round(server.latency * 1000),
+            standby=server.standby,
+        )
+        if server.latency * 1000 > TOO_SLOW_MS:
+            raise PostgresError(f"Postgres database {database.server} is too slow", hint=_TOO_SLOW)
+        counts = count_by_status(database)
+        failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
+        groups = error_groups(database, FAILED_LINKS)
+        known = [group for group in groups if group.good_until_seconds is not None]
+        latest = min(known, key=lambda group: group.good_until_seconds or 0, default=None)
+        status = replace(
+            status,
+            freshness=links_freshness(docora, counts),
+            links_by_status=counts.by_status,
+            open_circuits=counts.open_circuits,
+            pending_with_open_circuit=counts.pending_with_open_circuit,
+            failed_apps=len(failed_apps),
+            failed_by_app=[AppCount(*row) for row in failed_apps[:_GROUPS]],
+            failed_errors=len(groups),
+            failed_by_error=groups[:_GROUPS],
+            good_until_at=latest.good_until_at if latest else None,
+            good_until_seconds=latest.good_until_seconds if latest else None,
+        )
+    with keeping_errors(errors):
+        latency, _ = measure(client)
+        status = replace(status, redis_latency_ms=round(latency * 1000))
+        if latency * 1000 > TOO_SLOW_MS:
+            raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
+        queue = docora.queue_to_read
+        overview, other = queue.overview(1), queue.read_other()
+        last = next(iter(docora.store.read_all()), None)
+        status = replace(status, queue=overview, other_queue=other, last_operation=last)
+        is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
+        if queue.choice.is_clear and not (is_judged or status.has_only_others):
+            warn_of_other_workers(docora, has_workers=True)
+        if fresh := status.freshness:
+            status = replace(status, freshness=beside_queue(docora, fresh, overview))
+        is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
+        if is_rq and not status.has_only_others:
+            seconds, fresh = overview.last_pass_seconds, status.freshness
+            state = judge_pass(seconds, fresh, docora.settings)
+            status = replace(status, schedule_state=state)
+        # The links of a standby may be older than their jobs.
+        if status.links_by_status and is_judged and not status.standby:
+            status = replace(status, drift=count_drift(docora, overview, twice=True))
+    return status, errors
+
+
+@contextmanager
+def keeping_errors(errors: list[ServerError]) -> Iterator[None]:
+    """Ends the block on an error of a server, and adds the error to `errors`."""
+    try:
+        yield
+    except (PostgresError, RedisError) as error:
+        errors.append(error)
+
+
+def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False) -> DriftCounts:
+    """Counts lost and stuck links; of too many links, tells a lower bound.
+
+    Unlike `doctor`, believes a job that reads as waiting: no list is searched.
+
+    twice: a link that a worker has just begun looks lost for a moment. So if any are found, look
+        again `DOCORA_OPS_DRIFT_GRACE` seconds later, and count what both looks have found.
+
+    Raises PostgresError, RedisError.
+    """
+    database, queue = docora.database, docora.queue_to_read
+    first = _links_without_job(database, queue)
+    if first is None:
+        too_many = max(0, count_unfinished_links(database) - overview.unfinished)
+        if too_many and twice:
+            time.sleep(docora.settings.drift_grace)
+            jobs = queue.overview(1).unfinished
+            too_many = min(too_many, max(0, count_unfinished_links(database) - jobs))
+        return DriftCounts(too_many, 0, at_least=True)
+    if first and twice:
+        time.sleep(docora.settings.drift_grace)
+        first = _links_without_job(database, queue, first) or {}
+    counts = Counter(first.values())
+    return DriftCounts(counts[LinkStatus.PENDING_SNAPSHOT], counts[LinkStatus.SCANNING])
+
+
+def _links_without_job(
+    database: Database, queue: LinkQueue, only: Container[LinkRef] | None = None
+) -> dict[LinkRef, str] | None:
+    """Returns the lost and stuck links that one look finds, with their statuses.
+
+    Returns None if there are too many links to look at each.
+
+    only: leave out all other links.
+    """
+    limit = None if queue.is_docoras else _MOST + 1
+    with database.snapshot():
+        links = unfinished_links(database, only_stuck=queue.is_docoras, limit=limit)
+        if only is None and limit and len(links) == limit:
+            return None
+        statuses = {ref: status for ref, status in links if only is None or ref in only}
+        for ref, answer in look_at_jobs(database, queue, list(statuses)):
+            if answer.state.is_live or queue.docora_picks_up(statuses[ref], answer):
+                del statuses[ref]
+    return statuses

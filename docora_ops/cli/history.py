@@ -1,0 +1,78 @@
+"""`history`. Needs only Redis."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from docora_ops.audit import HistoryEntry, HistoryState
+from docora_ops.cli import options
+from docora_ops.cli.context import context_of
+from docora_ops.render.bulk_view import command_line, counted_results, stopped
+from docora_ops.render.columns import Column, words
+from docora_ops.text import amount
+
+
+def history(
+    typer_context: typer.Context,
+    limit: options.Limit = 20,
+    page: options.PageNumber = 1,
+    since: options.Since = None,
+    operation: options.OfOperation = None,
+    app: Annotated[
+        str | None,
+        typer.Option(
+            metavar="APP", help="Only changes with this app (id or name) among their options."
+        ),
+    ] = None,
+    no_schedule: Annotated[
+        bool, typer.Option("--no-schedule", help="Exclude the passes of schedule.")
+    ] = False,
+    as_json: options.Json = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """Show who changed what, when and why, latest first.
+
+    Only changes made with docora-ops are recorded, not those of the dashboard.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.audit_history import history
+
+    changes = history(
+        context.docora,
+        schedule=not no_schedule,
+        since=since,
+        operation_id=operation,
+        app=app,
+        page=page,
+        limit=limit,
+    )
+    context.show_page(changes, _COLUMNS, context.docora.redis_server, "change")
+
+
+def result_of_change(entry: HistoryEntry) -> str:
+    """Counts the links of a change by outcome and result, and its delivery records."""
+    counts = dict(entry.counts)
+    total = counts.pop("total", 0)
+    cleared, marked = counts.pop("deliveries_cleared", 0), counts.pop("deliveries_marked", 0)
+    parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
+    for records, done in ((cleared, "deleted"), (marked, "marked")):
+        parts += [f"{amount(records, 'delivery record')} {done}"] if records else []
+    if old_url := entry.selection.get("old_url"):
+        parts = [f"was {old_url}"]
+    if entry.state is not HistoryState.DONE:
+        is_cancelled = entry.state is HistoryState.CANCELLED
+        end = stopped(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)
+        parts = [f"{amount(total, 'link')}: {', '.join([*parts, end])}"]
+    return "; ".join(filter(None, (", ".join(parts), ", ".join(counted_results(entry.results)))))
+
+
+_COLUMNS: Sequence[Column[HistoryEntry]] = (
+    Column("When", lambda entry: entry.started_at),
+    Column("Who", lambda entry: entry.who),
+    Column("What", lambda entry: command_line(entry.command, entry.selection), folds=True),
+    Column("Result", result_of_change),
+    Column("Operation", lambda entry: entry.operation_id, left_out=1),
+    Column("Reason", lambda entry: entry.reason),
+)

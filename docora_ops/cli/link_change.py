@@ -1,0 +1,139 @@
+"""What `retry` and `resync` of one link and `wait` for one show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from docora_ops.bulk import LinkWait, WaitEnd
+from docora_ops.jobs import when_docora_queues
+from docora_ops.links import Action, Link, LinkResult, Outcome
+from docora_ops.render.columns import Pairs, cell, style_of, words
+from docora_ops.text import amount, moment
+
+
+@dataclass(frozen=True)
+class LinkBefore:
+    """The link as it was before the change."""
+
+    status: str
+    retry_count: int
+    error_message: str | None
+
+
+@dataclass(frozen=True)
+class LinkData:
+    """The result of `retry`, `resync` or `wait` for one link, with Docora's own names.
+
+    `outcome`, `previous` and `circuit_open_until`, which is read after the change, are null for
+    `wait`. `circuit_reset` needs `--reset-circuit`. `deliveries_cleared` and, with `--update`,
+    `deliveries_marked` are of a resync. `waited` needs `--wait`.
+    """
+
+    message: str
+    dry_run: bool
+    job_id: str
+    outcome: Outcome | None
+    app_id: str
+    app_name: str
+    repository_id: str
+    repository_name: str
+    previous: LinkBefore | None
+    circuit_open_until: datetime | None
+    circuit_reset: bool | None
+    deliveries_cleared: int | None
+    deliveries_marked: int | None
+    worker_count: int
+    waited: LinkWait | None
+
+
+def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = None) -> LinkData:
+    """Returns the JSON data of a retry or resync, or of the wait for a link."""
+    link, changed = (result, None) if isinstance(result, Link) else (result.link, result)
+    cleared = changed.deliveries_cleared if changed and changed.action is Action.RESYNC else None
+    is_update = changed is not None and changed.update
+    previous = LinkBefore(link.status, link.retry_count, link.error_message)
+    return LinkData(
+        **link.names,
+        message=message(changed) if changed else "Snapshot awaited",
+        dry_run=changed is not None and changed.dry_run,
+        job_id=link.ref.job_id,
+        outcome=changed.outcome if changed else None,
+        previous=previous if changed else None,
+        circuit_open_until=changed.circuit_open_until if changed else None,
+        circuit_reset=changed.circuit_reset if changed else None,
+        deliveries_cleared=None if is_update else cleared,
+        deliveries_marked=cleared if is_update else None,
+        worker_count=workers,
+        waited=wait,
+    )
+
+
+def message(result: LinkResult) -> str:
+    """Returns the result in the dashboard's words where it has them."""
+    if result.dry_run:
+        return "Dry run"
+    if result.outcome is Outcome.ALREADY_RUNNING:
+        return "Snapshot already running"
+    if result.outcome is Outcome.RESET:
+        when = when_docora_queues(result.workers, result.scan_interval)
+        return f"Link reset: Docora's scheduler queues it {when}"
+    return "Re-sync queued" if result.action is Action.RESYNC else "Retry queued"
+
+
+FORGOTTEN = "Files that are gone from the repository stay in the app: --update deletes them."
+"""Said of a resync without `--update`."""
+
+
+def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: bool = False) -> str:
+    """Says what becomes of this many delivery records, and what is sent."""
+    if only_some and not count:
+        return "no delivery records yet: the snapshot sends these files"
+    what = f"deleted: {'these files are' if only_some else 'every file is'} sent again"
+    if update:
+        what = "marked: files are sent as updates, or deletions if gone"
+    return f"{amount(count, 'delivery record')} {'would be ' * is_planned}{what}"
+
+
+def result_screen(result: LinkResult) -> Pairs:
+    """Shows the link as it was before, and the outcome."""
+    link = result.link
+    rows = [
+        ("App", cell(f"{link.payload.app_name} ({link.ref.app_id})")),
+        ("Repository", cell(f"{link.payload.repository_name} ({link.ref.repository_id})")),
+        ("Was", cell(f"{link.status}, {amount(link.retry_count, 'try', 'tries')} failed")),
+        ("Last error", cell(link.error_message or "")),
+        ("Outcome", cell(words(result.outcome), style_of(result.outcome))),
+        ("Job", cell(link.ref.job_id)),
+    ]
+    if result.action is Action.RESYNC:
+        cleared, update = result.deliveries_cleared, result.update
+        records = records_in_words(
+            cleared, update=update, is_planned=result.dry_run, only_some=result.path is not None
+        )
+        rows.append(("Files", cell(records)))
+    if link.circuit_is_open:
+        circuit = f"open until {moment(link.circuit_open_until)}: only the scheduler waits for it"
+        if result.circuit_reset:
+            circuit = "would be closed" if result.dry_run else "closed"
+        rows.append(("Circuit", cell(circuit, "yellow")))
+    return Pairs([row for row in rows if row[1]])
+
+
+_ENDS = {
+    WaitEnd.SYNCED: "in sync",
+    WaitEnd.FAILED: "failed again",
+    WaitEnd.GONE: "the link is gone",
+    WaitEnd.LOST: "the job is lost",
+}
+
+
+def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
+    """Shows the result of the snapshot and, if it is given, which link it is of."""
+    text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {wait.seconds:.0f} s"
+    rows = [
+        ("Link", cell(link.payload.link_name if link else "")),
+        ("Result", cell(text, style_of(wait.result))),
+        ("Error", cell(wait.error_message or "")),
+    ]
+    return Pairs([row for row in rows if row[1]])

@@ -1,0 +1,342 @@
+"""`links`, `failed`, `apps` and `show`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import context_of, link_choice
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.errors import UsageError
+from docora_ops.jobs import Backend
+from docora_ops.links import LinkGroup, LinkSort, LinkStatus, arguments
+from docora_ops.render.columns import Column, Pairs, cell, named_values, style_of, words
+from docora_ops.text import amount, duration, good_until, moment
+
+if TYPE_CHECKING:
+    from docora_ops.actions.link_lists import LinkDetails
+    from docora_ops.database.link_reports import AppSummary, DeliveredFile, ListedLink
+    from docora_ops.jobs import JobPlace
+
+
+Sort = Annotated[
+    LinkSort,
+    typer.Option(
+        metavar="ORDER",
+        help="Sort by app (app id, then repository id), error, retries (most first), last-scan "
+        "(never scanned first, then oldest first) or overdue (longest without a good scan first). "
+        "Groups are sorted by size.",
+    ),
+]
+Overdue = Annotated[
+    bool,
+    typer.Option("--overdue", help="Only links in sync that have not been scanned for too long."),
+]
+GroupBy = Annotated[
+    LinkGroup | None,
+    typer.Option(
+        metavar="FIELD",
+        help="Count links by app, repository, status or error (ignoring paths, numbers and ids).",
+    ),
+]
+
+
+def links(
+    typer_context: typer.Context,
+    app: options.Apps = None,
+    exclude_app: options.ExcludeApps = None,
+    repo: options.Repositories = None,
+    status: options.Statuses = None,
+    error: options.Errors = None,
+    exclude_error: options.ExcludeErrors = None,
+    no_error: options.NoError = False,
+    circuit: options.CircuitFilter = None,
+    last_scan_before: options.LastScanBefore = None,
+    last_scan_after: options.LastScanAfter = None,
+    overdue: Overdue = False,
+    sort: Sort = LinkSort.APP,
+    group_by: GroupBy = None,
+    limit: options.Limit = 50,
+    page: options.PageNumber = 1,
+    as_json: options.Json = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> int:
+    """List links and the state of their jobs.
+
+    Values of the same option are alternatives; different options must all match. Changes nothing.
+    """
+    if overdue and status and not {LinkStatus.SYNCED, LinkStatus.PENDING_SNAPSHOT} & set(status):
+        raise UsageError(
+            "--overdue finds nothing with this --status: failed and scanning links are never "
+            "overdue",
+            hint="docora-ops help links",
+        )
+    return _show(typer_context, status or [], "link")
+
+
+def failed(
+    typer_context: typer.Context,
+    app: options.Apps = None,
+    exclude_app: options.ExcludeApps = None,
+    repo: options.Repositories = None,
+    error: options.Errors = None,
+    exclude_error: options.ExcludeErrors = None,
+    no_error: options.NoError = False,
+    circuit: options.CircuitFilter = None,
+    last_scan_before: options.LastScanBefore = None,
+    last_scan_after: options.LastScanAfter = None,
+    sort: Sort = LinkSort.APP,
+    group_by: GroupBy = None,
+    limit: options.Limit = 50,
+    page: options.PageNumber = 1,
+    as_json: options.Json = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> int:
+    """List failed links and the state of their jobs.
+
+    Short for `links --status failed`: `docora-ops help links` explains the columns and options.
+    Changes nothing.
+    """
+    return _show(typer_context, [LinkStatus.FAILED], "failed link")
+
+
+def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
+    """Shows a page of the links, or of their groups, by the options of the command."""
+    context, given = context_of(typer_context), typer_context.params
+    from docora_ops.actions import link_lists
+    from docora_ops.actions.lookup import LinkChoice
+    from docora_ops.render.link_tables import group_columns
+
+    docora, choice = context.docora, link_choice(typer_context, statuses)
+    if choice != LinkChoice(statuses=statuses) or given.get("status"):
+        noun = f"matching {noun}"
+    pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
+    if group := given["group_by"]:
+        groups = link_lists.link_groups(docora, group, choice, **pages)
+        columns = group_columns(group, of_failed=statuses == [LinkStatus.FAILED])
+        context.show_page(groups, columns, docora.postgres_server, "group")
+        return ExitCode.OK
+    listed, lost = link_lists.links(docora, choice, sort=given["sort"], **pages)
+    columns = _LINKS
+    if statuses == [LinkStatus.FAILED]:
+        columns = _FAILED
+    elif given.get("overdue") or choice.last_scan_before or choice.last_scan_after:
+        columns = _OVERDUE
+    if len(statuses) == 1:  # it need not be shown
+        columns = [column for column in columns if column.name != "Status"]
+    context.show_page(listed, columns, docora.servers, noun, lost)
+    return context.report(lost) if lost else ExitCode.OK
+
+
+def apps(
+    typer_context: typer.Context,
+    app: options.OptionalApp = None,
+    last_scan_before: options.LastScanBefore = None,
+    last_scan_after: options.LastScanAfter = None,
+    limit: options.Limit = 50,
+    page: options.PageNumber = 1,
+    as_json: options.Json = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """List apps, or one app, most failed links first.
+
+    Shows the links of each app by status, the last successful scan and the URL. With a filter,
+    counts only matching links. Needs only Postgres. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.link_lists import apps
+    from docora_ops.actions.lookup import LinkChoice
+
+    choice = replace(link_choice(typer_context), apps=(app,) if app else ())
+    noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
+    listed = apps(context.docora, choice, page=page, limit=limit)
+    context.show_page(listed, _APPS, context.docora.postgres_server, noun)
+
+
+def show(
+    typer_context: typer.Context,
+    app: options.App,
+    repo: options.Repo,
+    files: Annotated[
+        bool,
+        typer.Option(
+            "--files", help="List the delivered files instead: path, SHA-256, and when delivered."
+        ),
+    ] = False,
+    show_all: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Show everything, such as the whole error and the traceback of the job."
+        ),
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=10_000, help="Files per page, 50 by default."),
+    ] = None,
+    page: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=10**9, help="Page of files to show.")
+    ] = None,
+    as_json: options.Json = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """Show one link: its error, the next step, its job.
+
+    Also shows its deliveries, its circuit and the stored commit. A long error is cut off on a
+    terminal: --all shows everything. Changes nothing.
+    """
+    context = context_of(typer_context)
+    if not files and (limit or page):
+        raise UsageError("--limit and --page need --files", hint="add --files")
+    from docora_ops.actions.link_lists import files as read_files
+    from docora_ops.actions.link_lists import show
+
+    if files:
+        delivered = read_files(context.docora, app, repo, page=page or 1, limit=limit or 50)
+        context.show_page(delivered, _FILES, context.docora.postgres_server, "delivered file")
+        return
+    details = show(context.docora, app, repo)
+    context.show(details, [_whole_screen(details) if show_all else _link_screen(details)])
+
+
+_LONGEST_ON_SCREEN = 240  # characters of a value of `show`
+_MOST_PLACES = 3  # of a job
+_HISTORY = ("Created", "Last scanned", "Consecutive", "Delivered", "Last delivered", "Snapshot")
+_LINKS: Sequence[Column[ListedLink]] = (
+    Column("App", lambda link: link.app_name, narrowest=12),
+    Column("App id", lambda link: link.app_id, left_out=1),
+    Column("Repository", lambda link: link.repository_name, narrowest=14),
+    Column("Repository id", lambda link: link.repository_id, left_out=1),
+    Column("Status", lambda link: words(link.status), lambda link: style_of(link.status)),
+    Column("Error", lambda it: (it.error_message or "") + "…" * it.error_message_cut, folds=True),
+    Column("Failed tries", lambda link: link.retry_count, is_number=True, left_out=2),
+    Column("Last good scan", lambda link: link.last_scanned_at or "never", left_out=4),
+    Column(
+        "Circuit open until",
+        lambda link: link.circuit_open_until if link.circuit_is_open else None,
+        lambda _: "yellow",
+        left_out=3,
+    ),
+    Column("Job", lambda link: words(link.job or "unknown"), lambda it: style_of(it.job or "")),
+)
+_GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # of one link, of several
+_FAILED: Sequence[Column[ListedLink]] = (
+    *_LINKS[:-1],
+    Column(
+        _GOOD_UNTIL,
+        lambda it: good_until(it.last_scanned_at, it.last_scanned_seconds),
+        left_out=5,
+        narrowest=11,  # the time above the age
+    ),
+    _LINKS[-1],
+)
+# A link in sync rarely has an error: where a terminal is narrow, its last good scan tells more.
+_OVERDUE: Sequence[Column[ListedLink]] = tuple(
+    replace(it, left_out=4) if it.name == "Error" else it for it in _FAILED
+)
+_APPS: Sequence[Column[AppSummary]] = (
+    Column("App", lambda app: app.app_name, narrowest=12),
+    Column("App id", lambda app: app.app_id, left_out=1),
+    Column("Links", lambda app: app.links, is_number=True),
+    Column("Failed", lambda app: app.failed, lambda it: "bold red" * bool(it.failed), True),
+    Column("Pending", lambda app: app.pending_snapshot, is_number=True),
+    Column("Scanning", lambda app: app.scanning, is_number=True),
+    Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
+    Column(
+        _LAST_GOOD_UNTIL,
+        lambda it: good_until(it.good_until_at, it.good_until_seconds) if it.failed else None,
+    ),
+    Column("URL", lambda app: app.base_url, folds=True, left_out=2),
+)
+_FILES: Sequence[Column[DeliveredFile]] = (
+    Column("Path", lambda file: file.path, folds=True),
+    Column("SHA-256", lambda file: file.sha, left_out=1),
+    Column("Delivered", lambda file: file.delivered_at),
+)
+
+
+def _link_screen(details: LinkDetails) -> Pairs:
+    """Shows what a person acts on, in at most 24 lines of a terminal."""
+    ids = arguments(details.app_id, details.repository_id)
+    state = words(details.status)
+    if details.retry_count:
+        state += f", {amount(details.retry_count, 'try', 'tries')} failed"
+    bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
+    job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
+    delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot
+    if details.last_delivered_at:
+        delivered += f", the last at {moment(details.last_delivered_at)}"
+    rows = [
+        ("Status", cell(state, style_of(details.status))),
+        ("Error", cell(details.error_message or "")),
+        ("Failed at", cell(moment(details.failed_at) or "")),
+        (_GOOD_UNTIL, cell(bound)),
+        ("Next", cell(f"docora-ops {_next_step(details)} {ids}")),
+        ("App", cell(f"{details.app_name} ({details.app_id})")),
+        ("URL", cell(details.base_url)),
+        ("Repository", cell(f"{details.repository_name} ({details.repository_id})")),
+        ("Job", cell(job, style_of(details.job))),
+        *(("", cell(_place(place))) for place in details.job_record.places[:_MOST_PLACES]),
+        ("Delivered", cell(delivered)),
+    ]
+    if details.circuit_is_open:
+        until = f"open until {moment(details.circuit_open_until)}"
+        rows.append(("Circuit", cell(until, "yellow")))
+    if snapshot:
+        stored = f"{snapshot.commit_sha} of {snapshot.branch}, {snapshot.files:,} files"
+        rows.append(("Stored commit", cell(stored)))
+    return Pairs([row for row in rows if row[1]], longest=_LONGEST_ON_SCREEN)
+
+
+def _next_step(details: LinkDetails) -> str:
+    """Returns the command to run next for the link."""
+    if details.status == LinkStatus.FAILED:
+        return "retry"
+    if details.status == LinkStatus.SYNCED:
+        return "verify"
+    return "wait" if details.job.is_live or details.lock_held else "repair"
+
+
+def _whole_screen(details: LinkDetails) -> Pairs:
+    """Shows all that is known of the link, of its job, and of its history."""
+    job, failure = details.job_record, details.job_record.last_failure
+    record = replace(job, last_failure=None, expires_in=None)
+    shown = replace(details, job_record=record, last_scanned_seconds=None)
+    rows = [(name.replace("Job record", "Job"), text) for name, text in named_values(shown)]
+    if details.status == LinkStatus.FAILED:
+        bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
+        if details.last_scanned_at:
+            bound += ": it failed after that"
+        status = next(number for number, (name, _) in enumerate(rows) if name == "Status")
+        rows.insert(status + 1, (_GOOD_UNTIL, cell(bound)))
+    if job.expires_in is not None:
+        rows.append(("Job expires", cell(f"in {duration(job.expires_in)}")))
+    rows.sort(key=lambda row: row[0].startswith(_HISTORY))
+    rows += (("Job place", cell(_place(place))) for place in job.places)
+    if failure:
+        by = f" on {failure.worker}" if failure.worker else ""
+        failed_at = moment(failure.failed_at) or "in an earlier try"
+        rows.append(("Last failure", cell(f"{failed_at}{by}")))
+        # The error is the last line of Python's traceback, and the first one of Node's text.
+        lines = failure.text.split("\n")
+        rows.append(("", cell(lines.pop(-1 if details.backend is Backend.RQ else 0))))
+        rows += (("", cell(line)) for line in lines)
+    return Pairs(rows)
+
+
+def _place(place: JobPlace) -> str:
+    text = f"{place.queue_name}: {place.where}"
+    if place.position is not None:
+        text += f", position {place.position}"
+    if place.worker:
+        text += f" on {place.worker}, {'alive' if place.alive else 'dead'}"
+    elif place.score_at is not None:
+        text += f", score at {moment(place.score_at)}"
+    return text

@@ -1,0 +1,167 @@
+"""`metrics`, in the text formats of Prometheus."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import context_of
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.jobs import NoJobCode
+from docora_ops.render.columns import NO_ERROR
+from docora_ops.text import inert
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
+
+    from docora_ops.actions.metrics import Metrics
+    from docora_ops.error_groups import ErrorGroup
+    from docora_ops.jobs import Worker
+
+
+def metrics(
+    typer_context: typer.Context,
+    by_app: Annotated[
+        bool, typer.Option("--by-app", help="Include the number of failed links of each app.")
+    ] = False,
+    by_error: Annotated[
+        bool, typer.Option("--by-error", help="Include the number of failed links by error.")
+    ] = False,
+    openmetrics: Annotated[
+        bool, typer.Option("--openmetrics", help="Print OpenMetrics, which ends with # EOF.")
+    ] = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Print metrics in the Prometheus text format.
+
+    If a server is unreachable, omits its metrics and exits with code 5. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.metrics import read_metrics
+
+    metrics, errors = read_metrics(context.docora, by_app=by_app, by_error=by_error)
+    # Prometheus reads UTF-8, whatever the locale of a cron job.
+    cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
+    context.tell()
+    sys.stdout.write(prometheus_text(metrics, openmetrics=openmetrics))
+    sys.stdout.flush()
+    for error in errors:
+        context.report(error)
+    return ExitCode.SERVER if errors else ExitCode.OK
+
+
+_LONGEST_LABEL = 120  # characters of an error
+_STATES = ("started", "idle", "busy", "suspended", "unknown", "silent")  # the first four are RQ's
+_HELP = {
+    "docora_up": "1 if the server answers and permits everything, otherwise 0.",
+    "docora_links": "Links by status.",
+    "docora_failed_links": "Failed links by app, of apps that have any.",
+    "docora_failed_links_by_error": "Failed links by error, without the parts that differ.",
+    "docora_circuits_open": "Repositories whose circuit is open.",
+    "docora_queue_jobs": "Jobs in the queue by status.",
+    "docora_queue_oldest_seconds": "Seconds that the oldest waiting job has waited.",
+    "docora_workers": "Live workers that listen on the queue, by state.",
+    "docora_workers_refusing": "Live workers that take no job, by reason.",
+    "docora_backend_ok": "0 if it is unclear which workers run, or if they are of another backend.",
+    "docora_drift_links": "Lost and stuck links: pending or scanning without a live job.",
+    "docora_links_overdue": "Links in sync without a good scan for too long.",
+    "docora_oldest_scan_age_seconds": "Longest time since the last good scan of a link in sync.",
+    "docora_nothing_moves": "1 if a link has been due for too long, and no job has run, begun or "
+    "ended in all that time, otherwise 0.",
+    "docora_cycle_seconds": "Seconds that a scan of all links takes at the last pace.",
+    "docora_slow_pass_seconds": "Seconds that a scan of all links takes, if that is longer than "
+    "the rescan interval, otherwise 0.",
+    "docora_schedule_last_pass_timestamp_seconds": "Time of the last pass of docora-ops schedule.",
+    "docora_scrape_seconds": "Seconds that it took to read these numbers.",
+}
+
+
+def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
+    """Returns the numbers in the text format 0.0.4 of Prometheus, or in that of OpenMetrics.
+
+    A server that is down has no numbers, which is not 0.
+    """
+    # Not for `status`.
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
+    from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+    registry = CollectorRegistry()
+
+    def add(name: str, values: Mapping[Any, float], **labels: str) -> None:
+        """Adds the values by their last label, whose name has no value in `labels`."""
+        if metrics.target:
+            labels = {"target": metrics.target, **labels}
+        gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)
+        for last, value in values.items():
+            of_labels = [label or last for label in labels.values()]
+            (gauge.labels(*of_labels) if labels else gauge).set(value)
+
+    links, queue, drift = metrics.links, metrics.queue, metrics.drift
+    add("docora_up", {"postgres": links is not None, "redis": queue is not None}, server="")
+    if links:
+        add("docora_links", links.by_status, status="")
+        add("docora_circuits_open", {"": links.open_circuits})
+    if metrics.failed_by_app:
+        apps = {inert(app.app_id): app.links for app in metrics.failed_by_app}
+        add("docora_failed_links", apps, app_id="")
+    if links and metrics.failed_by_error:
+        by_error = _by_error(metrics.failed_by_error, links.failed)
+        add("docora_failed_links_by_error", by_error, error="")
+    if queue:
+        jobs = {
+            "waiting": queue.waiting,
+            "active": queue.active,
+            "delayed": queue.delayed,
+            "completed": queue.completed_jobs,
+            "failed": queue.failed_jobs,
+        }
+        add("docora_queue_jobs", jobs, queue=queue.queue_name, status="")
+        if queue.oldest_waiting_seconds is not None:
+            oldest = {"": queue.oldest_waiting_seconds}
+            add("docora_queue_oldest_seconds", oldest, queue=queue.queue_name)
+        states = Counter(map(_state, queue.workers))
+        add("docora_workers", {state: states[state] for state in _STATES}, state="")
+        given = (worker.no_job_reason for worker in queue.workers)
+        reasons = Counter(reason.code for reason in given if reason)
+        add("docora_workers_refusing", {code: reasons[code] for code in NoJobCode}, reason="")
+    if metrics.backend_ok is not None:
+        add("docora_backend_ok", {"": metrics.backend_ok})
+    if drift:
+        add("docora_drift_links", {"lost": drift.lost, "stuck": drift.stuck}, kind="")
+    if fresh := metrics.freshness:
+        add("docora_links_overdue", {"": fresh.overdue})
+        add("docora_nothing_moves", {"": fresh.nothing_moves})
+        add("docora_slow_pass_seconds", {"": fresh.slow_pass_seconds})
+        if fresh.cycle_seconds is not None:
+            add("docora_cycle_seconds", {"": fresh.cycle_seconds})
+        if fresh.oldest_scan_seconds is not None:
+            add("docora_oldest_scan_age_seconds", {"": fresh.oldest_scan_seconds})
+    if queue and (last_pass := queue.last_pass_at):
+        add("docora_schedule_last_pass_timestamp_seconds", {"": last_pass.timestamp()})
+    add("docora_scrape_seconds", {"": metrics.scrape_seconds})
+    encoded: bytes = (generate_openmetrics if openmetrics else generate_latest)(registry)
+    return encoded.decode()
+
+
+def _state(worker: Worker) -> str:
+    """Returns the state that a worker counts as, whatever others have written into Redis."""
+    if worker.silent_seconds is not None:
+        return "silent"
+    return worker.state if worker.state in _STATES else "unknown"
+
+
+def _by_error(groups: Sequence[ErrorGroup], failed: int) -> Counter[str]:
+    """Counts the failed links by the beginning of their error, and the rest as `others`."""
+    counts: Counter[str] = Counter()
+    for group in groups:
+        text = inert(group.error_message or NO_ERROR)
+        is_long = len(text) > _LONGEST_LABEL
+        counts[text[: _LONGEST_LABEL - 1] + "…" if is_long else text] += group.links
+    others = failed - counts.total()
+    return counts + Counter(others=others)

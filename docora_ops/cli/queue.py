@@ -1,0 +1,136 @@
+"""`queue`: the queue, its workers and jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.completion import complete_app
+from docora_ops.cli.context import context_of
+from docora_ops.jobs import Backend, NoJobCode, refusal_of
+from docora_ops.render.columns import (
+    Column,
+    Listing,
+    Pairs,
+    cell,
+    link_name,
+    named_values,
+    style_of,
+    words,
+)
+from docora_ops.text import duration, moment
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from docora_ops.jobs import QueuedJob, QueueOverview, Worker
+
+
+_MOST_WORKERS = 4  # that a terminal shows: the whole screen fits 24 lines
+
+
+def queue(
+    typer_context: typer.Context,
+    app: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--app",
+            metavar="APP",
+            help="Show only jobs of this app (id or name). Repeatable.",
+            autocompletion=complete_app,
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N jobs.")
+    ] = 8,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Show all workers, and everything known of the queue.")
+    ] = False,
+    as_json: options.Json = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """Show the queue, its workers and the first jobs.
+
+    Needs only Redis, and Postgres with --app. The counts are those of the whole queue. Changes
+    nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.link_lists import queue
+
+    overview = queue(context.docora, limit, apps=app or ())
+    context.show(overview, _screens(overview, limit, show_all=show_all))
+
+
+def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator[object]:
+    """Shows the counts, the workers and the first `limit` jobs, with a blank line between."""
+    waiting = f"{overview.waiting} waiting"
+    if overview.oldest_waiting_seconds is not None:
+        waiting += f" (the oldest for {duration(overview.oldest_waiting_seconds)})"
+    counts = f"{waiting}, {overview.active} running, {overview.delayed} delayed"
+    rows = [("Queue", cell(counts)), ("Workers", workers_cell(overview))]
+    if overview.jobs_of_apps is not None:
+        rows.append(("Jobs of apps", cell(overview.jobs_of_apps)))
+    yield Pairs([*rows, *(named_values(overview) if show_all else ())])
+    if overview.workers:
+        yield ""
+        yield Listing(_WORKERS, overview.workers, None if show_all else _MOST_WORKERS)
+    if overview.jobs:
+        yield from ("", Listing(_JOBS, overview.jobs))
+    total = overview.unfinished if overview.jobs_of_apps is None else overview.jobs_of_apps
+    more = total - len(overview.jobs)
+    if more > 0 and len(overview.jobs) == limit:
+        yield cell(f"and {more} more: see --limit")
+
+
+def workers_cell(queue: QueueOverview) -> Text:
+    """Says how many workers run, how many are busy, and which take no job, are silent or gone."""
+    count, style = f"{len(queue.workers)}", ""
+    refusal, lost = refusal_of(queue.workers), queue.lost_words
+    # BullMQ does not tell which are busy.
+    if queue.backend is Backend.RQ and not (refusal and refusal.is_total):
+        count += f", {sum(worker.state == 'busy' for worker in queue.workers)} busy"
+    if refusal:
+        is_bad = refusal.is_total and refusal.troubles
+        count, style = f"{count}, {refusal.words}", "red" if is_bad else "yellow"
+    if lost:
+        count, style = f"{count} ({lost})", style or "yellow"
+    return cell(count, style)
+
+
+def _since(job: QueuedJob) -> str:
+    if job.status == "delayed":
+        return f"due {moment(job.due_at) or 'never'}"
+    return moment(job.processed_at if job.status == "active" else job.enqueued_at) or "-"
+
+
+def _is_silent(worker: Worker) -> bool:
+    return worker.silent_seconds is not None
+
+
+def _trouble(worker: Worker) -> str | None:
+    """Returns why a worker takes no job, unless its state says so."""
+    reason = worker.no_job_reason
+    return None if reason is None or reason.code is NoJobCode.SUSPENDED else reason.message
+
+
+_WORKERS: Sequence[Column[Worker]] = (
+    Column("Worker", lambda worker: worker.name),
+    Column(
+        "State",
+        lambda worker: (worker.state or "unknown") + (", silent" if _is_silent(worker) else ""),
+        lambda worker: "yellow" if _is_silent(worker) else "",
+    ),
+    Column("Takes no job", _trouble, lambda _: "yellow", folds=True),
+    Column("Last heartbeat", lambda worker: worker.last_heartbeat_at or "-", left_out=1),
+    Column("At work on", lambda worker: ", ".join(map(link_name, worker.jobs)) or "-", folds=True),
+)
+_JOBS: Sequence[Column[QueuedJob]] = (
+    Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),
+    Column("Job", link_name, folds=True),
+    Column("Since", _since),
+    Column("Job id", lambda job: job.job_id, left_out=1),
+)

@@ -1,0 +1,73 @@
+"""Tables of links that several commands show: counts by a field, and links with their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from docora_ops.links import LinkGroup
+from docora_ops.render.columns import (
+    NO_ERROR,
+    ROWS_SHOWN,
+    Column,
+    Listing,
+    link_name,
+    style_of,
+    words,
+)
+from docora_ops.text import good_until
+
+if TYPE_CHECKING:
+    from docora_ops.database.link_reports import RepositoryCount, StatusCount
+    from docora_ops.error_groups import ErrorGroup
+    from docora_ops.links import AppCount, LinkFailure
+
+_LAST_GOOD_UNTIL = "Last good until"
+_BY_APP: Sequence[Column[AppCount]] = (
+    Column("App", lambda count: count.app_name, narrowest=12),
+    Column("App id", lambda count: count.app_id),
+)
+_BY_REPOSITORY: Sequence[Column[RepositoryCount]] = (
+    Column("Repository", lambda count: count.repository_name, narrowest=14),
+    Column("Repository id", lambda count: count.repository_id),
+)
+_BY_STATUS: Sequence[Column[StatusCount]] = (
+    Column("Status", lambda count: words(count.status), lambda count: style_of(count.status)),
+)
+_BY_ERROR: Sequence[Column[ErrorGroup]] = (
+    Column("Apps", lambda group: group.apps, is_number=True),
+    Column(
+        _LAST_GOOD_UNTIL, lambda group: good_until(group.good_until_at, group.good_until_seconds)
+    ),
+    Column("Error", lambda group: group.error_message or f"({NO_ERROR}: --no-error)", folds=True),
+)
+_COLUMNS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
+    LinkGroup.APP: _BY_APP,
+    LinkGroup.REPOSITORY: _BY_REPOSITORY,
+    LinkGroup.STATUS: _BY_STATUS,
+    LinkGroup.ERROR: _BY_ERROR,
+}
+
+
+def group_columns(group: LinkGroup, *, of_failed: bool = False) -> Sequence[Column[Any]]:
+    """Returns the columns of a list that counts links by a field.
+
+    of_failed: the list counts only failed links, and says until when they were good.
+    """
+    columns = [it for it in _COLUMNS[group] if of_failed or it.name != _LAST_GOOD_UNTIL]
+    return [Column[Any]("Links", lambda count: count.links, is_number=True), *columns]
+
+
+def app_counts(rows: Iterable[AppCount]) -> Listing[Any]:
+    """Lists apps by their number of links, most first; a terminal shows the first ones."""
+    largest_first = sorted(rows, key=lambda count: -count.links)
+    return Listing(group_columns(LinkGroup.APP), largest_first, ROWS_SHOWN)
+
+
+def failures(rows: Sequence[LinkFailure], heading: str = "Not queued") -> Listing[LinkFailure]:
+    """Lists links, each with an error; a terminal shows the first ones."""
+    columns: Sequence[Column[LinkFailure]] = (
+        Column(heading, link_name),
+        Column("Why", lambda failure: failure.error_message, folds=True),
+    )
+    return Listing(columns, rows, ROWS_SHOWN)
