@@ -85,7 +85,7 @@ def _turns(plan: Plan) -> Turns:
     options, refs = plan.options, plan.selection.refs
     if options.is_paced and options.in_flight:
         return Paced(refs, options.in_flight, plan.batch_size, newest_first=options.front)
-    # With --front, each job is pushed before the one that was pushed last.
+    # With --front, each job goes to the head of the queue: the first link is pushed last.
     return InTurn(refs[::-1] if options.front else refs, plan.batch_size)
 
 
@@ -142,7 +142,7 @@ class _BulkOperation:
     def carry_out(self) -> Generator[BulkStep]:
         """Changes the links, and waits for their snapshots if that is asked for."""
         options = self._plan.options
-        if self._plan.action is not Action.SCHEDULE:  # each minute, it would crowd out others
+        if self._plan.action is not Action.SCHEDULE:  # each minute, it would crowd out the rest
             self._tally.operation_id = f"bulk_{urandom(8).hex()}"
             self._write()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
