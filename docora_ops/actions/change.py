@@ -36,7 +36,8 @@ class LinkOutcome:
 class Changed:
     """What became of the links of one batch.
 
-    waiting: links whose jobs wait, while nobody has looked whether a worker would take these jobs.
+    waiting: links put aside. Their jobs wait, and nobody has looked yet whether a worker would take
+        these jobs.
     unclaimed: links that are gone, or whose rows other sessions have locked.
     deliveries: the number of delivery records that were deleted or, with `--update`, marked.
     circuits_reset: ids of repositories.
@@ -65,8 +66,8 @@ class Changer:
     commands: returns what Redis writes together with the jobs of these links.
     waits_for_circuits: wait for circuits that other sessions hold. A bulk operation does not: one
         wait per link could take days.
-    waits_for_rows: wait for rows that other sessions hold, instead of skipping them. After one wait
-        in vain, no longer waits: ten thousand waits would take a day.
+    waits_for_rows: wait for rows that other sessions hold, instead of skipping them. Once a wait
+        has timed out, rows are skipped all the same: ten thousand waits would take a day.
     disproved: by job id, the evidence against waiting jobs that no worker would take: see
         `find_misplaced`. None: nobody has looked for them, and links whose jobs wait are put aside.
     """
@@ -203,7 +204,7 @@ class Changer:
         ]
         return self.queue.push(
             requests,
-            # To claim a stuck link counts a failure, which a job that waits is spared.
+            # Claiming a stuck link counts a failure. A link whose job waits has not failed.
             leaves_waiting=self._puts_aside or self.action is Action.REPAIR,
             front=self.options.front,
             changes_links=self.action is not Action.SCHEDULE,

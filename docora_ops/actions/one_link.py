@@ -35,9 +35,9 @@ def retry(
 ) -> LinkResult:
     """Resets one failed link and queues its job, both or neither.
 
-    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Looks
-    twice, `DOCORA_OPS_DRIFT_GRACE` seconds apart, for a waiting job that stands in no place where a
-    worker takes it, and replaces it.
+    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. If two
+    looks, `DOCORA_OPS_DRIFT_GRACE` seconds apart, find a waiting job in no place where a worker
+    takes it, it is replaced.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -72,8 +72,8 @@ def link_to_resync(
 ) -> tuple[Link, int]:
     """Returns the link and the number of files that a resync sends again.
 
-    They are those with a delivery record and, with `path`, those of the stored commit without one:
-    each snapshot sends what has no record.
+    Counts the files with a delivery record. With `path`, also counts files of the stored commit
+    without a record, since each snapshot sends these.
 
     path: count only files with such a path (case-sensitive), and raise NotFoundError if there is
     none; `*` matches any text.

@@ -91,8 +91,8 @@ class RepairResult(DriftReport):
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
 _JOBS_AT_ONCE = 1000
-"""Jobs in one transaction. Redis needs as long to read 500,000 entries of its list, which it does
-once for each transaction, as to remove these jobs."""
+"""Jobs in one transaction. Each transaction reads the whole list once: Redis takes as long to read
+500,000 entries as to remove these jobs."""
 _UNFINISHED = {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}
 _AT_REST = {LinkStatus.FAILED, LinkStatus.SYNCED}
 _OUTCOMES = {
@@ -325,8 +325,8 @@ def recover_abandoned(
 ) -> Iterator[LinkOutcome | None]:
     """Counts a failure for each stuck link and queues it again.
 
-    Yields each of these links, and None for each one that is left alone and each second between two
-    looks, so that the caller can show that it is alive.
+    Yields an outcome for each of these links, or None if it is left alone. Also yields None each
+    second between two looks, so that the caller can show that it is alive.
 
     Raises PostgresError, RedisError; links recovered before that stay recovered.
 
@@ -340,9 +340,9 @@ def recover_abandoned(
     for _ in changer.find_misplaced(waiting, delay=SECOND_LOOK_DELAY):
         yield None
     for ref, answer in answers:
-        recovered: list[LinkOutcome | None] = []
+        recovered: list[LinkOutcome] = []
         if answer.state.is_over or ref.job_id in (changer.disproved or ()):
             # One link at a time: others may wait for a lock meanwhile.
             for changed in change_each(changer, [ref]):
-                recovered += [item for item in changed.outcomes if item.outcome in _OUTCOMES]
-        yield from recovered or [None]
+                recovered = [item for item in changed.outcomes if item.outcome in _OUTCOMES]
+        yield recovered[0] if recovered else None

@@ -159,8 +159,8 @@ class LinkQueue(Protocol):
 
         leaves_waiting: leave waiting jobs, too.
         front: put new jobs at the head of the queue, so that the last one is the first.
-        changes_links: it is a change even if all jobs wait already.
-        commands: are written with the change.
+        changes_links: write the commands even if all jobs wait already.
+        commands: what to write with the jobs, before anything is removed.
         """
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
