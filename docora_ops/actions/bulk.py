@@ -66,11 +66,10 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     """
     total, dry_run = plan.selection.total, plan.options.dry_run
     following = Following(docora)
-    if dry_run or not total:
-        require_right_workers(docora)
-    else:
+    require_right_workers(docora)
+    if total and not dry_run:
         docora.database.require_changes()
-        following.watch.had_workers = count_workers(docora, to_change=True) > 0
+        following.watch.had_workers = count_workers(docora) > 0
     if total:
         require_pair(docora)
     operation = _BulkOperation(docora, plan, following)
@@ -81,20 +80,17 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
         yield from operation.carry_out()
 
 
-def _turns(plan: Plan) -> Turns:
-    options, refs = plan.options, plan.selection.refs
-    if options.is_paced and options.in_flight:
-        return Paced(refs, options.in_flight, plan.batch_size, newest_first=options.front)
-    # With --front, each job is pushed before the one that was pushed last.
-    return InTurn(refs[::-1] if options.front else refs, plan.batch_size)
-
-
 class _BulkOperation:
     """Carries out a plan: takes links in turn, changes them, and counts what became of them."""
 
     def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
         self._docora, self._plan, self._following = docora, plan, following
-        self._turns, self._tally = _turns(plan), Tally(plan)
+        options, refs, size = plan.options, plan.selection.refs, plan.batch_size
+        # With --front, each job goes to the head of the queue: the first link is pushed last.
+        self._turns: Turns = InTurn(refs[::-1] if options.front else refs, size)
+        if options.is_paced and options.in_flight:
+            self._turns = Paced(refs, options.in_flight, size, newest_first=options.front)
+        self._tally = Tally(plan)
         self._log = OperationLog(docora, self._tally)
         self._changer = Changer(
             docora.database,
@@ -142,7 +138,7 @@ class _BulkOperation:
     def carry_out(self) -> Generator[BulkStep]:
         """Changes the links, and waits for their snapshots if that is asked for."""
         options = self._plan.options
-        if self._plan.action is not Action.SCHEDULE:  # each minute, it would crowd out others
+        if self._plan.action is not Action.SCHEDULE:  # each minute, it would crowd out the rest
             self._tally.operation_id = f"bulk_{urandom(8).hex()}"
             self._write()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
@@ -204,29 +200,32 @@ class _BulkOperation:
         return Feed.MORE if refs else Feed.BLOCKED
 
     def _batches(self) -> Iterator[Sequence[LinkRef]]:
-        """Yields the links to change next, none of them while all have to wait.
+        """Yields the links to change next, or none of them while all have to wait.
 
-        Links whose jobs wait come after the others, then those whose rows were locked. At last,
-        each of the latter comes by itself.
+        Links whose jobs wait come after the others, then links whose rows were locked. Links whose
+        rows are still locked come last, each by itself.
         """
-        turns = self._turns
-        while turns.has_left:
-            yield turns.take()
-        if waiting := self._waiting:
+        yield from self._take_all()
+        waiting, unclaimed = self._waiting, self._unclaimed
+        # The job of a link whose row was locked may wait, too: nobody has looked.
+        if to_compare := [*waiting, *unclaimed]:
             delay = self._docora.settings.drift_grace
-            for _ in self._changer.find_misplaced(waiting, delay=delay):
+            for _ in self._changer.find_misplaced(to_compare, delay=delay):
                 yield ()
-            turns.add(waiting)
-            self._waiting = []
-            while turns.has_left:
-                yield turns.take()
-        turns.add(self._unclaimed)
-        self._unclaimed = []
-        while turns.has_left:
-            yield turns.take()
+        self._waiting, self._unclaimed = [], []
+        self._turns.add(waiting)
+        yield from self._take_all()
+        self._turns.add(unclaimed)
+        yield from self._take_all()
+        still_locked, self._unclaimed = self._unclaimed, []
+        self._turns.add(still_locked)
         self._changer.waits_for_rows = True
-        for ref in self._unclaimed:
-            yield [ref]
+        for refs in self._take_all():
+            yield from ([ref] for ref in refs) if refs else ((),)
+
+    def _take_all(self) -> Iterator[Sequence[LinkRef]]:
+        while self._turns.has_left:
+            yield self._turns.take()
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Changes links. Yields after each transaction; stops if the operation is cancelled."""

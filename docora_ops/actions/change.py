@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from docora_ops.actions.drift import Suspects, pause_between_looks
@@ -36,7 +36,8 @@ class LinkOutcome:
 class Changed:
     """What became of the links of one batch.
 
-    waiting: links whose jobs wait, while nobody has looked whether a worker would take these jobs.
+    waiting: links put aside. Their jobs wait, and nobody has looked yet whether a worker would take
+        these jobs.
     unclaimed: links that are gone, or whose rows other sessions have locked.
     deliveries: the number of delivery records that were deleted or, with `--update`, marked.
     circuits_reset: ids of repositories.
@@ -65,8 +66,8 @@ class Changer:
     commands: returns what Redis writes together with the jobs of these links.
     waits_for_circuits: wait for circuits that other sessions hold. A bulk operation does not: one
         wait per link could take days.
-    waits_for_rows: wait for rows that other sessions hold, instead of skipping them. After one wait
-        in vain, no longer waits: ten thousand waits would take a day.
+    waits_for_rows: wait for rows that other sessions hold, instead of skipping them. Once a wait
+        has timed out, rows are skipped all the same: ten thousand waits would take a day.
     disproved: by job id, the evidence against waiting jobs that no worker would take: see
         `find_misplaced`. None: nobody has looked for them, and links whose jobs wait are put aside.
     """
@@ -161,7 +162,8 @@ class Changer:
         if left:
             return left
         pushed = {answer.job_id: answer.outcome for answer in answers}
-        changed.has_written |= self._is_change(pushed.values())
+        unchanged = {Outcome.ALREADY_QUEUED} if self.action is Action.SCHEDULE else set()
+        changed.has_written |= not unchanged.issuperset(pushed.values())
         for ref in refs:
             claim = claims.get(ref.id)
             if claim is None:
@@ -202,21 +204,16 @@ class Changer:
         ]
         return self.queue.push(
             requests,
-            # To claim a stuck link counts a failure, which a job that waits is spared.
+            # Claiming a stuck link counts a failure. A link whose job waits has not failed.
             leaves_waiting=self._puts_aside or self.action is Action.REPAIR,
             front=self.options.front,
             changes_links=self.action is not Action.SCHEDULE,
             commands=self.commands([ref for ref, _ in claims]),
         )
 
-    def _is_change(self, outcomes: Collection[Outcome | None]) -> bool:
-        """Tells whether a push with these outcomes has written the commands."""
-        kept = {Outcome.ALREADY_QUEUED} if self.action is Action.SCHEDULE else set()
-        return not kept.issuperset(outcomes)
-
     @property
     def _puts_aside(self) -> bool:
-        return self.disproved is None and self.queue.sweep is not None
+        return self.disproved is None and self.queue.can_push
 
     def _is_left(self, ref: LinkRef, left: Mapping[str, Answer], changed: Changed) -> bool:
         """Tells whether the link has to be left, and records why."""

@@ -6,7 +6,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
-from docora_ops.actions.workers import count_workers, require_rq_for_front
+from docora_ops.actions.workers import count_workers, require_right_workers, require_rq_for_front
 from docora_ops.database.claims import Claiming
 from docora_ops.database.deliveries import count_deliveries, count_undelivered
 from docora_ops.database.link_rows import read_link
@@ -35,9 +35,9 @@ def retry(
 ) -> LinkResult:
     """Resets one failed link and queues its job, both or neither.
 
-    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Looks
-    twice, `DOCORA_OPS_DRIFT_GRACE` seconds apart, for a waiting job that stands in no place where a
-    worker takes it, and replaces it.
+    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. If two
+    looks, `DOCORA_OPS_DRIFT_GRACE` seconds apart, find a waiting job in no place where a worker
+    takes it, it is replaced.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -72,8 +72,8 @@ def link_to_resync(
 ) -> tuple[Link, int]:
     """Returns the link and the number of files that a resync sends again.
 
-    They are those with a delivery record and, with `path`, those of the stored commit without one:
-    each snapshot sends what has no record.
+    Counts the files with a delivery record. With `path`, also counts files of the stored commit
+    without a record, since each snapshot sends these.
 
     path: count only files with such a path (case-sensitive), and raise NotFoundError if there is
     none; `*` matches any text.
@@ -102,10 +102,11 @@ def _change(
     if options.front:
         require_rq_for_front(docora)
     database, queue = docora.database, docora.queue
+    require_right_workers(docora)  # reads Redis, which the transaction then need not wait for
     with database.snapshot():  # one, instead of one for each statement
         link = resolve_link(database, app, repository)
-    workers = count_workers(docora, to_change=True)
-    require_pair(docora)
+        workers = count_workers(docora)
+        require_pair(docora)
     claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     changer = Changer(
@@ -205,7 +206,7 @@ def _not_failed(docora: Docora, link: Link) -> NotFailedError:
     elif job is JobState.RUNNING:
         hint = "its snapshot is running: wait for it to end"
     elif queue.docora_picks_up(status, Answer(link.ref.job_id, job)):
-        when = when_docora_queues(queue.count_workers(), docora.settings.scan_interval)
+        when = when_docora_queues(queue.use.workers, docora.settings.scan_interval)
         hint = f"Docora's scheduler queues it {when}"
         if link.circuit_is_open:
             hint = f"{link.held_back}; to close it: docora-ops retry {words} --reset-circuit"

@@ -38,15 +38,15 @@ class OperationLog:
     def commands(self, refs: Sequence[LinkRef]) -> list[Command]:
         """Returns what Redis writes together with the jobs of these links."""
         commands: list[Command] = [*self._audit.start()]
-        # Before the commit, `wait` would take the old status of a link that is only reset for its
-        # result, since no job waits: such links are added later.
+        # Where Docora queues the jobs, links are added after the commit. Before it, `wait` would
+        # see no job and the old status, and take that status for the result.
         if self._tally.operation_id and self._docora.queue.can_push:
             ids = [ref.id for ref in refs]
             commands += commands_to_add_links(self._tally.operation_id, ids)
         return commands
 
     def add(self, changed: Changed, late_ids: Sequence[str]) -> None:
-        """Notes what became of a batch. `late_ids`: row ids that its commands have not kept."""
+        """Records the end of a batch. `late_ids`: row ids that were not written with its jobs."""
         self._audit.has_begun |= changed.has_written
         if late_ids and self._tally.operation_id:
             add_links(self._docora.redis, self._tally.operation_id, late_ids)

@@ -14,7 +14,7 @@ from docora_ops.actions.drift import Drift, DriftKind, DriftReport, Finding, Sus
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.pair import require_pair, require_primary
-from docora_ops.actions.workers import count_workers
+from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.database import Database
 from docora_ops.database.claims import Claiming
 from docora_ops.database.drift import lock_against_new_links, unfinished_links
@@ -91,8 +91,8 @@ class RepairResult(DriftReport):
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
 _JOBS_AT_ONCE = 1000
-"""Jobs in one transaction. Redis needs as long to read 500,000 entries of its list, which it does
-once for each transaction, as to remove these jobs."""
+"""Jobs in one transaction. Each transaction reads the whole list once: Redis takes as long to read
+500,000 entries as to remove these jobs."""
 _UNFINISHED = {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}
 _AT_REST = {LinkStatus.FAILED, LinkStatus.SYNCED}
 _OUTCOMES = {
@@ -162,7 +162,8 @@ def repair(
         names, of = asdict(found_app), f" of {found_app.app_name}"
         scope = {"app_id": found_app.app_id}
     docora.note(f"{docora.servers}: looking for drift{of}.")
-    count_workers(docora, to_change=True, alone=True)
+    require_right_workers(docora, alone=True)
+    count_workers(docora)
     yield Suspects(0)
     require_primary(database)
     found: list[Finding] = []
@@ -324,8 +325,8 @@ def recover_abandoned(
 ) -> Iterator[LinkOutcome | None]:
     """Counts a failure for each stuck link and queues it again.
 
-    Yields each of these links, and None for each one that is left alone and each second between two
-    looks, so that the caller can show that it is alive.
+    Yields an outcome for each of these links, or None if it is left alone. Also yields None each
+    second between two looks, so that the caller can show that it is alive.
 
     Raises PostgresError, RedisError; links recovered before that stay recovered.
 
@@ -339,9 +340,9 @@ def recover_abandoned(
     for _ in changer.find_misplaced(waiting, delay=SECOND_LOOK_DELAY):
         yield None
     for ref, answer in answers:
-        recovered: list[LinkOutcome | None] = []
+        recovered: list[LinkOutcome] = []
         if answer.state.is_over or ref.job_id in (changer.disproved or ()):
             # One link at a time: others may wait for a lock meanwhile.
             for changed in change_each(changer, [ref]):
-                recovered += [item for item in changed.outcomes if item.outcome in _OUTCOMES]
-        yield from recovered or [None]
+                recovered = [item for item in changed.outcomes if item.outcome in _OUTCOMES]
+        yield recovered[0] if recovered else None

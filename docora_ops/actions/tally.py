@@ -19,7 +19,7 @@ from docora_ops.operations import (
 )
 
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
-"""Outcomes of links that others had put to work before their turn came."""
+"""Outcomes of links that another producer queued first, or that no longer qualified."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Tally:
         self.circuits_held |= changed.circuits_held
 
     def counted(self, outcome: Outcome) -> Outcome:
-        """Returns the outcome to count: a running snapshot keeps a resync from being queued."""
+        """Returns the outcome to count: a resync of a link that is running is not queued."""
         is_missed = outcome is Outcome.ALREADY_RUNNING and self.plan.action is Action.RESYNC
         return Outcome.NOT_QUEUED if is_missed else outcome
 
@@ -95,7 +95,7 @@ class Tally:
 
     @property
     def taken_over(self) -> int | None:
-        """Counts the links of a paced retry that others had put to work; None for other actions."""
+        """Counts the links of a paced retry that others put to work; None without a pace."""
         is_paced_retry = self.plan.options.is_paced and self.plan.action is Action.RETRY
         return sum(self.counts[outcome] for outcome in _BY_OTHERS) if is_paced_retry else None
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from docora_ops.links import LinkRef, batches
 from docora_ops.operations import BulkWait
 
-_FEWEST = 2  # links in flight at the start, and at least: an app that is down must leave one slot
+_FEWEST = 2  # the first limit, and the lowest: an app that is down must leave one slot to others
 
 
 class Turns(Protocol):
@@ -31,7 +31,7 @@ class Turns(Protocol):
         """Takes the next links; none while all of them have to wait."""
 
     def release(self, ids: Iterable[str]) -> None:
-        """Tells that the links with these row ids have a result, or were not queued."""
+        """Frees the slots of these links (row ids), which have a result or were not queued."""
 
 
 class InTurn:
@@ -64,10 +64,10 @@ class InTurn:
 
 
 class Paced:
-    """Hands out links so that at most `limit` are queued and have no result.
+    """Hands out links so that at most `limit` are in flight: queued, and without a result.
 
-    Each of them takes a slot. An app gets at most its share of the slots, so that an app that is
-    down can't take all. The limit starts at 2, its minimum; `in_flight` is its maximum.
+    A link in flight takes a slot. An app gets at most its share of the slots, so that an app that
+    is down can't take all. The limit starts at 2, its minimum; `in_flight` is its maximum.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Paced:
             self._apps[ref.id] = app_id
             self._by_app[app_id] += 1
             taken.append(ref)
-        # Each job is pushed before the one that was pushed last.
+        # Each job goes to the head of the queue: the first link is pushed last.
         return taken[::-1] if self._newest_first else taken
 
     def release(self, ids: Iterable[str]) -> None:

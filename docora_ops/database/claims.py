@@ -8,8 +8,8 @@ from docora_ops.database.link_rows import HELD_KEYS, MATCHES, PAYLOAD, filter_pa
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkFilter, Outcome, Payload
 
-# Docora's own scheduler queues the same links. An opened circuit leaves its time in the row until
-# git succeeds or somebody resets it, so that failed links wait for that even after the time.
+# Docora's own scheduler queues the same links. The time of an open circuit stays in the row until
+# git succeeds or somebody resets the circuit. Failed links are not due before that.
 DUE = """(
     (l.status = 'pending_snapshot'
      OR l.status = 'synced'
@@ -82,8 +82,8 @@ LOCK_LINKS = """
 SELECT id::text FROM docora.app_repositories WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE
 """
 
-# The limits keep Postgres, whatever it believes of the tables, from going through all the links
-# once for each app or repository.
+# With the limits, Postgres looks up the app and the repository of each link. Without them, and with
+# outdated statistics, it could go through all links once for each app or repository.
 JUDGE_AND_CHANGE_LINKS = f"""
 WITH held AS MATERIALIZED ({HELD_KEYS}), judged AS MATERIALIZED (
     SELECT {PAYLOAD}, l.status, CASE
@@ -128,7 +128,7 @@ def claim_links(
     Returns no claim for links that are gone or, unless `wait`, locked by other sessions.
     Raises LinkLockedError if a lock is waited for in vain, PostgresError.
     """
-    # Rows that somebody else holds are not in the answer: they are tried again, one by one, later.
+    # Rows that other sessions hold are skipped: the caller tries them again later.
     lock = LOCK_LINKS if wait else f"{LOCK_LINKS} SKIP LOCKED"
     locked = [id_ for (id_,) in database.rows(lock, {"ids": list(ids)})]
     if not locked:

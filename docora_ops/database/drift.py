@@ -6,8 +6,8 @@ from sys import intern
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
 
-# A new link gets its job a moment later, so it is left out for five minutes. One that is scanned
-# has had its job, and one that is asked for by id is wanted whatever its age.
+# A new link gets its job a moment after its row, so pending links are left out for five minutes. A
+# scanning link has had its job. A link that is asked for by id counts whatever its age.
 _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot', 'scanning')
     AND (status = 'scanning' OR NOT %(only_stuck)s::boolean
          AND (%(id)s::uuid IS NOT NULL OR created_at < now() - interval '5 minutes'))
@@ -22,8 +22,8 @@ WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status 
 SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
 
-# Links that should have a live job, and those that are to get one: their jobs may already read as
-# waiting, and stand nowhere.
+# Links that should have a live job, and links that the next change queues, failed or due: a job of
+# theirs that reads as waiting, yet stands nowhere, would be kept.
 LINKS_TO_CHECK = """
 SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
 WHERE (
@@ -69,7 +69,10 @@ def unfinished_links(
     only_stuck: bool = False,
     limit: int | None = None,
 ) -> list[tuple[LinkRef, str]]:
-    """Returns links that should have a live job (`only_stuck`: that are scanned), with status."""
+    """Returns links that should have a live job, each with its status.
+
+    only_stuck: scanning links only.
+    """
     parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
     # One string for all links of an app or a repository: there may be a million.
     return [

@@ -19,13 +19,34 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome, Payload
+from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
 
 LEAST_WAITING = 20
 """Jobs at the head of the queue whose moments are compared: not only the oldest stand there."""
+SAMPLE = 100
+"""Jobs in `QueueUse.sample`."""
 RECENT = 900
 """Seconds for which a failed job counts as having failed recently."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUse:
+    """Who uses the queue at one moment.
+
+    workers: the number of live workers that listen on the queue.
+    other: whether the queue of the other backend holds jobs, and whether a worker runs there.
+    suspension: the order to take no jobs, if any.
+    sample: the ids of up to 100 jobs that wait or, with RQ, have failed.
+    mark: names the database that this Redis belongs to.
+    """
+
+    workers: int
+    other: OtherQueue
+    suspension: Suspension | None
+    sample: Sequence[str]
+    mark: StoredMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +127,15 @@ class LinkQueue(Protocol):
     """The mark that pushes leave in Redis to name the database: see `pair_mark`; may be empty."""
 
     @property
+    def use(self) -> QueueUse:
+        """Who uses the queue, as read last: when a command first asks, or by `read_use`."""
+
+    def read_use(self) -> QueueUse:
+        """Reads anew who uses the queue."""
+
+    @property
     def sweep(self) -> QueueSweep | None:
         """Finds and removes entries of the whole queue. None: the entries are Docora's."""
-
-    def sample(self, count: int) -> list[str]:
-        """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job by its own keys; writes nothing."""
@@ -134,8 +159,8 @@ class LinkQueue(Protocol):
 
         leaves_waiting: leave waiting jobs, too.
         front: put new jobs at the head of the queue, so that the last one is the first.
-        changes_links: it is a change even if all jobs wait already.
-        commands: are written with the change.
+        changes_links: write the commands even if all jobs wait already.
+        commands: what to write with the jobs, before anything is removed.
         """
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
@@ -143,15 +168,6 @@ class LinkQueue(Protocol):
 
         Also true if it is unclear which workers run, and Docora's may.
         """
-
-    def count_workers(self) -> int:
-        """Counts the live workers that listen on the queue."""
-
-    def suspension(self) -> Suspension | None:
-        """Returns the order to take no jobs, None if there is none."""
-
-    def read_other(self) -> OtherQueue:
-        """Tells whether the queue of the other backend holds jobs, and whether a worker runs."""
 
     def seconds_until_others_forgotten(self) -> int | None:
         """Returns how long Redis would count the other backend's workers if they died just now.

@@ -4,9 +4,9 @@
 -- ARGV[1]  "look" (writes nothing), or "push"
 -- ARGV[2]  JSON: what judge.lua needs, and for a push
 --          `fields`: what the hashes of all jobs have in common
---          `front`: push each new job to the head, before the one that was pushed last
+--          `front`: push each new job to the head, so that the last one is the first
 --          `leaves_waiting`: leave jobs that wait already
---          `changes_links`: it is a change even if no job is pushed
+--          `changes_links`: write the commands even if no job is pushed
 --          `commands`: how many commands are written with the change
 --          `mark`: see with_change.lua
 -- then per command: its length, and its words

@@ -1,9 +1,8 @@
 """Turning the errors of the Redis client into ours, with sentences for a person."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import redis
 from redis import exceptions
@@ -115,11 +114,3 @@ def _lacks_permission(error: redis.RedisError) -> bool:
     text = str(error)
     is_denied = isinstance(error, exceptions.NoPermissionError)
     return is_denied or "NOPERM" in text or "ACL failure in script" in text
-
-
-def permitted(count: Callable[[], object]) -> int:
-    """Returns the count, or 0 if the user may not read: users are made for one of the queues."""
-    try:
-        return cast("int", count())
-    except exceptions.NoPermissionError:
-        return 0

@@ -25,7 +25,8 @@ local function leave_mark(mark)
   redis.call('HSET', mark.key, 'mark', mark.text, 'left_at', redis.call('TIME')[1])
 end
 
--- A command on a key of another type fails, and then nothing else may have been written.
+-- Called before anything is removed: a command on a key of another type fails, and Redis does not
+-- undo what a script has written until then.
 local function write_with_change(commands, mark)
   for _, command in ipairs(commands) do
     redis.call(unpack(command))
