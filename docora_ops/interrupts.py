@@ -9,7 +9,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # end a command or a wo
 
 @contextmanager
 def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Calls the handlers of these signals after the block. Processes started in it get them."""
+    """Delays the handlers of signals until the end of the block, but not in child processes."""
     came: list[int] = []
     before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in signals}
     try:
@@ -23,7 +23,10 @@ def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 @contextmanager
 def held_back(signals: Iterable[signal.Signals] = ENDING) -> Iterator[set[int | signal.Signals]]:
-    """Blocks signals, also in threads that are started meanwhile. Yields the previous mask."""
+    """Blocks signals in this thread and in threads and processes started meanwhile.
+
+    Yields the previous mask.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield mask

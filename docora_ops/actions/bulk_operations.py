@@ -1,4 +1,4 @@
-"""The bulk operations of the last hour: their progress, and their end. Needs only Redis."""
+"""Lists, follows and cancels the bulk operations of the last hour. Needs only Redis."""
 
 import time
 from collections.abc import Generator
@@ -18,7 +18,7 @@ def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownO
 
 
 def progress(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure], int]:
-    """Returns a bulk operation, its first failures, and the number of all its failures."""
+    """Returns a bulk operation, its first failures, and the total number of failures."""
     return docora.store.read(operation_id), *docora.store.read_failures(operation_id)
 
 
@@ -28,7 +28,7 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
     while True:
         operation = docora.store.read(operation_id)
         yield operation
-        # Cancelled, it may still complete the batches that have begun.
+        # A cancelled operation still completes its current batches.
         is_over = operation.completed == before and operation.state is not OperationState.RUNNING
         if is_over or operation.finished:
             return
@@ -39,8 +39,9 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
 def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> bool:
     """Asks a bulk operation to stop after its current batches. Queued links stay queued.
 
-    Returns False if it has been cancelled before. `reason`: for the audit entry. Raises
-    NotFoundError, OperationFinishedError.
+    Returns False if it was already cancelled. Raises NotFoundError, OperationFinishedError.
+
+    reason: for the audit entry.
     """
     change = docora.describe_change("cancel", reason)
     entry = audit_entry(change, AuditEvent.DONE, operation_id=operation_id)

@@ -106,7 +106,7 @@ def failed(
 
 
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
-    """Shows a page of the links, or of their groups, by the options of the command."""
+    """Shows a page of the links, or of their groups, according to the options."""
     context, given = context_of(typer_context), typer_context.params
     from docora_ops.actions import link_lists
     from docora_ops.actions.lookup import LinkChoice
@@ -205,8 +205,8 @@ def show(
     context.show(details, [_whole_screen(details) if show_all else _link_screen(details)])
 
 
-_LONGEST_ON_SCREEN = 240  # characters of a value of `show`
-_MOST_PLACES = 3  # of a job
+_LONGEST_ON_SCREEN = 240  # characters of a value that `show` prints
+_MOST_PLACES = 3  # places of a job that `show` prints
 _HISTORY = ("Created", "Last scanned", "Consecutive", "Delivered", "Last delivered", "Snapshot")
 _LINKS: Sequence[Column[ListedLink]] = (
     Column("App", lambda link: link.app_name, narrowest=12),
@@ -225,7 +225,7 @@ _LINKS: Sequence[Column[ListedLink]] = (
     ),
     Column("Job", lambda link: words(link.job or "unknown"), lambda it: style_of(it.job or "")),
 )
-_GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # of one link, of several
+_GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # for one link, for several
 _FAILED: Sequence[Column[ListedLink]] = (
     *_LINKS[:-1],
     Column(
@@ -236,7 +236,7 @@ _FAILED: Sequence[Column[ListedLink]] = (
     ),
     _LINKS[-1],
 )
-# A link in sync rarely has an error: where a terminal is narrow, its last good scan tells more.
+# Synced links rarely have an error, so on a narrow terminal their last good scan is more useful.
 _OVERDUE: Sequence[Column[ListedLink]] = tuple(
     replace(it, left_out=4) if it.name == "Error" else it for it in _FAILED
 )
@@ -262,7 +262,7 @@ _FILES: Sequence[Column[DeliveredFile]] = (
 
 
 def _link_screen(details: LinkDetails) -> Pairs:
-    """Shows what a person acts on, in at most 24 lines of a terminal."""
+    """Shows what a person needs to act, in at most 24 lines of a terminal."""
     ids = arguments(details.app_id, details.repository_id)
     state = words(details.status)
     if details.retry_count:
@@ -306,7 +306,7 @@ def _next_step(details: LinkDetails) -> str:
 
 
 def _whole_screen(details: LinkDetails) -> Pairs:
-    """Shows all that is known of the link, of its job, and of its history."""
+    """Shows everything known about the link, its job and its history."""
     job, failure = details.job_record, details.job_record.last_failure
     record = replace(job, last_failure=None, expires_in=None)
     shown = replace(details, job_record=record, last_scanned_seconds=None)

@@ -24,9 +24,9 @@ def targets(
 ) -> int:
     """List the targets, their servers and their files.
 
-    With --check, shows failed and overdue links and the workers of each target, side by side. Exits
-    with code 6 if a target has a problem: its file can't be used, or doctor --read-only finds
-    something critical. Changes nothing.
+    With --check, also shows failed links, overdue links and workers of each target. Exits with code
+    6 if a target has a problem: its file can't be used, or doctor --read-only finds something
+    critical. Changes nothing.
     """
     context = Context(as_json=as_json)
     from docora_ops.actions.targets import read_targets
@@ -43,7 +43,7 @@ def targets(
 
 
 def _columns(*, check: bool) -> Sequence[Column[TargetState]]:
-    """Returns the columns of the targets. `check`: with those of their states."""
+    """Returns the columns; with `check`, also those of the state."""
 
     def red(count: int | None) -> str:
         return "bold red" if count else ""

@@ -1,4 +1,4 @@
-"""Reads what tells this database from another one."""
+"""Reads what distinguishes this database from others."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,10 @@ SYSTEM_IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 def read_identity(
     database: Database, app_ids: Sequence[str] = ()
 ) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str]]:
-    """Returns what tells this database from others, and which of the apps `app_ids` exist in it.
+    """Returns the identity of this database, and which of the apps `app_ids` exist in it.
 
-    The former is the name of the database, the identifier of the server's data (None if the role
-    may not read it), and up to 20 apps.
+    The identity is the name of the database, its system identifier (None if the role may not read
+    it), and up to 20 apps.
     """
     parameters = {"most": _APPS, "app_ids": list(app_ids)}
     system = None
