@@ -52,7 +52,7 @@ class WrongKeyError(ConfigurationError, code="wrong_key"):
 
 
 class AmbiguousError(DocoraOpsError, code="ambiguous"):
-    """A name matches several apps or repositories."""
+    """A name matches several apps or repositories, or several operations are running."""
 
 
 class NotFoundError(DocoraOpsError, code="not_found"):

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Self
 
 from docora_ops.error_groups import ErrorGroup
+from docora_ops.errors import UsageError
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
 
@@ -167,7 +168,10 @@ class MaxFailures:
 
 @dataclass(frozen=True)
 class ChangeOptions:
-    """Options of a retry or resync. Single links use only the first five."""
+    """Options of a retry or resync. Single links use only the first five.
+
+    Raises UsageError for options that do not go together.
+    """
 
     front: bool = False  # queue ahead of all waiting jobs
     reset_circuit: bool = False  # also close the circuit of each repository
@@ -178,6 +182,14 @@ class ChangeOptions:
     max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
     wait: bool = False  # wait for the snapshots
     timeout: float | None = None  # seconds after which the wait ends; the jobs continue
+
+    def __post_init__(self) -> None:
+        if self.max_failures and self.in_flight is None:
+            raise UsageError("--max-failures needs --in-flight", hint="add --in-flight N")
+        if self.timeout is not None and not (self.wait or self.in_flight):
+            raise UsageError("--timeout needs --wait", hint="add --wait")
+        if self.wait and self.dry_run:
+            raise UsageError("--wait and --dry-run can't be combined", hint="remove one of them")
 
     @property
     def is_paced(self) -> bool:

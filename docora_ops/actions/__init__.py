@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from docora_ops.actions.bulk import BulkStep as BulkStep
     from docora_ops.actions.bulk_operations import cancel as cancel
     from docora_ops.actions.bulk_operations import follow as follow
+    from docora_ops.actions.bulk_operations import operation as operation
     from docora_ops.actions.bulk_operations import operations as operations
-    from docora_ops.actions.bulk_operations import progress as progress
+    from docora_ops.actions.bulk_operations import running_operation as running_operation
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
     from docora_ops.actions.drift import Suspects as Suspects
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.pauses import rq_workers as rq_workers
     from docora_ops.actions.repairs import repair as repair
     from docora_ops.actions.report import read_report as read_report
+    from docora_ops.actions.schedule_passes import repeat_schedule as repeat_schedule
     from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
     from docora_ops.actions.verification import Compared as Compared
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "app_url": ("set_url",),
     "audit_history": ("history",),
-    "bulk_operations": ("cancel", "follow", "operations", "progress"),
+    "bulk_operations": ("cancel", "follow", "operation", "operations", "running_operation"),
     "bulk": ("BulkStep",),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
@@ -69,6 +71,7 @@ _MODULES = {
     "pauses": ("pause", "resume", "rq_workers"),
     "link_lists": ("apps", "files", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
+    "schedule_passes": ("repeat_schedule",),
     "status": ("read_status",),
     "targets": ("read_targets",),
     "verification": ("Compared", "verify"),

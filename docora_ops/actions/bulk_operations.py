@@ -5,6 +5,7 @@ from collections.abc import Generator
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
+from docora_ops.errors import AmbiguousError, NotFoundError
 from docora_ops.links import LinkFailure
 from docora_ops.operations import KnownOperation, OperationState
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
@@ -17,9 +18,34 @@ def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownO
     return page_of(docora.store.read_all(), page, limit)
 
 
-def progress(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure], int]:
-    """Returns a bulk operation, its first failures, and the total number of failures."""
-    return docora.store.read(operation_id), *docora.store.read_failures(operation_id)
+def operation(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure]]:
+    """Returns a bulk operation and the first links that it could not queue.
+
+    Raises NotFoundError, RedisError.
+    """
+    return docora.store.read(operation_id), docora.store.read_failures(operation_id)[0]
+
+
+def running_operation(docora: Docora) -> KnownOperation:
+    """Returns the only running bulk operation.
+
+    Raises NotFoundError if none is running, AmbiguousError if several are, RedisError.
+    """
+    recent = docora.store.read_all()
+    running = [operation for operation in recent if operation.state is OperationState.RUNNING]
+    if not running:
+        raise NotFoundError(
+            "no bulk operation is running", hint="docora-ops operations lists the ended ones"
+        )
+    if len(running) > 1:
+        owners = ((known.operation_id, known.who or "Docora's dashboard") for known in running)
+        listed = ", ".join(f"{operation_id} of {who}" for operation_id, who in owners)
+        raise AmbiguousError(
+            f"{len(running)} bulk operations are running: {listed}",
+            hint="give the id of the one you mean; docora-ops operations shows what they do",
+            details={"operation_ids": [operation.operation_id for operation in running]},
+        )
+    return running[0]
 
 
 def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:

@@ -67,6 +67,13 @@ class Docora:
         """
         self.database.disconnect()
 
+    def renew(self) -> None:
+        """Closes the connection, and forgets what was read: the next use looks anew."""
+        self.close()
+        for name, attribute in vars(type(self)).items():
+            if isinstance(attribute, cached_property):
+                vars(self).pop(name, None)
+
     def require_confirmation(self) -> None:
         """Raises UsageError if the target is protected, and `confirm` is not its name."""
         settings = self.settings

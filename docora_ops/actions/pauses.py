@@ -5,15 +5,12 @@ from dataclasses import dataclass
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.workers import require_rq
-from docora_ops.errors import WrongBackendError
-from docora_ops.jobs import AnyWorker, OtherQueue, Suspension
+from docora_ops.jobs import AnyWorker, Suspension
 from docora_ops.queue.rq_workers import (
     read_workers_of_all_queues,
     resume_workers,
     suspend_workers,
 )
-
-_INSTEAD = "to keep Docora's workers from taking jobs, stop them"
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,8 @@ def rq_workers(docora: Docora) -> RqWorkers:
     Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError if a worker of Docora
     runs, which would continue to take jobs.
     """
-    require_rq(docora, "pause", _INSTEAD)
-    if docora.queue.read_other() is OtherQueue.WORKED_ON:
-        raise WrongBackendError("a BullMQ worker of Docora runs, and obeys no pause", hint=_INSTEAD)
+    instead = "to keep Docora's workers from taking jobs, stop them"
+    require_rq(docora, "pause", instead, alone="it obeys no pause")
     return RqWorkers(docora.queue.suspension(), read_workers_of_all_queues(docora.redis))
 
 

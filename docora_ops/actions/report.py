@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions.audit_history import past_moment
-from docora_ops.actions.bulk_operations import progress
+from docora_ops.actions.bulk_operations import operation as read_operation
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.status import Status, read_status
 from docora_ops.actions.verification import Verification
@@ -157,7 +157,7 @@ def _operations_with(
     if record := read_record(docora.redis, operation_id):
         return [record]
     try:
-        operation, failures, _ = progress(docora, operation_id)
+        operation, failures = read_operation(docora, operation_id)
     except NotFoundError:
         if not changes:
             raise

@@ -459,7 +459,7 @@ def wait_for_operation(
     if not has_links(docora.redis, operation_id):
         raise NotFoundError(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
-            hint=f"docora-ops progress {quote(operation_id)} --follow shows how far it is",
+            hint=f"docora-ops operations {quote(operation_id)} --follow shows how far it is",
         )
     following = Following(docora)
     following.watch.had_workers = count_workers(docora) > 0

@@ -8,14 +8,19 @@ from docora_ops.jobs import OtherQueue
 from docora_ops.text import duration
 
 
-def require_rq(docora: Docora, what: str, instead: str) -> None:
+def require_rq(docora: Docora, what: str, instead: str, *, alone: str = "") -> None:
     """Raises NeedsRqError if the backend is BullMQ, UnclearBackendError if it is unclear.
+
+    With `alone`, raises WrongBackendError if a BullMQ worker runs.
 
     what: the command or option that needs RQ.
     instead: what to do with BullMQ.
+    alone: why no BullMQ worker may run; empty if it may.
     """
     queue, is_set = docora.queue, docora.settings.backend is not None
     if queue.can_push:
+        if alone and queue.read_other() is OtherQueue.WORKED_ON:
+            raise WrongBackendError(f"a BullMQ worker of Docora runs: {alone}", hint=instead)
         return
     if not (is_set or queue.count_workers()):
         instead += "; if no BullMQ worker is to run, set DOCORA_OPS_BACKEND=rq"

@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
 from docora_ops.cli.link_lists import apps, failed, links, show
 from docora_ops.cli.metrics import metrics
-from docora_ops.cli.operations import cancel, operations, progress
+from docora_ops.cli.operations import cancel, operations
 from docora_ops.cli.pair import pair
 from docora_ops.cli.pause import pause, resume
 from docora_ops.cli.probe import probe
@@ -66,39 +66,48 @@ app = typer.Typer(
 )
 
 # In the order of the help page. The docstring of a command is its help.
-for _command, _example in (
-    (status, "status --json"),
-    (failed, "failed --group-by error"),
-    (links, "links --repo octo/api --status synced"),
-    (apps, "apps --limit 10"),
-    (show, "show 'Acme Search' octo/api"),
-    (queue, "queue --limit 100"),
-    (doctor, "doctor --json"),
-    (verify, "verify 'Acme Search'"),
-    (probe, "probe 'Acme Search'"),
-    (metrics, "metrics --by-app"),
-    (retry, "retry 'Acme Search' octo/api --front"),
-    (retry_all_failed, "retry-all-failed --error 502 --dry-run"),
-    (resync, "resync 'Acme Search' octo/api"),
-    (repair, "repair 'Acme Search' octo/api --dry-run"),
-    (schedule, "schedule --dry-run"),
-    (pair, "pair --accept"),
-    (set_url, "set-url 'Acme Search' https://new.example/hook --probe"),
-    (operations, "operations"),
-    (progress, "progress bulk_0123456789abcdef --follow"),
-    (wait, "wait bulk_0123456789abcdef --timeout 600"),
-    (cancel, "cancel bulk_0123456789abcdef"),
-    (pause, "pause --for 10m"),
-    (resume, "resume"),
-    (history, "history --since 2h --no-schedule"),
-    (report, "report --since 2h"),
-    (targets, "targets --check"),
-    (worker, "worker"),
-    (demo, "demo --keep"),
-    (completion, "completion bash"),
-    (show_help, "help exit-codes"),
-):
-    app.command(_example.partition(" ")[0], epilog=f"Example: docora-ops {_example}")(_command)
+_COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
+    "See the state": (
+        (status, "status --json"),
+        (failed, "failed --group-by error"),
+        (links, "links --repo octo/api --status synced"),
+        (apps, "apps --limit 10"),
+        (show, "show 'Acme Search' octo/api"),
+        (queue, "queue --limit 100"),
+        (doctor, "doctor --json"),
+        (verify, "verify 'Acme Search'"),
+        (probe, "probe 'Acme Search'"),
+        (metrics, "metrics --by-app"),
+    ),
+    "Put links back to work": (
+        (retry, "retry 'Acme Search' octo/api --front"),
+        (retry_all_failed, "retry-all-failed --error 502 --dry-run"),
+        (resync, "resync 'Acme Search' octo/api"),
+        (repair, "repair 'Acme Search' octo/api --dry-run"),
+        (schedule, "schedule --dry-run"),
+        (pair, "pair --accept"),
+        (set_url, "set-url 'Acme Search' https://new.example/hook --probe"),
+    ),
+    "Follow changes": (
+        (operations, "operations bulk_0123456789abcdef --follow"),
+        (wait, "wait bulk_0123456789abcdef --timeout 600"),
+        (cancel, "cancel bulk_0123456789abcdef"),
+        (history, "history --since 2h --no-schedule"),
+        (report, "report --since 2h"),
+    ),
+    "Run and set up": (
+        (pause, "pause --for 10m"),
+        (resume, "resume"),
+        (worker, "worker"),
+        (targets, "targets --check"),
+        (demo, "demo --keep"),
+        (completion, "completion bash"),
+        (show_help, "help exit-codes"),
+    ),
+}
+for _commands in _COMMANDS.values():
+    for _command, _example in _commands:
+        app.command(_example.partition(" ")[0], epilog=f"Example: docora-ops {_example}")(_command)
 
 
 # Typer's own --help has no default. To convert a missing value, Typer imports pydantic, which would
@@ -115,7 +124,11 @@ def _options(
     if version:
         sys.stdout.write(f"docora-ops {__version__}\n")
     elif wants_help or typer_context.invoked_subcommand is None:
-        sys.stdout.write(f"{typer_context.get_help()}\n")
+        page = typer_context.get_help()
+        for heading, ((_, example), *_) in _COMMANDS.items():
+            first = example.partition(" ")[0]
+            page = page.replace(f"\n  {first} ", f"\n\n{heading}:\n  {first} ", 1)
+        sys.stdout.write(page.replace("Commands:\n\n", "", 1) + "\n")
     else:
         return
     raise typer.Exit
@@ -178,8 +191,6 @@ def _usage_error(error: typer.TyperException) -> UsageError:
         name = context.params.get("app") or "APP"
         kind = "repository" if "/" in name else "app"
         hint = f"for all failed links of the {kind}: {_with_option('retry-all-failed', name)}"
-    elif message == "Missing argument 'OPERATION_ID'.":
-        hint = f"docora-ops operations lists the ids; see {see_help}"
     else:
         hint = see_help
     return UsageError(message, hint=hint)

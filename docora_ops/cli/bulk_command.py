@@ -18,7 +18,7 @@ from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import PostgresDeniedError, RedisDeniedError, ServerError
 from docora_ops.links import Action, Outcome, only_app
-from docora_ops.operations import BulkResult, ChangeOptions, StoppedBy
+from docora_ops.operations import BulkResult, StoppedBy
 from docora_ops.render.columns import cell
 from docora_ops.render.console import progress_bar
 from docora_ops.render.link_tables import app_counts, failures
@@ -30,7 +30,6 @@ _STOPPING = "Stopping after the current batches. A second signal stops at once."
 def run_bulk(
     context: Context,
     events: Generator[BulkStep],
-    options: ChangeOptions,
     terminal: Terminal | None = None,
     *,
     detached: bool = False,
@@ -44,17 +43,17 @@ def run_bulk(
     """
     with closing(events):
         step = next(events)
-        if options.dry_run or not step.result.total:
+        if context.options.dry_run or not step.result.total:
             *_, step = step, *events
-            _show(context, step, options)
+            _show(context, step)
             return gravest(_codes(step.result))
         if terminal is not None:
-            _ask(context, terminal, step, options)
+            _ask(context, terminal, step)
         elif step.result.action is not Action.SCHEDULE:  # which leaves links to them
             for operation in step.result.running_operations:
                 context.warn(render.running(operation))
         if not detached:
-            return _carry_out(context, events, step, options)
+            return _carry_out(context, events, step)
 
         def show(operation_id: str, process: int) -> None:
             _say_begun(context, operation_id, step.result.total)
@@ -64,18 +63,18 @@ def run_bulk(
 
         context.tell()  # otherwise, both processes would
         # This process closes the generator after its first step, which changes nothing.
-        work = partial(_carry_out, context, events, step, options)
+        work = partial(_carry_out, context, events, step)
         return detach(context.docora, work, show)
 
 
-def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
+def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
     docora, total = context.docora, step.result.total
     running = (render.running(each) for each in step.result.running_operations)
     above: list[object] = [app_counts(step.chosen), *(cell(each, "yellow") for each in running)]
     question = reset_in_words(docora, amount(total, "link"), total)
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
-        if not options.update:
+        if not context.options.update:
             above.append(FORGOTTEN)
     context.tell()
     terminal.ask(f"{docora.servers}: {question}?", *above)
@@ -93,7 +92,6 @@ def _carry_out(
     context: Context,
     events: Generator[BulkStep],
     step: BulkStep,
-    options: ChangeOptions,
     announce: Announce | None = None,
 ) -> int:
     lost, action, total = None, step.result.action, step.result.total
@@ -104,7 +102,7 @@ def _carry_out(
             announce(step.result.operation_id or "")
         else:
             _say_begun(context, step.result.operation_id, total)
-        with _progress(context, total, options, is_seen=announce is None) as show:
+        with _progress(context, total, is_seen=announce is None) as show:
             for step in work:
                 if step.is_waiting:
                     break
@@ -120,7 +118,7 @@ def _carry_out(
         why = StoppedBy.LOST_SERVER if lost else StoppedBy.INTERRUPTED
         step = replace(step, result=step.result.stopped(why))
     if not lost or step.result.completed or context.as_json:
-        _show(context, step, options, lost)
+        _show(context, step, lost)
     result, codes = step.result, _codes(step.result)
     if lost and step.is_waiting:
         return context.report(lost, next_step="the jobs go on")
@@ -147,17 +145,17 @@ def _say_begun(context: Context, operation_id: str | None, total: int) -> None:
 
 @contextmanager
 def _progress(
-    context: Context, total: int, options: ChangeOptions, *, is_seen: bool
+    context: Context, total: int, *, is_seen: bool
 ) -> Iterator[Callable[[BulkStep], None]]:
     """Shows the progress, and with `--in-flight` also the wait for the snapshots.
 
     is_seen: False in a detached process, which has no screen.
     """
-    if not options.is_paced:
+    if not context.options.is_paced:
         with progress_bar(total) as move:
             yield lambda step: move(step.result.completed)
         return
-    what = f"{amount(total, 'snapshot')}, {options.in_flight} in flight at most"
+    what = f"{amount(total, 'snapshot')}, {context.options.in_flight} in flight at most"
     has_told = False
     showing: AbstractContextManager[Callable[..., None]] = nullcontext(lambda *_: context.tell())
     if is_seen:
@@ -177,9 +175,7 @@ def _progress(
         yield show
 
 
-def _show(
-    context: Context, step: BulkStep, options: ChangeOptions, lost: ServerError | None = None
-) -> None:
+def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> None:
     """Shows the result so far and, in JSON, the error that ended the operation."""
     result = step.result
     if context.as_json:
@@ -189,7 +185,7 @@ def _show(
         context.say(f"{render.message(result)}.")
         return
     parts: list[object] = [render.summary(step.by_app) if result.total else render.message(result)]
-    if notes := list(_notes(context, result, options)):
+    if notes := list(_notes(context, result)):
         parts += ["", *notes]
     if result.failures:
         parts += ["", failures(result.failures)]
@@ -197,9 +193,9 @@ def _show(
         parts += ["", render.planned_list(result.planned_links)]
     if step.wait:
         parts += render.wait_screens(step.wait)
-    footer = "" if result.total or options.dry_run else context.target_line
-    context.show_tables(parts, footer, paged=options.dry_run)
-    if options.dry_run:
+    footer = "" if result.total or context.options.dry_run else context.target_line
+    context.show_tables(parts, footer, paged=context.options.dry_run)
+    if context.options.dry_run:
         context.say(f"{context.docora.servers}: dry run, nothing was changed.")
     elif result.cancelled and lost is None:
         context.warn(f"{_ended(result)}; {_next_step(result.action)}.")
@@ -212,8 +208,9 @@ def _ended(result: BulkResult) -> str:
     return f"Stopped{why} after {result.completed} of {result.total} links"
 
 
-def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:
+def _notes(context: Context, result: BulkResult) -> Iterator[str]:
     """Yields the sentences below the table."""
+    options = context.options
     if options.dry_run:
         yield from map(render.running, result.running_operations)
     if result.action is Action.RESYNC and result.total:

@@ -184,7 +184,7 @@ def detached_screen(operation_id: str, process: int) -> Pairs:
     rows = {
         "Operation": operation_id,
         "Process": process,
-        "Progress": f"docora-ops progress {operation_id}",
+        "Progress": f"docora-ops operations {operation_id}",
         "Results": f"docora-ops wait {operation_id}",
         "To stop it": f"docora-ops cancel {operation_id}",
     }

@@ -17,6 +17,7 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
 from docora_ops.cli.streams import Terminal, show_paged, terminal_to_ask
 from docora_ops.errors import DocoraOpsError, UsageError
+from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.text import mask
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class Context:
 
     env_file: Path | None = None
     as_json: bool = False
-    wait: bool = False
-    timeout: int | None = None
+    options: ChangeOptions = NO_OPTIONS
+    """The options on how to change links."""
     named_target: str | None = None
     """The value of `--target`."""
     typer_context: typer.Context | None = None
@@ -254,25 +255,12 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
                 wrong = "the value is not valid UTF-8"
             if wrong:
                 raise typer.BadParameter(wrong, ctx=typer_context, param=parameter)
-    is_paced, wait = given.get("in_flight") is not None, given.get("wait", waits)
-    timeout: int | None = given.get("timeout")
-    for name in ("max_failures", "detach"):
-        if given.get(name) and not is_paced:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} needs --in-flight", hint="add --in-flight N")
-    if timeout is not None and not wait and not is_paced:
-        needed = "--wait or --in-flight" if "in_flight" in given else "--wait"
-        raise UsageError(f"--timeout needs {needed}", hint=f"add {needed}")
-    for one, other in (("wait", "dry_run"), ("detach", "wait"), ("detach", "dry_run")):
-        if given.get(one) and given.get(other):
-            both = f"--{one} and --{other.replace('_', '-')}"
-            raise UsageError(f"{both} can't be combined", hint="remove one of them")
-    wait |= is_paced and not given.get("dry_run")
+    names = [field.name for field in fields(ChangeOptions) if field.name in given]
+    chosen = {name: given[name] for name in names} | ({"wait": True} if waits else {})
     context = Context(
         env_file=given.get("env_file"),
         as_json=given.get("as_json", False),
-        wait=wait,
-        timeout=timeout,
+        options=ChangeOptions(**chosen),
         named_target=given.get("target"),
         typer_context=typer_context,
     )
@@ -319,15 +307,6 @@ def confirmation(typer_context: typer.Context, context: Context) -> Terminal | N
             hint=f"add {confirm}",
         )
     return replace(terminal, name=target)
-
-
-def change_options(typer_context: typer.Context) -> ChangeOptions:
-    """Returns the options on how to change links, from the command line."""
-    from docora_ops.operations import ChangeOptions
-
-    given = typer_context.params
-    names = [field.name for field in fields(ChangeOptions) if field.name in given]
-    return ChangeOptions(**{name: given[name] for name in names})
 
 
 def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:

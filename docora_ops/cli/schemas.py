@@ -23,7 +23,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.verification import Verification
     from docora_ops.cli import bulk_view
     from docora_ops.cli.link_change import LinkData
-    from docora_ops.cli.operations import CancelData, ProgressData
+    from docora_ops.cli.operations import CancelData, OperationData
     from docora_ops.database import link_reports
     from docora_ops.error_groups import ErrorGroup
     from docora_ops.links import AppCount
@@ -48,9 +48,8 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "repair": RepairData,
         "schedule": many,
         "set-url": UrlChange,
-        "operations": list[operations.KnownOperation],
-        "progress": ProgressData,
-        "wait": one | ProgressData,
+        "operations": list[operations.KnownOperation] | OperationData,
+        "wait": one | OperationData,
         "cancel": CancelData,
         "pair": Pair,
         "pause": RqWorkers,

@@ -13,8 +13,8 @@ from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.streams import terminal_to_ask
-from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError, WrongBackendError
-from docora_ops.text import duration, inert
+from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
+from docora_ops.text import duration, inert, seconds_of
 
 
 def worker(
@@ -36,10 +36,10 @@ def worker(
     grace: Annotated[
         int | None,
         typer.Option(
-            metavar="SECONDS",
-            min=1,
-            max=86_400,
-            help="Stop the current job SECONDS after a signal (default: let it finish).",
+            metavar="TIME",
+            parser=seconds_of,
+            help="Stop the current job TIME (30s, 10m or seconds) after a signal (default: let it "
+            "finish).",
         ),
     ] = None,
     log_format: Annotated[
@@ -66,6 +66,7 @@ def worker(
     if check:
         return _check(context)
     try:
+        from docora_ops.actions.workers import require_rq
         from docora_ops.worker import process
         from docora_ops.worker.log import OneLineHandler, log
         from docora_ops.worker.watchdog import Watchdog
@@ -84,7 +85,12 @@ def worker(
         return exit_code_of(error)
 
     try:
-        _require_rq_alone(context)
+        require_rq(
+            context.docora,
+            "the worker",
+            "leave the work to Docora's own workers, or stop these: see docora-ops help workers",
+            alone="each link would be worked on twice",
+        )
         settings = context.docora.settings
         process.check(settings)
         if settings.protected:
@@ -129,23 +135,6 @@ def extra_is_missing(error: ImportError) -> ConfigurationError:
         f"the worker's packages are not installed ({error.name} is missing)",
         hint="in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name",
     )
-
-
-def _require_rq_alone(context: Context) -> None:
-    """Raises NeedsRqError, UnclearBackendError or WrongBackendError if Docora's workers may run."""
-    from docora_ops.actions.workers import require_rq
-    from docora_ops.jobs import OtherQueue
-
-    require_rq(
-        context.docora,
-        "the worker",
-        "Docora's own workers run the jobs: see docora-ops help workers",
-    )
-    if context.docora.queue.read_other() is OtherQueue.WORKED_ON:
-        raise WrongBackendError(
-            "a BullMQ worker of Docora is at work: each link would be worked on twice",
-            hint="stop it first, or leave the work to it: see docora-ops help workers",
-        )
 
 
 def _ask(context: Context) -> None:

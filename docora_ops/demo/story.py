@@ -16,10 +16,10 @@ from threading import Event
 from docora_ops.demo.servers import apps, postgres, valkey
 from docora_ops.demo.world import ACME, API, HARBOR, build, fill
 from docora_ops.errors import DocoraOpsError
-from docora_ops.interrupts import deferred, held_back
 from docora_ops.queue import RqQueue, connect
 from docora_ops.render.console import make_console
 from docora_ops.settings import Settings, load_settings
+from docora_ops.worker.interrupts import deferred, held_back
 
 _PAUSE = 0.1  # seconds between two checks whether the workers listen
 _START_LIMIT = 60  # seconds
@@ -162,8 +162,7 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
 
 def _clean_environment() -> None:
     """Removes variables of Docora, docora-ops, libpq, git and proxies that may point elsewhere."""
-    fields = Settings.model_fields.items()
-    names = "|".join(str(field.validation_alias or name) for name, field in fields)
+    names = "|".join(str(field.validation_alias) for field in Settings.model_fields.values())
     lead_elsewhere = f"DOCORA_OPS_.*|PG.*|GIT_.*|.*_PROXY|({names})(_FILE)?"
     for name in list(os.environ):
         if re.fullmatch(lead_elsewhere, name, re.IGNORECASE):

@@ -225,7 +225,7 @@ class ProgressStore:
         if operation.finished:
             raise OperationFinishedError(
                 f"operation {operation_id!r} has finished: nothing is left to cancel",
-                hint=f"docora-ops progress {quote(operation_id)} shows what it did",
+                hint=f"docora-ops operations {quote(operation_id)} shows what it did",
             )
         if operation.cancelled:
             return False

@@ -43,6 +43,7 @@ class Document(Generic[Data]):
     hint: str | None = None
     app_ids: Sequence[str] | None = None
     repository_ids: Sequence[str] | None = None
+    operation_ids: Sequence[str] | None = None
     status: str | None = None
     job: str | None = None
     circuit_open_until: datetime | None = None

@@ -132,7 +132,7 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         assert both["hint"] == "run Docora with RUN_MODE=api"
         refused = docora.run("worker", env={"ENCRYPTION_KEY": "0" * 64})
         assert refused.code == 4
-        assert "a BullMQ worker of Docora is at work" in refused.stderr
+        assert "a BullMQ worker of Docora runs" in refused.stderr
 
 
 def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:

@@ -79,9 +79,9 @@ def test_settings_come_from_the_env_file(docora: Docora, tmp_path: Path) -> None
 def test_bulk_operations_are_offered_by_their_ids(docora: Docora) -> None:
     docora.add_links(2)
     operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    for words in (("progress",), ("cancel",), ("history", "--operation"), ("wait",)):
+    for words in (("operations",), ("cancel",), ("history", "--operation"), ("wait",)):
         assert offers(docora, *words, "bulk_") == [operation_id], words
-    assert answer(docora, "progress", "bulk_no").stdout.strip() == ""
+    assert answer(docora, "operations", "bulk_no").stdout.strip() == ""
 
 
 def test_commands_and_topics_are_offered_to_help(docora: Docora) -> None:

@@ -101,7 +101,7 @@ def test_what_only_reads_changes_nothing(docora: Docora) -> None:
             ("show", *ids, "--files"),
             ("verify",),
             ("metrics", "--by-app", "--by-error"),
-            ("progress", OPERATION),
+            ("operations", OPERATION),
         ),
         *(("retry", *ids, "--dry-run"), ("retry-all-failed", "--dry-run")),
         *(("resync", *ids, "--dry-run"), ("resync", link.app_id, "--all", "--dry-run")),

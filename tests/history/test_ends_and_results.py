@@ -1,4 +1,4 @@
-"""What came of a bulk operation, and why it ended: in `history`, `operations` and `progress`."""
+"""What came of a bulk operation, and why it ended: in `history` and `operations`."""
 
 import signal
 from typing import Any
@@ -18,7 +18,7 @@ def told(docora: Docora) -> dict[str, Any]:
     """What the commands tell of the only operation, which is the same, also in its record."""
     operation_id = only_operation(docora)
     [listed] = docora.run("operations", "--json", env=NO_DATABASE).data
-    shown = docora.run("progress", operation_id, "--json", env=NO_DATABASE).data
+    shown = docora.run("operations", operation_id, "--json", env=NO_DATABASE).data
     [entry] = [
         each
         for each in docora.run("history", "--json", env=NO_DATABASE).data
@@ -41,7 +41,7 @@ def screens(docora: Docora) -> list[str]:
     operation_id = only_operation(docora)
     return [
         " ".join(docora.run(*command, env=NO_DATABASE).stdout.split())
-        for command in (("operations",), ("progress", operation_id), ("history",))
+        for command in (("operations",), ("operations", operation_id), ("history",))
     ]
 
 

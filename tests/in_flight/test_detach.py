@@ -34,7 +34,7 @@ def start(docora: Docora) -> str:
 
 
 def progress(docora: Docora, operation_id: str) -> Any:
-    return docora.run("progress", operation_id, "--json").data
+    return docora.run("operations", operation_id, "--json").data
 
 
 def test_it_goes_on_after_its_terminal_was_closed(docora: Docora) -> None:
@@ -96,7 +96,7 @@ def test_its_messages_are_kept_with_the_operation(docora: Docora) -> None:
     assert (found["stopped_by"], found["completed"]) == ("lost_server", 1)
     error = next(each for each in found["messages"] if "is not a Docora database" in each)
     assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z Error: ", error)
-    for command in (["progress", operation_id], ["report", "--operation", operation_id]):
+    for command in (["operations", operation_id], ["report", "--operation", operation_id]):
         assert error in docora.run(*command).stdout
 
 

@@ -200,10 +200,9 @@ def test_too_many_failures_end_the_feeding_and_leave_the_rest_untouched(docora: 
     assert len(failed_rows(docora) & before) == 40
     assert "No further link is queued: max failures.\n" in result.stderr
     assert '"max_failures": "20%"' in docora.audit_entries()[0]["selection"]
-    zero = ChangeOptions(max_failures=MaxFailures(0))
-    assert (
-        docora.actions().docora.describe_change("retry", None, zero).selection["max_failures"] == 0
-    )
+    zero = ChangeOptions(in_flight=1, max_failures=MaxFailures(0))
+    described = docora.actions().docora.describe_change("retry", None, zero)
+    assert described.selection["max_failures"] == 0
     assert docora.waiting() == []
 
 

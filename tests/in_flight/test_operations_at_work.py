@@ -79,10 +79,10 @@ def test_links_that_others_retried_are_taken_over_not_done(docora: Docora) -> No
         with other_worker(docora):
             result = finish(process)
     assert (result.code, result.data["taken_over"]) == (0, 4), result
-    progress = docora.run("progress", operation_id, "--json").data
+    progress = docora.run("operations", operation_id, "--json").data
     # The dashboard takes an operation for done once all links are completed.
     assert (progress["completed"], progress["taken_over"]) == (5, 4)
-    for screen in docora.run_together(("progress", operation_id), ("operations",), ("status",)):
+    for screen in docora.run_together(("operations", operation_id), ("operations",), ("status",)):
         assert "1 of 5, 4 taken over" in screen.stdout, screen
     report = docora.run("report", "--operation", operation_id).stdout
     assert "- Links: 1 of 5 completed, 4 taken over, 1 put to work" in report

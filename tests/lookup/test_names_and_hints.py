@@ -65,7 +65,7 @@ def test_what_a_hint_has_to_paste_runs_nothing_in_a_shell(docora: Docora, tmp_pa
     for arguments, before, behind, word in (
         (("show", "Acmes touch pwned", "x"), "did you mean ", "?\n", evil),
         (("show", "Acm", "octo/Acmes touch"), "did you mean ", "?\n", f"octo/{evil}"),
-        (("cancel", "$(touch pwned)"), "docora-ops progress ", " shows what", "$(touch pwned)"),
+        (("cancel", "$(touch pwned)"), "docora-ops operations ", " shows what", "$(touch pwned)"),
     ):
         result = docora.run(*arguments)
         pasted = result.stderr.partition(before)[2].rpartition(behind)[0]

@@ -235,7 +235,7 @@ def test_a_worker_takes_no_job_from_a_redis_of_another_database(snapshots: Snaps
     with connect(snapshots.settings) as client:
         stuck = docora.add_link("scanning", retry_count=0)
         maintained = SnapshotWorker(snapshots.settings, client, "w")
-        maintained.run_maintenance_tasks()
+        maintained.maintain()
         assert docora.status(stuck) == "scanning"
     with running(snapshots) as worker:
         worker.await_line("takes no job", 1)

@@ -8,7 +8,7 @@ import rq.suspension
 
 from docora_ops import actions
 from docora_ops.actions import Docora as Connected
-from docora_ops.cli.pause import _seconds_of
+from docora_ops.text import seconds_of
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.read_only import frozen
@@ -63,11 +63,12 @@ def test_a_busy_worker_finishes_its_job_and_takes_the_next_one_after_resume(
 
 
 def test_durations() -> None:
-    for typed, seconds in {"600": 600, "30s": 30, "10m": 600, "2h": 7200, "168h": 604_800}.items():
-        assert _seconds_of(typed) == seconds
-    for typed in ("0", "0m", "169h", "604801", "1d", "1.5h", "-1", "10 m", ""):
+    for typed, seconds in {"600": 600, "30s": 30, "10m": 600, "2h": 7200, "1h30m": 5400}.items():
+        assert seconds_of(typed) == seconds
+    assert seconds_of("6d23h59m60s") == seconds_of("7d") == 604_800
+    for typed in ("0", "0m", "169h", "604801", "1.5h", "-1", "10 m", "30m1h", "1h30", "٣s", ""):
         with pytest.raises(ValueError, match=r"is not a duration between 1 s and 7 days"):
-            _seconds_of(typed)
+            seconds_of(typed)
 
 
 def test_a_worker_that_waits_for_a_job_is_named(docora: Docora) -> None:

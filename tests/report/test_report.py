@@ -64,7 +64,7 @@ def test_a_week_later_it_tells_who_did_what_and_why_and_what_failed_again(docora
     for command in (("pause", "--for", "10m", "--reason", "hands off"), ("resume",), PASS):
         assert docora.run(*command).code in {0, 6}
     let_an_hour_pass(docora)
-    assert docora.run("progress", operation_id).code == 3
+    assert docora.run("operations", operation_id).code == 3
     with frozen(docora):
         text = report(docora, "--since", "2h").stdout
         data = report(docora, "--since", "2h", "--json").data

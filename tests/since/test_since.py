@@ -52,7 +52,7 @@ def test_links_are_chosen_by_their_last_good_scan_exactly(
     for moment, before in (
         ("2h", {"never", "day", "hours", "exact"}),
         ("1d", {"never", "day", "exact"}),
-        ("70m", {"never", "day", "hours", "hour", "exact"}),
+        ("1h10m", {"never", "day", "hours", "hour", "exact"}),
         ("90s", every),
         (MOMENT, {"never"}),  # at the moment is after it, to the microsecond
         ("2026-01-05 08:00:00.123457Z", {"never", "exact"}),
@@ -117,7 +117,7 @@ def test_a_value_that_is_neither_moment_nor_age_is_refused(docora: Docora) -> No
     for command in ("links", "failed", "apps", "retry-all-failed", "resync x --all"):
         for value in (
             "2",
-            "2h30m",
+            "30m2h",
             "25:00",
             "tomorrow",
             "-1h",

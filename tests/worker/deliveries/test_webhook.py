@@ -220,9 +220,7 @@ def reset_at_the_head(talk: Talk) -> None:
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 RESET = {": Connection reset by peer", ": Broken pipe", CLOSED}
-LONG_LINE = " answered with a line of over 65,536 bytes"
-MANY_HEADERS = " answered with more than 100 headers"
-BROKEN_OFF = " broke off its answer, or sent one that is malformed"
+INVALID = {" broke off its answer, or sent one that is not valid HTTP/1.1"}
 
 
 @pytest.mark.parametrize(
@@ -230,12 +228,12 @@ BROKEN_OFF = " broke off its answer, or sent one that is malformed"
     [
         (reset_at_the_head, RESET),
         (answering(b"220 mail.example ESMTP geheim\r\n"), {" did not answer in HTTP"}),
-        (answering(b"HTTP/2.0 200 OK\r\n\r\n"), {" answered in another version of HTTP than 1.1"}),
-        (answering(b"HTTP/1.1 200 " + b"geheim" * 20_000), {LONG_LINE}),
-        (answering(b"HTTP/1.1 200 OK\r\nX: " + b"geheim" * 20_000), {LONG_LINE}),
-        (answering(b"HTTP/1.1 200 OK\r\n" + b"X: geheim\r\n" * 101 + b"\r\n"), {MANY_HEADERS}),
-        (answering(CHUNKED + b"10\r\nabc"), {BROKEN_OFF}),
-        (answering(CHUNKED + b"geheim\r\n"), {BROKEN_OFF}),
+        (answering(b"HTTP/2.0 200 OK\r\n\r\n"), INVALID),
+        (answering(b"HTTP/1.1 200 " + b"geheim" * 20_000), INVALID),
+        (answering(b"HTTP/1.1 200 OK\r\nX: " + b"geheim" * 20_000), INVALID),
+        (answering(b"HTTP/1.1 200 OK\r\n" + b"X: geheim\r\n" * 101 + b"\r\n"), INVALID),
+        (answering(CHUNKED + b"10\r\nabc"), INVALID),
+        (answering(CHUNKED + b"geheim\r\n"), INVALID),
     ],
 )
 def test_a_request_without_a_whole_answer_is_not_acknowledged(

@@ -48,7 +48,7 @@ def test_a_busy_worker_looks_after_links_of_killed_ones_whatever_becomes_of_its_
     left = docora.add_link("scanning", retry_count=0)
     with connect(snapshots.settings) as client:
         worker = SnapshotWorker(snapshots.settings, client, "worker-1")
-        worker.register_birth()
+        worker.register_birth()  # type: ignore[no-untyped-call]
         worker.maintain_heartbeats(docora.job(link), execution)
         assert docora.row(left)["retry_count"] == 1
         assert docora.waiting() == [left.job_id]
@@ -292,10 +292,10 @@ def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
     worker = SnapshotWorker(snapshots.settings, connect(snapshots.settings), "w")
     link = docora.add_link("scanning", retry_count=0)
     with bullmq.worker(lambda _: None):
-        worker.run_maintenance_tasks()
+        worker.maintain()
         assert docora.status(link) == "scanning"
         assert docora.waiting() == []
-    worker.run_maintenance_tasks()
+    worker.maintain()
     assert docora.status(link) == "pending_snapshot"
     assert docora.waiting() == [link.job_id]
 

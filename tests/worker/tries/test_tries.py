@@ -457,7 +457,7 @@ def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_
     def clean(url: str) -> None:
         settings = docora.settings.model_copy(update={"redis_url": SecretStr(url)})
         with connect(settings) as client, redis_errors(client):
-            SnapshotWorker(snapshots.settings, client, "w").run_maintenance_tasks()
+            SnapshotWorker(snapshots.settings, client, "w").maintain()
 
     with Proxy.before_redis(docora.redis_access.worker) as proxy:
         plan = proxy.plan(f"rq:scheduled:{QUEUE}".encode(), Fault.LOSE_REQUEST)
@@ -538,7 +538,7 @@ def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps
     with connect(snapshots.settings) as client:
         worker = SnapshotWorker(snapshots.settings, client, "worker-1")
         worker.recovery = Recovery(snapshots.settings, client)
-        worker.run_maintenance_tasks()
+        worker.maintain()
     assert outcomes == [Outcome.ALREADY_RUNNING]
     assert docora.status(link) == "failed"
     assert docora.registries(link.job_id) == {f"rq:failed:{QUEUE}"}

@@ -244,7 +244,7 @@ def test_the_pauses_between_two_attempts_grow_up_to_ten_seconds(
     def wait(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 6:
-            worker.request_stop(SIGTERM, None)
+            worker.handle_signal(SIGTERM, None)
 
     with Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy:
         settings = snapshots.settings.model_copy(update={"redis_url": SecretStr(proxy.url)})
