@@ -199,7 +199,6 @@ def _with_remains(
 
 
 def _require_onboarding(docora: Docora, url: str) -> None:
-    """Raises UsageError if Docora's onboarding would refuse the URL."""
     problem = refusal_of(url, is_dev=docora.settings.node_env == "dev")
     if problem is None:
         return

@@ -241,7 +241,6 @@ class _BulkOperation:
                 return
 
     def _count(self, changed: Changed) -> None:
-        """Counts, follows and records the outcomes of a batch."""
         action, can_push = self._plan.action, self._docora.queue.can_push
         self._tally.add(changed, self._failures_of(changed))
         self._waiting += changed.waiting
@@ -296,7 +295,6 @@ class _BulkOperation:
         self._log.cancel()
 
     def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
-        """Ends the operation and its audit entries, and stores the results of the snapshots."""
         if stopped_by and self._tally.left and not self._tally.stopped_by:
             self._stop(stopped_by)
         self._write(is_last=True)

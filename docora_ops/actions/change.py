@@ -189,7 +189,6 @@ class Changer:
             done.circuits_held = to_reset - done.circuits_reset
 
     def _push(self, claims: Sequence[tuple[LinkRef, Claim]]) -> list[Answer]:
-        """Queues the jobs of claimed links, or none of them."""
         requests = [
             PushRequest(
                 ref.job_id,

@@ -299,7 +299,6 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
 def _examine_postgres(
     docora: Docora, server: _Server, max_failed: int | None, *, read_only: bool
 ) -> None:
-    """Adds the checks of server, tables, role and links, as far as possible."""
     database = docora.database
     state = read_server(database)
     server.record(state.latency, state.clock, database.place)

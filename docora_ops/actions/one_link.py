@@ -168,7 +168,6 @@ def _change(
 
 
 def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
-    """Returns how to claim the link. Raises an error if it does not qualify."""
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
     # Docora's scheduler ignores pending links with an open circuit.

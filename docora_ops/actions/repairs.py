@@ -274,7 +274,6 @@ def _remove_jobs(
 def _queue_links(
     docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
 ) -> Iterator[None]:
-    """Queues lost and stuck links. Yields after each transaction."""
     most = docora.settings.max_retry_attempts
     unfinished = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=most)
     for claiming, statuses in (
@@ -309,7 +308,6 @@ def _note(
     audit: AuditEntries,
     repaired: list[Repaired],
 ) -> None:
-    """Records the outcomes of a batch."""
     audit.has_begun |= changed.has_written
     repaired += [_repaired(drift_of[item.ref], item) for item in changed.outcomes]
 

@@ -176,7 +176,6 @@ def _sum_up(passes: Sequence[HistoryEntry]) -> SchedulePasses:
 
 
 def _pauses(changes: Iterable[HistoryEntry], now: datetime) -> Iterator[Pause]:
-    """Yields the pauses, according to the entries of `pause` and `resume`."""
     open_pause: Pause | None = None
     for entry in changes:
         if entry.command not in {"pause", "resume"}:

@@ -166,7 +166,6 @@ def verify(
 
 
 def _judge(link: ComparedLink) -> _Verdict:
-    """Returns the verdict of one look."""
     if link.is_scanned:
         return _Verdict.SCANNING
     if link.status != LinkStatus.SYNCED:

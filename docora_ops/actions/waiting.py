@@ -141,7 +141,6 @@ class JobWatch:
         return "away" in self._noted
 
     def _count(self, ids: Sequence[str], now: float, *, has_workers: bool) -> Generator[None]:
-        """Counts the jobs by state, and finds the lost links."""
         database, queue = self.docora.database, self.docora.queue_to_read
         found: Counter[str] = Counter()
         lost: list[LinkRef] = []

@@ -176,7 +176,6 @@ def _progress(
 
 
 def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> None:
-    """Shows the result so far and, in JSON, the error that ended the operation."""
     result = step.result
     if context.as_json:
         context.show_document(render.bulk_data(result, step.wait), lost)
@@ -209,7 +208,6 @@ def _ended(result: BulkResult) -> str:
 
 
 def _notes(context: Context, result: BulkResult) -> Iterator[str]:
-    """Yields the sentences below the table."""
     options = context.options
     if options.dry_run:
         yield from map(render.running, result.running_operations)
@@ -233,7 +231,6 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
 
 
 def _codes(result: BulkResult) -> set[ExitCode]:
-    """Returns every exit code that applies to the operation."""
     codes = {ExitCode.PROBLEMS if result.failures or result.circuits_held else ExitCode.OK}
     if is_interrupted() and result.cancelled:
         codes.add(interrupted_code())

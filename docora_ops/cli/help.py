@@ -85,7 +85,6 @@ def show_help(
 
 
 def _formatted(text: str, stream: TextIO) -> str:
-    """Renders a Markdown text if the stream is a terminal."""
     if not stream.isatty():
         return text
     from docora_ops.render.console import MARKDOWN_THEME, make_console, markdown

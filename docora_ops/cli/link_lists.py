@@ -106,7 +106,6 @@ def failed(
 
 
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
-    """Shows a page of the links, or of their groups, according to the options."""
     context, given = context_of(typer_context), typer_context.params
     from docora_ops.actions import link_lists
     from docora_ops.actions.lookup import LinkChoice
@@ -297,7 +296,6 @@ def _link_screen(details: LinkDetails) -> Pairs:
 
 
 def _next_step(details: LinkDetails) -> str:
-    """Returns the command to run next for the link."""
     if details.status == LinkStatus.FAILED:
         return "retry"
     if details.status == LinkStatus.SYNCED:
@@ -306,7 +304,6 @@ def _next_step(details: LinkDetails) -> str:
 
 
 def _whole_screen(details: LinkDetails) -> Pairs:
-    """Shows everything known about the link, its job and its history."""
     job, failure = details.job_record, details.job_record.last_failure
     record = replace(job, last_failure=None, expires_in=None)
     shown = replace(details, job_record=record, last_scanned_seconds=None)

@@ -156,7 +156,6 @@ def _state(worker: Worker) -> str:
 
 
 def _by_error(groups: Sequence[ErrorGroup], failed: int) -> Counter[str]:
-    """Counts the failed links by the beginning of their error; the rest counts as `others`."""
     counts: Counter[str] = Counter()
     for group in groups:
         text = inert(group.error_message or NO_ERROR)

@@ -37,10 +37,10 @@ def probe(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Test the connection from this host to an app or a git host.
+    """Test the connection to an app or a git host.
 
-    Tries DNS, TCP, TLS and an unsigned HEAD request to the app's base_url, with the proxies,
-    certificate authorities and timeouts of a worker. With --repo, lists the branches of a
+    Tries DNS, TCP, TLS and an unsigned HEAD request to the app's base_url from this host, with the
+    proxies, certificate authorities and timeouts of a worker. With --repo, lists the branches of a
     repository by git. Sends no file and changes nothing. Any HTTP response counts as reachable.
     Exits with code 6 if a step fails. Needs the extra `worker`.
     """
@@ -75,7 +75,6 @@ _STEPS: Sequence[Column[ProbeStep]] = (
 
 
 def _screen(probe: Probe) -> Pairs:
-    """Shows what was probed."""
     names = {
         "App": probe.app_name and f"{probe.app_name} ({probe.app_id})",
         "URL": probe.base_url,

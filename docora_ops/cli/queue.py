@@ -66,7 +66,6 @@ def queue(
 
 
 def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator[object]:
-    """Shows the counts, the workers and the first `limit` jobs, separated by blank lines."""
     waiting = f"{overview.waiting} waiting"
     if overview.oldest_waiting_seconds is not None:
         waiting += f" (the oldest for {duration(overview.oldest_waiting_seconds)})"

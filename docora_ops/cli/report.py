@@ -229,7 +229,6 @@ def _operation(operation: OperationRecord) -> Iterator[str]:
 
 
 def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterator[str]:
-    """Yields the most frequent errors and the first links."""
     if not links:
         return
     from docora_ops.error_groups import LONGEST, group_errors
@@ -258,7 +257,6 @@ def _pauses(report: Report) -> Iterator[str]:
 
 
 def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
-    """Yields the rows of `status`."""
     yield from ("", "## State now", "")
     is_verified = report.verification is not None
     for name, value in status_rows(report.status, errors, is_verified=is_verified):

@@ -83,7 +83,6 @@ def set_url(
 
 
 def _screen(change: UrlChange) -> Pairs:
-    """Shows the app, and its URL before and after the change."""
     names = {
         "App": f"{change.app_name} ({change.app_id})",
         "Old URL": change.old_url,
@@ -113,7 +112,6 @@ def _remains(change: UrlChange) -> str:
 
 
 def _next_steps(change: UrlChange) -> Iterator[str]:
-    """Names the commands to run next."""
     app_id = arguments(change.app_id)
     if change.dry_run or not change.changed:
         return

@@ -43,8 +43,6 @@ def targets(
 
 
 def _columns(*, check: bool) -> Sequence[Column[TargetState]]:
-    """Returns the columns; with `check`, also those of the state."""
-
     def red(count: int | None) -> str:
         return "bold red" if count else ""
 

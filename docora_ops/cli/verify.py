@@ -94,7 +94,6 @@ def _files(link: DifferingLink) -> Iterator[str]:
 
 
 def _screen(result: Verification) -> Iterator[object]:
-    """Shows the links that differ or may differ, the remedy, and the counts."""
     if links := [*result.differing_links, *result.uncertain_links]:
         yield from (Listing(_COLUMNS, links, ROWS_SHOWN), "")
         if result.uncertain:

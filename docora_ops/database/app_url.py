@@ -46,7 +46,7 @@ ORDER BY a.app_name, app_id
 
 @dataclass(frozen=True, slots=True)
 class LinkToResync(LinkIds):
-    """A link whose job sends files to the old URL, after which it reads `synced`."""
+    """A link whose job sends files to the old URL and then marks the link as `synced`."""
 
     app_id: str
     repository_id: str

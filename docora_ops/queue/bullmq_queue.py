@@ -342,7 +342,6 @@ def _moment(milliseconds: bytes | None) -> datetime | None:
 
 
 def _pages(client: Redis, name: str) -> Iterator[list[str]]:
-    """Yields the ids of the jobs in one of BullMQ's lists or sets."""
     start, read = 0, client.lrange if name in BULLMQ_LISTS else client.zrange
     while ids := cast("list[bytes]", read(BULLMQ + name, start, start + _PAGE - 1)):
         start += len(ids)

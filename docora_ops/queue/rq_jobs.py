@@ -117,7 +117,6 @@ def read_record(client: Redis, job_id: str) -> JobRecord:
 
 
 def _places(client: Redis, job_id: str) -> list[JobPlace]:
-    """Returns the job's places in the lists and registries of the queue, and its executions."""
     pipeline = client.pipeline(transaction=False)
     pipeline.zrange(EXECUTIONS + job_id, 0, -1)
     pipeline.lpos(LIST, job_id, count=0, maxlen=_MOST_SEARCHED)
