@@ -209,24 +209,27 @@ class _BulkOperation:
         First come all links, then links whose jobs were waiting, then links whose rows were locked.
         Links whose rows are still locked follow one by one.
         """
-        turns = self._turns
-        while turns.has_left:
-            yield turns.take()
-        if waiting := self._waiting:
+        yield from self._take_all()
+        waiting, unclaimed = self._waiting, self._unclaimed
+        # The job of a link whose row was locked may be waiting, too: nobody has looked yet.
+        if to_compare := [*waiting, *unclaimed]:
             delay = self._docora.settings.drift_grace
-            for _ in self._changer.find_misplaced(waiting, delay=delay):
+            for _ in self._changer.find_misplaced(to_compare, delay=delay):
                 yield ()
-            turns.add(waiting)
-            self._waiting = []
-            while turns.has_left:
-                yield turns.take()
-        turns.add(self._unclaimed)
-        self._unclaimed = []
-        while turns.has_left:
-            yield turns.take()
+        self._waiting, self._unclaimed = [], []
+        self._turns.add(waiting)
+        yield from self._take_all()
+        self._turns.add(unclaimed)
+        yield from self._take_all()
+        still_locked, self._unclaimed = self._unclaimed, []
+        self._turns.add(still_locked)
         self._changer.waits_for_rows = True
-        for ref in self._unclaimed:
-            yield [ref]
+        for refs in self._take_all():
+            yield from ([ref] for ref in refs) if refs else ((),)
+
+    def _take_all(self) -> Iterator[Sequence[LinkRef]]:
+        while self._turns.has_left:
+            yield self._turns.take()
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Changes links. Yields after each transaction; stops if the operation is cancelled."""

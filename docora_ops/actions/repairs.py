@@ -337,9 +337,9 @@ def recover_abandoned(
     for _ in changer.find_misplaced(waiting, delay=SECOND_LOOK_DELAY):
         yield None
     for ref, answer in answers:
-        recovered: list[LinkOutcome | None] = []
+        recovered: list[LinkOutcome] = []
         if answer.state.is_over or ref.job_id in (changer.disproved or ()):
             # One link at a time, because this may wait for a lock.
             for changed in change_each(changer, [ref]):
-                recovered += [item for item in changed.outcomes if item.outcome in _OUTCOMES]
-        yield from recovered or [None]
+                recovered = [item for item in changed.outcomes if item.outcome in _OUTCOMES]
+        yield recovered[0] if recovered else None

@@ -19,7 +19,7 @@ from docora_ops.operations import (
 )
 
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
-"""Outcomes of links that another producer queued first."""
+"""Outcomes of links that another producer queued first, or that no longer qualified."""
 
 
 @dataclass(frozen=True)

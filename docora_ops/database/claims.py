@@ -129,7 +129,7 @@ def claim_links(
     Omits links that are gone or, unless `wait`, locked by other sessions.
     Raises LinkLockedError if waiting for a lock times out, PostgresError.
     """
-    # The caller later tries skipped rows again, one by one.
+    # Rows that other sessions hold are skipped: the caller tries them again later.
     lock = LOCK_LINKS if wait else f"{LOCK_LINKS} SKIP LOCKED"
     locked = [id_ for (id_,) in database.rows(lock, {"ids": list(ids)})]
     if not locked:

@@ -11,6 +11,7 @@ from docora_ops.actions import BulkStep
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
+from tests.support.job_states import not_in_the_list
 from tests.support.row_locks import released_when_waited_for, row_locks
 
 LINK = "UPDATE app_repositories SET"
@@ -170,3 +171,31 @@ def test_rows_that_are_locked_for_good_fail_after_one_wait_and_the_others_go_on(
     assert "another session has held a lock for over" in first
     assert set(others) == {"another session holds a lock on its row"}
     assert [docora.row(link) for link in held] == rows
+
+
+@pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
+@pytest.mark.parametrize(
+    ("is_lost", "another_waits"), [(False, False), (True, False), (True, True)]
+)
+def test_a_job_that_waits_is_judged_though_its_links_row_was_locked(
+    docora: Docora, bulk: BulkAction, *, is_lost: bool, another_waits: bool
+) -> None:
+    bulk.add_links(docora, 3)
+    held, another, _ = docora.links()
+    docora.enqueue(held.job_id)
+    if is_lost:
+        not_in_the_list(docora, held.job_id)
+    if another_waits:
+        docora.enqueue(another.job_id)
+    actions = docora.actions(drift_grace=0, lock_timeout=60, statement_timeout=90)
+    with row_locks(docora, held) as holder, released_when_waited_for(docora, holder):
+        result = bulk.run(actions)
+    outcomes = [
+        Outcome.REPLACED_STALE if is_lost else Outcome.ALREADY_QUEUED,
+        Outcome.ALREADY_QUEUED if another_waits else Outcome.QUEUED,
+        Outcome.QUEUED,
+    ]
+    assert result.counts == Counter(outcomes)
+    assert sorted(docora.waiting()) == [link.job_id for link in docora.links()]
+    assert docora.statuses() == {bulk.done_status: 3}
+    docora.assert_sound()

@@ -62,6 +62,17 @@ def test_a_bulk_operation_counts_open_circuits_and_leaves_them_alone(bullmq: Bul
     assert all(docora.was_reset(link) for link in (broken, held, good))
 
 
+def test_a_change_that_a_running_bullmq_job_keeps_out_writes_nothing(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    bullmq.add(link)
+    bullmq.start(link)
+    before = docora.dump()
+    result = bullmq.run("retry", *link.ids, "--json")
+    assert (result.code, result.data["outcome"]) == (0, "already_running"), result
+    assert docora.dump() == before
+
+
 def looks(docora: Docora) -> int:
     return int(docora.redis.info("commandstats")["cmdstat_evalsha"]["calls"])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from rq.job import JobStatus
 
 from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
@@ -154,9 +155,22 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
     assert empty.stderr.endswith(": no changes.\n")
 
 
+def test_a_change_that_a_running_job_keeps_out_writes_nothing(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.start_job(link.job_id)
+    tables, keys = docora.dump()
+    for command in (("retry", *link.ids), ("schedule",)):
+        result = docora.run(*command, "--json")
+        assert result.code == 0, result
+        passed = docora.redis.delete("docora-ops:schedule")
+        assert passed == (command == ("schedule",))
+        assert docora.dump() == (tables, keys), command
+
+
 def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: Docora) -> None:
     """The stream's key holds something else: found out before anything is changed."""
     link = docora.add_link()
+    docora.leave_job(link.job_id, JobStatus.FAILED)
     operation = "bulk_0123456789abcdef"
     docora.redis.hset(f"docora:bulk:{operation}", "total", "9")
     orphan = docora.link(link.app_id, docora.add_repository("octo/gone"))

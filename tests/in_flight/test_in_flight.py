@@ -26,7 +26,7 @@ from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
 from tests.support.other_worker import GOES_ON, other_worker
 from tests.support.proxy import eventually, patience
-from tests.support.row_locks import row_locks
+from tests.support.row_locks import released_when_waited_for, row_locks
 from tests.support.rows import in_turns
 from tests.support.running_commands import STOPPING, await_line, only_operation, progress_of
 
@@ -181,6 +181,18 @@ def test_a_link_that_was_locked_has_its_turn_though_all_in_flight_are_lost(
     assert result.data["waited"]["unfinished_by_app"] == [
         {"app_id": app_id, "app_name": "Acme Search", "links": 1}
     ]
+
+
+def test_links_that_were_locked_are_queued_at_the_same_pace(docora: Docora) -> None:
+    docora.add_links(5)
+    docora.add_worker()
+    command = ("retry-all-failed", "--in-flight", "1", "--timeout", "2", "--json")
+    with row_locks(docora) as holder:
+        with released_when_waited_for(docora, holder):
+            process = docora.start(*command, env={"DOCORA_OPS_LOCK_TIMEOUT": "60"})
+        result = finish(process)
+    assert (result.code, result.data["queued"], result.data["left"]) == (8, 1, 4), result
+    assert len(docora.waiting()) == 1
 
 
 # What ends it early

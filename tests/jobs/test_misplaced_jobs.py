@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from rq.job import Job, JobStatus
+from rq.utils import now, utcformat
 
 from docora_ops.actions import change as engine
 from docora_ops.actions.drift import Suspects
@@ -102,7 +103,13 @@ def queued_anew(docora: Docora, job_id: str) -> None:
     docora.enqueue(job_id)
 
 
-@pytest.mark.parametrize("happen", [taken, in_the_hands_of_a_worker, queued_anew])
+def queued_anew_and_taken(docora: Docora, job_id: str) -> None:
+    docora.redis.hset(Job.key_for(job_id), "enqueued_at", utcformat(now()))
+
+
+@pytest.mark.parametrize(
+    "happen", [taken, in_the_hands_of_a_worker, queued_anew, queued_anew_and_taken]
+)
 @pytest.mark.parametrize("change", [Actions.retry, Actions.retry_all])
 def test_a_job_that_a_worker_was_just_taking_is_kept(
     docora: Docora, monkeypatch: pytest.MonkeyPatch, change: Callable[..., object], happen: Arrange
