@@ -33,10 +33,7 @@ class UsageError(DocoraOpsError, code="usage"):
 
 
 def in_future(option: str, given: datetime, now: datetime, server: str) -> UsageError:
-    """Returns the error for a time that must not be in the future.
-
-    now: the current time by the clock of `server`.
-    """
+    """Returns the error for a time in the future. `now`: the time by the clock of `server`."""
     return UsageError(
         f"{option} {moment(given)} is in the future: it is {moment(now)} by the clock of {server}",
         hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",

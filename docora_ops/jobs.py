@@ -226,10 +226,7 @@ class AnyWorker:
 
 @dataclass(frozen=True)
 class Suspension:
-    """A suspension of workers; with RQ, of all workers of this Redis. Unknown fields are None.
-
-    ends_at, remaining_seconds: None also if the suspension has no end.
-    """
+    """A suspension of workers; with RQ, of all workers of this Redis. None: unknown or endless."""
 
     suspended_at: datetime | None
     ends_at: datetime | None

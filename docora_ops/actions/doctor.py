@@ -349,10 +349,7 @@ def _check_pooling(settings: Settings, server: _Server) -> None:
 
 
 def _count_foreign_keys(docora: Docora) -> int:
-    """Returns the number of sampled auth keys if ENCRYPTION_KEY decrypts none of them.
-
-    Returns 0 if it decrypts one, or without a usable ENCRYPTION_KEY.
-    """
+    """Counts the sampled auth keys if ENCRYPTION_KEY is usable but decrypts none; otherwise 0."""
     try:
         from docora_ops.actions.encryption import count_foreign
 

@@ -46,10 +46,7 @@ class OperationLog:
         return commands
 
     def add(self, changed: Changed, late_ids: Sequence[str]) -> None:
-        """Records a batch.
-
-        late_ids: row ids to add to the claimed links, because `commands` did not include them.
-        """
+        """Records a batch. `late_ids`: row ids of links to follow that `commands` did not add."""
         self._audit.has_begun |= changed.has_written
         if late_ids and self._tally.operation_id:
             add_links(self._docora.redis, self._tally.operation_id, late_ids)

@@ -220,10 +220,8 @@ class Context:
     def report(self, error: DocoraOpsError, stopped: str = "", next_step: str = "") -> ExitCode:
         """Prints an error, and with `--json` also a document if there is none yet.
 
-        Returns the exit code.
-
-        stopped: what the command has done before the error.
-        next_step: what to do, in addition to the error's hint.
+        `stopped`: what was done before the error. `next_step`: what to do, in addition to the
+        error's hint. Returns the exit code.
         """
         if self.as_json and not Context.document_has_begun:
             self.show_document(None, error)

@@ -99,10 +99,7 @@ def has_failed_links(database: Database, app_id: str) -> bool:
 def read_tokens(
     database: Database, repository_id: str, app_id: str | None = None
 ) -> tuple[str, list[LinkToken]]:
-    """Returns the URL of a repository and the tokens of its links.
-
-    app_id: return only the token of this app's link.
-    """
+    """Returns the URL of a repository and the tokens of its links, or of only one app's link."""
     rows = database.rows(READ_TOKENS, {"repository_id": repository_id, "app_id": app_id})
     url = str(rows[0][0]) if rows else ""
     return url, [LinkToken(App(app_id, name), token) for _, app_id, name, token in rows]

@@ -69,10 +69,7 @@ def unfinished_links(
     only_stuck: bool = False,
     limit: int | None = None,
 ) -> list[tuple[LinkRef, str]]:
-    """Returns links that should have a live job, each with its status.
-
-    only_stuck: only links whose status is `scanning`.
-    """
+    """Returns links that should have a live job (with `only_stuck`, scanning ones), with status."""
     parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
     # Interned, because a million links may share the same few ids.
     return [

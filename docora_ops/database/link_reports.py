@@ -280,10 +280,7 @@ WHERE l.id = %(id)s
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
-    """Tells whether a link has a token; None if the role may not read it.
-
-    Call it outside a transaction.
-    """
+    """Tells whether a link has a token; None if the role may not read it. Not in a transaction."""
     sql = "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
     try:
         return (True,) in database.rows(sql, {"id": ref.id})

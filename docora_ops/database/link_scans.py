@@ -177,10 +177,7 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
 
 
 def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
-    """Makes the link of an interrupted job pending.
-
-    Waits for the end of the job's session. Raises LinkLockedError if another job has the link.
-    """
+    """Makes the link of an interrupted job pending. Waits and raises like `fail_killed_scan`."""
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
         database.execute(RELEASE_SCAN, {"app_id": app_id, "repository_id": repository_id})

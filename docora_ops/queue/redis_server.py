@@ -25,10 +25,7 @@ def read_redis_server(client: redis.Redis) -> Mapping[str, Any] | None:
 
 
 def measure(client: redis.Redis) -> tuple[float, float]:
-    """Returns the latency in seconds, and the Unix time by the server's clock.
-
-    Raises RedisError.
-    """
+    """Returns the latency of the server and its Unix time, in seconds. Raises RedisError."""
     with redis_errors(client):
         client.time()  # connects, which takes several round trips
         began = time.monotonic()

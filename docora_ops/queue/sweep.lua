@@ -5,7 +5,7 @@
 -- ARGV[2]  JSON: what judge.lua needs; `entry`: the command that writes the audit entry
 -- then     per job, JSON: `job_id`; `evidence`: "STATUS ENQUEUED_AT" as read; `kept`: how many of
 --          its first entries in the list to keep (null: all); `entries`: {key, member}... in
---          registries and the intermediate list; `is_orphan`: remove the job itself and all its keys
+--          registries and the intermediate list; `is_orphan`: remove the job and all its keys
 --
 -- Returns one answer per job: removed, changed (nothing was done), or unreadable:REASON.
 
