@@ -66,11 +66,10 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     """
     total, dry_run = plan.selection.total, plan.options.dry_run
     following = Following(docora)
-    if dry_run or not total:
-        require_right_workers(docora)
-    else:
+    require_right_workers(docora)
+    if total and not dry_run:
         docora.database.require_changes()
-        following.watch.had_workers = count_workers(docora, to_change=True) > 0
+        following.watch.had_workers = count_workers(docora) > 0
     if total:
         require_pair(docora)
     operation = _BulkOperation(docora, plan, following)
@@ -81,20 +80,17 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
         yield from operation.carry_out()
 
 
-def _turns(plan: Plan) -> Turns:
-    options, refs = plan.options, plan.selection.refs
-    if options.is_paced and options.in_flight:
-        return Paced(refs, options.in_flight, plan.batch_size, newest_first=options.front)
-    # With --front, each job is pushed to the head, which reverses the order.
-    return InTurn(refs[::-1] if options.front else refs, plan.batch_size)
-
-
 class _BulkOperation:
     """Carries out a plan: takes links in turn, changes them, and counts their outcomes."""
 
     def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
         self._docora, self._plan, self._following = docora, plan, following
-        self._turns, self._tally = _turns(plan), Tally(plan)
+        options, refs, size = plan.options, plan.selection.refs, plan.batch_size
+        # With --front, each job goes to the head of the queue: the first link is pushed last.
+        self._turns: Turns = InTurn(refs[::-1] if options.front else refs, size)
+        if options.is_paced and options.in_flight:
+            self._turns = Paced(refs, options.in_flight, size, newest_first=options.front)
+        self._tally = Tally(plan)
         self._log = OperationLog(docora, self._tally)
         self._changer = Changer(
             docora.database,

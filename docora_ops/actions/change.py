@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from docora_ops.actions.drift import Suspects, pause_between_looks
@@ -160,7 +160,8 @@ class Changer:
         if left:
             return left
         pushed = {answer.job_id: answer.outcome for answer in answers}
-        changed.has_written |= self._is_change(pushed.values())
+        unchanged = {Outcome.ALREADY_QUEUED} if self.action is Action.SCHEDULE else set()
+        changed.has_written |= not unchanged.issuperset(pushed.values())
         for ref in refs:
             claim = claims.get(ref.id)
             if claim is None:
@@ -207,14 +208,9 @@ class Changer:
             commands=self.commands([ref for ref, _ in claims]),
         )
 
-    def _is_change(self, outcomes: Collection[Outcome | None]) -> bool:
-        """Tells whether a push with these outcomes has also run `commands`."""
-        kept = {Outcome.ALREADY_QUEUED} if self.action is Action.SCHEDULE else set()
-        return not kept.issuperset(outcomes)
-
     @property
     def _puts_aside(self) -> bool:
-        return self.disproved is None and self.queue.sweep is not None
+        return self.disproved is None and self.queue.can_push
 
     def _is_left(self, ref: LinkRef, left: Mapping[str, Answer], changed: Changed) -> bool:
         """Tells whether the link's job could not be pushed, and records why."""

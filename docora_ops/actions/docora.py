@@ -16,7 +16,7 @@ from docora_ops.errors import (
     UnclearBackendError,
     UsageError,
 )
-from docora_ops.jobs import Advice, BackendChoice, BackendSource
+from docora_ops.jobs import BackendSource
 from docora_ops.operations import NO_OPTIONS, Change, ChangeOptions
 from docora_ops.text import mask
 
@@ -46,6 +46,8 @@ class Docora:
     notices: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        target = self.settings.target
+        self._prefix = f"{target}: " if target else ""
         for warning in self.settings.warnings:
             self.warn(warning)
 
@@ -133,10 +135,6 @@ class Docora:
 
         return f"{self.postgres_server}, Redis {describe(self.redis)}"
 
-    @property
-    def _prefix(self) -> str:
-        return f"{self.settings.target}: " if self.settings.target else ""
-
     def describe_change(
         self,
         command: str,
@@ -169,16 +167,16 @@ class Docora:
         return Change(_current_user(), command, chosen, why, self.settings.target)
 
     @cached_property
-    def backend(self) -> BackendChoice:
-        """The backend that is configured or in use, and why. Raises RedisError."""
-        from docora_ops.queue.backend_choice import choose_backend, emptied
+    def _opened_queue(self) -> LinkQueue:
+        """The queue of the backend that is set or in use. Raises RedisError."""
+        from docora_ops.queue.backend_choice import emptied, open_queue
 
-        choice = choose_backend(self.settings, self.redis)
-        if choice.source is BackendSource.DEFAULT and self._links_were_scanned():
-            return emptied(choice)
-        if choice.is_clear and choice.why:
-            self.note(choice.sentence)
-        return choice
+        queue = open_queue(self.settings, self.redis)
+        if queue.choice.source is BackendSource.DEFAULT and self._links_were_scanned():
+            queue.choice = emptied(queue.choice)
+        elif queue.choice.is_clear and queue.choice.why:
+            self.note(queue.choice.sentence)
+        return queue
 
     def _links_were_scanned(self) -> bool:
         """Tells whether a link was ever scanned; False if Postgres can't be asked."""
@@ -191,29 +189,21 @@ class Docora:
         except (ConfigurationError, PostgresError):
             return False
 
-    @property
-    def advice(self) -> Advice:
-        """The sentences about the backend."""
-        return self.queue_to_read.advice
-
     @cached_property
     def queue_to_read(self) -> LinkQueue:
         """The queue to read. Warns if the backend is unclear. Raises RedisError."""
-        from docora_ops.queue.backend_choice import open_queue
-
-        choice = self.backend
+        choice = self._opened_queue.choice
         if not choice.is_clear:
             self.warn(f"{choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
-        return open_queue(self.settings, self.redis, choice)
+        return self._opened_queue
 
     @cached_property
     def queue(self) -> LinkQueue:
         """The queue to change. Raises UnclearBackendError, RedisError."""
-        if not self.backend.is_clear:
-            raise UnclearBackendError(
-                f"{self.backend.sentence}: nothing is changed", hint=self.backend.to_set
-            )
-        return self.queue_to_read
+        choice = self._opened_queue.choice
+        if not choice.is_clear:
+            raise UnclearBackendError(f"{choice.sentence}: nothing is changed", hint=choice.to_set)
+        return self._opened_queue
 
     @cached_property
     def store(self) -> ProgressStore:

@@ -17,14 +17,7 @@ from docora_ops.actions.drift import (
 )
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
 from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.pair import (
-    TO_ACCEPT,
-    Pair,
-    PairState,
-    count_jobs_with_links,
-    read_pair,
-    sample_jobs,
-)
+from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, look_at_pair
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -208,7 +201,7 @@ def diagnose(
 def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterator[Check]:
     """Checks the queue, the freshness of the links, the clocks, and the latency of both servers."""
     health, freshness = redis.health, postgres.freshness
-    if health and not (choice := docora.backend).is_clear:
+    if health and not (choice := docora.queue_to_read.choice).is_clear:
         yield critical(CheckName.WORKERS, choice.sentence, choice.to_set)
     elif health:
         yield from checks.check_queue(health, docora.queue, postgres.pending)
@@ -398,7 +391,7 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
             finding = f"{where}, but our user may not ask how it is"
             server.checks.append(warning(CheckName.REDIS, finding, hint))
         server.health = docora.queue_to_read.health()
-        if not docora.backend.is_clear:
+        if not docora.queue_to_read.choice.is_clear:
             server.missing = "DOCORA_OPS_BACKEND"
         elif server.health.has_only_others:
             server.missing = "the right DOCORA_OPS_BACKEND"
@@ -412,10 +405,8 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
 def _check_drift(
     docora: Docora, report: DriftReport, workers: Sequence[Worker], *, read_only: bool
 ) -> Iterator[Check]:
-    count_jobs = count_jobs_with_links if report.total else sample_jobs
-    belonging = count_jobs(docora.database, docora.queue)
+    pair, belonging = look_at_pair(docora, all_jobs=report.total > 0)
     hint: str | None = "docora-ops repair"
-    pair = read_pair(docora)
     if belonging.is_plausible and pair.state is PairState.OTHER:
         hint = None
         yield critical(CheckName.SERVERS_MATCH, pair.finding, TO_ACCEPT)

@@ -329,20 +329,17 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
             activity = replace(
                 activity, moved_at=moved_at, changed_at=changed_at, released_at=released_at
             )
-    if not (queue.workers or activity.is_suspended) and docora.backend.is_clear:
+    if not (queue.workers or activity.is_suspended) and docora.queue_to_read.choice.is_clear:
         # Without permission to list clients, BullMQ's workers are invisible.
-        is_worked_on = _others_work(docora) if can_push else activity.moves
-        activity = replace(activity, has_workers=is_worked_on)
-    last_pass, limit = queue.last_pass_seconds, _longest_pause(docora.settings)
+        is_worked_on = docora.queue_to_read.use.other is OtherQueue.WORKED_ON
+        activity = replace(activity, has_workers=is_worked_on if can_push else activity.moves)
+    settings, last_pass = docora.settings, queue.last_pass_seconds
+    limit = max(_MISSED_PASSES * settings.scan_interval_ms / 1000, settings.overdue_after or 0)
     if can_push and last_pass is not None and last_pass > limit:
         before = freshness.read_at - timedelta(seconds=limit)
         unqueued = _unqueued_since(docora, (LinkStatus.SYNCED, *_WITHOUT_MOMENT), before)
         activity = replace(activity, is_pass_missing=unqueued is not None)
     return activity
-
-
-def _others_work(docora: Docora) -> bool:
-    return docora.queue_to_read.read_other() is OtherQueue.WORKED_ON
 
 
 def _unqueued_since(
@@ -358,11 +355,6 @@ def _unqueued_since(
         due |= long_due_links(docora.database, status, before, rescan, _SAMPLE)
     looked = look_at_jobs(docora.database, docora.queue_to_read, list(due))
     return min((due[ref] for ref, answer in looked if not answer.state.is_live), default=None)
-
-
-def _longest_pause(settings: Settings) -> float:
-    """Returns the longest time between two passes of `schedule` that is no alarm, in seconds."""
-    return max(_MISSED_PASSES * settings.scan_interval_ms / 1000, settings.overdue_after or 0)
 
 
 def has_missed_passes(seconds: int | None, settings: Settings) -> bool:

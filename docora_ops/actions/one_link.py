@@ -6,7 +6,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
-from docora_ops.actions.workers import count_workers, require_rq_for_front
+from docora_ops.actions.workers import count_workers, require_right_workers, require_rq_for_front
 from docora_ops.database.claims import Claiming
 from docora_ops.database.deliveries import count_deliveries, count_undelivered
 from docora_ops.database.link_rows import read_link
@@ -101,10 +101,11 @@ def _change(
     if options.front:
         require_rq_for_front(docora)
     database, queue = docora.database, docora.queue
+    require_right_workers(docora)  # reads Redis first, so that the transaction need not wait for it
     with database.snapshot():  # one transaction instead of one per statement
         link = resolve_link(database, app, repository)
-    workers = count_workers(docora, to_change=True)
-    require_pair(docora)
+        workers = count_workers(docora)
+        require_pair(docora)
     claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     changer = Changer(
@@ -203,7 +204,7 @@ def _not_failed(docora: Docora, link: Link) -> NotFailedError:
     elif job is JobState.RUNNING:
         hint = "its snapshot is running: wait for it to end"
     elif queue.docora_picks_up(status, Answer(link.ref.job_id, job)):
-        when = when_docora_queues(queue.count_workers(), docora.settings.scan_interval)
+        when = when_docora_queues(queue.use.workers, docora.settings.scan_interval)
         hint = f"Docora's scheduler queues it {when}"
         if link.circuit_is_open:
             hint = f"{link.held_back}; to close it: docora-ops retry {words} --reset-circuit"

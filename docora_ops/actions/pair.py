@@ -1,5 +1,6 @@
 """The pair of servers: which database Redis belongs to, by the mark that changes leave in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -51,18 +52,6 @@ class Pair:
     text: str = ""
 
     @property
-    def to_leave(self) -> DatabaseIdentity:
-        """Returns the identity for the next mark.
-
-        Keeps a known system identifier of the same database: another role, which may not read it,
-        would take it away in turn.
-        """
-        if self.state is PairState.SAME and self.mark and not self.identity.system_identifier:
-            known = self.mark.identity.system_identifier
-            return replace(self.identity, system_identifier=known)
-        return self.identity
-
-    @property
     def finding(self) -> str:
         """Says which database Redis belongs to."""
         if self.state is PairState.UNKNOWN:
@@ -80,22 +69,29 @@ def read_pair(docora: Docora) -> Pair:
     """Compares the database with the mark in Redis. Raises PostgresError, RedisError."""
     with redis_errors(docora.redis):
         stored = read_mark(docora.redis)
-    return compare_with_mark(docora.database, stored)
+    return compare_with_mark(docora.database, stored)[0]
 
 
-def compare_with_mark(database: Database, stored: StoredMark) -> Pair:
-    """Judges whether the mark was left by changes of this database. Raises PostgresError."""
+def compare_with_mark(
+    database: Database, stored: StoredMark, job_ids: Sequence[str] = ()
+) -> tuple[Pair, Sequence[str]]:
+    """Judges whether the mark was left by changes of this database. Raises PostgresError.
+
+    Also returns which of the jobs have a link in the database.
+    """
     mark, text = stored.mark, stored.text
-    identity, known = read_identity(database, mark.identity.app_ids if mark else ())
+    app_ids = mark.identity.app_ids if mark else ()
+    identity, known, linked = read_identity(database, app_ids, job_ids)
     now = DatabaseIdentity(*identity)
     if mark is None:
         state = PairState.UNMARKED if stored.is_permitted else PairState.UNKNOWN
-        return Pair(state, now, None, text)
+        return Pair(state, now, None, text), linked
     was, systems = mark.identity, {mark.identity.system_identifier, now.system_identifier}
     is_same = was.database == now.database and (len(systems) == 1 or None in systems)
+    state = PairState.SAME if is_same else PairState.MOVED
     if not known and (was.app_ids or not is_same):
-        return Pair(PairState.OTHER, now, mark, text)
-    return Pair(PairState.SAME if is_same else PairState.MOVED, now, mark, text)
+        state = PairState.OTHER
+    return Pair(state, now, mark, text), linked
 
 
 def accept_pair(docora: Docora, *, reason: str | None = None) -> Pair:
@@ -128,9 +124,9 @@ def require_pair(
 
     Raises ServersMismatchedError, PairMismatchedError, PostgresError, RedisError.
     """
-    if not ignore_unknown_jobs:
-        require_servers_to_match(docora.database, docora.queue, all_jobs=all_jobs)
-    pair = read_pair(docora)
+    pair, belonging = look_at_pair(docora, all_jobs=all_jobs and not ignore_unknown_jobs)
+    if not (ignore_unknown_jobs or belonging.is_plausible):
+        raise _mismatch(docora, belonging)
     if pair.state is PairState.OTHER and pair.mark:
         require_primary(docora.database)  # it may not have the apps yet
         left = f"{moment(pair.mark.left_at)} by {pair.mark.who}"
@@ -142,10 +138,15 @@ def require_pair(
     if pair.state is PairState.MOVED:
         entry = _entry(docora, pair)
         docora.warn(f"{pair.finding}: taken for the same Docora, restored, upgraded or moved")
-    if pair.mark and pair.mark.identity == pair.to_leave:
+    to_leave = pair.identity
+    if pair.state is PairState.SAME and pair.mark and not to_leave.system_identifier:
+        # Another role, which may not read the identifier, would take it away in turn.
+        known = pair.mark.identity.system_identifier
+        to_leave = replace(to_leave, system_identifier=known)
+    if pair.mark and pair.mark.identity == to_leave:
         return
     who = docora.describe_change("pair", None).who
-    docora.queue.mark_to_leave = mark_to_leave(pair.to_leave, who, pair.text, entry)
+    docora.queue.mark_to_leave = mark_to_leave(to_leave, who, pair.text, entry)
 
 
 def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
@@ -174,9 +175,6 @@ class Belonging:
         return f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"
 
 
-_SAMPLE = 100  # jobs
-
-
 def require_primary(database: Database) -> None:
     """Raises PostgresError on a standby, whose links may be older than their jobs."""
     if standby := read_standby(database):
@@ -187,35 +185,38 @@ def require_primary(database: Database) -> None:
         )
 
 
-def require_servers_to_match(
-    database: Database, queue: LinkQueue, *, all_jobs: bool = False
-) -> None:
-    """Raises ServersMismatchedError if too many jobs in the queue have no link in this database.
+def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
+    """Returns the error for a queue in which too many jobs have no link in this database.
 
-    Raises PostgresError on a standby, which may not have the links yet. Queueing is refused, too:
-    with jobs of this database in another Docora's queue, the two would seem to belong together, and
-    the next repair would remove the other jobs.
-    `all_jobs`: count all jobs instead of a sample.
+    Queueing is refused, too: with jobs of this database in another Docora's queue, the two would
+    seem to belong together, and the next repair would remove the other jobs.
+    Raises PostgresError on a standby, which may not have the links yet.
     """
-    found = (count_jobs_with_links if all_jobs else sample_jobs)(database, queue)
-    if found.is_plausible:
-        return
-    require_primary(database)
-    raise ServersMismatchedError(
-        f"{database.place} and Redis at {queue.where} do not seem to belong together: {found}. "
-        "Nothing was changed",
+    require_primary(docora.database)
+    queue = docora.queue
+    return ServersMismatchedError(
+        f"{docora.database.place} and Redis at {queue.where} do not seem to belong together: "
+        f"{belonging}. Nothing was changed",
         hint="check DATABASE_URL and REDIS_URL; if both fit, and links were deleted: "
         + queue.advice.to_drop_jobs,
-        details={"job_count": found.jobs, "jobs_without_link": found.without_link},
+        details={"job_count": belonging.jobs, "jobs_without_link": belonging.without_link},
     )
 
 
-def sample_jobs(database: Database, queue: LinkQueue) -> Belonging:
-    """Counts the jobs of a sample, or all jobs if the sample looks like another database's."""
-    sample = set(filter(ids_of_job, queue.sample(_SAMPLE)))
-    unknown = len(sample) - len(linked_jobs(database, sample))
-    found = Belonging(len(sample), unknown, not queue.can_push)
-    return found if found.is_plausible else count_jobs_with_links(database, queue)
+def look_at_pair(docora: Docora, *, all_jobs: bool = False) -> tuple[Pair, Belonging]:
+    """Compares the database with the mark in Redis, and with the jobs of a sample.
+
+    If too few jobs of the sample have a link, counts all jobs.
+
+    all_jobs: count all jobs in any case.
+    """
+    database, queue = docora.database, docora.queue
+    sample = list(set(filter(ids_of_job, queue.use.sample)))
+    pair, linked = compare_with_mark(database, queue.use.mark, sample)
+    belonging = Belonging(len(sample), len(sample) - len(linked), not queue.can_push)
+    if all_jobs or not belonging.is_plausible:
+        belonging = count_jobs_with_links(database, queue)
+    return pair, belonging
 
 
 def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:

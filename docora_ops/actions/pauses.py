@@ -39,9 +39,10 @@ def rq_workers(docora: Docora) -> RqWorkers:
     Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError if a worker of Docora
     runs, which would continue to take jobs.
     """
+    docora.queue.read_use()  # a person may have been asked since the last time
     instead = "to keep Docora's workers from taking jobs, stop them"
     require_rq(docora, "pause", instead, alone="it obeys no pause")
-    return RqWorkers(docora.queue.suspension(), read_workers_of_all_queues(docora.redis))
+    return RqWorkers(docora.queue.use.suspension, read_workers_of_all_queues(docora.redis))
 
 
 def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
@@ -69,8 +70,8 @@ def resume(docora: Docora, *, reason: str | None = None) -> Resumed:
 
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
-    require_rq(docora, "resume", docora.advice.to_resume)
-    suspension = docora.queue.suspension()
+    require_rq(docora, "resume", docora.queue.advice.to_resume)
+    suspension = docora.queue.use.suspension
     if suspension:
         resume_workers(docora.redis, docora.describe_change("resume", reason))
     return Resumed(suspension is not None, suspension)

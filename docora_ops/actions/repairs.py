@@ -14,7 +14,7 @@ from docora_ops.actions.drift import Drift, DriftKind, DriftReport, Finding, Sus
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.pair import require_pair, require_primary
-from docora_ops.actions.workers import count_workers
+from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.database import Database
 from docora_ops.database.claims import Claiming
 from docora_ops.database.drift import lock_against_new_links, unfinished_links
@@ -163,7 +163,8 @@ def repair(
         names, of = asdict(found_app), f" of {found_app.app_name}"
         scope = {"app_id": found_app.app_id}
     docora.note(f"{docora.servers}: looking for drift{of}.")
-    count_workers(docora, to_change=True, alone=True)
+    require_right_workers(docora, alone=True)
+    count_workers(docora)
     yield Suspects(0)
     require_primary(database)
     found: list[Finding] = []

@@ -121,7 +121,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         if latency * 1000 > TOO_SLOW_MS:
             raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
         queue = docora.queue_to_read
-        overview, other = queue.overview(1), queue.read_other()
+        overview, other = queue.overview(1), queue.use.other
         last = next(iter(docora.store.read_all()), None)
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON

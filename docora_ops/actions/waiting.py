@@ -95,28 +95,28 @@ class JobWatch:
         began = time.monotonic()
         if began < self.next_look:
             return
-        queue, advice = self.docora.queue_to_read, self.docora.advice
+        queue = self.docora.queue_to_read
         try:
-            workers = queue.count_workers()
-            yield from self._count(ids, began, has_workers=workers > 0)
-            suspension = queue.suspension()
+            use = queue.read_use()
+            yield from self._count(ids, began, has_workers=use.workers > 0)
         except RedisError as error:
             self._suspects.clear()
             self.counts, self.lost, self.suspended = JobCounts(), [], False
             self.redis_is_away(error)
         else:
-            self.suspended = suspension is not None
-            self.had_workers |= workers > 0
+            self.suspended = use.suspension is not None
+            self.had_workers |= use.workers > 0
             found = {}
             if self.lost:
                 again = f"docora-ops repair {self.link}".rstrip()
                 lost = f"no live job for {len(self.lost)} of the links"
                 found["lost"] = f"{lost}. To queue {'it' if self.link else 'them'} again: {again}"
-            if self.had_workers and not workers:
-                start = f": {advice.to_start_workers}" if self.docora.backend.is_clear else ""
+            if self.had_workers and not use.workers:
+                start = f": {queue.advice.to_start_workers}" if queue.choice.is_clear else ""
                 found["no worker"] = f"no worker listens on the queue {QUEUE_NAME} any more{start}"
-            if suspension:
-                found["suspended"] = f"{suspension.sentence}. To go on: {advice.to_resume}"
+            if use.suspension:
+                go_on = f"To go on: {queue.advice.to_resume}"
+                found["suspended"] = f"{use.suspension.sentence}. {go_on}"
             for problem in (self._noted - found.keys()) & _ENDS.keys():
                 self.docora.note(_ENDS[problem])
             for problem in found.keys() - self._noted:
@@ -359,7 +359,7 @@ def wait(
     queue, has_result = docora.queue_to_read, link.status in {LinkStatus.SYNCED, LinkStatus.FAILED}
     job = job_state(docora.database, queue, link.ref) if has_result else None
     if job and not job.is_live:
-        workers = queue.count_workers()  # no job waits for a worker, so warn of nothing
+        workers = queue.use.workers  # no job waits for a worker, so warn of nothing
         warn_of_wrong_backend(docora)
     else:
         workers = count_workers(docora)

@@ -19,10 +19,10 @@ def require_rq(docora: Docora, what: str, instead: str, *, alone: str = "") -> N
     """
     queue, is_set = docora.queue, docora.settings.backend is not None
     if queue.can_push:
-        if alone and queue.read_other() is OtherQueue.WORKED_ON:
+        if alone and queue.use.other is OtherQueue.WORKED_ON:
             raise WrongBackendError(f"a BullMQ worker of Docora runs: {alone}", hint=instead)
         return
-    if not (is_set or queue.count_workers()):
+    if not (is_set or queue.use.workers):
         instead += "; if no BullMQ worker is to run, set DOCORA_OPS_BACKEND=rq"
     backend = "DOCORA_OPS_BACKEND" if is_set else "the backend in use"
     raise NeedsRqError(
@@ -37,60 +37,55 @@ def require_rq_for_front(docora: Docora) -> None:
     require_rq(docora, "--front", "leave out --front: Docora's scheduler queues the links")
 
 
-def require_right_workers(docora: Docora, *, alone: bool = False) -> tuple[int, OtherQueue]:
-    """Returns the number of live workers, and the state of the other backend's queue.
+def require_right_workers(docora: Docora, *, alone: bool = False) -> None:
+    """Raises WrongBackendError if only workers of the other backend are running.
 
-    Raises WrongBackendError if only workers of the other backend are running: their jobs are not
-    known, so running links would look stuck. `alone`: also if workers of both backends are running.
+    Their jobs are not known, so running links would look stuck.
+
+    alone: also raise it if workers of both backends are running.
     """
-    workers, other = docora.queue.count_workers(), docora.queue.read_other()
-    advice = docora.advice
-    if other is OtherQueue.WORKED_ON and (alone or not workers):
+    use, advice = docora.queue.use, docora.queue.advice
+    if use.other is OtherQueue.WORKED_ON and (alone or not use.workers):
         message, hint = advice.others_beside, advice.to_stop_others
-        if not workers:
+        if not use.workers:
             message, hint = advice.only_others, f"{advice.to_switch}: see docora-ops help workers"
         if seconds := docora.queue.seconds_until_others_forgotten():
             hint += f"; if all of these were killed, try again in {duration(seconds)}"
         raise WrongBackendError(message, hint=hint)
-    return workers, other
 
 
-def count_workers(docora: Docora, *, to_change: bool = False, alone: bool = False) -> int:
+def count_workers(docora: Docora) -> int:
     """Counts the live workers.
 
     Warns if there is none, if workers are suspended, or if the other backend is in use.
-    `to_change`, `alone`: raises WrongBackendError as `require_right_workers` does.
     """
     queue = docora.queue_to_read
-    if to_change:
-        workers, other = require_right_workers(docora, alone=alone)
-    else:
-        workers, other = queue.count_workers(), queue.read_other()
-    if not docora.backend.is_clear:
-        return workers
-    if other is OtherQueue.WORKED_ON:
-        warn_of_other_workers(docora, has_workers=workers > 0)
-    elif not workers:
-        start = queue.advice.to_start_workers
-        docora.warn(f"{queue.advice.no_worker}: jobs wait until one is started: {start}")
-    if suspension := queue.suspension():
-        docora.warn(f"{suspension.sentence}. To go on: {queue.advice.to_resume}")
-    if other is OtherQueue.LEFT_JOBS and queue.advice.others_left_jobs:
-        docora.warn(queue.advice.others_left_jobs)
-    return workers
+    use, advice = queue.use, queue.advice
+    if not queue.choice.is_clear:
+        return use.workers
+    if use.other is OtherQueue.WORKED_ON:
+        warn_of_other_workers(docora, has_workers=use.workers > 0)
+    elif not use.workers:
+        start = advice.to_start_workers
+        docora.warn(f"{advice.no_worker}: jobs wait until one is started: {start}")
+    if use.suspension:
+        docora.warn(f"{use.suspension.sentence}. To go on: {advice.to_resume}")
+    if use.other is OtherQueue.LEFT_JOBS and advice.others_left_jobs:
+        docora.warn(advice.others_left_jobs)
+    return use.workers
 
 
 def warn_of_wrong_backend(docora: Docora) -> None:
     """Warns if only workers of the other backend are running: their jobs are not shown."""
     queue = docora.queue_to_read
-    is_worked_on = docora.backend.is_clear and queue.read_other() is OtherQueue.WORKED_ON
-    if is_worked_on and not queue.count_workers():
+    is_worked_on = queue.choice.is_clear and queue.use.other is OtherQueue.WORKED_ON
+    if is_worked_on and not queue.use.workers:
         warn_of_other_workers(docora, has_workers=False)
 
 
 def warn_of_other_workers(docora: Docora, *, has_workers: bool) -> None:
     """Warns that workers of the other backend are running. `has_workers`: beside ours."""
-    advice = docora.advice
+    advice = docora.queue_to_read.advice
     if has_workers:
         docora.warn(f"{advice.others_beside}: {advice.to_stop_others}")
     else:

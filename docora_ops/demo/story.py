@@ -109,7 +109,7 @@ def workers(settings: Settings) -> Iterator[None]:
             with connect(settings) as client:
                 queue = RqQueue(settings, client)
                 limit = time.monotonic() + _START_LIMIT
-                while queue.count_workers() < 2:  # noqa: PLR2004
+                while queue.read_use().workers < 2:  # noqa: PLR2004
                     if process.poll() is not None or time.monotonic() > limit:
                         raise DemoError("the two workers did not start")
                     time.sleep(_PAUSE)

@@ -35,10 +35,11 @@ from docora_ops.queue.operation_fields import (
 )
 from docora_ops.queue.operation_records import (
     RECORD_EXPIRY,
+    RECORDS_KEPT,
     add_record,
     compressed,
     fields_of_failures,
-    surplus_records,
+    record_ids,
 )
 from docora_ops.queue.redis_answers import optional_text_of, whole_number
 from docora_ops.queue.redis_client import server_time
@@ -106,7 +107,7 @@ class ProgressStore:
             with redis_errors(self._client):
                 of_record["started_at"] = int(server_time(self._client) * 1000)
             of_record["reason"] = change.reason or ""
-            surplus = surplus_records(self._client)
+            surplus = record_ids(self._client)[RECORDS_KEPT - 1 :]  # they make way for this one
         key, record_key = operation_key(operation_id), part_key(operation_id, "record")
         links_key, failures_key = (part_key(operation_id, part) for part in ("links", "failures"))
         with self._transaction(audit) as pipeline:

@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
+from math import ceil
 from typing import ClassVar, cast
 
 from redis import Redis
@@ -28,24 +30,29 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
-from docora_ops.queue.bullmq_traces import (
+from docora_ops.queue.backend_choice import (
     BULLMQ,
     BULLMQ_LISTS,
     BULLMQ_PLACES,
     BULLMQ_SETS,
+    Signs,
     bullmq_workers,
+    read_signs,
 )
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
+    SAMPLE,
     Answer,
     PushRequest,
+    QueueUse,
     first_ids,
     longest_wait,
 )
 from docora_ops.queue.redis_answers import (
     Command,
     Script,
+    answers_of,
     mapping_of,
     moment_of_timestamp,
     optional_text_of,
@@ -54,10 +61,9 @@ from docora_ops.queue.redis_answers import (
     whole_number,
 )
 from docora_ops.queue.redis_client import describe, server_time
-from docora_ops.queue.redis_errors import permitted, redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.queue.rq_jobs import LONGEST_FAILURE
-from docora_ops.queue.rq_keys import LIST, REGISTRIES, TO_REMOVE_RQ_JOBS
-from docora_ops.queue.rq_workers import live_rq_workers, seconds_until_rq_workers_forgotten
+from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS
 from docora_ops.text import mask
 
 _OUTCOMES = {
@@ -97,19 +103,40 @@ class BullmqQueue:
     script_files = ("with_change.lua", "bullmq.lua")
     sweep = None
 
-    def __init__(self, client: Redis, choice: BackendChoice) -> None:
-        self._client = client
-        self._script = Script(client, *self.script_files)
+    def __init__(self, client: Redis, choice: BackendChoice, signs: Signs | None) -> None:
+        self._client, self._signs = client, signs
+        self._use: QueueUse | None = None
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice, self.where = choice, describe(client)
 
-    def sample(self, count: int) -> list[str]:
-        pipeline = self._client.pipeline(transaction=False)
-        for name in ("wait", "paused"):
-            pipeline.lrange(BULLMQ + name, 0, count - 1)
-        with redis_errors(self._client):
-            wait, paused = pipeline.execute()
-        return [text_of(job_id) for job_id in [*wait, *paused][:count]]
+    @cached_property
+    def _script(self) -> Script:  # reading commands, most of which need none, read no file
+        return Script(self._client, *self.script_files)
+
+    @property
+    def use(self) -> QueueUse:
+        return self._use or self.read_use()
+
+    def read_use(self) -> QueueUse:
+        client = self._client
+        with redis_errors(client):
+            signs, self._signs = self._signs or read_signs(client), None
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hget(f"{BULLMQ}meta", "paused")
+            for name in ("wait", "paused"):
+                pipeline.lrange(BULLMQ + name, 0, SAMPLE - 1)
+            is_paused, wait, paused = answers_of(pipeline)
+        other = OtherQueue.LEFT_JOBS if signs.rq_jobs else OtherQueue.UNUSED
+        if signs.rq_workers:
+            other = OtherQueue.WORKED_ON
+        self._use = QueueUse(
+            signs.bullmq_workers,
+            other,
+            _PAUSED if is_paused else None,
+            list(map(text_of, [*(wait or ()), *(paused or ())][:SAMPLE])),
+            signs.mark,
+        )
+        return self._use
 
     def push(
         self,
@@ -143,28 +170,16 @@ class BullmqQueue:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
         return is_pending and answer.state is not JobState.UNREADABLE
 
-    def count_workers(self) -> int:
-        with redis_errors(self._client):
-            return len(bullmq_workers(self._client))
-
-    def suspension(self) -> Suspension | None:
-        with redis_errors(self._client):
-            is_paused = self._client.hget(f"{BULLMQ}meta", "paused")
-        return _PAUSED if is_paused else None
-
-    def read_other(self) -> OtherQueue:
-        client = self._client
-        with redis_errors(client):
-            if permitted(lambda: len(live_rq_workers(client))):
-                return OtherQueue.WORKED_ON
-            has_jobs = permitted(lambda: client.exists(LIST, REGISTRIES["scheduled"]))
-        return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED
-
     def seconds_until_others_forgotten(self) -> int | None:
-        return seconds_until_rq_workers_forgotten(self._client)
+        pipeline = self._client.pipeline(transaction=False)
+        with redis_errors(self._client):
+            for key in read_signs(self._client).rq_workers:
+                pipeline.pttl(key)
+            left = [milliseconds for milliseconds in pipeline.execute() if milliseconds > 0]
+        return ceil(max(left) / 1000) if left else None
 
     def health(self) -> QueueHealth:
-        overview, other = self.overview(1), self.read_other()
+        overview, other = self.overview(1), self.read_use().other
         with redis_errors(self._client):
             meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
         version = text_of(meta.get(b"version", b"")) if meta else None
@@ -175,6 +190,7 @@ class BullmqQueue:
         with redis_errors(client):
             now = server_time(client)
             pipeline = client.pipeline(transaction=False)
+            pipeline.hget(f"{BULLMQ}meta", "paused")
             for name in BULLMQ_LISTS:
                 pipeline.llen(BULLMQ + name)
             for name in BULLMQ_SETS:
@@ -188,7 +204,8 @@ class BullmqQueue:
             recently = int((now - RECENT) * 1000), cast("int", "+inf")
             pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
             pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
-            *counts, wait, paused, active, due, recent, newest = pipeline.execute()
+            is_paused, *answers = pipeline.execute()
+            *counts, wait, paused, active, due, recent, newest = answers
             first_ids = [*reversed(wait), *reversed(paused)]
             first = self._jobs(first_ids, "waiting")
             delayed = self._jobs([job_id for job_id, _ in due[:limit]], "delayed")
@@ -201,7 +218,6 @@ class BullmqQueue:
             locks = [f"{BULLMQ}{text_of(job_id)}:lock" for job_id in active]
             live_runs = int(client.exists(*locks)) if locks else 0
             workers = bullmq_workers(client)
-        suspension = self.suspension()
         count = dict(zip(BULLMQ_PLACES, counts, strict=True))
         jobs = [
             *running,
@@ -212,6 +228,7 @@ class BullmqQueue:
             ),
         ]
         oldest, seconds = longest_wait(first, now)
+        suspension = _PAUSED if is_paused else None
         return QueueOverview(
             backend=Backend.BULLMQ,
             waiting=count["wait"] + count["paused"],

@@ -19,13 +19,34 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome, Payload
+from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
 
 LEAST_WAITING = 20
 """Jobs at the head of the queue that are searched for the oldest, which need not be the first."""
+SAMPLE = 100
+"""The maximum number of jobs in `QueueUse.sample`."""
 RECENT = 900
 """Seconds during which a failed job counts as failed recently."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUse:
+    """Who uses the queue at one moment.
+
+    workers: the number of live workers that listen on the queue.
+    other: whether the queue of the other backend has jobs or live workers.
+    suspension: the suspension of the workers, if any.
+    sample: the ids of up to 100 jobs that wait or (RQ only) have failed.
+    mark: the mark that names the database of this Redis.
+    """
+
+    workers: int
+    other: OtherQueue
+    suspension: Suspension | None
+    sample: Sequence[str]
+    mark: StoredMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +127,15 @@ class LinkQueue(Protocol):
     """The mark that pushes leave in Redis to name the database (see `pair_mark`); may be empty."""
 
     @property
+    def use(self) -> QueueUse:
+        """Returns the last result of `read_use`, which is called if there is none."""
+
+    def read_use(self) -> QueueUse:
+        """Reads who uses the queue now."""
+
+    @property
     def sweep(self) -> QueueSweep | None:
         """Finds and removes entries of the whole queue; None if only Docora may remove them."""
-
-    def sample(self, count: int) -> list[str]:
-        """Returns the ids of at most `count` jobs that wait or (RQ only) have failed."""
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job according to its own keys; writes nothing."""
@@ -143,15 +168,6 @@ class LinkQueue(Protocol):
 
         Also True if it is unclear which workers run, because Docora's may.
         """
-
-    def count_workers(self) -> int:
-        """Counts the live workers that listen on the queue."""
-
-    def suspension(self) -> Suspension | None:
-        """Returns the suspension of the workers; None if they are not suspended."""
-
-    def read_other(self) -> OtherQueue:
-        """Tells whether the queue of the other backend has jobs or live workers."""
 
     def seconds_until_others_forgotten(self) -> int | None:
         """Returns the seconds until Redis forgets workers of the other backend that die now.

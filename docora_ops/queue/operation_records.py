@@ -46,12 +46,7 @@ def add_record(pipeline: Pipeline, operation_id: str, surplus: Sequence[str]) ->
         pipeline.expire(part_key(surplus_id, "record"), 0)  # deletes it
 
 
-def surplus_records(client: Redis) -> list[str]:
-    """Returns the ids of the operations whose records must go before a new one is added."""
-    return _record_ids(client)[RECORDS_KEPT - 1 :]
-
-
-def _record_ids(client: Redis) -> list[str]:
+def record_ids(client: Redis) -> list[str]:
     """Returns the ids of all operations in the list of records, newest first."""
     with redis_errors(client):
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(_RECORDS))
@@ -60,7 +55,7 @@ def _record_ids(client: Redis) -> list[str]:
 
 def find_records(client: Redis, since: datetime) -> list[str]:
     """Returns the ids of operations with a step since `since`, newest operation first."""
-    operation_ids = _record_ids(client)
+    operation_ids = record_ids(client)
     with redis_errors(client), client.pipeline(transaction=False) as pipeline:
         pipeline.time()
         for operation_id in operation_ids:

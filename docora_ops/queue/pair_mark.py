@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from docora_ops.queue.audit_stream import AuditEntry, add_entry
-from docora_ops.queue.redis_answers import mapping_of, moment_of_timestamp, text_of
+from docora_ops.queue.redis_answers import answers_of, mapping_of, moment_of_timestamp, text_of
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
@@ -60,10 +60,16 @@ class StoredMark:
 
 def read_mark(client: Redis) -> StoredMark:
     """Reads the mark. Raises the Redis client's own RedisError, which workers expect."""
-    try:
-        fields: Any = client.hgetall(PAIR_KEY)
-    except NoPermissionError:  # the user was created for a version without marks
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hgetall(PAIR_KEY)
+    return mark_of(*answers_of(pipeline, keeps_denials=True))
+
+
+def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredMark:
+    """Parses the mark from the fields of its hash."""
+    if isinstance(fields, NoPermissionError):  # the user was created for a version without marks
         return StoredMark(is_permitted=False)
+    fields = fields or {}
     text = text_of(fields.get(b"mark", b""))
     mark = mapping_of(fields.get(b"mark"))
     try:

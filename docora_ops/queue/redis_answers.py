@@ -52,12 +52,16 @@ class Script:
         return [reply.decode(errors="replace") for reply in replies]
 
 
-def answers_of(pipeline: Pipeline) -> list[Any]:
-    """Runs the commands of a pipeline; the reply for a key of another type is None."""
+def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
+    """Runs the commands of a pipeline; the reply for a key of another type is None.
+
+    keeps_denials: return NoPermissionError for a command that is not permitted, instead of raising.
+    """
     answers = []
     for answer in pipeline.execute(raise_on_error=False):
         is_other = isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
-        if isinstance(answer, Exception) and not is_other:
+        is_kept = keeps_denials and isinstance(answer, redis.exceptions.NoPermissionError)
+        if isinstance(answer, Exception) and not (is_other or is_kept):
             raise answer
         answers.append(None if is_other else answer)
     return answers

@@ -1,9 +1,8 @@
 """Translates errors of the Redis client to RedisError, with a message and a hint for people."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import redis
 from redis import exceptions
@@ -112,11 +111,3 @@ def _lacks_permission(error: redis.RedisError) -> bool:
     text = str(error)
     is_denied = isinstance(error, exceptions.NoPermissionError)
     return is_denied or "NOPERM" in text or "ACL failure in script" in text
-
-
-def permitted(count: Callable[[], object]) -> int:
-    """Returns the count; 0 if the user lacks permission, as a user for the other backend does."""
-    try:
-        return cast("int", count())
-    except exceptions.NoPermissionError:
-        return 0

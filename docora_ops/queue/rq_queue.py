@@ -30,26 +30,23 @@ from docora_ops.jobs import (
     QueueHealth,
     QueueOverview,
     Scheduler,
-    Suspension,
 )
 from docora_ops.links import LinkStatus, Outcome, batches
-from docora_ops.queue.bullmq_traces import (
-    BULLMQ,
-    BULLMQ_PLACES,
-    TO_REMOVE_BULLMQ_JOBS,
-    sees_bullmq_worker,
-)
+from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS, Signs, read_signs
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
+    SAMPLE,
     Answer,
     PushRequest,
+    QueueUse,
     first_ids,
     longest_wait,
 )
 from docora_ops.queue.redis_answers import (
     Command,
     Script,
+    answers_of,
     moment_of_timestamp,
     optional_text_of,
     read_hashes,
@@ -68,7 +65,7 @@ from docora_ops.queue.rq_jobs import (
     read_record,
 )
 from docora_ops.queue.rq_keys import EXECUTION, INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
-from docora_ops.queue.rq_workers import live_rq_workers, read_suspension, read_workers
+from docora_ops.queue.rq_workers import ask_suspension, read_workers, suspension_of
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _OUTCOMES = {
@@ -105,12 +102,49 @@ class RqQueue:
     )
     script_files = ("with_change.lua", "judge.lua", "look_and_push.lua")
 
-    def __init__(self, settings: Settings, client: Redis, choice: BackendChoice = _SET) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        client: Redis,
+        choice: BackendChoice = _SET,
+        signs: Signs | None = None,
+    ) -> None:
+        self._settings, self._signs = settings, signs
+        self._use: QueueUse | None = None
         self._client = client
-        self._script = Script(client, *self.script_files)
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice, self.where = choice, describe(client)
+
+    @cached_property
+    def _script(self) -> Script:  # reading commands, most of which need none, read no file
+        return Script(self._client, *self.script_files)
+
+    @property
+    def use(self) -> QueueUse:
+        return self._use or self.read_use()
+
+    def read_use(self) -> QueueUse:
+        client = self._client
+        with redis_errors(client):
+            signs, self._signs = self._signs or read_signs(client), None
+            if signs.denial:
+                raise signs.denial
+            pipeline = client.pipeline(transaction=False)
+            ask_suspension(pipeline)
+            pipeline.lrange(LIST, 0, SAMPLE - 1)
+            pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
+            *suspension, waiting, failed = answers_of(pipeline)
+        other = OtherQueue.LEFT_JOBS if signs.bullmq_jobs else OtherQueue.UNUSED
+        if signs.bullmq_is_at_work:
+            other = OtherQueue.WORKED_ON
+        self._use = QueueUse(
+            len(signs.rq_workers),
+            other,
+            suspension_of(*suspension),
+            list(map(text_of, [*(waiting or ()), *(failed or ())][:SAMPLE])),
+            signs.mark,
+        )
+        return self._use
 
     @cached_property
     def sweep(self) -> QueueSweep:
@@ -138,14 +172,6 @@ class RqQueue:
             if name not in _VARIABLE_FIELDS
             for text in (name, str(getattr(value, "value", value)))
         ]
-
-    def sample(self, count: int) -> list[str]:
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.lrange(LIST, 0, count - 1)
-        pipeline.zrange(REGISTRIES["failed"], 0, count - 1)
-        with redis_errors(self._client):
-            waiting, failed = pipeline.execute()
-        return [text_of(job_id) for job_id in [*waiting, *failed][:count]]
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         arguments = ["look", json.dumps(SCRIPT_KEYS), *job_ids]
@@ -197,26 +223,11 @@ class RqQueue:
     def docora_picks_up(self, status: str, answer: Answer) -> bool:  # noqa: ARG002
         return not self.choice.is_clear and status != LinkStatus.FAILED
 
-    def count_workers(self) -> int:
-        with redis_errors(self._client):
-            return len(live_rq_workers(self._client))
-
-    def suspension(self) -> Suspension | None:
-        return read_suspension(self._client)
-
-    def read_other(self) -> OtherQueue:
-        client = self._client
-        with redis_errors(client):
-            if sees_bullmq_worker(client):
-                return OtherQueue.WORKED_ON
-            has_jobs = client.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
-        return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED
-
     def seconds_until_others_forgotten(self) -> None:
         return None  # Redis forgets a BullMQ worker with its connection
 
     def health(self) -> QueueHealth:
-        overview, other, client = self.overview(1), self.read_other(), self._client
+        overview, other, client = self.overview(1), self.read_use().other, self._client
         with redis_errors(client):
             due = cast(
                 "list[tuple[bytes, float]]",
@@ -234,6 +245,7 @@ class RqQueue:
             now = server_time(client)
             not_expired = f"({now}", cast("int", "+inf")
             pipeline = client.pipeline(transaction=False)
+            ask_suspension(pipeline)
             pipeline.llen(LIST)
             pipeline.zcard(REGISTRIES["scheduled"])
             pipeline.zcount(REGISTRIES["finished"], *not_expired)
@@ -250,8 +262,9 @@ class RqQueue:
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
             pipeline.get(_SCHEDULE)
             *answers, lock, last = pipeline.execute()
-            length, delayed, finished, failed, recent = answers[:5]
-            head, intermediate, executions, due, newest = answers[5:]
+            suspension = suspension_of(*answers[:3])
+            length, delayed, finished, failed, recent = answers[3:8]
+            head, intermediate, executions, due, newest = answers[8:]
             last_pass = whole_number(last)
             active = list(dict.fromkeys(job_id_of(member) for member in executions))
             taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
@@ -277,7 +290,6 @@ class RqQueue:
                 *(replace(job, due_at=due_at[job.job_id]) for job in later),
             ]
             workers, killed = read_workers(client, now)
-            suspension = read_suspension(client)
             scheduler = None
             if lock:
                 key = SCHEDULER_KEY_TEMPLATE % text_of(lock)

@@ -8,7 +8,7 @@ from math import ceil
 from typing import cast
 
 from redis import Redis
-from redis.exceptions import NoPermissionError
+from redis.client import Pipeline
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import Worker as RQWorker
@@ -27,6 +27,7 @@ from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.processes import Process, this_process
 from docora_ops.queue.redis_answers import (
+    answers_of,
     mapping_of,
     moment_of_timestamp,
     optional_text_of,
@@ -54,32 +55,21 @@ _LEAST_TTL_MS = 50_000
 _SILENT, _SILENT_BUSY = 10, 75
 
 
-def seconds_until_rq_workers_forgotten(client: Redis) -> int | None:
-    """Returns the seconds until RQ's workers would be forgotten if they were killed just now.
+def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
+    """Returns those of these keys of workers that exist, and whose worker is not known to be dead.
 
-    Returns None if there are none. Raises RedisError.
+    Raises the client's RedisError.
     """
-    pipeline = client.pipeline(transaction=False)
-    with redis_errors(client):
-        for key in live_rq_workers(client):
-            pipeline.pttl(key)
-        left = [milliseconds for milliseconds in pipeline.execute() if milliseconds > 0]
-    return ceil(max(left) / 1000) if left else None
-
-
-def live_rq_workers(client: Redis) -> list[str]:
-    """Returns the keys of RQ's workers that listen on the queue, and are not known to be dead."""
-    members = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
-    keys = sorted(map(text_of, members))
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.exists(key)
-    live = [key for key, exists in zip(keys, pipeline.execute(), strict=True) if exists]
-    try:
-        rows = read_hashes(client, live, _PROCESS_FIELDS)
-    except NoPermissionError:  # none is known to be dead
-        return live
-    return [key for key, row in zip(live, rows, strict=True) if not _is_known_dead(row)]
+        pipeline.hmget(key, _PROCESS_FIELDS)
+    answers = answers_of(pipeline, keeps_denials=True)
+    return [
+        key
+        for key, exists, row in zip(keys, answers[::2], answers[1::2], strict=True)
+        if exists == 1 and not (isinstance(row, list) and _is_known_dead(row))
+    ]
 
 
 def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
@@ -191,14 +181,20 @@ def resume_workers(client: Redis, change: Change) -> None:
         pipeline.execute()
 
 
-def read_suspension(client: Redis) -> Suspension | None:
-    """Returns the order to take no jobs, None if there is none. Raises RedisError."""
-    with redis_errors(client):
-        pipeline = client.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.pttl(WORKERS_SUSPENDED)
-        pipeline.get(WORKERS_SUSPENDED)
-        (seconds, microseconds), left, value = pipeline.execute()
+def ask_suspension(pipeline: Pipeline) -> None:
+    """Adds the commands to a pipeline whose answers `suspension_of` reads."""
+    pipeline.time()
+    pipeline.pttl(WORKERS_SUSPENDED)
+    pipeline.get(WORKERS_SUSPENDED)
+
+
+def suspension_of(clock: tuple[int, int], left: int, value: bytes | None) -> Suspension | None:
+    """Returns the order to take no jobs, None if there is none.
+
+    clock: seconds and microseconds since 1970.
+    left: milliseconds until the suspension ends.
+    """
+    seconds, microseconds = clock
     if left == -2:  # noqa: PLR2004 - Redis: no such key
         return None
     details = mapping_of(value)  # none after `rq suspend`

@@ -23,7 +23,7 @@ from docora_ops.errors import (
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
-from docora_ops.queue.bullmq_traces import sees_bullmq_worker
+from docora_ops.queue.backend_choice import sees_bullmq_worker
 from docora_ops.queue.pair_mark import StoredMark, read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
@@ -197,7 +197,7 @@ class Reasons:
     def _try_pair(self) -> Bar | None:
         try:
             with closing(Database(self._settings)) as database:
-                pair = compare_with_mark(database, self._mark)
+                pair, _ = compare_with_mark(database, self._mark)
         except PostgresError as error:
             return Bar(NoJobCode.POSTGRES, error.message, error)
         if pair.state is not PairState.OTHER:

@@ -129,5 +129,5 @@ def _unchecked() -> Iterator[None]:
         for module in (bulk, one_link):
             stack.enter_context(patch.object(module, "require_pair"))
             stack.enter_context(patch.object(module, "count_workers", return_value=1))
-        stack.enter_context(patch.object(bulk, "require_right_workers"))
+            stack.enter_context(patch.object(module, "require_right_workers"))
         yield
