@@ -189,9 +189,9 @@ _FEWEST_SCANS = 3
 def overdue_threshold(settings: Settings, cycle: int | None, scans: int) -> int:
     """Returns the seconds without a good scan after which a link is overdue.
 
-    `DOCORA_OPS_OVERDUE_AFTER` takes precedence. Otherwise, slow scanning is no alarm: the threshold
-    is at least two cycles. But slow workers scan more than a few links, so with few scans the
-    threshold is limited: links that somebody retries must not hide that scanning has stopped.
+    `DOCORA_OPS_OVERDUE_AFTER` takes precedence. Otherwise, the threshold is at least two cycles, so
+    that slow scanning is no alarm. With few scans, the threshold is limited, because a few links
+    that somebody retries must not hide that scanning has stopped.
 
     cycle: seconds of a cycle; None if unknown.
     scans: the number of scans from which the cycle was computed.
@@ -279,10 +279,10 @@ def judge(activity: Activity) -> tuple[bool, Stop | None]:
 
 
 def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview | None) -> Freshness:
-    """Completes the freshness by the queue: whether nothing moves, what has stopped, what is slow.
+    """Adds what the queue tells to the freshness: what has stopped, and whether scanning is slow.
 
-    With RQ, scanning has stopped rather than slowed down if no worker runs, or if the last pass of
-    `schedule` is too old and no job waits.
+    With RQ, scanning is not slow but stopped if no worker runs, or if the last pass of `schedule`
+    is too old and no job waits.
 
     queue: if None, returns the freshness unchanged.
 

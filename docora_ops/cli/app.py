@@ -199,7 +199,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
 def _instead_of(extra: str, context: typer.Context) -> str:
     """Returns a hint for a value that was typed without its option."""
     command: Any = context.command
-    options = {option for each in command.params for option in each.opts}
+    options = {option for parameter in command.params for option in parameter.opts}
     if "--for" in options:
         return f"docora-ops {command.name} --for {shlex.quote(extra)}"
     if "--app" in options:

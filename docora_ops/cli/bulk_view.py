@@ -106,7 +106,7 @@ def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
     """Lists the expected outcome of each link."""
     columns: Sequence[Column[PlannedLink]] = (
         Column("Link", link_name),
-        Column("Would be", lambda it: words(it.outcome), lambda it: style_of(it.outcome)),
+        Column("Would be", lambda link: words(link.outcome), lambda link: style_of(link.outcome)),
         Column("Why", lambda link: link.error_message, folds=True),
         Column("Job id", lambda link: link.job_id, left_out=1),
     )

@@ -71,8 +71,8 @@ def complete_operation(typer_context: typer.Context, incomplete: str) -> list[st
     from docora_ops.actions.docora import Docora
 
     with Docora(_settings(typer_context)) as docora:
-        known = operations(docora, limit=_LIMIT).rows
-    return [it.operation_id for it in known if it.operation_id.startswith(incomplete)]
+        ids = [known.operation_id for known in operations(docora, limit=_LIMIT).rows]
+    return [operation_id for operation_id in ids if operation_id.startswith(incomplete)]
 
 
 def complete_app_or_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
@@ -108,9 +108,9 @@ def _settings(typer_context: typer.Context) -> Settings:
 
 
 def _offer(candidates: Sequence[Candidate], incomplete: str) -> list[str]:
-    """Returns the candidates' names, or their ids if the id was typed or the name can't be typed.
+    """Returns the candidates' names, or their ids if an id was typed or the name can't be typed.
 
-    Names begin in the case that was typed, because Typer drops candidates that begin differently.
+    Names begin exactly as typed, even if their case differs, or Typer would drop them.
     """
     from docora_ops.text import inert, mask
 

@@ -85,7 +85,7 @@ def _finding(check: Check) -> tuple[str, str | None]:
 
 _WORST_LAST = ("not_checked", "warning", "critical")
 _CHECKS: Sequence[Column[Check]] = (
-    Column("Check", lambda it: words(it.name).capitalize().replace("Bullmq", "BullMQ")),
+    Column("Check", lambda check: words(check.name).capitalize().replace("Bullmq", "BullMQ")),
     Column("State", lambda check: words(check.state), lambda check: style_of(check.state)),
     Column("Found", _finding, folds=True),
 )

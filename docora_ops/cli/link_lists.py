@@ -222,14 +222,14 @@ _LINKS: Sequence[Column[ListedLink]] = (
         lambda _: "yellow",
         left_out=3,
     ),
-    Column("Job", lambda link: words(link.job or "unknown"), lambda it: style_of(it.job or "")),
+    Column("Job", lambda link: words(link.job or "unknown"), lambda link: style_of(link.job or "")),
 )
 _GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # for one link, for several
 _FAILED: Sequence[Column[ListedLink]] = (
     *_LINKS[:-1],
     Column(
         _GOOD_UNTIL,
-        lambda it: good_until(it.last_scanned_at, it.last_scanned_seconds),
+        lambda link: good_until(link.last_scanned_at, link.last_scanned_seconds),
         left_out=5,
         narrowest=11,  # the time above the age
     ),
@@ -237,19 +237,19 @@ _FAILED: Sequence[Column[ListedLink]] = (
 )
 # Synced links rarely have an error, so on a narrow terminal their last good scan is more useful.
 _OVERDUE: Sequence[Column[ListedLink]] = tuple(
-    replace(it, left_out=4) if it.name == "Error" else it for it in _FAILED
+    replace(column, left_out=4) if column.name == "Error" else column for column in _FAILED
 )
 _APPS: Sequence[Column[AppSummary]] = (
     Column("App", lambda app: app.app_name, narrowest=12),
     Column("App id", lambda app: app.app_id, left_out=1),
     Column("Links", lambda app: app.links, is_number=True),
-    Column("Failed", lambda app: app.failed, lambda it: "bold red" * bool(it.failed), True),
+    Column("Failed", lambda app: app.failed, lambda app: "bold red" * bool(app.failed), True),
     Column("Pending", lambda app: app.pending_snapshot, is_number=True),
     Column("Scanning", lambda app: app.scanning, is_number=True),
     Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
     Column(
         _LAST_GOOD_UNTIL,
-        lambda it: good_until(it.good_until_at, it.good_until_seconds) if it.failed else None,
+        lambda app: good_until(app.good_until_at, app.good_until_seconds) if app.failed else None,
     ),
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
 )

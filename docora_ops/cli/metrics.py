@@ -93,7 +93,7 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
     registry = CollectorRegistry()
 
     def add(name: str, values: Mapping[Any, float], **labels: str) -> None:
-        """Adds a gauge. The keys of `values` are the values of the label left empty in `labels`."""
+        """Adds a gauge with a value for each value of the label that is empty in `labels`."""
         if metrics.target:
             labels = {"target": metrics.target, **labels}
         gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)

@@ -110,11 +110,11 @@ def repair_data(result: RepairResult) -> RepairData:
     """Returns the JSON data of `repair`."""
     from docora_ops.actions.repairs import RepairData, RepairOutcome
 
-    found = {kind.value: count for kind, count in result.found.items()}
+    counts = {kind.value: count for kind, count in result.found.items()}
     return RepairData(
         message=repair_message(result),
         dry_run=result.dry_run,
-        **found,
+        **counts,
         **{outcome.value: result.counts.get(outcome, 0) for outcome in RepairOutcome},
         repaired=result.repaired,
     )

@@ -47,17 +47,24 @@ def _columns(*, check: bool) -> Sequence[Column[TargetState]]:
         return "bold red" if count else ""
 
     state: tuple[Column[TargetState], ...] = (
-        Column("Failed", lambda it: it.failed_links, lambda it: red(it.failed_links), True),
-        Column("Overdue", lambda it: it.overdue_links, lambda it: red(it.overdue_links), True),
-        Column("Workers", lambda it: it.worker_count, is_number=True),
+        Column(
+            "Failed", lambda state: state.failed_links, lambda state: red(state.failed_links), True
+        ),
+        Column(
+            "Overdue",
+            lambda state: state.overdue_links,
+            lambda state: red(state.overdue_links),
+            True,
+        ),
+        Column("Workers", lambda state: state.worker_count, is_number=True),
     )
     columns: tuple[Column[TargetState], ...] = (
-        Column("Target", lambda it: it.target),
+        Column("Target", lambda state: state.target),
         *(state if check else ()),
-        Column("Problem", lambda it: it.problem, lambda _: "bold red", folds=True),
-        Column("Postgres", lambda it: it.postgres, left_out=3 * check),
-        Column("Redis", lambda it: it.redis, left_out=3 * check),
-        Column("Protected", lambda it: "yes" if it.protected else "", left_out=2 * check),
-        Column("File", lambda it: it.file, left_out=1 * check),
+        Column("Problem", lambda state: state.problem, lambda _: "bold red", folds=True),
+        Column("Postgres", lambda state: state.postgres, left_out=3 * check),
+        Column("Redis", lambda state: state.redis, left_out=3 * check),
+        Column("Protected", lambda state: "yes" if state.protected else "", left_out=2 * check),
+        Column("File", lambda state: state.file, left_out=1 * check),
     )
     return columns

@@ -130,8 +130,8 @@ class Role:
                 some = columns.setdefault(table, {}).setdefault(name, [])
                 some += [column] if column else []
         return {
-            table: [f"{name} ({', '.join(some)})" if some else name for name, some in each.items()]
-            for table, each in columns.items()
+            table: [f"{name} ({', '.join(some)})" if some else name for name, some in lacks.items()]
+            for table, lacks in columns.items()
         }
 
 
@@ -140,11 +140,13 @@ def granted(role: str) -> list[Privilege]:
     """Returns the privileges on tables that the topic `privileges` grants to the role."""
     topic = files("docora_ops").joinpath("help", "privileges.md").read_text(encoding="utf-8")
     [block] = re.findall(rf"CREATE ROLE {role} (.*?)```", topic, re.DOTALL)
-    found: list[Privilege] = []
-    for privileges, table in re.findall(r"GRANT ([^;]+?)\s+ON (\w+) TO", block):
-        for name, columns in re.findall(r"([A-Z]+)(?: \(([^)]+)\))?", privileges):
-            found += [(name, table, column) for column in re.findall(r"\w+", columns) or [None]]
-    return found
+    privileges: list[Privilege] = []
+    for names, table in re.findall(r"GRANT ([^;]+?)\s+ON (\w+) TO", block):
+        for name, columns in re.findall(r"([A-Z]+)(?: \(([^)]+)\))?", names):
+            privileges += [
+                (name, table, column) for column in re.findall(r"\w+", columns) or [None]
+            ]
+    return privileges
 
 
 def read_server(database: Database) -> PostgresServer:

@@ -82,7 +82,7 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
     with redis_errors(client):
         for key in (STREAM, SCHEDULE_STREAM) if schedule else (STREAM,):
             entries += cast("Any", client.xrevrange(key))
-    entries.sort(key=lambda each: [int(part) for part in each[0].split(b"-")], reverse=True)
+    entries.sort(key=lambda entry: [int(part) for part in entry[0].split(b"-")], reverse=True)
     rows: dict[str, HistoryEntry] = {}  # by run, whose end comes first
     results: dict[str, Results] = {}  # by operation id
     for entry_id, fields in entries:

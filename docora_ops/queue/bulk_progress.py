@@ -180,7 +180,7 @@ class ProgressStore:
         with redis_errors(self._client):
             keys = set(self._client.scan_iter(f"{PREFIX}*", count=_SCAN_COUNT, _type="HASH"))
         operations = read_operations(self._client, sorted(keys))
-        return sorted(operations, key=lambda it: it.last_step_at or _LONG_AGO, reverse=True)
+        return sorted(operations, key=lambda known: known.last_step_at or _LONG_AGO, reverse=True)
 
     def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
         """Returns the first failures of the operation, in order, and their total number."""

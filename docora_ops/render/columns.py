@@ -215,7 +215,7 @@ class Listing(Generic[Row]):
             if widest or not rows:  # omits columns without any value
                 widths[column] = max(widest, cell_len(column.name))
         removable = sorted(
-            (column for column in widths if column.left_out), key=lambda it: -it.left_out
+            (column for column in widths if column.left_out), key=lambda column: -column.left_out
         )
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
             narrowest = {column: _NARROWEST for column in widths if column.folds}

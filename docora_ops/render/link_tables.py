@@ -54,7 +54,7 @@ def group_columns(group: LinkGroup, *, of_failed: bool = False) -> Sequence[Colu
 
     of_failed: the list counts only failed links, so show when they were last good.
     """
-    columns = [it for it in _COLUMNS[group] if of_failed or it.name != _LAST_GOOD_UNTIL]
+    columns = [column for column in _COLUMNS[group] if of_failed or column.name != _LAST_GOOD_UNTIL]
     return [Column[Any]("Links", lambda count: count.links, is_number=True), *columns]
 
 

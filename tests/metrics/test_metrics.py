@@ -201,7 +201,7 @@ needs_promtool = pytest.mark.skipif(
 )
 FAILED, NO_WORKERS, OVERDUE, STANDS, SLOW, NO_PASS, OPEN, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN = (
     *("DocoraFailedLinksStay", "DocoraNoWorkers", "DocoraLinksOverdue", "DocoraNothingMoves"),
-    *("DocoraPassIsSlow", "DocoraScheduleStopped", "DocoraCircuitsStayOpen"),
+    *("DocoraCycleIsSlow", "DocoraScheduleStopped", "DocoraCircuitsStayOpen"),
     *("DocoraLinksWithoutJob", "DocoraWrongBackend", "DocoraNotSeen"),
 )
 ALERTS = (
@@ -271,7 +271,7 @@ SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
     "no worker while others start": ({BUSY: "1x10 0x4 1x86"}, QUIET),
     "overdue links": ({"docora_links_overdue": "0x10 3x90"}, {14: [], 20: [OVERDUE]}),
     "nothing moves": ({"docora_nothing_moves": "0x10 1x90"}, {14: [], 20: [STANDS]}),
-    "a slow pass": ({"docora_slow_cycle_seconds": "0x10 2000x90"}, {35: [], 45: [SLOW]}),
+    "a slow cycle": ({"docora_slow_cycle_seconds": "0x10 2000x90"}, {35: [], 45: [SLOW]}),
     "the timer has stopped": ({LAST_PASS: "0+60x20 1200x80"}, {35: [], 45: [NO_PASS]}),
     "one pass by hand": ({LAST_PASS: "0x100"}, QUIET),
     "circuits that open again and again": (
