@@ -276,7 +276,6 @@ class _BulkOperation:
             ]
 
     def _reset_held_circuits(self) -> None:
-        """Resets the circuits whose rows were locked by other sessions."""
         tally, database = self._tally, self._docora.database
         tally.circuits_held -= tally.circuits_reset
         if tally.circuits_held:

@@ -199,7 +199,6 @@ def diagnose(
 
 
 def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterator[Check]:
-    """Checks the queue, the freshness of the links, the clocks, and the latency of both servers."""
     health, freshness = redis.health, postgres.freshness
     if health and not (choice := docora.queue_to_read.choice).is_clear:
         yield critical(CheckName.WORKERS, choice.sentence, choice.to_set)
@@ -233,7 +232,6 @@ def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
 
 
 def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
-    """Reads the queue and the freshness of the links again, unless a server is down."""
     try:
         if redis.health:
             redis.health = docora.queue_to_read.health()
@@ -431,7 +429,6 @@ def _check_drift(
 
 
 def _check_pair(docora: Docora, pair: Pair, workers: Sequence[Worker], *, read_only: bool) -> Check:
-    """Checks that our user and the users of the workers may use the mark of the pair."""
     unread = pair.state is PairState.UNKNOWN
     unwritten = not (read_only or unread or may_leave_mark(docora.redis))
     no_mark = f"our user may not write {PAIR_KEY}: changes do not leave which database Redis serves"

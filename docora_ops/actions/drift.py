@@ -208,7 +208,6 @@ def _check_jobs(
     entries: Entries,
     job_ids: Sequence[str],
 ) -> Iterator[Finding]:
-    """Yields the drift of jobs that have entries in the queue."""
     facts = sweep.read_facts(job_ids)
     links = linked_jobs(database, job_ids)
     orphans = {

@@ -130,7 +130,6 @@ def read_report(
 
 
 def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRecord], int]:
-    """Returns the newest operations with a step since `first`, and the number left out."""
     ids = find_records(docora.redis, first)
     records = filter(None, (read_record(docora.redis, id_) for id_ in ids[:_MOST_OPERATIONS]))
     of_the_dashboard = [
@@ -144,7 +143,6 @@ def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRe
 
 
 def _unrecorded(operation: KnownOperation, failures: Sequence[LinkFailure] = ()) -> OperationRecord:
-    """Returns the record of an operation of which only the progress is known."""
     return OperationRecord(
         **vars(operation), started_at=None, reason=None, failures=failures, failed_links=[]
     )

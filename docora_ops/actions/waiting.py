@@ -521,6 +521,5 @@ def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Cha
 
 
 def _results_entry(change: Change, awaited_id: str, found: BulkWait) -> AuditEntry:
-    """Returns the audit entry for the results of an operation or, for one link, of its change."""
     counts = asdict(found.results)
     return audit_entry(change, AuditEvent.AWAITED, operation_id=awaited_id, counts=counts)

@@ -261,7 +261,6 @@ _FILES: Sequence[Column[DeliveredFile]] = (
 
 
 def _link_screen(details: LinkDetails) -> Pairs:
-    """Shows what a person needs to act, in at most 24 lines of a terminal."""
     ids = arguments(details.app_id, details.repository_id)
     state = words(details.status)
     if details.retry_count:

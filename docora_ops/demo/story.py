@@ -128,7 +128,6 @@ def say(text: str) -> None:
 
 
 def _wait(variables: dict[str, str]) -> None:
-    """Prints the variables that point to the servers and commands to try. Waits for Ctrl-C."""
     with suppress(KeyboardInterrupt):
         say("\n# Links have failed again, and two workers run, until Ctrl-C.")
         say("# In another terminal:")
