@@ -1,4 +1,4 @@
-"""Jobs of links, and the queue that they stand in."""
+"""Jobs of links, their queue and its workers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class BackendSource(StrEnum):
 
     SETTING = "setting"  # DOCORA_OPS_BACKEND
     WORKERS = "workers"
-    TRACES = "traces"  # keys of one queue, and none of the other
+    TRACES = "traces"  # keys of only one queue exist
     DEFAULT = "default"  # neither workers nor traces
     UNCLEAR = "unclear"
 
@@ -34,7 +34,7 @@ class BackendChoice:
     backend: Backend
     source: BackendSource
     why: str = ""
-    first: str = ""  # words before the advice to set the variable, where it is unclear
+    first: str = ""  # if unclear, words before the advice to set the variable
 
     @property
     def is_clear(self) -> bool:
@@ -49,13 +49,13 @@ class BackendChoice:
 
     @property
     def to_set(self) -> str:
-        """Returns what to do if the backend is unclear."""
+        """Says what to do if the backend is unclear."""
         return f"{self.first}set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The sentences about one backend."""
+    """Sentences and hints about one backend."""
 
     to_start_workers: str
     to_resume: str  # suspended workers
@@ -65,7 +65,7 @@ class Advice:
     to_stop_others: str
     no_worker: str
     no_worker_short: str
-    others_left_jobs: str  # the other queue holds jobs, and has no worker; empty if harmless
+    others_left_jobs: str  # the other queue has jobs, but no worker; empty if that is harmless
     to_drop_jobs: str  # of deleted links
     to_queue_held_back: str  # pending links with an open circuit; empty if none is held back
 
@@ -104,14 +104,14 @@ ADVICE: Mapping[Backend, Advice] = {
 
 
 class JobState(StrEnum):
-    """The state of a link's job, by the job's own keys."""
+    """The state of a link's job, according to the job's own keys."""
 
     NONE = "none"
     FINISHED = "finished"
     STALE = "stale"  # remains of a job that failed, was stopped or was abandoned
     WAITING = "waiting"
-    RUNNING = "running"  # with RQ while the key of an execution lives, whatever its status says
-    UNREADABLE = "unreadable"  # the job's key holds something else
+    RUNNING = "running"  # with RQ, while the key of an execution exists, regardless of the status
+    UNREADABLE = "unreadable"  # the job's key holds anything but a job
 
     @property
     def is_live(self) -> bool:
@@ -126,11 +126,11 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A live job. None: the queue does not tell a field."""
+    """A live job. Fields that the queue does not record are None."""
 
     job_id: str
     status: str  # `active`, `waiting` or `delayed`
-    name: str | None  # of the function that it calls
+    name: str | None  # the function that it calls
     app_id: str | None
     app_name: str | None
     repository_id: str | None
@@ -146,17 +146,17 @@ class NoJobCode(StrEnum):
 
     SUSPENDED = "suspended"
     WRONG_CLOCK = "wrong_clock"
-    WRONG_BACKEND = "wrong_backend"  # a BullMQ worker runs beside
+    WRONG_BACKEND = "wrong_backend"  # a BullMQ worker is also running
     POSTGRES = "postgres"
     WRONG_KEY = "wrong_key"
     WRONG_PAIR = "wrong_pair"  # Redis belongs to another database
     HOST = "host"
-    UNKNOWN = "unknown"  # to this version
+    UNKNOWN = "unknown"  # a reason unknown to this version
 
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job: what it says itself; for RQ's own workers, their state."""
+    """Why a worker takes no job, as it reports; for RQ's own workers, according to their state."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -174,9 +174,9 @@ class Worker:
     last_heartbeat_at: datetime | None
     jobs: Sequence[QueuedJob]  # the jobs that it runs
     silent_seconds: int | None = None  # since the last heartbeat, if it has missed one
-    clock_ahead_seconds: int | None = None  # of its host's clock, ahead of Redis's
-    no_job_reason: NoJobReason | None = None  # None: takes jobs
-    may_compare: bool = True  # False: its user may not read which database Redis belongs to
+    clock_ahead_seconds: int | None = None  # how far its host's clock is ahead of Redis's
+    no_job_reason: NoJobReason | None = None  # None if it takes jobs
+    may_compare: bool = True  # whether its user may read which database Redis belongs to
 
 
 @dataclass(frozen=True)
@@ -185,15 +185,15 @@ class Refusal:
 
     words: str  # such as `none takes jobs: clock 3,600 s ahead`
     is_total: bool  # no worker takes jobs
-    troubles: Sequence[NoJobReason]  # one for each code but `suspended`, which somebody has ordered
+    troubles: Sequence[NoJobReason]  # one for each code except `suspended`, which is intended
 
 
 def refusal_of(workers: Sequence[Worker]) -> Refusal | None:
-    """Returns what is known of the workers that take no job, None if all of these take jobs."""
+    """Summarizes the workers that take no job; returns None if all take jobs."""
     known = [worker.no_job_reason for worker in workers if worker.no_job_reason is not None]
     if not known:
         return None
-    # Two workers of one host may measure its clock differently by a second.
+    # One reason for each code: workers of one host may measure its clock a second apart.
     reasons = list({reason.code: reason for reason in reversed(known)}.values())[::-1]
     is_total = len(known) == len(workers)
     if is_total:
@@ -217,7 +217,7 @@ class Scheduler:
 
 @dataclass(frozen=True)
 class AnyWorker:
-    """A live worker of any queue of this Redis."""
+    """A live worker of any queue in this Redis."""
 
     name: str
     state: str | None
@@ -226,7 +226,7 @@ class AnyWorker:
 
 @dataclass(frozen=True)
 class Suspension:
-    """A suspension of workers: with RQ, of all workers of this Redis. None: unknown, or no end."""
+    """A suspension of workers; with RQ, of all workers of this Redis. None: unknown or endless."""
 
     suspended_at: datetime | None
     ends_at: datetime | None
@@ -261,21 +261,21 @@ class QueueOverview:
     suspension: Suspension | None
     workers: Sequence[Worker]
     scheduler: Scheduler | None
-    jobs: Sequence[QueuedJob]  # the first ones: running, then waiting, then delayed
-    last_failed_at: datetime | None  # the last end of the failed jobs that the queue still keeps
-    last_pass_at: datetime | None = None  # of `docora-ops schedule`, with RQ
+    jobs: Sequence[QueuedJob]  # the first jobs: running, then waiting, then delayed
+    last_failed_at: datetime | None  # the latest end of a failed job that the queue still keeps
+    last_pass_at: datetime | None = None  # the last pass of `docora-ops schedule`, with RQ
     last_pass_seconds: int | None = None  # since then, by the clock of Redis
     backend_source: BackendSource = BackendSource.SETTING
-    # Jobs that failed in the last 15 minutes, at least: one that is queued again is not counted.
+    # A lower bound of the jobs that failed in the last 15 minutes: jobs queued again do not count.
     failed_recently: int = 0
-    live_runs: int = 0  # running jobs whose worker still shows that it is alive
-    last_began_at: datetime | None = None  # the last begin that the jobs at hand still tell
-    killed_workers: Sequence[str] = ()  # the names of those that are known to be dead
-    jobs_of_apps: int | None = None  # live jobs of the chosen apps, the only ones in `jobs`
+    live_runs: int = 0  # running jobs whose worker is still alive
+    last_began_at: datetime | None = None  # the latest start of a job that the queue still keeps
+    killed_workers: Sequence[str] = ()  # names of workers known to be dead
+    jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
 
     @property
     def lost_words(self) -> str | None:
-        """Returns `last heartbeat 75 s ago; w1 is gone`, or a part of it; None if all are well."""
+        """Returns `last heartbeat 75 s ago; w1 is gone` or a part of it; None if all are well."""
         silences = (worker.silent_seconds for worker in self.workers)
         silent = [seconds for seconds in silences if seconds is not None]
         words = []
@@ -288,16 +288,16 @@ class QueueOverview:
 
     @property
     def has_scheduler(self) -> bool:
-        """Tells whether something queues RQ's delayed jobs when they are due.
+        """Tells whether anything queues RQ's delayed jobs when they are due.
 
-        Our workers do. They are known by telling how far off their clock is.
+        Workers of docora-ops do. They are recognized by reporting how far their clock is off.
         """
         ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
         return ours or self.scheduler is not None
 
     @property
     def unfinished(self) -> int:
-        """Counts the jobs that are still to be done."""
+        """Counts the jobs that have not ended."""
         return self.waiting + self.active + self.delayed
 
 
@@ -308,9 +308,9 @@ class JobPlace:
     where: str  # `list`, `intermediate`, `execution`, or the name of a registry
     queue_name: str
     position: int | None = None  # in a list, counted from 1
-    score_at: datetime | None = None  # when it is due, was put there, or expires
-    alive: bool | None = None  # of an execution: its heartbeat has not expired
-    worker: str | None = None  # of an execution
+    score_at: datetime | None = None  # the score: when the entry is due, was added, or expires
+    alive: bool | None = None  # for an execution: whether its heartbeat has not expired
+    worker: str | None = None  # for an execution
 
 
 @dataclass(frozen=True)
@@ -320,12 +320,12 @@ class JobFailure:
     failed_at: datetime | None
     worker: str | None
     text: str  # with RQ, the last lines of the traceback
-    error_message: str  # the line of it that names the error
+    error_message: str  # the line of `text` that names the error
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """The queue's record of one job. Each field is None if it is not known, or there is no job."""
+    """The queue's record of one job. Unknown fields are None, as are all if there is no job."""
 
     status: str | None
     origin: str | None
@@ -345,23 +345,23 @@ class OtherQueue(StrEnum):
     """The state of the queue of the other backend, which should not be in use."""
 
     UNUSED = "unused"
-    LEFT_JOBS = "left_jobs"  # jobs wait, and no worker runs to take them
+    LEFT_JOBS = "left_jobs"  # jobs wait, but no worker runs
     WORKED_ON = "worked_on"  # a worker runs
 
 
 def when_docora_queues(workers: int, scan_interval: str) -> str:
-    """Returns when Docora's scheduler queues a link; `workers`: those of BullMQ."""
+    """Says when Docora's scheduler queues a link. `workers`: the number of BullMQ workers."""
     return f"within {scan_interval}" if workers else "once a worker of Docora runs"
 
 
 @dataclass(frozen=True)
 class QueueHealth:
-    """What `doctor` checks of a queue."""
+    """What `doctor` checks about a queue."""
 
     overview: QueueOverview
     other: OtherQueue
     to_remove_others: str  # the shell command that removes the jobs of the other backend
-    first_delayed_in: float | None = None  # seconds until it is due, below 0 if it is overdue
+    first_delayed_in: float | None = None  # seconds until the first delayed job is due; may be < 0
     bullmq_version: str | None = None  # empty if the queue's metadata does not name it
 
     @property

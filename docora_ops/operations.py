@@ -1,4 +1,4 @@
-"""Bulk operations, and changes of all kinds, as Redis keeps them."""
+"""Bulk operations, changes and waits, as stored in Redis or returned by actions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a bulk operation in Redis, where Docora's dashboard reads it too."""
+    """The progress of a bulk operation, as stored in Redis for Docora's dashboard, too."""
 
     operation_id: str
     total: int
@@ -22,7 +22,7 @@ class Progress:
     not_queued: int
     cancelled: bool
     taken_over: int
-    """Completed links of a retry with `--in-flight` that others had put to work before."""
+    """Completed links of a retry with `--in-flight` that another producer queued first."""
 
     @property
     def finished(self) -> bool:
@@ -31,7 +31,7 @@ class Progress:
 
 
 class OperationState(StrEnum):
-    """The state of a bulk operation. `OWNER_GONE`: its runner has been silent for two minutes."""
+    """The state of a bulk operation. `OWNER_GONE`: its command has been silent for two minutes."""
 
     RUNNING = "running"
     DONE = "done"
@@ -52,7 +52,7 @@ class StoppedBy(StrEnum):
 
 @dataclass(frozen=True)
 class Results:
-    """The results of an operation's snapshots, as far as they are known."""
+    """The known results of an operation's snapshots."""
 
     synced: int
     failed: int
@@ -73,16 +73,16 @@ class KnownOperation(Progress):
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
-    messages: Sequence[str]  # the last ones of a detached run, each with its moment
+    messages: Sequence[str]  # the last messages of a detached command, each with its time
 
 
 @dataclass(frozen=True)
 class OperationRecord(KnownOperation):
-    """A bulk operation as it is kept for a week.
+    """The record of a bulk operation, which is kept for a week.
 
-    Docora's dashboard keeps no records: of its operations, `started_at` and `reason` are None.
-    `failures`: the first links that could not be queued. `failed_links`: the first links
-    that failed again, if their snapshots were awaited.
+    `started_at` and `reason` are None for operations of Docora's dashboard, which keeps no records.
+    `failures`: the first links that could not be queued. `failed_links`: the first links that
+    failed again, if their snapshots were awaited.
     """
 
     started_at: datetime | None
@@ -103,7 +103,7 @@ class Change:
 
 
 class HistoryState(StrEnum):
-    """The end of a change, as its audit entries tell it."""
+    """The end of a change, according to its audit entries."""
 
     DONE = "done"
     CANCELLED = "cancelled"
@@ -112,10 +112,7 @@ class HistoryState(StrEnum):
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A change as recorded in its audit entries.
-
-    `ended_at`: None if it has not finished.
-    """
+    """A change as recorded in its audit entries. `ended_at`: None if it has not finished."""
 
     started_at: datetime
     ended_at: datetime | None
@@ -125,17 +122,17 @@ class HistoryEntry:
     reason: str | None
     operation_id: str | None
     counts: Mapping[str, int]
-    """Links by outcome, their `total`, and delivery records: `deliveries_cleared` or, with
-    `--update`, `deliveries_marked`."""
+    """Links by outcome, their `total`, and the number of delivery records: `deliveries_cleared` or,
+    with `--update`, `deliveries_marked`."""
     state: HistoryState
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
-    target: str | None = None  # as named by who made the change
+    target: str | None = None  # the target's name for the user who made the change
 
     @property
     def latest_at(self) -> datetime:
-        """Returns the moment of the latest entry."""
+        """Returns the time of the latest audit entry."""
         return self.ended_at or self.started_at
 
     def names_app(self, app: str) -> bool:
@@ -158,11 +155,11 @@ class MaxFailures:
     is_percent: bool = False
 
     def __str__(self) -> str:
-        """Returns the limit as it is typed."""
+        """Returns the limit as typed."""
         return f"{self.number}%" if self.is_percent else str(self.number)
 
     def is_exceeded(self, failed: int, synced: int) -> bool:
-        """Tells whether more have failed again. A percentage applies from 20 results on."""
+        """Tells whether the failures exceed the limit. A percentage applies from 20 results on."""
         if not self.is_percent:
             return failed > self.number
         results = failed + synced
@@ -179,12 +176,12 @@ class ChangeOptions:
     front: bool = False  # queue ahead of all waiting jobs
     reset_circuit: bool = False  # also close the circuit of each repository
     update: bool = False  # a resync marks the delivery records instead of deleting them
-    dry_run: bool = False  # only find out what would happen
+    dry_run: bool = False  # change nothing, only predict the outcomes
     path: str | None = None  # a resync of one link sends only these files; `*` matches any text
     in_flight: int | None = None  # the limit of snapshots in flight; waits for all of them
     max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
     wait: bool = False  # wait for the snapshots
-    timeout: float | None = None  # seconds after which the wait ends; the jobs go on
+    timeout: float | None = None  # seconds after which the wait ends; the jobs continue
 
     def __post_init__(self) -> None:
         if self.max_failures and self.in_flight is None:
@@ -205,9 +202,9 @@ NO_OPTIONS = ChangeOptions()
 
 @dataclass(frozen=True)
 class RunningOperation:
-    """A bulk operation that is at work on some of the links of a selection.
+    """A bulk operation at work on some links of a selection.
 
-    `links`: the links of the selection that it has yet to queue, or that have no result yet.
+    `links`: how many of these links it has not yet queued, or have no result yet.
     """
 
     operation_id: str
@@ -233,11 +230,11 @@ class LeftToOperation:
 class BulkResult:
     """The result of a bulk operation so far, by Docora's own names.
 
-    `total` = `completed` + `left`. `put_to_work` counts the first four outcomes. `failures` is a
-    live list, which keeps growing. A field that an option adds is None without it: `in_flight` and
-    `taken_over` need `--in-flight`; `circuits_reset` and `circuits_held` need `--reset-circuit`;
-    `planned_links` needs `--dry-run`. `running_operations`: those at work on the same links before
-    the first change.
+    `total` = `completed` + `left`. `put_to_work` counts the first four outcomes. `failures` is
+    updated in place. Fields are None without their option: `in_flight` and `taken_over` need
+    `--in-flight`; `circuits_reset` and `circuits_held` need `--reset-circuit`; `planned_links`
+    needs `--dry-run`. `running_operations`: operations at work on the same links before the first
+    change.
     """
 
     action: Action
@@ -263,7 +260,7 @@ class BulkResult:
     circuits_reset: int | None
     circuits_held: int | None
     in_flight: int | None
-    taken_over: int | None  # links that others had put to work before their turn came
+    taken_over: int | None  # links that another producer queued first
     left_to_operations: Sequence[LeftToOperation] | None
     running_operations: Sequence[RunningOperation]
     failures: Sequence[LinkFailure]
@@ -275,14 +272,14 @@ class BulkResult:
         return {outcome: count for outcome in Outcome if (count := getattr(self, outcome))}
 
     def stopped(self, reason: StoppedBy) -> Self:
-        """Returns the result of the operation if it ends now for this reason."""
+        """Returns the result as if the operation ended now for this reason."""
         if self.cancelled or not self.left:
             return self
         return replace(self, cancelled=True, stopped_by=reason)
 
 
 class WaitEnd(StrEnum):
-    """The end of the wait for one link."""
+    """How the wait for one link ended."""
 
     SYNCED = "synced"
     FAILED = "failed"
@@ -304,7 +301,7 @@ class LinkWait:
 
 @dataclass(frozen=True)
 class JobCounts:
-    """The jobs of the followed links, by state. A job that is being moved is not counted."""
+    """The number of jobs of followed links, by state. Jobs being moved are not counted."""
 
     waiting: int = 0
     running: int = 0
@@ -322,28 +319,28 @@ class BulkWait:
     unfinished: int  # links without a result yet
     failed_links: Sequence[LinkFailure]
     seconds: float
-    per_second: float = 0  # results within the last minute
-    jobs_by_state: JobCounts = field(default_factory=JobCounts)  # of the links without a result
+    per_second: float = 0  # results per second since the wait began
+    jobs_by_state: JobCounts = field(default_factory=JobCounts)  # jobs of links without a result
     suspended: bool = False  # the workers take no jobs
     lost_links: Sequence[LinkFailure] = ()
-    unfinished_by_app: Sequence[AppCount] = ()  # once all have a result or time has run out
-    failed_by_error: Sequence[ErrorGroup] = ()  # the failed links, once they are grouped
+    unfinished_by_app: Sequence[AppCount] = ()  # set when the wait has ended
+    failed_by_error: Sequence[ErrorGroup] = ()  # set by `grouped`
 
     def grouped(self) -> Self:
         """Groups the failed links by error, most links first."""
         from docora_ops.error_groups import LONGEST, group_errors
 
-        errors = ((each.app_id, each.error_message[: LONGEST + 1], 1) for each in self.failed_links)
+        errors = ((link.app_id, link.error_message[: LONGEST + 1], 1) for link in self.failed_links)
         return replace(self, failed_by_error=group_errors(errors))
 
     @property
     def only_lost_left(self) -> bool:
-        """Tells whether there are links without a result, and none of them has a live job."""
+        """Tells whether links without a result are left, but none of them has a live job."""
         return 0 < self.unfinished <= self.jobs_by_state.lost
 
     @property
     def results(self) -> Results:
-        """The results to keep with the operation."""
+        """Returns the results to store with the operation."""
         return Results(self.synced, self.failed, self.gone, self.unfinished)
 
     @property

@@ -1,7 +1,7 @@
-"""The Python API: one function per command, without a terminal, a printed line or a callback.
+"""The Python API: one function per command, which neither needs a terminal nor prints.
 
-The first argument is a `Docora`. What takes long is a generator of events, which each tell how far
-it is; to stop it early, close it. `docora-ops help python` has an example.
+The first argument is a `Docora`. Functions that take long are generators of progress events; to
+stop one early, close it. `docora-ops help python` has an example.
 """
 
 from importlib import import_module
@@ -79,7 +79,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports a function when it is first used: most commands need only one of the drivers."""
+    """Imports a function on first use, because most commands need only one of the drivers."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{module}"), name)

@@ -26,7 +26,7 @@ def history(
 
     schedule: include passes of `schedule`.
     since: only changes that began or ended since then, and bulk operations with a step since then.
-    operation_id: only the changes of this bulk operation, and its cancellation.
+    operation_id: only the entries of this bulk operation, including its cancellation.
     app: only changes whose selection names this app (id or name, case-insensitive).
 
     Raises UsageError if `since` is in the future.
@@ -44,9 +44,9 @@ def history(
 
 
 def past_moment(docora: Docora, given: When) -> datetime:
-    """Returns the moment by the clock of Redis, which keeps the audit entries.
+    """Converts a time or an age by the clock of Redis, which dates the audit entries.
 
-    Raises UsageError if it is in the future.
+    Raises UsageError if the result is in the future.
     """
     now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
     moment = moment_of(given, now)

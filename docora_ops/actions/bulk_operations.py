@@ -1,4 +1,4 @@
-"""The bulk operations of the last hour: their progress, and their end. Needs only Redis."""
+"""Lists, follows and cancels the bulk operations of the last hour. Needs only Redis."""
 
 import time
 from collections.abc import Generator
@@ -19,7 +19,7 @@ def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownO
 
 
 def operation(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure]]:
-    """Returns a bulk operation, and the first links that it could not queue.
+    """Returns a bulk operation and the first links that it could not queue.
 
     Raises NotFoundError, RedisError.
     """
@@ -27,12 +27,12 @@ def operation(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[L
 
 
 def running_operation(docora: Docora) -> KnownOperation:
-    """Returns the bulk operation that is running, if there is only one.
+    """Returns the only running bulk operation.
 
     Raises NotFoundError if none is running, AmbiguousError if several are, RedisError.
     """
-    every = docora.store.read_all()
-    running = [operation for operation in every if operation.state is OperationState.RUNNING]
+    recent = docora.store.read_all()
+    running = [operation for operation in recent if operation.state is OperationState.RUNNING]
     if not running:
         raise NotFoundError(
             "no bulk operation is running", hint="docora-ops operations lists the ended ones"
@@ -43,7 +43,7 @@ def running_operation(docora: Docora) -> KnownOperation:
         raise AmbiguousError(
             f"{len(running)} bulk operations are running: {listed}",
             hint="give the id of the one you mean; docora-ops operations shows what they do",
-            details={"operation_ids": [known.operation_id for known in running]},
+            details={"operation_ids": [operation.operation_id for operation in running]},
         )
     return running[0]
 
@@ -54,7 +54,7 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
     while True:
         operation = docora.store.read(operation_id)
         yield operation
-        # Cancelled, it may still complete the batches that have begun.
+        # A cancelled operation still completes its current batches.
         is_over = operation.completed == before and operation.state is not OperationState.RUNNING
         if is_over or operation.finished:
             return
@@ -65,8 +65,9 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
 def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> bool:
     """Asks a bulk operation to stop after its current batches. Queued links stay queued.
 
-    Returns False if it has been cancelled before. `reason`: for the audit entry. Raises
-    NotFoundError, OperationFinishedError.
+    Returns False if it was already cancelled. Raises NotFoundError, OperationFinishedError.
+
+    reason: for the audit entry.
     """
     change = docora.describe_change("cancel", reason)
     entry = audit_entry(change, AuditEvent.DONE, operation_id=operation_id)

@@ -1,4 +1,4 @@
-"""Judging what `doctor` has read: each check says what is wrong, and what to do."""
+"""The checks of `doctor`: each says what is wrong and what to do."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,17 +23,17 @@ from docora_ops.queue import LinkQueue
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration, moment
 
-SLOW_MS = 250  # a server that takes longer to answer counts as slow
-TOO_SLOW_MS = 2000  # a server that takes longer to answer is not used
+SLOW_MS = 250  # latency above which a server counts as slow
+TOO_SLOW_MS = 2000  # latency above which a server is not used
 
 _OLDEST_POSTGRES = 14
 _OLDEST_REDIS = [6, 2]  # Valkey 7.2, its first version, counts as 7.2
 _MEMORY_WARNING, _MEMORY_CRITICAL = 0.80, 0.95
-_LONG = 3600  # seconds that a job waits
-_LATE = 60  # seconds by which a delayed job may be late: workers look every second
-_CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; a worker that is further off takes no job
+_LONG = 3600  # seconds a job may wait
+_LATE = 60  # seconds a delayed job may be late, although workers check every second
+_CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; from the latter on, a worker takes no job
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
-"""The version in the queue's metadata, which the last process to open the queue has written."""
+"""The version in the queue's metadata, written by the last process that opened the queue."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
@@ -53,7 +53,7 @@ class CheckState(StrEnum):
 
 
 class CheckName(StrEnum):
-    """The checks, in the order in which they are shown."""
+    """The checks in display order."""
 
     SETTINGS = "settings"
     POSTGRES = "postgres"
@@ -95,7 +95,7 @@ class Check:
     state: CheckState = field(kw_only=True)
     finding: str
     hint: str | None = None
-    command: str = ""  # a shell command that does it, too long for a table
+    command: str = ""  # a shell command for the hint that is too long for a table
 
 
 ok = partial(Check, state=CheckState.OK)
@@ -105,11 +105,11 @@ not_checked = partial(Check, state=CheckState.NOT_CHECKED)
 
 
 Problem = tuple[bool, Callable[..., Check], str, str]
-"""`(exists, kind, finding, hint)`. `kind` is `critical` or `warning`, which makes the check."""
+"""`(exists, kind, finding, hint)`. `kind` is the function `critical` or `warning`."""
 
 
 def judge(name: CheckName, fine: str, *problems: Problem) -> Check:
-    """Returns a check with the first problem that exists, otherwise OK with the finding `fine`."""
+    """Returns a check with the first existing problem, otherwise OK with the finding `fine`."""
     for exists, kind, finding, hint in problems:
         if exists:
             return kind(name, finding, hint)
@@ -119,9 +119,9 @@ def judge(name: CheckName, fine: str, *problems: Problem) -> Check:
 def check_postgres(
     version: str, standby: Standby | None, *, is_read_only: bool = False
 ) -> Iterator[Check]:
-    """Checks the version, and whether the server takes writes.
+    """Checks the version, and whether the server accepts writes.
 
-    is_read_only: an administrator allows no changes.
+    is_read_only: whether an administrator has made transactions read-only.
     """
     product = f"PostgreSQL {version}"
     is_old = [int(number) for number in re.findall(r"\d+", version)[:1]] < [_OLDEST_POSTGRES]
@@ -156,9 +156,9 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
 
 
 def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None) -> Iterator[Check]:
-    """Checks version, role, eviction, memory and persistence, by the answer of INFO.
+    """Checks version, role, eviction, memory and persistence, according to INFO.
 
-    refusal: why Redis refused the writes that were attempted, and the hint.
+    refusal: why Redis refused writes when they were tried, and the hint; None if it did not.
     """
     version, valkey = str(info.get("redis_version", "")), info.get("valkey_version")
     is_replica = info.get("role", "master") != "master"
@@ -174,7 +174,7 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
         (is_replica, critical, "it is a replica", "point REDIS_URL at the primary"),
         (refusal is not None, critical, *(refusal or ("", ""))),
     )
-    policy = info.get("maxmemory_policy") or "noeviction"  # or it does not tell
+    policy = info.get("maxmemory_policy") or "noeviction"  # not reported by all servers
     finding = f"maxmemory-policy is {policy}: jobs may be thrown away"
     hint = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
     problem = (policy != "noeviction", critical, finding, hint)
@@ -201,7 +201,7 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
 def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
-    Makes only one of these checks if only workers of the other backend are running.
+    If only workers of the other backend are running, returns just that check.
 
     pending: the number of pending links; 0 if unknown.
     """
@@ -270,9 +270,9 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
 
 
 def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
-    """Yields what is wrong by the word of the workers that take no job, suspended ones excepted.
+    """Yields why workers take no jobs, according to the workers; ignores suspended workers.
 
-    It is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+    This is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
     """
     refusal = refusal_of(queue.workers)
     if refusal is None:
@@ -321,7 +321,7 @@ def _check_bullmq(health: QueueHealth, advice: Advice, pending: int) -> Iterator
 
 
 def check_schedule(seconds: int | None, freshness: Freshness | None, settings: Settings) -> Check:
-    """Checks when the last pass of `schedule` was. The parameters are those of `judge_pass`."""
+    """Checks when the last pass of `schedule` ended. For the parameters, see `judge_pass`."""
     state = judge_pass(seconds, freshness, settings)
     finding = "no pass is known of the last week"
     if seconds is not None:
@@ -331,13 +331,13 @@ def check_schedule(seconds: int | None, freshness: Freshness | None, settings: S
 
 
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
-    """Judges how long ago the last pass of `schedule` was.
+    """Judges how long ago the last pass of `schedule` ended.
 
-    An old pass is critical only if links wait: otherwise another program queues what is due, and
-    somebody has run `schedule` once by hand.
+    An old pass is critical only if links wait. Otherwise, another program queues due links, and
+    `schedule` was run once by hand.
 
-    seconds: since that pass; None: none was seen.
-    freshness: as judged beside the queue; None: unknown.
+    seconds: the time since that pass; None if no pass is known.
+    freshness: the result of `beside_queue`; None if unknown.
     """
     is_old = has_missed_passes(seconds, settings)
     if is_old and freshness is not None:
@@ -349,7 +349,7 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
 
 
 def check_freshness(freshness: Freshness) -> Check:
-    """Checks that links are scanned. `freshness`: as judged beside the queue."""
+    """Checks that links are scanned. `freshness`: the result of `beside_queue`."""
     longest, last = duration(freshness.overdue_after_seconds), "no good scan yet"
     if freshness.last_scanned_at:
         seconds = (freshness.read_at - freshness.last_scanned_at).total_seconds()
@@ -379,7 +379,7 @@ def check_freshness(freshness: Freshness) -> Check:
 def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:
     """Compares the clocks of this host, of the servers, and of the workers' hosts.
 
-    ahead: by server, the seconds that its clock is ahead of this host's.
+    ahead: the seconds that each server's clock is ahead of this host's.
     """
     clocks = {"this host": 0.0, **ahead}
     first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
@@ -404,7 +404,7 @@ def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check
 
 
 def check_latency(milliseconds: Mapping[str, float]) -> Check:
-    """Checks how long the servers take to answer. `milliseconds`: of one answer, by server."""
+    """Checks the latency of the servers. `milliseconds`: the latency of each server."""
     finding = " and ".join(f"{took:,.1f} ms from {name}" for name, took in milliseconds.items())
     finding, slowest = f"an answer takes {finding}", max(milliseconds, key=milliseconds.__getitem__)
     hint = f"check the load of {slowest}, and the network to it"

@@ -26,24 +26,24 @@ from docora_ops.queue.rq_entries import (
     Removal,
 )
 
-EXAMPLES_SHOWN = 5  # of each kind of drift, in a report
+EXAMPLES_SHOWN = 5  # cases of each kind of drift in a report
 
 
 class DriftKind(StrEnum):
-    """Kinds of disagreement between a link and its job."""
+    """Kinds of drift between a link and its job."""
 
-    # The link is `pending_snapshot` and has no live job, or it is failed or due, and its job reads
-    # as waiting where no worker takes it.
+    # The link is `pending_snapshot` without a live job; or it is failed or due, and no worker would
+    # take its job although the job's status is that of a waiting job.
     LOST = "lost"
-    STUCK = "stuck"  # the link is `scanning` and has no live job
-    ORPHAN = "orphan"  # the job is to be run, or failed, and its link is gone
+    STUCK = "stuck"  # the link is `scanning` without a live job
+    ORPHAN = "orphan"  # the job waits or has failed, but its link is gone
     DUPLICATE = "duplicate"  # the job is in the queue's list twice, or in list and schedule
     STALE_ENTRY = "stale_entry"  # a list or registry names a job that is gone or elsewhere
 
 
 @dataclass(frozen=True, slots=True)
 class Drift(LinkIds):
-    """One disagreement. The names are None where the app or the repository is gone."""
+    """One case of drift. Names are None if the app or the repository is gone."""
 
     job_id: str = field()
     kind: DriftKind
@@ -56,29 +56,29 @@ class Drift(LinkIds):
 
 @dataclass(frozen=True)
 class DriftReport:
-    """All disagreements that were found."""
+    """All drift that was found."""
 
     drifts: Sequence[Drift]
 
     @cached_property
     def found(self) -> Mapping[DriftKind, int]:
-        """Counts the disagreements of each kind."""
+        """Counts the cases of each kind."""
         counts = Counter(drift.kind for drift in self.drifts)
         return {kind: counts[kind] for kind in DriftKind}
 
     @property
     def total(self) -> int:
-        """Counts the disagreements."""
+        """Counts the cases."""
         return len(self.drifts)
 
     def examples(self, of_each_kind: int = EXAMPLES_SHOWN) -> list[Drift]:
-        """Returns some disagreements of each kind."""
+        """Returns the first cases of each kind."""
         of_kind = ((each for each in self.drifts if each.kind is kind) for kind in DriftKind)
         return [drift for drifts in of_kind for drift in islice(drifts, of_each_kind)]
 
 
 _AT_ONCE = 5000
-_LOOKED_AT_ONCE = 500  # jobs in one script
+_LOOKED_AT_ONCE = 500  # jobs per call of the script
 _KINDS_OF_LINKS = {
     LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
     LinkStatus.SCANNING.value: DriftKind.STUCK,
@@ -87,7 +87,7 @@ _KINDS_OF_LINKS = {
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """The number of mismatches that wait for a second look. Sent each second."""
+    """The number of suspects that await a second look. Yielded every second."""
 
     count: int
 
@@ -96,9 +96,9 @@ class Suspects:
 class Finding:
     """One case of drift, and what its repair needs.
 
-    status: of the link, if it lacks a live job; otherwise empty.
-    disproved: the evidence against the status of its job.
-    removal: the job or entries to remove, if no link lacks a live job.
+    status: the status of a link that lacks a live job; otherwise empty.
+    disproved: the evidence of a waiting job that no worker would take; otherwise empty.
+    removal: for all other drift, the job or entries to remove.
     """
 
     drift: Drift
@@ -108,7 +108,7 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """Tells the cases of one job apart. Differs if the job has been queued again meanwhile."""
+        """Distinguishes the cases of one job. Changes if the job is queued again."""
         return intern(f"{self.drift.kind} {self.disproved}")
 
 
@@ -119,14 +119,14 @@ def find_drift(
     app_id: str | None = None,
     ref: LinkRef | None = None,
 ) -> Iterator[Suspects | list[Finding]]:
-    """Looks for drift twice. Yields Suspects between the looks, and finally the findings.
+    """Looks for drift twice. Yields Suspects between the looks, and finally the drift.
 
-    What only one look finds is normal activity. Holds no lock and no transaction between the looks.
-    Raises PostgresError, RedisError.
+    Suspects of only one look are normal activity. Holds neither locks nor a transaction between the
+    looks. Raises PostgresError, RedisError.
 
-    delay: seconds between the two looks; None stands for `DOCORA_OPS_DRIFT_GRACE`.
-    app_id: look at this app only.
-    ref: look at this link only.
+    delay: seconds between the two looks; None means `DOCORA_OPS_DRIFT_GRACE`.
+    app_id: look only at this app.
+    ref: look only at this link.
     """
     first: dict[str, tuple[str, ...]] = {}
     for finding in _look(docora, app_id, ref, None):
@@ -137,7 +137,7 @@ def find_drift(
         grace = docora.settings.drift_grace if delay is None else delay
         yield from pause_between_looks(sum(map(len, first.values())), grace)
         found += _found_again(_look(docora, app_id, ref, first), first)
-    for start in range(0, len(found), _AT_ONCE):  # in place: there may be a million
+    for start in range(0, len(found), _AT_ONCE):  # in place, because there may be a million
         some = slice(start, start + _AT_ONCE)
         names = names_of(docora.database, [finding.drift for finding in found[some]])
         found[some] = [
@@ -148,12 +148,12 @@ def find_drift(
 
 
 def _found_again(second: Iterable[Finding], first: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
-    """Yields the findings of the second look that the first one has had, and forgets the latter."""
+    """Yields the suspects of the second look that are in `first`, and removes them from `first`."""
     for finding in second:
         job_id = finding.drift.job_id
         keys = first.get(job_id, ())
         if finding.key in keys:
-            # There may be a million: the second finding takes the place of the first.
+            # Saves memory, because there may be a million.
             first[job_id] = tuple(key for key in keys if key != finding.key)
             if not first[job_id]:
                 del first[job_id]
@@ -161,7 +161,7 @@ def _found_again(second: Iterable[Finding], first: dict[str, tuple[str, ...]]) -
 
 
 def pause_between_looks(count: int, delay: float) -> Iterator[Suspects]:
-    """Yields Suspects, with this count, each second until the pause is over."""
+    """Sleeps for `delay` seconds. Yields Suspects with this count every second."""
     yield Suspects(count)
     end = time.monotonic() + delay
     while (left := end - time.monotonic()) > 0:
@@ -172,9 +172,9 @@ def pause_between_looks(count: int, delay: float) -> Iterator[Suspects]:
 def _look(
     docora: Docora, app_id: str | None, ref: LinkRef | None, only: Container[str] | None
 ) -> Iterator[Finding]:
-    """Yields the drift that one look finds, of all links, one app or one link.
+    """Yields the suspects of one look at all links, one app or one link.
 
-    only: look at these jobs and their links only.
+    only: consider only these jobs and their links.
     """
     database, queue = docora.database, docora.queue
     sweep, entries = queue.sweep, None
@@ -191,7 +191,7 @@ def _look(
         database,
         app_id=app_id,
         link_id=ref.id if ref else None,
-        # Only a status that lies is wrong with other links, and no other backend is judged so.
+        # Failed and due links can only be lost to a misplaced job, which only RQ has.
         rescan_interval_ms=docora.settings.rescan_interval_ms if sweep else None,
         size=_AT_ONCE,
     )
@@ -208,7 +208,6 @@ def _check_jobs(
     entries: Entries,
     job_ids: Sequence[str],
 ) -> Iterator[Finding]:
-    """Yields the drift of jobs that have entries in the queue."""
     facts = sweep.read_facts(job_ids)
     links = linked_jobs(database, job_ids)
     orphans = {
@@ -227,7 +226,7 @@ def _check_jobs(
             judged = list(_judge(job_id, facts[job_id], entries, has_link=job_id in links))
         if judged:
             found[job_id] = judged
-    # A running job is left alone, also one that a worker holds the lock of.
+    # Running jobs are left alone, including jobs whose lock a worker holds.
     drifts = [findings[0].drift for findings in found.values()]
     for drift, answer in look_at_jobs(database, queue, drifts):
         if answer.state not in {JobState.RUNNING, JobState.UNREADABLE}:
@@ -235,9 +234,9 @@ def _check_jobs(
 
 
 def _is_orphan(entries: Entries, job_id: str) -> bool:
-    """Tells whether a link's job is to be run or has failed, and no worker has just taken it.
+    """Tells whether a job of a deleted link waits or has failed, and no worker has just taken it.
 
-    Finished and cancelled jobs of deleted links are history; they expire.
+    Finished and cancelled jobs of deleted links do not count; they expire.
     """
     places = entries.places_of(job_id)
     is_left = Place.INTERMEDIATE not in places and not TO_RUN_OR_FAILED.isdisjoint(places)
@@ -245,7 +244,7 @@ def _is_orphan(entries: Entries, job_id: str) -> bool:
 
 
 def _judge(job_id: str, facts: JobFacts, entries: Entries, *, has_link: bool) -> Iterator[Finding]:
-    """Yields the stale entries and the duplicates of a job that is no orphan."""
+    """Yields the stale entries and the duplicates of a job that is not an orphan."""
     stale, removal = entries.stale(job_id, facts)
     is_gone = not facts.status and DOCORA_JOB_ID.fullmatch(job_id)
     if stale and (has_link or is_gone):
@@ -264,7 +263,7 @@ def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
 
 
 def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
-    """Leaves out links that need no job and have no waiting one: most failed and due links."""
+    """Removes links that need no job and have no waiting one, as most failed and due links."""
     at_rest = [
         ref
         for ref, status in statuses.items()
@@ -279,7 +278,7 @@ def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
 def _check_links(
     database: Database, queue: LinkQueue, entries: Entries | None, statuses: Mapping[LinkRef, str]
 ) -> Iterator[Finding]:
-    """Yields the links without a live job; of links that need none, those with a misplaced one."""
+    """Yields the links that lack a live job, and other links whose job is misplaced."""
     answers = dict(look_at_jobs(database, queue, list(statuses)))
     waiting = [ref.job_id for ref, answer in answers.items() if answer.state is JobState.WAITING]
     misplaced = queue.sweep.misplaced(waiting, entries) if queue.sweep and entries else {}

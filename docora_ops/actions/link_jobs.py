@@ -1,4 +1,4 @@
-"""Looking at the jobs of links, and at whether database and queue belong together."""
+"""Looks at the jobs of links."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -29,9 +29,10 @@ _OUTCOMES = {
 def look_at_jobs(
     database: Database, queue: LinkQueue, links: Sequence[LinkT]
 ) -> Iterator[tuple[LinkT, Answer]]:
-    """Yields each link with a valid job id, and the answer about its job.
+    """Yields each link that has a valid job id, with the answer about its job.
 
-    A job counts as running if a worker holds the link's lock. Raises PostgresError, RedisError.
+    A job also counts as running if a worker holds the link's lock. Raises PostgresError,
+    RedisError.
     """
     for some in batches([link for link in links if link.has_valid_job_id], _AT_ONCE):
         job_ids = [link.job_id for link in some]
@@ -43,25 +44,25 @@ def look_at_jobs(
 
 
 def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:
-    """Returns the state of the link's job; a link with an invalid job id has none."""
+    """Returns the state of the link's job; NONE if the job id is invalid."""
     looked = look_at_jobs(database, queue, [ref])
     return next((answer.state for _, answer in looked), JobState.NONE)
 
 
 def outcome_of(answer: Answer) -> Outcome:
-    """Returns the outcome for a qualifying link with this answer about its job."""
+    """Returns the outcome of a change for a link that qualifies and has this job."""
     return answer.outcome or _OUTCOMES[answer.state]
 
 
 def why_not_queued(answer: Answer) -> str | None:
-    """Returns why a link with an unreadable job can't be queued; None for any other job."""
+    """Returns why a link can't be queued if its job is unreadable; otherwise None."""
     if answer.state is JobState.UNREADABLE:
         return f"its Redis key does not hold a job: {answer.reason}"
     return None
 
 
 def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:
-    """Returns the error for a link whose two ids can't form a job id."""
+    """Returns the error for a link whose ids can't form a job id."""
     return InvalidJobIdError(
         f"the ids {ref.app_id!r} and {ref.repository_id!r} can't form a job id",
         hint="ids of Docora hold only letters, digits and `_`",
@@ -69,9 +70,9 @@ def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:
 
 
 def named_failures(database: Database, failed: Sequence[tuple[LinkRef, str]]) -> list[LinkFailure]:
-    """Adds the names of app and repository to links with errors. Raises PostgresError."""
+    """Adds the names of app and repository to links and their errors. Raises PostgresError."""
     names = names_of(database, [ref for ref, _ in failed]) if failed else []
     return [
-        LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error, *found)
-        for (ref, error), found in zip(failed, names, strict=True)
+        LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error, app_name, repository_name)
+        for (ref, error), (app_name, repository_name) in zip(failed, names, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Reading links, apps and the queue. Changes nothing."""
+"""Lists links, apps, files and the queue. Writes nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,14 +44,14 @@ class LinkDetails(LinkHistory):
     repository_id: str
     repository_name: str
     github_url: str
-    has_token: bool | None  # None: our role may not know
+    has_token: bool | None  # None if the role may not read it
     status: str
     error_message: str | None
     retry_count: int
-    failed_at: datetime | None  # of a failed link: the end of its failed job, if it is still kept
+    failed_at: datetime | None  # the end of a failed link's job, if the job still exists
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
-    lock_held: bool  # a worker holds the link in Postgres
+    lock_held: bool  # whether a worker holds the link's lock in Postgres
     job: JobState
     job_id: str
     backend: Backend
@@ -69,7 +69,7 @@ def links(
 ) -> tuple[Page[ListedLink], RedisError | None]:
     """Returns one page of the links with the states of their jobs.
 
-    If Redis can't be used, the states are None, and the error is returned as well.
+    If Redis can't be used, the states are None, and its error is also returned.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     offset = (page - 1) * limit
@@ -88,7 +88,7 @@ def links(
 def link_groups(
     docora: Docora, group: LinkGroup, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
 ) -> Page[AppCount | RepositoryCount | StatusCount] | Page[ErrorGroup]:
-    """Counts the links by app, repository, status or folded error, most links first.
+    """Returns one page of the counts of links by app, repository, status or folded error.
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
@@ -102,7 +102,7 @@ def link_groups(
 def count_by_error(
     database: Database, which: LinkFilter, page: int, limit: int
 ) -> Page[ErrorGroup]:
-    """Groups the links by folded error, most links first."""
+    """Returns one page of the links grouped by folded error, most links first."""
     return page_of(error_groups(database, which), page, limit)
 
 
@@ -114,9 +114,9 @@ def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
 def apps(
     docora: Docora, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
 ) -> Page[AppSummary]:
-    """Returns one page of the apps with chosen links, most failed links first.
+    """Returns one page of the apps with matching links, most failed links first.
 
-    Without a choice, also apps that have no link. Raises NotFoundError, AmbiguousError,
+    Without a choice, includes apps without links. Raises NotFoundError, AmbiguousError,
     PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
@@ -178,8 +178,10 @@ def files(
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:
     """Returns the counts, workers, scheduler and first `limit` jobs of the queue.
 
-    apps: only jobs of these apps, by id, name or unique prefix; empty means all, and needs no
-    Postgres. The counts are always those of the whole queue.
+    The counts are always those of the whole queue.
+
+    apps: only jobs of these apps, by id, name or unambiguous prefix; empty means all, without using
+    Postgres.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """

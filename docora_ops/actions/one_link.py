@@ -33,11 +33,11 @@ def retry(
     *,
     reason: str | None = None,
 ) -> LinkResult:
-    """Resets one failed link and queues its job, both or neither.
+    """Resets one failed link and queues its job, or does neither.
 
-    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. If two
-    looks, `DOCORA_OPS_DRIFT_GRACE` seconds apart, find a waiting job in no place where a worker
-    takes it, it is replaced.
+    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Also
+    replaces a waiting job that no worker would take, according to two looks
+    `DOCORA_OPS_DRIFT_GRACE` seconds apart.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -58,9 +58,8 @@ def resync(
 ) -> LinkResult:
     """Resets a link of any status, deletes its delivery records, and queues its job.
 
-    With `options.path`, deletes only the records of these files; raises NotFoundError if there are
-    none, nor such files in the stored commit. Takes the parameters and raises the errors of
-    `retry`.
+    With `options.path`, deletes only the records of matching files; raises NotFoundError if there
+    are none and the stored commit has no such file, either. For parameters and errors, see `retry`.
     """
     if options.path:
         link_to_resync(docora, app, repository, options.path)
@@ -70,13 +69,13 @@ def resync(
 def link_to_resync(
     docora: Docora, app: str, repository: str, path: str | None = None
 ) -> tuple[Link, int]:
-    """Returns the link and the number of files that a resync sends again.
+    """Returns the link and the number of files that a resync would send again.
 
-    Counts the files with a delivery record. With `path`, also counts files of the stored commit
-    without a record, since each snapshot sends these.
+    These are the files with a delivery record. With `path`, files of the stored commit without a
+    record count, too, because every snapshot sends them.
 
-    path: count only files with such a path (case-sensitive), and raise NotFoundError if there is
-    none; `*` matches any text.
+    path: count only files whose path matches (case-sensitive; `*` matches any text). Raises
+    NotFoundError if there are none.
     """
     link = resolve_link(docora.database, app, repository)
     files = count_deliveries(docora.database, [link.ref], path=path)
@@ -102,8 +101,8 @@ def _change(
     if options.front:
         require_rq_for_front(docora)
     database, queue = docora.database, docora.queue
-    require_right_workers(docora)  # reads Redis, which the transaction then need not wait for
-    with database.snapshot():  # one, instead of one for each statement
+    require_right_workers(docora)  # reads Redis first, so that the transaction need not wait for it
+    with database.snapshot():  # one transaction instead of one per statement
         link = resolve_link(database, app, repository)
         workers = count_workers(docora)
         require_pair(docora)
@@ -132,7 +131,7 @@ def _change(
             f"job {link.ref.job_id!r} can't be queued: {item.error_message}",
             hint="look at that key, and remove it if nothing needs it",
         )
-    if outcome is Outcome.SKIPPED:  # it has changed since it was read, or is gone
+    if outcome is Outcome.SKIPPED:  # the link has changed since it was read, or is gone
         now = read_link(database, link.ref.app_id, link.ref.repository_id)
         if now is None:
             raise gone(link.ref.app_id, link.ref.repository_id)
@@ -170,10 +169,9 @@ def _change(
 
 
 def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
-    """Returns how to claim the link. Raises an error if it does not qualify."""
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
-    # Docora's scheduler leaves pending links with an open circuit alone.
+    # Docora's scheduler ignores pending links with an open circuit.
     is_held_back = link.circuit_is_open and not docora.queue.can_push
     statuses = [LinkStatus.FAILED]
     if is_held_back and reset_circuit:

@@ -1,4 +1,4 @@
-"""`pause` and `resume`: suspending all RQ workers of a Redis, and ending the suspension."""
+"""`pause` and `resume`: suspend all RQ workers of a Redis, and end the suspension."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from docora_ops.queue.rq_workers import (
 
 @dataclass(frozen=True)
 class RqWorkers:
-    """All live RQ workers of this Redis, and their suspension, None if they are not suspended.
+    """All live RQ workers of this Redis, and their suspension (None if not suspended).
 
-    replaced: the earlier suspension that a pause has replaced, if any.
+    replaced: the earlier suspension that `pause` has replaced, if any.
     """
 
     suspension: Suspension | None
@@ -27,17 +27,17 @@ class RqWorkers:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The result of `resume`. `suspension`: the one that has ended, if any."""
+    """The result of `resume`. `suspension`: the ended suspension, if any."""
 
     resumed: bool
     suspension: Suspension | None
 
 
 def rq_workers(docora: Docora) -> RqWorkers:
-    """Returns all live RQ workers of this Redis, of any queue, and their suspension.
+    """Returns all live RQ workers of this Redis, regardless of their queue, and their suspension.
 
-    Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError beside a worker of
-    Docora, which would go on taking jobs.
+    Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError if a worker of Docora
+    runs, which would continue to take jobs.
     """
     docora.queue.read_use()  # a person may have been asked since the last time
     instead = "to keep Docora's workers from taking jobs, stop them"
@@ -50,7 +50,7 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
 
     Each worker finishes its job. A worker that is already waiting for a job may take one more.
 
-    seconds: the length of the pause; None: until `resume`.
+    seconds: the length of the pause; None means until `resume`.
     reason: for the audit entry.
 
     Raises UsageError for an unconfirmed pause of a protected target, and the errors of
@@ -66,7 +66,7 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
 def resume(docora: Docora, *, reason: str | None = None) -> Resumed:
     """Resumes the RQ workers of this Redis after `pause` or `rq suspend`.
 
-    reason: for the audit entry; without a suspension there is none.
+    reason: for the audit entry, which is written only if there was a suspension.
 
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """

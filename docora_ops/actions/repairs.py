@@ -29,18 +29,18 @@ from docora_ops.text import amount
 
 
 class RepairOutcome(StrEnum):
-    """Results of the repair of one disagreement, done or planned."""
+    """Outcomes of the repair of one case of drift, done or planned."""
 
     QUEUED = "queued"  # the link has a new job
     RESET = "reset"  # the link is pending: Docora's scheduler queues its job
-    REMOVED = "removed"  # the job, or its needless entries, were removed
-    LEFT_ALONE = "left_alone"  # the disagreement has ended, or a worker runs the job
+    REMOVED = "removed"  # the job, or its superfluous entries, were removed
+    LEFT_ALONE = "left_alone"  # the drift has ended, or the job is running
     NOT_REPAIRED = "not_repaired"
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """One disagreement and what was done about it."""
+    """One case of drift, and the outcome of its repair."""
 
     drift: Drift
     outcome: RepairOutcome
@@ -49,7 +49,7 @@ class Repaired:
 
 @dataclass(frozen=True)
 class AppDrift:
-    """The drift of one kind that one app has, and what was done about it."""
+    """The drift of one kind of one app, and the outcomes of its repair."""
 
     app_id: str
     app_name: str | None  # None if the app is gone
@@ -60,19 +60,19 @@ class AppDrift:
 
 @dataclass(frozen=True)
 class RepairResult(DriftReport):
-    """What a repair has done so far, or would do, about the drift that it found."""
+    """The drift found, and what a repair has done about it so far or would do."""
 
     repaired: Sequence[Repaired] = ()
     dry_run: bool = False
 
     @property
     def counts(self) -> Mapping[RepairOutcome, int]:
-        """Counts what was done."""
+        """Counts the outcomes."""
         return Counter(item.outcome for item in self.repaired)
 
     @property
     def by_app(self) -> Sequence[AppDrift]:
-        """The drift of each app and kind, most first."""
+        """Returns the drift by app and kind, most cases first."""
         found = Counter((drift.app_id, drift.app_name, drift.kind) for drift in self.drifts)
         done: dict[tuple[str, DriftKind], Counter[RepairOutcome]] = {}
         for item in self.repaired:
@@ -84,15 +84,15 @@ class RepairResult(DriftReport):
 
     @property
     def completed(self) -> int:
-        """Counts the disagreements that are repaired, left alone, or failed."""
+        """Counts the cases that have an outcome."""
         return len(self.repaired)
 
 
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
 _JOBS_AT_ONCE = 1000
-"""Jobs in one transaction. Each transaction reads the whole list once: Redis takes as long to read
-500,000 entries as to remove these jobs."""
+"""Jobs per transaction. Reading 500,000 entries of the list, which Redis does once for each
+transaction, takes as long as removing these jobs."""
 _UNFINISHED = {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}
 _AT_REST = {LinkStatus.FAILED, LinkStatus.SYNCED}
 _OUTCOMES = {
@@ -105,7 +105,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class RepairData:
-    """The result of `repair`: drift by kind, then by outcome, then each with its outcome."""
+    """The result of `repair`: drift counted by kind and by outcome, and each case."""
 
     message: str
     dry_run: bool
@@ -134,14 +134,15 @@ def repair(
 ) -> Generator[Suspects | RepairResult]:
     """Finds and repairs the drift of all links, of one app, or of one link.
 
-    Yields Suspects until the second look, then a result before the first change: closing the
+    Yields Suspects until the second look, then a result before the first change; closing the
     generator then changes nothing. Yields a result after each batch. If it is closed later, another
     repair finishes the rest. Skips running jobs, and drift that has changed since it was found.
 
     app, repository: ids or names.
-    by_prefix: without `repository`, the app may be named by the beginning of its id or name.
+    by_prefix: without `repository`, allow an unambiguous prefix of the app's id or name.
     remove_unknown_jobs: repair even if most jobs have no link in the database.
-    dry_run: report what would happen. Does not predict which stuck links would become `failed`.
+    dry_run: only report what would happen; does not predict which stuck links would become
+    `failed`.
     reason: for the audit entry.
 
     Raises UsageError for an unconfirmed change of a protected target, NotFoundError,
@@ -173,8 +174,7 @@ def repair(
             found = event
             continue
         if is_first:
-            mismatches = amount(event.count, "mismatch", "mismatches")
-            docora.note(f"{mismatches} at first check: checking again.")
+            docora.note(f"{amount(event.count, 'suspect')} at first check: checking again.")
             is_first = False
         yield event
     if found:
@@ -191,7 +191,7 @@ def repair(
 
 
 def plan_repair(queue: LinkQueue, found: Sequence[Finding]) -> RepairResult:
-    """Returns what a repair would do."""
+    """Predicts the outcomes of a repair."""
     queued = RepairOutcome.QUEUED if queue.can_push else RepairOutcome.RESET
     planned = []
     for finding in found:
@@ -209,8 +209,8 @@ def repair_found(
 ) -> Generator[RepairResult]:
     """Repairs drift, and yields the result so far after each batch.
 
-    A lost link keeps its status, its retry count and its error. For a stuck link, a failure is
-    counted. Raises PostgresError, RedisError.
+    A lost link keeps its status, retry count and error. Counts a failure for each stuck link.
+    Raises PostgresError, RedisError.
     """
     repaired: list[Repaired] = []
     result = RepairResult([each.drift for each in found], repaired)
@@ -236,8 +236,8 @@ def _remove_jobs(
 ) -> Iterator[None]:
     """Removes orphans, duplicates and stale entries. Yields after each transaction.
 
-    Each transaction reads the whole list of the queue once. Its locks keep the links of orphans
-    from being created again meanwhile: such a link would be left without a job.
+    Each transaction reads the whole list of the queue once. It locks the repositories of orphans,
+    because a link that is created again meanwhile would be left without a job.
     """
     database, sweep = docora.database, docora.queue.sweep
     if sweep is None:
@@ -259,7 +259,7 @@ def _remove_jobs(
                     repaired.append(Repaired(drift, RepairOutcome.LEFT_ALONE))
             entry = next(iter(audit.start()), None)
             answers = sweep.remove([removal for _, removal in to_remove], entry)
-            # Before the commit, which only ends the locks: Redis has removed them.
+            # Recorded before the commit, which only releases locks: Redis has removed the jobs.
             for (drift, _), answer in zip(to_remove, answers, strict=True):
                 outcome, error = RepairOutcome.LEFT_ALONE, None
                 if answer == "removed":
@@ -275,7 +275,6 @@ def _remove_jobs(
 def _queue_links(
     docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
 ) -> Iterator[None]:
-    """Queues lost and stuck links. Yields after each transaction."""
     most = docora.settings.max_retry_attempts
     unfinished = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=most)
     for claiming, statuses in (
@@ -310,7 +309,6 @@ def _note(
     audit: AuditEntries,
     repaired: list[Repaired],
 ) -> None:
-    """Notes what became of the links of a batch."""
     audit.has_begun |= changed.has_written
     repaired += [_repaired(drift_of[item.ref], item) for item in changed.outcomes]
 
@@ -325,8 +323,8 @@ def recover_abandoned(
 ) -> Iterator[LinkOutcome | None]:
     """Counts a failure for each stuck link and queues it again.
 
-    Yields an outcome for each of these links, or None if it is left alone. Also yields None each
-    second between two looks, so that the caller can show that it is alive.
+    Yields the outcome of each link, or None if the link is left alone. Also yields None every
+    second between two looks, so that the caller can send heartbeats.
 
     Raises PostgresError, RedisError; links recovered before that stay recovered.
 
@@ -342,7 +340,7 @@ def recover_abandoned(
     for ref, answer in answers:
         recovered: list[LinkOutcome] = []
         if answer.state.is_over or ref.job_id in (changer.disproved or ()):
-            # One link at a time: others may wait for a lock meanwhile.
+            # One link at a time, because this may wait for a lock.
             for changed in change_each(changer, [ref]):
                 recovered = [item for item in changed.outcomes if item.outcome in _OUTCOMES]
         yield recovered[0] if recovered else None

@@ -1,4 +1,4 @@
-"""`schedule --repeat`: one pass of `schedule` after the other."""
+"""`schedule --repeat`: repeats the passes of `schedule`."""
 
 import gc
 import time
@@ -11,21 +11,21 @@ from docora_ops.actions.many_links import schedule
 from docora_ops.errors import PoolingError, PostgresDeniedError, RedisDeniedError, ServerError
 
 _WRONG_SETTINGS = (PostgresDeniedError, RedisDeniedError, PoolingError)
-"""Errors that time does not mend."""
+"""Errors that do not go away by themselves."""
 
 
 def repeat_schedule(
     docora: Docora, *, reason: str | None = None
 ) -> Generator[Generator[BulkStep] | ServerError]:
-    """Yields the steps of one pass of `schedule` after the other, every `SCAN_INTERVAL_MS`.
+    """Yields a generator of steps for each pass of `schedule`, every `SCAN_INTERVAL_MS`.
 
-    Iterate over the steps of a pass before you ask for the next one. If a server fails before the
-    first change of a pass, yields the error instead. Sleeps between the passes, and reconnects.
+    Exhaust the steps of a pass before asking for the next pass. If a server fails before the first
+    change of a pass, yields the error instead. Sleeps and reconnects between the passes.
+
+    Raises the errors of `schedule`, but a ServerError only in the first pass, and only if it does
+    not go away by itself.
 
     reason: for the audit entries.
-
-    Raises the errors of `schedule`; of ServerError only those in the first pass that time does not
-    mend.
     """
     is_first = True
     while True:
@@ -41,8 +41,8 @@ def repeat_schedule(
             yield _all_steps(step, rest)
         is_first = False
         docora.renew()
-        # The client of Redis leaves 64 KB in cycles. With so few of them, it would take 50,000
-        # passes until Python looks for garbage.
+        # The Redis client leaves 64 KB in reference cycles, so few that Python would collect them
+        # only after 50,000 passes.
         gc.collect()
         time.sleep(docora.settings.scan_interval_ms / 1000)
 

@@ -1,4 +1,4 @@
-"""Waiting for the snapshots of links: following queued links until each has a result."""
+"""Waits for the snapshots of links: follows queued links until each has a result."""
 
 from __future__ import annotations
 
@@ -44,35 +44,35 @@ from docora_ops.queue.operation_links import has_links, read_links
 _AT_ONCE = 5_000  # links per statement
 _JOBS_AT_ONCE = 500  # links per look at the jobs
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
-_LONGEST_PAUSE_OF_FEED = 0.2  # else free workers wait for links
-_TICK = 0.2  # seconds of a pause after which the caller may stop
-_REST = 4  # the pause after a round lasts at least this many times as long as its statements
-_REST_OF_JOBS = 10  # and the pause after a look at the jobs
+_LONGEST_PAUSE_OF_FEED = 0.2  # otherwise, free workers would wait for links
+_TICK = 0.2  # seconds of a pause after which the caller gets control
+_REST = 4  # a pause lasts at least this many times as long as the round before it
+_REST_OF_JOBS = 10  # likewise, the pause after a look at the jobs
 _CLEAN_UP = 60
-"""Seconds within which a worker that listens queues the links of a killed worker again."""
+"""Seconds within which a live worker queues the links of a killed worker again."""
 _LOOK = 1  # seconds between two looks at an operation
 _ENDS = {
     "away": "Redis answers again.",
     "no worker": "A worker listens again.",
     "suspended": "The workers take jobs again.",
 }
-"""By problem, the message when it has ended."""
+"""The message when a problem has ended, by problem."""
 
 
 class Feed(Enum):
     """Tells `Following.follow` whether its caller will add more links."""
 
     DONE = auto()
-    BLOCKED = auto()  # yes, but only after a link that is followed has a result
+    BLOCKED = auto()  # yes, but only once a followed link has a result
     MORE = auto()
 
 
 @dataclass
 class JobWatch:
-    """Looks at the jobs of links from time to time, and reports each problem once, and its end.
+    """Looks at the jobs of links from time to time; reports when a problem begins and ends.
 
     A link is lost if two looks, `DOCORA_OPS_DRIFT_GRACE` seconds apart, find no live job. If Redis
-    is down, the jobs are unknown, but the wait goes on: the results are in Postgres.
+    is down, the jobs are unknown, but the wait continues, because the results are in Postgres.
 
     link: APP and REPO as typed, if only one link is followed; otherwise empty.
     """
@@ -80,18 +80,18 @@ class JobWatch:
     docora: Docora
     link: str = ""
     counts: JobCounts = field(default_factory=JobCounts)  # jobs by state at the last look
-    lost: list[LinkRef] = field(default_factory=list)  # at the last look
+    lost: list[LinkRef] = field(default_factory=list)  # lost links at the last look
     suspended: bool = False
     looked_at: float = -inf  # when the last look ended
-    next_look: float = 0  # no look before this moment
+    next_look: float = 0  # the earliest time of the next look
     had_workers: bool = False
-    """A worker has listened on the queue. If none has, no missing worker is reported."""
+    """Whether a worker has been seen. If not, a missing worker is not reported."""
     _suspects: dict[str, float] = field(default_factory=dict)
     """When a job was first found not live, by job id."""
     _noted: set[str] = field(default_factory=set)
 
     def look(self, ids: Sequence[str]) -> Generator[None]:
-        """Looks at the links with these row ids, if it is time. Yields between statements."""
+        """Looks at the links with these row ids, if a look is due. Yields between statements."""
         began = time.monotonic()
         if began < self.next_look:
             return
@@ -127,7 +127,7 @@ class JobWatch:
         self.next_look = self.looked_at + rest
 
     def redis_is_away(self, error: RedisError) -> None:
-        """Reports that Redis is down. Raises the error if Redis denies the command or login."""
+        """Reports that Redis is down. Raises the error if Redis denied the command or login."""
         if isinstance(error, RedisDeniedError):
             raise error
         if not self.misses_redis:
@@ -141,7 +141,6 @@ class JobWatch:
         return "away" in self._noted
 
     def _count(self, ids: Sequence[str], now: float, *, has_workers: bool) -> Generator[None]:
-        """Counts the jobs by state, and finds the lost links."""
         database, queue = self.docora.database, self.docora.queue_to_read
         found: Counter[str] = Counter()
         lost: list[LinkRef] = []
@@ -165,7 +164,7 @@ class JobWatch:
                         grace = max(grace, _CLEAN_UP)
                     if since < now and now - since >= grace:
                         lost.append(ref)
-        if suspects and read_standby(database):  # their results may only not be here yet
+        if suspects and read_standby(database):  # a standby may not have their results yet
             suspects, lost = {}, []
         self._suspects, self.lost = suspects, lost
         self.counts = JobCounts(**found, lost=len(lost))
@@ -175,7 +174,7 @@ class JobWatch:
 class Following:
     """Follows links until each is synced, failed or gone, or only lost links are left.
 
-    Keeps no transaction open while the caller handles an event.
+    No transaction is open while the caller handles an event.
     """
 
     docora: Docora
@@ -185,11 +184,11 @@ class Following:
     """Row ids of links that have a result or are gone; the caller may empty the list."""
     watch: JobWatch = field(init=False)
     _reset: list[str] = field(default_factory=list)
-    """Row ids of links that were reset: any result is newer."""
+    """Row ids of links that were reset, so that any result is new."""
     _running: list[str] = field(default_factory=list)
-    """Row ids of links whose job was running: `failed` may be older than that job."""
+    """Row ids of links whose job was running, so that `failed` may be an old result."""
     _claimed: list[str] = field(default_factory=list)
-    """Row ids of links whose claim may not be committed yet: the result may be older."""
+    """Row ids of links whose claim may not be committed yet, so that any result may be old."""
     _synced: int = 0
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)
@@ -218,14 +217,15 @@ class Following:
     ) -> Generator[BulkWait]:
         """Yields the results so far until all links have one, for at most `timeout` seconds.
 
-        After each event, the caller may add links and set `more`. `is_paced`: the caller adds a
-        link whenever another has a result, so look for results more often.
-        Continues if Redis is down. Raises PostgresError, RedisDeniedError.
+        After each event, the caller may add links and set `more`. Continues if Redis is down.
+        Raises PostgresError, RedisDeniedError.
+
+        is_paced: look for results more often, because the caller adds links as results come in.
         """
         self._began = time.monotonic()
         self._ends_at = inf if timeout is None else self._began + timeout
         pause, before = _FIRST_PAUSE, (0, 0)
-        # Docora's worker may write `failed` though BullMQ is going to try the job again.
+        # Docora's worker may write `failed` although BullMQ will try the job again.
         can_push = self.docora.queue_to_read.can_push
         yield self.result()
         while True:
@@ -295,10 +295,10 @@ class Following:
     def _check(self, ids: list[str], doubted: Sequence[LinkStatus]) -> Generator[BulkWait]:
         """Counts the links that have a result, and removes their ids from the list.
 
-        doubted: statuses that may be older than the job. They count only once the job is over.
+        doubted: statuses that may be an old result. They count only once the job is over.
         """
         database = self.docora.database
-        # From the end: removing ids moves none of those still to be checked.
+        # Backwards, so that removing ids does not shift the ids still to be checked.
         for start in reversed(range(0, len(ids), _AT_ONCE)):
             if self._is_late():
                 return
@@ -307,14 +307,14 @@ class Following:
             in_doubt = [each.ref for each in found if each.ref and each.status in doubted]
             results = [each for each in found if each.status not in doubted]
             if over := self._without_live_job(in_doubt):
-                # Read again after the look at the jobs: a job records its result before it ends.
+                # Read again after the look, because a job records its result before it ends.
                 results += read_results(database, over)
             failed = [
                 (result.ref, result.error_message or "")
                 for result in results
                 if result.ref is not None and result.status == LinkStatus.FAILED
             ]
-            # Before anything is counted: Postgres may be lost here, and the results stay right.
+            # Done before counting: if Postgres is lost here, the results stay correct.
             self._failures += named_failures(database, failed)
             self._gone += sum(result.ref is None for result in results)
             self._synced += sum(result.status == LinkStatus.SYNCED for result in results)
@@ -325,7 +325,7 @@ class Following:
                 yield self.result()
 
     def _without_live_job(self, refs: Sequence[LinkRef]) -> list[str]:
-        """Returns the row ids of the links whose jobs are over, none if Redis can't be asked."""
+        """Returns the row ids of the links without a live job. Reports it if Redis is down."""
         over = [ref.id for ref in refs if not ref.has_valid_job_id]
         try:
             looked = look_at_jobs(self.docora.database, self.docora.queue_to_read, refs)
@@ -337,7 +337,7 @@ class Following:
 
 @dataclass(frozen=True)
 class LinkStep:
-    """The wait for one link so far. `end`: the result if the wait ended now."""
+    """The state of a wait for one link. `end`: the result if the wait ended now."""
 
     link: Link
     workers: int
@@ -359,11 +359,11 @@ def wait(
     queue, has_result = docora.queue_to_read, link.status in {LinkStatus.SYNCED, LinkStatus.FAILED}
     job = job_state(docora.database, queue, link.ref) if has_result else None
     if job and not job.is_live:
-        workers = queue.use.workers  # if there is none, no job waits for it
+        workers = queue.use.workers  # no job waits for a worker, so warn of nothing
         warn_of_wrong_backend(docora)
     else:
         workers = count_workers(docora)
-    if link.status == LinkStatus.SYNCED:  # a live job, if any, is a rescan
+    if link.status == LinkStatus.SYNCED:  # any live job is a rescan
         if job and job.is_live:
             see = f"docora-ops show {link.ref.words}"
             docora.note(
@@ -386,7 +386,7 @@ def wait_for_change(
     Adds the result to the audit entries of the change, unless the wait is interrupted.
     """
     link = change.link
-    if change.outcome.succeeded:  # it was reset: an interrupted wait must not tell the old error
+    if change.outcome.succeeded:  # after the reset, an interrupted wait must not show the old error
         link = replace(link, status=LinkStatus.PENDING_SNAPSHOT, error_message=None)
     run, outcome = change.run, change.outcome
     yield from _wait_for_link(docora, link, outcome, change.workers, timeout, run)
@@ -427,11 +427,11 @@ def _wait_for_link(
 
 @dataclass(frozen=True)
 class OperationStep:
-    """The wait for an operation so far.
+    """The state of a wait for an operation.
 
     failures: the first links that could not be queued.
     failures_total: the number of all links that could not be queued.
-    goes_on: the operation may still claim links.
+    goes_on: whether the operation may still claim links.
     """
 
     operation: KnownOperation
@@ -489,22 +489,22 @@ def _look_at_operation(
 ) -> OperationStep:
     """Reads the operation again, and follows the links that it has claimed meanwhile.
 
-    ids: the row ids read so far. The new ids are appended.
+    ids: the row ids read so far; new ids are appended.
     """
     store, operation_id = docora.store, step.operation.operation_id
     try:
-        # The counts first: all links that were claimed before the end are read after it.
+        # Counts first: once the operation has ended, all claimed links are read afterwards.
         operation = store.read(operation_id)
         failures = store.read_failures(operation_id)
         new = read_links(docora.redis, operation_id, len(ids))
         following.add_claimed(dict.fromkeys(new).keys() - set(ids if new else ()))
         ids += new
-        # Not before its links are read: an operation that is over has no more of them.
+        # Only now, because an operation that is over will claim no more links.
         goes_on = operation.state is OperationState.RUNNING
         step = OperationStep(operation, step.wait, *failures, goes_on)
         store.renew(operation)
     except NotFoundError:
-        step = replace(step, goes_on=False)  # it has expired meanwhile
+        step = replace(step, goes_on=False)  # the operation has expired meanwhile
     except RedisError as error:
         following.watch.redis_is_away(error)
     following.more = Feed.MORE if step.goes_on else Feed.DONE
@@ -512,7 +512,7 @@ def _look_at_operation(
 
 
 def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Change) -> None:
-    """Stores the results with the operation, and warns if that fails."""
+    """Stores the results with the operation; warns if that fails."""
     entry = _results_entry(change, operation_id, found)
     try:
         docora.store.write_results(operation_id, found.results, found.failed_links, entry)
@@ -521,6 +521,5 @@ def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Cha
 
 
 def _results_entry(change: Change, awaited_id: str, found: BulkWait) -> AuditEntry:
-    """Returns the audit entry for the results of an operation or, for one link, of a run."""
     counts = asdict(found.results)
     return audit_entry(change, AuditEvent.AWAITED, operation_id=awaited_id, counts=counts)

@@ -47,15 +47,15 @@ from docora_ops.text import mask_url
 
 _COMPLETION_SECONDS = 2
 
-# What people try to select failed links by.
+# The hint for --since, with which people try to select failed links.
 _BY_LAST_SCAN = (
     "when a link failed is not recorded: --last-scan-before WHEN and --last-scan-after WHEN select "
     "by its last good scan, docora-ops history --since WHEN lists changes"
 )
 
-# Help is plain text: for rich's markup Typer imports a Markdown reader and a syntax highlighter,
-# which takes longer than the rest of a help page. Typer's own options for completion would install
-# scripts that evaluate the names they are given.
+# Help is plain text, because for rich's markup, Typer imports a Markdown reader and a syntax
+# highlighter, which takes longer than the rest of a help page. Typer's own completion options would
+# install scripts that evaluate the names they are given.
 app = typer.Typer(
     name="docora-ops",
     add_completion=False,
@@ -110,8 +110,8 @@ for _commands in _COMMANDS.values():
         app.command(_example.partition(" ")[0], epilog=f"Example: docora-ops {_example}")(_command)
 
 
-# Typer's own --help has no default, and to convert "not given" Typer imports pydantic: the help of
-# each command would load it.
+# Typer's own --help has no default. To convert a missing value, Typer imports pydantic, which would
+# slow down the help of each command.
 @app.callback(invoke_without_command=True)
 def _options(
     typer_context: typer.Context,
@@ -143,11 +143,11 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with interruptible():
             if os.environ.get(COMPLETE_VARIABLE):
-                # Ends the process, even within a call of libpq that waits for a name server.
+                # Ends the process, even while libpq waits for a name server.
                 signal.alarm(_COMPLETION_SECONDS)
-                os.environ["COLUMNS"] = "10000"  # Typer wraps the help of an option, whose lines
-                # the shells would take for further answers.
-                get_completion_inspect_parameters()  # tells Typer which shells there are
+                # Keeps Typer from wrapping help texts, whose lines would look like more answers.
+                os.environ["COLUMNS"] = "10000"
+                get_completion_inspect_parameters()  # makes Typer detect the shell
                 app(prog_name="docora-ops")
             group = typer.main.get_command(app)
             with group.make_context("docora-ops", list(arguments)) as typer_context:
@@ -172,9 +172,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _usage_error(error: typer.TyperException) -> UsageError:
     message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
-    # The voice of pydantic, which converts numbers.
+    # Rewords pydantic, which converts numbers.
     message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
-    # Of a name without quotes, the URL behind it is left over.
+    # After an unquoted name, a URL is left over as an extra argument.
     message = re.sub(r"\b\w+://[^\s)]+", lambda url: mask_url(url[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
     see_help = f"{context.command_path if context else 'docora-ops'} --help"
@@ -197,9 +197,9 @@ def _usage_error(error: typer.TyperException) -> UsageError:
 
 
 def _instead_of(extra: str, context: typer.Context) -> str:
-    """Returns how the command takes a value that was typed without its option, if it does."""
+    """Returns a hint for a value that was typed without its option."""
     command: Any = context.command
-    options = {option for each in command.params for option in each.opts}
+    options = {option for parameter in command.params for option in parameter.opts}
     if "--for" in options:
         return f"docora-ops {command.name} --for {shlex.quote(extra)}"
     if "--app" in options:
@@ -208,7 +208,7 @@ def _instead_of(extra: str, context: typer.Context) -> str:
 
 
 def _with_option(command: str, value: str) -> str:
-    """Returns the command with the option that takes this value, by the look of the value."""
+    """Returns the command with the value, and the option that the value seems to belong to."""
     statuses = {text for status in LinkStatus for text in (status, status.partition("_")[0])}
     is_status = command == "links" and value in statuses
     option = "--status" if is_status else "--repo" if "/" in value else "--app"
@@ -219,7 +219,7 @@ def _report_bug(context: Context, error: Exception) -> ExitCode:
     sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
     if context.as_json and not Context.document_has_begun:
         context.show_document(None, BugError(sentence))
-    # The place, but not the text of the exception or its causes, which may hold secrets.
+    # The stack, but not the texts of the exception and its causes, which may contain secrets.
     sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))
     sys.stderr.write(f"Error: {sentence}\nHint: please report it with the lines above\n")
     return ExitCode.BUG

@@ -1,4 +1,4 @@
-"""`retry-all-failed`, `resync --all` and `schedule`: the question, the progress and the result."""
+"""The question, progress and result of `retry-all-failed`, `resync --all` and `schedule`."""
 
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -34,12 +34,12 @@ def run_bulk(
     *,
     detached: bool = False,
 ) -> int:
-    """Asks at the terminal, carries the operation out and shows the result.
+    """Asks for confirmation, carries out the operation and shows the result. Returns the exit code.
 
-    The first signal ends the operation after its current batches, a second one at once. If a server
-    is lost, shows what was done by then. Returns the exit code.
+    The first signal ends the operation after its current batch, a second one immediately. If a
+    server is lost, shows what was done until then.
 
-    detached: carry the operation out in another process, and show only its id.
+    detached: carry out the operation in another process, and show only its id.
     """
     with closing(events):
         step = next(events)
@@ -61,16 +61,16 @@ def run_bulk(
             screen = render.detached_screen(operation_id, process)
             context.show(render.bulk_data(result), [screen], footer="")
 
-        context.tell()  # or both processes would
-        # Closing the events at their first step, as this process does, changes nothing.
+        context.tell()  # otherwise, both processes would
+        # This process closes the generator after its first step, which changes nothing.
         work = partial(_carry_out, context, events, step)
         return detach(context.docora, work, show)
 
 
 def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
     docora, total = context.docora, step.result.total
-    running = (render.running(each) for each in step.result.running_operations)
-    above: list[object] = [app_counts(step.chosen), *(cell(each, "yellow") for each in running)]
+    running = map(render.running, step.result.running_operations)
+    above: list[object] = [app_counts(step.chosen), *(cell(text, "yellow") for text in running)]
     question = reset_in_words(docora, amount(total, "link"), total)
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
@@ -81,7 +81,7 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
 
 
 def reset_in_words(docora: Docora, links: str, count: int) -> str:
-    """Returns what happens to `count` links and their jobs, for a question."""
+    """Says what happens to `count` links and their jobs, as part of a question."""
     jobs = "its snapshot job" if count == 1 else "a snapshot job for each"
     if docora.queue.can_push:
         return f"reset {links} and queue {jobs}"
@@ -137,7 +137,7 @@ def _carry_out(
 
 
 def _say_begun(context: Context, operation_id: str | None, total: int) -> None:
-    begun = f"{amount(total, 'link')} due"  # a pass of `schedule` is no operation
+    begun = f"{amount(total, 'link')} due"  # a pass of `schedule` has no operation id
     if operation_id:
         begun = f"operation {operation_id}, {amount(total, 'link')}"
     context.say(f"{context.docora.servers}: {begun}.")
@@ -147,7 +147,7 @@ def _say_begun(context: Context, operation_id: str | None, total: int) -> None:
 def _progress(
     context: Context, total: int, *, is_seen: bool
 ) -> Iterator[Callable[[BulkStep], None]]:
-    """Shows how far the work is; with `--in-flight`, the wait for the snapshots, too.
+    """Shows the progress, and with `--in-flight` also the wait for the snapshots.
 
     is_seen: False in a detached process, which has no screen.
     """
@@ -176,7 +176,6 @@ def _progress(
 
 
 def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> None:
-    """Shows what was done until now, and in JSON the error that has ended it."""
     result = step.result
     if context.as_json:
         context.show_document(render.bulk_data(result, step.wait), lost)
@@ -202,14 +201,13 @@ def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> 
 
 
 def _ended(result: BulkResult) -> str:
-    why = ""  # all links are handled, or the commits of the last ones are not known
+    why = ""  # all links have an outcome, or it is unknown whether the last ones were committed
     if result.stopped_by:
         why = f" ({render.stopped(result.stopped_by, result.cancelled_by)})"
     return f"Stopped{why} after {result.completed} of {result.total} links"
 
 
 def _notes(context: Context, result: BulkResult) -> Iterator[str]:
-    """Yields the sentences below the table."""
     options = context.options
     if options.dry_run:
         yield from map(render.running, result.running_operations)
@@ -233,7 +231,6 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
 
 
 def _codes(result: BulkResult) -> set[ExitCode]:
-    """Returns every exit code that applies to the operation."""
     codes = {ExitCode.PROBLEMS if result.failures or result.circuits_held else ExitCode.OK}
     if is_interrupted() and result.cancelled:
         codes.add(interrupted_code())

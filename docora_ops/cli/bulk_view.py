@@ -1,4 +1,4 @@
-"""Bulk operations, their dry runs and progress, the wait for snapshots, and the history."""
+"""Screens and sentences on bulk operations, dry runs and the wait for snapshots."""
 
 import shlex
 from collections import Counter
@@ -52,7 +52,7 @@ def bulk_data(result: BulkResult, wait: BulkWait | None = None) -> BulkData:
 
 
 def message(result: BulkResult) -> str:
-    """Returns the result in the dashboard's words where it has them."""
+    """Returns the result in a few words, those of Docora's dashboard if it has any."""
     some, none = _MESSAGES[result.action]
     if result.action is Action.SCHEDULE and result.left:
         some = "Schedule pass stopped"
@@ -79,13 +79,13 @@ def summary(by_app: Mapping[App, Mapping[Outcome, int]]) -> Listing[Any]:
         Column[AppOutcomes]("total", lambda row: sum(row[1].values()), is_number=True),
     )
     rows: list[AppOutcomes] = [*by_app.items()]
-    if len(rows) > 1:  # first: a pager shows the beginning
+    if len(rows) > 1:  # at the top, because a pager shows the beginning
         rows.insert(0, (App("", "all"), totals))
     return Listing(columns, rows)
 
 
 def running(operation: RunningOperation) -> str:
-    """Says which operation is at work on the same links, whose it is, and how far it is."""
+    """Says which operation is at work on the same links, who started it, and its progress."""
     parts = (
         operation.who,
         command_line(operation.command, operation.selection),
@@ -97,7 +97,7 @@ def running(operation: RunningOperation) -> str:
 
 
 def links_done(operation: Progress | RunningOperation) -> str:
-    """Returns `40 of 455`, and how many links others had put to work before their turn came."""
+    """Returns `40 of 455`, or `40 of 455, 3 taken over` if another producer queued links first."""
     done = f"{operation.completed - operation.taken_over} of {operation.total}"
     return f"{done}, {operation.taken_over} taken over" if operation.taken_over else done
 
@@ -106,7 +106,7 @@ def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
     """Lists the expected outcome of each link."""
     columns: Sequence[Column[PlannedLink]] = (
         Column("Link", link_name),
-        Column("Would be", lambda it: words(it.outcome), lambda it: style_of(it.outcome)),
+        Column("Would be", lambda link: words(link.outcome), lambda link: style_of(link.outcome)),
         Column("Why", lambda link: link.error_message, folds=True),
         Column("Job id", lambda link: link.job_id, left_out=1),
     )
@@ -131,7 +131,7 @@ def state_of(operation: KnownOperation) -> str:
 
 
 def wait_screens(wait: BulkWait) -> Iterator[object]:
-    """Shows the result of the wait for the snapshots, and which failed again or have no job."""
+    """Shows the results of the awaited snapshots, and the links that failed again or are lost."""
     if not wait.total:
         return
     yield from ("", f"{wait_counts(wait)}, after {wait.seconds:.0f} s")
@@ -147,16 +147,16 @@ def wait_screens(wait: BulkWait) -> Iterator[object]:
 
 
 def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
-    """Counts the snapshots by result, and the jobs of the others by place.
+    """Counts the snapshots by result, and the jobs of unfinished snapshots by state.
 
-    left: links that are not queued yet.
-    limit: the number of links that may be in flight now.
+    left: the number of links not queued yet.
+    limit: how many snapshots may be in flight now.
     """
     jobs = asdict(wait.jobs_by_state)
     label = "still to come"
     if left:
         label = f"of {limit} in flight" if limit else "in flight"
-    if 0 < sum(jobs.values()) <= wait.unfinished:  # else some have ended since they were looked at
+    if 0 < sum(jobs.values()) <= wait.unfinished:  # otherwise, some jobs have ended since the look
         label += f" ({', '.join(f'{count} {place}' for place, count in jobs.items() if count)})"
     shown = counted_results(wait.results, label)
     if left:
@@ -167,7 +167,7 @@ def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
 
 
 def counted_results(results: Results | None, unfinished: str = "not finished") -> list[str]:
-    """Counts the results of snapshots; empty if they are not known."""
+    """Counts the results of snapshots; empty if unknown."""
     if results is None:
         return []
     counts = {
@@ -180,7 +180,7 @@ def counted_results(results: Results | None, unfinished: str = "not finished") -
 
 
 def detached_screen(operation_id: str, process: int) -> Pairs:
-    """Shows how to follow and end an operation that goes on in another process."""
+    """Shows how to follow and stop an operation that continues in another process."""
     rows = {
         "Operation": operation_id,
         "Process": process,
@@ -195,7 +195,7 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
     """Returns a command with its arguments and options, quoted for the shell."""
     typed = [command] if command else []
     for name, value in selection.items():
-        # Names are recorded beside ids; the old URL is the result.
+        # Ids are recorded in addition to names; the old URL belongs to the result.
         if name in {"app_id", "repository_id", "old_url"}:
             continue
         for argument in value if isinstance(value, list) else [value]:

@@ -52,7 +52,7 @@ def history(
 
 
 def result_of_change(entry: HistoryEntry) -> str:
-    """Counts the links of a change by outcome and result, and its delivery records."""
+    """Counts the links of a change by outcome and by result, and its delivery records."""
     counts = dict(entry.counts)
     total = counts.pop("total", 0)
     cleared, marked = counts.pop("deliveries_cleared", 0), counts.pop("deliveries_marked", 0)

@@ -70,7 +70,7 @@ def pause(
 
 
 def _effect(workers: RqWorkers) -> tuple[str, bool]:
-    """Says from which queues no job is taken, and whether there are others than Docora's."""
+    """Says from which queues no job is taken, and whether any of them is not Docora's."""
     names = {name for worker in workers.workers for name in worker.queues} - {QUEUE_NAME}
     others = f", nor from the other queues {', '.join(sorted(names))}" if names else ""
     return f"no job is taken from {QUEUE_NAME}{others}", bool(names)

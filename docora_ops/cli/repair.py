@@ -76,8 +76,8 @@ def repair(
                 break
         if result.total and not dry_run:
             if terminal is not None:
-                found = amount(result.total, "mismatch", "mismatches")
-                question = f"{context.docora.servers}: repair {found}?"
+                drift = amount(result.total, "case of drift", "cases of drift")
+                question = f"{context.docora.servers}: repair {drift}?"
                 terminal.ask(question, Listing(FOUND, result.by_app, 20))
             try:
                 with progress_bar(result.total) as move:
@@ -110,18 +110,18 @@ def repair_data(result: RepairResult) -> RepairData:
     """Returns the JSON data of `repair`."""
     from docora_ops.actions.repairs import RepairData, RepairOutcome
 
-    found = {kind.value: count for kind, count in result.found.items()}
+    counts = {kind.value: count for kind, count in result.found.items()}
     return RepairData(
         message=repair_message(result),
         dry_run=result.dry_run,
-        **found,
+        **counts,
         **{outcome.value: result.counts.get(outcome, 0) for outcome in RepairOutcome},
         repaired=result.repaired,
     )
 
 
 def repair_message(result: RepairResult) -> str:
-    """Returns the result in a few words."""
+    """Returns the result in two or three words."""
     if not result.total or result.dry_run:
         return "Dry run" if result.total else "Nothing to repair"
     return "Repair done" if result.completed >= result.total else "Repair stopped"
@@ -135,7 +135,7 @@ FOUND: Sequence[Column[AppDrift]] = (
 
 
 def repair_screens(result: RepairResult) -> Iterator[object]:
-    """Shows the counts by app and kind, and what failed; of a dry run, each drift."""
+    """Shows the counts by app and kind, then what failed or, after a dry run, every case."""
     from docora_ops.actions.repairs import AppDrift, RepairOutcome
 
     done = "Would happen" if result.dry_run else "Done"

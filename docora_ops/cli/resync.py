@@ -30,7 +30,7 @@ def resync(
         str | None,
         typer.Option(
             metavar="GLOB",
-            help="Send only files with such a path (* matches any text).",
+            help="Send only files whose path matches GLOB (* matches any text).",
         ),
     ] = None,
     front: options.Front = False,

@@ -32,8 +32,7 @@ def retry(
     """Retry one failed link.
 
     Resets the link and queues its snapshot job atomically. Keeps a live job. Replaces a stale job,
-    and one that is marked as waiting but missing from the queue. An open circuit does not delay the
-    job.
+    and a job that is marked as waiting but missing from the queue. Ignores an open circuit.
     """
     context = context_of(typer_context)
     from docora_ops.actions.one_link import retry
@@ -43,7 +42,7 @@ def retry(
 
 
 def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
-    """Shows the result of the change, with `--wait` that of the snapshot. Returns the exit code."""
+    """Shows the result of the change and, with `--wait`, of the snapshot. Returns the exit code."""
     if not context.as_json:
         context.show_tables([result_screen(result)])
         done = "dry run, nothing was changed" if result.dry_run else message(result)
@@ -131,13 +130,13 @@ def schedule(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Queue everything that is due, once.
+    """Queue all due links once.
 
-    For cron or a timer; with --repeat, for a container. First snapshots, rescans and retries of
-    failed links become due. Changes no link. Keeps live jobs. Replaces stale jobs, and jobs that
-    are marked as waiting but missing from the queue. Excludes links whose circuit is open, failed
-    links whose circuit was opened since git last succeeded, and links that a running command with
-    --in-flight is going to queue.
+    For cron or a timer; with --repeat, for a container. Links become due for their first snapshot,
+    a rescan, or a retry if they are failed. Changes no link. Keeps live jobs. Replaces stale jobs,
+    and jobs that are marked as waiting but missing from the queue. Excludes links whose circuit is
+    open, failed links whose circuit was opened since git last succeeded, and links that a running
+    command with --in-flight will queue.
     """
     context = context_of(typer_context)
     if repeat and (as_json or dry_run):

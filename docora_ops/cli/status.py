@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Row = tuple[str, Text]
 
-_SLOW_MS = 250  # a server that takes longer to answer is slow
+_SLOW_MS = 250  # latency above which a server is slow
 
 
 def status(
@@ -39,9 +39,9 @@ def status(
 ) -> int:
     """Show links, queue and workers on one screen.
 
-    Changes nothing. Lost and stuck links are checked twice, some seconds apart, so that normal
-    activity does not count. If a server is unreachable, shows what the other one knows and exits
-    with code 5.
+    Checks lost and stuck links twice, some seconds apart, so that normal activity does not count.
+    If one server is unreachable, shows the data of the other and exits with code 5. Changes
+    nothing.
     """
     context = context_of(typer_context)
     context.docora.settings = context.docora.settings.hurried(8)
@@ -60,10 +60,10 @@ def status(
 def status_rows(
     status: Status, errors: Sequence[ServerError], *, is_verified: bool = False
 ) -> Iterator[Row]:
-    """Shows the state on one screen.
+    """Yields the names and values of the screen.
 
-    errors: of the servers that are down.
-    is_verified: the delivered files were compared.
+    errors: the errors of unusable servers.
+    is_verified: the delivered files have been compared, so do not suggest `verify`.
     """
     from docora_ops.cli.bulk_view import links_done, state_of
     from docora_ops.jobs import ADVICE
@@ -136,7 +136,7 @@ def _links(status: Status) -> Iterator[Row]:
         by_error = [
             f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}" for group in errors
         ]
-        last = "last good until " if status.good_until_at else ""  # the others failed before
+        last = "last good until " if status.good_until_at else ""  # the latest of all failed links
         since = good_until(status.good_until_at, status.good_until_seconds)
         in_apps = f"{failed} in {amount(status.failed_apps or 0, 'app')}, {last}{since}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
@@ -152,13 +152,13 @@ def _links(status: Status) -> Iterator[Row]:
 
 
 def _first_lines(lines: Sequence[str], total: int) -> Iterator[Row]:
-    """Yields the lines. If there are more in total, the last one says how many are left out."""
+    """Yields the lines. If `total` is larger, the last line says how many are left out."""
     shown = lines if len(lines) >= total else [*lines[:-1], f"and {total - len(lines) + 1} more"]
     yield from (("", _line(line)) for line in shown)
 
 
 def _recent_ends(status: Status) -> str:
-    """Says how many jobs have ended lately, which tells whether trouble grows or shrinks."""
+    """Says how many jobs ended recently, which shows whether trouble grows or shrinks."""
     counts = {
         "synced": status.freshness.scanned_recently if status.freshness else 0,
         "failed": status.queue.failed_recently if status.queue else 0,
@@ -188,7 +188,7 @@ def _freshness(freshness: Freshness) -> Iterator[Row]:
         lines.append(cell(f"  {freshness.stopped.sentence}", "red"))
     if freshness.is_slow:
         lines.append(cell(freshness.slow_words, "yellow"))
-    if freshness.shortest_pass_seconds:
+    if freshness.shortest_cycle_seconds:
         lines.append(cell(freshness.too_short_words, "yellow"))
     for number, line in enumerate(lines or [cell(f"no link overdue, {last}")]):
         yield "" if number else "Freshness", line
@@ -208,7 +208,7 @@ def _heading(text: str, command: str, style: str = "") -> Text:
 
 
 def _line(text: str, style: str = "") -> Text:
-    """Returns text that is cut at the edge of a terminal: the screen must stay one screen."""
+    """Returns text that is cut at the edge of the terminal, so that everything fits one screen."""
     line = cell(f"  {text}", style)
     line.overflow, line.no_wrap = "ellipsis", True
     return line

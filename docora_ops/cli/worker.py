@@ -74,7 +74,7 @@ def worker(
         handler = OneLineHandler(as_json=log_format == "json")
     except ImportError as error:
         raise extra_is_missing(error) from error
-    logger = logging.getLogger("rq")  # and those below it, of which `log` is one
+    logger = logging.getLogger("rq")  # the parent of `log`
     logger.handlers, logger.propagate = [handler], False
 
     def report(error: DocoraOpsError) -> ExitCode:
@@ -104,7 +104,7 @@ def worker(
     context.tell()
     context.docora.redis.close()  # each process has a connection of its own
     gc.freeze()
-    gc.set_threshold(700)  # it lives long
+    gc.set_threshold(700)  # unlike other commands, a worker lives long
     prefix = name or f"{socket.gethostname()}.{os.getpid()}.{os.urandom(2).hex()}"
     count = concurrency or settings.scan_concurrency
     watchdog = Watchdog(prefix, count, settings)
@@ -119,9 +119,9 @@ def worker(
         return ExitCode.OK
 
     try:
-        # PID 1, as in a container without an init, becomes the parent of orphans, such as the git
-        # of a killed job. RQ's worker waits for its own child processes only: others would stay as
-        # zombies.
+        # PID 1, as in a container without an init, becomes the parent of orphaned processes, such
+        # as the git of a killed job. RQ's worker reaps only its own children, so orphans would
+        # remain as zombies.
         if count == 1 and parent != 1:
             return run(1, None)
         return process.serve_with_children(count, run, watchdog)
@@ -138,7 +138,7 @@ def extra_is_missing(error: ImportError) -> ConfigurationError:
 
 
 def _ask(context: Context) -> None:
-    """Asks where a terminal can answer. A service, a container or a background job has none."""
+    """Asks for confirmation, unless there is no terminal, as in a service or a background job."""
     try:
         terminal = terminal_to_ask()
     except UsageError:
@@ -150,7 +150,7 @@ def _ask(context: Context) -> None:
 
 
 def _check(context: Context) -> ExitCode:
-    """Says whether the worker of this machine is alive, without a connection to any server."""
+    """Says whether the worker of this machine is alive, without connecting to a server."""
     from docora_ops.worker.heartbeat import heartbeat_path, read_heartbeat
 
     path = heartbeat_path(context.docora.settings)

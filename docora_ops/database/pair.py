@@ -1,4 +1,4 @@
-"""Reads what tells this database from another one."""
+"""Reads what distinguishes this database from others."""
 
 from collections.abc import Sequence
 
@@ -22,11 +22,10 @@ SYSTEM_IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 def read_identity(
     database: Database, app_ids: Sequence[str] = (), job_ids: Sequence[str] = ()
 ) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str], Sequence[str]]:
-    """Returns what tells this database from others, and which apps and links exist in it.
+    """Returns the identity of this database, the existing `app_ids`, and the `job_ids` with a link.
 
-    The first is the name of the database, the identifier of the server's data (None if the role
-    may not read it), and up to 20 apps; then the ones of `app_ids` that exist, and the ones of
-    `job_ids` that have a link.
+    The identity is the name of the database, its system identifier (None if the role may not read
+    it), and up to 20 apps.
     """
     parameters = {"most": _APPS, "app_ids": list(app_ids), "job_ids": list(job_ids)}
     system = None

@@ -113,7 +113,7 @@ LINKS = (
 
 
 def build(settings: Settings, upstream: Path, apps_url: str) -> None:
-    """Fills an empty database and an empty queue; creates the repositories below `upstream`."""
+    """Fills an empty database and an empty queue, and creates the repositories in `upstream`."""
     for repository in REPOSITORIES:
         _create_repository(repository, upstream / repository.repository_name)
     with psycopg.connect(settings.require_database_url().get_secret_value()) as connection:
@@ -122,7 +122,7 @@ def build(settings: Settings, upstream: Path, apps_url: str) -> None:
 
 
 def fill(settings: Settings, upstream: Path, apps_url: str) -> None:
-    """Puts tables and queue, whatever they hold, into the state of the incident."""
+    """Replaces the contents of tables and queue by the state of the incident."""
     url = settings.require_database_url().get_secret_value()
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         connection.execute("TRUNCATE apps, repositories CASCADE")
@@ -207,7 +207,7 @@ def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
         queue.push([PushRequest(row.ref.job_id, read_payload(database, row.ref), is_rescan)])
         if link.job is WAITING:
             continue
-        # What a worker writes when it begins a job, and when the job has failed for good.
+        # What a worker writes when it begins a job, and when the job has finally failed.
         client.lrem(f"rq:queue:{QUEUE_NAME}", 1, row.ref.job_id)
         job = Job.fetch(row.ref.job_id, connection=client)
         with client.pipeline() as pipeline:

@@ -1,4 +1,4 @@
-"""The edge to Redis: the queue of jobs, the progress of bulk operations, the audit entries."""
+"""The edge to Redis: the job queue, the progress of bulk operations, the audit entries."""
 
 from redis import Redis as Redis
 

@@ -16,12 +16,12 @@ from docora_ops.queue.redis_answers import mapping_of, text_of
 from docora_ops.queue.redis_errors import redis_errors
 
 STREAM = "docora-ops:audit"
-# A stream of its own: a pass each minute would push out the entries of people.
+# A separate stream, because a pass every minute would push out the entries of people.
 SCHEDULE_STREAM = "docora-ops:audit:schedule"
 ENTRIES_KEPT = 10_000
-_LAST_ENTRIES = 100  # that are searched for the last suspension
+_LAST_ENTRIES = 100  # searched for the last suspension
 
-AuditEntry = tuple[str | int, ...]  # the command that writes it: XADD, the key, further arguments
+AuditEntry = tuple[str | int, ...]  # the command that writes the entry: XADD, key, arguments
 
 
 class AuditEvent(StrEnum):
@@ -30,7 +30,7 @@ class AuditEvent(StrEnum):
     DONE = "done"  # a change without a start and an end
     STARTED = "started"
     ENDED = "ended"
-    AWAITED = "awaited"  # adds results; `operation_id`: the operation or, for one link, the run
+    AWAITED = "awaited"  # adds results to the operation or, for one link, the run in `operation_id`
 
 
 def audit_entry(
@@ -43,10 +43,10 @@ def audit_entry(
     stopped_by: StoppedBy | None = None,
     cancelled_by: str | None = None,
 ) -> AuditEntry:
-    """Returns the entry for a change, to be written atomically with it.
+    """Returns the audit entry of a change, to be written atomically with the change.
 
-    run: an id that the entries of a run's start and end have in common.
-    stopped_by: why links were left as they were.
+    run: an id shared by the entries of the start and the end of a change.
+    stopped_by: why the remaining links were left unchanged.
     """
     fields = {
         "event": event,
@@ -67,23 +67,23 @@ def audit_entry(
 
 
 def add_entry(client: Redis, entry: AuditEntry) -> None:
-    """Writes an entry; if the client is a pipeline, with its other commands. Raises RedisError."""
+    """Writes an entry, or adds it to the commands of a pipeline. Raises RedisError."""
     execute: Callable[..., object] = client.execute_command
     with redis_errors(client):
         execute(*entry)
 
 
 def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
-    """Returns the changes, the newest first. Raises RedisError.
+    """Returns the changes, newest first. Raises RedisError.
 
-    `schedule`: with the passes of `schedule`.
+    schedule: include the passes of `schedule`.
     """
     entries: list[tuple[bytes, dict[bytes, bytes]]] = []
     with redis_errors(client):
         for key in (STREAM, SCHEDULE_STREAM) if schedule else (STREAM,):
             entries += cast("Any", client.xrevrange(key))
-    entries.sort(key=lambda each: [int(part) for part in each[0].split(b"-")], reverse=True)
-    rows: dict[str, HistoryEntry] = {}  # by run: the end of a run comes first
+    entries.sort(key=lambda entry: [int(part) for part in entry[0].split(b"-")], reverse=True)
+    rows: dict[str, HistoryEntry] = {}  # by run, whose end comes first
     results: dict[str, Results] = {}  # by operation id
     for entry_id, fields in entries:
         texts = {text_of(name): text_of(value) for name, value in fields.items()}
@@ -105,9 +105,9 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
 
 
 def read_last_change(client: Redis) -> tuple[datetime | None, datetime | None]:
-    """Returns when somebody last changed something, and when the last suspension ended.
+    """Returns when anything was last changed, and when the last suspension ended or will end.
 
-    Each is None if it is not known. Considers the last entries only, and no pass of `schedule`.
+    Each is None if unknown. Considers only the last entries, without passes of `schedule`.
     Raises RedisError.
     """
     with redis_errors(client):

@@ -1,4 +1,4 @@
-"""The progress of bulk operations, in the hashes through which Docora's dashboard cancels them."""
+"""The progress of bulk operations, in the hashes that Docora's dashboard reads and cancels."""
 
 import json
 import math
@@ -45,7 +45,7 @@ from docora_ops.queue.redis_answers import optional_text_of, whole_number
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
-HEARTBEAT = 30  # seconds after which a runner renews the TTL, even if its batch takes longer
+HEARTBEAT = 30  # seconds after which a runner renews the TTL, even in the middle of a batch
 FAILURES_KEPT = 10_000
 MESSAGES_KEPT = 100
 _SCAN_COUNT = 1_000
@@ -53,7 +53,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class ProgressStore:
-    """Reads and writes `docora:bulk:{operation_id}`. All calls raise RedisError."""
+    """Reads and writes `docora:bulk:{operation_id}`. All methods raise RedisError."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
@@ -71,15 +71,16 @@ class ProgressStore:
         failed_links: Sequence[LinkFailure] = (),
         audit: AuditEntry | None = None,
     ) -> tuple[bool, str | None]:
-        """Stores the counts of an operation, also in its record, and renews its TTL.
+        """Stores the counts of an operation and its record, and renews their TTLs.
 
         Returns whether the operation is cancelled, and by whom if known. Does not write
         `progress.cancelled`, because others may cancel at any time.
 
         failures: all links that could not be queued so far.
         since: the number of failures that earlier calls have stored.
-        change: who has started what; only given at the first call.
-        failed_links: all links that have failed again; empty if none was added since the last call.
+        change: who started what; only on the first call.
+        failed_links: all links that failed again; empty if there are no new ones since the last
+            call.
         """
         operation_id = progress.operation_id
         fields: dict[Any, Any] = {
@@ -135,13 +136,13 @@ class ProgressStore:
         failed_links: Sequence[LinkFailure] = (),
         audit: AuditEntry | None = None,
     ) -> None:
-        """Keeps the results of the operation's snapshots, with an audit entry."""
+        """Stores the results of the operation's snapshots and, if given, an audit entry."""
         fields: dict[Any, Any] = {"results": json.dumps(asdict(results))}
         of_record = fields | {"failed_links": compressed(failed_links)}
         self._add(operation_id, fields, of_record, audit)
 
     def write_messages(self, operation_id: str, messages: Sequence[str]) -> None:
-        """Keeps the last messages of the command that runs the operation."""
+        """Stores the last messages of the command that runs the operation."""
         kept = [message[:LONGEST_ERROR] for message in messages[-MESSAGES_KEPT:]]
         fields: dict[Any, Any] = {"messages": json.dumps(kept)}
         self._add(operation_id, fields, fields)
@@ -157,15 +158,15 @@ class ProgressStore:
         record_key = part_key(operation_id, "record")
         with self._transaction(audit) as pipeline:
             for key, mapping in ((operation_key(operation_id), fields), (record_key, of_record)):
-                # The TTL tells the time of the last step: rounded down, that of an earlier one.
+                # The time of the last step is derived from the TTL, which must not be shortened.
                 left = math.ceil(int(self._client.pttl(key)) / 1000)
                 if left > 0:
                     pipeline.hset(key, mapping=mapping)
-                    pipeline.expire(key, left)  # it may have expired just now
+                    pipeline.expire(key, left)  # the key may have expired just now
             pipeline.execute()
 
     def read(self, operation_id: str) -> KnownOperation:
-        """Returns an operation with its state. Raises NotFoundError if unknown or expired."""
+        """Returns an operation. Raises NotFoundError if it is unknown or expired."""
         for operation in read_operations(self._client, [operation_key(operation_id)]):
             return operation
         raise NotFoundError(
@@ -175,14 +176,14 @@ class ProgressStore:
         )
 
     def read_all(self) -> list[KnownOperation]:
-        """Returns every operation that has not expired, the one renewed last first."""
+        """Returns every operation that has not expired, most recent step first."""
         with redis_errors(self._client):
             keys = set(self._client.scan_iter(f"{PREFIX}*", count=_SCAN_COUNT, _type="HASH"))
         operations = read_operations(self._client, sorted(keys))
-        return sorted(operations, key=lambda it: it.last_step_at or _LONG_AGO, reverse=True)
+        return sorted(operations, key=lambda known: known.last_step_at or _LONG_AGO, reverse=True)
 
     def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
-        """Returns the first failures of the operation, in their order, and the number of all."""
+        """Returns the first failures of the operation, in order, and their total number."""
         with redis_errors(self._client):
             stored = cast(
                 "dict[bytes, bytes]", self._client.hgetall(part_key(operation_id, "failures"))
@@ -195,9 +196,10 @@ class ProgressStore:
         return [kept[number] for number in sorted(kept)], total
 
     def renew(self, operation: KnownOperation) -> None:
-        """Keeps the links of an operation, and the counts of one that has ended, for another hour.
+        """Keeps an operation's links and, if it has ended, its counts for another hour.
 
-        Leaves the counts alone for half an hour, because their TTL tells when the last step was.
+        Does not renew the counts in the first half hour, because the time of the last step is
+        derived from their TTL.
         """
         is_old = (operation.last_step_seconds or 0) > EXPIRY / 2
         has_ended = operation.state in {OperationState.DONE, OperationState.CANCELLED}
@@ -216,7 +218,7 @@ class ProgressStore:
         *,
         cancelled_by: str | None = None,
     ) -> bool:
-        """Asks the runner to stop after its current batches. Returns False if already cancelled.
+        """Asks the operation to stop after its current batch. Returns False if already cancelled.
 
         Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
         """
@@ -233,22 +235,22 @@ class ProgressStore:
             fields["cancelled_by"] = cancelled_by
         with self._transaction(audit) as pipeline:
             pipeline.hset(key, mapping=fields)
-            pipeline.expire(key, EXPIRY)  # it may have expired just now
+            pipeline.expire(key, EXPIRY)  # the key may have expired just now
             pipeline.execute()
         return True
 
     @contextmanager
     def _transaction(self, audit: AuditEntry | None) -> Iterator[Pipeline]:
-        """Begins a transaction. If one of its commands is not permitted, Redis does nothing."""
+        """Begins a transaction. If a command is not permitted, Redis executes none of them."""
         with redis_errors(self._client), self._client.pipeline() as pipeline:
             if audit:
-                self._client.xlen(str(audit[1]))  # refused if the key is of another type
+                self._client.xlen(str(audit[1]))  # fails if the key is of another type
                 add_entry(pipeline, audit)
             yield pipeline
 
 
 def read_operations(client: Redis, keys: Sequence[bytes | str]) -> list[KnownOperation]:
-    """Returns the operations with these keys that have not expired. Raises RedisError."""
+    """Returns the operations with these keys, except expired ones. Raises RedisError."""
     with redis_errors(client), client.pipeline(transaction=False) as pipeline:
         pipeline.time()
         for key in keys:

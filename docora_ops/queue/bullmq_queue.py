@@ -1,7 +1,7 @@
-"""Docora's own queue, which BullMQ 5 keeps: jobs are looked at, and Docora's scheduler queues them.
+"""Docora's own queue, kept by BullMQ 5. docora-ops only reads it; Docora's scheduler queues jobs.
 
-The scheduler queues each pending link within a minute. A push is a look with the rows locked:
-Docora's worker begins a job with a write to the row, so that it waits for our commit.
+The scheduler queues each pending link within a minute. `push` only looks at the jobs while their
+rows are locked. Docora's worker begins a job with a write to the row, so it waits for our commit.
 """
 
 import json
@@ -94,7 +94,7 @@ _RECORD_FIELDS = ("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm",
 
 
 class BullmqQueue:
-    """Docora's own queue: a LinkQueue whose calls never write to BullMQ's keys."""
+    """Docora's own queue: a LinkQueue that never writes to BullMQ's keys."""
 
     backend: ClassVar = Backend.BULLMQ
     can_push: ClassVar = False
@@ -147,7 +147,7 @@ class BullmqQueue:
         changes_links: bool = True,  # noqa: ARG002
         commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Looks at each job with the rows locked, and writes the commands."""
+        """Looks at each job while the rows are locked, and writes the commands."""
         if not requests:
             return []
         config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
@@ -200,7 +200,7 @@ class BullmqQueue:
             pipeline.lrange(f"{BULLMQ}paused", -read, -1)
             pipeline.lrange(f"{BULLMQ}active", -read, -1)
             pipeline.zrange(f"{BULLMQ}delayed", 0, read - 1, withscores=True)
-            # Docora has BullMQ keep the last 200.
+            # Docora configures BullMQ to keep the last 200.
             recently = int((now - RECENT) * 1000), cast("int", "+inf")
             pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
             pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
@@ -210,10 +210,11 @@ class BullmqQueue:
             first = self._jobs(first_ids, "waiting")
             delayed = self._jobs([job_id for job_id, _ in due[:limit]], "delayed")
             running = self._jobs(active[::-1][:limit], "active")
-            tried = [*first_ids, *active, *(job_id for job_id, _ in due)]  # a next try waits, too
+            # Waiting jobs may have been tried before.
+            tried = [*first_ids, *active, *(job_id for job_id, _ in due)]
             keys = (BULLMQ + text_of(job_id) for job_id in tried)
             begins = [_moment(began) for [began] in read_hashes(client, keys, ["processedOn"])]
-            # Each worker holds the locks of its jobs for half a minute at a time.
+            # A worker renews the locks of its jobs, which expire after half a minute.
             locks = [f"{BULLMQ}{text_of(job_id)}:lock" for job_id in active]
             live_runs = int(client.exists(*locks)) if locks else 0
             workers = bullmq_workers(client)
@@ -255,7 +256,7 @@ class BullmqQueue:
         jobs = []
         for member, row in zip(job_ids, read_hashes(self._client, keys, _JOB_FIELDS), strict=True):
             name, data, created, began, tries, options = row
-            # A job that was tried or delayed has waited for less time than it exists.
+            # A job that was tried or delayed was queued later than it was created.
             was_moved = (whole_number(tries) or 0) > 0 or bool(mapping_of(options).get("delay"))
             call, job_id = mapping_of(data), text_of(member)
             app_id, repository_id = ids_of_job(job_id) or (None, None)
@@ -316,7 +317,7 @@ class BullmqQueue:
         retries_left = None
         if isinstance(allowed, int) and status not in _ENDED:
             retries_left = max(0, allowed - attempts)
-        # A job that has succeeded at last keeps the text of its last failure.
+        # A job that finally succeeded keeps the text of its last failure.
         failure, text = None, mask(text_of(reason or b""))[:LONGEST_FAILURE]
         if text and status != "completed":
             message = text.partition("\n")[0]
@@ -340,7 +341,7 @@ class BullmqQueue:
         with redis_errors(self._client):
             for name in BULLMQ_PLACES:
                 for ids in _pages(self._client, name):
-                    # BullMQ keeps failed jobs of deleted links, and nobody removes them.
+                    # BullMQ keeps failed jobs even if their links are deleted.
                     yield ids, name not in _ENDED
 
 
@@ -358,7 +359,6 @@ def _moment(milliseconds: bytes | None) -> datetime | None:
 
 
 def _pages(client: Redis, name: str) -> Iterator[list[str]]:
-    """Yields the ids of the jobs in one of BullMQ's lists or sets."""
     start, read = 0, client.lrange if name in BULLMQ_LISTS else client.zrange
     while ids := cast("list[bytes]", read(BULLMQ + name, start, start + _PAGE - 1)):
         start += len(ids)

@@ -1,4 +1,4 @@
-"""The queue that the jobs of links stand in: what RQ's and Docora's own BullMQ have in common."""
+"""The interface of the queue of link jobs, common to RQ and Docora's own BullMQ queue."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
 
 LEAST_WAITING = 20
-"""Jobs at the head of the queue whose moments are compared: not only the oldest stand there."""
+"""Jobs at the head of the queue that are searched for the oldest, which need not be the first."""
 SAMPLE = 100
-"""Jobs in `QueueUse.sample`."""
+"""The maximum number of jobs in `QueueUse.sample`."""
 RECENT = 900
-"""Seconds for which a failed job counts as having failed recently."""
+"""Seconds during which a failed job counts as failed recently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class QueueUse:
     """Who uses the queue at one moment.
 
     workers: the number of live workers that listen on the queue.
-    other: whether the queue of the other backend holds jobs, and whether a worker runs there.
-    suspension: the order to take no jobs, if any.
-    sample: the ids of up to 100 jobs that wait or, with RQ, have failed.
-    mark: names the database that this Redis belongs to.
+    other: whether the queue of the other backend has jobs or live workers.
+    suspension: the suspension of the workers, if any.
+    sample: the ids of up to 100 jobs that wait or (RQ only) have failed.
+    mark: the mark that names the database of this Redis.
     """
 
     workers: int
@@ -53,11 +53,11 @@ class QueueUse:
 class PushRequest:
     """A job to push.
 
-    payload: arguments of the job; None only confirms that no job is live.
+    payload: arguments of the job; with None, the push only confirms that no job is live.
     is_rescan: the rescan flag of the job.
-    disproved: status and `enqueued_at`, with a blank between them, of a waiting job that two looks
-        have found in no place where a worker takes it. If neither has changed, and the job still
-        stands nowhere, the push replaces it.
+    disproved: `STATUS ENQUEUED_AT` of a waiting job that is in no place from which a worker would
+        take it, according to two looks; otherwise empty. If the job is unchanged and still in no
+        such place, the push replaces it.
     """
 
     job_id: str
@@ -71,9 +71,9 @@ class Answer:
     """The state of one job, and the outcome of a push.
 
     reason: why the job is unreadable.
-    outcome: of a push, None for a look.
+    outcome: the outcome of a push; None for a look.
     is_delayed: the job waits, but not in a list.
-    is_left: the job can't be pushed, so no job of this push was.
+    is_left: the job can't be pushed, so this push has pushed no job at all.
     """
 
     job_id: str
@@ -85,9 +85,9 @@ class Answer:
 
 
 def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
-    """Returns since when the oldest of the waiting jobs waits, and for how many seconds.
+    """Returns when the oldest of the waiting jobs was queued, and how many seconds ago.
 
-    now: seconds since 1970 by the clock of Redis.
+    now: Unix time by the clock of Redis.
     """
     oldest = min(filter(None, (job.enqueued_at for job in waiting)), default=None)
     return oldest, max(0, int(now - oldest.timestamp())) if oldest else None
@@ -96,10 +96,10 @@ def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | N
 def first_ids(
     ids_by_status: Iterable[tuple[str, Sequence[str]]], limit: int
 ) -> tuple[int, list[tuple[str, list[str]]]]:
-    """Counts the jobs, and returns a status and the ids of the first `limit` jobs that have it.
+    """Returns the number of jobs, and the ids of the first `limit` jobs grouped by status.
 
-    ids_by_status: the ids of each place in the order in which a job passes the places, so that a
-        job that moves on meanwhile is seen twice rather than not at all.
+    ids_by_status: read in the order in which jobs move, so that a job that moves on meanwhile is
+        seen twice rather than missed.
     """
     statuses: dict[str, str] = {}
     for status, job_ids in reversed(list(ids_by_status)):
@@ -110,38 +110,38 @@ def first_ids(
 
 
 class LinkQueue(Protocol):
-    """The queue that the jobs of links stand in. All calls raise RedisError."""
+    """The queue of link jobs. All methods raise RedisError."""
 
     backend: ClassVar[Backend]
     can_push: ClassVar[bool]
-    """False: Docora's scheduler queues pending links. A change only resets them, `push` only tells
-    which jobs are live, and nobody can suspend the workers or remove jobs."""
+    """If False, Docora's scheduler queues pending links: changes only reset links, `push` only
+    tells which jobs are live, and docora-ops can neither suspend workers nor remove jobs."""
     advice: ClassVar[Advice]
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]]
-    """The commands that a push needs, with their arguments, but without the key."""
+    """The Redis commands that a push needs, with their arguments, but without the key."""
     choice: BackendChoice
-    """Why this is the queue in use."""
+    """Why this queue is in use."""
     where: str
-    """Host and database of Redis."""
+    """Host and database number of Redis."""
     mark_to_leave: Mapping[str, Mapping[str, object]]
-    """The mark that pushes leave in Redis to name the database: see `pair_mark`; may be empty."""
+    """The mark that pushes leave in Redis to name the database (see `pair_mark`); may be empty."""
 
     @property
     def use(self) -> QueueUse:
-        """Who uses the queue, as read last: when a command first asks, or by `read_use`."""
+        """Returns the last result of `read_use`, which is called if there is none."""
 
     def read_use(self) -> QueueUse:
-        """Reads anew who uses the queue."""
+        """Reads who uses the queue now."""
 
     @property
     def sweep(self) -> QueueSweep | None:
-        """Finds and removes entries of the whole queue. None: the entries are Docora's."""
+        """Finds and removes entries of the whole queue; None if only Docora may remove them."""
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
-        """Returns the state of each job by its own keys; writes nothing."""
+        """Returns the state of each job according to its own keys; writes nothing."""
 
     def prepare(self) -> None:
-        """Gets ready for pushes, which have rows locked. Costs one round trip."""
+        """Prepares pushes, in one round trip, to save time while rows are locked."""
 
     def push(
         self,
@@ -152,25 +152,25 @@ class LinkQueue(Protocol):
         changes_links: bool = True,
         commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Queues all jobs atomically, or none if some have to be left: see `Answer.is_left`.
+        """Queues all jobs atomically, or none if any can't be pushed: see `Answer.is_left`.
 
-        A running or unreadable job is left. A waiting job keeps its place, unless it is disproved.
-        Called with the rows locked: Redis has 4 s. Call `prepare` before.
+        Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
+        disproved. Call it after `prepare`, with the rows locked; the timeout is 4 s.
 
-        leaves_waiting: leave waiting jobs, too.
-        front: put new jobs at the head of the queue, so that the last one is the first.
-        changes_links: write the commands even if all jobs wait already.
-        commands: what to write with the jobs, before anything is removed.
+        leaves_waiting: waiting jobs can't be pushed, either.
+        front: put each new job at the head of the queue, which reverses their order.
+        changes_links: write `commands` even if all jobs already wait.
+        commands: Redis commands to run atomically with the push.
         """
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
-        """Tells whether Docora itself queues a link that has this status and this job.
+        """Tells whether Docora itself queues a link with this status and this job.
 
-        Also true if it is unclear which workers run, and Docora's may.
+        Also True if it is unclear which workers run, because Docora's may.
         """
 
     def seconds_until_others_forgotten(self) -> int | None:
-        """Returns how long Redis would count the other backend's workers if they died just now.
+        """Returns the seconds until Redis forgets workers of the other backend that die now.
 
         Returns None if there are none, or if Redis forgets them at once.
         """
@@ -185,7 +185,10 @@ class LinkQueue(Protocol):
         """Counts the live jobs of these apps, and reads the first `limit` of them."""
 
     def job(self, job_id: str) -> JobRecord:
-        """Reads all that the queue has of one job."""
+        """Reads everything that the queue records of one job."""
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields the ids of all jobs in pages, and whether they are to be run or have failed."""
+        """Yields pages of the ids of all jobs.
+
+        With each page comes False if its jobs may outlast their links, as finished jobs do.
+        """

@@ -14,10 +14,10 @@ from docora_ops.queue.redis_answers import (
 )
 
 EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
-OWNER_PATIENCE = 120  # seconds without a renewal after which an operation has lost its runner
+OWNER_PATIENCE = 120  # seconds without a renewal after which an operation counts as abandoned
 LONGEST_ERROR = 1_000  # characters, also of a message
 PREFIX = "docora:bulk:"
-# What Docora's dashboard reads, then what docora-ops adds to its own operations.
+# Fields that Docora's dashboard reads, then fields that docora-ops adds to its own operations.
 FIELDS = (
     *("total", "completed", "succeeded", "failed", "cancelled", "taken_over"),
     *("who", "command", "selection", "stopped_by", "cancelled_by", "results", "messages"),
@@ -30,12 +30,12 @@ def operation_key(operation_id: str) -> str:
 
 
 def part_key(operation_id: str, part: str) -> str:
-    """Returns a key of an operation.
+    """Returns the key of a part of an operation.
 
-    part: `failures`; `record`, which is kept for a week; `links`, the row ids that the operation
-        has claimed; or `selection`, all row ids of one at work. A row id has 16 bytes.
+    part: `failures`; `record`, which is kept for a week; `links`, the row ids of claimed links; or
+        `selection`, the row ids of all links of an operation at work. A row id has 16 bytes.
     """
-    # Not with the prefix of operations: the dashboard would take the key for one.
+    # Without `PREFIX`, because the dashboard would take the key for an operation.
     return f"docora-ops:operation:{operation_id}:{part}"
 
 
@@ -47,11 +47,11 @@ def operation_of(
     seconds_left: float,
     expiry: int,
 ) -> KnownOperation:
-    """Returns an operation with its state.
+    """Returns the operation that a hash describes.
 
     values: the values of `FIELDS`.
-    time: the answer of TIME.
-    seconds_left: the rest of the TTL of the hash; each step sets the TTL to `expiry`.
+    time: the reply of Redis to TIME.
+    seconds_left: the remaining TTL of the hash, which each step sets to `expiry`.
     """
     now = time[0] + time[1] / 1e6
     numbers = (whole_number(value) or 0 for value in [*values[:4], values[5]])
@@ -88,7 +88,7 @@ def operation_of(
 
 
 def failure_of(texts: Sequence[object]) -> LinkFailure:
-    """Returns a failure that was stored as a list of texts. Raises TypeError, ValueError."""
+    """Parses a failure that was stored as a list. Raises TypeError, ValueError."""
     *known, app_name, repository_name = texts
     names = (name and str(name) for name in (app_name, repository_name))
     return LinkFailure(*map(str, known), *names)
@@ -103,13 +103,13 @@ def results_of(text: str | None) -> Results | None:
 
 
 def stopped_by_of(text: str | None) -> StoppedBy | None:
-    """Parses why an operation left links unchanged; returns None for no known reason."""
+    """Parses why an operation left links unchanged; returns None if the reason is unknown."""
     with suppress(ValueError):
         return StoppedBy(text or "")
     return None
 
 
 def _texts_of(text: str | None) -> list[str]:
-    """Parses a list of texts; returns no texts for anything else, which others may write."""
+    """Parses a JSON list of texts; returns an empty list for anything else."""
     texts = mapping_of(f'{{"texts": {text}}}').get("texts")
     return texts if isinstance(texts, list) else []

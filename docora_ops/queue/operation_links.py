@@ -1,4 +1,4 @@
-"""The links of bulk operations, by row id: those that one has claimed, and all of one at work.
+"""The row ids of the links of bulk operations: claimed links, and all links of operations at work.
 
 All functions raise RedisError.
 """
@@ -23,36 +23,36 @@ from docora_ops.queue.redis_answers import (
 )
 from docora_ops.queue.redis_errors import redis_errors
 
-HEARD = 60  # seconds for which an operation counts as at work since it was kept
-_AT_WORK = "docora-ops:at-work"  # a hash; its fields are ids of operations heard of lately
+HEARD = 60  # seconds for which an operation counts as at work after `keep_at_work`
+_AT_WORK = "docora-ops:at-work"  # a hash whose fields are ids of operations that may be at work
 _ID_BYTES = 16
 
 
 @dataclass(frozen=True)
 class SharedLinks:
-    """The links that an operation at work has in common with a selection, by their row ids."""
+    """The row ids of the links that an operation at work shares with a selection."""
 
     operation: KnownOperation
     started_at: datetime | None
-    to_queue: set[str]  # their turn is still to come
+    to_queue: set[str]  # not yet queued
     queued: set[str]
 
 
 def has_links(client: Redis, operation_id: str) -> bool:
-    """Tells whether the links that the operation has claimed are known."""
+    """Tells whether the operation's claimed links are known."""
     with redis_errors(client):
         return bool(client.exists(part_key(operation_id, "links")))
 
 
 def read_links(client: Redis, operation_id: str, since: int) -> list[str]:
-    """Returns the row ids of claimed links, without the first `since`. An id may be there twice."""
+    """Returns the row ids of claimed links from index `since` on. An id may occur twice."""
     with redis_errors(client):
         packed = client.getrange(part_key(operation_id, "links"), since * _ID_BYTES, -1)
     return list(_unpacked(cast("bytes", packed)))
 
 
 def add_links(client: Redis, operation_id: str, ids: Iterable[str]) -> None:
-    """Adds row ids to the claimed links of an operation."""
+    """Adds to the claimed links of an operation, by row id."""
     execute: Callable[..., object] = client.execute_command
     with redis_errors(client):
         for command in commands_to_add_links(operation_id, ids):
@@ -60,13 +60,13 @@ def add_links(client: Redis, operation_id: str, ids: Iterable[str]) -> None:
 
 
 def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command]:
-    """Returns the commands that add row ids to the claimed links of an operation."""
+    """Returns the Redis commands of `add_links`."""
     key = part_key(operation_id, "links")
     return [("APPEND", key, _packed(ids)), ("EXPIRE", key, EXPIRY)]
 
 
 def keep_at_work(client: Redis, operation_id: str, selected: Iterable[str]) -> None:
-    """Makes the operation and its links known to other commands for the next `HEARD` seconds.
+    """Marks the operation as at work for the next `HEARD` seconds, for other commands to see.
 
     selected: the row ids of all links of the operation.
     """
@@ -85,9 +85,11 @@ def end_work(client: Redis, operation_id: str) -> None:
 
 
 def read_at_work(client: Redis, ids: Collection[str]) -> list[SharedLinks]:
-    """Returns the operations at work that have some of these links, given by their row ids.
+    """Returns the operations at work that share any of these links.
 
-    Operations of Docora's dashboard keep no links, and are not known here.
+    Omits operations of Docora's dashboard, which does not store their links.
+
+    ids: the row ids of the links.
     """
     with redis_errors(client):
         known = cast("dict[bytes, bytes]", client.hgetall(_AT_WORK))
@@ -119,7 +121,7 @@ def _packed(ids: Iterable[str]) -> bytes:
 
 
 def _unpacked(packed: bytes) -> Iterator[str]:
-    text = packed.hex()  # faster than a UUID for each id
+    text = packed.hex()  # faster than creating a UUID for each id
     for start in range(0, len(text) - 2 * _ID_BYTES + 1, 2 * _ID_BYTES):
         id_ = text[start : start + 2 * _ID_BYTES]
         yield f"{id_[:8]}-{id_[8:12]}-{id_[12:16]}-{id_[16:20]}-{id_[20:]}"

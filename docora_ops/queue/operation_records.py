@@ -32,13 +32,13 @@ RECORD_EXPIRY = 7 * 86_400  # seconds for which the record of an operation is ke
 RECORDS_KEPT = 1_000
 FAILURES_OF_RECORD = 1_000
 _RECORDS = "docora-ops:operations"  # a stream of the ids of operations with a record
-# Fields beside those of the operation; the last two are compressed.
+# Fields besides those of the operation; the last two are compressed.
 _RECORD_FIELDS = ("started_at", "reason", "failures", "failed_links")
-_LARGEST_FIELD = 16 * 2**20  # bytes: others may have written any
+_LARGEST_FIELD = 16 * 2**20  # decompressed bytes: others may have written the field
 
 
 def add_record(pipeline: Pipeline, operation_id: str, surplus: Sequence[str]) -> None:
-    """Adds an operation to the list of records, and deletes the records of the `surplus` ones."""
+    """Adds an operation to the list of records, and deletes the records of `surplus` operations."""
     entry: dict[Any, Any] = {"operation_id": operation_id}
     pipeline.xadd(_RECORDS, entry, maxlen=RECORDS_KEPT, approximate=False)
     pipeline.expire(_RECORDS, RECORD_EXPIRY)
@@ -47,14 +47,14 @@ def add_record(pipeline: Pipeline, operation_id: str, surplus: Sequence[str]) ->
 
 
 def record_ids(client: Redis) -> list[str]:
-    """Returns the ids of the operations that have had a record, the newest first."""
+    """Returns the ids of all operations in the list of records, newest first."""
     with redis_errors(client):
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(_RECORDS))
     return [text_of(fields.get(b"operation_id", b"")) for _, fields in entries]
 
 
 def find_records(client: Redis, since: datetime) -> list[str]:
-    """Returns the ids of operations with a step since a moment, the newest operation first."""
+    """Returns the ids of operations with a step since `since`, newest operation first."""
     operation_ids = record_ids(client)
     with redis_errors(client), client.pipeline(transaction=False) as pipeline:
         pipeline.time()
@@ -62,7 +62,7 @@ def find_records(client: Redis, since: datetime) -> list[str]:
             pipeline.pttl(part_key(operation_id, "record"))
         (seconds, microseconds), *left = pipeline.execute()
     age = seconds + microseconds / 1e6 - since.timestamp()
-    least = RECORD_EXPIRY - age  # seconds that the record of a step at that moment has left
+    least = RECORD_EXPIRY - age  # remaining TTL, in seconds, after a step at `since`
     return [
         operation_id
         for operation_id, milliseconds in zip(operation_ids, left, strict=True)
@@ -71,7 +71,7 @@ def find_records(client: Redis, since: datetime) -> list[str]:
 
 
 def read_record(client: Redis, operation_id: str) -> OperationRecord | None:
-    """Returns the record of an operation; None if there is none, or it has expired."""
+    """Returns the record of an operation; None if it does not exist or has expired."""
     key = part_key(operation_id, "record")
     with redis_errors(client), client.pipeline(transaction=False) as pipeline:
         pipeline.time()
@@ -97,11 +97,11 @@ def read_record(client: Redis, operation_id: str) -> OperationRecord | None:
 def fields_of_failures(
     failures: Sequence[LinkFailure], since: int, failed_links: Sequence[LinkFailure]
 ) -> dict[str, bytes]:
-    """Returns the fields of a record that have changed.
+    """Returns the changed fields of a record.
 
     failures: all links that could not be queued so far.
-    since: the number of failures that the record has had before.
-    failed_links: all links that have failed again; empty if none was added.
+    since: the number of failures already in the record.
+    failed_links: all links that failed again; empty if there are no new ones.
     """
     fields = {}
     if failures[since:FAILURES_OF_RECORD]:
@@ -112,7 +112,7 @@ def fields_of_failures(
 
 
 def compressed(failures: Sequence[LinkFailure]) -> bytes:
-    """Returns the first failures in few bytes: most of their texts are alike."""
+    """Compresses the first failures, most of whose texts are alike."""
     shortened = (
         replace(failure, error_message=failure.error_message[:LONGEST_ERROR])
         for failure in failures[:FAILURES_OF_RECORD]
@@ -121,7 +121,7 @@ def compressed(failures: Sequence[LinkFailure]) -> bytes:
 
 
 def _decompressed(value: bytes | None) -> list[LinkFailure]:
-    """Returns the failures; leaves out anything else, which others may write."""
+    """Returns the failures; omits anything else that others may have written."""
     failures: list[LinkFailure] = []
     with suppress(ValueError, TypeError, RecursionError, zlib.error):
         for texts in json.loads(zlib.decompressobj().decompress(value or b"", _LARGEST_FIELD)):

@@ -1,4 +1,4 @@
-"""The mark in Redis that names the database that this Redis belongs to."""
+"""The mark in Redis that names the database it belongs to."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
 PAIR_KEY = "docora-ops:pair"
-"""The key in Redis that holds the mark."""
+"""The Redis key of the mark."""
 
 
 @dataclass(frozen=True)
 class DatabaseIdentity:
-    """What tells one database from another.
+    """What distinguishes one database from another.
 
-    system_identifier: of the server's data, which its standbys and physical copies share; None if
-        the role may not read it.
+    system_identifier: Postgres's database system identifier, shared by standbys and physical
+        copies; None if the role may not read it.
     app_ids: up to 20 apps.
     """
 
@@ -37,7 +37,7 @@ class DatabaseIdentity:
 
 @dataclass(frozen=True)
 class PairMark:
-    """What a change leaves in Redis about its database."""
+    """The mark that a change leaves in Redis to name its database."""
 
     identity: DatabaseIdentity
     who: str
@@ -46,11 +46,11 @@ class PairMark:
 
 @dataclass(frozen=True)
 class StoredMark:
-    """What Redis holds in place of the mark.
+    """The mark as read from Redis.
 
-    mark: None if there is none, or it can't be read.
-    text: the mark as it stands in Redis; empty if there is none.
-    is_permitted: our user may read it.
+    mark: None if it is missing or malformed.
+    text: the raw value; empty if the mark is missing.
+    is_permitted: whether the user may read the mark.
     """
 
     mark: PairMark | None = None
@@ -59,15 +59,15 @@ class StoredMark:
 
 
 def read_mark(client: Redis) -> StoredMark:
-    """Reads the mark. Raises the client's RedisError, for workers; see `redis_errors`."""
+    """Reads the mark. Raises the Redis client's own RedisError, which workers expect."""
     pipeline = client.pipeline(transaction=False)
     pipeline.hgetall(PAIR_KEY)
     return mark_of(*answers_of(pipeline, keeps_denials=True))
 
 
 def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredMark:
-    """Reads the mark from the fields of its hash."""
-    if isinstance(fields, NoPermissionError):  # of a user of a version without marks
+    """Parses the mark from the fields of its hash."""
+    if isinstance(fields, NoPermissionError):  # the user was created for a version without marks
         return StoredMark(is_permitted=False)
     fields = fields or {}
     text = text_of(fields.get(b"mark", b""))
@@ -85,10 +85,10 @@ def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredM
 
 
 def may_leave_mark(client: Redis) -> bool:
-    """Tells whether our user may write the mark; writes nothing. Raises RedisError."""
+    """Tells whether the user may write the mark; writes nothing. Raises RedisError."""
     with redis_errors(client), client.pipeline() as pipeline:
         pipeline.hset(PAIR_KEY, "mark", "x")
-        pipeline.exists()  # malformed, so that Redis does nothing at all
+        pipeline.exists()  # malformed, so that Redis executes nothing
         try:
             pipeline.execute()
         except NoPermissionError:
@@ -101,17 +101,17 @@ def may_leave_mark(client: Redis) -> bool:
 def mark_to_leave(
     identity: DatabaseIdentity, who: str, was: str, entry: AuditEntry | None
 ) -> Mapping[str, Mapping[str, object]]:
-    """Returns what the script of a change needs to leave a mark.
+    """Returns the configuration that makes a script leave a mark.
 
-    was: the text of the mark that it may replace.
-    entry: the audit entry, if the mark names another database.
+    was: the raw value that the mark may replace.
+    entry: the audit entry to write if `was` names another database.
     """
     mark = {"key": PAIR_KEY, "text": _encoded(identity, who), "was": was}
     return {"mark": mark | ({"entry": entry} if entry else {})}
 
 
 def replace_mark(client: Redis, identity: DatabaseIdentity, who: str, entry: AuditEntry) -> None:
-    """Replaces the mark, and writes the audit entry. Raises RedisError."""
+    """Replaces the mark and writes the audit entry. Raises RedisError."""
     with redis_errors(client), client.pipeline() as pipeline:
         at = int(server_time(client))
         pipeline.hset(PAIR_KEY, mapping={"mark": _encoded(identity, who), "left_at": at})

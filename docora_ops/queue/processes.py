@@ -1,4 +1,4 @@
-"""Tells whether a process of this machine is gone, so that nobody has to wait for its heartbeat."""
+"""Detects that a process of this machine is gone, without waiting for its heartbeat to expire."""
 
 import os
 from contextlib import suppress
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-_STATE, _STARTED_AT = 0, 19  # places in /proc/PID/stat after the name of the program
-_ENDED = {"Z", "X"}  # a zombie has ended, though nobody has taken note of that
+_STATE, _STARTED_AT = 0, 19  # indexes in /proc/PID/stat after the name of the program
+_ENDED = {"Z", "X"}  # zombies and dead processes
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process, and where and when its number means it and no other one."""
+    """A process, identified beyond its PID, which is only unique in one place at one time."""
 
     boot_id: str  # changes with each start of the machine
     pid_namespace: str  # of the container, as `pid:[4026531836]`
@@ -21,9 +21,10 @@ class Process:
 
     @property
     def is_known_dead(self) -> bool:
-        """Tells whether the process ran where this one runs, and is gone.
+        """Tells whether the process is gone.
 
-        False where that is not known: on another machine, or in another container.
+        False if that is unknown, because the process runs on another machine or in another
+        container.
         """
         here = this_process()
         if here is None or here.where != self.where:
@@ -32,21 +33,21 @@ class Process:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except (PermissionError, OverflowError):  # of another user
+        except (PermissionError, OverflowError):  # the process belongs to another user
             pass
         stat = _read_stat(str(self.pid))
         return stat is not None and (stat[0] in _ENDED or stat[1] != self.started_at)
 
     @property
     def where(self) -> tuple[str, str]:
-        """Identifies the machine since its start, and the container."""
+        """Identifies the current boot of the machine, and the container."""
         return self.boot_id, self.pid_namespace
 
 
 def this_process() -> Process | None:
-    """Returns this process, None where the system does not tell, as on macOS."""
+    """Returns this process; None if the system does not tell, as on macOS."""
     with suppress(OSError, ValueError):
-        # /proc may be that of another container: its numbers would mean other processes.
+        # /proc may belong to another container, where the same PID is another process.
         if (_PROC / "self").readlink() != Path(str(os.getpid())):
             return None
         boot_id = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
@@ -57,7 +58,7 @@ def this_process() -> Process | None:
 
 
 def _read_stat(name: str) -> tuple[str, int] | None:
-    """Returns the state of a process and when it was started; None if that can't be read."""
+    """Returns the state and the start time of a process; None if they can't be read."""
     with suppress(OSError, ValueError, IndexError):
         text = (_PROC / name / "stat").read_text(encoding="utf-8", errors="replace")
         fields = text.rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Running scripts and pipelines, and decoding what Redis answers."""
+"""Runs scripts and pipelines, and decodes the replies of Redis."""
 
 import json
 import time
@@ -15,15 +15,15 @@ from docora_ops.queue.redis_client import client_for_locked_rows
 from docora_ops.queue.redis_errors import redis_errors
 
 Command = Sequence[str | int | bytes]
-"""A command of Redis with its arguments."""
+"""A Redis command with its arguments."""
 _MOST_DIGITS = 20
 
 
 class Script:
-    """A Lua script of this package. Rows may be locked while it runs: Redis has 4 s."""
+    """A Lua script of this package. Has a timeout of 4 s, because rows may be locked meanwhile."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
-        """`names`: the files that the script consists of."""
+        """Concatenates the files `names` to one script."""
         self.client = client_for_locked_rows(client)
         folder = files("docora_ops.queue")
         texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
@@ -41,22 +41,21 @@ class Script:
         return self._clock
 
     def server_time(self) -> float:
-        """Returns the time by the clock of Redis, in seconds since 1970. Raises RedisError."""
+        """Returns the Unix time by the clock of Redis. Raises RedisError."""
         at, then = self._clock or self.load()
         return at + time.monotonic() - then
 
     def run(self, arguments: Sequence[str | bytes | int]) -> list[str]:
-        """Runs the script and returns its answers. Raises RedisError."""
+        """Runs the script and returns its replies. Raises RedisError."""
         with redis_errors(self.client):
             replies = cast("list[bytes]", self._script(args=arguments))
         return [reply.decode(errors="replace") for reply in replies]
 
 
 def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
-    """Runs the commands of a pipeline; the answer for a key of another type is None.
+    """Runs the commands of a pipeline; the reply for a key of another type is None.
 
-    keeps_denials: answer a command that is not permitted with NoPermissionError, instead of raising
-    it.
+    keeps_denials: return NoPermissionError for a command that is not permitted, instead of raising.
     """
     answers = []
     for answer in pipeline.execute(raise_on_error=False):
@@ -71,7 +70,7 @@ def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
 def read_hashes(
     client: redis.Redis, keys: Iterable[str], fields: Sequence[str]
 ) -> list[list[bytes | None]]:
-    """Reads these fields of each hash; all are None for a key of another type."""
+    """Reads the fields of each hash; all are None if the key is of another type."""
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.hmget(key, list(fields))
@@ -79,7 +78,7 @@ def read_hashes(
 
 
 def whole_number(text: bytes | None, *, signed: bool = False) -> int | None:
-    """Parses a number that others may have written; returns None for anything but a few digits.
+    """Parses a number that others may have written; returns None for any other text.
 
     signed: allow a minus sign.
     """
@@ -88,36 +87,36 @@ def whole_number(text: bytes | None, *, signed: bool = False) -> int | None:
 
 
 def text_of(value: bytes) -> str:
-    """Decodes a value."""
+    """Decodes UTF-8, replacing malformed bytes."""
     return value.decode(errors="replace")
 
 
 def optional_text_of(value: bytes | None) -> str | None:
-    """Decodes a value, None if it is missing or empty."""
+    """Decodes a value; returns None if it is missing or empty."""
     return text_of(value) if value else None
 
 
 def moment_of_timestamp(seconds: float) -> datetime | None:
-    """Returns the moment, None if the number is out of range."""
+    """Converts Unix time; returns None if the number is out of range."""
     with suppress(ValueError, OverflowError, OSError):
         return datetime.fromtimestamp(seconds, UTC)
     return None
 
 
 def mapping_of(text: str | bytes | None) -> dict[str, str | int | bool | list[str]]:
-    """Parses a JSON object, of which it returns texts, numbers and lists of texts.
+    """Parses a JSON object; keeps only texts, integers, booleans and lists of texts.
 
-    Returns an empty mapping for anything else, which others may write.
+    Returns an empty mapping for anything else that others may have written.
     """
     try:
-        found = json.loads(text or "{}")
+        values = json.loads(text or "{}")
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         return {}
     return {
         name: value
-        for name, value in found.items()
+        for name, value in values.items()
         if isinstance(value, str | int)
-        or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+        or (isinstance(value, list) and all(isinstance(item, str) for item in value))
     }

@@ -1,4 +1,4 @@
-"""Connecting to Redis."""
+"""Connects to Redis."""
 
 import ssl
 from collections.abc import Mapping
@@ -12,32 +12,33 @@ from redis.retry import Retry
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import Settings
 
-ROWS_LOCKED_TIMEOUT = 4  # seconds for an answer while rows are locked: Docora waits for them
+ROWS_LOCKED_TIMEOUT = 4  # seconds for a reply while rows are locked, for which Docora may wait
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """Returns a client for `REDIS_URL`, which connects at its first command.
+    """Returns a client for `REDIS_URL`, which connects on its first command.
 
-    The client never repeats a command, because a push whose reply was lost may have been done.
+    The client never repeats a command, because a push whose reply was lost may have succeeded.
     Raises ConfigurationError if the URL is unusable.
     """
     try:
         client = redis.Redis.from_url(
             settings.redis_url.get_secret_value(),
             client_name="docora-ops",
-            driver_info=None,  # or each connection begins with two more commands to be permitted
+            driver_info=None,  # saves two commands per connection that users need permission for
             protocol=2,
             retry=Retry(NoBackoff(), 0),
-            # After a failover the next command must connect anew: a name may lead elsewhere then.
+            # After a failover, the next command must reconnect, because the name may then resolve
+            # to another server.
             retry_on_error=[exceptions.ReadOnlyError, exceptions.MasterDownError],
             socket_connect_timeout=settings.connect_timeout,
             socket_timeout=settings.statement_timeout,
         )
-        # An unknown option in the URL shows only when a connection is made from it.
+        # Only creating a connection reveals unknown options in the URL.
         pool = client.connection_pool
         options = pool.connection_kwargs
         pool.connection_class(**options)
-        str(options.get("host", "")).encode("idna")  # as the look-up does
+        str(options.get("host", "")).encode("idna")  # as resolving the name does
     except (ValueError, TypeError, LookupError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
@@ -45,7 +46,7 @@ def connect(settings: Settings) -> redis.Redis:
             "percent-encode special characters in the password; ssl_… options need rediss://",
         ) from None
     if issubclass(pool.connection_class, redis.SSLConnection):
-        # Without one, OpenSSL asks the terminal for the password of an encrypted key.
+        # Without a password, OpenSSL would ask for that of an encrypted key on the terminal.
         options.setdefault("ssl_password", "")
         if problem := _unusable_file(options):
             hint = "correct it in REDIS_URL, or the file"
@@ -54,7 +55,7 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def _unusable_file(options: Mapping[str, Any]) -> str | None:
-    """Returns which file of the TLS options can't be used, and why; None if all can be used."""
+    """Says which file in the TLS options is unusable, and why; returns None if there is none."""
     names = ("ca_certs", "certfile", "keyfile")
     authorities, certificate, key = (options.get(f"ssl_{name}") for name in names)
     if key and not certificate:
@@ -75,7 +76,7 @@ def _unusable_file(options: Mapping[str, Any]) -> str | None:
 
 
 def client_for_locked_rows(client: redis.Redis) -> redis.Redis:
-    """Returns a client of the same server that waits at most 4 s for it."""
+    """Returns a client of the same server with timeouts of at most 4 s."""
     pool = client.connection_pool
     options = dict(pool.connection_kwargs)
     for name in ("socket_timeout", "socket_connect_timeout"):
@@ -85,7 +86,7 @@ def client_for_locked_rows(client: redis.Redis) -> redis.Redis:
 
 
 def server_time(client: redis.Redis) -> float:
-    """Returns the time of the server's clock, in seconds since 1970."""
+    """Returns the Unix time by the server's clock."""
     seconds, microseconds = client.time()
     return float(seconds) + microseconds / 1e6
 

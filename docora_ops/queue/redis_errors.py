@@ -1,4 +1,4 @@
-"""Turning the errors of the Redis client into ours, with sentences for a person."""
+"""Translates errors of the Redis client to RedisError, with a message and a hint for people."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.Out
 
 @contextmanager
 def redis_errors(client: redis.Redis) -> Iterator[None]:
-    """Raises an error of the client inside the block as RedisError, with a sentence and a hint."""
+    """Translates errors of the client raised in the block to RedisError."""
     try:
         yield
     except redis.RedisError as error:
@@ -25,10 +25,7 @@ def redis_errors(client: redis.Redis) -> Iterator[None]:
 
 
 def explained(client: redis.Redis, error: redis.RedisError) -> RedisError:
-    """Returns an error of the client as RedisError, with a sentence and a hint.
-
-    A refused login or privilege is a RedisDeniedError.
-    """
+    """Translates an error of the client to RedisError, or RedisDeniedError if access is denied."""
     message, hint = explain(error)
     is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
     kind = RedisDeniedError if is_denied else RedisError
@@ -36,7 +33,7 @@ def explained(client: redis.Redis, error: redis.RedisError) -> RedisError:
 
 
 def explain(error: redis.RedisError) -> tuple[str, str]:
-    """Returns a sentence, whose subject is Redis, and a hint."""
+    """Returns a message that continues "Redis at HOST …", and a hint."""
     text = str(error)
     if isinstance(error, _LOGIN_ERRORS):
         return (
@@ -54,15 +51,15 @@ def explain(error: redis.RedisError) -> tuple[str, str]:
     if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError) and not is_loading:
         hint = "check that it runs, REDIS_URL and, with rediss://, its TLS options; see Redis's log"
         if "connecting to" not in text:
-            # Redis may complain of a client's certificate only after the handshake.
+            # Redis may reject a client's certificate only after the handshake.
             alert = re.search(r"\[SSL: \w+\] ([\w ]+)", text)
             hint = hint.replace("options", "options, such as a client certificate")
             return "broke the connection" + (f": {alert[1].strip()}" if alert else ""), hint
-        # From `Error 111 connecting to HOST:PORT. Connection refused.`, or with OpenSSL's marks.
+        # Examples: `Error 111 connecting to HOST:PORT. Connection refused.`; `… [SSL] … (_ssl.c:1)`
         reason = re.sub(r"^Error.*? connecting to .*?\. |\[.*?\] | \(_ssl.*?\)", "", text)
         return f"can't be reached: {mask(reason[:1].lower() + reason[1:].rstrip('.'))}", hint
     if _lacks_permission(error) or "EXEC without MULTI" in text:
-        # Redis names the command, yet never the key or channel.
+        # Redis names the command, but never the key or channel.
         command = re.search(r"to run the '([\w|-]+)' command|EXEC without (MULTI)", text)
         named = command and (command[1] or command[2].lower())
         what = f"the command {named}" if named else "one of our keys or channels"
@@ -86,8 +83,8 @@ def _first_line(text: str) -> str:
 
 
 def explain_refused_write(error: redis.RedisError) -> tuple[str, str] | None:
-    """Returns why Redis takes no writes, and what to do; None if the error says something else."""
-    text = str(error)  # inside a script, the error is a plain one with the code in its text
+    """Returns why Redis refuses writes, and a hint; None for any other error."""
+    text = str(error)  # an error in a script has no class of its own, only the code in its text
     if isinstance(error, exceptions.OutOfMemoryError) or re.search(r"\bOOM\b", text):
         return "refuses writes: it is out of memory", "free memory or raise maxmemory"
     if isinstance(error, exceptions.ReadOnlyError) or re.search(r"\bREADONLY\b", text):
@@ -102,9 +99,9 @@ def explain_refused_write(error: redis.RedisError) -> tuple[str, str] | None:
 
 
 def is_outage(error: redis.RedisError) -> bool:
-    """Tells whether the server may answer later: it is away, overloaded, or fails over."""
+    """Tells whether the server may recover: it is down, overloaded, or failing over."""
     if isinstance(error, _LOGIN_ERRORS):
-        return False  # although the client takes them for errors of the connection
+        return False  # although redis-py derives them from ConnectionError
     return isinstance(error, (redis.ConnectionError, redis.TimeoutError, *_OUTAGES)) or bool(
         re.search(r"\b(READONLY|UNBLOCKED|NOREPLICAS|MISCONF|OOM|BUSY)\b", str(error))
     )

@@ -1,4 +1,4 @@
-"""Checking the Redis server and its permissions. Only reads."""
+"""Checks the Redis server and the user's permissions. Only reads."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +12,11 @@ from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import explain_refused_write, redis_errors
 from docora_ops.queue.rq_keys import LIST
 
-_TRIAL = "docora-ops:trial"  # ends the names of keys that never exist
+_TRIAL = "docora-ops:trial"  # suffix of keys that never exist
 
 
 def read_redis_server(client: redis.Redis) -> Mapping[str, Any] | None:
-    """Returns the answer of INFO, None if it is not permitted. Raises RedisError."""
+    """Returns the reply to INFO; None if the user may not run it. Raises RedisError."""
     with redis_errors(client):
         try:
             return client.info()
@@ -25,16 +25,16 @@ def read_redis_server(client: redis.Redis) -> Mapping[str, Any] | None:
 
 
 def measure(client: redis.Redis) -> tuple[float, float]:
-    """Returns the seconds that an answer takes, and the time of Redis. Raises RedisError."""
+    """Returns the latency of the server and its Unix time, in seconds. Raises RedisError."""
     with redis_errors(client):
-        client.time()  # connects, which takes several answers
+        client.time()  # connects, which takes several round trips
         began = time.monotonic()
         clock = server_time(client)
         return time.monotonic() - began, clock
 
 
 def read_clock(client: redis.Redis) -> float:
-    """Returns the time of the server's clock, in seconds since 1970. Raises RedisError."""
+    """Returns the Unix time by the server's clock. Raises RedisError."""
     with redis_errors(client):
         return server_time(client)
 
@@ -44,9 +44,9 @@ def try_commands(
 ) -> tuple[str, str] | None:
     """Checks that the server answers and permits all commands. Raises RedisError.
 
-    of_push: the commands of a push with their arguments, without the key.
+    Returns why the server currently refuses writes, and a hint; None if it accepts writes.
 
-    Returns why it refuses writes at present, and what to do, or None if it takes writes.
+    of_push: the commands of a push with their arguments, without the key.
     """
     operation, links, job = operation_key(_TRIAL), part_key(_TRIAL, "links"), f"{LIST}:{_TRIAL}"
     calls: list[tuple[str | int, ...]] = [
@@ -59,8 +59,8 @@ def try_commands(
         with client.pipeline() as pipeline:
             pipeline.ping()
             pipeline.execute()
-            # Redis refuses what is not permitted before it begins with the transaction. The last
-            # command is malformed, so that nothing is done at all.
+            # Redis checks permissions before it executes the transaction. The last command is
+            # malformed, so that nothing is executed.
             add: Callable[..., object] = pipeline.execute_command
             for call in calls:
                 add(*call)

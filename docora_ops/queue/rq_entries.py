@@ -1,4 +1,4 @@
-"""The entries of RQ's list and registries: reading all of them, and removing some."""
+"""Reads and removes entries of RQ's list and registries."""
 
 import json
 from collections import defaultdict
@@ -23,7 +23,7 @@ _PAGE = 5000
 
 
 class Place(StrEnum):
-    """A list or registry that can hold the id of a job, in the order in which a job passes them."""
+    """A list or registry that can hold the id of a job, in the order in which jobs move."""
 
     SCHEDULED = "scheduled"
     DEFERRED = "deferred"
@@ -37,7 +37,7 @@ class Place(StrEnum):
 
     @property
     def words(self) -> str:
-        """The place in words."""
+        """Names the place in a sentence."""
         if self is Place.LIST:
             return "the queue's list"
         return f"the {self} {'list' if self is Place.INTERMEDIATE else 'registry'}"
@@ -45,9 +45,9 @@ class Place(StrEnum):
 
 TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place.FAILED})
 _LISTS = (Place.LIST, Place.INTERMEDIATE)
-# Places from which a job is run whatever its status says.
+# Places from which a job is run regardless of its status.
 _PICKED_UP = (Place.LIST, Place.INTERMEDIATE, Place.SCHEDULED)
-# The place that a status names. Jobs of links have no rate limit.
+# The place where a job with this status waits. Jobs of links have no rate limit.
 _WAITING = {
     "queued": Place.LIST,
     "scheduled": Place.SCHEDULED,
@@ -55,7 +55,7 @@ _WAITING = {
     "ready_to_enqueue": Place.READY,
 }
 _TAKEN_FROM = tuple(place for place in Place if place in {*_PICKED_UP, *_WAITING.values()})
-# The statuses that belong in a place; any status in the others.
+# The statuses allowed in a place; other places allow any status.
 _STATUSES = {
     Place.WIP: {"started"},
     Place.DEFERRED: {"deferred"},
@@ -76,7 +76,7 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """What a job's hash says. Empty if the field, or the job, is absent."""
+    """Fields of a job's hash. Empty if the field or the job is missing."""
 
     status: str
     enqueued_at: str
@@ -84,13 +84,15 @@ class JobFacts:
 
     @property
     def evidence(self) -> str:
-        """Changes when the status changes, or RQ or docora-ops queues the job anew."""
+        """Identifies this state: it changes when the status changes or the job is queued again."""
         return f"{self.status} {self.enqueued_at}"
 
     def is_misplaced(self, places: Iterable[Place]) -> bool:
-        """Tells whether RQ would never take the job although its status says that it waits.
+        """Tells whether RQ would never take the job although its status is that of a waiting job.
 
-        places: all places where the job stands. A job of another queue may wait in that one.
+        False if the job belongs to another queue, in which it may wait.
+
+        places: all places that hold the job.
         """
         if self.status not in _WAITING or self.origin not in {"", QUEUE_NAME}:
             return False
@@ -99,32 +101,32 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What is to be removed of one job, if its facts have not changed."""
+    """What to remove of one job, unless the job has changed."""
 
     job_id: str
-    evidence: str  # of the job's facts
-    kept: int | None = None  # how many entries in the list stay, the first ones; None: all
-    entries: Sequence[tuple[str, str]] = ()  # keys of registries or the intermediate list; members
-    is_orphan: bool = False  # remove the job itself, with all that belongs to it
+    evidence: str  # `JobFacts.evidence` when the job was read
+    kept: int | None = None  # how many of its first entries in the list to keep; None keeps all
+    entries: Sequence[tuple[str, str]] = ()  # (key of a registry or the intermediate list, member)
+    is_orphan: bool = False  # remove the job itself and all its keys
 
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """The entries of all jobs at one time.
+    """The entries of jobs in all places.
 
-    by_place: for each place, by job id, the members of the list or registry: the ids of executions,
-        or the job id itself.
+    by_place: for each place, the members of the list or registry by job id. A member is the job id
+        or an execution's id.
     """
 
     by_place: Mapping[Place, Mapping[str, Sequence[str]]]
 
     @property
     def job_ids(self) -> Iterable[str]:
-        """The ids of the jobs that have an entry, without duplicates."""
+        """Returns the ids of the jobs that have an entry, without duplicates."""
         return dict.fromkeys(chain.from_iterable(self.by_place.values()))
 
     def places_of(self, job_id: str) -> list[Place]:
-        """Returns the places where the job stands."""
+        """Returns the places that hold the job."""
         return [place for place, job_ids in self.by_place.items() if job_id in job_ids]
 
     def orphan(self, job_id: str, facts: JobFacts) -> Removal:
@@ -133,7 +135,7 @@ class Entries:
         return Removal(job_id, facts.evidence, kept, is_orphan=True)
 
     def duplicate(self, job_id: str, facts: JobFacts) -> Removal | None:
-        """Returns the removal of all entries but the first one in the list, if there are others."""
+        """Returns the removal of all entries but the first in the list; None if there are none."""
         in_list = self.by_place[Place.LIST].get(job_id, ())
         is_scheduled = job_id in self.by_place[Place.SCHEDULED]
         if not facts.status or not in_list or len(in_list) + is_scheduled == 1:
@@ -142,7 +144,7 @@ class Entries:
         return Removal(job_id, facts.evidence, 1, entries)
 
     def stale(self, job_id: str, facts: JobFacts) -> tuple[list[Place], Removal]:
-        """Returns the places that contradict the job's status, and the removal of its entries."""
+        """Returns the places that contradict the job's status, and the removal of their entries."""
         places = [
             place
             for place in self.places_of(job_id)
@@ -159,19 +161,19 @@ class Entries:
 
 
 class QueueSweep:
-    """Reads and removes entries of the whole queue. All calls raise RedisError."""
+    """Reads and removes entries of the whole queue. All methods raise RedisError."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._script = Script(client, "judge.lua", "sweep.lua")
 
     def read(self, only: Container[str] | None = None) -> Entries:
-        """Reads all entries, page by page: Redis is held for a few milliseconds at a time.
+        """Reads all entries, in pages that block Redis only for a few milliseconds each.
 
-        Reads the places in the order in which a job passes them, and the list from its tail: a job
-        that moves on meanwhile is seen twice rather than not at all.
+        Reads the places in the order in which jobs move, and the list from its tail, so that a job
+        that moves on meanwhile is seen twice rather than missed.
 
-        only: leave out all other jobs; None reads the entries of all.
+        only: read only the entries of these jobs; None means all.
         """
         with redis_errors(self._client):
             now = server_time(self._client)
@@ -189,14 +191,14 @@ class QueueSweep:
         return members
 
     def pages(self, place: Place, now: float) -> Iterator[Iterable[str]]:
-        """Yields the entries of a place, those of a list from its tail, in pages.
+        """Yields the entries of a place in pages; those of a list from its tail.
 
-        now: entries of the failed and the finished that have expired by then are left out.
+        now: omit failed and finished jobs whose entries have expired by this Unix time.
         """
         client, key = self._client, _KEYS[place]
         for start in count(0, _PAGE):
-            # Ids that are pushed meanwhile shift the rest: an id at the border of two pages may be
-            # seen twice. The second look does not see the same one twice.
+            # Jobs that are pushed meanwhile shift the rest, so an id at the border of two pages may
+            # be read twice. It is not read twice again at the second look.
             if place in _LISTS:
                 page: Any = client.lrange(key, -start - _PAGE, -start - 1)
                 members = page
@@ -209,7 +211,7 @@ class QueueSweep:
                 break
 
     def search(self, job_id: str) -> Entries:
-        """Finds the entries of one job in the places from which a waiting job is taken."""
+        """Finds the entries of one job in the places from which workers take jobs."""
         pipeline = self._client.pipeline(transaction=False)
         with redis_errors(self._client):
             for place in _TAKEN_FROM:
@@ -221,9 +223,10 @@ class QueueSweep:
         return Entries({place: {job_id: [job_id]} for place, at in positions if at is not None})
 
     def _read_apart(self, job_ids: set[str]) -> Entries:
-        """Removes the jobs that are taken whatever their status says from `job_ids`.
+        """Discards from `job_ids` the jobs that RQ takes regardless of their status.
 
-        Returns the entries that matter for some statuses only. Keeps nothing else of a long list.
+        Returns the entries in places that count only for some statuses. Saves memory, because it
+        does not keep the entries of a long list.
         """
         entries = {}
         with redis_errors(self._client):
@@ -236,7 +239,7 @@ class QueueSweep:
         return Entries(entries)
 
     def read_facts(self, job_ids: Collection[str]) -> dict[str, JobFacts]:
-        """Reads the status of each job, and when it was queued."""
+        """Reads status, queue and queueing time of each job."""
         with redis_errors(self._client):
             keys = map(Job.key_for, job_ids)
             rows = read_hashes(self._client, keys, ("status", "enqueued_at", "origin"))
@@ -246,10 +249,9 @@ class QueueSweep:
         }
 
     def misplaced(self, job_ids: Collection[str], entries: Entries | None = None) -> dict[str, str]:
-        """Returns the evidence against the jobs whose status says that they wait, by job id.
+        """Returns the evidence of the jobs that RQ would never take although they wait, by job id.
 
-        entries: where the jobs stand. None: searches for a single job, and reads all entries once
-            for several.
+        entries: the entries of the jobs; with None, reads them.
         """
         if not (left := set(job_ids)):
             return {}
@@ -266,10 +268,10 @@ class QueueSweep:
     def remove(self, removals: Sequence[Removal], audit: AuditEntry | None = None) -> list[str]:
         """Removes jobs and entries that have not changed since they were read.
 
-        Returns one word for each removal: `removed`, `changed`, or `unreadable:` and the reason.
-        Called with the rows locked: Redis has 4 s.
+        Returns for each removal `removed`, `changed` or `unreadable:REASON`. Call it with the rows
+        locked; the timeout is 4 s.
 
-        audit: the entry to write if anything is removed.
+        audit: the audit entry to write if anything is removed.
         """
         config = SCRIPT_KEYS | ({"entry": audit} if audit else {})
         jobs = [json.dumps(asdict(removal)) for removal in removals]

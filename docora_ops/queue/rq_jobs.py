@@ -1,4 +1,4 @@
-"""Reading RQ's jobs without RQ's own calls, which unpickle, and writing their calls."""
+"""Reads RQ's jobs without unpickling them, as RQ would do, and encodes the calls of new jobs."""
 
 import pickle
 import re
@@ -41,14 +41,14 @@ from docora_ops.queue.rq_keys import (
 from docora_ops.text import mask
 
 JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
-LONGEST_FAILURE = 10_000  # characters that are kept of a failure's text
-# Places at the head of a list that are searched for a job: a longer search would block Redis.
+LONGEST_FAILURE = 10_000  # characters kept of a failure's text
+# Entries at the head of a list that are searched for a job: a longer search would block Redis.
 _MOST_SEARCHED = 10_000
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
-_MOST_OF_A_TRACEBACK = 1 << 24  # bytes of an unpacked traceback that are read
-_LINES = 10  # of a traceback that are shown
+_MOST_OF_A_TRACEBACK = 1 << 24  # bytes read of a decompressed traceback
+_LINES = 10  # lines of a traceback to show
 _JOB_FIELDS = ("description", "created_at", "enqueued_at", "started_at")
-# How docora-ops describes a job. Others may describe theirs with all arguments, which hold secrets.
+# How docora-ops describes its jobs. Descriptions of other producers may contain secret arguments.
 _DESCRIPTION = re.compile(r"([\w.-]+/[\w.-]+) → (.+)")
 _RECORD_FIELDS = (
     *("status", "origin", "retries_left", "worker_name"),
@@ -57,18 +57,18 @@ _RECORD_FIELDS = (
 
 
 def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
-    """Returns the call of a link's job, pickled.
+    """Returns the pickled call of a link's job.
 
-    RQ reads it with or without compression, which would take as long as the push.
+    Does not compress it, which is optional for RQ and would take as long as the push.
     """
-    # Not dataclasses.asdict, which takes several times as long.
+    # dataclasses.asdict would take several times as long.
     arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
     arguments["is_rescan"] = is_rescan
     return pickle.dumps((JOB_FUNCTION, None, (), arguments), protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
-    """Reads these jobs; `status`: `active`, `waiting` or `delayed`."""
+    """Reads these jobs, whose `status` is `active`, `waiting` or `delayed`."""
     rows = read_hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
     jobs = []
     for job_id, (text, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
@@ -92,7 +92,7 @@ def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[Queued
 
 
 def read_record(client: Redis, job_id: str) -> JobRecord:
-    """Reads all that RQ has of one job. Raises RedisError."""
+    """Reads everything that RQ records of one job. Raises RedisError."""
     key = Job.key_for(job_id)
     with redis_errors(client):
         [(status, origin, retries_left, worker, *times)] = read_hashes(
@@ -117,7 +117,6 @@ def read_record(client: Redis, job_id: str) -> JobRecord:
 
 
 def _places(client: Redis, job_id: str) -> list[JobPlace]:
-    """Finds the job in the lists and registries of the queue, and its executions."""
     pipeline = client.pipeline(transaction=False)
     pipeline.zrange(EXECUTIONS + job_id, 0, -1)
     pipeline.lpos(LIST, job_id, count=0, maxlen=_MOST_SEARCHED)

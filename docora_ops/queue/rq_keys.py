@@ -17,12 +17,12 @@ from rq.registry import (
 
 from docora_ops.jobs import QUEUE_NAME
 
-LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME  # of waiting jobs
-INTERMEDIATE = IntermediateQueue.get_intermediate_queue_key(LIST)  # of jobs just taken by workers
-WIP = StartedJobRegistry.key_template.format(QUEUE_NAME)  # the registry of running jobs
-EXECUTIONS = ExecutionRegistry.key_template.format("")  # begins the key of a job's executions
-EXECUTION = f"{RQ_KEY_PREFIX}:execution:"  # begins the key of one execution
-RESULTS = f"{RQ_KEY_PREFIX}:results:"  # begins the key of a job's results
+LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME  # waiting jobs
+INTERMEDIATE = IntermediateQueue.get_intermediate_queue_key(LIST)  # jobs just taken by workers
+WIP = StartedJobRegistry.key_template.format(QUEUE_NAME)  # registry of running jobs
+EXECUTIONS = ExecutionRegistry.key_template.format("")  # prefix: a job's executions
+EXECUTION = f"{RQ_KEY_PREFIX}:execution:"  # prefix: one execution
+RESULTS = f"{RQ_KEY_PREFIX}:results:"  # prefix: a job's results
 # All other registries of the queue.
 REGISTRIES = {
     "failed": FailedJobRegistry.key_template.format(QUEUE_NAME),
@@ -32,7 +32,7 @@ REGISTRIES = {
     "scheduled": ScheduledJobRegistry.key_template.format(QUEUE_NAME),
     "ready": ReadyJobRegistry.key_template.format(QUEUE_NAME),
 }
-# RQ's keys, and prefixes to a job id, for the Lua scripts.
+# RQ's keys and key prefixes, for the Lua scripts.
 SCRIPT_KEYS: dict[str, object] = {
     "queues": Queue.redis_queues_keys,
     "list": LIST,
@@ -49,7 +49,7 @@ SCRIPT_KEYS: dict[str, object] = {
     "executions_prefix": EXECUTIONS,
     "execution_prefix": EXECUTION,
 }
-# A shell command that removes the queue with the jobs of links; `rq empty` leaves delayed jobs.
+# A shell command that removes the queue with all jobs of links; `rq empty` keeps delayed jobs.
 _SCAN = 'redis-cli -u "$REDIS_URL" --scan --pattern'
 TO_REMOVE_RQ_JOBS = (
     f"{{ {_SCAN} '{RQ_KEY_PREFIX}:*:{QUEUE_NAME}'; {_SCAN} '{RQ_KEY_PREFIX}:*:app_*-repo_*'; }} | "

@@ -1,6 +1,6 @@
-"""The RQ queue that the jobs of links stand in, for a Docora whose workers are RQ's.
+"""The RQ queue of link jobs, for a Docora whose workers are RQ's.
 
-Unlike RQ's own calls, those that read write nothing and unpickle nothing.
+Unlike RQ's own methods, methods that read neither write nor unpickle anything.
 """
 
 import json
@@ -82,15 +82,15 @@ _LIVE_PLACES = {
 }
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _CLOCKS_APART = 60  # seconds that a worker's clock may be ahead of Redis's
-_NEWEST = 10  # failed jobs whose ends are compared: the registry is in the order of their expiry
+_NEWEST = 10  # failed jobs whose ends are compared, because the registry is sorted by expiry
 _SCHEDULE = "docora-ops:schedule"
-"""Holds the time of the last pass of `schedule`, in seconds since 1970 by the clock of Redis."""
+"""Key of the time of the last pass of `schedule`: Unix time by the clock of Redis."""
 _SET = BackendChoice(Backend.RQ, BackendSource.SETTING)
 _PASS_EXPIRY = 7 * 86_400  # seconds
 
 
 class RqQueue:
-    """The queue of RQ: a LinkQueue that takes jobs."""
+    """The queue of RQ: a LinkQueue that accepts jobs."""
 
     backend: ClassVar = Backend.RQ
     can_push: ClassVar = True
@@ -152,9 +152,9 @@ class RqQueue:
 
     @cached_property
     def common_fields(self) -> list[str]:
-        """The fields that the hashes of all jobs have in common, names and values alternating.
+        """Returns the fields that all jobs' hashes share, names and values alternating.
 
-        RQ builds one job: a Job object for each link would take longer than all the rest.
+        RQ builds a single job for this, because building one for each link would be too slow.
         """
         settings = self._settings
         delays = settings.retry_delays
@@ -188,7 +188,7 @@ class RqQueue:
     ) -> list[Answer]:
         if not requests:
             return []
-        # By the clock of Redis, the only one that all processes share.
+        # The clock of Redis is the only one that all processes share.
         now = utcformat(datetime.fromtimestamp(self._script.server_time(), UTC))
         config = SCRIPT_KEYS | {
             "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
@@ -250,12 +250,12 @@ class RqQueue:
             pipeline.zcard(REGISTRIES["scheduled"])
             pipeline.zcount(REGISTRIES["finished"], *not_expired)
             pipeline.zcount(REGISTRIES["failed"], *not_expired)
-            # The score of a failed job is the moment until which RQ keeps it. Other programs may
-            # keep theirs longer, by default for a year.
+            # The score of a failed job is the time until which RQ keeps it. Jobs of other programs
+            # may be kept longer, by default for a year.
             kept_until = now + FAILURE_TTL
             pipeline.zcount(REGISTRIES["failed"], kept_until - RECENT, kept_until + _CLOCKS_APART)
             pipeline.lrange(LIST, 0, read - 1)
-            pipeline.lrange(INTERMEDIATE, 0, 999)  # each worker has one id at most
+            pipeline.lrange(INTERMEDIATE, 0, 999)  # at most one id per worker
             pipeline.zrange(WIP, *not_expired, byscore=True)
             pipeline.zrange(REGISTRIES["scheduled"], 0, read - 1, withscores=True)
             pipeline.zrange(REGISTRIES["failed"], -_NEWEST, -1)
@@ -273,7 +273,8 @@ class RqQueue:
             first = read_jobs(client, first_ids, "waiting")
             later = read_jobs(client, list(due_at)[:limit], "delayed")
             failed_ids = list(map(text_of, newest))
-            tried = [*failed_ids, *first_ids, *active[:read], *due_at]  # a next try waits, too
+            # Waiting jobs may have been tried before.
+            tried = [*failed_ids, *first_ids, *active[:read], *due_at]
             moments = [
                 (moment_of(began), moment_of(ended))
                 for began, ended in read_hashes(

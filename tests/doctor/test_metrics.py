@@ -28,7 +28,7 @@ WORKERS = (*(status.value for status in WorkerStatus), "unknown", "silent")
 REASONS = tuple(code.value for code in NoJobCode)
 OF_POSTGRES = {
     *("docora_links", "docora_circuits_open", "docora_links_overdue", "docora_nothing_moves"),
-    "docora_slow_pass_seconds",
+    "docora_slow_cycle_seconds",
 }
 OF_REDIS = {
     *("docora_queue_jobs", "docora_workers", "docora_workers_refusing", "docora_backend_ok"),
@@ -102,7 +102,7 @@ def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str])
         "docora_drift_links": {("lost",): 1, ("stuck",): 1},
         "docora_links_overdue": {(): 3},  # no link was ever scanned
         "docora_nothing_moves": {(): 0},
-        "docora_slow_pass_seconds": {(): 0},
+        "docora_slow_cycle_seconds": {(): 0},
     }
     for hidden in ("secret-host", "killed", "HTTP 500", AUTH_KEY, GITHUB_TOKEN):
         assert hidden not in result.stdout
@@ -201,7 +201,7 @@ needs_promtool = pytest.mark.skipif(
 )
 FAILED, NO_WORKERS, OVERDUE, STANDS, SLOW, NO_PASS, OPEN, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN = (
     *("DocoraFailedLinksStay", "DocoraNoWorkers", "DocoraLinksOverdue", "DocoraNothingMoves"),
-    *("DocoraPassIsSlow", "DocoraScheduleStopped", "DocoraCircuitsStayOpen"),
+    *("DocoraCycleIsSlow", "DocoraScheduleStopped", "DocoraCircuitsStayOpen"),
     *("DocoraLinksWithoutJob", "DocoraWrongBackend", "DocoraNotSeen"),
 )
 ALERTS = (
@@ -219,7 +219,7 @@ CALM = {
     "docora_backend_ok": "1x100",
     "docora_links_overdue": "0x100",
     "docora_nothing_moves": "0x100",
-    "docora_slow_pass_seconds": "0x100",
+    "docora_slow_cycle_seconds": "0x100",
     "docora_schedule_last_pass_timestamp_seconds": "0+60x100",
     "docora_circuits_open": "0x100",
     'docora_drift_links{kind="lost"}': "0x100",
@@ -271,7 +271,7 @@ SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
     "no worker while others start": ({BUSY: "1x10 0x4 1x86"}, QUIET),
     "overdue links": ({"docora_links_overdue": "0x10 3x90"}, {14: [], 20: [OVERDUE]}),
     "nothing moves": ({"docora_nothing_moves": "0x10 1x90"}, {14: [], 20: [STANDS]}),
-    "a slow pass": ({"docora_slow_pass_seconds": "0x10 2000x90"}, {35: [], 45: [SLOW]}),
+    "a slow cycle": ({"docora_slow_cycle_seconds": "0x10 2000x90"}, {35: [], 45: [SLOW]}),
     "the timer has stopped": ({LAST_PASS: "0+60x20 1200x80"}, {35: [], 45: [NO_PASS]}),
     "one pass by hand": ({LAST_PASS: "0x100"}, QUIET),
     "circuits that open again and again": (

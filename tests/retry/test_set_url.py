@@ -312,7 +312,7 @@ def test_the_links_of_jobs_that_keep_the_old_url_are_named_with_the_resync_that_
     assert (planned["scanned_since"], planned["has_failed_links"]) == (None, True)
     assert (
         "Warning: 4 links need a resync, because their jobs send files to the old URL (4 BullMQ "
-        "jobs keep that URL), after which the links read synced: octo/active, " in changed.stderr
+        "jobs keep that URL) and then mark the links as synced: octo/active, " in changed.stderr
     )
     assert set(docora.redis.scan_iter("bull:*")) == set(keys)
     assert docora.contents(keys) == before
@@ -340,8 +340,8 @@ def test_the_running_jobs_of_docora_ops_count_too(docora: Docora, link: TestLink
     ]
     assert changed.data["jobs_with_old_url"] == 0
     assert (
-        "Warning: 1 link needs a resync, because its job sends files to the old URL, after which "
-        "the link reads synced: octo/api.\n" in changed.stderr
+        "Warning: 1 link needs a resync, because its job sends files to the old URL and then marks "
+        "the link as synced: octo/api.\n" in changed.stderr
     )
     # The job ends at the old URL.
     docora.connection.execute(

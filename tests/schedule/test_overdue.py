@@ -114,8 +114,8 @@ def slow(docora: Docora) -> Docora:
 def test_a_pass_that_takes_long_is_a_warning_and_no_alarm(slow: Docora) -> None:
     result = examine(slow)
     assert not_ok(result)["freshness"] == "warning", result
-    assert "a pass takes 34 min" in check(result, "freshness")["finding"]
-    assert "a pass takes 34 min" in slow.run("status").stdout
+    assert "a cycle takes 34 min" in check(result, "freshness")["finding"]
+    assert "a cycle takes 34 min" in slow.run("status").stdout
     assert overdue(slow) == []
 
 
@@ -145,11 +145,11 @@ def test_a_pass_is_not_slow_if_schedule_or_workers_have_stopped(
     if not workers:
         slow.redis.delete("rq:workers", "rq:workers:snapshot-queue")
     status, doctor = slow.run("status").stdout, examine(slow)
-    assert ("a pass takes" in status) == is_slow
+    assert ("a cycle takes" in status) == is_slow
     assert ("a timer should run" in status) == (last_pass != timedelta(minutes=1))
     assert (check(doctor, "freshness")["state"] == "warning") == is_slow
     found = numbers(slow.run("metrics"))
-    assert (found["docora_slow_pass_seconds"][()] > 0) == is_slow
+    assert (found["docora_slow_cycle_seconds"][()] > 0) == is_slow
     assert found["docora_cycle_seconds"][()] > 0
 
 
@@ -177,12 +177,12 @@ def test_a_few_scans_hide_that_all_others_wait_for_three_thresholds_at_most(
     assert found["state"] == state
     assert told in found["finding"]
     measured = numbers(docora.run("metrics"))
-    slow = measured["docora_slow_pass_seconds"][()]
+    slow = measured["docora_slow_cycle_seconds"][()]
     assert abs(slow - 50 * 60 * apart) < 600
     assert measured["docora_cycle_seconds"] == {(): slow}
     status = docora.run("status").stdout
     assert (told in status) == (state == "warning")
-    assert ("a pass takes " in status) == (slow > 0)
+    assert ("a cycle takes " in status) == (slow > 0)
 
 
 def test_overdue_with_a_status_that_is_never_overdue_is_refused(docora: Docora) -> None:

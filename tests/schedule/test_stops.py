@@ -188,7 +188,7 @@ def test_a_stop_of_200_s_with_a_threshold_of_100_s_is_critical_and_not_called_sl
     found = check(result, "freshness")
     assert (found["state"], result.code) == ("critical", 6)
     assert "links of 2 apps without a good scan for over 1 min 40 s" in found["finding"]
-    assert "a pass takes" not in docora.run("status", env=BRIEF).stdout
+    assert "a cycle takes" not in docora.run("status", env=BRIEF).stdout
 
 
 def test_after_a_stop_one_old_scan_makes_no_pass_slow(docora: Docora) -> None:
@@ -272,7 +272,7 @@ def test_a_threshold_that_is_shorter_than_a_pass_is_a_warning(docora: Docora) ->
     result = examine(docora, DOCORA_OPS_OVERDUE_AFTER="300")
     found = check(result, "settings")
     assert (found["state"], not_ok(result)) == ("warning", {"settings": "warning"}), result
-    told = "DOCORA_OPS_OVERDUE_AFTER is 5 min, and a pass takes up to 6 min"
+    told = "DOCORA_OPS_OVERDUE_AFTER is 5 min, and a cycle takes up to 6 min"
     assert told in found["finding"]
     assert told in docora.run("status", env={"DOCORA_OPS_OVERDUE_AFTER": "300"}).stdout
     assert not_ok(examine(docora, DOCORA_OPS_OVERDUE_AFTER="361")) == {}
