@@ -94,6 +94,7 @@ class UrlChange(App):
     scanned_since: the links to resync are scanned after this time. None before the change, or if
     there are none.
     has_failed_links: whether the app has failed links; None if unknown.
+    next_commands: what to run next; `set-url` fills it.
     probe: the probe of the new URL before the change; None if it was not probed.
     """
 
@@ -105,6 +106,7 @@ class UrlChange(App):
     links_to_resync: Sequence[LinkToResync] = ()
     scanned_since: datetime | None = None
     has_failed_links: bool | None = None
+    next_commands: Sequence[str] = ()
     probe: Probe | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,6 +67,8 @@ def set_url(
     *_, change = change, *steps
     has_failed = change.probe is not None and change.probe.has_failed
     shown = [] if terminal and not has_failed else step_screen(change.probe)
+    commands = [context.addressed(command) for _, command in _next_commands(change)]
+    change = replace(change, next_commands=commands)
     context.show(change, [_screen(change), *shown], footer="")
     if has_failed:
         context.say("base_url was not changed: a step of the probe has failed.")
@@ -77,8 +80,8 @@ def set_url(
     if not has_failed:
         context.say(f"{docora.servers}: {done}.")
     say_where(context, change.probe)
-    for step in _next_steps(change):
-        context.say(step)
+    for when, command in _next_commands(change):
+        context.say(f"{when}: {command}")
     return ExitCode.PROBLEMS if has_failed else ExitCode.OK
 
 
@@ -111,14 +114,15 @@ def _remains(change: UrlChange) -> str:
     )
 
 
-def _next_steps(change: UrlChange) -> Iterator[str]:
+def _next_commands(change: UrlChange) -> Iterator[tuple[str, str]]:
+    """Yields what to run next, each command after the words that say when."""
     app_id = arguments(change.app_id)
     if change.dry_run or not change.changed:
         return
     if change.scanned_since:
         since = moment(change.scanned_since)
         resync = f"docora-ops resync {app_id} --all --last-scan-after {since}"
-        yield f"Next, once these jobs have ended: {resync}"
+        yield "Next, once these jobs have ended", resync
     if change.has_failed_links:
         first = "Then" if change.scanned_since else "Next"
-        yield f"{first}: docora-ops retry-all-failed --app {app_id}"
+        yield first, f"docora-ops retry-all-failed --app {app_id}"

@@ -49,7 +49,8 @@ def test_the_next_commands_of_set_url_name_the_target(docora: Docora, env: Env) 
     words = ("set-url", link.app_id, "https://new.example", "--confirm", "prod", "--json")
     by_name = docora.run(*words, "--target", "prod", env=env)
     assert by_name.code == 0, by_name
-    commands = [line.partition(": ")[2] for line in by_name.stderr.splitlines()[-2:]]
+    commands = by_name.data["next_commands"]
+    assert [line.partition(": ")[2] for line in by_name.stderr.splitlines()[-2:]] == commands
     assert [shlex.split(command)[1] for command in commands] == ["resync", "retry-all-failed"]
     for command in commands:
         assert command.count("--target prod") == 1, command

@@ -41,8 +41,9 @@ def grant(docora: Docora) -> None:
 
 def resync_after(changed: Result) -> str:
     """Returns the command that sends the files of the links to resync again."""
-    since, app_id = changed.data["scanned_since"], changed.data["app_id"]
-    return f"docora-ops resync {app_id} --all --last-scan-after {since}"
+    command: str = changed.data["next_commands"][0]
+    assert changed.data["scanned_since"] in command
+    return command
 
 
 def app_row(docora: Docora) -> dict[str, Any]:
@@ -177,6 +178,7 @@ def test_the_url_and_the_time_are_set_and_the_audit_entry_has_both_urls(
         "links_to_resync": [],
         "scanned_since": None,
         "has_failed_links": True,
+        "next_commands": [f"docora-ops retry-all-failed --app {link.app_id}"],
         "probe": None,
     }
     assert changed.data == names | shown | counted | {"changed": True, "dry_run": False}
