@@ -284,12 +284,13 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
 
 
 class _Variables(EnvSettingsSource):
-    """The settings in the variables of one place. An empty variable counts as unset.
+    """The settings in the environment or in one file. An empty variable counts as unset.
 
-    The value of DATABASE_URL, REDIS_URL or ENCRYPTION_KEY may stand in the file that NAME_FILE
-    names. Raises ConfigurationError if the place has both, or if the file gives no value.
+    DATABASE_URL, REDIS_URL and ENCRYPTION_KEY may instead be read from the file that
+    DATABASE_URL_FILE, REDIS_URL_FILE or ENCRYPTION_KEY_FILE names. Raises ConfigurationError if
+    both variables are set, or if the file gives no value.
 
-    place: what an error calls the place.
+    place: the name of the environment or the file in errors.
     """
 
     def __init__(self, variables: Mapping[str, str], place: str) -> None:

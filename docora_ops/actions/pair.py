@@ -204,9 +204,9 @@ def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
 
 
 def look_at_pair(docora: Docora, *, all_jobs: bool = False) -> tuple[Pair, Belonging]:
-    """Compares the database with the mark in Redis, and with the jobs of a sample.
+    """Compares the database with the mark in Redis, and with a sample of the jobs.
 
-    If too few jobs of the sample have a link, counts all jobs.
+    If the links of too few sampled jobs exist in the database, compares all jobs.
 
     all_jobs: count all jobs in any case.
     """

@@ -28,7 +28,7 @@ class Turns(Protocol):
         """Adapts the limit to the results so far."""
 
     def take(self) -> Sequence[LinkRef]:
-        """Takes the next links; empty while no slot is free."""
+        """Takes the next links; empty while `limit` links are in flight."""
 
     def release(self, ids: Iterable[str]) -> None:
         """Frees the slots of links that have a result or were not queued, by row id."""

@@ -73,7 +73,7 @@ class Verification:
     not_comparable: there is no stored commit.
     not_synced: skipped, because the status is not `synced`.
     scanning: skipped, because the link or another link of its repository is being scanned.
-    changing: skipped, because the delivery records changed between the two looks.
+    changing: skipped, because the delivery records changed during the comparison.
     """
 
     links: int

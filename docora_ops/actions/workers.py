@@ -84,7 +84,10 @@ def warn_of_wrong_backend(docora: Docora) -> None:
 
 
 def warn_of_other_workers(docora: Docora, *, has_workers: bool) -> None:
-    """Warns that workers of the other backend are running. `has_workers`: beside ours."""
+    """Warns that workers of the other backend are running.
+
+    has_workers: workers of our backend are running, too.
+    """
     advice = docora.queue_to_read.advice
     if has_workers:
         docora.warn(f"{advice.others_beside}: {advice.to_stop_others}")

@@ -81,7 +81,10 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
 
 
 def reset_in_words(docora: Docora, links: str, count: int) -> str:
-    """Says what happens to `count` links and their jobs, as part of a question."""
+    """Says what happens to links and their jobs, as part of a question.
+
+    links: the links in words, such as `3 links`.
+    """
     jobs = "its snapshot job" if count == 1 else "a snapshot job for each"
     if docora.queue.can_push:
         return f"reset {links} and queue {jobs}"

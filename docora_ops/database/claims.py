@@ -54,17 +54,17 @@ class Claiming:
 
     @classmethod
     def of_matching(cls, which: LinkFilter) -> Self:
-        """Resets the links that still match."""
+        """For links that still match: resets them."""
         return cls(MATCHES, filter_parameters(which), _RESET)
 
     @classmethod
     def of_due(cls, rescan_interval_ms: int) -> Self:
-        """Claims the links that are still due, and changes none."""
+        """For links that are still due: locks them, and changes no row."""
         return cls(DUE, {"rescan_interval_ms": rescan_interval_ms})
 
     @classmethod
     def of_unfinished(cls, *, error: str, max_attempts: int) -> Self:
-        """Claims the links that are still pending or scanning.
+        """For links that are still pending or scanning: locks them.
 
         Counts a failure with `error` for each scanning link, which becomes pending or, after
         `max_attempts` failures, `failed`.
@@ -75,7 +75,7 @@ class Claiming:
 
     @classmethod
     def of_links_at_rest(cls) -> Self:
-        """Claims the links that are still failed or in sync, and changes none."""
+        """For links that are still failed or in sync: locks them, and changes no row."""
         return cls("l.status IN ('failed', 'synced')", {})
 
 

@@ -203,7 +203,7 @@ def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> l
 
 
 def links_by_error(database: Database, which: LinkFilter, longest: int) -> Iterator[TupleRow]:
-    """Yields app id, error, number of links, and the last good scan of failed links, with its age.
+    """Yields app id, error, number of links, and the newest good scan of failed links with its age.
 
     Errors are cut to `longest` characters. Streams the rows as `Database.stream` does.
     """

@@ -78,8 +78,9 @@ def find_repositories(
 ) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Tells for each whether one of the apps (if empty, any app) is linked to it. If any are linked,
-    returns only those.
+    Tells for each whether one of the apps is linked to it. If any are linked, returns only those.
+
+    app_ids: an empty list means all apps.
     """
     scheme, _, rest = text.lower().partition("://")
     stem = rest.rstrip("/").removesuffix(".git")

@@ -478,7 +478,7 @@ class Session(Database):
 
     @property
     def id(self) -> int:
-        """The server's id of the session in which its locks are taken."""
+        """The process id of this session's backend in Postgres, even behind a proxy."""
         with self._connected():
             return self._id
 

@@ -141,7 +141,7 @@ class LinkQueue(Protocol):
         """Returns the state of each job according to its own keys; writes nothing."""
 
     def prepare(self) -> None:
-        """Prepares pushes, in one round trip, to save time while rows are locked."""
+        """Loads what a push needs, in one round trip. Call it before rows are locked."""
 
     def push(
         self,

@@ -73,9 +73,9 @@ def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
 
 
 def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
-    """Reads the live workers of the queue, and the names of those that are known to be dead.
+    """Reads the live workers of the queue, and the names of those whose process here is gone.
 
-    Redis forgets a killed worker some time later, wherever it ran.
+    A killed worker of another host counts as live until Redis forgets it.
     """
     prefix = RQWorker.redis_worker_namespace_prefix
     keys = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
@@ -120,8 +120,10 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
 def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, ttl: int) -> bool:
     """Tells whether a worker has missed heartbeats.
 
-    reason: why it takes no job. Only the workers that have this field, even if it is empty, date
-        their heartbeats by Redis's clock: those of RQ and of older versions do so by their host's.
+    reason: why the worker takes no job; None for workers of RQ and of older versions. Their
+        heartbeats have the time of their host, so only the time to live of their key counts.
+    seconds: since the last heartbeat.
+    ttl: milliseconds until the key of the worker expires.
     """
     if reason is None or seconds is None:
         return 0 <= ttl < _LEAST_TTL_MS

@@ -43,7 +43,7 @@ class Bar:
     """A reason why a worker takes no job.
 
     message: a few words for lists of workers.
-    error: for the log, and for the end of a worker with --burst.
+    error: is logged; a worker with --burst exits with it.
     """
 
     code: NoJobCode

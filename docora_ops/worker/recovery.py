@@ -70,7 +70,7 @@ class Tries:
 
 
 class LinkRecovery:
-    """Counts the failures of killed jobs, which could not do so. Logs errors of Postgres."""
+    """Counts the failures of jobs that were killed before they could. Logs errors of Postgres."""
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
@@ -78,7 +78,7 @@ class LinkRecovery:
         self._queue = RqQueue(settings, client)
 
     def count_killed_job(self, job: Job, reason: str) -> None:
-        """Counts a failure of the job's link, and ends or keeps the job's tries accordingly."""
+        """Counts a failure of the job's link, and ends its tries if the link is failed now."""
         if (link := _ids_and_name(job)) is None:  # of another program
             log.warning("job %s: failed: %s", inert(job.id), reason)
             return

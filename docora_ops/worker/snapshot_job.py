@@ -331,7 +331,7 @@ class _Snapshot:
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def fail(self, error: Exception) -> None:
-        """Counts the failure, ends or keeps the tries accordingly, and raises SnapshotError."""
+        """Counts the failure, ends the tries if the link is failed now, raises SnapshotError."""
         message = self.cleaner.clean(self._describe(error))
         settings, circuit, ending = self.settings, None, None
         # The job's own connection may be lost, or in the middle of a statement.
