@@ -133,7 +133,7 @@ LIMIT 1
 
 @dataclass(frozen=True)
 class Scans:
-    """How many links had a good scan lately, and when the last one was, by the clock of Postgres."""
+    """The numbers and moments of the last good scans, by the clock of Postgres."""
 
     read_at: datetime
     last_scanned_at: datetime | None
