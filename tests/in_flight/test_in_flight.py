@@ -105,7 +105,7 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
 
 
 def test_when_time_runs_out_the_rest_stays_failed(docora: Docora) -> None:
-    docora.add_links(6)
+    docora.add_links(6, apps=6)
     before = failed_rows(docora)
     docora.add_worker()
     result = docora.run("retry-all-failed", "--in-flight", "4", "--timeout", "1", "--json")
