@@ -65,7 +65,8 @@ def test_show_tells_the_state_the_tries_and_the_masked_failure(bullmq: Bullmq) -
     assert [place["where"] for place in record["places"]] == ["delayed"]
     assert "clone of https://" in record["last_failure"]["text"]
     assert GITHUB_TOKEN not in str(shown)
-    assert "Job attempts\t1\nJob retries left\t4\n" in bullmq.run("show", *link.ids).stdout
+    screen = bullmq.run("show", *link.ids, "--all").stdout
+    assert "Job attempts\t1\nJob retries left\t4\n" in screen
 
     stalled = docora.add_link("scanning")
     bullmq.stall(stalled)
