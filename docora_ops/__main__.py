@@ -11,12 +11,13 @@ _PR_SET_DUMPABLE = 4
 
 def main() -> int:
     """Runs the command line. Returns the exit code."""
-    # Nearly all objects of the imports stay: collecting garbage takes a fifth of a short command.
+    # Garbage collection would take a fifth of a short command, and find almost nothing.
     gc.set_threshold(200_000)
     # Blocked until the handlers that report an interrupt are installed.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    # Keeps passwords and keys in memory out of core dumps. The limit is for git and the pager,
-    # which the kernel lets dump again. A handler such as systemd-coredump disregards the limit.
+    # Keeps passwords and keys out of core dumps. The limit covers git and the pager, for which the
+    # kernel enables core dumps again; prctl covers handlers that ignore the limit, such as
+    # systemd-coredump.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -11,8 +11,8 @@ from docora_ops.text import inert, mask, mask_cut
 
 LONGEST = 300  # characters of an error that are compared
 
-# Each alternative begins only where the run of its characters does, so the time stays linear. The
-# first condition, which most of them have in common, passes over the inside of a word at once.
+# Each alternative can match only at the start of a run of its characters, which keeps the time
+# linear. Most share the first condition, which skips the inside of words.
 _VARIABLE = re.compile(
     r"""
     (?<!\w) (?:
@@ -48,9 +48,9 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 class ErrorGroup:
     """Links whose errors differ only in paths, numbers and ids.
 
-    error_message: `*` stands for the parts that differ; None if the links have no error.
-    good_until_at: the latest good scan of any of the failed links, all of which failed after their
-        own (when is not recorded). None if none is failed, or none was ever scanned well.
+    error_message: `*` replaces the parts that differ; None if the links have no error.
+    good_until_at: the latest good scan of any failed link. The time of a failure is not recorded,
+        but each link failed after its own last good scan. None if there is no such scan.
     good_until_seconds: the seconds since `good_until_at`, by the clock of Postgres.
     """
 
@@ -62,7 +62,7 @@ class ErrorGroup:
 
 
 def fold(text: str) -> str:
-    """Replaces paths, URLs, numbers, ids and quotations in a `typable` error by `*`."""
+    """Replaces paths, URLs, numbers, ids and quoted text in a `typable` error by `*`."""
     folded = _VARIABLE.sub(
         lambda part: part["kept"] or f"{part['notification'] or part['event'] or ''}*", text
     )
@@ -70,10 +70,10 @@ def fold(text: str) -> str:
 
 
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
-    """Groups links by folded error, most links first. Shows an error in full if all have it.
+    """Groups links by folded error, most links first. Shows the full error if all links share it.
 
-    rows: the app id, the first LONGEST + 1 characters of the error, and the number of links with
-    both; then, where they are known, `good_until_at` and `good_until_seconds` of the failed links.
+    rows: the app id, the first LONGEST + 1 characters of the error, the number of links with both,
+    and optionally `good_until_at` and `good_until_seconds` of the failed links.
     """
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}
@@ -95,10 +95,10 @@ def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
 
 
 def typable(error: str) -> str:
-    """Returns the beginning of an error without secrets, as a pattern for `--error`.
+    """Returns the beginning of an error, without secrets, as a pattern for `--error`.
 
-    `*` replaces what nobody can type, such as control characters and outer blanks, and what follows
-    the first LONGEST characters.
+    `*` replaces text that is hard to type, such as control characters and outer blanks, and
+    everything after the first LONGEST characters.
     """
     text = mask_cut(error) if len(error) > LONGEST else mask(error)
     if len(error) > LONGEST or len(text) > LONGEST:

@@ -1,4 +1,4 @@
-"""The errors, each with a sentence for a person and a stable code for a script."""
+"""The errors, each with a message for people and a stable code for scripts."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,9 +8,9 @@ from docora_ops.text import moment
 
 
 class DocoraOpsError(Exception):
-    """Base of all errors that are not bugs."""
+    """Base class of all errors that are not bugs."""
 
-    code: ClassVar[str] = "error"  # for scripts: never changes
+    code: ClassVar[str] = "error"  # for scripts, so it never changes
 
     def __init_subclass__(cls, code: str) -> None:
         cls.code = code
@@ -19,13 +19,13 @@ class DocoraOpsError(Exception):
         self, message: str, *, hint: str | None = None, details: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(message)
-        self.message = message  # one sentence with the value that is wrong
+        self.message = message  # one sentence that names the wrong value
         self.hint = hint  # what to do next
         self.details = details or {}  # further fields of the JSON document
 
 
 class BugError(DocoraOpsError, code="bug"):
-    """A fault of docora-ops."""
+    """A bug in docora-ops."""
 
 
 class UsageError(DocoraOpsError, code="usage"):
@@ -33,7 +33,7 @@ class UsageError(DocoraOpsError, code="usage"):
 
 
 def in_future(option: str, given: datetime, now: datetime, server: str) -> UsageError:
-    """Returns the error for a moment that should be past. `now`: by the clock of the server."""
+    """Returns the error for a time in the future. `now`: the time by the clock of `server`."""
     return UsageError(
         f"{option} {moment(given)} is in the future: it is {moment(now)} by the clock of {server}",
         hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
@@ -45,11 +45,11 @@ class ConfigurationError(DocoraOpsError, code="configuration"):
 
 
 class WrongKeyError(ConfigurationError, code="wrong_key"):
-    """ENCRYPTION_KEY is not the key that Docora has encrypted its values with."""
+    """ENCRYPTION_KEY is not the key with which Docora encrypts."""
 
 
 class AmbiguousError(DocoraOpsError, code="ambiguous"):
-    """A name fits several apps or repositories."""
+    """A name matches several apps or repositories, or several operations are running."""
 
 
 class NotFoundError(DocoraOpsError, code="not_found"):
@@ -65,15 +65,15 @@ class NotFailedError(RefusedError, code="not_failed"):
 
 
 class CircuitOpenError(RefusedError, code="circuit_open"):
-    """Docora's scheduler leaves the link alone until the circuit of its repository is closed."""
+    """Docora's scheduler does not queue the link until the circuit of its repository is closed."""
 
 
 class NeedsRqError(RefusedError, code="needs_rq"):
-    """The command or the option works with RQ's queue only."""
+    """The command or option works only with RQ."""
 
 
 class WrongBackendError(RefusedError, code="wrong_backend"):
-    """Docora's own workers run the jobs, and the settings say that workers of RQ do."""
+    """Docora's own workers run the jobs, but the settings say that RQ workers do."""
 
 
 class WrongClockError(RefusedError, code="wrong_clock"):
@@ -81,15 +81,15 @@ class WrongClockError(RefusedError, code="wrong_clock"):
 
 
 class HostFaultError(RefusedError, code="host_fault"):
-    """The host lets no job succeed: its disk is full, or it starts no process."""
+    """No job can succeed on this host: its disk is full, or it can't start processes."""
 
 
 class UnclearBackendError(RefusedError, code="unclear_backend"):
-    """The settings do not say which workers run the jobs, and it cannot be found out."""
+    """The settings do not say which workers run the jobs, and it can't be detected."""
 
 
 class SnapshotRunningError(RefusedError, code="snapshot_running"):
-    """A resync would be lost on the snapshot that is running."""
+    """A resync would have no effect on a running snapshot."""
 
 
 class OperationFinishedError(RefusedError, code="operation_finished"):
@@ -105,51 +105,51 @@ class ServersMismatchedError(RefusedError, code="servers_mismatched"):
 
 
 class WorkerNameTakenError(RefusedError, code="worker_name_taken"):
-    """Another worker runs under this name."""
+    """Another worker with this name is running."""
 
 
 class ServerError(DocoraOpsError, code="server"):
-    """Postgres or Redis is unreachable, refuses, or is too slow."""
+    """Postgres or Redis is unreachable, denies access or is too slow."""
 
 
 class PostgresError(ServerError, code="postgres"):
-    """Postgres is unreachable, refuses, or is too slow."""
+    """Postgres is unreachable, denies access or is too slow."""
 
 
 class PostgresDeniedError(PostgresError, code="postgres"):
-    """Postgres refuses the login or a privilege, and will until somebody changes that."""
+    """Postgres denies the login or a privilege; a retry will not help."""
 
 
 class PoolingError(PostgresError, code="postgres_pooling"):
-    """A proxy in front of Postgres pools statements, or the sessions that workers need."""
+    """A proxy in front of Postgres pools statements, or transactions where sessions are needed."""
 
 
 class LinkError(PostgresError, code="postgres_statement"):
-    """Postgres refused a statement because of its rows: other links may work."""
+    """Postgres refused a statement because of its rows; other links may succeed."""
 
 
 class StatementTimeoutError(LinkError, code="statement_timeout"):
-    """Postgres did not finish a statement in time: a smaller batch may succeed."""
+    """Postgres did not finish a statement in time; a smaller batch may succeed."""
 
 
 class ConflictError(LinkError, code="postgres_statement"):
-    """Postgres broke off a transaction in favour of another session's: a second try may succeed."""
+    """Postgres aborted a transaction because of a conflict; a second try may succeed."""
 
 
 class LinkLockedError(LinkError, code="link_locked"):
-    """Another session holds the row of the link."""
+    """Another session has locked the row of the link."""
 
 
 class RedisError(ServerError, code="redis"):
-    """Redis is unreachable, refuses, or is too slow."""
+    """Redis is unreachable, denies access or is too slow."""
 
 
 class RedisDeniedError(RedisError, code="redis"):
-    """Redis refuses the login or a privilege, and will until somebody changes that."""
+    """Redis denies the login or a privilege; a retry will not help."""
 
 
 class UnqueueableError(DocoraOpsError, code="unqueueable"):
-    """This one link can't be queued, whatever its status."""
+    """This link can't be queued, regardless of its status."""
 
 
 class InvalidJobIdError(UnqueueableError, code="invalid_job_id"):
@@ -165,15 +165,15 @@ class SnapshotError(DocoraOpsError, code="snapshot"):
 
 
 class GitError(SnapshotError, code="git"):
-    """git did not get the repository. Counts as a failure of the repository's circuit."""
+    """git could not fetch the repository. Counts as a failure for the repository's circuit."""
 
 
 class BrokenCloneError(GitError, code="broken_clone"):
-    """The clone on disk can't be read. The next try makes a new one."""
+    """The clone on disk can't be read. The next try creates a new clone."""
 
 
 class DeliveryError(SnapshotError, code="delivery"):
-    """The app did not take a file."""
+    """The app did not accept a file."""
 
 
 class CommandInterruptedError(DocoraOpsError, code="interrupted"):

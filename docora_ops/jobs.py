@@ -1,4 +1,4 @@
-"""Jobs of links, and the queue that they stand in."""
+"""Jobs of links, their queue and its workers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,6 @@ from enum import StrEnum
 from docora_ops.text import duration
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
-BULLMQ_PREFIX = "bull"  # begins BullMQ's keys
-RECENT = 900  # seconds whose ends of jobs a screen tells
-JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
 
 
 class Backend(StrEnum):
@@ -25,7 +22,7 @@ class BackendSource(StrEnum):
 
     SETTING = "setting"  # DOCORA_OPS_BACKEND
     WORKERS = "workers"
-    TRACES = "traces"  # keys of one queue, and none of the other
+    TRACES = "traces"  # keys of only one queue exist
     DEFAULT = "default"  # neither workers nor traces
     UNCLEAR = "unclear"
 
@@ -37,7 +34,7 @@ class BackendChoice:
     backend: Backend
     source: BackendSource
     why: str = ""
-    first: str = ""  # words before the advice to set the variable, where it is unclear
+    first: str = ""  # if unclear, words before the advice to set the variable
 
     @property
     def is_clear(self) -> bool:
@@ -46,19 +43,19 @@ class BackendChoice:
 
     @property
     def sentence(self) -> str:
-        """Returns what was found out; `source` must not be SETTING."""
-        found = f": using {self.backend}, as {self.why}" if self.is_clear else f", and {self.why}"
-        return f"DOCORA_OPS_BACKEND is not set{found}"
+        """Says which backend is in use, and why; `source` must not be SETTING."""
+        why = f": using {self.backend}, as {self.why}" if self.is_clear else f", and {self.why}"
+        return f"DOCORA_OPS_BACKEND is not set{why}"
 
     @property
     def to_set(self) -> str:
-        """Returns what to do if the backend is unclear."""
+        """Says what to do if the backend is unclear."""
         return f"{self.first}set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The sentences about one backend."""
+    """Sentences and hints about one backend."""
 
     to_start_workers: str
     to_resume: str  # suspended workers
@@ -66,6 +63,11 @@ class Advice:
     to_switch: str  # to the other backend
     others_beside: str  # workers of both backends run
     to_stop_others: str
+    no_worker: str
+    no_worker_short: str
+    others_left_jobs: str  # the other queue has jobs, but no worker; empty if that is harmless
+    to_drop_jobs: str  # of deleted links
+    to_queue_held_back: str  # pending links with an open circuit; empty if none is held back
 
 
 ADVICE: Mapping[Backend, Advice] = {
@@ -77,6 +79,13 @@ ADVICE: Mapping[Backend, Advice] = {
         others_beside="a BullMQ worker of Docora runs beside the RQ queue: "
         "each link may be worked on twice",
         to_stop_others="run Docora with RUN_MODE=api",
+        no_worker=f"no worker listens on the queue {QUEUE_NAME}",
+        no_worker_short="none",
+        others_left_jobs="Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
+        "them: docora-ops schedule, run each minute, queues their links; docora-ops doctor has the "
+        "command that removes the jobs",
+        to_drop_jobs="docora-ops repair --remove-unknown-jobs",
+        to_queue_held_back="",
     ),
     Backend.BULLMQ: Advice(
         to_start_workers="run Docora with RUN_MODE=all or worker",
@@ -85,19 +94,24 @@ ADVICE: Mapping[Backend, Advice] = {
         to_switch="set DOCORA_OPS_BACKEND=rq",
         others_beside="a worker of RQ runs beside Docora's own: each link may be worked on twice",
         to_stop_others="stop the workers of RQ",
+        no_worker="no BullMQ worker is seen",
+        no_worker_short="none seen",
+        others_left_jobs="",
+        to_drop_jobs="wait until Docora's workers have taken these jobs",
+        to_queue_held_back="docora-ops retry-all-failed --reset-circuit",
     ),
 }
 
 
 class JobState(StrEnum):
-    """The state of a link's job, by the job's own keys."""
+    """The state of a link's job, according to the job's own keys."""
 
     NONE = "none"
     FINISHED = "finished"
     STALE = "stale"  # remains of a job that failed, was stopped or was abandoned
     WAITING = "waiting"
-    RUNNING = "running"  # with RQ while the key of an execution lives, whatever its status says
-    UNREADABLE = "unreadable"  # the job's key holds something else
+    RUNNING = "running"  # with RQ, while the key of an execution exists, regardless of the status
+    UNREADABLE = "unreadable"  # the job's key holds anything but a job
 
     @property
     def is_live(self) -> bool:
@@ -112,11 +126,11 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A live job. None: the queue does not tell a field."""
+    """A live job. Fields that the queue does not record are None."""
 
     job_id: str
     status: str  # `active`, `waiting` or `delayed`
-    name: str | None  # of the function that it calls
+    name: str | None  # the function that it calls
     app_id: str | None
     app_name: str | None
     repository_id: str | None
@@ -132,17 +146,17 @@ class NoJobCode(StrEnum):
 
     SUSPENDED = "suspended"
     WRONG_CLOCK = "wrong_clock"
-    WRONG_BACKEND = "wrong_backend"  # a BullMQ worker runs beside
+    WRONG_BACKEND = "wrong_backend"  # a BullMQ worker is also running
     POSTGRES = "postgres"
     WRONG_KEY = "wrong_key"
     WRONG_PAIR = "wrong_pair"  # Redis belongs to another database
     HOST = "host"
-    UNKNOWN = "unknown"  # to this version
+    UNKNOWN = "unknown"  # a reason unknown to this version
 
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job: by its own word, or by its state if it leaves no word."""
+    """Why a worker takes no job, as it reports; for RQ's own workers, according to their state."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -160,9 +174,9 @@ class Worker:
     last_heartbeat_at: datetime | None
     jobs: Sequence[QueuedJob]  # the jobs that it runs
     silent_seconds: int | None = None  # since the last heartbeat, if it has missed one
-    clock_ahead_seconds: int | None = None  # of its host's clock, ahead of Redis's
-    no_job_reason: NoJobReason | None = None  # None: takes jobs
-    may_compare: bool = True  # False: its user may not read which database Redis belongs to
+    clock_ahead_seconds: int | None = None  # how far its host's clock is ahead of Redis's
+    no_job_reason: NoJobReason | None = None  # None if it takes jobs
+    may_compare: bool = True  # whether its user may read which database Redis belongs to
 
 
 @dataclass(frozen=True)
@@ -171,42 +185,24 @@ class Refusal:
 
     words: str  # such as `none takes jobs: clock 3,600 s ahead`
     is_total: bool  # no worker takes jobs
-    troubles: Sequence[NoJobReason]  # one for each code but `suspended`, which somebody has ordered
+    troubles: Sequence[NoJobReason]  # one for each code except `suspended`, which is intended
 
 
 def refusal_of(workers: Sequence[Worker]) -> Refusal | None:
-    """Returns what is known of the workers that take no job, None if all of these take jobs."""
-    found = [each.no_job_reason for each in workers if each.no_job_reason is not None]
-    if not found:
+    """Summarizes the workers that take no job; returns None if all take jobs."""
+    known = [worker.no_job_reason for worker in workers if worker.no_job_reason is not None]
+    if not known:
         return None
-    # Two workers of one host may measure its clock differently by a second.
-    reasons = list({reason.code: reason for reason in reversed(found)}.values())[::-1]
-    is_total = len(found) == len(workers)
+    # One reason for each code: workers of one host may measure its clock a second apart.
+    reasons = list({reason.code: reason for reason in reversed(known)}.values())[::-1]
+    is_total = len(known) == len(workers)
     if is_total:
-        count = "takes no job" if len(found) == 1 else "none takes jobs"
+        count = "takes no job" if len(known) == 1 else "none takes jobs"
     else:
-        count = "1 takes no job" if len(found) == 1 else f"{len(found)} take no job"
+        count = "1 takes no job" if len(known) == 1 else f"{len(known)} take no job"
     messages = "; ".join(reason.message for reason in reasons)
-    troubles = [each for each in reasons if each.code is not NoJobCode.SUSPENDED]
+    troubles = [reason for reason in reasons if reason.code is not NoJobCode.SUSPENDED]
     return Refusal(f"{count}: {messages}", is_total, troubles)
-
-
-def silence_of(workers: Sequence[Worker]) -> str | None:
-    """Returns `last heartbeat 75 s ago` if these workers have missed heartbeats, else None."""
-    silent = [each.silent_seconds for each in workers if each.silent_seconds is not None]
-    if not silent:
-        return None
-    ago = f"last heartbeat {duration(min(silent))} ago"
-    return ago if len(silent) == len(workers) else f"{len(silent)} of them: {ago}"
-
-
-def lost_words(workers: Sequence[Worker], killed: Sequence[str]) -> str | None:
-    """Returns `w1 is gone` and the silence of live workers; None if nothing is wrong.
-
-    killed: the names of workers that are known to be dead.
-    """
-    gone = f"{killed[0]} is gone" if len(killed) == 1 else f"{len(killed)} are gone"
-    return "; ".join(filter(None, (silence_of(workers), gone if killed else None))) or None
 
 
 @dataclass(frozen=True)
@@ -221,7 +217,7 @@ class Scheduler:
 
 @dataclass(frozen=True)
 class AnyWorker:
-    """A live worker of any queue of this Redis."""
+    """A live worker of any queue in this Redis."""
 
     name: str
     state: str | None
@@ -230,7 +226,7 @@ class AnyWorker:
 
 @dataclass(frozen=True)
 class Suspension:
-    """A suspension of workers: with RQ, of all workers of this Redis. None: unknown, or no end."""
+    """A suspension of workers; with RQ, of all workers of this Redis. None: unknown or endless."""
 
     suspended_at: datetime | None
     ends_at: datetime | None
@@ -265,31 +261,44 @@ class QueueOverview:
     suspension: Suspension | None
     workers: Sequence[Worker]
     scheduler: Scheduler | None
-    jobs: Sequence[QueuedJob]  # the first ones: running, then waiting, then delayed
-    last_failed_at: datetime | None  # the last end of the failed jobs that the queue still keeps
-    last_pass_at: datetime | None = None  # of `docora-ops schedule`, with RQ
+    jobs: Sequence[QueuedJob]  # the first jobs: running, then waiting, then delayed
+    last_failed_at: datetime | None  # the latest end of a failed job that the queue still keeps
+    last_pass_at: datetime | None = None  # the last pass of `docora-ops schedule`, with RQ
     last_pass_seconds: int | None = None  # since then, by the clock of Redis
     backend_source: BackendSource = BackendSource.SETTING
-    # Jobs that failed in the last 15 minutes, at least: one that is queued again is not counted.
+    # A lower bound of the jobs that failed in the last 15 minutes: jobs queued again do not count.
     failed_recently: int = 0
-    live_runs: int = 0  # running jobs whose worker still shows that it is alive
-    last_began_at: datetime | None = None  # the last begin that the jobs at hand still tell
-    killed_workers: Sequence[str] = ()  # the names of those that are known to be dead
-    jobs_of_apps: int | None = None  # live jobs of the chosen apps, the only ones in `jobs`
+    live_runs: int = 0  # running jobs whose worker is still alive
+    last_began_at: datetime | None = None  # the latest start of a job that the queue still keeps
+    killed_workers: Sequence[str] = ()  # names of workers known to be dead
+    jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
 
     @property
     def lost_words(self) -> str | None:
-        """Says which workers are gone or have missed heartbeats; None if all are well."""
-        return lost_words(self.workers, self.killed_workers)
+        """Returns `last heartbeat 75 s ago; w1 is gone` or a part of it; None if all are well."""
+        silences = (worker.silent_seconds for worker in self.workers)
+        silent = [seconds for seconds in silences if seconds is not None]
+        words = []
+        if silent:
+            of_them = "" if len(silent) == len(self.workers) else f"{len(silent)} of them: "
+            words.append(f"{of_them}last heartbeat {duration(min(silent))} ago")
+        if killed := self.killed_workers:
+            words.append(f"{killed[0]} is gone" if len(killed) == 1 else f"{len(killed)} are gone")
+        return "; ".join(words) or None
+
+    @property
+    def has_scheduler(self) -> bool:
+        """Tells whether anything queues RQ's delayed jobs when they are due.
+
+        Workers of docora-ops do. They are recognized by reporting how far their clock is off.
+        """
+        ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
+        return ours or self.scheduler is not None
 
     @property
     def unfinished(self) -> int:
-        """Counts the jobs that are still to be done."""
+        """Counts the jobs that have not ended."""
         return self.waiting + self.active + self.delayed
-
-
-MOST_SEARCHED = 10_000
-"""Places at the head of a list that are searched for a job: a longer search would block Redis."""
 
 
 @dataclass(frozen=True)
@@ -299,23 +308,24 @@ class JobPlace:
     where: str  # `list`, `intermediate`, `execution`, or the name of a registry
     queue_name: str
     position: int | None = None  # in a list, counted from 1
-    score_at: datetime | None = None  # when it is due, was put there, or expires
-    alive: bool | None = None  # of an execution: its heartbeat has not expired
-    worker: str | None = None  # of an execution
+    score_at: datetime | None = None  # the score: when the entry is due, was added, or expires
+    alive: bool | None = None  # for an execution: whether its heartbeat has not expired
+    worker: str | None = None  # for an execution
 
 
 @dataclass(frozen=True)
 class JobFailure:
-    """The failure of one try of a job."""
+    """The failure of one try of a job, without secrets."""
 
     failed_at: datetime | None
     worker: str | None
-    text: str  # the last lines of the traceback
+    text: str  # with RQ, the last lines of the traceback
+    error_message: str  # the line of `text` that names the error
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """The queue's record of one job. Each field is None if it is not known, or there is no job."""
+    """The queue's record of one job. Unknown fields are None, as are all if there is no job."""
 
     status: str | None
     origin: str | None
@@ -335,39 +345,26 @@ class OtherQueue(StrEnum):
     """The state of the queue of the other backend, which should not be in use."""
 
     UNUSED = "unused"
-    LEFT_JOBS = "left_jobs"  # jobs wait, and no worker runs to take them
+    LEFT_JOBS = "left_jobs"  # jobs wait, but no worker runs
     WORKED_ON = "worked_on"  # a worker runs
 
 
 def when_docora_queues(workers: int, scan_interval: str) -> str:
-    """Returns when Docora's scheduler queues a link; `workers`: those of BullMQ."""
+    """Says when Docora's scheduler queues a link. `workers`: the number of BullMQ workers."""
     return f"within {scan_interval}" if workers else "once a worker of Docora runs"
 
 
 @dataclass(frozen=True)
 class QueueHealth:
-    """The state of the queue. Unknown values are None."""
+    """What `doctor` checks about a queue."""
 
-    waiting: int
-    oldest_waits_for: float | None  # seconds since the oldest of the first jobs was queued
-    workers: int
-    suspension: Suspension | None
-    has_scheduler: bool = True
-    first_delayed_in: float | None = None  # seconds until it is due, below 0 if it is overdue
-    other: OtherQueue = OtherQueue.UNUSED
-    lost: str | None = None  # which workers are gone or have missed heartbeats
-    live_workers: Sequence[Worker] = ()  # of RQ
-    to_remove_others: str = ""  # the shell command that removes the jobs of the other backend
+    overview: QueueOverview
+    other: OtherQueue
+    to_remove_others: str  # the shell command that removes the jobs of the other backend
+    first_delayed_in: float | None = None  # seconds until the first delayed job is due; may be < 0
     bullmq_version: str | None = None  # empty if the queue's metadata does not name it
-    active: int = 0  # jobs of BullMQ
-    delayed: int = 0  # jobs of BullMQ
-    last_failed_at: datetime | None = None
-    oldest_waiting_at: datetime | None = None
-    last_pass_seconds: int | None = None  # since the last pass of `docora-ops schedule`
-    live_runs: int = 0
-    last_began_at: datetime | None = None
 
     @property
     def has_only_others(self) -> bool:
         """Tells whether only workers of the other backend run."""
-        return not self.workers and self.other is OtherQueue.WORKED_ON
+        return not self.overview.workers and self.other is OtherQueue.WORKED_ON

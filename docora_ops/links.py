@@ -41,13 +41,13 @@ class Outcome(StrEnum):
 
     @property
     def succeeded(self) -> bool:
-        """Tells whether the link has a waiting job now, or gets one within a minute."""
+        """Tells whether the link has a waiting job or gets one within a minute."""
         left_alone = {Outcome.ALREADY_RUNNING, Outcome.SKIPPED, Outcome.NOT_QUEUED}
         return self not in left_alone
 
 
 def count_succeeded(counts: Mapping[Outcome, int]) -> int:
-    """Counts the links that have a waiting job now, or get one within a minute."""
+    """Counts the links that have a waiting job or get one within a minute."""
     return sum(count for outcome, count in counts.items() if outcome.succeeded)
 
 
@@ -62,7 +62,7 @@ class Action(StrEnum):
     def is_rescan(self, status: str) -> bool:
         """Returns the rescan flag of the job for a link with this status."""
         if self in {Action.SCHEDULE, Action.REPAIR}:
-            return status != LinkStatus.PENDING_SNAPSHOT  # a first snapshot
+            return status != LinkStatus.PENDING_SNAPSHOT  # except first snapshots
         return self is Action.RETRY
 
 
@@ -84,7 +84,7 @@ class Repository:
 
     @property
     def repository_name(self) -> str:
-        """`owner/name`."""
+        """Returns `owner/name`."""
         return f"{self.owner}/{self.name}"
 
 
@@ -94,12 +94,12 @@ def link_name(app_name: str, repository_name: str) -> str:
 
 
 def arguments(*names: str) -> str:
-    """Returns ids or names as the arguments of a command, quoted for the shell."""
-    return ("-- " if any(each.startswith("-") for each in names) else "") + shlex.join(names)
+    """Returns ids or names as arguments of a command, quoted for the shell."""
+    return ("-- " if any(name.startswith("-") for name in names) else "") + shlex.join(names)
 
 
 def only_app(apps: Collection[str]) -> str:
-    """Returns the only app as an argument of a command; an empty text for none or several."""
+    """Returns the only app as an argument of a command; empty if there are none or several."""
     return arguments(*apps) if len(apps) == 1 else ""
 
 
@@ -112,17 +112,17 @@ class LinkIds:
 
     @property
     def job_id(self) -> str:
-        """The id of the link's job."""
+        """Returns the id of the link's job."""
         return f"{self.app_id}-{self.repository_id}"
 
     @property
     def has_valid_job_id(self) -> bool:
-        """Tells whether the two ids form a valid job id, from which they can be read back."""
+        """Tells whether the job id is valid, so that `ids_of_job` can parse it."""
         return _JOB_ID.fullmatch(self.job_id) is not None
 
     @property
     def words(self) -> str:
-        """The two ids as arguments of a command."""
+        """Returns the two ids as arguments of a command."""
         return arguments(self.app_id, self.repository_id)
 
 
@@ -130,9 +130,9 @@ _JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")  # RQ allows no other c
 
 
 def ids_of_job(job_id: str) -> tuple[str, str] | None:
-    """Returns the app id and the repository id of a valid job id, otherwise None."""
-    found = _JOB_ID.fullmatch(job_id)
-    return (found[1], found[2]) if found else None
+    """Returns the app id and the repository id of a job id; None if it is invalid."""
+    ids = _JOB_ID.fullmatch(job_id)
+    return (ids[1], ids[2]) if ids else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,23 +158,23 @@ class PublicPayload(LinkIds):
 
     @property
     def repository_name(self) -> str:
-        """`owner/name`."""
+        """Returns `owner/name`."""
         return f"{self.owner}/{self.name}"
 
     @property
     def link_name(self) -> str:
-        """`App ← owner/name`."""
+        """Returns `App ← owner/name`."""
         return link_name(self.app_name, self.repository_name)
 
     @property
     def description(self) -> str:
-        """The job's description on RQ's own screens and in its log, inert."""
-        return f"{inert(self.repository_name)} → {inert(self.app_name)}"  # most are ASCII: fast
+        """Returns the job's description for RQ's screens and log, as inert text."""
+        return f"{inert(self.repository_name)} → {inert(self.app_name)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Payload(PublicPayload):
-    """The arguments of a snapshot job, except for the rescan flag. Read only to queue or run it."""
+    """The arguments of a snapshot job, without the rescan flag. Read only to queue or run a job."""
 
     github_token_encrypted: str | None = field(repr=False)
     client_auth_key_encrypted: str = field(repr=False)
@@ -194,13 +194,13 @@ class Link:
 
     @property
     def names(self) -> dict[str, str]:
-        """The ids and names of app and repository."""
+        """Returns the ids and names of app and repository."""
         names = ("app_id", "app_name", "repository_id", "repository_name")
         return {name: getattr(self.payload, name) for name in names}
 
     @property
     def held_back(self) -> str:
-        """Says until when Docora's scheduler waits for the open circuit."""
+        """Says until when Docora's scheduler does not queue the link."""
         repository, until = self.payload.repository_name, moment(self.circuit_open_until)
         alone = "until then Docora's scheduler leaves the link alone"
         return f"the circuit of {repository} is open until {until}: {alone}"
@@ -208,25 +208,25 @@ class Link:
 
 @dataclass(frozen=True)
 class LinkResult:
-    """The result of one `retry` or `resync`. `link` is the link before it."""
+    """The result of one `retry` or `resync`. `link`: the link before the change."""
 
     action: Action
     link: Link
     outcome: Outcome
-    circuit_open_until: datetime | None  # after it
-    circuit_reset: bool | None = None  # None: without `--reset-circuit`
+    circuit_open_until: datetime | None  # after the change
+    circuit_reset: bool | None = None  # None without `--reset-circuit`
     deliveries_cleared: int = 0  # deleted or, with `update`, marked
     update: bool = False
     path: str | None = None  # only these files are sent again
     dry_run: bool = False
-    workers: int = 0  # live ones
-    scan_interval: str = ""  # how soon Docora's scheduler queues a link that was only reset
-    run: str = ""  # the id of its audit entries; empty if there are none
+    workers: int = 0  # live workers
+    scan_interval: str = ""  # the time within which Docora's scheduler queues a reset link
+    run: str = ""  # the id shared by the audit entries; empty if there are none
 
 
 @dataclass(frozen=True, slots=True)
 class LinkFailure:
-    """A link that could not be queued, and why. The names are None if they are not known."""
+    """A link with an error: not queued, failed again, or lost. Unknown names are None."""
 
     job_id: str
     app_id: str
@@ -238,7 +238,7 @@ class LinkFailure:
 
 @dataclass(frozen=True, slots=True)
 class PlannedLink:
-    """The outcome that a dry run expects for one link."""
+    """The outcome that a dry run predicts for one link."""
 
     job_id: str
     app_id: str
@@ -258,21 +258,21 @@ class AppCount(App):
 
 @dataclass(frozen=True)
 class LinkFilter:
-    """Selects links: one value of each field must match. An empty field matches every link."""
+    """A filter for links: one value of each field must match. An empty field matches all links."""
 
     app_ids: Sequence[str] = ()
     exclude_app_ids: Sequence[str] = ()
     repository_ids: Sequence[str] = ()
-    repository_names: Sequence[str] = ()  # also these: `owner/name`, with `*` as a wildcard
+    repository_names: Sequence[str] = ()  # `owner/name` with `*`; alternative to `repository_ids`
     statuses: Sequence[LinkStatus] = ()
-    errors: Sequence[str] = ()  # the error contains TEXT; with a `*`, TEXT must match it all
+    errors: Sequence[str] = ()  # the error contains the text; with `*`, the whole error matches it
     exclude_errors: Sequence[str] = ()
-    no_error: bool = False  # also links without an error
-    open_circuit: bool | None = None  # None: whether or not the repository's circuit is open
-    or_held_back: bool = False  # also pending links with an open circuit
-    last_scan_before: datetime | None = None  # also links that were never scanned
-    last_scan_after: datetime | None = None  # at this moment or later
-    overdue_before: datetime | None = None  # overdue links, judged by this moment
+    no_error: bool = False  # also match links without an error
+    open_circuit: bool | None = None  # whether the repository's circuit is open; None matches both
+    or_held_back: bool = False  # also match pending links with an open circuit
+    last_scan_before: datetime | None = None  # also matches links that were never scanned
+    last_scan_after: datetime | None = None  # at this time or later
+    overdue_before: datetime | None = None  # links whose last good scan was before are overdue
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])
@@ -289,7 +289,7 @@ class LinkSort(StrEnum):
 
 
 class LinkGroup(StrEnum):
-    """The fields that links can be counted by."""
+    """The fields by which links can be counted."""
 
     APP = "app"
     REPOSITORY = "repository"

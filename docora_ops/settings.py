@@ -17,7 +17,12 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from docora_ops.errors import ConfigurationError, UsageError
 from docora_ops.jobs import Backend
@@ -87,9 +92,13 @@ def _own(name: str, **rules: Any) -> Any:
 class Settings(BaseSettings):
     """The settings in the environment or a file. Times without a unit are in seconds."""
 
-    # Rust's engine takes as long to compile the patterns as the rest of the model.
     model_config = SettingsConfigDict(
-        extra="ignore", hide_input_in_errors=True, regex_engine="python-re"
+        alias_generator=str.upper,
+        case_sensitive=True,
+        hide_input_in_errors=True,
+        # Rust's engine takes as long to compile the patterns as the rest of the model.
+        regex_engine="python-re",
+        validate_by_name=True,
     )
 
     database_url: SecretStr | None = None
@@ -143,11 +152,10 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        *_: PydanticBaseSettingsSource,
+        **_named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leaves the environment to `load_settings`: pydantic would ignore the case of names."""
+        """Reads nothing: `load_settings` knows which places to read, and which of them wins."""
         return (init_settings,)
 
     @field_validator("database_url", "redis_url")
@@ -165,7 +173,7 @@ class Settings(BaseSettings):
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in schemes:
-            raise ValueError(f"must look like {' or '.join(f'{each}://…' for each in schemes)}")
+            raise ValueError(f"must look like {' or '.join(f'{name}://…' for name in schemes)}")
         # Unescaped in a password, it would make the rest of the password the host, which is shown.
         options = [option for option in parts.query.split("&") if "=" not in option]
         if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
@@ -176,7 +184,7 @@ class Settings(BaseSettings):
         path_wins = parts.scheme != "unix" and re.search(r"/\d+\Z", parts.path)
         left_out = _LEFT_OUT | ({"db"} if path_wins else set())
         options = [_AS_LIBPQ.get(option, option) for option in parts.query.split("&")]
-        kept = [each for each in options if each and each.partition("=")[0] not in left_out]
+        kept = [one for one in options if one and one.partition("=")[0] not in left_out]
         return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
     def hurried(self, seconds: int) -> Self:
@@ -243,31 +251,27 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     UsageError for an env file and a target.
     """
     env_file, target = settings_source(env_file, target)
-    environment, warnings = dict(os.environ), list[str]()
+    hidden = {*_SERVERS, *(f"{name}_FILE" for name in _SERVERS)} if target else set()
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    values, warnings = _Variables(environment, "the environment")(), list[str]()
     if target:
-        for name in _SERVERS:
-            environment |= {name: "", f"{name}_FILE": ""}
-        found = _with_files(environment, "the environment") | _read_target(target)
-    else:
+        values |= _read_target(target)
+    elif env_file:
         # A path has lost a slash of the URL that was given by mistake.
-        what = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}" if env_file else ""
-        in_file = _read(env_file, what) if env_file else {}
-        of_file = _with_files(in_file, what)
-        found = of_file | _with_files(environment, "the environment")
-        replaced = [name for name in _SERVERS if of_file.get(name) not in {None, found.get(name)}]
+        place = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}"
+        variables = _read(env_file, place)
+        in_file = _Variables(variables, place)()
+        values = in_file | values
+        replaced = [name for name in _SERVERS if in_file.get(name) not in {None, values.get(name)}]
         if replaced:
-            which = " and ".join(replaced)
-            warnings.append(f"{which} of the environment wins over the {what}")
-        if env_file and _is_exposed(env_file, in_file):
-            warnings.append(f"{what} {_EXPOSED}: {_to_protect(env_file)}")
-    names = [str(field.validation_alias or name) for name, field in Settings.model_fields.items()]
-    values: dict[str, Any] = {name: found[name.upper()] for name in names if name.upper() in found}
-    values["DOCORA_OPS_TARGET"] = target
+            warnings.append(f"{' and '.join(replaced)} of the environment wins over the {place}")
+        if command := _protection(env_file, variables):
+            warnings.append(f"{place} {_EXPOSED}: {command}")
     try:
-        settings = Settings(**values)
+        settings = Settings(**values | {"DOCORA_OPS_TARGET": target})
     except ValidationError as error:
         problems = "; ".join(
-            f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+            f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors(include_input=False, include_context=False)
         )
         where = f"the file of the target {target}" if target else "the env file"
@@ -279,104 +283,105 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     return settings
 
 
-def _read_target(target: str) -> dict[str, str]:
+class _Variables(EnvSettingsSource):
+    """The settings in the variables of one place. An empty variable counts as unset.
+
+    The value of DATABASE_URL, REDIS_URL or ENCRYPTION_KEY may stand in the file that NAME_FILE
+    names. Raises ConfigurationError if the place has both, or if the file gives no value.
+
+    place: what an error calls the place.
+    """
+
+    def __init__(self, variables: Mapping[str, str], place: str) -> None:
+        super().__init__(Settings)
+        # pydantic would also take the name of the field, in lower case.
+        values = {name: value for name, value in variables.items() if value and name.isupper()}
+        self.env_vars = values
+        for name in READ_FROM_FILES:
+            if not (path := values.get(f"{name}_FILE")):
+                continue
+            if name in values:
+                raise ConfigurationError(
+                    f"{place} has both {name} and {name}_FILE", hint="remove one of them"
+                )
+            # Anything but a path may be the value itself, put there by mistake.
+            file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
+            values[name] = _text_of(Path(path), file).rstrip("\n")
+            if not values[name]:
+                raise ConfigurationError(f"{file} is empty", hint=f"write the {name} into it")
+
+
+def _read_target(target: str) -> dict[str, Any]:
     """Reads the file of a target. Refuses one with a password that every user can read."""
     file = target_file(target)
-    what = f"target file {file}"
-    values = _read(file, what)
-    if _is_exposed(file, values):
-        hint = f"{_to_protect(file)}; its group may read it"
-        raise ConfigurationError(f"{what} {_EXPOSED}", hint=hint)
-    found = _with_files(values, what)
-    if "REDIS_URL" not in found:  # Docora's default would be another Redis
+    place = f"target file {file}"
+    variables = _read(file, place)
+    if command := _protection(file, variables):
+        raise ConfigurationError(f"{place} {_EXPOSED}", hint=f"{command}; its group may read it")
+    values = _Variables(variables, place)()
+    if "REDIS_URL" not in values:  # Docora's default would be another Redis
         raise ConfigurationError(
-            f"{what} has no REDIS_URL", hint="add it, even if it is Docora's default"
+            f"{place} has no REDIS_URL", hint="add it, even if it is Docora's default"
         )
-    return found
-
-
-def _is_exposed(file: Path, values: Mapping[str, str]) -> bool:
-    """Tells whether the file has a password or a key, and every user can read it."""
-    has_secret = values.get("ENCRYPTION_KEY") or any(map(_PASSWORD.search, values.values()))
-    mode = file.stat().st_mode
-    return bool(has_secret) and stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
-
-
-def _to_protect(file: Path) -> str:
-    return f"chmod o-r {quote(str(file))}"
-
-
-def _read(file: Path, what: str) -> dict[str, str]:
-    """Reads the variables in an env file, which may be a pipe."""
-    text = _text_of(file, what)
-    # A default in place of the unreadable setting could make the command change other servers.
-    rest = _ASSIGNMENT.sub(lambda each: "\n" * each[0].count("\n"), text)
-    for number, line in enumerate(rest.split("\n"), 1):
-        if not _UNASSIGNED.fullmatch(line):
-            raise ConfigurationError(
-                f"{what} can't be used: line {number} is not NAME=VALUE",
-                hint="correct the line, or remove it",
-            )
-    values = {}
-    for each in _ASSIGNMENT.finditer(text):
-        value = (each["value"] or "").strip()
-        if value.startswith('"'):  # dotenv knows two escapes, in double quotes only
-            value = value.replace(r"\n", "\n").replace(r"\r", "\r")
-        quoted = re.fullmatch(r"(['\"`])(.*)\1", value, re.DOTALL)
-        values[each["name"]] = quoted[2] if quoted else value
     return values
 
 
-def _with_files(values: Mapping[str, str], where: str) -> dict[str, str]:
-    """Returns the values that are not empty. That of NAME_FILE is read as that of NAME."""
-    found = {name: value for name, value in values.items() if value}
-    for name in READ_FROM_FILES:
-        if not (path := found.get(f"{name}_FILE")):
-            continue
-        if name in found:
+def _protection(file: Path, variables: Mapping[str, str]) -> str | None:
+    """Returns the command that hides a password or a key in the file from others, if needed."""
+    if not variables.get("ENCRYPTION_KEY") and not any(map(_PASSWORD.search, variables.values())):
+        return None
+    mode = file.stat().st_mode
+    is_exposed = stat.S_ISREG(mode) and mode & stat.S_IROTH
+    return f"chmod o-r {quote(str(file))}" if is_exposed else None
+
+
+def _read(file: Path, place: str) -> dict[str, str]:
+    """Reads the variables in an env file, which may be a pipe, as Docora's dotenv does."""
+    text = _text_of(file, place)
+    # A default in place of the unreadable setting could make the command change other servers.
+    rest = _ASSIGNMENT.sub(lambda assignment: "\n" * assignment[0].count("\n"), text)
+    for number, line in enumerate(rest.split("\n"), 1):
+        if not _UNASSIGNED.fullmatch(line):
             raise ConfigurationError(
-                f"{where} has both {name} and {name}_FILE", hint="remove one of them"
+                f"{place} can't be used: line {number} is not NAME=VALUE",
+                hint="correct the line, or remove it",
             )
-        # Anything but a path may be the value itself, put there by mistake.
-        what = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
-        found[name] = _text_of(Path(path), what).rstrip("\n")
-        if not found[name]:
-            raise ConfigurationError(f"{what} is empty", hint=f"write the {name} into it")
-    return found
+    variables = {}
+    for assignment in _ASSIGNMENT.finditer(text):
+        value = (assignment["value"] or "").strip()
+        if value.startswith('"'):  # dotenv knows two escapes, in double quotes only
+            value = value.replace(r"\n", "\n").replace(r"\r", "\r")
+        quoted = re.fullmatch(r"(['\"`])(.*)\1", value, re.DOTALL)
+        variables[assignment["name"]] = quoted[2] if quoted else value
+    return variables
 
 
-def _text_of(file: Path, what: str) -> str:
-    """Reads a regular file or a pipe of at most 64 KiB, whose writer has 5 s."""
+def _text_of(file: Path, name: str) -> str:
+    """Reads at most 64 KiB of text from a regular file, or from a pipe within 5 s.
+
+    name: what an error calls the file.
+    """
     try:
-        return _read_bytes(file).decode("utf-8-sig")
+        if not (file.is_file() or file.is_fifo() or file.samefile(os.devnull)):
+            raise OSError(errno.EINVAL, "it is neither a regular file nor a pipe")
+        # Without a writer, a blocking open of a named pipe would never return.
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
+            content, end, pipe = b"", time.monotonic() + _PATIENCE, select.poll()
+            pipe.register(stream, select.POLLIN)
+            while pipe.poll(max(0, end - time.monotonic()) * 1000):
+                chunk = stream.read(_LARGEST_FILE + 1)
+                content += chunk
+                if len(content) > _LARGEST_FILE:
+                    raise OSError(errno.EFBIG, f"it is larger than {_LARGEST_FILE // 1024} KiB")
+                if not chunk:
+                    return content.decode("utf-8-sig")
+        raise OSError(errno.ETIMEDOUT, f"the pipe did not end within {_PATIENCE} s")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(
-            f"{what} can't be read: {reason or error}",
+            f"{name} can't be read: {reason or error}",
             hint="check its path, its owner and its mode",
         ) from None
-
-
-def _read_bytes(file: Path) -> bytes:
-    # Without a writer, a blocking open of a named pipe would never return.
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        is_nothing = os.path.samestat(os.fstat(descriptor), Path(os.devnull).stat())
-        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or is_nothing):
-            raise OSError(errno.EINVAL, "it is neither a regular file nor a pipe")
-        content, end, pipe = b"", time.monotonic() + _PATIENCE, select.poll()
-        pipe.register(descriptor, select.POLLIN)
-        while pipe.poll(max(0, end - time.monotonic()) * 1000):
-            chunk = os.read(descriptor, _LARGEST_FILE + 1)
-            content += chunk
-            if len(content) > _LARGEST_FILE:
-                raise OSError(errno.EFBIG, f"it is larger than {_LARGEST_FILE // 1024} KiB")
-            if not chunk:
-                return content
-        raise OSError(errno.ETIMEDOUT, f"the pipe did not end within {_PATIENCE} s")
-    finally:
-        os.close(descriptor)
 
 
 def settings_source(

@@ -23,24 +23,25 @@ _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
 )
 """Letters and marks without a glyph."""
 _DAY = 86_400  # seconds
+_DURATION = re.compile("(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 _LONGEST = 10**9  # seconds: others may have written any number
 
 
 def mask(text: str, secrets: Iterable[str | None] = ()) -> str:
-    """Replaces these secrets, passwords in URLs, GitHub tokens and encrypted values by `***`."""
+    """Puts `***` in place of passwords in URLs, GitHub tokens, encrypted values and `secrets`."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, MASK)
     return _SECRETS.sub(MASK, text)
 
 
 def mask_cut(text: str) -> str:
-    """Masks a text that was cut off, without its last word: it may be the beginning of a secret."""
+    """Masks a truncated text without its last word, which may be the beginning of a secret."""
     head, *last = text.rsplit(maxsplit=1) or [""]
     return mask(head) if last else MASK
 
 
 def mask_url(url: str) -> str:
-    """Replaces the user, password, query and fragment of a URL: each may hold a secret."""
+    """Masks the login, the query and the fragment of a URL, which may hold secrets."""
     url = re.sub(r"(?<=//)[^/?#]*@", f"{MASK}@", url)
     return mask(re.sub(r"(?<=[?#]).+", MASK, url, flags=re.DOTALL))
 
@@ -90,6 +91,22 @@ def moment_of(when: When, now: datetime) -> datetime:
         return now - when
     last = datetime.combine(now.astimezone(UTC), when.at, UTC)
     return last - timedelta(days=when.days_ago + (last > now))
+
+
+def seconds_of(text: str, *, shortest: int = 1, longest: int = 7 * _DAY) -> int:
+    """Reads a duration: `90` (seconds), `30s`, `10m`, `1h30m` or `3d`.
+
+    shortest, longest: the numbers of seconds that are allowed. Raises ValueError.
+    """
+    typed = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
+    numbers = map(int, typed.groups("0") if typed else ())
+    seconds = sum(number * unit for number, unit in zip(numbers, (_DAY, 3600, 60, 1), strict=False))
+    if not typed or not shortest <= seconds <= longest:
+        raise ValueError(
+            f"{text[:100]!r} is not a duration between {shortest} s and {longest // _DAY} days, "
+            "such as 90, 30s, 10m, 1h30m or 2d"
+        )
+    return seconds
 
 
 def duration(seconds: float) -> str:

@@ -77,32 +77,33 @@ def test_every_server_that_readme_names_is_checked(folder: Path, repository_root
     assert set(dependencies) <= set(found)
 
 
-@pytest.mark.parametrize(
-    ("required", "reason", "outcome"),
-    [
-        (False, "needs a tool", "1 skipped"),
-        (True, "needs a tool", "1 failed"),
-        (True, "needs the right to do it", "1 skipped"),
-    ],
-)
 def test_where_tools_are_required_a_test_that_lacks_one_fails(
-    repository_root: Path,
-    tmp_path: Path,
-    postgres_url: str,
-    required: bool,
-    reason: str,
-    outcome: str,
+    repository_root: Path, tmp_path: Path, postgres_url: str
 ) -> None:
-    test = tmp_path / "test_it.py"
-    test.write_text(f"import pytest\n\ndef test_it():\n    pytest.skip({reason!r})\n")
-    environment = os.environ | {"TEST_DATABASE_URL": postgres_url}
-    environment |= {"TEST_REQUIRE_TOOLS": "1"} if required else {}
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-ra", "-p", "tests.conftest", str(test)]
+    tests = tmp_path / "test_them.py"
+    tests.write_text(
+        """
+import pytest
+
+def test_required():
+    pytest.skip("needs a tool")
+
+def test_not_permitted():
+    pytest.skip("needs the right to do it")
+
+def test_not_required(monkeypatch):
+    monkeypatch.delenv("TEST_REQUIRE_TOOLS")
+    pytest.skip("needs another tool")
+"""
+    )
+    environment = os.environ | {"TEST_DATABASE_URL": postgres_url, "TEST_REQUIRE_TOOLS": "1"}
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-ra", "-p", "tests.conftest", str(tests)]
     done = subprocess.run(
         command, cwd=repository_root, env=environment, capture_output=True, text=True, check=False
     )
-    assert outcome in done.stdout.splitlines()[-1], done
-    assert reason in done.stdout
+    assert "1 failed, 2 skipped" in done.stdout.splitlines()[-1], done
+    assert re.findall(r"^FAILED .*::(\w+)", done.stdout, re.MULTILINE) == ["test_required"]
+    assert "TEST_REQUIRE_TOOLS is set." in done.stdout
 
 
 def test_only_what_was_checked_and_built_is_published(folder: Path) -> None:

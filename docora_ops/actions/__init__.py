@@ -1,13 +1,13 @@
-"""The Python API: one function per command, without a terminal, a printed line or a callback.
+"""The Python API: one function per command, which neither needs a terminal nor prints.
 
-The first argument is a `Docora`. What takes long is a generator of events, which each tell how far
-it is; to stop it early, close it. `docora-ops help python` has an example.
+The first argument is a `Docora`. Functions that take long are generators of progress events; to
+stop one early, close it. `docora-ops help python` has an example.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from docora_ops.bulk import ChangeOptions as ChangeOptions
+from docora_ops.operations import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
     from docora_ops.actions.app_url import set_url as set_url
@@ -15,17 +15,12 @@ if TYPE_CHECKING:
     from docora_ops.actions.bulk import BulkStep as BulkStep
     from docora_ops.actions.bulk_operations import cancel as cancel
     from docora_ops.actions.bulk_operations import follow as follow
+    from docora_ops.actions.bulk_operations import operation as operation
     from docora_ops.actions.bulk_operations import operations as operations
-    from docora_ops.actions.bulk_operations import progress as progress
+    from docora_ops.actions.bulk_operations import running_operation as running_operation
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
-    from docora_ops.actions.find_drift import Suspects as Suspects
-    from docora_ops.actions.fix_drift import repair as repair
-    from docora_ops.actions.following import LinkStep as LinkStep
-    from docora_ops.actions.following import OperationStep as OperationStep
-    from docora_ops.actions.following import wait as wait
-    from docora_ops.actions.following import wait_for_change as wait_for_change
-    from docora_ops.actions.following import wait_for_operation as wait_for_operation
+    from docora_ops.actions.drift import Suspects as Suspects
     from docora_ops.actions.link_lists import apps as apps
     from docora_ops.actions.link_lists import files as files
     from docora_ops.actions.link_lists import link_groups as link_groups
@@ -45,22 +40,29 @@ if TYPE_CHECKING:
     from docora_ops.actions.pauses import pause as pause
     from docora_ops.actions.pauses import resume as resume
     from docora_ops.actions.pauses import rq_workers as rq_workers
+    from docora_ops.actions.repairs import repair as repair
     from docora_ops.actions.report import read_report as read_report
+    from docora_ops.actions.schedule_passes import repeat_schedule as repeat_schedule
     from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
     from docora_ops.actions.verification import Compared as Compared
     from docora_ops.actions.verification import verify as verify
+    from docora_ops.actions.waiting import LinkStep as LinkStep
+    from docora_ops.actions.waiting import OperationStep as OperationStep
+    from docora_ops.actions.waiting import wait as wait
+    from docora_ops.actions.waiting import wait_for_change as wait_for_change
+    from docora_ops.actions.waiting import wait_for_operation as wait_for_operation
 
 _MODULES = {
     "app_url": ("set_url",),
     "audit_history": ("history",),
-    "bulk_operations": ("cancel", "follow", "operations", "progress"),
+    "bulk_operations": ("cancel", "follow", "operation", "operations", "running_operation"),
     "bulk": ("BulkStep",),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
-    "find_drift": ("Suspects",),
-    "fix_drift": ("repair",),
-    "following": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
+    "drift": ("Suspects",),
+    "repairs": ("repair",),
+    "waiting": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
     "lookup": ("LinkChoice",),
     "many_links": ("resync_all", "retry_all_failed", "schedule"),
     "metrics": ("read_metrics",),
@@ -69,6 +71,7 @@ _MODULES = {
     "pauses": ("pause", "resume", "rq_workers"),
     "link_lists": ("apps", "files", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
+    "schedule_passes": ("repeat_schedule",),
     "status": ("read_status",),
     "targets": ("read_targets",),
     "verification": ("Compared", "verify"),
@@ -76,7 +79,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports a function when it is first used: most commands need only one of the drivers."""
+    """Imports a function on first use, because most commands need only one of the drivers."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{module}"), name)

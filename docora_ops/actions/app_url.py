@@ -1,4 +1,4 @@
-"""The base_url of an app: what probes of it find, and its change by the rules of Docora."""
+"""Changes the base_url of an app by Docora's rules; the results of probes."""
 
 import re
 import socket
@@ -22,11 +22,11 @@ from docora_ops.database.app_url import (
 from docora_ops.errors import NotFoundError, PostgresError, RedisError, UsageError
 from docora_ops.links import App
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
-from docora_ops.queue.bullmq import jobs_with_other_url
+from docora_ops.queue.bullmq_queue import jobs_with_other_url
 from docora_ops.queue.redis_client import client_for_locked_rows
 from docora_ops.text import mask_url
 
-_CLOCKS_APART = timedelta(seconds=20)  # more than that, and `doctor` finds it critical
+_CLOCKS_APART = timedelta(seconds=20)  # a larger difference is critical for `doctor`
 _LONGEST_URL = 2048  # characters, as JavaScript counts them
 # Blanks, control characters and backslashes: programs disagree on where a URL with one leads.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
@@ -39,7 +39,7 @@ _NOT_IN_A_HOST = re.compile(r"[\x00-\x20#%/:<>?@\[\\\]^|\x7f]")
 _NUMBER = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)")
 _LAST_PORT = 65_535
 _LOCAL = ("localhost", "0.0.0.0")  # noqa: S104 - names to refuse
-# Of names, too: Docora compares the beginning of the host.
+# Also applies to names, because Docora compares the beginning of the host.
 _PRIVATE = re.compile(r"10\.|172\.(1[6-9]|2[0-9]|3[01])\.|192\.168\.|127\.|0\.|169\.254\.")
 
 
@@ -48,7 +48,7 @@ class ProbeStep:
     """One step of a probe.
 
     name: `url`, `dns`, `tcp`, `tls`, `http` or `git`.
-    app_ids: of `git`, the apps whose links have the token that was used; otherwise empty.
+    app_ids: for `git`, the apps whose links have the token that was used; otherwise empty.
     """
 
     name: str
@@ -61,9 +61,9 @@ class ProbeStep:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a worker on this host would meet.
+    """The result of probing an app or a repository as a worker on this host would use it.
 
-    The fields of an app or a repository that was not probed are None.
+    The fields of the app or the repository are None if it was not probed.
     """
 
     host: str
@@ -77,24 +77,24 @@ class Probe:
 
     @property
     def has_failed(self) -> bool:
-        """Tells whether a step has failed, or there was no time for it."""
+        """Tells whether a step failed or was not reached in time."""
         bad = {CheckState.CRITICAL, CheckState.NOT_CHECKED}
         return any(step.state in bad for step in self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UrlChange(App):
-    """The change of an app's base_url, planned or made. The URLs are without secrets.
+    """A planned or completed change of an app's base_url. Secrets in the URLs are masked.
 
-    changed: False if the app had this URL before, or if the probe has failed.
-    jobs_with_old_url: waiting, delayed and running jobs of BullMQ that carry another URL than the
-    new one; None if they were not or can't be counted.
-    links_to_resync: the links of these jobs, and links that are or were scanned since the change by
-    a job that has begun with the old URL.
-    scanned_since: of the links to resync, once the URL is changed: the jobs end their scans after
-    this moment. None if there are none.
-    has_failed_links: whether links of the app are failed; None if they were not looked for.
-    probe: of the new URL, before the change; None if it was not probed.
+    changed: False if the app already had this URL, or if the probe failed.
+    jobs_with_old_url: the number of waiting, delayed and running BullMQ jobs that carry another URL
+    than the new one; None if unknown.
+    links_to_resync: the links of these jobs, and links scanned since the change by a job that may
+    have begun with the old URL.
+    scanned_since: the links to resync are scanned after this time. None before the change, or if
+    there are none.
+    has_failed_links: whether the app has failed links; None if unknown.
+    probe: the probe of the new URL before the change; None if it was not probed.
     """
 
     old_url: str
@@ -118,20 +118,21 @@ def set_url(
     reason: str | None = None,
     dry_run: bool = False,
 ) -> Iterator[UrlChange]:
-    """Replaces the base_url of an app, and writes the audit entry, both or neither.
+    """Replaces the base_url of an app and writes the audit entry, both or neither.
 
-    Yields the plan, and then the change; to keep the URL, close the iterator at the plan. Yields
-    the plan only if there is nothing to change, if the probe has failed, or with `dry_run`.
+    Yields the plan, then the change. To keep the URL, close the iterator after the plan. Yields
+    only the plan if there is nothing to change, if the probe failed, or with `dry_run`.
 
-    Workers of docora-ops use the new URL from the next job on. Jobs of BullMQ keep the URL that
-    they were queued with, and running jobs the URL that they began with. The links of these jobs
-    read `synced` afterwards, though the app has their files at its old URL only.
+    Workers of docora-ops use the new URL from their next job on. BullMQ jobs keep the URL with
+    which they were queued, and running jobs the URL with which they began. Their links become
+    `synced`, although the files were sent only to the old URL.
 
-    app: id or name.
-    asks: a person confirms the plan. Then `app` may also be an unambiguous prefix, and the plan
-    names what keeps the old URL, which takes 3 s for 200,000 jobs of BullMQ. So does `dry_run`.
-    probe: `docora_ops.worker.probe.probe`, to probe the new URL; None: do not probe it.
+    app: id or name. With `asks` or `dry_run`, an unambiguous prefix is allowed.
+    asks: a person confirms the plan, so the plan includes the jobs and links that keep the old URL.
+    This takes 3 s for 200,000 BullMQ jobs.
+    probe: `docora_ops.worker.probe.probe` to probe the new URL first; None to skip the probe.
     reason: for the audit entry.
+    dry_run: only yield the plan, as complete as with `asks`.
 
     Raises UsageError if Docora's onboarding would refuse the URL, or for an unconfirmed change of a
     protected target; NotFoundError, AmbiguousError, PostgresError, RedisError.
@@ -173,9 +174,9 @@ def set_url(
 def _with_remains(
     docora: Docora, change: UrlChange, url: str, changed_at: datetime | None = None
 ) -> UrlChange:
-    """Returns the change with what keeps the old URL. Warns of what can't be read.
+    """Adds the jobs and links that keep the old URL. If they can't be read, warns.
 
-    changed_at: None before the change.
+    changed_at: when the URL was changed; None before the change.
     """
     jobs: list[str] | None = None
     try:
@@ -183,7 +184,7 @@ def _with_remains(
     except RedisError as error:
         docora.warn(f"BullMQ jobs that keep the old URL can't be counted: {error.message}")
     change = replace(change, jobs_with_old_url=None if jobs is None else len(jobs))
-    # The URL may be changed already, which no error must conceal.
+    # The URL may already be changed; an error must not hide that.
     try:
         links = links_of_old_url(docora.database, change.app_id, jobs or [], changed_at)
         has_failed = has_failed_links(docora.database, change.app_id)
@@ -198,7 +199,6 @@ def _with_remains(
 
 
 def _require_onboarding(docora: Docora, url: str) -> None:
-    """Raises UsageError if Docora's onboarding would refuse the URL."""
     problem = refusal_of(url, is_dev=docora.settings.node_env == "dev")
     if problem is None:
         return
@@ -209,7 +209,7 @@ def _require_onboarding(docora: Docora, url: str) -> None:
 
 
 def base_url_of(database: Database, app: App, *, lock: bool = False) -> str:
-    """Returns the base_url of an app. `lock`: until the commit. Raises NotFoundError."""
+    """Returns the base_url of an app. With `lock`, locks the app's row. Raises NotFoundError."""
     base_url = read_base_url(database, app.app_id, lock=lock)
     if base_url is None:
         raise NotFoundError(f"no app {app.app_id!r}", hint="it was removed a moment ago")
@@ -217,10 +217,10 @@ def base_url_of(database: Database, app: App, *, lock: bool = False) -> str:
 
 
 def refusal_of(url: str, *, is_dev: bool) -> str | None:
-    """Returns why Docora's onboarding would refuse this base_url, None if it would not.
+    """Returns why Docora's onboarding would refuse this base_url; None if it would accept it.
 
-    As Docora, judges the host as it is written: names are not resolved, nor are IPv6 addresses
-    looked at. Also refuses URLs that programs read differently.
+    Judges the host as written, like Docora: does not resolve names, and ignores IPv6 addresses.
+    Also refuses URLs that programs parse differently.
 
     is_dev: Docora runs with `NODE_ENV=dev`.
     """
@@ -239,7 +239,7 @@ def refusal_of(url: str, *, is_dev: bool) -> str | None:
 
 
 def _host_of(url: str) -> str | None:
-    """Returns the host as JavaScript's URL would, None if the URL is not valid."""
+    """Returns the host as JavaScript's URL class would; None if the URL is invalid."""
     parts = None if _AMBIGUOUS.search(url) else _PARTS.fullmatch(url)
     if parts is None or int(parts["port"] or 0) > _LAST_PORT:
         return None

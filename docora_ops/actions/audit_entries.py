@@ -1,28 +1,30 @@
-"""The audit entries of one change of links."""
+"""The audit entries for the start and the end of a change of links."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import urandom
+from typing import TYPE_CHECKING
 
-from docora_ops.audit import Change
-from docora_ops.bulk import StoppedBy
-from docora_ops.drift import RepairOutcome
 from docora_ops.links import Outcome
+from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import Redis
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
 
-Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
+if TYPE_CHECKING:
+    from docora_ops.actions.repairs import RepairOutcome
 
 
 @dataclass(slots=True)
 class AuditEntries:
     """The two audit entries of a change, for its start and its end.
 
-    Bulk operations write both entries together with their progress. Other changes write the first
-    one with the first job, so that a change of nothing leaves no entry.
+    Bulk operations write both together with their progress. Other changes write the first entry
+    with the first job, so that no entry remains if nothing changes.
 
     total: the number of links.
-    deliveries: the number of delivery records that were deleted or, with `--update`, marked.
+    deliveries: the number of delivery records deleted or, with `--update`, marked.
     """
 
     change: Change
@@ -36,11 +38,11 @@ class AuditEntries:
     def entry(
         self,
         event: AuditEvent,
-        counts: Counts,
+        counts: Mapping[Outcome, int] | Mapping[RepairOutcome, int],
         stopped_by: StoppedBy | None = None,
         cancelled_by: str | None = None,
     ) -> AuditEntry:
-        """Returns the entry for the start or the end. `counts`: links by outcome."""
+        """Returns an entry. `counts`: the number of links by outcome."""
         name = "deliveries_marked" if self.change.selection.get("update") else "deliveries_cleared"
         numbers = {"total": self.total, **{str(key): number for key, number in counts.items()}}
         numbers[name] = self.deliveries
@@ -55,11 +57,16 @@ class AuditEntries:
         )
 
     def start(self) -> list[AuditEntry]:
-        """Returns the entry for the start, nothing once it has been written."""
+        """Returns the entry for the start as a list; empty once it has been written."""
         return [] if self.has_begun else [self.entry(AuditEvent.STARTED, {})]
 
-    def write_end(self, redis: Redis, counts: Counts, stopped_by: StoppedBy | None) -> None:
-        """Writes the entry for the end of a change that has begun, once. Raises RedisError."""
+    def write_end(
+        self,
+        redis: Redis,
+        counts: Mapping[Outcome, int] | Mapping[RepairOutcome, int],
+        stopped_by: StoppedBy | None,
+    ) -> None:
+        """Writes the entry for the end once, if the change has begun. Raises RedisError."""
         if self.has_begun and not self.has_ended:
             add_entry(redis, self.entry(AuditEvent.ENDED, counts, stopped_by))
             self.has_ended = True

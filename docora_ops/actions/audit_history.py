@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.audit import HistoryEntry
 from docora_ops.errors import in_future
+from docora_ops.operations import HistoryEntry
 from docora_ops.queue.audit_stream import read_history
+from docora_ops.queue.operation_records import find_records
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When, moment_of
 
@@ -25,13 +26,13 @@ def history(
 
     schedule: include passes of `schedule`.
     since: only changes that began or ended since then, and bulk operations with a step since then.
-    operation_id: only the changes of this bulk operation, and its cancellation.
+    operation_id: only the entries of this bulk operation, including its cancellation.
     app: only changes whose selection names this app (id or name, case-insensitive).
 
     Raises UsageError if `since` is in the future.
     """
     first = past_moment(docora, since) if since is not None else None
-    under_way = set(docora.store.find_records(first)) if first else set()
+    under_way = set(find_records(docora.redis, first)) if first else set()
     entries = [
         entry
         for entry in read_history(docora.redis, schedule=schedule)
@@ -43,9 +44,9 @@ def history(
 
 
 def past_moment(docora: Docora, given: When) -> datetime:
-    """Returns the moment by the clock of Redis, which keeps the audit entries.
+    """Converts a time or an age by the clock of Redis, which dates the audit entries.
 
-    Raises UsageError if it is in the future.
+    Raises UsageError if the result is in the future.
     """
     now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
     moment = moment_of(given, now)

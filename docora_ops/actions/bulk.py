@@ -9,14 +9,13 @@ from os import urandom
 
 from docora_ops.actions.change import Changed, Changer, change_each
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.following import Feed, Following, keep_results
-from docora_ops.actions.look import named_failures
+from docora_ops.actions.link_jobs import named_failures
 from docora_ops.actions.operation_log import OperationLog
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.tally import Plan, Tally
 from docora_ops.actions.turns import InTurn, Paced, Turns
+from docora_ops.actions.waiting import Feed, Following, keep_results
 from docora_ops.actions.workers import count_workers, require_right_workers
-from docora_ops.bulk import BulkResult, BulkWait, StoppedBy
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
 from docora_ops.errors import LinkLockedError, PostgresError, RedisError, ServerError
@@ -30,9 +29,10 @@ from docora_ops.links import (
     PlannedLink,
     batches,
 )
+from docora_ops.operations import BulkResult, BulkWait, StoppedBy
 
 MISSED = "its snapshot is running; resync it again when that has ended"
-_IDLE = 1  # seconds after which an operation that waits for results looks whether it was cancelled
+_IDLE = 1  # seconds after which an operation that awaits results checks whether it was cancelled
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class BulkStep:
     """The progress of a bulk operation.
 
     chosen: the number of selected links of each app.
-    by_app: the outcomes so far, by app. The mapping changes as the operation goes on.
+    by_app: the outcomes so far by app; updated in place as the operation continues.
     deliveries: for a resync, the number of delivery records of the links before the first change.
     wait: the results of the snapshots so far, if they are awaited.
-    is_waiting: all links are handled, and only snapshots are awaited.
-    limit: with `options.in_flight`, the number of snapshots that may be in flight now.
+    is_waiting: all links have been changed, and only the snapshots are awaited.
+    limit: with `options.in_flight`, how many snapshots may be in flight now.
     """
 
     result: BulkResult
@@ -59,18 +59,17 @@ class BulkStep:
 def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     """Yields a step before the first change, and one after each batch.
 
-    A person may be asked about the first step: closing the generator then changes nothing. If
-    it is closed later, or killed at any point, a new run finishes the rest. With `options.wait`,
-    also yields while the snapshots are awaited. Raises WrongBackendError, ServersMismatchedError,
-    PostgresError, RedisError; an unfinished batch is rolled back.
+    Closing the generator after the first step changes nothing, so that a person can be asked. If it
+    is closed later, or killed at any point, repeating the command finishes the rest. With
+    `options.wait`, also yields while the snapshots are awaited. Raises WrongBackendError,
+    ServersMismatchedError, PostgresError, RedisError; an unfinished batch is rolled back.
     """
     total, dry_run = plan.selection.total, plan.options.dry_run
     following = Following(docora)
-    if dry_run or not total:
-        require_right_workers(docora)
-    else:
+    require_right_workers(docora)
+    if total and not dry_run:
         docora.database.require_changes()
-        following.watch.had_workers = count_workers(docora, to_change=True) > 0
+        following.watch.had_workers = count_workers(docora) > 0
     if total:
         require_pair(docora)
     operation = _BulkOperation(docora, plan, following)
@@ -81,20 +80,17 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
         yield from operation.carry_out()
 
 
-def _turns(plan: Plan) -> Turns:
-    options, refs = plan.options, plan.selection.refs
-    if options.is_paced and options.in_flight:
-        return Paced(refs, options.in_flight, plan.batch_size, newest_first=options.front)
-    # With --front, each job goes to the head of the queue: the first link is pushed last.
-    return InTurn(refs[::-1] if options.front else refs, plan.batch_size)
-
-
 class _BulkOperation:
-    """Carries out a plan: takes links in turn, changes them, and counts what became of them."""
+    """Carries out a plan: takes links in turn, changes them, and counts their outcomes."""
 
     def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
         self._docora, self._plan, self._following = docora, plan, following
-        self._turns, self._tally = _turns(plan), Tally(plan)
+        options, refs, size = plan.options, plan.selection.refs, plan.batch_size
+        # With --front, each job goes to the head of the queue: the first link is pushed last.
+        self._turns: Turns = InTurn(refs[::-1] if options.front else refs, size)
+        if options.is_paced and options.in_flight:
+            self._turns = Paced(refs, options.in_flight, size, newest_first=options.front)
+        self._tally = Tally(plan)
         self._log = OperationLog(docora, self._tally)
         self._changer = Changer(
             docora.database,
@@ -105,12 +101,12 @@ class _BulkOperation:
             self._log.commands,
         )
         self._waiting: list[LinkRef] = []
-        """Links whose jobs waited when their turn came."""
+        """Links whose jobs were waiting when their turn came."""
         self._unclaimed: list[LinkRef] = []
         """Links whose rows were locked when their turn came."""
 
     def step(self, *, is_waiting: bool = False) -> BulkStep:
-        """Returns what has been done so far."""
+        """Returns the progress so far."""
         plan, tally = self._plan, self._tally
         return BulkStep(
             tally.result(),
@@ -123,7 +119,7 @@ class _BulkOperation:
         )
 
     def preview(self) -> Generator[BulkStep]:
-        """Counts the outcomes that a run would have."""
+        """Predicts the outcomes of a dry run."""
         refs, tally, changer = self._plan.selection.refs, self._tally, self._changer
         for _ in changer.find_misplaced(refs, delay=self._docora.settings.drift_grace):
             yield self.step()
@@ -140,9 +136,9 @@ class _BulkOperation:
             yield self.step()
 
     def carry_out(self) -> Generator[BulkStep]:
-        """Changes the links, and waits for their snapshots if that is asked for."""
+        """Changes the links and, with `options.wait`, waits for their snapshots."""
         options = self._plan.options
-        if self._plan.action is not Action.SCHEDULE:  # each minute, it would crowd out the rest
+        if self._plan.action is not Action.SCHEDULE:  # run every minute, it would crowd out others
             self._tally.operation_id = f"bulk_{urandom(8).hex()}"
             self._write()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
@@ -173,7 +169,7 @@ class _BulkOperation:
                 return
 
     def _change_paced(self) -> Generator[BulkStep]:
-        """Changes links as slots are freed, until all have results, or it has to stop."""
+        """Changes links as slots become free, until all have results or the operation must stop."""
         following, turns, batches_left = self._following, self._turns, self._batches()
         with closing(following.follow(self._plan.options.timeout, is_paced=True)) as waits:
             for wait in waits:
@@ -190,7 +186,7 @@ class _BulkOperation:
     def _feed(
         self, batches_left: Iterator[Sequence[LinkRef]], wait: BulkWait
     ) -> Generator[BulkStep, None, Feed]:
-        """Changes links for the free slots."""
+        """Changes links for the free slots. Returns whether more links will follow."""
         limit, tally = self._plan.options.max_failures, self._tally
         has_to_stop = limit is not None and limit.is_exceeded(wait.failed, wait.synced)
         if has_to_stop and tally.left and not tally.stopped_by:
@@ -204,14 +200,14 @@ class _BulkOperation:
         return Feed.MORE if refs else Feed.BLOCKED
 
     def _batches(self) -> Iterator[Sequence[LinkRef]]:
-        """Yields the links to change next, or none of them while all have to wait.
+        """Yields batches of links to change; an empty batch while no slot is free.
 
-        Links whose jobs wait come after the others, then links whose rows were locked. Links whose
-        rows are still locked come last, each by itself.
+        First come all links, then links whose jobs were waiting, then links whose rows were locked.
+        Links whose rows are still locked follow one by one.
         """
         yield from self._take_all()
         waiting, unclaimed = self._waiting, self._unclaimed
-        # The job of a link whose row was locked may wait, too: nobody has looked.
+        # The job of a link whose row was locked may be waiting, too: nobody has looked yet.
         if to_compare := [*waiting, *unclaimed]:
             delay = self._docora.settings.drift_grace
             for _ in self._changer.find_misplaced(to_compare, delay=delay):
@@ -244,19 +240,18 @@ class _BulkOperation:
                 return
 
     def _count(self, changed: Changed) -> None:
-        """Counts, follows and writes down what became of a batch."""
         action, can_push = self._plan.action, self._docora.queue.can_push
         self._tally.add(changed, self._failures_of(changed))
         self._waiting += changed.waiting
         self._unclaimed += changed.unclaimed
         to_release, late = [*changed.waiting, *changed.unclaimed], []
         for item in changed.outcomes:
-            # A resync does not wait for a snapshot that was running before: it counts as missed.
+            # A resync does not await a snapshot that was already running; the link was missed.
             if self._plan.is_awaited and (item.outcome.succeeded or action is not Action.RESYNC):
                 self._following.add(item.ref, item.outcome)
             if not item.outcome.succeeded:
                 to_release.append(item.ref)
-            # `wait` follows these links, too, and no push has kept their row ids.
+            # `wait` follows these links, too, but no push has recorded their row ids.
             if (item.outcome.succeeded and not can_push) or (
                 item.outcome is Outcome.ALREADY_RUNNING and action is Action.RETRY
             ):
@@ -266,7 +261,7 @@ class _BulkOperation:
         self._write()
 
     def _failures_of(self, changed: Changed) -> list[LinkFailure]:
-        """Returns the links that were not queued, without names if Postgres is away."""
+        """Returns the links that were not queued, without names if Postgres is down."""
         failed = []
         for item in changed.outcomes:
             is_missed = self._tally.counted(item.outcome) is not item.outcome
@@ -281,7 +276,6 @@ class _BulkOperation:
             ]
 
     def _reset_held_circuits(self) -> None:
-        """Resets the circuits whose rows other sessions held."""
         tally, database = self._tally, self._docora.database
         tally.circuits_held -= tally.circuits_reset
         if tally.circuits_held:
@@ -299,14 +293,13 @@ class _BulkOperation:
         self._log.cancel()
 
     def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
-        """Ends the operation and its audit entries, and keeps the results of the snapshots."""
         if stopped_by and self._tally.left and not self._tally.stopped_by:
             self._stop(stopped_by)
         self._write(is_last=True)
         if has_redis:
             self._log.end_work()
         wait, operation_id = self._following.result(), self._tally.operation_id
-        # If Redis is down, its timeout has been waited for once already.
+        # If Redis is down, do not wait for its timeout a second time.
         has_redis &= not self._following.watch.misses_redis
         if operation_id and any(astuple(wait.results)) and has_redis:
             keep_results(self._docora, operation_id, wait, self._plan.change)

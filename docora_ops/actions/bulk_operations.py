@@ -1,12 +1,13 @@
-"""The bulk operations of the last hour: their progress, and their end. Needs only Redis."""
+"""Lists, follows and cancels the bulk operations of the last hour. Needs only Redis."""
 
 import time
 from collections.abc import Generator
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.bulk import KnownOperation, OperationState
+from docora_ops.errors import AmbiguousError, NotFoundError
 from docora_ops.links import LinkFailure
+from docora_ops.operations import KnownOperation, OperationState
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
 
 _POLL = 0.5  # seconds
@@ -17,9 +18,34 @@ def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownO
     return page_of(docora.store.read_all(), page, limit)
 
 
-def progress(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure], int]:
-    """Returns a bulk operation, its first failures, and the number of all its failures."""
-    return docora.store.read(operation_id), *docora.store.read_failures(operation_id)
+def operation(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure]]:
+    """Returns a bulk operation and the first links that it could not queue.
+
+    Raises NotFoundError, RedisError.
+    """
+    return docora.store.read(operation_id), docora.store.read_failures(operation_id)[0]
+
+
+def running_operation(docora: Docora) -> KnownOperation:
+    """Returns the only running bulk operation.
+
+    Raises NotFoundError if none is running, AmbiguousError if several are, RedisError.
+    """
+    recent = docora.store.read_all()
+    running = [operation for operation in recent if operation.state is OperationState.RUNNING]
+    if not running:
+        raise NotFoundError(
+            "no bulk operation is running", hint="docora-ops operations lists the ended ones"
+        )
+    if len(running) > 1:
+        owners = ((known.operation_id, known.who or "Docora's dashboard") for known in running)
+        listed = ", ".join(f"{operation_id} of {who}" for operation_id, who in owners)
+        raise AmbiguousError(
+            f"{len(running)} bulk operations are running: {listed}",
+            hint="give the id of the one you mean; docora-ops operations shows what they do",
+            details={"operation_ids": [operation.operation_id for operation in running]},
+        )
+    return running[0]
 
 
 def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
@@ -28,7 +54,7 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
     while True:
         operation = docora.store.read(operation_id)
         yield operation
-        # Cancelled, it may still complete the batches that have begun.
+        # A cancelled operation still completes its current batches.
         is_over = operation.completed == before and operation.state is not OperationState.RUNNING
         if is_over or operation.finished:
             return
@@ -39,8 +65,9 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
 def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> bool:
     """Asks a bulk operation to stop after its current batches. Queued links stay queued.
 
-    Returns False if it has been cancelled before. `reason`: for the audit entry. Raises
-    NotFoundError, OperationFinishedError.
+    Returns False if it was already cancelled. Raises NotFoundError, OperationFinishedError.
+
+    reason: for the audit entry.
     """
     change = docora.describe_change("cancel", reason)
     entry = audit_entry(change, AuditEvent.DONE, operation_id=operation_id)

@@ -1,13 +1,12 @@
-"""Changes links: claims them in Postgres and queues their jobs, both or neither."""
+"""Changes links: claims them in Postgres and queues their jobs, or does neither."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from docora_ops.actions.find_drift import Suspects, pause_between_looks
-from docora_ops.actions.look import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions
+from docora_ops.actions.drift import Suspects, pause_between_looks
+from docora_ops.actions.link_jobs import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
 from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.claims import Claim, Claiming, claim_links
@@ -16,10 +15,11 @@ from docora_ops.database.link_rows import read_link
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome
+from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.queue import Answer, Command, LinkQueue, PushRequest
 
 _SLOW_LINKS_IN_A_ROW = 2
-"""Once this many single links in a row have timed out, the whole server is too slow."""
+"""After this many single links in a row have timed out, the whole server counts as too slow."""
 _CUT_OFF = "its snapshot was cut off too often: the link is failed now"
 
 
@@ -34,16 +34,15 @@ class LinkOutcome:
 
 @dataclass(slots=True)
 class Changed:
-    """What became of the links of one batch.
+    """The outcomes of the links of one batch.
 
-    waiting: links put aside. Their jobs wait, and nobody has looked yet whether a worker would take
-        these jobs.
-    unclaimed: links that are gone, or whose rows other sessions have locked.
-    deliveries: the number of delivery records that were deleted or, with `--update`, marked.
-    circuits_reset: ids of repositories.
-    circuits_held: ids of repositories whose circuits could not be reset, since other sessions hold
-        their rows.
-    has_written: the commands of the change are written.
+    waiting: links whose jobs wait, and for which `find_misplaced` has not run yet.
+    unclaimed: links that are gone, or whose rows are locked by other sessions.
+    deliveries: the number of delivery records deleted or, with `--update`, marked.
+    circuits_reset: ids of repositories whose circuits were reset.
+    circuits_held: ids of repositories whose circuits could not be reset, because their rows are
+        locked by other sessions.
+    has_written: whether Redis has run the commands of the change.
     """
 
     outcomes: list[LinkOutcome] = field(default_factory=list)
@@ -61,15 +60,15 @@ def _no_commands(refs: Sequence[LinkRef]) -> Sequence[Command]:  # noqa: ARG001
 
 @dataclass(slots=True)
 class Changer:
-    """Changes the links of batches, each batch in one transaction.
+    """Changes batches of links, each batch in one transaction.
 
-    commands: returns what Redis writes together with the jobs of these links.
-    waits_for_circuits: wait for circuits that other sessions hold. A bulk operation does not: one
-        wait per link could take days.
-    waits_for_rows: wait for rows that other sessions hold, instead of skipping them. Once a wait
-        has timed out, rows are skipped all the same: ten thousand waits would take a day.
-    disproved: by job id, the evidence against waiting jobs that no worker would take: see
-        `find_misplaced`. None: nobody has looked for them, and links whose jobs wait are put aside.
+    commands: returns the Redis commands to run atomically with the push of these links' jobs.
+    waits_for_circuits: wait for rows of circuits that other sessions have locked. Bulk operations
+        skip them, because one timeout per link could take days.
+    waits_for_rows: wait for rows of links that other sessions have locked, instead of skipping
+        them. Stops waiting after the first timeout, because ten thousand timeouts take a day.
+    disproved: the evidence of waiting jobs that no worker would take, by job id. None until
+        `find_misplaced` has run; until then, links whose jobs wait are put aside.
     """
 
     database: Database
@@ -86,21 +85,26 @@ class Changer:
     _has_waited_in_vain: bool = False
 
     def change(self, refs: Sequence[LinkRef]) -> Changed:
-        """Changes links together, and returns their outcomes after the commit.
+        """Changes links in one transaction, and returns their outcomes after the commit.
 
-        A link whose job is running or unreadable stays as it is, and the others are changed
-        without it. Raises LinkError if Postgres refuses because of the rows, PostgresError,
-        RedisError; then no link is changed.
+        Leaves out links whose job is running or unreadable. Raises LinkError if Postgres refuses
+        because of the rows, PostgresError, RedisError; then no link is changed.
         """
         if not self._is_prepared:
             self.queue.prepare()
             self._is_prepared = True
         changed = Changed()
         todo, is_refused = list(_without_invalid(refs, changed)), True
-        while todo and is_refused:
-            left = self._claim_and_push(todo, changed)
-            is_refused = bool(left)
-            todo = [ref for ref in todo if not self._is_left(ref, left, changed)]
+        try:
+            while todo and is_refused:
+                left = self._claim_and_push(todo, changed)
+                is_refused = bool(left)
+                todo = [ref for ref in todo if not self._is_left(ref, left, changed)]
+        except LinkLockedError:
+            self._has_waited_in_vain = True
+            if len(todo) > 1 or not self._is_running(todo[0]):
+                raise
+            changed.outcomes.append(LinkOutcome(todo[0], Outcome.ALREADY_RUNNING))
         if self.waits_for_rows:
             self._give_up_unclaimed(changed)
         self._slow_links = 0
@@ -111,22 +115,27 @@ class Changer:
         self._slow_links += isinstance(error, StatementTimeoutError)
         if self._slow_links == _SLOW_LINKS_IN_A_ROW:
             raise PostgresError(error.message, hint=error.hint) from error
-        self._has_waited_in_vain |= isinstance(error, LinkLockedError)
         return Changed([LinkOutcome(ref, Outcome.NOT_QUEUED, error.message)])
 
     def _give_up_unclaimed(self, changed: Changed) -> None:
         for ref in changed.unclaimed:
-            outcome = LinkOutcome(ref, Outcome.SKIPPED)
-            if read_link(self.database, ref.app_id, ref.repository_id):
-                locked = "another session holds a lock on its row"
-                outcome = LinkOutcome(ref, Outcome.NOT_QUEUED, locked)
-            changed.outcomes.append(outcome)
+            outcome, reason = Outcome.SKIPPED, None
+            if self._is_running(ref):
+                outcome = Outcome.ALREADY_RUNNING
+            elif read_link(self.database, ref.app_id, ref.repository_id):
+                outcome, reason = Outcome.NOT_QUEUED, "another session holds a lock on its row"
+            changed.outcomes.append(LinkOutcome(ref, outcome, reason))
         changed.unclaimed.clear()
+
+    def _is_running(self, ref: LinkRef) -> bool:
+        """Tells whether the link's job is running, so that its worker may have locked the row."""
+        [answer] = self.queue.look([ref.job_id])
+        return answer.state is JobState.RUNNING
 
     def _claim_and_push(self, refs: Sequence[LinkRef], changed: Changed) -> dict[str, Answer]:
         """Changes links in one transaction, and adds their outcomes to `changed` after the commit.
 
-        If jobs have to be left, changes nothing, and returns the answers about these jobs by id.
+        If any jobs can't be pushed, changes nothing and returns the answers for these jobs by id.
         """
         by_id = {ref.id: ref for ref in refs}
         wait = self.waits_for_rows and not self._has_waited_in_vain
@@ -137,7 +146,7 @@ class Changer:
                 claim.id: claim
                 for claim in claim_links(self.database, list(by_id), self.claiming, wait=wait)
             }
-            # In this order they are queued. A link that is not queued is `failed` now.
+            # In the order of `refs`. A link with NOT_QUEUED has just become `failed`.
             to_push = [
                 (ref, claims[ref.id])
                 for ref in refs
@@ -151,7 +160,8 @@ class Changer:
         if left:
             return left
         pushed = {answer.job_id: answer.outcome for answer in answers}
-        changed.has_written |= self._is_change(pushed.values())
+        unchanged = {Outcome.ALREADY_QUEUED} if self.action is Action.SCHEDULE else set()
+        changed.has_written |= not unchanged.issuperset(pushed.values())
         for ref in refs:
             claim = claims.get(ref.id)
             if claim is None:
@@ -166,7 +176,7 @@ class Changer:
         return {}
 
     def _change_rest(self, refs: Sequence[LinkRef], done: Changed) -> None:
-        """Changes what belongs to claimed links: delivery records and circuits."""
+        """Changes the delivery records and circuits of claimed links."""
         options = self.options
         if self.action is Action.RESYNC:
             done.deliveries = clear_deliveries(
@@ -180,7 +190,6 @@ class Changer:
             done.circuits_held = to_reset - done.circuits_reset
 
     def _push(self, claims: Sequence[tuple[LinkRef, Claim]]) -> list[Answer]:
-        """Queues the jobs of claimed links, all or none."""
         requests = [
             PushRequest(
                 ref.job_id,
@@ -192,24 +201,19 @@ class Changer:
         ]
         return self.queue.push(
             requests,
-            # Claiming a stuck link counts a failure. A link whose job waits has not failed.
+            # Claiming a stuck link counts a failure, which must not happen if its job waits.
             leaves_waiting=self._puts_aside or self.action is Action.REPAIR,
             front=self.options.front,
             changes_links=self.action is not Action.SCHEDULE,
             commands=self.commands([ref for ref, _ in claims]),
         )
 
-    def _is_change(self, outcomes: Collection[Outcome | None]) -> bool:
-        """Tells whether a push with these outcomes has written the commands."""
-        kept = {Outcome.ALREADY_QUEUED} if self.action is Action.SCHEDULE else set()
-        return not kept.issuperset(outcomes)
-
     @property
     def _puts_aside(self) -> bool:
-        return self.disproved is None and self.queue.sweep is not None
+        return self.disproved is None and self.queue.can_push
 
     def _is_left(self, ref: LinkRef, left: Mapping[str, Answer], changed: Changed) -> bool:
-        """Tells whether the link has to be left, and records why."""
+        """Tells whether the link's job could not be pushed, and records why."""
         answer = left.get(ref.job_id)
         if answer is None:
             return False
@@ -221,11 +225,11 @@ class Changer:
         return True
 
     def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
-        """Finds the jobs whose status says that they wait, though no worker would ever take them.
+        """Finds jobs that no worker would ever take, although their status is that of waiting jobs.
 
-        RQ, or a Redis that has lost writes, leaves such jobs. Looks twice, as RQ takes a job out of
-        the list a moment before it registers it elsewhere. Yields Suspects between the looks, and
-        holds no lock. The push checks once more, and replaces what still stands nowhere.
+        RQ leaves such jobs, or a Redis that has lost writes. Looks twice, because RQ removes a job
+        from the list a moment before it adds it elsewhere. Yields Suspects between the looks, and
+        holds no lock. The push checks again, and replaces a job that is still in no place.
         Raises RedisError.
 
         delay: seconds between the two looks.
@@ -240,7 +244,7 @@ class Changer:
             self.disproved = {id_: seen for id_, seen in second.items() if seen == first[id_]}
 
     def preview(self, refs: Sequence[LinkRef]) -> Changed:
-        """Returns the outcomes that a change would have. Changes and locks nothing."""
+        """Predicts the outcomes of a change. Changes and locks nothing."""
         changed = Changed()
         valid = list(_without_invalid(refs, changed))
         for ref, answer in look_at_jobs(self.database, self.queue, valid):
@@ -261,7 +265,7 @@ class Changer:
 
 
 def change_each(changer: Changer, refs: Sequence[LinkRef]) -> Iterator[Changed]:
-    """Changes links together or, if Postgres refuses because of one of them, each by itself.
+    """Changes links in one transaction or, if Postgres refuses because of a row, one by one.
 
     Yields after each transaction. Raises PostgresError, RedisError.
     """
@@ -277,7 +281,7 @@ def change_each(changer: Changer, refs: Sequence[LinkRef]) -> Iterator[Changed]:
 
 
 def _without_invalid(refs: Iterable[LinkRef], changed: Changed) -> Iterator[LinkRef]:
-    """Yields the links that can have a job, and records the others as not queued."""
+    """Yields the links with a valid job id, and records the others as not queued."""
     for ref in refs:
         if ref.has_valid_job_id:
             yield ref

@@ -1,4 +1,4 @@
-"""Judging what `doctor` has read: each check says what is wrong, and what to do."""
+"""The checks of `doctor`: each says what is wrong and what to do."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,29 +10,30 @@ from typing import Any
 from docora_ops.actions.freshness import Freshness, Stop, has_missed_passes
 from docora_ops.database.postgres_server import Role, Standby
 from docora_ops.jobs import (
-    ADVICE,
     QUEUE_NAME,
-    Backend,
+    Advice,
     NoJobCode,
     OtherQueue,
     QueueHealth,
+    QueueOverview,
     Worker,
     refusal_of,
 )
+from docora_ops.queue import LinkQueue
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration, moment
 
-SLOW_MS = 250  # a server that takes longer to answer counts as slow
-TOO_SLOW_MS = 2000  # a server that takes longer to answer is not used
+SLOW_MS = 250  # latency above which a server counts as slow
+TOO_SLOW_MS = 2000  # latency above which a server is not used
 
 _OLDEST_POSTGRES = 14
 _OLDEST_REDIS = [6, 2]  # Valkey 7.2, its first version, counts as 7.2
 _MEMORY_WARNING, _MEMORY_CRITICAL = 0.80, 0.95
-_LONG = 3600  # seconds that a job waits
-_LATE = 60  # seconds by which a delayed job may be late: workers look every second
-_CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; a worker that is further off takes no job
+_LONG = 3600  # seconds a job may wait
+_LATE = 60  # seconds a delayed job may be late, although workers check every second
+_CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; from the latter on, a worker takes no job
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
-"""The version in the queue's metadata, which the last process to open the queue has written."""
+"""The version in the queue's metadata, written by the last process that opened the queue."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
@@ -40,7 +41,6 @@ _TIMER = (
 )
 _BY_NAME = "workers are seen by the names of their Redis clients, if our user may list these"
 _TABLES_OF_FEW_COMMANDS = {"app_delivered_files", "repository_snapshots", "snapshot_files"}
-_RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
 
 
 class CheckState(StrEnum):
@@ -53,7 +53,7 @@ class CheckState(StrEnum):
 
 
 class CheckName(StrEnum):
-    """The checks, in the order in which they are shown."""
+    """The checks in display order."""
 
     SETTINGS = "settings"
     POSTGRES = "postgres"
@@ -95,7 +95,7 @@ class Check:
     state: CheckState = field(kw_only=True)
     finding: str
     hint: str | None = None
-    command: str = ""  # a shell command that does it, too long for a table
+    command: str = ""  # a shell command for the hint that is too long for a table
 
 
 ok = partial(Check, state=CheckState.OK)
@@ -105,11 +105,11 @@ not_checked = partial(Check, state=CheckState.NOT_CHECKED)
 
 
 Problem = tuple[bool, Callable[..., Check], str, str]
-"""`(exists, kind, finding, hint)`. `kind` is `critical` or `warning`, which makes the check."""
+"""`(exists, kind, finding, hint)`. `kind` is the function `critical` or `warning`."""
 
 
 def judge(name: CheckName, fine: str, *problems: Problem) -> Check:
-    """Returns a check with the first problem that exists, otherwise OK with the finding `fine`."""
+    """Returns a check with the first existing problem, otherwise OK with the finding `fine`."""
     for exists, kind, finding, hint in problems:
         if exists:
             return kind(name, finding, hint)
@@ -119,9 +119,9 @@ def judge(name: CheckName, fine: str, *problems: Problem) -> Check:
 def check_postgres(
     version: str, standby: Standby | None, *, is_read_only: bool = False
 ) -> Iterator[Check]:
-    """Checks the version, and whether the server takes writes.
+    """Checks the version, and whether the server accepts writes.
 
-    is_read_only: an administrator allows no changes.
+    is_read_only: whether an administrator has made transactions read-only.
     """
     product = f"PostgreSQL {version}"
     is_old = [int(number) for number in re.findall(r"\d+", version)[:1]] < [_OLDEST_POSTGRES]
@@ -156,9 +156,9 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
 
 
 def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None) -> Iterator[Check]:
-    """Checks version, role, eviction, memory and persistence, by the answer of INFO.
+    """Checks version, role, eviction, memory and persistence, according to INFO.
 
-    refusal: why Redis refused the writes that were attempted, and the hint.
+    refusal: why Redis refused writes when they were tried, and the hint; None if it did not.
     """
     version, valkey = str(info.get("redis_version", "")), info.get("valkey_version")
     is_replica = info.get("role", "master") != "master"
@@ -174,7 +174,7 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
         (is_replica, critical, "it is a replica", "point REDIS_URL at the primary"),
         (refusal is not None, critical, *(refusal or ("", ""))),
     )
-    policy = info.get("maxmemory_policy") or "noeviction"  # or it does not tell
+    policy = info.get("maxmemory_policy") or "noeviction"  # not reported by all servers
     finding = f"maxmemory-policy is {policy}: jobs may be thrown away"
     hint = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
     problem = (policy != "noeviction", critical, finding, hint)
@@ -198,22 +198,22 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
     yield judge(CheckName.REDIS_PERSISTENCE, fine, problem)
 
 
-def check_queue(queue: QueueHealth, backend: Backend, pending: int) -> Iterator[Check]:
+def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
-    Makes only one of these checks if only workers of the other backend are running.
+    If only workers of the other backend are running, returns just that check.
 
     pending: the number of pending links; 0 if unknown.
     """
-    is_rq, advice = backend is Backend.RQ, ADVICE[backend]
-    if queue.has_only_others:
+    is_rq, advice, overview = queue.can_push, queue.advice, health.overview
+    if health.has_only_others:
         name = CheckName.BULLMQ_QUEUE if is_rq else CheckName.WORKERS
         yield critical(name, advice.only_others, advice.to_switch)
         return
-    yield from _check_rq(queue) if is_rq else _check_bullmq(queue, pending)
-    waiting, oldest = str(queue.waiting or "none"), queue.oldest_waits_for
+    yield from _check_rq(health, advice) if is_rq else _check_bullmq(health, advice, pending)
+    waiting, oldest = str(overview.waiting or "none"), overview.oldest_waiting_seconds
     if oldest is not None:
-        waiting = f"{queue.waiting}, the oldest for {duration(oldest)}"
+        waiting = f"{overview.waiting}, the oldest for {duration(oldest)}"
     start_more = "start more workers: docora-ops worker --concurrency N"
     if not is_rq:
         start_more = "raise SCAN_CONCURRENCY, or run more workers of Docora"
@@ -221,23 +221,24 @@ def check_queue(queue: QueueHealth, backend: Backend, pending: int) -> Iterator[
     yield judge(CheckName.WAITING_JOBS, waiting, problem)
 
 
-def _check_rq(queue: QueueHealth) -> Iterator[Check]:
+def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
+    queue = health.overview
     name, finding = CheckName.BULLMQ_QUEUE, "not in use"
-    if queue.other is OtherQueue.WORKED_ON:
-        yield critical(name, _RQ.others_beside, _RQ.to_stop_others)
-    elif queue.other is OtherQueue.LEFT_JOBS:
+    if health.other is OtherQueue.WORKED_ON:
+        yield critical(name, advice.others_beside, advice.to_stop_others)
+    elif health.other is OtherQueue.LEFT_JOBS:
         finding = (
             "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
         )
         finding += "started sends files to the base_url that an app had when its job was queued"
-        yield critical(name, finding, _TO_REMOVE, command=queue.to_remove_others)
+        yield critical(name, finding, _TO_REMOVE, command=health.to_remove_others)
     else:
         yield ok(name, finding)
     jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
-    workers = f"{queue.workers} on {QUEUE_NAME}"
+    workers = f"{len(queue.workers)} on {QUEUE_NAME}"
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
     unless_idle = critical if queue.waiting else warning
-    lost = f" ({queue.lost})" if queue.lost else ""
+    lost = f" ({queue.lost_words})" if queue.lost_words else ""
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     yield judge(
         CheckName.WORKERS,
@@ -247,14 +248,14 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
         (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
         (bool(lost), warning, workers + lost, "see whether they run: docora-ops queue"),
     )
-    name, delay = CheckName.DELAYED_JOBS, queue.first_delayed_in
+    name, delay = CheckName.DELAYED_JOBS, health.first_delayed_in
     if delay is None:
         yield ok(name, "none")
         return
     first = f"the first is due in {duration(delay)}"
     if delay < 0:
         first = f"the first was due {duration(-delay)} ago"
-    start = f"start a worker, which queues them: {_RQ.to_start_workers}"
+    start = f"start a worker, which queues them: {advice.to_start_workers}"
     yield judge(
         name,
         f"workers queue them; {first}",
@@ -268,12 +269,12 @@ def _check_rq(queue: QueueHealth) -> Iterator[Check]:
     )
 
 
-def _refusals(queue: QueueHealth, text: str) -> Iterator[Problem]:
-    """Yields what is wrong by the word of the workers that take no job, suspended ones excepted.
+def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
+    """Yields why workers take no jobs, according to the workers; ignores suspended workers.
 
-    It is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+    This is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
     """
-    refusal = refusal_of(queue.live_workers)
+    refusal = refusal_of(queue.workers)
     if refusal is None:
         return
     has_wrong_key = any(trouble.code is NoJobCode.WRONG_KEY for trouble in refusal.troubles)
@@ -283,8 +284,8 @@ def _refusals(queue: QueueHealth, text: str) -> Iterator[Problem]:
     yield bool(refusal.troubles), kind, finding, hint or "see the log of the workers"
 
 
-def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
-    version = queue.bullmq_version
+def _check_bullmq(health: QueueHealth, advice: Advice, pending: int) -> Iterator[Check]:
+    queue, version = health.overview, health.bullmq_version
     other = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
     to_compare = "see whether status and queue fit Docora's own screens"
     none = f"no queue {QUEUE_NAME} of BullMQ in this Redis"
@@ -294,33 +295,33 @@ def _check_bullmq(queue: QueueHealth, pending: int) -> Iterator[Check]:
         (version is None, warning, none, "check REDIS_URL"),
         (bool(_OTHER_BULLMQ.match(version or "")), warning, other, to_compare),
     )
-    name, finding = CheckName.WORKERS, str(queue.workers)
-    if queue.workers and queue.other is OtherQueue.LEFT_JOBS:
+    name, finding = CheckName.WORKERS, str(len(queue.workers))
+    if queue.workers and health.other is OtherQueue.LEFT_JOBS:
         finding += "; RQ's queue holds jobs, which run if a worker of RQ is started"
-        yield critical(name, finding, _TO_REMOVE, command=queue.to_remove_others)
+        yield critical(name, finding, _TO_REMOVE, command=health.to_remove_others)
     else:
         jobs = queue.waiting + queue.active + queue.delayed
         problem = critical if jobs or pending else warning
         waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
         idle = f", for {waiting}" if jobs or pending else ", and no job waits"
         none = f"no BullMQ worker is seen{idle}; {_BY_NAME}"
-        beside = queue.other is OtherQueue.WORKED_ON
+        beside = health.other is OtherQueue.WORKED_ON
         suspended = (
             f"{finding}; {queue.suspension and queue.suspension.sentence}, and {waiting} wait"
         )
         yield judge(
             name,
             finding,
-            (not queue.workers, critical, none, _BULLMQ.to_start_workers),
-            (beside, critical, _BULLMQ.others_beside, _BULLMQ.to_stop_others),
-            (queue.suspension is not None, problem, suspended, _BULLMQ.to_resume),
+            (not queue.workers, critical, none, advice.to_start_workers),
+            (beside, critical, advice.others_beside, advice.to_stop_others),
+            (queue.suspension is not None, problem, suspended, advice.to_resume),
         )
     queued = "Docora's workers queue them when they are due"
     yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")
 
 
 def check_schedule(seconds: int | None, freshness: Freshness | None, settings: Settings) -> Check:
-    """Checks when the last pass of `schedule` was. The parameters are those of `judge_pass`."""
+    """Checks when the last pass of `schedule` ended. For the parameters, see `judge_pass`."""
     state = judge_pass(seconds, freshness, settings)
     finding = "no pass is known of the last week"
     if seconds is not None:
@@ -330,13 +331,13 @@ def check_schedule(seconds: int | None, freshness: Freshness | None, settings: S
 
 
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
-    """Judges how long ago the last pass of `schedule` was.
+    """Judges how long ago the last pass of `schedule` ended.
 
-    An old pass is critical only if links wait: otherwise another program queues what is due, and
-    somebody has run `schedule` once by hand.
+    An old pass is critical only if links wait. Otherwise, another program queues due links, and
+    `schedule` was run once by hand.
 
-    seconds: since that pass; None: none was seen.
-    freshness: as judged beside the queue; None: unknown.
+    seconds: the time since that pass; None if no pass is known.
+    freshness: the result of `beside_queue`; None if unknown.
     """
     is_old = has_missed_passes(seconds, settings)
     if is_old and freshness is not None:
@@ -348,7 +349,7 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
 
 
 def check_freshness(freshness: Freshness) -> Check:
-    """Checks that links are scanned. `freshness`: as judged beside the queue."""
+    """Checks that links are scanned. `freshness`: the result of `beside_queue`."""
     longest, last = duration(freshness.overdue_after_seconds), "no good scan yet"
     if freshness.last_scanned_at:
         seconds = (freshness.read_at - freshness.last_scanned_at).total_seconds()
@@ -378,7 +379,7 @@ def check_freshness(freshness: Freshness) -> Check:
 def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:
     """Compares the clocks of this host, of the servers, and of the workers' hosts.
 
-    ahead: by server, the seconds that its clock is ahead of this host's.
+    ahead: the seconds that each server's clock is ahead of this host's.
     """
     clocks = {"this host": 0.0, **ahead}
     first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
@@ -403,7 +404,7 @@ def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check
 
 
 def check_latency(milliseconds: Mapping[str, float]) -> Check:
-    """Checks how long the servers take to answer. `milliseconds`: of one answer, by server."""
+    """Checks the latency of the servers. `milliseconds`: the latency of each server."""
     finding = " and ".join(f"{took:,.1f} ms from {name}" for name, took in milliseconds.items())
     finding, slowest = f"an answer takes {finding}", max(milliseconds, key=milliseconds.__getitem__)
     hint = f"check the load of {slowest}, and the network to it"

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+import os
+import pwd
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from docora_ops.audit import Change, describe_change
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.errors import (
     ConfigurationError,
     PostgresError,
     UnclearBackendError,
     UsageError,
 )
-from docora_ops.jobs import ADVICE, Advice, Backend, BackendChoice, BackendSource
+from docora_ops.jobs import BackendSource
+from docora_ops.operations import NO_OPTIONS, Change, ChangeOptions
+from docora_ops.text import mask
 
 if TYPE_CHECKING:
     from docora_ops.database import Database
     from docora_ops.queue import LinkQueue, ProgressStore, Redis
     from docora_ops.settings import Settings
 
-_EMPTY = (
-    "Redis holds no key of either queue, though links were scanned "
-    "(it may have been emptied, or be another Redis)"
-)
+_LONGEST_VALUE = 1000  # characters of a value in an audit entry
+_UNSET = 2**32 - 1  # a login uid
 _PATIENCE = 2
 """Seconds for one statement: `status` and `doctor` wait for it before they ask Redis."""
 
@@ -45,6 +46,8 @@ class Docora:
     notices: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        target = self.settings.target
+        self._prefix = f"{target}: " if target else ""
         for warning in self.settings.warnings:
             self.warn(warning)
 
@@ -65,6 +68,13 @@ class Docora:
         The client of Redis notices by itself that it is in another process.
         """
         self.database.disconnect()
+
+    def renew(self) -> None:
+        """Closes the connection, and forgets what was read: the next use looks anew."""
+        self.close()
+        for name, attribute in vars(type(self)).items():
+            if isinstance(attribute, cached_property):
+                vars(self).pop(name, None)
 
     def require_confirmation(self) -> None:
         """Raises UsageError if the target is protected, and `confirm` is not its name."""
@@ -125,10 +135,6 @@ class Docora:
 
         return f"{self.postgres_server}, Redis {describe(self.redis)}"
 
-    @property
-    def _prefix(self) -> str:
-        return f"{self.settings.target}: " if self.settings.target else ""
-
     def describe_change(
         self,
         command: str,
@@ -137,23 +143,40 @@ class Docora:
         /,
         **selection: object,
     ) -> Change:
-        """Describes a change by the current user for an audit entry, with the target."""
-        change = describe_change(command, reason, options, **selection)
-        return replace(change, target=self.settings.target)
+        """Describes a change by the current user for an audit entry, without secrets.
+
+        selection: other options of the command by name. None, False and empty lists are left out.
+        """
+        most = options.max_failures
+        selection |= {
+            "front": options.front,
+            "reset_circuit": options.reset_circuit,
+            "in_flight": options.in_flight,
+            "max_failures": most and (str(most) if most.is_percent else most.number),
+            "update": options.update,
+            "path": options.path,
+        }
+        chosen: dict[str, object] = {}
+        for name, value in selection.items():
+            if isinstance(value, list):
+                chosen[name] = [_shown(part) for part in value]
+            elif value is not None and value is not False:
+                chosen[name] = _shown(value)
+        chosen = {name: value for name, value in chosen.items() if value != []}
+        why = reason and mask(reason)[:_LONGEST_VALUE]
+        return Change(_current_user(), command, chosen, why, self.settings.target)
 
     @cached_property
-    def backend(self) -> BackendChoice:
-        """The backend that is configured or in use, and why. Raises RedisError."""
-        from docora_ops.queue.backend import START, choose_backend
+    def _opened_queue(self) -> LinkQueue:
+        """The queue of the backend that is set or in use. Raises RedisError."""
+        from docora_ops.queue.backend_choice import emptied, open_queue
 
-        choice = choose_backend(self.settings, self.redis)
-        # If links were scanned before, a Redis without keys of either queue proves nothing.
-        if choice.source is BackendSource.DEFAULT and self._links_were_scanned():
-            advice = f"check REDIS_URL; {START}"
-            return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, _EMPTY, advice)
-        if choice.is_clear and choice.why:
-            self.note(choice.sentence)
-        return choice
+        queue = open_queue(self.settings, self.redis)
+        if queue.choice.source is BackendSource.DEFAULT and self._links_were_scanned():
+            queue.choice = emptied(queue.choice)
+        elif queue.choice.is_clear and queue.choice.why:
+            self.note(queue.choice.sentence)
+        return queue
 
     def _links_were_scanned(self) -> bool:
         """Tells whether a link was ever scanned; False if Postgres can't be asked."""
@@ -166,33 +189,21 @@ class Docora:
         except (ConfigurationError, PostgresError):
             return False
 
-    @property
-    def advice(self) -> Advice:
-        """The sentences about the backend."""
-        return ADVICE[self.backend.backend]
-
     @cached_property
     def queue_to_read(self) -> LinkQueue:
         """The queue to read. Warns if the backend is unclear. Raises RedisError."""
-        from docora_ops.queue import RqQueue
-
-        choice = self.backend
+        choice = self._opened_queue.choice
         if not choice.is_clear:
             self.warn(f"{choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
-        if choice.backend is Backend.BULLMQ:
-            from docora_ops.queue.bullmq import BullmqQueue
-
-            return BullmqQueue(self.settings, self.redis, choice)
-        return RqQueue(self.settings, self.redis, choice)
+        return self._opened_queue
 
     @cached_property
     def queue(self) -> LinkQueue:
         """The queue to change. Raises UnclearBackendError, RedisError."""
-        if not self.backend.is_clear:
-            raise UnclearBackendError(
-                f"{self.backend.sentence}: nothing is changed", hint=self.backend.to_set
-            )
-        return self.queue_to_read
+        choice = self._opened_queue.choice
+        if not choice.is_clear:
+            raise UnclearBackendError(f"{choice.sentence}: nothing is changed", hint=choice.to_set)
+        return self._opened_queue
 
     @cached_property
     def store(self) -> ProgressStore:
@@ -200,3 +211,24 @@ class Docora:
         from docora_ops.queue import ProgressStore
 
         return ProgressStore(self.redis)
+
+
+def _shown(value: object) -> object:
+    """Returns a value for an audit entry: a text without secrets, and not too long."""
+    return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
+
+
+def _current_user() -> str:
+    """Names the user as the kernel knows it: `kim@ops1`, or `kim as root@ops1` after sudo or su."""
+    uids = [os.getuid()]
+    with suppress(OSError, ValueError):  # another system than Linux
+        login_uid = int(Path("/proc/self/loginuid").read_bytes())  # kept through sudo and su
+        if login_uid not in {_UNSET, os.getuid()}:
+            uids.insert(0, login_uid)
+    users = []
+    for uid in uids:
+        try:
+            users.append(pwd.getpwuid(uid).pw_name)
+        except KeyError:
+            users.append(str(uid))
+    return f"{' as '.join(users)}@{os.uname().nodename}"

@@ -1,4 +1,4 @@
-"""`doctor`: reads the settings, both servers, the queue and the links, and has them judged."""
+"""`doctor`: reads the settings, both servers, the queue and the links, and checks them."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 from docora_ops.actions import checks
 from docora_ops.actions.checks import Check, CheckName, CheckState, Problem, critical, ok, warning
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Suspects, find_drift, pause_between_looks
+from docora_ops.actions.drift import (
+    Drift,
+    DriftKind,
+    DriftReport,
+    Suspects,
+    find_drift,
+    pause_between_looks,
+)
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
 from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.look import count_jobs_with_links, sample_jobs
-from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, read_pair
+from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, look_at_pair
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -21,13 +27,12 @@ from docora_ops.database.postgres_server import (
     read_role,
     read_server,
 )
-from docora_ops.drift import Drift, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
-from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
+from docora_ops.jobs import QUEUE_NAME, OtherQueue, QueueHealth, Worker
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
 from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
-from docora_ops.queue.redis_client import describe, measure
-from docora_ops.queue.redis_server import read_redis_server, try_commands
+from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_server import measure, read_redis_server, try_commands
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 
@@ -46,7 +51,7 @@ _OF_DOCORA = "not looked for: BullMQ keeps its own entries, and Docora's schedul
 
 @dataclass(frozen=True)
 class DriftData:
-    """The drift that was found. `examples`: the first five of each kind."""
+    """The drift found. `examples`: the first five cases of each kind."""
 
     total: int
     counts: Mapping[DriftKind, int]
@@ -55,7 +60,7 @@ class DriftData:
 
 @dataclass(frozen=True)
 class DoctorData:
-    """The result of `doctor`. `drift` is null if it could not be looked for."""
+    """The result of `doctor`. `drift` is null if doctor could not look for it."""
 
     state: CheckState
     checks: Sequence[Check]
@@ -64,7 +69,7 @@ class DoctorData:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The results of all checks, each once, in order. A number is None if it is not known."""
+    """The results of all checks in display order. Unknown numbers are None."""
 
     checks: Sequence[Check]
     drift: DriftReport | None
@@ -78,14 +83,14 @@ class Diagnosis:
 
     @property
     def state(self) -> CheckState:
-        """The worst state of all checks; one that was not checked counts as a warning."""
+        """Returns the worst state of all checks; a check that was not made counts as a warning."""
         states = {check.state for check in self.checks}
         if CheckState.CRITICAL in states:
             return CheckState.CRITICAL
         return CheckState.OK if states == {CheckState.OK} else CheckState.WARNING
 
     def data(self) -> DoctorData:
-        """Returns what `doctor --json` prints."""
+        """Returns the output of `doctor --json`."""
         report, drift = self.drift, None
         if report is not None:
             drift = DriftData(report.total, report.found, report.examples())
@@ -94,26 +99,26 @@ class Diagnosis:
 
 @dataclass
 class _Server:
-    """What is known about one server, and the checks that are made of that."""
+    """What is known about one server, and the resulting checks."""
 
     name: CheckName
     checks: list[Check] = field(default_factory=list)
-    error: DocoraOpsError | None = None  # of the settings, or it does not answer, or refuses
+    error: DocoraOpsError | None = None  # bad settings, no answer, or a refusal
     missing: str = ""
-    """Names what further checks lack, such as "Postgres"; empty if they can be made."""
+    """What further checks lack, such as "Postgres"; empty if they can be made."""
     ahead: dict[str, float] = field(default_factory=dict)
-    """Seconds that the server's clock is ahead of this host's, by server, if known."""
+    """Seconds that the server's clock is ahead of this host's, by server name, if known."""
     latency: dict[str, float] = field(default_factory=dict)
-    """Milliseconds that one answer takes, by server, if known."""
+    """Latency in milliseconds by server name, if known."""
     may_only_read: bool = False
-    pending: int = 0  # links; 0 also if Postgres was not asked
+    pending: int = 0  # number of pending links; 0 if unknown
     failed_links: int | None = None
-    foreign_keys: int = 0  # apps whose auth keys ENCRYPTION_KEY does not decrypt; 0 also if unknown
+    foreign_keys: int = 0  # apps whose auth keys ENCRYPTION_KEY can't decrypt; 0 if unknown
     health: QueueHealth | None = None
     freshness: Freshness | None = None
 
     def check(self, name: CheckName, fine: str, *problems: Problem) -> None:
-        """Adds a check with the first problem that exists."""
+        """Adds a check with the first existing problem."""
         self.checks.append(checks.judge(name, fine, *problems))
 
     def lose(self, error: DocoraOpsError) -> None:
@@ -126,9 +131,9 @@ class _Server:
             self.checks.append(critical(self.name, error.message, error.hint))
 
     def record(self, seconds: float, clock: float, where: str) -> None:
-        """Records how long an answer took, and the server's time in it.
+        """Records the latency and the clock of the server.
 
-        Raises PostgresError or RedisError if the answer took too long.
+        Raises PostgresError or RedisError if the server is too slow.
         """
         name = self.name.capitalize()
         self.latency[name] = seconds * 1000
@@ -143,10 +148,10 @@ def diagnose(
 ) -> Iterator[Suspects | Diagnosis]:
     """Makes all possible checks. If a server is unreachable, skips the checks that need it.
 
-    Yields Suspects until the second look at the drift, and finally the Diagnosis.
+    Yields Suspects until the second look for drift, and finally the Diagnosis.
 
     max_failed: more failed links than this are critical.
-    read_only: role and user need only read privileges, and nothing that could write is attempted.
+    read_only: expect only read privileges, and try nothing that could write.
     """
     postgres = _ask_postgres(docora, max_failed, read_only=read_only)
     redis = _ask_redis(docora, read_only=read_only or postgres.may_only_read)
@@ -160,14 +165,14 @@ def diagnose(
                     yield event
                 else:
                     report = DriftReport([finding.drift for finding in event])
-                    workers = redis.health.live_workers if redis.health else ()
+                    workers = redis.health.overview.workers if redis.health else ()
                     may_only_read = read_only or postgres.may_only_read
                     of_drift += _check_drift(docora, report, workers, read_only=may_only_read)
         except PostgresError as error:
             postgres.lose(error)
         except RedisError as error:
             redis.lose(error)
-    # Workers and timers are restarted: that they are away counts if they still are a moment later.
+    # Workers and timers may just be restarting: they count as gone only after a second look.
     if _has_stopped(docora, postgres, redis):
         left = docora.settings.drift_grace - (time.monotonic() - first_look)
         yield from pause_between_looks(1, left)
@@ -189,44 +194,44 @@ def diagnose(
         server_lost=is_lost,
         failed_links=postgres.failed_links,
         overdue_links=postgres.freshness.overdue if postgres.freshness else None,
-        worker_count=redis.health.workers if redis.health else None,
+        worker_count=len(redis.health.overview.workers) if redis.health else None,
     )
 
 
 def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterator[Check]:
-    """Checks the queue, the freshness of the links, the clocks, and the latency of both servers."""
     health, freshness = redis.health, postgres.freshness
-    if health and not (choice := docora.backend).is_clear:
+    if health and not (choice := docora.queue_to_read.choice).is_clear:
         yield critical(CheckName.WORKERS, choice.sentence, choice.to_set)
     elif health:
-        yield from checks.check_queue(health, choice.backend, postgres.pending)
-        if choice.backend is Backend.BULLMQ and not health.has_only_others:
+        yield from checks.check_queue(health, docora.queue, postgres.pending)
+        if not (docora.queue.can_push or health.has_only_others):
             yield ok(CheckName.SCHEDULE, "Docora's own scheduler, which runs in its workers")
         elif not health.has_only_others:
-            yield checks.check_schedule(health.last_pass_seconds, freshness, docora.settings)
+            last_pass = health.overview.last_pass_seconds
+            yield checks.check_schedule(last_pass, freshness, docora.settings)
     if freshness is not None:
         yield checks.check_freshness(freshness)
     if ahead := postgres.ahead | redis.ahead:
-        yield checks.check_clocks(ahead, health.live_workers if health else ())
+        yield checks.check_clocks(ahead, health.overview.workers if health else ())
     if latencies := postgres.latency | redis.latency:
         yield checks.check_latency(latencies)
 
 
 def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
-    """Judges the freshness beside the queue. Tells whether no worker runs, or something stopped."""
+    """Judges the freshness together with the queue. Tells whether workers or `schedule` stopped."""
     try:
+        queue = redis.health.overview if redis.health else None
         if postgres.freshness:
-            postgres.freshness = beside_queue(docora, postgres.freshness, redis.health)
+            postgres.freshness = beside_queue(docora, postgres.freshness, queue)
     except PostgresError as error:
         postgres.lose(error)
     except RedisError as error:
         redis.lose(error)
     stopped = postgres.freshness.stopped if postgres.freshness else None
-    return stopped is not None or (redis.health is not None and not redis.health.workers)
+    return stopped is not None or (redis.health is not None and not redis.health.overview.workers)
 
 
 def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
-    """Reads the queue and the freshness of the links anew, unless a server is lost."""
     try:
         if redis.health:
             redis.health = docora.queue_to_read.health()
@@ -258,8 +263,8 @@ def _check_settings(
         finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
         return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora has")
     freshness = postgres.freshness
-    if freshness and freshness.shortest_pass_seconds:
-        hint = f"set it to more than {freshness.shortest_pass_seconds}: docora-ops help links"
+    if freshness and freshness.shortest_cycle_seconds:
+        hint = f"set it to more than {freshness.shortest_cycle_seconds}: docora-ops help links"
         return warning(name, freshness.too_short_words, hint)
     if settings.warnings:
         return warning(name, "; ".join(settings.warnings))
@@ -285,7 +290,6 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
 def _examine_postgres(
     docora: Docora, server: _Server, max_failed: int | None, *, read_only: bool
 ) -> None:
-    """Adds the checks of the server, the tables, the role and the links, as far as possible."""
     database = docora.database
     state = read_server(database)
     server.record(state.latency, state.clock, database.place)
@@ -301,7 +305,7 @@ def _examine_postgres(
     if missing:  # missing columns would look like missing privileges
         server.missing = "the missing tables and columns"
         return
-    # Others' functions beside Docora's tables could run as ours.
+    # Functions that other roles create in Docora's schema could be run by our role.
     creators = read_creators(database)
     others = ", ".join(f"{name} in {schema}" for schema, name in creators)
     others = f"others may create functions and tables: {others}"
@@ -322,7 +326,7 @@ def _examine_postgres(
 
 
 def _check_pooling(settings: Settings, server: _Server) -> None:
-    """Checks whether the proxy pools transactions. One look proves only that it does."""
+    """Checks whether the proxy pools transactions. A single look can prove that it does only."""
     pools = pools_transactions(settings, tries=1)
     pooling = "a proxy that pools transactions: commands work, and a worker refuses to start"
     unknown = "unknown: two more connections could not be opened at once"
@@ -336,7 +340,7 @@ def _check_pooling(settings: Settings, server: _Server) -> None:
 
 
 def _count_foreign_keys(docora: Docora) -> int:
-    """Counts the tried auth keys if ENCRYPTION_KEY decrypts none; 0 also without a usable one."""
+    """Counts the sampled auth keys if ENCRYPTION_KEY is usable but decrypts none; otherwise 0."""
     try:
         from docora_ops.actions.encryption import count_foreign
 
@@ -377,7 +381,7 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
         client = docora.redis
         where = describe(client)
         server.record(*measure(client), f"Redis at {where}")
-        refusal = None if read_only else try_commands(client, docora.backend.backend)
+        refusal = None if read_only else try_commands(client, docora.queue_to_read.commands_of_push)
         if info := read_redis_server(client):
             server.checks += [ok(CheckName.REDIS, where), *checks.check_redis(info, refusal)]
         else:
@@ -385,7 +389,7 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
             finding = f"{where}, but our user may not ask how it is"
             server.checks.append(warning(CheckName.REDIS, finding, hint))
         server.health = docora.queue_to_read.health()
-        if not docora.backend.is_clear:
+        if not docora.queue_to_read.choice.is_clear:
             server.missing = "DOCORA_OPS_BACKEND"
         elif server.health.has_only_others:
             server.missing = "the right DOCORA_OPS_BACKEND"
@@ -399,10 +403,8 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
 def _check_drift(
     docora: Docora, report: DriftReport, workers: Sequence[Worker], *, read_only: bool
 ) -> Iterator[Check]:
-    count_jobs = count_jobs_with_links if report.total else sample_jobs
-    belonging = count_jobs(docora.database, docora.queue)
+    pair, belonging = look_at_pair(docora, all_jobs=report.total > 0)
     hint: str | None = "docora-ops repair"
-    pair = read_pair(docora)
     if belonging.is_plausible and pair.state is PairState.OTHER:
         hint = None
         yield critical(CheckName.SERVERS_MATCH, pair.finding, TO_ACCEPT)
@@ -420,14 +422,13 @@ def _check_drift(
         )
     for kind, (noun, plural, what) in _DRIFT.items():
         name, count = CheckName(f"drift_{kind}"), report.found[kind]
-        is_looked_for = kind is DriftKind.STUCK or not docora.queue.is_docoras
+        is_looked_for = kind is DriftKind.STUCK or docora.queue.can_push
         fine = "none" if is_looked_for else _OF_DOCORA
         finding = f"{amount(count, noun, plural)} {what}"
         yield critical(name, finding, hint) if count else ok(name, fine)
 
 
 def _check_pair(docora: Docora, pair: Pair, workers: Sequence[Worker], *, read_only: bool) -> Check:
-    """Checks that our user and those of the workers may use the mark of the pair."""
     unread = pair.state is PairState.UNKNOWN
     unwritten = not (read_only or unread or may_leave_mark(docora.redis))
     no_mark = f"our user may not write {PAIR_KEY}: changes do not leave which database Redis serves"

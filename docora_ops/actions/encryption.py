@@ -1,6 +1,6 @@
-"""Decrypts what Docora stores encrypted: AES-256-GCM in the form `iv:tag:ciphertext`, all in hex.
+"""Decrypts Docora's secrets: AES-256-GCM in the form `iv:tag:ciphertext`, all in hex.
 
-Needs the extra `worker`: without it, the module can't be imported.
+Importing this module needs the extra `worker`.
 """
 
 import re
@@ -15,11 +15,9 @@ _FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):((?:[0-9a-f]{2})*)", re.IGNOR
 
 
 def decrypt(text: str, key: bytes, name: str) -> str:
-    """Decrypts a text.
+    """Decrypts a text. Raises SnapshotError, which contains no part of the text.
 
-    name: what the text is, for the sentence of the error.
-
-    Raises SnapshotError, which holds no part of the text.
+    name: what to call the text in the error message.
     """
     parts = _FORM.fullmatch(text)
     if parts is None:
@@ -36,7 +34,7 @@ def decrypt(text: str, key: bytes, name: str) -> str:
 def count_foreign(texts: Iterable[str], key: bytes) -> int:
     """Returns the number of encrypted texts if the key decrypts none of them, otherwise 0.
 
-    Ignores texts that are not in the form `iv:tag:ciphertext`, which say nothing about the key.
+    Ignores texts in any other form than `iv:tag:ciphertext`, which say nothing about the key.
     """
     count = 0
     for text in filter(_FORM.fullmatch, texts):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import look_at_jobs
+from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.database.freshness import (
     MOST_OVERDUE,
     Scans,
@@ -19,31 +19,31 @@ from docora_ops.database.freshness import (
     read_scans,
 )
 from docora_ops.database.link_reports import LinkCounts
-from docora_ops.jobs import Backend, OtherQueue, QueueHealth, QueueOverview, refusal_of
+from docora_ops.jobs import OtherQueue, QueueOverview, refusal_of
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.queue.audit_stream import read_last_change
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration
 
 RECENTLY = 900
-"""Seconds before the last scan whose scans tell how fast links are scanned."""
+"""Seconds before the last scan in which the pace of scanning is measured."""
 _FEW_SCANS, _LONGEST_OF_FEW = 10, 3
-"""With fewer such scans than 10, the threshold is at most 3 times the default one."""
+"""With fewer than 10 scans in that time, the threshold is at most 3 times the default."""
 _MISSED_PASSES = 5
-"""Scan intervals without a pass of `schedule` that are worth a warning."""
+"""Scan intervals without a pass of `schedule` after which to warn."""
 _STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
-"""Scan intervals, gaps between two scans, and seconds without movement that are no alarm."""
+"""Movement is expected within 3 scan intervals, 3 times the longest gap, or 120 s, the longest."""
 _SAMPLE = 20
 """Due links of one status whose jobs are looked at."""
 _WITHOUT_MOMENT = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.FAILED)
-"""Links that are due and whose rows do not tell since when."""
+"""Statuses of links whose rows do not tell since when they are due."""
 
 Gaps = Sequence[tuple[datetime, timedelta]]
 """The gaps between two scans, and when each ended."""
 
 
 class Stop(StrEnum):
-    """What has stopped, where that is seen directly."""
+    """What has stopped, if there is direct evidence."""
 
     WORKERS = "workers"
     REFUSALS = "refusals"
@@ -63,11 +63,11 @@ class Stop(StrEnum):
 class Freshness:
     """When links were last scanned, and how many are overdue. Postgres's clock gives all times.
 
-    `overdue`: links in sync without a good scan for `overdue_after_seconds`, not counting the time
+    `overdue`: synced links without a good scan for `overdue_after_seconds`, not counting the time
     of an open circuit. If no link at all was scanned in that time, pending links and links that
-    were never scanned count, too, from their creation on. `due`: links that a scheduler is to
-    queue now. `nothing_moves`: a link has been due for `nothing_moves_after_seconds`, and in all
-    that time no job ran, began or ended, and no file was delivered.
+    were never scanned also count, from their creation on. `due`: links that a scheduler should
+    queue now. `nothing_moves`: a link has been due for `nothing_moves_after_seconds`, during which
+    no job ran, began or ended, and no file was delivered.
     """
 
     read_at: datetime
@@ -76,29 +76,29 @@ class Freshness:
     overdue_at_least: bool  # too many to count: both numbers are lower bounds
     overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
     overdue_after_seconds: int  # the threshold in force
-    cycle_seconds: int | None  # that a scan of all links took at the last pace; None: too few scans
-    # A cycle takes longer than the rescan interval, some link waits for its scan, links are scanned
-    # at all, and with RQ, neither `schedule` nor all workers have stopped.
+    cycle_seconds: int | None  # length of a cycle at the last pace; None: too few scans
+    # A cycle takes longer than the rescan interval, some link waits for its scan, links are being
+    # scanned, and with RQ, neither `schedule` nor all workers have stopped.
     is_slow: bool
     last_scanned_at: datetime | None  # the last good scan of any link
-    scanned_recently: int  # good scans of the last 15 minutes
-    oldest_scan_seconds: int | None  # the longest time that a link in sync was not scanned
+    scanned_recently: int  # good scans in the last 15 minutes
+    oldest_scan_seconds: int | None  # the longest time since the last scan of a synced link
     due: int
-    nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, else by the last pace
+    nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, otherwise from the last pace
     nothing_moves: bool = False  # needs Redis, too
-    stopped: Stop | None = None  # seen in one look; needs Redis, too
-    shortest_pass_seconds: int | None = None  # if DOCORA_OPS_OVERDUE_AFTER is shorter than that
+    stopped: Stop | None = None  # according to one look; needs Redis, too
+    shortest_cycle_seconds: int | None = None  # None if DOCORA_OPS_OVERDUE_AFTER is not shorter
 
     @property
-    def slow_pass_seconds(self) -> int:
-        """Returns the seconds of a cycle if it is too long, otherwise 0."""
+    def slow_cycle_seconds(self) -> int:
+        """Returns the length of a cycle if it is too long, otherwise 0."""
         return self.cycle_seconds or 0 if self.is_slow else 0
 
     @property
     def slow_words(self) -> str:
-        """Says how long a pass takes, and when links are overdue."""
+        """Says how long a cycle takes, and when links are overdue."""
         return (
-            f"slow: a pass takes {duration(self.slow_pass_seconds)}; "
+            f"slow: a cycle takes {duration(self.slow_cycle_seconds)}; "
             f"links are overdue after {duration(self.overdue_after_seconds)}"
         )
 
@@ -106,8 +106,9 @@ class Freshness:
     def too_short_words(self) -> str:
         """Says that links count as overdue although they are scanned in time."""
         return (
-            f"DOCORA_OPS_OVERDUE_AFTER is {duration(self.overdue_after_seconds)}, and a pass takes "
-            f"up to {duration(self.shortest_pass_seconds or 0)}: links count as overdue in between"
+            f"DOCORA_OPS_OVERDUE_AFTER is {duration(self.overdue_after_seconds)}, and a cycle takes"
+            f" up to {duration(self.shortest_cycle_seconds or 0)}: "
+            "links count as overdue in between"
         )
 
     @property
@@ -118,15 +119,14 @@ class Freshness:
 
     @property
     def overdue_before(self) -> datetime:
-        """The moment before which the last good scan of an overdue link was."""
+        """Returns the time before which an overdue link was last scanned."""
         return self.read_at - timedelta(seconds=self.overdue_after_seconds)
 
 
 def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
-    """Returns how fresh the links are by their rows alone.
+    """Returns the freshness of the links according to their rows alone.
 
-    Whether something has stopped, and whether links are scanned slowly, needs the queue: see
-    `beside_queue`.
+    Only `beside_queue` can tell whether anything has stopped, or links are scanned slowly.
     """
     settings, database = docora.settings, docora.database
     rescan = settings.rescan_interval_ms
@@ -137,7 +137,7 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
     before = now - timedelta(seconds=seconds)
     overdue = count_overdue(database, before)
     oldest = overdue.oldest_scan_at or oldest_scan(database, before)
-    # A link that is due waits for the next pass of the scheduler.
+    # A due link waits for the next pass of the scheduler.
     shortest = max(cycle or 0, (rescan + settings.scan_interval_ms) // 1000)
     return Freshness(
         read_at=now,
@@ -147,8 +147,8 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
         overdue_since=overdue.since,
         overdue_after_seconds=seconds,
         cycle_seconds=cycle,
-        # Links that are scanned in one go may make the last minutes look slow: so some link must
-        # have waited for as long, too.
+        # Scanning many links at once can make the last minutes look slow, so some link must also
+        # have waited for as long.
         is_slow=cycle is not None
         and cycle > _usual_seconds(settings)
         and has_waiting_link(database, now - timedelta(seconds=_usual_seconds(settings))),
@@ -157,7 +157,9 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
         oldest_scan_seconds=int((now - oldest).total_seconds()) if oldest else None,
         due=scans.due,
         nothing_moves_after_seconds=still_threshold(settings, gaps),
-        shortest_pass_seconds=shortest if (settings.overdue_after or shortest) < shortest else None,
+        shortest_cycle_seconds=shortest
+        if (settings.overdue_after or shortest) < shortest
+        else None,
     )
 
 
@@ -166,11 +168,11 @@ def _usual_seconds(settings: Settings) -> float:
 
 
 def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:
-    """Returns the seconds that a scan of all links took at the pace before the last scan.
+    """Returns the length of a cycle in seconds, at the pace before the last scan.
 
-    A row keeps only the last scan of its link. So the pace is measured backwards from the last scan
-    of all: after a stop it stays as it was. The longest gap is left out: it may have been a stop,
-    after which a link that is still to be scanned would make all others look slow.
+    A row keeps only the last scan of its link, so the pace is measured backwards from the last scan
+    of any link, and a stop since then does not change it. The longest gap is left out, because it
+    may have been a stop: a link scanned before the stop would make all others look slow.
     """
     if scans.last_scanned_at is None or scans.first_at is None or scans.before_last < _FEWEST_SCANS:
         return None
@@ -181,17 +183,18 @@ def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:
 
 
 _FEWEST_SCANS = 3
-"""Scans that tell a pace: two have only one gap between them, which may have been a stop."""
+"""Scans needed for a pace: the gap between only two scans may have been a stop."""
 
 
 def overdue_threshold(settings: Settings, cycle: int | None, scans: int) -> int:
     """Returns the seconds without a good scan after which a link is overdue.
 
-    A threshold that is set is obeyed. Else a pass that takes long is no alarm: each link may miss
-    one. But workers that are merely slow scan more than a few links, and the few that somebody
-    retries must not hide that scheduler or workers have stopped.
+    `DOCORA_OPS_OVERDUE_AFTER` takes precedence. Otherwise, the threshold is at least two cycles, so
+    that slow scanning is no alarm. With few scans, the threshold is limited, because a few links
+    that somebody retries must not hide that scanning has stopped.
 
-    cycle, scans: the pace, and the number of scans that tell it.
+    cycle: seconds of a cycle; None if unknown.
+    scans: the number of scans from which the cycle was computed.
     """
     threshold = settings.overdue_after_seconds
     if settings.overdue_after:
@@ -201,7 +204,7 @@ def overdue_threshold(settings: Settings, cycle: int | None, scans: int) -> int:
 
 
 def still_threshold(settings: Settings, gaps: Gaps) -> int:
-    """Returns the seconds without any movement after which due links are an alarm."""
+    """Returns the seconds without movement after which `nothing_moves` is an alarm."""
     if settings.overdue_after:
         return settings.overdue_after
     longest = max((gap.total_seconds() for _, gap in gaps), default=0.0)
@@ -211,15 +214,15 @@ def still_threshold(settings: Settings, gaps: Gaps) -> int:
 
 @dataclass(frozen=True)
 class Activity:
-    """What is known at one moment of due links, and of the jobs that are at work on links.
+    """What is known at one moment about due links and about the jobs of links.
 
-    due_since: since when a link in sync has been due.
-    unqueued_since: since when at the earliest another link without a live job has been due.
-    waiting_since: since when the oldest job waits.
-    moved_at: last good scan; last begin and end of other jobs; last file that was delivered.
-    changed_at: when somebody last put links to work, or changed something else.
+    due_since: when a synced link became due.
+    unqueued_since: the earliest time at which another link without a live job can have become due.
+    waiting_since: when the oldest waiting job was queued.
+    moved_at: the last good scan, the last start and end of other jobs, the last delivered file.
+    changed_at: the last change by a person or program.
     released_at: the end of the last suspension.
-    all_refuse: each worker gives a reason why it takes no job, other than a suspension.
+    all_refuse: every worker reports why it takes no job, other than a suspension.
     is_pass_missing: the last pass of `schedule` is too old, and a link that has been due for as
         long is not queued.
     """
@@ -241,24 +244,24 @@ class Activity:
 
     @property
     def before(self) -> datetime:
-        """The moment since which nothing must have moved."""
+        """Returns the start of the period in which movement is expected."""
         return self.read_at - timedelta(seconds=self.patience_seconds)
 
     @property
     def moves(self) -> bool:
-        """Tells whether a job runs, or has begun, ended or delivered a file in that time."""
+        """Tells whether a job runs, or has begun, ended or delivered a file since `before`."""
         moments = filter(None, self.moved_at)
         return self.live_runs > 0 or any(moment >= self.before for moment in moments)
 
 
 def judge(activity: Activity) -> tuple[bool, Stop | None]:
-    """Tells whether nothing moves, and what has stopped, if that is seen directly.
+    """Tells whether nothing moves, and what has stopped if there is direct evidence.
 
-    Nothing moves if a link has been due for longer than the patience, and nothing has moved in all
-    that time. While workers are suspended no link is due: the suspension is seen by itself.
+    Nothing moves if a link has been due for longer than `patience_seconds`, and nothing has moved
+    since. While workers are suspended, this is no alarm: the suspension is reported by itself.
     """
     since = [activity.due_since, activity.waiting_since]
-    if activity.unqueued_since:  # its row does not tell when somebody made it pending
+    if activity.unqueued_since:  # a later change may have made the link pending
         since.append(max(filter(None, (activity.unqueued_since, activity.changed_at))))
     released_at = activity.released_at
     due_since = min(filter(None, since), default=None)
@@ -275,15 +278,13 @@ def judge(activity: Activity) -> tuple[bool, Stop | None]:
     return is_due and not (activity.moves or activity.is_suspended), stopped
 
 
-def beside_queue(
-    docora: Docora, freshness: Freshness, queue: QueueOverview | QueueHealth | None
-) -> Freshness:
-    """Judges by the queue, too, whether nothing moves, what has stopped, and what is slow.
+def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview | None) -> Freshness:
+    """Adds what the queue tells to the freshness: what has stopped, and whether scanning is slow.
 
-    With RQ, links are not scanned slowly but not at all if no worker runs, or if the last pass of
-    `schedule` is too old and no job waits.
+    With RQ, scanning is not slow but stopped if no worker runs, or if the last pass of `schedule`
+    is too old and no job waits.
 
-    queue: None if it is unknown; then nothing has stopped as far as known.
+    queue: if None, returns the freshness unchanged.
 
     Raises PostgresError, RedisError.
     """
@@ -292,20 +293,18 @@ def beside_queue(
     nothing_moves, stopped = judge(_read_activity(docora, freshness, queue))
     freshness = replace(freshness, nothing_moves=nothing_moves, stopped=stopped)
     is_slow = freshness.is_slow and not (nothing_moves or stopped)
-    if is_slow and docora.backend.backend is Backend.RQ:
+    if is_slow and docora.queue_to_read.can_push:
         is_scheduled = not has_missed_passes(queue.last_pass_seconds, docora.settings)
-        # Another program may schedule: then jobs wait for workers that are too slow.
+        # If another program schedules, waiting jobs show that the workers are too slow.
         is_slow = bool(queue.workers and (is_scheduled or queue.waiting))
     return replace(freshness, is_slow=is_slow)
 
 
-def _read_activity(
-    docora: Docora, freshness: Freshness, queue: QueueOverview | QueueHealth
-) -> Activity:
-    """Reads what `judge` needs, and no more than that: links are counted in most screens."""
+def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -> Activity:
+    """Reads only what `judge` needs, because most screens call this."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
-    is_rq = docora.backend.backend is Backend.RQ
-    refusal = refusal_of(queue.live_workers if isinstance(queue, QueueHealth) else queue.workers)
+    can_push = docora.queue_to_read.can_push
+    refusal = refusal_of(queue.workers)
     activity = Activity(
         freshness.read_at,
         freshness.nothing_moves_after_seconds,
@@ -330,28 +329,25 @@ def _read_activity(
             activity = replace(
                 activity, moved_at=moved_at, changed_at=changed_at, released_at=released_at
             )
-    if not (queue.workers or activity.is_suspended) and docora.backend.is_clear:
-        # BullMQ's workers are not seen if our user may not list clients.
-        is_worked_on = activity.moves if not is_rq else _others_work(docora)
-        activity = replace(activity, has_workers=is_worked_on)
-    last_pass, limit = queue.last_pass_seconds, _longest_pause(docora.settings)
-    if is_rq and last_pass is not None and last_pass > limit:
+    if not (queue.workers or activity.is_suspended) and docora.queue_to_read.choice.is_clear:
+        # Without permission to list clients, BullMQ's workers are invisible.
+        is_worked_on = docora.queue_to_read.use.other is OtherQueue.WORKED_ON
+        activity = replace(activity, has_workers=is_worked_on if can_push else activity.moves)
+    settings, last_pass = docora.settings, queue.last_pass_seconds
+    limit = max(_MISSED_PASSES * settings.scan_interval_ms / 1000, settings.overdue_after or 0)
+    if can_push and last_pass is not None and last_pass > limit:
         before = freshness.read_at - timedelta(seconds=limit)
         unqueued = _unqueued_since(docora, (LinkStatus.SYNCED, *_WITHOUT_MOMENT), before)
         activity = replace(activity, is_pass_missing=unqueued is not None)
     return activity
 
 
-def _others_work(docora: Docora) -> bool:
-    return docora.queue_to_read.read_other() is OtherQueue.WORKED_ON
-
-
 def _unqueued_since(
     docora: Docora, statuses: Sequence[LinkStatus], before: datetime
 ) -> datetime | None:
-    """Returns since when a link that is due since before that moment has been without a live job.
+    """Returns when the oldest link became due that was due before `before` and has no live job.
 
-    Looks at a few links of each status. Returns None if all of these have live jobs.
+    Looks at a few links of each status. Returns None if all of them have live jobs.
     """
     rescan = docora.settings.rescan_interval_ms
     due: dict[LinkRef, datetime] = {}
@@ -361,14 +357,9 @@ def _unqueued_since(
     return min((due[ref] for ref, answer in looked if not answer.state.is_live), default=None)
 
 
-def _longest_pause(settings: Settings) -> float:
-    """Returns the seconds between two passes of `schedule` that are no alarm."""
-    return max(_MISSED_PASSES * settings.scan_interval_ms / 1000, settings.overdue_after or 0)
-
-
 def has_missed_passes(seconds: int | None, settings: Settings) -> bool:
-    """Tells whether the last pass of `schedule` is several scan intervals ago, or none was seen.
+    """Tells whether the last pass of `schedule` ended too many scan intervals ago.
 
-    seconds: since that pass.
+    seconds: the time since that pass; None if no pass is known, which counts as too long ago.
     """
     return seconds is None or seconds > _MISSED_PASSES * settings.scan_interval_ms / 1000

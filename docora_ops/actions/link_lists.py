@@ -1,11 +1,11 @@
-"""Reading links, apps and the queue. Changes nothing."""
+"""Lists links, apps, files and the queue. Writes nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import job_state, look_at_jobs
+from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
 from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
@@ -24,9 +24,8 @@ from docora_ops.error_groups import LONGEST, ErrorGroup, group_errors
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState, QueueOverview
 from docora_ops.links import AppCount, LinkFilter, LinkGroup, LinkSort, LinkStatus
-from docora_ops.text import mask, mask_url
+from docora_ops.text import mask_url
 
-_LONGEST_FAILURE = 10_000  # characters
 _ALL = LinkChoice()
 _COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
     LinkGroup.APP: AppCount,
@@ -45,14 +44,14 @@ class LinkDetails(LinkHistory):
     repository_id: str
     repository_name: str
     github_url: str
-    has_token: bool | None  # None: our role may not know
+    has_token: bool | None  # None if the role may not read it
     status: str
     error_message: str | None
     retry_count: int
-    failed_at: datetime | None  # of a failed link: the end of its failed job, if it is still kept
+    failed_at: datetime | None  # the end of a failed link's job, if the job still exists
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
-    lock_held: bool  # a worker holds the link in Postgres
+    lock_held: bool  # whether a worker holds the link's lock in Postgres
     job: JobState
     job_id: str
     backend: Backend
@@ -70,7 +69,7 @@ def links(
 ) -> tuple[Page[ListedLink], RedisError | None]:
     """Returns one page of the links with the states of their jobs.
 
-    If Redis can't be used, the states are None, and the error is returned as well.
+    If Redis can't be used, the states are None, and its error is also returned.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     offset = (page - 1) * limit
@@ -89,7 +88,7 @@ def links(
 def link_groups(
     docora: Docora, group: LinkGroup, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
 ) -> Page[AppCount | RepositoryCount | StatusCount] | Page[ErrorGroup]:
-    """Counts the links by app, repository, status or folded error, most links first.
+    """Returns one page of the counts of links by app, repository, status or folded error.
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
@@ -103,7 +102,7 @@ def link_groups(
 def count_by_error(
     database: Database, which: LinkFilter, page: int, limit: int
 ) -> Page[ErrorGroup]:
-    """Groups the links by folded error, most links first."""
+    """Returns one page of the links grouped by folded error, most links first."""
     return page_of(error_groups(database, which), page, limit)
 
 
@@ -115,9 +114,9 @@ def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
 def apps(
     docora: Docora, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
 ) -> Page[AppSummary]:
-    """Returns one page of the apps with chosen links, most failed links first.
+    """Returns one page of the apps with matching links, most failed links first.
 
-    Without a choice, also apps that have no link. Raises NotFoundError, AmbiguousError,
+    Without a choice, includes apps without links. Raises NotFoundError, AmbiguousError,
     PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
@@ -134,9 +133,6 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     token = lists.has_token(database, link.ref)
     payload = link.payload
     record = queue.job(link.ref.job_id)
-    if failure := record.last_failure:
-        text = mask(failure.text)[:_LONGEST_FAILURE]  # BullMQ keeps the whole text
-        record = replace(record, last_failure=replace(failure, text=text))
     warn_of_wrong_backend(docora)
     failed_at = None
     if link.status == LinkStatus.FAILED and record.status == "failed":
@@ -182,20 +178,20 @@ def files(
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:
     """Returns the counts, workers, scheduler and first `limit` jobs of the queue.
 
-    apps: only jobs of these apps, by id, name or unique prefix; empty means all, and needs no
-    Postgres. The counts are always those of the whole queue.
+    The counts are always those of the whole queue.
+
+    apps: only jobs of these apps, by id, name or unambiguous prefix; empty means all, without using
+    Postgres.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
     app_ids = [resolve_app(docora.database, text).app_id for text in apps]
     count_workers(docora)
-    overview = docora.queue_to_read.overview(limit)
+    link_queue = docora.queue_to_read
+    overview = link_queue.overview(limit)
     if app_ids:
-        count, jobs = docora.queue_to_read.jobs_of_apps(app_ids, limit)
+        count, jobs = link_queue.jobs_of_apps(app_ids, limit)
         overview = replace(overview, jobs=jobs, jobs_of_apps=count)
-    # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
-    ours = any(worker.clock_ahead_seconds is not None for worker in overview.workers)
-    is_queued = ours or overview.scheduler is not None
-    if overview.backend is Backend.RQ and overview.delayed and not is_queued:
+    if link_queue.can_push and overview.delayed and not overview.has_scheduler:
         docora.warn("nothing queues delayed jobs when they are due: docora-ops worker does")
     return overview

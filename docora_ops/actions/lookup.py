@@ -1,4 +1,4 @@
-"""Finds the apps, the repositories and the links that a person names."""
+"""Finds the apps, repositories and links that a person names."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import When, inert, mask, moment, moment_of
 
 _MOST_CANDIDATES = 10
-"""Apps that are listed if a prefix fits several."""
+"""Apps to list if a prefix is ambiguous."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class LinkChoice:
 
     apps, exclude_apps: ids or names, as a person types them.
     repositories: ids, `owner/name` or URLs; `*` in `owner/name` matches any text.
-    errors, exclude_errors: text that the last error contains (case-insensitive). Text with `*` must
-    match the whole error.
-    no_error: also links without an error.
-    open_circuit: whether the repository's circuit must be open; None: either.
-    last_scan_before: the last good scan was before this moment, or longer ago than this age by the
-    clock of Postgres; also links that were never scanned.
-    last_scan_after: the last good scan was at this moment or later, or at most this age ago.
-    overdue: only links that have not been scanned for too long.
+    errors, exclude_errors: text that the last error contains (case-insensitive). If it has a `*`,
+    it must match the whole error.
+    no_error: also match links without an error.
+    open_circuit: whether the repository's circuit must be open; None matches either.
+    last_scan_before: the last good scan was before this time, or longer ago than this age by the
+    clock of Postgres; also matches links that were never scanned.
+    last_scan_after: the last good scan was at this time or later, or at most this age ago.
+    overdue: only overdue links.
     """
 
     apps: Sequence[str] = ()
@@ -61,7 +61,7 @@ def choose_links(
 ) -> tuple[LinkFilter, dict[str, object]]:
     """Returns the filter for a choice, and the choice with full app names for an audit entry.
 
-    by_prefix: an app may be named by the beginning of its id or name.
+    by_prefix: allow unambiguous prefixes of app ids and names.
 
     Raises NotFoundError, AmbiguousError; UsageError if no last good scan can match.
     """
@@ -97,7 +97,7 @@ def choose_links(
         "error": list(choice.errors),
         "exclude_error": list(choice.exclude_errors),
         "no_error": choice.no_error,
-        # The moments, so that the command can be repeated as it was.
+        # Times instead of ages, so that the command can be repeated as it was.
         "last_scan_before": before and _typed(before),
         "last_scan_after": after and _typed(after),
         "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
@@ -106,9 +106,9 @@ def choose_links(
 
 
 def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | None, datetime | None]:
-    """Returns `last_scan_before` and `last_scan_after` as moments.
+    """Returns `last_scan_before` and `last_scan_after` as times.
 
-    An empty list would sound like an all-clear: raises UsageError if no link can match.
+    Raises UsageError if no link can match, because an empty list would sound like an all-clear.
     """
     given = (choice.last_scan_before, choice.last_scan_after)
     if given == (None, None):
@@ -135,10 +135,10 @@ def _overdue_before(docora: Docora) -> datetime:
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:
-    """Finds the app with this id or name, otherwise the only one whose id or name begins with it.
+    """Finds the app with this id or name (case-insensitive), or with an unambiguous prefix of them.
 
-    Names are case-insensitive. Without `by_prefix`, the app that begins with the text is only
-    suggested. Raises NotFoundError with similar names, AmbiguousError with the candidates.
+    Without `by_prefix`, an app found by prefix is only suggested. Raises NotFoundError with similar
+    names, AmbiguousError with the candidates.
     """
     named = find_apps(database, text)
     begin: list[App] = []
@@ -169,10 +169,11 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
 
 
 def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Repository:
-    """Finds the repository with this id, `owner/name` or GitHub URL that an app is linked to.
+    """Finds the linked repository with this id, `owner/name` or GitHub URL.
 
-    apps: search the repositories of these apps; empty means all. Raises NotFoundError with similar
-    names, AmbiguousError with the ids of the candidates.
+    Raises NotFoundError with similar names, AmbiguousError with the ids of the candidates.
+
+    apps: search only repositories linked to these apps; empty means all.
     """
     match find_repositories(database, [app.app_id for app in apps], text):
         case []:
@@ -206,7 +207,7 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
 
 
 def gone(app_id: str, repository_id: str) -> NotFoundError:
-    """Returns the error for a link that was there a moment ago."""
+    """Returns the error for a link that was removed a moment ago."""
     return NotFoundError(
         f"App-repository link not found: {app_id!r} and {repository_id!r}",
         hint="it was removed a moment ago",
@@ -222,20 +223,20 @@ def _no_repository(
     sentence: str, database: Database, apps: Sequence[App], name: str
 ) -> NotFoundError:
     names = some_repositories(database, [app.app_id for app in apps])
-    typed = name.partition("://")[2].partition("/")[2] or name  # of a URL, the path
+    typed = name.partition("://")[2].partition("/")[2] or name  # only the path of a URL
     return NotFoundError(sentence, hint=_did_you_mean(typed, names))
 
 
 def _did_you_mean(text: str, ids: Mapping[str, str]) -> str:
     """Returns a hint with the names most similar to the text, quoted for the shell.
 
-    ids: the ids by name. A name that can't be printed as it is gives way to its id.
+    ids: the ids by name. If a name can't be printed unchanged, its id is shown instead.
     """
     from difflib import get_close_matches  # seldom needed, and slow to import
 
     names = {_folded(name): name for name in ids}
     near: list[str] = []
-    for cutoff in (0.8, 0.5):  # a near miss is not followed by names that are hardly similar
+    for cutoff in (0.8, 0.5):  # offers hardly similar names only without a near miss
         near = near or [
             names[folded] for folded in get_close_matches(_folded(text), names, 3, cutoff)
         ]

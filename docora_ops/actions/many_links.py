@@ -1,4 +1,4 @@
-"""Retry, resync and schedule of many links: which links, and with which audit entry."""
+"""Retry, resync and schedule of many links: selects the links and describes the change."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.tally import Plan
 from docora_ops.actions.workers import require_rq, require_rq_for_front
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions, RunningOperation
 from docora_ops.database import Selection
 from docora_ops.database.deliveries import count_deliveries
 from docora_ops.database.link_reports import SnapshotResult, count_by_status, read_results
 from docora_ops.database.selections import select_due, select_links
 from docora_ops.errors import RedisDeniedError
 from docora_ops.links import Action, AppCount, LinkStatus
-from docora_ops.queue.progress import SharedLinks
+from docora_ops.operations import NO_OPTIONS, ChangeOptions, RunningOperation
+from docora_ops.queue.operation_links import SharedLinks, read_at_work
+from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.text import When, amount
 
 _LARGEST_RESYNC_BATCH = 50
-"""Links in one transaction, which deletes thousands of rows for each."""
+"""Links per transaction, which deletes thousands of rows for each link."""
 _ALL = LinkChoice()
 
 
@@ -37,14 +38,13 @@ def retry_all_failed(
 ) -> Generator[BulkStep]:
     """Retries failed links as one bulk operation, round-robin across apps.
 
-    The first step tells what is about to happen: closing the generator then changes nothing. A step
-    follows each batch. Closing the generator later ends the operation after its current batches;
-    another call does the rest. Links whose jobs wait come last: if two looks,
-    `DOCORA_OPS_DRIFT_GRACE` seconds apart, find such a job in no place where a worker takes it, it
-    is replaced.
+    The first step describes the plan; closing the generator then changes nothing. A step follows
+    each batch. Closing the generator later ends the operation after its current batch; another call
+    does the rest. Links whose jobs wait come last. Replaces such a job if no worker would take it,
+    according to two looks `DOCORA_OPS_DRIFT_GRACE` seconds apart.
 
     limit: the maximum number of links.
-    by_prefix: apps may be named by the beginning of their id or name.
+    by_prefix: allow unambiguous prefixes of app ids and names.
     reason: for the audit entry.
 
     Raises UsageError for an unconfirmed change of a protected target, NotFoundError,
@@ -58,7 +58,7 @@ def retry_all_failed(
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
     can_push = docora.queue.can_push
     which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=not can_push)
-    # Docora would not queue links with an open circuit.
+    # Docora's scheduler would not queue links with an open circuit.
     skip = not (can_push or options.reset_circuit)
     selection = select_links(docora.database, which, limit=limit, skip_open_circuits=skip)
     failed = 0 if selection.total else count_by_status(docora.database).failed
@@ -89,13 +89,13 @@ def resync_all(
     by_prefix: bool = True,
     reason: str | None = None,
 ) -> Generator[BulkStep]:
-    """Resyncs the links of an app as one bulk operation, whatever their status.
+    """Resyncs the links of an app as one bulk operation, regardless of their status.
 
-    Yields steps and raises errors as `retry_all_failed` does. Skips links with a running snapshot.
+    Yields steps and raises errors like `retry_all_failed`. Skips links whose snapshot is running.
 
     app: id or name.
-    last_scan_before, last_scan_after: only links with such a last good scan, as in `LinkChoice`.
-    by_prefix: the app may be named by the beginning of its id or name.
+    last_scan_before, last_scan_after: only links whose last good scan matches; see `LinkChoice`.
+    by_prefix: allow an unambiguous prefix of the app's id or name.
     reason: for the audit entry.
     """
     if not options.dry_run:
@@ -120,10 +120,10 @@ def resync_all(
 def schedule(
     docora: Docora, *, dry_run: bool = False, reason: str | None = None
 ) -> Generator[BulkStep]:
-    """Queues everything that is due, once: first snapshots, rescans and failed links.
+    """Queues all due links once: first snapshots, rescans and failed links.
 
-    Leaves out links that a running operation with `in_flight` is going to queue. Yields steps as
-    `retry_all_failed` does.
+    Leaves out links that a running operation with `in_flight` will queue. Yields steps like
+    `retry_all_failed`.
 
     reason: for the audit entry.
 
@@ -145,23 +145,23 @@ def schedule(
         docora, Plan(Action.SCHEDULE, selection, change, options, running, batch_size)
     )
     if not dry_run:
-        docora.queue.keep_pass()
+        keep_pass(docora.redis)
 
 
 AtWork = Sequence[tuple[SharedLinks, Sequence[SnapshotResult]]]
 
 
 def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
-    """Returns the operations that are at work on links of the selection.
+    """Returns the operations at work that share links with the selection.
 
-    Each comes with the results of the common links that it has queued. Raises PostgresError,
+    With each come the results of the shared links that it has already queued. Raises PostgresError,
     RedisError.
     """
     if not selection.total:
         return []
     try:
-        found = docora.store.read_at_work({ref.id for ref in selection.refs})
-    except RedisDeniedError as error:  # by the ACL of an older version
+        found = read_at_work(docora.redis, {ref.id for ref in selection.refs})
+    except RedisDeniedError as error:  # the ACL is that of an older version
         unknown = "whether other operations are at work is not known"
         docora.warn(f"{unknown}: {error.message}. Hint: {error.hint}")
         return []
@@ -172,7 +172,7 @@ def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
 
 
 def running_operations(at_work: AtWork) -> list[RunningOperation]:
-    """Returns the operations that have yet to queue some of the links, or await their results."""
+    """Returns the operations that have not yet queued some shared links, or await their results."""
     running = []
     for shared, results in at_work:
         operation, links = shared.operation, len(shared.to_queue) + len(shared.queued)
@@ -194,15 +194,15 @@ def running_operations(at_work: AtWork) -> list[RunningOperation]:
 
 
 def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
-    """Leaves out links that a paced run is going to queue, and links that failed again in one.
+    """Leaves out links that a paced operation will queue, and links that failed again in one.
 
-    Keeps all other links that a paced run has queued: the job may be lost, or a rescan due.
+    Keeps all other links that a paced operation has queued: the job may be lost, or a rescan due.
     """
     left_to: dict[str, str] = {}  # operation ids, by row id
     for shared, results in at_work:
         if "in_flight" not in shared.operation.selection:
             continue
-        failed_again = {each.id for each in results if each.status == LinkStatus.FAILED}
+        failed_again = {result.id for result in results if result.status == LinkStatus.FAILED}
         left_to |= dict.fromkeys(shared.to_queue | failed_again, shared.operation.operation_id)
     refs = [ref for ref in selection.refs if ref.id not in left_to]
     counts = Counter(ref.app_id for ref in refs)

@@ -1,4 +1,4 @@
-"""The metrics of a Docora, for Prometheus. Only reads."""
+"""The metrics of a Docora for Prometheus. Only reads."""
 
 import time
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup
-from docora_ops.queue.redis_client import measure
+from docora_ops.queue.redis_server import measure
 
 _MEASURED_ERRORS = 20
-"""Errors that become metrics: each is a time series of its own."""
+"""Errors to report, because each one creates a time series."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """The numbers at one moment. Those of a server that is down are None.
+    """The numbers at one moment. The numbers of a server that is down are None.
 
-    A server is up if it answered and permitted everything. `failed_by_app` and `failed_by_error`:
-    None also if not asked for; the latter has the 20 most frequent errors only. `drift` needs both
-    servers, and the right backend.
+    A server is up if it answered and permitted everything. `failed_by_app` and `failed_by_error`
+    are also None unless asked for; `failed_by_error` has only the 20 most frequent errors. `drift`
+    needs both servers and the right backend.
     """
 
     links: LinkCounts | None
     failed_by_app: Sequence[AppCount] | None
     failed_by_error: Sequence[ErrorGroup] | None
     queue: QueueOverview | None
-    backend_ok: bool | None  # the workers that run are those of the backend
+    backend_ok: bool | None  # False if workers of the other backend run, or the backend is unclear
     drift: DriftCounts | None
     freshness: Freshness | None
     scrape_seconds: float
@@ -43,15 +43,17 @@ class Metrics:
 def read_metrics(
     docora: Docora, *, by_app: bool = False, by_error: bool = False
 ) -> tuple[Metrics, Sequence[ServerError]]:
-    """Returns the metrics of both servers, as far as available, and the errors of unusable servers.
+    """Returns the available metrics of both servers, and the errors of unusable servers.
 
-    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
-    `by_app`: count the failed links of each app. `by_error`: count them by folded error.
+    A server counts as down if it is unreachable, denies access or is too slow at any point.
+
+    by_app: also count the failed links of each app.
+    by_error: also count the failed links by folded error.
     """
     start, database = time.monotonic(), docora.database
     links = failed = groups = overview = backend_ok = drift = freshness = standby = None
     errors: list[ServerError] = []
-    # In one transaction, so that the failed links of the apps and those of the errors add up.
+    # One transaction, so that the counts by app and by error add up.
     with keeping_errors(errors), database.snapshot():
         links = count_by_status(database)
         freshness = links_freshness(docora, links)
@@ -62,14 +64,14 @@ def read_metrics(
         if by_error:
             groups = error_groups(database, FAILED_LINKS)[:_MEASURED_ERRORS]
     with keeping_errors(errors):
-        # A cached property, as the next line's, holds up other threads in Python 3.11.
+        # Connects first: in Python 3.11, the cached property below blocks other threads meanwhile.
         measure(docora.redis)
         queue = docora.queue_to_read
         overview = queue.overview(limit=1)
-        backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
+        backend_ok = queue.choice.is_clear and queue.use.other is not OtherQueue.WORKED_ON
         if freshness is not None:
             freshness = beside_queue(docora, freshness, overview)
-        if backend_ok and not (errors or standby):  # whose links may be older than their jobs
+        if backend_ok and not (errors or standby):  # links of a standby may be older than the jobs
             drift = count_drift(docora, overview)
     if any(isinstance(error, PostgresError) for error in errors):
         links = failed = groups = freshness = None

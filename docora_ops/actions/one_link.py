@@ -3,11 +3,10 @@
 from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changer
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import invalid_job_id, job_state
+from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
-from docora_ops.actions.workers import count_workers, require_rq_for_front
-from docora_ops.bulk import NO_OPTIONS, ChangeOptions
+from docora_ops.actions.workers import count_workers, require_right_workers, require_rq_for_front
 from docora_ops.database.claims import Claiming
 from docora_ops.database.deliveries import count_deliveries, count_undelivered
 from docora_ops.database.link_rows import read_link
@@ -21,6 +20,7 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import JobState, when_docora_queues
 from docora_ops.links import Action, Link, LinkFilter, LinkResult, LinkStatus, Outcome
+from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.queue import Answer
 from docora_ops.text import mask
 
@@ -33,11 +33,11 @@ def retry(
     *,
     reason: str | None = None,
 ) -> LinkResult:
-    """Resets one failed link and queues its job, both or neither.
+    """Resets one failed link and queues its job, or does neither.
 
-    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. If two
-    looks, `DOCORA_OPS_DRIFT_GRACE` seconds apart, find a waiting job in no place where a worker
-    takes it, it is replaced.
+    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Also
+    replaces a waiting job that no worker would take, according to two looks
+    `DOCORA_OPS_DRIFT_GRACE` seconds apart.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -58,9 +58,8 @@ def resync(
 ) -> LinkResult:
     """Resets a link of any status, deletes its delivery records, and queues its job.
 
-    With `options.path`, deletes only the records of these files; raises NotFoundError if there are
-    none, nor such files in the stored commit. Takes the parameters and raises the errors of
-    `retry`.
+    With `options.path`, deletes only the records of matching files; raises NotFoundError if there
+    are none and the stored commit has no such file, either. For parameters and errors, see `retry`.
     """
     if options.path:
         link_to_resync(docora, app, repository, options.path)
@@ -70,13 +69,13 @@ def resync(
 def link_to_resync(
     docora: Docora, app: str, repository: str, path: str | None = None
 ) -> tuple[Link, int]:
-    """Returns the link and the number of files that a resync sends again.
+    """Returns the link and the number of files that a resync would send again.
 
-    Counts the files with a delivery record. With `path`, also counts files of the stored commit
-    without a record, since each snapshot sends these.
+    These are the files with a delivery record. With `path`, files of the stored commit without a
+    record count, too, because every snapshot sends them.
 
-    path: count only files with such a path (case-sensitive), and raise NotFoundError if there is
-    none; `*` matches any text.
+    path: count only files whose path matches (case-sensitive; `*` matches any text). Raises
+    NotFoundError if there are none.
     """
     link = resolve_link(docora.database, app, repository)
     files = count_deliveries(docora.database, [link.ref], path=path)
@@ -102,10 +101,11 @@ def _change(
     if options.front:
         require_rq_for_front(docora)
     database, queue = docora.database, docora.queue
-    with database.snapshot():  # one, instead of one for each statement
+    require_right_workers(docora)  # reads Redis first, so that the transaction need not wait for it
+    with database.snapshot():  # one transaction instead of one per statement
         link = resolve_link(database, app, repository)
-    workers = count_workers(docora, to_change=True)
-    require_pair(docora)
+        workers = count_workers(docora)
+        require_pair(docora)
     claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     changer = Changer(
@@ -131,7 +131,7 @@ def _change(
             f"job {link.ref.job_id!r} can't be queued: {item.error_message}",
             hint="look at that key, and remove it if nothing needs it",
         )
-    if outcome is Outcome.SKIPPED:  # it has changed since it was read, or is gone
+    if outcome is Outcome.SKIPPED:  # the link has changed since it was read, or is gone
         now = read_link(database, link.ref.app_id, link.ref.repository_id)
         if now is None:
             raise gone(link.ref.app_id, link.ref.repository_id)
@@ -169,10 +169,9 @@ def _change(
 
 
 def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
-    """Returns how to claim the link. Raises an error if it does not qualify."""
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
-    # Docora's scheduler leaves pending links with an open circuit alone.
+    # Docora's scheduler ignores pending links with an open circuit.
     is_held_back = link.circuit_is_open and not docora.queue.can_push
     statuses = [LinkStatus.FAILED]
     if is_held_back and reset_circuit:
@@ -205,7 +204,7 @@ def _not_failed(docora: Docora, link: Link) -> NotFailedError:
     elif job is JobState.RUNNING:
         hint = "its snapshot is running: wait for it to end"
     elif queue.docora_picks_up(status, Answer(link.ref.job_id, job)):
-        when = when_docora_queues(queue.count_workers(), docora.settings.scan_interval)
+        when = when_docora_queues(queue.use.workers, docora.settings.scan_interval)
         hint = f"Docora's scheduler queues it {when}"
         if link.circuit_is_open:
             hint = f"{link.held_back}; to close it: docora-ops retry {words} --reset-circuit"

@@ -1,4 +1,4 @@
-"""What a bulk operation writes about itself: its progress and its audit entries."""
+"""Writes the progress and the audit entries of a bulk operation."""
 
 import time
 from collections.abc import Sequence
@@ -9,46 +9,52 @@ from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.tally import Tally
-from docora_ops.bulk import BulkWait, Progress, StoppedBy
 from docora_ops.errors import NotFoundError, OperationFinishedError, RedisError
 from docora_ops.links import LinkRef, count_succeeded
+from docora_ops.operations import BulkWait, Progress, StoppedBy
 from docora_ops.queue import Command
 from docora_ops.queue.audit_stream import AuditEvent
-from docora_ops.queue.progress import HEARTBEAT, commands_to_add_links
+from docora_ops.queue.bulk_progress import HEARTBEAT
+from docora_ops.queue.operation_links import (
+    add_links,
+    commands_to_add_links,
+    end_work,
+    keep_at_work,
+)
 
-_KEEP = 5  # seconds after which the operation shows again that it is at work
+_KEEP = 5  # seconds between two calls of `keep_at_work`
 
 
 class OperationLog:
-    """Writes the progress of a bulk operation. Without an operation id, only audit entries."""
+    """Writes the progress and the audit entries; without an operation id, only the latter."""
 
     def __init__(self, docora: Docora, tally: Tally) -> None:
         plan = tally.plan
         self._docora, self._tally = docora, tally
         self._audit = AuditEntries(plan.change, plan.selection.total)
         self._written_at = self._kept_at = 0.0
-        self._failures = self._failed_links = 0  # how many are written
+        self._failures = self._failed_links = 0  # how many have been written
 
     def commands(self, refs: Sequence[LinkRef]) -> list[Command]:
-        """Returns what Redis writes together with the jobs of these links."""
+        """Returns the Redis commands to run atomically with the push of these links' jobs."""
         commands: list[Command] = [*self._audit.start()]
-        # Where Docora queues the jobs, links are added after the commit. Before it, `wait` would
-        # see no job and the old status, and take that status for the result.
+        # Links that are only reset have no job. Before the commit, `wait` would take their old
+        # status for the result, so they are added later.
         if self._tally.operation_id and self._docora.queue.can_push:
             ids = [ref.id for ref in refs]
             commands += commands_to_add_links(self._tally.operation_id, ids)
         return commands
 
     def add(self, changed: Changed, late_ids: Sequence[str]) -> None:
-        """Records the end of a batch. `late_ids`: row ids that were not written with its jobs."""
+        """Records a batch. `late_ids`: row ids of links to follow that `commands` did not add."""
         self._audit.has_begun |= changed.has_written
         if late_ids and self._tally.operation_id:
-            self._docora.store.add_links(self._tally.operation_id, late_ids)
+            add_links(self._docora.redis, self._tally.operation_id, late_ids)
 
     def write(self, wait: BulkWait, *, is_last: bool = False) -> None:
         """Writes the progress and, at the start and the end, the audit entries.
 
-        Finds out whether the operation was cancelled. Raises RedisError.
+        If the operation was cancelled, records that in the tally. Raises RedisError.
         """
         tally, audit = self._tally, self._audit
         self._written_at = time.monotonic()
@@ -94,16 +100,16 @@ class OperationLog:
         if not (tally.stopped_by or is_last) and time.monotonic() - self._kept_at > _KEEP:
             self._kept_at = time.monotonic()
             ids = (ref.id for ref in tally.plan.selection.refs)
-            self._docora.store.keep_at_work(tally.operation_id, ids)
+            keep_at_work(self._docora.redis, tally.operation_id, ids)
 
     def is_older_than(self, seconds: float) -> bool:
-        """Tells whether the progress was written longer ago."""
+        """Tells whether the progress was last written more than `seconds` ago."""
         return time.monotonic() - self._written_at > seconds
 
     def stay_known(self, wait: BulkWait) -> None:
         """Keeps the operation from expiring while its links are awaited.
 
-        Does nothing if Redis can't be used: the results are in Postgres.
+        Ignores errors of Redis, because the results are in Postgres.
         """
         if self.is_older_than(HEARTBEAT):
             with suppress(RedisError):
@@ -116,7 +122,7 @@ class OperationLog:
                 self._docora.store.cancel(self._tally.operation_id)
 
     def end_work(self) -> None:
-        """Shows that the operation is no longer at work."""
+        """Records that the operation is no longer at work."""
         if self._tally.operation_id:
-            with suppress(RedisError):  # it expires
-                self._docora.store.end_work(self._tally.operation_id)
+            with suppress(RedisError):  # the record of its work expires anyway
+                end_work(self._docora.redis, self._tally.operation_id)

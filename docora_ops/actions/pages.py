@@ -18,10 +18,10 @@ class Page(Generic[Row]):
 
     @property
     def pages(self) -> int:
-        """Counts the pages; an empty list has one."""
+        """Counts the pages; an empty list has one page."""
         return max(1, -(-self.total // self.limit))
 
 
 def page_of(rows: Sequence[Row], number: int, limit: int) -> Page[Row]:
-    """Returns one page of a list that is in memory."""
+    """Returns one page of a list in memory."""
     return Page(rows[(number - 1) * limit : number * limit], number, limit, len(rows))

@@ -1,23 +1,29 @@
 """The pair of servers: which database Redis belongs to, by the mark that changes leave in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.look import require_primary, require_servers_to_match
+from docora_ops.actions.link_jobs import DOCORA_JOB_ID
 from docora_ops.database import Database
+from docora_ops.database.link_rows import linked_jobs
 from docora_ops.database.pair import read_identity
-from docora_ops.errors import PairMismatchedError
+from docora_ops.database.postgres_server import read_standby
+from docora_ops.errors import PairMismatchedError, PostgresError, ServersMismatchedError
+from docora_ops.links import ids_of_job
+from docora_ops.queue import LinkQueue
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
 from docora_ops.queue.pair_mark import (
     PAIR_KEY,
     DatabaseIdentity,
     PairMark,
     StoredMark,
+    mark_to_leave,
     read_mark,
     replace_mark,
 )
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import moment
 
 TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept"
@@ -46,18 +52,6 @@ class Pair:
     text: str = ""
 
     @property
-    def to_leave(self) -> DatabaseIdentity:
-        """Returns the identity for the next mark.
-
-        Keeps a known system identifier of the same database: another role, which may not read it,
-        would take it away in turn.
-        """
-        if self.state is PairState.SAME and self.mark and not self.identity.system_identifier:
-            known = self.mark.identity.system_identifier
-            return replace(self.identity, system_identifier=known)
-        return self.identity
-
-    @property
     def finding(self) -> str:
         """Says which database Redis belongs to."""
         if self.state is PairState.UNKNOWN:
@@ -75,22 +69,29 @@ def read_pair(docora: Docora) -> Pair:
     """Compares the database with the mark in Redis. Raises PostgresError, RedisError."""
     with redis_errors(docora.redis):
         stored = read_mark(docora.redis)
-    return compare_with_mark(docora.database, stored)
+    return compare_with_mark(docora.database, stored)[0]
 
 
-def compare_with_mark(database: Database, stored: StoredMark) -> Pair:
-    """Judges whether the mark was left by changes of this database. Raises PostgresError."""
+def compare_with_mark(
+    database: Database, stored: StoredMark, job_ids: Sequence[str] = ()
+) -> tuple[Pair, Sequence[str]]:
+    """Judges whether the mark was left by changes of this database. Raises PostgresError.
+
+    Also returns which of the jobs have a link in the database.
+    """
     mark, text = stored.mark, stored.text
-    identity, known = read_identity(database, mark.identity.app_ids if mark else ())
+    app_ids = mark.identity.app_ids if mark else ()
+    identity, known, linked = read_identity(database, app_ids, job_ids)
     now = DatabaseIdentity(*identity)
     if mark is None:
         state = PairState.UNMARKED if stored.is_permitted else PairState.UNKNOWN
-        return Pair(state, now, None, text)
+        return Pair(state, now, None, text), linked
     was, systems = mark.identity, {mark.identity.system_identifier, now.system_identifier}
     is_same = was.database == now.database and (len(systems) == 1 or None in systems)
+    state = PairState.SAME if is_same else PairState.MOVED
     if not known and (was.app_ids or not is_same):
-        return Pair(PairState.OTHER, now, mark, text)
-    return Pair(PairState.SAME if is_same else PairState.MOVED, now, mark, text)
+        state = PairState.OTHER
+    return Pair(state, now, mark, text), linked
 
 
 def accept_pair(docora: Docora, *, reason: str | None = None) -> Pair:
@@ -123,9 +124,9 @@ def require_pair(
 
     Raises ServersMismatchedError, PairMismatchedError, PostgresError, RedisError.
     """
-    if not ignore_unknown_jobs:
-        require_servers_to_match(docora.database, docora.queue, all_jobs=all_jobs)
-    pair = read_pair(docora)
+    pair, belonging = look_at_pair(docora, all_jobs=all_jobs and not ignore_unknown_jobs)
+    if not (ignore_unknown_jobs or belonging.is_plausible):
+        raise _mismatch(docora, belonging)
     if pair.state is PairState.OTHER and pair.mark:
         require_primary(docora.database)  # it may not have the apps yet
         left = f"{moment(pair.mark.left_at)} by {pair.mark.who}"
@@ -137,10 +138,15 @@ def require_pair(
     if pair.state is PairState.MOVED:
         entry = _entry(docora, pair)
         docora.warn(f"{pair.finding}: taken for the same Docora, restored, upgraded or moved")
-    if pair.mark and pair.mark.identity == pair.to_leave:
+    to_leave = pair.identity
+    if pair.state is PairState.SAME and pair.mark and not to_leave.system_identifier:
+        # Another role, which may not read the identifier, would take it away in turn.
+        known = pair.mark.identity.system_identifier
+        to_leave = replace(to_leave, system_identifier=known)
+    if pair.mark and pair.mark.identity == to_leave:
         return
     who = docora.describe_change("pair", None).who
-    docora.queue.leave_mark(pair.to_leave, who, pair.text, entry)
+    docora.queue.mark_to_leave = mark_to_leave(to_leave, who, pair.text, entry)
 
 
 def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
@@ -148,3 +154,82 @@ def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
     was = str(pair.mark.identity) if pair.mark else None
     change = docora.describe_change("pair", reason, was=was, now=str(pair.identity))
     return audit_entry(change, AuditEvent.DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """Counts the jobs that were made for links, and the ones whose link does not exist."""
+
+    jobs: int
+    without_link: int
+    keeps_deleted: bool = False  # the queue keeps failed jobs of deleted links: any share is fine
+
+    @property
+    def is_plausible(self) -> bool:
+        """Tells whether at least one job has a link. Of 10 or more RQ jobs, half must have one."""
+        if self.without_link == self.jobs:
+            return not self.jobs
+        return self.keeps_deleted or self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
+
+    def __str__(self) -> str:
+        return f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"
+
+
+def require_primary(database: Database) -> None:
+    """Raises PostgresError on a standby, whose links may be older than their jobs."""
+    if standby := read_standby(database):
+        raise PostgresError(
+            f"Postgres database {database.server} is {standby}: it says nothing about drift",
+            hint="point DATABASE_URL at the primary; if this standby takes over, try again once it "
+            "is promoted",
+        )
+
+
+def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
+    """Returns the error for a queue in which too many jobs have no link in this database.
+
+    Queueing is refused, too: with jobs of this database in another Docora's queue, the two would
+    seem to belong together, and the next repair would remove the other jobs.
+    Raises PostgresError on a standby, which may not have the links yet.
+    """
+    require_primary(docora.database)
+    queue = docora.queue
+    return ServersMismatchedError(
+        f"{docora.database.place} and Redis at {queue.where} do not seem to belong together: "
+        f"{belonging}. Nothing was changed",
+        hint="check DATABASE_URL and REDIS_URL; if both fit, and links were deleted: "
+        + queue.advice.to_drop_jobs,
+        details={"job_count": belonging.jobs, "jobs_without_link": belonging.without_link},
+    )
+
+
+def look_at_pair(docora: Docora, *, all_jobs: bool = False) -> tuple[Pair, Belonging]:
+    """Compares the database with the mark in Redis, and with the jobs of a sample.
+
+    If too few jobs of the sample have a link, counts all jobs.
+
+    all_jobs: count all jobs in any case.
+    """
+    database, queue = docora.database, docora.queue
+    sample = list(set(filter(ids_of_job, queue.use.sample)))
+    pair, linked = compare_with_mark(database, queue.use.mark, sample)
+    belonging = Belonging(len(sample), len(sample) - len(linked), not queue.can_push)
+    if all_jobs or not belonging.is_plausible:
+        belonging = count_jobs_with_links(database, queue)
+    return pair, belonging
+
+
+def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
+    """Counts the jobs of the whole queue, and those without a link in the database.
+
+    Ignores jobs that were not made for a link, and finished jobs of deleted links.
+    """
+    linked: set[str] = set()
+    unlinked: set[str] = set()
+    for page, is_to_run_or_failed in queue.pages_of_jobs():
+        new = {job_id for job_id in page if ids_of_job(job_id)} - linked - unlinked
+        found = linked_jobs(database, new)
+        linked |= found
+        if is_to_run_or_failed:
+            unlinked |= {job_id for job_id in new - found if DOCORA_JOB_ID.fullmatch(job_id)}
+    return Belonging(len(linked) + len(unlinked), len(unlinked), not queue.can_push)

@@ -1,27 +1,23 @@
-"""`pause` and `resume`: suspending all RQ workers of a Redis, and ending the suspension."""
+"""`pause` and `resume`: suspend all RQ workers of a Redis, and end the suspension."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.workers import require_rq
-from docora_ops.errors import WrongBackendError
-from docora_ops.jobs import AnyWorker, Backend, OtherQueue, Suspension
-from docora_ops.queue.backend import (
-    live_workers,
-    read_suspension,
+from docora_ops.jobs import AnyWorker, Suspension
+from docora_ops.queue.rq_workers import (
+    read_workers_of_all_queues,
     resume_workers,
     suspend_workers,
 )
 
-_INSTEAD = "to keep Docora's workers from taking jobs, stop them"
-
 
 @dataclass(frozen=True)
 class RqWorkers:
-    """All live RQ workers of this Redis, and their suspension, None if they are not suspended.
+    """All live RQ workers of this Redis, and their suspension (None if not suspended).
 
-    replaced: the earlier suspension that a pause has replaced, if any.
+    replaced: the earlier suspension that `pause` has replaced, if any.
     """
 
     suspension: Suspension | None
@@ -31,22 +27,22 @@ class RqWorkers:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The result of `resume`. `suspension`: the one that has ended, if any."""
+    """The result of `resume`. `suspension`: the ended suspension, if any."""
 
     resumed: bool
     suspension: Suspension | None
 
 
 def rq_workers(docora: Docora) -> RqWorkers:
-    """Returns all live RQ workers of this Redis, of any queue, and their suspension.
+    """Returns all live RQ workers of this Redis, regardless of their queue, and their suspension.
 
-    Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError beside a worker of
-    Docora, which would go on taking jobs.
+    Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError if a worker of Docora
+    runs, which would continue to take jobs.
     """
-    require_rq(docora, "pause", _INSTEAD)
-    if docora.queue.read_other() is OtherQueue.WORKED_ON:
-        raise WrongBackendError("a BullMQ worker of Docora runs, and obeys no pause", hint=_INSTEAD)
-    return RqWorkers(read_suspension(docora.redis, Backend.RQ), live_workers(docora.redis))
+    docora.queue.read_use()  # a person may have been asked since the last time
+    instead = "to keep Docora's workers from taking jobs, stop them"
+    require_rq(docora, "pause", instead, alone="it obeys no pause")
+    return RqWorkers(docora.queue.use.suspension, read_workers_of_all_queues(docora.redis))
 
 
 def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = None) -> RqWorkers:
@@ -54,7 +50,7 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
 
     Each worker finishes its job. A worker that is already waiting for a job may take one more.
 
-    seconds: the length of the pause; None: until `resume`.
+    seconds: the length of the pause; None means until `resume`.
     reason: for the audit entry.
 
     Raises UsageError for an unconfirmed pause of a protected target, and the errors of
@@ -70,12 +66,12 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
 def resume(docora: Docora, *, reason: str | None = None) -> Resumed:
     """Resumes the RQ workers of this Redis after `pause` or `rq suspend`.
 
-    reason: for the audit entry; without a suspension there is none.
+    reason: for the audit entry, which is written only if there was a suspension.
 
     Raises NeedsRqError, UnclearBackendError, RedisError.
     """
-    require_rq(docora, "resume", docora.advice.to_resume)
-    suspension = read_suspension(docora.redis, Backend.RQ)
+    require_rq(docora, "resume", docora.queue.advice.to_resume)
+    suspension = docora.queue.use.suspension
     if suspension:
         resume_workers(docora.redis, docora.describe_change("resume", reason))
     return Resumed(suspension is not None, suspension)

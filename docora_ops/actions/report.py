@@ -1,4 +1,4 @@
-"""The post-mortem of an incident, from the audit entries, the operations and the state now."""
+"""The report of an incident, from audit entries, bulk operations and the current state."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,29 +6,29 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions.audit_history import past_moment
-from docora_ops.actions.bulk_operations import progress
+from docora_ops.actions.bulk_operations import operation as read_operation
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.status import Status, read_status
 from docora_ops.actions.verification import Verification
-from docora_ops.audit import HistoryEntry
-from docora_ops.bulk import KnownOperation, OperationRecord
 from docora_ops.errors import NotFoundError, ServerError
 from docora_ops.links import Action, LinkFailure, Outcome, count_succeeded
+from docora_ops.operations import HistoryEntry, KnownOperation, OperationRecord
 from docora_ops.queue.audit_stream import read_history
+from docora_ops.queue.operation_records import find_records, read_record
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When
 
 _A_DAY = timedelta(days=1)
 _MOST_CHANGES = 100
 _MOST_OPERATIONS = 20
-"""A longer report would not fit into one comment of an issue."""
+"""A longer report would not fit into one comment on an issue."""
 _MOST_REASONS = 10
 _SECONDS = re.compile("([0-9]{1,9})s")
 
 
 @dataclass(frozen=True)
 class Pause:
-    """A pause of the workers. `ended_at`: None if it goes on or its end was not recorded."""
+    """A pause of the workers. `ended_at`: None if it continues, or its end was not recorded."""
 
     started_at: datetime
     ended_at: datetime | None
@@ -40,9 +40,9 @@ class Pause:
 class SchedulePasses:
     """The passes of `schedule` that queued something.
 
-    links: how many links they have queued.
-    last_at: the end of the last one.
-    reasons: up to ten different reasons that were given, the newest first.
+    links: the number of links that they queued.
+    last_at: the end of the last pass.
+    reasons: up to ten different reasons given, newest first.
     """
 
     passes: int
@@ -53,13 +53,13 @@ class SchedulePasses:
 
 @dataclass(frozen=True)
 class Report:
-    """The report of a period, or of one bulk operation. All lists are in the order of their begin.
+    """The report of a period, or of one bulk operation. All lists are sorted by start time.
 
-    changes: the newest 100, without the passes of `schedule`.
-    changes_left_out, operations_left_out: the number of older ones.
+    changes: the newest 100 changes, without passes of `schedule`.
+    changes_left_out, operations_left_out: the number of older changes and operations.
     schedule: None in the report of one operation.
     status: the state when the report was made.
-    verification: None unless it was asked for and Postgres could be used.
+    verification: None unless asked for and Postgres could be used.
     """
 
     since: datetime
@@ -80,10 +80,10 @@ def read_report(
 ) -> tuple[Report, Sequence[ServerError]]:
     """Returns the report of a period or of one bulk operation, and the errors of unusable servers.
 
-    since: the start of the period; None stands for a day ago.
-    operation_id: report this operation and the changes with its id.
+    since: the start of the period; None means a day ago.
+    operation_id: report only this operation and its audit entries.
 
-    Raises NotFoundError if nothing is known of the operation, RedisError.
+    Raises NotFoundError if nothing is known about the operation, RedisError.
     """
     now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
     entries = read_history(docora.redis)[::-1]
@@ -130,9 +130,8 @@ def read_report(
 
 
 def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRecord], int]:
-    """Returns the newest operations with a step since `first`, and how many are left out."""
-    ids = docora.store.find_records(first)
-    records = filter(None, map(docora.store.read_record, ids[:_MOST_OPERATIONS]))
+    ids = find_records(docora.redis, first)
+    records = filter(None, (read_record(docora.redis, id_) for id_ in ids[:_MOST_OPERATIONS]))
     of_the_dashboard = [
         _unrecorded(operation)
         for operation in docora.store.read_all()
@@ -144,7 +143,6 @@ def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRe
 
 
 def _unrecorded(operation: KnownOperation, failures: Sequence[LinkFailure] = ()) -> OperationRecord:
-    """Returns an operation of which only the progress is known."""
     return OperationRecord(
         **vars(operation), started_at=None, reason=None, failures=failures, failed_links=[]
     )
@@ -153,11 +151,11 @@ def _unrecorded(operation: KnownOperation, failures: Sequence[LinkFailure] = ())
 def _operations_with(
     docora: Docora, operation_id: str, changes: Sequence[HistoryEntry]
 ) -> list[OperationRecord]:
-    """Returns the operation; nothing if only audit entries are left of it."""
-    if record := docora.store.read_record(operation_id):
+    """Returns the operation as a list; empty if only its audit entries are left."""
+    if record := read_record(docora.redis, operation_id):
         return [record]
     try:
-        operation, failures, _ = progress(docora, operation_id)
+        operation, failures = read_operation(docora, operation_id)
     except NotFoundError:
         if not changes:
             raise
@@ -176,7 +174,6 @@ def _sum_up(passes: Sequence[HistoryEntry]) -> SchedulePasses:
 
 
 def _pauses(changes: Iterable[HistoryEntry], now: datetime) -> Iterator[Pause]:
-    """Yields the pauses, from the entries of `pause` and `resume` in their order."""
     open_pause: Pause | None = None
     for entry in changes:
         if entry.command not in {"pause", "resume"}:

@@ -10,26 +10,27 @@ from datetime import datetime
 from docora_ops.actions.checks import TOO_SLOW_MS, CheckState, judge_pass
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.workers import warn_of_other_workers
-from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.postgres_server import Standby, read_server
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import Backend, OtherQueue, QueueOverview
+from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
+from docora_ops.operations import KnownOperation
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.redis_client import describe, measure
+from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_server import measure
 
 _TOO_SLOW = "check its load and the network"
 _MOST = 5000
-"""Links whose jobs are looked at: more take longer than the rest of a screen."""
+"""Most links whose jobs are looked at: more would take longer than the rest of the screen."""
 _GROUPS = 4
-"""Apps and errors that are named: the whole screen fits 24 lines."""
+"""Apps and errors to name, so that the whole screen fits 24 lines."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class DriftCounts:
 
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job
-    at_least: bool = False  # too many to look at: `lost` is how many more than all jobs
+    at_least: bool = False  # too many links to look at: `lost` is the excess of links over jobs
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Status:
     """The state of a Docora. The fields of a server that is down are None.
 
     `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
-    errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, of all failed links.
-    `drift`: None beside wrong or unclear workers, and on a standby.
+    errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, for all failed links.
+    `drift`: also None if workers are those of the other backend or unclear, and on a standby.
     """
 
     postgres: str  # names the server and the database
     redis: str
     target: str | None = None
     schema: str | None = None  # of Docora's tables
-    postgres_latency_ms: int | None = None  # how long one answer takes
+    postgres_latency_ms: int | None = None
     redis_latency_ms: int | None = None
     links_by_status: Mapping[LinkStatus, int] | None = None
     open_circuits: int | None = None
@@ -81,7 +82,7 @@ class Status:
 
 
 def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
-    """Returns the state of both servers as far as available, and errors of unusable servers."""
+    """Returns the available state of both servers, and the errors of unusable servers."""
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
     status = Status(database.server, describe(client), docora.settings.target)
@@ -120,7 +121,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         if latency * 1000 > TOO_SLOW_MS:
             raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
         queue = docora.queue_to_read
-        overview, other = queue.overview(1), queue.read_other()
+        overview, other = queue.overview(1), queue.use.other
         last = next(iter(docora.store.read_all()), None)
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
@@ -128,8 +129,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             warn_of_other_workers(docora, has_workers=True)
         if fresh := status.freshness:
             status = replace(status, freshness=beside_queue(docora, fresh, overview))
-        is_rq = overview.backend is Backend.RQ and queue.choice.is_clear
-        if is_rq and not status.has_only_others:
+        if queue.can_push and queue.choice.is_clear and not status.has_only_others:
             seconds, fresh = overview.last_pass_seconds, status.freshness
             state = judge_pass(seconds, fresh, docora.settings)
             status = replace(status, schedule_state=state)
@@ -141,7 +141,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
 
 @contextmanager
 def keeping_errors(errors: list[ServerError]) -> Iterator[None]:
-    """Ends the block on an error of a server, and adds the error to `errors`."""
+    """Ends the block if a server fails, and adds the error to `errors`."""
     try:
         yield
     except (PostgresError, RedisError) as error:
@@ -149,12 +149,12 @@ def keeping_errors(errors: list[ServerError]) -> Iterator[None]:
 
 
 def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False) -> DriftCounts:
-    """Counts lost and stuck links; of too many links, tells a lower bound.
+    """Counts lost and stuck links; returns a lower bound if there are too many links to look at.
 
-    Unlike `doctor`, believes a job that reads as waiting: no list is searched.
+    Unlike `doctor`, trusts the status of waiting jobs instead of searching for them.
 
-    twice: a link that a worker has just begun looks lost for a moment. So if any are found, look
-        again `DOCORA_OPS_DRIFT_GRACE` seconds later, and count what both looks have found.
+    twice: look again after `DOCORA_OPS_DRIFT_GRACE` seconds, and count the links of both looks,
+        because a link that a worker has just begun looks lost for a moment.
 
     Raises PostgresError, RedisError.
     """
@@ -177,15 +177,15 @@ def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False)
 def _links_without_job(
     database: Database, queue: LinkQueue, only: Container[LinkRef] | None = None
 ) -> dict[LinkRef, str] | None:
-    """Returns the lost and stuck links that one look finds, with their statuses.
+    """Returns the lost and stuck links of one look, with their statuses.
 
-    Returns None if there are too many links to look at each.
+    Returns None if there are too many links to look at.
 
-    only: leave out all other links.
+    only: consider only these links.
     """
-    limit = None if queue.is_docoras else _MOST + 1
+    limit = _MOST + 1 if queue.can_push else None
     with database.snapshot():
-        links = unfinished_links(database, only_stuck=queue.is_docoras, limit=limit)
+        links = unfinished_links(database, only_stuck=not queue.can_push, limit=limit)
         if only is None and limit and len(links) == limit:
             return None
         statuses = {ref: status for ref, status in links if only is None or ref in only}

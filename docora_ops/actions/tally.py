@@ -1,4 +1,4 @@
-"""What a bulk operation is to do, and what became of its links so far."""
+"""The plan of a bulk operation, and the outcomes of its links so far."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from docora_ops.actions.change import Changed
-from docora_ops.audit import Change
-from docora_ops.bulk import BulkResult, ChangeOptions, LeftToOperation, RunningOperation, StoppedBy
 from docora_ops.database import Selection
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink, count_succeeded
+from docora_ops.operations import (
+    BulkResult,
+    Change,
+    ChangeOptions,
+    LeftToOperation,
+    RunningOperation,
+    StoppedBy,
+)
 
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
 """Outcomes of links that another producer queued first, or that no longer qualified."""
@@ -18,10 +24,10 @@ _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a bulk operation is to do.
+    """The plan of a bulk operation.
 
     running: other operations at work on the same links.
-    batch_size: the number of links that one transaction locks and queues.
+    batch_size: the number of links per transaction.
     deliveries: for a resync, the number of delivery records of the links.
     """
 
@@ -45,8 +51,8 @@ class Tally:
 
     failures: links that were not queued.
     planned_links: the links of a dry run.
-    stopped_by: why no further link is changed. None while the operation goes on.
-    cancelled_by: the user of the command that has cancelled it.
+    stopped_by: why no further link is changed; None while the operation continues.
+    cancelled_by: who cancelled the operation.
     """
 
     plan: Plan
@@ -67,7 +73,7 @@ class Tally:
         self._counts_of = {app.app_id: counts for app, counts in self.by_app.items()}
 
     def add(self, changed: Changed, failures: Sequence[LinkFailure]) -> None:
-        """Counts the outcomes of a batch. `failures`: its links that were not queued."""
+        """Counts the outcomes of a batch. `failures`: links of the batch that were not queued."""
         for item in changed.outcomes:
             outcome = self.counted(item.outcome)
             self.counts[outcome] += 1
@@ -78,7 +84,7 @@ class Tally:
         self.circuits_held |= changed.circuits_held
 
     def counted(self, outcome: Outcome) -> Outcome:
-        """Returns the outcome to count: a resync of a link that is running is not queued."""
+        """Returns the outcome to count: a resync is not queued while a snapshot is running."""
         is_missed = outcome is Outcome.ALREADY_RUNNING and self.plan.action is Action.RESYNC
         return Outcome.NOT_QUEUED if is_missed else outcome
 
@@ -89,12 +95,12 @@ class Tally:
 
     @property
     def taken_over(self) -> int | None:
-        """Counts the links of a paced retry that others put to work; None without a pace."""
+        """Counts the links of a paced retry that another producer queued first; otherwise None."""
         is_paced_retry = self.plan.options.is_paced and self.plan.action is Action.RETRY
         return sum(self.counts[outcome] for outcome in _BY_OTHERS) if is_paced_retry else None
 
     def result(self) -> BulkResult:
-        """Returns what has been done so far."""
+        """Returns the result so far."""
         plan, counts, options = self.plan, self.counts, self.plan.options
         is_resync, is_schedule = plan.action is Action.RESYNC, plan.action is Action.SCHEDULE
         is_cut_short = self.stopped_by is not None and self.left > 0

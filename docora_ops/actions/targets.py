@@ -1,4 +1,4 @@
-"""The targets of this user and this machine, and their states side by side."""
+"""The targets of this user and this machine, and their states."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,17 +12,16 @@ from docora_ops.errors import DocoraOpsError
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import load_settings, target_files
 
-_PATIENCE = 3  # seconds for each answer
+_PATIENCE = 3  # timeout in seconds for each reply
 _GRACE = 2  # seconds until the second look
 _AT_ONCE = 16  # targets
 
 
 @dataclass(frozen=True)
 class TargetState:
-    """A target, and with `targets --check` its state.
+    """A target and, with `targets --check`, its state. Unknown fields are None.
 
-    `problem`: why its file or a server can't be used, or what is critical. The fields that are not
-    known are None.
+    problem: why its file or a server can't be used, or what is critical.
     """
 
     target: str
@@ -37,9 +36,9 @@ class TargetState:
 
 
 def read_targets(*, check: bool = False) -> Sequence[TargetState]:
-    """Returns the targets by name. What is wrong with one of them is its `problem`.
+    """Returns the targets, sorted by name. Never raises for a single target; see `problem`.
 
-    check: make the checks of `doctor` that need only read privileges, of all targets at once.
+    check: make the checks of `doctor` that need only read privileges, for all targets in parallel.
     """
     files = target_files()
     with ThreadPoolExecutor(_AT_ONCE) as pool:

@@ -1,17 +1,17 @@
-"""Which links of a bulk operation come next: all in turn, or paced by results."""
+"""Decides which links of a bulk operation come next: all in turn, or paced by results."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from docora_ops.bulk import BulkWait
 from docora_ops.links import LinkRef, batches
+from docora_ops.operations import BulkWait
 
-_FEWEST = 2  # the first limit, and the lowest: an app that is down must leave one slot to others
+_FEWEST = 2  # initial and minimum limit: an app that is down must leave a slot for the others
 
 
 class Turns(Protocol):
-    """Hands out links, some at a time."""
+    """Hands out links in batches."""
 
     @property
     def has_left(self) -> bool:
@@ -19,19 +19,19 @@ class Turns(Protocol):
 
     @property
     def limit(self) -> int | None:
-        """The number of links that may be in flight now; None if there is no limit."""
+        """Returns how many links may be in flight now; None means no limit."""
 
     def add(self, refs: Sequence[LinkRef]) -> None:
-        """Adds links behind those that are left."""
+        """Adds links after the remaining ones."""
 
     def adapt(self, wait: BulkWait) -> None:
         """Adapts the limit to the results so far."""
 
     def take(self) -> Sequence[LinkRef]:
-        """Takes the next links; none while all of them have to wait."""
+        """Takes the next links; empty while no slot is free."""
 
     def release(self, ids: Iterable[str]) -> None:
-        """Frees the slots of these links (row ids), which have a result or were not queued."""
+        """Frees the slots of links that have a result or were not queued, by row id."""
 
 
 class InTurn:
@@ -49,7 +49,7 @@ class InTurn:
         return bool(self._left)
 
     def add(self, refs: Sequence[LinkRef]) -> None:
-        """Adds links behind those that are left."""
+        """Adds links after the remaining ones."""
         self._left += batches(refs, self._size)
 
     def adapt(self, wait: BulkWait) -> None:
@@ -64,10 +64,10 @@ class InTurn:
 
 
 class Paced:
-    """Hands out links so that at most `limit` are in flight: queued, and without a result.
+    """Hands out links so that at most `limit` of them are in flight: queued, without a result.
 
-    A link in flight takes a slot. An app gets at most its share of the slots, so that an app that
-    is down can't take all. The limit starts at 2, its minimum; `in_flight` is its maximum.
+    Each link in flight takes a slot. An app gets at most its share of the slots, so that an app
+    that is down can't take all. The limit starts at its minimum of 2; its maximum is `in_flight`.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class Paced:
         self._most = in_flight
         self._size = size
         self._newest_first = newest_first
-        self._synced = 0  # links, when the limit was last set
-        self._failed = 0  # links, when the results were last looked at
+        self._synced = 0  # synced links when the limit was last changed
+        self._failed = 0  # failed links when `adapt` was last called
         self._left: dict[str, deque[LinkRef]] = {}
         self._turns: deque[str] = deque()  # apps with links left; the first one is next
-        self._apps: dict[str, str] = {}  # of links in flight, by row id
+        self._apps: dict[str, str] = {}  # app ids of links in flight, by row id
         self._by_app: Counter[str] = Counter()
         self.add(refs)
 
@@ -91,7 +91,7 @@ class Paced:
         return bool(self._left)
 
     def add(self, refs: Sequence[LinkRef]) -> None:
-        """Adds links. Each is handed out after the links that its app has left."""
+        """Adds links, each after the remaining links of its app."""
         for ref in refs:
             if ref.app_id not in self._left:
                 self._left[ref.app_id] = deque()
@@ -99,7 +99,7 @@ class Paced:
             self._left[ref.app_id].append(ref)
 
     def adapt(self, wait: BulkWait) -> None:
-        """Halves the limit for each new failure; doubles it after as many clean results."""
+        """Halves the limit for each new failure; doubles it after `limit` snapshots without one."""
         if failures := wait.failed - self._failed:
             self.limit = max(self._fewest, self.limit >> failures)
             self._synced, self._failed = wait.synced, wait.failed
@@ -108,9 +108,9 @@ class Paced:
             self._synced = wait.synced
 
     def take(self) -> Sequence[LinkRef]:
-        """Takes links for free slots: one of each app in turn, then a second one of each."""
+        """Takes links for the free slots, round-robin across apps."""
         taken: list[LinkRef] = []
-        passed = 0  # apps in a row that have no free slot
+        passed = 0  # consecutive apps without a free slot
         while (
             len(self._apps) < self.limit and passed < len(self._turns) and len(taken) < self._size
         ):
@@ -127,7 +127,7 @@ class Paced:
             self._apps[ref.id] = app_id
             self._by_app[app_id] += 1
             taken.append(ref)
-        # Each job goes to the head of the queue: the first link is pushed last.
+        # Each job is pushed to the head, which reverses the order.
         return taken[::-1] if self._newest_first else taken
 
     def release(self, ids: Iterable[str]) -> None:

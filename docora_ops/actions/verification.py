@@ -12,7 +12,7 @@ from functools import partial
 from sys import intern
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.find_drift import Suspects, pause_between_looks
+from docora_ops.actions.drift import Suspects, pause_between_looks
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of
@@ -28,16 +28,16 @@ from docora_ops.errors import ConflictError, StatementTimeoutError
 from docora_ops.links import LinkIds, LinkRef, LinkStatus, batches
 from docora_ops.text import mask
 
-_FIRST_PAGE, _LARGEST_PAGE = 20, 2000  # links in one statement
-_FAST, _SLOW = 0.3, 2  # seconds of a statement, after which the next one gets more or fewer links
+_FIRST_PAGE, _LARGEST_PAGE = 20, 2000  # links per statement
+_FAST, _SLOW = 0.3, 2  # a statement below or above this many seconds changes the size of the next
 _MOST_WITH_EXAMPLES = 1000  # links: a path can have a thousand characters
 _AT_ONCE = 5000
-_MOST_CONFLICTS = 5  # of one statement with another session, such as one that truncates tables
+_MOST_CONFLICTS = 5  # retries of a statement, for example while another session truncates tables
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The number of links compared so far at the first look, out of `total`."""
+    """The number of links compared so far in the first look, out of `total`."""
 
     links: int
     total: int
@@ -49,7 +49,7 @@ class DifferingLink(LinkIds):
 
     app_name, repository_name: None if the app or the repository has been removed meanwhile.
     examples: the first files of each kind of difference; empty from the 1,001st link on.
-    doubt: None if files are certainly missing, outdated or extra.
+    doubt: why the difference is uncertain; None if it is certain.
     """
 
     app_id: str
@@ -72,8 +72,8 @@ class Verification:
     uncertain: the files differ, but the scan of another link may have stored the commit.
     not_comparable: there is no stored commit.
     not_synced: skipped, because the status is not `synced`.
-    scanning: skipped, because it or another link of its repository is being scanned.
-    changing: skipped, because the delivery records have changed between the two looks.
+    scanning: skipped, because the link or another link of its repository is being scanned.
+    changing: skipped, because the delivery records changed between the two looks.
     """
 
     links: int
@@ -104,11 +104,11 @@ _DIFFERS = {_Verdict.DIFFERING, _Verdict.UNCERTAIN}
 def verify(
     docora: Docora, app: str | None = None, repository: str | None = None
 ) -> Iterator[Compared | Suspects | Verification]:
-    """Compares delivery records with stored commits, for all links, the links of an app, or a link.
+    """Compares delivery records with stored commits, for all links, one app or one link.
 
     Compares `app_delivered_files` with `snapshot_files` by path and SHA-256. A difference counts
     only if a second look finds the same. Yields Compared after each statement of the first look,
-    Suspects each second until the second look, and finally the Verification.
+    Suspects every second until the second look, and finally the Verification.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -130,7 +130,7 @@ def verify(
         for link in page:
             verdict = _judge(link)
             if verdict in _DIFFERS:
-                # One string for all links of an app or a repository: there may be a million.
+                # Interned, because a million links may share the same few ids.
                 ids = (intern(link.ref.app_id), intern(link.ref.repository_id))
                 suspects[LinkRef(link.ref.id, *ids)] = link.state
             else:
@@ -166,7 +166,6 @@ def verify(
 
 
 def _judge(link: ComparedLink) -> _Verdict:
-    """Returns the verdict of one look."""
     if link.is_scanned:
         return _Verdict.SCANNING
     if link.status != LinkStatus.SYNCED:
@@ -186,7 +185,7 @@ def _differing(link: ComparedLink, *, with_examples: bool) -> DifferingLink:
 
 
 def _pages(database: Database, app_id: str | None, pace: _Pace) -> Iterator[list[ComparedLink]]:
-    """Yields all links, compared, as many at a time as Postgres compares in about a second."""
+    """Compares all links. Yields as many at a time as Postgres compares in about a second."""
     after: LinkRef | None = None
     while page := pace.compare(partial(compare_page, database, after, app_id)):
         yield page
@@ -202,18 +201,18 @@ def _again(database: Database, refs: list[LinkRef], pace: _Pace) -> Iterator[lis
 
 @dataclass
 class _Pace:
-    """Adapts the number of links in a statement, so that each ends before the statement timeout."""
+    """Adapts the number of links per statement, so that statements end before the timeout."""
 
     size: int = _FIRST_PAGE
     last: int = 0
-    """The number of links that the last statement was given."""
+    """The number of links in the last statement."""
 
     def compare(self, compare: Callable[[int], list[ComparedLink]]) -> list[ComparedLink]:
         """Compares as many links as one statement can before its timeout.
 
-        compare: compares at most the given number of links.
+        Raises StatementTimeoutError if even a single link takes longer.
 
-        Raises StatementTimeoutError if a single link takes longer.
+        compare: compares at most the given number of links.
         """
         conflicts = 0
         while True:

@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
 from docora_ops.cli.link_lists import apps, failed, links, show
 from docora_ops.cli.metrics import metrics
-from docora_ops.cli.operations import cancel, operations, progress
+from docora_ops.cli.operations import cancel, operations
 from docora_ops.cli.pair import pair
 from docora_ops.cli.pause import pause, resume
 from docora_ops.cli.probe import probe
@@ -47,15 +47,15 @@ from docora_ops.text import mask_url
 
 _COMPLETION_SECONDS = 2
 
-# What people try to select failed links by.
+# The hint for --since, with which people try to select failed links.
 _BY_LAST_SCAN = (
     "when a link failed is not recorded: --last-scan-before WHEN and --last-scan-after WHEN select "
     "by its last good scan, docora-ops history --since WHEN lists changes"
 )
 
-# Help is plain text: for rich's markup Typer imports a Markdown reader and a syntax highlighter,
-# which takes longer than the rest of a help page. Typer's own options for completion would install
-# scripts that evaluate the names they are given.
+# Help is plain text, because for rich's markup, Typer imports a Markdown reader and a syntax
+# highlighter, which takes longer than the rest of a help page. Typer's own completion options would
+# install scripts that evaluate the names they are given.
 app = typer.Typer(
     name="docora-ops",
     add_completion=False,
@@ -66,43 +66,52 @@ app = typer.Typer(
 )
 
 # In the order of the help page. The docstring of a command is its help.
-for _command, _example in (
-    (status, "status --json"),
-    (failed, "failed --group-by error"),
-    (links, "links --repo octo/api --status synced"),
-    (apps, "apps --limit 10"),
-    (show, "show 'Acme Search' octo/api"),
-    (queue, "queue --limit 100"),
-    (doctor, "doctor --json"),
-    (verify, "verify 'Acme Search'"),
-    (probe, "probe 'Acme Search'"),
-    (metrics, "metrics --by-app"),
-    (retry, "retry 'Acme Search' octo/api --front"),
-    (retry_all_failed, "retry-all-failed --error 502 --dry-run"),
-    (resync, "resync 'Acme Search' octo/api"),
-    (repair, "repair 'Acme Search' octo/api --dry-run"),
-    (schedule, "schedule --dry-run"),
-    (pair, "pair --accept"),
-    (set_url, "set-url 'Acme Search' https://new.example/hook --probe"),
-    (operations, "operations"),
-    (progress, "progress bulk_0123456789abcdef --follow"),
-    (wait, "wait bulk_0123456789abcdef --timeout 600"),
-    (cancel, "cancel bulk_0123456789abcdef"),
-    (pause, "pause --for 10m"),
-    (resume, "resume"),
-    (history, "history --since 2h --no-schedule"),
-    (report, "report --since 2h"),
-    (targets, "targets --check"),
-    (worker, "worker"),
-    (demo, "demo --keep"),
-    (completion, "completion bash"),
-    (show_help, "help exit-codes"),
-):
-    app.command(_example.partition(" ")[0], epilog=f"Example: docora-ops {_example}")(_command)
+_COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
+    "See the state": (
+        (status, "status --json"),
+        (failed, "failed --group-by error"),
+        (links, "links --repo octo/api --status synced"),
+        (apps, "apps --limit 10"),
+        (show, "show 'Acme Search' octo/api"),
+        (queue, "queue --limit 100"),
+        (doctor, "doctor --json"),
+        (verify, "verify 'Acme Search'"),
+        (probe, "probe 'Acme Search'"),
+        (metrics, "metrics --by-app"),
+    ),
+    "Put links back to work": (
+        (retry, "retry 'Acme Search' octo/api --front"),
+        (retry_all_failed, "retry-all-failed --error 502 --dry-run"),
+        (resync, "resync 'Acme Search' octo/api"),
+        (repair, "repair 'Acme Search' octo/api --dry-run"),
+        (schedule, "schedule --dry-run"),
+        (pair, "pair --accept"),
+        (set_url, "set-url 'Acme Search' https://new.example/hook --probe"),
+    ),
+    "Follow changes": (
+        (operations, "operations bulk_0123456789abcdef --follow"),
+        (wait, "wait bulk_0123456789abcdef --timeout 600"),
+        (cancel, "cancel bulk_0123456789abcdef"),
+        (history, "history --since 2h --no-schedule"),
+        (report, "report --since 2h"),
+    ),
+    "Run and set up": (
+        (pause, "pause --for 10m"),
+        (resume, "resume"),
+        (worker, "worker"),
+        (targets, "targets --check"),
+        (demo, "demo --keep"),
+        (completion, "completion bash"),
+        (show_help, "help exit-codes"),
+    ),
+}
+for _commands in _COMMANDS.values():
+    for _command, _example in _commands:
+        app.command(_example.partition(" ")[0], epilog=f"Example: docora-ops {_example}")(_command)
 
 
-# Typer's own --help has no default, and to convert "not given" Typer imports pydantic: the help of
-# each command would load it.
+# Typer's own --help has no default. To convert a missing value, Typer imports pydantic, which would
+# slow down the help of each command.
 @app.callback(invoke_without_command=True)
 def _options(
     typer_context: typer.Context,
@@ -115,7 +124,11 @@ def _options(
     if version:
         sys.stdout.write(f"docora-ops {__version__}\n")
     elif wants_help or typer_context.invoked_subcommand is None:
-        sys.stdout.write(f"{typer_context.get_help()}\n")
+        page = typer_context.get_help()
+        for heading, ((_, example), *_) in _COMMANDS.items():
+            first = example.partition(" ")[0]
+            page = page.replace(f"\n  {first} ", f"\n\n{heading}:\n  {first} ", 1)
+        sys.stdout.write(page.replace("Commands:\n\n", "", 1) + "\n")
     else:
         return
     raise typer.Exit
@@ -130,11 +143,11 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with interruptible():
             if os.environ.get(COMPLETE_VARIABLE):
-                # Ends the process, even within a call of libpq that waits for a name server.
+                # Ends the process, even while libpq waits for a name server.
                 signal.alarm(_COMPLETION_SECONDS)
-                os.environ["COLUMNS"] = "10000"  # Typer wraps the help of an option, whose lines
-                # the shells would take for further answers.
-                get_completion_inspect_parameters()  # tells Typer which shells there are
+                # Keeps Typer from wrapping help texts, whose lines would look like more answers.
+                os.environ["COLUMNS"] = "10000"
+                get_completion_inspect_parameters()  # makes Typer detect the shell
                 app(prog_name="docora-ops")
             group = typer.main.get_command(app)
             with group.make_context("docora-ops", list(arguments)) as typer_context:
@@ -159,9 +172,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _usage_error(error: typer.TyperException) -> UsageError:
     message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
-    # The voice of pydantic, which converts numbers.
+    # Rewords pydantic, which converts numbers.
     message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
-    # Of a name without quotes, the URL behind it is left over.
+    # After an unquoted name, a URL is left over as an extra argument.
     message = re.sub(r"\b\w+://[^\s)]+", lambda url: mask_url(url[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
     see_help = f"{context.command_path if context else 'docora-ops'} --help"
@@ -178,17 +191,15 @@ def _usage_error(error: typer.TyperException) -> UsageError:
         name = context.params.get("app") or "APP"
         kind = "repository" if "/" in name else "app"
         hint = f"for all failed links of the {kind}: {_with_option('retry-all-failed', name)}"
-    elif message == "Missing argument 'OPERATION_ID'.":
-        hint = f"docora-ops operations lists the ids; see {see_help}"
     else:
         hint = see_help
     return UsageError(message, hint=hint)
 
 
 def _instead_of(extra: str, context: typer.Context) -> str:
-    """Returns how the command takes a value that was typed without its option, if it does."""
+    """Returns a hint for a value that was typed without its option."""
     command: Any = context.command
-    options = {option for each in command.params for option in each.opts}
+    options = {option for parameter in command.params for option in parameter.opts}
     if "--for" in options:
         return f"docora-ops {command.name} --for {shlex.quote(extra)}"
     if "--app" in options:
@@ -197,7 +208,7 @@ def _instead_of(extra: str, context: typer.Context) -> str:
 
 
 def _with_option(command: str, value: str) -> str:
-    """Returns the command with the option that takes this value, by the look of the value."""
+    """Returns the command with the value, and the option that the value seems to belong to."""
     statuses = {text for status in LinkStatus for text in (status, status.partition("_")[0])}
     is_status = command == "links" and value in statuses
     option = "--status" if is_status else "--repo" if "/" in value else "--app"
@@ -208,7 +219,7 @@ def _report_bug(context: Context, error: Exception) -> ExitCode:
     sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
     if context.as_json and not Context.document_has_begun:
         context.show_document(None, BugError(sentence))
-    # The place, but not the text of the exception or its causes, which may hold secrets.
+    # The stack, but not the texts of the exception and its causes, which may contain secrets.
     sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))
     sys.stderr.write(f"Error: {sentence}\nHint: please report it with the lines above\n")
     return ExitCode.BUG

@@ -1,4 +1,4 @@
-"""`retry-all-failed`, `resync --all` and `schedule`: the question, the progress and the result."""
+"""The question, progress and result of `retry-all-failed`, `resync --all` and `schedule`."""
 
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -8,7 +8,7 @@ from functools import partial
 
 from docora_ops.actions.bulk import BulkStep
 from docora_ops.actions.docora import Docora
-from docora_ops.bulk import BulkResult, ChangeOptions, StoppedBy
+from docora_ops.cli import bulk_view as render
 from docora_ops.cli.context import Context
 from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
@@ -18,7 +18,7 @@ from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import PostgresDeniedError, RedisDeniedError, ServerError
 from docora_ops.links import Action, Outcome, only_app
-from docora_ops.render import bulk_view as render
+from docora_ops.operations import BulkResult, StoppedBy
 from docora_ops.render.columns import cell
 from docora_ops.render.console import progress_bar
 from docora_ops.render.link_tables import app_counts, failures
@@ -30,31 +30,30 @@ _STOPPING = "Stopping after the current batches. A second signal stops at once."
 def run_bulk(
     context: Context,
     events: Generator[BulkStep],
-    options: ChangeOptions,
     terminal: Terminal | None = None,
     *,
     detached: bool = False,
 ) -> int:
-    """Asks at the terminal, carries the operation out and shows the result.
+    """Asks for confirmation, carries out the operation and shows the result. Returns the exit code.
 
-    The first signal ends the operation after its current batches, a second one at once. If a server
-    is lost, shows what was done by then. Returns the exit code.
+    The first signal ends the operation after its current batch, a second one immediately. If a
+    server is lost, shows what was done until then.
 
-    detached: carry the operation out in another process, and show only its id.
+    detached: carry out the operation in another process, and show only its id.
     """
     with closing(events):
         step = next(events)
-        if options.dry_run or not step.result.total:
+        if context.options.dry_run or not step.result.total:
             *_, step = step, *events
-            _show(context, step, options)
+            _show(context, step)
             return gravest(_codes(step.result))
         if terminal is not None:
-            _ask(context, terminal, step, options)
+            _ask(context, terminal, step)
         elif step.result.action is not Action.SCHEDULE:  # which leaves links to them
             for operation in step.result.running_operations:
                 context.warn(render.running(operation))
         if not detached:
-            return _carry_out(context, events, step, options)
+            return _carry_out(context, events, step)
 
         def show(operation_id: str, process: int) -> None:
             _say_begun(context, operation_id, step.result.total)
@@ -62,38 +61,37 @@ def run_bulk(
             screen = render.detached_screen(operation_id, process)
             context.show(render.bulk_data(result), [screen], footer="")
 
-        context.tell()  # or both processes would
-        # Closing the events at their first step, as this process does, changes nothing.
-        work = partial(_carry_out, context, events, step, options)
+        context.tell()  # otherwise, both processes would
+        # This process closes the generator after its first step, which changes nothing.
+        work = partial(_carry_out, context, events, step)
         return detach(context.docora, work, show)
 
 
-def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
+def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
     docora, total = context.docora, step.result.total
-    running = (render.running(each) for each in step.result.running_operations)
-    above: list[object] = [app_counts(step.chosen), *(cell(each, "yellow") for each in running)]
+    running = map(render.running, step.result.running_operations)
+    above: list[object] = [app_counts(step.chosen), *(cell(text, "yellow") for text in running)]
     question = reset_in_words(docora, amount(total, "link"), total)
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
-        if not options.update:
+        if not context.options.update:
             above.append(FORGOTTEN)
     context.tell()
     terminal.ask(f"{docora.servers}: {question}?", *above)
 
 
 def reset_in_words(docora: Docora, links: str, count: int) -> str:
-    """Returns what happens to `count` links and their jobs, for a question."""
+    """Says what happens to `count` links and their jobs, as part of a question."""
     jobs = "its snapshot job" if count == 1 else "a snapshot job for each"
-    if docora.queue.is_docoras:
-        return f"reset {links}, so that Docora's scheduler queues {jobs}"
-    return f"reset {links} and queue {jobs}"
+    if docora.queue.can_push:
+        return f"reset {links} and queue {jobs}"
+    return f"reset {links}, so that Docora's scheduler queues {jobs}"
 
 
 def _carry_out(
     context: Context,
     events: Generator[BulkStep],
     step: BulkStep,
-    options: ChangeOptions,
     announce: Announce | None = None,
 ) -> int:
     lost, action, total = None, step.result.action, step.result.total
@@ -104,7 +102,7 @@ def _carry_out(
             announce(step.result.operation_id or "")
         else:
             _say_begun(context, step.result.operation_id, total)
-        with _progress(context, total, options, is_seen=announce is None) as show:
+        with _progress(context, total, is_seen=announce is None) as show:
             for step in work:
                 if step.is_waiting:
                     break
@@ -120,7 +118,7 @@ def _carry_out(
         why = StoppedBy.LOST_SERVER if lost else StoppedBy.INTERRUPTED
         step = replace(step, result=step.result.stopped(why))
     if not lost or step.result.completed or context.as_json:
-        _show(context, step, options, lost)
+        _show(context, step, lost)
     result, codes = step.result, _codes(step.result)
     if lost and step.is_waiting:
         return context.report(lost, next_step="the jobs go on")
@@ -139,7 +137,7 @@ def _carry_out(
 
 
 def _say_begun(context: Context, operation_id: str | None, total: int) -> None:
-    begun = f"{amount(total, 'link')} due"  # a pass of `schedule` is no operation
+    begun = f"{amount(total, 'link')} due"  # a pass of `schedule` has no operation id
     if operation_id:
         begun = f"operation {operation_id}, {amount(total, 'link')}"
     context.say(f"{context.docora.servers}: {begun}.")
@@ -147,17 +145,17 @@ def _say_begun(context: Context, operation_id: str | None, total: int) -> None:
 
 @contextmanager
 def _progress(
-    context: Context, total: int, options: ChangeOptions, *, is_seen: bool
+    context: Context, total: int, *, is_seen: bool
 ) -> Iterator[Callable[[BulkStep], None]]:
-    """Shows how far the work is; with `--in-flight`, the wait for the snapshots, too.
+    """Shows the progress, and with `--in-flight` also the wait for the snapshots.
 
     is_seen: False in a detached process, which has no screen.
     """
-    if not options.is_paced:
+    if not context.options.is_paced:
         with progress_bar(total) as move:
             yield lambda step: move(step.result.completed)
         return
-    what = f"{amount(total, 'snapshot')}, {options.in_flight} in flight at most"
+    what = f"{amount(total, 'snapshot')}, {context.options.in_flight} in flight at most"
     has_told = False
     showing: AbstractContextManager[Callable[..., None]] = nullcontext(lambda *_: context.tell())
     if is_seen:
@@ -177,10 +175,7 @@ def _progress(
         yield show
 
 
-def _show(
-    context: Context, step: BulkStep, options: ChangeOptions, lost: ServerError | None = None
-) -> None:
-    """Shows what was done until now, and in JSON the error that has ended it."""
+def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> None:
     result = step.result
     if context.as_json:
         context.show_document(render.bulk_data(result, step.wait), lost)
@@ -189,7 +184,7 @@ def _show(
         context.say(f"{render.message(result)}.")
         return
     parts: list[object] = [render.summary(step.by_app) if result.total else render.message(result)]
-    if notes := list(_notes(context, result, options)):
+    if notes := list(_notes(context, result)):
         parts += ["", *notes]
     if result.failures:
         parts += ["", failures(result.failures)]
@@ -197,23 +192,23 @@ def _show(
         parts += ["", render.planned_list(result.planned_links)]
     if step.wait:
         parts += render.wait_screens(step.wait)
-    footer = "" if result.total or options.dry_run else context.target_line
-    context.show_tables(parts, footer, paged=options.dry_run)
-    if options.dry_run:
+    footer = "" if result.total or context.options.dry_run else context.target_line
+    context.show_tables(parts, footer, paged=context.options.dry_run)
+    if context.options.dry_run:
         context.say(f"{context.docora.servers}: dry run, nothing was changed.")
     elif result.cancelled and lost is None:
         context.warn(f"{_ended(result)}; {_next_step(result.action)}.")
 
 
 def _ended(result: BulkResult) -> str:
-    why = ""  # all links are handled, or the commits of the last ones are not known
+    why = ""  # all links have an outcome, or it is unknown whether the last ones were committed
     if result.stopped_by:
         why = f" ({render.stopped(result.stopped_by, result.cancelled_by)})"
     return f"Stopped{why} after {result.completed} of {result.total} links"
 
 
-def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:
-    """Yields the sentences below the table."""
+def _notes(context: Context, result: BulkResult) -> Iterator[str]:
+    options = context.options
     if options.dry_run:
         yield from map(render.running, result.running_operations)
     if result.action is Action.RESYNC and result.total:
@@ -231,12 +226,11 @@ def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iter
     if result.open_circuits_left_out:
         left_out = amount(result.open_circuits_left_out, "link")
         yield f"{left_out} left out: the circuit of the repository is open."
-        if context.docora.queue.is_docoras:
+        if not context.docora.queue.can_push:
             yield "To close the circuits, and reset these links, too: add --reset-circuit."
 
 
 def _codes(result: BulkResult) -> set[ExitCode]:
-    """Returns every exit code that applies to the operation."""
     codes = {ExitCode.PROBLEMS if result.failures or result.circuits_held else ExitCode.OK}
     if is_interrupted() and result.cancelled:
         codes.add(interrupted_code())

@@ -1,4 +1,4 @@
-"""Completion in bash, zsh and fish: `completion` prints the script, the rest finds the values."""
+"""Completion in bash, zsh and fish: `completion` prints the script; the rest finds values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from docora_ops.settings import Settings
 
 COMPLETE_VARIABLE = "_DOCORA_OPS_COMPLETE"
-"""Typer answers a shell instead of running a command if this variable is set."""
+"""If this variable is set, Typer answers the shell instead of running a command."""
 _LIMIT = 50
-"""Values that are offered at once."""
+"""Values to offer at once."""
 
 
 def completion(
@@ -29,18 +29,17 @@ def completion(
 ) -> None:
     """Print the completion script for bash, zsh or fish.
 
-    Add `source <(docora-ops completion bash)` to ~/.bashrc (bash 4.4 or newer), or the same with
-    zsh to ~/.zshrc, after compinit, or `docora-ops completion fish | source` to
-    ~/.config/fish/config.fish. Completes commands, options and topics, names of targets, of apps
-    and repositories from Postgres, and ids of bulk operations from Redis, as set in the
-    environment.
+    Add `source <(docora-ops completion bash)` to ~/.bashrc (bash 4.4 or newer), the same with zsh
+    to ~/.zshrc (after compinit), or `docora-ops completion fish | source` to
+    ~/.config/fish/config.fish. Completes commands, options, topics, targets, apps and repositories
+    (from Postgres), and ids of bulk operations (from Redis), with the settings in the environment.
     """
     script = files("docora_ops.cli").joinpath(f"completion.{shell}")
     sys.stdout.write(script.read_text(encoding="utf-8"))
 
 
 def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the apps whose name begins with the typed text, then those whose id does."""
+    """Returns the apps whose name, then those whose id begins with the typed text."""
     from docora_ops.database.names import apps_by_prefix
 
     with closing(_database(typer_context)) as database:
@@ -48,7 +47,7 @@ def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the repositories of the apps on the line, or of all apps if it names none."""
+    """Returns the repositories of the apps on the command line; without apps, of all apps."""
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.database.names import repositories_by_prefix
 
@@ -72,12 +71,12 @@ def complete_operation(typer_context: typer.Context, incomplete: str) -> list[st
     from docora_ops.actions.docora import Docora
 
     with Docora(_settings(typer_context)) as docora:
-        known = operations(docora, limit=_LIMIT).rows
-    return [it.operation_id for it in known if it.operation_id.startswith(incomplete)]
+        ids = [known.operation_id for known in operations(docora, limit=_LIMIT).rows]
+    return [operation_id for operation_id in ids if operation_id.startswith(incomplete)]
 
 
 def complete_app_or_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the apps, or the bulk operations once the typed text begins as their ids do."""
+    """Returns apps, or bulk operations if the typed text begins with `bulk_`."""
     is_operation = incomplete.startswith("bulk_")
     return (complete_operation if is_operation else complete_app)(typer_context, incomplete)
 
@@ -97,21 +96,21 @@ def _database(typer_context: typer.Context) -> Database:
 
 
 def _settings(typer_context: typer.Context) -> Settings:
-    """Returns the settings with short timeouts: no statement outlives the completion for long."""
+    """Returns the settings with short timeouts, so that statements end soon after completion."""
     from docora_ops.settings import load_settings
 
     given = typer_context.params
     env_file = given.get("env_file")
     timeouts = ("connect_timeout", "statement_timeout", "lock_timeout")
-    # The shell has not expanded ~.
+    # The shell does not expand ~ during completion.
     settings = load_settings(env_file and env_file.expanduser(), target=given.get("target"))
     return settings.model_copy(update=dict.fromkeys(timeouts, 1))
 
 
 def _offer(candidates: Sequence[Candidate], incomplete: str) -> list[str]:
-    """Returns the candidates' names, or the id where the id was typed or the name can't be typed.
+    """Returns the candidates' names, or their ids if an id was typed or the name can't be typed.
 
-    A name begins as it was typed, in any case: Typer drops all that begins otherwise.
+    Names begin exactly as typed, even if their case differs, or Typer would drop them.
     """
     from docora_ops.text import inert, mask
 

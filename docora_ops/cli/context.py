@@ -1,4 +1,4 @@
-"""Shared by all commands: settings, connections, and printing."""
+"""What all commands share: settings, connections and printing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
 from docora_ops.cli.streams import Terminal, show_paged, terminal_to_ask
 from docora_ops.errors import DocoraOpsError, UsageError
+from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.text import mask
 
 if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora
     from docora_ops.actions.lookup import LinkChoice
     from docora_ops.actions.pages import Page
-    from docora_ops.bulk import ChangeOptions
     from docora_ops.links import LinkStatus
     from docora_ops.render.columns import Column
 
@@ -32,35 +32,35 @@ T = TypeVar("T")
 
 @dataclass
 class Context:
-    """Lives as long as one command. Imports and connects only what is used."""
+    """The state of one running command. Imports and connects only what is used."""
 
     env_file: Path | None = None
     as_json: bool = False
-    wait: bool = False
-    timeout: int | None = None
+    options: ChangeOptions = NO_OPTIONS
+    """The options on how to change links."""
     named_target: str | None = None
-    """What `--target` gives."""
+    """The value of `--target`."""
     typer_context: typer.Context | None = None
     arguments: ClassVar[Sequence[str]] = ()
     """The command line after the program's name."""
     target: ClassVar[str | None] = None
-    """The name of the target, once settings have been looked for."""
+    """The name of the target, once the source of the settings is known."""
     target_line: ClassVar[str] = ""
     """The last line of a screen that does not name its servers; empty without a target."""
     target_option: ClassVar[str] = ""
     """The option that names the target, once its file has been read."""
     commands: ClassVar[re.Pattern[str]] = re.compile("")
-    """Finds the commands that take `--target` where a text suggests them."""
+    """Matches the commands in a text that take `--target`."""
     document_has_begun: ClassVar[bool] = False
-    """True once a document is on stdout, which may hold only one."""
+    """Whether a document has been printed on stdout, which must contain only one."""
     tells_time: ClassVar[bool] = False
-    """True if each line of conversation is to begin with the time, as in the log of a worker."""
+    """Whether each line on stderr begins with the time, as in a log."""
 
     @cached_property
     def docora(self) -> Docora:
-        """The Docora of the target, or of the environment and the env file.
+        """Returns the Docora of the target, or of the environment and the env file.
 
-        Raises ConfigurationError, and UsageError for both a target and an env file.
+        Raises ConfigurationError; UsageError if both a target and an env file are given.
         """
         from docora_ops.actions.docora import Docora
         from docora_ops.settings import load_settings, settings_source
@@ -74,27 +74,27 @@ class Context:
         return docora
 
     def close(self) -> None:
-        """Prints the last notices, and closes the connections."""
+        """Prints the remaining notices and closes the connections."""
         self.tell()
         if "docora" in self.__dict__:
             self.docora.close()
 
     def tell(self) -> None:
-        """Prints what actions have noticed since the last call."""
+        """Prints the notices of actions since the last call."""
         if "docora" in self.__dict__:
             notices, self.docora.notices = self.docora.notices, []
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
 
     def addressed(self, text: str) -> str:
-        """Adds the target to each command that the text suggests."""
+        """Adds the target option to each command that the text suggests."""
         option = Context.target_option
         return Context.commands.sub(rf"\g<0> {option}", text) if option else text
 
     def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
-        """Prints the data as one document with `--json`, otherwise the parts.
+        """Prints the data as a document with `--json`, otherwise the parts.
 
-        `footer`: the last line of the screen, by default the target.
+        footer: the last line of the screen (default: the target).
         """
         if self.as_json:
             self.show_document(data)
@@ -109,9 +109,9 @@ class Context:
         noun: str,
         lost: DocoraOpsError | None = None,
     ) -> None:
-        """Prints one page of a long list, and a line with the number of all rows and the page.
+        """Prints one page of a long list, and a line with the total number of rows and the page.
 
-        `lost`: why data of a server is missing.
+        lost: the error that explains missing data.
         """
         if self.as_json:
             self.show_document(None, lost, page)
@@ -134,7 +134,8 @@ class Context:
     ) -> None:
         """Prints lists, screens of names and values, and sentences on stdout.
 
-        In a pipe the footer is conversation. `paged`: through the pager if they are long.
+        footer: the last line; goes to stderr unless stdout is a terminal.
+        paged: use the pager if the output is long.
         """
         from docora_ops.render.columns import Listing, Pairs, cell, with_option
 
@@ -162,7 +163,7 @@ class Context:
     ) -> None:
         """Prints data for a script on stdout, with the error that ended the command, if any.
 
-        page: of a list, in place of the data.
+        page: a page of a list, instead of the data.
         """
         from docora_ops.render.documents import document_of, encode
 
@@ -178,7 +179,7 @@ class Context:
             sys.stdout.flush()
 
     def say(self, text: str, *, style: str | None = None) -> None:
-        """Prints one line of conversation on stderr, as inert text."""
+        """Prints one line on stderr, as inert text."""
         from docora_ops.text import inert, moment
 
         self.tell()
@@ -188,7 +189,7 @@ class Context:
         if sys.stderr.isatty():
             from docora_ops.render.console import make_console
 
-            # The terminal breaks the line, so that a command in it can be pasted.
+            # Leaves wrapping to the terminal, so that a command in the line can be pasted.
             make_console(sys.stderr).print(inert(text), style=style, soft_wrap=True)
         else:
             sys.stderr.write(f"{inert(text)}\n")
@@ -196,11 +197,11 @@ class Context:
     def telling_of_second_look(
         self, events: Iterable[T], suspect: str, suspects: str
     ) -> Iterator[T]:
-        """Yields the events, and says once that the suspects of the first look are checked again.
+        """Yields the events; says once that the suspects of the first look are checked again.
 
-        suspect, suspects: the words for one suspect, and for several.
+        suspect, suspects: singular and plural of the word for a suspect.
         """
-        from docora_ops.actions.find_drift import Suspects
+        from docora_ops.actions.drift import Suspects
         from docora_ops.text import amount
 
         delay = self.docora.settings.drift_grace
@@ -212,14 +213,14 @@ class Context:
             yield event
 
     def warn(self, text: str) -> None:
-        """Prints one line of conversation in yellow."""
+        """Prints one line on stderr, in yellow."""
         self.say(text, style="yellow")
 
     def report(self, error: DocoraOpsError, stopped: str = "", next_step: str = "") -> ExitCode:
-        """Prints an error; with `--json` as a document too, unless there is one already.
+        """Prints an error, and with `--json` also a document if there is none yet.
 
-        `stopped`: how far the command came. `next_step`: what to do, in addition to the error's
-        hint. Returns the exit code.
+        `stopped`: what was done before the error. `next_step`: what to do, in addition to the
+        error's hint. Returns the exit code.
         """
         if self.as_json and not Context.document_has_begun:
             self.show_document(None, error)
@@ -232,10 +233,11 @@ class Context:
 
 
 def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
-    """Makes the Context of the command, which knows the options that many commands have.
+    """Makes the Context of the command from the options that many commands share.
 
-    `waits`: the command always waits. Raises UsageError if options contradict each other, and
-    BadParameter if a value is not text.
+    Raises UsageError if options contradict each other, BadParameter if a value is not valid text.
+
+    waits: the command always waits.
     """
     command: Any = typer_context.command
     given = typer_context.params
@@ -244,31 +246,18 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str):
                 continue
-            # Most often an unset variable of a shell script; it would fit everything.
+            # Usually from an unset shell variable; an empty text would match everything.
             wrong = "" if text.strip() else "the value is empty"
             if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
                 wrong = "the value is not valid UTF-8"
             if wrong:
                 raise typer.BadParameter(wrong, ctx=typer_context, param=parameter)
-    is_paced, wait = given.get("in_flight") is not None, given.get("wait", waits)
-    timeout: int | None = given.get("timeout")
-    for name in ("max_failures", "detach"):
-        if given.get(name) and not is_paced:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} needs --in-flight", hint="add --in-flight N")
-    if timeout is not None and not wait and not is_paced:
-        needed = "--wait or --in-flight" if "in_flight" in given else "--wait"
-        raise UsageError(f"--timeout needs {needed}", hint=f"add {needed}")
-    for one, other in (("wait", "dry_run"), ("detach", "wait"), ("detach", "dry_run")):
-        if given.get(one) and given.get(other):
-            both = f"--{one} and --{other.replace('_', '-')}"
-            raise UsageError(f"{both} can't be combined", hint="remove one of them")
-    wait |= is_paced and not given.get("dry_run")
+    names = [field.name for field in fields(ChangeOptions) if field.name in given]
+    chosen = {name: given[name] for name in names} | ({"wait": True} if waits else {})
     context = Context(
         env_file=given.get("env_file"),
         as_json=given.get("as_json", False),
-        wait=wait,
-        timeout=timeout,
+        options=ChangeOptions(**chosen),
         named_target=given.get("target"),
         typer_context=typer_context,
     )
@@ -287,9 +276,10 @@ def _commands_with_target(typer_context: typer.Context) -> re.Pattern[str]:
 
 
 def confirmation(typer_context: typer.Context, context: Context) -> Terminal | None:
-    """Returns the terminal to ask for confirmation, None if the command is not to ask.
+    """Returns the terminal to ask for confirmation; None if the command must not ask.
 
-    A protected target needs its name, typed there or with `--confirm`. Raises UsageError.
+    A protected target must be confirmed by its name, typed there or with `--confirm`. Raises
+    UsageError.
     """
     docora = context.docora
     given, target = typer_context.params, docora.settings.target
@@ -299,7 +289,7 @@ def confirmation(typer_context: typer.Context, context: Context) -> Terminal | N
         raise UsageError(f"--confirm {typed}: {chosen}", hint="see docora-ops help targets")
     if given.get("dry_run"):
         return None
-    docora.confirm = target  # whoever is asked below, and does not confirm, ends the command
+    docora.confirm = target  # set in advance, because an unconfirmed question ends the command
     docora.require_confirmation()
     if given["confirm"]:
         return None
@@ -316,17 +306,8 @@ def confirmation(typer_context: typer.Context, context: Context) -> Terminal | N
     return replace(terminal, name=target)
 
 
-def change_options(typer_context: typer.Context) -> ChangeOptions:
-    """Returns how the command is to treat the links that it chooses."""
-    from docora_ops.bulk import ChangeOptions
-
-    given = typer_context.params
-    names = [field.name for field in fields(ChangeOptions) if field.name in given]
-    return ChangeOptions(**{name: given[name] for name in names})
-
-
 def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:
-    """Returns the links that the options of the command choose."""
+    """Returns the choice of links, from the command line."""
     from docora_ops.actions.lookup import LinkChoice
 
     given = typer_context.params

@@ -1,4 +1,4 @@
-"""`--detach`: a process that goes on after its command, and whose terminal may be closed."""
+"""`--detach`: a process that goes on after its command has ended and its terminal was closed."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ from io import TextIOBase
 from typing import TextIO, cast
 
 from docora_ops.actions.docora import Docora
+from docora_ops.cli.signals import finishing_first
 from docora_ops.errors import CommandInterruptedError, RedisError, UsageError
-from docora_ops.interrupts import held_back
 from docora_ops.text import moment
 
 Announce = Callable[[str], None]
@@ -20,9 +20,10 @@ Announce = Callable[[str], None]
 def require_survival() -> None:
     """Raises UsageError if a detached process would end with this command.
 
-    This is the case in a systemd unit, and if the first process of a container is this process, its
-    parent, or the leader of its session. `docker exec` begins a session of its own.
+    A systemd unit kills what is left when its command ends, and a container when its process 1
+    ends. Process 1 is no relative of a command that `docker exec` runs.
     """
+    # systemd sets the variable. A shell inherits it if its terminal was started by a unit.
     is_in_unit = "INVOCATION_ID" in os.environ and not _has_terminal()
     if is_in_unit or 1 in {os.getpid(), os.getppid(), os.getsid(0)}:
         raise UsageError(
@@ -34,7 +35,7 @@ def require_survival() -> None:
 
 
 def _has_terminal() -> bool:
-    """Tells whether there is a controlling terminal. A shell at one may have a unit's variables."""
+    """Tells whether the process has a controlling terminal."""
     try:
         os.close(os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY))
     except OSError:
@@ -45,23 +46,22 @@ def _has_terminal() -> bool:
 def detach(
     docora: Docora, work: Callable[[Announce], int], show: Callable[[str, int], None]
 ) -> int:
-    """Carries out the work in another process, and returns once its operation is recorded.
+    """Runs the work in a child process. Returns 0 as soon as the child has recorded its operation.
 
-    work: calls the given function with the id of the operation as soon as that is recorded. What
-        is printed to stderr from then on is kept with the operation. Returns the exit code.
-    show: gets the ids of the operation and of the process, and prints them before anything else
-        names the operation.
+    Returns in both processes: in the child the exit code of the work, and in this process, too, if
+    the work ends before its operation is recorded. Until then, a signal to this process also ends
+    the child. Raises CommandInterruptedError if a signal has ended the child.
 
-    Returns in both processes. In the other one, returns the exit code of the work; in this one 0,
-    or the exit code of work that has ended before its operation was recorded. Until then, a signal
-    to this process also ends the work. Raises CommandInterruptedError if a signal has ended it.
+    work: must call the given function with the id of the operation once that is recorded. From
+        then on, what the child prints to stderr is kept with the operation. Returns an exit code.
+    show: prints the ids of the operation and of the child process.
     """
     docora.disconnect()
     sys.stdout.flush()
     reader, writer = os.pipe()
     pid, operation_id = 0, ""
     try:
-        with held_back():
+        with finishing_first():
             if not (pid := os.fork()):
                 os.setsid()
                 os.close(reader)
@@ -71,7 +71,7 @@ def detach(
                 operation_id = channel.read()
     except KeyboardInterrupt:
         if pid:
-            with suppress(ProcessLookupError):  # it has ended just now
+            with suppress(ProcessLookupError):  # the child has ended just now
                 os.kill(pid, signal.SIGTERM)
         raise
     if operation_id:  # a signal no longer ends the work
@@ -86,7 +86,7 @@ def detach(
             os.dup2(nowhere, stream)
         os.close(nowhere)
         sys.stderr = cast("TextIO", _Messages(docora, operation_id))
-        with suppress(BrokenPipeError):  # the command was ended in the meantime
+        with suppress(BrokenPipeError):  # the command has ended
             os.write(writer, operation_id.encode())
         os.close(writer)
 
@@ -94,7 +94,7 @@ def detach(
 
 
 def _exit_code(pid: int) -> int:
-    """Returns the exit code of a process that has recorded no operation."""
+    """Returns the exit code of a child process that has recorded no operation."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0:
         raise CommandInterruptedError(
@@ -105,14 +105,14 @@ def _exit_code(pid: int) -> int:
 
 
 class _Messages(TextIOBase):
-    """Keeps what is written to stderr with the operation."""
+    """Stands for stderr: keeps what is written with the operation."""
 
     def __init__(self, docora: Docora, operation_id: str) -> None:
         self._docora, self._operation_id = docora, operation_id
         self._kept: list[str] = []
 
     def write(self, text: str) -> int:
-        """Keeps each line with the moment, unless Redis is away."""
+        """Keeps each line with the current time, unless Redis is away."""
         now = moment(datetime.now(UTC))
         self._kept += [f"{now} {line.strip()}" for line in text.splitlines() if line.strip()]
         with suppress(RedisError):

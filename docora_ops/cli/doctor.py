@@ -18,7 +18,7 @@ from docora_ops.text import amount
 if TYPE_CHECKING:
     from docora_ops.actions.checks import Check
     from docora_ops.actions.doctor import Diagnosis
-    from docora_ops.drift import Drift
+    from docora_ops.actions.drift import Drift
 
 
 def doctor(
@@ -68,7 +68,7 @@ def doctor(
         context.show_document(diagnosis.data())
         context.say(summary(diagnosis))
     else:
-        # Otherwise the worst comes last, and a pager shows the beginning.
+        # Without --all, the worst comes last, and a pager would show the beginning.
         screen = doctor_screens(diagnosis, show_all=show_all)
         context.show_tables(screen, context.target_line, paged=show_all)
     if diagnosis.misconfigured:
@@ -85,7 +85,7 @@ def _finding(check: Check) -> tuple[str, str | None]:
 
 _WORST_LAST = ("not_checked", "warning", "critical")
 _CHECKS: Sequence[Column[Check]] = (
-    Column("Check", lambda it: words(it.name).capitalize().replace("Bullmq", "BullMQ")),
+    Column("Check", lambda check: words(check.name).capitalize().replace("Bullmq", "BullMQ")),
     Column("State", lambda check: words(check.state), lambda check: style_of(check.state)),
     Column("Found", _finding, folds=True),
 )
@@ -99,9 +99,9 @@ _EXAMPLES: Sequence[Column[Drift]] = (
 def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
     """Shows the checks that are not ok, the worst last, examples of drift, and the summary.
 
-    With `show_all`: all checks, in their order, and more examples.
+    show_all: show all checks in display order, and more examples.
     """
-    from docora_ops.drift import EXAMPLES_SHOWN
+    from docora_ops.actions.drift import EXAMPLES_SHOWN
 
     if show_all:
         yield Listing(_CHECKS, diagnosis.checks)
@@ -109,7 +109,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
         yield from _not_ok(diagnosis)
     if (drift := diagnosis.drift) and drift.total:
         kinds = sum(map(bool, drift.found.values()))
-        # About five, so that failures stay in view.
+        # About five, so that the checks stay in view.
         examples = drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // kinds))
         yield from ("", Listing(_EXAMPLES, examples))
         if more := drift.total - len(examples):
@@ -118,7 +118,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
     for check in diagnosis.checks:
         if check.command:
             command = cell(check.command)
-            command.no_wrap, command.overflow = True, "ignore"  # to paste
+            command.no_wrap, command.overflow = True, "ignore"  # so that it can be pasted
             yield command
     yield cell(summary(diagnosis), style_of(diagnosis.state))
 
@@ -144,7 +144,7 @@ def _not_ok(diagnosis: Diagnosis) -> Iterator[object]:
 
 
 def summary(diagnosis: Diagnosis) -> str:
-    """Counts the checks that are not well, in a sentence."""
+    """Counts the checks that are not ok, in a sentence."""
     counts = Counter(check.state.value for check in diagnosis.checks)
     parts = {
         "critical": f"{counts['critical']} critical",

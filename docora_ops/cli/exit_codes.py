@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     USAGE = 2  # usage or configuration
     NOT_FOUND = 3  # no such app, repository, link or operation
     REFUSED = 4  # refused in this state
-    SERVER = 5  # Postgres or Redis is unreachable, refuses, or is too slow
+    SERVER = 5  # Postgres or Redis is unreachable, denies access or is too slow
     PROBLEMS = 6  # finished, with problems
     SNAPSHOT_FAILED = 7  # `--wait`: the snapshot failed
     TIMED_OUT = 8  # `--wait`: time ran out

@@ -39,10 +39,10 @@ def show_help(
     if schema is not None:
         from docora_ops.cli.schemas import schema_of
 
-        found = schema_of(schema)
-        if found is None:
+        json_schema = schema_of(schema)
+        if json_schema is None:
             raise UsageError(f"no command with --json is called {schema!r}", hint="docora-ops help")
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        sys.stdout.write(json.dumps(json_schema, indent=2) + "\n")
         return
     root = typer_context.find_root()
     commands: Any = root.command
@@ -77,7 +77,7 @@ def show_help(
         )
     text, height = "\n".join(pages), get_terminal_size().lines
     if name == "grafana":
-        # Stdout can go to a file, which Grafana imports.
+        # Only the dashboard goes to stdout, so that Grafana can import it from a file.
         show_paged(folder.joinpath("grafana.json").read_text(encoding="utf-8"), height)
         sys.stderr.write(_formatted(text, sys.stderr))
     else:
@@ -85,7 +85,6 @@ def show_help(
 
 
 def _formatted(text: str, stream: TextIO) -> str:
-    """Returns a Markdown text as it is, or as the terminal shows it if the stream is one."""
     if not stream.isatty():
         return text
     from docora_ops.render.console import MARKDOWN_THEME, make_console, markdown

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.audit import HistoryEntry, HistoryState
 from docora_ops.cli import options
+from docora_ops.cli.bulk_view import command_line, counted_results, stopped
 from docora_ops.cli.context import context_of
-from docora_ops.render.bulk_view import command_line, counted_results, stopped
+from docora_ops.operations import HistoryEntry, HistoryState
 from docora_ops.render.columns import Column, words
 from docora_ops.text import amount
 
@@ -52,7 +52,7 @@ def history(
 
 
 def result_of_change(entry: HistoryEntry) -> str:
-    """Counts the links of a change by outcome and result, and its delivery records."""
+    """Counts the links of a change by outcome and by result, and its delivery records."""
     counts = dict(entry.counts)
     total = counts.pop("total", 0)
     cleared, marked = counts.pop("deliveries_cleared", 0), counts.pop("deliveries_marked", 0)

@@ -1,13 +1,13 @@
-"""What `retry` and `resync` of one link and `wait` for one show."""
+"""Screens and JSON of `retry`, `resync` and `wait` for one link."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from docora_ops.bulk import LinkWait, WaitEnd
 from docora_ops.jobs import when_docora_queues
 from docora_ops.links import Action, Link, LinkResult, Outcome
+from docora_ops.operations import LinkWait, WaitEnd
 from docora_ops.render.columns import Pairs, cell, style_of, words
 from docora_ops.text import amount, moment
 
@@ -25,9 +25,9 @@ class LinkBefore:
 class LinkData:
     """The result of `retry`, `resync` or `wait` for one link, with Docora's own names.
 
-    `outcome`, `previous` and `circuit_open_until`, which is read after the change, are null for
-    `wait`. `circuit_reset` needs `--reset-circuit`. `deliveries_cleared` and, with `--update`,
-    `deliveries_marked` are of a resync. `waited` needs `--wait`.
+    `outcome`, `previous` and `circuit_open_until` (read after the change) are null for `wait`.
+    `circuit_reset` needs `--reset-circuit`. A resync sets `deliveries_cleared` or, with `--update`,
+    `deliveries_marked`. `waited` needs `--wait`.
     """
 
     message: str
@@ -48,7 +48,7 @@ class LinkData:
 
 
 def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = None) -> LinkData:
-    """Returns the JSON data of a retry or resync, or of the wait for a link."""
+    """Returns the JSON data of a retry or a resync, or of the wait for a link."""
     link, changed = (result, None) if isinstance(result, Link) else (result.link, result)
     cleared = changed.deliveries_cleared if changed and changed.action is Action.RESYNC else None
     is_update = changed is not None and changed.update
@@ -70,7 +70,7 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
 
 
 def message(result: LinkResult) -> str:
-    """Returns the result in the dashboard's words where it has them."""
+    """Returns the result in a few words, those of Docora's dashboard if it has any."""
     if result.dry_run:
         return "Dry run"
     if result.outcome is Outcome.ALREADY_RUNNING:
@@ -82,11 +82,11 @@ def message(result: LinkResult) -> str:
 
 
 FORGOTTEN = "Files that are gone from the repository stay in the app: --update deletes them."
-"""Said of a resync without `--update`."""
+"""Shown for a resync without `--update`."""
 
 
 def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: bool = False) -> str:
-    """Says what becomes of this many delivery records, and what is sent."""
+    """Says what happens to `count` delivery records, and what is sent."""
     if only_some and not count:
         return "no delivery records yet: the snapshot sends these files"
     what = f"deleted: {'these files are' if only_some else 'every file is'} sent again"
@@ -129,7 +129,7 @@ _ENDS = {
 
 
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
-    """Shows the result of the snapshot and, if it is given, which link it is of."""
+    """Shows the result of the snapshot and, if given, the link."""
     text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {wait.seconds:.0f} s"
     rows = [
         ("Link", cell(link.payload.link_name if link else "")),

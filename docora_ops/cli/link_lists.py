@@ -12,7 +12,6 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
-from docora_ops.jobs import Backend
 from docora_ops.links import LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, style_of, words
 from docora_ops.text import amount, duration, good_until, moment
@@ -107,7 +106,6 @@ def failed(
 
 
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
-    """Shows a page of the links, or of their groups, by the options of the command."""
     context, given = context_of(typer_context), typer_context.params
     from docora_ops.actions import link_lists
     from docora_ops.actions.lookup import LinkChoice
@@ -206,8 +204,8 @@ def show(
     context.show(details, [_whole_screen(details) if show_all else _link_screen(details)])
 
 
-_LONGEST_ON_SCREEN = 240  # characters of a value of `show`
-_MOST_PLACES = 3  # of a job
+_LONGEST_ON_SCREEN = 240  # characters of a value that `show` prints
+_MOST_PLACES = 3  # places of a job that `show` prints
 _HISTORY = ("Created", "Last scanned", "Consecutive", "Delivered", "Last delivered", "Snapshot")
 _LINKS: Sequence[Column[ListedLink]] = (
     Column("App", lambda link: link.app_name, narrowest=12),
@@ -224,34 +222,34 @@ _LINKS: Sequence[Column[ListedLink]] = (
         lambda _: "yellow",
         left_out=3,
     ),
-    Column("Job", lambda link: words(link.job or "unknown"), lambda it: style_of(it.job or "")),
+    Column("Job", lambda link: words(link.job or "unknown"), lambda link: style_of(link.job or "")),
 )
-_GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # of one link, of several
+_GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # for one link, for several
 _FAILED: Sequence[Column[ListedLink]] = (
     *_LINKS[:-1],
     Column(
         _GOOD_UNTIL,
-        lambda it: good_until(it.last_scanned_at, it.last_scanned_seconds),
+        lambda link: good_until(link.last_scanned_at, link.last_scanned_seconds),
         left_out=5,
         narrowest=11,  # the time above the age
     ),
     _LINKS[-1],
 )
-# A link in sync rarely has an error: where a terminal is narrow, its last good scan tells more.
+# Synced links rarely have an error, so on a narrow terminal their last good scan is more useful.
 _OVERDUE: Sequence[Column[ListedLink]] = tuple(
-    replace(it, left_out=4) if it.name == "Error" else it for it in _FAILED
+    replace(column, left_out=4) if column.name == "Error" else column for column in _FAILED
 )
 _APPS: Sequence[Column[AppSummary]] = (
     Column("App", lambda app: app.app_name, narrowest=12),
     Column("App id", lambda app: app.app_id, left_out=1),
     Column("Links", lambda app: app.links, is_number=True),
-    Column("Failed", lambda app: app.failed, lambda it: "bold red" * bool(it.failed), True),
+    Column("Failed", lambda app: app.failed, lambda app: "bold red" * bool(app.failed), True),
     Column("Pending", lambda app: app.pending_snapshot, is_number=True),
     Column("Scanning", lambda app: app.scanning, is_number=True),
     Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
     Column(
         _LAST_GOOD_UNTIL,
-        lambda it: good_until(it.good_until_at, it.good_until_seconds) if it.failed else None,
+        lambda app: good_until(app.good_until_at, app.good_until_seconds) if app.failed else None,
     ),
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
 )
@@ -263,12 +261,13 @@ _FILES: Sequence[Column[DeliveredFile]] = (
 
 
 def _link_screen(details: LinkDetails) -> Pairs:
-    """Shows what a person acts on, in at most 24 lines of a terminal."""
     ids = arguments(details.app_id, details.repository_id)
     state = words(details.status)
     if details.retry_count:
         state += f", {amount(details.retry_count, 'try', 'tries')} failed"
-    bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
+    bound = ""
+    if details.status == LinkStatus.FAILED:
+        bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
     job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
     delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot
     if details.last_delivered_at:
@@ -296,7 +295,6 @@ def _link_screen(details: LinkDetails) -> Pairs:
 
 
 def _next_step(details: LinkDetails) -> str:
-    """Returns the command to run next for the link."""
     if details.status == LinkStatus.FAILED:
         return "retry"
     if details.status == LinkStatus.SYNCED:
@@ -305,7 +303,6 @@ def _next_step(details: LinkDetails) -> str:
 
 
 def _whole_screen(details: LinkDetails) -> Pairs:
-    """Shows all that is known of the link, of its job, and of its history."""
     job, failure = details.job_record, details.job_record.last_failure
     record = replace(job, last_failure=None, expires_in=None)
     shown = replace(details, job_record=record, last_scanned_seconds=None)
@@ -324,9 +321,9 @@ def _whole_screen(details: LinkDetails) -> Pairs:
         by = f" on {failure.worker}" if failure.worker else ""
         failed_at = moment(failure.failed_at) or "in an earlier try"
         rows.append(("Last failure", cell(f"{failed_at}{by}")))
-        # The error is the last line of Python's traceback, and the first one of Node's text.
         lines = failure.text.split("\n")
-        rows.append(("", cell(lines.pop(-1 if details.backend is Backend.RQ else 0))))
+        lines.remove(failure.error_message)
+        rows.append(("", cell(failure.error_message)))
         rows += (("", cell(line)) for line in lines)
     return Pairs(rows)
 

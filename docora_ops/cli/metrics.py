@@ -46,7 +46,7 @@ def metrics(
     from docora_ops.actions.metrics import read_metrics
 
     metrics, errors = read_metrics(context.docora, by_app=by_app, by_error=by_error)
-    # Prometheus reads UTF-8, whatever the locale of a cron job.
+    # Prometheus expects UTF-8, regardless of the locale of a cron job.
     cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
     context.tell()
     sys.stdout.write(prometheus_text(metrics, openmetrics=openmetrics))
@@ -62,7 +62,7 @@ _HELP = {
     "docora_up": "1 if the server answers and permits everything, otherwise 0.",
     "docora_links": "Links by status.",
     "docora_failed_links": "Failed links by app, of apps that have any.",
-    "docora_failed_links_by_error": "Failed links by error, without the parts that differ.",
+    "docora_failed_links_by_error": "Failed links by error, ignoring paths, numbers and ids.",
     "docora_circuits_open": "Repositories whose circuit is open.",
     "docora_queue_jobs": "Jobs in the queue by status.",
     "docora_queue_oldest_seconds": "Seconds that the oldest waiting job has waited.",
@@ -72,10 +72,10 @@ _HELP = {
     "docora_drift_links": "Lost and stuck links: pending or scanning without a live job.",
     "docora_links_overdue": "Links in sync without a good scan for too long.",
     "docora_oldest_scan_age_seconds": "Longest time since the last good scan of a link in sync.",
-    "docora_nothing_moves": "1 if a link has been due for too long, and no job has run, begun or "
-    "ended in all that time, otherwise 0.",
+    "docora_nothing_moves": "1 if a link has been due for too long and no job has run, begun or "
+    "ended since, otherwise 0.",
     "docora_cycle_seconds": "Seconds that a scan of all links takes at the last pace.",
-    "docora_slow_pass_seconds": "Seconds that a scan of all links takes, if that is longer than "
+    "docora_slow_cycle_seconds": "Seconds that a scan of all links takes if that is longer than "
     "the rescan interval, otherwise 0.",
     "docora_schedule_last_pass_timestamp_seconds": "Time of the last pass of docora-ops schedule.",
     "docora_scrape_seconds": "Seconds that it took to read these numbers.",
@@ -83,18 +83,17 @@ _HELP = {
 
 
 def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
-    """Returns the numbers in the text format 0.0.4 of Prometheus, or in that of OpenMetrics.
+    """Returns the metrics in Prometheus's text format 0.0.4, or in OpenMetrics.
 
-    A server that is down has no numbers, which is not 0.
+    Omits the metrics of a server that is down, rather than reporting 0.
     """
-    # Not for `status`.
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
     from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
     registry = CollectorRegistry()
 
     def add(name: str, values: Mapping[Any, float], **labels: str) -> None:
-        """Adds the values by their last label, whose name has no value in `labels`."""
+        """Adds a gauge with a value for each value of the label that is empty in `labels`."""
         if metrics.target:
             labels = {"target": metrics.target, **labels}
         gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)
@@ -137,7 +136,7 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
     if fresh := metrics.freshness:
         add("docora_links_overdue", {"": fresh.overdue})
         add("docora_nothing_moves", {"": fresh.nothing_moves})
-        add("docora_slow_pass_seconds", {"": fresh.slow_pass_seconds})
+        add("docora_slow_cycle_seconds", {"": fresh.slow_cycle_seconds})
         if fresh.cycle_seconds is not None:
             add("docora_cycle_seconds", {"": fresh.cycle_seconds})
         if fresh.oldest_scan_seconds is not None:
@@ -150,14 +149,13 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
 
 
 def _state(worker: Worker) -> str:
-    """Returns the state that a worker counts as, whatever others have written into Redis."""
+    """Returns the state to report, which is one of `_STATES`, whatever Redis says."""
     if worker.silent_seconds is not None:
         return "silent"
     return worker.state if worker.state in _STATES else "unknown"
 
 
 def _by_error(groups: Sequence[ErrorGroup], failed: int) -> Counter[str]:
-    """Counts the failed links by the beginning of their error, and the rest as `others`."""
     counts: Counter[str] = Counter()
     for group in groups:
         text = inert(group.error_message or NO_ERROR)

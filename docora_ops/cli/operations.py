@@ -1,4 +1,4 @@
-"""`operations`, `progress` and `cancel`. Need only Redis."""
+"""`operations` and `cancel`. Need only Redis."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.bulk import BulkWait, KnownOperation, OperationState
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
+from docora_ops.cli.bulk_view import command_line, counted_results, links_done, state_of
+from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.streams import terminal_to_ask
+from docora_ops.errors import UsageError
 from docora_ops.links import LinkFailure
-from docora_ops.render.bulk_view import command_line, counted_results, links_done, state_of
+from docora_ops.operations import BulkWait, KnownOperation, OperationState
 from docora_ops.render.columns import Column, Pairs, cell, style_of
 from docora_ops.render.link_tables import failures
 from docora_ops.text import ago
@@ -24,40 +26,38 @@ RUNNER_IS_SILENT = (
 
 def operations(
     typer_context: typer.Context,
+    operation_id: options.OptionalOperationId = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="With an id: show a bar until the operation ends."),
+    ] = False,
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
     target: options.Target = None,
     env_file: options.EnvFile = None,
-) -> None:
-    """List the bulk operations of the last hour.
+) -> int:
+    """List the bulk operations of the last hour, or show one.
 
     Includes those of Docora's dashboard. In the state `owner_gone`, links are left, but the command
     that runs the operation has been silent for two minutes. For those of the last week, see report.
     """
     context = context_of(typer_context)
+    if operation_id is not None:
+        if (limit, page) != (50, 1):
+            raise UsageError("--limit and --page are for the list", hint="remove OPERATION_ID")
+        return _show_operation(context, operation_id, follow=follow)
+    if follow:
+        raise UsageError("--follow needs OPERATION_ID", hint="docora-ops operations lists the ids")
     from docora_ops.actions.bulk_operations import operations
 
     known = operations(context.docora, page=page, limit=limit)
     where = f"{context.docora.redis_server}, within the last hour"
     context.show_page(known, _COLUMNS, where, "operation")
+    return ExitCode.OK
 
 
-def progress(
-    typer_context: typer.Context,
-    operation_id: options.OperationId,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show a bar until the operation ends.")
-    ] = False,
-    as_json: options.Json = False,
-    target: options.Target = None,
-    env_file: options.EnvFile = None,
-) -> int:
-    """Show the progress of a bulk operation.
-
-    Also works for operations of Docora's dashboard.
-    """
-    context = context_of(typer_context)
+def _show_operation(context: Context, operation_id: str, *, follow: bool) -> int:
     from docora_ops.actions import bulk_operations
     from docora_ops.render.console import progress_bar
 
@@ -68,8 +68,8 @@ def progress(
                 move(operation.completed, None, operation.total)
         if operation.state is OperationState.OWNER_GONE:
             context.warn(RUNNER_IS_SILENT)
-    operation, failed, _ = bulk_operations.progress(context.docora, operation_id)
-    context.show(progress_data(operation, failed), progress_screens(operation, failed))
+    operation, failed = bulk_operations.operation(context.docora, operation_id)
+    context.show(operation_data(operation, failed), operation_screens(operation, failed))
     if follow and (operation.cancelled or operation.not_queued or not operation.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
@@ -77,7 +77,7 @@ def progress(
 
 def cancel(
     typer_context: typer.Context,
-    operation_id: options.OperationId,
+    operation_id: options.OptionalOperationId = None,
     reason: options.Reason = None,
     as_json: options.Json = False,
     target: options.Target = None,
@@ -85,17 +85,37 @@ def cancel(
 ) -> None:
     """Stop a bulk operation after its current batches.
 
-    Also works for operations of Docora's dashboard. What has been queued stays queued. To finish
-    a bulk retry, run it again.
+    Without an id, asks whether to stop the one that is running. Also works for operations of
+    Docora's dashboard. What has been queued stays queued. To finish a bulk retry, run it again.
     """
     context = context_of(typer_context)
     from docora_ops.actions.bulk_operations import cancel
-    from docora_ops.render.columns import cell
 
+    operation_id = operation_id or _ask_for_running(context)
     is_first = cancel(context.docora, operation_id, reason=reason)
     done = "Cancellation requested" if is_first else "Already cancelled"
     data = CancelData("Cancellation requested", operation_id, already_cancelled=not is_first)
     context.show(data, [cell(f"{done}: {operation_id}")])
+
+
+def _ask_for_running(context: Context) -> str:
+    """Asks whether to cancel the operation that is running, and returns its id."""
+    from docora_ops.actions.bulk_operations import running_operation
+
+    terminal = terminal_to_ask("OPERATION_ID")
+    if terminal is None:
+        raise UsageError(
+            "cancel needs OPERATION_ID where no terminal can answer",
+            hint="docora-ops operations lists the ids",
+        )
+    operation = running_operation(context.docora)
+    owner = operation.who or "Docora's dashboard"
+    what = command_line(operation.command, operation.selection)
+    details = ", ".join(filter(None, (owner, what, links_done(operation))))
+    terminal.ask(
+        f"{context.docora.redis_server}: cancel operation {operation.operation_id} ({details})?"
+    )
+    return operation.operation_id
 
 
 _COLUMNS: Sequence[Column[KnownOperation]] = (
@@ -120,8 +140,8 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
 
 
 @dataclass(frozen=True)
-class ProgressData(KnownOperation):
-    """The result of `progress`, and of `wait` for an operation, which alone has `waited`.
+class OperationData(KnownOperation):
+    """One operation: of `operations ID`, and of `wait`, which alone has `waited`.
 
     `failures`: the links that could not be queued; not more than 10,000 are kept.
     """
@@ -130,14 +150,14 @@ class ProgressData(KnownOperation):
     waited: BulkWait | None
 
 
-def progress_data(
+def operation_data(
     operation: KnownOperation, failures: Sequence[LinkFailure], wait: BulkWait | None = None
-) -> ProgressData:
-    """Returns the JSON data of `progress`, or of `wait` for an operation."""
-    return ProgressData(**vars(operation), failures=failures, waited=wait and wait.grouped())
+) -> OperationData:
+    """Returns the JSON data of one operation, with the result of the wait for it, if any."""
+    return OperationData(**vars(operation), failures=failures, waited=wait and wait.grouped())
 
 
-def progress_screens(operation: KnownOperation, failed: Sequence[LinkFailure]) -> Iterator[object]:
+def operation_screens(operation: KnownOperation, failed: Sequence[LinkFailure]) -> Iterator[object]:
     """Shows the progress of one operation and the links that it could not queue."""
     rows = ((column.name, column.cell(operation)) for column in _COLUMNS)
     yield Pairs([row for row in rows if row[1] and row[0] != "Last step"])

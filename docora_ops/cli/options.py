@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from docora_ops.bulk import MaxFailures
 from docora_ops.cli.completion import (
     complete_app,
     complete_operation,
@@ -15,12 +14,11 @@ from docora_ops.cli.completion import (
     complete_target,
 )
 from docora_ops.links import LinkStatus
-from docora_ops.text import TimeOfDay, When
+from docora_ops.operations import MaxFailures
+from docora_ops.text import TimeOfDay, When, seconds_of
 
-_AGE = re.compile("([0-9]{1,9})([smhd])")
 _TIME_OF_DAY = re.compile("[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?Z?")
 _DAYS = {"today": TimeOfDay(time()), "yesterday": TimeOfDay(time(), days_ago=1)}
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_AGE = 36_500 * 86_400  # seconds
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 
@@ -46,17 +44,14 @@ def _moment_or_age(value: str) -> When:
 
     Raises ValueError.
     """
-    if found := _AGE.fullmatch(value):
-        seconds = int(found[1]) * _UNITS[found[2]]
-        if seconds > _LONGEST_AGE:
-            raise ValueError(f"{value!r} is more than a hundred years")
-        return timedelta(seconds=seconds)
     if value in _DAYS:
         return _DAYS[value]
     try:
         if _TIME_OF_DAY.fullmatch(value):
             text = value.removesuffix("Z")
             return TimeOfDay(time.fromisoformat(f"0{text}" if text[1] == ":" else text))
+        if value[-1:] in {*"smhd"}:  # a number alone may be a date
+            return timedelta(seconds=seconds_of(value, shortest=0, longest=_LONGEST_AGE))
         moment = datetime.fromisoformat(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
@@ -80,8 +75,8 @@ App = Annotated[str, _app]
 OptionalApp = Annotated[str | None, _app]
 Repo = Annotated[str, _repo]
 OptionalRepo = Annotated[str | None, _repo]
-OperationId = Annotated[
-    str,
+OptionalOperationId = Annotated[
+    str | None,
     typer.Argument(
         metavar="OPERATION_ID",
         help="The id printed when the operation started.",
@@ -207,7 +202,9 @@ Wait = Annotated[
 Timeout = Annotated[
     int | None,
     typer.Option(
-        metavar="SECONDS", min=1, help="Stop waiting after SECONDS (exit code 8); the jobs go on."
+        metavar="TIME",
+        parser=seconds_of,
+        help="Stop waiting after TIME (30s, 10m, 2h or seconds; exit code 8); the jobs go on.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]

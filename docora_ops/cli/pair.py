@@ -24,10 +24,9 @@ def pair(
 ) -> None:
     """Show or accept the database of this Redis.
 
-    The first change leaves a mark in Redis: the name of the database, the identifier of the
-    server's data, and some apps. With a database that has none of these apps, no command changes
-    links and no worker takes a job. After an upgrade, a restore or a move, the next change
-    renews the mark.
+    The first change leaves a mark in Redis: the name of the database, its system identifier, and
+    some apps. With a database that has none of these apps, commands change no links and workers
+    take no jobs. After an upgrade, a restore or a move, the next change renews the mark.
     """
     context = context_of(typer_context)
     for name in ("confirm", "reason"):

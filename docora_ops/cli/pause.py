@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,25 +9,10 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import confirmation, context_of
 from docora_ops.jobs import QUEUE_NAME
-from docora_ops.text import amount, duration, moment
+from docora_ops.text import amount, duration, moment, seconds_of
 
 if TYPE_CHECKING:
     from docora_ops.actions.pauses import RqWorkers
-
-_DURATION = re.compile("([0-9]{1,9})([smh]?)")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
-_LONGEST = 7 * 86_400
-
-
-def _seconds_of(text: str) -> int:
-    """Reads a duration. Raises ValueError."""
-    found = _DURATION.fullmatch(text)
-    seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
-    if not 1 <= seconds <= _LONGEST:
-        raise ValueError(
-            f"{text[:100]!r} is not a duration between 1 s and 7 days, such as 90, 30s, 10m or 2h"
-        )
-    return seconds
 
 
 def pause(
@@ -38,8 +22,8 @@ def pause(
         typer.Option(
             "--for",
             metavar="TIME",
-            parser=_seconds_of,
-            help="End the pause after TIME: 30s, 10m, 2h, or seconds; at most 7 days.",
+            parser=seconds_of,
+            help="End the pause after TIME: 30s, 10m, 2h or seconds; at most 7 days.",
         ),
     ] = None,
     reason: options.Reason = None,
@@ -86,7 +70,7 @@ def pause(
 
 
 def _effect(workers: RqWorkers) -> tuple[str, bool]:
-    """Says from which queues no job is taken, and whether there are others than Docora's."""
+    """Says from which queues no job is taken, and whether any of them is not Docora's."""
     names = {name for worker in workers.workers for name in worker.queues} - {QUEUE_NAME}
     others = f", nor from the other queues {', '.join(sorted(names))}" if names else ""
     return f"no job is taken from {QUEUE_NAME}{others}", bool(names)

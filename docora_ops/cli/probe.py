@@ -37,12 +37,12 @@ def probe(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Try what a worker would meet at an app or a git host.
+    """Test the connection to an app or a git host.
 
-    Tries DNS, TCP, TLS and an unsigned HEAD of the app's base_url, with the proxies, authorities
-    and limits of a worker; with --repo, lists the branches of a repository by git. Sends no file
-    and changes nothing. Any HTTP answer counts as reachable. Exit code 6 if a step fails. Needs the
-    extra `worker`.
+    Tries DNS, TCP, TLS and an unsigned HEAD request to the app's base_url from this host, with the
+    proxies, certificate authorities and timeouts of a worker. With --repo, lists the branches of a
+    repository by git. Sends no file and changes nothing. Any HTTP response counts as reachable.
+    Exits with code 6 if a step fails. Needs the extra `worker`.
     """
     context = context_of(typer_context)
     if app is None and repo is None:
@@ -75,7 +75,6 @@ _STEPS: Sequence[Column[ProbeStep]] = (
 
 
 def _screen(probe: Probe) -> Pairs:
-    """Shows what was probed."""
     names = {
         "App": probe.app_name and f"{probe.app_name} ({probe.app_id})",
         "URL": probe.base_url,
@@ -86,11 +85,11 @@ def _screen(probe: Probe) -> Pairs:
 
 
 def step_screen(probe: Probe | None) -> Sequence[object]:
-    """Shows the steps of a probe, if there was one, below a blank line."""
+    """Shows a blank line and the steps of a probe, if there was one."""
     return ["", Listing(_STEPS, probe.steps)] if probe else []
 
 
 def say_where(context: Context, probe: Probe | None) -> None:
-    """Says which host has probed, if one has."""
+    """Says from which host the probe was made, if there was one."""
     if probe:
         context.say(f"Probed from {probe.host}; a worker elsewhere may see otherwise.")

@@ -10,7 +10,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import context_of
-from docora_ops.jobs import Backend, NoJobCode, refusal_of
+from docora_ops.jobs import NoJobCode, refusal_of
 from docora_ops.render.columns import (
     Column,
     Listing,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from docora_ops.jobs import QueuedJob, QueueOverview, Worker
 
 
-_MOST_WORKERS = 4  # that a terminal shows: the whole screen fits 24 lines
+_MOST_WORKERS = 4  # workers to show without --all, so that the screen fits 24 lines
 
 
 def queue(
@@ -66,7 +66,6 @@ def queue(
 
 
 def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator[object]:
-    """Shows the counts, the workers and the first `limit` jobs, with a blank line between."""
     waiting = f"{overview.waiting} waiting"
     if overview.oldest_waiting_seconds is not None:
         waiting += f" (the oldest for {duration(overview.oldest_waiting_seconds)})"
@@ -87,12 +86,12 @@ def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator
 
 
 def workers_cell(queue: QueueOverview) -> Text:
-    """Says how many workers run, how many are busy, and which take no job, are silent or gone."""
+    """Says how many workers run, how many of them are busy, take no job, are silent or gone."""
     count, style = f"{len(queue.workers)}", ""
     refusal, lost = refusal_of(queue.workers), queue.lost_words
-    # BullMQ does not tell which are busy.
-    if queue.backend is Backend.RQ and not (refusal and refusal.is_total):
-        count += f", {sum(worker.state == 'busy' for worker in queue.workers)} busy"
+    states = [worker.state for worker in queue.workers if worker.state]  # unknown with BullMQ
+    if states and not (refusal and refusal.is_total):
+        count += f", {states.count('busy')} busy"
     if refusal:
         is_bad = refusal.is_total and refusal.troubles
         count, style = f"{count}, {refusal.words}", "red" if is_bad else "yellow"
@@ -112,7 +111,7 @@ def _is_silent(worker: Worker) -> bool:
 
 
 def _trouble(worker: Worker) -> str | None:
-    """Returns why a worker takes no job, unless its state says so."""
+    """Returns why a worker takes no job, unless its state already says so."""
     reason = worker.no_job_reason
     return None if reason is None or reason.code is NoJobCode.SUSPENDED else reason.message
 

@@ -1,7 +1,10 @@
 """`repair`."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +13,17 @@ from docora_ops.cli.context import confirmation, context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.signals import interrupted_code, until_interrupted
 from docora_ops.errors import ServerError
+from docora_ops.render.columns import ROWS_SHOWN, Column, Listing, cell, link_name, style_of, words
 from docora_ops.text import amount
+
+if TYPE_CHECKING:
+    from docora_ops.actions.repairs import (
+        AppDrift,
+        RepairData,
+        Repaired,
+        RepairOutcome,
+        RepairResult,
+    )
 
 _NEXT_STEP = "the same command finishes the rest"
 
@@ -42,10 +55,7 @@ def repair(
     """
     context = context_of(typer_context)
     terminal = confirmation(typer_context, context)
-    from docora_ops.actions.fix_drift import repair
-    from docora_ops.drift import RepairOutcome, RepairResult
-    from docora_ops.render import drift_view
-    from docora_ops.render.columns import Listing
+    from docora_ops.actions.repairs import RepairOutcome, RepairResult, repair
     from docora_ops.render.console import progress_bar
 
     lost, result = None, RepairResult(())
@@ -66,9 +76,9 @@ def repair(
                 break
         if result.total and not dry_run:
             if terminal is not None:
-                found = amount(result.total, "mismatch", "mismatches")
-                question = f"{context.docora.servers}: repair {found}?"
-                terminal.ask(question, Listing(drift_view.FOUND, result.by_app, 20))
+                drift = amount(result.total, "case of drift", "cases of drift")
+                question = f"{context.docora.servers}: repair {drift}?"
+                terminal.ask(question, Listing(FOUND, result.by_app, 20))
             try:
                 with progress_bar(result.total) as move:
                     for event in until_interrupted(events):
@@ -79,11 +89,11 @@ def repair(
                 lost = error
     is_cut_short = not dry_run and result.completed < result.total
     if context.as_json:
-        context.show_document(drift_view.repair_data(result), lost)
+        context.show_document(repair_data(result), lost)
     elif result.total:
-        context.show_tables(drift_view.repair_screens(result), paged=dry_run)
+        context.show_tables(repair_screens(result), paged=dry_run)
     else:
-        context.show_tables([drift_view.repair_message(result)])
+        context.show_tables([repair_message(result)])
     if dry_run:
         context.say(f"{context.docora.servers}: dry run, nothing was changed.")
     stopped = f"Stopped after {result.completed} of {result.total}"
@@ -94,3 +104,58 @@ def repair(
         return interrupted_code()
     has_problems = result.counts.get(RepairOutcome.NOT_REPAIRED)
     return ExitCode.PROBLEMS if has_problems else ExitCode.OK
+
+
+def repair_data(result: RepairResult) -> RepairData:
+    """Returns the JSON data of `repair`."""
+    from docora_ops.actions.repairs import RepairData, RepairOutcome
+
+    counts = {kind.value: count for kind, count in result.found.items()}
+    return RepairData(
+        message=repair_message(result),
+        dry_run=result.dry_run,
+        **counts,
+        **{outcome.value: result.counts.get(outcome, 0) for outcome in RepairOutcome},
+        repaired=result.repaired,
+    )
+
+
+def repair_message(result: RepairResult) -> str:
+    """Returns the result in two or three words."""
+    if not result.total or result.dry_run:
+        return "Dry run" if result.total else "Nothing to repair"
+    return "Repair done" if result.completed >= result.total else "Repair stopped"
+
+
+FOUND: Sequence[Column[AppDrift]] = (
+    Column("App", lambda drift: drift.app_name or drift.app_id),
+    Column("Drift", lambda drift: words(drift.kind)),
+    Column("Found", lambda drift: drift.found, is_number=True),
+)
+
+
+def repair_screens(result: RepairResult) -> Iterator[object]:
+    """Shows the counts by app and kind, then what failed or, after a dry run, every case."""
+    from docora_ops.actions.repairs import AppDrift, RepairOutcome
+
+    done = "Would happen" if result.dry_run else "Done"
+
+    def counts(of: Mapping[RepairOutcome, int]) -> str:
+        some = (outcome for outcome in RepairOutcome if of.get(outcome))
+        return ", ".join(f"{of[outcome]} {words(outcome)}" for outcome in some)
+
+    by_app = (*FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
+    links: Sequence[Column[Repaired]] = (
+        Column("Link", lambda item: link_name(item.drift), narrowest=16),
+        Column("Drift", lambda item: words(item.drift.kind)),
+        Column(done, lambda item: words(item.outcome), lambda item: style_of(item.outcome)),
+        Column("Why", lambda item: item.error_message, folds=True),
+        Column("Job id", lambda item: item.drift.job_id, left_out=1),
+    )
+    totals = f"{repair_message(result)}: {counts(result.counts) or 'nothing'}."
+    yield from (cell(totals), "", Listing(by_app, result.by_app))
+    failed = [item for item in result.repaired if item.outcome is RepairOutcome.NOT_REPAIRED]
+    if result.dry_run:
+        yield from ("", Listing(links, result.repaired))
+    elif failed:
+        yield from ("", Listing(links, failed, ROWS_SHOWN))

@@ -1,7 +1,7 @@
 """`report`: Markdown that can be pasted into an issue.
 
-Whatever comes from a database, from Redis or from a person stands in code spans, in which no
-tracker reads links, images, mentions, references or HTML.
+Text from a database, from Redis or from people is put into code spans, in which issue trackers
+ignore links, images, mentions, references and HTML.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from docora_ops.actions.report import Report
-    from docora_ops.audit import HistoryEntry
-    from docora_ops.bulk import OperationRecord
     from docora_ops.errors import ServerError
     from docora_ops.links import LinkFailure
+    from docora_ops.operations import HistoryEntry, OperationRecord
 
 _LONGEST_VALUE = 2_000  # characters
-_MOST = 10  # errors, or links, that are shown of an operation
+_MOST = 10  # errors or links to show of an operation
 
 
 def report(
@@ -80,7 +79,7 @@ def report(
 
 @dataclass(frozen=True, eq=False)
 class Markdown:
-    """A Markdown text, of which a terminal breaks no line: the rest might begin something else."""
+    """A Markdown text whose lines are not wrapped: the wrapped part could change its meaning."""
 
     text: str
 
@@ -99,10 +98,10 @@ class Markdown:
 def _markdown(
     report: Report, errors: Sequence[ServerError], *, with_proof: bool = False
 ) -> Markdown:
-    """Returns the report, section by section.
+    """Returns the report.
 
-    errors: of the servers that could not be used.
-    with_proof: with a section on what `--verify` has found.
+    errors: the errors of unusable servers.
+    with_proof: include a section with the result of `--verify`.
     """
     sections = (
         _head(report),
@@ -131,14 +130,14 @@ def _proof(report: Report) -> Iterator[str]:
 
 
 def code(value: object) -> str:
-    """Returns the value as a code span, in which Markdown means nothing."""
+    """Returns the value as a code span, in which Markdown has no effect."""
     text = mask(inert(value))
     if len(text) > _LONGEST_VALUE:
         text = f"{text[:_LONGEST_VALUE]}…"
     if not text.strip():
         return "` `"
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
-    pad = " " if text[0] in " `" or text[-1] in " `" else ""  # which Markdown takes away
+    pad = " " if text[0] in " `" or text[-1] in " `" else ""  # Markdown strips one blank
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
@@ -171,8 +170,8 @@ def _timeline(report: Report) -> Iterator[str]:
 
 
 def _change(entry: HistoryEntry) -> str:
+    from docora_ops.cli.bulk_view import command_line
     from docora_ops.cli.history import result_of_change
-    from docora_ops.render.bulk_view import command_line
 
     when = _time(entry.started_at)
     if entry.ended_at and _time(entry.ended_at) != when:
@@ -201,7 +200,7 @@ def _operations(report: Report) -> Iterator[str]:
 
 
 def _operation(operation: OperationRecord) -> Iterator[str]:
-    from docora_ops.render.bulk_view import command_line, counted_results, state_of
+    from docora_ops.cli.bulk_view import command_line, counted_results, state_of
 
     yield f"### {code(operation.operation_id)}"
     yield ""
@@ -230,7 +229,6 @@ def _operation(operation: OperationRecord) -> Iterator[str]:
 
 
 def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterator[str]:
-    """Yields the errors with their links, and the first links."""
     if not links:
         return
     from docora_ops.error_groups import LONGEST, group_errors
@@ -259,7 +257,6 @@ def _pauses(report: Report) -> Iterator[str]:
 
 
 def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
-    """Yields the rows of `status`."""
     yield from ("", "## State now", "")
     is_verified = report.verification is not None
     for name, value in status_rows(report.status, errors, is_verified=is_verified):

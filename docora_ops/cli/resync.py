@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.context import change_options, confirmation, context_of
+from docora_ops.cli.context import confirmation, context_of
 from docora_ops.cli.retry import show_change
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import UsageError
@@ -30,7 +30,7 @@ def resync(
         str | None,
         typer.Option(
             metavar="GLOB",
-            help="Send only files with such a path (* matches any text).",
+            help="Send only files whose path matches GLOB (* matches any text).",
         ),
     ] = None,
     front: options.Front = False,
@@ -77,7 +77,6 @@ def resync(
     from docora_ops.cli.link_change import FORGOTTEN
     from docora_ops.text import amount
 
-    chosen = change_options(typer_context)
     docora = context.docora
     if repo is not None:
         if terminal is not None:
@@ -88,7 +87,7 @@ def resync(
                 f"{link.payload.repository_name} again, {reset_in_words(docora, 'the link', 1)}?",
                 *([] if update else [FORGOTTEN]),
             )
-        result = resync(docora, app, repo, chosen, reason=reason)
+        result = resync(docora, app, repo, context.options, reason=reason)
         return show_change(context, result, front=front)
     if not (yes or confirm or dry_run or terminal):
         raise UsageError(
@@ -99,10 +98,10 @@ def resync(
     events = resync_all(
         docora,
         app,
-        chosen,
+        context.options,
         last_scan_before=last_scan_before,
         last_scan_after=last_scan_after,
         by_prefix=by_prefix,
         reason=reason,
     )
-    return run_bulk(context, events, chosen, terminal)
+    return run_bulk(context, events, terminal)

@@ -1,30 +1,18 @@
 """`retry`, `retry-all-failed` and `schedule`."""
 
-import gc
-import time
 from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from docora_ops.bulk import ChangeOptions
 from docora_ops.cli import options
-from docora_ops.cli.context import Context, change_options, confirmation, context_of, link_choice
+from docora_ops.cli.context import Context, confirmation, context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.link_change import link_data, message, result_screen
 from docora_ops.cli.signals import is_interrupted
 from docora_ops.cli.wait import wait_for_link
-from docora_ops.errors import (
-    PoolingError,
-    PostgresDeniedError,
-    RedisDeniedError,
-    ServerError,
-    UsageError,
-)
+from docora_ops.errors import ServerError, UsageError
 from docora_ops.links import LinkResult, Outcome
-
-_WRONG_SETTINGS = (PostgresDeniedError, RedisDeniedError, PoolingError)
-"""Errors that time does not mend."""
 
 
 def retry(
@@ -44,32 +32,30 @@ def retry(
     """Retry one failed link.
 
     Resets the link and queues its snapshot job atomically. Keeps a live job. Replaces a stale job,
-    and one that is marked as waiting but missing from the queue. An open circuit does not delay the
-    job.
+    and a job that is marked as waiting but missing from the queue. Ignores an open circuit.
     """
     context = context_of(typer_context)
     from docora_ops.actions.one_link import retry
 
-    chosen = ChangeOptions(front=front, reset_circuit=reset_circuit, dry_run=dry_run)
-    result = retry(context.docora, app, repo, chosen, reason=reason)
+    result = retry(context.docora, app, repo, context.options, reason=reason)
     return show_change(context, result, front=front)
 
 
 def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
-    """Shows the result of the change, with `--wait` that of the snapshot. Returns the exit code."""
+    """Shows the result of the change and, with `--wait`, of the snapshot. Returns the exit code."""
     if not context.as_json:
         context.show_tables([result_screen(result)])
         done = "dry run, nothing was changed" if result.dry_run else message(result)
         context.say(f"{context.docora.servers}: {done}.")
-    elif not context.wait:
+    elif not context.options.wait:
         context.show_document(link_data(result, result.workers))
     if front and result.outcome is Outcome.ALREADY_QUEUED:
         context.say("The job was waiting already and keeps its place: --front moves no job.")
-    if not context.wait:
+    if not context.options.wait:
         return ExitCode.OK
-    from docora_ops.actions.following import wait_for_change
+    from docora_ops.actions.waiting import wait_for_change
 
-    steps = wait_for_change(context.docora, result, timeout=context.timeout)
+    steps = wait_for_change(context.docora, result, timeout=context.options.timeout)
     return wait_for_link(context, steps, result)
 
 
@@ -109,6 +95,11 @@ def retry_all_failed(
     """
     context = context_of(typer_context)
     if detach:
+        if in_flight is None:
+            raise UsageError("--detach needs --in-flight", hint="add --in-flight N")
+        if wait or dry_run:
+            both = f"--detach and {'--wait' if wait else '--dry-run'}"
+            raise UsageError(f"{both} can't be combined", hint="remove one of them")
         from docora_ops.cli.detach import require_survival
 
         require_survival()
@@ -116,16 +107,15 @@ def retry_all_failed(
     from docora_ops.actions.many_links import retry_all_failed
     from docora_ops.cli.bulk_command import run_bulk
 
-    chosen = change_options(typer_context)
     events = retry_all_failed(
         context.docora,
         link_choice(typer_context),
-        chosen,
+        context.options,
         limit=limit,
         by_prefix=dry_run or terminal is not None,
         reason=reason,
     )
-    return run_bulk(context, events, chosen, terminal, detached=detach)
+    return run_bulk(context, events, terminal, detached=detach)
 
 
 def schedule(
@@ -140,49 +130,35 @@ def schedule(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Queue everything that is due, once.
+    """Queue all due links once.
 
-    For cron or a timer; with --repeat, for a container. First snapshots, rescans and retries of
-    failed links become due. Changes no link. Keeps live jobs. Replaces stale jobs, and jobs that
-    are marked as waiting but missing from the queue. Excludes links whose circuit is open, failed
-    links whose circuit was opened since git last succeeded, and links that a running command with
-    --in-flight is going to queue.
+    For cron or a timer; with --repeat, for a container. Links become due for their first snapshot,
+    a rescan, or a retry if they are failed. Changes no link. Keeps live jobs. Replaces stale jobs,
+    and jobs that are marked as waiting but missing from the queue. Excludes links whose circuit is
+    open, failed links whose circuit was opened since git last succeeded, and links that a running
+    command with --in-flight will queue.
     """
     context = context_of(typer_context)
     if repeat and (as_json or dry_run):
         other = "--json" if as_json else "--dry-run"
         raise UsageError(f"--repeat and {other} can't be combined", hint="remove one of them")
-    from docora_ops.actions.docora import Docora
     from docora_ops.actions.many_links import schedule
+    from docora_ops.actions.schedule_passes import repeat_schedule
     from docora_ops.cli.bulk_command import run_bulk
 
-    def one_pass() -> int:
-        events = schedule(context.docora, dry_run=dry_run, reason=reason)
-        return run_bulk(context, events, ChangeOptions(dry_run=dry_run))
-
     if not repeat:
-        return one_pass()
+        return run_bulk(context, schedule(context.docora, dry_run=dry_run, reason=reason))
     Context.tells_time = True
-    told, is_first = "", True
+    told = ""
     with suppress(KeyboardInterrupt):
-        while not is_interrupted():
-            try:
-                one_pass()
+        for steps in repeat_schedule(context.docora, reason=reason):
+            if not isinstance(steps, ServerError):
+                run_bulk(context, steps)
                 told = ""
-            except ServerError as error:
-                if is_first and isinstance(error, _WRONG_SETTINGS):
-                    raise
-                if told != error.message:
-                    told = error.message
-                    context.report(error, next_step="the next pass tries again")
-            is_first = False
-            settings = context.docora.settings
-            context.close()
-            # The next pass looks anew which workers run. An env file that is a pipe was read once.
-            context.docora = Docora(settings)
-            context.docora.notices.clear()
-            # The client of Redis leaves 64 KB in cycles. With so few of them, it would take 50,000
-            # passes until Python looks for garbage.
-            gc.collect()
-            time.sleep(settings.scan_interval_ms / 1000)
+            elif told != steps.message:
+                told = steps.message
+                context.report(steps, next_step="the next pass tries again")
+            context.tell()
+            if is_interrupted():
+                break
     return ExitCode.OK

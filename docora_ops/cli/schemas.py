@@ -1,4 +1,4 @@
-"""The JSON Schema of what each command prints with `--json`, made from the same dataclasses."""
+"""The JSON Schema of each command's `--json` output, made from the dataclasses it prints."""
 
 from typing import Any
 
@@ -6,26 +6,27 @@ from docora_ops import __version__
 
 
 def schema_of(command: str) -> dict[str, Any] | None:
-    """Returns the JSON Schema of a command's documents; None if it prints none."""
+    """Returns the JSON Schema of a command's document; None if it has no `--json`."""
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
 
-    from docora_ops import audit, bulk, jobs
+    from docora_ops import jobs, operations
     from docora_ops.actions.app_url import Probe, UrlChange
     from docora_ops.actions.doctor import DoctorData
     from docora_ops.actions.link_lists import LinkDetails
     from docora_ops.actions.pair import Pair
     from docora_ops.actions.pauses import Resumed, RqWorkers
+    from docora_ops.actions.repairs import RepairData
     from docora_ops.actions.report import Report
     from docora_ops.actions.status import Status
     from docora_ops.actions.targets import TargetState
     from docora_ops.actions.verification import Verification
+    from docora_ops.cli import bulk_view
     from docora_ops.cli.link_change import LinkData
-    from docora_ops.cli.operations import CancelData, ProgressData
+    from docora_ops.cli.operations import CancelData, OperationData
     from docora_ops.database import link_reports
     from docora_ops.error_groups import ErrorGroup
     from docora_ops.links import AppCount
-    from docora_ops.render import bulk_view, drift_view
     from docora_ops.render.documents import Document
 
     counts = list[link_reports.RepositoryCount] | list[link_reports.StatusCount]
@@ -44,17 +45,16 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "retry": one,
         "retry-all-failed": many,
         "resync": one | many,
-        "repair": drift_view.RepairData,
+        "repair": RepairData,
         "schedule": many,
         "set-url": UrlChange,
-        "operations": list[bulk.KnownOperation],
-        "progress": ProgressData,
-        "wait": one | ProgressData,
+        "operations": list[operations.KnownOperation] | OperationData,
+        "wait": one | OperationData,
         "cancel": CancelData,
         "pair": Pair,
         "pause": RqWorkers,
         "resume": Resumed,
-        "history": list[audit.HistoryEntry],
+        "history": list[operations.HistoryEntry],
         "report": Report,
         "targets": list[TargetState],
     }.get(command)

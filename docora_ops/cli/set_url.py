@@ -27,7 +27,7 @@ def set_url(
     app: options.App,
     url: Annotated[
         str,
-        typer.Argument(metavar="URL", help="New base_url, by the rules of Docora's onboarding."),
+        typer.Argument(metavar="URL", help="New base_url, valid for Docora's onboarding."),
     ],
     probe_first: Annotated[
         bool,
@@ -43,10 +43,10 @@ def set_url(
 ) -> int:
     """Change the base_url of an app.
 
-    Workers of docora-ops use the new URL from the next job on. Jobs of BullMQ keep the URL that
-    they were queued with, running jobs the URL that they began with. Names the links that read
-    synced afterwards though their files went to the old URL, and the resync that they need. Needs a
-    grant of its own: see docora-ops help privileges.
+    Workers of docora-ops use the new URL from their next job on. BullMQ jobs keep the URL with
+    which they were queued, and running jobs the URL with which they began. Names the links that
+    become synced although their files went to the old URL, and the resync that they need. Needs a
+    separate grant: see docora-ops help privileges.
     """
     context = context_of(typer_context)
     terminal = confirmation(typer_context, context)
@@ -83,7 +83,6 @@ def set_url(
 
 
 def _screen(change: UrlChange) -> Pairs:
-    """Shows the app, and its URL before and after the change."""
     names = {
         "App": f"{change.app_name} ({change.app_id})",
         "Old URL": change.old_url,
@@ -93,7 +92,7 @@ def _screen(change: UrlChange) -> Pairs:
 
 
 def _remains(change: UrlChange) -> str:
-    """Says which links still send files to the old URL; empty if none is known to."""
+    """Says which links still send files to the old URL; empty if none are known."""
     links, count = change.links_to_resync, change.jobs_with_old_url
     if not links:
         return ""
@@ -103,17 +102,16 @@ def _remains(change: UrlChange) -> str:
     jobs = f" ({amount(count, 'BullMQ job keeps', 'BullMQ jobs keep')} that URL)" if count else ""
     if len(links) == 1:
         return (
-            f"1 link needs a resync, because its job sends files to the old URL{jobs}, after which "
-            f"the link reads synced: {names}"
+            f"1 link needs a resync, because its job sends files to the old URL{jobs} and then "
+            f"marks the link as synced: {names}"
         )
     return (
-        f"{len(links)} links need a resync, because their jobs send files to the old URL{jobs}, "
-        f"after which the links read synced: {names}"
+        f"{len(links)} links need a resync, because their jobs send files to the old URL{jobs} "
+        f"and then mark the links as synced: {names}"
     )
 
 
 def _next_steps(change: UrlChange) -> Iterator[str]:
-    """Names the commands that are to follow."""
     app_id = arguments(change.app_id)
     if change.dry_run or not change.changed:
         return

@@ -10,12 +10,12 @@ from typing import TypeVar
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.errors import CommandInterruptedError, HungUpError
-from docora_ops.interrupts import ENDING
 
 T = TypeVar("T")
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 2  # seconds that a reader gets to take the rest of a document
-_SOON = 0.05  # seconds until a destructor has probably ended; if not, it is ignored again
+_SOON = 0.05  # seconds until a destructor has probably ended; if not, the signal comes once more
 
 
 def _interrupt() -> None:
@@ -23,24 +23,24 @@ def _interrupt() -> None:
 
 
 _came: list[int] = []
-"""The signals received, in their order; SIGHUP once at most."""
+"""The signals received, in their order; SIGHUP at most once."""
 _reactions: list[Callable[[], None]] = [_interrupt]
-"""The last one is called when a signal comes."""
+"""When a signal comes, the last one is called."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Has SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt. Before and after, they are blocked.
+    """Makes SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the block, and blocks them after.
 
     SIGHUP and SIGINT stay ignored if the process was started so, for example by `nohup`.
     """
-    for number in ENDING:
+    for number in _ENDING:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
     before = sys.unraisablehook
 
     def repeat_if_swallowed(swallowed: "sys.UnraisableHookArgs") -> None:
-        # Python ignores what a signal handler raises during a destructor or a weakref callback.
+        # Python drops what a signal handler raises during a destructor or a weakref callback.
         error = swallowed.exc_value
         while error is not None and not isinstance(error, KeyboardInterrupt):
             error = error.__context__
@@ -51,15 +51,15 @@ def interruptible() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, _SOON)
 
     sys.unraisablehook = repeat_if_swallowed
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    # A closed terminal often sends two SIGHUPs: the shell one, and the kernel another.
+    # When a terminal is closed, the shell and the kernel often send a SIGHUP each.
     if number != signal.SIGHUP or number not in _came:
         _came.append(number)
         _reactions[-1]()
@@ -73,7 +73,7 @@ def is_interrupted() -> bool:
 def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[T]:
     """Yields the events of an action until the first signal, then closes the action.
 
-    The first signal prints the announcement. A second one ends the process.
+    The first signal prints the announcement to stderr. A second one ends the process.
     """
 
     def react() -> None:
@@ -81,7 +81,7 @@ def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[
             _end_process()
         if announcement:
             why = "Hung up. " if signal.SIGHUP in _came else ""
-            # Past the buffer, which the signal may have interrupted.
+            # Not through the buffer, in the middle of which the signal may have come.
             with suppress(OSError):
                 os.write(2, f"\n{why}{announcement}\n".encode())
 
@@ -95,7 +95,7 @@ def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[
 
 @contextmanager
 def finishing_first() -> Iterator[None]:
-    """Delays the first signal until the block has ended, but not for long: nobody may be reading.
+    """Delays the first signal until the block has ended, for at most 2 s: nobody may be reading.
 
     A second signal ends the process.
     """
@@ -116,7 +116,7 @@ def finishing_first() -> Iterator[None]:
 
 @contextmanager
 def _reacting(react: Callable[[], None]) -> Iterator[None]:
-    """Has `react` called when a signal comes during the block."""
+    """Calls `react` when a signal comes during the block."""
     _reactions.append(react)
     try:
         yield

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Row = tuple[str, Text]
 
-_SLOW_MS = 250  # a server that takes longer to answer is slow
+_SLOW_MS = 250  # latency above which a server is slow
 
 
 def status(
@@ -39,9 +39,9 @@ def status(
 ) -> int:
     """Show links, queue and workers on one screen.
 
-    Changes nothing. Lost and stuck links are checked twice, some seconds apart, so that normal
-    activity does not count. If a server is unreachable, shows what the other one knows and exits
-    with code 5.
+    Checks lost and stuck links twice, some seconds apart, so that normal activity does not count.
+    If one server is unreachable, shows the data of the other and exits with code 5. Changes
+    nothing.
     """
     context = context_of(typer_context)
     context.docora.settings = context.docora.settings.hurried(8)
@@ -60,13 +60,13 @@ def status(
 def status_rows(
     status: Status, errors: Sequence[ServerError], *, is_verified: bool = False
 ) -> Iterator[Row]:
-    """Shows the state on one screen.
+    """Yields the names and values of the screen.
 
-    errors: of the servers that are down.
-    is_verified: the delivered files were compared.
+    errors: the errors of unusable servers.
+    is_verified: the delivered files have been compared, so do not suggest `verify`.
     """
-    from docora_ops.jobs import Backend
-    from docora_ops.render.bulk_view import links_done, state_of
+    from docora_ops.cli.bulk_view import links_done, state_of
+    from docora_ops.jobs import ADVICE
 
     if status.target:
         yield "Target", cell(status.target)
@@ -86,9 +86,11 @@ def status_rows(
     if status.freshness:
         yield from _freshness(status.freshness)
     queue = status.queue
-    if (held_back := status.pending_with_open_circuit) and queue and queue.backend != Backend.RQ:
+    advice = ADVICE[queue.backend] if queue else None
+    held_back = status.pending_with_open_circuit
+    if held_back and advice and advice.to_queue_held_back:
         links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
-        yield "", _heading(links, "docora-ops retry-all-failed --reset-circuit", "yellow")
+        yield "", _heading(links, advice.to_queue_held_back, "yellow")
     if queue:
         yield from _queue(queue, has_only_others=status.has_only_others)
     if queue and status.schedule_state:
@@ -134,7 +136,7 @@ def _links(status: Status) -> Iterator[Row]:
         by_error = [
             f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}" for group in errors
         ]
-        last = "last good until " if status.good_until_at else ""  # the others failed before
+        last = "last good until " if status.good_until_at else ""  # the latest of all failed links
         since = good_until(status.good_until_at, status.good_until_seconds)
         in_apps = f"{failed} in {amount(status.failed_apps or 0, 'app')}, {last}{since}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
@@ -150,13 +152,13 @@ def _links(status: Status) -> Iterator[Row]:
 
 
 def _first_lines(lines: Sequence[str], total: int) -> Iterator[Row]:
-    """Yields the lines. If there are more in total, the last one says how many are left out."""
+    """Yields the lines. If `total` is larger, the last line says how many are left out."""
     shown = lines if len(lines) >= total else [*lines[:-1], f"and {total - len(lines) + 1} more"]
     yield from (("", _line(line)) for line in shown)
 
 
 def _recent_ends(status: Status) -> str:
-    """Says how many jobs have ended lately, which tells whether trouble grows or shrinks."""
+    """Says how many jobs ended recently, which shows whether trouble grows or shrinks."""
     counts = {
         "synced": status.freshness.scanned_recently if status.freshness else 0,
         "failed": status.queue.failed_recently if status.queue else 0,
@@ -186,7 +188,7 @@ def _freshness(freshness: Freshness) -> Iterator[Row]:
         lines.append(cell(f"  {freshness.stopped.sentence}", "red"))
     if freshness.is_slow:
         lines.append(cell(freshness.slow_words, "yellow"))
-    if freshness.shortest_pass_seconds:
+    if freshness.shortest_cycle_seconds:
         lines.append(cell(freshness.too_short_words, "yellow"))
     for number, line in enumerate(lines or [cell(f"no link overdue, {last}")]):
         yield "" if number else "Freshness", line
@@ -206,14 +208,14 @@ def _heading(text: str, command: str, style: str = "") -> Text:
 
 
 def _line(text: str, style: str = "") -> Text:
-    """Returns text that is cut at the edge of a terminal: the screen must stay one screen."""
+    """Returns text that is cut at the edge of the terminal, so that everything fits one screen."""
     line = cell(f"  {text}", style)
     line.overflow, line.no_wrap = "ellipsis", True
     return line
 
 
 def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
-    from docora_ops.jobs import ADVICE, Backend, BackendSource
+    from docora_ops.jobs import ADVICE, BackendSource
 
     age = queue.oldest_waiting_seconds
     waited = f" (the oldest for {duration(age)})" if age is not None else ""
@@ -227,7 +229,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     elif has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
-        none = "none" if queue.backend is Backend.RQ else "none seen"
+        none = advice.no_worker_short
         none += f" ({lost})" if lost else ""
         yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:

@@ -1,4 +1,4 @@
-"""The standard streams, the pager, and confirmation prompts, even if streams are redirected."""
+"""The standard streams, the pager, and confirmation prompts that work with redirected streams."""
 
 import os
 import shutil
@@ -19,9 +19,9 @@ _DAYS = 10**6  # seconds
 
 
 class OutputStream(TextIOWrapper):
-    """Stdout or stderr. Drops the rest of the output once its reader has gone or its disk is full.
+    """Stdout or stderr. Drops all further output once its reader has gone or its disk is full.
 
-    This lets a command finish its work, with the right exit code, whether or not anybody reads.
+    This lets a command finish its work, with the right exit code, even if nobody reads.
     """
 
     failure: OSError | None = None
@@ -47,7 +47,7 @@ class OutputStream(TextIOWrapper):
 
 
 def guard_streams() -> OutputStream:
-    """Opens the standard streams that are closed, and guards stdout and stderr. Returns stdout."""
+    """Opens closed standard streams, and guards stdout and stderr. Returns stdout."""
     nowhere = Path(os.devnull).open
     sys.stdin = sys.stdin or nowhere(encoding="utf-8")
     for name in ("stdout", "stderr"):
@@ -69,13 +69,13 @@ def show_paged(text: str, height: int) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    # R: show colours. Secrets are left out: a pager may run other programs.
+    # R shows colours. Secrets are removed, because a pager may run other programs.
     env = {"LESS": "FRX"} | {k: v for k, v in os.environ.items() if k.upper() not in _SECRETS}
-    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is a key of the pager
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # the pager handles Ctrl-C
     with subprocess.Popen(["/bin/sh", "-c", pager], stdin=subprocess.PIPE, env=env) as process:
         try:
-            # With a timeout, Python looks every 50 ms whether the pager has ended. Without one, it
-            # would miss a signal that comes just before the system call that waits.
+            # With a timeout, Python polls every 50 ms. Without one, it would miss a signal that
+            # arrives just before the system call that waits.
             process.communicate(text.encode(errors="backslashreplace"), timeout=_DAYS)
         except KeyboardInterrupt:
             process.terminate()
@@ -85,7 +85,7 @@ def show_paged(text: str, height: int) -> None:
 
 
 def is_foreground(terminal: int) -> bool:
-    """Tells whether we are in the foreground of this terminal. Others are stopped if they read."""
+    """Tells whether this process is in the foreground of the terminal, so that it may read."""
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
     except OSError:  # another terminal
@@ -99,13 +99,13 @@ class Terminal:
     _reader: int
     _writer: int
     name: str | None = None
-    """The name of a protected target, with which each question begins. It is typed, not `y`."""
+    """The name of a protected target. It begins each question, and must be typed instead of `y`."""
 
     def ask(self, question: str, *above: object) -> None:
         """Prints `above` and the question, as inert text, and reads the answer.
 
-        Raises CommandInterruptedError unless the answer is yes, or the name of the protected
-        target, and HungUpError if the terminal is closed in the meantime.
+        Raises CommandInterruptedError unless the answer is yes or the name of the protected target;
+        HungUpError if the terminal is closed in the meantime.
         """
         from rich.text import Text
 
@@ -113,8 +113,8 @@ class Terminal:
         from docora_ops.text import inert
 
         answer = b""
-        with suppress(OSError, termios.error):  # the terminal is closed
-            # Drops the keys that were pressed before the question appeared.
+        with suppress(OSError, termios.error):  # the terminal was closed
+            # Discards keys that were pressed before the question appeared.
             termios.tcflush(self._reader, termios.TCIFLUSH)
             encoding = sys.stderr.encoding
             with (
@@ -131,7 +131,7 @@ class Terminal:
                 console.print(text, end="\n" if self.name else " ")
                 console.print(f"{answers} ", end="", soft_wrap=True)
                 try:
-                    answer = reader.readline()  # bytes: it may be in any encoding
+                    answer = reader.readline()  # bytes, because the encoding is unknown
                 finally:
                     if not answer:
                         console.print()
@@ -139,7 +139,7 @@ class Terminal:
         if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             # The end of the input came before the signal.
             raise HungUpError("hung up (SIGHUP)")
-        if self._reader == self._writer:  # it was opened to ask, and must not outlive the command
+        if self._reader == self._writer:  # /dev/tty was opened only for the question
             os.close(self._reader)
         typed = answer.strip()
         if typed != self.name.encode() if self.name else typed.lower() not in {b"y", b"yes"}:
@@ -148,15 +148,15 @@ class Terminal:
 
 
 def terminal_to_ask(instead: str = "--yes") -> Terminal | None:
-    """Returns the terminal to ask a question at, if any. Raises UsageError in a background job.
+    """Returns the terminal for a question; None without one. Raises UsageError in a background job.
 
     instead: the option that replaces the answer.
     """
     try:
         reader = writer = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:
-        # Without a controlling terminal, as in cron, CI or a container. But `su -c` takes only
-        # the controlling one away.
+        # There is no controlling terminal, as in cron, CI or a container. After `su -c`, stdin and
+        # stderr may still be a terminal.
         if sys.stdin.isatty() and sys.stderr.isatty():
             return Terminal(sys.stdin.fileno(), sys.stderr.fileno())
         return None

@@ -24,9 +24,9 @@ def targets(
 ) -> int:
     """List the targets, their servers and their files.
 
-    With --check, shows failed and overdue links and the workers of each target, side by side. Exits
-    with code 6 if a target has a problem: its file can't be used, or doctor --read-only finds
-    something critical. Changes nothing.
+    With --check, also shows failed links, overdue links and workers of each target. Exits with code
+    6 if a target has a problem: its file can't be used, or doctor --read-only finds something
+    critical. Changes nothing.
     """
     context = Context(as_json=as_json)
     from docora_ops.actions.targets import read_targets
@@ -43,23 +43,28 @@ def targets(
 
 
 def _columns(*, check: bool) -> Sequence[Column[TargetState]]:
-    """Returns the columns of the targets. `check`: with those of their states."""
-
     def red(count: int | None) -> str:
         return "bold red" if count else ""
 
     state: tuple[Column[TargetState], ...] = (
-        Column("Failed", lambda it: it.failed_links, lambda it: red(it.failed_links), True),
-        Column("Overdue", lambda it: it.overdue_links, lambda it: red(it.overdue_links), True),
-        Column("Workers", lambda it: it.worker_count, is_number=True),
+        Column(
+            "Failed", lambda state: state.failed_links, lambda state: red(state.failed_links), True
+        ),
+        Column(
+            "Overdue",
+            lambda state: state.overdue_links,
+            lambda state: red(state.overdue_links),
+            True,
+        ),
+        Column("Workers", lambda state: state.worker_count, is_number=True),
     )
     columns: tuple[Column[TargetState], ...] = (
-        Column("Target", lambda it: it.target),
+        Column("Target", lambda state: state.target),
         *(state if check else ()),
-        Column("Problem", lambda it: it.problem, lambda _: "bold red", folds=True),
-        Column("Postgres", lambda it: it.postgres, left_out=3 * check),
-        Column("Redis", lambda it: it.redis, left_out=3 * check),
-        Column("Protected", lambda it: "yes" if it.protected else "", left_out=2 * check),
-        Column("File", lambda it: it.file, left_out=1 * check),
+        Column("Problem", lambda state: state.problem, lambda _: "bold red", folds=True),
+        Column("Postgres", lambda state: state.postgres, left_out=3 * check),
+        Column("Redis", lambda state: state.redis, left_out=3 * check),
+        Column("Protected", lambda state: "yes" if state.protected else "", left_out=2 * check),
+        Column("File", lambda state: state.file, left_out=1 * check),
     )
     return columns

@@ -34,11 +34,11 @@ def verify(
 ) -> int:
     """Compare what was delivered with the stored commits.
 
-    Compares the delivery records of all links, of one app, or of one link with the stored commit of
-    the repository, by path and SHA-256. Lists links with missing, outdated or extra files (exit
-    code 6), and links that are uncertain because the commit may be newer than their last scan.
-    A difference counts only if two looks, some seconds apart, find the same. Needs only Postgres.
-    Changes nothing.
+    Compares delivery records with the stored commit of the repository, by path and SHA-256, for all
+    links, one app or one link. Lists links with missing, outdated or extra files (exit code 6), and
+    links that are uncertain because the commit may be newer than their last scan. Compares twice,
+    some seconds apart, so that normal activity does not count. Needs only Postgres. Changes
+    nothing.
     """
     context = context_of(typer_context)
     result = compare(context, app, repo)
@@ -53,12 +53,12 @@ def verify(
 
 
 def compare(context: Context, app: str | None = None, repo: str | None = None) -> Verification:
-    """Verifies links, and shows how many have been compared."""
+    """Verifies links and shows the progress."""
     from docora_ops.actions.verification import Compared, Verification, verify
     from docora_ops.render.console import progress_bar
 
     events = verify(context.docora, app, repo)
-    _ = context.docora.database  # unusable settings are told before anything moves
+    _ = context.docora.database  # reports unusable settings before the progress bar appears
     with progress_bar(None, "comparing") as move:
         for event in context.telling_of_second_look(events, "link differs", "links differ"):
             if isinstance(event, Compared):
@@ -94,7 +94,6 @@ def _files(link: DifferingLink) -> Iterator[str]:
 
 
 def _screen(result: Verification) -> Iterator[object]:
-    """Shows the links that differ or may differ, what to do about them, and the counts."""
     if links := [*result.differing_links, *result.uncertain_links]:
         yield from (Listing(_COLUMNS, links, ROWS_SHOWN), "")
         if result.uncertain:
@@ -116,7 +115,7 @@ def _how_to_resync(links: Sequence[DifferingLink]) -> str:
 
 
 def _which(links: Sequence[DifferingLink]) -> str:
-    """Returns the arguments that name the only link or the only app; '' for several apps."""
+    """Returns the only link or the only app as arguments; an empty text for several apps."""
     return links[0].words if len(links) == 1 else only_app({link.app_id for link in links})
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
@@ -20,12 +19,13 @@ from docora_ops.cli.operations import RUNNER_IS_SILENT
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.links import only_app
-from docora_ops.text import amount
+from docora_ops.operations import OperationState
+from docora_ops.text import amount, duration
 
 if TYPE_CHECKING:
-    from docora_ops.actions.following import LinkStep
-    from docora_ops.bulk import BulkWait, KnownOperation
+    from docora_ops.actions.waiting import LinkStep
     from docora_ops.links import LinkResult
+    from docora_ops.operations import BulkWait, KnownOperation
 
 _SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 
@@ -33,13 +33,13 @@ _SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 def wait(
     typer_context: typer.Context,
     app: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="APP|OPERATION_ID",
             help="The app of a link (with REPO), or a bulk operation.",
             autocompletion=complete_app_or_operation,
         ),
-    ],
+    ] = None,
     repo: options.OptionalRepo = None,
     timeout: options.Timeout = None,
     as_json: options.Json = False,
@@ -48,11 +48,15 @@ def wait(
 ) -> int:
     """Wait for the snapshots of a link or of a bulk operation.
 
-    Resumes an interrupted --wait, from any terminal. Changes no link and no job; keeps the results
-    with the operation. Returns at once for a link that is in sync, or that has failed and has no
-    live job.
+    Resumes an interrupted --wait, from any terminal. Without arguments, waits for the operation
+    that is running. Changes no link and no job; keeps the results with the operation. Returns at
+    once for a link that is in sync, or that has failed and has no live job.
     """
     context = context_of(typer_context, waits=True)
+    if app is None:
+        from docora_ops.actions.bulk_operations import running_operation
+
+        app = running_operation(context.docora).operation_id
     if app.startswith("bulk_") and repo is None:
         return _wait_for_operation(context, app)
     if repo is None or app.startswith("bulk_"):
@@ -60,7 +64,7 @@ def wait(
             "wait takes APP and REPO, or the id of an operation alone",
             hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
         )
-    from docora_ops.actions.following import wait
+    from docora_ops.actions.waiting import wait
 
     return wait_for_link(context, wait(context.docora, app, repo, timeout=timeout))
 
@@ -95,11 +99,11 @@ def wait_for_link(
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
-    from docora_ops.actions.following import wait_for_operation
-    from docora_ops.cli.operations import progress_data, progress_screens
-    from docora_ops.render.bulk_view import wait_screens
+    from docora_ops.actions.waiting import wait_for_operation
+    from docora_ops.cli.bulk_view import wait_screens
+    from docora_ops.cli.operations import operation_data, operation_screens
 
-    steps = wait_for_operation(context.docora, operation_id, timeout=context.timeout)
+    steps = wait_for_operation(context.docora, operation_id, timeout=context.options.timeout)
     lost, events = None, until_interrupted(steps)
     step = next(events)
     try:
@@ -113,9 +117,9 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
         operation = replace(operation, results=waited.results)
     shown = (operation, step.failures)
     if context.as_json:
-        context.show_document(progress_data(*shown, waited), lost)
+        context.show_document(operation_data(*shown, waited), lost)
     else:
-        screens = [*progress_screens(*shown), *wait_screens(waited)]
+        screens = [*operation_screens(*shown), *wait_screens(waited)]
         context.show_tables(screens, context.target_line)
     if lost:
         return context.report(lost, next_step="the jobs go on")
@@ -142,10 +146,10 @@ def showing_wait(
     The function takes the results so far, the number of links that are not queued yet, and the
     number of links that may be in flight now.
     """
-    from docora_ops.render.bulk_view import wait_counts
+    from docora_ops.cli.bulk_view import wait_counts
     from docora_ops.render.console import may_animate, progress_bar
 
-    at_most = f", {context.timeout} s at most" if context.timeout else ""
+    at_most = f", {duration(context.options.timeout)} at most" if context.options.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
     is_animated, said_at = may_animate(sys.stderr), time.monotonic()
     first = wait_counts(wait) if wait else "looking"

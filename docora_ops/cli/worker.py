@@ -13,8 +13,8 @@ from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.streams import terminal_to_ask
-from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError, WrongBackendError
-from docora_ops.text import duration, inert
+from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
+from docora_ops.text import duration, inert, seconds_of
 
 
 def worker(
@@ -36,10 +36,10 @@ def worker(
     grace: Annotated[
         int | None,
         typer.Option(
-            metavar="SECONDS",
-            min=1,
-            max=86_400,
-            help="Stop the current job SECONDS after a signal (default: let it finish).",
+            metavar="TIME",
+            parser=seconds_of,
+            help="Stop the current job TIME (30s, 10m or seconds) after a signal (default: let it "
+            "finish).",
         ),
     ] = None,
     log_format: Annotated[
@@ -66,6 +66,7 @@ def worker(
     if check:
         return _check(context)
     try:
+        from docora_ops.actions.workers import require_rq
         from docora_ops.worker import process
         from docora_ops.worker.log import OneLineHandler, log
         from docora_ops.worker.watchdog import Watchdog
@@ -73,7 +74,7 @@ def worker(
         handler = OneLineHandler(as_json=log_format == "json")
     except ImportError as error:
         raise extra_is_missing(error) from error
-    logger = logging.getLogger("rq")  # and those below it, of which `log` is one
+    logger = logging.getLogger("rq")  # the parent of `log`
     logger.handlers, logger.propagate = [handler], False
 
     def report(error: DocoraOpsError) -> ExitCode:
@@ -84,7 +85,12 @@ def worker(
         return exit_code_of(error)
 
     try:
-        _require_rq_alone(context)
+        require_rq(
+            context.docora,
+            "the worker",
+            "leave the work to Docora's own workers, or stop these: see docora-ops help workers",
+            alone="each link would be worked on twice",
+        )
         settings = context.docora.settings
         process.check(settings)
         if settings.protected:
@@ -98,7 +104,7 @@ def worker(
     context.tell()
     context.docora.redis.close()  # each process has a connection of its own
     gc.freeze()
-    gc.set_threshold(700)  # it lives long
+    gc.set_threshold(700)  # unlike other commands, a worker lives long
     prefix = name or f"{socket.gethostname()}.{os.getpid()}.{os.urandom(2).hex()}"
     count = concurrency or settings.scan_concurrency
     watchdog = Watchdog(prefix, count, settings)
@@ -113,9 +119,9 @@ def worker(
         return ExitCode.OK
 
     try:
-        # PID 1, as in a container without an init, becomes the parent of orphans, such as the git
-        # of a killed job. RQ's worker waits for its own child processes only: others would stay as
-        # zombies.
+        # PID 1, as in a container without an init, becomes the parent of orphaned processes, such
+        # as the git of a killed job. RQ's worker reaps only its own children, so orphans would
+        # remain as zombies.
         if count == 1 and parent != 1:
             return run(1, None)
         return process.serve_with_children(count, run, watchdog)
@@ -131,25 +137,8 @@ def extra_is_missing(error: ImportError) -> ConfigurationError:
     )
 
 
-def _require_rq_alone(context: Context) -> None:
-    """Raises NeedsRqError, UnclearBackendError or WrongBackendError beside workers of Docora."""
-    from docora_ops.actions.workers import require_rq
-    from docora_ops.jobs import OtherQueue
-
-    require_rq(
-        context.docora,
-        "the worker",
-        "Docora's own workers run the jobs: see docora-ops help workers",
-    )
-    if context.docora.queue.read_other() is OtherQueue.WORKED_ON:
-        raise WrongBackendError(
-            "a BullMQ worker of Docora is at work: each link would be worked on twice",
-            hint="stop it first, or leave the work to it: see docora-ops help workers",
-        )
-
-
 def _ask(context: Context) -> None:
-    """Asks where a terminal can answer. A service, a container or a background job has none."""
+    """Asks for confirmation, unless there is no terminal, as in a service or a background job."""
     try:
         terminal = terminal_to_ask()
     except UsageError:
@@ -161,7 +150,7 @@ def _ask(context: Context) -> None:
 
 
 def _check(context: Context) -> ExitCode:
-    """Says whether the worker of this machine is alive, without a connection to any server."""
+    """Says whether the worker of this machine is alive, without connecting to a server."""
     from docora_ops.worker.heartbeat import heartbeat_path, read_heartbeat
 
     path = heartbeat_path(context.docora.settings)

@@ -9,7 +9,7 @@ from docora_ops.links import App, LinkIds, ids_of_job
 
 READ_BASE_URL = "SELECT base_url FROM docora.apps WHERE app_id = %(app_id)s"
 
-# The lock lets links of the app be added meanwhile.
+# This lock does not block the creation of links of the app.
 LOCK_BASE_URL = f"{READ_BASE_URL} FOR NO KEY UPDATE"
 
 SET_BASE_URL = """
@@ -17,7 +17,7 @@ UPDATE docora.apps SET base_url = %(base_url)s, updated_at = now() WHERE app_id 
 RETURNING now()
 """
 
-# `since`: null before the change.
+# `since` is null before the URL is changed.
 LINKS_OF_OLD_URL = """
 SELECT l.repository_id, r.owner || '/' || r.name
 FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
@@ -46,7 +46,7 @@ ORDER BY a.app_name, app_id
 
 @dataclass(frozen=True, slots=True)
 class LinkToResync(LinkIds):
-    """A link whose job sends files to the old URL, after which it reads `synced`."""
+    """A link whose job sends files to the old URL and then marks the link as `synced`."""
 
     app_id: str
     repository_id: str
@@ -62,13 +62,13 @@ class LinkToken:
 
 
 def read_base_url(database: Database, app_id: str, *, lock: bool = False) -> str | None:
-    """Returns the base_url of an app, None if the app is gone. `lock`: until the commit."""
+    """Returns the base_url of an app, None if the app is gone. With `lock`, locks the app's row."""
     rows = database.rows(LOCK_BASE_URL if lock else READ_BASE_URL, {"app_id": app_id})
     return str(rows[0][0]) if rows else None
 
 
 def set_base_url(database: Database, app_id: str, base_url: str) -> datetime:
-    """Replaces the base_url of an app. Returns the moment by Postgres's clock."""
+    """Replaces the base_url of an app. Returns the time by Postgres's clock."""
     rows = database.rows(SET_BASE_URL, {"app_id": app_id, "base_url": base_url})
     when: datetime = rows[0][0]
     return when
@@ -79,11 +79,11 @@ def links_of_old_url(
 ) -> list[LinkToResync]:
     """Returns the links of an app whose jobs send files to its old URL, sorted by name.
 
-    Includes links that are being scanned, or were since the change: their jobs may have read the
-    old URL before.
+    Includes links that are being scanned or were scanned since the change, because their jobs may
+    have read the old URL.
 
-    jobs: jobs that carry the old URL.
-    since: when the URL was changed; None if it is not changed yet.
+    jobs: ids of jobs that carry the old URL.
+    since: when the URL was changed; None if it has not been changed yet.
     """
     pairs = filter(None, map(ids_of_job, jobs))
     ids = [repository_id for job_app_id, repository_id in pairs if job_app_id == app_id]
@@ -99,7 +99,7 @@ def has_failed_links(database: Database, app_id: str) -> bool:
 def read_tokens(
     database: Database, repository_id: str, app_id: str | None = None
 ) -> tuple[str, list[LinkToken]]:
-    """Returns the URL of a repository, and the tokens of its links, or of the link of one app."""
+    """Returns the URL of a repository and the tokens of its links, or of only one app's link."""
     rows = database.rows(READ_TOKENS, {"repository_id": repository_id, "app_id": app_id})
     url = str(rows[0][0]) if rows else ""
     return url, [LinkToken(App(app_id, name), token) for _, app_id, name, token in rows]

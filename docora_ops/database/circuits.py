@@ -1,4 +1,4 @@
-"""The circuit breakers of repositories, and the apps that are told of an open circuit."""
+"""The circuit breakers of repositories, and the apps to notify of an open circuit."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ _HAS_FAILURES = """
 
 READ_CIRCUITS_TO_RESET = f"SELECT repository_id FROM docora.repositories WHERE {_HAS_FAILURES}"
 
-# In one order, so that two transactions that reset the same circuits can't deadlock. FOR UPDATE
-# would block the worker's deliveries and new links, which refer to the repository.
+# Sorted, so that two transactions that reset the same circuits can't deadlock. FOR UPDATE would
+# block the worker's deliveries and new links, whose foreign keys refer to the repository.
 LOCK_CIRCUITS_TO_RESET = f"{READ_CIRCUITS_TO_RESET} ORDER BY repository_id FOR NO KEY UPDATE"
 
 RESET_CIRCUITS = f"""
@@ -66,7 +66,7 @@ class Recipient:
 def git_failed(
     database: Database, repository_id: str, *, threshold: int, cooldown: float
 ) -> Circuit | None:
-    """Counts a failure. From `threshold` failures on, opens the circuit for `cooldown` seconds.
+    """Counts a git failure. From `threshold` failures on, opens the circuit for `cooldown` seconds.
 
     Returns None if the repository is gone.
     """
@@ -76,7 +76,7 @@ def git_failed(
 
 
 def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> set[str]:
-    """Returns the ids of those repositories that have an open circuit or git failures."""
+    """Returns the ids of the repositories that have an open circuit or git failures."""
     rows = database.rows(READ_CIRCUITS_TO_RESET, {"ids": list(repository_ids)})
     return {id_ for (id_,) in rows}
 
@@ -86,7 +86,8 @@ def reset_circuits(
 ) -> set[str]:
     """Closes open circuits and sets git failures to 0. Returns the ids of changed repositories.
 
-    wait: wait for rows that other sessions hold, or raise LinkLockedError. Otherwise, skip them.
+    wait: wait for rows locked by other sessions instead of skipping them. Raises LinkLockedError on
+        timeout.
     """
     lock = LOCK_CIRCUITS_TO_RESET if wait else f"{LOCK_CIRCUITS_TO_RESET} SKIP LOCKED"
     ids = [id_ for (id_,) in database.rows(lock, {"ids": list(repository_ids)})]

@@ -1,4 +1,4 @@
-"""Claims: locking the rows of links and changing those that still qualify."""
+"""Claims: locking the rows of links and changing the links that still qualify."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from docora_ops.database.link_rows import HELD_KEYS, MATCHES, PAYLOAD, filter_pa
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkFilter, Outcome, Payload
 
-# Docora's own scheduler queues the same links. The time of an open circuit stays in the row until
-# git succeeds or somebody resets the circuit. Failed links are not due before that.
+# Docora's own scheduler queues the same links. `circuit_open_until` stays in the row until git
+# succeeds or somebody resets the circuit, so failed links are not due even after that time.
 DUE = """(
     (l.status = 'pending_snapshot'
      OR l.status = 'synced'
@@ -26,7 +26,8 @@ WHERE id = ANY (ARRAY(SELECT id::uuid FROM judged WHERE outcome IS NULL))
 RETURNING id::text, status
 """
 
-# A repository that kills each worker must not be scanned for ever: a scan that was cut off counts.
+# An interrupted scan counts as a failure. Otherwise, a repository that kills every worker would be
+# scanned forever.
 _COUNT_CUT_OFF_SCAN = """
 UPDATE docora.app_repositories
 SET retry_count = retry_count + 1, last_error = %(error)s,
@@ -42,9 +43,9 @@ _NO_CHANGE = "SELECT id, status FROM judged WHERE false"
 class Claiming:
     """Which locked links are claimed, and how that changes their rows.
 
-    qualifies: a condition in SQL on a link `l` and its repository `r`.
-    parameters: of both statements.
-    change: a statement that changes the links without an outcome in `judged`.
+    qualifies: an SQL condition on a link `l` and its repository `r`.
+    parameters: the parameters of `qualifies` and `change`.
+    change: an SQL statement that changes the links in `judged` that have no outcome.
     """
 
     qualifies: str
@@ -82,8 +83,8 @@ LOCK_LINKS = """
 SELECT id::text FROM docora.app_repositories WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE
 """
 
-# With the limits, Postgres looks up the app and the repository of each link. Without them, and with
-# outdated statistics, it could go through all links once for each app or repository.
+# With the limits, even outdated statistics can't make Postgres scan all links once for each app or
+# repository.
 JUDGE_AND_CHANGE_LINKS = f"""
 WITH held AS MATERIALIZED ({HELD_KEYS}), judged AS MATERIALIZED (
     SELECT {PAYLOAD}, l.status, CASE
@@ -109,9 +110,9 @@ SELECT judged.*, id IN (SELECT id FROM changed WHERE status = 'failed') FROM jud
 class Claim:
     """A link whose row is locked.
 
-    status: before the claim.
-    outcome: why the link is not claimed; None if it is. `NOT_QUEUED`: it was cut off for the last
-        time that is allowed, and is `failed` now.
+    status: the link's status before the claim.
+    outcome: why the link is not claimed; None if it is. With `NOT_QUEUED`, its scan was interrupted
+        too often, and the link is now `failed`.
     """
 
     id: str
@@ -123,18 +124,18 @@ class Claim:
 def claim_links(
     database: Database, ids: Sequence[str], claiming: Claiming, *, wait: bool = False
 ) -> list[Claim]:
-    """Locks links by their row ids, and changes those that qualify.
+    """Locks links by their row ids, and changes the links that qualify.
 
-    Returns no claim for links that are gone or, unless `wait`, locked by other sessions.
-    Raises LinkLockedError if a lock is waited for in vain, PostgresError.
+    Omits links that are gone or, unless `wait`, locked by other sessions.
+    Raises LinkLockedError if waiting for a lock times out, PostgresError.
     """
     # Rows that other sessions hold are skipped: the caller tries them again later.
     lock = LOCK_LINKS if wait else f"{LOCK_LINKS} SKIP LOCKED"
     locked = [id_ for (id_,) in database.rows(lock, {"ids": list(ids)})]
     if not locked:
         return []
-    # A second statement judges the links: it sees everything that was committed before they were
-    # locked. The first one would see apps and repositories as they were when it began.
+    # A statement sees apps and repositories as they were when it began. A second statement judges
+    # the links, because it sees everything that was committed before they were locked.
     sql = JUDGE_AND_CHANGE_LINKS.format(qualifies=claiming.qualifies, change=claiming.change)
     claims = []
     for *row, status, outcome, is_failed in database.rows(

@@ -17,15 +17,16 @@ _MATCHES_PATH = "AND d.file_path LIKE %(path)s"
 def clear_deliveries(
     database: Database, links: Sequence[LinkIds], *, update: bool, path: str | None = None
 ) -> int:
-    """Deletes the delivery records, or marks them as outdated (`update`). Returns their number.
+    """Deletes the delivery records of links. Returns their number.
 
-    path: only those of files with such a path (case-sensitive); `*` matches any text.
+    update: mark the records as outdated instead.
+    path: only records of files whose path matches (case-sensitive); `*` matches any text.
     """
     of_links = _OF_LINKS + (_MATCHES_PATH if path else "")
     delete = f"DELETE FROM docora.app_delivered_files d USING {of_links}"
-    # No content has this SHA-256: the next snapshot sends each of these files as an update, and a
-    # deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
-    # `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
+    # No content has this SHA-256, so the next snapshot sends an update for each of these files, and
+    # a deletion for each file that is gone. With an empty value, Docora's worker would send no
+    # `previous_sha`; an app that validates it accepts a value in the form of a SHA-256.
     mark = f"UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {of_links}"
     return database.execute(mark if update else delete, _of_links(links, path))
 
@@ -51,7 +52,7 @@ WHERE s.repository_id = %(repository_id)s AND f.path LIKE %(path)s AND NOT EXIST
 
 
 def count_undelivered(database: Database, link: LinkIds, *, path: str) -> int:
-    """Counts the files of the stored commit with such a path that have no delivery record."""
+    """Counts the files of the stored commit that match `path` and have no delivery record."""
     ids = {"app_id": link.app_id, "repository_id": link.repository_id}
     [(count,)] = database.rows(COUNT_UNDELIVERED, ids | {"path": like(path)})
     return int(count)

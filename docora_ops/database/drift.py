@@ -1,4 +1,4 @@
-"""Links that should have a live job, and the lock that keeps links from being created."""
+"""Links that should have a live job, and the lock that blocks the creation of links."""
 
 from collections.abc import Collection, Iterator
 from sys import intern
@@ -6,8 +6,8 @@ from sys import intern
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
 
-# A new link gets its job a moment after its row, so pending links are left out for five minutes. A
-# scanning link has had its job. A link that is asked for by id counts whatever its age.
+# A new link gets its job a moment after its row, so it is left out for five minutes, unless it is
+# being scanned or asked for by id.
 _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot', 'scanning')
     AND (status = 'scanning' OR NOT %(only_stuck)s::boolean
          AND (%(id)s::uuid IS NOT NULL OR created_at < now() - interval '5 minutes'))
@@ -15,15 +15,15 @@ _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot
     AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
 """
 
-# Materialized, or Postgres would, with statistics from before a bulk change, read the whole table
-# up to the limit.
+# Materialized, because with statistics from before a bulk change, Postgres would read the whole
+# table up to the limit.
 UNFINISHED_LINKS = f"""
 WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status {_UNFINISHED})
 SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
 
-# Links that should have a live job, and links that the next change queues, failed or due: a job of
-# theirs that reads as waiting, yet stands nowhere, would be kept.
+# Links that should have a live job, and links that will get one: their jobs may already have the
+# status of a waiting job but be in no list of the queue.
 LINKS_TO_CHECK = """
 SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
 WHERE (
@@ -42,7 +42,7 @@ AND (app_id, repository_id) > (%(app_id)s::text, %(repository_id)s::text)
 ORDER BY app_id, repository_id LIMIT %(limit)s
 """
 
-# Statistics may be misleading: with any other plan, Postgres would sort all links for each page.
+# With outdated statistics, Postgres might otherwise sort all links for each page.
 _READ_IN_ORDER = """
 SELECT set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true),
     set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)
@@ -69,12 +69,9 @@ def unfinished_links(
     only_stuck: bool = False,
     limit: int | None = None,
 ) -> list[tuple[LinkRef, str]]:
-    """Returns links that should have a live job, each with its status.
-
-    only_stuck: scanning links only.
-    """
+    """Returns links that should have a live job (with `only_stuck`, scanning ones), with status."""
     parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
-    # One string for all links of an app or a repository: there may be a million.
+    # Interned, because a million links may share the same few ids.
     return [
         (LinkRef(id_, intern(app_id), intern(repository_id)), status)
         for id_, app_id, repository_id, status in database.rows(UNFINISHED_LINKS, parameters)
@@ -93,8 +90,8 @@ def pages_of_links_to_check(
 
     Each link comes with its status. No transaction is open between the pages.
 
-    link_id: only this link, whatever its age and status.
-    rescan_interval_ms: age of the last scan of a due link; None: without failed and due links.
+    link_id: only this link, regardless of its age and status.
+    rescan_interval_ms: a link is due when its last scan is older; None omits failed and due links.
     """
     only = {"only_app": app_id, "id": link_id, "rescan_interval_ms": rescan_interval_ms}
     after, is_last = {"app_id": "", "repository_id": ""}, False
@@ -124,7 +121,7 @@ def count_unfinished_links(database: Database) -> int:
 def lock_against_new_links(database: Database, repository_ids: Collection[str]) -> set[str]:
     """Locks repositories, so that no link to them can be created until the transaction ends.
 
-    Returns the ids that are locked now or do not exist. Other sessions hold the rest.
+    Returns the ids that are now locked or do not exist; other sessions have locked the rest.
     """
     rows = database.rows(LOCK_REPOSITORIES, {"ids": list(repository_ids)})
     return {id_ for (id_,) in rows}

@@ -12,9 +12,9 @@ from docora_ops.links import LinkRef, LinkStatus
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-# Each part reads few rows, by an index: those of the minutes before the last scan, and those of
-# repositories whose circuit was opened, which are left out. All other links are in sync and due, or
-# failed. A scan in the future, after a clock was set back, is no scan yet.
+# Each part reads few rows, by an index: links scanned in the minutes before the last scan, fresh
+# links, and links whose circuit was opened, which are left out. All other links are synced and due,
+# or failed. A scan in the future (after a clock was set back) does not count yet.
 READ_SCANS = """
 WITH before_last AS (
     SELECT count(*) AS links, min(last_scanned_at) AS oldest_at,
@@ -48,9 +48,9 @@ SELECT now(),
 FROM before_last, fresh, opened
 """
 
-# The first and the last scan in each piece of the hour before the last scan, by two looks into the
-# index each: to sort all scans takes longer than all the rest of a screen. A row keeps only the
-# last scan of its link: those of links that are no longer scanned would show gaps that never were.
+# The first and the last scan in each piece of the hour before the last scan, by two index lookups
+# each: sorting all scans would take longer than the rest of a screen. A row keeps only the last
+# scan of its link, so links that are no longer scanned would show gaps that did not exist.
 _SCAN_IN_PIECE = """(
     SELECT last_scanned_at FROM (
         SELECT last_scanned_at, status, repository_id FROM docora.app_repositories
@@ -71,7 +71,7 @@ SELECT first_at, last_at FROM (
 ) pieces WHERE first_at IS NOT NULL AND last_at IS NOT NULL ORDER BY piece
 """
 PIECE = 10
-"""Seconds; shorter gaps between two scans are not seen."""
+"""Seconds; shorter gaps between two scans go unnoticed."""
 
 # The limit keeps Postgres from reading all links if most of them are overdue.
 COUNT_OVERDUE = f"""
@@ -89,7 +89,7 @@ SELECT coalesce(sum(links), 0)::bigint, count(*), min(since), min(oldest_at) FRO
 ) apps
 """
 MOST_OVERDUE = 100_000
-"""Overdue links that are counted: to count a million takes longer than all the rest of a screen."""
+"""Limit for counting overdue links: counting a million takes longer than the rest of a screen."""
 
 OLDEST_SCAN = f"""
 SELECT l.last_scanned_at FROM {LINKS}
@@ -98,8 +98,8 @@ WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s
 ORDER BY l.last_scanned_at LIMIT 1
 """
 
-# A link is due since its last scan plus the rescan interval, a new link since it was made, both at
-# the earliest since the end of its circuit. When a link became pending or failed is not recorded.
+# A link becomes due one rescan interval after its last scan, a new link when it is created, but
+# neither before its circuit closes. When a link became pending or failed is not recorded.
 LONG_DUE = f"""
 SELECT l.id::text, l.app_id, l.repository_id, since FROM {LINKS}
 CROSS JOIN LATERAL (
@@ -116,7 +116,7 @@ WHERE l.status = %(status)s AND since < %(before)s
 LIMIT %(most)s
 """
 
-# By the index of files: only for the few links that are being scanned.
+# Looks up only the few links that are being scanned, by an index.
 LAST_DELIVERY = """
 SELECT max(delivered_at) FROM docora.app_delivered_files JOIN (
     SELECT app_id, repository_id FROM docora.app_repositories WHERE status = 'scanning' LIMIT 100
@@ -137,19 +137,19 @@ class Scans:
 
     read_at: datetime
     last_scanned_at: datetime | None
-    before_last: int  # links that were scanned in the minutes before the last scan
+    before_last: int  # links scanned in the minutes before the last scan
     first_at: datetime | None  # the oldest of these scans
-    scanned_recently: int  # links that were scanned in the minutes before now
-    wanted: int  # links that are to be scanned again and again
+    scanned_recently: int  # links scanned in the minutes before now
+    wanted: int  # links that should be scanned regularly
     due: int
 
 
 @dataclass(frozen=True)
 class OverdueLinks:
-    """The number of overdue links and of their apps; with `MOST_OVERDUE` links, lower bounds.
+    """The number of overdue links and of their apps; lower bounds from `MOST_OVERDUE` links on.
 
     since: the oldest last good scan, or the creation of a link that was never scanned.
-    oldest_scan_at: the oldest last good scan, or the end of an open circuit after that.
+    oldest_scan_at: the oldest last good scan, or the end of the link's circuit if that is later.
     """
 
     links: int
@@ -168,7 +168,7 @@ def read_scans(
     """Reads the good scans of all links.
 
     by_status: the number of links by status.
-    recently: the seconds for which good scans are counted, before the last scan and before now.
+    recently: count the good scans in this many seconds before the last scan, and before now.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently}
     [row] = database.rows(READ_SCANS, values)
@@ -181,7 +181,7 @@ def read_scans(
 
 
 def count_overdue(database: Database, before: datetime) -> OverdueLinks:
-    """Counts the links whose last good scan was before that moment, and that are overdue."""
+    """Counts the overdue links whose last good scan was before `before`."""
     values = {"overdue_before": before, "most": MOST_OVERDUE}
     [(links, *rest)] = database.rows(COUNT_OVERDUE, values)
     if links >= MOST_OVERDUE and (oldest := oldest_scan(database, _LONG_AGO)):
@@ -192,7 +192,7 @@ def count_overdue(database: Database, before: datetime) -> OverdueLinks:
 def oldest_scan(database: Database, since: datetime) -> datetime | None:
     """Returns the oldest last good scan that is not before `since`.
 
-    Considers only links in sync whose circuit is not open.
+    Considers only synced links whose circuit is not open.
     """
     rows = database.rows(OLDEST_SCAN, {"before": since})
     return rows[0][0] if rows else None
@@ -201,7 +201,7 @@ def oldest_scan(database: Database, since: datetime) -> datetime | None:
 def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, timedelta]]:
     """Returns the gaps of at least `PIECE` seconds between two good scans, and when each ended.
 
-    Considers the hour before the last scan, and links in sync whose circuit is not open.
+    Considers the hour before the last scan, and only synced links whose circuit is not open.
     """
     rows = database.rows(READ_PIECES, {"last_at": last_at, "piece": PIECE})
     gaps = [(begin, begin - end) for (_, end), (begin, _) in pairwise(rows)]
@@ -211,9 +211,9 @@ def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, tim
 def long_due_links(
     database: Database, status: LinkStatus, before: datetime, rescan_interval_ms: int, most: int
 ) -> list[tuple[LinkRef, datetime]]:
-    """Returns up to `most` links that have been due since before that moment, and since when.
+    """Returns up to `most` links that became due before `before`, each with that time.
 
-    status: SYNCED; or PENDING_SNAPSHOT or FAILED, whose moments are lower bounds.
+    status: SYNCED, PENDING_SNAPSHOT or FAILED. For the latter two, the times are lower bounds.
     """
     values = {"before": before, "rescan_interval_ms": rescan_interval_ms}
     rows = database.rows(LONG_DUE, {**values, "status": status, "most": most})
@@ -227,5 +227,5 @@ def last_delivery(database: Database) -> datetime | None:
 
 
 def has_waiting_link(database: Database, before: datetime) -> bool:
-    """Tells whether a link that has not failed was last scanned before that moment."""
+    """Tells whether a link that is not failed was last scanned before `before`."""
     return bool(database.rows(HAS_WAITING, {"before": before}))

@@ -1,4 +1,4 @@
-"""Reading lists, counts, histories and results of links. Secrets in texts and URLs are masked."""
+"""Reads lists, counts, histories and results of links. Masks secrets in texts and URLs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ from docora_ops.links import (
 )
 from docora_ops.text import mask, mask_cut, mask_url
 
-_LONGEST_ERROR = 1900  # characters in a list: an error of git can have a megabyte
+_LONGEST_ERROR = 1900  # characters in a list: git's errors can be a megabyte long
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ListedLink(LinkIds):
     last_scanned_seconds: int | None  # since then, by the clock of Postgres
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
-    job: JobState | None = None  # None: Redis did not tell
+    job: JobState | None = None  # None if Redis did not answer
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class StatusCount:
 
 @dataclass(frozen=True)
 class AppSummary(App):
-    """An app with the number of its links, by status, and the moment of their last good scan.
+    """An app with the number of its links, by status, and the time of their last good scan.
 
     `good_until_at` and `good_until_seconds`: as in `ErrorGroup`.
     """
@@ -93,7 +93,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class LinkHistory:
-    """The fields of a link in Postgres that its job does not need."""
+    """What Postgres records of a link beyond what its job needs."""
 
     created_at: datetime
     last_scanned_at: datetime | None
@@ -122,7 +122,7 @@ _ORDERS = {
     LinkSort.OVERDUE: f"coalesce(l.last_scanned_at, l.created_at), {_IDS}",
 }
 
-# Selects the page before any join: in the order of the ids, by the index on them.
+# Selects the page before any join, so that sorting by ids uses the index on them.
 LINKS_PAGE = f"""
 WITH page AS MATERIALIZED (
     SELECT l.id FROM {LINKS} WHERE {MATCHES}
@@ -156,7 +156,7 @@ GROUPS = {
     LinkGroup.STATUS: _GROUPS.format(key="status", columns="status", join=""),
 }
 
-# When a link failed is not recorded, only until when it was good: a bound.
+# The time of a failure is not recorded; the last good scan is a lower bound.
 _GOOD_UNTIL = "max(l.last_scanned_at) FILTER (WHERE l.status = 'failed')"
 
 LINKS_BY_ERROR = f"""
@@ -198,22 +198,22 @@ def links_page(
 
 
 def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
-    """Returns id, name (none of a status) and number of links of each group, most links first."""
+    """Returns id, name (except for statuses) and number of links per group, most links first."""
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
 def links_by_error(database: Database, which: LinkFilter, longest: int) -> Iterator[TupleRow]:
-    """Yields app id, error, number of links, and until when the failed ones were good.
+    """Yields app id, error, number of links, and the last good scan of failed links, with its age.
 
-    The error has at most `longest` characters. Streams the rows as `Database.stream` does.
+    Errors are cut to `longest` characters. Streams the rows as `Database.stream` does.
     """
     return database.stream(LINKS_BY_ERROR, filter_parameters(which) | {"longest": longest})
 
 
 def summarize_apps(database: Database, which: LinkFilter, *, every_app: bool) -> list[AppSummary]:
-    """Returns the apps with the numbers of their links that match, most failed links first.
+    """Returns the apps with the numbers of their matching links, most failed links first.
 
-    every_app: also apps without such links.
+    every_app: include apps without matching links.
     """
     parameters = filter_parameters(which) | {"every_app": every_app}
     apps = [AppSummary(*row) for row in database.rows(APPS, parameters)]
@@ -280,7 +280,7 @@ WHERE l.id = %(id)s
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
-    """Tells whether a link has a token; None if the role may not know. In no transaction."""
+    """Tells whether a link has a token; None if the role may not read it. Not in a transaction."""
     sql = "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
     try:
         return (True,) in database.rows(sql, {"id": ref.id})
@@ -337,7 +337,7 @@ WHERE l.id = ANY (%(ids)s::uuid[])
 GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
 """
 
-_LONGEST_RESULT = 1000  # characters of an error: a wait may be for a million links
+_LONGEST_RESULT = 1000  # characters of an error: a wait may cover a million links
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from docora_ops.links import (
 )
 from docora_ops.text import mask
 
-# Postgres plans each statement with its parameters: a condition on nothing costs nothing, nor does
-# the join unless something of the repository is asked for.
+# Postgres plans each statement with its parameters, so unused conditions cost nothing, nor does the
+# join unless a column of the repository is used.
 LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
 
-# Only if no link at all was scanned since then, pending links and links that were never scanned
-# count, too. The first condition is implied by the second, and lets Postgres use an index.
+# Pending links and links that were never scanned count only if no link at all was scanned since
+# then. The first condition is implied by the second, and lets Postgres use an index.
 OVERDUE = """(
     (l.last_scanned_at < %(overdue_before)s OR l.last_scanned_at IS NULL)
     AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until)
@@ -74,15 +74,15 @@ SELECT {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until,
 {_OF_LINK}
 """
 
-# A bulk operation skips what we hold here; a worker waits for it.
+# A bulk operation skips the rows that are locked here; a worker waits for them.
 LOCK_LINK = """
 SELECT 1 FROM docora.app_repositories
 WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s FOR UPDATE
 """
 
-# Who runs a snapshot holds the session advisory lock of its job id, a 64-bit key that pg_locks
-# shows in two halves. We only look: were we to hold the lock until our commit, a worker fast
-# enough to take up the new job before that would find it taken and drop the job.
+# A worker that runs a snapshot holds the session advisory lock of its job id, a 64-bit key that
+# pg_locks shows in two halves. We do not take the lock: if we held it until our commit, a worker
+# that starts the new job before that would drop the job.
 HELD_KEYS = """
 SELECT (classid::bigint << 32) | objid::bigint AS key
 FROM pg_locks
@@ -96,7 +96,7 @@ SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
 WHERE hashtextextended(job_id, 0) IN (SELECT key FROM held)
 """
 
-# The limit keeps Postgres from reading the whole table: it looks up one link after the other.
+# With the limit, Postgres looks up one link after the other instead of reading the whole table.
 LINKED_JOBS = """
 SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
 CROSS JOIN LATERAL (
@@ -147,16 +147,16 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
 
 
 def like(text: str, *, is_part: bool = False) -> str:
-    """Returns the pattern for LIKE that matches the text, where `*` matches anything.
+    """Returns the LIKE pattern that matches the text, where `*` matches anything.
 
-    is_part: text without `*` may stand anywhere.
+    is_part: text without `*` matches anywhere in a value.
     """
     pattern = text.translate(_AS_LIKE)
     return f"%{pattern}%" if is_part and "*" not in text else pattern
 
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """Returns the link, if it exists, without locking it."""
+    """Returns the link without locking it; None if it does not exist."""
     for row in database.rows(READ_LINK, {"app_id": app_id, "repository_id": repository_id}):
         ref, payload = LinkRef(row[0], row[1], row[3]), PublicPayload(*row[1:8])
         status, retry_count, error, *circuit = row[8:]
@@ -168,12 +168,12 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
     """Locks the link until the transaction ends and returns it. Raises LinkLockedError."""
     if not database.rows(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}):
         return None
-    # A statement that waits for the row reads the rest, its app and repository, as before the wait.
+    # A statement that waits for the row would read its app and repository as before the wait.
     return read_link(database, app_id, repository_id)
 
 
 def read_payload(database: Database, ref: LinkRef) -> Payload:
-    """Returns what the job of a locked link needs, including secrets."""
+    """Returns the payload of a locked link's job, including secrets."""
     [row] = database.rows(f"SELECT {PAYLOAD} {_OF_LINK}", asdict(ref))
     return Payload(*row[1:])
 
@@ -195,14 +195,14 @@ def read_refs(database: Database, links: Sequence[LinkIds]) -> list[LinkRef]:
 
 
 def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | None, str | None]]:
-    """Returns app name and `owner/name` of each link, in order; None for what is gone."""
+    """Returns app name and `owner/name` of each link, in order; None for names that are gone."""
     rows = database.rows(NAMES_OF_LINKS, pairs(links))
-    # One string for all links of an app or a repository: there may be a million.
+    # Interned, because a million links may share the same few names.
     return [(app and intern(app), repository and intern(repository)) for app, repository in rows]
 
 
 def pairs(links: Sequence[LinkIds]) -> dict[str, list[str]]:
-    """Returns the parameters that name these links, in order."""
+    """Returns the SQL parameters that name these links, in order."""
     return {
         "app_ids": [link.app_id for link in links],
         "repository_ids": [link.repository_id for link in links],

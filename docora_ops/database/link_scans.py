@@ -1,4 +1,4 @@
-"""What a snapshot job reads and writes: the status of its link, deliveries, the stored commit."""
+"""Reads and writes of a snapshot job: its link's status, delivery records, the stored commit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
 
-# Answers with a row if the lock was free.
+# Returns a row if the lock was free.
 BEGIN_SCAN = f"""
 WITH lock AS MATERIALIZED (SELECT pg_try_advisory_lock({_KEY}) AS is_taken)
 UPDATE docora.app_repositories SET status = 'scanning' FROM lock
@@ -29,7 +29,7 @@ _HOLDS_LINK = f"""EXISTS (
       AND (classid::bigint << 32) | objid::bigint = {_KEY}
 )"""
 
-# A proxy that pools transactions may run this in another session than the one with the lock.
+# A proxy that pools transactions may run this in a session that does not hold the lock.
 _KEEPS_LINK = f"pg_backend_pid() = %(session_id)s AND {_HOLDS_LINK}"
 
 END_SCAN = f"""
@@ -61,7 +61,7 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND status = 'sc
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure of a link's job. Without a try left, or after `max_attempts`, the link fails."""
+    """A failure of a link's job. With no tries left or after `max_attempts`, the link fails."""
 
     app_id: str
     repository_id: str
@@ -71,11 +71,11 @@ class Failure:
 
 
 class Refusal(StrEnum):
-    """Why a job does not begin, or may not go on."""
+    """Why a job may not begin or continue."""
 
     GONE = "gone"
     BUSY = "busy"  # another job is scanning the link
-    HELD = "held"  # a session holds the link, which is not `scanning`: a job begins or ends
+    HELD = "held"  # a session holds the lock, but the link is not `scanning`: a job begins or ends
     LOST = "lost"  # the job has lost its session or the link's lock
 
 
@@ -95,12 +95,12 @@ class Ending:
 def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link, Payload] | Refusal:
     """Takes the link's lock until the session is closed, and sets the link to `scanning`.
 
-    Waits for the commit of the retry that has queued the job. Returns the previous state of the
-    link and what its job needs, or the reason not to begin.
+    Waits for the commit of the retry that has queued the job. Returns the link as it was before and
+    its payload, or the reason not to begin.
     """
     ids = {"app_id": app_id, "repository_id": repository_id}
     with session.transaction():
-        # What a crash of Postgres loses here is only done again.
+        # If Postgres crashes and loses this commit, the scan is simply repeated.
         session.execute("SET LOCAL synchronous_commit TO off")
         link = lock_link(session, app_id, repository_id)
         if link is None:
@@ -131,14 +131,14 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 
 
 def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
-    """Counts a failure of the job with this session, unless another one holds the link's lock."""
+    """Counts a failure of a job, unless another session than the job's holds the link's lock."""
     with database.transaction():
         link = _lock_of_job(database, failure.app_id, failure.repository_id, session_id)
         return link if isinstance(link, Refusal) else _count(database, link, failure)
 
 
 def release_scan(database: Database, app_id: str, repository_id: str, session_id: int) -> None:
-    """Makes the link of the job with this session pending, unless another one holds its lock."""
+    """Makes a job's link pending, unless another session than the job's holds the link's lock."""
     with database.transaction():
         link = _lock_of_job(database, app_id, repository_id, session_id)
         if isinstance(link, Link):
@@ -177,7 +177,7 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
 
 
 def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
-    """Makes the link of a job that was cut off pending. Waits and raises as `fail_killed_scan`."""
+    """Makes the link of an interrupted job pending. Waits and raises like `fail_killed_scan`."""
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
         database.execute(RELEASE_SCAN, {"app_id": app_id, "repository_id": repository_id})
@@ -199,7 +199,7 @@ SELECT client_auth_key_encrypted FROM docora.apps ORDER BY random() LIMIT 100
 
 
 def some_auth_keys(database: Database) -> list[str]:
-    """Returns the encrypted auth keys of some apps; empty if our role may not read them."""
+    """Returns the encrypted auth keys of some apps; none if the role may not read them."""
     try:
         return [key for (key,) in database.rows(SOME_AUTH_KEYS)]
     except PostgresDeniedError:
@@ -230,17 +230,17 @@ SELECT FROM docora.app_repositories WHERE id = %(id)s::uuid
 
 
 def read_deliveries(database: Database, ref: LinkRef) -> Iterator[TupleRow]:
-    """Yields path and SHA-256 of each file that the app has, in byte order, as `stream` does."""
+    """Streams path and SHA-256 of each file that the app has, sorted by the bytes of the path."""
     return database.stream(READ_DELIVERIES, asdict(ref))
 
 
 def record_delivery(session: Session, ref: LinkRef, path: str, sha: str | None) -> bool:
-    """Records a delivered or, without `sha`, deleted file. Returns False if the link is gone."""
+    """Records a delivered or, if `sha` is None, deleted file. Returns False if the link is gone."""
     sql = RECORD_DELIVERY if sha else REMOVE_DELIVERY
     return session.execute(sql, asdict(ref) | {"path": path, "sha": sha}) > 0
 
 
-# By way of the apps: the primary key of the deliveries begins with them.
+# Joins the apps, because the primary key of the delivery records begins with the app.
 HAD_COMMIT = """
 (SELECT FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s)
 UNION ALL
@@ -248,7 +248,7 @@ UNION ALL
  WHERE f.repository_id = %(repository_id)s LIMIT 1)
 """
 
-# A second job of the repository waits here, and then counts the files that the first has stored.
+# A second job of the repository waits here, then counts the files that the first one has stored.
 LOCK_SNAPSHOT = """
 SELECT id FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s FOR UPDATE
 """
@@ -283,7 +283,9 @@ def store_snapshot(
 ) -> None:
     """Replaces the stored commit of the repository in the caller's transaction.
 
-    files: path, SHA-256 and size of each. Stored ones of this commit, equal in number, are kept.
+    Keeps the stored files if they are of the same commit and equal in number.
+
+    files: path, SHA-256 and size of each.
     """
     values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
     database.execute(LOCK_SNAPSHOT, values)

@@ -1,15 +1,17 @@
-"""Reads what tells this database from another one."""
+"""Reads what distinguishes this database from others."""
 
 from collections.abc import Sequence
 
+from docora_ops.database.link_rows import LINKED_JOBS
 from docora_ops.database.postgres import Database
 
 _APPS = 20
 
-IDENTITY = """
+IDENTITY = f"""
 SELECT current_database(), has_function_privilege('pg_control_system()', 'EXECUTE'),
     ARRAY(SELECT app_id FROM docora.apps ORDER BY app_id LIMIT %(most)s),
-    ARRAY(SELECT app_id FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[]))
+    ARRAY(SELECT app_id FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])),
+    ARRAY({LINKED_JOBS})
 """
 
 # Not part of IDENTITY: where a provider has revoked the function, Postgres refuses any statement
@@ -18,17 +20,17 @@ SYSTEM_IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 
 
 def read_identity(
-    database: Database, app_ids: Sequence[str] = ()
-) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str]]:
-    """Returns what tells this database from others, and which of the apps `app_ids` exist in it.
+    database: Database, app_ids: Sequence[str] = (), job_ids: Sequence[str] = ()
+) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str], Sequence[str]]:
+    """Returns the identity of this database, the existing `app_ids`, and the `job_ids` with a link.
 
-    The former is the name of the database, the identifier of the server's data (None if the role
-    may not read it), and up to 20 apps.
+    The identity is the name of the database, its system identifier (None if the role may not read
+    it), and up to 20 apps.
     """
-    parameters = {"most": _APPS, "app_ids": list(app_ids)}
+    parameters = {"most": _APPS, "app_ids": list(app_ids), "job_ids": list(job_ids)}
     system = None
     with database.snapshot():
-        [(name, may_read_system, apps, known)] = database.rows(IDENTITY, parameters)
+        [(name, may_read_system, apps, known, linked)] = database.rows(IDENTITY, parameters)
         if may_read_system:
             [(system,)] = database.rows(SYSTEM_IDENTIFIER)
-    return (name, system, apps), known
+    return (name, system, apps), known, linked

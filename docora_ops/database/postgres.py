@@ -166,7 +166,7 @@ class Database:
             given: dict[str, Any] = conninfo_to_dict(url)
             # libpq would refuse these only when it connects.
             self._servers = _servers(given)
-            ports = (server.get("port") or 5432 for server in self._servers)
+            ports = (server.get("port") or 5432 for _, server in self._servers)
             if given.get("sslmode", "prefer") not in _SSL_MODES or not all(
                 int(port) in range(1, 65_536) for port in ports
             ):
@@ -184,7 +184,7 @@ class Database:
                 hint="write the host and the database of the service into DATABASE_URL",
             )
         self._name = str(given.get("dbname") or given.get("user") or "postgres")
-        hosts = ", ".join(map(self._name_server, self._servers))
+        hosts = ", ".join(name for name, _ in self._servers)
         self.server = f"{self._name} on {hosts}"  # only the one in use, once it is known
         self.place = self.server  # with the schema, once it is known
         self.schema = ""  # of Docora's tables, once it is known
@@ -241,7 +241,7 @@ class Database:
         with self._connected() as first:
             connection = first
             if isolation.endswith("READ WRITE"):
-                self._require_changes(connection)
+                self.require_changes()
             self._in_transaction = True
             try:
                 begin = f"BEGIN ISOLATION LEVEL {isolation};{self._begin}".encode()
@@ -266,20 +266,20 @@ class Database:
     def require_changes(self) -> None:
         """Raises PostgresError where an administrator allows no changes."""
         with self._connected() as connection:
-            self._require_changes(connection)
-
-    def _require_changes(self, connection: Connection) -> None:
-        if self.is_read_only:
-            raise PostgresError(
-                f"Postgres database {self.server} allows no changes: "
-                "default_transaction_read_only is on",
-                hint="ask who has set it: for the server, the database, the role "
-                f"{connection.info.user}, or in DATABASE_URL",
-            )
+            if self.is_read_only:
+                raise PostgresError(
+                    f"Postgres database {self.server} allows no changes: "
+                    "default_transaction_read_only is on",
+                    hint="ask who has set it: for the server, the database, the role "
+                    f"{connection.info.user}, or in DATABASE_URL",
+                )
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Begins a transaction whose statements all see the same state of the database."""
-        return self.transaction("REPEATABLE READ")
+        """Begins a transaction whose statements all see the same state of the database.
+
+        Within another transaction, goes on with that one.
+        """
+        return nullcontext() if self._in_transaction else self.transaction("REPEATABLE READ")
 
     def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
         """Runs one statement and returns its rows."""
@@ -391,8 +391,7 @@ class Database:
     def _open(self) -> Connection:
         """Connects to the first server in DATABASE_URL that accepts the connection."""
         refusals = []
-        for server in self._servers:
-            name = self._name_server(server)
+        for name, server in self._servers:
             options: dict[str, Any] = self._parameters | server
             try:
                 # A prepared statement would be unknown in the next session of a pooling proxy.
@@ -412,12 +411,6 @@ class Database:
             f"Postgres database {self._name} has no usable server: {found}",
             hint=hints.pop() if len(hints) == 1 else _TO_FAIL_OVER,
         )
-
-    def _name_server(self, server: Mapping[str, str]) -> str:
-        """Returns the host, and the port where it tells several servers apart."""
-        host, port = server.get("host") or server.get("hostaddr"), server.get("port") or "5432"
-        is_usual = len(self._servers) == 1 or port == "5432"
-        return (host or "localhost") + ("" if is_usual else f":{port}")
 
     def _connect(self) -> Connection:
         """Connects, and finds Docora's schema."""
@@ -453,13 +446,23 @@ class Database:
         return connection
 
 
-def _servers(given: Mapping[str, object]) -> list[dict[str, str]]:
-    """Returns host and port of each server in DATABASE_URL. Raises ValueError if one has none."""
+def _servers(given: Mapping[str, object]) -> list[tuple[str, dict[str, str]]]:
+    """Returns the name, and host and port, of each server in DATABASE_URL.
+
+    A name has the port where that tells several servers apart. Raises ValueError if hosts and ports
+    differ in number.
+    """
     names = [name for name in ("host", "hostaddr", "port") if given.get(name)]
     lists = [str(given[name]).split(",") for name in names]
     count = max(map(len, lists), default=1)
     lists = [each * count if len(each) == 1 else each for each in lists]
-    return [dict(zip(names, values, strict=True)) for values in zip(*lists, strict=True)] or [{}]
+    servers = [dict(zip(names, values, strict=True)) for values in zip(*lists, strict=True)] or [{}]
+    named = []
+    for server in servers:
+        host, port = server.get("host") or server.get("hostaddr"), server.get("port") or "5432"
+        is_usual = len(servers) == 1 or port == "5432"
+        named.append(((host or "localhost") + ("" if is_usual else f":{port}"), server))
+    return named
 
 
 class Session(Database):

@@ -1,4 +1,4 @@
-"""Checking the Postgres server: version, pooling, Docora's tables, and our role's privileges."""
+"""Checks the Postgres server: version, pooling, Docora's tables, and the role's privileges."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from docora_ops.errors import PoolingError, PostgresError
 from docora_ops.settings import Settings
 from docora_ops.text import duration
 
-# A standby may show an old state for as long as it is cut off from its primary.
+# A standby that is cut off from its primary shows an old state.
 STANDBY = """
 SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::bigint,
     extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::bigint
@@ -43,7 +43,8 @@ LEFT JOIN pg_attribute ON attrelid = t.oid AND attname = column_name AND NOT att
 ORDER BY number
 """
 
-# A function there, of a schema that stands on the path of another client, could run as our role.
+# Such a role could create a function in a schema on another client's search_path, and have it run
+# by our role.
 CREATORS = """
 SELECT quote_ident(nspname), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
 FROM pg_namespace CROSS JOIN aclexplode(coalesce(nspacl, acldefault('n', nspowner)))
@@ -69,7 +70,7 @@ SESSIONS_FOR_WORKERS = (
     "point the workers' DATABASE_URL at Postgres itself, or at a proxy that pools sessions "
     "(in PgBouncer: pool_mode)"
 )
-_TRIES = 20  # other clients may take the session that would show the pooling
+_TRIES = 20  # other clients may take the session that would reveal the pooling
 
 Privilege = tuple[str, str, str | None]  # privilege, table, column; None: the whole table
 
@@ -78,11 +79,11 @@ Privilege = tuple[str, str, str | None]  # privilege, table, column; None: the w
 class Standby:
     """The lag of a Postgres standby behind its primary."""
 
-    unreplayed_bytes: int | None  # of what it has received; None if it has received nothing
-    last_change_seconds: int | None  # since the last change that it shows; grows on an idle primary
+    unreplayed_bytes: int | None  # received, not yet replayed; None if it has received nothing
+    last_change_seconds: int | None  # since its last replayed change; grows if the primary is idle
 
     def __str__(self) -> str:
-        """Says how old the data may be."""
+        """Describes how old the data may be."""
         age = self.last_change_seconds
         last = "no change replayed yet" if age is None else f"last change {duration(age)} ago"
         left = self.unreplayed_bytes
@@ -91,7 +92,7 @@ class Standby:
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """The server at one moment."""
+    """The state of the server at one moment."""
 
     version: str  # begins with a number
     standby: Standby | None  # None on a primary
@@ -101,17 +102,17 @@ class PostgresServer:
 
 @dataclass(frozen=True)
 class Role:
-    """The role of the current connection. Its name and schema are quoted where SQL needs it."""
+    """The role of the current connection. Its name and schema are quoted as SQL identifiers."""
 
     name: str
     schema: str
     is_superuser: bool
     missing_columns: list[str]  # each `table` or `table.column` that is absent or hidden
-    held: set[Privilege]  # those in the topic `privileges` that the role has
+    held: set[Privilege]  # privileges in the topic `privileges` that the role has
 
     @property
     def may_only_read(self) -> bool:
-        """Tells whether the role has all privileges to monitor, and none to change anything."""
+        """Tells whether the role has all privileges for monitoring, and none to change anything."""
         is_reader = {name for name, *_ in self.held} == {"SELECT"} and not self.is_superuser
         return is_reader and not self.lacks(read_only=True)
 
@@ -122,15 +123,15 @@ class Role:
         """
         needed = granted("docora_monitor" if read_only else "docora_ops")
         if not read_only and any(name != "SELECT" for name, *_ in self.held.difference(needed)):
-            needed = granted("docora_worker")  # it looks like one
+            needed = granted("docora_worker")  # the role looks like a worker's
         columns: dict[str, dict[str, list[str]]] = {}  # by table and privilege
         for name, table, column in needed:
             if (name, table, column) not in self.held:
                 some = columns.setdefault(table, {}).setdefault(name, [])
                 some += [column] if column else []
         return {
-            table: [f"{name} ({', '.join(some)})" if some else name for name, some in each.items()]
-            for table, each in columns.items()
+            table: [f"{name} ({', '.join(some)})" if some else name for name, some in lacks.items()]
+            for table, lacks in columns.items()
         }
 
 
@@ -139,17 +140,19 @@ def granted(role: str) -> list[Privilege]:
     """Returns the privileges on tables that the topic `privileges` grants to the role."""
     topic = files("docora_ops").joinpath("help", "privileges.md").read_text(encoding="utf-8")
     [block] = re.findall(rf"CREATE ROLE {role} (.*?)```", topic, re.DOTALL)
-    found: list[Privilege] = []
-    for privileges, table in re.findall(r"GRANT ([^;]+?)\s+ON (\w+) TO", block):
-        for name, columns in re.findall(r"([A-Z]+)(?: \(([^)]+)\))?", privileges):
-            found += [(name, table, column) for column in re.findall(r"\w+", columns) or [None]]
-    return found
+    privileges: list[Privilege] = []
+    for names, table in re.findall(r"GRANT ([^;]+?)\s+ON (\w+) TO", block):
+        for name, columns in re.findall(r"([A-Z]+)(?: \(([^)]+)\))?", names):
+            privileges += [
+                (name, table, column) for column in re.findall(r"\w+", columns) or [None]
+            ]
+    return privileges
 
 
 def read_server(database: Database) -> PostgresServer:
-    """Reads version, clock and standby in one statement, and measures how long the answer takes.
+    """Reads version, clock and standby state in one statement, and measures its latency.
 
-    Call it within a transaction: to connect and to begin takes further answers.
+    Call it within a transaction, so that connecting and BEGIN are not measured.
     """
     began = time.monotonic()
     [(version, clock, in_recovery, *lag)] = database.rows(SERVER)
@@ -166,14 +169,14 @@ def read_standby(database: Database) -> Standby | None:
 
 
 def _standby(lag: Sequence[int | None]) -> Standby:
-    # Negative where the clocks differ, or after a restart that has read archived changes.
+    # The lag can be negative if clocks differ, or after a restart that has replayed archived WAL.
     return Standby(*(None if number is None else max(0, number) for number in lag))
 
 
 def pools_transactions(settings: Settings, tries: int = _TRIES) -> bool | None:
     """Tells whether a proxy pools transactions; None if two connections can't be opened at once.
 
-    tries: how often a session is compared; a few are no proof beside busy clients of the pool.
+    tries: how often to compare sessions; a few tries prove nothing if the pool's clients are busy.
 
     Raises PoolingError if the proxy pools statements.
     """
@@ -183,8 +186,9 @@ def pools_transactions(settings: Settings, tries: int = _TRIES) -> bool | None:
             session = first.rows(SESSION_ID)
             for _ in range(tries):
                 with second.snapshot():
-                    # Such a proxy shares a session between the two, or changes a session. With a
-                    # shared one, a pool of one session would not answer the first.
+                    # Such a proxy gives both connections one session, or one connection different
+                    # sessions. If the session is shared, the first connection must not be asked: a
+                    # pool of one session would not answer.
                     if second.rows(SESSION_ID) == session or first.rows(SESSION_ID) != session:
                         return True
         except PoolingError:
@@ -205,7 +209,7 @@ def require_session(settings: Settings) -> None:
 
 
 def read_creators(database: Database) -> list[tuple[str, str]]:
-    """Returns schema and role for each role that may create objects in the schema of the tables.
+    """Returns the roles that may create objects in the schema of the tables, as (schema, role).
 
     Omits superusers, our own role, and the owners of the schema and the tables. Call it within a
     transaction, in which the schema is known.

@@ -23,15 +23,15 @@ LIMIT %(limit)s
 class Selection:
     """The links of a bulk operation, listed once at its start.
 
-    Round-robin across apps, so that no app waits for all links of another app. Paging by status
-    instead would walk over the dead index entries of all rows that are done.
+    Links are listed round-robin across apps, so that no app waits for all links of another app.
+    Paging by status instead would read the dead index entries of all links already changed.
     """
 
     refs: Sequence[LinkRef]
     by_app: Sequence[AppCount]
     claiming: Claiming
     open_circuits_left_out: int | None = None
-    # Due links that operations with `--in-flight` are going to queue, by operation id.
+    # The number of due links left to other operations with `--in-flight`, by operation id.
     left_to_operations: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -49,7 +49,8 @@ def select_links(
 ) -> Selection:
     """Selects at most `limit` links that match.
 
-    skip_open_circuits: like `which.open_circuit` False, exclude and count links with an open one.
+    skip_open_circuits: exclude and count links whose circuit is open, as if `which.open_circuit`
+        were False.
     """
     if skip_open_circuits or which.open_circuit is False:
         limit = 0 if which.open_circuit else limit
@@ -57,8 +58,8 @@ def select_links(
         claimed = replace(which, or_held_back=False)
     else:
         held_back = [LinkStatus.PENDING_SNAPSHOT] if which.or_held_back else []
-        # The first batch, or the first link that a worker scans, closes the circuit. The links were
-        # chosen before that, so the later ones are not skipped for it.
+        # The first batch, or the first link that a worker scans, closes the circuit. Later links
+        # were chosen before that, so they must not be skipped.
         statuses = [*which.statuses, *held_back]
         claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
     claiming = Claiming.of_matching(claimed)
@@ -81,7 +82,7 @@ def _select(
 ) -> Selection:
     with database.snapshot():
         rows = database.stream(_SELECT.format(condition=condition), parameters)
-        # One string for all links of an app: there may be a million.
+        # Interned, because a million links may share the same few apps.
         refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
         counts = Counter(ref.app_id for ref in refs)
         sql = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"

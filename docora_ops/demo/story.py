@@ -16,12 +16,12 @@ from threading import Event
 from docora_ops.demo.servers import apps, postgres, valkey
 from docora_ops.demo.world import ACME, API, HARBOR, build, fill
 from docora_ops.errors import DocoraOpsError
-from docora_ops.interrupts import deferred, held_back
 from docora_ops.queue import RqQueue, connect
 from docora_ops.render.console import make_console
 from docora_ops.settings import Settings, load_settings
+from docora_ops.worker.interrupts import deferred, held_back
 
-_PAUSE = 0.1  # seconds between two looks whether the workers listen
+_PAUSE = 0.1  # seconds between two checks whether the workers listen
 _START_LIMIT = 60  # seconds
 # Commands to try after the story.
 FIRST_COMMANDS = (
@@ -36,10 +36,11 @@ class DemoError(DocoraOpsError, code="demo"):
 
 
 def tell(keep: bool = False) -> None:
-    """Starts servers, fills them, runs the commands on them, and removes the servers.
+    """Starts servers, fills them, runs commands on them, and removes the servers.
 
-    `keep`: then makes the links fail again, and leaves servers and workers up until Ctrl-C. Raises
-    DemoError.
+    Raises DemoError.
+
+    keep: then make links fail again, and keep servers and workers running until Ctrl-C.
     """
     _clean_environment()
     say("# Starting Postgres and Valkey in a temporary folder; no other server is used.")
@@ -48,7 +49,7 @@ def tell(keep: bool = False) -> None:
         variables = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
-            "DOCORA_OPS_TARGET": "",  # one in the other terminal would win over the URLs
+            "DOCORA_OPS_TARGET": "",  # a target in the other terminal would override the URLs
             "DOCORA_OPS_BACKEND": "rq",
             "ENCRYPTION_KEY": os.urandom(32).hex(),
             "REPOS_BASE_PATH": str(folder / "clones"),
@@ -88,7 +89,7 @@ def _run_commands(settings: Settings) -> None:
 
 
 def _run(sentence: str, line: str) -> None:
-    """Runs one command. Then waits for Enter if a person watches, so that it is read in peace."""
+    """Runs one command. Then waits for Enter if a person is watching."""
     say(f"\n# {sentence}")
     say(f"$ docora-ops {line}")
     code = subprocess.call([sys.executable, "-m", "docora_ops", *shlex.split(line)])
@@ -101,14 +102,14 @@ def _run(sentence: str, line: str) -> None:
 
 @contextmanager
 def workers(settings: Settings) -> Iterator[None]:
-    """Runs two workers in the background; begins when both listen. Raises DemoError."""
+    """Runs two workers in the background. The block begins once both listen. Raises DemoError."""
     command = [sys.executable, "-m", "docora_ops", "worker", "--concurrency", "2"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             with connect(settings) as client:
                 queue = RqQueue(settings, client)
                 limit = time.monotonic() + _START_LIMIT
-                while queue.count_workers() < 2:  # noqa: PLR2004
+                while queue.read_use().workers < 2:  # noqa: PLR2004
                     if process.poll() is not None or time.monotonic() > limit:
                         raise DemoError("the two workers did not start")
                     time.sleep(_PAUSE)
@@ -118,7 +119,7 @@ def workers(settings: Settings) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Prints a text on stdout. Does not break a command: it may be pasted."""
+    """Prints a text on stdout. Does not wrap commands, so that they can be pasted."""
     make_console(sys.stdout).print(
         text,
         style="bold" if text.startswith("$") else None,
@@ -127,7 +128,6 @@ def say(text: str) -> None:
 
 
 def _wait(variables: dict[str, str]) -> None:
-    """Prints the variables that lead to the servers, and commands to try; waits for Ctrl-C."""
     with suppress(KeyboardInterrupt):
         say("\n# Links have failed again, and two workers run, until Ctrl-C.")
         say("# In another terminal:")
@@ -144,9 +144,9 @@ def _wait(variables: dict[str, str]) -> None:
 def _servers() -> Iterator[tuple[Path, str, str]]:
     """Starts the servers in a temporary folder; always stops them and removes the folder.
 
-    Delays signals meanwhile, since an interrupted start would leave a server behind. The servers
-    inherit the block of SIGINT, which a terminal sends to every process, so that they outlive the
-    commands. SIGTERM ends the servers, so it is not blocked.
+    Delays signals while starting and stopping, because an interrupted start would leave a server
+    behind. The servers inherit the blocked SIGINT, so that Ctrl-C, which a terminal sends to every
+    process, does not end them before the commands. SIGTERM is not blocked, because it stops them.
     """
     stack, ending = ExitStack(), {signal.SIGTERM, signal.SIGHUP}
     try:
@@ -160,9 +160,8 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
 
 
 def _clean_environment() -> None:
-    """Removes variables that may lead elsewhere: Docora's, ours, and of libpq, git and proxies."""
-    fields = Settings.model_fields.items()
-    names = "|".join(str(field.validation_alias or name) for name, field in fields)
+    """Removes variables of Docora, docora-ops, libpq, git and proxies that may point elsewhere."""
+    names = "|".join(str(field.validation_alias) for field in Settings.model_fields.values())
     lead_elsewhere = f"DOCORA_OPS_.*|PG.*|GIT_.*|.*_PROXY|({names})(_FILE)?"
     for name in list(os.environ):
         if re.fullmatch(lead_elsewhere, name, re.IGNORECASE):

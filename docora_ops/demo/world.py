@@ -19,6 +19,7 @@ from docora_ops.database.link_rows import read_link, read_payload
 from docora_ops.jobs import QUEUE_NAME
 from docora_ops.links import LinkStatus, Repository
 from docora_ops.queue import PushRequest, RqQueue, connect
+from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.settings import Settings
 
 WORKER = "snapshot-worker-1"
@@ -112,7 +113,7 @@ LINKS = (
 
 
 def build(settings: Settings, upstream: Path, apps_url: str) -> None:
-    """Fills an empty database and an empty queue; creates the repositories below `upstream`."""
+    """Fills an empty database and an empty queue, and creates the repositories in `upstream`."""
     for repository in REPOSITORIES:
         _create_repository(repository, upstream / repository.repository_name)
     with psycopg.connect(settings.require_database_url().get_secret_value()) as connection:
@@ -121,7 +122,7 @@ def build(settings: Settings, upstream: Path, apps_url: str) -> None:
 
 
 def fill(settings: Settings, upstream: Path, apps_url: str) -> None:
-    """Puts tables and queue, whatever they hold, into the state of the incident."""
+    """Replaces the contents of tables and queue by the state of the incident."""
     url = settings.require_database_url().get_secret_value()
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         connection.execute("TRUNCATE apps, repositories CASCADE")
@@ -197,7 +198,7 @@ def _fill_tables(
 
 def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
     queue = RqQueue(settings, client)
-    queue.keep_pass()
+    keep_pass(client)
     for link in LINKS:
         row = read_link(database, link.app.app_id, link.repository.repository_id)
         if link.job is None or row is None:
@@ -206,7 +207,7 @@ def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
         queue.push([PushRequest(row.ref.job_id, read_payload(database, row.ref), is_rescan)])
         if link.job is WAITING:
             continue
-        # What a worker writes when it begins a job, and when the job has failed for good.
+        # What a worker writes when it begins a job, and when the job has finally failed.
         client.lrem(f"rq:queue:{QUEUE_NAME}", 1, row.ref.job_id)
         job = Job.fetch(row.ref.job_id, connection=client)
         with client.pipeline() as pipeline:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -10,18 +9,19 @@ from typing import Any, cast
 
 from redis import Redis
 
-from docora_ops.audit import Change, HistoryEntry, HistoryState
-from docora_ops.bulk import Results, StoppedBy
 from docora_ops.links import Action
-from docora_ops.queue.redis_client import redis_errors, text_of
+from docora_ops.operations import Change, HistoryEntry, HistoryState, Results, StoppedBy
+from docora_ops.queue.operation_fields import results_of, stopped_by_of
+from docora_ops.queue.redis_answers import mapping_of, text_of
+from docora_ops.queue.redis_errors import redis_errors
 
 STREAM = "docora-ops:audit"
-# A stream of its own: a pass each minute would push out the entries of people.
+# A separate stream, because a pass every minute would push out the entries of people.
 SCHEDULE_STREAM = "docora-ops:audit:schedule"
 ENTRIES_KEPT = 10_000
-_LAST_ENTRIES = 100  # that are searched for the last suspension
+_LAST_ENTRIES = 100  # searched for the last suspension
 
-AuditEntry = tuple[str | int, ...]  # the command that writes it: XADD, the key, further arguments
+AuditEntry = tuple[str | int, ...]  # the command that writes the entry: XADD, key, arguments
 
 
 class AuditEvent(StrEnum):
@@ -30,7 +30,7 @@ class AuditEvent(StrEnum):
     DONE = "done"  # a change without a start and an end
     STARTED = "started"
     ENDED = "ended"
-    AWAITED = "awaited"  # adds results; `operation_id`: the operation or, for one link, the run
+    AWAITED = "awaited"  # adds results to the operation or, for one link, the run in `operation_id`
 
 
 def audit_entry(
@@ -43,10 +43,10 @@ def audit_entry(
     stopped_by: StoppedBy | None = None,
     cancelled_by: str | None = None,
 ) -> AuditEntry:
-    """Returns the entry for a change, to be written atomically with it.
+    """Returns the audit entry of a change, to be written atomically with the change.
 
-    run: an id that the entries of a run's start and end have in common.
-    stopped_by: why links were left as they were.
+    run: an id shared by the entries of the start and the end of a change.
+    stopped_by: why the remaining links were left unchanged.
     """
     fields = {
         "event": event,
@@ -67,23 +67,23 @@ def audit_entry(
 
 
 def add_entry(client: Redis, entry: AuditEntry) -> None:
-    """Writes an entry; if the client is a pipeline, with its other commands. Raises RedisError."""
+    """Writes an entry, or adds it to the commands of a pipeline. Raises RedisError."""
     execute: Callable[..., object] = client.execute_command
     with redis_errors(client):
         execute(*entry)
 
 
 def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
-    """Returns the changes, the newest first. Raises RedisError.
+    """Returns the changes, newest first. Raises RedisError.
 
-    `schedule`: with the passes of `schedule`.
+    schedule: include the passes of `schedule`.
     """
     entries: list[tuple[bytes, dict[bytes, bytes]]] = []
     with redis_errors(client):
         for key in (STREAM, SCHEDULE_STREAM) if schedule else (STREAM,):
             entries += cast("Any", client.xrevrange(key))
-    entries.sort(key=lambda each: [int(part) for part in each[0].split(b"-")], reverse=True)
-    rows: dict[str, HistoryEntry] = {}  # by run: the end of a run comes first
+    entries.sort(key=lambda entry: [int(part) for part in entry[0].split(b"-")], reverse=True)
+    rows: dict[str, HistoryEntry] = {}  # by run, whose end comes first
     results: dict[str, Results] = {}  # by operation id
     for entry_id, fields in entries:
         texts = {text_of(name): text_of(value) for name, value in fields.items()}
@@ -105,9 +105,9 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
 
 
 def read_last_change(client: Redis) -> tuple[datetime | None, datetime | None]:
-    """Returns when somebody last changed something, and when the last suspension ended.
+    """Returns when anything was last changed, and when the last suspension ended or will end.
 
-    Each is None if it is not known. Considers the last entries only, and no pass of `schedule`.
+    Each is None if unknown. Considers only the last entries, without passes of `schedule`.
     Raises RedisError.
     """
     with redis_errors(client):
@@ -145,40 +145,8 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
         operation_id=texts.get("operation_id") or None,
         counts={name: value for name, value in counts.items() if type(value) is int},
         state=state,
-        stopped_by=reason_of(texts.get("stopped_by")),
+        stopped_by=stopped_by_of(texts.get("stopped_by")),
         cancelled_by=texts.get("cancelled_by") or None,
         results=None,
         target=texts.get("target") or None,
     )
-
-
-def results_of(text: str | None) -> Results | None:
-    """Parses the results of an operation's snapshots; returns None if there are none."""
-    counts = mapping_of(text)
-    found = [counts.get(each.name) for each in dataclass_fields(Results)]
-    numbers = [each for each in found if isinstance(each, int)]
-    return Results(*numbers) if len(numbers) == len(found) else None
-
-
-def reason_of(text: str | None) -> StoppedBy | None:
-    """Parses why an operation has left links as they were; returns None for no known reason."""
-    return StoppedBy(text) if text in set(StoppedBy) else None
-
-
-def mapping_of(text: str | bytes | None) -> dict[str, str | int | bool | list[str]]:
-    """Parses a JSON object, of which it returns texts, numbers and lists of texts.
-
-    Returns an empty mapping for anything else, which others may write.
-    """
-    try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, str | int)
-        or (isinstance(value, list) and all(isinstance(each, str) for each in value))
-    }

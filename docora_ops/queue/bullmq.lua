@@ -1,18 +1,18 @@
--- Looks at the jobs of links in Docora's own queue, in the key layout of BullMQ 5, atomically.
--- Writes nothing there, only what belongs to our change. Follows with_change.lua.
+-- Looks at the jobs of links in Docora's own queue (BullMQ 5), atomically. Never writes to BullMQ's
+-- keys, only the commands and the mark of a change. Appended to with_change.lua.
 --
 -- ARGV[1]  "look" (writes nothing), or "change"
 -- ARGV[2]  JSON: `prefix` of the queue's keys, and for a change
---          `leaves_waiting`: leave jobs that wait already
---          `commands`: how many commands are written with the change
+--          `leaves_waiting`: leave waiting jobs
+--          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
--- then per command: its length, and its words
+-- then per command: number of its words, and the words
 -- then per link, look: id; change: id, and a text that is empty if no job may be live
 --
--- Returns one answer per link: none, waiting, delayed, running, finished, stale, or unreadable with
--- the reason after a colon. Running includes a job that a killed worker has left active: BullMQ runs
--- it again, or gives it up. If a change has to leave some jobs, nothing is written, and their answers
--- begin with "left ".
+-- Returns one answer per link: none, waiting, delayed, running, finished, stale, or
+-- unreadable:REASON. Running includes a job that a killed worker has left active, which BullMQ will
+-- run again or give up. If a change must leave any job, it writes nothing, and the answers of the
+-- jobs to leave begin with "left ".
 
 local is_change, config = ARGV[1] == 'change', cjson.decode(ARGV[2])
 local prefix = config.prefix
@@ -31,7 +31,7 @@ local function stands_in(name, id)
   return redis.call('ZSCORE', prefix .. name, id)
 end
 
--- A job that exists and is in no other place waits in a list: nothing is searched in a long list.
+-- Avoids searching long lists: a job that exists and is in no other place waits in a list.
 local function look(id)
   local made_at = redis.pcall('HGET', prefix .. id, 'timestamp')
   if type(made_at) == 'table' then

@@ -1,5 +1,5 @@
--- Judges a job by its own keys, and removes the remains of a job that is not live. Any other script
--- about jobs begins with this one, so that there is one rule for what "live" means.
+-- Judges a job by its own keys, and removes the remains of a job that is not live. All scripts on
+-- RQ's jobs include this one, so that there is only one definition of "live".
 --
 -- ARGV[1]  mode of the script
 -- ARGV[2]  JSON: names of keys
@@ -10,8 +10,8 @@ local WAITING = {
   queued = true, scheduled = true, deferred = true, ready_to_enqueue = true, rate_limited = true,
 }
 
--- An execution lives as long as its key, which each heartbeat renews by the clock of Redis. The
--- entries in registries outlive it.
+-- An execution is live while its key exists: each heartbeat renews the key's TTL. Entries in
+-- registries may outlive the execution.
 local function is_running(id)
   for _, execution_id in ipairs(redis.call('ZRANGE', config.executions_prefix .. id, 0, -1)) do
     if redis.call('EXISTS', config.execution_prefix .. id .. ':' .. execution_id) == 1 then
@@ -21,8 +21,8 @@ local function is_running(id)
   return false
 end
 
--- Whether no worker would ever take a job with this status.
--- `most`: how many entries of the list are compared, from its tail, where jobs are put
+-- Tells whether no worker would ever take a job with this status.
+-- `most`: how many entries of the list to compare, from its tail, where new jobs are added
 local function is_nowhere(id, status, most)
   local registry = config.registry_of_status[status]
   return not (
@@ -33,9 +33,9 @@ local function is_nowhere(id, status, most)
 end
 
 -- Returns running, waiting, finished, stale or none, and the status of the job.
--- `disproved`: status and enqueued_at, with a blank between them, of a job that two looks have seen
--- in no place where it would be taken; empty for any other job. The job is stale if both are
--- unchanged and it still stands nowhere.
+-- `disproved`: "STATUS ENQUEUED_AT" of a waiting job that is in no place from which a worker would
+-- take it, according to two looks; otherwise empty. The job is stale if it is unchanged and still
+-- in no such place.
 -- `most`: see `is_nowhere`
 local function judge(id, disproved, most)
   local status, enqueued_at = unpack(
@@ -53,8 +53,8 @@ local function judge(id, disproved, most)
   return is_none and 'none' or 'stale', status
 end
 
--- The entries in the registry of running jobs, by job id. Workers that were killed leave some: while
--- a new job of that id runs, RQ would take such an entry for the job's own, and queue the job again.
+-- Returns the entries of a job in the registry of running jobs. Killed workers leave some behind:
+-- while a new job with this id runs, RQ would take such an entry for that job's and queue it again.
 local executions
 local function executions_of(id)
   if not executions then
@@ -76,8 +76,8 @@ local function key_exists(key)
   return present[key]
 end
 
--- Removes the keys of a job that is not live, and its entries everywhere but in the queue's list,
--- where it would have to be searched: a worker drops an id whose job is gone.
+-- Removes the keys of a job that is not live, and its entries except those in the queue's list,
+-- which would have to be searched: workers drop ids whose job is gone.
 local function remove_remains(id)
   for _, registry in ipairs(config.registries) do
     if key_exists(registry) then
@@ -87,7 +87,7 @@ local function remove_remains(id)
   for _, member in ipairs(executions_of(id)) do
     redis.call('ZREM', config.wip, member)
   end
-  if key_exists(config.intermediate) then -- it holds one id for each worker at most
+  if key_exists(config.intermediate) then -- holds at most one id per worker
     redis.call('LREM', config.intermediate, 0, id)
   end
   local job_key = config.job_prefix .. id
@@ -95,12 +95,12 @@ local function remove_remains(id)
     config.executions_prefix .. id, config.intermediate .. ':first_seen:' .. id)
 end
 
--- Missing permissions fail every job, not a single one.
+-- Missing permissions affect every job, not just one.
 local function fails_for_all(text)
   return string.find(text, 'NOPERM') or string.find(text, 'ACL failure')
 end
 
--- Calls the action. Turns an error into an answer, so that one bad job does not cost the others.
+-- Calls the action. Turns an error into an answer, so that one bad job does not affect the others.
 local function alone(action, ...)
   local results = {pcall(action, ...)}
   if results[1] then
@@ -119,9 +119,9 @@ local TRIALS = {
   ZREM = {'x'},
 }
 
--- Redis does not roll back a script that fails. So missing permissions must show before anything is
--- removed. When it is out of memory, Redis refuses only the first write of a script. Redis 6.2 puts
--- the line of the script before the error.
+-- Tries each command on a key of its own, because Redis does not roll back a script that fails:
+-- missing permissions must show before anything is removed. When out of memory, Redis refuses only
+-- the first write of a script. Redis 6.2 prefixes the error with the line of the script.
 local function try_commands(commands)
   local key = config.list .. ':docora-ops:trial'
   for _, command in ipairs(commands) do
@@ -136,6 +136,6 @@ local function try_commands(commands)
   redis.call('DEL', key)
 end
 
--- A list or registry of the wrong type fails every job, not a single one.
+-- A list or registry of the wrong type affects every job, not just one.
 redis.call('LLEN', config.list)
 redis.call('ZCARD', config.wip)

@@ -1,22 +1,22 @@
--- Judges the jobs of links, and queues them all or none, atomically. Follows with_change.lua and
--- judge.lua.
+-- Judges the jobs of links, and queues either all of them or none, atomically. Appended to
+-- with_change.lua and judge.lua.
 --
 -- ARGV[1]  "look" (writes nothing), or "push"
 -- ARGV[2]  JSON: what judge.lua needs, and for a push
---          `fields`: what the hashes of all jobs have in common
---          `front`: push each new job to the head, so that the last one is the first
---          `leaves_waiting`: leave jobs that wait already
---          `changes_links`: write the commands even if no job is pushed
---          `commands`: how many commands are written with the change
+--          `fields`: fields and values that all jobs share
+--          `front`: push each new job to the head, which reverses their order
+--          `leaves_waiting`: leave waiting jobs
+--          `changes_links`: run the commands even if no job is pushed
+--          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
--- then per command: its length, and its words
+-- then per command: number of its words, and the words
 -- then per link, look: id; push: id, disproved, data, description
---   data  empty: the push only confirms that no job is live
+--   data  if empty, the push only confirms that no job is live
 --
 -- Returns one answer per link. look: waiting, delayed (waiting, but not in a list), running,
--- finished, stale, none, or unreadable with the reason after a colon. push: replaced_finished,
--- replaced_stale, queued, waiting, delayed, or none if it was only to confirm. If some jobs have to
--- be left, nothing is written, and their answers are those of a look with "left " before them.
+-- finished, stale, none, or unreadable:REASON. push: replaced_finished, replaced_stale, queued,
+-- waiting, delayed, or none if `data` is empty. If a push must leave any job, it writes nothing and
+-- returns the answers of a look, with "left " before those of the jobs to leave.
 
 local is_push = mode == 'push'
 local commands, first = {}, 3
@@ -25,8 +25,8 @@ if is_push then
 end
 local stride = is_push and 4 or 1
 
--- All searches for suspects together hold Redis for some 10 ms, however long the list is. An entry
--- that they do not reach is not missed: whoever puts a job there also writes its enqueued_at.
+-- Limits the searches for all suspects together to some 10 ms, however long the list is. An entry
+-- beyond this limit is not missed: queueing a job also changes its enqueued_at.
 local COMPARED = 1000000
 local suspects = 0
 for i = first + 1, is_push and #ARGV or 0, stride do
@@ -77,7 +77,7 @@ for i, answer in ipairs(answers) do
   local place = first + (i - 1) * stride
   local id, data, description = ARGV[place], ARGV[place + 2], ARGV[place + 3]
   if waits(answer) then
-    -- A TTL of an earlier run would delete the job while it waits.
+    -- A TTL left from an earlier execution would delete the job while it waits.
     redis.call('PERSIST', config.job_prefix .. id)
   elseif data == '' then
     answers[i] = 'none'

@@ -1,27 +1,29 @@
-"""The mark in Redis that names the database that this Redis belongs to."""
+"""The mark in Redis that names the database it belongs to."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from docora_ops.queue.audit_stream import AuditEntry, add_entry, mapping_of
-from docora_ops.queue.redis_client import moment_of_timestamp, redis_errors, server_time, text_of
+from docora_ops.queue.audit_stream import AuditEntry, add_entry
+from docora_ops.queue.redis_answers import answers_of, mapping_of, moment_of_timestamp, text_of
+from docora_ops.queue.redis_client import server_time
+from docora_ops.queue.redis_errors import redis_errors
 
 PAIR_KEY = "docora-ops:pair"
-"""The key in Redis that holds the mark."""
+"""The Redis key of the mark."""
 
 
 @dataclass(frozen=True)
 class DatabaseIdentity:
-    """What tells one database from another.
+    """What distinguishes one database from another.
 
-    system_identifier: of the server's data, which its standbys and physical copies share; None if
-        the role may not read it.
+    system_identifier: Postgres's database system identifier, shared by standbys and physical
+        copies; None if the role may not read it.
     app_ids: up to 20 apps.
     """
 
@@ -35,7 +37,7 @@ class DatabaseIdentity:
 
 @dataclass(frozen=True)
 class PairMark:
-    """What a change leaves in Redis about its database."""
+    """The mark that a change leaves in Redis to name its database."""
 
     identity: DatabaseIdentity
     who: str
@@ -44,11 +46,11 @@ class PairMark:
 
 @dataclass(frozen=True)
 class StoredMark:
-    """What Redis holds in place of the mark.
+    """The mark as read from Redis.
 
-    mark: None if there is none, or it can't be read.
-    text: the mark as it stands in Redis; empty if there is none.
-    is_permitted: our user may read it.
+    mark: None if it is missing or malformed.
+    text: the raw value; empty if the mark is missing.
+    is_permitted: whether the user may read the mark.
     """
 
     mark: PairMark | None = None
@@ -57,11 +59,17 @@ class StoredMark:
 
 
 def read_mark(client: Redis) -> StoredMark:
-    """Reads the mark. Raises the client's RedisError, for workers; see `redis_errors`."""
-    try:
-        fields: Any = client.hgetall(PAIR_KEY)
-    except NoPermissionError:  # a user of a version without marks
+    """Reads the mark. Raises the Redis client's own RedisError, which workers expect."""
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hgetall(PAIR_KEY)
+    return mark_of(*answers_of(pipeline, keeps_denials=True))
+
+
+def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredMark:
+    """Parses the mark from the fields of its hash."""
+    if isinstance(fields, NoPermissionError):  # the user was created for a version without marks
         return StoredMark(is_permitted=False)
+    fields = fields or {}
     text = text_of(fields.get(b"mark", b""))
     mark = mapping_of(fields.get(b"mark"))
     try:
@@ -77,10 +85,10 @@ def read_mark(client: Redis) -> StoredMark:
 
 
 def may_leave_mark(client: Redis) -> bool:
-    """Tells whether our user may write the mark; writes nothing. Raises RedisError."""
+    """Tells whether the user may write the mark; writes nothing. Raises RedisError."""
     with redis_errors(client), client.pipeline() as pipeline:
         pipeline.hset(PAIR_KEY, "mark", "x")
-        pipeline.exists()  # malformed, so that Redis does nothing at all
+        pipeline.exists()  # malformed, so that Redis executes nothing
         try:
             pipeline.execute()
         except NoPermissionError:
@@ -90,15 +98,26 @@ def may_leave_mark(client: Redis) -> bool:
     return True
 
 
-def encode_mark(identity: DatabaseIdentity, who: str) -> str:
-    """Returns the mark as it stands in Redis."""
-    return json.dumps({**asdict(identity), "who": who})
+def mark_to_leave(
+    identity: DatabaseIdentity, who: str, was: str, entry: AuditEntry | None
+) -> Mapping[str, Mapping[str, object]]:
+    """Returns the configuration that makes a script leave a mark.
+
+    was: the raw value that the mark may replace.
+    entry: the audit entry to write if `was` names another database.
+    """
+    mark = {"key": PAIR_KEY, "text": _encoded(identity, who), "was": was}
+    return {"mark": mark | ({"entry": entry} if entry else {})}
 
 
 def replace_mark(client: Redis, identity: DatabaseIdentity, who: str, entry: AuditEntry) -> None:
-    """Replaces the mark, and writes the audit entry. Raises RedisError."""
+    """Replaces the mark and writes the audit entry. Raises RedisError."""
     with redis_errors(client), client.pipeline() as pipeline:
         at = int(server_time(client))
-        pipeline.hset(PAIR_KEY, mapping={"mark": encode_mark(identity, who), "left_at": at})
+        pipeline.hset(PAIR_KEY, mapping={"mark": _encoded(identity, who), "left_at": at})
         add_entry(pipeline, entry)
         pipeline.execute()
+
+
+def _encoded(identity: DatabaseIdentity, who: str) -> str:
+    return json.dumps({**asdict(identity), "who": who})

@@ -1,21 +1,22 @@
-"""Checking the Redis server and its permissions. Only reads."""
+"""Checks the Redis server and the user's permissions. Only reads."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis
 
-from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import STREAM
-from docora_ops.queue.backend import LIST
-from docora_ops.queue.progress import operation_key, part_key
-from docora_ops.queue.redis_client import explain_refused_write, redis_errors, server_time
+from docora_ops.queue.operation_fields import operation_key, part_key
+from docora_ops.queue.redis_client import server_time
+from docora_ops.queue.redis_errors import explain_refused_write, redis_errors
+from docora_ops.queue.rq_keys import LIST
 
-_TRIAL = "docora-ops:trial"  # ends the names of keys that never exist
+_TRIAL = "docora-ops:trial"  # suffix of keys that never exist
 
 
 def read_redis_server(client: redis.Redis) -> Mapping[str, Any] | None:
-    """Returns the answer of INFO, None if it is not permitted. Raises RedisError."""
+    """Returns the reply to INFO; None if the user may not run it. Raises RedisError."""
     with redis_errors(client):
         try:
             return client.info()
@@ -23,36 +24,43 @@ def read_redis_server(client: redis.Redis) -> Mapping[str, Any] | None:
             return None
 
 
+def measure(client: redis.Redis) -> tuple[float, float]:
+    """Returns the latency of the server and its Unix time, in seconds. Raises RedisError."""
+    with redis_errors(client):
+        client.time()  # connects, which takes several round trips
+        began = time.monotonic()
+        clock = server_time(client)
+        return time.monotonic() - began, clock
+
+
 def read_clock(client: redis.Redis) -> float:
-    """Returns the time of the server's clock, in seconds since 1970. Raises RedisError."""
+    """Returns the Unix time by the server's clock. Raises RedisError."""
     with redis_errors(client):
         return server_time(client)
 
 
-def try_commands(client: redis.Redis, backend: Backend) -> tuple[str, str] | None:
+def try_commands(
+    client: redis.Redis, of_push: Sequence[tuple[str | int, ...]]
+) -> tuple[str, str] | None:
     """Checks that the server answers and permits all commands. Raises RedisError.
 
-    Returns why it refuses writes at present, and what to do, or None if it takes writes.
+    Returns why the server currently refuses writes, and a hint; None if it accepts writes.
+
+    of_push: the commands of a push with their arguments, without the key.
     """
     operation, links, job = operation_key(_TRIAL), part_key(_TRIAL, "links"), f"{LIST}:{_TRIAL}"
     calls: list[tuple[str | int, ...]] = [
         *(("HSET", operation, "x", "x"), ("HSETNX", operation, "x", "x"), ("EXPIRE", operation, 1)),
         *(("SET", links, ""), ("GETRANGE", links, 0, 0)),
         *(("XADD", STREAM, "*", "x", "x"), ("XLEN", STREAM)),
+        *((command, job, *arguments) for command, *arguments in of_push),
     ]
-    if backend is Backend.RQ:
-        calls += [
-            *(("DEL", job), ("HSET", job, "x", "x"), ("PERSIST", job), ("SADD", job, "x")),
-            *(("LREM", job, 0, "x"), ("LSET", job, 0, "x"), ("LPOS", job, "x")),
-            *(("LPUSH", job, "x"), ("RPUSH", job, "x"), ("APPEND", links, "x")),
-            *(("ZREM", job, "x"), ("ZSCORE", job, "x")),
-        ]
     try:
         with client.pipeline() as pipeline:
             pipeline.ping()
             pipeline.execute()
-            # Redis refuses what is not permitted before it begins with the transaction. The last
-            # command is malformed, so that nothing is done at all.
+            # Redis checks permissions before it executes the transaction. The last command is
+            # malformed, so that nothing is executed.
             add: Callable[..., object] = pipeline.execute_command
             for call in calls:
                 add(*call)

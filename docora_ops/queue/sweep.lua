@@ -1,20 +1,19 @@
--- Removes jobs that have not changed since they were read, or some of their entries. Follows
--- judge.lua.
+-- Removes jobs, or some of their entries, unless they have changed since they were read. Appended
+-- to judge.lua.
 --
 -- ARGV[1]  "remove"
--- ARGV[2]  JSON: what judge.lua needs; `entry`: the command that writes the audit entry of a removal
--- then     per job, JSON: `job_id`; `evidence`: status and enqueued_at as read, with a blank between
---          them; `kept`: how many of its entries in the list stay, the first ones (null: all);
---          `entries`: {key, member}... in registries and the intermediate list; `is_orphan`: remove
---          the job with all that belongs to it
+-- ARGV[2]  JSON: what judge.lua needs; `entry`: the command that writes the audit entry
+-- then     per job, JSON: `job_id`; `evidence`: "STATUS ENQUEUED_AT" as read; `kept`: how many of
+--          its first entries in the list to keep (null: all); `entries`: {key, member}... in
+--          registries and the intermediate list; `is_orphan`: remove the job and all its keys
 --
 -- Returns one answer per job: removed, changed (nothing was done), or unreadable:REASON.
 
-local REMOVED = 'docora-ops-removed' -- takes the place of entries until all are removed at once
+local REMOVED = 'docora-ops-removed' -- replaces entries until all are removed at once
 local PAGE = 5000
 
 local function read_jobs()
-  local jobs, positions = {}, {} -- positions in the list by job id, for those to be removed from it
+  local jobs, positions = {}, {} -- positions in the list, by id of a job to remove from it
   for i = 3, #ARGV do
     local job = cjson.decode(ARGV[i])
     if job.kept ~= cjson.null then
@@ -62,7 +61,7 @@ local function remove(job, positions)
   return removed > 0 and 'removed' or 'changed'
 end
 
--- The first write is one that Redis refuses when it is out of memory, so nothing is removed then.
+-- The first write is one that Redis refuses when out of memory, so that nothing is removed then.
 if config.entry then
   redis.call('XLEN', config.entry[2]) -- fails if the key is of another type
 end

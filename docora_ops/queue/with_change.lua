@@ -1,8 +1,8 @@
--- What a change writes beside the jobs: the commands of its caller, and the mark that names the
+-- Writes what accompanies a change of jobs: the caller's commands, and the mark that names the
 -- database of this Redis.
 
--- Reads `count` commands from ARGV, each with its length before it. Returns them, and the place of
--- the next argument.
+-- Reads `count` commands from ARGV, each preceded by its length. Returns them, and the index of the
+-- next argument.
 local function read_commands(place, count)
   local commands = {}
   for _ = 1, count do
@@ -13,8 +13,8 @@ local function read_commands(place, count)
   return commands, place
 end
 
--- mark: `key`, `text`, `was`: the text that it may replace, "" if there was none; and `entry` if the
--- database is another one: the command that writes the audit entry
+-- mark: `key`; `text`; `was`: the text that it may replace, "" if there was none; `entry`: the
+-- command that writes the audit entry, if the mark names another database than before
 local function leave_mark(mark)
   if (redis.call('HGET', mark.key, 'mark') or '') ~= mark.was or mark.text == mark.was then
     return
@@ -25,14 +25,13 @@ local function leave_mark(mark)
   redis.call('HSET', mark.key, 'mark', mark.text, 'left_at', redis.call('TIME')[1])
 end
 
--- Called before anything is removed: a command on a key of another type fails, and Redis does not
--- undo what a script has written until then.
+-- Called before any other write, because a command on a key of another type fails.
 local function write_with_change(commands, mark)
   for _, command in ipairs(commands) do
     redis.call(unpack(command))
   end
   if mark then
-    -- A user made for a version without marks may not write one, and goes on without.
+    -- A user created for a version without marks may not write one, which is no reason to fail.
     pcall(leave_mark, mark)
   end
 end

@@ -1,1 +1,1 @@
-"""From values to what a person or a script reads."""
+"""Turns values into output for people and scripts."""

@@ -1,6 +1,6 @@
 """Lists and screens of names and values, for a terminal of any width or for a pipe.
 
-Imports rich only where it prints, so that each command can define its columns beside its options.
+Imports rich only to print, so that commands can define columns without loading it.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ Row = TypeVar("Row")
 
 
 class NamedLink(Protocol):
-    """A link with its job id, and with the names of app and repository where they are known."""
+    """A link with its job id and, if known, the names of app and repository."""
 
     @property
     def job_id(self) -> str:
-        """`APP_ID-REPOSITORY_ID`."""
+        """Returns `APP_ID-REPOSITORY_ID`."""
 
     @property
     def app_name(self) -> str | None:
-        """None if it is not known."""
+        """Returns the app's name; None if unknown."""
 
     @property
     def repository_name(self) -> str | None:
-        """None if it is not known."""
+        """Returns `owner/name`; None if unknown."""
 
 
 NO_ERROR = "no error recorded"
-ROWS_SHOWN = 20  # of a list that only says what a summary is about
+ROWS_SHOWN = 20  # rows to show of a list that only illustrates a summary
 
 _GAP = 2
-_NARROWEST = 24  # columns that a long text needs to be readable
+_NARROWEST = 24  # characters per line that a long text needs to be readable
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
@@ -53,14 +53,14 @@ _STYLES = {
 
 
 def cell(value: object, style: str = "") -> Text:
-    """Returns the value as inert text, in which rich reads no markup."""
+    """Returns the value as inert text without markup."""
     from rich.text import Text
 
     return Text(inert(value), style=style, overflow="fold")
 
 
 def with_option(part: object, commands: Pattern[str], option: str) -> object:
-    """Returns the part of a screen with the option behind each command that it mentions."""
+    """Adds the option to each command that a part of a screen mentions."""
     from rich.text import Text
 
     def extend(value: Any) -> Any:
@@ -71,11 +71,11 @@ def with_option(part: object, commands: Pattern[str], option: str) -> object:
 
     if isinstance(part, Pairs):
         return replace(part, rows=[(name, extend(text)) for name, text in part.rows])
-    return extend(part)  # a list holds what was recorded, and stays as it is
+    return extend(part)  # leaves lists unchanged, because they show recorded data
 
 
 def link_name(link: NamedLink) -> str:
-    """Returns `Acme Search ← octo/api`, or the job id unless both names are known."""
+    """Returns `Acme Search ← octo/api`; the job id if a name is unknown."""
     if link.app_name and link.repository_name:
         return f"{link.app_name} ← {link.repository_name}"
     return link.job_id
@@ -93,16 +93,19 @@ def style_of(slug: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Column(Generic[Row]):
-    """One column of a list, whatever the list is shown on.
+    """One column of a list.
 
-    `value`: a text, a number or a moment; None is an empty cell. A terminal shows each item of a
-    tuple on a line of its own. `style`: rich's name of a style.
-    `is_number`: aligned right.
+    On a narrow terminal, first the column that `folds` is wrapped. Then columns are left out in the
+    order of `left_out`. If only columns with a `narrowest` width could still be left out, all such
+    columns are first wrapped to that width, from right to left.
 
-    Where the terminal is narrow, the long text of the column that `folds` takes several lines. Then
-    the columns whose `left_out` is 1 are left out, then those with 2, and so on; columns with 0
-    stay. Columns with a `narrowest` width are folded down to that, from the right, before one of
-    them is left out and after all others were.
+    value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
+        a tuple on its own line.
+    style: returns the name of a style of rich.
+    is_number: align right.
+    folds: may be wrapped to several lines.
+    left_out: the rank in which the column is left out, from 1 on; 0 means never.
+    narrowest: the width to which the column may be wrapped.
     """
 
     name: str
@@ -135,9 +138,9 @@ class Column(Generic[Row]):
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """A screen of names and values. A value without a name continues the one before it.
+    """A screen of names and values. A value without a name continues the previous value.
 
-    longest: the characters of a value that a terminal shows.
+    longest: the number of characters of a value to show on a terminal.
     """
 
     rows: Sequence[tuple[str, Text]]
@@ -165,7 +168,7 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Listing(Generic[Row]):
-    """A list with headings. `most`: rows that a terminal shows; a pipe gets all of them."""
+    """A list with headings. `most`: the number of rows to show on a terminal; a pipe gets all."""
 
     columns: Sequence[Column[Row]]
     rows: Sequence[Row]
@@ -180,7 +183,7 @@ class Listing(Generic[Row]):
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        """Yields a table if it fits the terminal, otherwise a block for each row."""
+        """Yields a table if it fits the terminal, otherwise a block per row."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
@@ -203,16 +206,16 @@ class Listing(Generic[Row]):
             yield Text(f"and {len(self.rows) - len(rows):,} more: see --json")
 
     def _widths(self, rows: Sequence[Row], width: int) -> dict[Column[Row], int]:
-        """Returns the columns that fit, each with its width; empty if no table is readable."""
+        """Returns the columns that fit, with their widths; empty if no readable table fits."""
         from rich.cells import cell_len
 
         widths: dict[Column[Row], int] = {}
         for column in self.columns:
             widest = max((cell_len(line) for row in rows for line in column.lines(row)), default=0)
-            if widest or not rows:  # a column without any value tells nothing
+            if widest or not rows:  # omits columns without any value
                 widths[column] = max(widest, cell_len(column.name))
         removable = sorted(
-            (column for column in widths if column.left_out), key=lambda it: -it.left_out
+            (column for column in widths if column.left_out), key=lambda column: -column.left_out
         )
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
             narrowest = {column: _NARROWEST for column in widths if column.folds}
@@ -231,9 +234,9 @@ def _folded(
 ) -> dict[Column[Row], int]:
     """Narrows columns one after the other until `missing` characters are saved.
 
-    narrowest: the columns that may be narrowed, each with the width at which it stops.
-
     Returns all widths; empty if that does not save enough.
+
+    narrowest: the columns that may be narrowed, each with its minimum width.
     """
     folded = dict(widths)
     for column, least in narrowest.items():
@@ -244,7 +247,7 @@ def _folded(
 
 
 def named_values(value: Any) -> Iterator[tuple[str, Text]]:
-    """Yields the name and value of each field that has one, and of the fields of a value in it."""
+    """Yields the name and value of each field, including the fields of nested dataclasses."""
     for field in fields(value):
         name, held = words(field.name).capitalize(), getattr(value, field.name)
         name = name.replace("Github", "GitHub").replace(" url", " URL")

@@ -1,4 +1,4 @@
-"""Consoles that suit a terminal, a pipe or a file, and what is shown only on a terminal."""
+"""Consoles for terminals, pipes and files; progress bars and Markdown for terminals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CODE = re.compile(r"^ *```[a-z]*\n(.*?)^ *```\n", re.MULTILINE | re.DOTALL)
 
 
 def may_animate(stream: TextIO) -> bool:
-    """Tells whether the stream may show something that moves."""
+    """Tells whether the stream may show animations."""
     is_dumb = os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR")
     return stream.isatty() and not is_dumb
 
@@ -32,7 +32,7 @@ def may_animate(stream: TextIO) -> bool:
 def make_console(stream: TextIO) -> Console:
     """Makes a console that neither colours nor animates unless the stream is a terminal.
 
-    A stream has one console: what it prints during a progress bar appears above the bar.
+    There is one console per stream, so that its output during a progress bar appears above the bar.
     """
     return Console(
         file=stream,
@@ -46,10 +46,9 @@ def make_console(stream: TextIO) -> Console:
 
 @contextmanager
 def progress_bar(total: int | None = None, description: str = "") -> Iterator[Callable[..., None]]:
-    """Shows a bar on stderr if that is a terminal. Yields a function that moves it.
+    """Shows a progress bar if stderr is a terminal. Yields a function that updates it.
 
-    The function takes the number of links done, the new description if the bar has one, and the
-    number of all links if that has changed.
+    The function takes the number of links done and, optionally, a new description and a new total.
     """
     if not may_animate(sys.stderr):
         yield lambda *_: None
@@ -73,13 +72,13 @@ def progress_bar(total: int | None = None, description: str = "") -> Iterator[Ca
 
 
 def markdown(text: str) -> Iterator[Markdown | str]:
-    """Yields the parts of a Markdown text for a terminal. Blocks of code stay as they are.
+    """Yields the parts of a Markdown text for a terminal.
 
-    Their lines are not broken, so that a command can be pasted.
+    Code blocks are not wrapped, so that commands can be pasted.
     """
     from rich.markdown import Markdown  # takes a tenth of a second
 
-    # Links lead to files of this folder: their texts name the topics.
+    # Links point to other help files, whose topics are named by the link texts.
     text = _LINK.sub(r"\1", text)
     for index, part in enumerate(_CODE.split(text)):
         is_code = index % 2 == 1

@@ -1,4 +1,4 @@
-"""JSON for a script, made from dataclasses."""
+"""JSON for scripts, made from dataclasses."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ Data = TypeVar("Data")
 
 @dataclass(frozen=True)
 class Pagination:
-    """The place of a page in its list. `total`: rows of all pages."""
+    """The position of a page in its list. `total`: the number of rows on all pages."""
 
     page: int
     limit: int
@@ -28,11 +28,11 @@ class Pagination:
 
 @dataclass(frozen=True)
 class Document(Generic[Data]):
-    """What a command prints with `--json`. Of these fields, those without a value are left out.
+    """The output of a command with `--json`. Fields without a value are omitted.
 
-    `target`: the name of the target. `data`: the result, also what was done before an error.
-    `pagination`: of a list. `error`, `code` and `hint`: the error that has ended the command. The
-    fields behind `hint` say more about it.
+    `target`: the name of the target. `data`: the result, or what was done before an error.
+    `pagination`: only for a list. `error`, `code` and `hint`: the error that ended the command; the
+    fields after `hint` are details of the error.
     """
 
     printed_at: datetime
@@ -43,6 +43,7 @@ class Document(Generic[Data]):
     hint: str | None = None
     app_ids: Sequence[str] | None = None
     repository_ids: Sequence[str] | None = None
+    operation_ids: Sequence[str] | None = None
     status: str | None = None
     job: str | None = None
     circuit_open_until: datetime | None = None
@@ -59,9 +60,10 @@ def document_of(
     target: str | None = None,
     page: "Page[Any] | None" = None,
 ) -> Document[object]:
-    """Returns the document of a command that was typed with these arguments, without secrets.
+    """Returns the document of a command with these arguments, without secrets.
 
-    `data`: a dataclass or a list of them. `page`: the page of a list, in place of `data`.
+    data: a dataclass or a list of dataclasses.
+    page: a page of a list, instead of `data`.
     """
     pagination = None
     if page is not None:
@@ -79,12 +81,12 @@ def document_of(
 
 
 def _valid(text: str) -> str:
-    """Spells out the stray bytes that an argument may hold: a valid document has none."""
+    """Escapes invalid bytes, which an argument may contain but a document must not."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def encode(document: Document[object]) -> Iterator[str]:
-    """Encodes a document piece by piece as one line of ASCII, which can't act on a terminal."""
+    """Yields the pieces of a document as one line of ASCII, which can't control a terminal."""
     present = {name: value for name, value in _encodable(document).items() if value is not None}
     return json.JSONEncoder(default=_encodable).iterencode(present)
 

@@ -1,4 +1,4 @@
-"""Tables of links that several commands show: counts by a field, and links with their errors."""
+"""Tables that several commands show: counts of links by a field, and links with errors."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ _COLUMNS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
 def group_columns(group: LinkGroup, *, of_failed: bool = False) -> Sequence[Column[Any]]:
     """Returns the columns of a list that counts links by a field.
 
-    of_failed: the list counts only failed links, and says until when they were good.
+    of_failed: the list counts only failed links, so show when they were last good.
     """
-    columns = [it for it in _COLUMNS[group] if of_failed or it.name != _LAST_GOOD_UNTIL]
+    columns = [column for column in _COLUMNS[group] if of_failed or column.name != _LAST_GOOD_UNTIL]
     return [Column[Any]("Links", lambda count: count.links, is_number=True), *columns]
 
 
 def app_counts(rows: Iterable[AppCount]) -> Listing[Any]:
-    """Lists apps by their number of links, most first; a terminal shows the first ones."""
+    """Lists apps, most links first. A terminal shows only the first rows."""
     largest_first = sorted(rows, key=lambda count: -count.links)
     return Listing(group_columns(LinkGroup.APP), largest_first, ROWS_SHOWN)
 
 
 def failures(rows: Sequence[LinkFailure], heading: str = "Not queued") -> Listing[LinkFailure]:
-    """Lists links, each with an error; a terminal shows the first ones."""
+    """Lists links with their errors. A terminal shows only the first rows."""
     columns: Sequence[Column[LinkFailure]] = (
         Column(heading, link_name),
         Column("Why", lambda failure: failure.error_message, folds=True),

@@ -1,4 +1,4 @@
-"""Keeps a bare shallow clone of each repository, which all its links share, and reads it."""
+"""Keeps a bare shallow clone of each repository for all of its links, and reads the clone."""
 
 import codecs
 import hashlib
@@ -19,7 +19,7 @@ from redis.exceptions import LockNotOwnedError
 from redis.lock import Lock
 
 from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import inert
 from docora_ops.worker import host
 from docora_ops.worker.git import PIECE, Git, stop
@@ -30,17 +30,17 @@ _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LOCK_TTL = 120  # seconds, as in Docora's own workers
 LOCK_TIMEOUT = 60.0  # seconds to wait for the lock of a repository
-# git's maintenance, which takes two processes, only runs for commits whose id begins with this.
+# git's maintenance, which takes two processes, runs for one in 16 commits: ids that begin so.
 _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
-# Files and folders of a commit: a few trees that name each other make billions of paths.
+# Files and folders of a commit. A few trees that contain one another make billions of paths.
 _MOST_PATHS = 1_000_000
 _LONGEST_PATH = 4096  # bytes; Linux can check out no longer path
 _ID_LENGTH = 20  # bytes of an object id in a tree
-# git itself creates no such paths, but accepts them from a server.
+# git creates no such paths, but accepts them from a server.
 _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 _SCAN = "docora-ops-scan"
-# Has to change whenever a scan records something else about the same file.
+# To be changed whenever a scan records something else about the same file.
 _VERSION = 5
 
 
@@ -53,9 +53,9 @@ class Commit:
 
 
 class File(NamedTuple):
-    """A regular file of a commit, and what is known of its content.
+    """A regular file of a commit.
 
-    path: as Docora itself writes it: U+FFFD replaces bytes that are not UTF-8.
+    path: as Docora writes it, with U+FFFD in place of bytes that are not UTF-8.
     sha: SHA-256 of the content, in hex.
     is_text: True for UTF-8 without NUL, PDF excepted; other files are sent as base64.
     """
@@ -91,9 +91,10 @@ def newest_commit(git: Git) -> Commit | None:
 
 
 class RepositoryLock:
-    """The key `docora:repo-lock:{owner}/{name}`: one process at a time runs git, on all hosts.
+    """The lock of a repository, in Redis because hosts may share the volume of the clones.
 
-    Hosts may share the volume of the clones. `owner`: the id of the job that holds the lock.
+    full_name: `owner/name` of the repository.
+    owner: id of the job that takes the lock.
     """
 
     def __init__(self, client: redis.Redis, full_name: str, owner: str) -> None:
@@ -104,7 +105,7 @@ class RepositoryLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock. Raises RedisError, and SnapshotError if it stays taken for a minute."""
+        """Holds the lock. Raises RedisError, and SnapshotError if others hold it for a minute."""
         with redis_errors(self._client):
             is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner)
         if not is_ours:
@@ -117,13 +118,13 @@ class RepositoryLock:
             self.release()
 
     def release(self) -> None:
-        """Releases the lock if the job holds it, even if its process was killed."""
+        """Releases the lock of the job, also from another process after the job was killed."""
         self._lock.local.token = self._owner.encode()
         with suppress(redis.RedisError):  # a lock that cannot be released expires
             self._lock.release()
 
     def renew(self) -> None:
-        """Sets the TTL again. Raises RedisError, and SnapshotError if the lock was lost."""
+        """Resets the TTL of the lock. Raises RedisError, and SnapshotError if it has expired."""
         with redis_errors(self._client):
             try:
                 self._lock.reacquire()
@@ -135,8 +136,8 @@ class RepositoryLock:
 class Clone:
     """The clone of one repository, in a folder below `base_path` that Docora does not use.
 
-    Other users cannot read the clone and its scan, which hold private code. It changes only
-    under the lock. Raises SnapshotError for an unsafe owner or name.
+    Other users can't read it, because it may hold private code. It changes only under the lock.
+    Raises SnapshotError for an unsafe owner or name.
     """
 
     def __init__(
@@ -154,9 +155,9 @@ class Clone:
         self._lock = lock
 
     def sync(self) -> Commit | None:
-        """Brings the clone to the head of `main` or, if there is no `main`, of the default branch.
+        """Brings the clone to the newest commit, and returns the commit.
 
-        Returns None if the repository shows no branch, and leaves the clone as it is. Raises
+        Returns None, and leaves the clone as it is, if the repository shows no branch. Raises
         RedisError, SnapshotError, and GitError if the repository cannot be fetched.
         """
         try:
@@ -168,7 +169,7 @@ class Clone:
                 if commit is None or local == commit.sha:
                     return commit
                 self._update(commit, is_new=local is None)
-                # The branch may have got another commit meanwhile.
+                # Another commit may have been pushed meanwhile.
                 return Commit(self._local_head() or commit.sha, commit.branch)
         except OSError as error:
             raise SnapshotError(
@@ -176,7 +177,7 @@ class Clone:
             ) from error
 
     def remove(self) -> None:
-        """Removes a clone that can't be read, so that the next try makes a new one."""
+        """Removes a broken clone, so that the next try makes a new one."""
         with self._lock.held():
             shutil.rmtree(self.path, ignore_errors=True)
 
@@ -189,13 +190,13 @@ class Clone:
 
     def _update(self, commit: Commit, *, is_new: bool) -> None:
         if not is_new:
-            # The server has just answered, so after a failure the clone may be broken.
+            # The server has just answered. If this fails, the clone may be broken.
             with suppress(GitError):
                 self._fetch(self.path, commit)
                 return
         for left_by_killed_job in self._folder.glob(f"{self._mark}-*"):
             shutil.rmtree(left_by_killed_job, ignore_errors=True)
-        # A name of its own: a job that has lost the lock removes its clone, not that of another.
+        # A unique name: a job that has lost the lock must not remove the clone of another job.
         new = self._folder / f"{self._mark}-{uuid4().hex}"
         try:
             (new / "objects").mkdir(parents=True)
@@ -217,9 +218,9 @@ class Clone:
 
 
 class Objects:
-    """Reads a clone with one `git cat-file`, which is started by the first request.
+    """Reads the objects of a clone with one `git cat-file`, started when first needed.
 
-    Raises BrokenCloneError, also within a content.
+    Raises BrokenCloneError, also in the middle of a content.
     """
 
     def __init__(self, git: Git, clone: Path) -> None:
@@ -235,13 +236,13 @@ class Objects:
     def list_files(self, commit: str) -> list[tuple[str, str]]:
         """Returns path and object id of the regular files of a commit, in byte order of the paths.
 
-        Raises GitError if the commit has more than `_MOST_PATHS` paths, or too long a path.
+        Raises GitError if the commit has too many paths, or a path that is too long.
         """
         files = []
         paths = 0
         trees = [(b"", f"{commit}^{{tree}}")]
         while trees:
-            # The last ones first, so that few trees wait at any time.
+            # Depth first, so that the list stays short.
             batch = trees[-_MOST_REQUESTED:]
             del trees[-_MOST_REQUESTED:]
             contents = self.read((object_id for _, object_id in batch), b"tree")
@@ -266,15 +267,15 @@ class Objects:
         return [(path.decode(errors="replace"), object_id) for path, object_id in sorted(files)]
 
     def read(self, object_ids: Iterable[str], kind: bytes = b"blob") -> Iterator[Iterator[bytes]]:
-        """Yields the content of each object; each has to be read to its end before the next."""
+        """Yields the content of each object. Read it to its end before you take the next."""
         if self._running is None:
             self._running = self._git.start(["cat-file", "--batch"], self._clone)
         stdin, stdout = self._running.stdin, self._running.stdout
         assert stdin and stdout  # noqa: S101, PT018 - pipes
         left = iter(object_ids)
         while batch := list(islice(left, _MOST_REQUESTED)):
-            with suppress(OSError):  # git has ended, which is noticed below
-                stdin.write("".join(f"{each}\n" for each in batch).encode())
+            with suppress(OSError):  # git has ended, so reading its output fails
+                stdin.write("".join(f"{object_id}\n" for object_id in batch).encode())
                 stdin.flush()
             for object_id in batch:
                 yield self._receive(stdout, object_id, kind)
@@ -308,14 +309,14 @@ def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, str]]:
 
 
 def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
-    """Returns the regular files of the commit, ordered by path.
+    """Returns the regular files of the commit, sorted by path, and stores them in the clone.
 
-    The last scan is stored in the clone. If it is of this commit, reads nothing else; otherwise
-    hashes the files whose git objects are new. Raises BrokenCloneError, SnapshotError.
+    If the last scan was of this commit, its result is returned. If not, only files with a new git
+    object are read. Raises BrokenCloneError, SnapshotError.
     """
     stored = clone / _SCAN
     known: dict[tuple[str, str], File] = {}
-    # A power cut may have spoilt what is stored, which is not synced to the disk.
+    # The file is not synced to the disk, so a power cut may have damaged it.
     with suppress(FileNotFoundError, ValueError, TypeError):
         version, known_commit, rows = json.loads(stored.read_bytes())
         if version == _VERSION:
@@ -340,7 +341,7 @@ def _hash(path: str, object_id: str, content: Iterable[bytes]) -> File:
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8")()
     is_text = True
-    for piece in chain(content, [b""]):  # the last one shows a character that is cut off
+    for piece in chain(content, [b""]):  # the empty piece reveals a character that is cut off
         is_text = is_text and (size > 0 or not piece.startswith(b"%PDF-")) and b"\0" not in piece
         size += len(piece)
         digest.update(piece)

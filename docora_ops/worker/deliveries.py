@@ -1,8 +1,7 @@
-"""Compares a commit with the files that an app has received, and sends the app what differs.
+"""Compares a commit with the files that an app has received, and sends the differences.
 
-Bodies are byte for byte as JavaScript prints them: receivers check the signature over
-`JSON.stringify(JSON.parse(body))`. So they are compact, have their keys in the order of the
-contract, and escape nothing but what JSON.stringify escapes.
+Receivers check the signature over `JSON.stringify(JSON.parse(body))`, so a body is byte for byte
+what JavaScript prints: compact, with the keys in Docora's order, and with the same escapes.
 """
 
 import base64
@@ -52,13 +51,14 @@ class Change:
 
 
 def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list[Change]:
-    """Returns the changes that bring an app from `delivered` (path, SHA-256) to the files.
+    """Returns the changes that an app needs: first deletions, then creations, then updates.
 
-    Deletions come first, then creations, then updates. Logs paths that Docora cannot record.
+    Logs and leaves out files whose path Docora cannot record. `delivered`: path and SHA-256 of each
+    file that the app has received.
     """
     by_name: dict[str, File] = {}
     for file in files:
-        # Paths that are not UTF-8 may have the same name.
+        # Different paths that are not UTF-8 may have the same name.
         if by_name.setdefault(file.path, file) is not file:
             log.warning("not sent, another file has the same name in UTF-8: %s", inert(file.path))
     deletions, creations, updates = [], [], []
@@ -77,7 +77,7 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list
 
 
 def fits_index(path: str) -> bool:
-    """Returns whether the indexes of Docora's tables can hold the path."""
+    """Tells whether the indexes of Docora's tables can hold the path."""
     return len(path.encode()) <= _LONGEST_INDEXED
 
 
@@ -102,7 +102,7 @@ class Sender:
             raise DeliveryError(reason) from error
 
     def _bodies(self, change: Change) -> Iterator[Body]:
-        """Yields the body of a change, or several: a large binary file is sent in chunks."""
+        """Yields the body of a change, or one for each chunk of a large binary file."""
         file, size = change.file, self.settings.binary_chunk_size_bytes
         if file is None:
             yield self._encode(change, {})
@@ -118,7 +118,7 @@ class Sender:
         head, tail = self._frame(change, file, {})
         if file.size <= _SMALL:
             yield b"".join((head, *self._content(file), tail))
-        else:  # read twice, to sign it and to send it
+        else:  # read from git twice: once to sign it, once to send it
             yield lambda: chain([head], self._content(file), [tail])
 
     def _content(self, file: File) -> Iterator[bytes]:
@@ -130,7 +130,7 @@ class Sender:
         """Returns the body of a creation or an update before and after the content."""
         encoding = {} if file.is_text else {"content_encoding": "base64"}
         content = {"size": file.size, "content": "", **encoding, **chunk}
-        # A value cannot contain this: its quotes are escaped.
+        # No value can contain this, because quotes in values are escaped.
         head, key, tail = self._encode(change, content).partition(b',"content":"')
         return head + key, tail
 
@@ -154,10 +154,7 @@ def post_sync_failed(
     message: str,
     settings: Settings,
 ) -> None:
-    """Tells apps that the circuit of their repository is open; failures are only logged.
-
-    `message`: git's error.
-    """
+    """Tells apps that the circuit of their repository is open, and why. Only logs failures."""
     key = settings.require_encryption_key()
     state = {
         "status": "open",
@@ -203,7 +200,7 @@ def encode(value: object) -> bytes:
 
 
 def _encoded(file: File, content: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the content as it stands between the quotes of the JSON string."""
+    """Yields the content as it appears between the quotes of the JSON string."""
     if file.is_text:
         decoder = codecs.getincrementaldecoder("utf-8")()
         for piece in content:
@@ -219,7 +216,7 @@ def _encoded(file: File, content: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Yields the same bytes in pieces of this size; the last one may be smaller."""
+    """Yields the same bytes in pieces of `size` bytes; the last piece may be smaller."""
     held = bytearray()
     for piece in pieces:
         held += piece

@@ -1,4 +1,4 @@
-"""Runs git without a shell, a prompt or any configuration but ours."""
+"""Runs git without a shell, without prompts, and with no configuration but our own."""
 
 import math
 import os
@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
-from docora_ops.interrupts import deferred
 from docora_ops.settings import Settings
 from docora_ops.worker.host import certificate_hint
+from docora_ops.worker.interrupts import deferred
 
 PIECE = 1 << 20  # bytes to read from git at once
 _KEPT_VARIABLES = re.compile(
@@ -46,9 +46,9 @@ _MOST_REDIRECTS = 5
 _REFS = "/info/refs"
 _REDIRECT = re.compile(r"unable to access .*: The requested URL returned error: 30[12378]")
 _LOCATION = re.compile(r"<= Recv header: location:[ \t]*(\S*)", re.IGNORECASE)
-_TRACED = " http.c:"  # in each line of the trace, which names hosts and must not be shown
+_TRACED = " http.c:"  # marks the lines of the trace, which name hosts: they must not be shown
 _MEDIA_TYPE = re.compile(r"<= recv header: content-type:[ \t]*([\w.+/-]+)")
-# The content type of git's list. To git any other short text is a list without refs.
+# The content type of git's list. git takes any other short text for a list without refs.
 _LIST_OF_REFS = "application/x-git-upload-pack-advertisement"
 
 
@@ -62,10 +62,10 @@ def require_git() -> None:
 class Git:
     """Runs git for one repository. Calls raise GitError; an unsafe URL raises SnapshotError.
 
-    token: the login at the server.
-    protocols: those that git may use.
+    token: the login at the server, None for a public repository.
+    protocols: the only ones that git may use.
     timeout: seconds that a call may take.
-    keep_alive: called every 20 s while a call lasts. Its errors end git and the call.
+    keep_alive: called every 20 s during a call. An error of `keep_alive` ends git and the call.
     location: the URL to which the server redirects; `url` if it does not.
     """
 
@@ -83,9 +83,9 @@ class Git:
     def list_refs(self, *patterns: str) -> str:
         """Lists refs of the server; sets `location` to the URL that redirects lead to.
 
-        Follows redirects on the same server, as a renamed repository needs them. git itself could
-        follow them to any host or not at all. Raises GitError if a redirect leads elsewhere, or if
-        something else than git answers.
+        Follows redirects on the same server, which renamed repositories answer with. git itself
+        follows redirects to any host, or none. Raises GitError if a redirect leads elsewhere, or
+        if the answer is not git's.
         """
         self.location, end = self.url, time.monotonic() + self.timeout
         for _ in range(_MOST_REDIRECTS + 1):
@@ -96,8 +96,8 @@ class Git:
                 gist = _gist(trace)
                 if _REDIRECT.search(gist) is None:
                     raise GitError(gist)
-                found: list[str] = _LOCATION.findall(trace)
-                self.location = target_on_same_server(self.location, found[-1] if found else "")
+                locations: list[str] = _LOCATION.findall(trace) or [""]
+                self.location = target_on_same_server(self.location, locations[-1])
                 continue
             types: list[str] = _MEDIA_TYPE.findall(trace.lower()) or ["no content type"]
             # A page may look to git like an empty list.
@@ -117,7 +117,7 @@ class Git:
             raise GitError(_gist(complaint))
 
     def start(self, arguments: Sequence[str], inside: Path) -> subprocess.Popen[bytes]:
-        """Starts a git that reads a clone; the caller ends it by `stop`."""
+        """Starts git in a clone. The caller ends the process with `stop`."""
         return _start(
             arguments,
             env=self._environment() | {"GIT_DIR": str(inside)},
@@ -129,7 +129,7 @@ class Git:
     def _finish(
         self, arguments: Sequence[str], variables: Mapping[str, str], end: float
     ) -> tuple[int, str, str]:
-        """Runs git, until `end` at most; returns its exit code, stdout and stderr."""
+        """Runs git; returns its exit code, stdout and stderr. `end`: by the monotonic clock."""
         process = _start(
             arguments,
             env={**self._environment(), **variables},
@@ -163,7 +163,7 @@ class Git:
         }
         if self.token is not None:
             parts = urlsplit(self.location)
-            # For this server only, even if the server makes git ask for another one.
+            # For this server only: its answers may make git ask for the login of another server.
             configuration[f"credential.{parts.scheme}://{parts.netloc}.helper"] = _HELPER
             environment[_TOKEN] = self.token
         environment["GIT_CONFIG_COUNT"] = str(len(configuration))
@@ -192,7 +192,7 @@ def git_for(
 
 
 def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Starts git. If the job's time ends meanwhile, ends the process that was just started."""
+    """Starts git. If the time of the job ends just now, ends git before it raises."""
     process = None
     try:
         with deferred((signal.SIGALRM,)):
@@ -206,11 +206,11 @@ def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """Ends git, which then removes its temporary files, and its helpers, which git would leave."""
+    """Ends git, so that it removes its temporary files, and the processes that git has started."""
     for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
         with suppress(OSError):
             stream.close()
-    for pid in [process.pid, *_helpers(process.pid)] if process.poll() is None else []:
+    for pid in [process.pid, *_descendants(process.pid)] if process.poll() is None else []:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     try:
@@ -220,16 +220,16 @@ def stop(process: subprocess.Popen[Any]) -> None:
         process.wait()
 
 
-def _helpers(pid: int) -> list[int]:
-    """Returns the descendants of a process, on Linux; elsewhere they end by themselves later.
+def _descendants(pid: int) -> list[int]:
+    """Returns the child processes of a process, and theirs, which git leaves; none without /proc.
 
-    git gets no process group of its own, since RQ kills a job by the group of its process.
+    A process group of its own would end all of git at once, but RQ kills a job by its group.
     """
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
         return []
-    return [each for child in children for each in (int(child), *_helpers(int(child)))]
+    return [one for child in map(int, children) for one in (child, *_descendants(child))]
 
 
 def target_on_same_server(url: str, location: str) -> str:
@@ -259,7 +259,7 @@ def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def _check_url(url: str, protocols: Sequence[str]) -> None:
-    """Raises SnapshotError, without a login, for a URL that git may not be given."""
+    """Raises SnapshotError, which shows no login, for a URL that git may not be given."""
     shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
     try:
         parts = urlsplit(url)
@@ -276,7 +276,7 @@ def _check_url(url: str, protocols: Sequence[str]) -> None:
 
 
 def _gist(complaint: str) -> str:
-    """Returns the lines of git's stderr that tell the error, with a hint if there is one."""
+    """Returns the lines of git's stderr that tell the error, with a hint about certificates."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     lines = [line for line in lines if _TRACED not in line]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]

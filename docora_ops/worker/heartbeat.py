@@ -1,6 +1,6 @@
 """The heartbeat file, which tells `worker --check` whether the worker of this machine is alive.
 
-It needs neither Redis nor Postgres: an outage must not look like a worker that hangs.
+The check asks neither Redis nor Postgres: an outage must not look like a worker that hangs.
 """
 
 import json
@@ -17,7 +17,7 @@ from docora_ops.text import mask_url
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What the heartbeat file holds."""
+    """The content of the heartbeat file."""
 
     worker: str  # the name in RQ, without the number of a process
     pid: int  # of the process that writes the file
@@ -31,7 +31,7 @@ class Heartbeat:
 
     @property
     def is_recent(self) -> bool:
-        """Returns whether the worker is alive: it has not been silent, and its process exists."""
+        """Tells whether the worker is alive: its process exists, and has not been silent."""
         try:
             os.kill(self.pid, 0)
         except PermissionError:  # of another user
@@ -68,7 +68,7 @@ def write_heartbeat(path: Path, heartbeat: Heartbeat) -> None:
 def read_heartbeat(path: Path) -> Heartbeat | None:
     """Reads the file; returns None if it is missing or unusable."""
     with suppress(OSError, ValueError, TypeError):
-        found = Heartbeat(**json.loads(path.read_text(encoding="utf-8")))
-        found.is_recent  # noqa: B018 - raises TypeError if these are no numbers
-        return found
+        heartbeat = Heartbeat(**json.loads(path.read_text(encoding="utf-8")))
+        heartbeat.is_recent  # noqa: B018 - raises TypeError if a field is not a number
+        return heartbeat
     return None

@@ -1,4 +1,4 @@
-"""What a worker's host has: a clock, a disk, memory, processes, and trusted authorities."""
+"""The host of a worker: its clock, disk, memory, processes, and trusted authorities."""
 
 import errno
 import os
@@ -48,7 +48,7 @@ _SCARCE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
 }
-# The same in the words of git, whose locale is C, and of our own errors.
+# The same in the words of git, which runs in the locale C, and of our own errors.
 _SCARCE_WORDS = re.compile(
     "out of memory|({})(?! [(]publickey)".format("|".join(map(os.strerror, _SCARCE))), re.IGNORECASE
 )
@@ -58,11 +58,11 @@ _offset: float | None = None
 
 
 def measure_clock(client: Redis) -> None:
-    """Asks Redis for the time. Raises the client's RedisError."""
+    """Reads Redis's clock, which `timestamp` and `now` go by. Raises the client's RedisError."""
     global _offset  # noqa: PLW0603 - one clock for all that a process writes
     before = time.monotonic()
-    found = server_time(client)
-    _offset = found - (before + time.monotonic()) / 2
+    redis_time = server_time(client)
+    _offset = redis_time - (before + time.monotonic()) / 2
 
 
 def timestamp() -> float:
@@ -81,19 +81,19 @@ def seconds_ahead() -> float:
 
 
 def limit_memory(settings: Settings) -> None:
-    """Limits the memory of this process and of each that it starts, where the system can.
+    """Limits the memory of this process, and of each that it starts.
 
-    What a repository holds, or a server answers, may be endless.
+    A repository, or an answer of a server, may be of any size.
     """
     limit = _MOST_MEMORY + _CHUNKS * settings.binary_chunk_size_bytes
     # Not RLIMIT_AS: git maps packs of any size, which take no memory of their own.
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    lower = [each for each in (soft, hard) if 0 <= each < limit]
+    lower = [bound for bound in (soft, hard) if 0 <= bound < limit]  # -1: unlimited
     resource.setrlimit(resource.RLIMIT_DATA, (min(lower, default=limit), hard))
 
 
 def is_scarcity(error: BaseException | None) -> bool:
-    """Tells whether an error, or one behind it, may come from a lack of disk, files or memory."""
+    """Tells whether an error or its cause may come from a lack of disk, files or memory."""
     while error is not None:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SCARCE:
             return True
@@ -104,7 +104,7 @@ def is_scarcity(error: BaseException | None) -> bool:
 
 
 def words_of(error: OSError | MemoryError) -> str:
-    """Returns the words of the system, with the file if there is one."""
+    """Returns the system's text for an error, with the name of the file if there is one."""
     if not isinstance(error, OSError):
         return os.strerror(errno.ENOMEM)
     words = error.strerror or type(error).__name__
@@ -114,7 +114,7 @@ def words_of(error: OSError | MemoryError) -> str:
 def find_fault(base: Path) -> HostFaultError | None:
     """Tries what each job needs: writes 4 MiB below the folder of the clones, and forks.
 
-    Returns what fails, None if nothing does.
+    Returns the first failure; None if both succeed.
     """
     folder = base.absolute() / FOLDER
     failing = f"can't write to {str(folder)!r}"
@@ -138,13 +138,13 @@ def find_fault(base: Path) -> HostFaultError | None:
 
 
 def use_authorities(settings: Settings, base: Path | None) -> None:
-    """Has this process and its git trust the authorities that the settings name.
+    """Makes this process, and git, trust the certificate authorities that the settings name.
 
-    Sets the variables of an env file in this process: OpenSSL and git read nothing else. Gives git
-    one file with the authorities of the system and of NODE_EXTRA_CA_CERTS, unless GIT_SSL_CAINFO is
-    set. If NODE_EXTRA_CA_CERTS can't be used, warns and ignores it, as Node does.
+    Sets the variables in this process, because OpenSSL and git do not read an env file. Writes the
+    authorities of the system and of NODE_EXTRA_CA_CERTS into one file for git, unless
+    GIT_SSL_CAINFO is set. If NODE_EXTRA_CA_CERTS can't be used, warns and ignores it, as Node does.
 
-    base: the folder of the clones, or one in its place, for the file; None if git is not used.
+    base: the folder of the clones, below which the file for git is written; None for no file.
 
     Raises OSError if the file can't be written.
     """
@@ -155,7 +155,7 @@ def use_authorities(settings: Settings, base: Path | None) -> None:
     if not (extra := os.environ.get("NODE_EXTRA_CA_CERTS")):
         return
     try:
-        tls_context()  # is read here once for all jobs
+        tls_context()  # cached, so that the file is read once for all jobs
     except OSError as error:
         is_read = isinstance(error, ssl.SSLError)
         reason = "it holds no certificates in PEM form" if is_read else error.strerror
@@ -166,7 +166,7 @@ def use_authorities(settings: Settings, base: Path | None) -> None:
         system = [path for path in map(Path, _SYSTEM_FILES) if path.is_file()][:1]
         content = b"\n".join(path.read_bytes() for path in (*system, Path(extra)))
         folder = base.absolute() / FOLDER
-        # Other workers of this folder may have other settings.
+        # Workers with other settings may share the folder, so the name depends on the content.
         path = folder / f"authorities-{sha256(content).hexdigest()[:16]}.pem"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=folder, delete=False) as file:
@@ -187,7 +187,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def certificate_hint(problem: str) -> str:
-    """Returns what to do about a certificate that OpenSSL or git refuses with these words."""
+    """Returns what to do about a certificate. `problem`: what OpenSSL or git says about it."""
     if "expired" in problem:
         return EXPIRED_HINT
     if "not yet valid" in problem:

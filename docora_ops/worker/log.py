@@ -1,7 +1,4 @@
-"""The log of workers and jobs: their logger, its lines on stderr, and how they name a link.
-
-A line is text or, by the formatter of `json_formatter`, a JSON object.
-"""
+"""The log of workers and jobs on stderr, in lines of text or JSON objects."""
 
 import logging
 import os
@@ -14,7 +11,7 @@ from enum import StrEnum
 from redis import RedisError
 
 from docora_ops.links import LinkRef, link_name
-from docora_ops.queue.redis_client import explain
+from docora_ops.queue.redis_errors import explain
 from docora_ops.text import inert, mask, moment
 
 # Below RQ's logger, so that `rq worker` shows the lines of a job, too.
@@ -22,51 +19,41 @@ NAME = "rq.worker.snapshot"
 
 log = logging.getLogger(NAME)
 
-# The beginnings of RQ's warnings about events for which we log a line of our own.
-_SAID_BY_US = ("Work horse killed for job", "Worker %s: job %s failed (", "%s cleanup: %s %s")
+# RQ's warnings that begin so are left out, because a line of our own reports the same event.
+_REPORTED_BY_US = ("Work horse killed for job", "Worker %s: job %s failed (", "%s cleanup: %s %s")
 
-
-# Of a link, and of the end of a job. Null in the objects of other events.
+# Fields of a link, and of the end of a job. They are null in the objects of other events.
 _LINK_FIELDS = ("app_id", "app_name", "repository_id", "repository_name", "job_id")
 _END_FIELDS = ("outcome", "seconds", "files", "error_message")
 
 
 class JobEnd(StrEnum):
-    """What became of a job: the outcome in its last event."""
+    """The outcome of a job, in the last event about the job."""
 
     SYNCED = "synced"
     NOTHING_TO_DO = "nothing_to_do"
-    TRIED_AGAIN = "tried_again"  # it failed, and waits for its next try
-    FAILED = "failed"  # so its link has failed
-    CUT_OFF = "cut_off"  # by a signal or the host; it is queued again, and no failure counted
-
-
-def json_formatter() -> logging.Formatter:
-    """Makes each event an object with the same names, on one line of ASCII."""
-    from pythonjsonlogger.json import JsonFormatter
-
-    return JsonFormatter(
-        ["at", "levelname", "message", *_LINK_FIELDS, *_END_FIELDS],
-        rename_fields={"at": "logged_at", "levelname": "level", "exc_info": "traceback"},
-    )
+    TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
+    FAILED = "failed"  # for the last time: the link has failed
+    CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
 
 
 class OneLineHandler(logging.Handler):
-    """Writes each event on one inert line: all of ours, and the warnings and errors of RQ."""
+    """Writes our events, and RQ's warnings and errors, each on one inert line."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         super().__init__()
         self._as_json = as_json
         if as_json:
-            self.setFormatter(json_formatter())
+            from pythonjsonlogger.json import JsonFormatter
+
+            fields = ["at", "levelname", "message", *_LINK_FIELDS, *_END_FIELDS]
+            names = {"at": "logged_at", "levelname": "level", "exc_info": "traceback"}
+            self.setFormatter(JsonFormatter(fields, rename_fields=names))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes the line to stderr at once, unless that is closed.
-
-        A signal handler may log in the middle of this, which a buffer does not allow.
-        """
+        """Writes the line to stderr, without a buffer: a signal handler may log meanwhile."""
         if record.name != NAME:
-            if record.levelno < logging.WARNING or str(record.msg).startswith(_SAID_BY_US):
+            if record.levelno < logging.WARNING or str(record.msg).startswith(_REPORTED_BY_US):
                 return
             error = record.exc_info[1] if record.exc_info else None
             if isinstance(error, RedisError):  # no bug, so it needs no traceback
@@ -84,9 +71,9 @@ class OneLineHandler(logging.Handler):
 
 
 def name_of_link(about: Mapping[str, object]) -> str:
-    """Returns `App ← owner/name`, inert and without secrets: the ids if there are no names.
+    """Returns `App ← owner/name` or, if a name is missing, the ids; inert and without secrets.
 
-    about: the arguments of a job, or what its row holds.
+    about: the arguments of a job, or the fields of a payload.
     """
     names = _names(about)
     if names is not None:
@@ -95,9 +82,9 @@ def name_of_link(about: Mapping[str, object]) -> str:
 
 
 def fields_of_link(about: Mapping[str, object]) -> dict[str, object]:
-    """Returns what an event in JSON tells of a link, without secrets.
+    """Returns the fields of a link in an event, without secrets.
 
-    about: as for `name_of_link`.
+    about: the arguments of a job, or the fields of a payload.
     """
     app_id, repository_id = str(about.get("app_id")), str(about.get("repository_id"))
     names = _names(about)
@@ -108,7 +95,7 @@ def fields_of_link(about: Mapping[str, object]) -> dict[str, object]:
 
 
 def _names(about: Mapping[str, object]) -> tuple[str, str] | None:
-    """Returns the name of the app, and that of the repository; None if one is missing."""
+    """Returns the names of the app and of the repository; None if one is missing."""
     app_name, owner, name = (about.get(key) for key in ("app_name", "owner", "name"))
     if isinstance(app_name, str) and isinstance(owner, str) and isinstance(name, str):
         return app_name, f"{owner}/{name}"

@@ -1,4 +1,4 @@
-"""Probes what a worker on this host would meet at an app and at a git server. Sends no file."""
+"""Probes what a worker on this host meets at an app and at a git server. Sends no file."""
 
 import math
 import os
@@ -26,19 +26,19 @@ from docora_ops.actions.encryption import decrypt
 from docora_ops.actions.lookup import gone, resolve_app, resolve_repository
 from docora_ops.database.app_url import LinkToken, read_tokens
 from docora_ops.errors import ConfigurationError, DeliveryError, SnapshotError
-from docora_ops.interrupts import held_back
 from docora_ops.links import App
 from docora_ops.settings import Settings
 from docora_ops.text import amount, mask_url
 from docora_ops.worker import host
 from docora_ops.worker.clone import newest_commit
 from docora_ops.worker.git import git_for, require_git
+from docora_ops.worker.interrupts import held_back
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.snapshot_job import DELIVERY_TIMEOUT
 from docora_ops.worker.webhook import FAILURES, LOGIN_HINT, Route, route_to
 
-_LIMIT = 60  # seconds for all steps, of which the app has as many as a delivery
-_MOST_NAMED = 3  # addresses or apps in a finding
+_LIMIT = 60  # seconds for all steps; those to the app have the time of a delivery together
+_MOST_NAMED = 3  # addresses or apps that a finding lists
 _PERMANENT = {301, 308}  # redirects
 _SUCCESS, _REDIRECTS, _CLIENT_ERRORS = range(200, 300), range(300, 400), range(400, 500)
 _REDIRECT_HINT = (
@@ -67,7 +67,7 @@ _HINTS = {
     **dict.fromkeys((502, 503, 504), _DOWN_HINT),
 }
 
-# The apps by the token of their links, None for no token, and why the token can't be used.
+# The apps whose links have the same token (None: none), and why the token can't be used.
 _Tokens = Mapping[tuple[str | None, str], list[App]]
 
 
@@ -84,51 +84,53 @@ def probe(
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
-    new_url: to be probed in place of the app's base_url.
+    new_url: the URL to probe in place of the app's base_url.
 
     Raises NotFoundError, AmbiguousError, PostgresError, ConfigurationError.
     """
     database, settings = docora.database, docora.settings
-    found = None if app is None else resolve_app(database, app)
+    known_app = None if app is None else resolve_app(database, app)
     base_url = new_url
-    if found is not None and base_url is None:
-        base_url = base_url_of(database, found)
-    linked, url, cleaner = None, None, Cleaner()
+    if known_app is not None and base_url is None:
+        base_url = base_url_of(database, known_app)
+    known_repository, url, cleaner = None, None, Cleaner()
     tokens: _Tokens = {}
     if repository is not None:
         require_git()
-        linked = resolve_repository(database, [found] if found else [], repository)
-        app_id = found.app_id if found else None
-        url, links = read_tokens(database, linked.repository_id, app_id)
+        apps = [known_app] if known_app else []
+        known_repository = resolve_repository(database, apps, repository)
+        app_id = known_app.app_id if known_app else None
+        repository_id = known_repository.repository_id
+        url, links = read_tokens(database, repository_id, app_id)
         if not links:
-            raise gone(app_id or "", linked.repository_id)
+            raise gone(app_id or "", repository_id)
         tokens = _decrypted(settings, links, cleaner)
     steps: list[ProbeStep] = []
     with _as_a_worker(settings, for_git=url is not None):
         end = time.monotonic() + _LIMIT
-        if found is not None and base_url is not None:
-            steps += _App(found, base_url, settings).steps()
+        if known_app is not None and base_url is not None:
+            steps += _App(known_app, base_url, settings).steps()
         if url is not None:
             steps += _git_steps(settings, url, tokens, cleaner, end)
     return Probe(
         host=os.uname().nodename,
         steps=steps,
-        app_id=found.app_id if found else None,
-        app_name=found.app_name if found else None,
+        app_id=known_app.app_id if known_app else None,
+        app_name=known_app.app_name if known_app else None,
         base_url=mask_url(base_url) if base_url else None,
-        repository_id=linked.repository_id if linked else None,
-        repository_name=linked.repository_name if linked else None,
+        repository_id=known_repository.repository_id if known_repository else None,
+        repository_name=known_repository.repository_name if known_repository else None,
         github_url=mask_url(url) if url else None,
     )
 
 
 @contextmanager
 def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
-    """Trusts what a worker with these settings trusts, for the time of the block.
+    """Trusts the certificate authorities that a worker with these settings trusts, in the block.
 
     for_git: also limit the memory of this process, and of git, to that of a job.
 
-    Raises ConfigurationError if there is no place for the file that git needs.
+    Raises ConfigurationError if the file for git can't be written.
     """
     before = {name: os.environ.get(name) for name in host.AUTHORITY_VARIABLES}
     memory = resource.getrlimit(resource.RLIMIT_DATA)
@@ -156,7 +158,7 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
 
 
 class _App:
-    """The steps to an app, until one fails. A step returns what it has found, or raises."""
+    """The steps to an app, up to the first that fails."""
 
     def __init__(self, app: App, base_url: str, settings: Settings) -> None:
         self.app_id = app.app_id
@@ -209,7 +211,7 @@ class _App:
         return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
 
     def ask(self, route: Route, connection: HTTPConnection) -> str:
-        """Sends a HEAD without a signature; only a POST would prove more than that it arrives."""
+        """Sends a HEAD without a signature. It only proves that requests arrive."""
         target = route.request_target(route.url.path or "/")
         connection.request("HEAD", target, headers=route.headers, preload_content=False)
         with closing(connection.getresponse()) as answer:
@@ -221,7 +223,7 @@ class _App:
         return f"HTTP {status}{to}{', through the proxy' * route.is_forwarded}{note}"
 
     def moved_to(self, location: str) -> str | None:
-        """Returns a hint if all paths below the base_url are likely to have moved with it."""
+        """Returns a hint if all paths below the base_url seem to have moved, too."""
         try:
             new = urljoin(self.base_url, location)
             old_path, path = (urlsplit(url).path or "/" for url in (self.base_url, new))
@@ -235,7 +237,7 @@ class _App:
 
 
 def _hint_of(status: int) -> str | None:
-    """Returns what an answer to a HEAD means and who can mend it; None if a POST may succeed."""
+    """Returns what the answer to a HEAD means, and who can act; None if a POST may succeed."""
     if status in _HINTS:
         return _HINTS[status]
     if status in _REDIRECTS:
@@ -248,8 +250,8 @@ def _hint_of(status: int) -> str | None:
 def _resolve(route: Route) -> str:
     """Resolves the host of the app, or of the proxy."""
     name, port = route.endpoint
-    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+    answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answers))
     return f"{'proxy ' if route.proxy else ''}{name}: {_listed(addresses)}"
 
 
@@ -271,8 +273,8 @@ def _shake_hands(connection: HTTPConnection) -> str:
 def _certificate(der: bytes | None) -> str:
     """Tells who has signed a certificate, and until when it is valid."""
     with suppress(ValueError, x509.InvalidVersion):  # the server may send anything
-        found = x509.load_der_x509_certificate(der or b"")
-        issuer, end = found.issuer.rfc4514_string(), found.not_valid_after_utc
+        certificate = x509.load_der_x509_certificate(der or b"")
+        issuer, end = certificate.issuer.rfc4514_string(), certificate.not_valid_after_utc
         return f", signed by {issuer}, valid until {end:%Y-%m-%d}"
     return ""
 
@@ -285,9 +287,9 @@ def _has_expired(der: bytes) -> bool:
 
 
 def _within(seconds: float, call: Callable[[], str]) -> str:
-    """Calls in a thread, since nothing else can end the wait for a name server or a slow answer.
+    """Calls a function in a thread, because nothing can interrupt a wait for a name server.
 
-    Raises TimeoutError, and what the call raises.
+    Raises TimeoutError, and the error of the function.
     """
     answers: SimpleQueue[str | Exception] = SimpleQueue()
 
@@ -327,7 +329,7 @@ def _decrypted(settings: Settings, links: Sequence[LinkToken], cleaner: Cleaner)
 def _git_steps(
     settings: Settings, url: str, tokens: _Tokens, cleaner: Cleaner, end: float
 ) -> Iterator[ProbeStep]:
-    """Lists the branches with each token, as the jobs of its links would."""
+    """Lists the branches once with each token."""
     for (token, problem), apps in tokens.items():
         began, state, finding = time.monotonic(), CheckState.CRITICAL, problem
         try:
@@ -343,9 +345,9 @@ def _git_steps(
         except MemoryError:
             finding = "the list of branches takes more memory than a job may have"
         has_token = token is not None or problem
-        names = _listed([each.app_name for each in apps])
+        names = _listed([app.app_name for app in apps])
         whose = f"{'with the token of' if has_token else 'without a token, for'} {names}"
-        ids = [each.app_id for each in apps]
+        ids = [app.app_id for app in apps]
         seconds = round(time.monotonic() - began, 3)
         yield ProbeStep("git", state, f"{whose}: {cleaner.clean(finding)}", None, seconds, ids)
 

@@ -1,4 +1,4 @@
-"""Runs worker processes: one, or several under one parent."""
+"""Runs the processes of a worker: one, or several under one parent."""
 
 import itertools
 import os
@@ -11,12 +11,12 @@ from types import FrameType
 
 from docora_ops.database.postgres_server import require_session
 from docora_ops.errors import ConfigurationError, HostFaultError
-from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker import host
 from docora_ops.worker.git import require_git
+from docora_ops.worker.interrupts import handle_ending, held_back
 from docora_ops.worker.log import log
 from docora_ops.worker.rq_worker import SnapshotWorker
 from docora_ops.worker.snapshot_job import use_settings
@@ -52,7 +52,7 @@ def serve(
     grace: int | None,
     parent: int | None = None,
 ) -> None:
-    """Runs a worker in this process: see SnapshotWorker.run_jobs. Raises DocoraOpsError."""
+    """Runs a worker in this process; SnapshotWorker has the parameters. Raises DocoraOpsError."""
     client = connect(settings)
     use_settings(settings, client)
     try:
@@ -68,14 +68,15 @@ def serve(
 
 
 def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdog) -> int:
-    """Forks `count` children, which call `run` with a number and exit with its value.
+    """Runs `count` child processes until they have ended; returns the first error's code, or 0.
 
-    Passes SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM. Replaces a killed child by one
-    with a new number, because RQ holds its name for a while. If a child ends with an error, ends
-    all of them. Also waits for orphans. Returns the exit code of the first error, or 0. RQ's
-    WorkerPool does none of this.
+    Passes SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM. Replaces a killed child. If a
+    child ends with an error, ends all of them. Also waits for orphans. RQ's WorkerPool does none of
+    this.
 
-    watchdog: has a slot for each child, and passes on their signs of life.
+    run: called in each child with a number, and returns its exit code. A child that replaces
+        another gets a new number, because RQ keeps the name of a killed worker for two minutes.
+    watchdog: has a slot for each child.
     """
     children: dict[int, int] = {}  # slots by process id
     numbers = itertools.count(1)
@@ -104,18 +105,14 @@ def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdo
                 watchdog.become_child(slot)
                 try:
                     code = run(number)
-                except (KeyboardInterrupt, SystemExit):  # a signal before the worker has begun
+                except (KeyboardInterrupt, SystemExit):  # a signal before the worker began
                     code = 0
                 os._exit(code)
             children[pid] = slot
             watchdog.begin(slot, pid)
 
-    before = {
-        number: signal.signal(number, stop)
-        for number in ENDING
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
-    }
-    # Interrupts the wait for a child; children do not inherit the timer.
+    before = handle_ending(stop)
+    # The alarm interrupts the wait for a child. Children do not inherit it.
     before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda *_: watchdog.tell())
     signal.setitimer(signal.ITIMER_REAL, INTERVAL, INTERVAL)
     for slot in range(count):

@@ -1,4 +1,4 @@
-"""Why a worker takes no job: it looks for each reason before it takes the next one."""
+"""Why a worker takes no job. It looks for these reasons before it takes the next job."""
 
 import socket
 import time
@@ -23,26 +23,27 @@ from docora_ops.errors import (
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
-from docora_ops.queue.backend import sees_bullmq_worker
+from docora_ops.queue.backend_choice import sees_bullmq_worker
 from docora_ops.queue.pair_mark import StoredMark, read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 from docora_ops.worker import host
 
-_LOOK_INTERVAL = 2  # seconds between two looks at the clock, and for a BullMQ worker
-_POSTGRES_INTERVAL = 30  # seconds between two looks at Postgres while nothing seems wrong
-_PAUSE, _LONGEST_PAUSE = 1, 10  # seconds between two looks at what was found wrong
-# Seconds. RQ judges heartbeats, which last for 60 s at least and are renewed after 30 s, by the
-# clocks of the hosts: two workers may be wrong by this in opposite directions.
+_LOOK_INTERVAL = 2  # seconds between two looks at Redis: its clock, its mark, BullMQ workers
+_POSTGRES_INTERVAL = 30  # seconds between two looks at Postgres if nothing is suspected
+_PAUSE, _LONGEST_PAUSE = 1, 10  # seconds between two looks at a fault that goes on
+# Seconds. RQ renews a heartbeat after 30 s, and calls it expired after 60 s or more by the clock of
+# another host: the clocks of two workers may differ by twice this number.
 _LARGEST_CLOCK_DIFFERENCE = 20
-_MOST_FAULTS = 3  # of the host on one link: a giant repository must not stop everybody
+_MOST_FAULTS = 3  # of the host in a row for one job: a giant repository must not stop everybody
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Something that keeps a worker from taking jobs.
+    """A reason why a worker takes no job.
 
-    error: for the log. A worker with --burst ends with it.
+    message: a few words for lists of workers.
+    error: for the log, and for the end of a worker with --burst.
     """
 
     code: NoJobCode
@@ -51,7 +52,7 @@ class Bar:
 
     @property
     def reason(self) -> NoJobReason:
-        """Returns what the worker leaves in Redis."""
+        """Returns the reason as the worker writes it to Redis."""
         return NoJobReason(self.code, self.message, self.error.hint)
 
 
@@ -71,38 +72,38 @@ _BESIDE_BULLMQ = Bar(
 
 
 class Doubt:
-    """Looks for something wrong once it is suspected, then again after pauses until it is gone."""
+    """A check that runs when a fault is suspected, then after pauses until the fault is gone."""
 
-    def __init__(self, look: Callable[[], Bar | None], *, is_suspected: bool = False) -> None:
-        self._look = look
+    def __init__(self, check: Callable[[], Bar | None], *, is_suspected: bool = False) -> None:
+        self._check = check
         self._is_suspected = is_suspected
         self._bar: Bar | None = None
-        self._next: float = 0
+        self._due_at: float = 0
         self._pause = _PAUSE
 
     def suspect(self) -> None:
-        """Makes the next call of `bar` look, unless a pause lasts."""
+        """Has the next call of `bar` check, unless a pause after the last fault goes on."""
         self._is_suspected = True
 
     def bar(self) -> Bar | None:
-        """Returns what is wrong, None if nothing was found."""
-        is_due = self._is_suspected and time.monotonic() >= self._next
+        """Returns the fault that the last check found, or None; checks before if that is due."""
+        is_due = self._is_suspected and time.monotonic() >= self._due_at
         return self.look() if is_due else self._bar
 
     def look(self) -> Bar | None:
-        """Looks at once, and returns what is wrong, None if nothing is."""
-        self._bar = self._look()
+        """Checks at once; returns the fault, or None."""
+        self._bar = self._check()
         self._is_suspected = self._bar is not None
         if self._bar is None:
-            self._next, self._pause = 0, _PAUSE
+            self._due_at, self._pause = 0, _PAUSE
         else:
-            self._next = time.monotonic() + self._pause
+            self._due_at = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         return self._bar
 
 
 class Reasons:
-    """What keeps the worker of this process from taking jobs."""
+    """The reasons why the worker of this process takes no job."""
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
@@ -116,7 +117,7 @@ class Reasons:
         self._faults: Counter[str] = Counter()
 
     def find(self) -> Bar | None:
-        """Returns why no job may be taken now, None if jobs may be taken. Raises RedisError."""
+        """Returns why no job may be taken now; None if jobs may be taken. Raises RedisError."""
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _LOOK_INTERVAL
             host.measure_clock(self._client)
@@ -124,10 +125,10 @@ class Reasons:
             if (mark := read_mark(self._client)) != self._mark:
                 self._mark = mark
                 self._pair.suspect()
-        if time.monotonic() >= self._next_look_at_postgres:  # it may allow no changes by now
+        if time.monotonic() >= self._next_look_at_postgres:  # it may have become read-only
             self._next_look_at_postgres = time.monotonic() + _POSTGRES_INTERVAL
             self.postgres.suspect()
-        looks = (
+        checks = (
             self._judge_clock,
             lambda: _BESIDE_BULLMQ if self._sees_bullmq else None,
             self.postgres.bar,
@@ -135,11 +136,11 @@ class Reasons:
             self.host.bar,
             lambda: _SUSPENDED if is_suspended(self._client) else None,
         )
-        return next(filter(None, (look() for look in looks)), None)
+        return next(filter(None, (check() for check in checks)), None)
 
     @property
     def may_compare(self) -> bool:
-        """Tells whether our user may read which database Redis belongs to."""
+        """Tells whether our user of Redis may read which database Redis belongs to."""
         return self._mark.is_permitted
 
     def look_again(self) -> None:
@@ -147,9 +148,9 @@ class Reasons:
         self._next_look = 0.0
 
     def is_hosts_fault(self, job_id: str) -> bool:
-        """Tries what jobs need, and tells whether an error of this job was the fault of the host.
+        """Tries what jobs need of the host, and tells whether the error of a job is its fault.
 
-        The third such error of a job in a row is its own fault, whatever the trial says.
+        The third such error of a job in a row is the fault of its link, whatever the trial says.
         """
         if self.host.look() is None:
             return False
@@ -157,23 +158,23 @@ class Reasons:
         return self._faults[job_id] < _MOST_FAULTS
 
     def forget_faults(self, job_id: str) -> None:
-        """Forgets the faults that the host had while it ran the job, which has succeeded now."""
+        """Forgets the faults of the host that the job had, because the job has succeeded."""
         del self._faults[job_id]
 
     def _judge_clock(self) -> Bar | None:
         ahead = host.seconds_ahead()
         if abs(ahead) <= _LARGEST_CLOCK_DIFFERENCE:
             return None
+        where = "ahead of" if ahead > 0 else "behind"
         error = WrongClockError(
-            f"the clock of {socket.gethostname()} is {abs(ahead):.0f} s "
-            f"{'ahead of' if ahead > 0 else 'behind'} Redis's",
+            f"the clock of {socket.gethostname()} is {abs(ahead):.0f} s {where} Redis's",
             hint=f"set both by NTP, so that they agree to {_LARGEST_CLOCK_DIFFERENCE} s",
         )
-        direction = "ahead" if ahead > 0 else "behind"
-        return Bar(NoJobCode.WRONG_CLOCK, f"clock {abs(ahead):,.0f} s {direction}", error)
+        message = f"clock {abs(ahead):,.0f} s {where.removesuffix(' of')}"
+        return Bar(NoJobCode.WRONG_CLOCK, message, error)
 
     def _try_postgres(self) -> Bar | None:
-        """Finds out whether Postgres is away or takes no changes, or holds another key's values."""
+        """Checks that Postgres takes changes, and that our key decrypts its values."""
         settings = self._settings
         try:
             with closing(Database(settings)) as database:
@@ -196,7 +197,7 @@ class Reasons:
     def _try_pair(self) -> Bar | None:
         try:
             with closing(Database(self._settings)) as database:
-                pair = compare_with_mark(database, self._mark)
+                pair, _ = compare_with_mark(database, self._mark)
         except PostgresError as error:
             return Bar(NoJobCode.POSTGRES, error.message, error)
         if pair.state is not PairState.OTHER:

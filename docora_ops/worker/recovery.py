@@ -1,4 +1,4 @@
-"""Jobs that were cut off or killed, and what becomes of their links."""
+"""Updates the links of jobs that were cut off or killed."""
 
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rq.job import Job
 
-from docora_ops.actions.fix_drift import recover_abandoned
+from docora_ops.actions.repairs import recover_abandoned
 from docora_ops.database import Database
 from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan, release_cut_off_scan
 from docora_ops.errors import DocoraOpsError
@@ -21,7 +21,7 @@ _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of it
 
 
 class SnapshotJob(OneStepRetry):
-    """A job whose next try follows at once if this one does not count."""
+    """A job whose next try follows at once if it was cut off."""
 
     was_cut_off = False
 
@@ -32,7 +32,10 @@ class SnapshotJob(OneStepRetry):
 
 @dataclass
 class Tries:
-    """The tries that a job has left, which RQ reads after a failure. Without a job: none."""
+    """The tries that a job has left. RQ reads their number after a failure.
+
+    job: None if no worker of RQ runs the snapshot; then no try is left.
+    """
 
     job: Job | None
 
@@ -43,13 +46,13 @@ class Tries:
 
     @property
     def outlook(self) -> str:
-        """Tells in words when the next try is."""
+        """Tells when the next try is, for the log."""
         if self.job is None or not self.left:
             return "no further try"
         return f"tried again in {self.job.get_retry_interval()} s"
 
     def give_back(self) -> None:
-        """Makes another try follow at once, as if this one had not begun."""
+        """Has another try follow at once, as if this one had not begun."""
         if isinstance(self.job, SnapshotJob):
             self.job.was_cut_off = True
             self.job.retries_left = self.left + 1
@@ -60,14 +63,14 @@ class Tries:
             self.job.retries_left = 0
 
     def keep(self) -> None:
-        """Makes sure that another try follows."""
+        """Has another try follow, even if none is left."""
         if self.job is not None:
             self.job.retries_left = max(self.left, 1)
             self.job.retry_intervals = self.job.retry_intervals or [_KEPT_DELAY]
 
 
 class LinkRecovery:
-    """Counts the failures that killed jobs could not count themselves. Logs errors of Postgres."""
+    """Counts the failures of killed jobs, which could not do so. Logs errors of Postgres."""
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
@@ -76,11 +79,10 @@ class LinkRecovery:
 
     def count_killed_job(self, job: Job, reason: str) -> None:
         """Counts a failure of the job's link, and ends or keeps the job's tries accordingly."""
-        found = _ids_and_name(job)
-        if found is None:  # of another program
+        if (link := _ids_and_name(job)) is None:  # of another program
             log.warning("job %s: failed: %s", inert(job.id), reason)
             return
-        app_id, repository_id, name = found
+        app_id, repository_id, name = link
         end = JobEnd.TRIED_AGAIN
         tries, limit = Tries(job), self._settings.max_retry_attempts
         error = f"the snapshot was cut off: {reason}"
@@ -101,10 +103,10 @@ class LinkRecovery:
         log.warning("%s: failed: %s; %s; %s", name, reason, result, tries.outlook, extra=fields)
 
     def release_cut_off_job(self, job: SnapshotJob) -> None:
-        """Makes the link pending, and the next try follow at once, without counting this one."""
+        """Makes the link pending and has the next try follow at once; counts no failure."""
         Tries(job).give_back()
-        if (found := _ids_and_name(job)) is not None:
-            app_id, repository_id, name = found
+        if (link := _ids_and_name(job)) is not None:
+            app_id, repository_id, name = link
             # If this fails, the next try updates the link.
             with suppress(DocoraOpsError), closing(Database(self._settings)) as database:
                 release_cut_off_scan(database, app_id, repository_id)
@@ -113,15 +115,15 @@ class LinkRecovery:
             log.warning(text, name, extra=fields)
 
     def release_lock(self, job: Job) -> None:
-        """Releases the lock of the repository, if the killed process of the job held it."""
+        """Releases the lock of the repository if the job, whose process was killed, held it."""
         if _ids_and_name(job) is not None:
             full_name = f"{job.kwargs.get('owner')}/{job.kwargs.get('name')}"
             RepositoryLock(self._client, full_name, job.id).release()
 
     def recover_abandoned_links(self, beat: Callable[[], None]) -> None:
-        """Queues links again that are `scanning` without a job. Raises ServerError.
+        """Queues links that are `scanning` without a job. Raises ServerError.
 
-        beat: called after each link, of which there may be many.
+        beat: called after each link, because many links may take long.
         """
         with closing(Database(self._settings)) as database:
             limit = self._settings.max_retry_attempts
@@ -138,7 +140,7 @@ class LinkRecovery:
 
 
 def _ids_and_name(job: Job) -> tuple[str, str, str] | None:
-    """Returns the app id, the repository id and the link's name; None for a job of another kind."""
+    """Returns app id, repository id and the name of the link; None for another kind of job."""
     try:
         arguments = job.kwargs
     except Exception:  # noqa: BLE001 - unpickling may raise anything

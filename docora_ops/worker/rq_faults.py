@@ -1,4 +1,4 @@
-"""Guards against faults of RQ, one function for each. Delete a function once RQ has mended it."""
+"""Works around faults of RQ, each in a function of its own: delete it when RQ is fixed."""
 
 from redis import Redis
 from redis.client import Pipeline
@@ -16,16 +16,16 @@ _STUCK_JOB_TTL = 90
 def require_info(client: Redis) -> None:
     """Raises NoPermissionError if the user may not run INFO.
 
-    RQ 3.0, `rq.utils.get_version`: without INFO, RQ takes jobs without the intermediate list. A
-    worker that is killed then loses its job.
+    RQ 3.0, `rq.utils.get_version`: without INFO, RQ does not put the jobs that it takes into the
+    intermediate list. A worker that is killed then loses its job.
     """
     client.info("server")
 
 
 def register_again(worker: Worker, pipeline: Pipeline) -> None:
-    """Adds the whole registration of a worker to its heartbeat.
+    """Adds the whole registration of a worker to the pipeline of its heartbeat.
 
-    RQ 3.0, `rq.worker.BaseWorker.heartbeat`: after Redis was emptied, nobody would see the worker.
+    RQ 3.0, `rq.worker.BaseWorker.heartbeat`: a worker remains unseen after Redis was emptied.
     """
     fields = worker.serialize() | {"state": worker.get_state()}
     pipeline.hset(worker.key, mapping=fields)
@@ -33,16 +33,16 @@ def register_again(worker: Worker, pipeline: Pipeline) -> None:
 
 
 def take_maintenance_lock(worker: Worker, queue: Queue) -> bool:
-    """Takes RQ's lock for maintenance, unless another worker has it.
+    """Takes RQ's lock for maintenance; returns False if another worker holds it.
 
-    RQ 3.0, `rq.worker.BaseWorker.clean_registries`: a killed worker leaves its lock for 15 minutes.
+    RQ 3.0, `rq.worker.BaseWorker.clean_registries`: the lock of a killed worker lasts 15 minutes.
     """
     lock = queue.registry_cleaning_key
     return bool(worker.connection.set(lock, 1, nx=True, ex=_MAINTENANCE_TTL))
 
 
 def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) -> None:
-    """Removes a job that ends, or is queued again, from the intermediate list in that same step.
+    """Removes a job from the intermediate list in the step that ends it or queues it again.
 
     RQ 3.0, `rq.executions.cleanup_execution`: the id of a job that was killed before it began stays
     in the list. RQ would fail the job a minute later.
@@ -51,11 +51,11 @@ def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) ->
 
 
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
-    """Makes a job that was taken and never began count as running; it is about to fail.
+    """Makes a job count as running that was taken, never began, and is about to fail.
 
-    RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: such a job counts as waiting until it
-    has failed, so that a retry would leave it alone. RQ also keeps the moment when it was first
-    seen, so the next worker that takes the job would have no time to begin it.
+    RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: the job counts as waiting until it
+    has failed, so a retry would leave it alone. RQ also keeps the moment when the job was first
+    seen in the list, so the next worker that takes the job would have no time to begin it.
     """
     intermediate: IntermediateQueue = queue.intermediate_queue
     with worker.connection.pipeline() as pipeline:
@@ -66,10 +66,10 @@ def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
 
 
 def is_queued_again(client: Redis, job: Job, execution: Execution) -> bool:
-    """Tells whether the failure of this execution is recorded, and the job waits for a next try.
+    """Tells whether the failure of an execution is recorded, and the job waits for its next try.
 
     RQ 3.0, `rq.worker.Worker.monitor_work_horse`: if a process is killed just after it has recorded
-    a failure, RQ records it again, and queues the job twice.
+    a failure, RQ records the failure again, and queues the job twice.
     """
     if client.zscore(job.started_job_registry.key, execution.composite_key) is not None:
         return False
@@ -80,7 +80,7 @@ def is_queued_again(client: Redis, job: Job, execution: Execution) -> bool:
 
 
 class OneStepRetry(Job):
-    """A job whose next try is scheduled in one step, its status included.
+    """A job whose status and place change in one step when its next try is scheduled.
 
     RQ 3.0, `rq.job.Job.retry`: the status is written before the job is added to the schedule. If
     the process is killed in between, the job is in no list.
@@ -89,7 +89,7 @@ class OneStepRetry(Job):
     _retry_pipeline: Pipeline | None = None
 
     def retry(self, queue: Queue, pipeline: Pipeline) -> None:
-        """Adds the next try to the pipeline."""
+        """Queues or schedules the next try in the pipeline."""
         self._retry_pipeline = pipeline
         try:
             super().retry(queue, pipeline)
@@ -97,5 +97,5 @@ class OneStepRetry(Job):
             self._retry_pipeline = None
 
     def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
-        """Sets the status."""
+        """Sets the status, during `retry` in its pipeline."""
         super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)

@@ -1,4 +1,4 @@
-"""The worker: RQ's own, with a loop that waits for Redis, and hooks that keep links in step."""
+"""The worker: RQ's own, with another loop, and with processes that run several jobs."""
 
 import json
 import os
@@ -30,14 +30,14 @@ from docora_ops.errors import (
     SnapshotError,
     WorkerNameTakenError,
 )
-from docora_ops.interrupts import ENDING, deferred
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
-from docora_ops.queue.backend import process_fields
-from docora_ops.queue.redis_client import describe, explain, explained, is_outage
-from docora_ops.queue.rq_queue import MAY_COMPARE, NO_JOB_REASON
+from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_errors import explain, explained, is_outage
+from docora_ops.queue.rq_workers import MAY_COMPARE, NO_JOB_REASON, process_fields
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults, snapshot_job
+from docora_ops.worker.interrupts import deferred, handle_ending
 from docora_ops.worker.log import log
 from docora_ops.worker.reasons import Bar, Reasons
 from docora_ops.worker.recovery import LinkRecovery, SnapshotJob
@@ -52,18 +52,18 @@ _LONGEST_PAUSE = 10  # seconds between two attempts to reach a server that is aw
 _SAME_SIGNAL = 1
 _POLL = 0.2  # seconds between two looks whether a job is to be cut off
 _MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replaced
-# Between a worker and its work-horse.
-_SUCCEEDED = b"1"  # a job
-_ASKS = b"?"  # whether the error of its job is the host's fault
+# What a work-horse sends to its worker: its job has succeeded; is the error the host's fault?
+_SUCCEEDED, _ASKS = b"1", b"?"
+# The answers to the question.
 _OF_HOST, _OF_LINK = b"h", b"l"
 
 
 class SnapshotWorker(Worker):
-    """A worker of one queue that updates the links of killed jobs.
+    """A worker of one queue, which also updates the links of jobs that were killed.
 
-    The loop is our own, because RQ's ends at most errors of Redis. So is the work-horse, as RQ
-    calls the process that runs a job: ours also runs the jobs that follow, because a fork takes as
-    long as a job without changes.
+    RQ's loop, `work`, is not used, because most errors of Redis end it. The work-horse, as RQ calls
+    the process that runs a job, also runs the jobs that follow, because a fork takes as long as a
+    job without changes. The comment above each override says what RQ does in its place.
 
     parent: the process id of the parent. The worker ends when its parent has died.
     watchdog: is told that the loop is alive.
@@ -91,15 +91,14 @@ class SnapshotWorker(Worker):
         self._parent = parent
         self._watchdog = watchdog
         self._grace: int | None = None
-        self._is_registered = False
         self._told_at = self._cut_off_at = float("inf")
         self._cuts_off = False
-        self._next: dict[str, float] = {}  # when each thing is due again
+        self._due_at: dict[str, float] = {}  # by the name of what is repeated
         self._reasons = Reasons(settings, client)
         self._bar: Bar | None = None
         self._misses_redis = False
         self._redis_pause = _PAUSE  # before the next attempt
-        # Send jobs to a living work-horse, which answers when each has succeeded.
+        # The two ends between the worker and a living work-horse.
         self._to_horse: socket.socket | None = None
         self._to_worker: socket.socket | None = None
         self._living_horse = 0
@@ -119,20 +118,32 @@ class SnapshotWorker(Worker):
         self._grace = grace
         rq_faults.require_info(self.connection)
         host.measure_clock(self.connection)
-        for number in ENDING:
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self.request_stop)
+        handle_ending(self.handle_signal)
         try:
-            self.bootstrap(None)
+            self._register()
             server = describe(self.connection)
             log.info("worker %s: listening on %s, Redis %s", self.name, QUEUE_NAME, server)
             reason = self._work_until_stopped(burst)
         finally:
-            self.end_work_horse()
-            if self._is_registered:
+            self._end_work_horse()
+            if self.birth_date is not None:
                 with suppress(RedisError):
                     self.register_death()  # type: ignore[no-untyped-call]
         log.info("worker %s: ended, %s", self.name, reason)
+
+    def _register(self) -> None:
+        """Registers the worker. Raises WorkerNameTakenError.
+
+        RQ's `bootstrap` would also start a thread that listens to commands, such as to stop a job:
+        the thread may receive the signals that end the worker.
+        """
+        try:
+            self.register_birth()  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            hint = "give another --name; that of a killed worker is free two minutes later"
+            taken = f"a worker named {self.name!r} is at work already"
+            raise WorkerNameTakenError(taken, hint=hint) from error
+        self.set_state(WorkerStatus.STARTED)
 
     def _work_until_stopped(self, burst: bool) -> str:
         """Takes and runs jobs; returns why it has ended."""
@@ -153,20 +164,20 @@ class SnapshotWorker(Worker):
                     time.sleep(_PAUSE)
                     continue
                 if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
-                    self.run_maintenance_tasks()
+                    self.maintain()
                     continue  # it may have found that Postgres is away
                 self._queue_due_jobs()
-                found = self._dequeue(None)
-                if found is None:
+                taken = self._dequeue(None)
+                if taken is None:
                     if burst:
                         return "since the queue is empty"
-                    self.end_work_horse()
+                    self._end_work_horse()
                     if self.get_state() != WorkerStatus.IDLE:
                         self.set_state(WorkerStatus.IDLE)
                     with suppress(DequeueTimeout):
-                        found = self._dequeue(_PAUSE)
-                if found is not None:
-                    self.execute_job(*found)
+                        taken = self._dequeue(_PAUSE)
+                if taken is not None:
+                    self._run(*taken)
             except HostFaultError:
                 self._wait(_PAUSE)
             except RedisError as error:
@@ -175,9 +186,9 @@ class SnapshotWorker(Worker):
                 self._miss_redis(error)
                 # A job whose end could not be recorded is left to a later maintenance.
                 self.executions.clear()
-                self.end_work_horse()
+                self._end_work_horse()
                 self.connection.connection_pool.disconnect()  # may lead to a former primary
-                self._next.pop("heartbeat", None)  # another server may answer now
+                self._due_at.pop("heartbeat", None)  # another server may answer now
                 self._reasons.look_again()
                 self._wait(self._redis_pause)
                 self._redis_pause = min(2 * self._redis_pause, _LONGEST_PAUSE)
@@ -187,7 +198,7 @@ class SnapshotWorker(Worker):
         """Says what keeps the worker from taking jobs, or that it takes jobs again, once."""
         before, self._bar = self._bar, bar
         if bar is not None and self.get_state() != WorkerStatus.SUSPENDED:
-            self.end_work_horse()
+            self._end_work_horse()
             self.set_state(WorkerStatus.SUSPENDED)
         if (bar and bar.code) is (before and before.code):
             return
@@ -197,7 +208,7 @@ class SnapshotWorker(Worker):
         else:
             log.warning("worker %s: takes jobs again", self.name)
             self.set_state(WorkerStatus.IDLE)
-        self._next.pop("heartbeat", None)  # it tells the reason
+        self._due_at.pop("heartbeat", None)  # it tells the reason
         self.heartbeat()
 
     def _beat(self) -> None:
@@ -225,15 +236,15 @@ class SnapshotWorker(Worker):
             self._misses_redis, self._redis_pause = False, _PAUSE
             log.warning("worker %s: Redis answers again: goes on", self.name)
 
-    def _is_due(self, what: str, interval: float) -> bool:
-        """Returns True at most once in `interval` seconds for each `what`."""
-        if time.monotonic() < self._next.get(what, 0):
+    def _is_due(self, name: str, interval: float) -> bool:
+        """Returns True at most once in `interval` seconds for each name."""
+        if time.monotonic() < self._due_at.get(name, 0):
             return False
-        self._next[what] = time.monotonic() + interval
+        self._due_at[name] = time.monotonic() + interval
         return True
 
     def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
-        """Takes a job. Raises HostFaultError if the host can't even read it; the job waits then."""
+        """Takes a job. Puts it back and raises HostFaultError if the host can't even read it."""
         [queue] = self.queues
         while True:
             try:
@@ -245,21 +256,16 @@ class SnapshotWorker(Worker):
             except Exception as error:  # a job of another program can raise anything
                 job_id = getattr(error, "job_id", "")
                 if job_id and host.is_scarcity(error):
-                    self._put_back(job_id)
+                    with self.connection.pipeline() as pipeline:
+                        pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
+                        queue.push_job_id(job_id, pipeline, at_front=True)
+                        pipeline.execute()
                     raise self._host_fault(error) from error
                 log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
                 queue.intermediate_queue.remove(job_id)
 
-    def _put_back(self, job_id: str) -> None:
-        """Makes a job that was taken and not begun wait again."""
-        [queue] = self.queues
-        with self.connection.pipeline() as pipeline:
-            pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
-            queue.push_job_id(job_id, pipeline, at_front=True)
-            pipeline.execute()
-
     def _host_fault(self, error: BaseException) -> HostFaultError:
-        """Makes the loop try the host before it takes the next job; returns the error to raise."""
+        """Has the host tried before the next job is taken. Returns the error to raise."""
         self._reasons.host.suspect()
         return HostFaultError(f"a job can't begin: {type(error).__name__}")
 
@@ -268,15 +274,15 @@ class SnapshotWorker(Worker):
 
         RQ's own scheduler is a process that outlives a killed worker.
         """
-        # The first look queues in any case: it shows whether Redis permits what that takes.
-        is_first = "schedule" not in self._next
+        # The first look queues in any case: it shows whether Redis permits all its commands.
+        is_first = "schedule" not in self._due_at
         if not self._is_due("schedule", _PAUSE):
             return
         schedule = self.queues[0].scheduled_job_registry.key
         if not is_first and not self.connection.zcount(schedule, 0, host.timestamp()):
             return
         scheduler = RQScheduler(self.queues, self.connection, logging_level=self.log.level)
-        # It has a connection of its own, which would lead to a former primary after a failover.
+        # It opens a connection of its own. Kept open, it may lead to a former primary.
         with scheduler.connection.connection_pool:
             if scheduler.acquire_locks():  # type: ignore[no-untyped-call]
                 try:
@@ -286,8 +292,8 @@ class SnapshotWorker(Worker):
 
     # Signals
 
-    def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Handles a signal: the first lets the job finish, the second cuts it off.
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Lets the job finish at the first signal, and cuts it off at the second.
 
         Raises nothing, since a job that was just taken would be lost: a worker that waits ends a
         second later.
@@ -317,22 +323,10 @@ class SnapshotWorker(Worker):
 
     # Registration and maintenance
 
-    def register_birth(self) -> None:
-        """Registers the name. Raises WorkerNameTakenError."""
-        try:
-            super().register_birth()  # type: ignore[no-untyped-call]
-        except ValueError as error:
-            hint = "give another --name; that of a killed worker is free two minutes later"
-            taken = f"a worker named {self.name!r} is at work already"
-            raise WorkerNameTakenError(taken, hint=hint) from error
-        self._is_registered = True
-
+    # RQ describes a worker without the fields that tell the error of its host's clock, why it takes
+    # no job, and whether its process is gone.
     def serialize(self) -> dict[Any, Any]:
-        """Returns the fields of the registration, with some of our own.
-
-        They tell the error of this host's clock, why the worker takes no job, and whether the
-        process is gone.
-        """
+        """Returns the fields of the registration."""
         reason = json.dumps(asdict(self._bar.reason)) if self._bar else ""
         return super().serialize() | {
             "clock_ahead": round(host.seconds_ahead()),
@@ -341,11 +335,9 @@ class SnapshotWorker(Worker):
             **process_fields(),
         }
 
-    def subscribe(self) -> None:
-        """Listens to no commands of RQ: their thread may get the signals."""
-
+    # RQ sends three heartbeats for each job, by the clock of this host.
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Sends a heartbeat in one round trip, at most one a second: RQ sends three for a job."""
+        """Sends a heartbeat by Redis's clock, at most one a second."""
         if pipeline is None:
             if self._is_due("heartbeat", _PAUSE):
                 with self.connection.pipeline() as own:
@@ -355,20 +347,21 @@ class SnapshotWorker(Worker):
         super().heartbeat(timeout, pipeline)
         self.last_heartbeat = host.now()
         pipeline.hset(self.key, "last_heartbeat", utcformat(self.last_heartbeat))
-        if self._is_registered and not self.is_horse:
+        if self.birth_date is not None and not self.is_horse:
             rq_faults.register_again(self, pipeline)
 
+    # RQ gives up a job during which Redis is away, and runs maintenance between two jobs only.
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Sends heartbeats, and runs maintenance when it is due: a job may take an hour."""
+        """Sends the heartbeats of a job, which may take an hour, and runs maintenance when due."""
         try:
             super().maintain_heartbeats(job, execution)
             self._find_redis()
             if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
-                self.run_maintenance_tasks()
-        except RedisError as error:  # RQ gives a job up after three missing heartbeats
+                self.maintain()
+        except RedisError as error:
             self._miss_redis(error)
 
-    def run_maintenance_tasks(self) -> None:
+    def maintain(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless clock or servers are wrong.
 
         One worker at a time: RQ reads abandoned jobs and queues them again some time later, and a
@@ -404,16 +397,17 @@ class SnapshotWorker(Worker):
 
     # The work-horse
 
-    def execute_job(self, job: Job, queue: Queue) -> None:
+    def _run(self, job: Job, queue: Queue) -> None:
         """Has a work-horse run the job. If the host starts none, the job waits again."""
         try:
-            super().execute_job(job, queue)
+            self.execute_job(job, queue)
         except HostFaultError:
             self.recovery.release_cut_off_job(cast("SnapshotJob", job))
             self.handle_job_failure(job, queue, execution=self.execution)
 
+    # RQ forks a work-horse for each job, and ends if the host starts no process.
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """Gives the job to the work-horse, or to a new one.
+        """Gives the job to the living work-horse or, if there is none, to a new one.
 
         Raises HostFaultError if the host starts no process.
         """
@@ -422,7 +416,7 @@ class SnapshotWorker(Worker):
                 self._to_horse.recv(1)  # its last answer
                 self._to_horse.send(f"{job.id} {self.execution.id}".encode())
             except OSError:  # it was killed while it waited
-                self.end_work_horse()
+                self._end_work_horse()
             else:
                 self._horse_pid = self._living_horse
                 return
@@ -438,11 +432,15 @@ class SnapshotWorker(Worker):
         self._to_worker.close()
         self._living_horse = self.horse_pid
 
+    # RQ waits until the work-horse ends: ours may go on, ask, or have to be cut off by a signal.
     def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
-        """Waits until the job succeeds or the work-horse ends. Kills it when its time is over."""
+        """Waits until the job succeeds or the work-horse ends.
+
+        Answers its questions meanwhile. Kills it when the grace period is over.
+        """
         while self._to_horse is not None:
             try:
-                # Not taken yet: RQ's alarm, which looks after the job, may strike behind it.
+                # Left in the socket: RQ's alarm may interrupt this call and have it repeated.
                 message = self._to_horse.recv(1, socket.MSG_PEEK)
                 if message == _SUCCEEDED:
                     if self.execution is not None:
@@ -484,7 +482,7 @@ class SnapshotWorker(Worker):
             return self._to_worker.recv(1) == _OF_HOST
         return False
 
-    def end_work_horse(self) -> None:
+    def _end_work_horse(self) -> None:
         """Ends a work-horse that waits for a job."""
         if self._to_horse is not None:
             self._to_horse.close()
@@ -492,8 +490,9 @@ class SnapshotWorker(Worker):
             with suppress(ChildProcessError):
                 os.waitpid(self._living_horse, 0)
 
+    # RQ limits no memory, and lets SIGHUP end the work-horse.
     def main_work_horse(self, job: Job, queue: Queue) -> None:
-        """Runs in the work-horse, with limited memory: the job, and those that the worker sends."""
+        """Runs the job, and those that the worker sends, in the process that was just forked."""
         assert self._to_horse is not None  # noqa: S101 - made before the fork
         self._to_horse.close()
         host.limit_memory(self._settings)
@@ -501,6 +500,7 @@ class SnapshotWorker(Worker):
         snapshot_job.use_worker(self._ask)
         super().main_work_horse(job, queue)
 
+    # RQ performs one job, and then ends the process.
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Performs the job and those that follow, until none waits or one has failed.
 
@@ -526,13 +526,16 @@ class SnapshotWorker(Worker):
 
     # The ends of jobs
 
+    # RQ leaves the id of a job that was killed before it began in the intermediate list.
     def cleanup_execution(
         self, job: Job, pipeline: Pipeline, execution: Execution | None = None
     ) -> None:
-        """Removes the signs that the job runs."""
+        """Removes all records of a job that runs."""
         super().cleanup_execution(job, pipeline, execution)
         rq_faults.remove_from_intermediate_list(job, self.queues[0], pipeline)
 
+    # RQ records a failure twice if the process is killed just after recording it, and fails a job
+    # that never began while that still counts as waiting.
     def handle_job_failure(
         self,
         job: Job,
@@ -541,7 +544,7 @@ class SnapshotWorker(Worker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """Records the failure once, also that of a job that was taken and never began."""
+        """Records a failure once, also that of a job that never began, which has no execution."""
         if execution is None:
             execution = rq_faults.begin_stuck_job(self, job, queue)
             self.recovery.count_killed_job(job, "its worker was killed before it began")
@@ -552,6 +555,7 @@ class SnapshotWorker(Worker):
             return
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
+    # RQ logs each error with its traceback, and knows no link.
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Logs the error and updates the link, unless the job itself has done both."""
         error = exc_info[1]

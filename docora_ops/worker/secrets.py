@@ -11,13 +11,13 @@ _SHORTEST_SECRET = 8  # characters: any text could contain a shorter part of a U
 
 
 class Cleaner:
-    """Removes the secrets of one job from texts."""
+    """Removes the secrets that it was told of from texts."""
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
 
     def learn(self, secrets: Iterable[str | None]) -> None:
-        """Adds secrets, and the form in which git sends each as a login."""
+        """Adds secrets, and the form in which git sends them as a login."""
         for secret in filter(None, secrets):
             self._secrets |= {secret, b64encode(f"{secret}:".encode()).decode()}
 
@@ -31,13 +31,13 @@ class Cleaner:
         values = [item.partition("=")[2] for item in parts.query.split("&")]
         values += [parts.query, parts.username or "", parts.password or ""]
         forms = {form(value) for value in values for form in (str, unquote, unquote_plus)}
-        self.learn(each for each in forms if len(each) >= _SHORTEST_SECRET)
+        self.learn(form for form in forms if len(form) >= _SHORTEST_SECRET)
         if login:
             whole = unquote(login) if ":" in login else f"{unquote(login)}:"
             self._secrets.add(b64encode(whole.encode(errors="replace")).decode())
 
     def clean(self, text: str) -> str:
-        """Returns the text without secrets, in characters that Postgres accepts, and cut."""
+        """Returns the text without secrets and characters that Postgres refuses, and truncated."""
         text = mask(text, self._secrets)
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
         return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"

@@ -24,7 +24,7 @@ from docora_ops.errors import (
 )
 from docora_ops.links import Link, Payload
 from docora_ops.queue import Redis, connect
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host
@@ -51,20 +51,20 @@ _NOTHING_TO_DO = {
 class Resources:
     """What the jobs of one process share: settings, and connections to Redis, Postgres and apps.
 
-    Without a client of Redis, the process runs a single job, which leaves no connection open.
+    client: of Redis; None if the process runs a single job, which closes all connections.
     """
 
     def __init__(self, settings: Settings, client: Redis | None = None) -> None:
         self.settings = settings
         self.client = client or connect(settings)
         self._is_shared = client is not None
-        # Asks the worker, of which only ours answers.
+        # Only our own worker answers: see `use_worker`.
         self.is_hosts_fault: Callable[[], bool] = lambda: False
         self._session: Session | None = None
         self._webhooks: dict[tuple[str, str, str], Webhook] = {}
 
     def take_session(self) -> Session:
-        """Returns the session that the last job has left, if it is alive, or a new one."""
+        """Returns the session of the last job if it is still open, or a new one."""
         session, self._session = self._session, None
         if session is not None:
             with suppress(DocoraOpsError):  # Postgres may have been restarted since
@@ -76,9 +76,9 @@ class Resources:
         return Session(self.settings.model_copy(update=timeouts))
 
     def webhook(self, *app: *tuple[str, str, str]) -> Webhook:
-        """Returns the webhook of an app, with the connection that an earlier job has left open.
+        """Returns the webhook of an app. An earlier job may have left its connection open.
 
-        `app`: its base_url, id and auth key.
+        app: base_url, id and auth key.
         """
         if app not in self._webhooks:
             if len(self._webhooks) >= _MOST_WEBHOOKS:
@@ -87,9 +87,9 @@ class Resources:
         return self._webhooks[app]
 
     def leave(self, session: Session, *, succeeded: bool) -> None:
-        """Keeps all connections, without locks, if the job has succeeded and another may follow."""
+        """Releases the locks of a job. Closes its connections unless another job may use them."""
         if succeeded and self._is_shared:
-            with suppress(DocoraOpsError):  # the link is in sync already
+            with suppress(DocoraOpsError):  # the link is synced, so the job has not failed
                 session.release()
                 self._session = session
                 return
@@ -105,10 +105,7 @@ _resources: Resources | None = None
 
 
 def use_settings(settings: Settings, client: Redis | None = None) -> None:
-    """Gives the jobs of this process and its children these settings, and a client of Redis.
-
-    With a client, a job that has succeeded leaves its connections to the next one.
-    """
+    """Sets the settings, and a client of Redis if there is one, for the jobs of this process."""
     global _resources  # noqa: PLW0603 - RQ calls a plain function
     _resources = Resources(settings, client)
 
@@ -122,9 +119,11 @@ def use_worker(is_hosts_fault: Callable[[], bool]) -> None:
 def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     """Brings the link of an app to a repository up to date. RQ calls this for each job.
 
-    Everything but the two ids is read from the database, since it may have changed; `names` are for
-    the log. Does nothing if the link or the app is gone, or if another job is scanning the link.
-    Raises SnapshotError, without secrets, if the job failed.
+    Reads everything but the two ids from the database, since it may have changed. Does nothing if
+    the link or the app is gone, or if another job is scanning the link. Raises SnapshotError,
+    without secrets, if the job failed.
+
+    names: the other arguments of the job; only the log uses them.
     """
     tries = Tries(get_current_job())
     about = {"app_id": app_id, "repository_id": repository_id, **names}
@@ -140,7 +139,7 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
         raise SnapshotError(message) from None
     succeeded = False
     try:
-        # Handled outside `except`, so that it is not chained into the log, secrets and all.
+        # Not within `except`: the chained error would show its secrets in the log.
         failure = job.work()
         if failure is not None and host.is_scarcity(failure) and resources.is_hosts_fault():
             job.wait_again(failure)
@@ -173,12 +172,12 @@ class _Snapshot:
         self.started = time.monotonic()
         self.sent = 0
         self.link: Link | None = None
-        self.reads_repository = False  # what fails meanwhile counts for the circuit
+        self.reads_repository = False  # while it does, a failure counts for the circuit
         self.session = resources.take_session()
         self.session_id = 0
 
     def work(self) -> Exception | None:
-        """Runs the job; returns any error, since each failure has to be counted."""
+        """Runs the job. Returns any error, which the caller counts as a failure."""
         try:
             # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = self.session.id
@@ -193,10 +192,10 @@ class _Snapshot:
         except _NothingToDoError as reason:
             fields = self._end_fields(JobEnd.NOTHING_TO_DO)
             log.info("%s: nothing to do: %s, %s", self.name, reason, self._time, extra=fields)
-        except MemoryError:  # without its traceback, which holds what has filled the memory
+        except MemoryError:  # its traceback would keep the memory in use
             kind = GitError if self.reads_repository else SnapshotError
             return kind("the job ran out of memory on this repository")
-        except Exception as error:  # noqa: BLE001 - the caller counts it as a failure
+        except Exception as error:  # noqa: BLE001 - bugs count, too
             return error
         return None
 
@@ -205,18 +204,21 @@ class _Snapshot:
         return f"{time.monotonic() - self.started:.1f} s"
 
     def _end_fields(self, outcome: JobEnd, error_message: str | None = None) -> dict[str, object]:
-        """Returns what an event in JSON tells of the end of the job."""
+        """Returns the fields of the event that ends the job."""
         seconds = round(time.monotonic() - self.started, 3)
         end = {"outcome": outcome, "seconds": seconds, "files": self.sent}
         return self.fields | end | {"error_message": error_message}
 
     def _try_number(self, number: int) -> str:
-        # The scheduler queues a failed link again, and its count of failures goes on.
+        # When the scheduler queues a failed link, the count goes on.
         most = self.settings.max_retry_attempts
         return f"try {number} of {most}" if number <= most else f"try {number}"
 
     def _begin(self) -> tuple[Link, Payload]:
-        """Takes the link; waits for the session of a job that has just ended."""
+        """Takes the lock of the link, and sets the link to `scanning`.
+
+        Waits while another session holds the lock of a link that is not `scanning`.
+        """
         end = time.monotonic() + LOCK_TIMEOUT
         while (begun := scans.begin_scan(self.session, *self.ids)) is Refusal.HELD:
             if time.monotonic() > end:
@@ -227,10 +229,7 @@ class _Snapshot:
         return begun
 
     def _go_on_unless(self, refusal: Refusal | None) -> None:
-        """Ends the job if the link is gone, or if another job could be scanning it, too.
-
-        Raises _NothingToDoError or SnapshotError.
-        """
+        """Raises _NothingToDoError if the link is gone, SnapshotError if its lock is lost."""
         if refusal is Refusal.GONE:
             raise _NothingToDoError(_NOTHING_TO_DO[refusal])
         if refusal is Refusal.LOST:
@@ -251,21 +250,21 @@ class _Snapshot:
         self.cleaner.learn((token, auth_key))
 
         with redis_errors(client):
-            host.measure_clock(client)  # what apps are sent is signed by it
+            host.measure_clock(client)  # signatures contain the time
         lock = RepositoryLock(client, payload.repository_name, link.ref.job_id)
         git = git_for(settings, payload.github_url, token, lock.renew)
         clone = Clone(settings.repos_base_path, payload.owner, payload.name, git, lock)
         try:
             with closing(Objects(git, clone.path)) as objects:
-                found = self._fetch(clone, objects)
-                if found is not None:
-                    self._deliver(link, objects, *found, auth_key)
+                fetched = self._fetch(clone, objects)
+                if fetched is not None:
+                    self._deliver(link, objects, *fetched, auth_key)
         except BrokenCloneError:
             clone.remove()
             raise
         with self.session.transaction():
-            if found is not None:
-                commit, files = found
+            if fetched is not None:
+                commit, files = fetched
                 rows = [
                     (file.path, file.sha, min(file.size, _LARGEST_SIZE))
                     for file in files
@@ -276,10 +275,10 @@ class _Snapshot:
             self._go_on_unless(scans.end_scan(self.session, link.ref))
 
     def _fetch(self, clone: Clone, objects: Objects) -> tuple[Commit, Sequence[File]] | None:
-        """Fetches the newest commit and scans it; returns None if there never was a commit.
+        """Fetches and scans the newest commit. Returns None if there has never been a commit.
 
-        Raises GitError if the repository had a commit before: a gateway's empty answer looks to git
-        like a repository without branches, and must not have everything deleted at the apps.
+        Raises GitError if the repository shows no branch, but had a commit before: a gateway's
+        empty answer looks so to git, and must not have everything deleted at the apps.
         """
         self.reads_repository = True
         commit = clone.sync()
@@ -299,7 +298,7 @@ class _Snapshot:
     def _deliver(
         self, link: Link, objects: Objects, commit: Commit, files: Sequence[File], auth_key: str
     ) -> None:
-        """Sends what the app lacks of the commit, and records each file."""
+        """Sends the changes that the app needs, and records each delivery."""
         changes = compare(files, scans.read_deliveries(self.session, link.ref))
         counts = Counter(change.event for change in changes)
         text = ", ".join(f"{counts[event]} to {event}" for event in ("delete", "create", "update"))
@@ -319,7 +318,7 @@ class _Snapshot:
                 self._go_on_unless(Refusal.GONE)
 
     def wait_again(self, error: Exception) -> None:
-        """Makes the link and the job wait as before, and raises SnapshotError: the host failed."""
+        """Queues the job again after a fault of the host, and raises SnapshotError."""
         self.tries.give_back()
         message = self.cleaner.clean(self._describe(error))
         patient = self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT})
@@ -329,7 +328,7 @@ class _Snapshot:
         fields = self._end_fields(JobEnd.CUT_OFF, message)
         text = "%s: the host's fault, queued again at once; no failure is counted: %s"
         log.warning(text, self.name, inert(message), extra=fields)
-        raise SnapshotError(inert(message))  # RQ's own worker logs it as it is
+        raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def fail(self, error: Exception) -> None:
         """Counts the failure, ends or keeps the tries accordingly, and raises SnapshotError."""
@@ -371,10 +370,10 @@ class _Snapshot:
         counted = f"failed after {self._time}, {counted}"
         outlook, fields = self.tries.outlook, self._end_fields(end, message)
         log.warning("%s: %s: %s; %s", self.name, counted, inert(message), outlook, extra=fields)
-        raise SnapshotError(inert(message))  # RQ's own worker logs it as it is
+        raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def _announce(self, link: Link, circuit: circuits.Circuit, message: str) -> None:
-        """Tells the apps of the open circuit. Errors are only logged: the job's end goes on."""
+        """Tells the apps of the open circuit. Only logs an error, so that the job can end."""
         try:
             with closing(Database(self.settings)) as database:
                 apps = circuits.recipients(database, self.repository_id)
@@ -389,7 +388,7 @@ class _Snapshot:
             return f"the snapshot took longer than {self.settings.job_timeout} s"
         if isinstance(error, OSError) and host.is_scarcity(error):
             return f"the job could not go on: {host.words_of(error)}"
-        # The exception's own text may contain secrets, so it is left out.
+        # The text of the exception may contain secrets, so only its places are logged.
         frames = traceback.extract_tb(error.__traceback__)
         places = "; ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)
         text, kind = "%s: a bug in docora-ops: %s at %s", type(error).__name__

@@ -1,4 +1,4 @@
-"""Tells systemd, and the heartbeat file, that the workers of this command are alive."""
+"""Tells systemd, and writes to the heartbeat file, that the workers of a command are alive."""
 
 import math
 import mmap
@@ -12,39 +12,36 @@ from docora_ops.text import inert
 from docora_ops.worker.heartbeat import Heartbeat, heartbeat_path, write_heartbeat
 from docora_ops.worker.log import log
 
-INTERVAL = 1.0  # seconds between two signs of life
+INTERVAL = 1.0  # seconds between two heartbeats
 _SHORTEST_LIMIT = 180  # seconds
 _SILENCE = 60  # seconds after which a worker is named in the log
-_CALLS = 5  # of a server that may be waited for in a row
+_CALLS = 5  # calls of a slow server in a row
 
 
 def silence_limit(settings: Settings) -> int:
-    """Returns the seconds for which a worker that is alive may be silent.
-
-    It is silent while a server keeps it waiting.
-    """
+    """Returns the seconds for which a living worker may be silent, because a server is slow."""
     longest_call = settings.connect_timeout + settings.statement_timeout
     return max(_SHORTEST_LIMIT, _CALLS * longest_call)
 
 
 class Watchdog:
-    """The signs of life of one or several workers, each in a process of its own.
+    """Passes on the heartbeats of one or several workers, each in a process of its own.
 
-    Each worker notes the time in memory that forked processes share. The main process passes on the
-    oldest note, and only if it has changed, so that one hanging worker is enough to be noticed.
+    Each worker writes the time into memory that the processes share. The main process passes on the
+    oldest of these times, if it has changed. So one worker that hangs is enough to be noticed.
     """
 
     def __init__(self, name: str, count: int, settings: Settings) -> None:
         self._name = name
         self._path = heartbeat_path(settings)
         self._limit = silence_limit(settings)
-        # 0: does not listen yet. Infinity: has ended.
+        # Time of the last heartbeat by slot. 0: has not begun. Infinity: has ended.
         self._beats = memoryview(mmap.mmap(-1, 8 * count)).cast("d")
         self._pids: dict[int, int] = {}  # by slot
         self._slot = 0
         self._is_main = True
-        self._told = 0.0  # what was passed on last
-        self._next = 0.0
+        self._told = 0.0  # the last time that was passed on
+        self._due_at = 0.0
         self._is_stopping = False
         self._warns = True
 
@@ -55,27 +52,27 @@ class Watchdog:
         self._slot, self._is_main = slot, False
 
     def beat(self) -> None:
-        """Notes that the worker of this process listens, and its loop is alive."""
+        """Records a heartbeat of the worker of this process."""
         now = self._beats[self._slot] = time.monotonic()
-        if self._is_main and now >= self._next:
-            self._next = now + INTERVAL
+        if self._is_main and now >= self._due_at:
+            self._due_at = now + INTERVAL
             self.tell()
 
     # In the main process
 
     def begin(self, slot: int, pid: int) -> None:
-        """Gives a slot to a new worker. One that replaces another must begin within the limit."""
+        """Gives a slot to a new worker. If it replaces another, it must begin within the limit."""
         self._pids[slot] = pid
         if self._beats[slot] == math.inf:
             self._beats[slot] = time.monotonic()
 
     def end(self, slot: int) -> None:
-        """Expects nothing more from the worker of a slot."""
+        """Expects no more heartbeats from the worker of a slot."""
         self._beats[slot] = math.inf
 
     def tell(self) -> None:
-        """Passes on the oldest sign of life, if it is new. Logs each silent worker once."""
-        beats = list(self._beats)  # workers write to it meanwhile
+        """Passes on the oldest heartbeat, if it has changed. Logs a silent worker once."""
+        beats = list(self._beats)  # a copy, because workers go on writing
         oldest = min(beats)
         silence = time.monotonic() - oldest
         if oldest and silence > _SILENCE:

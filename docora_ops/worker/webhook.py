@@ -17,12 +17,7 @@ from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import (
-    HTTPError,
-    LocationParseError,
-    NewConnectionError,
-    ProtocolError,
-)
+from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util import Url, parse_url
 
@@ -30,7 +25,7 @@ from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.worker import host
 
-# A body, or a function that yields its pieces: the same at each call.
+# The bytes of a body, or a function that yields its pieces, the same ones at each call.
 Body = bytes | Callable[[], Iterable[bytes]]
 
 _LONGEST_ANSWER = 1 << 16  # bytes that are read so that the connection can be used again
@@ -65,19 +60,19 @@ class _Answer(http.client.HTTPResponse):
 
 @dataclass(frozen=True, repr=False)  # the URLs may hold passwords
 class Route:
-    """The way to an app: its base_url, and the proxy that the environment names for it."""
+    """The way to an app: its base_url, and the proxy that the environment names for the URL."""
 
     url: Url
     proxy: Url | None
 
     @property
     def is_forwarded(self) -> bool:
-        """Tells whether a proxy reads the requests; through a tunnel for https it does not."""
+        """Tells whether a proxy forwards the requests; for https it only opens a tunnel."""
         return self.proxy is not None and self.url.scheme == "http"
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of each request, with the logins of the URL and of the proxy."""
+        """The headers that all requests have, with the logins at the app and at the proxy."""
         login = _login("Authorization", self.url.auth)
         proxy_login = self._proxy_login if self.is_forwarded else {}
         return {"User-Agent": f"docora-ops/{__version__}", **login, **proxy_login}
@@ -94,7 +89,7 @@ class Route:
         return _login("Proxy-Authorization", self.proxy and self.proxy.auth)
 
     def connection(self, timeout: float) -> HTTPConnection:
-        """Returns a connection that is yet to be made. `timeout`: seconds for each wait."""
+        """Returns a connection that is not open yet. `timeout`: seconds for each wait."""
         address, port = self.endpoint
         connection = HTTPConnection(address, port, timeout=timeout)
         if self.url.scheme == "https":
@@ -107,12 +102,12 @@ class Route:
         return connection
 
     def request_target(self, path: str) -> str:
-        """Returns what a request names: the path and the query, for a proxy the whole URL."""
+        """Returns the target of a request: path and query or, for a proxy, the whole URL."""
         target = Url(path=path, query=self.url.query or None).request_uri
         return f"http://{self.url.netloc}{target}" if self.is_forwarded else target
 
     def explain(self, error: BaseException, timeout: float, *, expired: bool) -> DeliveryError:
-        """Returns the error for a missing answer. `expired`: all the time is over."""
+        """Returns the error for a missing answer. `expired`: the whole `timeout` is over."""
         through = f" through the proxy {self.proxy.netloc}" if self.proxy else ""
         where = f"{self.url.netloc}{through}"
         if isinstance(error, NewConnectionError):
@@ -131,7 +126,7 @@ class Route:
 
 
 def route_to(base_url: str) -> Route:
-    """Returns the way to an app. Raises DeliveryError if base_url or the proxy is unusable."""
+    """Returns the way to an app. Raises DeliveryError for an unusable base_url or proxy."""
     url = _parse(base_url)
     return Route(url, _proxy_for(url))
 
@@ -144,7 +139,7 @@ class Webhook:
     """
 
     def __init__(self, base_url: str, app_id: str, auth_key: str, timeout: float) -> None:
-        """Raises DeliveryError if the base_url or the proxy is unusable."""
+        """Raises DeliveryError for an unusable base_url or proxy."""
         self._route = route_to(base_url)
         self._headers = {
             "Content-Type": "application/json",
@@ -154,16 +149,15 @@ class Webhook:
         self._key = auth_key.encode()
         self._timeout = timeout
         self._expired = False
-        self._deadline = math.inf  # when the POST at work must have ended
-        # Of the POST at work, or of the last one, for the next.
-        self._connection: HTTPConnection | None = None
-        # The last open one. A connection forgets it when the answer is the last one.
+        self._deadline = math.inf  # of the POST that is running, by the monotonic clock
+        self._connection: HTTPConnection | None = None  # stays open for the next POST
+        # A connection forgets its socket when the server is about to close it.
         self._socket: socket.socket | None = None
         self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def close(self) -> None:
-        """Closes the connection, and ends the thread that watches the time."""
+        """Closes the connection, and ends the thread that watches the deadline."""
         self._closed.set()
         self._disconnect()
 
@@ -175,7 +169,7 @@ class Webhook:
     def post(self, event: str, body: Body) -> None:
         """POSTs to `{base_url}/{event}`.
 
-        Raises DeliveryError, without the name of the file, unless the status is 2xx.
+        Raises DeliveryError, which does not name the file, unless the status is 2xx.
         """
         timestamp, length = str(int(host.timestamp())), 0
         signature = hmac.new(self._key, f"{timestamp}.".encode(), "sha256")
@@ -207,9 +201,9 @@ class Webhook:
             raise DeliveryError(f"HTTP {status}", hint=hint)
 
     def _exchange(self, event: str, headers: dict[str, str], body: Body) -> int:
-        """Sends a request; returns the status of the answer."""
+        """Sends a request, through the open connection if there is one; returns the status."""
         idle = self._connection
-        # A large body can't be sent again, so it gets a new connection.
+        # A body that is yielded in pieces is too large to send twice, so it gets a new connection.
         if idle is not None and isinstance(body, bytes) and idle.is_connected:
             try:
                 return self._request(idle, event, headers, body)
@@ -232,7 +226,7 @@ class Webhook:
         try:
             connection.request("POST", target, pieces, headers, preload_content=False)
         except _HUNG_UP as error:
-            # The answer may tell why, for example that the body is too large.
+            # The app may have answered before, for example that the body is too large.
             hung_up = error
         with closing(connection.getresponse()) as answer:
             if answer.status < 300:  # noqa: PLR2004 - success in HTTP
@@ -248,8 +242,8 @@ class Webhook:
     def _watch(self) -> None:
         """Shuts the socket down at the deadline.
 
-        A timeout of a socket is for each single wait. An app that sends a byte now and then would
-        never reach it.
+        The timeout of a socket limits each wait, not their sum: an app that sends a byte now and
+        then would never reach it.
         """
         # The timer of the job must interrupt the main thread, which waits for the app.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -257,32 +251,22 @@ class Webhook:
             if time.monotonic() > self._deadline:
                 self._expired = True
                 with suppress(OSError):
-                    # While a proxy is asked for a tunnel, only the connection knows its socket.
+                    # While a proxy opens a tunnel, only the connection knows the socket.
                     connection = self._connection  # another thread may drop it
                     if sock := (connection and connection.sock) or self._socket:
                         sock.shutdown(socket.SHUT_RDWR)
 
 
 def _complaint(error: BaseException) -> str:
-    """Returns what is wrong with an answer, as the rest of a sentence.
+    """Returns the rest of a sentence about an app without a valid answer.
 
-    Never quotes the error: it may quote the answer, and that the secrets of the request.
+    Never quotes the error, which may quote an answer that repeats secrets of the request.
     """
-    match error:
-        case UnicodeError() | LocationParseError():
-            return "is not a valid host name"
-        case http.client.BadStatusLine():
-            return "did not answer in HTTP"
-        case http.client.UnknownProtocol():
-            return "answered in another version of HTTP than 1.1"
-        case http.client.LineTooLong():
-            return "answered with a line of over 65,536 bytes"
-        case http.client.IncompleteRead() | ProtocolError():
-            return "broke off its answer, or sent one that is malformed"
-        case http.client.HTTPException() if str(error).startswith("got more than"):
-            return "answered with more than 100 headers"
-        case _:
-            return "gave no valid HTTP answer"
+    if isinstance(error, UnicodeError | LocationParseError):
+        return "is not a valid host name"
+    if isinstance(error, http.client.BadStatusLine):
+        return "did not answer in HTTP"
+    return "broke off its answer, or sent one that is not valid HTTP/1.1"
 
 
 def _parse(base_url: str) -> Url:
@@ -298,7 +282,7 @@ def _address(url: Url) -> str:
 
 
 def _login(header: str, auth: str | None) -> dict[str, str]:
-    """Returns the header for `USER:PASSWORD` of a URL, if it has one."""
+    """Returns the header for the `USER:PASSWORD` of a URL; none without a login."""
     if not auth:
         return {}
     login = unquote(auth) if ":" in auth else f"{unquote(auth)}:"

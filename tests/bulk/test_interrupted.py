@@ -187,7 +187,7 @@ def test_another_process_cancels_a_bulk_retry_after_the_batch_that_has_begun(
         operation_id = only_operation(docora)
         look = proxy.plan(b"HMGET")
         follower = docora.start(
-            *("progress", operation_id, "--follow", "--json"),
+            *("operations", operation_id, "--follow", "--json"),
             env={"REDIS_URL": proxy.url, "DATABASE_URL": None},
         )
         look.wait()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import redis
 
 from tests.support.bullmq import WORKER_NAME, Bullmq
@@ -18,36 +19,57 @@ def examine(bullmq: Bullmq, name: str) -> Any:
     return found
 
 
-def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    waiting, delayed, active = (docora.add_link("pending_snapshot") for _ in range(3))
-    bullmq.start(active)
-    bullmq.add(waiting)
-    bullmq.delay(delayed)
+@pytest.fixture
+def jobs(bullmq: Bullmq) -> dict[str, TestLink]:
+    """Links with one job of each live state."""
+    links = {
+        state: bullmq.docora.add_link("pending_snapshot")
+        for state in ("active", "waiting", "delayed")
+    }
+    bullmq.start(links["active"])
+    bullmq.add(links["waiting"])
+    bullmq.delay(links["delayed"])
+    return links
 
+
+def test_status_counts_the_jobs_of_each_state(bullmq: Bullmq, jobs: dict[str, TestLink]) -> None:
     status = bullmq.run("status", "--json").data
     counts = {"waiting": 1, "active": 1, "delayed": 1, "completed_jobs": 0, "failed_jobs": 0}
     expected = counts | {"backend": "bullmq", "workers": []}
     assert {name: status["queue"][name] for name in expected} == expected
     assert status["queue"]["oldest_waiting_seconds"] >= 0
     assert status["drift"] == {"lost": 0, "stuck": 0, "at_least": False}
-    screen = bullmq.run("status")
-    assert "none seen; to start one: run Docora with RUN_MODE=all or worker" in screen.stdout
-    assert "docora-ops worker" not in screen.stdout
 
-    jobs = bullmq.run("queue", "--json").data["jobs"]
-    assert [(job["job_id"], job["status"]) for job in jobs] == [
-        *((active.job_id, "active"), (waiting.job_id, "waiting"), (delayed.job_id, "delayed"))
-    ]
-    names = {(job["app_name"], job["repository_name"]) for job in jobs}
+
+def test_status_says_how_docora_starts_a_worker(bullmq: Bullmq) -> None:
+    screen = bullmq.run("status").stdout
+    assert "none seen; to start one: run Docora with RUN_MODE=all or worker" in screen
+    assert "docora-ops worker" not in screen
+
+
+def test_queue_lists_the_jobs_with_the_names_of_their_links(
+    bullmq: Bullmq, jobs: dict[str, TestLink]
+) -> None:
+    listed = bullmq.run("queue", "--json").data["jobs"]
+    states = [(job["job_id"], job["status"]) for job in listed]
+    assert states == [(link.job_id, state) for state, link in jobs.items()]
+    names = {(job["app_name"], job["repository_name"]) for job in listed}
     assert names == {("Acme Search", "octo/api")}
-    assert jobs[2]["due_at"] > jobs[2]["created_at"]
-    docora.add_link("pending_snapshot")
-    bullmq.add(docora.add_link("pending_snapshot"))
-    of_apps = [word for link in (active, delayed) for word in ("--app", link.app_id)]
-    found = bullmq.run("queue", *of_apps, "--json").data
-    assert (found["jobs"], found["jobs_of_apps"]) == ([jobs[0], jobs[2]], 2)
-    bullmq.expire_lock(active)
+    *_, delayed = listed
+    assert delayed["due_at"] > delayed["created_at"]
+
+
+def test_queue_lists_the_jobs_of_the_chosen_apps(bullmq: Bullmq, jobs: dict[str, TestLink]) -> None:
+    chosen = [jobs["active"], jobs["delayed"]]
+    options = [word for link in chosen for word in ("--app", link.app_id)]
+    queue = bullmq.run("queue", *options, "--json").data
+    assert [job["job_id"] for job in queue["jobs"]] == [link.job_id for link in chosen]
+    assert queue["jobs_of_apps"] == 2
+
+
+def test_status_and_queue_see_a_worker(bullmq: Bullmq) -> None:
+    bullmq.add(bullmq.docora.add_link("pending_snapshot"))
+    assert "no BullMQ worker" in bullmq.run("queue").stderr
     with bullmq.worker(lambda _job_id: None):
         assert len(bullmq.run("status", "--json").data["queue"]["workers"]) == 2, "both connections"
         assert "no BullMQ worker" not in bullmq.run("queue").stderr
@@ -65,8 +87,7 @@ def test_show_tells_the_state_the_tries_and_the_masked_failure(bullmq: Bullmq) -
     assert [place["where"] for place in record["places"]] == ["delayed"]
     assert "clone of https://" in record["last_failure"]["text"]
     assert GITHUB_TOKEN not in str(shown)
-    screen = bullmq.run("show", *link.ids, "--all").stdout
-    assert "Job attempts\t1\nJob retries left\t4\n" in screen
+    assert "Job attempts\t1\nJob retries left\t4\n" in bullmq.run("show", *link.ids, "--all").stdout
 
     stalled = docora.add_link("scanning")
     bullmq.stall(stalled)
@@ -133,7 +154,7 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         assert both["hint"] == "run Docora with RUN_MODE=api"
         refused = docora.run("worker", env={"ENCRYPTION_KEY": "0" * 64})
         assert refused.code == 4
-        assert "a BullMQ worker of Docora is at work" in refused.stderr
+        assert "a BullMQ worker of Docora runs" in refused.stderr
 
 
 def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:

@@ -147,7 +147,7 @@ def _tidy_up(world: World) -> None:
             for name in ("rq:clean_registries", "rq:scheduler-lock", "docora:repo-lock"):
                 for key in docora.redis.scan_iter(f"{name}:*"):
                     docora.redis.delete(key)
-            worker.run_maintenance_tasks()
+            worker.maintain()
             for job_id in cast("list[bytes]", docora.redis.lrange(INTERMEDIATE, 0, -1)):
                 docora.redis.set(f"{INTERMEDIATE}:first_seen:{job_id.decode()}", 1, xx=True)
 

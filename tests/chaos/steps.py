@@ -50,7 +50,7 @@ def random_command(world: World, operations: Sequence[str], random: Random) -> l
             *["pause --for 2s --yes", "resume", "schedule", "schedule --dry-run"],
             *[f"cancel {operation}"] * 2,
             *[f"repair {random.choice(('', app, link))} --yes --remove-unknown-jobs"] * 3,
-            *[random.choice([*reading, "history", f"progress {operation}"])] * 2,
+            *[random.choice([*reading, "history", f"operations {operation}"])] * 2,
         ]
     ).split()
     return [*command, "--json"] if random.random() < 0.5 else command

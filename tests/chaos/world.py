@@ -16,7 +16,7 @@ from rq import Retry
 from rq.job import Job, JobStatus
 from rq.utils import now
 
-from docora_ops.jobs import JOB_FUNCTION
+from docora_ops.queue.rq_jobs import JOB_FUNCTION
 from tests.support.delivery_checks import shas
 from tests.support.docora import QUEUE, Docora
 from tests.support.receiver import CREATED, Request

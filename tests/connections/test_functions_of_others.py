@@ -1,7 +1,7 @@
 """Functions and operators that another role has made in `public` never run as our role."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -25,42 +25,48 @@ END $trap$
 
 
 @pytest.fixture
-def trapped(docora: Docora, worker_number: int) -> Iterator[str]:
-    """The name of a powerless role that has made them, and a table that tells who has run them."""
+def powerless(docora: Docora, worker_number: int) -> Iterator[str]:
+    """The name of a role that has made them, and a table that tells who has run which."""
     name = f"docora_powerless_{worker_number}"
     with role(docora, name, "secret") as powerless:
         docora.connection.execute("GRANT CREATE, USAGE ON SCHEMA public TO PUBLIC")
         with psycopg.connect(powerless.url("secret"), autocommit=True) as theirs:
             theirs.execute("CREATE TABLE caught (who text, what text)")
             theirs.execute("GRANT INSERT ON caught TO PUBLIC")
-            for function, (result, value) in FUNCTIONS.items():
-                trap = TRAP.format(name=function, result=result, value=value)
-                theirs.execute(trap.encode())
-            for number, (operator, result) in enumerate(OPERATORS.items()):
-                for right in ("varchar", "text"):
-                    function = f"trap_{number}(varchar, {right})"
-                    value = f"$1::text OPERATOR(pg_catalog.{operator}) $2::text"
-                    trap = TRAP.format(name=function, result=result, value=value)
-                    theirs.execute(
-                        f"{trap}; CREATE OPERATOR public.{operator} (LEFTARG = varchar,"
-                        f" RIGHTARG = {right}, FUNCTION = trap_{number})".encode()
-                    )
+            for statement in traps():
+                theirs.execute(statement.encode())
         yield name
-        assert caught(docora) == []
-        with psycopg.connect(docora.database_url) as incautious:
-            incautious.execute("SELECT lower(app_id) FROM apps WHERE app_id <> 'x'")
-        assert len(caught(docora)) == 2
 
 
-def caught(docora: Docora) -> Sequence[object]:
+def traps() -> Iterator[str]:
+    for name, (result, value) in FUNCTIONS.items():
+        yield TRAP.format(name=name, result=result, value=value)
+    for number, (operator, result) in enumerate(OPERATORS.items()):
+        for right in ("varchar", "text"):
+            name = f"trap_{number}(varchar, {right})"
+            value = f"$1::text OPERATOR(pg_catalog.{operator}) $2::text"
+            yield TRAP.format(name=name, result=result, value=value)
+            yield (
+                f"CREATE OPERATOR public.{operator} (LEFTARG = varchar, RIGHTARG = {right},"
+                f" FUNCTION = trap_{number})"
+            )
+
+
+def caught(docora: Docora) -> set[tuple[str, str]]:
     """Who has run what, but for the tests themselves."""
     sql = "SELECT DISTINCT who, what FROM public.caught WHERE who <> current_user"
-    return docora.connection.execute(sql).fetchall()
+    return {(row["who"], row["what"]) for row in docora.connection.execute(sql)}
 
 
-def test_no_command_runs_them_and_doctor_names_who_may_create_them(
-    docora: Docora, trapped: str
-) -> None:
+def test_an_incautious_session_runs_them(docora: Docora, powerless: str) -> None:
+    docora.add_link()
+    with psycopg.connect(docora.database_url) as incautious:
+        incautious.execute("SELECT lower(app_id) FROM apps WHERE app_id <> 'x'")
+    run = {what for _, what in caught(docora)}
+    assert run == {"lower(varchar)", "trap_1(varchar, varchar)"}
+
+
+def test_no_command_runs_them(docora: Docora, powerless: str) -> None:
     """Jobs run in sessions of the same kind."""
     docora.add_links(8, apps=2)
     first, *_ = docora.links()
@@ -77,12 +83,13 @@ def test_no_command_runs_them_and_doctor_names_who_may_create_them(
     ):
         result = docora.run(*shlex.split(command), env=ONE_LOOK)
         assert result.code in {0, 6}, (command, result)
-        assert caught(docora) == [], command
-    docora.connection.execute(f"GRANT CREATE ON SCHEMA public TO {trapped}".encode())
-    found = check(examine(docora), "schemas")
-    assert (found["state"], found["finding"].partition(": ")[2]) == (
-        "warning",
-        f"PUBLIC in public, {trapped} in public",
-    )
-    docora.connection.execute(found["hint"].encode())
+        assert caught(docora) == set(), command
+
+
+def test_doctor_names_who_may_create_them(docora: Docora, powerless: str) -> None:
+    docora.connection.execute(f"GRANT CREATE ON SCHEMA public TO {powerless}".encode())
+    schemas = check(examine(docora), "schemas")
+    assert schemas["state"] == "warning"
+    assert schemas["finding"].endswith(f": PUBLIC in public, {powerless} in public")
+    docora.connection.execute(schemas["hint"].encode())
     assert check(examine(docora), "schemas")["state"] == "ok"

@@ -200,7 +200,7 @@ def test_a_command_outlives_a_limit_of_the_database_for_idle_sessions(docora: Do
 
 @needs_pgbouncer
 def test_commands_leave_nothing_in_the_pool(docora: Docora) -> None:
-    """Refusals where statements are pooled: tests/worker/locks/test_pgbouncer.py."""
+    """Refusals where statements are pooled: tests/worker/test_locks.py."""
     docora.add_links(600, apps=2)
     first, second, *_ = docora.links()
     docora.add_deliveries(first, 3)

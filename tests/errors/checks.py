@@ -27,7 +27,7 @@ def arguments(command: str, link: TestLink) -> list[str]:
             return [command, "--json"]
         case "resync --all":
             return ["resync", link.app_id, "--all", "--yes", "--json"]
-        case "progress" | "cancel":
+        case "operations" | "cancel":
             return [command, "bulk_0123456789abcdef", "--json"]
     return [command, *link.ids, "--json"]
 

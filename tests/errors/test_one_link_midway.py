@@ -7,82 +7,140 @@ import pytest
 from tests.errors.checks import ONE, arguments, refuses, start_change
 from tests.support.docora import Docora, Result, finish
 from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
-from tests.support.rows import TestLink
 from tests.support.running_commands import PATIENT, await_goodbye, terminate_sessions
 
+DELIVERIES = 7
 
-@pytest.mark.parametrize(
-    ("command", "event", "marker", "fault", "has_job", "was_reset"),
-    [
-        pytest.param(command, *rest, id=name, marks=[pytest.mark.slow] * (command != common))
-        for command in ONE
-        for name, common, *rest in (
-            ("killed before the push", "", "killed", PUSH, Fault.HOLD_REQUEST, False, False),
-            ("killed after the push", "", "killed", PUSH, Fault.HOLD_REPLY, True, False),
-            ("killed before commit", "retry", "killed", COMMIT, Fault.HOLD_REQUEST, True, False),
-            ("killed after the commit", "", "killed", COMMIT, Fault.HOLD_REPLY, True, True),
-            ("reply to the push lost", "retry", "lost", PUSH, Fault.LOSE_REPLY, True, False),
-            ("commit lost", "", "lost", COMMIT, Fault.LOSE_REQUEST, True, False),
-            ("commit unknown", "resync", "lost", COMMIT, Fault.LOSE_REPLY, True, True),
-            ("session ended", "", "ended", PUSH, Fault.HOLD_REQUEST, True, False),
-        )
-    ],
-)
-def test_a_change_that_is_cut_off_is_done_or_undone_and_the_next_one_does_the_rest(
-    docora: Docora,
-    command: str,
-    event: str,
-    marker: bytes,
-    fault: Fault,
-    has_job: bool,
-    was_reset: bool,
-) -> None:
-    link = docora.add_link()
-    docora.add_deliveries(link, 7)
-    row = docora.row(link)
-    result = cut_off(docora, link, command, event, marker, fault)
-    if event == "killed":
-        assert result.code == -signal.SIGKILL
-    elif marker is PUSH and event == "lost":
-        refuses(result, "redis", "broke the connection")
-    else:
-        refuses(result, "postgres", "Postgres database")
-    # A job too many is one that a worker simply runs.
-    assert docora.waiting() == [link.job_id] * has_job
-    docora.assert_sound()
-    if was_reset:
-        assert docora.was_reset(link)
-    else:
-        assert docora.row(link) == row
-    assert docora.deliveries(link) == (0 if was_reset and command == "resync" else 7)
 
-    again = docora.run(*arguments(command, link))
-    if was_reset and command == "retry":
-        assert again.code == 4, again
-        assert (again.json["status"], again.json["job"]) == ("pending_snapshot", "waiting")
-    else:
+def of_each_command(usual: str = "") -> pytest.MarkDecorator:
+    """Runs a test for each command that changes one link: all but the usual one are slow tests."""
+    others = [pytest.param(name, marks=pytest.mark.slow) for name in ONE if name != usual]
+    return pytest.mark.parametrize("command", [usual, *others] if usual else others)
+
+
+class Change:
+    """A command that changes one failed link, and is cut off at its push or at its commit."""
+
+    def __init__(self, docora: Docora, command: str) -> None:
+        self.docora, self.command = docora, command
+        self.link = docora.add_link()
+        docora.add_deliveries(self.link, DELIVERIES)
+        self.row = docora.row(self.link)
+
+    def is_killed(self, marker: bytes, fault: Fault) -> None:
+        assert self.meets(marker, fault, kill=True).code == -signal.SIGKILL
+
+    def meets(
+        self, marker: bytes, fault: Fault, *, kill: bool = False, end_session: bool = False
+    ) -> Result:
+        with (
+            Proxy.before_redis(self.docora.redis_url) as redis,
+            Proxy.before_postgres(self.docora.database_url) as postgres,
+        ):
+            process, moment = start_change(
+                self.docora, self.command, self.link, (redis, postgres), marker, fault, PATIENT
+            )
+            if kill:
+                process.kill()
+            if end_session:
+                assert terminate_sessions(self.docora) == 1
+                moment.release()
+            result = finish(process)
+            await_goodbye(self.docora)
+            assert marker is COMMIT or moment.requests == 1, "sent again"
+        return result
+
+    def has_done_nothing(self) -> None:
+        assert self.docora.waiting() == []
+        self._left_the_link()
+        self._rerun_queues("queued")
+
+    def has_only_pushed(self) -> None:
+        """A job too many is one that a worker simply runs."""
+        assert self.docora.waiting() == [self.link.job_id]
+        self._left_the_link()
+        self._rerun_queues("already_queued")
+
+    def _left_the_link(self) -> None:
+        self.docora.assert_sound()
+        assert self.docora.row(self.link) == self.row
+        assert self.docora.deliveries(self.link) == DELIVERIES
+
+    def _rerun_queues(self, outcome: str) -> None:
+        again = self.docora.run(*arguments(self.command, self.link))
         assert again.code == 0, again
-        assert again.data["outcome"] == ("already_queued" if has_job else "queued")
-    assert docora.waiting() == [link.job_id]
-    assert docora.was_reset(link)
-    assert docora.deliveries(link) == (0 if command == "resync" else 7)
+        assert again.data["outcome"] == outcome
+        self._is_complete()
+
+    def is_done(self) -> None:
+        self._is_complete()
+        again = self.docora.run(*arguments(self.command, self.link))
+        if self.command == "retry":
+            assert again.code == 4, again
+            assert (again.json["status"], again.json["job"]) == ("pending_snapshot", "waiting")
+        else:
+            assert again.code == 0, again
+            assert again.data["outcome"] == "already_queued"
+        self._is_complete()
+
+    def _is_complete(self) -> None:
+        assert self.docora.waiting() == [self.link.job_id]
+        self.docora.assert_sound()
+        assert self.docora.was_reset(self.link)
+        assert self.docora.deliveries(self.link) == (0 if self.command == "resync" else DELIVERIES)
 
 
-def cut_off(
-    docora: Docora, link: TestLink, command: str, event: str, marker: bytes, fault: Fault
-) -> Result:
-    with (
-        Proxy.before_redis(docora.redis_url) as redis_proxy,
-        Proxy.before_postgres(docora.database_url) as postgres_proxy,
-    ):
-        proxies = (redis_proxy, postgres_proxy)
-        process, moment = start_change(docora, command, link, proxies, marker, fault, PATIENT)
-        if event == "killed":
-            process.kill()
-        elif event == "ended":
-            assert terminate_sessions(docora) == 1
-            moment.release()
-        result = finish(process)
-        await_goodbye(docora)
-        assert marker is COMMIT or moment.requests == 1, "sent again"
-    return result
+@pytest.fixture
+def change(docora: Docora, command: str) -> Change:
+    return Change(docora, command)
+
+
+@of_each_command()
+def test_killed_before_its_push_it_has_done_nothing(change: Change) -> None:
+    change.is_killed(PUSH, Fault.HOLD_REQUEST)
+    change.has_done_nothing()
+
+
+@of_each_command()
+def test_killed_after_its_push_it_leaves_only_a_job(change: Change) -> None:
+    change.is_killed(PUSH, Fault.HOLD_REPLY)
+    change.has_only_pushed()
+
+
+@of_each_command(usual="retry")
+def test_killed_before_its_commit_it_leaves_only_a_job(change: Change) -> None:
+    change.is_killed(COMMIT, Fault.HOLD_REQUEST)
+    change.has_only_pushed()
+
+
+@of_each_command()
+def test_killed_after_its_commit_it_is_done(change: Change) -> None:
+    change.is_killed(COMMIT, Fault.HOLD_REPLY)
+    change.is_done()
+
+
+@of_each_command(usual="retry")
+def test_if_the_reply_to_its_push_is_lost_it_fails_and_leaves_only_a_job(change: Change) -> None:
+    refuses(change.meets(PUSH, Fault.LOSE_REPLY), "redis", "broke the connection")
+    change.has_only_pushed()
+
+
+@of_each_command()
+def test_if_its_commit_is_lost_it_fails_and_leaves_only_a_job(change: Change) -> None:
+    refuses(change.meets(COMMIT, Fault.LOSE_REQUEST), "postgres", "Postgres database")
+    change.has_only_pushed()
+
+
+@of_each_command(usual="resync")
+def test_if_the_reply_to_its_commit_is_lost_it_fails_and_is_done(change: Change) -> None:
+    refuses(change.meets(COMMIT, Fault.LOSE_REPLY), "postgres", "Postgres database")
+    change.is_done()
+
+
+@of_each_command()
+def test_if_its_session_ends_before_its_push_it_fails_and_leaves_only_a_job(
+    change: Change,
+) -> None:
+    result = change.meets(PUSH, Fault.HOLD_REQUEST, end_session=True)
+    refuses(result, "postgres", "Postgres database")
+    change.has_only_pushed()

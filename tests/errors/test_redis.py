@@ -13,7 +13,7 @@ from tests.support.rows import TestLink
 def test_a_redis_that_is_not_there_changes_nothing(docora: Docora, link: TestLink) -> None:
     before = docora.dump()
     url = f"redis://someone:{ENCODED}@127.0.0.1:{refused_port()}/3"
-    for command in ("retry", "retry-all-failed", "resync --all", "schedule", "progress"):
+    for command in ("retry", "retry-all-failed", "resync --all", "schedule", "operations"):
         result = docora.run(*arguments(command, link), env={"REDIS_URL": url})
         refuses(result, "redis", "Redis at 127.0.0.1:", "/3 can't be reached: connection refused")
     assert docora.dump() == before

@@ -79,7 +79,6 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
         (["links", "pending"], "docora-ops links --status pending;"),
         (["queue", "Acme"], "docora-ops queue --app Acme"),
         (["failed", "--since", "2h"], "--last-scan-before WHEN"),
-        (["progress"], "docora-ops operations"),
     ):
         result = docora.run(*words)
         assert (result.code, hint in result.stderr) == (2, True), result
@@ -94,7 +93,7 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
     assert (swapped.code, "it is a repository: the app comes first" in swapped.stderr) == (3, True)
 
 
-@pytest.mark.parametrize("words", [["status"], ["verify"], ["progress", "bulk_1", "--follow"]])
+@pytest.mark.parametrize("words", [["status"], ["verify"], ["operations", "bulk_1", "--follow"]])
 def test_without_settings_a_command_says_what_to_do_and_nothing_else(
     docora: Docora, words: list[str]
 ) -> None:

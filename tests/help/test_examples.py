@@ -19,7 +19,7 @@ from tests.support.privileges import block
 
 NOT_RUN = {
     "worker": "it runs until it is stopped: tests/worker",
-    "demo": "it starts servers of its own: tests/demo",
+    "demo": "it starts servers of its own: tests/help/test_demo.py",
     "help": "whether the page exists is a test of its own",
 }
 PLAYED = {"incident", "json"}

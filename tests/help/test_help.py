@@ -40,20 +40,21 @@ def test_every_help_explains_each_option_and_shows_an_example(docora: Docora) ->
                 assert not option.startswith("-") or re.search(f" {option}[, \n]", result.stdout)
 
 
-def test_neither_help_nor_a_usage_error_loads_a_driver(docora: Docora) -> None:
+def test_help_usage_errors_and_the_check_of_a_worker_load_no_driver(docora: Docora) -> None:
     for words, code in (
         ("--help", 0),
         ("retry-all-failed --help", 0),
         ("nonsense", 2),
         ("retry one --json", 2),
         ("retry-all-failed --limit many --json", 2),
+        ("worker --check", 6),
     ):
         result = docora.run(*words.split(), env=TRACE)
         _, imported = split_trace(result)
         assert result.code == code, result
         assert not imported & (DRIVERS if code else NOT_FOR_HELP), words
     # Without this the test could not fail.
-    _, imported = split_trace(docora.run("progress", "bulk_x", env=TRACE))
+    _, imported = split_trace(docora.run("operations", "bulk_x", env=TRACE))
     assert imported & DRIVERS == {"redis", "rq"}
     assert {"pydantic", "rich"} <= imported
 
@@ -62,6 +63,10 @@ def test_the_whole_lists_every_command_and_tells_the_version(docora: Docora) -> 
     version, whole, nothing = docora.run_together(["--version"], ["--help"], [])
     assert (version.code, version.stdout) == (0, f"docora-ops {__version__}\n")
     assert (nothing.code, nothing.stdout, nothing.stderr) == (2, whole.stdout, "")
+    headings = re.findall(r"(?m)^(\S.*):$", whole.stdout)
+    assert headings[1:] == [
+        *("See the state", "Put links back to work", "Follow changes", "Run and set up")
+    ]
     for name, command in group().commands.items():
         summary = command.help.partition("\n")[0]
         line = rf"(?m)^  {name} +{re.escape(summary)}$"

@@ -9,6 +9,8 @@ import pytest
 
 import docora_ops
 from docora_ops import actions
+from docora_ops.errors import UsageError
+from docora_ops.operations import MaxFailures
 from tests.support.docora import Docora
 from tests.support.proxy import patience
 
@@ -41,6 +43,16 @@ def test_each_name_of_the_api_is_there_and_documented() -> None:
         assert found.__module__.startswith("docora_ops."), name
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         actions.__getattr__("nothing")
+
+
+def test_the_api_refuses_options_that_do_not_go_together_as_the_command_does() -> None:
+    for options, said in (
+        ({"timeout": 3}, "--timeout needs --wait"),
+        ({"max_failures": MaxFailures(3)}, "--max-failures needs --in-flight"),
+        ({"wait": True, "dry_run": True}, "--wait and --dry-run can't be combined"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            actions.ChangeOptions(**options)
 
 
 def test_the_api_loads_no_driver_before_it_is_used() -> None:

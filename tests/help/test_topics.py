@@ -9,10 +9,10 @@ from pydantic import SecretStr
 
 from docora_ops import errors
 from docora_ops.actions.checks import CheckName
-from docora_ops.bulk import OperationState, StoppedBy
+from docora_ops.actions.drift import DriftKind
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.drift import DriftKind
 from docora_ops.jobs import JobState
+from docora_ops.operations import OperationState, StoppedBy
 from docora_ops.settings import READ_FROM_FILES, Settings
 from tests.help.documents import ALL, INDEX, README, ROOT, TOPICS, command_lines, group, read, topic
 from tests.support.docora import Docora
@@ -55,7 +55,7 @@ def test_the_commands_that_the_topic_names_need_no_database(docora: Docora) -> N
     docora.redis.hset(f"docora:bulk:{operation}", "total", "9")
     [sentence] = re.findall(r"(`queue`.*?) do not need it", topic("environment"))
     for command in re.findall(r"`(\w+)`", sentence):
-        arguments = [operation] if command in {"progress", "cancel"} else []
+        arguments = [operation] if command == "cancel" else []
         result = docora.run(command, *arguments, env={"DATABASE_URL": None})
         assert result.code == 0, result
     assert {"pause", "resume"} <= set(re.findall(r"`(\w+)`", sentence))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from docora_ops.audit import describe_change
 from docora_ops.demo import world
 from docora_ops.demo.servers import apps
 from docora_ops.demo.world import (
@@ -108,7 +107,7 @@ class Stage:
             self.docora.role: "docora_ops",
         }.items():
             shown = shown.replace(name, written)
-        return with_other_user(shown, describe_change("", None).who)
+        return with_other_user(shown, self.docora.actions().docora.describe_change("", None).who)
 
     def check(self, path: str, **arrange: Callable[[], object]) -> None:
         """Compares the file with what its commands print, or writes that into the file.

@@ -9,8 +9,8 @@ import pytest
 from rq import Retry, SimpleWorker
 from rq.job import Job, JobStatus
 
-from docora_ops.jobs import JOB_FUNCTION
-from docora_ops.queue import rq_queue
+from docora_ops.queue import rq_jobs
+from docora_ops.queue.rq_jobs import JOB_FUNCTION
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 from tests.support.clocks import clock_ahead, with_wrong_clock
 from tests.support.docora import Docora
@@ -95,7 +95,7 @@ def test_the_hash_is_the_one_that_rqs_own_enqueue_writes_and_only_its_data_holds
 def test_a_plain_rq_worker_runs_the_job_and_the_next_one(
     docora: Docora, link: TestLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rq_queue, "JOB_FUNCTION", f"{__name__}.record_call")
+    monkeypatch.setattr(rq_jobs, "JOB_FUNCTION", f"{__name__}.record_call")
     actions = docora.actions()
     calls.clear()
     for number in (1, 2):

@@ -8,7 +8,7 @@ from rq.job import Job, JobStatus
 from rq.utils import now, utcformat
 
 from docora_ops.actions import change as engine
-from docora_ops.actions.find_drift import Suspects
+from docora_ops.actions.drift import Suspects
 from docora_ops.links import Outcome
 from docora_ops.queue import PushRequest
 from tests.support.actions import Actions

@@ -31,11 +31,11 @@ from hypothesis.stateful import (
 
 from docora_ops import actions as api
 from docora_ops.actions import BulkStep
-from docora_ops.bulk import BulkResult
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
-from tests.jobs.machine.happenings import ALL, NEW_STATUSES, STATUSES, Happening, Others
-from tests.jobs.machine.situation import Situation
+from docora_ops.operations import BulkResult
+from tests.jobs.happenings import ALL, NEW_STATUSES, STATUSES, Happening, Others
+from tests.jobs.situation import Situation
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.row_locks import row_locks

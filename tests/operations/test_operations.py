@@ -1,4 +1,4 @@
-"""`operations`, `progress` and `cancel`: what goes on, what went on, and what is left undone."""
+"""`operations` and `cancel`: what goes on, what went on, and what is left undone."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ import pytest
 from tests.support.docora import Docora, finish
 from tests.support.proxy import eventually
 from tests.support.read_only import frozen
-from tests.support.terminal import at_terminals, plain_data
+from tests.support.terminal import at_terminals, on_terminal, plain_data
 
 OPERATION = "bulk_0123456789abcdef"
 KEY = f"docora:bulk:{OPERATION}"
@@ -28,11 +28,11 @@ def write(
     return key
 
 
-def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docora: Docora) -> None:
+def test_one_operation_of_the_dashboard_is_shown_and_needs_only_redis(docora: Docora) -> None:
     write(docora, failed="1")
     with frozen(docora):
         document, table = docora.run_together(
-            ("progress", OPERATION, "--json"), ("progress", OPERATION), env=NO_DATABASE
+            ("operations", OPERATION, "--json"), ("operations", OPERATION), env=NO_DATABASE
         )
     assert document.code == 0, document
     assert document.stderr == ""
@@ -77,12 +77,54 @@ def test_cancel_sets_the_field_that_the_runner_looks_at_and_needs_only_redis(
     assert (ended.code, ended.json["code"]) == (4, "operation_finished")
 
 
+def test_cancel_without_an_id_names_whose_operation_it_ends_and_asks(docora: Docora) -> None:
+    write(docora, who="kim@ops1", command="retry-all-failed", selection='{"app": ["Acme"]}')
+    write(docora, "bulk_done", completed="9")
+    code, shown = on_terminal(docora, ["cancel"], answer=b"n\n", env=NO_DATABASE)
+    assert code == 130
+    question = f"cancel operation {OPERATION} (kim@ops1, retry-all-failed --app Acme, 4 of 9)?"
+    assert question in " ".join(shown.split()), shown
+    assert docora.redis.hget(KEY, "cancelled") == b"false"
+    code, shown = on_terminal(docora, ["cancel"], answer=b"y\n", env=NO_DATABASE)
+    assert (code, f"Cancellation requested: {OPERATION}" in shown) == (0, True), shown
+    assert docora.redis.hget(KEY, "cancelled") == b"true"
+
+
+def test_cancel_without_an_id_is_refused_where_nobody_can_answer(docora: Docora) -> None:
+    write(docora)
+    result = docora.run("cancel", "--json", env=NO_DATABASE)
+    assert (result.code, result.json["code"]) == (2, "usage"), result
+    assert docora.redis.hget(KEY, "cancelled") == b"false"
+
+
+def test_without_an_id_none_or_several_running_operations_are_an_error(docora: Docora) -> None:
+    write(docora, "bulk_done", completed="9")
+    none = docora.run("wait", "--json")
+    assert (none.code, none.json["code"]) == (3, "not_found"), none
+    assert on_terminal(docora, ["cancel"], env=NO_DATABASE)[0] == 3
+    write(docora, "bulk_one", who="kim@ops1")
+    write(docora, "bulk_two", left=3_590_000)
+    several = docora.run("wait", "--json")
+    assert (several.code, several.json["code"]) == (2, "ambiguous"), several
+    assert several.json["operation_ids"] == ["bulk_one", "bulk_two"]
+    listed = "2 bulk operations are running: bulk_one of kim@ops1, bulk_two of Docora's dashboard"
+    assert f"Error: {listed}\n" in several.stderr
+    assert on_terminal(docora, ["cancel"], env=NO_DATABASE)[0] == 2
+
+
+def test_what_applies_to_one_operation_and_to_the_list_is_not_mixed(docora: Docora) -> None:
+    write(docora)
+    for words in (("--follow",), (OPERATION, "--page", "2"), (OPERATION, "--limit", "3")):
+        result = docora.run("operations", *words, "--json", env=NO_DATABASE)
+        assert (result.code, result.json["code"]) == (2, "usage"), result
+
+
 def test_an_operation_that_is_unknown_or_expired_is_not_found(docora: Docora) -> None:
     write(docora)
     docora.redis.delete(KEY)
     for result in docora.run_together(
-        ("progress", OPERATION, "--json"),
-        ("progress", OPERATION, "--follow", "--json"),
+        ("operations", OPERATION, "--json"),
+        ("operations", OPERATION, "--follow", "--json"),
         ("cancel", OPERATION, "--json"),
         env=NO_DATABASE,
     ):
@@ -94,7 +136,7 @@ def test_an_operation_that_is_unknown_or_expired_is_not_found(docora: Docora) ->
 
 def test_follow_ends_with_the_operation(docora: Docora) -> None:
     write(docora)
-    with docora.start("progress", OPERATION, "--follow", "--json", env=NO_DATABASE) as process:
+    with docora.start("operations", OPERATION, "--follow", "--json", env=NO_DATABASE) as process:
         eventually(
             lambda: any(
                 client["name"] == "docora-ops" and client["cmd"] == "hmget"
@@ -122,11 +164,11 @@ def test_follow_ends_with_a_code_of_its_own_unless_all_is_well(
 ) -> None:
     write(docora, **changed)
     docora.redis.expire(KEY, 3600 - silent)
-    result = docora.run("progress", OPERATION, "--follow", "--json", env=NO_DATABASE)
+    result = docora.run("operations", OPERATION, "--follow", "--json", env=NO_DATABASE)
     assert result.code == 6, result
     assert result.data["completed"] == int(changed.get("completed", "4"))
     assert said in result.stderr
-    assert docora.run("progress", OPERATION, env=NO_DATABASE).code == 0
+    assert docora.run("operations", OPERATION, env=NO_DATABASE).code == 0
 
 
 def test_each_state_is_listed_with_the_dashboards_fields_and_the_latest_step_first(
@@ -170,7 +212,7 @@ def test_each_state_is_listed_with_the_dashboards_fields_and_the_latest_step_fir
     assert last.stderr.endswith(": 5 operations, page 3 of 3.\n")
 
 
-def test_progress_lists_the_failures_later_and_forgets_them_with_the_operation(
+def test_an_operation_lists_its_failures_later_and_forgets_them_with_the_operation(
     docora: Docora,
 ) -> None:
     docora.add_links(3)
@@ -187,9 +229,9 @@ def test_progress_lists_the_failures_later_and_forgets_them_with_the_operation(
     operation = run.data["operation_id"]
     before = docora.dump()
     document, table, followed = docora.run_together(
-        ("progress", operation, "--json"),
-        ("progress", operation),
-        ("progress", operation, "--follow", "--json"),
+        ("operations", operation, "--json"),
+        ("operations", operation),
+        ("operations", operation, "--follow", "--json"),
         env=NO_DATABASE,
     )
     assert docora.dump() == before

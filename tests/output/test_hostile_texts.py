@@ -56,7 +56,7 @@ READING = (
     Reading(("queue", "--limit", "200"), EACH),
     Reading(("doctor",), EACH[:3], code=6),
     Reading(("operations",), EACH),
-    Reading(("progress", OPERATION), EACH[:20]),
+    Reading(("operations", OPERATION), EACH[:20]),
     Reading(("history", "--limit", "100"), EACH),
     Reading(("retry-all-failed", "--dry-run"), EACH, code=6),
     Reading(("repair", "--dry-run"), EACH),

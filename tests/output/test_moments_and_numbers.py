@@ -56,7 +56,7 @@ def test_what_is_no_number_in_redis_costs_only_itself(docora: Docora) -> None:
     redis.xadd("docora-ops:audit", CHANGE, id=last)
     for arguments in (
         ("show", *link.ids),
-        *(("queue",), ("operations",), ("progress", "odd"), ("history",), ("failed",)),
+        *(("queue",), ("operations",), ("operations", "odd"), ("history",), ("failed",)),
         *(("repair", "--dry-run"), ("doctor",), ("metrics",)),
     ):
         result = docora.run(*arguments, env=AT_ONCE)

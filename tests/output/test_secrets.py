@@ -97,7 +97,7 @@ def test_no_command_shows_or_stores_a_secret(
     env = ONE_LOOK | dict.fromkeys(("DATABASE_URL", "REDIS_URL"))
     with watching_sessions(docora) as seen:
         for command in commands:
-            for options in ((), ("--json",)):
+            for options in [()] if command[0] == "metrics" else [(), ("--json",)]:
                 docora.connection.execute(
                     "UPDATE app_repositories SET status = 'failed', last_error = %s", (ERROR,)
                 )
@@ -107,7 +107,7 @@ def test_no_command_shows_or_stores_a_secret(
     assert "***" in results[0].stdout
     assert any("retry-all-failed --error" in result.stdout for result in results)
     assert_no_secret(*(text for result in results for text in (result.stdout, result.stderr)))
-    assert any("docora-ops" in text and "SET status" in text for text in seen)
+    assert any("docora-ops" in text and "judged AS" in text for text in seen)
     assert_no_secret(*seen)
     stored = b"\n".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
     assert "octo/api → Acme" in stored

@@ -34,8 +34,6 @@ def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
     os.close(reader)
     for arguments, expected in (
         (["--help"], 0),
-        (["--version"], 0),
-        (["retry", "--json"], 2),
         (["retry", "nobody", "nothing", "--json"], 3),
         (["retry-all-failed", "--dry-run"], 0),
         (["retry", *link.ids], 0),

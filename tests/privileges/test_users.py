@@ -28,7 +28,7 @@ READING = (
     *("show APP REPO", "doctor --read-only", "queue", "status", "operations"),
     "metrics --by-app --by-error",
     *(
-        f"progress {OPERATION}",
+        f"operations {OPERATION}",
         "history",
         "report",
         "retry APP REPO --dry-run",

@@ -11,9 +11,8 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.utils import now
 
-from docora_ops.actions.find_drift import Suspects, find_drift
-from docora_ops.actions.fix_drift import STUCK_ERROR
-from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
+from docora_ops.actions.drift import DriftKind, Suspects, find_drift
+from docora_ops.actions.repairs import STUCK_ERROR, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError
 from tests.support.docora import INTERMEDIATE, QUEUE, Docora
 from tests.support.job_states import (
@@ -243,7 +242,7 @@ def test_the_pause_before_the_second_look_is_told_each_second_and_holds_nothing(
         assert docora.sessions("state <> 'idle'") == 0
 
     clock = SimpleNamespace(sleep=sleep, monotonic=lambda: sum(waits))
-    monkeypatch.setattr("docora_ops.actions.find_drift.time", clock)
+    monkeypatch.setattr("docora_ops.actions.drift.time", clock)
     actions = docora.actions()
     *pauses, found = find_drift(actions.docora, delay=2.5)
     assert waits == [1, 1, 0.5]

@@ -6,8 +6,7 @@ import pytest
 from rq.job import JobStatus
 from rq.utils import now
 
-from docora_ops.actions.look import count_jobs_with_links
-from docora_ops.drift import Belonging
+from docora_ops.actions.pair import Belonging, count_jobs_with_links
 from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, examine
 from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen
@@ -101,5 +100,5 @@ def test_no_link_at_all_or_fewer_than_half_of_ten_jobs_tell(
 ) -> None:
     assert Belonging(jobs, without_link).is_plausible is is_plausible
     # Docora keeps failed jobs of deleted links, and nothing is removed from its queue.
-    beside_docora = Belonging(jobs, without_link, is_docoras=True)
+    beside_docora = Belonging(jobs, without_link, keeps_deleted=True)
     assert beside_docora.is_plausible is (not jobs or without_link < jobs)

@@ -72,7 +72,7 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         assert (drift["job_id"], drift["repository_name"]) == (link.job_id, f"octo/{kind}")
         assert outcome == ("queued" if kind in {"lost", "stuck"} else "removed")
     assert planned.data["repaired"] == data["repaired"]
-    assert "5 mismatches at first check" in result.stderr
+    assert "5 suspects at first check" in result.stderr
     with frozen(docora):
         again = repair(docora)
     assert (again.code, again.stdout) == (0, "Nothing to repair\n")
@@ -86,7 +86,7 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
     assert code == 130
     for text in ("lost", "stuck", "orphan", "duplicate", "stale entry"):
         assert text in shown
-    question = ": repair 5 mismatches?"
+    question = ": repair 5 cases of drift?"
     words = " ".join(shown.split())
     assert question in words
     # The first line and the question name both servers.

@@ -3,10 +3,14 @@
 from typing import Any
 from unicodedata import normalize
 
+import psycopg
 import pytest
 import redis
+from redis.connection import AbstractConnection
 from rq.job import JobStatus
 
+from docora_ops.actions import retry
+from docora_ops.links import Outcome
 from tests.support.bullmq import WORKER_NAME
 from tests.support.docora import Docora
 from tests.support.job_states import Arrange, all_of, expires, left, started
@@ -206,3 +210,30 @@ def test_an_open_circuit_is_named_and_reset_circuit_closes_it_with_the_reset_of_
     assert rows[REPOSITORY]["circuit_open_until"] is None
     [same] = docora.connection.execute("SELECT xmin::text FROM app_repositories").fetchall()
     assert same["xmin"] == rows[REPOSITORY]["xmin"]
+
+
+def test_few_statements_and_round_trips_suffice(
+    docora: Docora, link: TestLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.add_worker()
+    sent: dict[str, list[object]] = {"execute": [], "send_packed_command": []}
+
+    def count(kind: type[Any], name: str) -> None:
+        call = getattr(kind, name)
+
+        def counted(self: Any, what: Any, *arguments: Any, **options: Any) -> Any:
+            sent[name].append(what)
+            return call(self, what, *arguments, **options)
+
+        monkeypatch.setattr(kind, name, counted)
+
+    count(psycopg.Cursor, "execute")
+    count(AbstractConnection, "send_packed_command")
+    result = retry(docora.actions().docora, *link.ids)
+    assert (result.outcome, result.workers) == (Outcome.QUEUED, 1)
+    assert len(sent["execute"]) <= 12, sent
+    of_logins = ("AUTH", "SETNAME")
+    requests = [
+        what for what in sent["send_packed_command"] if not any(map(str(what).count, of_logins))
+    ]
+    assert len(requests) <= 6, requests

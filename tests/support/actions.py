@@ -15,12 +15,10 @@ from docora_ops.actions import (
     bulk,
     one_link,
 )
-from docora_ops.actions.find_drift import Finding, Suspects, find_drift
-from docora_ops.actions.fix_drift import plan_repair, repair_found
-from docora_ops.audit import describe_change
-from docora_ops.bulk import BulkResult
-from docora_ops.drift import DriftReport, RepairResult
+from docora_ops.actions.drift import DriftReport, Finding, Suspects, find_drift
+from docora_ops.actions.repairs import RepairResult, plan_repair, repair_found
 from docora_ops.links import Action, LinkRef, LinkResult
+from docora_ops.operations import BulkResult
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
@@ -121,7 +119,7 @@ class Actions:
         prepare()
         if dry_run:
             return plan_repair(self.queue, found)
-        *_, result = repair_found(self.docora, found, describe_change("repair", None))
+        *_, result = repair_found(self.docora, found, self.docora.describe_change("repair", None))
         return result
 
 
@@ -131,5 +129,5 @@ def _unchecked() -> Iterator[None]:
         for module in (bulk, one_link):
             stack.enter_context(patch.object(module, "require_pair"))
             stack.enter_context(patch.object(module, "count_workers", return_value=1))
-        stack.enter_context(patch.object(bulk, "require_right_workers"))
+            stack.enter_context(patch.object(module, "require_right_workers"))
         yield

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from docora_ops.bulk import BulkResult
 from docora_ops.links import Action
+from docora_ops.operations import BulkResult
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.proxy import PUSH, Fault, Plan, Proxy

@@ -7,16 +7,22 @@ from typing import Any
 from tests.support.docora import QUEUE, Docora, Result
 
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
-ALL = [
-    *("settings", "postgres", "postgres_version", "postgres_primary"),
-    *("postgres_pooling", "tables", "schemas", "privileges"),
-    *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
-    *("redis_persistence", "bullmq_queue", "workers", "schedule", "delayed_jobs", "waiting_jobs"),
-    *("clocks", "latency", "servers_match", "freshness", "failed_links", "open_circuits"),
-    *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
+DETAILS_OF_POSTGRES = [
+    *("postgres_version", "postgres_primary", "postgres_pooling", "tables", "schemas"),
+    "privileges",
 ]
-OF_LINKS = ALL[22:25]
-OF_DRIFT = ALL[25:]
+# What INFO of Redis tells.
+DETAILS_OF_REDIS = [
+    *("redis_version", "redis_primary", "redis_eviction", "redis_memory", "redis_persistence")
+]
+OF_QUEUE = ["bullmq_queue", "workers", "schedule", "delayed_jobs", "waiting_jobs"]
+OF_LINKS = ["freshness", "failed_links", "open_circuits"]
+OF_DRIFT = ["drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"]
+ALL = [
+    *("settings", "postgres", *DETAILS_OF_POSTGRES, "redis", *DETAILS_OF_REDIS, *OF_QUEUE),
+    *("clocks", "latency", "servers_match", *OF_LINKS, *OF_DRIFT),
+]
+"""Each check, in the order in which they are made."""
 OF_BOTH = ["servers_match", *OF_DRIFT]
 
 

@@ -187,7 +187,8 @@ def _prepare() -> None:
     for module in pkgutil.walk_packages(docora_ops.__path__, "docora_ops."):
         if not module.name.startswith(("docora_ops.__main__", "docora_ops.demo")):
             importlib.import_module(module.name)
-    for name in ("docora_ops.__main__", "encodings.idna", "tests.support.small_batches"):
+    later = ("encodings.idna", "importlib.resources.readers", "prometheus_client")
+    for name in ("docora_ops.__main__", *later, "tests.support.small_batches"):
         importlib.import_module(name)
     # Typer reads the signatures of all commands anew each time: 10 ms for each process.
     group = typer.main.get_group(importlib.import_module("docora_ops.cli.app").app)

@@ -104,7 +104,7 @@ def create_roles(connection: psycopg.Connection[Any], number: int) -> None:
         connection.execute(f"GRANT {role}_{number} TO CURRENT_USER".encode())
 
 
-def drop_roles(connection: psycopg.Connection, number: int) -> None:
+def drop_roles(connection: psycopg.Connection[Any], number: int) -> None:
     for role in ROLES:
         connection.execute(f"DROP ROLE IF EXISTS {role}_{number}".encode())
 

@@ -20,7 +20,6 @@ from redis.connection import parse_url
 
 PUSH = b"$4\r\npush\r\n"  # in a request to Redis: the script of docora-ops is to push
 COMMIT = b"COMMIT\0"
-LOOKUPS = 2  # commits of a command that finds its link, and compares the database with its mark
 
 _TICK = 0.02
 _LONGEST_MARKER = 64

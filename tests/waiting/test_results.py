@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from docora_ops.actions import following
-from docora_ops.actions.following import Following
-from docora_ops.bulk import BulkWait
+from docora_ops.actions import waiting
+from docora_ops.actions.waiting import Following
 from docora_ops.links import Outcome
+from docora_ops.operations import BulkWait
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
@@ -22,7 +22,7 @@ def follow(actions: Actions, *links: TestLink, outcome: Outcome = Outcome.QUEUED
 
 @pytest.fixture(autouse=True)
 def each_pause_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_TICK", 60)
+    monkeypatch.setattr(waiting, "_TICK", 60)
 
 
 def set_status(docora: Docora, link: TestLink, status: str, error: str | None = None) -> None:

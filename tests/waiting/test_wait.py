@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from docora_ops.bulk import BulkWait, JobCounts
 from docora_ops.cli import wait
 from docora_ops.cli.context import Context
+from docora_ops.operations import BulkWait, JobCounts
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
@@ -45,7 +45,7 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     assert 0 <= synced.data["waited"]["seconds"] < 60
     assert "Waiting for 1 snapshot.\n" in synced.stderr
     assert re.search(r"^Result\tin sync, after \d+ s$", again.stdout, re.MULTILINE)
-    assert "Waiting for 1 snapshot, 60 s at most.\n" in again.stderr
+    assert "Waiting for 1 snapshot, 1 min at most.\n" in again.stderr
     assert [failed.data["waited"][name] for name in ends] == ["failed", "failed", error]
     assert failed.data["previous"]["error_message"] == "HTTP 500 on created README.md"
     assert re.search(r"^Result\tfailed again, after \d+ s$", failed_again.stdout, re.MULTILINE)

@@ -1,0 +1,299 @@
+"""Finds drift between database and queue. Writes nothing."""
+
+import time
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from itertools import islice
+from sys import intern
+
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.link_jobs import DOCORA_JOB_ID, look_at_jobs
+from docora_ops.database import Database
+from docora_ops.database.drift import pages_of_links_to_check
+from docora_ops.database.link_rows import linked_jobs, names_of
+from docora_ops.jobs import JobState
+from docora_ops.links import LinkIds, LinkRef, LinkStatus, batches, ids_of_job
+from docora_ops.queue import LinkQueue
+from docora_ops.queue.rq_entries import (
+    TO_RUN_OR_FAILED,
+    Entries,
+    JobFacts,
+    Place,
+    QueueSweep,
+    Removal,
+)
+
+EXAMPLES_SHOWN = 5  # cases of each kind of drift in a report
+
+
+class DriftKind(StrEnum):
+    """Kinds of drift between a link and its job."""
+
+    # The link is `pending_snapshot` without a live job; or it is failed or due, and no worker would
+    # take its job although the job's status is that of a waiting job.
+    LOST = "lost"
+    STUCK = "stuck"  # the link is `scanning` without a live job
+    ORPHAN = "orphan"  # the job waits or has failed, but its link is gone
+    DUPLICATE = "duplicate"  # the job is in the queue's list twice, or in list and schedule
+    STALE_ENTRY = "stale_entry"  # a list or registry names a job that is gone or elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Drift(LinkIds):
+    """One case of drift. Names are None if the app or the repository is gone."""
+
+    job_id: str = field()
+    kind: DriftKind
+    app_id: str
+    repository_id: str
+    app_name: str | None = None
+    repository_name: str | None = None
+    detail: str = ""  # where the job is in the queue, or why the link can't be repaired
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """All drift that was found."""
+
+    drifts: Sequence[Drift]
+
+    @cached_property
+    def found(self) -> Mapping[DriftKind, int]:
+        """Counts the cases of each kind."""
+        counts = Counter(drift.kind for drift in self.drifts)
+        return {kind: counts[kind] for kind in DriftKind}
+
+    @property
+    def total(self) -> int:
+        """Counts the cases."""
+        return len(self.drifts)
+
+    def examples(self, of_each_kind: int = EXAMPLES_SHOWN) -> list[Drift]:
+        """Returns the first cases of each kind."""
+        of_kind = ((each for each in self.drifts if each.kind is kind) for kind in DriftKind)
+        return [drift for drifts in of_kind for drift in islice(drifts, of_each_kind)]
+
+
+_AT_ONCE = 5000
+_LOOKED_AT_ONCE = 500  # jobs per call of the script
+_KINDS_OF_LINKS = {
+    LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
+    LinkStatus.SCANNING.value: DriftKind.STUCK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """The number of suspects that await a second look. Yielded every second."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One case of drift, and what its repair needs.
+
+    status: the status of a link that lacks a live job; otherwise empty.
+    disproved: the evidence of a waiting job that no worker would take; otherwise empty.
+    removal: for all other drift, the job or entries to remove.
+    """
+
+    drift: Drift
+    status: str = ""
+    disproved: str = ""
+    removal: Removal | None = None
+
+    @property
+    def key(self) -> str:
+        """Distinguishes the cases of one job. Changes if the job is queued again."""
+        return intern(f"{self.drift.kind} {self.disproved}")
+
+
+def find_drift(
+    docora: Docora,
+    *,
+    delay: float | None = None,
+    app_id: str | None = None,
+    ref: LinkRef | None = None,
+) -> Iterator[Suspects | list[Finding]]:
+    """Looks for drift twice. Yields Suspects between the looks, and finally the drift.
+
+    Suspects of only one look are normal activity. Holds neither locks nor a transaction between the
+    looks. Raises PostgresError, RedisError.
+
+    delay: seconds between the two looks; None means `DOCORA_OPS_DRIFT_GRACE`.
+    app_id: look only at this app.
+    ref: look only at this link.
+    """
+    first: dict[str, tuple[str, ...]] = {}
+    for finding in _look(docora, app_id, ref, None):
+        job_id = finding.drift.job_id
+        first[job_id] = (*first.get(job_id, ()), finding.key)
+    found: list[Finding] = []
+    if first:
+        grace = docora.settings.drift_grace if delay is None else delay
+        yield from pause_between_looks(sum(map(len, first.values())), grace)
+        found += _found_again(_look(docora, app_id, ref, first), first)
+    for start in range(0, len(found), _AT_ONCE):  # in place, because there may be a million
+        some = slice(start, start + _AT_ONCE)
+        names = names_of(docora.database, [finding.drift for finding in found[some]])
+        found[some] = [
+            replace(finding, drift=replace(finding.drift, app_name=app, repository_name=repository))
+            for finding, (app, repository) in zip(found[some], names, strict=True)
+        ]
+    yield found
+
+
+def _found_again(second: Iterable[Finding], first: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
+    """Yields the suspects of the second look that are in `first`, and removes them from `first`."""
+    for finding in second:
+        job_id = finding.drift.job_id
+        keys = first.get(job_id, ())
+        if finding.key in keys:
+            # Saves memory, because there may be a million.
+            first[job_id] = tuple(key for key in keys if key != finding.key)
+            if not first[job_id]:
+                del first[job_id]
+            yield finding
+
+
+def pause_between_looks(count: int, delay: float) -> Iterator[Suspects]:
+    """Sleeps for `delay` seconds. Yields Suspects with this count every second."""
+    yield Suspects(count)
+    end = time.monotonic() + delay
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 1))
+        yield Suspects(count)
+
+
+def _look(
+    docora: Docora, app_id: str | None, ref: LinkRef | None, only: Container[str] | None
+) -> Iterator[Finding]:
+    """Yields the suspects of one look at all links, one app or one link.
+
+    only: consider only these jobs and their links.
+    """
+    database, queue = docora.database, docora.queue
+    sweep, entries = queue.sweep, None
+    if sweep:
+        entries = sweep.read({ref.job_id} if ref else only)
+        wanted = []
+        for job_id in entries.job_ids:
+            ids = ids_of_job(job_id)
+            if ids and app_id in {None, ids[0]}:
+                wanted.append(job_id)
+        for job_ids in batches(wanted, _AT_ONCE):
+            yield from _check_jobs(database, queue, sweep, entries, job_ids)
+    pages = pages_of_links_to_check(
+        database,
+        app_id=app_id,
+        link_id=ref.id if ref else None,
+        # Failed and due links can only be lost to a misplaced job, which only RQ has.
+        rescan_interval_ms=docora.settings.rescan_interval_ms if sweep else None,
+        size=_AT_ONCE,
+    )
+    for page in pages:
+        links = {link: status for link, status in page if only is None or link.job_id in only}
+        _leave_out_idle(queue, links)
+        yield from _check_links(database, queue, entries, links)
+
+
+def _check_jobs(
+    database: Database,
+    queue: LinkQueue,
+    sweep: QueueSweep,
+    entries: Entries,
+    job_ids: Sequence[str],
+) -> Iterator[Finding]:
+    facts = sweep.read_facts(job_ids)
+    links = linked_jobs(database, job_ids)
+    orphans = {
+        job_id
+        for job_id in job_ids
+        if job_id not in links and facts[job_id].status and _is_orphan(entries, job_id)
+    }
+    found: dict[str, list[Finding]] = {}
+    for job_id in job_ids:
+        if job_id in orphans:
+            places = entries.places_of(job_id)
+            [place, *_] = [each for each in places if each in TO_RUN_OR_FAILED]
+            removal = entries.orphan(job_id, facts[job_id])
+            judged = [_of_job(DriftKind.ORPHAN, f"in {place.words}", removal)]
+        else:
+            judged = list(_judge(job_id, facts[job_id], entries, has_link=job_id in links))
+        if judged:
+            found[job_id] = judged
+    # Running jobs are left alone, including jobs whose lock a worker holds.
+    drifts = [findings[0].drift for findings in found.values()]
+    for drift, answer in look_at_jobs(database, queue, drifts):
+        if answer.state not in {JobState.RUNNING, JobState.UNREADABLE}:
+            yield from found[drift.job_id]
+
+
+def _is_orphan(entries: Entries, job_id: str) -> bool:
+    """Tells whether a job of a deleted link waits or has failed, and no worker has just taken it.
+
+    Finished and cancelled jobs of deleted links do not count; they expire.
+    """
+    places = entries.places_of(job_id)
+    is_left = Place.INTERMEDIATE not in places and not TO_RUN_OR_FAILED.isdisjoint(places)
+    return is_left and DOCORA_JOB_ID.fullmatch(job_id) is not None
+
+
+def _judge(job_id: str, facts: JobFacts, entries: Entries, *, has_link: bool) -> Iterator[Finding]:
+    """Yields the stale entries and the duplicates of a job that is not an orphan."""
+    stale, removal = entries.stale(job_id, facts)
+    is_gone = not facts.status and DOCORA_JOB_ID.fullmatch(job_id)
+    if stale and (has_link or is_gone):
+        detail = f"in {stale[0].words}, yet its job is {facts.status or 'gone'}"
+        yield _of_job(DriftKind.STALE_ENTRY, detail, removal)
+    duplicate = entries.duplicate(job_id, facts)
+    if duplicate and has_link:
+        more = f"in {Place.SCHEDULED.words}" if duplicate.entries else "once more"
+        yield _of_job(DriftKind.DUPLICATE, f"in {Place.LIST.words}, and {more}", duplicate)
+
+
+def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
+    app_id, _, repository_id = removal.job_id.partition("-")
+    drift = Drift(removal.job_id, kind, intern(app_id), repository_id, detail=detail)
+    return Finding(drift, removal=removal)
+
+
+def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
+    """Removes links that need no job and have no waiting one, as most failed and due links."""
+    at_rest = [
+        ref
+        for ref, status in statuses.items()
+        if status not in _KINDS_OF_LINKS and ref.has_valid_job_id
+    ]
+    for some in batches(at_rest, _LOOKED_AT_ONCE):
+        for ref, answer in zip(some, queue.look([ref.job_id for ref in some]), strict=True):
+            if answer.state is not JobState.WAITING:
+                del statuses[ref]
+
+
+def _check_links(
+    database: Database, queue: LinkQueue, entries: Entries | None, statuses: Mapping[LinkRef, str]
+) -> Iterator[Finding]:
+    """Yields the links that lack a live job, and other links whose job is misplaced."""
+    answers = dict(look_at_jobs(database, queue, list(statuses)))
+    waiting = [ref.job_id for ref, answer in answers.items() if answer.state is JobState.WAITING]
+    misplaced = queue.sweep.misplaced(waiting, entries) if queue.sweep and entries else {}
+    for ref, status in statuses.items():
+        answer, detail, disproved = answers.get(ref), "", misplaced.get(ref.job_id, "")
+        kind = _KINDS_OF_LINKS.get(status)
+        if not disproved:
+            if kind is None or (answer and answer.state.is_live):
+                continue
+            if answer is None:
+                detail = "its ids can't form a job id"
+            elif queue.docora_picks_up(status, answer):
+                continue
+            elif answer.state is JobState.UNREADABLE:
+                detail = f"its Redis key does not hold a job: {answer.reason}"
+        ids = (ref.app_id, ref.repository_id)
+        drift = Drift(ref.job_id, kind or DriftKind.LOST, *ids, detail=detail)
+        yield Finding(drift, status, disproved)

@@ -1,0 +1,78 @@
+"""Looks at the jobs of links."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from docora_ops.database import Database
+from docora_ops.database.link_rows import held_job_ids, names_of
+from docora_ops.errors import InvalidJobIdError
+from docora_ops.jobs import JobState
+from docora_ops.links import LinkFailure, LinkIds, LinkRef, Outcome, batches
+from docora_ops.queue import Answer, LinkQueue
+
+LinkT = TypeVar("LinkT", bound=LinkIds)
+
+_AT_ONCE = 500
+DOCORA_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
+"""The id of a job that was made for a link."""
+_OUTCOMES = {
+    JobState.NONE: Outcome.QUEUED,
+    JobState.FINISHED: Outcome.QUEUED,
+    JobState.STALE: Outcome.REPLACED_STALE,
+    JobState.WAITING: Outcome.ALREADY_QUEUED,
+    JobState.RUNNING: Outcome.ALREADY_RUNNING,
+    JobState.UNREADABLE: Outcome.NOT_QUEUED,
+}
+
+
+def look_at_jobs(
+    database: Database, queue: LinkQueue, links: Sequence[LinkT]
+) -> Iterator[tuple[LinkT, Answer]]:
+    """Yields each link that has a valid job id, with the answer about its job.
+
+    A job also counts as running if a worker holds the link's lock. Raises PostgresError,
+    RedisError.
+    """
+    for some in batches([link for link in links if link.has_valid_job_id], _AT_ONCE):
+        job_ids = [link.job_id for link in some]
+        answers = queue.look(job_ids)
+        held = held_job_ids(database, job_ids)
+        for link, answer in zip(some, answers, strict=True):
+            is_held = link.job_id in held
+            yield link, Answer(link.job_id, JobState.RUNNING) if is_held else answer
+
+
+def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:
+    """Returns the state of the link's job; NONE if the job id is invalid."""
+    looked = look_at_jobs(database, queue, [ref])
+    return next((answer.state for _, answer in looked), JobState.NONE)
+
+
+def outcome_of(answer: Answer) -> Outcome:
+    """Returns the outcome of a change for a link that qualifies and has this job."""
+    return answer.outcome or _OUTCOMES[answer.state]
+
+
+def why_not_queued(answer: Answer) -> str | None:
+    """Returns why a link can't be queued if its job is unreadable; otherwise None."""
+    if answer.state is JobState.UNREADABLE:
+        return f"its Redis key does not hold a job: {answer.reason}"
+    return None
+
+
+def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:
+    """Returns the error for a link whose ids can't form a job id."""
+    return InvalidJobIdError(
+        f"the ids {ref.app_id!r} and {ref.repository_id!r} can't form a job id",
+        hint="ids of Docora hold only letters, digits and `_`",
+    )
+
+
+def named_failures(database: Database, failed: Sequence[tuple[LinkRef, str]]) -> list[LinkFailure]:
+    """Adds the names of app and repository to links and their errors. Raises PostgresError."""
+    names = names_of(database, [ref for ref, _ in failed]) if failed else []
+    return [
+        LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error, app_name, repository_name)
+        for (ref, error), (app_name, repository_name) in zip(failed, names, strict=True)
+    ]

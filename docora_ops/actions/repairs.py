@@ -1,0 +1,346 @@
+"""Repairs drift between database and queue."""
+
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from docora_ops.actions.audit_entries import AuditEntries
+from docora_ops.actions.change import Changed, Changer, LinkOutcome, change_each
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.drift import Drift, DriftKind, DriftReport, Finding, Suspects, find_drift
+from docora_ops.actions.link_jobs import look_at_jobs
+from docora_ops.actions.lookup import resolve_app, resolve_link
+from docora_ops.actions.pair import require_pair, require_primary
+from docora_ops.actions.workers import count_workers, require_right_workers
+from docora_ops.database import Database
+from docora_ops.database.claims import Claiming
+from docora_ops.database.drift import lock_against_new_links, unfinished_links
+from docora_ops.database.link_rows import held_job_ids, linked_jobs, read_refs
+from docora_ops.errors import RedisError, ServerError
+from docora_ops.jobs import JobState
+from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
+from docora_ops.operations import Change, StoppedBy
+from docora_ops.queue import LinkQueue
+from docora_ops.settings import SECOND_LOOK_DELAY
+from docora_ops.text import amount
+
+
+class RepairOutcome(StrEnum):
+    """Outcomes of the repair of one case of drift, done or planned."""
+
+    QUEUED = "queued"  # the link has a new job
+    RESET = "reset"  # the link is pending: Docora's scheduler queues its job
+    REMOVED = "removed"  # the job, or its superfluous entries, were removed
+    LEFT_ALONE = "left_alone"  # the drift has ended, or the job is running
+    NOT_REPAIRED = "not_repaired"
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """One case of drift, and the outcome of its repair."""
+
+    drift: Drift
+    outcome: RepairOutcome
+    error_message: str | None = None
+
+
+@dataclass(frozen=True)
+class AppDrift:
+    """The drift of one kind of one app, and the outcomes of its repair."""
+
+    app_id: str
+    app_name: str | None  # None if the app is gone
+    kind: DriftKind
+    found: int
+    counts: Mapping[RepairOutcome, int]
+
+
+@dataclass(frozen=True)
+class RepairResult(DriftReport):
+    """The drift found, and what a repair has done about it so far or would do."""
+
+    repaired: Sequence[Repaired] = ()
+    dry_run: bool = False
+
+    @property
+    def counts(self) -> Mapping[RepairOutcome, int]:
+        """Counts the outcomes."""
+        return Counter(item.outcome for item in self.repaired)
+
+    @property
+    def by_app(self) -> Sequence[AppDrift]:
+        """Returns the drift by app and kind, most cases first."""
+        found = Counter((drift.app_id, drift.app_name, drift.kind) for drift in self.drifts)
+        done: dict[tuple[str, DriftKind], Counter[RepairOutcome]] = {}
+        for item in self.repaired:
+            done.setdefault((item.drift.app_id, item.drift.kind), Counter())[item.outcome] += 1
+        return [
+            AppDrift(app_id, app_name, kind, count, done.get((app_id, kind), {}))
+            for (app_id, app_name, kind), count in found.most_common()
+        ]
+
+    @property
+    def completed(self) -> int:
+        """Counts the cases that have an outcome."""
+        return len(self.repaired)
+
+
+STUCK_ERROR = "the snapshot was cut off: its worker was killed"
+"""Error of a link whose scan ended without a result."""
+_JOBS_AT_ONCE = 1000
+"""Jobs per transaction. Reading 500,000 entries of the list, which Redis does once for each
+transaction, takes as long as removing these jobs."""
+_UNFINISHED = {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}
+_AT_REST = {LinkStatus.FAILED, LinkStatus.SYNCED}
+_OUTCOMES = {
+    Outcome.QUEUED: RepairOutcome.QUEUED,
+    Outcome.REPLACED_STALE: RepairOutcome.QUEUED,
+    Outcome.RESET: RepairOutcome.RESET,
+    Outcome.NOT_QUEUED: RepairOutcome.NOT_REPAIRED,
+}
+
+
+@dataclass(frozen=True)
+class RepairData:
+    """The result of `repair`: drift counted by kind and by outcome, and each case."""
+
+    message: str
+    dry_run: bool
+    lost: int
+    stuck: int
+    orphan: int
+    duplicate: int
+    stale_entry: int
+    queued: int
+    reset: int
+    removed: int
+    left_alone: int
+    not_repaired: int
+    repaired: Sequence[Repaired]
+
+
+def repair(
+    docora: Docora,
+    app: str | None = None,
+    repository: str | None = None,
+    *,
+    by_prefix: bool = True,
+    remove_unknown_jobs: bool = False,
+    dry_run: bool = False,
+    reason: str | None = None,
+) -> Generator[Suspects | RepairResult]:
+    """Finds and repairs the drift of all links, of one app, or of one link.
+
+    Yields Suspects until the second look, then a result before the first change; closing the
+    generator then changes nothing. Yields a result after each batch. If it is closed later, another
+    repair finishes the rest. Skips running jobs, and drift that has changed since it was found.
+
+    app, repository: ids or names.
+    by_prefix: without `repository`, allow an unambiguous prefix of the app's id or name.
+    remove_unknown_jobs: repair even if most jobs have no link in the database.
+    dry_run: only report what would happen; does not predict which stuck links would become
+    `failed`.
+    reason: for the audit entry.
+
+    Raises UsageError for an unconfirmed change of a protected target, NotFoundError,
+    AmbiguousError, WrongBackendError, ServersMismatchedError, ServerError.
+    """
+    if not dry_run:
+        docora.require_confirmation()
+    database, queue = docora.database, docora.queue
+    names: dict[str, str] = {}
+    scope: dict[str, Any] = {}
+    of = ""
+    if app is not None and repository is not None:
+        link = resolve_link(database, app, repository)
+        names, of = link.names, f" of {link.payload.link_name}"
+        scope = {"app_id": link.ref.app_id, "ref": link.ref}
+    elif app is not None:
+        found_app = resolve_app(database, app, by_prefix=by_prefix)
+        names, of = asdict(found_app), f" of {found_app.app_name}"
+        scope = {"app_id": found_app.app_id}
+    docora.note(f"{docora.servers}: looking for drift{of}.")
+    require_right_workers(docora, alone=True)
+    count_workers(docora)
+    yield Suspects(0)
+    require_primary(database)
+    found: list[Finding] = []
+    is_first = True
+    for event in find_drift(docora, **scope):
+        if not isinstance(event, Suspects):
+            found = event
+            continue
+        if is_first:
+            docora.note(f"{amount(event.count, 'suspect')} at first check: checking again.")
+            is_first = False
+        yield event
+    if found:
+        require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
+    if dry_run:
+        yield plan_repair(queue, found)
+        return
+    yield RepairResult([each.drift for each in found])
+    if found:
+        change = docora.describe_change(
+            "repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs
+        )
+        yield from repair_found(docora, found, change)
+
+
+def plan_repair(queue: LinkQueue, found: Sequence[Finding]) -> RepairResult:
+    """Predicts the outcomes of a repair."""
+    queued = RepairOutcome.QUEUED if queue.can_push else RepairOutcome.RESET
+    planned = []
+    for finding in found:
+        outcome, error = queued, None
+        if finding.removal:
+            outcome = RepairOutcome.REMOVED
+        elif finding.drift.detail:
+            outcome, error = RepairOutcome.NOT_REPAIRED, finding.drift.detail
+        planned.append(Repaired(finding.drift, outcome, error))
+    return RepairResult([each.drift for each in found], planned, dry_run=True)
+
+
+def repair_found(
+    docora: Docora, found: Sequence[Finding], change: Change
+) -> Generator[RepairResult]:
+    """Repairs drift, and yields the result so far after each batch.
+
+    A lost link keeps its status, retry count and error. Counts a failure for each stuck link.
+    Raises PostgresError, RedisError.
+    """
+    repaired: list[Repaired] = []
+    result = RepairResult([each.drift for each in found], repaired)
+    audit = AuditEntries(change, result.total)
+    stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
+    try:
+        yield result
+        for _ in _remove_jobs(docora, found, audit, repaired):
+            yield result
+        for _ in _queue_links(docora, found, audit, repaired):
+            yield result
+        stopped_by = None
+    except ServerError:
+        stopped_by = StoppedBy.LOST_SERVER
+        raise
+    finally:
+        with suppress(RedisError) if stopped_by else nullcontext():
+            audit.write_end(docora.redis, result.counts, stopped_by)
+
+
+def _remove_jobs(
+    docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
+) -> Iterator[None]:
+    """Removes orphans, duplicates and stale entries. Yields after each transaction.
+
+    Each transaction reads the whole list of the queue once. It locks the repositories of orphans,
+    because a link that is created again meanwhile would be left without a job.
+    """
+    database, sweep = docora.database, docora.queue.sweep
+    if sweep is None:
+        return
+    wanted = [(each.drift, each.removal) for each in findings if each.removal is not None]
+    for some in batches(wanted, _JOBS_AT_ONCE):
+        orphans = [drift for drift, removal in some if removal.is_orphan]
+        with database.transaction():
+            ids = {orphan.repository_id for orphan in orphans}
+            locked = lock_against_new_links(database, ids)
+            held = held_job_ids(database, [drift.job_id for drift, _ in some])
+            linked = linked_jobs(database, [orphan.job_id for orphan in orphans])
+            to_remove = []
+            for drift, removal in some:
+                is_free = drift.repository_id in locked and drift.job_id not in linked
+                if drift.job_id not in held and (is_free or not removal.is_orphan):
+                    to_remove.append((drift, removal))
+                else:
+                    repaired.append(Repaired(drift, RepairOutcome.LEFT_ALONE))
+            entry = next(iter(audit.start()), None)
+            answers = sweep.remove([removal for _, removal in to_remove], entry)
+            # Recorded before the commit, which only releases locks: Redis has removed the jobs.
+            for (drift, _), answer in zip(to_remove, answers, strict=True):
+                outcome, error = RepairOutcome.LEFT_ALONE, None
+                if answer == "removed":
+                    outcome = RepairOutcome.REMOVED
+                elif answer.startswith("unreadable:"):
+                    outcome = RepairOutcome.NOT_REPAIRED
+                    error = f"its Redis key does not hold a job: {answer[11:]}"
+                repaired.append(Repaired(drift, outcome, error))
+            audit.has_begun |= "removed" in answers
+        yield
+
+
+def _queue_links(
+    docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
+) -> Iterator[None]:
+    most = docora.settings.max_retry_attempts
+    unfinished = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=most)
+    for claiming, statuses in (
+        (unfinished, _UNFINISHED),
+        (Claiming.of_links_at_rest(), _AT_REST),
+    ):
+        wanted = [finding for finding in findings if finding.status in statuses]
+        disproved = {it.drift.job_id: it.disproved for it in wanted if it.disproved}
+        database, queue = docora.database, docora.queue
+        changer = Changer(database, queue, Action.REPAIR, claiming, disproved=disproved)
+        changer.commands = lambda _: audit.start()
+        locked: list[tuple[LinkRef, Drift]] = []
+        for some in batches(wanted, docora.settings.batch_size):
+            drifts = {(it.drift.app_id, it.drift.repository_id): it.drift for it in some}
+            refs = read_refs(database, list(drifts.values()))
+            drift_of = {ref: drifts.pop((ref.app_id, ref.repository_id)) for ref in refs}
+            repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
+            for changed in change_each(changer, refs):
+                _note(changed, drift_of, audit, repaired)
+                locked += [(ref, drift_of[ref]) for ref in changed.unclaimed]
+                yield
+        changer.waits_for_rows = True
+        for ref, drift in locked:
+            for changed in change_each(changer, [ref]):
+                _note(changed, {ref: drift}, audit, repaired)
+                yield
+
+
+def _note(
+    changed: Changed,
+    drift_of: Mapping[LinkRef, Drift],
+    audit: AuditEntries,
+    repaired: list[Repaired],
+) -> None:
+    audit.has_begun |= changed.has_written
+    repaired += [_repaired(drift_of[item.ref], item) for item in changed.outcomes]
+
+
+def _repaired(drift: Drift, item: LinkOutcome) -> Repaired:
+    outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
+    return Repaired(drift, outcome, item.error_message)
+
+
+def recover_abandoned(
+    database: Database, queue: LinkQueue, max_attempts: int
+) -> Iterator[LinkOutcome | None]:
+    """Counts a failure for each stuck link and queues it again.
+
+    Yields the outcome of each link, or None if the link is left alone. Also yields None every
+    second between two looks, so that the caller can send heartbeats.
+
+    Raises PostgresError, RedisError; links recovered before that stay recovered.
+
+    max_attempts: a link with this number of failures becomes `failed` instead.
+    """
+    stuck = [ref for ref, _ in unfinished_links(database, only_stuck=True)]
+    answers = list(look_at_jobs(database, queue, stuck))
+    waiting = [ref for ref, answer in answers if answer.state is JobState.WAITING]
+    claiming = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=max_attempts)
+    changer = Changer(database, queue, Action.REPAIR, claiming)
+    for _ in changer.find_misplaced(waiting, delay=SECOND_LOOK_DELAY):
+        yield None
+    for ref, answer in answers:
+        recovered: list[LinkOutcome] = []
+        if answer.state.is_over or ref.job_id in (changer.disproved or ()):
+            # One link at a time, because this may wait for a lock.
+            for changed in change_each(changer, [ref]):
+                recovered = [item for item in changed.outcomes if item.outcome in _OUTCOMES]
+        yield recovered[0] if recovered else None

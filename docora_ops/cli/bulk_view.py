@@ -1,0 +1,206 @@
+"""Screens and sentences on bulk operations, dry runs and the wait for snapshots."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from docora_ops.links import Action, App, LinkGroup, Outcome, PlannedLink
+from docora_ops.operations import (
+    BulkResult,
+    BulkWait,
+    KnownOperation,
+    OperationState,
+    Progress,
+    Results,
+    RunningOperation,
+    StoppedBy,
+)
+from docora_ops.render.columns import (
+    ROWS_SHOWN,
+    Column,
+    Listing,
+    Pairs,
+    cell,
+    link_name,
+    style_of,
+    words,
+)
+from docora_ops.render.link_tables import app_counts, failures, group_columns
+from docora_ops.text import moment
+
+_MESSAGES = {  # for some links, and for none
+    Action.RETRY: ("Bulk retry started", "Nothing to retry"),
+    Action.RESYNC: ("Bulk re-sync started", "Nothing to resync"),
+    Action.SCHEDULE: ("Schedule pass done", "Nothing is due"),
+}
+
+
+@dataclass(frozen=True)
+class BulkData(BulkResult):
+    """The result of a bulk operation. `waited` needs `--wait`."""
+
+    message: str
+    waited: BulkWait | None
+
+
+def bulk_data(result: BulkResult, wait: BulkWait | None = None) -> BulkData:
+    """Returns the JSON data of a bulk operation."""
+    shown = "Dry run" if result.dry_run else message(result)
+    return BulkData(**vars(result), message=shown, waited=wait and wait.grouped())
+
+
+def message(result: BulkResult) -> str:
+    """Returns the result in a few words, those of Docora's dashboard if it has any."""
+    some, none = _MESSAGES[result.action]
+    if result.action is Action.SCHEDULE and result.left:
+        some = "Schedule pass stopped"
+    if result.left_to_operations:
+        none = "Nothing else is due"
+    return some if result.total else none
+
+
+AppOutcomes = tuple[App, Mapping[Outcome, int]]
+
+
+def summary(by_app: Mapping[App, Mapping[Outcome, int]]) -> Listing[Any]:
+    """Counts the links by app and outcome."""
+
+    def column(outcome: Outcome) -> Column[AppOutcomes]:
+        style = style_of(outcome)
+        return Column(words(outcome), lambda row: row[1].get(outcome, 0), lambda _: style, True)
+
+    totals = sum(map(Counter, by_app.values()), Counter[Outcome]())
+    columns = (
+        Column[AppOutcomes]("App", lambda row: row[0].app_name),
+        Column[AppOutcomes]("App id", lambda row: row[0].app_id, left_out=1),
+        *(column(outcome) for outcome in Outcome if totals[outcome]),
+        Column[AppOutcomes]("total", lambda row: sum(row[1].values()), is_number=True),
+    )
+    rows: list[AppOutcomes] = [*by_app.items()]
+    if len(rows) > 1:  # at the top, because a pager shows the beginning
+        rows.insert(0, (App("", "all"), totals))
+    return Listing(columns, rows)
+
+
+def running(operation: RunningOperation) -> str:
+    """Says which operation is at work on the same links, who started it, and its progress."""
+    parts = (
+        operation.who,
+        command_line(operation.command, operation.selection),
+        links_done(operation),
+        f"since {moment(operation.started_at)}" if operation.started_at else None,
+    )
+    at_work = f"Operation {operation.operation_id} is at work on {operation.links} of these links"
+    return f"{at_work}: {', '.join(filter(None, parts))}."
+
+
+def links_done(operation: Progress | RunningOperation) -> str:
+    """Returns `40 of 455`, or `40 of 455, 3 taken over` if another producer queued links first."""
+    done = f"{operation.completed - operation.taken_over} of {operation.total}"
+    return f"{done}, {operation.taken_over} taken over" if operation.taken_over else done
+
+
+def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
+    """Lists the expected outcome of each link."""
+    columns: Sequence[Column[PlannedLink]] = (
+        Column("Link", link_name),
+        Column("Would be", lambda link: words(link.outcome), lambda link: style_of(link.outcome)),
+        Column("Why", lambda link: link.error_message, folds=True),
+        Column("Job id", lambda link: link.job_id, left_out=1),
+    )
+    return Listing(columns, links)
+
+
+def stopped(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:
+    """Returns why an operation queues no further link."""
+    if cancelled_by and stopped_by in {None, StoppedBy.CANCELLED}:
+        return f"cancelled by {cancelled_by}"
+    return words(stopped_by or StoppedBy.CANCELLED)
+
+
+# The wait for snapshots.
+
+
+def state_of(operation: KnownOperation) -> str:
+    """Returns the state, or why the operation was stopped."""
+    if operation.state is OperationState.CANCELLED:
+        return stopped(operation.stopped_by, operation.cancelled_by)
+    return words(operation.state)
+
+
+def wait_screens(wait: BulkWait) -> Iterator[object]:
+    """Shows the results of the awaited snapshots, and the links that failed again or are lost."""
+    if not wait.total:
+        return
+    yield from ("", f"{wait_counts(wait)}, after {wait.seconds:.0f} s")
+    if 0 < wait.failed <= ROWS_SHOWN:
+        yield from ("", failures(wait.failed_links, "Failed again"))
+    if wait.failed:
+        errors = wait.grouped().failed_by_error
+        yield from ("", Listing(group_columns(LinkGroup.ERROR), errors, ROWS_SHOWN))
+    if wait.lost_links:
+        yield from ("", failures(wait.lost_links, "Lost"))
+    if wait.unfinished_by_app:
+        yield from ("", "Still to come:", app_counts(wait.unfinished_by_app))
+
+
+def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
+    """Counts the snapshots by result, and the jobs of unfinished snapshots by state.
+
+    left: the number of links not queued yet.
+    limit: how many snapshots may be in flight now.
+    """
+    jobs = asdict(wait.jobs_by_state)
+    label = "still to come"
+    if left:
+        label = f"of {limit} in flight" if limit else "in flight"
+    if 0 < sum(jobs.values()) <= wait.unfinished:  # otherwise, some jobs have ended since the look
+        label += f" ({', '.join(f'{count} {place}' for place, count in jobs.items() if count)})"
+    shown = counted_results(wait.results, label)
+    if left:
+        shown.append(f"{left} not queued yet")
+    if wait.suspended:
+        shown.append("workers suspended")
+    return ", ".join(shown)
+
+
+def counted_results(results: Results | None, unfinished: str = "not finished") -> list[str]:
+    """Counts the results of snapshots; empty if unknown."""
+    if results is None:
+        return []
+    counts = {
+        "in sync": results.synced,
+        "failed again": results.failed,
+        "gone": results.gone,
+        unfinished: results.unfinished,
+    }
+    return [f"{count} {label}" for label, count in counts.items() if count]
+
+
+def detached_screen(operation_id: str, process: int) -> Pairs:
+    """Shows how to follow and stop an operation that continues in another process."""
+    rows = {
+        "Operation": operation_id,
+        "Process": process,
+        "Progress": f"docora-ops operations {operation_id}",
+        "Results": f"docora-ops wait {operation_id}",
+        "To stop it": f"docora-ops cancel {operation_id}",
+    }
+    return Pairs([(name, cell(value)) for name, value in rows.items()])
+
+
+def command_line(command: str | None, selection: Mapping[str, object]) -> str:
+    """Returns a command with its arguments and options, quoted for the shell."""
+    typed = [command] if command else []
+    for name, value in selection.items():
+        # Ids are recorded in addition to names; the old URL belongs to the result.
+        if name in {"app_id", "repository_id", "old_url"}:
+            continue
+        for argument in value if isinstance(value, list) else [value]:
+            if name not in {"app_name", "repository_name", "new_url"}:
+                typed.append(f"--{name.replace('_', '-')}")
+            if argument is not True:
+                typed.append(str(argument))
+    return shlex.join(typed)

@@ -1,0 +1,349 @@
+"""Bulk operations, changes and waits, as stored in Redis or returned by actions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from docora_ops.error_groups import ErrorGroup
+from docora_ops.errors import UsageError
+from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The progress of a bulk operation, as stored in Redis for Docora's dashboard, too."""
+
+    operation_id: str
+    total: int
+    completed: int
+    put_to_work: int
+    not_queued: int
+    cancelled: bool
+    taken_over: int
+    """Completed links of a retry with `--in-flight` that another producer queued first."""
+
+    @property
+    def finished(self) -> bool:
+        """Tells whether every link of the operation has an outcome."""
+        return self.completed >= self.total
+
+
+class OperationState(StrEnum):
+    """The state of a bulk operation. `OWNER_GONE`: its command has been silent for two minutes."""
+
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    OWNER_GONE = "owner_gone"
+
+
+class StoppedBy(StrEnum):
+    """Why an operation left some links unchanged."""
+
+    CANCELLED = "cancelled"  # by another command, or on the dashboard
+    INTERRUPTED = "interrupted"  # by a signal, or its generator was closed
+    LOST_SERVER = "lost_server"
+    MAX_FAILURES = "max_failures"
+    TIMEOUT = "timeout"
+    LOST_JOBS = "lost_jobs"  # all links in flight have lost their jobs
+
+
+@dataclass(frozen=True)
+class Results:
+    """The known results of an operation's snapshots."""
+
+    synced: int
+    failed: int
+    gone: int
+    unfinished: int
+
+
+@dataclass(frozen=True)
+class KnownOperation(Progress):
+    """A bulk operation that is still in Redis. If `who` is None, docora-ops did not start it."""
+
+    state: OperationState
+    last_step_at: datetime | None
+    last_step_seconds: int | None  # since then, by the clock of Redis
+    who: str | None
+    command: str | None
+    selection: Mapping[str, str | int | bool | list[str]]
+    stopped_by: StoppedBy | None
+    cancelled_by: str | None
+    results: Results | None
+    messages: Sequence[str]  # the last messages of a detached command, each with its time
+
+
+@dataclass(frozen=True)
+class OperationRecord(KnownOperation):
+    """The record of a bulk operation, which is kept for a week.
+
+    `started_at` and `reason` are None for operations of Docora's dashboard, which keeps no records.
+    `failures`: the first links that could not be queued. `failed_links`: the first links that
+    failed again, if their snapshots were awaited.
+    """
+
+    started_at: datetime | None
+    reason: str | None
+    failures: Sequence[LinkFailure]
+    failed_links: Sequence[LinkFailure]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A requested change: who asked for it, with which command and options, and why."""
+
+    who: str
+    command: str
+    selection: Mapping[str, object]
+    reason: str | None = None
+    target: str | None = None
+
+
+class HistoryState(StrEnum):
+    """The end of a change, according to its audit entries."""
+
+    DONE = "done"
+    CANCELLED = "cancelled"
+    NOT_FINISHED = "not_finished"
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """A change as recorded in its audit entries. `ended_at`: None if it has not finished."""
+
+    started_at: datetime
+    ended_at: datetime | None
+    who: str
+    command: str
+    selection: Mapping[str, str | int | bool | list[str]]  # options and their values
+    reason: str | None
+    operation_id: str | None
+    counts: Mapping[str, int]
+    """Links by outcome, their `total`, and the number of delivery records: `deliveries_cleared` or,
+    with `--update`, `deliveries_marked`."""
+    state: HistoryState
+    stopped_by: StoppedBy | None
+    cancelled_by: str | None
+    results: Results | None
+    target: str | None = None  # the target's name for the user who made the change
+
+    @property
+    def latest_at(self) -> datetime:
+        """Returns the time of the latest audit entry."""
+        return self.ended_at or self.started_at
+
+    def names_app(self, app: str) -> bool:
+        """Tells whether the selection names this app, by id or name (case-insensitive)."""
+        names: list[str | int] = []
+        for option in ("app_id", "app_name", "app"):
+            value = self.selection.get(option, [])
+            names += value if isinstance(value, list) else [value]
+        return app.casefold() in {str(name).casefold() for name in names}
+
+
+_RESULTS_OF_A_SHARE = 20
+
+
+@dataclass(frozen=True)
+class MaxFailures:
+    """The limit of `--max-failures`: a number of snapshots, or a percentage of all results."""
+
+    number: int
+    is_percent: bool = False
+
+    def __str__(self) -> str:
+        """Returns the limit as typed."""
+        return f"{self.number}%" if self.is_percent else str(self.number)
+
+    def is_exceeded(self, failed: int, synced: int) -> bool:
+        """Tells whether the failures exceed the limit. A percentage applies from 20 results on."""
+        if not self.is_percent:
+            return failed > self.number
+        results = failed + synced
+        return results >= _RESULTS_OF_A_SHARE and failed * 100 > self.number * results
+
+
+@dataclass(frozen=True)
+class ChangeOptions:
+    """Options of a retry or resync. Single links use only the first five.
+
+    Raises UsageError for options that do not go together.
+    """
+
+    front: bool = False  # queue ahead of all waiting jobs
+    reset_circuit: bool = False  # also close the circuit of each repository
+    update: bool = False  # a resync marks the delivery records instead of deleting them
+    dry_run: bool = False  # change nothing, only predict the outcomes
+    path: str | None = None  # a resync of one link sends only these files; `*` matches any text
+    in_flight: int | None = None  # the limit of snapshots in flight; waits for all of them
+    max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
+    wait: bool = False  # wait for the snapshots
+    timeout: float | None = None  # seconds after which the wait ends; the jobs continue
+
+    def __post_init__(self) -> None:
+        if self.max_failures and self.in_flight is None:
+            raise UsageError("--max-failures needs --in-flight", hint="add --in-flight N")
+        if self.timeout is not None and not (self.wait or self.in_flight):
+            raise UsageError("--timeout needs --wait", hint="add --wait")
+        if self.wait and self.dry_run:
+            raise UsageError("--wait and --dry-run can't be combined", hint="remove one of them")
+
+    @property
+    def is_paced(self) -> bool:
+        """Tells whether the number of snapshots in flight is limited."""
+        return self.in_flight is not None and not self.dry_run
+
+
+NO_OPTIONS = ChangeOptions()
+
+
+@dataclass(frozen=True)
+class RunningOperation:
+    """A bulk operation at work on some links of a selection.
+
+    `links`: how many of these links it has not yet queued, or have no result yet.
+    """
+
+    operation_id: str
+    who: str | None
+    command: str | None
+    selection: Mapping[str, str | int | bool | list[str]]
+    started_at: datetime | None
+    total: int
+    completed: int
+    taken_over: int
+    links: int
+
+
+@dataclass(frozen=True)
+class LeftToOperation:
+    """The number of due links that `schedule` leaves to an operation with `--in-flight`."""
+
+    operation_id: str
+    links: int
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    """The result of a bulk operation so far, by Docora's own names.
+
+    `total` = `completed` + `left`. `put_to_work` counts the first four outcomes. `failures` is
+    updated in place. Fields are None without their option: `in_flight` and `taken_over` need
+    `--in-flight`; `circuits_reset` and `circuits_held` need `--reset-circuit`; `planned_links`
+    needs `--dry-run`. `running_operations`: operations at work on the same links before the first
+    change.
+    """
+
+    action: Action
+    dry_run: bool
+    operation_id: str | None
+    total: int
+    completed: int
+    left: int
+    put_to_work: int
+    cancelled: bool
+    stopped_by: StoppedBy | None
+    cancelled_by: str | None
+    queued: int
+    replaced_stale: int
+    reset: int
+    already_queued: int
+    already_running: int
+    skipped: int
+    not_queued: int
+    deliveries_cleared: int | None
+    deliveries_marked: int | None
+    open_circuits_left_out: int | None
+    circuits_reset: int | None
+    circuits_held: int | None
+    in_flight: int | None
+    taken_over: int | None  # links that another producer queued first
+    left_to_operations: Sequence[LeftToOperation] | None
+    running_operations: Sequence[RunningOperation]
+    failures: Sequence[LinkFailure]
+    planned_links: Sequence[PlannedLink] | None
+
+    @property
+    def counts(self) -> Mapping[Outcome, int]:
+        """Counts the links by outcome."""
+        return {outcome: count for outcome in Outcome if (count := getattr(self, outcome))}
+
+    def stopped(self, reason: StoppedBy) -> Self:
+        """Returns the result as if the operation ended now for this reason."""
+        if self.cancelled or not self.left:
+            return self
+        return replace(self, cancelled=True, stopped_by=reason)
+
+
+class WaitEnd(StrEnum):
+    """How the wait for one link ended."""
+
+    SYNCED = "synced"
+    FAILED = "failed"
+    GONE = "gone"
+    LOST = "lost"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class LinkWait:
+    """The result of the wait for one link. `status` is None if the link is gone."""
+
+    result: WaitEnd
+    status: str | None
+    error_message: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class JobCounts:
+    """The number of jobs of followed links, by state. Jobs being moved are not counted."""
+
+    waiting: int = 0
+    running: int = 0
+    delayed: int = 0
+    lost: int = 0  # links without a live job
+
+
+@dataclass(frozen=True)
+class BulkWait:
+    """The result of the wait for many links so far."""
+
+    synced: int
+    failed: int
+    gone: int
+    unfinished: int  # links without a result yet
+    failed_links: Sequence[LinkFailure]
+    seconds: float
+    per_second: float = 0  # results per second since the wait began
+    jobs_by_state: JobCounts = field(default_factory=JobCounts)  # jobs of links without a result
+    suspended: bool = False  # the workers take no jobs
+    lost_links: Sequence[LinkFailure] = ()
+    unfinished_by_app: Sequence[AppCount] = ()  # set when the wait has ended
+    failed_by_error: Sequence[ErrorGroup] = ()  # set by `grouped`
+
+    def grouped(self) -> Self:
+        """Groups the failed links by error, most links first."""
+        from docora_ops.error_groups import LONGEST, group_errors
+
+        errors = ((link.app_id, link.error_message[: LONGEST + 1], 1) for link in self.failed_links)
+        return replace(self, failed_by_error=group_errors(errors))
+
+    @property
+    def only_lost_left(self) -> bool:
+        """Tells whether links without a result are left, but none of them has a live job."""
+        return 0 < self.unfinished <= self.jobs_by_state.lost
+
+    @property
+    def results(self) -> Results:
+        """Returns the results to store with the operation."""
+        return Results(self.synced, self.failed, self.gone, self.unfinished)
+
+    @property
+    def total(self) -> int:
+        """Counts all followed links."""
+        return self.synced + self.failed + self.gone + self.unfinished

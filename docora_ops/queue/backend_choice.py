@@ -1,0 +1,184 @@
+"""Who uses this Redis, and which backend a command works with: the one that is set or in use.
+
+BullMQ and its workers are known by the keys of Docora's own queue, and by their connections.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from redis import Redis
+from redis.exceptions import NoPermissionError
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
+
+from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource, Worker
+from docora_ops.queue.pair_mark import PAIR_KEY, StoredMark, mark_of
+from docora_ops.queue.redis_answers import answers_of, text_of
+from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
+from docora_ops.queue.rq_workers import live_rq_workers
+from docora_ops.settings import Settings
+
+if TYPE_CHECKING:
+    from docora_ops.queue.link_queue import LinkQueue
+
+_PREFIX = "bull"
+BULLMQ = f"{_PREFIX}:{QUEUE_NAME}:"  # begins all keys of the queue
+BULLMQ_LISTS = ("wait", "paused", "active")
+BULLMQ_SETS = ("delayed", "failed", "completed")
+BULLMQ_PLACES = (*BULLMQ_LISTS, *BULLMQ_SETS)  # in the first four, the jobs are to be run
+# With this key a worker keeps the others from looking for stalled jobs in the same 30 s.
+_STALLED_CHECK = f"{BULLMQ}stalled-check"
+# A shell command that removes the queue.
+TO_REMOVE_BULLMQ_JOBS = (
+    f"""{{ redis-cli -u "$REDIS_URL" --scan --pattern '{BULLMQ}*'; }} | """
+    'xargs -r -n 100 redis-cli -u "$REDIS_URL" del'
+)
+_WORKER = f"{_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"  # begins a connection's name
+_START = "start Docora's worker if it runs its own, or "  # begins the advice if no worker is seen
+_RQ_KEYS = (LIST, INTERMEDIATE, WIP, *REGISTRIES.values())
+_BULLMQ_KEYS = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What shows who uses this Redis, as far as our user may see: users are made for one queue.
+
+    rq_workers: keys of the live workers of RQ that listen on the queue.
+    bullmq_workers: the number of Docora's own workers.
+    bullmq_is_at_work: one of Docora's own workers is live or, where our user may not list clients,
+        was live in the last 30 s.
+    mark: names the database that this Redis belongs to.
+    denial: why RQ's workers or some of the keys are not known, if our user may not read them.
+    rq_keys, bullmq_keys: how many keys of each queue exist.
+    rq_jobs, bullmq_jobs: how many keys with jobs that are to be run exist.
+    """
+
+    rq_workers: Sequence[str]
+    bullmq_workers: int
+    bullmq_is_at_work: bool
+    mark: StoredMark
+    denial: NoPermissionError | None
+    rq_keys: int
+    bullmq_keys: int
+    rq_jobs: int
+    bullmq_jobs: int
+
+
+def read_signs(client: Redis) -> Signs:
+    """Reads who uses this Redis, in one round trip, or two beside workers of RQ.
+
+    Raises the client's RedisError.
+    """
+    pipeline = client.pipeline(transaction=False)
+    pipeline.client_list()
+    pipeline.exists(_STALLED_CHECK)
+    pipeline.hgetall(PAIR_KEY)
+    pipeline.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)
+    pipeline.exists(*_RQ_KEYS)
+    pipeline.exists(*_BULLMQ_KEYS)
+    pipeline.exists(LIST, REGISTRIES["scheduled"])
+    pipeline.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
+    connections, stalled_check, mark, *others = answers_of(pipeline, keeps_denials=True)
+    denial = next((answer for answer in others if isinstance(answer, NoPermissionError)), None)
+    members, *counts = (0 if isinstance(answer, NoPermissionError) else answer for answer in others)
+    if isinstance(connections, NoPermissionError):
+        workers, at_work = 0, stalled_check == 1
+    else:
+        workers = len(_workers_among(connections, client))
+        at_work = workers > 0
+    live = live_rq_workers(client, sorted(map(text_of, cast("set[bytes]", members or ()))))
+    return Signs(live, workers, at_work, mark_of(mark), denial, *counts)
+
+
+def bullmq_workers(client: Redis) -> list[Worker]:
+    """Returns the live workers of Docora's own queue, none if the user may not list clients."""
+    with suppress(NoPermissionError):
+        return _workers_among(client.client_list(), client)
+    return []
+
+
+def sees_bullmq_worker(client: Redis) -> bool:
+    """Tells whether a worker of Docora's own queue is live.
+
+    If the user may not list clients, tells whether one was live in the last 30 s.
+    """
+    with suppress(NoPermissionError):
+        return bool(_workers_among(client.client_list(), client))
+    with suppress(NoPermissionError):
+        return bool(client.exists(_STALLED_CHECK))
+    return False
+
+
+def _workers_among(connections: Sequence[Mapping[str, str]], client: Redis) -> list[Worker]:
+    """Returns the workers of Docora's own queue in the client's database of Redis.
+
+    A worker is known by one of its connections, which has the name of the queue and the worker's
+    own name, if any.
+    """
+    database = str(client.connection_pool.connection_kwargs.get("db", 0))
+    workers = []
+    for connection in connections:
+        name, _, own_name = connection.get("name", "").partition(":w:")
+        if name == _WORKER and connection.get("db") == database:
+            address = connection.get("addr", "")
+            host = address.rpartition(":")[0] or None
+            workers.append(Worker(own_name or address, None, host, None, None, jobs=[]))
+    return workers
+
+
+def choose_backend(signs: Signs) -> BackendChoice:
+    """Returns the backend that is in use.
+
+    Live workers decide; without any, the keys of the two queues do. Two keys do not count:
+    `rq:queues` is never removed, and Docora's API also writes BullMQ's `meta` with `RUN_MODE=api`.
+    """
+    rq, bullmq = len(signs.rq_workers), signs.bullmq_workers
+    source, why = BackendSource.WORKERS, "{} workers run"
+    if rq and bullmq:
+        why = "workers of both RQ and BullMQ run"
+        first = "stop the workers of one kind, as each link may be worked on twice, then "
+        return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
+    if not (rq or bullmq):
+        source, why = BackendSource.TRACES, "only {} has keys, with no worker in sight"
+        rq, bullmq = signs.rq_keys, signs.bullmq_keys
+    if rq and bullmq:
+        why = "both RQ and BullMQ have keys, with no worker in sight"
+        return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, _START)
+    if rq:
+        return BackendChoice(Backend.RQ, source, why.format("RQ"))
+    if bullmq:
+        return BackendChoice(Backend.BULLMQ, source, why.format("BullMQ"))
+    return BackendChoice(Backend.RQ, BackendSource.DEFAULT, "nobody has used the queue yet")
+
+
+def emptied(choice: BackendChoice) -> BackendChoice:
+    """Makes a choice unclear: links were scanned, so a Redis without keys proves nothing."""
+    why = (
+        "Redis holds no key of either queue, though links were scanned "
+        "(it may have been emptied, or be another Redis)"
+    )
+    advice = f"check REDIS_URL; {_START}"
+    return replace(choice, source=BackendSource.UNCLEAR, why=why, first=advice)
+
+
+def open_queue(settings: Settings, client: Redis) -> LinkQueue:
+    """Returns the queue of the backend that is set, otherwise in use. Raises RedisError."""
+    signs = None
+    if settings.backend is not None:
+        choice = BackendChoice(settings.backend, BackendSource.SETTING)
+    else:
+        with redis_errors(client):
+            signs = read_signs(client)
+        choice = choose_backend(signs)
+    if choice.backend is Backend.BULLMQ:
+        from docora_ops.queue.bullmq_queue import BullmqQueue
+
+        return BullmqQueue(client, choice, signs)
+    from docora_ops.queue.rq_queue import RqQueue
+
+    return RqQueue(settings, client, choice, signs)

@@ -1,0 +1,382 @@
+"""Docora's own queue, kept by BullMQ 5. docora-ops only reads it; Docora's scheduler queues jobs.
+
+The scheduler queues each pending link within a minute. `push` only looks at the jobs while their
+rows are locked. Docora's worker begins a job with a write to the row, so it waits for our commit.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import cached_property
+from math import ceil
+from typing import ClassVar, cast
+
+from redis import Redis
+
+from docora_ops.jobs import (
+    ADVICE,
+    QUEUE_NAME,
+    Backend,
+    BackendChoice,
+    JobFailure,
+    JobPlace,
+    JobRecord,
+    JobState,
+    OtherQueue,
+    QueuedJob,
+    QueueHealth,
+    QueueOverview,
+    Suspension,
+)
+from docora_ops.links import LinkStatus, Outcome, ids_of_job
+from docora_ops.queue.backend_choice import (
+    BULLMQ,
+    BULLMQ_LISTS,
+    BULLMQ_PLACES,
+    BULLMQ_SETS,
+    Signs,
+    bullmq_workers,
+    read_signs,
+)
+from docora_ops.queue.link_queue import (
+    LEAST_WAITING,
+    RECENT,
+    SAMPLE,
+    Answer,
+    PushRequest,
+    QueueUse,
+    first_ids,
+    longest_wait,
+)
+from docora_ops.queue.redis_answers import (
+    Command,
+    Script,
+    answers_of,
+    mapping_of,
+    moment_of_timestamp,
+    optional_text_of,
+    read_hashes,
+    text_of,
+    whole_number,
+)
+from docora_ops.queue.redis_client import describe, server_time
+from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.rq_jobs import LONGEST_FAILURE
+from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS
+from docora_ops.text import mask
+
+_OUTCOMES = {
+    JobState.NONE: Outcome.RESET,
+    JobState.FINISHED: Outcome.RESET,
+    JobState.STALE: Outcome.RESET,
+    JobState.WAITING: Outcome.ALREADY_QUEUED,
+}
+_ENDED = ("completed", "failed")
+# BullMQ's words for the states of a job.
+_STATUSES = {
+    JobState.FINISHED: "completed",
+    JobState.STALE: "failed",
+    JobState.WAITING: "wait",
+    JobState.RUNNING: "active",
+}
+_PAUSED = Suspension(None, None, None, None, "the BullMQ queue is paused")
+_LIVE_PLACES = {
+    "delayed": "delayed",
+    "paused": "waiting",
+    "wait": "waiting",
+    "active": "active",
+}
+_PAGE = 5000
+_PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
+_JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
+_RECORD_FIELDS = ("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm", "failedReason")
+
+
+class BullmqQueue:
+    """Docora's own queue: a LinkQueue that never writes to BullMQ's keys."""
+
+    backend: ClassVar = Backend.BULLMQ
+    can_push: ClassVar = False
+    advice: ClassVar = ADVICE[Backend.BULLMQ]
+    commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = ()
+    script_files = ("with_change.lua", "bullmq.lua")
+    sweep = None
+
+    def __init__(self, client: Redis, choice: BackendChoice, signs: Signs | None) -> None:
+        self._client, self._signs = client, signs
+        self._use: QueueUse | None = None
+        self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
+        self.choice, self.where = choice, describe(client)
+
+    @cached_property
+    def _script(self) -> Script:  # reading commands, most of which need none, read no file
+        return Script(self._client, *self.script_files)
+
+    @property
+    def use(self) -> QueueUse:
+        return self._use or self.read_use()
+
+    def read_use(self) -> QueueUse:
+        client = self._client
+        with redis_errors(client):
+            signs, self._signs = self._signs or read_signs(client), None
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hget(f"{BULLMQ}meta", "paused")
+            for name in ("wait", "paused"):
+                pipeline.lrange(BULLMQ + name, 0, SAMPLE - 1)
+            is_paused, wait, paused = answers_of(pipeline)
+        other = OtherQueue.LEFT_JOBS if signs.rq_jobs else OtherQueue.UNUSED
+        if signs.rq_workers:
+            other = OtherQueue.WORKED_ON
+        self._use = QueueUse(
+            signs.bullmq_workers,
+            other,
+            _PAUSED if is_paused else None,
+            list(map(text_of, [*(wait or ()), *(paused or ())][:SAMPLE])),
+            signs.mark,
+        )
+        return self._use
+
+    def push(
+        self,
+        requests: Sequence[PushRequest],
+        *,
+        leaves_waiting: bool = False,
+        front: bool = False,  # noqa: ARG002
+        changes_links: bool = True,  # noqa: ARG002
+        commands: Sequence[Command] = (),
+    ) -> list[Answer]:
+        """Looks at each job while the rows are locked, and writes the commands."""
+        if not requests:
+            return []
+        config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
+        arguments: list[str | bytes | int] = ["change", json.dumps({"prefix": BULLMQ, **config})]
+        for command in commands:
+            arguments += (len(command), *command)
+        for request in requests:
+            arguments += (request.job_id, "queue" if request.payload else "")
+        job_ids = [request.job_id for request in requests]
+        return list(map(_answer, job_ids, self._script.run(arguments)))
+
+    def look(self, job_ids: Sequence[str]) -> list[Answer]:
+        arguments = ["look", json.dumps({"prefix": BULLMQ}), *job_ids]
+        return list(map(_answer, job_ids, self._script.run(arguments) if job_ids else ()))
+
+    def prepare(self) -> None:
+        self._script.load()
+
+    def docora_picks_up(self, status: str, answer: Answer) -> bool:
+        is_pending = status == LinkStatus.PENDING_SNAPSHOT
+        return is_pending and answer.state is not JobState.UNREADABLE
+
+    def seconds_until_others_forgotten(self) -> int | None:
+        pipeline = self._client.pipeline(transaction=False)
+        with redis_errors(self._client):
+            for key in read_signs(self._client).rq_workers:
+                pipeline.pttl(key)
+            left = [milliseconds for milliseconds in pipeline.execute() if milliseconds > 0]
+        return ceil(max(left) / 1000) if left else None
+
+    def health(self) -> QueueHealth:
+        overview, other = self.overview(1), self.read_use().other
+        with redis_errors(self._client):
+            meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
+        version = text_of(meta.get(b"version", b"")) if meta else None
+        return QueueHealth(overview, other, TO_REMOVE_RQ_JOBS, bullmq_version=version)
+
+    def overview(self, limit: int) -> QueueOverview:
+        client, read = self._client, max(limit, LEAST_WAITING)
+        with redis_errors(client):
+            now = server_time(client)
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hget(f"{BULLMQ}meta", "paused")
+            for name in BULLMQ_LISTS:
+                pipeline.llen(BULLMQ + name)
+            for name in BULLMQ_SETS:
+                pipeline.zcard(BULLMQ + name)
+            # The next job is at the end of each list.
+            pipeline.lrange(f"{BULLMQ}wait", -read, -1)
+            pipeline.lrange(f"{BULLMQ}paused", -read, -1)
+            pipeline.lrange(f"{BULLMQ}active", -read, -1)
+            pipeline.zrange(f"{BULLMQ}delayed", 0, read - 1, withscores=True)
+            # Docora configures BullMQ to keep the last 200.
+            recently = int((now - RECENT) * 1000), cast("int", "+inf")
+            pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
+            pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
+            is_paused, *answers = pipeline.execute()
+            *counts, wait, paused, active, due, recent, newest = answers
+            first_ids = [*reversed(wait), *reversed(paused)]
+            first = self._jobs(first_ids, "waiting")
+            delayed = self._jobs([job_id for job_id, _ in due[:limit]], "delayed")
+            running = self._jobs(active[::-1][:limit], "active")
+            # Waiting jobs may have been tried before.
+            tried = [*first_ids, *active, *(job_id for job_id, _ in due)]
+            keys = (BULLMQ + text_of(job_id) for job_id in tried)
+            begins = [_moment(began) for [began] in read_hashes(client, keys, ["processedOn"])]
+            # A worker renews the locks of its jobs, which expire after half a minute.
+            locks = [f"{BULLMQ}{text_of(job_id)}:lock" for job_id in active]
+            live_runs = int(client.exists(*locks)) if locks else 0
+            workers = bullmq_workers(client)
+        count = dict(zip(BULLMQ_PLACES, counts, strict=True))
+        jobs = [
+            *running,
+            *first[:limit],
+            *(
+                replace(job, due_at=moment_of_timestamp(score / _PER_SECOND))
+                for job, (_, score) in zip(delayed, due, strict=False)
+            ),
+        ]
+        oldest, seconds = longest_wait(first, now)
+        suspension = _PAUSED if is_paused else None
+        return QueueOverview(
+            backend=Backend.BULLMQ,
+            waiting=count["wait"] + count["paused"],
+            active=count["active"],
+            completed_jobs=count["completed"],
+            failed_jobs=count["failed"],
+            delayed=count["delayed"],
+            queue_name=QUEUE_NAME,
+            oldest_waiting_at=oldest,
+            oldest_waiting_seconds=seconds,
+            suspended=suspension is not None,
+            suspension=suspension,
+            workers=workers,
+            scheduler=None,
+            jobs=jobs[:limit],
+            last_failed_at=moment_of_timestamp(newest[0][1] / 1000) if newest else None,
+            backend_source=self.choice.source,
+            failed_recently=len(recent),
+            live_runs=live_runs,
+            last_began_at=max(filter(None, begins), default=None),
+        )
+
+    def _jobs(self, job_ids: Sequence[bytes], status: str) -> list[QueuedJob]:
+        keys = (BULLMQ + text_of(job_id) for job_id in job_ids)
+        jobs = []
+        for member, row in zip(job_ids, read_hashes(self._client, keys, _JOB_FIELDS), strict=True):
+            name, data, created, began, tries, options = row
+            # A job that was tried or delayed was queued later than it was created.
+            was_moved = (whole_number(tries) or 0) > 0 or bool(mapping_of(options).get("delay"))
+            call, job_id = mapping_of(data), text_of(member)
+            app_id, repository_id = ids_of_job(job_id) or (None, None)
+            owner, repository = call.get("owner"), call.get("name")
+            jobs.append(
+                QueuedJob(
+                    job_id=job_id,
+                    status=status,
+                    name=optional_text_of(name),
+                    app_id=app_id,
+                    app_name=str(call["app_name"]) if "app_name" in call else None,
+                    repository_id=repository_id,
+                    repository_name=f"{owner}/{repository}" if owner and repository else None,
+                    created_at=_moment(created),
+                    processed_at=_moment(began) if status == "active" else None,
+                    enqueued_at=_moment(created) if status == "waiting" and not was_moved else None,
+                )
+            )
+        return jobs
+
+    def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
+        with redis_errors(self._client):
+            prefixes = tuple(f"{app_id}-" for app_id in app_ids)
+            count, first = first_ids(self._live_ids(prefixes), limit)
+            return count, [job for status, ids in first for job in self._read_jobs(ids, status)]
+
+    def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+        for name, status in _LIVE_PLACES.items():
+            ids = [
+                job_id
+                for page in _pages(self._client, name)
+                for job_id in page
+                if job_id.startswith(prefixes)
+            ]
+            # The next job is at the end of each list.
+            yield status, ids[::-1] if name in BULLMQ_LISTS else ids
+
+    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        jobs = self._jobs([job_id.encode() for job_id in job_ids], status)
+        if status != "delayed":
+            return jobs
+        pipeline = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.zscore(f"{BULLMQ}delayed", job_id)
+        return [
+            replace(job, due_at=None if score is None else moment_of_timestamp(score / _PER_SECOND))
+            for job, score in zip(jobs, pipeline.execute(), strict=True)
+        ]
+
+    def job(self, job_id: str) -> JobRecord:
+        [answer] = self.look([job_id])
+        with redis_errors(self._client):
+            [row] = read_hashes(self._client, [BULLMQ + job_id], _RECORD_FIELDS)
+        created, began, ended, worker, options, tries, reason = row
+        exists, attempts = created is not None, whole_number(tries) or 0
+        status = "delayed" if answer.is_delayed else _STATUSES.get(answer.state)
+        allowed, ended_at = mapping_of(options).get("attempts"), _moment(ended)
+        retries_left = None
+        if isinstance(allowed, int) and status not in _ENDED:
+            retries_left = max(0, allowed - attempts)
+        # A job that finally succeeded keeps the text of its last failure.
+        failure, text = None, mask(text_of(reason or b""))[:LONGEST_FAILURE]
+        if text and status != "completed":
+            message = text.partition("\n")[0]
+            failure = JobFailure(ended_at, optional_text_of(worker), text, message)
+        return JobRecord(
+            status=status if exists else None,
+            origin=QUEUE_NAME if exists else None,
+            created_at=_moment(created),
+            enqueued_at=None,
+            started_at=_moment(began),
+            ended_at=ended_at,
+            attempts=attempts if exists else None,
+            retries_left=retries_left,
+            worker=optional_text_of(worker),
+            expires_in=None,
+            places=[JobPlace(status, QUEUE_NAME)] if exists and status else [],
+            last_failure=failure,
+        )
+
+    def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
+        with redis_errors(self._client):
+            for name in BULLMQ_PLACES:
+                for ids in _pages(self._client, name):
+                    # BullMQ keeps failed jobs even if their links are deleted.
+                    yield ids, name not in _ENDED
+
+
+def _answer(job_id: str, reply: str) -> Answer:
+    is_left, reply = reply.startswith("left "), reply.removeprefix("left ")
+    word, _, reason = reply.partition(":")
+    state = JobState.WAITING if word == "delayed" else JobState(word)
+    outcome = None if is_left else _OUTCOMES.get(state)
+    return Answer(job_id, state, reason, outcome, word == "delayed", is_left)
+
+
+def _moment(milliseconds: bytes | None) -> datetime | None:
+    number = whole_number(milliseconds)
+    return None if number is None else moment_of_timestamp(number / 1000)
+
+
+def _pages(client: Redis, name: str) -> Iterator[list[str]]:
+    start, read = 0, client.lrange if name in BULLMQ_LISTS else client.zrange
+    while ids := cast("list[bytes]", read(BULLMQ + name, start, start + _PAGE - 1)):
+        start += len(ids)
+        yield list(map(text_of, ids))
+
+
+def jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> list[str]:
+    """Returns the waiting, delayed and running jobs of an app whose payload has another base_url.
+
+    Only reads. Raises RedisError.
+    """
+    jobs = []
+    with redis_errors(client):
+        for name in (place for place in BULLMQ_PLACES if place not in _ENDED):
+            for job_ids in _pages(client, name):
+                of_app = [job_id for job_id in job_ids if job_id.startswith(f"{app_id}-")]
+                rows = read_hashes(client, [BULLMQ + job_id for job_id in of_app], ("data",))
+                for job_id, [data] in zip(of_app, rows, strict=True):
+                    if data is not None and mapping_of(data).get("base_url") != base_url:
+                        jobs.append(job_id)
+    return jobs

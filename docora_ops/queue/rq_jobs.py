@@ -1,0 +1,171 @@
+"""Reads RQ's jobs without unpickling them, as RQ would do, and encodes the calls of new jobs."""
+
+import pickle
+import re
+import zlib
+from base64 import b64decode
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import fields
+from datetime import datetime
+
+from redis import Redis
+from rq.job import Job
+from rq.utils import utcparse
+
+from docora_ops.jobs import (
+    QUEUE_NAME,
+    JobFailure,
+    JobPlace,
+    JobRecord,
+    QueuedJob,
+)
+from docora_ops.links import Payload, ids_of_job
+from docora_ops.queue.redis_answers import (
+    answers_of,
+    moment_of_timestamp,
+    optional_text_of,
+    read_hashes,
+    text_of,
+    whole_number,
+)
+from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.rq_keys import (
+    EXECUTION,
+    EXECUTIONS,
+    INTERMEDIATE,
+    LIST,
+    REGISTRIES,
+    RESULTS,
+)
+from docora_ops.text import mask
+
+JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
+LONGEST_FAILURE = 10_000  # characters kept of a failure's text
+# Entries at the head of a list that are searched for a job: a longer search would block Redis.
+_MOST_SEARCHED = 10_000
+_PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
+_MOST_OF_A_TRACEBACK = 1 << 24  # bytes read of a decompressed traceback
+_LINES = 10  # lines of a traceback to show
+_JOB_FIELDS = ("description", "created_at", "enqueued_at", "started_at")
+# How docora-ops describes its jobs. Descriptions of other producers may contain secret arguments.
+_DESCRIPTION = re.compile(r"([\w.-]+/[\w.-]+) → (.+)")
+_RECORD_FIELDS = (
+    *("status", "origin", "retries_left", "worker_name"),
+    *("created_at", "enqueued_at", "started_at", "ended_at"),
+)
+
+
+def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
+    """Returns the pickled call of a link's job.
+
+    Does not compress it, which is optional for RQ and would take as long as the push.
+    """
+    # dataclasses.asdict would take several times as long.
+    arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
+    arguments["is_rescan"] = is_rescan
+    return pickle.dumps((JOB_FUNCTION, None, (), arguments), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+    """Reads these jobs, whose `status` is `active`, `waiting` or `delayed`."""
+    rows = read_hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
+    jobs = []
+    for job_id, (text, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
+        described = _DESCRIPTION.fullmatch(text_of(text or b""))
+        app_id, repository_id = ids_of_job(job_id) or (None, None)
+        jobs.append(
+            QueuedJob(
+                job_id=job_id,
+                status=status,
+                name=JOB_FUNCTION if described else None,
+                app_id=app_id,
+                app_name=described[2] if described else None,
+                repository_id=repository_id,
+                repository_name=described[1] if described else None,
+                created_at=moment_of(created_at),
+                processed_at=moment_of(started_at) if status == "active" else None,
+                enqueued_at=moment_of(enqueued_at),
+            )
+        )
+    return jobs
+
+
+def read_record(client: Redis, job_id: str) -> JobRecord:
+    """Reads everything that RQ records of one job. Raises RedisError."""
+    key = Job.key_for(job_id)
+    with redis_errors(client):
+        [(status, origin, retries_left, worker, *times)] = read_hashes(
+            client, [key], _RECORD_FIELDS
+        )
+        created_at, enqueued_at, started_at, ended_at = map(moment_of, times)
+        ttl = client.pttl(key)
+        return JobRecord(
+            status=optional_text_of(status),
+            origin=optional_text_of(origin),
+            created_at=created_at,
+            enqueued_at=enqueued_at,
+            started_at=started_at,
+            ended_at=ended_at,
+            attempts=None,
+            retries_left=whole_number(retries_left),
+            worker=optional_text_of(worker),
+            expires_in=ttl // 1000 if ttl >= 0 else None,
+            places=_places(client, job_id),
+            last_failure=_last_failure(client, job_id),
+        )
+
+
+def _places(client: Redis, job_id: str) -> list[JobPlace]:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.zrange(EXECUTIONS + job_id, 0, -1)
+    pipeline.lpos(LIST, job_id, count=0, maxlen=_MOST_SEARCHED)
+    pipeline.lpos(INTERMEDIATE, job_id, count=0)
+    for registry in REGISTRIES.values():
+        pipeline.zscore(registry, job_id)
+    executions, indexes, between, *scores = pipeline.execute()
+    keys = [f"{EXECUTION}{job_id}:{text_of(execution)}" for execution in executions]
+    known = read_hashes(client, keys, ("created_at", "worker_name"))
+    return [
+        *(JobPlace("list", QUEUE_NAME, position=index + 1) for index in indexes),
+        *(JobPlace("intermediate", QUEUE_NAME, position=index + 1) for index in between),
+        *(
+            JobPlace(name, QUEUE_NAME, score_at=moment_of_timestamp(score))
+            for name, score in zip(REGISTRIES, scores, strict=True)
+            if score is not None
+        ),
+        *(
+            JobPlace("execution", QUEUE_NAME, alive=at is not None, worker=optional_text_of(worker))
+            for at, worker in known
+        ),
+    ]
+
+
+def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.xrevrange(RESULTS + job_id, count=10)
+    [entries] = answers_of(pipeline)
+    for entry_id, values in entries or ():
+        with suppress(ValueError, zlib.error):  # others may have written it
+            packed = b64decode(values.get(b"exc_string") or b"")
+            text = text_of(zlib.decompressobj().decompress(packed, _MOST_OF_A_TRACEBACK)).rstrip()
+            if text:
+                failed_at = moment_of_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
+                worker = optional_text_of(values.get(b"worker_name"))
+                lines = "\n".join(text.split("\n")[-_LINES:])
+                last_lines = mask(lines)[-LONGEST_FAILURE:]
+                return JobFailure(failed_at, worker, last_lines, last_lines.rpartition("\n")[2])
+    return None
+
+
+def job_id_of(execution: bytes) -> str:
+    """Returns the job id of a member of `WIP` or of a worker's executions."""
+    return text_of(execution).partition(":")[0]
+
+
+def moment_of(value: bytes | None) -> datetime | None:
+    """Parses a time as RQ writes it; returns None for anything else."""
+    with suppress(ValueError):
+        if value:
+            return utcparse(text_of(value))
+    return None

@@ -1,0 +1,223 @@
+"""RQ's workers: which are alive, what they do, and their suspension."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import astuple
+from datetime import UTC, datetime, timedelta
+from math import ceil
+from typing import cast
+
+from redis import Redis
+from redis.client import Pipeline
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
+from rq.suspension import WORKERS_SUSPENDED
+from rq.worker import Worker as RQWorker
+from rq.worker import WorkerStatus
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
+
+from docora_ops.jobs import (
+    QUEUE_NAME,
+    AnyWorker,
+    NoJobCode,
+    NoJobReason,
+    Suspension,
+    Worker,
+)
+from docora_ops.operations import Change
+from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
+from docora_ops.queue.processes import Process, this_process
+from docora_ops.queue.redis_answers import (
+    answers_of,
+    mapping_of,
+    moment_of_timestamp,
+    optional_text_of,
+    read_hashes,
+    text_of,
+    whole_number,
+)
+from docora_ops.queue.redis_client import server_time
+from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.rq_jobs import job_id_of, moment_of, read_jobs
+from docora_ops.queue.rq_keys import EXECUTION
+
+# In the registration of our workers; RQ's own have only the third.
+_PROCESS_FIELDS = ("boot_id", "pid_namespace", "pid", "process_started_at")
+NO_JOB_REASON = "no_job_reason"  # in a worker's hash: JSON, empty while the worker takes jobs
+MAY_COMPARE = "may_compare"  # likewise: 0 if its user may not read the mark of the pair
+_WORKER_FIELDS = (
+    *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
+    *(NO_JOB_REASON, MAY_COMPARE),
+)
+# Milliseconds that are left of a worker's key: each heartbeat sets it to at least 60 s more than
+# the time until the next one.
+_LEAST_TTL_MS = 50_000
+# Seconds without a heartbeat. Ours sends one each second, or each half a minute while it is busy.
+_SILENT, _SILENT_BUSY = 10, 75
+
+
+def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
+    """Returns those of these keys of workers that exist, and whose worker is not known to be dead.
+
+    Raises the client's RedisError.
+    """
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.exists(key)
+        pipeline.hmget(key, _PROCESS_FIELDS)
+    answers = answers_of(pipeline, keeps_denials=True)
+    return [
+        key
+        for key, exists, row in zip(keys, answers[::2], answers[1::2], strict=True)
+        if exists == 1 and not (isinstance(row, list) and _is_known_dead(row))
+    ]
+
+
+def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
+    """Reads the live workers of the queue, and the names of those that are known to be dead.
+
+    Redis forgets a killed worker some time later, wherever it ran.
+    """
+    prefix = RQWorker.redis_worker_namespace_prefix
+    keys = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
+    names = sorted(text_of(key).removeprefix(prefix) for key in keys)
+    rows = read_hashes(client, [prefix + name for name in names], _WORKER_FIELDS + _PROCESS_FIELDS)
+    pipeline = client.pipeline(transaction=False)
+    for name in names:
+        pipeline.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
+        pipeline.pttl(prefix + name)
+    answers = pipeline.execute()
+    workers, killed = [], []
+    for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
+        birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason, *others = row
+        may_compare, *process = others
+        if birth is None or death is not None:
+            continue
+        if _is_known_dead(process):
+            killed.append(name)
+            continue
+        heartbeat_at = moment_of(last_heartbeat)
+        seconds = max(0, int(now - heartbeat_at.timestamp())) if heartbeat_at else None
+        executions = [EXECUTION + text_of(run) for run in sorted(runs)]
+        known = read_hashes(client, executions, ("created_at",))
+        running = [job_id_of(run) for run, [at] in zip(sorted(runs), known, strict=True) if at]
+        workers.append(
+            Worker(
+                name=name,
+                state=optional_text_of(state),
+                hostname=optional_text_of(hostname),
+                pid=whole_number(pid),
+                last_heartbeat_at=heartbeat_at,
+                jobs=read_jobs(client, running, "active"),
+                silent_seconds=seconds if _is_silent(state, reason, seconds, ttl) else None,
+                clock_ahead_seconds=whole_number(clock_ahead, signed=True),
+                no_job_reason=_no_job_reason(state, reason),
+                may_compare=may_compare != b"0",
+            )
+        )
+    return workers, killed
+
+
+def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, ttl: int) -> bool:
+    """Tells whether a worker has missed heartbeats.
+
+    reason: why it takes no job. Only the workers that have this field, even if it is empty, date
+        their heartbeats by Redis's clock: those of RQ and of older versions do so by their host's.
+    """
+    if reason is None or seconds is None:
+        return 0 <= ttl < _LEAST_TTL_MS
+    return seconds >= (_SILENT_BUSY if state == WorkerStatus.BUSY.encode() else _SILENT)
+
+
+def _no_job_reason(state: bytes | None, reason: bytes | None) -> NoJobReason | None:
+    """Reads why a worker takes no job. RQ's own workers only have the state `suspended`."""
+    if not reason:
+        is_suspended = state == WorkerStatus.SUSPENDED.encode()
+        return NoJobReason(NoJobCode.SUSPENDED, "suspended") if is_suspended else None
+    word = mapping_of(reason)
+    code, message, hint = (str(word.get(name) or "") for name in ("code", "message", "hint"))
+    known = NoJobCode(code) if code in set(NoJobCode) else NoJobCode.UNKNOWN
+    return NoJobReason(known, message or "for an unknown reason", hint or None)
+
+
+def process_fields() -> dict[str, str | int]:
+    """Returns what our workers add to their registration; nothing where the system is mute."""
+    process = this_process()
+    values = astuple(process) if process else ()
+    return dict(zip(_PROCESS_FIELDS, values, strict=False))
+
+
+def _is_known_dead(row: Sequence[bytes | None]) -> bool:
+    """Tells whether the worker with these `_PROCESS_FIELDS` ran here, and its process is gone."""
+    boot_id, pid_namespace, *numbers = row
+    pid, started_at = map(whole_number, numbers)
+    if not boot_id or not pid_namespace or pid is None or started_at is None:
+        return False
+    return Process(text_of(boot_id), text_of(pid_namespace), pid, started_at).is_known_dead
+
+
+def suspend_workers(client: Redis, seconds: int | None, change: Change) -> Suspension:
+    """Suspends all workers for `seconds`, or until `resume` if None. Raises RedisError.
+
+    Replaces an earlier suspension, and writes the audit entry.
+    """
+    with redis_errors(client), client.pipeline() as pipeline:
+        at = int(server_time(client))
+        # RQ only asks whether its key exists: the value says since when, by whom and why. One SET,
+        # since RQ's own `suspend` sends SET, then EXPIRE: killed in between, it suspends for ever.
+        value = {"suspended_at": at, "who": change.who, "reason": change.reason or ""}
+        pipeline.set(WORKERS_SUSPENDED, json.dumps(value), ex=seconds)
+        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
+        pipeline.execute()
+    begin = datetime.fromtimestamp(at, UTC)
+    end = None if seconds is None else begin + timedelta(seconds=seconds)
+    return Suspension(begin, end, seconds, change.who, change.reason)
+
+
+def resume_workers(client: Redis, change: Change) -> None:
+    """Ends the suspension, and writes the audit entry. Raises RedisError."""
+    with redis_errors(client), client.pipeline() as pipeline:
+        pipeline.delete(WORKERS_SUSPENDED)
+        add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
+        pipeline.execute()
+
+
+def ask_suspension(pipeline: Pipeline) -> None:
+    """Adds the commands to a pipeline whose answers `suspension_of` reads."""
+    pipeline.time()
+    pipeline.pttl(WORKERS_SUSPENDED)
+    pipeline.get(WORKERS_SUSPENDED)
+
+
+def suspension_of(clock: tuple[int, int], left: int, value: bytes | None) -> Suspension | None:
+    """Returns the order to take no jobs, None if there is none.
+
+    clock: seconds and microseconds since 1970.
+    left: milliseconds until the suspension ends.
+    """
+    seconds, microseconds = clock
+    if left == -2:  # noqa: PLR2004 - Redis: no such key
+        return None
+    details = mapping_of(value)  # none after `rq suspend`
+    begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
+    end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
+    return Suspension(
+        suspended_at=moment_of_timestamp(begin) if isinstance(begin, int) else None,
+        ends_at=None if end is None else moment_of_timestamp(end),
+        remaining_seconds=ceil(left / 1000) if left >= 0 else None,
+        who=str(who) if who else None,
+        reason=str(reason) if reason else None,
+    )
+
+
+def read_workers_of_all_queues(client: Redis) -> list[AnyWorker]:
+    """Reads the live workers of all queues of this Redis, ordered by name. Raises RedisError."""
+    with redis_errors(client):
+        keys = sorted(map(text_of, cast("set[bytes]", client.smembers(REDIS_WORKER_KEYS))))
+        rows = read_hashes(client, keys, ("birth", "death", "state", "queues"))
+    workers = []
+    for key, (birth, death, state, queues) in zip(keys, rows, strict=True):
+        if birth is not None and death is None:
+            name = key.removeprefix(RQWorker.redis_worker_namespace_prefix)
+            names = text_of(queues or b"").split(",")
+            workers.append(AnyWorker(name, optional_text_of(state), list(filter(None, names))))
+    return workers

@@ -1,0 +1,112 @@
+"""How many links are in flight: few at first, more after clean results, fewer after failures."""
+
+import re
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from docora_ops.actions import BulkStep, ChangeOptions, LinkChoice, retry_all_failed, waiting
+from docora_ops.operations import MaxFailures, StoppedBy
+from tests.support.docora import COMMAND, Docora
+from tests.support.terminal import TerminalSession
+
+
+class Workers:
+    """Between two looks of a run, end jobs: as many fail as planned, the others are synced."""
+
+    def __init__(self, docora: Docora, failures: Sequence[int] = (), at_once: int = 99) -> None:
+        self.docora = docora
+        self.at_once = at_once
+        self.failures = iter(failures)
+        self.rounds: list[int] = []
+        """How many links were in flight each time."""
+
+    def sleep(self, _seconds: float) -> None:
+        job_ids = self.docora.waiting()
+        if not job_ids:
+            return
+        self.rounds.append(len(job_ids))
+        failed = job_ids[: next(self.failures, 0)]
+        for job_id in job_ids[: self.at_once]:
+            self.docora.redis.lpop(self.docora.queue.key)
+            self.docora.redis.delete(f"rq:job:{job_id}")
+            self.docora.connection.execute(
+                "UPDATE app_repositories SET status = %s, last_error = 'HTTP 503'"
+                " WHERE app_id || '-' || repository_id = %s",
+                ("failed" if job_id in failed else "synced", job_id),
+            )
+
+
+def rounds_of(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, options: ChangeOptions
+) -> tuple[list[int], list[BulkStep]]:
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=workers.sleep)
+    monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(waiting, "_TICK", 60)  # one sleep between two looks, on a slow machine, too
+    docora = workers.docora.actions().docora
+    steps = list(retry_all_failed(docora, LinkChoice(), options))
+    return workers.rounds, steps
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "failures", "expected"),
+    [
+        (12, [], [2, 4, 8, 12, 12, 2]),
+        # A failure of eight leaves four; two failures of eight leave two.
+        (12, [0, 0, 1, 0, 2], [2, 4, 8, 4, 8, 2, 4, 8]),
+        # Never fewer than two, so that an app that is down does not take the last slot.
+        (12, [0, 0, 5, 1, 1], [2, 4, 8, 2, 2, 2, 4, 8, 8]),
+        (3, [1, 0], [2, 2, *[3] * 12]),
+        (2, [1, 1, 2], [2] * 20),
+        (1, [1], [1] * 40),
+    ],
+)
+def test_the_limit_follows_the_results(
+    docora: Docora,
+    monkeypatch: pytest.MonkeyPatch,
+    in_flight: int,
+    failures: list[int],
+    expected: list[int],
+) -> None:
+    docora.add_links(40)
+    options = ChangeOptions(in_flight=in_flight)
+    rounds, steps = rounds_of(Workers(docora, failures), monkeypatch, options)
+    assert rounds == expected
+    assert docora.statuses().get("failed", 0) == sum(failures)
+    limits = [step.limit for step in steps if step.limit]
+    assert (limits[0], max(limits) <= in_flight) == (expected[0], True)
+
+
+def test_the_limit_waits_for_as_many_clean_results(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.add_links(12)
+    workers = Workers(docora, at_once=1)
+    rounds, _ = rounds_of(workers, monkeypatch, ChangeOptions(in_flight=12))
+    assert rounds == [2, 2, 4, 4, 4, 4, 6, 5, 4, 3, 2, 1]
+
+
+def test_max_failures_counts_all_results_whatever_the_limit(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.add_links(40)
+    options = ChangeOptions(in_flight=12, max_failures=MaxFailures(2))
+    rounds, steps = rounds_of(Workers(docora, [0, 2, 1]), monkeypatch, options)
+    assert rounds == [2, 4, 2]
+    assert steps[-1].result.stopped_by is StoppedBy.MAX_FAILURES
+    assert (steps[-1].result.completed, docora.statuses()["failed"]) == (8, 32 + 3)
+
+
+def test_the_progress_shows_the_present_limit(docora: Docora) -> None:
+    docora.add_links(9)
+    docora.add_worker()
+    command = [str(COMMAND), "retry-all-failed", "--in-flight", "3", "--yes"]
+    environment = docora.environment(TERM="xterm", DOCORA_OPS_DRIFT_GRACE="60")
+    with TerminalSession(command, environment) as session:
+        session.read_until(re.compile(rb"2 of 2 in flight .*, 7 not queued yet"))
+        Workers(docora).sleep(0)
+        session.read_until(re.compile(rb"2 in sync, 3 of 3 in flight"))
+        session.type(b"\x03")
+        assert session.end()[0] == 130

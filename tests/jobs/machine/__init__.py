@@ -1,1 +1,0 @@
-"""A world of links, jobs and workers that Hypothesis makes stories of."""

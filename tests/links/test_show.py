@@ -1,0 +1,204 @@
+"""`show`: everything about one link, in every place, and that looking changes nothing."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rq.results import Result as RQResult
+
+from tests.support.docora import QUEUE, Docora, Result
+from tests.support.read_only import frozen, read_only
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+from tests.support.terminal import on_terminal
+
+TOKEN = "ghp_0123456789abcdefABCD"
+LATER = 4_000_000_000
+
+
+def show(docora: Docora, link: TestLink, *options: str) -> Result:
+    with frozen(docora):
+        result = docora.run("show", *link.ids, *options, env=read_only(docora))
+    assert result.code == 0, result
+    assert result.stderr == ""
+    return result
+
+
+def places(data: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(place["where"], place["queue_name"]) for place in data["job_record"]["places"]]
+
+
+def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
+    app = docora.add_app("Acme Search")
+    repository = docora.add_repository("octo/api", circuit_open_for=timedelta(hours=1))
+    link = docora.link(app, repository, retry_count=3, scanned=timedelta(days=2))
+    docora.add_deliveries(link, 12)
+    docora.add_deliveries(docora.add_link(), 3)
+    docora.connection.execute(
+        "WITH snapshot AS (INSERT INTO repository_snapshots (repository_id, commit_sha, branch)"
+        " VALUES (%s, repeat('c', 40), 'trunk') RETURNING id)"
+        " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
+        " SELECT id, 'src/' || i, repeat('a', 64), i FROM snapshot, generate_series(1, 7) i",
+        (repository,),
+    )
+    result, table = show(docora, link, "--json"), show(docora, link, "--all")
+    data = result.data
+    shown = {
+        "status": "failed",
+        "error_message": "HTTP 500 on created README.md",
+        "retry_count": 3,
+        "consecutive_failures": 5,
+        "delivered_files": 12,
+        "has_token": True,
+        "circuit_is_open": True,
+        "lock_held": False,
+        "job": "none",
+        "job_id": link.job_id,
+        "backend": "rq",
+    }
+    assert {name: data[name] for name in shown} == shown
+    assert data["last_scanned_at"] < data["created_at"] < data["circuit_open_until"]
+    assert (data["snapshot"]["commit_sha"], data["snapshot"]["files"]) == ("c" * 40, 7)
+    assert data["job_record"].pop("places") == []
+    assert {*data["job_record"].values()} == {None}
+    for line in (
+        *(f"App id\t{app}", "App name\tAcme Search", "Status\tfailed", "Retry count\t3"),
+        f"Circuit open until\t{data['circuit_open_until']}",
+    ):
+        assert line in table.stdout.splitlines()
+
+
+def test_a_link_is_found_by_names_and_what_is_not_there_is_none(docora: Docora) -> None:
+    link = docora.link(docora.add_app("Acme Search"), docora.add_repository(), "synced")
+    docora.connection.execute(
+        "UPDATE app_repositories SET github_token_encrypted = NULL, last_error = NULL"
+    )
+    by_name = docora.run("show", "acme search", "octo/api", "--json")
+    assert by_name.data == show(docora, link, "--json").data
+    assert (by_name.data["has_token"], by_name.data["snapshot"]) == (False, None)
+    assert by_name.data["last_delivered_at"] is None
+    docora.add_app("Acme Search")
+    assert docora.run("show", "Acme Search", "octo/api").code == 2
+    assert docora.run("show", link.app_id, docora.add_repository("octo/unlinked")).code == 3
+
+
+def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Docora) -> None:
+    docora.enqueue("before")
+    link = docora.add_link()
+    assert docora.run("retry", *link.ids).code == 0
+    lines = [f'  File "{number}.py", line 1' for number in range(30)]
+    secrets = f"boom at https://{TOKEN}@h/x with {GITHUB_TOKEN}"
+    text = "\n".join(["Traceback", *lines, f"DeliveryError: {secrets}"])
+    RQResult.create_failure(docora.job(link), 1000, text, worker_name="web-1.4711")
+    docora.redis.expire(f"rq:job:{link.job_id}", 1000)
+    result, table = show(docora, link, "--json"), show(docora, link, "--all")
+    data, rq = result.data, result.data["job_record"]
+    assert (data["status"], data["job"]) == ("pending_snapshot", "waiting")
+    assert (rq["status"], rq["origin"], rq["retries_left"]) == ("queued", QUEUE, 4)
+    assert rq["created_at"] == rq["enqueued_at"] is not None
+    assert 900 < rq["expires_in"] <= 1000
+    assert "Job expires\tin 16 min " in table.stdout
+    assert [(each["where"], each["position"]) for each in rq["places"]] == [("list", 2)]
+    failure = rq["last_failure"]
+    assert failure["failed_at"]
+    assert failure["worker"] == "web-1.4711"
+    masked = "DeliveryError: boom at https://***@h/x with ***"
+    assert failure["text"].splitlines() == [*lines[-9:], masked]
+    assert f"Job place\t{QUEUE}: list, position 2" in table.stdout
+    assert table.stdout.splitlines()[-10:] == [
+        f"Last failure\t{line.strip()}" for line in (masked, *lines[-9:])
+    ]
+    for secret in (TOKEN, GITHUB_TOKEN, AUTH_KEY):
+        assert secret not in result.stdout + table.stdout
+
+
+def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
+    link = docora.add_link("scanning")
+    job_id = link.job_id
+    alive = docora.start_job(job_id)
+    docora.redis.zadd(f"rq:executions:{job_id}", {alive.id: LATER})
+    docora.redis.rpush(docora.queue.key, job_id, "other", job_id)
+    docora.redis.rpush(f"{docora.queue.key}:intermediate", job_id)
+    kinds = ("failed", "finished", "canceled", "deferred", "scheduled", "ready")
+    for kind in kinds:
+        docora.redis.zadd(f"rq:{kind}:{QUEUE}", {job_id: LATER, "other": 1})
+    docora.hold_lock(job_id)
+    result, table = show(docora, link, "--json"), show(docora, link, "--all")
+    data = result.data
+    assert (data["job"], data["lock_held"]) == ("running", True)
+    assert places(data) == [
+        *[("list", QUEUE)] * 2,
+        ("intermediate", QUEUE),
+        *((kind, QUEUE) for kind in kinds),
+        ("execution", QUEUE),
+    ]
+    found = data["job_record"]["places"]
+    assert [place["position"] for place in found[:3]] == [1, 3, 1]
+    assert found[3]["score_at"] == datetime.fromtimestamp(LATER, UTC).strftime(
+        "%Y-%m-%dT%H:%M:%S.000Z"
+    )
+    assert (found[-1]["alive"], found[-1]["worker"]) == (True, "worker-1")
+    for line in (
+        "Job\trunning\n",
+        "Lock held\tyes\n",
+        f"Job place\t{QUEUE}: intermediate, position 1\n",
+        f"Job place\t{QUEUE}: scheduled, score at {found[3]['score_at']}\n",
+        f"Job place\t{QUEUE}: execution on worker-1, alive\n",
+    ):
+        assert line in table.stdout
+
+
+@pytest.mark.parametrize("status", ["failed", "scanning", "pending_snapshot", "synced"])
+def test_a_terminal_shows_first_what_a_person_acts_on(docora: Docora, status: str) -> None:
+    repository = docora.add_repository("octo/api", circuit_open_for=timedelta(hours=1))
+    link = docora.link(docora.add_app("Acme Search"), repository, status, retry_count=3)
+    docora.connection.execute("UPDATE app_repositories SET last_error = repeat('no way ', 300)")
+    docora.connection.execute("UPDATE apps SET base_url = 'https://a.example/' || repeat('x', 900)")
+    docora.add_deliveries(link, 12)
+    if status == "pending_snapshot":
+        docora.enqueue(link.job_id)
+        RQResult.create_failure(docora.job(link), 1000, "Traceback\n" * 30, worker_name="web-1")
+    code, shown = on_terminal(docora, ["show", *link.ids], columns=80)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    step = {"failed": "retry", "synced": "verify", "pending_snapshot": "wait"}.get(status, "repair")
+    assert (code, len(lines) < 24, max(map(len, lines)) <= 80) == (0, True, True), shown
+    names = [line.split("  ")[0] for line in lines if line[:1].strip()]
+    since = ["Good until"] if status == "failed" else []
+    assert names[: 3 + len(since)] == ["Status", "Error", *since, "Next"]
+    assert f"docora-ops {step} {' '.join(link.ids)}" in " ".join(" ".join(lines).split())
+    piped, whole = docora.run("show", *link.ids), docora.run("show", *link.ids, "--all")
+    assert "no way " * 299 in piped.stdout
+    has_failed_job = status == "pending_snapshot"
+    assert ["Traceback" in text for text in (shown, piped.stdout, whole.stdout)] == [
+        *[False] * 2,
+        has_failed_job,
+    ]
+
+
+def test_files_lists_what_was_delivered_in_pages(docora: Docora) -> None:
+    link = docora.add_link("synced")
+    docora.add_deliveries(link, 3)
+    docora.add_deliveries(docora.add_link(), 2)
+    docora.connection.execute(
+        "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
+        " VALUES (%s, %s, 'x\u202e.txt', repeat('b', 64))",
+        link.ids,
+    )
+    command = ("show", *link.ids, "--files")
+    with frozen(docora):
+        first, last, table, alone = docora.run_together(
+            (*command, "--limit", "3", "--json"),
+            (*command, "--limit", "3", "--page", "2", "--json"),
+            command,
+            ("show", *link.ids, "--page", "2"),
+            env=read_only(docora) | {"REDIS_URL": "redis://127.0.0.1:1"},
+        )
+    assert (first.code, last.code, table.code, alone.code) == (0, 0, 0, 2), first
+    assert first.json["pagination"] == {"page": 1, "limit": 3, "total": 4, "total_pages": 2}
+    files = [*first.data, *last.data]
+    assert [each["path"] for each in files] == [*(f"src/file{n}" for n in (1, 2, 3)), "x\u202e.txt"]
+    assert [each["sha"][0] for each in files] == [*"aaab"]
+    assert table.stdout.splitlines()[0] == "Path\tSHA-256\tDelivered"
+    assert table.stdout.splitlines()[1] == "\t".join(files[0].values())
+    assert "x\\u202e.txt\t" in table.stdout
+    assert "4 delivered files, page 1 of 1." in table.stderr

@@ -1,0 +1,243 @@
+"""`--detach` of `retry-all-failed`: a run that outlives its terminal, and can be followed."""
+
+import os
+import re
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+
+from docora_ops.cli import detach
+from docora_ops.errors import CommandInterruptedError, UsageError
+from tests.support.docora import COMMAND, Docora, finish
+from tests.support.other_worker import other_worker
+from tests.support.proxy import Fault, Proxy, eventually, patience
+from tests.support.running_commands import await_goodbye, only_operation, pending
+from tests.support.terminal import TerminalSession, on_terminal
+
+DETACHED = ("retry-all-failed", "--in-flight", "1", "--detach")
+
+
+def start(docora: Docora) -> str:
+    """A detached run of five links, one at a time, once its command has ended; returns its id."""
+    docora.add_links(5)
+    result = docora.run(*DETACHED, "--json")
+    operation_id = only_operation(docora)
+    data = result.data
+    assert (result.code, data["operation_id"], data["cancelled"]) == (0, operation_id, False)
+    assert (data["message"], data["completed"], data["left"]) == ("Bulk retry started", 0, 5)
+    assert f"operation {operation_id}, 5 links." in result.stderr
+    assert result.stderr.count("no worker listens") == 1
+    eventually(lambda: pending(docora) == 1, "a link in flight")
+    return operation_id
+
+
+def progress(docora: Docora, operation_id: str) -> Any:
+    return docora.run("operations", operation_id, "--json").data
+
+
+def test_it_goes_on_after_its_terminal_was_closed(docora: Docora) -> None:
+    docora.add_links(5)
+    docora.add_worker()
+    # A shell in a graphical terminal has the variables of the terminal's own unit.
+    environment = docora.environment(INVOCATION_ID="1", TERM="dumb")
+    with TerminalSession([str(COMMAND), *DETACHED], environment) as session:
+        code, shown = session.answer(b"y\n")
+        assert code == 0
+        found = dict(re.findall(r"^(\S.*?)  +(\S.*?) *\r?$", shown, re.MULTILINE))
+        process, operation_id = int(found["Process"]), found["Operation"]
+        assert found["To stop it"] == f"docora-ops cancel {operation_id}"
+    eventually(lambda: len(docora.waiting()) == 1, "a job")
+    assert os.getsid(process) == process
+    with other_worker(docora):
+        result = docora.run("wait", operation_id, "--json")
+    assert (result.code, result.data["state"], result.data["cancelled"]) == (0, "done", False)
+    assert (result.data["waited"]["synced"], docora.statuses()) == (5, {"synced": 5})
+    assert progress(docora, operation_id)["results"]["synced"] == 5
+
+
+def test_it_leaves_its_terminal_to_others(docora: Docora) -> None:
+    docora.add_links(5)
+    # Returns once no process has the terminal open any more.
+    code, shown = on_terminal(docora, DETACHED, answer=b"y\n")
+    assert (code, docora.statuses()["failed"] > 0) == (0, True), shown
+    operation_id = only_operation(docora)
+    assert progress(docora, operation_id)["state"] == "running"
+    assert docora.run("cancel", operation_id).code == 0
+    with other_worker(docora):
+        await_goodbye(docora)
+
+
+def test_cancel_ends_it(docora: Docora) -> None:
+    operation_id = start(docora)
+    assert docora.run("cancel", operation_id).code == 0
+    eventually(lambda: progress(docora, operation_id)["messages"], "a message")
+    with other_worker(docora):
+        await_goodbye(docora)
+    found = progress(docora, operation_id)
+    assert (found["state"], found["stopped_by"], found["completed"]) == (
+        "cancelled",
+        "cancelled",
+        1,
+    )
+    assert docora.statuses() == {"failed": 4, "synced": 1}
+    assert "No further link is queued: cancelled by " in " ".join(found["messages"])
+
+
+def test_its_messages_are_kept_with_the_operation(docora: Docora) -> None:
+    operation_id = start(docora)
+    docora.connection.execute("ALTER TABLE app_repositories RENAME TO moved")
+    try:
+        await_goodbye(docora)
+    finally:
+        docora.connection.execute("ALTER TABLE moved RENAME TO app_repositories")
+    found = progress(docora, operation_id)
+    assert (found["stopped_by"], found["completed"]) == ("lost_server", 1)
+    error = next(each for each in found["messages"] if "is not a Docora database" in each)
+    assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z Error: ", error)
+    for command in (["operations", operation_id], ["report", "--operation", operation_id]):
+        assert error in docora.run(*command).stdout
+
+
+def test_when_it_is_killed_the_same_command_finishes(docora: Docora) -> None:
+    docora.add_links(5)
+    result = docora.run(*DETACHED)
+    process = re.findall(r"^Process\t(.+)$", result.stdout, re.MULTILINE)
+    os.kill(int(process[0]), signal.SIGKILL)
+    await_goodbye(docora)
+    docora.assert_sound()
+    with other_worker(docora):
+        again = docora.run("retry-all-failed", "--in-flight", "2", "--json")
+        eventually(lambda: docora.statuses() == {"synced": 5}, "all")
+    assert again.code == 0
+
+
+def test_what_ends_before_it_is_recorded_is_told_at_once(docora: Docora) -> None:
+    docora.add_links(2)
+    docora.redis.set("docora-ops:audit", "of another type")
+    result = docora.run(*DETACHED, "--json")
+    assert (result.code, result.json["code"], result.stderr.count("Error: ")) == (5, "redis", 1)
+    assert docora.statuses() == {"failed": 2}
+    await_goodbye(docora)
+
+
+def test_a_signal_before_it_is_recorded_ends_both_processes(docora: Docora) -> None:
+    docora.add_links(2)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        record = proxy.plan(b"docora:bulk:", Fault.HOLD_REQUEST)
+        process = docora.start(*DETACHED, env={"REDIS_URL": proxy.url})
+        record.wait()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(patience()) == 130
+        record.release()
+        eventually(lambda: docora.redis.keys("docora:bulk:*"), "a record")
+        operation_id = only_operation(docora)
+        eventually(lambda: progress(docora, operation_id)["stopped_by"] == "interrupted", "an end")
+    await_goodbye(docora)
+    assert "bug" not in str(progress(docora, operation_id)["messages"])
+    assert docora.statuses() == {"failed": 2}
+
+
+def test_a_signal_once_the_operation_is_recorded_does_not_end_it(docora: Docora) -> None:
+    reader, writer = os.pipe()
+    processes = []
+
+    def work(announce: detach.Announce) -> int:
+        announce("bulk_0123456789abcdef")
+        os.read(reader, 1)
+        os._exit(7)
+
+    def interrupted(_: str, process: int) -> None:
+        processes.append(process)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detach.detach(docora.actions().docora, work, interrupted)
+    os.write(writer, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(processes[0], 0)[1]) == 7
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_process_that_is_killed_before_it_is_recorded_is_told(docora: Docora) -> None:
+    def killed(_: detach.Announce) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    with pytest.raises(CommandInterruptedError, match="ended by SIGKILL"):
+        detach.detach(docora.actions().docora, killed, lambda *_: None)
+
+
+def test_each_line_is_a_message(docora: Docora) -> None:
+    operation_id = start(docora)
+    messages = detach._Messages(docora.actions().docora, operation_id)
+    messages.write("Traceback:\n  one place\n\nError: a bug\n")
+    kept = [each.partition(" ")[2] for each in progress(docora, operation_id)["messages"]]
+    assert kept == ["Traceback:", "one place", "Error: a bug"]
+    assert docora.run("cancel", operation_id).code == 0
+    with other_worker(docora):
+        await_goodbye(docora)
+
+
+def test_without_links_nothing_is_detached(docora: Docora) -> None:
+    result = docora.run(*DETACHED, "--json")
+    assert (result.code, result.data["message"]) == (0, "Nothing to retry")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--detach"], "--detach needs --in-flight"),
+        (["--in-flight", "2", "--detach", "--wait"], "--detach and --wait can't be combined"),
+        (["--in-flight", "2", "--detach", "--dry-run"], "--detach and --dry-run can't be"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(docora: Docora, options: list[str], said: str) -> None:
+    docora.add_link()
+    result = docora.run("retry-all-failed", *options, "--json")
+    assert (result.code, said in result.json["error"]) == (2, True), result
+    assert docora.statuses() == {"failed": 1}
+
+
+def test_it_is_refused_in_a_systemd_unit(docora: Docora) -> None:
+    docora.add_link()
+    result = docora.run(*DETACHED, "--json", env={"INVOCATION_ID": "1"})
+    assert (result.code, "systemd-run" in result.json["hint"]) == (2, True), result
+    assert docora.statuses() == {"failed": 1}
+
+
+@pytest.mark.parametrize("call", ["getpid", "getppid", "getsid"])
+def test_it_is_refused_where_it_would_end_with_its_command(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    for name in ("getpid", "getppid", "getsid"):  # the tests may run in a container themselves
+        monkeypatch.setattr(os, name, lambda *_: 2)
+    detach.require_survival()
+    monkeypatch.setattr(os, call, lambda *_: 1)
+    with pytest.raises(UsageError, match="would end with this command"):
+        detach.require_survival()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("begin", "code"),
+    [
+        ('exec "$@"', 2),
+        ('"$@"; exit $?', 2),
+        ("""sh -c '"$@"; exit $?' - "$@"; exit $?""", 2),
+        ("""setsid -w sh -c '"$@"; exit $?' - "$@"; exit $?""", 0),
+    ],
+    ids=["process 1", "below an init", "in a script", "docker exec"],
+)
+def test_in_a_container_it_needs_a_session_of_its_own(
+    docora: Docora, begin: str, code: int
+) -> None:
+    container = ("unshare", "--pid", "--fork", "--mount-proc", "setsid")
+    if subprocess.run([*container, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to make a process namespace")
+    docora.add_link()
+    command = (str(COMMAND), *DETACHED, "--json")
+    result = finish(docora.start_program(*container, "sh", "-c", begin, "-", *command))
+    assert result.code == code, result
+    assert ("docker compose run -d" in result.stdout) == bool(code)

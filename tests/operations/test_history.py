@@ -1,0 +1,306 @@
+"""The audit history: who changed what, when and why; and `docora-ops history`."""
+
+import json
+import os
+import pwd
+import re
+import signal
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from rq.job import JobStatus
+
+from docora_ops.operations import Change
+from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
+from tests.support.docora import Docora, finish
+from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
+
+NO_DATABASE = {"DATABASE_URL": None}
+HOST = os.uname().nodename
+STREAMS = ("docora-ops:audit", "docora-ops:audit:schedule")
+HOSTILE = "\x1b[31m[bold]why\u202e"
+
+
+def history(docora: Docora, *options: str) -> list[Any]:
+    result = docora.run("history", "--json", *options, env=NO_DATABASE)
+    assert (result.code, result.stderr) == (0, ""), result
+    return list(result.data)
+
+
+def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> None:
+    links = [docora.add_link() for _ in range(4)]
+    docora.enqueue(links[1].job_id)
+    docora.leave_job(links[3].job_id, "failed")  # type: ignore[arg-type]
+    due = docora.add_link("pending_snapshot")
+    began = datetime.now(UTC) - timedelta(seconds=5)
+    waiting = "bulk_0123456789abcdef"
+    docora.redis.hset(f"docora:bulk:{waiting}", "total", "9")
+    both = ("--front", "--reset-circuit")
+    commands = (
+        ("retry", *links[0].ids, "--front", "--reason", "r1"),
+        ("retry", *links[1].ids),
+        ("retry-all-failed", "--error", "http 500", "--limit", "2", "--front", "--reason", "r2"),
+        ("resync", *links[0].ids, "--reset-circuit", "--reason", "r3"),
+        ("resync", links[2].app_id, "--all", "--yes", *both, "--reason", "r4"),
+        ("schedule", "--reason", "r5"),
+        ("cancel", waiting, "--reason", "r6"),
+    )
+    results = [docora.run(*command, "--json") for command in commands]
+    assert [result.code for result in results] == [0] * len(commands), results
+    found = history(docora)
+    assert all(each["who"].endswith(f"@{HOST}") for each in found)
+    moments = [datetime.fromisoformat(each["started_at"]) for each in found]
+    assert moments == sorted(moments, reverse=True)
+    assert began < moments[-1] <= moments[0] < datetime.now(UTC) + timedelta(seconds=5)
+    assert {each["state"] for each in found} == {"done"}
+    fields = ("command", "reason", "operation_id", "counts")
+    bulk, whole = (results[number].data["operation_id"] for number in (2, 4))
+    one = {"total": 1, "already_queued": 1}
+    assert [tuple(each[name] for name in fields) for each in found[::-1]] == [
+        ("retry", "r1", None, {"total": 1, "queued": 1}),
+        ("retry", None, None, one),
+        ("retry-all-failed", "r2", bulk, {"total": 2, "queued": 1, "replaced_stale": 1}),
+        ("resync", "r3", None, one),
+        ("resync", "r4", whole, one),
+        # All that is pending is due; one alone had no job.
+        ("schedule", "r5", None, {"total": 5, "already_queued": 4, "queued": 1}),
+        ("cancel", "r6", waiting, {}),
+    ]
+    selections = [each["selection"] for each in found[::-1]]
+    assert (selections[0]["repository_id"], selections[0]["front"]) == (links[0].ids[1], True)
+    assert selections[2] == {"error": ["http 500"], "limit": 2, "front": True}
+    assert (selections[4]["all"], selections[4]["app_id"]) == (True, links[2].app_id)
+    assert due.job_id in docora.waiting()
+    assert [each["command"] for each in history(docora, "--limit", "2")] == ["cancel", "schedule"]
+    assert "schedule" not in {each["command"] for each in history(docora, "--no-schedule")}
+    stored = json.dumps([docora.audit_entries(stream) for stream in STREAMS])
+    assert "encrypted" not in stored
+
+
+def test_options_choose_the_changes_of_a_time_an_operation_or_an_app(docora: Docora) -> None:
+    app_id = docora.add_app("Acme Search")
+    links = [docora.link(app_id, docora.add_repository(f"octo/r{number}")) for number in range(3)]
+    other = docora.add_link()
+    assert docora.run("retry", *links[0].ids, "--reason", "r1").code == 0
+    began = datetime.now(UTC)
+    one = docora.run("retry-all-failed", "--app", "acme search", "--reason", "r2", "--json")
+    docora.redis.hset(f"docora:bulk:{one.data['operation_id']}", "completed", "1")
+    assert docora.run("cancel", one.data["operation_id"], "--reason", "r3").code == 0
+    assert docora.run("retry-all-failed", "--reason", "r4").code == 0
+    assert docora.run("retry", *other.ids, "--reason", "r5").code == 4
+    # Began before, ended since then; did not end; and a bulk operation that is still running.
+    entry: dict[Any, Any] = {"who": "kim@ops1", "command": "repair", "run": "long"}
+    entry |= {"selection": '{"app_id": "app_9", "app_name": "Straße"}', "reason": "r6"}
+    docora.redis.delete(STREAMS[1])
+    hours_ago = int((began - timedelta(hours=3)).timestamp() * 1000)
+    docora.redis.xadd(STREAMS[1], {**entry, "event": "started"}, id=f"{hours_ago}-1")
+    docora.redis.xadd(STREAMS[1], {**entry, "event": "started", "run": "x"}, id=f"{hours_ago}-2")
+    bulk = {"selection": "{}", "run": "bulk", "operation_id": one.data["operation_id"]}
+    running: dict[Any, Any] = {**entry, **bulk, "reason": "r7", "event": "started"}
+    docora.redis.xadd(STREAMS[1], running, id=f"{hours_ago}-3")
+    docora.redis.xadd(STREAMS[1], {**entry, "event": "ended"})
+    everything = [each["reason"] for each in history(docora)]
+    assert sorted(everything) == ["r1", "r2", "r3", "r4", "r6", "r6", "r7"]
+    for options, reasons in (
+        (("--since", "1h"), ["r1", "r2", "r3", "r4", "r6", "r7"]),
+        (("--since", "4h"), ["r1", "r2", "r3", "r4", "r6", "r6", "r7"]),
+        (("--since", began.isoformat()), ["r2", "r3", "r4", "r6", "r7"]),
+        (("--since", "0s"), []),
+        (("--operation", one.data["operation_id"]), ["r2", "r3", "r7"]),
+        (("--app", "Acme Search"), ["r1", "r2"]),
+        (("--app", app_id.upper()), ["r1"]),
+        (("--app", "STRASSE", "--since", "1h"), ["r6"]),
+        (("--app", "Acme", "--no-schedule"), []),
+    ):
+        found = history(docora, *options)
+        assert sorted(each["reason"] for each in found) == reasons, options
+    [ended] = history(docora, "--app", "app_9", "--since", "1h")
+    assert ended["ended_at"] > ended["started_at"]
+    assert history(docora, "--app", "app_9")[-1]["ended_at"] is None
+    future = docora.run("history", "--since", "2999-01-01", "--json")
+    assert (future.code, "is in the future: it is 20" in future.json["error"]) == (2, True), future
+    for wrong in ("2 h", "-1h", "1w", "0001-01-01T00:00+12:00", "tomorrow", "25:12", "1e3s"):
+        result = docora.run("history", f"--since={wrong}", "--json", env=NO_DATABASE)
+        assert (result.code, result.json["code"]) == (2, "usage"), wrong
+
+
+def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
+    nothing = docora.run("retry-all-failed", "--reason", "none")
+    docora.add_link()
+    synced = docora.add_link("synced", scanned=timedelta(0))
+    running = docora.add_link()
+    docora.start_job(running.job_id)
+    done = "bulk_0123456789abcdef"
+    docora.redis.hset(f"docora:bulk:{done}", "total", "0")
+    results = docora.run_together(
+        ("retry", *synced.ids),
+        ("retry", *running.ids),
+        ("resync", *running.ids),
+        ("retry-all-failed", "--dry-run", "--reason", "only a look"),
+        ("cancel", done),
+        ("cancel", "bulk_unknown"),
+    )
+    assert [result.code for result in (nothing, *results)] == [0, 4, 0, 4, 0, 4, 3]
+    # Due, and queued already: nothing for a pass to do.
+    docora.connection.execute("DELETE FROM app_repositories WHERE status <> 'synced'")
+    waiting = docora.add_link("pending_snapshot")
+    docora.enqueue(waiting.job_id)
+    passed = docora.run("schedule", "--json")
+    assert (passed.code, passed.data["already_queued"]) == (0, 1)
+    assert docora.redis.exists(*STREAMS) == 0
+    empty = docora.run("history", env=NO_DATABASE)
+    assert empty.code == 0
+    assert empty.stderr.endswith(": no changes.\n")
+
+
+def test_a_change_that_a_running_job_keeps_out_writes_nothing(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.start_job(link.job_id)
+    tables, keys = docora.dump()
+    for command in (("retry", *link.ids), ("schedule",)):
+        result = docora.run(*command, "--json")
+        assert result.code == 0, result
+        passed = docora.redis.delete("docora-ops:schedule")
+        assert passed == (command == ("schedule",))
+        assert docora.dump() == (tables, keys), command
+
+
+def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: Docora) -> None:
+    """The stream's key holds something else: found out before anything is changed."""
+    link = docora.add_link()
+    docora.leave_job(link.job_id, JobStatus.FAILED)
+    operation = "bulk_0123456789abcdef"
+    docora.redis.hset(f"docora:bulk:{operation}", "total", "9")
+    orphan = docora.link(link.app_id, docora.add_repository("octo/gone"))
+    docora.queue_job(orphan)
+    docora.delete_link(orphan)
+    docora.queue_job(docora.add_link("synced", scanned=timedelta(0)))
+    for stream in STREAMS:
+        docora.redis.set(stream, "not a stream")
+    before = docora.dump()[1]
+    for arguments in (
+        ("retry", *link.ids),
+        ("retry-all-failed",),
+        ("schedule",),
+        ("repair", "--yes", "--remove-unknown-jobs"),
+        ("cancel", operation),
+        ("history",),
+    ):
+        result = docora.run(*arguments, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+        assert result.code == 5, (arguments, result)
+        assert "wrong kind" in result.stderr
+        after = docora.dump()[1]
+        # RQ's set of queues is what the script begins with.
+        assert {**after, b"rq:queues": None} == {**before, b"rq:queues": None}, arguments
+        assert docora.status(link) == "failed"
+
+
+def states(docora: Docora) -> dict[str, str]:
+    """The state of each operation that is known."""
+    result = docora.run("operations", "--json", env=NO_DATABASE)
+    assert (result.code, result.stderr) == (0, ""), result
+    return {each["operation_id"]: each["state"] for each in result.data}
+
+
+def test_a_run_that_is_killed_lost_its_owner_and_is_not_finished_and_a_cancelled_one_is_cancelled(
+    docora: Docora,
+) -> None:
+    docora.add_links(4)
+    with psycopg.connect(docora.database_access.owner) as blocker:
+        blocker.execute(LOCK_TABLE)
+        with docora.start("retry-all-failed", "--reason", "in haste") as process:
+            await_locks(docora, 1)
+            killed = only_operation(docora)
+            assert states(docora) == {killed: "running"}
+            process.send_signal(signal.SIGKILL)
+    docora.redis.pexpire(f"docora:bulk:{killed}", 3_470_000)  # as time goes by
+    assert states(docora) == {killed: "owner_gone"}
+    [entry] = history(docora)
+    assert (entry["operation_id"], entry["state"]) == (killed, "not_finished")
+    assert (entry["reason"], entry["counts"]) == ("in haste", {"total": 4})
+    docora.redis.delete(f"docora:bulk:{killed}")
+    with psycopg.connect(docora.database_access.owner) as blocker:
+        blocker.execute(LOCK_TABLE)
+        process = docora.start("retry-all-failed", "--batch-size", "1", "--json")
+        await_locks(docora, 1)
+        cancelled = only_operation(docora)
+        assert docora.run("cancel", cancelled, env=NO_DATABASE).code == 0
+        assert states(docora) == {cancelled: "cancelled"}
+    result = finish(process)
+    assert (result.code, result.data["cancelled"]) == (6, True), result
+    assert states(docora) == {cancelled: "cancelled"}
+    newest = history(docora, "--limit", "2")
+    assert [(each["command"], each["state"]) for each in newest] == [
+        ("cancel", "done"),
+        ("retry-all-failed", "cancelled"),
+    ]
+    assert newest[1]["counts"] == {"total": 4, "queued": result.data["queued"]}
+    table = docora.run("history", env=NO_DATABASE).stdout
+    assert re.search(rf"4 links: {result.data['queued']} queued, cancelled by .*{cancelled}", table)
+    assert re.search(rf"4 links: not finished\t{killed}\tin haste", table)
+
+
+def test_the_stream_is_capped(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
+    change = Change("kim@ops1", "cancel", {})
+    for number in range(250):
+        entry = audit_entry(change, AuditEvent.DONE, operation_id=f"bulk_{number}")
+        add_entry(docora.redis, entry)
+    # About so many: Redis drops whole nodes of a hundred.
+    assert 100 <= docora.redis.xlen(STREAMS[0]) <= 200
+
+
+def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
+    link = docora.add_link()
+    assert docora.run("retry", *link.ids, "--reason", HOSTILE).code == 0
+    good: dict[Any, Any] = {"event": "done", "who": HOSTILE, "command": HOSTILE}
+    strange: list[dict[Any, Any]] = [
+        {"event": "done"},
+        {"event": "nonsense", "who": "x", "command": "x"},
+        {b"\xff": b"\xfe"},
+        {**good, "selection": '{"error": ["\\u001b[31m", "b"], "app": [1], "f": []}'},
+        {**good, "reason": b"\xff"},
+        {**good, "counts": '{"total": true, "\\u001b[31m": 2}', "run": "same"},
+        {**good, "event": "started", "run": "same", "operation_id": "\x9b31m"},
+    ]
+    for fields in strange:
+        docora.redis.xadd(STREAMS[0], fields)
+    docora.redis.xadd(STREAMS[1], good, id="18446744073709551615-1")
+    document, table = docora.run_together(("history", "--json"), ("history",), env=NO_DATABASE)
+    assert (document.code, table.code) == (0, 0), (document, table)
+    assert len(document.data) == 4
+    assert document.data[-1]["reason"] == HOSTILE
+    assert document.stdout.isascii()
+    for text in (document.stdout, table.stdout):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert r"\x1b[31m[bold]why\u202e" in table.stdout
+
+
+def test_a_reset_whose_commit_fails_is_never_shown_as_done(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.enqueue(link.job_id)
+    docora.refuse_at_commit()
+    commands = [(command, *link.ids) for command in ("retry", "resync")]
+    assert [docora.run(*command).code for command in commands] == [5, 5]
+    assert docora.statuses() == {"failed": 1}
+    for entry in history(docora):
+        assert (entry["state"], entry["counts"]) == ("not_finished", {"total": 1})
+    docora.connection.execute("DROP FUNCTION refuse CASCADE")
+    assert docora.run(*commands[0]).code == 0
+    latest, *others = history(docora)
+    assert (latest["state"], latest["counts"]) == ("done", {"total": 1, "already_queued": 1})
+    assert len(others) == 2
+
+
+def test_the_login_is_named_beside_the_user_and_a_claim_of_the_environment_is_not(
+    docora: Docora,
+) -> None:
+    link, login = docora.add_link(), pwd.getpwuid(1).pw_name
+    line = f"echo 1 >/proc/self/loginuid || exit 99; docora-ops retry {' '.join(link.ids)}"
+    done = docora.run_in_shell(line, env={"SUDO_USER": "alice"})
+    if done.code == 99:
+        pytest.skip("needs the right to say who has logged in")
+    assert done.code == 0, done
+    assert history(docora)[0]["who"] == f"{login} as {pwd.getpwuid(os.getuid()).pw_name}@{HOST}"

@@ -1,0 +1,292 @@
+"""Nothing stops in silence: links that nobody scans are overdue, whatever their status says."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from rq.job import JobStatus
+from rq.utils import now
+
+from tests.doctor.test_metrics import numbers
+from tests.support.bullmq import Bullmq
+from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok, scan_links
+from tests.support.docora import Docora
+from tests.support.read_only import frozen
+from tests.support.terminal import on_terminal
+
+DAYS = timedelta(days=2)
+LINKS = {
+    # status, minutes since the circuit's end (below 0: it is open), since the last scan
+    "just scanned": ("synced", None, timedelta(seconds=10)),
+    "scanned in time": ("synced", None, timedelta(minutes=15, seconds=10)),
+    "long ago": ("synced", None, timedelta(minutes=17)),
+    "very long ago": ("synced", None, DAYS),
+    "behind an open circuit": ("synced", -20, DAYS),
+    "its circuit has just ended": ("synced", 5, DAYS),
+    "its circuit ended long ago": ("synced", 20, DAYS),
+    "never scanned": ("synced", None, None),
+    "pending": ("pending_snapshot", None, DAYS),
+    "pending behind a circuit": ("pending_snapshot", -20, DAYS),
+    "new": ("pending_snapshot", None, None),
+    "scanning": ("scanning", None, DAYS),
+    "failed": ("failed", None, DAYS),
+}
+OVERDUE = {"very long ago", "its circuit ended long ago", "long ago"}
+NO_SCAN = {"never scanned", "pending", "new", "just scanned", "scanned in time"}
+"""Also overdue if no link at all is scanned."""
+
+
+@pytest.fixture
+def links(docora: Docora) -> dict[str, str]:
+    """One link of each kind, in two apps; returns the repository ids by kind."""
+    apps = [docora.add_app("Acme Search"), docora.add_app("Quiet Harbor")]
+    ids = {}
+    for number, (kind, (status, circuit, scanned)) in enumerate(LINKS.items()):
+        open_for = None if circuit is None else timedelta(minutes=-circuit)
+        ids[kind] = docora.add_repository(f"octo/r{number}", circuit_open_for=open_for)
+        docora.link(apps[number % 2], ids[kind], status, scanned=scanned)
+    docora.age_links()
+    return ids
+
+
+def overdue(docora: Docora, *options: str) -> list[str]:
+    result = docora.run("links", "--overdue", "--json", *options)
+    assert result.code == 0, result
+    return [link["repository_id"] for link in result.data]
+
+
+def test_exactly_the_links_that_nobody_scans_are_overdue_and_are_seen_everywhere(
+    docora: Docora, links: dict[str, str]
+) -> None:
+    with frozen(docora):
+        listed = overdue(docora, "--sort", "overdue")
+        status, doctor = docora.run("status", "--json", env=ONE_LOOK).data, examine(docora)
+        found = numbers(docora.run("metrics"))
+    assert sorted(listed) == sorted(links[each] for each in OVERDUE)
+    assert listed[-1] == links["long ago"]
+    fresh = status["freshness"]
+    counts = (fresh["overdue"], fresh["overdue_apps"], fresh["overdue_after_seconds"])
+    assert counts == (3, 2, 960)
+    # Pending, never scanned, or in sync and not scanned for five minutes; and the failed one.
+    assert (fresh["due"], fresh["nothing_moves"], fresh["scanned_recently"]) == (9, False, 1)
+    assert found["docora_links_overdue"] == {(): 3}
+    [age] = found["docora_oldest_scan_age_seconds"].values()
+    assert 0 <= age - DAYS.total_seconds() < 300
+    assert doctor.code == 6
+    freshness = check(doctor, "freshness")
+    assert (freshness["state"], freshness["hint"]) == ("critical", "docora-ops links --overdue")
+    assert "3 links of 2 apps without a good scan for over 16 min" in freshness["finding"]
+    shown = docora.run("status", env=ONE_LOOK).stdout
+    assert "3 links of 2 apps overdue: docora-ops links --overdue" in shown
+    # The limit can be set.
+    changed = docora.run("links", "--overdue", "--json", env={"DOCORA_OPS_OVERDUE_AFTER": "100000"})
+    assert [each["repository_id"] for each in changed.data] == [links["very long ago"]]
+
+
+def test_a_terminal_of_80_columns_shows_since_when_a_link_is_overdue(docora: Docora) -> None:
+    app_id = docora.add_app("Tin Robot Notes")
+    repository_id = docora.add_repository("hollow-hill/handbook")
+    docora.link(app_id, repository_id, "synced", scanned=timedelta(hours=3, minutes=1))
+    code, shown = on_terminal(docora, ["links", "--overdue"], columns=80)
+    assert code == 0
+    assert re.search(r"hollow-hill/handbook .* \d\d:\d\dZ, 3 h ago ", shown)
+
+
+def test_if_no_link_at_all_is_scanned_those_that_wait_for_their_first_scan_count_too(
+    docora: Docora, links: dict[str, str]
+) -> None:
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = last_scanned_at - interval '3 hours'"
+    )
+    assert set(overdue(docora)) == {links[each] for each in OVERDUE | NO_SCAN}
+    fresh = docora.run("status", "--json").data["freshness"]
+    assert (fresh["cycle_seconds"], fresh["nothing_moves"]) == (None, True)
+
+
+@pytest.fixture
+def slow(docora: Docora) -> Docora:
+    """100 links, each scanned every 34 minutes: two thirds longer than links may take otherwise."""
+    make_healthy(docora)
+    scan_links(docora, *(20 * number + 1 for number in range(100)))
+    return docora
+
+
+def test_a_pass_that_takes_long_is_a_warning_and_no_alarm(slow: Docora) -> None:
+    result = examine(slow)
+    assert not_ok(result)["freshness"] == "warning", result
+    assert "a cycle takes 34 min" in check(result, "freshness")["finding"]
+    assert "a cycle takes 34 min" in slow.run("status").stdout
+    assert overdue(slow) == []
+
+
+@pytest.mark.parametrize(
+    ("last_pass", "waiting", "workers", "is_slow"),
+    [
+        (timedelta(minutes=6), 0, 1, False),
+        (None, 0, 1, False),
+        (timedelta(minutes=6), 1, 0, False),
+        (timedelta(minutes=1), 1, 0, False),
+        # Another program schedules, and has queued what is due.
+        (timedelta(minutes=6), 100, 1, True),
+        (timedelta(minutes=1), 0, 1, True),
+    ],
+)
+def test_a_pass_is_not_slow_if_schedule_or_workers_have_stopped(
+    slow: Docora, last_pass: timedelta | None, waiting: int, workers: int, *, is_slow: bool
+) -> None:
+    slow.redis.delete("docora-ops:schedule")
+    if last_pass:
+        slow.redis.set("docora-ops:schedule", int((now() - last_pass).timestamp()))
+    if waiting != 1:
+        slow.redis.delete("rq:queue:snapshot-queue")
+    if waiting > 1:
+        for row in slow.connection.execute("SELECT app_id, repository_id FROM app_repositories"):
+            slow.enqueue(f"{row['app_id']}-{row['repository_id']}")
+    if not workers:
+        slow.redis.delete("rq:workers", "rq:workers:snapshot-queue")
+    status, doctor = slow.run("status").stdout, examine(slow)
+    assert ("a cycle takes" in status) == is_slow
+    assert ("a timer should run" in status) == (last_pass != timedelta(minutes=1))
+    assert (check(doctor, "freshness")["state"] == "warning") == is_slow
+    found = numbers(slow.run("metrics"))
+    assert (found["docora_slow_cycle_seconds"][()] > 0) == is_slow
+    assert found["docora_cycle_seconds"][()] > 0
+
+
+@pytest.mark.parametrize(
+    ("recent", "apart", "minutes", "state", "told"),
+    [
+        # A link each five minutes makes a cycle of over four hours, and three thresholds count.
+        (3, 5, 40, "warning", "links are overdue after 48 min"),
+        (3, 5, 49, "critical", "47 links of 1 app without a good scan for over 48 min"),
+        # A link each minute makes one of 50 minutes.
+        (10, 1, 49, "warning", "links are overdue after 1 h 41 min"),
+        (10, 1, 102, "critical", "40 links of 1 app without a good scan for over 1 h 41 min"),
+    ],
+)
+def test_a_few_scans_hide_that_all_others_wait_for_three_thresholds_at_most(
+    docora: Docora, recent: int, apart: int, minutes: int, state: str, told: str
+) -> None:
+    make_healthy(docora)
+    docora.connection.execute("DELETE FROM app_repositories WHERE status <> 'failed'")
+    # With a second more, so that no rounding matters.
+    recents = (60.0 + (60 * apart + 1) * number for number in range(recent))
+    scan_links(docora, *recents, *([60.0 * minutes] * (50 - recent)))
+    result = examine(docora)
+    found = check(result, "freshness")
+    assert found["state"] == state
+    assert told in found["finding"]
+    measured = numbers(docora.run("metrics"))
+    slow = measured["docora_slow_cycle_seconds"][()]
+    assert abs(slow - 50 * 60 * apart) < 600
+    assert measured["docora_cycle_seconds"] == {(): slow}
+    status = docora.run("status").stdout
+    assert (told in status) == (state == "warning")
+    assert ("a cycle takes " in status) == (slow > 0)
+
+
+def test_overdue_with_a_status_that_is_never_overdue_is_refused(docora: Docora) -> None:
+    result = docora.run("links", "--overdue", "--status", "failed", "--status", "scanning")
+    assert (result.code, result.stdout) == (2, "")
+    assert "failed and scanning links are never overdue" in result.stderr
+    assert overdue(docora, "--status", "failed", "--status", "synced") == []
+
+
+def test_nothing_moves_if_links_are_due_and_no_job_ends(docora: Docora) -> None:
+    """Links that fail again and again are scanned by nobody, and yet a worker is at work."""
+    link = docora.add_link()
+    assert not nothing_moves(docora), "it was made just now"
+    docora.age_links()
+    assert nothing_moves(docora)
+    found = check(examine(docora), "freshness")
+    assert (found["state"], found["hint"]) == ("critical", "docora-ops queue")
+    assert "nothing moves: 1 due, no good scan yet" in docora.run("status", env=ONE_LOOK).stdout
+    record_failure(docora, link.job_id, minutes=20)
+    assert nothing_moves(docora)
+    record_failure(docora, "app_other-repo_other", minutes=1)
+    assert not nothing_moves(docora)
+
+
+def test_beside_bullmq_overdue_links_and_ended_jobs_are_seen_too(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    failed = docora.add_link()
+    docora.age_links()
+    fresh = bullmq.run("status", "--json").data["freshness"]
+    assert (fresh["overdue"], fresh["nothing_moves"]) == (0, True)
+    bullmq.fail(failed)
+    fresh = bullmq.run("status", "--json").data["freshness"]
+    assert not fresh["nothing_moves"]
+    docora.add_link("synced", scanned=DAYS)
+    result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+    assert (result.code, check(result, "freshness")["state"]) == (6, "critical")
+    assert check(result, "workers")["state"] == "critical"
+    assert "no BullMQ worker is seen, and no job waits; " in check(result, "workers")["finding"]
+    assert "names of their Redis clients" in check(result, "workers")["finding"]
+    assert "none seen" in bullmq.run("status").stdout
+
+
+def nothing_moves(docora: Docora) -> bool:
+    return bool(numbers(docora.run("metrics"))["docora_nothing_moves"][()])
+
+
+def record_failure(docora: Docora, job_id: str, *, minutes: int) -> None:
+    """A job that has failed so many minutes ago."""
+    job = docora.leave_job(job_id, JobStatus.FAILED)
+    job.ended_at = now() - timedelta(minutes=minutes)
+    job.save()
+
+
+# The timer that must run `schedule`
+
+
+@pytest.mark.parametrize(
+    ("minutes", "waiting", "state", "told"),
+    [
+        (None, False, "warning", "no pass known; a timer should run: docora-ops schedule"),
+        (4, False, "ok", "last pass 4 min "),
+        (6, False, "warning", "last pass 6 min "),
+        (17, True, "critical", "last pass 17 min "),
+        # Another program queues what is due: somebody has run `schedule` once by hand.
+        (17, False, "warning", "last pass 17 min "),
+    ],
+)
+def test_the_last_pass_of_schedule_is_told_and_judged(
+    docora: Docora, minutes: int | None, waiting: bool, state: str, told: str
+) -> None:
+    make_healthy(docora)
+    docora.redis.delete("docora-ops:schedule")
+    if minutes is not None:
+        at = int(now().timestamp()) - 60 * minutes - 2
+        docora.redis.set("docora-ops:schedule", at)
+        told_at = numbers(docora.run("metrics"))["docora_schedule_last_pass_timestamp_seconds"]
+        assert told_at == {(): at}
+    if waiting:
+        docora.add_link("synced", scanned=DAYS)
+    result = examine(docora)
+    found = check(result, "schedule")
+    assert (found["state"], result.code) == (state, 6 if state == "critical" else 0), result
+    assert state == "ok" or "a timer should run docora-ops schedule" in found["hint"]
+    status = docora.run("status")
+    assert f"Schedule\t{told}" in status.stdout
+    assert docora.run("status", "--json").data["schedule_state"] == state
+
+
+def test_each_pass_of_schedule_leaves_its_time_for_a_week_even_if_nothing_is_due(
+    docora: Docora,
+) -> None:
+    assert docora.run("schedule", "--dry-run").code == 0
+    assert docora.redis.keys("docora-ops:*") == []
+    assert docora.run("schedule").code == 0
+    assert 7 * 86_400 - 100 < docora.redis.ttl("docora-ops:schedule") <= 7 * 86_400
+    seconds = docora.run("queue", "--json").data["last_pass_seconds"]
+    assert 0 <= seconds < 100
+
+
+def test_no_worker_is_critical_even_if_no_job_waits(docora: Docora) -> None:
+    make_healthy(docora)
+    assert examine(docora).code == 0
+    docora.redis.delete("rq:workers", "rq:workers:snapshot-queue", "rq:queue:snapshot-queue")
+    docora.connection.execute("DELETE FROM app_repositories WHERE status <> 'synced'")
+    result = examine(docora)
+    assert (result.code, check(result, "workers")["state"]) == (6, "critical"), result
+    assert "no job waits" in check(result, "workers")["finding"]

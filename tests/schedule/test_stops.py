@@ -1,0 +1,298 @@
+"""A stop is seen soon and named, and what only looks like one is no alarm."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from docora_ops.actions.docora import Docora as Opened
+from docora_ops.actions.doctor import Diagnosis, diagnose
+from docora_ops.actions.drift import Suspects
+from docora_ops.actions.freshness import (
+    Activity,
+    Stop,
+    cycle_seconds,
+    judge,
+    overdue_threshold,
+    still_threshold,
+)
+from docora_ops.database.freshness import Scans
+from docora_ops.settings import Settings
+from tests.support.bullmq import Bullmq
+from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok, scan_links
+from tests.support.docora import Docora, Env
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+# The judgement
+
+QUIET = Activity(NOW, patience_seconds=180, moved_at=(ago(1000), None, ago(400)))
+STOPPED = replace(QUIET, due_since=ago(200))
+JUDGED: dict[str, tuple[Activity, bool, Stop | None]] = {
+    "a link is due, and nothing moves": (STOPPED, True, None),
+    "no good scan was ever seen": (replace(STOPPED, moved_at=()), True, None),
+    "a job waits, and none begins": (replace(QUIET, waiting_since=ago(200)), True, None),
+    "a pending link has no job": (replace(QUIET, unqueued_since=ago(3600)), True, None),
+    "it was retried long ago": (
+        replace(QUIET, unqueued_since=ago(3600), changed_at=ago(200)),
+        True,
+        None,
+    ),
+    "workers were resumed long ago": (replace(STOPPED, released_at=ago(190)), True, None),
+    "one link: due until the next pass": (replace(QUIET, due_since=ago(50)), False, None),
+    "an interval of a day: no link is due": (QUIET, False, None),
+    "all circuits are open: no link is due": (replace(QUIET, moved_at=()), False, None),
+    "one snapshot of half an hour": (replace(STOPPED, live_runs=1), False, None),
+    "files are still delivered": (replace(STOPPED, moved_at=(ago(1000), ago(5))), False, None),
+    "all links fail": (
+        replace(QUIET, unqueued_since=ago(3600), moved_at=(None, ago(90))),
+        False,
+        None,
+    ),
+    "load: jobs wait for long": (
+        replace(QUIET, waiting=500, waiting_since=ago(600), moved_at=(ago(1),)),
+        False,
+        None,
+    ),
+    "scheduling by day only, with a threshold": (
+        replace(STOPPED, patience_seconds=60_000, due_since=ago(30_000)),
+        False,
+        None,
+    ),
+    "a link was retried just now": (
+        replace(QUIET, unqueued_since=ago(3600), changed_at=ago(10)),
+        False,
+        None,
+    ),
+    "workers were resumed just now": (replace(STOPPED, released_at=ago(10)), False, None),
+    "workers are suspended": (replace(STOPPED, is_suspended=True), False, None),
+    "no worker, and no job waits": (replace(QUIET, has_workers=False), False, None),
+    "no worker while jobs wait": (
+        replace(QUIET, has_workers=False, waiting=1),
+        False,
+        Stop.WORKERS,
+    ),
+    "all workers refuse jobs that wait": (
+        replace(QUIET, all_refuse=True, waiting=1),
+        False,
+        Stop.REFUSALS,
+    ),
+    "all workers refuse, and no job waits": (replace(QUIET, all_refuse=True), False, None),
+    "schedule has stopped": (replace(STOPPED, is_pass_missing=True), True, Stop.SCHEDULE),
+}
+
+
+@pytest.mark.parametrize("case", JUDGED)
+def test_nothing_moves_only_if_a_link_is_due_and_no_job_at_work_for_too_long(case: str) -> None:
+    activity, nothing_moves, stopped = JUDGED[case]
+    assert judge(activity) == (nothing_moves, stopped)
+
+
+@pytest.mark.parametrize(
+    ("set_to", "scan_interval", "longest_gap", "still", "overdue"),
+    [
+        (None, 60, 20, 180, 960),
+        (None, 10, 20, 120, 910),
+        (None, 60, 600, 1800, 960),
+        (100, 60, 600, 100, 100),
+        (50_000, 60, 20, 50_000, 50_000),
+    ],
+)
+def test_a_threshold_that_is_set_is_obeyed_and_else_follows_the_pace(
+    set_to: int | None, scan_interval: int, longest_gap: int, still: int, overdue: int
+) -> None:
+    settings = Settings().model_copy(
+        update={"overdue_after": set_to, "scan_interval_ms": 1000 * scan_interval}
+    )
+    gaps = [(ago(60), timedelta(seconds=gap)) for gap in (15, longest_gap, 12)]
+    assert still_threshold(settings, gaps) == still
+    assert overdue_threshold(settings, None, 0) == overdue
+    # A pass of 20 minutes.
+    assert overdue_threshold(settings, 1200, 500) == (set_to or 2400)
+
+
+@pytest.mark.parametrize(
+    ("links", "span", "gaps", "expected"),
+    [
+        (0, 0, [], None),
+        (2, 800, [(0, 800)], None),  # there may have been a stop between the two
+        (101, 900, [], 9 * 200),  # of 200 links
+        (3, 600, [(0, 300), (300, 300)], 300 * 200),
+        # The last scan of one link was before a stop of 13 minutes, all others were after it.
+        (200, 800, [(20, 780)], 20 * 200 // 198),
+        # The stop was before these scans.
+        (101, 100, [(100, 780)], 200),
+    ],
+)
+def test_the_pace_is_that_before_the_last_scan_without_the_longest_gap(
+    links: int, span: float, gaps: list[tuple[float, float]], expected: int | None
+) -> None:
+    """`gaps`: seconds from the end of each gap to the last scan, and its length."""
+    last = ago(4000)  # however long ago
+    ends = [(last - timedelta(seconds=end), timedelta(seconds=gap)) for end, gap in gaps]
+    first = last - timedelta(seconds=span)
+    scans = Scans(NOW, last if links else None, links, first if links else None, 0, 200, 200)
+    assert cycle_seconds(scans, ends) == expected
+
+
+# With servers
+
+
+def stop_workers(docora: Docora) -> None:
+    docora.redis.delete("rq:workers", "rq:workers:snapshot-queue")
+
+
+def freshness(docora: Docora, env: Env = None) -> dict[str, object]:
+    one_look = ONE_LOOK | dict(env or {})
+    found: dict[str, object] = docora.run("status", "--json", env=one_look).data["freshness"]
+    return found
+
+
+def test_a_full_stop_is_seen_long_before_links_are_overdue_and_they_are_overdue_in_time(
+    docora: Docora,
+) -> None:
+    scan_links(docora, *(250 + 1.5 * number for number in range(200)))
+    found = freshness(docora)
+    assert (found["nothing_moves"], found["overdue"], found["is_slow"]) == (True, 0, False)
+    assert (found["nothing_moves_after_seconds"], found["overdue_after_seconds"]) == (180, 960)
+    scan_links(docora, *(880 + 1.5 * number for number in range(200)))
+    found = freshness(docora)
+    assert (found["overdue_after_seconds"], found["nothing_moves"]) == (960, True)
+    assert 140 <= int(str(found["overdue"])) <= 150
+    obeyed = freshness(docora, {"DOCORA_OPS_OVERDUE_AFTER": "300"})
+    assert (obeyed["overdue"], obeyed["overdue_after_seconds"]) == (200, 300)
+    assert obeyed["nothing_moves_after_seconds"] == 300
+
+
+BRIEF = {
+    "DOCORA_OPS_OVERDUE_AFTER": "100",
+    "RESCAN_INTERVAL_MS": "10000",
+    "SCAN_INTERVAL_MS": "5000",
+}
+
+
+def test_a_stop_of_200_s_with_a_threshold_of_100_s_is_critical_and_not_called_slow(
+    docora: Docora,
+) -> None:
+    make_healthy(docora)
+    scan_links(docora, *(200 + number / 10 for number in range(100)))
+    docora.redis.set("docora-ops:schedule", int(datetime.now(UTC).timestamp()))
+    result = examine(docora, **BRIEF)
+    found = check(result, "freshness")
+    assert (found["state"], result.code) == ("critical", 6)
+    assert "links of 2 apps without a good scan for over 1 min 40 s" in found["finding"]
+    assert "a cycle takes" not in docora.run("status", env=BRIEF).stdout
+
+
+def test_after_a_stop_one_old_scan_makes_no_pass_slow(docora: Docora) -> None:
+    make_healthy(docora)
+    scan_links(docora, 800, *(1 + number / 10 for number in range(199)))
+    found = freshness(docora)
+    assert int(str(found["cycle_seconds"])) < 60
+    assert (found["is_slow"], found["overdue"]) == (False, 0)
+
+
+def test_the_last_scan_of_a_link_that_fails_or_is_held_back_makes_no_gap(docora: Docora) -> None:
+    """Its row keeps a scan of half an hour ago, when all others were scanned as always."""
+    make_healthy(docora)
+    scan_links(docora, *(200 + 2 * number for number in range(100)))
+    docora.add_link("failed", scanned=timedelta(minutes=30))
+    held_back = docora.add_repository("octo/held", circuit_open_for=timedelta(minutes=20))
+    docora.link(docora.add_app("Quiet Harbor"), held_back, "synced", scanned=timedelta(minutes=40))
+    assert freshness(docora)["nothing_moves_after_seconds"] == 180
+    docora.add_link("synced", scanned=timedelta(seconds=900))
+    assert 1500 < int(str(freshness(docora)["nothing_moves_after_seconds"])) < 1600
+
+
+@pytest.mark.parametrize(
+    ("queued", "threshold", "state"),
+    [(False, None, "critical"), (True, None, "warning"), (False, "50000", "warning")],
+)
+def test_a_pass_that_is_missing_while_links_are_due_and_not_queued_is_critical(
+    docora: Docora, *, queued: bool, threshold: str | None, state: str
+) -> None:
+    """With a threshold, `schedule` may run by day only."""
+    make_healthy(docora)
+    scan_links(docora, 700)
+    if queued:
+        ids = "SELECT app_id || '-' || repository_id FROM app_repositories WHERE status = 'synced'"
+        docora.enqueue(docora.one(ids))
+    docora.redis.set("docora-ops:schedule", int(datetime.now(UTC).timestamp()) - 310)
+    result = examine(docora, DOCORA_OPS_OVERDUE_AFTER=threshold)
+    assert not_ok(result).get("schedule") == state, result
+    shown = docora.run("status", "--json", env={"DOCORA_OPS_OVERDUE_AFTER": threshold}).data
+    assert shown["schedule_state"] == state
+    assert (shown["freshness"]["stopped"] == "schedule") == (state == "critical")
+
+
+def examined(docora: Docora) -> Iterator[Suspects | Diagnosis]:
+    with Opened(docora.settings.model_copy(update={"drift_grace": 1})) as opened:
+        yield from diagnose(opened)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_that_no_worker_runs_is_critical_only_if_a_second_look_finds_none_either(
+    docora: Docora, *, comes_back: bool
+) -> None:
+    make_healthy(docora)
+    stop_workers(docora)
+    looks = 0
+    for event in examined(docora):
+        if isinstance(event, Diagnosis):
+            [workers] = [each for each in event.checks if each.name == "workers"]
+            assert workers.state == ("ok" if comes_back else "critical")
+        else:
+            looks += 1
+            if comes_back:
+                docora.add_worker()
+    assert looks
+
+
+def test_that_all_workers_refuse_jobs_is_named_as_the_cause(docora: Docora) -> None:
+    make_healthy(docora)
+    scan_links(docora, 2000)
+    reason = {"code": "wrong_clock", "message": "clock 3,600 s ahead", "hint": None}
+    docora.redis.hset("rq:worker:worker-1", "no_job_reason", json.dumps(reason))
+    result = examine(docora)
+    found = check(result, "freshness")
+    assert (found["state"], check(result, "workers")["state"]) == ("critical", "critical"), result
+    assert found["finding"].endswith("; no worker takes jobs, and jobs wait")
+    assert "no worker takes jobs, and jobs wait" in docora.run("status").stdout
+
+
+def test_a_threshold_that_is_shorter_than_a_pass_is_a_warning(docora: Docora) -> None:
+    make_healthy(docora)
+    result = examine(docora, DOCORA_OPS_OVERDUE_AFTER="300")
+    found = check(result, "settings")
+    assert (found["state"], not_ok(result)) == ("warning", {"settings": "warning"}), result
+    told = "DOCORA_OPS_OVERDUE_AFTER is 5 min, and a cycle takes up to 6 min"
+    assert told in found["finding"]
+    assert told in docora.run("status", env={"DOCORA_OPS_OVERDUE_AFTER": "300"}).stdout
+    assert not_ok(examine(docora, DOCORA_OPS_OVERDUE_AFTER="361")) == {}
+
+
+def test_running_jobs_of_both_backends_move(docora: Docora, bullmq: Bullmq) -> None:
+    """However long they take, and wherever their links stand."""
+    scan_links(docora, 3000)
+    assert freshness(docora)["nothing_moves"]
+    execution = docora.start_job(docora.add_link("scanning").job_id)
+    assert not freshness(docora)["nothing_moves"]
+    docora.redis.delete(execution.key)
+    assert freshness(docora)["nothing_moves"]
+    beside = bullmq.environment()
+    assert freshness(docora, beside)["nothing_moves"]
+    link = docora.add_link("scanning")
+    bullmq.start(link)
+    docora.redis.hset(bullmq.key(link.job_id), "processedOn", 1)
+    assert not freshness(docora, beside)["nothing_moves"]
+    bullmq.expire_lock(link)
+    assert freshness(docora, beside)["nothing_moves"]
+    docora.add_deliveries(link, 1)
+    assert not freshness(docora, beside)["nothing_moves"]
