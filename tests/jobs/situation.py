@@ -162,7 +162,7 @@ class Situation:
         details: dict[str, object] = {"status": row["status"], "job": job.state}
         if not self.qualifies(action, job_id):
             return NotFailedError("", details=details)
-        if is_locked:
+        if is_locked and not job.beats:
             return LinkLockedError("")
         if job.state is JobState.RUNNING:
             if action is Action.RETRY:
@@ -179,11 +179,13 @@ class Situation:
         running = Outcome.NOT_QUEUED if is_resync else Outcome.ALREADY_RUNNING
         for job_id in reversed(job_ids) if front else job_ids:
             job = self.jobs[job_id]
-            if job_id == locked:
+            if job.beats:
+                outcomes[running] += 1
+            elif job_id == locked:
                 outcomes[Outcome.NOT_QUEUED] += 1
             elif not self.qualifies(action, job_id):
                 outcomes[Outcome.SKIPPED] += 1
-            elif job.state is JobState.RUNNING:
+            elif job.locked:
                 outcomes[running] += 1
             else:
                 outcomes[self._queue(action, job_id, front=front)] += 1
