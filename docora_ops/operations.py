@@ -184,6 +184,8 @@ class ChangeOptions:
     timeout: float | None = None  # seconds after which the wait ends; the jobs continue
 
     def __post_init__(self) -> None:
+        if self.in_flight is not None and self.in_flight < 1:
+            raise UsageError("--in-flight needs at least 1", hint="leave it out for no limit")
         if self.max_failures and self.in_flight is None:
             raise UsageError("--max-failures needs --in-flight", hint="add --in-flight N")
         if self.timeout is not None and not (self.wait or self.in_flight):

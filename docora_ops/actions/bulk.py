@@ -89,7 +89,7 @@ class _BulkOperation:
         # With --front, each job goes to the head of the queue: the first link is pushed last.
         self._turns: Turns = InTurn(refs[::-1] if options.front else refs, size)
         if options.is_paced and options.in_flight:
-            self._turns = Paced(refs, options.in_flight, size, newest_first=options.front)
+            self._turns = Paced(refs, options.in_flight, newest_first=options.front)
         self._tally = Tally(plan)
         self._log = OperationLog(docora, self._tally)
         self._changer = Changer(
@@ -197,7 +197,8 @@ class _BulkOperation:
             return Feed.DONE
         if refs or self._log.is_older_than(_IDLE):
             yield from self._change(refs)
-        return Feed.MORE if refs else Feed.BLOCKED
+        # No slot is taken while waiting jobs are compared with the queue.
+        return Feed.BLOCKED if not refs and self._turns.has_left else Feed.MORE
 
     def _batches(self) -> Iterator[Sequence[LinkRef]]:
         """Yields batches of links to change; an empty batch while no slot is free.
@@ -225,7 +226,8 @@ class _BulkOperation:
 
     def _take_all(self) -> Iterator[Sequence[LinkRef]]:
         while self._turns.has_left:
-            yield self._turns.take()
+            refs = self._turns.take()
+            yield from batches(refs, self._plan.batch_size) if refs else ((),)
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Changes links. Yields after each transaction; stops if the operation is cancelled."""
@@ -234,7 +236,11 @@ class _BulkOperation:
             yield self.step()
             return
         for changed in change_each(self._changer, refs):
-            self._count(changed)
+            try:
+                self._count(changed)
+            except ServerError:
+                yield self.step()  # the batch is committed
+                raise
             yield self.step()
             if self._tally.stopped_by:
                 return

@@ -101,7 +101,7 @@ class Changer:
                 is_refused = bool(left)
                 todo = [ref for ref in todo if not self._is_left(ref, left, changed)]
         except LinkLockedError:
-            self._has_waited_in_vain = True
+            self._has_waited_in_vain |= self.waits_for_rows
             if len(todo) > 1 or not self._is_running(todo[0]):
                 raise
             changed.outcomes.append(LinkOutcome(todo[0], Outcome.ALREADY_RUNNING))
@@ -120,10 +120,11 @@ class Changer:
     def _give_up_unclaimed(self, changed: Changed) -> None:
         for ref in changed.unclaimed:
             outcome, reason = Outcome.SKIPPED, None
-            if self._is_running(ref):
-                outcome = Outcome.ALREADY_RUNNING
-            elif read_link(self.database, ref.app_id, ref.repository_id):
+            link = read_link(self.database, ref.app_id, ref.repository_id)
+            if link and link.ref.id == ref.id:
                 outcome, reason = Outcome.NOT_QUEUED, "another session holds a lock on its row"
+                if self._is_running(ref):
+                    outcome, reason = Outcome.ALREADY_RUNNING, None
             changed.outcomes.append(LinkOutcome(ref, outcome, reason))
         changed.unclaimed.clear()
 

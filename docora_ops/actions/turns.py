@@ -71,11 +71,10 @@ class Paced:
     """
 
     def __init__(
-        self, refs: Sequence[LinkRef], in_flight: int, size: int, *, newest_first: bool = False
+        self, refs: Sequence[LinkRef], in_flight: int, *, newest_first: bool = False
     ) -> None:
         self.limit = self._fewest = min(in_flight, _FEWEST)
         self._most = in_flight
-        self._size = size
         self._newest_first = newest_first
         self._synced = 0  # synced links when the limit was last changed
         self._failed = 0  # failed links when `adapt` was last called
@@ -111,9 +110,7 @@ class Paced:
         """Takes links for the free slots, round-robin across apps."""
         taken: list[LinkRef] = []
         passed = 0  # consecutive apps without a free slot
-        while (
-            len(self._apps) < self.limit and passed < len(self._turns) and len(taken) < self._size
-        ):
+        while len(self._apps) < self.limit and passed < len(self._turns):
             app_id = self._turns[0]
             self._turns.rotate(-1)
             if self._by_app[app_id] >= max(1, self.limit // len(self._left)):

@@ -8,6 +8,7 @@ import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.actions import BulkStep
+from docora_ops.errors import RedisError
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
@@ -199,3 +200,40 @@ def test_a_job_that_waits_is_judged_though_its_links_row_was_locked(
     assert sorted(docora.waiting()) == [link.job_id for link in docora.links()]
     assert docora.statuses() == {bulk.done_status: 3}
     docora.assert_sound()
+
+
+@pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
+def test_a_link_that_is_gone_is_skipped_though_its_job_runs(
+    docora: Docora, bulk: BulkAction
+) -> None:
+    bulk.add_links(docora, 3)
+    gone = docora.links()[-1]
+    docora.start_job(gone.job_id)
+
+    def prepare(_: BulkStep) -> None:
+        where = "repository_id = %s"
+        docora.connection.execute(
+            f"DELETE FROM app_repositories WHERE {where}".encode(), (gone.repository_id,)
+        )
+
+    result = bulk.run(docora.actions(), prepare=prepare)
+    assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
+
+
+def test_a_batch_is_counted_though_its_progress_can_not_be_written(docora: Docora) -> None:
+    docora.add_links(6)
+    completed: list[int] = []
+
+    def prepare(step: BulkStep) -> None:
+        key = f"docora:bulk:{step.result.operation_id}"
+        docora.redis.delete(key)
+        docora.redis.set(key, "of another type")
+
+    with pytest.raises(RedisError):
+        docora.actions().retry_all(
+            batch_size=3,
+            prepare=prepare,
+            each=lambda step: completed.append(step.result.completed),
+        )
+    assert completed == [3]
+    assert docora.statuses() == {"failed": 3, "pending_snapshot": 3}

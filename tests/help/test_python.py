@@ -48,6 +48,7 @@ def test_each_name_of_the_api_is_there_and_documented() -> None:
 def test_the_api_refuses_options_that_do_not_go_together_as_the_command_does() -> None:
     for options, said in (
         ({"timeout": 3}, "--timeout needs --wait"),
+        ({"in_flight": 0}, "--in-flight needs at least 1"),
         ({"max_failures": MaxFailures(3)}, "--max-failures needs --in-flight"),
         ({"wait": True, "dry_run": True}, "--wait and --dry-run can't be combined"),
     ):
