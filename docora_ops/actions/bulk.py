@@ -85,11 +85,13 @@ class _BulkOperation:
 
     def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
         self._docora, self._plan, self._following = docora, plan, following
-        options, refs, size = plan.options, plan.selection.refs, plan.batch_size
-        # With --front, each job goes to the head of the queue: the first link is pushed last.
-        self._turns: Turns = InTurn(refs[::-1] if options.front else refs, size)
+        options, refs = plan.options, plan.selection.refs
+        self._turns: Turns
         if options.is_paced and options.in_flight:
             self._turns = Paced(refs, options.in_flight, newest_first=options.front)
+        else:
+            # With --front, each job goes to the head of the queue: the first link is pushed last.
+            self._turns = InTurn(refs[::-1] if options.front else refs)
         self._tally = Tally(plan)
         self._log = OperationLog(docora, self._tally)
         self._changer = Changer(

@@ -23,7 +23,7 @@ def operation(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[L
 
     Raises NotFoundError, RedisError.
     """
-    return docora.store.read(operation_id), docora.store.read_failures(operation_id)[0]
+    return docora.store.read(operation_id), docora.store.read_failures(operation_id)
 
 
 def running_operation(docora: Docora) -> KnownOperation:

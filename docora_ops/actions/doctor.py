@@ -99,13 +99,13 @@ class Diagnosis:
 
 @dataclass
 class _Server:
-    """What is known about one server, and the resulting checks."""
+    """The checks of one server, and what later checks need to know about it."""
 
     name: CheckName
     checks: list[Check] = field(default_factory=list)
     error: DocoraOpsError | None = None  # bad settings, no answer, or a refusal
     missing: str = ""
-    """What further checks lack, such as "Postgres"; empty if they can be made."""
+    """What later checks need and do not have, such as "Postgres"; empty if nothing is missing."""
     ahead: dict[str, float] = field(default_factory=dict)
     """Seconds that the server's clock is ahead of this host's, by server name, if known."""
     latency: dict[str, float] = field(default_factory=dict)

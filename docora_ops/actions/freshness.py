@@ -43,7 +43,7 @@ Gaps = Sequence[tuple[datetime, timedelta]]
 
 
 class Stop(StrEnum):
-    """What has stopped, if there is direct evidence."""
+    """Kinds of stop for which there is direct evidence."""
 
     WORKERS = "workers"
     REFUSALS = "refusals"
@@ -214,7 +214,7 @@ def still_threshold(settings: Settings, gaps: Gaps) -> int:
 
 @dataclass(frozen=True)
 class Activity:
-    """What is known at one moment about due links and about the jobs of links.
+    """When due links and jobs last moved, read at one moment.
 
     due_since: when a synced link became due.
     unqueued_since: the earliest time at which another link without a live job can have become due.

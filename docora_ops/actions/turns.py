@@ -4,14 +4,14 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from docora_ops.links import LinkRef, batches
+from docora_ops.links import LinkRef
 from docora_ops.operations import BulkWait
 
 _FEWEST = 2  # initial and minimum limit: an app that is down must leave a slot for the others
 
 
 class Turns(Protocol):
-    """Hands out links in batches."""
+    """Hands out links."""
 
     @property
     def has_left(self) -> bool:
@@ -35,13 +35,12 @@ class Turns(Protocol):
 
 
 class InTurn:
-    """Hands out all links in order, `size` at a time."""
+    """Hands out all links at once, in order."""
 
     limit = None
 
-    def __init__(self, refs: Sequence[LinkRef], size: int) -> None:
-        self._size = size
-        self._left = deque(batches(refs, size))
+    def __init__(self, refs: Sequence[LinkRef]) -> None:
+        self._left = refs
 
     @property
     def has_left(self) -> bool:
@@ -50,14 +49,15 @@ class InTurn:
 
     def add(self, refs: Sequence[LinkRef]) -> None:
         """Adds links after the remaining ones."""
-        self._left += batches(refs, self._size)
+        self._left = [*self._left, *refs]
 
     def adapt(self, wait: BulkWait) -> None:
         """Does nothing."""
 
     def take(self) -> Sequence[LinkRef]:
-        """Takes the next links."""
-        return self._left.popleft()
+        """Takes all links that are left."""
+        taken, self._left = self._left, ()
+        return taken
 
     def release(self, ids: Iterable[str]) -> None:
         """Does nothing."""

@@ -85,7 +85,7 @@ class JobWatch:
     looked_at: float = -inf  # when the last look ended
     next_look: float = 0  # the earliest time of the next look
     had_workers: bool = False
-    """Whether a worker has been seen. If not, a missing worker is not reported."""
+    """True once a worker was running. Until then, a missing worker is not reported."""
     _suspects: dict[str, float] = field(default_factory=dict)
     """When a job was first found not live, by job id."""
     _noted: set[str] = field(default_factory=set)
@@ -430,14 +430,12 @@ class OperationStep:
     """The state of a wait for an operation.
 
     failures: the first links that could not be queued.
-    failures_total: the number of all links that could not be queued.
     goes_on: whether the operation may still claim links.
     """
 
     operation: KnownOperation
     wait: BulkWait
     failures: Sequence[LinkFailure] = ()
-    failures_total: int = 0
     goes_on: bool = True
 
     @property
@@ -501,7 +499,7 @@ def _look_at_operation(
         ids += new
         # Only now, because an operation that is over will claim no more links.
         goes_on = operation.state is OperationState.RUNNING
-        step = OperationStep(operation, step.wait, *failures, goes_on)
+        step = OperationStep(operation, step.wait, failures, goes_on)
         store.renew(operation)
     except NotFoundError:
         step = replace(step, goes_on=False)  # the operation has expired meanwhile

@@ -1,4 +1,4 @@
-"""What is wrong with the workers that run, and whether they are those of the backend."""
+"""Checks that workers are running, and that they belong to the backend in use."""
 
 from __future__ import annotations
 

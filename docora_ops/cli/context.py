@@ -1,4 +1,4 @@
-"""What all commands share: settings, connections and printing."""
+"""Settings, connections and printing, which all commands share."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Context:
     commands: ClassVar[re.Pattern[str]] = re.compile("")
     """Matches the commands in a text that take `--target`."""
     document_has_begun: ClassVar[bool] = False
-    """Whether a document has been printed on stdout, which must contain only one."""
+    """True once a document has been printed: stdout must contain only one."""
     tells_time: ClassVar[bool] = False
     """Whether each line on stderr begins with the time, as in a log."""
 

@@ -41,7 +41,7 @@ from docora_ops.queue.operation_records import (
     fields_of_failures,
     record_ids,
 )
-from docora_ops.queue.redis_answers import optional_text_of, whole_number
+from docora_ops.queue.redis_answers import optional_text_of
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
@@ -182,18 +182,18 @@ class ProgressStore:
         operations = read_operations(self._client, sorted(keys))
         return sorted(operations, key=lambda known: known.last_step_at or _LONG_AGO, reverse=True)
 
-    def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
-        """Returns the first failures of the operation, in order, and their total number."""
+    def read_failures(self, operation_id: str) -> list[LinkFailure]:
+        """Returns the first failures of the operation, in order."""
         with redis_errors(self._client):
             stored = cast(
                 "dict[bytes, bytes]", self._client.hgetall(part_key(operation_id, "failures"))
             )
-        total = whole_number(stored.pop(b"total", None)) or 0
         kept: dict[int, LinkFailure] = {}
         for number, value in stored.items():
-            with suppress(ValueError, TypeError, RecursionError):  # others may write anything
+            # Not `total`, nor anything else that is no failure: others may write here.
+            with suppress(ValueError, TypeError, RecursionError):
                 kept[int(number)] = failure_of(json.loads(value))
-        return [kept[number] for number in sorted(kept)], total
+        return [kept[number] for number in sorted(kept)]
 
     def renew(self, operation: KnownOperation) -> None:
         """Keeps an operation's links and, if it has ended, its counts for another hour.

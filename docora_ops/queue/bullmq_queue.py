@@ -46,6 +46,8 @@ from docora_ops.queue.link_queue import (
     Answer,
     PushRequest,
     QueueUse,
+    answers_of_script,
+    arguments_of,
     first_ids,
     longest_wait,
 )
@@ -67,10 +69,11 @@ from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS
 from docora_ops.text import mask
 
 _OUTCOMES = {
-    JobState.NONE: Outcome.RESET,
-    JobState.FINISHED: Outcome.RESET,
-    JobState.STALE: Outcome.RESET,
-    JobState.WAITING: Outcome.ALREADY_QUEUED,
+    "none": Outcome.RESET,
+    "finished": Outcome.RESET,
+    "stale": Outcome.RESET,
+    "waiting": Outcome.ALREADY_QUEUED,
+    "delayed": Outcome.ALREADY_QUEUED,
 }
 _ENDED = ("completed", "failed")
 # BullMQ's words for the states of a job.
@@ -152,16 +155,16 @@ class BullmqQueue:
             return []
         config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
         arguments: list[str | bytes | int] = ["change", json.dumps({"prefix": BULLMQ, **config})]
-        for command in commands:
-            arguments += (len(command), *command)
+        arguments += arguments_of(commands)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
         job_ids = [request.job_id for request in requests]
-        return list(map(_answer, job_ids, self._script.run(arguments)))
+        return answers_of_script(job_ids, self._script.run(arguments), _OUTCOMES)
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         arguments = ["look", json.dumps({"prefix": BULLMQ}), *job_ids]
-        return list(map(_answer, job_ids, self._script.run(arguments) if job_ids else ()))
+        replies = self._script.run(arguments) if job_ids else ()
+        return answers_of_script(job_ids, replies, _OUTCOMES)
 
     def prepare(self) -> None:
         self._script.load()
@@ -343,14 +346,6 @@ class BullmqQueue:
                 for ids in _pages(self._client, name):
                     # BullMQ keeps failed jobs even if their links are deleted.
                     yield ids, name not in _ENDED
-
-
-def _answer(job_id: str, reply: str) -> Answer:
-    is_left, reply = reply.startswith("left "), reply.removeprefix("left ")
-    word, _, reason = reply.partition(":")
-    state = JobState.WAITING if word == "delayed" else JobState(word)
-    outcome = None if is_left else _OUTCOMES.get(state)
-    return Answer(job_id, state, reason, outcome, word == "delayed", is_left)
 
 
 def _moment(milliseconds: bytes | None) -> datetime | None:

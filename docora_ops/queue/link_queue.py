@@ -84,6 +84,32 @@ class Answer:
     is_left: bool = False
 
 
+# A push's words for jobs that wait now.
+_WAITING = {"delayed", "queued", "replaced_finished", "replaced_stale"}
+
+
+def answers_of_script(
+    job_ids: Sequence[str], replies: Sequence[str], outcomes: Mapping[str, Outcome]
+) -> list[Answer]:
+    """Parses the replies of a script, one per job.
+
+    outcomes: of a push, by the word that begins the reply.
+    """
+    answers = []
+    for job_id, reply in zip(job_ids, replies, strict=True):
+        is_left, text = reply.startswith("left "), reply.removeprefix("left ")
+        word, _, reason = text.partition(":")
+        state = JobState.WAITING if word in _WAITING else JobState(word)
+        outcome = None if is_left else outcomes.get(word)
+        answers.append(Answer(job_id, state, reason, outcome, word == "delayed", is_left))
+    return answers
+
+
+def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
+    """Returns the commands as arguments of a script, each with its length before it."""
+    return [argument for command in commands for argument in (len(command), *command)]
+
+
 def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
     """Returns when the oldest of the waiting jobs was queued, and how many seconds ago.
 

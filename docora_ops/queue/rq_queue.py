@@ -24,7 +24,6 @@ from docora_ops.jobs import (
     BackendChoice,
     BackendSource,
     JobRecord,
-    JobState,
     OtherQueue,
     QueuedJob,
     QueueHealth,
@@ -40,6 +39,8 @@ from docora_ops.queue.link_queue import (
     Answer,
     PushRequest,
     QueueUse,
+    answers_of_script,
+    arguments_of,
     first_ids,
     longest_wait,
 )
@@ -175,7 +176,8 @@ class RqQueue:
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         arguments = ["look", json.dumps(SCRIPT_KEYS), *job_ids]
-        return list(map(_answer, job_ids, self._script.run(arguments) if job_ids else ()))
+        replies = self._script.run(arguments) if job_ids else ()
+        return answers_of_script(job_ids, replies, _OUTCOMES)
 
     def push(
         self,
@@ -199,8 +201,7 @@ class RqQueue:
             **self.mark_to_leave,
         }
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
-        for command in commands:
-            arguments += (len(command), *command)
+        arguments += arguments_of(commands)
         for request in requests:
             payload = request.payload
             arguments += (
@@ -210,7 +211,7 @@ class RqQueue:
                 payload.description if payload else b"",
             )
         job_ids = [request.job_id for request in requests]
-        return list(map(_answer, job_ids, self._script.run(arguments)))
+        return answers_of_script(job_ids, self._script.run(arguments), _OUTCOMES)
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         for place, job_ids in self.sweep.read().by_place.items():
@@ -363,11 +364,3 @@ def keep_pass(client: Redis) -> None:
     """Records that a pass of `schedule` has ended now. Raises RedisError."""
     with redis_errors(client):
         client.set(_SCHEDULE, int(server_time(client)), ex=_PASS_EXPIRY)
-
-
-def _answer(job_id: str, reply: str) -> Answer:
-    is_left, reply = reply.startswith("left "), reply.removeprefix("left ")
-    word, _, reason = reply.partition(":")
-    outcome = None if is_left else _OUTCOMES.get(word)
-    state = JobState.WAITING if word in _OUTCOMES else JobState(word)
-    return Answer(job_id, state, reason, outcome, word == "delayed", is_left)
