@@ -341,6 +341,17 @@ class JobRecord:
     last_failure: JobFailure | None
 
 
+class JobEnd(StrEnum):
+    """How a snapshot job ended: what it left in Postgres."""
+
+    SYNCED = "synced"
+    FAILED = "failed"  # for the last time: the link has failed
+    FAILED_AGAIN = "failed_again"  # of a link that had failed and was not retried: scheduled again
+    TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
+    CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
+    NOTHING_TO_DO = "nothing_to_do"  # the link or its app is gone, or another job is at work on it
+
+
 class OtherQueue(StrEnum):
     """The state of the queue of the other backend, which should not be in use."""
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from redis import RedisError
 
@@ -25,16 +24,6 @@ _REPORTED_BY_US = ("Work horse killed for job", "Worker %s: job %s failed (", "%
 # Fields of a link, and of the end of a job. They are null in the objects of other events.
 _LINK_FIELDS = ("app_id", "app_name", "repository_id", "repository_name", "job_id")
 _END_FIELDS = ("outcome", "seconds", "files", "error_message")
-
-
-class JobEnd(StrEnum):
-    """The outcome of a job, in the last event about the job."""
-
-    SYNCED = "synced"
-    NOTHING_TO_DO = "nothing_to_do"
-    TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
-    FAILED = "failed"  # for the last time: the link has failed
-    CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
 
 
 class OneLineHandler(logging.Handler):

@@ -10,11 +10,12 @@ from docora_ops.actions.repairs import recover_abandoned
 from docora_ops.database import Database
 from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan, release_cut_off_scan
 from docora_ops.errors import DocoraOpsError
+from docora_ops.jobs import JobEnd
 from docora_ops.queue import Redis, RqQueue
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker.clone import RepositoryLock
-from docora_ops.worker.log import JobEnd, fields_of_link, log, name_of_link
+from docora_ops.worker.log import fields_of_link, log, name_of_link
 from docora_ops.worker.rq_faults import OneStepRetry
 
 _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own

@@ -22,6 +22,7 @@ from docora_ops.errors import (
     ServerError,
     SnapshotError,
 )
+from docora_ops.jobs import JobEnd
 from docora_ops.links import Link, Payload
 from docora_ops.queue import Redis, connect
 from docora_ops.queue.redis_errors import redis_errors
@@ -31,7 +32,7 @@ from docora_ops.worker import host
 from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
 from docora_ops.worker.git import git_for
-from docora_ops.worker.log import JobEnd, fields_of_link, log, name_of_link
+from docora_ops.worker.log import fields_of_link, log, name_of_link
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Webhook
