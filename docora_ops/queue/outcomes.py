@@ -3,19 +3,19 @@
 A stream has an entry for each snapshot that failed, sent files, or began with a pending link, as
 after a change, a failed try, or for a new link. Beside the stream, all snapshots are counted by
 period, app and outcome: a mass failure, which fills the stream, must not remove the counts.
-All functions raise RedisError.
+Functions raise RedisError.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from redis import Redis
 
 from docora_ops.jobs import JobEnd
-from docora_ops.queue.redis_answers import answers_of, text_of, whole_number
+from docora_ops.queue.redis_answers import answers_of, permits, text_of, whole_number
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
@@ -110,7 +110,9 @@ def record_outcome(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool)
     field = f"{outcome.app_id}:{outcome.outcome}"
     with redis_errors(client), client.pipeline() as pipeline:
         if keep_entry:
-            text = _text_of([getattr(outcome, name) for name in _NAMES])
+            error = (outcome.error_message or "")[:LONGEST_ERROR] or None
+            shortened = replace(outcome, error_message=error)
+            text = _text_of([getattr(shortened, name) for name in _NAMES])
             entry = {_FIELD: text.encode(errors="replace")}
             pipeline.xadd(STREAM, cast("Any", entry), maxlen=ENTRIES_KEPT, approximate=True)
         pipeline.hincrby(counts, field)
@@ -118,6 +120,16 @@ def record_outcome(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool)
             pipeline.hincrby(counts, field + _FILES, outcome.files)
         pipeline.expire(counts, COUNTS_KEPT)
         pipeline.execute()
+
+
+def may_record(client: Redis) -> bool:
+    """Tells whether our user may write the record; writes nothing.
+
+    Raises the client's own RedisError, which workers expect.
+    """
+    key = _counts_key(0)
+    entry, count = ("XADD", STREAM, "*", _FIELD, ""), ("HINCRBY", key, "x", 1)
+    return permits(client, entry, count, ("EXPIRE", key, 1))
 
 
 def read_outcomes(
@@ -172,11 +184,14 @@ def read_counts(
             else:
                 pipeline.hmget(_counts_key(period), fields)
         answers = answers_of(pipeline)
-        reaches_back = bool(earlier) and cast("int", client.exists(*earlier)) > 0
+        reaches_back = bool(earlier) and client.exists(*earlier) > 0
     counts: list[PeriodCount] = []
     known = [period for period, is_known in zip(periods, answers[::2], strict=True) if is_known]
     for period, answer in zip(periods, answers[1::2], strict=True):
-        row = answer if isinstance(answer, dict) else dict(zip(fields, answer or (), strict=False))
+        if isinstance(answer, dict):
+            row = {text_of(name): value for name, value in answer.items()}
+        else:
+            row = dict(zip(fields, answer or (), strict=False))
         counts += _counts_of(_at(period), row)
     start = _at(known[0]) if known and not reaches_back and known[0] > first else None
     return Counts(counts, bool(known) or reaches_back, start)
@@ -200,15 +215,12 @@ def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
         return None
 
 
-def _counts_of(
-    at: datetime, row: Mapping[str, bytes | None] | Mapping[bytes, bytes]
-) -> Iterator[PeriodCount]:
+def _counts_of(at: datetime, row: Mapping[str, bytes | None]) -> Iterator[PeriodCount]:
     """Yields the counts in the hash of a period; skips fields of other programs."""
-    texts = {name if isinstance(name, str) else text_of(name): row[name] for name in row}
-    for name, value in texts.items():
+    for name, value in row.items():
         app_id, _, end = name.rpartition(":")
         if (count := whole_number(value)) and end in set(JobEnd):
-            files = whole_number(texts.get(name + _FILES)) or 0
+            files = whole_number(row.get(name + _FILES)) or 0
             yield PeriodCount(at, app_id, JobEnd(end), count, files)
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from redis import RedisError
+from redis import Redis, RedisError
 
+from docora_ops.errors import RedisDeniedError
 from docora_ops.links import LinkRef, link_name
+from docora_ops.queue.outcomes import SnapshotOutcome, record_outcome
 from docora_ops.queue.redis_errors import explain
 from docora_ops.text import inert, mask, moment
 
@@ -57,6 +59,18 @@ class OneLineHandler(logging.Handler):
             line = f"{when} {record.levelname} {inert(self.format(record))}\n"
         with suppress(OSError):
             os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
+
+
+def record(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool = True) -> None:
+    """Writes the outcome of a job to the record. Never raises: the link has its verdict already."""
+    try:
+        record_outcome(client, outcome, keep_entry=keep_entry)
+    except RedisDeniedError:
+        pass  # the worker reports that, once
+    except Exception as error:  # noqa: BLE001 - such as the time limit of the job
+        ids = LinkRef("", outcome.app_id, outcome.repository_id).words
+        text = getattr(error, "message", type(error).__name__)
+        log.warning("%s: its outcome is not recorded: %s", inert(ids), inert(text))
 
 
 def name_of_link(about: Mapping[str, object]) -> str:

@@ -3,19 +3,29 @@
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from rq.job import Job
 
-from docora_ops.actions.repairs import recover_abandoned
+from docora_ops.actions.change import CUT_OFF
+from docora_ops.actions.repairs import STUCK_ERROR, recover_abandoned
 from docora_ops.database import Database
-from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan, release_cut_off_scan
+from docora_ops.database.link_scans import (
+    Ending,
+    Failure,
+    Refusal,
+    fail_killed_scan,
+    release_cut_off_scan,
+)
 from docora_ops.errors import DocoraOpsError
 from docora_ops.jobs import JobEnd
 from docora_ops.queue import Redis, RqQueue
+from docora_ops.queue.outcomes import SnapshotOutcome
 from docora_ops.settings import Settings
 from docora_ops.text import inert
+from docora_ops.worker import host
 from docora_ops.worker.clone import RepositoryLock
-from docora_ops.worker.log import fields_of_link, log, name_of_link
+from docora_ops.worker.log import fields_of_link, log, name_of_link, record
 from docora_ops.worker.rq_faults import OneStepRetry
 
 _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
@@ -44,6 +54,11 @@ class Tries:
     def left(self) -> int:
         """The number of tries after this one."""
         return (self.job and self.job.retries_left) or 0
+
+    @property
+    def worker(self) -> str | None:
+        """The name of the worker that runs or ran this try."""
+        return self.job.worker_name if self.job else None
 
     @property
     def outlook(self) -> str:
@@ -99,6 +114,11 @@ class LinkRecovery:
             if isinstance(ending, Refusal) or ending.is_final:
                 end = JobEnd.NOTHING_TO_DO if isinstance(ending, Refusal) else JobEnd.FAILED
                 tries.end()
+            if isinstance(ending, Ending) and ending.is_counted:
+                if ending.is_final and ending.retry_count > limit:
+                    end = JobEnd.FAILED_AGAIN
+                about = {"try_number": ending.retry_count, "link_id": ending.link_id}
+                self._record(link[:2], end, error, worker=tries.worker, **about)
             result = f"the link is {getattr(ending, 'status', 'gone')}"
         fields = fields_of_link(job.kwargs) | {"outcome": end, "error_message": error}
         log.warning("%s: failed: %s; %s; %s", name, reason, result, tries.outlook, extra=fields)
@@ -114,6 +134,15 @@ class LinkRecovery:
             fields = fields_of_link(job.kwargs) | {"outcome": JobEnd.CUT_OFF}
             text = "%s: cut off, and queued again at once; no failure is counted"
             log.warning(text, name, extra=fields)
+            self._record((app_id, repository_id), JobEnd.CUT_OFF, worker=Tries(job).worker)
+
+    def _record(
+        self, ids: tuple[str, str], end: JobEnd, error: str | None = None, **about: Any
+    ) -> None:
+        """Adds the end of a job to the record. `about`: other fields of a SnapshotOutcome."""
+        tries = self._settings.max_retry_attempts
+        outcome = SnapshotOutcome(host.now(), *ids, end, error_message=error, tries=tries, **about)
+        record(self._client, outcome)
 
     def release_lock(self, job: Job) -> None:
         """Releases the lock of the repository if the job, whose process was killed, held it."""
@@ -138,6 +167,9 @@ class LinkRecovery:
                 end = JobEnd.TRIED_AGAIN if item.outcome.succeeded else JobEnd.FAILED
                 fields = fields_of_link(ids) | {"outcome": end, "error_message": item.error_message}
                 log.warning("%s: left behind by a killed worker; %s", job_id, outcome, extra=fields)
+                if item.outcome.succeeded or item.error_message == CUT_OFF:  # a failure was counted
+                    pair = item.ref.app_id, item.ref.repository_id
+                    self._record(pair, end, STUCK_ERROR, link_id=item.ref.id)
 
 
 def _ids_and_name(job: Job) -> tuple[str, str, str] | None:
