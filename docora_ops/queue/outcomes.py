@@ -33,18 +33,19 @@ _PAGE = 2000  # entries that are read at once, which holds Redis for some millis
 class SnapshotOutcome:
     """How a snapshot ended. Only its worker knew the fields that are None.
 
+    link_id: the id of the link's row.
     outcome: what the job left in Postgres.
     try_number, tries: which try of its link it was, and of how many. `try_number` is larger if a
         scheduler has queued the failed link again.
     error_message: without secrets, truncated.
     size: bytes of the contents that were sent.
-    link_id: the id of the link's row.
     commit_sha: the first 12 digits.
     """
 
     ended_at: datetime
     app_id: str
     repository_id: str
+    link_id: str | None
     outcome: JobEnd
     try_number: int | None = None
     tries: int | None = None
@@ -56,7 +57,6 @@ class SnapshotOutcome:
     seconds: float | None = None
     worker: str | None = None
     commit_sha: str | None = None
-    link_id: str | None = None
 
     @property
     def files(self) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from rq.job import Job
 
@@ -19,6 +18,7 @@ from docora_ops.database.link_scans import (
 )
 from docora_ops.errors import DocoraOpsError
 from docora_ops.jobs import JobEnd
+from docora_ops.links import LinkRef
 from docora_ops.queue import Redis, RqQueue
 from docora_ops.queue.outcomes import SnapshotOutcome
 from docora_ops.settings import Settings
@@ -117,8 +117,9 @@ class LinkRecovery:
             if isinstance(ending, Ending) and ending.is_counted:
                 if ending.is_final and ending.retry_count > limit:
                     end = JobEnd.FAILED_AGAIN
-                about = {"try_number": ending.retry_count, "link_id": ending.link_id}
-                self._record(link[:2], end, error, worker=tries.worker, **about)
+                ref = LinkRef(ending.link_id, app_id, repository_id)
+                number, worker = ending.retry_count, tries.worker
+                self._record(ref, end, error, try_number=number, worker=worker)
             result = f"the link is {getattr(ending, 'status', 'gone')}"
         fields = fields_of_link(job.kwargs) | {"outcome": end, "error_message": error}
         log.warning("%s: failed: %s; %s; %s", name, reason, result, tries.outlook, extra=fields)
@@ -134,14 +135,23 @@ class LinkRecovery:
             fields = fields_of_link(job.kwargs) | {"outcome": JobEnd.CUT_OFF}
             text = "%s: cut off, and queued again at once; no failure is counted"
             log.warning(text, name, extra=fields)
-            self._record((app_id, repository_id), JobEnd.CUT_OFF, worker=Tries(job).worker)
+            ref = LinkRef("", app_id, repository_id)
+            self._record(ref, JobEnd.CUT_OFF, worker=Tries(job).worker)
 
     def _record(
-        self, ids: tuple[str, str], end: JobEnd, error: str | None = None, **about: Any
+        self,
+        ref: LinkRef,
+        end: JobEnd,
+        error: str | None = None,
+        *,
+        try_number: int | None = None,
+        worker: str | None = None,
     ) -> None:
-        """Adds the end of a job to the record. `about`: other fields of a SnapshotOutcome."""
-        tries = self._settings.max_retry_attempts
-        outcome = SnapshotOutcome(host.now(), *ids, end, error_message=error, tries=tries, **about)
+        """Adds the end of a link's job to the record of outcomes."""
+        ids, tries = (ref.app_id, ref.repository_id, ref.id or None), None
+        if try_number is not None:
+            tries = self._settings.max_retry_attempts
+        outcome = SnapshotOutcome(host.now(), *ids, end, try_number, tries, error, worker=worker)
         record(self._client, outcome)
 
     def release_lock(self, job: Job) -> None:
@@ -168,8 +178,7 @@ class LinkRecovery:
                 fields = fields_of_link(ids) | {"outcome": end, "error_message": item.error_message}
                 log.warning("%s: left behind by a killed worker; %s", job_id, outcome, extra=fields)
                 if item.outcome.succeeded or item.error_message == CUT_OFF:  # a failure was counted
-                    pair = item.ref.app_id, item.ref.repository_id
-                    self._record(pair, end, STUCK_ERROR, link_id=item.ref.id)
+                    self._record(item.ref, end, STUCK_ERROR)
 
 
 def _ids_and_name(job: Job) -> tuple[str, str, str] | None:

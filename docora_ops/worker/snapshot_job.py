@@ -226,6 +226,7 @@ class _Snapshot:
         outcome = SnapshotOutcome(
             host.now(),
             *self.ids,
+            self.link.ref.id if self.link else None,
             end,
             try_number=try_number,
             tries=self.settings.max_retry_attempts,
@@ -237,7 +238,6 @@ class _Snapshot:
             seconds=round(time.monotonic() - self.started, 3),
             worker=self.tries.worker,
             commit_sha=self.commit.sha[:12] if self.commit else None,
-            link_id=self.link.ref.id if self.link else None,
         )
         record(self.resources.client, outcome, keep_entry=not is_routine)
 
