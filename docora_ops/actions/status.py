@@ -158,10 +158,10 @@ def _recent_ends(docora: Docora) -> RecentEnds | None:
     recorded = read_counts(docora.redis, since)
     if not recorded.is_kept:
         return None
-    by_outcome: Counter[JobEnd] = Counter()
+    counts: Counter[JobEnd] = Counter()
     for count in recorded.counts:
-        by_outcome[count.outcome] += count.count
-    return RecentEnds(recorded.since_at, dict(sorted(by_outcome.items())))
+        counts[count.outcome] += count.count
+    return RecentEnds(recorded.since_at, {end: counts[end] for end in JobEnd if counts[end]})
 
 
 @contextmanager

@@ -41,6 +41,11 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
     lines = re.sub(r"\x1b\[[0-9;]*m", "", screen).splitlines()
     assert (code, len(lines) < 24, max(map(len, lines)) <= 80) == (0, True, True), screen
 
+    recent = docora.run("status", "--json").data["recent_ends"]
+    assert recent["by_outcome"] == {"synced": 1, "failed": 2, "tried_again": 2}
+    text = f"\tsince {recent['since_at'][11:16]}Z: 1 synced, 2 failed, 2 tried again\n"
+    assert text in docora.run("status").stdout
+
     [failed] = docora.run("failed", "--json").data
     details = docora.run("show", *other.ids, "--json").data
     assert (

@@ -54,7 +54,7 @@ def test_results_that_the_record_no_longer_reaches_are_not_told(
 ) -> None:
     monkeypatch.setattr(outcomes, "ENTRIES_KEPT", 100)
     client = docora.redis
-    since = datetime.fromtimestamp(server_time(client), UTC)
+    since = datetime.fromtimestamp(int(server_time(client)), UTC)
 
     def record(app_id: str) -> None:
         at = datetime.fromtimestamp(server_time(client), UTC)
