@@ -87,7 +87,10 @@ _PAGE = """
 """
 _BY_ID = "l.id = ANY (%(ids)s::uuid[])"
 
-_FITS = f"({{0}} LIKE %(path)s OR %(path)s::text IS NULL) AND length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}"
+_FITS = f"""(
+    (%(path)s::text IS NULL OR {{0}} LIKE %(path)s)
+    AND length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}
+)"""
 
 # Compares only links that have a stored commit, and only synced ones unless all are asked for,
 # because even comparing no files takes time.
