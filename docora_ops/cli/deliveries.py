@@ -17,7 +17,6 @@ from docora_ops.text import amount, mask, moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
     from datetime import datetime
 
     from docora_ops.actions.deliveries import Deliveries, DeliveryChoice, RepositoryDeliveries
@@ -120,10 +119,15 @@ def _result(repository: RepositoryDeliveries) -> str:
         return "no longer linked"
     if result == "proven":
         return "complete"
+    status = words(repository.status or "")
+    if repository.stored_files is None:
+        status += ", no stored commit"
     said = {
         "differing": "",
         "not_comparable": "no stored commit",
-        "not_synced": words(repository.status or ""),
+        "not_synced": status
+        if repository.stored_files is not None
+        else f"{status}, no stored commit",
         "scanning": "being scanned",
     }.get(result, words(result))
     counts = {
@@ -168,8 +172,11 @@ def _is_complete(result: Deliveries) -> bool:
 
 def _proof(result: Deliveries) -> str:
     matching = f" that match {mask(result.path)!r}" if result.path else ""
+    if not result.proof.links:
+        return "No links."
     if not _is_complete(result):
-        return f"Files{matching}: {summary(result.proof)}" if matching else summary(result.proof)
+        said = "delivered" if result.proof.differing else "proven"
+        return f"Not all files{matching} are {said}: {summary(result.proof)}"
     stored = amount(sum(each.stored_files or 0 for each in result.repositories), "file")
     links = amount(result.proof.links, "repository", "repositories")
     return f"All {stored}{matching} of {links} were delivered."

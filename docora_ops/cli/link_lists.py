@@ -149,9 +149,9 @@ def apps(
 ) -> None:
     """List apps, or one app, most failed links first.
 
-    Shows the links of each app by status, the last successful scan, the URL, and the email if the
-    role may read it: `docora-ops help privileges`. With a filter,
-    counts only matching links. Needs only Postgres. Changes nothing.
+    Shows the links of each app by status, the last successful scan, the URL and, if the role may
+    read it, the email. With a filter, counts only matching links. Needs only Postgres. Changes
+    nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.link_lists import apps
@@ -233,14 +233,14 @@ _APPS: Sequence[Column[AppSummary]] = (
     Column("App id", lambda app: app.app_id, left_out=1),
     Column("Links", lambda app: app.links, is_number=True),
     Column("Failed", lambda app: app.failed, lambda app: "bold red" * bool(app.failed), True),
-    Column("Pending", lambda app: app.pending_snapshot, is_number=True),
-    Column("Scanning", lambda app: app.scanning, is_number=True),
+    Column("Pending", lambda app: app.pending_snapshot, is_number=True, left_out=4),
+    Column("Scanning", lambda app: app.scanning, is_number=True, left_out=4),
     Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
     Column(
         _LAST_GOOD_UNTIL,
         lambda app: good_until(app.good_until_at, app.good_until_seconds) if app.failed else None,
     ),
-    Column("Email", lambda app: app.email, left_out=4),
+    Column("Email", lambda app: app.email, left_out=5),
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
 )
 
