@@ -177,6 +177,8 @@ def _proof(result: Deliveries) -> str:
     if not _is_complete(result):
         said = "delivered" if result.proof.differing else "proven"
         return f"Not all files{matching} are {said}: {summary(result.proof)}"
-    stored = amount(sum(each.stored_files or 0 for each in result.repositories), "file")
+    stored = sum(repository.stored_files or 0 for repository in result.repositories)
     links = amount(result.proof.links, "repository", "repositories")
-    return f"All {stored}{matching} of {links} were delivered."
+    if not stored:
+        return f"The stored commits of {links} have no files{matching}."
+    return f"All {amount(stored, 'file')}{matching} of {links} were delivered."
