@@ -240,8 +240,8 @@ _APPS: Sequence[Column[AppSummary]] = (
         _LAST_GOOD_UNTIL,
         lambda app: good_until(app.good_until_at, app.good_until_seconds) if app.failed else None,
     ),
-    Column("Email", lambda app: app.email, left_out=5),
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
+    Column("Email", lambda app: app.email, left_out=5),
 )
 
 
