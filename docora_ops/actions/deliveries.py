@@ -89,7 +89,7 @@ class Deliveries(App):
     proof: Verification
 
 
-def deliveries(
+def read_deliveries(
     docora: Docora, choice: DeliveryChoice
 ) -> Iterator[Compared | Suspects | Deliveries]:
     """Counts the files that an app was delivered, and compares them as `verify` does.
@@ -129,7 +129,7 @@ def delivered_files(
 ) -> Page[DeliveredFile]:
     """Returns one page of the delivered files, sorted by repository id, then path.
 
-    Raises what `deliveries` does.
+    Raises what `read_deliveries` does.
     """
     _, _, which = _choose(docora, choice)
     total = _count(docora, which)
@@ -143,7 +143,7 @@ def all_delivered_files(
 ) -> tuple[int, Iterator[DeliveredFile]]:
     """Returns the number of delivered files, and an iterator that reads them bit by bit.
 
-    Raises what `deliveries` does; the iterator raises PostgresError.
+    Raises what `read_deliveries` does; the iterator raises PostgresError.
     """
     _, _, which = _choose(docora, choice)
     return _count(docora, which), records.all_delivered_files(docora.database, which)

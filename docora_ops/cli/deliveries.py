@@ -54,7 +54,7 @@ def deliveries(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Show what an app was delivered, and prove that it is complete.
+    """Show what an app was delivered, with proof.
 
     Counts files by repository, with the first and last delivery. Docora records only the last
     delivery of each file, and no deletions, so a file that was sent again since counts then. Ends
@@ -71,9 +71,9 @@ def deliveries(
     if files:
         _list_files(context, choice, page, limit)
         return ExitCode.OK
-    from docora_ops.actions.deliveries import deliveries
+    from docora_ops.actions.deliveries import read_deliveries
 
-    result = progress_of(context, deliveries(context.docora, choice))
+    result = progress_of(context, read_deliveries(context.docora, choice))
     if context.as_json:
         context.show_document(result)
         context.say(_proof(result))

@@ -177,7 +177,7 @@ def show(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
-    """Show an app, or one link: its error, the next step, its job.
+    """Show one app, or one link: error, next step, job.
 
     Of an app: whom to tell, its links by status, errors, the last delivery, and what is running. Of
     a link: also its deliveries, its circuit and the stored commit. A long error is cut off on a
