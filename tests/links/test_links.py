@@ -297,9 +297,9 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
     [_, latest] = docora.run("links", "--status", "synced", "--sort", "last-scan", "--json").data
     url, last = "https://acme.example/docora", latest["last_scanned_at"]
     assert [tuple(app.values()) for app in result.data] == [
-        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, *[None] * 3),
-        (well, "Acme", "https://***@acme.example/a?***", *(3, 0, 0, 1, 2), last, None, None),
-        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, *[None] * 3),
+        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, *[None] * 4),
+        (well, "Acme", "https://***@acme.example/a?***", *(3, 0, 0, 1, 2), last, *[None] * 3),
+        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, *[None] * 4),
     ]
     assert list(result.data[0]) == [
         *("app_id", "app_name", "base_url", "links", "failed", "pending_snapshot", "scanning"),
