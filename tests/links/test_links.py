@@ -303,10 +303,10 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
     ]
     assert list(result.data[0]) == [
         *("app_id", "app_name", "base_url", "links", "failed", "pending_snapshot", "scanning"),
-        *("synced", "last_scanned_at", "good_until_at", "good_until_seconds"),
+        *("synced", "last_scanned_at", "good_until_at", "good_until_seconds", "email"),
     ]
     assert [app["app_id"] for app in second.data] == [well]
     assert second.json["pagination"]["total_pages"] == 3
     assert "hush" not in result.stdout + table.stdout
-    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\tnever good\t{url}\n" in table.stdout
+    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\tnever good\t{url}\t\n" in table.stdout
     assert table.stderr.endswith(": 3 apps, page 1 of 1.\n")
