@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from docora_ops.actions.bulk_operations import operations as operations
     from docora_ops.actions.bulk_operations import running_operation as running_operation
     from docora_ops.actions.deliveries import DeliveryChoice as DeliveryChoice
-    from docora_ops.actions.deliveries import all_delivered_files as all_delivered_files
     from docora_ops.actions.deliveries import delivered_files as delivered_files
     from docora_ops.actions.deliveries import read_deliveries as read_deliveries
     from docora_ops.actions.docora import Docora as Docora
@@ -63,7 +62,7 @@ _MODULES = {
     "audit_history": ("history",),
     "bulk_operations": ("cancel", "follow", "operation", "operations", "running_operation"),
     "bulk": ("BulkStep",),
-    "deliveries": ("DeliveryChoice", "all_delivered_files", "delivered_files", "read_deliveries"),
+    "deliveries": ("DeliveryChoice", "delivered_files", "read_deliveries"),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
     "drift": ("Suspects",),
