@@ -259,9 +259,18 @@ class Hold:
 
     @property
     def sentence(self) -> str:
-        """Returns `held by kim@ops1 until 2026-12-01 08:00 UTC: REASON`."""
-        until = f" until {moment(self.until_at)}" if self.until_at else ", without an end"
-        return f"held by {self.who}{until}" + (f": {self.reason}" if self.reason else "")
+        """Returns `held by kim@ops1 until 2026-12-01T08:00:00Z: REASON`."""
+        until = f"until {moment(self.until_at)}" if self.until_at else "for ever"
+        return f"held by {self.who} {until}" + (f": {self.reason}" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class HeldApp:
+    """A held app. `app_name`: None if the app is gone, or only Postgres could tell."""
+
+    app_id: str
+    app_name: str | None
+    held: Hold
 
 
 @dataclass(frozen=True)
@@ -275,7 +284,7 @@ class QueueOverview:
     failed_jobs: int
     delayed: int
     queue_name: str
-    oldest_waiting_at: datetime | None
+    oldest_waiting_at: datetime | None  # of the jobs of apps that are not held
     oldest_waiting_seconds: int | None  # by the clock of Redis
     suspended: bool  # workers take no jobs
     suspension: Suspension | None
@@ -291,6 +300,7 @@ class QueueOverview:
     live_runs: int = 0  # running jobs whose worker is still alive
     last_began_at: datetime | None = None  # the latest start of a job that the queue still keeps
     killed_workers: Sequence[str] = ()  # names of workers known to be dead
+    held: Sequence[HeldApp] = ()
     jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
 
     @property

@@ -22,8 +22,9 @@ from docora_ops.database.link_reports import (
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import LONGEST, ErrorGroup, group_errors
 from docora_ops.errors import RedisError
-from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState, QueueOverview
+from docora_ops.jobs import Backend, BackendSource, Hold, JobRecord, JobState, QueueOverview
 from docora_ops.links import AppCount, LinkFilter, LinkGroup, LinkSort, LinkStatus
+from docora_ops.queue.holds import read_holds
 from docora_ops.text import mask_url
 
 _ALL = LinkChoice()
@@ -57,6 +58,9 @@ class LinkDetails(LinkHistory):
     backend: Backend
     backend_source: BackendSource
     job_record: JobRecord
+    held: Hold | None  # of the app
+    # Whether an unfinished snapshot has delivered files: some of its files are out.
+    is_partly_sent: bool
 
 
 def links(
@@ -113,15 +117,21 @@ def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
 
 def apps(
     docora: Docora, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
-) -> Page[AppSummary]:
+) -> tuple[Page[AppSummary], RedisError | None]:
     """Returns one page of the apps with matching links, most failed links first.
 
-    Without a choice, includes apps without links. Raises NotFoundError, AmbiguousError,
-    PostgresError.
+    Without a choice, includes apps without links. If Redis can't be used, shows no app as held, and
+    also returns its error. Raises NotFoundError, AmbiguousError, PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     rows = lists.summarize_apps(database, which, every_app=choice == _ALL)
-    return page_of(rows, page, limit)
+    error = None
+    try:
+        holds = read_holds(docora.redis)
+        rows = [replace(app, held=holds.get(app.app_id)) for app in rows]
+    except RedisError as lost:
+        error = lost
+    return page_of(rows, page, limit), error
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:
@@ -159,6 +169,12 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         backend=queue.backend,
         backend_source=queue.choice.source,
         job_record=record,
+        held=read_holds(docora.redis).get(link.ref.app_id),
+        is_partly_sent=link.status == LinkStatus.PENDING_SNAPSHOT
+        and history.last_delivered_at is not None
+        and (
+            history.last_scanned_at is None or history.last_delivered_at > history.last_scanned_at
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from psycopg.rows import TupleRow
 from docora_ops.database.link_rows import COUNT_MATCHING, LINKS, MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
-from docora_ops.jobs import JobState
+from docora_ops.jobs import Hold, JobState
 from docora_ops.links import (
     App,
     AppCount,
@@ -79,6 +79,7 @@ class AppSummary(App):
     last_scanned_at: datetime | None
     good_until_at: datetime | None
     good_until_seconds: int | None
+    held: Hold | None = None  # Redis tells
 
 
 @dataclass(frozen=True)

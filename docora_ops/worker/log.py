@@ -35,6 +35,7 @@ class JobEnd(StrEnum):
     TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
     FAILED = "failed"  # for the last time: the link has failed
     CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
+    HELD = "held"  # stopped by the hold of its app: queued again, and no failure is counted
 
 
 class OneLineHandler(logging.Handler):
