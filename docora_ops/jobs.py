@@ -252,7 +252,7 @@ class Hold:
     The moments are by the clock of Redis.
     """
 
-    since_at: datetime
+    since_at: datetime | None
     until_at: datetime | None
     who: str
     reason: str | None

@@ -64,7 +64,7 @@ def look(docora: Docora, app: str, *, by_prefix: bool = True) -> HoldResult:
             f"{', '.join(map(inert, deaf))}",
             hint="run docora-ops worker of this version there, with the user of docora-ops help "
             "privileges; until then, docora-ops pause stops all workers",
-            details={"workers": deaf},
+            details={"worker_names": deaf},
         )
     live, _ = docora.queue.jobs_of_apps([found.app_id], 1)
     running = sum(job.app_id == found.app_id for worker in workers for job in worker.jobs)

@@ -117,21 +117,20 @@ def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
 
 def apps(
     docora: Docora, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
-) -> tuple[Page[AppSummary], RedisError | None]:
+) -> Page[AppSummary]:
     """Returns one page of the apps with matching links, most failed links first.
 
-    Without a choice, includes apps without links. If Redis can't be used, shows no app as held, and
-    also returns its error. Raises NotFoundError, AmbiguousError, PostgresError.
+    Without a choice, includes apps without links. If Redis can't be used, warns, and no app reads
+    as held. Raises NotFoundError, AmbiguousError, PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     rows = lists.summarize_apps(database, which, every_app=choice == _ALL)
-    error = None
     try:
         holds = read_holds(docora.redis)
         rows = [replace(app, held=holds.get(app.app_id)) for app in rows]
-    except RedisError as lost:
-        error = lost
-    return page_of(rows, page, limit), error
+    except RedisError as error:
+        docora.warn(f"it is unknown which apps are held: {error.message}")
+    return page_of(rows, page, limit)
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:

@@ -155,12 +155,10 @@ def apps(
 
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
-    listed, lost = apps(context.docora, choice, page=page, limit=limit)
+    listed = apps(context.docora, choice, page=page, limit=limit)
     is_seen = any(app.held for app in listed.rows) or not sys.stdout.isatty()
     columns = [*_APPS, *([_HELD] if is_seen else ())]
     context.show_page(listed, columns, context.docora.postgres_server, noun)
-    if lost:
-        context.warn(f"Warning: {lost.message}: it is not known which apps are held.")
 
 
 def show(

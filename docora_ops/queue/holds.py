@@ -18,7 +18,7 @@ from docora_ops.errors import HoldsUnreadableError
 from docora_ops.jobs import Hold
 from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
-from docora_ops.queue.redis_answers import text_of
+from docora_ops.queue.redis_answers import moment_of_timestamp, text_of
 from docora_ops.queue.redis_client import describe, server_time
 from docora_ops.queue.redis_errors import redis_errors
 
@@ -129,18 +129,22 @@ def _unreadable(client: redis.Redis, error: redis.ResponseError) -> Exception:
 def _parse(client: redis.Redis, app_id: str, value: bytes | str) -> Hold:
     try:
         return _hold_of(json.loads(value))
-    except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
         raise HoldsUnreadableError(
             f"the hold of app {app_id} in Redis at {describe(client)}, key {HOLDS}, is unreadable",
             hint=f"hold the app again, or release it: docora-ops release {app_id}",
         ) from None
 
 
-def _hold_of(value: dict[str, Any]) -> Hold:
-    """Raises ValueError, TypeError, KeyError, OverflowError or OSError for what we never write."""
-    since, until, who, reason = (value[name] for name in ("since", "until", "who", "reason"))
-    if not isinstance(who, str) or not isinstance(reason, str | None):
-        raise TypeError
-    since_at = datetime.fromtimestamp(since, UTC)
-    until_at = None if until is None else datetime.fromtimestamp(until, UTC)
-    return Hold(since_at, until_at, who, reason)
+def _hold_of(value: Any) -> Hold:
+    """Raises an error of Python unless it is an object that tells when the hold ends.
+
+    As the script `take.lua` does: what workers obey must be shown, too.
+    """
+    since, until = value.get("since"), value.get("until")
+    return Hold(
+        since_at=moment_of_timestamp(since) if isinstance(since, int) else None,
+        until_at=None if until is None else datetime.fromtimestamp(until, UTC),
+        who=str(value.get("who") or "unknown"),
+        reason=str(value.get("reason") or "") or None,
+    )

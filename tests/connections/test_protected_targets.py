@@ -22,6 +22,7 @@ MASS_CHANGES = (
     ["resync", APP, "--all"],
     ["repair"],
     ["pause"],
+    ["hold", APP],
     ["set-url", APP, "https://new.example/hook"],
 )
 STYLED = "\x1b[1;37;41mprod\x1b[0m: "
@@ -93,6 +94,7 @@ def test_what_is_no_mass_change_needs_no_name(docora: Docora, env: Env) -> None:
         ["resync", *link.ids, "--yes"],
         ["schedule"],
         ["resume"],
+        ["release", APP],
     ):
         result = docora.run(*words, "--target", "prod", env=env)
         assert result.code == 0, result
@@ -117,6 +119,7 @@ def test_the_python_api_wants_the_name_too(docora: Docora, env: Env) -> None:
         lambda prod: next(actions.resync_all(prod, APP)),
         lambda prod: next(actions.repair(prod)),
         actions.pause,
+        lambda prod: actions.hold(prod, APP, 60),
         lambda prod: list(actions.set_url(prod, APP, "https://new.example/hook")),
     )
     for change in mass_changes:

@@ -40,7 +40,14 @@ READING = (
 )
 CHANGING = (
     *("retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes", "repair --yes"),
-    *("resync APP REPO --yes", "schedule", f"cancel {OPERATION}", "pause"),
+    *(
+        "resync APP REPO --yes",
+        "schedule",
+        f"cancel {OPERATION}",
+        "pause",
+        "hold APP",
+        "release APP",
+    ),
 )
 OPTIONAL = {"+client|list", "+hget"}
 """Without the one, workers of BullMQ are not seen; the other is needed to read BullMQ's queue."""
