@@ -113,6 +113,7 @@ def test_protected_settings_without_a_name_refuse_mass_changes_only(
 
 def test_the_python_api_wants_the_name_too(docora: Docora, env: Env) -> None:
     docora.add_worker()
+    docora.redis.hset("rq:worker:worker-1", "obeys_holds", 1)
     settings = load_settings(target="prod")
     mass_changes: Sequence[Callable[[actions.Docora], object]] = (
         lambda prod: next(actions.retry_all_failed(prod)),

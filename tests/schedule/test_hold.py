@@ -111,7 +111,7 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     [entry] = docora.run("history", "--json").data[:1]
     assert entry["selection"]["held"] == [name]
     check(docora.run("schedule", "--json"), 1)
-    docora.set_link(link, status="scanning")
+    docora.set_link(link, status="scanning", retry_count=0)
     repaired = docora.run("repair", "--yes", env=ONE_LOOK)
     assert repaired.code == 0, repaired
     assert f"Left out, since docora-ops hold holds them: {name}." in repaired.stderr
