@@ -2,10 +2,12 @@
 
 import json
 import random
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -314,7 +316,7 @@ def test_a_worker_takes_no_job_while_holds_can_not_be_read_and_says_so(
         assert docora.waiting() == [link.job_id]
         burst = snapshots.work()
         assert (burst.code, docora.waiting()) == (4, [link.job_id])
-        assert f'hint: redis-cli -u "$REDIS_URL" del {HOLDS} ends all holds' in burst.stderr
+        assert f'Hint: redis-cli -u "$REDIS_URL" del {HOLDS} ends all holds' in burst.stderr
         docora.redis.delete(HOLDS)
         eventually(lambda: docora.status(link) == "synced", "the job")
 
@@ -346,8 +348,8 @@ def test_a_worker_lets_the_jobs_of_a_held_app_wait_and_looks_once_a_second(
     hold(docora, links["Held"].app_id)
     assert "since the apps of all waiting jobs are held" in snapshots.work().stderr
     assert docora.status(links["Other"]) == "synced"
-    with running(snapshots) as worker:
-        worker.await_ready()
+    with running(snapshots, "--name", "w"):
+        eventually(lambda: docora.redis.hget("rq:worker:w", "state") == b"idle", "a first look")
         before, began = commands(docora), time.monotonic()
         looks = calls(docora)
         eventually(lambda: calls(docora) >= looks + 4, "four more looks")
@@ -418,7 +420,13 @@ def test_the_reserve_can_be_turned_off(snapshots: Snapshots) -> None:
 
 def test_a_worker_of_rq_beside_ours_takes_part(snapshots: Snapshots) -> None:
     links = snapshots.add_links(["One", "Two", "Three", "Four", "Five", "Six"])
-    command = ("rq", "worker", QUEUE, "--url", snapshots.docora.redis_access.worker)
+    command = (
+        str(Path(sys.executable).with_name("rq")),
+        "worker",
+        QUEUE,
+        "--url",
+        snapshots.docora.redis_access.worker,
+    )
     with running_program(command, snapshots) as plain, running(snapshots) as ours:
         plain.await_ready()
         ours.await_ready()
@@ -477,9 +485,8 @@ def test_a_worker_that_is_killed_at_any_call_of_redis_loses_no_job_and_doubles_n
         monkeypatch.setattr(MortalConnection, "left", requests)
         with connect(snapshots.settings) as client:
             client.connection_pool.connection_class = MortalConnection
-            worker = SnapshotWorker(snapshots.settings, client, name)
             with suppress(KilledError):
-                worker.run_jobs(burst=True)
+                SnapshotWorker(snapshots.settings, client, name).run_jobs(burst=True)
 
     for number in count(1):
         docora.redis.flushdb()
