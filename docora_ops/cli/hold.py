@@ -42,10 +42,11 @@ def hold(
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
-    """Send an app nothing more until `release`: no worker takes its jobs.
+    """Send an app nothing more until `release`.
 
-    Its jobs wait, and count no try. A running snapshot stops before its next request to the app,
-    and its job waits again; what it has sent stays with the app. Ends by itself after TIME.
+    No worker takes its jobs, which wait and count no try. A running snapshot stops before its next
+    request to the app, and its job waits again. What it has sent stays with the app. The hold ends
+    by itself after TIME.
     """
     context = context_of(typer_context)
     terminal = confirmation(typer_context, context)

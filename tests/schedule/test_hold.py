@@ -87,6 +87,12 @@ def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
     assert (refused.code, refused.json["code"]) == (4, "hold_not_obeyed"), refused
     assert refused.json["worker_names"] == ["plain"]
     assert "1 live worker would go on with the app's jobs: plain" in refused.stderr
+    docora.redis.srem("rq:workers:snapshot-queue", "rq:worker:plain")
+    hold(docora, links[0])
+    docora.redis.sadd("rq:workers:snapshot-queue", "rq:worker:plain")
+    checks = docora.run("doctor", "--json", env=ONE_LOOK).data["checks"]
+    [workers] = [check for check in checks if check["name"] == "workers"]
+    assert (workers["state"], "held apps: plain" in workers["finding"]) == ("critical", True)
 
 
 def test_commands_for_many_links_leave_held_apps_out_and_say_so(
