@@ -122,10 +122,10 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
             "failed": queue.failed_jobs,
         }
         add("docora_queue_jobs", jobs, queue=queue.queue_name, status="")
-        add("docora_app_held", {inert(app.app_id): 1 for app in queue.held}, app_id="")
-        if queue.oldest_waiting_seconds is not None:
-            oldest = {"": queue.oldest_waiting_seconds}
-            add("docora_queue_oldest_seconds", oldest, queue=queue.queue_name)
+        if queue.held:
+            add("docora_app_held", {inert(app.app_id): 1 for app in queue.held}, app_id="")
+        if (oldest := queue.oldest_waiting_seconds) is not None:
+            add("docora_queue_oldest_seconds", {"": oldest}, queue=queue.queue_name)
         states = Counter(map(_state, queue.workers))
         add("docora_workers", {state: states[state] for state in _STATES}, state="")
         given = (worker.no_job_reason for worker in queue.workers)
