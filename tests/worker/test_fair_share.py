@@ -427,9 +427,9 @@ def test_a_worker_of_rq_beside_ours_takes_part(snapshots: Snapshots) -> None:
         "--url",
         snapshots.docora.redis_access.worker,
     )
-    with running_program(command, snapshots) as plain, running(snapshots) as ours:
-        plain.await_ready()
+    with running_program(command, snapshots), running(snapshots) as ours:
         ours.await_ready()
+        eventually(lambda: snapshots.docora.redis.scard("rq:workers") == 2, "both workers")
         for _ in range(3):
             for link in links.values():
                 snapshots.queue(link)
