@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
     from docora_ops.actions.drift import Suspects as Suspects
+    from docora_ops.actions.holds import held_apps as held_apps
+    from docora_ops.actions.holds import hold as hold
+    from docora_ops.actions.holds import release as release
     from docora_ops.actions.link_lists import apps as apps
     from docora_ops.actions.link_lists import link_groups as link_groups
     from docora_ops.actions.link_lists import links as links
@@ -73,6 +76,7 @@ _MODULES = {
     "metrics": ("read_metrics",),
     "one_link": ("link_to_resync", "resync", "retry"),
     "pair": ("accept_pair", "read_pair"),
+    "holds": ("held_apps", "hold", "release"),
     "pauses": ("pause", "resume", "rq_workers"),
     "link_lists": ("apps", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),

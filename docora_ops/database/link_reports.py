@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 from docora_ops.database.link_rows import COUNT_MATCHING, LINKS, MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
-from docora_ops.jobs import JobState
+from docora_ops.jobs import Hold, JobState
 from docora_ops.links import (
     App,
     AppCount,
@@ -82,6 +82,7 @@ class AppSummary(App):
     good_until_at: datetime | None
     good_until_seconds: int | None
     email: str | None = None  # None if the role may not read it
+    held: Hold | None = None  # Redis tells
 
 
 @dataclass(frozen=True)
