@@ -42,7 +42,8 @@ local function read_holds()
   for i = 1, #fields, 2 do
     local job_id = string.match(fields[i], '^now:(.*)')
     if job_id then
-      exempt[job_id] = true
+      -- Only this job: a later one with the same id was created later.
+      exempt[job_id] = redis.call('HGET', config.job_prefix .. job_id, 'created_at') == fields[i + 1]
     else
       local is_json, hold = pcall(cjson.decode, fields[i + 1])
       local ends = is_json and type(hold) == 'table' and (hold['until'] or cjson.null)

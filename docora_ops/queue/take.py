@@ -11,13 +11,13 @@ from importlib.resources import files
 from typing import cast
 
 from redis import Redis
+from rq.job import Job
 
+from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.redis_answers import text_of
 from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER, INTERMEDIATE, LIST
 from docora_ops.queue.rq_workers import workers_with_slots
 
-HOLDS = "docora-ops:holds"
-"""Key of the hash of the apps that are held."""
 _PAGE = 2000  # ids that a call reads
 _MOST_COUNTED = 100_000  # waiting jobs whose apps are counted
 _INTERVAL = 2  # seconds between two counts, at least
@@ -60,6 +60,7 @@ class JobTaker:
             "list": LIST,
             "intermediate": INTERMEDIATE,
             "execution_prefix": EXECUTION,
+            "job_prefix": Job.redis_job_namespace_prefix,
             "holds": HOLDS,
             "page": _PAGE,
             "reserves": reserves,

@@ -25,9 +25,10 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
 from docora_ops.queue.backend_choice import sees_bullmq_worker
+from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.outcomes import may_record
 from docora_ops.queue.pair_mark import StoredMark, read_mark
-from docora_ops.queue.take import HOLDS, JobTaker
+from docora_ops.queue.take import JobTaker
 from docora_ops.settings import Settings
 from docora_ops.text import amount, inert
 from docora_ops.worker import host

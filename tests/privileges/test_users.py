@@ -24,6 +24,7 @@ from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 
 OPERATION = "bulk_0123456789abcdef"
+HELD = "app_held"
 READING = (
     *("show APP REPO", "doctor --read-only", "queue", "status", "operations"),
     "metrics --by-app --by-error",
@@ -41,7 +42,8 @@ READING = (
 )
 CHANGING = (
     *("retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes", "repair --yes"),
-    *("resync APP REPO --yes", "schedule", f"cancel {OPERATION}", "pause"),
+    *("resync APP REPO --yes", "schedule", f"cancel {OPERATION}", "pause", "hold APP"),
+    "release HELD",
 )
 OPTIONAL = {"+client|list", "+hget"}
 """Without the one, workers of BullMQ are not seen; the other is needed to read BullMQ's queue."""
@@ -69,6 +71,8 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
     docora.start_job(docora.add_link("scanning").job_id)
     docora.schedule_job(docora.add_link().job_id)
     docora.add_worker()
+    docora.redis.hset("rq:worker:worker-1", "obeys_holds", 1)
+    docora.redis.hset("docora-ops:holds", docora.add_app("Held", HELD), '{"until": null}')
     docora.redis.set("rq:scheduler-lock:snapshot-queue", "scheduler")
     docora.redis.hset(f"docora:bulk:{OPERATION}", items=["total", 5, "completed", 1])
     docora.redis.expire(f"docora:bulk:{OPERATION}", 3000)
@@ -82,7 +86,7 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
 
 
 def run(docora: Docora, link: TestLink, command: str, **environment: str) -> Result:
-    names = {"APP": link.app_id, "REPO": link.repository_id}
+    names = {"APP": link.app_id, "REPO": link.repository_id, "HELD": HELD}
     words = (names.get(each, each) for each in command.split())
     return docora.run(*words, env=ONE_LOOK | environment)
 

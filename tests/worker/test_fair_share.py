@@ -105,6 +105,11 @@ def jobs(app: str, size: int) -> list[str]:
     return [f"{app}-{number}" for number in range(size)]
 
 
+def exempt(docora: Docora, job_id: str) -> None:
+    docora.redis.hset(f"rq:job:{job_id}", "created_at", "a moment")
+    docora.redis.hset(HOLDS, f"now:{job_id}", "a moment")
+
+
 def hold(docora: Docora, app_id: str, until: float | None = None) -> None:
     entry = {"since": 0, "until": until, "who": "kim", "reason": None}
     docora.redis.hset(HOLDS, app_id, json.dumps(entry))
@@ -251,7 +256,7 @@ def test_a_held_app_waits_until_its_hold_ends_and_an_exempt_job_does_not(docora:
         at.wait("a-0", "a-1", "b-0", "a-2")
         assert at.take(0) == "b-0"
         assert at.take(1) == "held"
-        docora.redis.hset(HOLDS, "now:a-1", 1)
+        exempt(docora, "a-1")
         assert at.take(1) == "a-1"
         assert at.take(2) == "held"
         hold(docora, "a", until=None)
@@ -266,7 +271,7 @@ def test_an_exempt_job_for_which_no_share_was_left_is_found_again(docora: Docora
         assert at.take(0) == "a-0"
         hold(docora, "a")
         at.wait(*(f"a-{number}" for number in range(1, 3000)))
-        docora.redis.hset(HOLDS, "now:a-2000", 1)
+        exempt(docora, "a-2000")
         assert at.take(1) == "held"
         at.end("a-0")
         assert at.take(1) == "a-2000"
@@ -301,8 +306,11 @@ def test_a_worker_takes_no_job_while_holds_can_not_be_read_and_says_so(
     with running(snapshots, "--name", "w") as worker:
         await_waiting_worker(docora)
         assert shown(docora)["obeys_holds"] is True
-        docora.redis.set(HOLDS, 1)
+        docora.redis.set("rq:suspended", 1)  # so that the job waits
+        worker.await_line("takes no job: workers are suspended")
         link, _ = snapshots.add_queued({"a": "1\n"})
+        docora.redis.set(HOLDS, 1)
+        docora.redis.delete("rq:suspended")
         worker.await_line(f"worker w: takes no job: the holds in {HOLDS} can't be read: it is no")
         assert shown(docora)["no_job_reason"]["code"] == "holds"
         assert docora.waiting() == [link.job_id]
@@ -335,9 +343,9 @@ def test_a_worker_lets_the_jobs_of_a_held_app_wait_and_looks_once_a_second(
 ) -> None:
     docora = snapshots.docora
     links = snapshots.add_links(["Held", "Other"])
-    hold(docora, links["Held"].app_id)
     for link in links.values():
         snapshots.queue(link)
+    hold(docora, links["Held"].app_id)
     assert "since the apps of all waiting jobs are held" in snapshots.work().stderr
     assert docora.status(links["Other"]) == "synced"
     with running(snapshots, "--name", "w"):
