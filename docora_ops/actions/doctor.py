@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from docora_ops.actions import checks
 from docora_ops.actions.checks import Check, CheckName, CheckState, Problem, critical, ok, warning
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.doctor_changes import ProblemChanges
 from docora_ops.actions.drift import (
     Drift,
     DriftKind,
@@ -60,11 +61,15 @@ class DriftData:
 
 @dataclass(frozen=True)
 class DoctorData:
-    """The result of `doctor`. `drift` is null if doctor could not look for it."""
+    """The result of `doctor`. `drift` is null if doctor could not look for it.
+
+    changes: null without `--changes`.
+    """
 
     state: CheckState
     checks: Sequence[Check]
     drift: DriftData | None
+    changes: ProblemChanges | None = None
 
 
 @dataclass(frozen=True)
