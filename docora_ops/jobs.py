@@ -177,6 +177,7 @@ class Worker:
     clock_ahead_seconds: int | None = None  # how far its host's clock is ahead of Redis's
     no_job_reason: NoJobReason | None = None  # None if it takes jobs
     may_compare: bool = True  # whether its user may read which database Redis belongs to
+    may_record: bool = True  # whether its user may write the record of outcomes
 
 
 @dataclass(frozen=True)
@@ -339,6 +340,17 @@ class JobRecord:
     expires_in: int | None  # seconds until it is deleted, if ever
     places: Sequence[JobPlace]
     last_failure: JobFailure | None
+
+
+class JobEnd(StrEnum):
+    """How a snapshot job ended: what it left in Postgres."""
+
+    SYNCED = "synced"
+    FAILED = "failed"  # for the last time: the link has failed
+    FAILED_AGAIN = "failed_again"  # of a link that had failed and was not retried: scheduled again
+    TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
+    CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
+    NOTHING_TO_DO = "nothing_to_do"  # the link or its app is gone, or another job is at work on it
 
 
 class OtherQueue(StrEnum):
