@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +13,12 @@ from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
 from docora_ops.links import LinkGroup, LinkSort, LinkStatus, arguments
-from docora_ops.render.columns import Column, Pairs, cell, named_values, style_of, words
+from docora_ops.render.columns import Column, Pairs, cell, named_values, one_line, style_of, words
 from docora_ops.text import amount, duration, good_until, moment
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from docora_ops.actions.link_lists import LinkDetails
     from docora_ops.database.link_reports import AppSummary, DeliveredFile, ListedLink
     from docora_ops.jobs import JobPlace
@@ -283,6 +285,7 @@ def _link_screen(details: LinkDetails) -> Pairs:
         ("Repository", cell(f"{details.repository_name} ({details.repository_id})")),
         ("Job", cell(job, style_of(details.job))),
         *(("", cell(_place(place))) for place in details.job_record.places[:_MOST_PLACES]),
+        *_tries(details),
         ("Delivered", cell(delivered)),
     ]
     if details.circuit_is_open:
@@ -292,6 +295,19 @@ def _link_screen(details: LinkDetails) -> Pairs:
         stored = f"{snapshot.commit_sha} of {snapshot.branch}, {snapshot.files:,} files"
         rows.append(("Stored commit", cell(stored)))
     return Pairs([row for row in rows if row[1]], longest=_LONGEST_ON_SCREEN)
+
+
+def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
+    """Yields a line for each of the last tries, newest first."""
+    for number, end in enumerate(details.tries):
+        shown = f"{end.ended_at:%m-%d %H:%M:%SZ}  {words(end.outcome)}"
+        if end.try_number is not None:
+            limit = f" of {end.tries}" if end.tries and end.try_number <= end.tries else ""
+            shown += f", try {end.try_number}{limit}"
+        shown += f", {amount(end.files, 'file')}" if end.files else ""
+        shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
+        shown += f": {end.error_message}" if end.error_message else ""
+        yield "" if number else "Last tries", one_line(shown, style_of(end.outcome))
 
 
 def _next_step(details: LinkDetails) -> str:
@@ -316,6 +332,7 @@ def _whole_screen(details: LinkDetails) -> Pairs:
     if job.expires_in is not None:
         rows.append(("Job expires", cell(f"in {duration(job.expires_in)}")))
     rows.sort(key=lambda row: row[0].startswith(_HISTORY))
+    rows += _tries(details)
     rows += (("Job place", cell(_place(place))) for place in job.places)
     if failure:
         by = f" on {failure.worker}" if failure.worker else ""

@@ -44,6 +44,7 @@ class ListedLink(LinkIds):
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
     job: JobState | None = None  # None if Redis did not answer
+    failed_at: datetime | None = None  # the last failure of a failed link, if the queue knows it
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ Functions raise RedisError.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -15,6 +16,7 @@ from typing import Any, cast
 from redis import Redis
 
 from docora_ops.jobs import JobEnd
+from docora_ops.operations import Results
 from docora_ops.queue.redis_answers import answers_of, permits, text_of, whole_number
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
@@ -23,6 +25,7 @@ STREAM = "docora-ops:outcomes"
 ENTRIES_KEPT = 100_000
 PERIOD = 600  # seconds
 COUNTS_KEPT = 8 * 86_400  # seconds
+FAILURES = (JobEnd.FAILED, JobEnd.FAILED_AGAIN)  # ends after which the link has failed
 LONGEST_ERROR = 200  # characters of an error in an entry
 _FIELD = "o"  # short, because each entry repeats it
 _FILES = ":files"  # the end of a count's name
@@ -91,10 +94,12 @@ class Outcomes:
 class Counts:
     """The counts of the periods, oldest first.
 
+    since_at: the start of the first period.
     is_kept: whether any period has counts; if not, no worker has written the record for 8 days.
     reaches_back_to: the start of the first period with counts, if earlier ones were asked for.
     """
 
+    since_at: datetime
     counts: Sequence[PeriodCount]
     is_kept: bool
     reaches_back_to: datetime | None
@@ -161,6 +166,82 @@ def read_outcomes(
     return Outcomes(entries, at)
 
 
+def read_last_failures(
+    client: Redis, links: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], datetime]:
+    """Returns when these failed links last failed, as far as the record knows it.
+
+    links: app id and repository id of each.
+    """
+    left = {_bytes_of(ids): ids for ids in links}
+    found = {}
+    with redis_errors(client):
+        for at, text in _walk(client):
+            if not left:
+                break
+            # If the newest entry is of another end, the failure itself is not recorded.
+            ids = left.pop(_ids_in(text)[:2], None)
+            entry = ids and _entry_of(at, text)
+            if ids and entry and entry.outcome in FAILURES:
+                found[ids] = at
+    return found
+
+
+@dataclass(frozen=True)
+class AskedResults:
+    """The links whose first result since a moment is asked for.
+
+    links: a link by the id of its row, or by app id and repository id.
+    """
+
+    since: datetime
+    links: Collection[str | tuple[str, str]]
+
+
+def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results | None]:
+    """Counts the first results of links, for each of `asked`, as far as the record knows them.
+
+    Links about which it knows nothing are not counted. None if it knows nothing about any of them,
+    or does not reach back to `since`.
+    """
+    if not asked:
+        return []
+    asked_of: dict[bytes | tuple[bytes, ...], list[int]] = {}
+    for number, each in enumerate(asked):
+        for link in each.links:
+            key = link.encode() if isinstance(link, str) else _bytes_of(link)
+            asked_of.setdefault(key, []).append(number)
+    ends: list[dict[tuple[bytes, ...], JobEnd]] = [{} for _ in asked]
+    read = 0
+    first = at = min(each.since for each in asked)
+    with redis_errors(client):
+        for at, text in _walk(client):
+            if at < first:
+                break
+            read += 1
+            *pair, row_id = _ids_in(text)
+            ids = tuple(pair)
+            numbers = asked_of.get(row_id, []) + asked_of.get(ids, [])
+            if numbers and (entry := _entry_of(at, text)):
+                is_result = entry.outcome is JobEnd.SYNCED or entry.outcome in FAILURES
+                for number in numbers:
+                    # The walk goes back in time, so that the first result is set last.
+                    if at >= asked[number].since and (is_result or ids not in ends[number]):
+                        ends[number][ids] = entry.outcome
+    is_trimmed = read >= ENTRIES_KEPT
+    return [
+        None if not known or (is_trimmed and each.since < at) else _results_of(known.values())
+        for each, known in zip(asked, ends, strict=True)
+    ]
+
+
+def _results_of(ends: Iterable[JobEnd]) -> Results:
+    counts = Counter(ends)
+    failed = sum(counts[end] for end in FAILURES)
+    synced = counts[JobEnd.SYNCED]
+    return Results(synced, failed, gone=0, unfinished=counts.total() - synced - failed)
+
+
 def read_counts(
     client: Redis, since: datetime, until: datetime | None = None, *, app_id: str | None = None
 ) -> Counts:
@@ -194,7 +275,7 @@ def read_counts(
             row = dict(zip(fields, answer or (), strict=False))
         counts += _counts_of(_at(period), row)
     start = _at(known[0]) if known and not reaches_back and known[0] > first else None
-    return Counts(counts, bool(known) or reaches_back, start)
+    return Counts(_at(first), counts, bool(known) or reaches_back, start)
 
 
 def _walk(client: Redis) -> Iterator[tuple[datetime, bytes]]:
@@ -204,6 +285,16 @@ def _walk(client: Redis) -> Iterator[tuple[datetime, bytes]]:
         for entry_id, values in page:
             yield _at(int(entry_id.partition(b"-")[0]) / 1000), values.get(_FIELD.encode(), b"")
         end = f"({text_of(page[-1][0])}"
+
+
+def _ids_in(text: bytes) -> tuple[bytes, ...]:
+    """Returns app id, repository id and row id of an entry, without parsing all of it."""
+    # Ids that a job can have need no escapes.
+    return tuple((text.split(b'"', 6) + 6 * [b""])[1:6:2])
+
+
+def _bytes_of(ids: tuple[str, str]) -> tuple[bytes, ...]:
+    return tuple(text.encode() for text in ids)
 
 
 def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
