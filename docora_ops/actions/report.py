@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.bulk_operations import operation as read_operation
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.recorded_results import add_to_changes, add_to_operations
 from docora_ops.actions.status import Status, read_status
 from docora_ops.actions.verification import Verification
 from docora_ops.errors import NotFoundError, ServerError
@@ -118,9 +119,9 @@ def read_report(
         since=first,
         until=until,
         operation_id=operation_id,
-        changes=chosen[-_MOST_CHANGES:],
+        changes=add_to_changes(docora, chosen[-_MOST_CHANGES:]),
         changes_left_out=max(0, len(chosen) - _MOST_CHANGES),
-        operations=operations,
+        operations=add_to_operations(docora, operations),
         operations_left_out=left_out,
         pauses=pauses,
         schedule=schedule,
