@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from math import ceil
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from redis import Redis
 
@@ -352,9 +352,10 @@ class BullmqQueue:
         limit: int | None = None,
     ) -> Outcomes:
         with redis_errors(self._client):
-            failed = cast("Any", self._client).zrange(
-                f"{BULLMQ}failed", 0, _FAILED_KEPT - 1, desc=True, withscores=True
+            newest_last = self._client.zrange(
+                f"{BULLMQ}failed", -_FAILED_KEPT, -1, withscores=True
             )
+            failed = cast("list[tuple[bytes, float]]", newest_last)[::-1]
             keys = [BULLMQ + text_of(job_id) for job_id, _ in failed]
             rows = read_hashes(self._client, keys, _RECORD_FIELDS)
         entries: list[SnapshotOutcome] = []

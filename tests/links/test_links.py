@@ -68,6 +68,7 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
         "retry_count": 3,
         "circuit_is_open": True,
         "job": "none",
+        "failed_at": None,
     }
     assert (second["repository_id"], second["circuit_is_open"]) == (never.repository_id, False)
     for name in ("error_message", "last_scanned_at", "last_scanned_seconds", "circuit_open_until"):
