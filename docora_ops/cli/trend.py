@@ -139,7 +139,9 @@ def rate(per_hour: float) -> str:
 
 
 def direction_words(found: FailureRate) -> str:
-    """Returns `3/h, falling`; only the rate if no trend is known."""
+    """Returns `3/h, falling`, or `none now`; only the rate if no trend is known."""
+    if found.direction == "none":
+        return "none now"
     return ", ".join(filter(None, (rate(found.per_hour), found.direction)))
 
 

@@ -352,9 +352,7 @@ class BullmqQueue:
         limit: int | None = None,
     ) -> Outcomes:
         with redis_errors(self._client):
-            newest_last = self._client.zrange(
-                f"{BULLMQ}failed", -_FAILED_KEPT, -1, withscores=True
-            )
+            newest_last = self._client.zrange(f"{BULLMQ}failed", -_FAILED_KEPT, -1, withscores=True)
             failed = cast("list[tuple[bytes, float]]", newest_last)[::-1]
             keys = [BULLMQ + text_of(job_id) for job_id, _ in failed]
             rows = read_hashes(self._client, keys, _RECORD_FIELDS)

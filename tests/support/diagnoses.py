@@ -15,7 +15,7 @@ DETAILS_OF_POSTGRES = [
 DETAILS_OF_REDIS = [
     *("redis_version", "redis_primary", "redis_eviction", "redis_memory", "redis_persistence")
 ]
-OF_QUEUE = ["bullmq_queue", "workers", "schedule", "delayed_jobs", "waiting_jobs"]
+OF_QUEUE = ["bullmq_queue", "workers", "schedule", "delayed_jobs", "waiting_jobs", "capacity"]
 OF_LINKS = ["freshness", "failed_links", "open_circuits"]
 OF_DRIFT = ["drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"]
 ALL = [
