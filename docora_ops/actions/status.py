@@ -165,12 +165,12 @@ def _with_record(docora: Docora, status: Status, queue: QueueOverview) -> Status
         return status
     lately = int(now.timestamp()) // PERIOD * PERIOD - PERIOD
     since = datetime.fromtimestamp(lately, UTC)
-    by_outcome: Counter[JobEnd] = Counter()
+    counts: Counter[JobEnd] = Counter()
     for count in record.counts:
-        by_outcome[count.outcome] += count.count if count.started_at >= since else 0
+        counts[count.outcome] += count.count if count.started_at >= since else 0
     return replace(
         status,
-        recent_ends=RecentEnds(since, dict(sorted((+by_outcome).items()))),
+        recent_ends=RecentEnds(since, {end: counts[end] for end in JobEnd if counts[end]}),
         failures=day_of_failures(record, now),
         capacity=capacity(record, fresh, queue, docora.settings) if fresh else None,
     )
