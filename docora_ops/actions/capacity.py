@@ -35,12 +35,13 @@ class Capacity:
     @property
     def words(self) -> str:
         """Returns `40 snapshots a minute, 120 due: 10 more slots are needed`."""
-        managed, due = _number(self.managed_per_minute), _number(self.due_per_minute)
-        needed = (
-            "1 more slot is" if self.missing_slots == 1 else f"{self.missing_slots} more slots are"
+        pace = (self.managed_per_minute, self.due_per_minute)
+        managed, due = (f"{number:,}".removesuffix(".0") for number in pace)
+        missing = self.missing_slots
+        needed = "1 more slot is" if missing == 1 else f"{missing} more slots are"
+        return f"{managed} snapshots a minute, {due} due" + (
+            f": {needed} needed" if missing else ""
         )
-        words = f"{managed} snapshots a minute, {due} due"
-        return f"{words}: {needed} needed" if self.missing_slots else words
 
 
 def capacity(
@@ -68,7 +69,3 @@ def capacity(
     is_too_little = waits and managed < due and not queue.suspension
     missing = ceil(slots * due / managed) - slots if is_too_little else 0
     return Capacity(round(managed, 1), round(due, 1), slots, missing)
-
-
-def _number(per_minute: float) -> str:
-    return f"{per_minute:,.0f}" if per_minute >= 1 or not per_minute else f"{per_minute:.1g}"

@@ -1,7 +1,7 @@
 """What has changed since the last `doctor --changes`, which a file on this host remembers."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,31 +14,24 @@ from pydantic import AwareDatetime, TypeAdapter
 from docora_ops.actions.checks import Check, CheckName, CheckState
 from docora_ops.errors import UsageError
 
-REMIND_SECONDS = 86_400
-
-
-@dataclass(frozen=True)
-class OpenProblem:
-    """A critical check. `since_at`: when it was first told."""
-
-    name: CheckName
-    since_at: datetime
+Problems = Mapping[CheckName, AwareDatetime]
+"""Critical checks, and when each was first told."""
 
 
 @dataclass(frozen=True)
 class ProblemChanges:
-    """The critical checks of now, and how they differ from those of the file.
+    """How the critical checks differ from those of the file.
 
-    new, over: what has changed. ongoing: the other critical checks, including those that were
-    critical and could not be made this time. is_reminder: nothing has changed, but problems were
-    last told too long ago. told_at: when something was last told, this time included.
+    ongoing: critical before and now, or critical before and not possible now.
+    is_reminder: nothing has changed, and problems were last told too long ago.
+    told_at: when something was last told, this time included.
     """
 
-    new: Sequence[OpenProblem]
-    over: Sequence[OpenProblem]
-    ongoing: Sequence[OpenProblem]
+    new: Problems
+    over: Problems
+    ongoing: Problems
     is_reminder: bool
-    told_at: datetime
+    told_at: AwareDatetime
 
     @property
     def are_news(self) -> bool:
@@ -50,32 +43,56 @@ class ProblemChanges:
         """Tells whether any check is critical."""
         return bool(self.new or self.ongoing)
 
-    def keep(self, file: Path) -> None:
-        """Replaces the file at once, readable by its owner only. Raises UsageError."""
-        problems = {problem.name: problem.since_at for problem in (*self.new, *self.ongoing)}
-        content = _RECORD.dump_json(_Record(1, self.told_at, problems))
-        try:
-            with NamedTemporaryFile(dir=file.parent, prefix=".docora-ops-", delete=False) as new:
-                try:
-                    new.write(content)
-                    new.flush()
-                    os.fsync(new.fileno())
-                    Path(new.name).replace(file)
-                except OSError:
-                    Path(new.name).unlink()
-                    raise
-        except OSError as error:
-            raise _unusable(file, error.strerror or "unknown error") from error
-
 
 @dataclass(frozen=True)
 class _Record:
     version: Literal[1]
     told_at: AwareDatetime
-    problems: Mapping[CheckName, AwareDatetime]
+    problems: Problems
 
 
 _RECORD = TypeAdapter(_Record)
+
+
+def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> ProblemChanges:
+    """Compares the critical checks with those of the file.
+
+    A file that is missing, unreadable or of another version counts as one without problems.
+
+    remind_seconds: the time after which to tell of the same problems again.
+    """
+    now = datetime.now(UTC)
+    record = _Record(1, now, {})
+    with suppress(OSError, ValueError):  # pydantic's errors are ValueErrors
+        record = _RECORD.validate_json(file.read_bytes())
+    states, known = {check.name: check.state for check in checks}, record.problems
+    critical = [name for name, state in states.items() if state is CheckState.CRITICAL]
+    lasting = {CheckState.CRITICAL, CheckState.NOT_CHECKED}
+    new = {name: now for name in critical if name not in known}
+    ongoing = {name: at for name, at in known.items() if states[name] in lasting}
+    over = {name: at for name, at in known.items() if name not in ongoing}
+    # A clock that was set back must not delay the reminder.
+    is_due = not 0 <= (now - record.told_at).total_seconds() < remind_seconds
+    is_reminder = bool(ongoing) and is_due and not (new or over)
+    told_at = now if new or over or is_reminder else record.told_at
+    return ProblemChanges(new, over, ongoing, is_reminder, told_at)
+
+
+def keep(changes: ProblemChanges, file: Path) -> None:
+    """Replaces the file in one step, readable by its owner only. Raises UsageError."""
+    record = _Record(1, changes.told_at, {**changes.new, **changes.ongoing})
+    try:
+        with NamedTemporaryFile(dir=file.parent, prefix=".docora-ops-", delete=False) as new:
+            try:
+                new.write(_RECORD.dump_json(record))
+                new.flush()
+                os.fsync(new.fileno())
+                Path(new.name).replace(file)
+            except OSError:
+                Path(new.name).unlink()
+                raise
+    except OSError as error:
+        raise _unusable(file, error.strerror or "unknown error") from error
 
 
 def require_usable(file: Path) -> None:
@@ -94,30 +111,3 @@ def require_usable(file: Path) -> None:
 def _unusable(file: Path, reason: str) -> UsageError:
     hint = "name a file in a folder that this user may write to, such as /var/lib/docora"
     return UsageError(f"--changes {file}: {reason}", hint=hint)
-
-
-def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> ProblemChanges:
-    """Compares the critical checks with those of the file.
-
-    A file that is missing, unreadable or of another version counts as one without problems. A check
-    that was critical and could not be made this time is still a problem.
-
-    remind_seconds: the time after which to tell of the same problems again.
-    """
-    now = datetime.now(UTC)
-    record = _Record(1, now, {})
-    with suppress(OSError, ValueError):  # pydantic's errors are ValueErrors
-        record = _RECORD.validate_json(file.read_bytes())
-    known, new, ongoing = dict(record.problems), [], []
-    for check in checks:
-        since_at = known.get(check.name)
-        if check.state is CheckState.CRITICAL and since_at is None:
-            new.append(OpenProblem(check.name, now))
-        elif since_at and check.state in {CheckState.CRITICAL, CheckState.NOT_CHECKED}:
-            ongoing.append(OpenProblem(check.name, known.pop(check.name)))
-    over = [OpenProblem(*problem) for problem in known.items()]
-    # A clock that was set back must not delay the reminder.
-    is_due = not 0 <= (now - record.told_at).total_seconds() < remind_seconds
-    is_reminder = bool(ongoing) and is_due and not (new or over)
-    is_told = bool(new or over or is_reminder)
-    return ProblemChanges(new, over, ongoing, is_reminder, now if is_told else record.told_at)

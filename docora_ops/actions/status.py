@@ -13,7 +13,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.trend import DAY, DayOfFailures, day_of_failures
+from docora_ops.actions.trend import DAY, Trend, trend_of_day
 from docora_ops.actions.workers import warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links
@@ -84,7 +84,7 @@ class Status:
     other_queue: OtherQueue = OtherQueue.UNUSED
     last_operation: KnownOperation | None = None
     recent_ends: RecentEnds | None = None
-    failures: DayOfFailures | None = None
+    failures: Trend | None = None
     capacity: Capacity | None = None
     drift: DriftCounts | None = None
     freshness: Freshness | None = None
@@ -171,7 +171,7 @@ def _with_record(docora: Docora, status: Status, queue: QueueOverview) -> Status
     return replace(
         status,
         recent_ends=RecentEnds(since, {end: counts[end] for end in JobEnd if counts[end]}),
-        failures=day_of_failures(record, now),
+        failures=trend_of_day(record, now),
         capacity=capacity(record, fresh, queue, docora.settings) if fresh else None,
     )
 

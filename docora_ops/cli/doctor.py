@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from docora_ops.cli.context import Context
 
 
+_DAY = 86_400  # seconds
+
+
 def doctor(
     typer_context: typer.Context,
     show_all: Annotated[
@@ -98,7 +101,7 @@ def doctor(
     hinted = [replace(check, hint=check.hint and context.addressed(check.hint)) for check in checks]
     diagnosis = replace(diagnosis, checks=hinted)
     if changes:
-        return _tell_changes(context, diagnosis, changes, remind)
+        return _tell_changes(context, diagnosis, changes, remind or _DAY)
     if as_json:
         context.show_document(diagnosis.data())
         context.say(summary(diagnosis))
@@ -113,37 +116,33 @@ def doctor(
     return ExitCode.PROBLEMS if diagnosis.state is CheckState.CRITICAL else ExitCode.OK
 
 
-def _tell_changes(context: Context, diagnosis: Diagnosis, file: Path, remind: int | None) -> int:
-    from docora_ops.actions.doctor_changes import REMIND_SECONDS, compare
+def _tell_changes(context: Context, diagnosis: Diagnosis, file: Path, remind: int) -> int:
+    from docora_ops.actions.doctor_changes import compare, keep
 
-    changes = compare(diagnosis.checks, file, remind or REMIND_SECONDS)
+    changes = compare(diagnosis.checks, file, remind)
     if not changes.are_news:
         context.docora.notices.clear()  # they stand in a check, too
     if context.as_json:
         context.show_document(replace(diagnosis.data(), changes=changes))
     elif changes.are_news:
-        context.show_tables(changes_screen(diagnosis, changes), context.target_line)
+        context.show_tables(_changes_screen(diagnosis, changes), context.target_line)
     if not has_failed(sys.stdout):  # what nobody could read is told again
-        changes.keep(file)
+        keep(changes, file)
     return ExitCode.PROBLEMS if changes.are_news and changes.has_open else ExitCode.OK
 
 
-def changes_screen(diagnosis: Diagnosis, changes: ProblemChanges) -> Iterator[object]:
-    """Shows new problems, what is over, what goes on, and the summary."""
+def _changes_screen(diagnosis: Diagnosis, changes: ProblemChanges) -> Iterator[object]:
     checks = {check.name: check for check in diagnosis.checks}
-    news = [(problem, "New") for problem in changes.new]
-    for problem in changes.over:
-        lasted = duration((changes.told_at - problem.since_at).total_seconds())
-        news.append((problem, f"Over after {lasted}"))
-    news += [(problem, f"Since {moment(problem.since_at)}") for problem in changes.ongoing]
-    for problem, begins in news:
-        check, is_over = checks[problem.name], problem in changes.over
-        style = style_of("ok" if is_over else "critical")
-        yield cell(f"{begins}: {_title(check)}: {check.finding}", style)
-        if check.hint and not is_over:
-            yield cell(f"  → {check.hint}")
-        if check.command and not is_over:
-            yield check.command
+    begins = dict.fromkeys(changes.new, "New")
+    for name, since_at in changes.over.items():
+        begins[name] = f"Over after {duration((changes.told_at - since_at).total_seconds())}"
+    begins |= {name: f"Since {moment(since_at)}" for name, since_at in changes.ongoing.items()}
+    for name, begin in begins.items():
+        check, is_open = checks[name], name not in changes.over
+        style = style_of("critical" if is_open else "ok")
+        yield cell(f"{begin}: {_title(check)}: {check.finding}", style)
+        remedy = [f"  → {check.hint}" if check.hint else "", check.command] if is_open else []
+        yield from map(cell, filter(None, remedy))
     over = "" if changes.has_open else "No check is critical any longer. "
     yield cell(over + summary(diagnosis), style_of(diagnosis.state))
 

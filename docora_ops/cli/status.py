@@ -11,7 +11,7 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import workers_cell
-from docora_ops.cli.trend import direction_words, sparkline
+from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.links import LinkStatus
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
@@ -131,9 +131,8 @@ def _links(status: Status) -> Iterator[Row]:
     yield "Links", cell(", ").join(parts) if parts else cell("none")
     if parts:
         yield "", cell(_recent_ends(status))
-    if (failures := status.failures) and any(failures.counts):
-        line = f"{sparkline(failures.counts)}  {direction_words(failures)} (24 h)"
-        yield "Failures", _heading(line, "docora-ops trend")
+    if (trend := status.failures) and any(period.failures for period in trend.periods):
+        yield "Failures", _heading(trend_of_day_words(trend), "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
         apps, errors = status.failed_by_app or (), status.failed_by_error or ()
         width = len(str(failed))

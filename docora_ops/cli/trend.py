@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -19,7 +19,7 @@ from docora_ops.text import When, amount
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from docora_ops.actions.trend import FailureRate, Trend, TrendPeriod
+    from docora_ops.actions.trend import Trend, TrendPeriod
 
 _WIDTH = 10  # characters of the longest bar
 _EIGHTHS = "▏▎▍▌▋▊▉█"
@@ -58,30 +58,16 @@ def trend(
 
     when: When = since or timedelta(days=1)
     found = read_trend(context.docora, app=app, since=when, by=by, error=error)
-    parts = list(_screen(found, is_whole=since is not None))
-    footer = " ".join(filter(None, (sentence(found), context.target_line)))
     if as_json:
         context.show_document(found)
     else:
         # The sentence comes last, and a pager would show the beginning.
-        context.show_tables(parts, footer)
-
-
-def _screen(found: Trend, *, is_whole: bool) -> Iterator[object]:
-    """Shows the rows. Unless asked for the whole time, a terminal shows as many as fit it."""
-    if not sys.stdout.isatty():
-        yield Listing(_COLUMNS, found.periods)
-    elif found.periods:
-        most = max(period.failures for period in found.periods)
-        bars: Column[TrendPeriod] = Column("Failures", lambda period: bar(period.failures, most))
-        fitting = len(found.periods) if is_whole else shutil.get_terminal_size().lines - 5
-        yield Listing([*_COLUMNS, bars], found.periods[-max(1, fitting) :])
-        if (earlier := len(found.periods) - fitting) > 0:
-            yield cell(f"and {amount(earlier, 'earlier row')}: docora-ops trend --since 24h", "dim")
+        footer = " ".join(filter(None, (_sentence(found), context.target_line)))
+        context.show_tables(_screen(found, is_whole=since is not None), footer)
 
 
 _COLUMNS: Sequence[Column[TrendPeriod]] = (
-    Column("Since", lambda period: f"{period.started_at:%Y-%m-%dT%H:%MZ}"),
+    Column("Since", lambda period: _clock(period.started_at)),
     Column("Synced", lambda period: period.synced, is_number=True),
     Column("Failed", lambda period: period.failed, is_number=True),
     Column("Again", lambda period: period.failed_again, is_number=True),
@@ -91,46 +77,53 @@ _COLUMNS: Sequence[Column[TrendPeriod]] = (
 )
 
 
-def _tenths(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds:.1f}"
+def _screen(found: Trend, *, is_whole: bool) -> Iterator[object]:
+    """Shows the rows. Unless asked for the whole time, a terminal shows as many as fit it."""
+    if not sys.stdout.isatty():
+        yield Listing(_COLUMNS, found.periods)
+    elif found.periods:
+        most = max(period.failures for period in found.periods)
+        bars: Column[TrendPeriod] = Column("Failures", lambda period: _bar(period.failures, most))
+        fitting = len(found.periods) if is_whole else max(1, get_terminal_size().lines - 5)
+        yield Listing([*_COLUMNS, bars], found.periods[-fitting:])
+        if (earlier := len(found.periods) - fitting) > 0:
+            yield cell(f"and {amount(earlier, 'earlier row')}: docora-ops trend --since 24h", "dim")
 
 
-def sentence(found: Trend) -> str:
+def _sentence(found: Trend) -> str:
     """Says whether failures fall or rise, and since when that is known."""
-    if not found.is_recorded:
+    if not found.periods:
         return "Nothing is recorded: no worker has kept a record for 8 days; see docora-ops doctor."
-    words = f"{_course(found)}."
+    sentences = [_course(found)]
     if found.reaches_back_to:
-        what = "The last failed jobs reach" if found.has_only_failures else "The record reaches"
-        words += f" {what} back to {found.reaches_back_to:%Y-%m-%dT%H:%MZ}."
+        sentences.append(f"The record begins at {_clock(found.reaches_back_to)}")
     if found.seconds_reach_back_to:
-        words += f" Seconds are known since {found.seconds_reach_back_to:%Y-%m-%dT%H:%MZ}."
-    return words
+        sentences.append(f"Seconds are known since {_clock(found.seconds_reach_back_to)}")
+    return ". ".join([*sentences, ""]).strip()
 
 
 def _course(found: Trend) -> str:
-    highest = max(found.periods, key=lambda period: period.failures, default=None)
-    if highest is None or not highest.failures:
+    highest = max(found.periods, key=lambda period: period.failures)
+    if not highest.failures:
         return "No link failed"
-    now, per_hour = rate(found.per_hour), highest.failures * 3600 / found.period_seconds
-    peak = f"{rate(per_hour)} at {_clock(highest.started_at, found)}"
-    if found.direction is None:
-        return f"Failures: {peak}, {now} now; too little is recorded to tell a trend"
+    now, before = rate(found.failures_per_hour), rate(found.before_per_hour)
+    peak = rate(highest.failures * 3600 / found.period_seconds)
+    peak = f"{peak} at {_clock(highest.started_at)}"
     return {
+        None: f"Failures: {peak}, {now} now; too little is recorded to tell a trend",
         "falling": f"Failures fall: {peak}, {now} now",
-        "rising": f"Failures rise: {rate(found.before_per_hour)} an hour ago, {now} now",
+        "rising": f"Failures rise: {before} an hour ago, {now} now",
         "steady": f"Failures neither fall nor rise clearly: {peak}, {now} now",
         "none": f"No link has failed for 80 minutes: {peak}",
     }[found.direction]
 
 
-def _clock(at: datetime, found: Trend) -> str:
-    from docora_ops.actions.trend import DAY
+def _clock(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%MZ}"
 
-    if found.period_seconds == DAY:
-        return f"{at:%Y-%m-%d}"
-    is_today = at.date() == found.periods[-1].started_at.date()
-    return f"{at:%H:%MZ}" if is_today else f"{at:%Y-%m-%dT%H:%MZ}"
+
+def _tenths(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.1f}"
 
 
 def rate(per_hour: float) -> str:
@@ -138,31 +131,21 @@ def rate(per_hour: float) -> str:
     return "under 1/h" if 0 < per_hour < 1 else f"{per_hour:,.0f}/h"
 
 
-def direction_words(found: FailureRate) -> str:
-    """Returns `3/h, falling`, or `none now`; only the rate if no trend is known."""
-    if found.direction == "none":
-        return "none now"
-    return ", ".join(filter(None, (rate(found.per_hour), found.direction)))
-
-
-def bar(count: int, most: int) -> str:
-    """Returns a bar whose length is that share of `most`; not empty unless the count is 0."""
-    if not count:
-        return ""
-    if not _has_blocks():
-        return "#" * max(1, round(count * _WIDTH / most))
-    eighths = max(1, round(count * _WIDTH * 8 / most))
-    return _EIGHTHS[7] * (eighths // 8) + (_EIGHTHS[eighths % 8 - 1] if eighths % 8 else "")
-
-
-def sparkline(counts: Sequence[int | None]) -> str:
-    """Returns one character per count, whose height is its share of the largest count.
-
-    Only 0 has the lowest character. A count that is not known is a blank.
-    """
+def trend_of_day_words(found: Trend) -> str:
+    """Returns `▁▁▂▇█▅▂▁  3/h, falling (24 h)`. Only 0 has the lowest bar."""
     levels = _LEVELS if _has_blocks() else _PLAIN_LEVELS
-    most = max(1, *(count or 0 for count in counts))
-    return "".join(" " if count is None else levels[-(-count * 7 // most)] for count in counts)
+    counts = [period.failures for period in found.periods]
+    line = "".join(levels[-(-count * 7 // max(1, *counts))] for count in counts)
+    now = ", ".join(filter(None, (rate(found.failures_per_hour), found.direction)))
+    return f"{line}  {'none now' if found.direction == 'none' else now} (24 h)"
+
+
+def _bar(count: int, most: int) -> str:
+    """Returns a bar whose length is that share of `most`; not empty unless the count is 0."""
+    if not _has_blocks():
+        return "#" * -(-count * _WIDTH // max(1, most))
+    full, eighths = divmod(-(-count * _WIDTH * 8 // max(1, most)), 8)
+    return _EIGHTHS[7] * full + (_EIGHTHS[eighths - 1] if eighths else "")
 
 
 def _has_blocks() -> bool:
