@@ -1,7 +1,7 @@
 """What has changed since the last `doctor --changes`, which a file on this host remembers."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,8 +14,13 @@ from pydantic import AwareDatetime, TypeAdapter
 from docora_ops.actions.checks import Check, CheckName, CheckState
 from docora_ops.errors import UsageError
 
-Problems = Mapping[CheckName, AwareDatetime]
-"""Critical checks, and when each was first told."""
+
+@dataclass(frozen=True)
+class Problem:
+    """A critical check. `since_at`: when it was first told."""
+
+    name: CheckName
+    since_at: datetime
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,11 @@ class ProblemChanges:
     told_at: when something was last told, this time included.
     """
 
-    new: Problems
-    over: Problems
-    ongoing: Problems
+    new: Sequence[Problem]
+    over: Sequence[Problem]
+    ongoing: Sequence[Problem]
     is_reminder: bool
-    told_at: AwareDatetime
+    told_at: datetime
 
     @property
     def are_news(self) -> bool:
@@ -48,7 +53,7 @@ class ProblemChanges:
 class _Record:
     version: Literal[1]
     told_at: AwareDatetime
-    problems: Problems
+    problems: Mapping[CheckName, AwareDatetime]
 
 
 _RECORD = TypeAdapter(_Record)
@@ -68,9 +73,9 @@ def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> Problem
     states, known = {check.name: check.state for check in checks}, record.problems
     critical = [name for name, state in states.items() if state is CheckState.CRITICAL]
     lasting = {CheckState.CRITICAL, CheckState.NOT_CHECKED}
-    new = {name: now for name in critical if name not in known}
-    ongoing = {name: at for name, at in known.items() if states[name] in lasting}
-    over = {name: at for name, at in known.items() if name not in ongoing}
+    new = [Problem(name, now) for name in critical if name not in known]
+    ongoing = [Problem(name, at) for name, at in known.items() if states[name] in lasting]
+    over = [Problem(name, at) for name, at in known.items() if states[name] not in lasting]
     # A clock that was set back must not delay the reminder.
     is_due = not 0 <= (now - record.told_at).total_seconds() < remind_seconds
     is_reminder = bool(ongoing) and is_due and not (new or over)
@@ -80,7 +85,8 @@ def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> Problem
 
 def keep(changes: ProblemChanges, file: Path) -> None:
     """Replaces the file in one step, readable by its owner only. Raises UsageError."""
-    record = _Record(1, changes.told_at, {**changes.new, **changes.ongoing})
+    problems = {problem.name: problem.since_at for problem in (*changes.new, *changes.ongoing)}
+    record = _Record(1, changes.told_at, problems)
     try:
         with NamedTemporaryFile(dir=file.parent, prefix=".docora-ops-", delete=False) as new:
             try:

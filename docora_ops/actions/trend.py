@@ -114,8 +114,7 @@ def read_trend(
     outcomes = queue.outcomes(since=start, app_id=app_id)
     ends = [end for end in outcomes.entries if _matches(end.error_message, error)]
     counts: Sequence[PeriodCount] = [
-        PeriodCount(_floor(end.ended_at, PERIOD), end.app_id, end.outcome, 1, end.files)
-        for end in ends
+        PeriodCount(_floor(end.ended_at, PERIOD), end.outcome, 1, end.files) for end in ends
     ]
     begin, trimmed_at, is_kept = outcomes.reaches_back_to, None, True
     if queue.can_push:

@@ -133,12 +133,13 @@ def _tell_changes(context: Context, diagnosis: Diagnosis, file: Path, remind: in
 
 def _changes_screen(diagnosis: Diagnosis, changes: ProblemChanges) -> Iterator[object]:
     checks = {check.name: check for check in diagnosis.checks}
-    begins = dict.fromkeys(changes.new, "New")
-    for name, since_at in changes.over.items():
-        begins[name] = f"Over after {duration((changes.told_at - since_at).total_seconds())}"
-    begins |= {name: f"Since {moment(since_at)}" for name, since_at in changes.ongoing.items()}
-    for name, begin in begins.items():
-        check, is_open = checks[name], name not in changes.over
+    begins = [(problem, "New") for problem in changes.new]
+    for problem in changes.over:
+        lasted = duration((changes.told_at - problem.since_at).total_seconds())
+        begins.append((problem, f"Over after {lasted}"))
+    begins += [(problem, f"Since {moment(problem.since_at)}") for problem in changes.ongoing]
+    for problem, begin in begins:
+        check, is_open = checks[problem.name], problem not in changes.over
         style = style_of("critical" if is_open else "ok")
         yield cell(f"{begin}: {_title(check)}: {check.finding}", style)
         remedy = [f"  → {check.hint}" if check.hint else "", check.command] if is_open else []

@@ -8,7 +8,7 @@ Functions raise RedisError.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -70,10 +70,9 @@ class SnapshotOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PeriodCount:
-    """The snapshots of an app that ended with an outcome in the 10 minutes since `started_at`."""
+    """The snapshots that ended with an outcome in the 10 minutes since `started_at`."""
 
     started_at: datetime
-    app_id: str
     outcome: JobEnd
     count: int
     files: int
@@ -268,7 +267,9 @@ def read_counts(
     counts: list[PeriodCount] = []
     known = [period for period, is_known in zip(periods, answers[::2], strict=True) if is_known]
     for period, answer in zip(periods, answers[1::2], strict=True):
-        counts += _counts_of(_at(period), dict(zip(fields, answer or (), strict=False)))
+        numbers = [whole_number(value) or 0 for value in answer or ()]
+        rows = zip(JobEnd, numbers[::2], numbers[1::2], strict=False)
+        counts += [PeriodCount(_at(period), *row) for row in rows if row[1]]
     start = _at(known[0]) if known and not reaches_back and known[0] > first else None
     return Counts(_at(first), counts, bool(known) or reaches_back, start)
 
@@ -299,15 +300,6 @@ def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
         return SnapshotOutcome(at, **values | {"outcome": JobEnd(values["outcome"])})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def _counts_of(at: datetime, row: Mapping[str, bytes | None]) -> Iterator[PeriodCount]:
-    """Yields the counts in the hash of a period; skips fields of other programs."""
-    for name, value in row.items():
-        app_id, _, end = name.rpartition(":")
-        if (count := whole_number(value)) and end in set(JobEnd):
-            files = whole_number(row.get(name + _FILES)) or 0
-            yield PeriodCount(at, app_id, JobEnd(end), count, files)
 
 
 def _at(seconds: float) -> datetime:
