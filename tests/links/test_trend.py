@@ -185,6 +185,22 @@ def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> N
     assert totals(without)["failed"] == 9
 
 
+def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
+    docora: Docora, now: datetime
+) -> None:
+    record(docora, spread(now, [30] * 5))  # of another time
+    for number, minutes in enumerate((150, 75, 74, 10)):
+        job_id, milliseconds = f"app_a-repo_{number}", (now.timestamp() - minutes * 60) * 1000
+        docora.redis.zadd("bull:snapshot-queue:failed", {job_id: milliseconds})
+        docora.redis.hset(f"bull:snapshot-queue:{job_id}", "failedReason", "HTTP 502")
+    result = docora.run("trend", "--json", env={"DOCORA_OPS_BACKEND": "bullmq"})
+    data = result.data
+    assert totals(result)["failed"] == 4
+    assert {period["synced"] for period in data["periods"]} == {None}
+    assert datetime.fromisoformat(data["reaches_back_to"]) <= now - timedelta(minutes=149)
+    assert data["direction"] == "steady"
+
+
 def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -> None:
     record(docora, [*spread(now, [75] * 20), *spread(now, [180]), *spread(now, [1600])])
     for env, tallest, smallest in (
