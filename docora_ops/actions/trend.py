@@ -129,7 +129,7 @@ def read_trend(
         if error is None:
             counts = record.counts
         else:
-            begin = trimmed_at or begin
+            begin, trimmed_at = trimmed_at or begin, None
     is_whole = queue.can_push and error is None
     found = _trend(counts, ends, first, length, now, begin, trimmed_at, is_whole=is_whole)
     return found if is_kept else replace(found, periods=[])

@@ -150,6 +150,11 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
     known = [it["median_seconds"] for it in outlived["periods"] if it["median_seconds"]]
     assert known == [2.0]
     assert "Seconds are known since " in docora.run("trend").stderr
+    of_error = docora.run("trend", "--error", "*", "--json").data
+    assert (of_error["reaches_back_to"], of_error["seconds_reach_back_to"]) == (
+        outlived["seconds_reach_back_to"],
+        None,
+    )
     assert docora.redis.ttl(docora.redis.keys(f"{STREAM}:*")[0]) <= COUNTS_KEPT
 
 
