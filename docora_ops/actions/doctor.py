@@ -218,7 +218,7 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
         elif not health.has_only_others:
             last_pass = health.overview.last_pass_seconds
             yield checks.check_schedule(last_pass, freshness, docora.settings)
-        if freshness and redis.recorded and not health.has_only_others:
+        if freshness and redis.recorded and not (postgres.missing or redis.missing):
             found = capacity(redis.recorded, freshness, health.overview, docora.settings)
             yield checks.check_capacity(found, is_rq=docora.queue.can_push)
     if freshness is not None:

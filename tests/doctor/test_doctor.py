@@ -363,7 +363,7 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         assert check(result, "drift_lost")["finding"] == f"needs {server.capitalize()}"
         assert "127.0.0.1" in check(result, server)["finding"]
     first, *_, last = table.stdout.splitlines()
-    assert first == "27 checks not made: they need Postgres and Redis"
+    assert first == "28 checks not made: they need Postgres and Redis"
     assert last == "2 critical, 27 not checked."
     for result in (database, queue, table):
         assert result.code == 5, result
