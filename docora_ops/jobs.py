@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.text import duration
+from docora_ops.text import duration, moment
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
 
@@ -178,6 +178,7 @@ class Worker:
     no_job_reason: NoJobReason | None = None  # None if it takes jobs
     may_compare: bool = True  # whether its user may read which database Redis belongs to
     may_record: bool = True  # whether its user may write the record of outcomes
+    obeys_holds: bool = False  # whether it takes no job of an app that is held
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,25 @@ class Suspension:
         left = "" if seconds is None else f" for another {duration(seconds)}"
         reason = f": {self.reason}" if self.reason else ""
         return f"workers are suspended{who}{left}{reason}"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A hold of one app: no worker takes its jobs. `until_at`: None if it ends by `release` only.
+
+    The moments are by the clock of Redis.
+    """
+
+    since_at: datetime
+    until_at: datetime | None
+    who: str
+    reason: str | None
+
+    @property
+    def sentence(self) -> str:
+        """Returns `held by kim@ops1 until 2026-12-01 08:00 UTC: REASON`."""
+        until = f" until {moment(self.until_at)}" if self.until_at else ", without an end"
+        return f"held by {self.who}{until}" + (f": {self.reason}" if self.reason else "")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Lists links, apps, files and the queue. Writes nothing."""
+"""Lists links, apps and the queue. Writes nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
 from docora_ops.database.link_reports import (
+    NOBODY,
     AppSummary,
-    DeliveredFile,
     LinkHistory,
     ListedLink,
     RepositoryCount,
@@ -23,7 +23,7 @@ from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import LONGEST, ErrorGroup, group_errors
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState, QueueOverview
-from docora_ops.links import AppCount, LinkFilter, LinkGroup, LinkSort, LinkStatus
+from docora_ops.links import AppCount, AppSort, LinkFilter, LinkGroup, LinkSort, LinkStatus
 from docora_ops.queue.outcomes import FAILURES, SnapshotOutcome, read_last_failures
 from docora_ops.text import mask_url
 
@@ -134,16 +134,26 @@ def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
 
 
 def apps(
-    docora: Docora, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
+    docora: Docora,
+    choice: LinkChoice = _ALL,
+    *,
+    sort: AppSort = AppSort.FAILED,
+    page: int = 1,
+    limit: int = 50,
 ) -> Page[AppSummary]:
-    """Returns one page of the apps with matching links, most failed links first.
+    """Returns one page of the apps with matching links.
 
     Without a choice, includes apps without links. Raises NotFoundError, AmbiguousError,
     PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     rows = lists.summarize_apps(database, which, every_app=choice == _ALL)
-    return page_of(rows, page, limit)
+    if sort is AppSort.NAME:
+        rows.sort(key=lambda app: (app.app_name.casefold(), app.app_id))
+    found = page_of(rows, page, limit)
+    contacts = lists.read_contacts(database, [app.app_id for app in found.rows])
+    with_emails = [replace(app, email=contacts.get(app.app_id, NOBODY).email) for app in found.rows]
+    return replace(found, rows=with_emails)
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:
@@ -187,19 +197,6 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         backend_source=queue.choice.source,
         job_record=record,
     )
-
-
-def files(
-    docora: Docora, app: str, repository: str, *, page: int = 1, limit: int = 50
-) -> Page[DeliveredFile]:
-    """Returns one page of the files that were delivered to a link's app, sorted by path.
-
-    Raises NotFoundError, AmbiguousError, PostgresError.
-    """
-    database = docora.database
-    ref = resolve_link(database, app, repository).ref
-    total, rows = lists.files_page(database, ref, limit=limit, offset=(page - 1) * limit)
-    return Page(rows, page, limit, total)
 
 
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:

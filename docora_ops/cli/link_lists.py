@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from docora_ops.cli import options
+from docora_ops.cli.app_page import show_app
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
-from docora_ops.links import LinkGroup, LinkSort, LinkStatus, arguments
+from docora_ops.links import AppSort, LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, one_line, style_of, words
 from docora_ops.text import amount, duration, good_until, moment
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from docora_ops.actions.link_lists import LinkDetails
-    from docora_ops.database.link_reports import AppSummary, DeliveredFile, ListedLink
+    from docora_ops.database.link_reports import AppSummary, ListedLink
     from docora_ops.jobs import JobPlace
 
 
@@ -139,6 +140,9 @@ def apps(
     app: options.OptionalApp = None,
     last_scan_before: options.LastScanBefore = None,
     last_scan_after: options.LastScanAfter = None,
+    sort: Annotated[
+        AppSort, typer.Option(metavar="ORDER", help="Sort by failed (most first) or name.")
+    ] = AppSort.FAILED,
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
@@ -147,8 +151,9 @@ def apps(
 ) -> None:
     """List apps, or one app, most failed links first.
 
-    Shows the links of each app by status, the last successful scan and the URL. With a filter,
-    counts only matching links. Needs only Postgres. Changes nothing.
+    Shows the links of each app by status, the last successful scan, the URL and, if the role may
+    read it, the email. With a filter, counts only matching links. Needs only Postgres. Changes
+    nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.link_lists import apps
@@ -156,54 +161,38 @@ def apps(
 
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
-    listed = apps(context.docora, choice, page=page, limit=limit)
+    listed = apps(context.docora, choice, sort=sort, page=page, limit=limit)
     context.show_page(listed, _APPS, context.docora.postgres_server, noun)
 
 
 def show(
     typer_context: typer.Context,
     app: options.App,
-    repo: options.Repo,
-    files: Annotated[
-        bool,
-        typer.Option(
-            "--files", help="List the delivered files instead: path, SHA-256, and when delivered."
-        ),
-    ] = False,
+    repo: options.OptionalRepo = None,
     show_all: Annotated[
         bool,
         typer.Option(
             "--all", help="Show everything, such as the whole error and the traceback of the job."
         ),
     ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, max=10_000, help="Files per page, 50 by default."),
-    ] = None,
-    page: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=10**9, help="Page of files to show.")
-    ] = None,
     as_json: options.Json = False,
     target: options.Target = None,
     env_file: options.EnvFile = None,
-) -> None:
-    """Show one link: its error, the next step, its job.
+) -> int:
+    """Show one app, or one link: error, next step, job.
 
-    Also shows its deliveries, its circuit and the stored commit. A long error is cut off on a
+    Of an app: whom to tell, its links by status, errors, the last delivery, and what is running. Of
+    a link: also its deliveries, its circuit and the stored commit. A long error is cut off on a
     terminal: --all shows everything. Changes nothing.
     """
     context = context_of(typer_context)
-    if not files and (limit or page):
-        raise UsageError("--limit and --page need --files", hint="add --files")
-    from docora_ops.actions.link_lists import files as read_files
+    if repo is None:
+        return show_app(context, app, show_all=show_all)
     from docora_ops.actions.link_lists import show
 
-    if files:
-        delivered = read_files(context.docora, app, repo, page=page or 1, limit=limit or 50)
-        context.show_page(delivered, _FILES, context.docora.postgres_server, "delivered file")
-        return
     details = show(context.docora, app, repo)
     context.show(details, [_whole_screen(details) if show_all else _link_screen(details)])
+    return ExitCode.OK
 
 
 _LONGEST_ON_SCREEN = 240  # characters of a value that `show` prints
@@ -246,19 +235,15 @@ _APPS: Sequence[Column[AppSummary]] = (
     Column("App id", lambda app: app.app_id, left_out=1),
     Column("Links", lambda app: app.links, is_number=True),
     Column("Failed", lambda app: app.failed, lambda app: "bold red" * bool(app.failed), True),
-    Column("Pending", lambda app: app.pending_snapshot, is_number=True),
-    Column("Scanning", lambda app: app.scanning, is_number=True),
+    Column("Pending", lambda app: app.pending_snapshot, is_number=True, left_out=4),
+    Column("Scanning", lambda app: app.scanning, is_number=True, left_out=4),
     Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
     Column(
         _LAST_GOOD_UNTIL,
         lambda app: good_until(app.good_until_at, app.good_until_seconds) if app.failed else None,
     ),
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
-)
-_FILES: Sequence[Column[DeliveredFile]] = (
-    Column("Path", lambda file: file.path, folds=True),
-    Column("SHA-256", lambda file: file.sha, left_out=1),
-    Column("Delivered", lambda file: file.delivered_at),
+    Column("Email", lambda app: app.email, left_out=5),
 )
 
 

@@ -1,4 +1,4 @@
-"""The log of workers and jobs on stderr, in lines of text or JSON objects."""
+"""The log of workers and jobs on stderr, as text or JSON, and their record of outcomes in Redis."""
 
 import logging
 import os

@@ -36,7 +36,8 @@ READING = (
     ),
     *("repair --dry-run", "retry-all-failed --dry-run", "resync APP REPO --dry-run"),
     *("resync APP --all --dry-run", "failed", "failed --group-by error", "apps"),
-    *("links --circuit open --group-by repository", "verify", "show APP REPO --files"),
+    *("deliveries APP", "deliveries APP --files"),
+    *("links --circuit open --group-by repository", "verify", "show APP REPO", "show APP"),
 )
 CHANGING = (
     *("retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes", "repair --yes"),
