@@ -364,7 +364,7 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         assert "127.0.0.1" in check(result, server)["finding"]
     first, *_, last = table.stdout.splitlines()
     assert first == "28 checks not made: they need Postgres and Redis"
-    assert last == "2 critical, 27 not checked."
+    assert last == "2 critical, 28 not checked."
     for result in (database, queue, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr
