@@ -9,6 +9,7 @@ SQL names Docora's tables `docora.TABLE`, regardless of the name of their schema
 
 import logging
 import re
+import select
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -99,6 +100,9 @@ SET default_transaction_isolation TO 'read committed';
 SET default_transaction_read_only TO off;
 SET synchronous_commit TO off;
 """
+
+_WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO DEFAULT"
+_BEGIN_DURABLE = (b"BEGIN", _WAIT_FOR_DISK.encode())
 
 # The driver passes on no SQLSTATE of a refused login, and that of PgBouncer is not specific.
 _REFUSED_LOGIN = re.compile(
@@ -308,8 +312,11 @@ class Database:
         is_begun = self._in_transaction or not self._needs_transactions
         begun = nullcontext() if is_begun else self.transaction("READ COMMITTED")
         with begun, self._connected() as connection, connection.cursor() as cursor:
-            schema = self.schema.replace('"', '""').replace("%", "%%")
-            yield cursor, sql.replace("docora.", f'"{schema}".').encode()
+            yield cursor, self._in_schema(sql)
+
+    def _in_schema(self, sql: str) -> bytes:
+        schema = self.schema.replace('"', '""').replace("%", "%%")
+        return sql.replace("docora.", f'"{schema}".').encode()
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
@@ -482,6 +489,37 @@ class Session(Database):
         with self._connected():
             return self._id
 
+    @property
+    def is_open(self) -> bool:
+        """Tells whether the session is connected, without asking the server."""
+        if self._connection is None or self._connection.closed:
+            return False
+        # The server sends an idle session nothing but that it ends.
+        poll = select.poll()
+        poll.register(self._connection.fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def pipeline(
+        self, statements: Sequence[str], parameters: Parameters, *, waits_for_disk: bool = False
+    ) -> list[Sequence[TupleRow]]:
+        """Runs statements in one transaction and one round trip; returns the rows of each.
+
+        All of them take effect, or none.
+
+        waits_for_disk: return only when the disk has the commit.
+        """
+        self.require_changes()
+        given = [self._in_schema(sql) for sql in statements]
+        if waits_for_disk:
+            given = [*_BEGIN_DURABLE, *given, b"COMMIT"]
+        with self._connected() as connection:
+            # The server gets all at once, as every proxy passes it on: up to one Sync.
+            with connection.pipeline():
+                cursors = [
+                    connection.execute(sql, parameters if b"%" in sql else None) for sql in given
+                ]
+            return [cursor.fetchall() for cursor in cursors if cursor.description]
+
     def release(self) -> None:
         """Releases the locks of the session, so that another job can use it."""
         self.execute("SELECT pg_advisory_unlock_all()")
@@ -492,7 +530,7 @@ class Session(Database):
         set_up = self._begin.replace("LOCAL", "SESSION")
         set_up += _SET_UP_SESSION.format(reply_timeout=self._reply_timeout)
         connection.execute(set_up.encode())
-        self._begin = "SET LOCAL synchronous_commit TO DEFAULT"
+        self._begin = _WAIT_FOR_DISK
         # The id that the driver knows may be that of a proxy.
         [self._id] = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
         return connection
