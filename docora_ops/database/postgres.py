@@ -101,8 +101,8 @@ SET default_transaction_read_only TO off;
 SET synchronous_commit TO off;
 """
 
-_WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO DEFAULT"
-_BEGIN_DURABLE = (b"BEGIN", _WAIT_FOR_DISK.encode())
+_SESSION = "SELECT pg_backend_pid(), reset_val FROM pg_settings WHERE name = 'synchronous_commit'"
+_WAIT_FOR_DISK = "SELECT set_config('synchronous_commit', %s, true)"
 
 # The driver passes on no SQLSTATE of a refused login, and that of PgBouncer is not specific.
 _REFUSED_LOGIN = re.compile(
@@ -482,6 +482,7 @@ class Session(Database):
 
     _needs_transactions = False
     _id = 0
+    _synchronous_commit = "on"  # as an administrator has set it
 
     @property
     def id(self) -> int:
@@ -509,16 +510,13 @@ class Session(Database):
         waits_for_disk: return only when the disk has the commit.
         """
         self.require_changes()
-        given = [self._in_schema(sql) for sql in statements]
-        if waits_for_disk:
-            given = [*_BEGIN_DURABLE, *given, b"COMMIT"]
         with self._connected() as connection:
-            # The server gets all at once, as every proxy passes it on: up to one Sync.
+            # Up to its one Sync, a pipeline is a transaction, and every proxy passes it on.
             with connection.pipeline():
-                cursors = [
-                    connection.execute(sql, parameters if b"%" in sql else None) for sql in given
-                ]
-            return [cursor.fetchall() for cursor in cursors if cursor.description]
+                if waits_for_disk:
+                    connection.execute(_WAIT_FOR_DISK, [self._synchronous_commit])
+                cursors = [connection.execute(self._in_schema(sql), parameters) for sql in statements]
+            return [cursor.fetchall() for cursor in cursors]
 
     def release(self) -> None:
         """Releases the locks of the session, so that another job can use it."""
@@ -530,7 +528,8 @@ class Session(Database):
         set_up = self._begin.replace("LOCAL", "SESSION")
         set_up += _SET_UP_SESSION.format(reply_timeout=self._reply_timeout)
         connection.execute(set_up.encode())
-        self._begin = _WAIT_FOR_DISK
+        self._begin = "SET LOCAL synchronous_commit TO DEFAULT"
         # The id that the driver knows may be that of a proxy.
-        [self._id] = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
+        rows = connection.execute(_SESSION)
+        self._id, self._synchronous_commit = rows.fetchone() or (0, "on")
         return connection
