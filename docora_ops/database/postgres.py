@@ -101,8 +101,7 @@ SET default_transaction_read_only TO off;
 SET synchronous_commit TO off;
 """
 
-_SESSION = "SELECT pg_backend_pid(), reset_val FROM pg_settings WHERE name = 'synchronous_commit'"
-_WAIT_FOR_DISK = "SELECT set_config('synchronous_commit', %s, true)"
+_WAIT_FOR_DISK = b"SET LOCAL synchronous_commit TO DEFAULT"
 
 # The driver passes on no SQLSTATE of a refused login, and that of PgBouncer is not specific.
 _REFUSED_LOGIN = re.compile(
@@ -482,7 +481,6 @@ class Session(Database):
 
     _needs_transactions = False
     _id = 0
-    _synchronous_commit = "on"  # as an administrator has set it
 
     @property
     def id(self) -> int:
@@ -505,7 +503,8 @@ class Session(Database):
     ) -> list[Sequence[TupleRow]]:
         """Runs statements in one transaction and one round trip; returns the rows of each.
 
-        All of them take effect, or none.
+        All of them take effect, or none. Not the next call after a `stream`, unless it
+        `waits_for_disk`.
 
         waits_for_disk: return only when the disk has the commit.
         """
@@ -513,9 +512,16 @@ class Session(Database):
         with self._connected() as connection:
             # Up to its one Sync, a pipeline is a transaction, and every proxy passes it on.
             with connection.pipeline():
+                # After a `stream`, libpq returns the rows of the first statement in chunks, too,
+                # which psycopg does not expect: that statement must have no rows.
                 if waits_for_disk:
-                    connection.execute(_WAIT_FOR_DISK, [self._synchronous_commit])
-                cursors = [connection.execute(self._in_schema(sql), parameters) for sql in statements]
+                    connection.execute(b"BEGIN")
+                    connection.execute(_WAIT_FOR_DISK)
+                cursors = [
+                    connection.execute(self._in_schema(sql), parameters) for sql in statements
+                ]
+                if waits_for_disk:
+                    connection.execute(b"COMMIT")
             return [cursor.fetchall() for cursor in cursors]
 
     def release(self) -> None:
@@ -528,8 +534,7 @@ class Session(Database):
         set_up = self._begin.replace("LOCAL", "SESSION")
         set_up += _SET_UP_SESSION.format(reply_timeout=self._reply_timeout)
         connection.execute(set_up.encode())
-        self._begin = "SET LOCAL synchronous_commit TO DEFAULT"
+        self._begin = _WAIT_FOR_DISK.decode()
         # The id that the driver knows may be that of a proxy.
-        rows = connection.execute(_SESSION)
-        self._id, self._synchronous_commit = rows.fetchone() or (0, "on")
+        [self._id] = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
         return connection

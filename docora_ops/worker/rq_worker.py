@@ -19,7 +19,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
-from rq.utils import now, utcformat
+from rq.utils import utcformat
 from rq.worker import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
@@ -534,11 +534,6 @@ class SnapshotWorker(Worker):
         return False
 
     # The ends of jobs
-
-    # RQ sends one more heartbeat of the job, for callbacks that may take long.
-    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:  # noqa: ARG002
-        """Notes when the job ended."""
-        job.ended_at = now()
 
     # RQ leaves the id of a job that was killed before it began in the intermediate list.
     def cleanup_execution(
