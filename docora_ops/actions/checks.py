@@ -240,6 +240,8 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
     unless_idle = critical if queue.waiting else warning
     lost = f" ({queue.lost_words})" if queue.lost_words else ""
+    deaf = [worker.name for worker in queue.workers if not worker.obeys_holds]
+    go_on = f"{workers}, and these go on with the jobs of held apps: {', '.join(deaf)}"
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     mute = ", ".join(worker.name for worker in queue.workers if not worker.may_record)
     unrecorded = f"nothing is recorded of how snapshots end, since these may not write it: {mute}"
@@ -248,6 +250,7 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
         workers,
         (not queue.workers, critical, none, "start one: docora-ops worker"),
         *_refusals(queue, f"{workers}, {{}}, and {jobs}"),
+        (bool(queue.held and deaf), critical, go_on, "restart them: docora-ops help hold"),
         (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
         (bool(lost), warning, workers + lost, "see whether they run: docora-ops queue"),
         (bool(mute), warning, f"{workers}, and {unrecorded}", _TO_RECORD),

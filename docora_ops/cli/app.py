@@ -23,6 +23,7 @@ from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
+from docora_ops.cli.hold import hold, release
 from docora_ops.cli.link_lists import apps, failed, links, show
 from docora_ops.cli.metrics import metrics
 from docora_ops.cli.operations import cancel, operations
@@ -100,6 +101,8 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
     "Run and set up": (
         (pause, "pause --for 10m"),
         (resume, "resume"),
+        (hold, "hold 'Acme Search' --for 2h --reason 'wrong URL'"),
+        (release, "release 'Acme Search'"),
         (worker, "worker"),
         (targets, "targets --check"),
         (demo, "demo --keep"),

@@ -15,6 +15,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.app_url import Probe, UrlChange
     from docora_ops.actions.deliveries import Deliveries
     from docora_ops.actions.doctor import DoctorData
+    from docora_ops.actions.holds import HoldResult, ReleaseResult
     from docora_ops.actions.link_lists import LinkDetails
     from docora_ops.actions.pair import Pair
     from docora_ops.actions.pauses import Resumed, RqWorkers
@@ -58,6 +59,8 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "pair": Pair,
         "pause": RqWorkers,
         "resume": Resumed,
+        "hold": HoldResult,
+        "release": ReleaseResult,
         "history": list[operations.HistoryEntry],
         "report": Report,
         "targets": list[TargetState],

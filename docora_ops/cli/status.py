@@ -10,9 +10,9 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.queue import workers_cell
+from docora_ops.cli.queue import held_words, workers_cell
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.links import LinkStatus
+from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
 from docora_ops.text import ago, amount, duration, good_until, moment
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.checks import CheckState
     from docora_ops.actions.freshness import Freshness
     from docora_ops.actions.status import Status
-    from docora_ops.jobs import QueueOverview
+    from docora_ops.jobs import HeldApp, QueueOverview
 
     Row = tuple[str, Text]
 
@@ -93,6 +93,8 @@ def status_rows(
         yield "", _heading(links, advice.to_queue_held_back, "yellow")
     if queue:
         yield from _queue(queue, has_only_others=status.has_only_others)
+    if queue and queue.held:
+        yield "Held", _held(queue.held)
     if queue and status.schedule_state:
         yield "Schedule", _schedule(queue, status.schedule_state)
     if drift := status.drift:
@@ -204,6 +206,21 @@ def _schedule(queue: QueueOverview, state: CheckState) -> Text:
         return cell(last)
     style = "red" if state == "critical" else "yellow"
     return _heading(f"{last}; a timer should run", "docora-ops schedule", style)
+
+
+def _held(apps: Sequence[HeldApp]) -> Text:
+    """Names a held app, first one whose hold does not end by itself."""
+    app = next((app for app in apps if app.held.until_at is None), apps[0])
+    more = f" (and {amount(len(apps) - 1, 'more app')})" if len(apps) > 1 else ""
+    line = cell(f"{held_words(app)}{more}", "yellow")
+    line.overflow, line.no_wrap = "ellipsis", True
+    if app.held.until_at is None:
+        line = _heading(f"{app.app_name or app.app_id} for ever{more}", _to_release(app), "yellow")
+    return line
+
+
+def _to_release(app: HeldApp) -> str:
+    return f"docora-ops release {arguments(app.app_name or app.app_id)}"
 
 
 def _heading(text: str, command: str, style: str = "") -> Text:

@@ -78,10 +78,13 @@ class Tries:
         return f"tried again in {self.job.get_retry_interval()} s"
 
     def give_back(self) -> None:
-        """Has another try follow at once, as if this one had not begun."""
+        """Has another try follow as if this one had not begun; with our workers, at once."""
+        left = self.left + 1
+        self.keep()
+        if self.job is not None:
+            self.job.retries_left = left
         if isinstance(self.job, SnapshotJob):
             self.job.was_cut_off = True
-            self.job.retries_left = self.left + 1
 
     def end(self) -> None:
         """Makes this try the last one."""
