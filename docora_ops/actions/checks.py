@@ -390,7 +390,7 @@ def check_capacity(found: Capacity | None, *, is_rq: bool) -> Check:
     name = CheckName.CAPACITY
     if found is None:
         return ok(name, "not known yet" if is_rq else "not known: Docora's workers keep no record")
-    hint = "docora-ops worker --concurrency N on this host or another one: docora-ops help workers"
+    hint = "docora-ops worker --concurrency N on this host or another one: docora-ops help capacity"
     return judge(name, found.words, (found.missing_slots > 0, warning, found.words, hint))
 
 
