@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from docora_ops.actions.bulk_operations import operations as operations
     from docora_ops.actions.bulk_operations import running_operation as running_operation
     from docora_ops.actions.deliveries import DeliveryChoice as DeliveryChoice
-    from docora_ops.actions.deliveries import all_delivered_files as all_delivered_files
     from docora_ops.actions.deliveries import delivered_files as delivered_files
     from docora_ops.actions.deliveries import read_deliveries as read_deliveries
     from docora_ops.actions.docora import Docora as Docora
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.schedule_passes import repeat_schedule as repeat_schedule
     from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
+    from docora_ops.actions.trend import read_trend as read_trend
     from docora_ops.actions.verification import Compared as Compared
     from docora_ops.actions.verification import verify as verify
     from docora_ops.actions.waiting import LinkStep as LinkStep
@@ -66,7 +66,7 @@ _MODULES = {
     "audit_history": ("history",),
     "bulk_operations": ("cancel", "follow", "operation", "operations", "running_operation"),
     "bulk": ("BulkStep",),
-    "deliveries": ("DeliveryChoice", "all_delivered_files", "delivered_files", "read_deliveries"),
+    "deliveries": ("DeliveryChoice", "delivered_files", "read_deliveries"),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
     "drift": ("Suspects",),
@@ -84,6 +84,7 @@ _MODULES = {
     "schedule_passes": ("repeat_schedule",),
     "status": ("read_status",),
     "targets": ("read_targets",),
+    "trend": ("read_trend",),
     "verification": ("Compared", "verify"),
 }
 

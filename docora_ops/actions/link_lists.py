@@ -12,7 +12,6 @@ from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
 from docora_ops.database.link_reports import (
-    NOBODY,
     AppSummary,
     LinkHistory,
     ListedLink,
@@ -161,8 +160,7 @@ def apps(
         docora.warn(f"it is unknown which apps are held: {error.message}")
     found = page_of(rows, page, limit)
     contacts = lists.read_contacts(database, [app.app_id for app in found.rows])
-    with_emails = [replace(app, email=contacts.get(app.app_id, NOBODY).email) for app in found.rows]
-    return replace(found, rows=with_emails)
+    return replace(found, rows=[replace(app, email=contacts[app.app_id][0]) for app in found.rows])
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:

@@ -14,6 +14,7 @@ from docora_ops.cli.app_page import show_app
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
+from docora_ops.jobs import Backend
 from docora_ops.links import AppSort, LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, one_line, style_of, words
 from docora_ops.text import amount, duration, good_until, moment
@@ -298,7 +299,8 @@ def _link_screen(details: LinkDetails) -> Pairs:
 
 
 def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
-    """Yields a line for each of the last tries, newest first."""
+    """Yields a line for each of the last tries, newest first; with BullMQ, for the failed job."""
+    name = "Last tries" if details.backend is Backend.RQ else "Failed job"
     for number, end in enumerate(details.tries):
         shown = f"{end.ended_at:%m-%d %H:%M:%SZ}  {words(end.outcome)}"
         if end.try_number is not None:
@@ -307,7 +309,7 @@ def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
         shown += f", {amount(end.files, 'file')}" if end.files else ""
         shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
         shown += f": {end.error_message}" if end.error_message else ""
-        yield "" if number else "Last tries", one_line(shown, style_of(end.outcome))
+        yield "" if number else name, one_line(shown, style_of(end.outcome))
 
 
 def _next_step(details: LinkDetails) -> str:

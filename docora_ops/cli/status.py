@@ -11,6 +11,7 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import held_words, workers_cell
+from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from docora_ops.actions.capacity import Capacity
     from docora_ops.actions.checks import CheckState
     from docora_ops.actions.freshness import Freshness
     from docora_ops.actions.status import Status
@@ -92,7 +94,7 @@ def status_rows(
         links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
         yield "", _heading(links, advice.to_queue_held_back, "yellow")
     if queue:
-        yield from _queue(queue, has_only_others=status.has_only_others)
+        yield from _queue(queue, status.capacity, has_only_others=status.has_only_others)
     if queue and queue.held:
         yield "Held", _held(queue.held)
     if queue and status.schedule_state:
@@ -131,6 +133,8 @@ def _links(status: Status) -> Iterator[Row]:
     yield "Links", cell(", ").join(parts) if parts else cell("none")
     if parts:
         yield "", cell(_recent_ends(status))
+    if (trend := status.failures) and any(period.failures for period in trend.periods):
+        yield "Failures", _heading(trend_of_day_words(trend), "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
         apps, errors = status.failed_by_app or (), status.failed_by_error or ()
         width = len(str(failed))
@@ -234,7 +238,9 @@ def _line(text: str, style: str = "") -> Text:
     return line
 
 
-def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
+def _queue(
+    queue: QueueOverview, capacity: Capacity | None, *, has_only_others: bool
+) -> Iterator[Row]:
     from docora_ops.jobs import ADVICE, BackendSource
 
     age = queue.oldest_waiting_seconds
@@ -246,6 +252,8 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
         yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
     elif queue.workers:
         yield "Workers", workers_cell(queue)
+        if capacity:
+            yield "", cell(f"  {capacity.words}", "yellow" if capacity.missing_slots else "")
     elif has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
