@@ -137,8 +137,13 @@ def without_held_apps(
     refs = [ref for ref in selection.refs if ref.app_id not in holds][:limit]
     names = [app.app_name for app in left_out]
     links = amount(sum(app.links for app in left_out), "link")
-    docora.note(f"{links} left out, since docora-ops hold holds {', '.join(map(mask, names))}.")
+    docora.note(f"{links} left out: {held_in_words(names)}.")
     return replace(keep_links(selection, refs), held_left_out=left_out), names
+
+
+def held_in_words(names: Sequence[str]) -> str:
+    """Returns `Acme Search, Quiet Harbor are held`. `names`: of at least one app."""
+    return f"{', '.join(map(mask, names))} {'is' if len(names) == 1 else 'are'} held"
 
 
 def require_not_held(docora: Docora, link: Link) -> None:

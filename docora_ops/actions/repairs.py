@@ -11,7 +11,7 @@ from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed, Changer, LinkOutcome, change_each
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Drift, DriftKind, DriftReport, Finding, Suspects, find_drift
-from docora_ops.actions.holds import held_apps
+from docora_ops.actions.holds import held_apps, held_in_words
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.pair import require_pair, require_primary
@@ -26,7 +26,7 @@ from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
-from docora_ops.text import amount, mask
+from docora_ops.text import amount
 
 
 class RepairOutcome(StrEnum):
@@ -166,7 +166,7 @@ def repair(
     docora.note(f"{docora.servers}: looking for drift{of}.")
     held = [app.app_name or app.app_id for app in held_apps(docora)]
     if held:
-        docora.note(f"Left out, since docora-ops hold holds them: {', '.join(map(mask, held))}.")
+        docora.note(f"Left out: {held_in_words(held)}.")
     require_right_workers(docora, alone=True)
     count_workers(docora)
     yield Suspects(0)

@@ -56,7 +56,8 @@ def message(result: BulkResult) -> str:
     some, none = _MESSAGES[result.action]
     if result.action is Action.SCHEDULE and result.left:
         some = "Schedule pass stopped"
-    if result.left_to_operations or result.held_left_out:
+    is_schedule = result.action is Action.SCHEDULE
+    if is_schedule and (result.left_to_operations or result.held_left_out):
         none = "Nothing else is due"
     return some if result.total else none
 

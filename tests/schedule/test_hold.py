@@ -102,7 +102,7 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     hold(docora, link)
     name = docora.one("SELECT app_name FROM apps WHERE app_id = %s", link.app_id)
     left_out = [{"app_id": link.app_id, "app_name": name, "links": 1}]
-    told = f"1 link left out, since docora-ops hold holds {name}."
+    told = f"1 link left out: {name} is held."
 
     def check(result: Result, total: int) -> None:
         assert result.code == 0, result
@@ -120,7 +120,7 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     docora.set_link(link, status="scanning", retry_count=0)
     repaired = docora.run("repair", "--yes", env=ONE_LOOK)
     assert repaired.code == 0, repaired
-    assert f"Left out, since docora-ops hold holds them: {name}." in repaired.stderr
+    assert f"Left out: {name} is held." in repaired.stderr
     assert docora.waiting() == [other.job_id]
     assert docora.status(link) == "scanning"
     assert docora.run("release", link.app_id).code == 0
