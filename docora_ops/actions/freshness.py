@@ -90,6 +90,12 @@ class Freshness:
     shortest_cycle_seconds: int | None = None  # None if DOCORA_OPS_OVERDUE_AFTER is not shorter
 
     @property
+    def last_scanned_seconds(self) -> int | None:
+        """Returns the time since the last good scan of any link."""
+        at = self.last_scanned_at
+        return int((self.read_at - at).total_seconds()) if at else None
+
+    @property
     def slow_cycle_seconds(self) -> int:
         """Returns the length of a cycle if it is too long, otherwise 0."""
         return self.cycle_seconds or 0 if self.is_slow else 0

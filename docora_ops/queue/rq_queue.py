@@ -326,6 +326,7 @@ class RqQueue:
             live_runs=live_runs,
             killed_workers=killed,
             last_began_at=max(filter(None, (began for began, _ in moments)), default=None),
+            read_at=moment_of_timestamp(now),
         )
 
     def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:

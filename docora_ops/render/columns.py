@@ -59,6 +59,13 @@ def cell(value: object, style: str = "") -> Text:
     return Text(inert(value), style=style, overflow="fold")
 
 
+def one_line(value: object, style: str = "") -> Text:
+    """Returns inert text that ends at the edge of a terminal, so that a screen keeps its height."""
+    line = cell(value, style)
+    line.overflow, line.no_wrap = "ellipsis", True
+    return line
+
+
 def with_option(part: object, commands: Pattern[str], option: str) -> object:
     """Adds the option to each command that a part of a screen mentions."""
     from rich.text import Text

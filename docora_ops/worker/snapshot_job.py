@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 
+from redis import RedisError
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
@@ -25,6 +26,7 @@ from docora_ops.errors import (
 from docora_ops.links import Link, Payload
 from docora_ops.queue import Redis, connect
 from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.rq_jobs import keep_files
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host
@@ -152,6 +154,24 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
 
 class _NothingToDoError(Exception):
     """The link or its app is gone, or another job is at work on the link."""
+
+
+class _Progress:
+    """Records how many files a job has sent, at once and then at most once a second."""
+
+    def __init__(self, client: Redis, tries: Tries, total: int) -> None:
+        self._client, self._job, self._total = client, tries.job, total
+        self._due_at = 0.0
+
+    def tell(self, sent: int) -> None:
+        """Records it if it is time to. Stops after an error, which is no failure of the job."""
+        if self._job is None or time.monotonic() < self._due_at:
+            return
+        self._due_at = time.monotonic() + 1
+        try:
+            keep_files(self._client, self._job, sent, self._total)
+        except RedisError:
+            self._due_at = float("inf")
 
 
 class _Snapshot:
@@ -310,7 +330,9 @@ class _Snapshot:
         payload = link.payload
         webhook = self.resources.webhook(payload.base_url, payload.app_id, auth_key)
         sender = Sender(webhook, objects, payload, commit.sha, self.settings)
+        progress = _Progress(self.resources.client, self.tries, len(changes))
         for change in changes:
+            progress.tell(self.sent)
             sender.send(change)
             self.sent += 1
             sha = None if change.event == "delete" else change.sha
