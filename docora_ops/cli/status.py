@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +35,7 @@ _SLOW_MS = 250  # latency above which a server is slow
 _LINES = 22  # of a terminal with 24, without the next prompt and the last line of --watch
 _WIDTH = 67  # characters of a value at a terminal with 80 columns
 _MOST = 4  # apps and errors to name; fewer if the screen would be too long
-_LONGEST_ERROR = 40  # characters of an error in the first sentence at a terminal
+_SHORTEST_ERROR = 16  # characters of an error that the first sentence has at any terminal
 _PERIOD = 5  # seconds between two screens
 
 
@@ -101,7 +101,7 @@ def _watch(context: Context, seconds: int) -> int:
             status, errors = read_status(docora)
             notices, docora.notices = docora.notices, []
             parts = [*_screen(status, errors), *(cell(notice, "yellow") for notice in notices)]
-            read_at = moment(datetime.now(UTC))
+            read_at = _read_at(status)
             with finishing_first():
                 if redrawing:
                     footer = cell(f"{read_at}, again in {duration(seconds)}; Ctrl-C ends", "dim")
@@ -117,12 +117,18 @@ def _watch(context: Context, seconds: int) -> int:
     return ExitCode.OK
 
 
+def _read_at(status: Status) -> str:
+    """Returns the time of the screen by the clock of a server."""
+    clocks = (status.queue, status.freshness)
+    return next((moment(clock.read_at) or "" for clock in clocks if clock), "no server answers")
+
+
 def _screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
     """Returns the first sentence and the rows, which fit one screen together."""
     rows: list[Row] = []
     for most in range(_MOST, 1, -1) if sys.stdout.isatty() else [_MOST]:
         rows = list(status_rows(status, errors, most=most))
-        if sum(-(-len(text.plain) // _WIDTH) for _, text in rows) < _LINES:
+        if sum(1 if text.no_wrap else -(-len(text) // _WIDTH) for _, text in rows) < _LINES:
             break
     style = "bold red" if status.headline.code.is_trouble else "bold"
     return [one_line(sentence_of(status), style), Pairs(rows)]
@@ -136,31 +142,33 @@ def sentence_of(status: Status) -> str:
 
     headline, queue, freshness = status.headline, status.queue, status.freshness
     if queue is None or freshness is None:
-        names = ["Postgres"] * (freshness is None) + ["Redis"] * (queue is None)
-        return f"no use of {' and '.join(names)}: the state is known in part only"
+        if queue is None and freshness is None:
+            return "neither Postgres nor Redis can be used: nothing is known"
+        no_links = "Postgres can't be used: the state of the links is unknown"
+        no_queue = "Redis can't be used: the state of queue and workers is unknown"
+        return no_links if freshness is None else no_queue
     links, since = headline.links or 0, headline.seconds
-    last = ", no scan yet" if since is None else f", last scan {ago(since)}"
+    last = "no scan yet" if since is None else f"last scan {ago(since)}"
     oldest = "" if since is None else f", oldest scan {ago(since)}"
-    waiting = f", {queue.waiting:,} waiting" if queue.waiting else ""
-    stopped = f"nothing is scanned{waiting}{last}"
+    wait = f"{amount(queue.waiting, 'job')} waiting, " if queue.waiting else ""
     match headline.code:
         case HeadlineCode.BACKEND_UNCLEAR:
             return "unclear which workers run: docora-ops help workers"
         case HeadlineCode.WRONG_WORKERS:
-            return f"{stopped}: {ADVICE[queue.backend].only_others}"
+            return f"nothing is scanned: {ADVICE[queue.backend].only_others}; {last}"
         case HeadlineCode.NO_WORKER:
-            return f"{stopped}: no worker runs"
+            return f"nothing is scanned: no worker runs; {wait}{last}"
         case HeadlineCode.NO_JOBS_TAKEN:
             refusal = refusal_of(queue.workers)
-            return f"{stopped}: {refusal.words if refusal else 'no worker takes jobs'}"
+            reason = refusal.words.partition(": ")[2] if refusal else "unknown"
+            return f"nothing is scanned: no worker takes jobs ({reason}); {wait}{last}"
         case HeadlineCode.SUSPENDED:
-            held = "" if since is None else f" for {duration(since)}"
-            suspension = queue.suspension.sentence if queue.suspension else ""
-            return f"paused{held}{waiting}: {suspension}"
+            paused = "paused" if since is None else f"paused for {duration(since)}"
+            return f"{paused}: {queue.suspension.sentence if queue.suspension else ''}"
         case HeadlineCode.NOT_SCHEDULED:
             return f"nothing is scanned, last pass {ago(since)}: {Stop.SCHEDULE.sentence}"
         case HeadlineCode.NOTHING_MOVES:
-            return f"nothing moves: {amount(links, 'link')} due{last}"
+            return f"nothing moves: {amount(links, 'link')} due, {last}"
         case HeadlineCode.FAILED:
             return _failed_sentence(status)
         case HeadlineCode.DRIFT:
@@ -171,8 +179,8 @@ def sentence_of(status: Status) -> str:
             return f"{links:,} of {amount(of_all, 'link')} overdue{oldest}"
         case HeadlineCode.BACKLOG:
             backlog = backlog_of(queue)
-            wait = f"{amount(links, 'job')} waiting, the oldest for {duration(since or 0)}"
-            return backlog.sentence if backlog else wait
+            oldest = f"the oldest for {duration(since or 0)}"
+            return backlog.sentence if backlog else f"{amount(links, 'job')} waiting, {oldest}"
         case HeadlineCode.SLOW:
             return freshness.slow_words
         case HeadlineCode.CIRCUITS_OPEN:
@@ -191,14 +199,16 @@ def _failed_sentence(status: Status) -> str:
     counts, apps = status.links_by_status or {}, status.failed_by_app or ()
     [first, *_] = status.failed_by_error or (None,)
     error, more = (first and first.error_message) or NO_ERROR, (status.failed_errors or 1) - 1
-    if sys.stdout.isatty() and len(error) > _LONGEST_ERROR:
-        error = f"{error[: _LONGEST_ERROR - 1]}…"
     others = f" and {amount(more, 'other error')}" if more else ""
     where = f"in {status.failed_apps} apps" if len(apps) != 1 else f"at {apps[0].app_name}"
     seconds = status.headline.seconds
     age = "" if seconds is None else f", for {duration(seconds)}"
-    links = amount(sum(counts.values()), "link")
-    return f"{status.headline.links:,} of {links} failed: {error}{others} {where}{age}"
+    begin = f"{status.headline.links:,} of {amount(sum(counts.values()), 'link')} failed: "
+    end = f"{others} {where}{age}"
+    room = max(_SHORTEST_ERROR, get_terminal_size().columns - len(begin) - len(end))
+    if sys.stdout.isatty() and len(error) > room:
+        error = f"{error[: room - 1]}…"
+    return f"{begin}{error}{end}"
 
 
 def status_rows(
@@ -245,11 +255,13 @@ def _servers(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
         ("Redis", RedisError, status.redis, status.redis_latency_ms),
     ):
         error = next((error for error in errors if isinstance(error, kind)), None)
-        text = cell(error.message, "bold red") if error else cell(where)
+        text = cell(error.message, "bold red") if error else one_line(where)
         if kind is PostgresError and status.standby:
             text.append(f", {status.standby}", "yellow")
+            text.no_wrap = False
         if latency is not None and latency > _SLOW_MS:
             text.append(f", answers take {latency:,} ms", "yellow")
+            text.no_wrap = False
         yield name, text
 
 
@@ -317,7 +329,8 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
         lines.append(cell(freshness.slow_words, "yellow"))
     if freshness.shortest_cycle_seconds:
         lines.append(cell(freshness.too_short_words, "yellow"))
-    if not lines and status.headline.code.is_trouble:
+    has_links = any((status.links_by_status or {}).values())
+    if not lines and has_links and status.headline.code.is_trouble:
         lines.append(cell(last))
     yield from (("" if number else "Freshness", line) for number, line in enumerate(lines))
 

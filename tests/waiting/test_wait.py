@@ -45,7 +45,7 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     assert 0 <= synced.data["waited"]["seconds"] < 60
     assert "Waiting for 1 snapshot.\n" in synced.stderr
     assert re.search(r"^Result\tin sync, after \d+ s$", again.stdout, re.MULTILINE)
-    assert "Waiting for 1 snapshot, 1 min at most.\n" in again.stderr
+    assert "Waiting for 1 snapshot, 1m at most.\n" in again.stderr
     assert [failed.data["waited"][name] for name in ends] == ["failed", "failed", error]
     assert failed.data["previous"]["error_message"] == "HTTP 500 on created README.md"
     assert re.search(r"^Result\tfailed again, after \d+ s$", failed_again.stdout, re.MULTILINE)
