@@ -158,11 +158,13 @@ def _job_columns(now: datetime | None) -> Sequence[Column[QueuedJob]]:
         seconds = job.seconds_in_state(now)
         return "-" if seconds is None else duration(seconds)
 
+    def progress(job: QueuedJob) -> str | None:
+        return f"{job.files_words} files" if job.files_words else job.error_message
+
     return (
         Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),
         Column("Job", link_name, folds=True),
         Column("Age", age),
-        Column("Files", lambda job: job.files_words),
-        Column("Last error", lambda job: job.error_message, folds=True),
+        Column("Progress", progress, folds=True),
         Column("Job id", lambda job: job.job_id, left_out=1),
     )

@@ -184,8 +184,9 @@ def sentence_of(status: Status) -> str:
         case HeadlineCode.SLOW:
             return freshness.slow_words
         case HeadlineCode.CIRCUITS_OPEN:
-            circuits = amount(status.open_circuits or 0, "circuit")
-            return f"{circuits} open: git fails for these repositories"
+            circuits = status.open_circuits or 0
+            whose = "whose circuit is" if circuits == 1 else "whose circuits are"
+            return f"git failed for {amount(circuits, 'repository', 'repositories')}, {whose} open"
         case HeadlineCode.PENDING:
             return f"{amount(links, 'link')} not in sync yet{oldest}"
         case HeadlineCode.IN_SYNC:

@@ -139,7 +139,7 @@ STATES: dict[str, tuple[Callable[[Docora], None], str, str]] = {
     "an open circuit": (
         open_circuit,
         "circuits_open",
-        "1 circuit open: git fails for these repositories",
+        "git failed for 1 repository, whose circuit is open",
     ),
 }
 
