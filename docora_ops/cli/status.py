@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -206,9 +205,11 @@ def _failed_sentence(status: Status) -> str:
     age = "" if seconds is None else f", for {duration(seconds)}"
     begin = f"{status.headline.links:,} of {amount(sum(counts.values()), 'link')} failed: "
     end = f"{others} {where}{age}"
-    room = max(_SHORTEST_ERROR, get_terminal_size().columns - len(begin) - len(end))
-    if sys.stdout.isatty() and len(error) > room:
-        error = f"{error[: room - 1]}…"
+    if sys.stdout.isatty():
+        from docora_ops.render.console import make_console
+
+        room = max(_SHORTEST_ERROR, make_console(sys.stdout).width - len(begin) - len(end))
+        error = error if len(error) <= room else f"{error[: room - 1]}…"
     return f"{begin}{error}{end}"
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from redis import Redis
 from rq.job import Job
-from rq.utils import utcformat, utcparse
+from rq.utils import utcparse
 
 from docora_ops.jobs import (
     QUEUE_NAME,
@@ -50,8 +50,9 @@ _LINES = 10  # lines of a traceback to show
 # In a job's hash: how many files the running try has sent, of how many, and when that try began.
 _FILES = "files"
 _KEEP_FILES = """
-if redis.call('HGET', KEYS[1], 'started_at') == ARGV[1] then
-    redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+local began = redis.call('HGET', KEYS[1], 'started_at')
+if began and began ~= '' then
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. began)
 end
 """
 _JOB_FIELDS = ("description", "created_at", "enqueued_at", "started_at", _FILES)
@@ -105,13 +106,11 @@ def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[Queued
 
 
 def keep_files(client: Redis, job: Job, sent: int, total: int) -> None:
-    """Records how many files a running job has sent, if that try of the job still runs.
+    """Records how many files a running job has sent, of how many. Raises the client's RedisError.
 
-    Without the condition, a job that was removed meanwhile would leave a hash without an expiry.
-    Raises the client's RedisError.
+    Does nothing if the job was removed meanwhile, since its hash would never expire.
     """
-    began = utcformat(job.started_at) if job.started_at else ""
-    client.eval(_KEEP_FILES, 1, job.key, began, _FILES, f"{sent} {total} {began}")
+    client.eval(_KEEP_FILES, 1, job.key, _FILES, f"{sent} {total}")
 
 
 def _files_of(value: bytes | None, started_at: bytes | None) -> tuple[int | None, int | None]:

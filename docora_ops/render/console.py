@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.theme import Theme
 
 if TYPE_CHECKING:
@@ -51,12 +50,12 @@ class Redrawing:
     """A text on the terminal of stdout that replaces itself in place, without scrolling."""
 
     _lines: int = 0  # of the text that is shown
-    _size: os.terminal_size | None = None
+    _size: ConsoleDimensions | None = None
 
     def draw(self, text: str) -> None:
         """Replaces the text. If the terminal is too low, leaves out the lines above the last."""
-        lines, size = text.splitlines(), get_terminal_size()
-        if len(lines) > (most := max(2, size.lines - 1)):
+        lines, size = text.splitlines(), make_console(sys.stdout).size
+        if len(lines) > (most := max(2, size.height - 1)):
             lines = [*lines[: most - 1], lines[-1]]
         # After a change of its size, the terminal may have wrapped the lines or moved them.
         moved = "\x1b[H" if self._size not in {None, size} else "\x1b[1A" * self._lines

@@ -41,6 +41,7 @@ from docora_ops.worker.webhook import Webhook
 DELIVERY_TIMEOUT = 30  # seconds for the POST of a file, or of a chunk
 LOCK_TIMEOUT = 60  # seconds to wait for a change of the link to commit, and for the link's lock
 _STATEMENT_TIMEOUT = 300  # seconds, at least: one statement lists the files of a large repository
+_RECORD_INTERVAL = 1  # seconds between two records of the number of files sent
 _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1  # the largest size of a file that Docora's column can hold
@@ -157,7 +158,7 @@ class _NothingToDoError(Exception):
 
 
 class _Progress:
-    """Records how many files a job has sent, at once and then at most once a second."""
+    """Records how many files a job has sent: at the beginning, then at most once a second."""
 
     def __init__(self, client: Redis, tries: Tries, total: int) -> None:
         self._client, self._job, self._total = client, tries.job, total
@@ -167,7 +168,7 @@ class _Progress:
         """Records it if it is time to. Stops after an error, which is no failure of the job."""
         if self._job is None or time.monotonic() < self._due_at:
             return
-        self._due_at = time.monotonic() + 1
+        self._due_at = time.monotonic() + _RECORD_INTERVAL
         try:
             keep_files(self._client, self._job, sent, self._total)
         except RedisError:
