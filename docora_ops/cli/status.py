@@ -111,7 +111,7 @@ def _watch(context: Context, seconds: int) -> int:
             docora.renew()
     except KeyboardInterrupt:
         if redrawing:
-            sys.stdout.write("\n")  # after the ^C that the terminal shows
+            sys.stdout.write("\r\x1b[J")  # the ^C that the terminal shows
         return interrupted_code()
     return ExitCode.OK
 

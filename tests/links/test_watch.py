@@ -52,7 +52,7 @@ def test_a_terminal_is_redrawn_in_place_and_keeps_the_last_screen(
     with TerminalSession(command, environment, 80, 24) as session:
         session.read_until(re.compile(rb"nothing is scanned(?s:.*)Ctrl-C ends"))
         trouble.add_worker("new-one")
-        session.read_until(re.compile(rb"Workers[^\n]*1, 0 busy(?s:.*)Ctrl-C ends"))
+        session.read_until(re.compile(rb"30 of 38 links failed: (?s:.*)Ctrl-C ends"))
         session.type(b"\x03")
         code, shown = session.end()
     screen = Emulated(shown)
