@@ -77,7 +77,7 @@ def test_exactly_the_links_that_nobody_scans_are_overdue_and_are_seen_everywhere
     assert (freshness["state"], freshness["hint"]) == ("critical", "docora-ops links --overdue")
     assert "3 links of 2 apps without a good scan for over 16m" in freshness["finding"]
     shown = docora.run("status", env=ONE_LOOK).stdout
-    assert "3 links of 2 apps overdue, the oldest 69d: docora-ops links --overdue" in shown
+    assert "3 links of 2 apps overdue, the oldest 2d: docora-ops links --overdue" in shown
     # The limit can be set.
     changed = docora.run("links", "--overdue", "--json", env={"DOCORA_OPS_OVERDUE_AFTER": "100000"})
     assert [each["repository_id"] for each in changed.data] == [links["very long ago"]]
