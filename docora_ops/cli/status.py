@@ -217,13 +217,14 @@ def status_rows(
     status: Status,
     errors: Sequence[ServerError],
     *,
-    is_verified: bool = False,
+    is_verified: bool | None = None,
     most: int = _MOST,
 ) -> Iterator[Row]:
     """Yields the names and values of the screen. Leaves out what has nothing to tell.
 
     errors: the errors of unusable servers.
-    is_verified: the delivered files have been compared, so do not suggest `verify`.
+    is_verified: the delivered files have been compared, so do not suggest `verify`. None suggests
+        it only after an operation.
     most: the number of apps and errors to name.
     """
     from docora_ops.cli.bulk_view import links_done, state_of
@@ -243,9 +244,11 @@ def status_rows(
     if last := status.last_operation:
         done = f"{links_done(last)}, {state_of(last)}"
         yield "Operation", cell(f"{last.operation_id}: {done}, {ago(last.last_step_seconds)}")
-        if last.finished and not (status.headline.code.is_trouble or is_verified):
-            unproven = "synced does not prove that all were delivered"
-            yield "Files", _heading(unproven, "docora-ops verify")
+    if is_verified is None:
+        is_verified = not (last and last.finished) or status.headline.code.is_trouble
+    if not is_verified and (status.links_by_status or {}).get(LinkStatus.SYNCED):
+        unproven = "synced does not prove that all were delivered"
+        yield "Files", _heading(unproven, "docora-ops verify")
 
 
 def _servers(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
