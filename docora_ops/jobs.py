@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.text import duration
+from docora_ops.text import duration, moment
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
 _LONG = 10  # seconds; most jobs wait and run for less
@@ -173,6 +173,7 @@ class NoJobCode(StrEnum):
     WRONG_KEY = "wrong_key"
     WRONG_PAIR = "wrong_pair"  # Redis belongs to another database
     HOST = "host"
+    HOLDS = "holds"  # which apps are held cannot be read
     UNKNOWN = "unknown"  # a reason unknown to this version
 
 
@@ -199,6 +200,8 @@ class Worker:
     clock_ahead_seconds: int | None = None  # how far its host's clock is ahead of Redis's
     no_job_reason: NoJobReason | None = None  # None if it takes jobs
     may_compare: bool = True  # whether its user may read which database Redis belongs to
+    may_record: bool = True  # whether its user may write the record of outcomes
+    obeys_holds: bool = False  # whether it takes no job of an app that is held
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,34 @@ class Suspension:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """A hold of one app: no worker takes its jobs. `until_at`: None if it ends by `release` only.
+
+    The moments are by the clock of Redis.
+    """
+
+    since_at: datetime | None
+    until_at: datetime | None
+    who: str
+    reason: str | None
+
+    @property
+    def sentence(self) -> str:
+        """Returns `held by kim@ops1 until 2026-12-01T08:00:00Z: REASON`."""
+        until = f"until {moment(self.until_at)}" if self.until_at else "for ever"
+        return f"held by {self.who} {until}" + (f": {self.reason}" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class HeldApp:
+    """A held app. `app_name`: None if the app is gone, or only Postgres could tell."""
+
+    app_id: str
+    app_name: str | None
+    held: Hold
+
+
+@dataclass(frozen=True)
 class QueueOverview:
     """The queue at one moment."""
 
@@ -277,7 +308,7 @@ class QueueOverview:
     failed_jobs: int
     delayed: int
     queue_name: str
-    oldest_waiting_at: datetime | None
+    oldest_waiting_at: datetime | None  # of the jobs of apps that are not held
     oldest_waiting_seconds: int | None  # by the clock of Redis
     suspended: bool  # workers take no jobs
     suspension: Suspension | None
@@ -293,6 +324,7 @@ class QueueOverview:
     live_runs: int = 0  # running jobs whose worker is still alive
     last_began_at: datetime | None = None  # the latest start of a job that the queue still keeps
     killed_workers: Sequence[str] = ()  # names of workers known to be dead
+    held: Sequence[HeldApp] = ()
     jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
     read_at: datetime | None = None  # by the clock of Redis
 
@@ -407,6 +439,18 @@ class JobRecord:
     expires_in: int | None  # seconds until it is deleted, if ever
     places: Sequence[JobPlace]
     last_failure: JobFailure | None
+
+
+class JobEnd(StrEnum):
+    """How a snapshot job ended: what it left in Postgres."""
+
+    SYNCED = "synced"
+    FAILED = "failed"  # for the last time: the link has failed
+    FAILED_AGAIN = "failed_again"  # of a link that had failed and was not retried: scheduled again
+    TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
+    CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
+    HELD = "held"  # stopped by the hold of its app: queued again, and no failure is counted
+    NOTHING_TO_DO = "nothing_to_do"  # the link or its app is gone, or another job is at work on it
 
 
 class OtherQueue(StrEnum):

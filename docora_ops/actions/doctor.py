@@ -15,7 +15,7 @@ from docora_ops.actions.drift import (
     find_drift,
     pause_between_looks,
 )
-from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness, read_held
 from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, look_at_pair
 from docora_ops.database.link_reports import count_by_status, links_by_group
@@ -153,8 +153,9 @@ def diagnose(
     max_failed: more failed links than this are critical.
     read_only: expect only read privileges, and try nothing that could write.
     """
-    postgres = _ask_postgres(docora, max_failed, read_only=read_only)
-    redis = _ask_redis(docora, read_only=read_only or postgres.may_only_read)
+    held, lost = read_held(docora)
+    postgres = _ask_postgres(docora, max_failed, held, read_only=read_only)
+    redis = _ask_redis(docora, lost, read_only=read_only or postgres.may_only_read)
     first_look = time.monotonic()
     of_drift: list[Check] = []
     report: DriftReport | None = None
@@ -238,7 +239,7 @@ def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
         if postgres.freshness:
             with docora.database.snapshot():
                 counts = count_by_status(docora.database)
-                postgres.freshness = links_freshness(docora, counts)
+                postgres.freshness = links_freshness(docora, counts, postgres.freshness.held)
     except PostgresError as error:
         postgres.lose(error)
     except RedisError as error:
@@ -272,12 +273,14 @@ def _check_settings(
     return ok(name, f"{of_target}queue {QUEUE_NAME}")
 
 
-def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) -> _Server:
+def _ask_postgres(
+    docora: Docora, max_failed: int | None, held: Sequence[str], *, read_only: bool
+) -> _Server:
     server = _Server(CheckName.POSTGRES)
     try:
         database = docora.database
         with database.snapshot():
-            _examine_postgres(docora, server, max_failed, read_only=read_only)
+            _examine_postgres(docora, server, max_failed, held, read_only=read_only)
         if database.has_proxy:
             _check_pooling(docora.settings, server)
         else:
@@ -288,7 +291,7 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
 
 
 def _examine_postgres(
-    docora: Docora, server: _Server, max_failed: int | None, *, read_only: bool
+    docora: Docora, server: _Server, max_failed: int | None, held: Sequence[str], *, read_only: bool
 ) -> None:
     database = docora.database
     state = read_server(database)
@@ -320,7 +323,7 @@ def _examine_postgres(
         return
     if ("SELECT", "apps", "client_auth_key_encrypted") in role.held:
         server.foreign_keys = _count_foreign_keys(docora)
-    _check_links(docora, server, max_failed)
+    _check_links(docora, server, max_failed, held)
     if state.standby:
         server.missing = "the primary"
 
@@ -350,10 +353,12 @@ def _count_foreign_keys(docora: Docora) -> int:
     return count_foreign(some_auth_keys(docora.database), key)
 
 
-def _check_links(docora: Docora, server: _Server, max_failed: int | None) -> None:
+def _check_links(
+    docora: Docora, server: _Server, max_failed: int | None, held: Sequence[str]
+) -> None:
     database = docora.database
     counts = count_by_status(database)
-    server.freshness = links_freshness(docora, counts)
+    server.freshness = links_freshness(docora, counts, held)
     groups = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
     half = sum(counts.by_status.values()) / 2
     errors = error_groups(database, FAILED_LINKS)[:1] if counts.failed > half else []
@@ -375,9 +380,11 @@ def _check_links(docora: Docora, server: _Server, max_failed: int | None) -> Non
     server.check(CheckName.OPEN_CIRCUITS, "none", problem)
 
 
-def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
+def _ask_redis(docora: Docora, lost: DocoraOpsError | None, *, read_only: bool) -> _Server:
     server = _Server(CheckName.REDIS)
     try:
+        if lost:
+            raise lost
         client = docora.redis
         where = describe(client)
         server.record(*measure(client), f"Redis at {where}")

@@ -8,10 +8,15 @@ from datetime import UTC, datetime, timedelta
 from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.bulk_operations import operation as read_operation
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.status import Status, read_status
+from docora_ops.actions.link_lists import apps
+from docora_ops.actions.lookup import LinkChoice
+from docora_ops.actions.pages import Page
+from docora_ops.actions.recorded_results import add_to_changes, add_to_operations
+from docora_ops.actions.status import Status, keeping_errors, read_status
 from docora_ops.actions.verification import Verification
+from docora_ops.database.link_reports import AppSummary
 from docora_ops.errors import NotFoundError, ServerError
-from docora_ops.links import Action, LinkFailure, Outcome, count_succeeded
+from docora_ops.links import Action, LinkFailure, LinkStatus, Outcome, count_succeeded
 from docora_ops.operations import HistoryEntry, KnownOperation, OperationRecord
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.operation_records import find_records, read_record
@@ -23,6 +28,7 @@ _MOST_CHANGES = 100
 _MOST_OPERATIONS = 20
 """A longer report would not fit into one comment on an issue."""
 _MOST_REASONS = 10
+_MOST_APPS = 10
 _SECONDS = re.compile("([0-9]{1,9})s")
 
 
@@ -59,6 +65,7 @@ class Report:
     changes_left_out, operations_left_out: the number of older changes and operations.
     schedule: None in the report of one operation.
     status: the state when the report was made.
+    affected_apps: up to ten apps that then had failed links, most links first, with these links.
     verification: None unless asked for and Postgres could be used.
     """
 
@@ -72,6 +79,7 @@ class Report:
     pauses: Sequence[Pause]
     schedule: SchedulePasses | None
     status: Status
+    affected_apps: Sequence[AppSummary] = ()
     verification: Verification | None = None
 
 
@@ -113,18 +121,23 @@ def read_report(
         for pause in _pauses(changes, now)
         if pause.started_at <= until and (pause.ended_at is None or pause.ended_at >= first)
     ]
-    status, errors = read_status(docora)
+    status, lost = read_status(docora)
+    errors, affected = list(lost), Page[AppSummary]((), 1, _MOST_APPS, 0)
+    if status.failed_apps:
+        with keeping_errors(errors):
+            affected = apps(docora, LinkChoice(statuses=[LinkStatus.FAILED]), limit=_MOST_APPS)
     report = Report(
         since=first,
         until=until,
         operation_id=operation_id,
-        changes=chosen[-_MOST_CHANGES:],
+        changes=add_to_changes(docora, chosen[-_MOST_CHANGES:]),
         changes_left_out=max(0, len(chosen) - _MOST_CHANGES),
-        operations=operations,
+        operations=add_to_operations(docora, operations),
         operations_left_out=left_out,
         pauses=pauses,
         schedule=schedule,
         status=status,
+        affected_apps=affected.rows,
     )
     return report, errors
 

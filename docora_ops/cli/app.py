@@ -17,11 +17,13 @@ from typer.completion import get_completion_inspect_parameters
 from docora_ops import __version__
 from docora_ops.cli.completion import COMPLETE_VARIABLE, completion
 from docora_ops.cli.context import Context
+from docora_ops.cli.deliveries import deliveries
 from docora_ops.cli.demo import demo
 from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
+from docora_ops.cli.hold import hold, release
 from docora_ops.cli.link_lists import apps, failed, links, show
 from docora_ops.cli.metrics import metrics
 from docora_ops.cli.operations import cancel, operations
@@ -75,6 +77,7 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
         (show, "show 'Acme Search' octo/api"),
         (queue, "queue --limit 100"),
         (doctor, "doctor --json"),
+        (deliveries, "deliveries 'Acme Search' --since 12h"),
         (verify, "verify 'Acme Search'"),
         (probe, "probe 'Acme Search'"),
         (metrics, "metrics --by-app"),
@@ -98,6 +101,8 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
     "Run and set up": (
         (pause, "pause --for 10m"),
         (resume, "resume"),
+        (hold, "hold 'Acme Search' --for 2h --reason 'wrong URL'"),
+        (release, "release 'Acme Search'"),
         (worker, "worker"),
         (targets, "targets --check"),
         (demo, "demo --keep"),

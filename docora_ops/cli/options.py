@@ -170,6 +170,9 @@ Front = Annotated[
         "--front", help="Queue ahead of all waiting jobs. A job already waiting keeps its place."
     ),
 ]
+Now = Annotated[
+    bool, typer.Option("--now", help="Exempt this one job if its app is held (see hold).")
+]
 ResetCircuit = Annotated[
     bool, typer.Option("--reset-circuit", help="Also close the circuit breaker of the repository.")
 ]
@@ -227,6 +230,12 @@ Since = Annotated[
         parser=_moment_or_age,
         help="Only what happened since WHEN: a moment (ISO 8601, 12:00, today or yesterday; UTC) "
         "or an age (90s, 30m, 2h, 3d).",
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(
+        "--until", metavar="WHEN", parser=_moment_or_age, help="Only what happened before WHEN."
     ),
 ]
 OfOperation = Annotated[

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from docora_ops.jobs import QueuedJob, QueueOverview, Worker
+    from docora_ops.jobs import HeldApp, QueuedJob, QueueOverview, Worker
 
 
 _MOST_WORKERS = 4  # workers to show without --all, so that the screen fits 24 lines
@@ -72,6 +72,7 @@ def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator
     rows = [("Queue", cell(counts_words(overview))), ("Workers", workers_cell(overview))]
     if backlog := backlog_of(overview):
         rows.append(("Backlog", cell(backlog.sentence, "yellow")))
+    rows += [("Held", cell(text, "yellow")) for text in map(held_words, overview.held)]
     if overview.jobs_of_apps is not None:
         rows.append(("Jobs of apps", cell(overview.jobs_of_apps)))
     yield Pairs([*rows, *(named_values(overview) if show_all else ())])
@@ -97,6 +98,11 @@ def counts_words(queue: QueueOverview) -> str:
         "delayed": queue.delayed,
     }
     return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "empty"
+
+
+def held_words(app: HeldApp) -> str:
+    """Returns `Acme Search, held by kim@ops1 until 2026-12-01T08:00:00Z: REASON`."""
+    return f"{app.app_name or app.app_id}, {app.held.sentence}"
 
 
 def workers_cell(queue: QueueOverview) -> Text:

@@ -12,11 +12,11 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.queue import counts_words, workers_cell
+from docora_ops.cli.queue import counts_words, held_words, workers_cell
 from docora_ops.cli.signals import finishing_first, interrupted_code
 from docora_ops.cli.streams import OutputStream
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
-from docora_ops.links import LinkStatus
+from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, one_line, words
 from docora_ops.text import ago, amount, duration, good_until, moment
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.checks import CheckState
     from docora_ops.actions.freshness import Freshness
     from docora_ops.actions.status import Status
-    from docora_ops.jobs import QueueOverview
+    from docora_ops.jobs import HeldApp, QueueOverview
 
     Row = tuple[str, Text]
 
@@ -310,6 +310,9 @@ def _first_lines(lines: Sequence[str], total: int, most: int) -> Iterator[Row]:
 
 def _recent_ends(status: Status) -> str:
     """Says how many jobs ended recently, which shows whether trouble grows or shrinks."""
+    if recent := status.recent_ends:
+        ended = [f"{count} {words(outcome)}" for outcome, count in recent.by_outcome.items()]
+        return f"since {recent.since_at:%H:%MZ}: {', '.join(ended)}" if ended else ""
     counts = {
         "synced": status.freshness.scanned_recently if status.freshness else 0,
         "failed": status.queue.failed_recently if status.queue else 0,
@@ -365,6 +368,8 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
     if queue.suspension:
         yield "", one_line(f"  {queue.suspension.sentence}", "yellow")
         yield "", _heading("  to go on", advice.to_resume, "yellow")
+    if queue.held:
+        yield "Held", _held(queue.held)
     if status.schedule_state:
         yield "Schedule", _schedule(queue, status.schedule_state)
 
@@ -376,6 +381,19 @@ def _schedule(queue: QueueOverview, state: CheckState) -> Text:
         return cell(last)
     style = "red" if state == "critical" else "yellow"
     return _heading(f"{last}; a timer should run", "docora-ops schedule", style)
+
+
+def _held(apps: Sequence[HeldApp]) -> Text:
+    """Names a held app, first one whose hold does not end by itself."""
+    app = next((app for app in apps if app.held.until_at is None), apps[0])
+    more = f" (and {amount(len(apps) - 1, 'more app')})" if len(apps) > 1 else ""
+    if app.held.until_at is None:
+        return _heading(f"{app.app_name or app.app_id} for ever{more}", _to_release(app), "yellow")
+    return one_line(f"{held_words(app)}{more}", "yellow")
+
+
+def _to_release(app: HeldApp) -> str:
+    return f"docora-ops release {arguments(app.app_name or app.app_id)}"
 
 
 def _heading(text: str, command: str, style: str = "") -> Text:

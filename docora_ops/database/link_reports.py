@@ -1,7 +1,8 @@
 """Reads lists, counts, histories and results of links. Masks secrets in texts and URLs."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
 
@@ -10,7 +11,7 @@ from psycopg.rows import TupleRow
 from docora_ops.database.link_rows import COUNT_MATCHING, LINKS, MATCHES, filter_parameters, pairs
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
-from docora_ops.jobs import JobState
+from docora_ops.jobs import Hold, JobState
 from docora_ops.links import (
     App,
     AppCount,
@@ -44,6 +45,7 @@ class ListedLink(LinkIds):
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
     job: JobState | None = None  # None if Redis did not answer
+    failed_at: datetime | None = None  # the last failure of a failed link, if the queue knows it
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class AppSummary(App):
     last_scanned_at: datetime | None
     good_until_at: datetime | None
     good_until_seconds: int | None
+    email: str | None = None  # None if the role may not read it
+    held: Hold | None = None  # Redis tells
 
 
 @dataclass(frozen=True)
@@ -102,15 +106,6 @@ class LinkHistory:
     delivered_files: int
     last_delivered_at: datetime | None
     snapshot: Snapshot | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveredFile:
-    """A file that an app has received, as recorded."""
-
-    path: str
-    sha: str
-    delivered_at: datetime
 
 
 _IDS = "l.app_id, l.repository_id"
@@ -174,6 +169,7 @@ SELECT a.app_id, a.app_name, a.base_url, count(l.app_id),
     count(*) FILTER (WHERE status = 'synced'),
     max(last_scanned_at), {_GOOD_UNTIL}, extract(epoch FROM now() - {_GOOD_UNTIL})::bigint
 FROM docora.apps a LEFT JOIN chosen l ON l.app_id = a.app_id
+WHERE %(app_ids)s::text[] IS NULL OR a.app_id = ANY (%(app_ids)s::text[])
 GROUP BY a.app_id, a.app_name, a.base_url HAVING %(every_app)s OR count(l.app_id) > 0
 ORDER BY 5 DESC, 4 DESC, 1
 """
@@ -185,7 +181,7 @@ def links_page(
     """Returns the number of links and one page of them, without the states of their jobs."""
     parameters = filter_parameters(which)
     with database.snapshot():
-        [(total,)] = database.rows(COUNT_MATCHING, parameters)
+        total = count_links(database, which)
         page = {"limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
         rows = database.rows(LINKS_PAGE.format(order=_ORDERS[sort]), {**parameters, **page})
     listed = []
@@ -195,6 +191,12 @@ def links_page(
             error = mask_cut(error) if link.error_message_cut else mask(error)
         listed.append(replace(link, error_message=error, github_url=mask_url(link.github_url)))
     return total, listed
+
+
+def count_links(database: Database, which: LinkFilter) -> int:
+    """Counts the matching links."""
+    [(count,)] = database.rows(COUNT_MATCHING, filter_parameters(which))
+    return int(count)
 
 
 def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
@@ -213,11 +215,31 @@ def links_by_error(database: Database, which: LinkFilter, longest: int) -> Itera
 def summarize_apps(database: Database, which: LinkFilter, *, every_app: bool) -> list[AppSummary]:
     """Returns the apps with the numbers of their matching links, most failed links first.
 
-    every_app: include apps without matching links.
+    every_app: include apps without matching links, but only those that the filter names, if any.
     """
     parameters = filter_parameters(which) | {"every_app": every_app}
     apps = [AppSummary(*row) for row in database.rows(APPS, parameters)]
     return [replace(app, base_url=mask_url(app.base_url)) for app in apps]
+
+
+READ_CONTACTS = """
+SELECT app_id, email, created_at FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])
+"""
+
+
+def read_contacts(
+    database: Database, app_ids: Sequence[str]
+) -> dict[str, tuple[str | None, datetime | None]]:
+    """Returns email and creation by app id; both None if the role may not read them.
+
+    Not in a transaction.
+    """
+    try:
+        rows = database.rows(READ_CONTACTS, {"app_ids": list(app_ids)})
+    except PostgresDeniedError:
+        return defaultdict(lambda: (None, None))
+    known = {app_id: (mask(email), created_at) for app_id, email, created_at in rows}
+    return defaultdict(lambda: (None, None), known)
 
 
 # One statement, so that all counts are of the same moment.
@@ -293,29 +315,6 @@ def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     [row] = database.rows(LINK_HISTORY, {"id": ref.id})
     fields = [*row[:6], Snapshot(*row[6:]) if row[6] else None]
     return LinkHistory(*fields)
-
-
-COUNT_FILES = """
-SELECT count(*) FROM docora.app_delivered_files
-WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
-"""
-
-FILES_PAGE = """
-SELECT file_path, file_sha, delivered_at FROM docora.app_delivered_files
-WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
-ORDER BY file_path LIMIT %(limit)s OFFSET %(offset)s
-"""
-
-
-def files_page(
-    database: Database, ref: LinkRef, *, limit: int, offset: int
-) -> tuple[int, list[DeliveredFile]]:
-    """Returns the number of delivered files of the link and one page of them, by path."""
-    parameters = {**asdict(ref), "limit": limit, "offset": offset}
-    with database.snapshot():
-        [(total,)] = database.rows(COUNT_FILES, parameters)
-        rows = database.rows(FILES_PAGE, parameters)
-    return total, [DeliveredFile(mask(path), *rest) for path, *rest in rows]
 
 
 READ_RESULTS = """

@@ -32,6 +32,9 @@ OVERDUE = """(
                             WHERE last_scanned_at >= %(overdue_before)s))
 )"""
 
+# The links of held apps, which nobody is to scan, are neither due nor overdue nor lost.
+NOT_HELD = "l.app_id <> ALL (%(held)s::text[])"
+
 MATCHES = f"""(
     (%(statuses)s::text[] IS NULL OR l.status = ANY (%(statuses)s::text[])
         OR %(or_held_back)s::boolean

@@ -5,7 +5,7 @@ Imports rich only to print, so that commands can define columns without loading 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from re import Pattern
@@ -175,10 +175,13 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Listing(Generic[Row]):
-    """A list with headings. `most`: the number of rows to show on a terminal; a pipe gets all."""
+    """A list with headings. `most`: the number of rows to show on a terminal; a pipe gets all.
+
+    rows: for a pipe, an iterator is enough, so that a long list needs no memory.
+    """
 
     columns: Sequence[Column[Row]]
-    rows: Sequence[Row]
+    rows: Iterable[Row]
     most: int | None = None
 
     def lines(self) -> Iterator[str]:
@@ -195,7 +198,8 @@ class Listing(Generic[Row]):
         from rich.table import Table
         from rich.text import Text
 
-        rows = self.rows[: self.most]
+        all_rows = list(self.rows)
+        rows = all_rows[: self.most]
         if widths := self._widths(rows, options.max_width):
             table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
             for column, width in widths.items():
@@ -209,8 +213,8 @@ class Listing(Generic[Row]):
                 cells = ((column.name, column.cell(row)) for column in self.columns)
                 yield from [""] if number else []
                 yield Pairs([(name, text) for name, text in cells if text])
-        if len(rows) < len(self.rows):
-            yield Text(f"and {len(self.rows) - len(rows):,} more: see --json")
+        if more := len(all_rows[len(rows) :]):
+            yield Text(f"and {more:,} more: see --json")
 
     def _widths(self, rows: Sequence[Row], width: int) -> dict[Column[Row], int]:
         """Returns the columns that fit, with their widths; empty if no readable table fits."""

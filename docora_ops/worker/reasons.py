@@ -18,16 +18,21 @@ from docora_ops.errors import (
     DocoraOpsError,
     PairMismatchedError,
     PostgresError,
+    RefusedError,
     WrongBackendError,
     WrongClockError,
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
 from docora_ops.queue.backend_choice import sees_bullmq_worker
+from docora_ops.queue.holds import HOLDS
+from docora_ops.queue.outcomes import may_record
 from docora_ops.queue.pair_mark import StoredMark, read_mark
+from docora_ops.queue.take import JobTaker
 from docora_ops.settings import Settings
-from docora_ops.text import amount
+from docora_ops.text import amount, inert
 from docora_ops.worker import host
+from docora_ops.worker.log import log
 
 _LOOK_INTERVAL = 2  # seconds between two looks at Redis: its clock, its mark, BullMQ workers
 _POSTGRES_INTERVAL = 30  # seconds between two looks at Postgres if nothing is suspected
@@ -105,14 +110,16 @@ class Doubt:
 class Reasons:
     """The reasons why the worker of this process takes no job."""
 
-    def __init__(self, settings: Settings, client: Redis) -> None:
+    def __init__(self, settings: Settings, client: Redis, taker: JobTaker) -> None:
         self._settings = settings
-        self._client = client
+        self._client, self._taker = client, taker
         self._next_look = self._next_look_at_postgres = 0.0
         self._sees_bullmq = False
         self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
+        self.holds = Doubt(self._try_holds, is_suspected=True)
         self._mark = StoredMark()
+        self.may_record = True  # whether our user of Redis may write the record of outcomes
         self._pair = Doubt(self._try_pair)
         self._faults: Counter[str] = Counter()
 
@@ -127,6 +134,7 @@ class Reasons:
                 self._pair.suspect()
         if time.monotonic() >= self._next_look_at_postgres:  # it may have become read-only
             self._next_look_at_postgres = time.monotonic() + _POSTGRES_INTERVAL
+            self._look_at_record()
             self.postgres.suspect()
         checks = (
             self._judge_clock,
@@ -134,6 +142,7 @@ class Reasons:
             self.postgres.bar,
             self._pair.bar,
             self.host.bar,
+            self.holds.bar,
             lambda: _SUSPENDED if is_suspended(self._client) else None,
         )
         return next(filter(None, (check() for check in checks)), None)
@@ -142,6 +151,13 @@ class Reasons:
     def may_compare(self) -> bool:
         """Tells whether our user of Redis may read which database Redis belongs to."""
         return self._mark.is_permitted
+
+    def _look_at_record(self) -> None:
+        """Finds out whether our user of Redis may write the record of outcomes; says so once."""
+        before, self.may_record = self.may_record, may_record(self._client)
+        if before and not self.may_record:
+            hint = "docora-ops help privileges has the keys of the user for workers"
+            log.warning("no outcome is recorded: our user of Redis may not write them (%s)", hint)
 
     def look_again(self) -> None:
         """Makes the next call of `find` ask Redis at once: another server may answer now."""
@@ -208,3 +224,10 @@ class Reasons:
     def _try_host(self) -> Bar | None:
         error = host.find_fault(self._settings.repos_base_path)
         return None if error is None else Bar(NoJobCode.HOST, error.message, error)
+
+    def _try_holds(self) -> Bar | None:
+        if (fault := self._taker.holds_fault()) is None:
+            return None
+        message = f"the holds in {HOLDS} can't be read: {inert(fault)}"
+        hint = f'redis-cli -u "$REDIS_URL" del {HOLDS} ends all holds; then hold these apps again'
+        return Bar(NoJobCode.HOLDS, message, RefusedError(message, hint=hint))

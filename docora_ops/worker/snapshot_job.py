@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
+from functools import partial
 
 from redis import RedisError
+from redis.exceptions import NoPermissionError
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
@@ -16,16 +18,22 @@ from docora_ops.database import Database, Session, circuits
 from docora_ops.database import link_scans as scans
 from docora_ops.database.link_scans import Failure, Refusal
 from docora_ops.errors import (
+    AppHeldError,
     BrokenCloneError,
     ConfigurationError,
     DocoraOpsError,
     GitError,
+    HoldsUnreadableError,
+    RedisDeniedError,
     ServerError,
     SnapshotError,
 )
-from docora_ops.links import Link, Payload
+from docora_ops.jobs import JobEnd
+from docora_ops.links import Link, LinkStatus, Payload
 from docora_ops.queue import Redis, connect
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.holds import find_hold, read_holds
+from docora_ops.queue.outcomes import SnapshotOutcome
+from docora_ops.queue.redis_errors import is_outage, redis_errors
 from docora_ops.queue.rq_jobs import keep_files
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import amount, inert, moment
@@ -33,13 +41,14 @@ from docora_ops.worker import host
 from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
 from docora_ops.worker.git import git_for
-from docora_ops.worker.log import JobEnd, fields_of_link, log, name_of_link
+from docora_ops.worker.log import fields_of_link, log, name_of_link, record
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30  # seconds for the POST of a file, or of a chunk
 LOCK_TIMEOUT = 60  # seconds to wait for a change of the link to commit, and for the link's lock
+_REDIS_PAUSE = 1  # seconds between two attempts to reach a server that is away
 _STATEMENT_TIMEOUT = 300  # seconds, at least: one statement lists the files of a large repository
 _RECORD_INTERVAL = 1  # seconds between two records of the number of files sent
 _MOST_WEBHOOKS = 16  # apps to which a connection stays open
@@ -144,7 +153,9 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     try:
         # Not within `except`: the chained error would show its secrets in the log.
         failure = job.work()
-        if failure is not None and host.is_scarcity(failure) and resources.is_hosts_fault():
+        if isinstance(failure, AppHeldError | HoldsUnreadableError):
+            job.wait_for_release(failure)
+        elif failure is not None and host.is_scarcity(failure) and resources.is_hosts_fault():
             job.wait_again(failure)
         elif failure is not None:
             job.fail(failure)
@@ -191,7 +202,9 @@ class _Snapshot:
         self.name, self.fields = name_of_link(about), fields_of_link(about)
         self.cleaner = Cleaner()
         self.started = time.monotonic()
-        self.sent = 0
+        self.sent: Counter[str] = Counter()  # files by event
+        self.size = 0  # bytes of their contents
+        self.commit: Commit | None = None
         self.link: Link | None = None
         self.reads_repository = False  # while it does, a failure counts for the circuit
         self.session = resources.take_session()
@@ -208,11 +221,13 @@ class _Snapshot:
             number = self._try_number(self.link.retry_count + 1)
             log.info("%s: began, %s", self.name, number, extra=self.fields)
             self._bring_up_to_date(self.link, payload)
-            sent, fields = amount(self.sent, "file"), self._end_fields(JobEnd.SYNCED)
+            sent, fields = amount(self.sent.total(), "file"), self._end_fields(JobEnd.SYNCED)
             log.info("%s: synced, %s sent in %s", self.name, sent, self._time, extra=fields)
+            self._record(JobEnd.SYNCED, try_number=self.link.retry_count + 1)
         except _NothingToDoError as reason:
             fields = self._end_fields(JobEnd.NOTHING_TO_DO)
             log.info("%s: nothing to do: %s, %s", self.name, reason, self._time, extra=fields)
+            self._record(JobEnd.NOTHING_TO_DO)
         except MemoryError:  # its traceback would keep the memory in use
             kind = GitError if self.reads_repository else SnapshotError
             return kind("the job ran out of memory on this repository")
@@ -227,8 +242,34 @@ class _Snapshot:
     def _end_fields(self, outcome: JobEnd, error_message: str | None = None) -> dict[str, object]:
         """Returns the fields of the event that ends the job."""
         seconds = round(time.monotonic() - self.started, 3)
-        end = {"outcome": outcome, "seconds": seconds, "files": self.sent}
+        end = {"outcome": outcome, "seconds": seconds, "files": self.sent.total()}
         return self.fields | end | {"error_message": error_message}
+
+    def _record(
+        self, end: JobEnd, error_message: str | None = None, *, try_number: int | None = None
+    ) -> None:
+        """Adds the end of the job to the record of outcomes."""
+        was_pending = self.link is not None and self.link.status == LinkStatus.PENDING_SNAPSHOT
+        is_routine = end is JobEnd.NOTHING_TO_DO or (
+            end is JobEnd.SYNCED and not (self.sent or was_pending)
+        )
+        outcome = SnapshotOutcome(
+            host.now(),
+            *self.ids,
+            self.link.ref.id if self.link else None,
+            end,
+            try_number=try_number,
+            tries=self.settings.max_retry_attempts,
+            error_message=error_message,
+            created=self.sent["create"],
+            updated=self.sent["update"],
+            deleted=self.sent["delete"],
+            size=self.size,
+            seconds=round(time.monotonic() - self.started, 3),
+            worker=self.tries.worker,
+            commit_sha=self.commit.sha[:12] if self.commit else None,
+        )
+        record(self.resources.client, outcome, keep_entry=not is_routine)
 
     def _try_number(self, number: int) -> str:
         # When the scheduler queues a failed link, the count goes on.
@@ -302,7 +343,7 @@ class _Snapshot:
         empty answer looks so to git, and must not have everything deleted at the apps.
         """
         self.reads_repository = True
-        commit = clone.sync()
+        self.commit = commit = clone.sync()
         if commit is not None:
             files = scan(clone.path, commit.sha, objects)
         elif scans.had_commit(self.session, self.repository_id):
@@ -330,27 +371,58 @@ class _Snapshot:
         self._go_on_unless(scans.may_deliver(self.session, link.ref))
         payload = link.payload
         webhook = self.resources.webhook(payload.base_url, payload.app_id, auth_key)
-        sender = Sender(webhook, objects, payload, commit.sha, self.settings)
+        look = partial(self._obey_hold, link)
+        sender = Sender(webhook, look, objects, payload, commit.sha, self.settings)
         progress = _Progress(self.resources.client, self.tries, len(changes))
         for change in changes:
-            progress.tell(self.sent)
+            progress.tell(self.sent.total())
             sender.send(change)
-            self.sent += 1
+            self.sent[change.event] += 1
+            self.size += change.file.size if change.file else 0
             sha = None if change.event == "delete" else change.sha
             if not scans.record_delivery(self.session, link.ref, change.path, sha):
                 self._go_on_unless(Refusal.GONE)
 
+    def _obey_hold(self, link: Link) -> None:
+        """Raises AppHeldError if the app is held, HoldsUnreadableError if that can't be known.
+
+        While Redis is away, waits: the app may have been held meanwhile.
+        """
+        while True:
+            try:
+                hold = find_hold(self.resources.client, link.ref.job_id, host.timestamp())
+            except NoPermissionError:  # the ACL is that of an older version: the worker says so
+                return
+            except RedisError as error:
+                if not is_outage(error):
+                    raise
+                time.sleep(_REDIS_PAUSE)
+                continue
+            if hold is not None:
+                raise AppHeldError(f"the app is {hold.sentence}")
+            return
+
+    def wait_for_release(self, error: AppHeldError | HoldsUnreadableError) -> None:
+        """Queues the job again, for after the hold, and raises SnapshotError."""
+        sent = amount(self.sent.total(), "file")
+        out = f"; {sent} of this snapshot already sent" if self.sent else ""
+        self._give_back(f"{error.message}{out}", JobEnd.HELD, "queued again; no failure is counted")
+
     def wait_again(self, error: Exception) -> None:
         """Queues the job again after a fault of the host, and raises SnapshotError."""
-        self.tries.give_back()
         message = self.cleaner.clean(self._describe(error))
+        why = "the host's fault, queued again at once; no failure is counted"
+        self._give_back(message, JobEnd.CUT_OFF, why)
+
+    def _give_back(self, message: str, end: JobEnd, why: str) -> None:
+        self.tries.give_back()
         patient = self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT})
         # If this fails, the next try updates the link.
         with suppress(DocoraOpsError), closing(Database(patient)) as database:
             scans.release_scan(database, *self.ids, self.session_id)
-        fields = self._end_fields(JobEnd.CUT_OFF, message)
-        text = "%s: the host's fault, queued again at once; no failure is counted: %s"
-        log.warning(text, self.name, inert(message), extra=fields)
+        fields = self._end_fields(end, message)
+        log.warning("%s: %s: %s", self.name, why, inert(message), extra=fields)
+        self._record(end, message)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def fail(self, error: Exception) -> None:
@@ -381,18 +453,22 @@ class _Snapshot:
         if isinstance(ending, Refusal) and ending in _NOTHING_TO_DO:
             reason, fields = _NOTHING_TO_DO[ending], self._end_fields(JobEnd.NOTHING_TO_DO)
             log.info("%s: nothing to do: %s, %s", self.name, reason, self._time, extra=fields)
+            self._record(JobEnd.NOTHING_TO_DO)
             return
         counted, end = "not marked", JobEnd.TRIED_AGAIN
         if isinstance(ending, scans.Ending):
             counted = self._try_number(ending.retry_count)
             if ending.is_final:
-                end = JobEnd.FAILED
+                was_failed = self.link is not None and self.link.status == LinkStatus.FAILED
+                end = JobEnd.FAILED_AGAIN if was_failed else JobEnd.FAILED
                 self.tries.end()
         else:  # so the link needs another try
             self.tries.keep()
         counted = f"failed after {self._time}, {counted}"
         outlook, fields = self.tries.outlook, self._end_fields(end, message)
         log.warning("%s: %s: %s; %s", self.name, counted, inert(message), outlook, extra=fields)
+        if isinstance(ending, scans.Ending):
+            self._record(end, message, try_number=ending.retry_count)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def _announce(self, link: Link, circuit: circuits.Circuit, message: str) -> None:
@@ -400,6 +476,9 @@ class _Snapshot:
         try:
             with closing(Database(self.settings)) as database:
                 apps = circuits.recipients(database, self.repository_id)
+            with suppress(RedisDeniedError):  # the ACL is that of an older version
+                held = read_holds(self.resources.client)
+                apps = [app for app in apps if app.app_id not in held]
             post_sync_failed(apps, link.payload, circuit, message, self.settings)
         except Exception as error:  # noqa: BLE001 - such as the time limit of the job
             log.warning("%s: the apps were not told: %s", self.name, inert(self._describe(error)))
