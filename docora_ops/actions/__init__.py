@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.schedule_passes import repeat_schedule as repeat_schedule
     from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
+    from docora_ops.actions.trend import read_trend as read_trend
     from docora_ops.actions.verification import Compared as Compared
     from docora_ops.actions.verification import verify as verify
     from docora_ops.actions.waiting import LinkStep as LinkStep
@@ -83,6 +84,7 @@ _MODULES = {
     "schedule_passes": ("repeat_schedule",),
     "status": ("read_status",),
     "targets": ("read_targets",),
+    "trend": ("read_trend",),
     "verification": ("Compared", "verify"),
 }
 

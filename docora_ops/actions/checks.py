@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from docora_ops.actions.capacity import Capacity
 from docora_ops.actions.freshness import Freshness, Stop, has_missed_passes
 from docora_ops.database.postgres_server import Role, Standby
 from docora_ops.jobs import (
@@ -75,6 +76,7 @@ class CheckName(StrEnum):
     SCHEDULE = "schedule"
     DELAYED_JOBS = "delayed_jobs"
     WAITING_JOBS = "waiting_jobs"
+    CAPACITY = "capacity"
     CLOCKS = "clocks"
     LATENCY = "latency"
     SERVERS_MATCH = "servers_match"
@@ -380,6 +382,15 @@ def check_freshness(freshness: Freshness) -> Check:
             "run more workers, or see docora-ops queue",
         ),
     )
+
+
+def check_capacity(found: Capacity | None, *, is_rq: bool) -> Check:
+    """Checks that the workers manage what is due. `found`: None if that is not recorded."""
+    name = CheckName.CAPACITY
+    if found is None:
+        return ok(name, "not known yet" if is_rq else "not known: Docora's workers keep no record")
+    hint = "docora-ops worker --concurrency N on this host or another one: docora-ops help workers"
+    return judge(name, found.words, (found.missing_slots > 0, warning, found.words, hint))
 
 
 def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:

@@ -3,10 +3,13 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions import checks
+from docora_ops.actions.capacity import LOOKS_BACK, capacity
 from docora_ops.actions.checks import Check, CheckName, CheckState, Problem, critical, ok, warning
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.doctor_changes import ProblemChanges
 from docora_ops.actions.drift import (
     Drift,
     DriftKind,
@@ -30,6 +33,7 @@ from docora_ops.database.postgres_server import (
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
 from docora_ops.jobs import QUEUE_NAME, OtherQueue, QueueHealth, Worker
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
+from docora_ops.queue.outcomes import Counts, read_counts
 from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import measure, read_redis_server, try_commands
@@ -60,11 +64,15 @@ class DriftData:
 
 @dataclass(frozen=True)
 class DoctorData:
-    """The result of `doctor`. `drift` is null if doctor could not look for it."""
+    """The result of `doctor`. `drift` is null if doctor could not look for it.
+
+    changes: null without `--changes`.
+    """
 
     state: CheckState
     checks: Sequence[Check]
     drift: DriftData | None
+    changes: ProblemChanges | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ class _Server:
     foreign_keys: int = 0  # apps whose auth keys ENCRYPTION_KEY can't decrypt; 0 if unknown
     health: QueueHealth | None = None
     freshness: Freshness | None = None
+    recorded: Counts | None = None  # how snapshots ended lately
 
     def check(self, name: CheckName, fine: str, *problems: Problem) -> None:
         """Adds a check with the first existing problem."""
@@ -210,6 +219,9 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
         elif not health.has_only_others:
             last_pass = health.overview.last_pass_seconds
             yield checks.check_schedule(last_pass, freshness, docora.settings)
+        if freshness and redis.recorded and not (postgres.missing or redis.missing):
+            found = capacity(redis.recorded, freshness, health.overview, docora.settings)
+            yield checks.check_capacity(found, is_rq=docora.queue.can_push)
     if freshness is not None:
         yield checks.check_freshness(freshness)
     if ahead := postgres.ahead | redis.ahead:
@@ -396,6 +408,8 @@ def _ask_redis(docora: Docora, lost: DocoraOpsError | None, *, read_only: bool) 
             finding = f"{where}, but our user may not ask how it is"
             server.checks.append(warning(CheckName.REDIS, finding, hint))
         server.health = docora.queue_to_read.health()
+        lately = datetime.fromtimestamp(time.time() + server.ahead["Redis"], UTC)
+        server.recorded = read_counts(client, lately - timedelta(seconds=LOOKS_BACK))
         if not docora.queue_to_read.choice.is_clear:
             server.missing = "DOCORA_OPS_BACKEND"
         elif server.health.has_only_others:

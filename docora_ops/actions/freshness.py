@@ -90,6 +90,7 @@ class Freshness:
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans in the last 15 minutes
     oldest_scan_seconds: int | None  # the longest time since the last scan of a synced link
+    links_to_scan: int  # links that should be scanned regularly
     due: int
     nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, otherwise from the last pace
     nothing_moves: bool = False  # needs Redis, too
@@ -184,6 +185,7 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         last_scanned_at=scans.last_scanned_at,
         scanned_recently=scans.scanned_recently,
         oldest_scan_seconds=int((now - oldest).total_seconds()) if oldest else None,
+        links_to_scan=scans.wanted,
         due=scans.due,
         nothing_moves_after_seconds=still_threshold(settings, gaps),
         shortest_cycle_seconds=shortest

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from docora_ops.actions.capacity import Capacity, capacity
 from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, judge_pass
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import (
@@ -20,6 +21,7 @@ from docora_ops.actions.freshness import (
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.link_lists import error_groups
+from docora_ops.actions.trend import DAY, Trend, trend_of_day
 from docora_ops.actions.workers import warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links
@@ -116,7 +118,8 @@ class Status:
 
     `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
     errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, for all failed links.
-    `recent_ends`: None if workers keep no record of it: with BullMQ, or if they may not.
+    `recent_ends`, `failures`, `capacity`: None if workers keep no record: with BullMQ, or if they
+    may not. `capacity`: also None without a complete record of 10 minutes in the last hour.
     `drift`: also None if workers are those of the other backend or unclear, and on a standby.
     """
 
@@ -140,6 +143,8 @@ class Status:
     other_queue: OtherQueue = OtherQueue.UNUSED
     last_operation: KnownOperation | None = None
     recent_ends: RecentEnds | None = None
+    failures: Trend | None = None
+    capacity: Capacity | None = None
     drift: DriftCounts | None = None
     freshness: Freshness | None = None
     schedule_state: CheckState | None = None  # of the last pass of `schedule`; None: not with RQ
@@ -199,10 +204,9 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         if overview.held and status.links_by_status is not None:
             overview = replace(overview, held=with_names(database, overview.held))
         last = next(iter(docora.store.read_all()), None)
-        ends = _recent_ends(docora) if queue.can_push else None
-        status = replace(
-            status, queue=overview, other_queue=other, last_operation=last, recent_ends=ends
-        )
+        status = replace(status, queue=overview, other_queue=other, last_operation=last)
+        if queue.can_push:
+            status = _with_record(docora, status, overview)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
         if queue.choice.is_clear and not (is_judged or status.has_only_others):
             warn_of_other_workers(docora, has_workers=True)
@@ -275,15 +279,23 @@ def _stop_of(status: Status, queue: QueueOverview, freshness: Freshness) -> Head
     return None
 
 
-def _recent_ends(docora: Docora) -> RecentEnds | None:
-    since = datetime.fromtimestamp(read_clock(docora.redis), UTC) - timedelta(seconds=PERIOD)
-    recorded = read_counts(docora.redis, since)
-    if not recorded.is_kept:
-        return None
+def _with_record(docora: Docora, status: Status, queue: QueueOverview) -> Status:
+    """Adds what the workers have recorded; changes nothing if they keep no record."""
+    now, fresh = datetime.fromtimestamp(read_clock(docora.redis), UTC), status.freshness
+    record = read_counts(docora.redis, now - timedelta(seconds=DAY))
+    if not record.is_kept:
+        return status
+    lately = int(now.timestamp()) // PERIOD * PERIOD - PERIOD
+    since = datetime.fromtimestamp(lately, UTC)
     counts: Counter[JobEnd] = Counter()
-    for count in recorded.counts:
-        counts[count.outcome] += count.count
-    return RecentEnds(recorded.since_at, {end: counts[end] for end in JobEnd if counts[end]})
+    for count in record.counts:
+        counts[count.outcome] += count.count if count.started_at >= since else 0
+    return replace(
+        status,
+        recent_ends=RecentEnds(since, {end: counts[end] for end in JobEnd if counts[end]}),
+        failures=trend_of_day(record, now),
+        capacity=capacity(record, fresh, queue, docora.settings) if fresh else None,
+    )
 
 
 @contextmanager

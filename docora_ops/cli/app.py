@@ -40,6 +40,7 @@ from docora_ops.cli.signals import interruptible, interruption
 from docora_ops.cli.status import status
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.targets import targets
+from docora_ops.cli.trend import trend
 from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
@@ -76,6 +77,7 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
         (apps, "apps --limit 10"),
         (show, "show 'Acme Search' octo/api"),
         (queue, "queue --limit 100"),
+        (trend, "trend 'Acme Search' --since 12:00"),
         (doctor, "doctor --json"),
         (deliveries, "deliveries 'Acme Search' --since 12h"),
         (verify, "verify 'Acme Search'"),

@@ -23,6 +23,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.report import Report
     from docora_ops.actions.status import Status
     from docora_ops.actions.targets import TargetState
+    from docora_ops.actions.trend import Trend
     from docora_ops.actions.verification import Verification
     from docora_ops.cli import bulk_view
     from docora_ops.cli.link_change import LinkData
@@ -44,6 +45,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "show": LinkDetails | AppPage,
         "deliveries": Deliveries | list[DeliveredFile],
         "queue": jobs.QueueOverview,
+        "trend": Trend,
         "doctor": DoctorData,
         "verify": Verification,
         "probe": Probe,

@@ -15,6 +15,7 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import counts_words, held_words, workers_cell
 from docora_ops.cli.signals import finishing_first, interrupted_code
 from docora_ops.cli.streams import OutputStream
+from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, one_line, words
@@ -125,7 +126,7 @@ def _read_at(status: Status) -> str:
 def _screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
     """Returns the first sentence and the rows, which fit one screen together."""
     rows: list[Row] = []
-    for most in range(_MOST, 1, -1) if sys.stdout.isatty() else [_MOST]:
+    for most in range(_MOST, 0, -1) if sys.stdout.isatty() else [_MOST]:
         rows = list(status_rows(status, errors, most=most))
         if sum(1 if text.no_wrap else -(-len(text) // _WIDTH) for _, text in rows) < _LINES:
             break
@@ -282,6 +283,8 @@ def _links(status: Status, most: int) -> Iterator[Row]:
     yield "Links", cell(", ").join(parts) if parts else cell("none")
     if ends := _recent_ends(status):
         yield "", cell(ends)
+    if (trend := status.failures) and any(period.failures for period in trend.periods):
+        yield "Failures", _heading(trend_of_day_words(trend), "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
         apps, errors = status.failed_by_app or (), status.failed_by_error or ()
         width = len(str(failed))
@@ -303,8 +306,10 @@ def _links(status: Status, most: int) -> Iterator[Row]:
 
 
 def _first_lines(lines: Sequence[str], total: int, most: int) -> Iterator[Row]:
-    """Yields `most` lines, the last of which says how many are left out, if any."""
+    """Yields `most` lines, the last of which says how many are left out, if any; 1 means none."""
     shown = lines if total <= most else [*lines[: most - 1], f"and {total - most + 1} more"]
+    if most == 1:
+        return
     yield from (("", one_line(f"  {line}")) for line in shown)
 
 
@@ -359,6 +364,8 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
     elif queue.workers:
         yield "Workers", workers_cell(queue)
+        if capacity := status.capacity:
+            yield "", cell(f"  {capacity.words}", "yellow" if capacity.missing_slots else "")
     elif status.has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
@@ -366,8 +373,9 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         none += f" ({lost})" if lost else ""
         yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:
-        yield "", one_line(f"  {queue.suspension.sentence}", "yellow")
-        yield "", _heading("  to go on", advice.to_resume, "yellow")
+        is_told = sentence_of(status).endswith(queue.suspension.sentence)
+        paused = "to go on" if is_told else "workers are suspended"
+        yield "Paused", _heading(paused, advice.to_resume, "yellow")
     if queue.held:
         yield "Held", _held(queue.held)
     if status.schedule_state:

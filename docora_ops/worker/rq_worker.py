@@ -360,7 +360,9 @@ class SnapshotWorker(Worker):
 
     # RQ sends three heartbeats for each job, by the clock of this host.
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Sends a heartbeat by Redis's clock, at most one a second."""
+        """Sends a heartbeat by Redis's clock, at most one a second and none from a work-horse."""
+        if self.is_horse:
+            return
         if pipeline is None:
             if self._is_due("heartbeat", _PAUSE):
                 with self.connection.pipeline() as own:
@@ -370,7 +372,7 @@ class SnapshotWorker(Worker):
         super().heartbeat(timeout, pipeline)
         self.last_heartbeat = host.now()
         pipeline.hset(self.key, "last_heartbeat", utcformat(self.last_heartbeat))
-        if self.birth_date is not None and not self.is_horse:
+        if self.birth_date is not None:
             rq_faults.register_again(self, pipeline)
 
     # RQ gives up a job during which Redis is away, and runs maintenance between two jobs only.
@@ -427,6 +429,13 @@ class SnapshotWorker(Worker):
         except HostFaultError:
             self.recovery.release_cut_off_job(cast("SnapshotJob", job))
             self.handle_job_failure(job, queue, execution=self.execution)
+
+    # RQ shows the worker as idle between two jobs. Ours becomes idle when no job waits.
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Has a work-horse run the job. Raises HostFaultError if the host starts no process."""
+        execution = self.prepare_execution(job)
+        self.fork_work_horse(job, queue)
+        self.monitor_work_horse(job, queue, execution)
 
     # RQ forks a work-horse for each job, and ends if the host starts no process.
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
@@ -542,7 +551,7 @@ class SnapshotWorker(Worker):
                 return True
             job_id, execution_id = message.decode().split()
             job = self.job_class.fetch(job_id, self.connection, self.serializer)
-            execution = Execution.fetch(execution_id, job_id, self.connection)
+            execution = Execution(execution_id, job_id, self.connection, self.name)
             self.executions = {execution.id: execution}
             os.environ["RQ_JOB_ID"] = job_id
         return False

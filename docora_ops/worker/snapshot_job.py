@@ -79,8 +79,7 @@ class Resources:
         """Returns the session of the last job if it is still open, or a new one."""
         session, self._session = self._session, None
         if session is not None:
-            with suppress(DocoraOpsError):  # Postgres may have been restarted since
-                session.rows("SELECT 1")
+            if session.is_open:  # Postgres may have been restarted since
                 return session
             session.close()
         timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
@@ -98,11 +97,12 @@ class Resources:
             self._webhooks[app] = Webhook(*app, DELIVERY_TIMEOUT)
         return self._webhooks[app]
 
-    def leave(self, session: Session, *, succeeded: bool) -> None:
+    def leave(self, session: Session, *, succeeded: bool, has_locks: bool = True) -> None:
         """Releases the locks of a job. Closes its connections unless another job may use them."""
         if succeeded and self._is_shared:
             with suppress(DocoraOpsError):  # the link is synced, so the job has not failed
-                session.release()
+                if has_locks:
+                    session.release()
                 self._session = session
                 return
         session.close()
@@ -161,7 +161,7 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
             job.fail(failure)
         succeeded = failure is None
     finally:
-        resources.leave(job.session, succeeded=succeeded)
+        resources.leave(job.session, succeeded=succeeded, has_locks=job.has_locks)
 
 
 class _NothingToDoError(Exception):
@@ -208,6 +208,7 @@ class _Snapshot:
         self.link: Link | None = None
         self.reads_repository = False  # while it does, a failure counts for the circuit
         self.session = resources.take_session()
+        self.has_locks = True
         self.session_id = 0
 
     def work(self) -> Exception | None:
@@ -312,7 +313,7 @@ class _Snapshot:
         self.cleaner.learn((token, auth_key))
 
         with redis_errors(client):
-            host.measure_clock(client)  # signatures contain the time
+            host.keep_clock(client)  # signatures contain the time
         lock = RepositoryLock(client, payload.repository_name, link.ref.job_id)
         git = git_for(settings, payload.github_url, token, lock.renew)
         clone = Clone(settings.repos_base_path, payload.owner, payload.name, git, lock)
@@ -324,16 +325,27 @@ class _Snapshot:
         except BrokenCloneError:
             clone.remove()
             raise
+        self._end(link, fetched)
+
+    def _end(self, link: Link, fetched: tuple[Commit, Sequence[File]] | None) -> None:
+        """Stores the commit, and sets the link to `synced`."""
+        if fetched is None:
+            with self.session.transaction():
+                self._go_on_unless(scans.end_scan(self.session, link.ref))
+            return
+        commit, files = fetched
+        rows = [
+            (file.path, file.sha, min(file.size, _LARGEST_SIZE))
+            for file in files
+            if len(file.path) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.path)
+        ]
+        stored = commit.sha, commit.branch[:255]
+        # If nothing was sent, the commit is hardly a new one.
+        if not self.sent and scans.end_unchanged_scan(self.session, link.ref, *stored, len(rows)):
+            self.has_locks = False
+            return
         with self.session.transaction():
-            if fetched is not None:
-                commit, files = fetched
-                rows = [
-                    (file.path, file.sha, min(file.size, _LARGEST_SIZE))
-                    for file in files
-                    if len(file.path) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.path)
-                ]
-                branch = commit.branch[:255]
-                scans.store_snapshot(self.session, self.repository_id, commit.sha, branch, rows)
+            scans.store_snapshot(self.session, self.repository_id, *stored, rows)
             self._go_on_unless(scans.end_scan(self.session, link.ref))
 
     def _fetch(self, clone: Clone, objects: Objects) -> tuple[Commit, Sequence[File]] | None:
