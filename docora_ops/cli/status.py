@@ -81,7 +81,7 @@ def status(
     if as_json:
         context.show_document(status, next(iter(errors), None))
     else:
-        context.show_tables(_screen(status, errors))
+        context.show_tables(screen(status, errors))
     for error in errors:
         context.report(error)
     return exit_code_of(errors[0]) if errors else ExitCode.OK
@@ -100,7 +100,7 @@ def _watch(context: Context, seconds: int) -> int:
         while not (isinstance(sys.stdout, OutputStream) and sys.stdout.failure):
             status, errors = read_status(docora)
             notices, docora.notices = docora.notices, []
-            parts = [*_screen(status, errors), *(cell(notice, "yellow") for notice in notices)]
+            parts = [*screen(status, errors), *(cell(notice, "yellow") for notice in notices)]
             read_at = _read_at(status)
             with finishing_first():
                 if redrawing:
@@ -123,7 +123,7 @@ def _read_at(status: Status) -> str:
     return next((moment(clock.read_at) or "" for clock in clocks if clock), "no server answers")
 
 
-def _screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
+def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
     """Returns the first sentence and the rows, which fit one screen together."""
     rows: list[Row] = []
     for most in range(_MOST, 0, -1) if sys.stdout.isatty() else [_MOST]:
@@ -373,9 +373,9 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         none += f" ({lost})" if lost else ""
         yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:
-        is_told = sentence_of(status).endswith(queue.suspension.sentence)
-        paused = "to go on" if is_told else "workers are suspended"
-        yield "Paused", _heading(paused, advice.to_resume, "yellow")
+        if not sentence_of(status).endswith(queue.suspension.sentence):
+            yield "", one_line(f"  {queue.suspension.sentence}", "yellow")
+        yield "", _heading("  to go on", advice.to_resume, "yellow")
     if queue.held:
         yield "Held", _held(queue.held)
     if status.schedule_state:
