@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -108,10 +108,13 @@ class Context:
         where: str,
         noun: str,
         lost: DocoraOpsError | None = None,
+        *,
+        is_compact: bool = True,
+        line: Callable[[Any, int], str] | None = None,
     ) -> None:
         """Prints one page of a long list, and a line with the total number of rows and the page.
 
-        lost: the error that explains missing data.
+        lost: the error that explains missing data. is_compact, line: as in `Listing`.
         """
         if self.as_json:
             self.show_document(None, lost, page)
@@ -126,7 +129,8 @@ class Context:
         elif not page.rows:
             place = f"there is no page {page.number}: {rows}, {amount(page.pages, 'page')}"
         is_shown = page.rows or not sys.stdout.isatty()
-        parts = [Listing(columns, page.rows)] if is_shown else []
+        listing = Listing(columns, page.rows, is_compact=is_compact, line=line)
+        parts = [listing] if is_shown else []
         self.show_tables(parts, f"{where}: {place}.", paged=True)
 
     def show_tables(

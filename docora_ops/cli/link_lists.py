@@ -118,7 +118,10 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     if group := given["group_by"]:
         groups = link_lists.link_groups(docora, group, choice, **pages)
         columns = group_columns(group, of_failed=statuses == [LinkStatus.FAILED])
-        context.show_page(groups, columns, docora.postgres_server, "group")
+        # A text that is cut could not be given to `--error`.
+        is_compact = group is not LinkGroup.ERROR
+        where = docora.postgres_server
+        context.show_page(groups, columns, where, "group", is_compact=is_compact)
         return ExitCode.OK
     listed, lost = link_lists.links(docora, choice, sort=given["sort"], **pages)
     columns = _LINKS
@@ -231,7 +234,7 @@ _FAILED: Sequence[Column[ListedLink]] = (
         _GOOD_UNTIL,
         lambda link: good_until(link.last_scanned_at, link.last_scanned_seconds),
         left_out=5,
-        narrowest=11,  # the time above the age
+        narrowest=19,  # the whole, so that names are cut before it is left out
     ),
     _LINKS[-1],
 )

@@ -76,9 +76,11 @@ def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator
     yield Pairs([*rows, *(named_values(overview) if show_all else ())])
     if overview.workers:
         yield ""
-        yield Listing(_WORKERS, overview.workers, None if show_all else _MOST_WORKERS)
+        yield Listing(
+            _WORKERS, overview.workers, None if show_all else _MOST_WORKERS, is_compact=True
+        )
     if overview.jobs:
-        yield from ("", Listing(_JOBS, overview.jobs))
+        yield from ("", Listing(_JOBS, overview.jobs, is_compact=True))
     total = overview.unfinished if overview.jobs_of_apps is None else overview.jobs_of_apps
     more = total - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:

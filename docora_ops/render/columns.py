@@ -42,6 +42,7 @@ ROWS_SHOWN = 20  # rows to show of a list that only illustrates a summary
 
 _GAP = 2
 _NARROWEST = 24  # characters per line that a long text needs to be readable
+_LONG, _SHORT = 36, 16  # of a long text that is cut: with and without columns to leave out
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
@@ -81,6 +82,16 @@ def link_name(link: NamedLink) -> str:
     return link.job_id
 
 
+def shorten(text: str, width: int) -> str:
+    """Cuts a text in the middle, so that it takes at most `width` columns of a terminal."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    end = set_cell_size(text[::-1], (width - 1) // 2)[::-1]
+    return f"{set_cell_size(text, width // 2)}…{end}"
+
+
 def words(slug: str) -> str:
     """Returns `left alone` for `left_alone`."""
     return slug.replace("_", " ")
@@ -95,17 +106,17 @@ def style_of(slug: str) -> str:
 class Column(Generic[Row]):
     """One column of a list.
 
-    On a narrow terminal, first the column that `folds` is wrapped. Then columns are left out in the
-    order of `left_out`. If only columns with a `narrowest` width could still be left out, all such
-    columns are first wrapped to that width, from right to left.
+    On a narrow terminal, the column that `folds` is narrowed first. Then columns are left out in
+    the order of `left_out`. If only columns with a `narrowest` width could still be left out, all
+    such columns are first narrowed to that width, from right to left.
 
     value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
         a tuple on its own line.
     style: returns the name of a style of rich.
     is_number: align right.
-    folds: may be wrapped to several lines.
+    folds: a long text.
     left_out: the rank in which the column is left out, from 1 on; 0 means never.
-    narrowest: the width to which the column may be wrapped.
+    narrowest: the width to which the column may be narrowed.
     """
 
     name: str
@@ -168,11 +179,19 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Listing(Generic[Row]):
-    """A list with headings. `most`: the number of rows to show on a terminal; a pipe gets all."""
+    """A list with headings. A pipe gets all rows, columns and values in full.
+
+    most: the number of rows to show on a terminal.
+    is_compact: a terminal shows a row on one line, and cuts what is too long in the middle, instead
+        of wrapping it.
+    line: returns the line for a row and a width, instead of the columns.
+    """
 
     columns: Sequence[Column[Row]]
     rows: Sequence[Row]
     most: int | None = None
+    is_compact: bool = False
+    line: Callable[[Row, int], str] | None = None
 
     def lines(self) -> Iterator[str]:
         """Yields the lines for a pipe: a heading and the rows, separated by tabs."""
@@ -189,13 +208,18 @@ class Listing(Generic[Row]):
         from rich.text import Text
 
         rows = self.rows[: self.most]
-        if widths := self._widths(rows, options.max_width):
+        if line := self.line:
+            yield from (
+                Text(line(row, options.max_width), no_wrap=True, overflow="ellipsis")
+                for row in rows
+            )
+        elif widths := self._widths(rows, options.max_width):
             table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
             for column, width in widths.items():
                 side: Literal["left", "right"] = "right" if column.is_number else "left"
                 table.add_column(column.name, justify=side, width=width, overflow="fold")
             for row in rows:
-                table.add_row(*(column.cell(row) for column in widths))
+                table.add_row(*(self._cell(column, row, width) for column, width in widths.items()))
             yield table
         else:
             for number, row in enumerate(rows):
@@ -204,6 +228,12 @@ class Listing(Generic[Row]):
                 yield Pairs([(name, text) for name, text in cells if text])
         if len(rows) < len(self.rows):
             yield Text(f"and {len(self.rows) - len(rows):,} more: see --json")
+
+    def _cell(self, column: Column[Row], row: Row, width: int) -> Text:
+        text = column.cell(row)
+        if self.is_compact:
+            text.plain = shorten(" ".join(column.lines(row)), width)
+        return text
 
     def _widths(self, rows: Sequence[Row], width: int) -> dict[Column[Row], int]:
         """Returns the columns that fit, with their widths; empty if no readable table fits."""
@@ -218,8 +248,10 @@ class Listing(Generic[Row]):
             (column for column in widths if column.left_out), key=lambda column: -column.left_out
         )
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
-            narrowest = {column: _NARROWEST for column in widths if column.folds}
-            if all(column.narrowest for column in removable):
+            is_last = all(column.narrowest for column in removable)
+            least = (_SHORT if is_last else _LONG) if self.is_compact else _NARROWEST
+            narrowest = {column: least for column in widths if column.folds}
+            if is_last:
                 narrowest |= {it: it.narrowest for it in reversed(widths) if it.narrowest}
             if folded := _folded(widths, narrowest, missing):
                 return folded
