@@ -12,9 +12,10 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import named_failures
 from docora_ops.actions.operation_log import OperationLog
 from docora_ops.actions.pair import require_pair
+from docora_ops.actions.snapshot_results import Feed, Following
 from docora_ops.actions.tally import Plan, Tally
 from docora_ops.actions.turns import InTurn, Paced, Turns
-from docora_ops.actions.waiting import Feed, Following, keep_results
+from docora_ops.actions.waiting import keep_results
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docora_ops import actions as public
-from docora_ops.actions import ChangeOptions, LinkChoice, waiting
+from docora_ops.actions import ChangeOptions, LinkChoice, job_watch, snapshot_results
 from docora_ops.actions.change import Changed, Changer
 from docora_ops.links import Action
 from docora_ops.operations import BulkResult, MaxFailures, StoppedBy
@@ -151,7 +151,8 @@ def test_whatever_happens_meanwhile(
     options = st.lists(st.tuples(limits, st.integers(1, 3)), min_size=1, max_size=5)
     runs = cycle(data.draw(options, "limits and batch sizes"))
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=course.sleep)
-    monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(job_watch, "time", clock)
+    monkeypatch.setattr(snapshot_results, "time", clock)
     for max_failures, batch_size in runs:
         result = course.paced_run(max_failures, batch_size, monkeypatch)
         if result is None:

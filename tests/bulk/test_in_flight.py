@@ -14,9 +14,10 @@ from docora_ops.actions import (
     ChangeOptions,
     LinkChoice,
     bulk,
+    job_watch,
     operation_log,
     retry_all_failed,
-    waiting,
+    snapshot_results,
 )
 from docora_ops.operations import MaxFailures
 from docora_ops.queue.operation_fields import part_key
@@ -308,7 +309,8 @@ def test_a_run_shows_again_and_again_that_it_is_under_way(
     monkeypatch.setattr(bulk, "_IDLE", 0)
     monkeypatch.setattr(operation_log, "_KEEP", 0)
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
-    monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(job_watch, "time", clock)
+    monkeypatch.setattr(snapshot_results, "time", clock)
     docora.add_links(4)
     options = ChangeOptions(in_flight=1)
     with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:

@@ -7,7 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from docora_ops.actions import BulkStep, ChangeOptions, LinkChoice, retry_all_failed, waiting
+from docora_ops.actions import (
+    BulkStep,
+    ChangeOptions,
+    LinkChoice,
+    job_watch,
+    retry_all_failed,
+    snapshot_results,
+)
 from docora_ops.operations import MaxFailures, StoppedBy
 from tests.support.docora import COMMAND, Docora
 from tests.support.terminal import TerminalSession
@@ -43,8 +50,11 @@ def rounds_of(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, options: ChangeOptions
 ) -> tuple[list[int], list[BulkStep]]:
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=workers.sleep)
-    monkeypatch.setattr(waiting, "time", clock)
-    monkeypatch.setattr(waiting, "_TICK", 60)  # one sleep between two looks, on a slow machine, too
+    monkeypatch.setattr(job_watch, "time", clock)
+    monkeypatch.setattr(snapshot_results, "time", clock)
+    monkeypatch.setattr(
+        snapshot_results, "_TICK", 60
+    )  # one sleep between two looks, on a slow machine, too
     docora = workers.docora.actions().docora
     steps = list(retry_all_failed(docora, LinkChoice(), options))
     return workers.rounds, steps

@@ -196,7 +196,13 @@ def upstream(stage: Stage) -> None:
 def test_the_pictures_of_readme(stage: Stage) -> None:
     """The small Docora of the demo, once the workers have emptied the queue."""
     with two_workers(stage):
-        eventually(lambda: stage.docora.statuses().get("synced") == 11, "an empty queue")
+        eventually(lambda: stage.docora.statuses().get("synced") == 11, "links in sync")
+        # A job ends in Redis after its link is in sync, and the worker is busy until then.
+        redis = stage.docora.redis
+        workers = redis.smembers("rq:workers:snapshot-queue")
+        eventually(
+            lambda: {redis.hget(worker, "state") for worker in workers} == {b"idle"}, "idle workers"
+        )
         for name, command in PICTURES.items():
             file = stage.root / ".github" / "pictures" / f"{name}.svg"
             drawn = draw(command, stage.run(command, in_colour=True))

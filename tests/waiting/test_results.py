@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from docora_ops.actions import waiting
-from docora_ops.actions.waiting import Following
+from docora_ops.actions import snapshot_results
+from docora_ops.actions.snapshot_results import Following
 from docora_ops.links import Outcome
 from docora_ops.operations import BulkWait
 from tests.support.actions import Actions
@@ -22,7 +22,7 @@ def follow(actions: Actions, *links: TestLink, outcome: Outcome = Outcome.QUEUED
 
 @pytest.fixture(autouse=True)
 def each_pause_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_TICK", 60)
+    monkeypatch.setattr(snapshot_results, "_TICK", 60)
 
 
 def set_status(docora: Docora, link: TestLink, status: str, error: str | None = None) -> None:
