@@ -1,7 +1,8 @@
 """Finds the apps, repositories and links that a person names."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -14,6 +15,7 @@ from docora_ops.database.link_reports import count_by_status, different_errors, 
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
+    clear_names,
     find_apps,
     find_repositories,
     has_repository_like,
@@ -21,7 +23,7 @@ from docora_ops.database.names import (
     some_repositories,
 )
 from docora_ops.error_groups import errors_of_group
-from docora_ops.errors import AmbiguousError, NotFoundError, UsageError, in_future
+from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, in_future
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import When, inert, mask, moment, moment_of
 
@@ -227,6 +229,14 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
     if link := read_link(database, app.app_id, repository.repository_id):
         return link
     raise gone(app.app_id, repository.repository_id)
+
+
+def names_to_show(docora: Docora, ids: Collection[str]) -> Mapping[str, str]:
+    """Returns the names that can stand for these ids, by id; none unless Postgres is in use."""
+    if "database" in vars(docora) and docora.database.is_idle:
+        with suppress(PostgresError):
+            return clear_names(docora.database, ids)
+    return {}
 
 
 def gone(app_id: str, repository_id: str) -> NotFoundError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import typer
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from docora_ops.render.columns import Column
 
 T = TypeVar("T")
+
+_ID = re.compile(r"\b(?:app|repo)_[0-9a-f]{24}\b(?!-)")
+# An id behind its name, and a command with its arguments.
+_NAMING = re.compile(rf" \({_ID.pattern}\)|\bdocora-ops(?: [^\s'(,;]+)+")
 
 
 @dataclass
@@ -76,6 +81,10 @@ class Context:
     def close(self) -> None:
         """Prints the remaining notices and closes the connections."""
         self.tell()
+        error = sys.exc_info()[1]
+        if isinstance(error, DocoraOpsError) and error.hint and sys.stderr.isatty():
+            # It is reported after the connections have been closed.
+            [error.hint] = self.named([error.hint])
         if "docora" in self.__dict__:
             self.docora.close()
 
@@ -90,6 +99,32 @@ class Context:
         """Adds the target option to each command that the text suggests."""
         option = Context.target_option
         return Context.commands.sub(rf"\g<0> {option}", text) if option else text
+
+    def named(self, parts: Sequence[Any]) -> Sequence[Any]:
+        """Puts names in place of ids in suggested commands, and removes ids behind their names.
+
+        For a terminal: scripts get ids. An id stays where its name could also mean something else.
+        """
+        from docora_ops.actions.lookup import names_to_show
+        from docora_ops.render.columns import replaced
+
+        ids: dict[str, None] = {}  # in order, so that the statement is always the same
+
+        def collect(match: re.Match[str]) -> str:
+            ids.update(dict.fromkeys(_ID.findall(match[0])))
+            return match[0]
+
+        def put_names(match: re.Match[str]) -> str:
+            if match[0].startswith(" ("):
+                name = names.get(match[0][2:-1])
+                is_told = name is not None and match.string[: match.start()].endswith(name)
+                return "" if is_told else match[0]
+            return _ID.sub(lambda it: quote(names.get(it[0], it[0])), match[0])
+
+        for part in parts:
+            replaced(part, _NAMING, collect)
+        names = names_to_show(self.docora, ids) if ids and "docora" in vars(self) else {}
+        return [replaced(part, _NAMING, put_names) for part in parts] if names else parts
 
     def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
         """Prints the data as a document with `--json`, otherwise the parts.
@@ -141,14 +176,16 @@ class Context:
         footer: the last line; goes to stderr unless stdout is a terminal.
         paged: use the pager if the output is long.
         """
-        from docora_ops.render.columns import Listing, Pairs, cell, with_option
+        from docora_ops.render.columns import Listing, Pairs, cell, replaced
 
         self.tell()
         if option := Context.target_option:
-            parts = [with_option(part, Context.commands, option) for part in parts]
+            commands = Context.commands
+            parts = [replaced(part, commands, lambda it: f"{it[0]} {option}") for part in parts]
         if sys.stdout.isatty():
             from docora_ops.render.console import make_console
 
+            parts = self.named(list(parts))
             console = make_console(sys.stdout)
             with console.capture() as capture:
                 for part in (*parts, *([cell(footer)] if footer else [])):
@@ -188,6 +225,8 @@ class Context:
 
         self.tell()
         text = self.addressed(text)
+        if sys.stderr.isatty():
+            [text] = self.named([text])
         if Context.tells_time:
             text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
-from re import Pattern
+from re import Match, Pattern
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from docora_ops.text import inert, moment
@@ -60,19 +60,24 @@ def cell(value: object, style: str = "") -> Text:
     return Text(inert(value), style=style, overflow="fold")
 
 
-def with_option(part: object, commands: Pattern[str], option: str) -> object:
-    """Adds the option to each command that a part of a screen mentions."""
+def replaced(part: object, pattern: Pattern[str], replacement: Callable[[Match[str]], str]) -> Any:
+    """Replaces what matches in a text or in each value of `Pairs`. Leaves lists unchanged."""
     from rich.text import Text
 
-    def extend(value: Any) -> Any:
-        if isinstance(value, Text):
-            pieces = value.divide([match.end() for match in commands.finditer(value.plain)])
-            return Text(f" {option}", value.style, overflow=value.overflow).join(pieces)
-        return commands.sub(rf"\g<0> {option}", value) if isinstance(value, str) else value
+    def change(value: Any) -> Any:
+        if not isinstance(value, Text):
+            return pattern.sub(replacement, value) if isinstance(value, str) else value
+        matches = list(pattern.finditer(value.plain))
+        pieces = value.divide([end for match in matches for end in match.span()])
+        for piece, match in zip(pieces[1::2], matches, strict=True):
+            style = piece.spans[-1].style if piece.spans else ""
+            piece.plain = replacement(match)
+            piece.stylize(style)
+        return Text(style=value.style, overflow=value.overflow, no_wrap=value.no_wrap).join(pieces)
 
     if isinstance(part, Pairs):
-        return replace(part, rows=[(name, extend(text)) for name, text in part.rows])
-    return extend(part)  # leaves lists unchanged, because they show recorded data
+        return replace(part, rows=[(name, change(text)) for name, text in part.rows])
+    return change(part)
 
 
 def link_name(link: NamedLink) -> str:
@@ -95,6 +100,17 @@ def shorten(text: str, width: int) -> str:
 def words(slug: str) -> str:
     """Returns `left alone` for `left_alone`."""
     return slug.replace("_", " ")
+
+
+def planned(slug: str, *, is_planned: bool = True) -> str:
+    """Returns `would be queued` for `queued`, `queued` unless planned; `already queued` stays."""
+    if not is_planned or slug.startswith(("already", "left")):
+        return words(slug)
+    if slug == "replaced_stale":
+        return "would replace a stale job"
+    if slug.startswith("not_"):
+        return f"would not be {words(slug[4:])}"
+    return f"would be {words(slug)}"
 
 
 def style_of(slug: str) -> str:
@@ -152,10 +168,12 @@ class Pairs:
     """A screen of names and values. A value without a name continues the previous value.
 
     longest: the number of characters of a value to show on a terminal.
+    piped: the name of a row that a terminal does not show.
     """
 
     rows: Sequence[tuple[str, Text]]
     longest: int = _LONGEST_ON_SCREEN
+    piped: str | None = None
 
     def lines(self) -> Iterator[str]:
         """Yields the lines for a pipe: name, tab, value."""
@@ -172,6 +190,8 @@ class Pairs:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in self.rows:
+            if name == self.piped:
+                continue
             value.truncate(self.longest, overflow="ellipsis")
             table.add_row(name, value)
         return table
