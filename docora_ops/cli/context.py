@@ -82,7 +82,12 @@ class Context:
         """Prints the remaining notices and closes the connections."""
         self.tell()
         error = sys.exc_info()[1]
-        if isinstance(error, DocoraOpsError) and error.hint and sys.stderr.isatty():
+        if (
+            isinstance(error, DocoraOpsError)
+            and error.hint
+            and not self.as_json
+            and sys.stderr.isatty()
+        ):
             # It is reported after the connections have been closed.
             [error.hint] = self.named([error.hint])
         if "docora" in self.__dict__:

@@ -234,7 +234,8 @@ _FAILED: Sequence[Column[ListedLink]] = (
         _GOOD_UNTIL,
         lambda link: good_until(link.last_scanned_at, link.last_scanned_seconds),
         left_out=5,
-        narrowest=19,  # the whole, so that names are cut before it is left out
+        narrowest=20,  # the whole, so that names are cut before it is left out
+        cuts_end=True,
     ),
     _LINKS[-1],
 )

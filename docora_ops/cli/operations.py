@@ -133,12 +133,18 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
     Column(
         "Results",
         lambda operation: ", ".join(counted_results(operation.results)),
-        narrowest=14,
-        left_out=4,
+        narrowest=21,
+        cuts_end=True,
     ),
     Column("Last step", lambda operation: ago(operation.last_step_seconds), left_out=3),
     Column("Who", lambda operation: operation.who, narrowest=10),
-    Column("What", lambda it: command_line(it.command, it.selection), folds=True),
+    Column(
+        "What",
+        lambda it: command_line(it.command, it.selection),
+        folds=True,
+        left_out=4,
+        narrowest=16,
+    ),
 )
 
 

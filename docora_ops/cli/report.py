@@ -210,7 +210,7 @@ def _timeline(report: Report) -> Iterator[str]:
     for entry in report.changes:
         begins = entry.command != "cancel"
         operation = operations.pop(entry.operation_id or "", None) if begins else None
-        told.append((entry.started_at, _change(entry, has_details=bool(operation)), operation))
+        told.append((entry.started_at, _change(entry), operation))
     for operation in operations.values():  # of the dashboard, or begun before the first change
         at = operation.started_at or operation.last_step_at or report.since
         told.append((at, _unrecorded(operation), operation))
@@ -228,7 +228,7 @@ def _timeline(report: Report) -> Iterator[str]:
         yield "No change is recorded."
 
 
-def _change(entry: HistoryEntry, *, has_details: bool) -> str:
+def _change(entry: HistoryEntry) -> str:
     from docora_ops.cli.bulk_view import command_line
     from docora_ops.cli.history import result_of_change
 
@@ -238,7 +238,7 @@ def _change(entry: HistoryEntry, *, has_details: bool) -> str:
         end = _time(entry.ended_at)
         when += f" to {end[-8:] if is_same_day else end}"
     parts = [f"{when}: {code(entry.who)}: {code(command_line(entry.command, entry.selection))}"]
-    if not has_details and (result := result_of_change(entry)):
+    if result := result_of_change(entry):
         parts.append(code(result))
     if entry.reason:
         parts.append(f"reason: {code(entry.reason)}")
@@ -259,19 +259,14 @@ def _unrecorded(operation: OperationRecord) -> str:
 
 
 def _details(operation: OperationRecord) -> Iterator[str]:
-    """Yields what became of the links of an operation."""
-    from docora_ops.cli.bulk_view import counted_results, state_of
+    """Yields what became of the links of an operation, beyond the counts of its change."""
+    from docora_ops.cli.bulk_view import links_done, state_of
 
-    done, taken_over = operation.completed - operation.taken_over, operation.taken_over
-    yield (
-        f"- {code(state_of(operation))}, last step {_time(operation.last_step_at)}: "
-        f"{done} of {operation.total} completed, "
-        f"{f'{taken_over} taken over, ' if taken_over else ''}"
-        f"{operation.put_to_work} put to work, {operation.not_queued} not queued"
-    )
-    if results := counted_results(operation.results):
-        yield f"- Results: {', '.join(results)}"
-    else:
+    if operation.state is not OperationState.DONE or operation.taken_over or not operation.who:
+        state = code(f"{state_of(operation)}, {links_done(operation)}")
+        counts = f"{operation.put_to_work} put to work, {operation.not_queued} not queued"
+        yield f"- {state}, last step {_time(operation.last_step_at)}: {counts}"
+    if not operation.results:
         yield "- Results: not known, nobody has waited for the snapshots"
     yield from (f"- Message: {code(message)}" for message in operation.messages[-_MOST:])
     yield from _failures("Not queued", operation.failures, operation.not_queued)

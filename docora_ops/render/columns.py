@@ -133,6 +133,7 @@ class Column(Generic[Row]):
     folds: a long text.
     left_out: the rank in which the column is left out, from 1 on; 0 means never.
     narrowest: the width to which the column may be narrowed.
+    cuts_end: the end says least, so what is too long is cut there.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Column(Generic[Row]):
     folds: bool = False
     left_out: int = 0
     narrowest: int = 0
+    cuts_end: bool = False
 
     def lines(self, row: Row) -> list[str]:
         """Returns the inert lines of a cell."""
@@ -202,8 +204,8 @@ class Listing(Generic[Row]):
     """A list with headings. A pipe gets all rows, columns and values in full.
 
     most: the number of rows to show on a terminal.
-    is_compact: a terminal shows a row on one line, and cuts what is too long in the middle, instead
-        of wrapping it.
+    is_compact: a terminal shows a row on one line. What is too long is cut instead of wrapped: in
+        the middle, since names, paths and URLs often share their beginning.
     line: returns the line for a row and a width, instead of the columns.
     """
 
@@ -251,8 +253,10 @@ class Listing(Generic[Row]):
 
     def _cell(self, column: Column[Row], row: Row, width: int) -> Text:
         text = column.cell(row)
-        if self.is_compact:
-            text.plain = shorten(" ".join(column.lines(row)), width)
+        if self.is_compact and column.cuts_end:
+            text.truncate(width, overflow="ellipsis")
+        elif self.is_compact:
+            text.plain = shorten(text.plain.replace("\n", " "), width)
         return text
 
     def _widths(self, rows: Sequence[Row], width: int) -> dict[Column[Row], int]:
