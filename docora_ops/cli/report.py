@@ -112,7 +112,6 @@ def _markdown(
         _head(report),
         _open_now(report),
         _timeline(report),
-        _pauses(report),
         _state(report, errors),
         _verified(report, with_proof=with_proof),
     )
@@ -142,11 +141,9 @@ def _open_things(report: Report) -> Iterator[str]:
         yield f"- {fresh.overdue_words} overdue: `docora-ops links --overdue`"
     for operation in report.operations:
         if operation.state in {OperationState.RUNNING, OperationState.OWNER_GONE}:
-            id_, state = (
-                operation.operation_id,
-                code(f"{state_of(operation)}, {links_done(operation)}"),
-            )
-            yield f"- operation {state}: `docora-ops operations {inert(id_)}`"
+            state = f"{state_of(operation)}, {links_done(operation)}"
+            see = f"docora-ops operations {operation.operation_id}"
+            yield f"- operation {code(state)}: {code(see)}"
     if queue and (jobs := queue.unfinished):
         parts = f"{queue.active} running, {queue.waiting} waiting, {queue.delayed} delayed"
         yield f"- {amount(jobs, 'snapshot')} unfinished ({parts}): `docora-ops queue`"
@@ -294,16 +291,6 @@ def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterato
 def _group(group: ErrorGroup) -> str:
     whose = f"{amount(group.links, 'link')} of {code(apps_of(group))}"
     return f"{whose}: {code(group.error_message or NO_ERROR)}"
-
-
-def _pauses(report: Report) -> Iterator[str]:
-    yield from ("", "## Pauses", "")
-    if not report.pauses:
-        yield "None is recorded."
-    for pause in report.pauses:
-        end = f"until {_time(pause.ended_at)}" if pause.ended_at else "no end is recorded"
-        reason = f"; reason: {code(pause.reason)}" if pause.reason else ""
-        yield f"- From {_time(pause.started_at)}, {end}: {code(pause.who)}{reason}"
 
 
 def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:

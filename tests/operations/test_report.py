@@ -92,7 +92,7 @@ def test_a_week_later_it_tells_who_did_what_and_why_and_what_failed_again(docora
         assert re.fullmatch(f"(- )?{moments}{told}", line), line
     assert text.count(operation_id) == 1
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert headings == ["Open now", "Timeline", "Pauses", "State now", "Verified"]
+    assert headings == ["Open now", "Timeline", "State now", "Verified"]
     assert section(text, "Open now").strip().splitlines() == [
         "- 2 links of 1 app failed: `docora-ops failed --group-by error`",
         "  - 1 link of `App 1`: `HTTP 500`",
@@ -100,7 +100,6 @@ def test_a_week_later_it_tells_who_did_what_and_why_and_what_failed_again(docora
         "- 3 snapshots unfinished (0 running, 3 waiting, 0 delayed): `docora-ops queue`",
     ]
     assert section(text, "Verified").startswith("\nNothing was compared. For proof ")
-    assert re.search(rf"^- From .*, until .*: `{who}`; reason: `hands off`$", text, re.MULTILINE)
     assert "- Links: `2 synced, 2 failed`" in section(text, "State now")
     [operation] = data["operations"]
     assert operation["failed_links"][0]["error_message"] == GATEWAY
@@ -108,7 +107,6 @@ def test_a_week_later_it_tells_who_did_what_and_why_and_what_failed_again(docora
     assert operation["results"] == {"synced": 2, "failed": 1, "gone": 0, "unfinished": 0}
     assert (operation["state"], operation["reason"]) == ("done", "the gateway is back")
     assert [each["command"] for each in data["changes"]] == ["retry-all-failed", "pause", "resume"]
-    assert data["pauses"][0]["ended_at"] == data["changes"][2]["started_at"]
     assert data["schedule"].items() >= {"passes": 1, "links": 3}.items()
     assert data["status"]["links_by_status"]["failed"] == 2
 
