@@ -100,7 +100,12 @@ def fold(text: str) -> str:
 def errors_of_group(shown: str, errors: Iterable[str]) -> list[str]:
     """Returns the errors of the group that is shown with this text; empty if it shows no group."""
     texts = ((error, typable(error)) for error in errors if error)
-    return [error for error, text in texts if shown in {split_delivery(text)[0], fold(text)}]
+    has_folded = "*" in shown  # folding puts it in place of all that it removes
+    return [
+        error
+        for error, text in texts
+        if split_delivery(text)[0] == shown or (has_folded and fold(text) == shown)
+    ]
 
 
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:

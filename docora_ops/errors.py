@@ -148,6 +148,10 @@ class RedisDeniedError(RedisError, code="redis"):
     """Redis denies the login or a privilege; a retry will not help."""
 
 
+class HoldsUnreadableError(RedisError, code="holds_unreadable"):
+    """Redis does not tell which apps are held: its entries are not ours, so no job may begin."""
+
+
 class UnqueueableError(DocoraOpsError, code="unqueueable"):
     """This link can't be queued, regardless of its status."""
 

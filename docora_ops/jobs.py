@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.text import duration
+from docora_ops.text import duration, moment
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
 
@@ -177,6 +177,8 @@ class Worker:
     clock_ahead_seconds: int | None = None  # how far its host's clock is ahead of Redis's
     no_job_reason: NoJobReason | None = None  # None if it takes jobs
     may_compare: bool = True  # whether its user may read which database Redis belongs to
+    may_record: bool = True  # whether its user may write the record of outcomes
+    obeys_holds: bool = False  # whether it takes no job of an app that is held
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,25 @@ class Suspension:
         left = "" if seconds is None else f" for another {duration(seconds)}"
         reason = f": {self.reason}" if self.reason else ""
         return f"workers are suspended{who}{left}{reason}"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A hold of one app: no worker takes its jobs. `until_at`: None if it ends by `release` only.
+
+    The moments are by the clock of Redis.
+    """
+
+    since_at: datetime
+    until_at: datetime | None
+    who: str
+    reason: str | None
+
+    @property
+    def sentence(self) -> str:
+        """Returns `held by kim@ops1 until 2026-12-01 08:00 UTC: REASON`."""
+        until = f" until {moment(self.until_at)}" if self.until_at else ", without an end"
+        return f"held by {self.who}{until}" + (f": {self.reason}" if self.reason else "")
 
 
 @dataclass(frozen=True)
@@ -339,6 +360,17 @@ class JobRecord:
     expires_in: int | None  # seconds until it is deleted, if ever
     places: Sequence[JobPlace]
     last_failure: JobFailure | None
+
+
+class JobEnd(StrEnum):
+    """How a snapshot job ended: what it left in Postgres."""
+
+    SYNCED = "synced"
+    FAILED = "failed"  # for the last time: the link has failed
+    FAILED_AGAIN = "failed_again"  # of a link that had failed and was not retried: scheduled again
+    TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
+    CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
+    NOTHING_TO_DO = "nothing_to_do"  # the link or its app is gone, or another job is at work on it
 
 
 class OtherQueue(StrEnum):

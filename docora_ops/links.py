@@ -290,6 +290,13 @@ class LinkSort(StrEnum):
     OVERDUE = "overdue"
 
 
+class AppSort(StrEnum):
+    """The order of a list of apps."""
+
+    FAILED = "failed"
+    NAME = "name"
+
+
 class LinkGroup(StrEnum):
     """The fields by which links can be counted."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from docora_ops.operations import ChangeOptions as ChangeOptions
 
 if TYPE_CHECKING:
+    from docora_ops.actions.app_page import show_app as show_app
     from docora_ops.actions.app_url import set_url as set_url
     from docora_ops.actions.audit_history import history as history
     from docora_ops.actions.bulk import BulkStep as BulkStep
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from docora_ops.actions.bulk_operations import operation as operation
     from docora_ops.actions.bulk_operations import operations as operations
     from docora_ops.actions.bulk_operations import running_operation as running_operation
+    from docora_ops.actions.deliveries import DeliveryChoice as DeliveryChoice
+    from docora_ops.actions.deliveries import all_delivered_files as all_delivered_files
+    from docora_ops.actions.deliveries import delivered_files as delivered_files
+    from docora_ops.actions.deliveries import read_deliveries as read_deliveries
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
     from docora_ops.actions.drift import Suspects as Suspects
     from docora_ops.actions.link_lists import apps as apps
-    from docora_ops.actions.link_lists import files as files
     from docora_ops.actions.link_lists import link_groups as link_groups
     from docora_ops.actions.link_lists import links as links
     from docora_ops.actions.link_lists import queue as queue
@@ -54,10 +58,12 @@ if TYPE_CHECKING:
     from docora_ops.actions.waiting import wait_for_operation as wait_for_operation
 
 _MODULES = {
+    "app_page": ("show_app",),
     "app_url": ("set_url",),
     "audit_history": ("history",),
     "bulk_operations": ("cancel", "follow", "operation", "operations", "running_operation"),
     "bulk": ("BulkStep",),
+    "deliveries": ("DeliveryChoice", "all_delivered_files", "delivered_files", "read_deliveries"),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
     "drift": ("Suspects",),
@@ -69,7 +75,7 @@ _MODULES = {
     "one_link": ("link_to_resync", "resync", "retry"),
     "pair": ("accept_pair", "read_pair"),
     "pauses": ("pause", "resume", "rq_workers"),
-    "link_lists": ("apps", "files", "link_groups", "links", "queue", "show"),
+    "link_lists": ("apps", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
     "schedule_passes": ("repeat_schedule",),
     "status": ("read_status",),

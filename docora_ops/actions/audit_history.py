@@ -1,9 +1,11 @@
 """The audit entries of changes. Needs only Redis."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
+from docora_ops.actions.recorded_results import add_to_changes
 from docora_ops.errors import in_future
 from docora_ops.operations import HistoryEntry
 from docora_ops.queue.audit_stream import read_history
@@ -41,7 +43,8 @@ def history(
         and (operation_id is None or entry.operation_id == operation_id)
         and (app is None or entry.names_app(app))
     ]
-    return page_of(entries, page, limit)
+    shown = page_of(entries, page, limit)
+    return replace(shown, rows=add_to_changes(docora, shown.rows))
 
 
 def now(docora: Docora) -> datetime:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Generator
+from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
+from docora_ops.actions.recorded_results import add_to_operations
 from docora_ops.errors import AmbiguousError, NotFoundError
 from docora_ops.links import LinkFailure
 from docora_ops.operations import KnownOperation, OperationState
@@ -15,7 +17,8 @@ _POLL = 0.5  # seconds
 
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:
     """Returns one page of the bulk operations of the last hour, latest first."""
-    return page_of(docora.store.read_all(), page, limit)
+    shown = page_of(docora.store.read_all(), page, limit)
+    return replace(shown, rows=add_to_operations(docora, shown.rows))
 
 
 def operation(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure]]:
@@ -23,7 +26,8 @@ def operation(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[L
 
     Raises NotFoundError, RedisError.
     """
-    return docora.store.read(operation_id), docora.store.read_failures(operation_id)
+    [known] = add_to_operations(docora, [docora.store.read(operation_id)])
+    return known, docora.store.read_failures(operation_id)
 
 
 def running_operation(docora: Docora) -> KnownOperation:

@@ -20,7 +20,7 @@ from docora_ops.queue import Answer, Command, LinkQueue, PushRequest
 
 _SLOW_LINKS_IN_A_ROW = 2
 """After this many single links in a row have timed out, the whole server counts as too slow."""
-_CUT_OFF = "its snapshot was cut off too often: the link is failed now"
+CUT_OFF = "its snapshot was cut off too often: the link is failed now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Changer:
                 changed.unclaimed.append(ref)
             else:
                 outcome = claim.outcome or pushed[ref.job_id] or Outcome.SKIPPED
-                reason = _CUT_OFF if outcome is Outcome.NOT_QUEUED else None
+                reason = CUT_OFF if outcome is Outcome.NOT_QUEUED else None
                 changed.outcomes.append(LinkOutcome(ref, outcome, reason))
         changed.deliveries += done.deliveries
         changed.circuits_reset |= done.circuits_reset

@@ -35,6 +35,7 @@ _CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; from the latter on, a worker
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """The version in the queue's metadata, written by the last process that opened the queue."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
+_TO_RECORD = "ACL SETUSER the user of the workers ~docora-ops:outcomes*: docora-ops help privileges"
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
     "docora-ops help recipes"
@@ -240,6 +241,8 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
     unless_idle = critical if queue.waiting else warning
     lost = f" ({queue.lost_words})" if queue.lost_words else ""
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
+    mute = ", ".join(worker.name for worker in queue.workers if not worker.may_record)
+    unrecorded = f"nothing is recorded of how snapshots end, since these may not write it: {mute}"
     yield judge(
         CheckName.WORKERS,
         workers,
@@ -247,6 +250,7 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
         *_refusals(queue, f"{workers}, {{}}, and {jobs}"),
         (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
         (bool(lost), warning, workers + lost, "see whether they run: docora-ops queue"),
+        (bool(mute), warning, f"{workers}, and {unrecorded}", _TO_RECORD),
     )
     name, delay = CheckName.DELAYED_JOBS, health.first_delayed_in
     if delay is None:

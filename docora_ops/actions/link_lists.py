@@ -1,4 +1,4 @@
-"""Lists links, apps, files and the queue. Writes nothing."""
+"""Lists links, apps and the queue. Writes nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
 from docora_ops.database.link_reports import (
+    NOBODY,
     AppSummary,
-    DeliveredFile,
     LinkHistory,
     ListedLink,
     RepositoryCount,
@@ -23,10 +23,12 @@ from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import ErrorGroup, group_errors
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState, QueueOverview
-from docora_ops.links import AppCount, LinkFilter, LinkGroup, LinkSort, LinkStatus
+from docora_ops.links import AppCount, AppSort, LinkFilter, LinkGroup, LinkSort, LinkStatus
+from docora_ops.queue.outcomes import FAILURES, SnapshotOutcome, read_last_failures
 from docora_ops.text import mask_url
 
 _ALL = LinkChoice()
+_TRIES = 5  # last tries of a link to show
 _COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
     LinkGroup.APP: AppCount,
     LinkGroup.REPOSITORY: RepositoryCount,
@@ -48,7 +50,8 @@ class LinkDetails(LinkHistory):
     status: str
     error_message: str | None
     retry_count: int
-    failed_at: datetime | None  # the end of a failed link's job, if the job still exists
+    failed_at: datetime | None  # the last failure of a failed link, if the queue knows it
+    tries: Sequence[SnapshotOutcome]  # the last ones that the queue knows, newest first
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
     lock_held: bool  # whether a worker holds the link's lock in Postgres
@@ -78,11 +81,30 @@ def links(
     try:
         looked = look_at_jobs(database, docora.queue_to_read, rows)
         jobs = {link.job_id: answer.state for link, answer in looked}
-        rows = [replace(link, job=jobs.get(link.job_id, JobState.NONE)) for link in rows]
+        failures = _last_failures(docora, rows)
+        rows = [
+            replace(
+                link,
+                job=jobs.get(link.job_id, JobState.NONE),
+                failed_at=failures.get((link.app_id, link.repository_id)),
+            )
+            for link in rows
+        ]
         warn_of_wrong_backend(docora)
     except RedisError as lost:
         error = lost
     return Page(rows, page, limit, total), error
+
+
+def _last_failures(
+    docora: Docora, links: Sequence[ListedLink]
+) -> Mapping[tuple[str, str], datetime]:
+    """Returns when the failed ones of these links last failed, as far as the queue knows it."""
+    pairs = {(it.app_id, it.repository_id) for it in links if it.status == LinkStatus.FAILED}
+    if docora.queue_to_read.can_push:
+        return read_last_failures(docora.redis, pairs)
+    ends = docora.queue_to_read.outcomes().entries if pairs else ()
+    return {(end.app_id, end.repository_id): end.ended_at for end in reversed(ends)}
 
 
 def link_groups(
@@ -112,16 +134,26 @@ def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
 
 
 def apps(
-    docora: Docora, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
+    docora: Docora,
+    choice: LinkChoice = _ALL,
+    *,
+    sort: AppSort = AppSort.FAILED,
+    page: int = 1,
+    limit: int = 50,
 ) -> Page[AppSummary]:
-    """Returns one page of the apps with matching links, most failed links first.
+    """Returns one page of the apps with matching links.
 
     Without a choice, includes apps without links. Raises NotFoundError, AmbiguousError,
     PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     rows = lists.summarize_apps(database, which, every_app=choice == _ALL)
-    return page_of(rows, page, limit)
+    if sort is AppSort.NAME:
+        rows.sort(key=lambda app: (app.app_name.casefold(), app.app_id))
+    found = page_of(rows, page, limit)
+    contacts = lists.read_contacts(database, [app.app_id for app in found.rows])
+    with_emails = [replace(app, email=contacts.get(app.app_id, NOBODY).email) for app in found.rows]
+    return replace(found, rows=with_emails)
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:
@@ -134,8 +166,12 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     payload = link.payload
     record = queue.job(link.ref.job_id)
     warn_of_wrong_backend(docora)
+    ref = link.ref
+    tries = queue.outcomes(app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES).entries
     failed_at = None
-    if link.status == LinkStatus.FAILED and record.status == "failed":
+    if link.status == LinkStatus.FAILED and tries and tries[0].outcome in FAILURES:
+        failed_at = tries[0].ended_at
+    elif link.status == LinkStatus.FAILED and record.status == "failed":
         failure = record.last_failure
         failed_at = record.ended_at or (failure.failed_at if failure else None)
     return LinkDetails(
@@ -150,6 +186,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         error_message=link.error_message,
         retry_count=link.retry_count,
         failed_at=failed_at,
+        tries=tries,
         circuit_open_until=link.circuit_open_until,
         circuit_is_open=link.circuit_is_open,
         **vars(history),
@@ -160,19 +197,6 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         backend_source=queue.choice.source,
         job_record=record,
     )
-
-
-def files(
-    docora: Docora, app: str, repository: str, *, page: int = 1, limit: int = 50
-) -> Page[DeliveredFile]:
-    """Returns one page of the files that were delivered to a link's app, sorted by path.
-
-    Raises NotFoundError, AmbiguousError, PostgresError.
-    """
-    database = docora.database
-    ref = resolve_link(database, app, repository).ref
-    total, rows = lists.files_page(database, ref, limit=limit, offset=(page - 1) * limit)
-    return Page(rows, page, limit, total)
 
 
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:

@@ -85,7 +85,7 @@ def link_to_resync(
             raise NotFoundError(
                 f"no file of {link.payload.link_name} matches {mask(path)!r}, neither delivered "
                 "nor in the stored commit",
-                hint=f"to list what was delivered: docora-ops show {link.ref.words} --files",
+                hint=f"to list what was delivered: docora-ops deliveries {link.ref.words} --files",
             )
     return link, files
 

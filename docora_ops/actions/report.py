@@ -7,10 +7,21 @@ from datetime import UTC, datetime, timedelta
 from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.bulk_operations import operation as read_operation
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.status import Status, read_status
+from docora_ops.actions.recorded_results import add_to_changes, add_to_operations
+from docora_ops.actions.status import Status, keeping_errors, read_status
 from docora_ops.actions.verification import Verification
+from docora_ops.database import Database
+from docora_ops.database.link_reports import NOBODY, links_by_group, read_contacts
 from docora_ops.errors import NotFoundError, ServerError
-from docora_ops.links import Action, LinkFailure, Outcome, count_succeeded
+from docora_ops.links import (
+    FAILED_LINKS,
+    Action,
+    AppCount,
+    LinkFailure,
+    LinkGroup,
+    Outcome,
+    count_succeeded,
+)
 from docora_ops.operations import HistoryEntry, KnownOperation, OperationRecord
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.operation_records import find_records, read_record
@@ -22,6 +33,7 @@ _MOST_CHANGES = 100
 _MOST_OPERATIONS = 20
 """A longer report would not fit into one comment on an issue."""
 _MOST_REASONS = 10
+_MOST_APPS = 10
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,13 @@ class SchedulePasses:
 
 
 @dataclass(frozen=True)
+class AffectedApp(AppCount):
+    """An app with failed links, and whom to tell. `email`: None if the role may not read it."""
+
+    email: str | None
+
+
+@dataclass(frozen=True)
 class Report:
     """The report of a period, or of one bulk operation. All lists are sorted by start time.
 
@@ -47,6 +66,7 @@ class Report:
     changes_left_out, operations_left_out: the number of older changes and operations.
     schedule: None in the report of one operation.
     status: the state when the report was made.
+    affected_apps: up to ten apps that then had failed links, most links first.
     verification: None unless asked for and Postgres could be used.
     """
 
@@ -59,6 +79,7 @@ class Report:
     operations_left_out: int
     schedule: SchedulePasses | None
     status: Status
+    affected_apps: Sequence[AffectedApp] = ()
     verification: Verification | None = None
 
 
@@ -95,19 +116,31 @@ def read_report(
         for operation in operations:
             moments += filter(None, (operation.started_at, operation.last_step_at))
         first, until = min(moments, default=now), max(moments, default=now)
-    status, errors = read_status(docora)
+    status, lost = read_status(docora)
+    errors, affected = list(lost), list[AffectedApp]()
+    if status.failed_apps:
+        with keeping_errors(errors):
+            affected = _affected_apps(docora.database)
     report = Report(
         since=first,
         until=until,
         operation_id=operation_id,
-        changes=chosen[-_MOST_CHANGES:],
+        changes=add_to_changes(docora, chosen[-_MOST_CHANGES:]),
         changes_left_out=max(0, len(chosen) - _MOST_CHANGES),
-        operations=operations,
+        operations=add_to_operations(docora, operations),
         operations_left_out=left_out,
         schedule=schedule,
         status=status,
+        affected_apps=affected,
     )
     return report, errors
+
+
+def _affected_apps(database: Database) -> list[AffectedApp]:
+    apps = [AppCount(*row) for row in links_by_group(database, LinkGroup.APP, FAILED_LINKS)]
+    most = apps[:_MOST_APPS]
+    contacts = read_contacts(database, [app.app_id for app in most])
+    return [AffectedApp(**vars(app), email=contacts.get(app.app_id, NOBODY).email) for app in most]
 
 
 def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRecord], int]:

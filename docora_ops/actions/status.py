@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions.checks import TOO_SLOW_MS, CheckState, judge_pass
 from docora_ops.actions.docora import Docora
@@ -19,12 +19,13 @@ from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.postgres_server import Standby, read_server
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import OtherQueue, QueueOverview
+from docora_ops.jobs import JobEnd, OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
 from docora_ops.operations import KnownOperation
 from docora_ops.queue import LinkQueue
+from docora_ops.queue.outcomes import PERIOD, read_counts
 from docora_ops.queue.redis_client import describe
-from docora_ops.queue.redis_server import measure
+from docora_ops.queue.redis_server import measure, read_clock
 
 _TOO_SLOW = "check its load and the network"
 _MOST = 5000
@@ -43,11 +44,20 @@ class DriftCounts:
 
 
 @dataclass(frozen=True)
+class RecentEnds:
+    """The snapshots that ended since a moment 10 to 20 minutes ago, by outcome."""
+
+    since_at: datetime
+    by_outcome: Mapping[JobEnd, int]
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of a Docora. The fields of a server that is down are None.
 
     `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
     errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, for all failed links.
+    `recent_ends`: None if workers keep no record of it: with BullMQ, or if they may not.
     `drift`: also None if workers are those of the other backend or unclear, and on a standby.
     """
 
@@ -70,6 +80,7 @@ class Status:
     queue: QueueOverview | None = None
     other_queue: OtherQueue = OtherQueue.UNUSED
     last_operation: KnownOperation | None = None
+    recent_ends: RecentEnds | None = None
     drift: DriftCounts | None = None
     freshness: Freshness | None = None
     schedule_state: CheckState | None = None  # of the last pass of `schedule`; None: not with RQ
@@ -123,7 +134,10 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         queue = docora.queue_to_read
         overview, other = queue.overview(1), queue.use.other
         last = next(iter(docora.store.read_all()), None)
-        status = replace(status, queue=overview, other_queue=other, last_operation=last)
+        ends = _recent_ends(docora) if queue.can_push else None
+        status = replace(
+            status, queue=overview, other_queue=other, last_operation=last, recent_ends=ends
+        )
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
         if queue.choice.is_clear and not (is_judged or status.has_only_others):
             warn_of_other_workers(docora, has_workers=True)
@@ -137,6 +151,17 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         if status.links_by_status and is_judged and not status.standby:
             status = replace(status, drift=count_drift(docora, overview, twice=True))
     return status, errors
+
+
+def _recent_ends(docora: Docora) -> RecentEnds | None:
+    since = datetime.fromtimestamp(read_clock(docora.redis), UTC) - timedelta(seconds=PERIOD)
+    recorded = read_counts(docora.redis, since)
+    if not recorded.is_kept:
+        return None
+    counts: Counter[JobEnd] = Counter()
+    for count in recorded.counts:
+        counts[count.outcome] += count.count
+    return RecentEnds(recorded.since_at, {end: counts[end] for end in JobEnd if counts[end]})
 
 
 @contextmanager

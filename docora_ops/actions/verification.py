@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
@@ -17,6 +17,7 @@ from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of
 from docora_ops.database.verification import (
+    Compare,
     ComparedLink,
     DifferingFile,
     Doubt,
@@ -32,6 +33,7 @@ _FIRST_PAGE, _LARGEST_PAGE = 20, 2000  # links per statement
 _FAST, _SLOW = 0.3, 2  # a statement below or above this many seconds changes the size of the next
 _MOST_WITH_EXAMPLES = 1000  # links: a path can have a thousand characters
 _AT_ONCE = 5000
+_ALL_FILES = Compare()
 _MOST_CONFLICTS = 5  # retries of a statement, for example while another session truncates tables
 
 
@@ -88,7 +90,9 @@ class Verification:
     uncertain_links: Sequence[DifferingLink]
 
 
-class _Verdict(StrEnum):
+class Verdict(StrEnum):
+    """The result of the comparison of one link, as `Verification` counts it."""
+
     PROVEN = "proven"
     DIFFERING = "differing"
     UNCERTAIN = "uncertain"
@@ -98,7 +102,46 @@ class _Verdict(StrEnum):
     CHANGING = "changing"
 
 
-_DIFFERS = {_Verdict.DIFFERING, _Verdict.UNCERTAIN}
+_DIFFERS = {Verdict.DIFFERING, Verdict.UNCERTAIN}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A link, and the result of its comparison."""
+
+    link: ComparedLink
+    verdict: Verdict
+
+
+@dataclass
+class Proof:
+    """Adds up judged links."""
+
+    counts: Counter[Verdict] = field(default_factory=Counter)
+    differing: list[DifferingLink] = field(default_factory=list)
+
+    def add(self, judged: Judged) -> None:
+        """Counts a link."""
+        self.counts[judged.verdict] += 1
+        if judged.verdict in _DIFFERS:
+            with_examples = len(self.differing) < _MOST_WITH_EXAMPLES
+            self.differing.append(_differing(judged.link, with_examples=with_examples))
+
+    def result(self, database: Database) -> Verification:
+        """Returns the result, with the names of apps and repositories. Raises PostgresError."""
+        differing = [
+            replace(link, app_name=app_name, repository_name=repository_name)
+            for batch in batches(self.differing, _AT_ONCE)
+            for link, (app_name, repository_name) in zip(
+                batch, names_of(database, batch), strict=True
+            )
+        ]
+        return Verification(
+            links=self.counts.total(),
+            **{verdict.value: self.counts[verdict] for verdict in Verdict},
+            differing_links=[link for link in differing if link.doubt is None],
+            uncertain_links=[link for link in differing if link.doubt],
+        )
 
 
 def verify(
@@ -120,13 +163,30 @@ def verify(
         ref = resolve_link(database, app, repository).ref
     elif app is not None:
         app_id = resolve_app(database, app).app_id
+    proof = Proof()
+    for event in compare_twice(docora, ref, app_id):
+        if isinstance(event, Judged):
+            proof.add(event)
+        else:
+            yield event
+    yield proof.result(database)
+
+
+def compare_twice(
+    docora: Docora, ref: LinkRef | None, app_id: str | None, which: Compare = _ALL_FILES
+) -> Iterator[Compared | Suspects | Judged]:
+    """Compares one link, the links of an app, or all links, and yields each link once.
+
+    A link that differs at the first look is judged by a second one, some seconds later. Otherwise
+    yields what `verify` does. Raises PostgresError.
+    """
+    database = docora.database
     total = 1 if ref else count_links_of_app(database, app_id)
     yield Compared(0, total)
-    counts: Counter[_Verdict] = Counter()
+    compared, pace = 0, _Pace()
     suspects: dict[LinkRef, str] = {}
-    pace = _Pace()
-    first = iter([compare_links(database, [ref])]) if ref else _pages(database, app_id, pace)
-    for page in first:
+    pages = _pages(database, which, app_id, pace)
+    for page in [compare_links(database, which, [ref])] if ref else pages:
         for link in page:
             verdict = _judge(link)
             if verdict in _DIFFERS:
@@ -134,47 +194,31 @@ def verify(
                 ids = (intern(link.ref.app_id), intern(link.ref.repository_id))
                 suspects[LinkRef(link.ref.id, *ids)] = link.state
             else:
-                counts[verdict] += 1
-        compared = counts.total() + len(suspects)
+                yield Judged(link, verdict)
+        compared += len(page)
         yield Compared(compared, max(total, compared))
-    differing: list[DifferingLink] = []
-    if suspects:
-        yield from pause_between_looks(len(suspects), docora.settings.drift_grace)
-        for links in _again(database, list(suspects), pace):
-            for link in links:
-                verdict = _judge(link)
-                if verdict in _DIFFERS and link.state != suspects[link.ref]:
-                    verdict = _Verdict.CHANGING
-                counts[verdict] += 1
-                if verdict in _DIFFERS:
-                    with_examples = len(differing) < _MOST_WITH_EXAMPLES
-                    differing.append(_differing(link, with_examples=with_examples))
-            yield Suspects(len(suspects))
-        differing = [
-            replace(link, app_name=app_name, repository_name=repository_name)
-            for batch in batches(differing, _AT_ONCE)
-            for link, (app_name, repository_name) in zip(
-                batch, names_of(database, batch), strict=True
-            )
-        ]
-    yield Verification(
-        links=counts.total(),
-        **{verdict.value: counts[verdict] for verdict in _Verdict},
-        differing_links=[link for link in differing if link.doubt is None],
-        uncertain_links=[link for link in differing if link.doubt],
-    )
+    if not suspects:
+        return
+    yield from pause_between_looks(len(suspects), docora.settings.drift_grace)
+    for page in _again(database, which, list(suspects), pace):
+        for link in page:
+            verdict = _judge(link)
+            if verdict in _DIFFERS and link.state != suspects[link.ref]:
+                verdict = Verdict.CHANGING
+            yield Judged(link, verdict)
+        yield Suspects(len(suspects))
 
 
-def _judge(link: ComparedLink) -> _Verdict:
+def _judge(link: ComparedLink) -> Verdict:
     if link.is_scanned:
-        return _Verdict.SCANNING
+        return Verdict.SCANNING
     if link.status != LinkStatus.SYNCED:
-        return _Verdict.NOT_SYNCED
+        return Verdict.NOT_SYNCED
     if not link.has_commit:
-        return _Verdict.NOT_COMPARABLE
+        return Verdict.NOT_COMPARABLE
     if not link.differs:
-        return _Verdict.PROVEN
-    return _Verdict.UNCERTAIN if link.doubt else _Verdict.DIFFERING
+        return Verdict.PROVEN
+    return Verdict.UNCERTAIN if link.doubt else Verdict.DIFFERING
 
 
 def _differing(link: ComparedLink, *, with_examples: bool) -> DifferingLink:
@@ -184,17 +228,21 @@ def _differing(link: ComparedLink, *, with_examples: bool) -> DifferingLink:
     return DifferingLink(*ids, link.last_scanned_at, *counts, examples, link.doubt)
 
 
-def _pages(database: Database, app_id: str | None, pace: _Pace) -> Iterator[list[ComparedLink]]:
+def _pages(
+    database: Database, which: Compare, app_id: str | None, pace: _Pace
+) -> Iterator[list[ComparedLink]]:
     """Compares all links. Yields as many at a time as Postgres compares in about a second."""
     after: LinkRef | None = None
-    while page := pace.compare(partial(compare_page, database, after, app_id)):
+    while page := pace.compare(partial(compare_page, database, which, after, app_id)):
         yield page
         after = page[-1].ref
 
 
-def _again(database: Database, refs: list[LinkRef], pace: _Pace) -> Iterator[list[ComparedLink]]:
+def _again(
+    database: Database, which: Compare, refs: list[LinkRef], pace: _Pace
+) -> Iterator[list[ComparedLink]]:
     while refs:
-        links = pace.compare(lambda size: compare_links(database, refs[:size]))
+        links = pace.compare(lambda size: compare_links(database, which, refs[:size]))
         del refs[: pace.last]
         yield links
 

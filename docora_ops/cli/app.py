@@ -17,6 +17,7 @@ from typer.completion import get_completion_inspect_parameters
 from docora_ops import __version__
 from docora_ops.cli.completion import COMPLETE_VARIABLE, completion
 from docora_ops.cli.context import Context
+from docora_ops.cli.deliveries import deliveries
 from docora_ops.cli.demo import demo
 from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
@@ -75,6 +76,7 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
         (show, "show 'Acme Search' octo/api"),
         (queue, "queue --limit 100"),
         (doctor, "doctor --json"),
+        (deliveries, "deliveries 'Acme Search' --since 12h"),
         (verify, "verify 'Acme Search'"),
         (probe, "probe 'Acme Search'"),
         (metrics, "metrics --by-app"),

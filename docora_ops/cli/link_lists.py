@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from docora_ops.cli import options
+from docora_ops.cli.app_page import show_app
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
-from docora_ops.links import LinkGroup, LinkSort, LinkStatus, arguments
-from docora_ops.render.columns import Column, Pairs, cell, named_values, style_of, words
+from docora_ops.links import AppSort, LinkGroup, LinkSort, LinkStatus, arguments
+from docora_ops.render.columns import Column, Pairs, cell, named_values, one_line, style_of, words
 from docora_ops.text import amount, duration, good_until, moment
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from docora_ops.actions.link_lists import LinkDetails
-    from docora_ops.database.link_reports import AppSummary, DeliveredFile, ListedLink
+    from docora_ops.database.link_reports import AppSummary, ListedLink
     from docora_ops.jobs import JobPlace
 
 
@@ -140,6 +143,9 @@ def apps(
     app: options.OptionalApp = None,
     last_scan_before: options.LastScanBefore = None,
     last_scan_after: options.LastScanAfter = None,
+    sort: Annotated[
+        AppSort, typer.Option(metavar="ORDER", help="Sort by failed (most first) or name.")
+    ] = AppSort.FAILED,
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
@@ -148,8 +154,9 @@ def apps(
 ) -> None:
     """List apps, or one app, most failed links first.
 
-    Shows the links of each app by status, the last successful scan and the URL. With a filter,
-    counts only matching links. Needs only Postgres. Changes nothing.
+    Shows the links of each app by status, the last successful scan, the URL and, if the role may
+    read it, the email. With a filter, counts only matching links. Needs only Postgres. Changes
+    nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.link_lists import apps
@@ -157,54 +164,38 @@ def apps(
 
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
-    listed = apps(context.docora, choice, page=page, limit=limit)
+    listed = apps(context.docora, choice, sort=sort, page=page, limit=limit)
     context.show_page(listed, _APPS, context.docora.postgres_server, noun)
 
 
 def show(
     typer_context: typer.Context,
     app: options.App,
-    repo: options.Repo,
-    files: Annotated[
-        bool,
-        typer.Option(
-            "--files", help="List the delivered files instead: path, SHA-256, and when delivered."
-        ),
-    ] = False,
+    repo: options.OptionalRepo = None,
     show_all: Annotated[
         bool,
         typer.Option(
             "--all", help="Show everything, such as the whole error and the traceback of the job."
         ),
     ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, max=10_000, help="Files per page, 50 by default."),
-    ] = None,
-    page: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=10**9, help="Page of files to show.")
-    ] = None,
     as_json: options.Json = False,
     target: options.Target = None,
     env_file: options.EnvFile = None,
-) -> None:
-    """Show one link: its error, the next step, its job.
+) -> int:
+    """Show one app, or one link: error, next step, job.
 
-    Also shows its deliveries, its circuit and the stored commit. A long error is cut off on a
+    Of an app: whom to tell, its links by status, errors, the last delivery, and what is running. Of
+    a link: also its deliveries, its circuit and the stored commit. A long error is cut off on a
     terminal: --all shows everything. Changes nothing.
     """
     context = context_of(typer_context)
-    if not files and (limit or page):
-        raise UsageError("--limit and --page need --files", hint="add --files")
-    from docora_ops.actions.link_lists import files as read_files
+    if repo is None:
+        return show_app(context, app, show_all=show_all)
     from docora_ops.actions.link_lists import show
 
-    if files:
-        delivered = read_files(context.docora, app, repo, page=page or 1, limit=limit or 50)
-        context.show_page(delivered, _FILES, context.docora.postgres_server, "delivered file")
-        return
     details = show(context.docora, app, repo)
     context.show(details, [_whole_screen(details) if show_all else _link_screen(details)])
+    return ExitCode.OK
 
 
 _LONGEST_ON_SCREEN = 240  # characters of a value that `show` prints
@@ -248,19 +239,15 @@ _APPS: Sequence[Column[AppSummary]] = (
     Column("App id", lambda app: app.app_id, left_out=1),
     Column("Links", lambda app: app.links, is_number=True),
     Column("Failed", lambda app: app.failed, lambda app: "bold red" * bool(app.failed), True),
-    Column("Pending", lambda app: app.pending_snapshot, is_number=True),
-    Column("Scanning", lambda app: app.scanning, is_number=True),
+    Column("Pending", lambda app: app.pending_snapshot, is_number=True, left_out=4),
+    Column("Scanning", lambda app: app.scanning, is_number=True, left_out=4),
     Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
     Column(
         _LAST_GOOD_UNTIL,
         lambda app: good_until(app.good_until_at, app.good_until_seconds) if app.failed else None,
     ),
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
-)
-_FILES: Sequence[Column[DeliveredFile]] = (
-    Column("Path", lambda file: file.path, folds=True),
-    Column("SHA-256", lambda file: file.sha, left_out=1),
-    Column("Delivered", lambda file: file.delivered_at),
+    Column("Email", lambda app: app.email, left_out=5),
 )
 
 
@@ -287,6 +274,7 @@ def _link_screen(details: LinkDetails) -> Pairs:
         ("Repository", cell(f"{details.repository_name} ({details.repository_id})")),
         ("Job", cell(job, style_of(details.job))),
         *(("", cell(_place(place))) for place in details.job_record.places[:_MOST_PLACES]),
+        *_tries(details),
         ("Delivered", cell(delivered)),
     ]
     if details.circuit_is_open:
@@ -296,6 +284,19 @@ def _link_screen(details: LinkDetails) -> Pairs:
         stored = f"{snapshot.commit_sha} of {snapshot.branch}, {snapshot.files:,} files"
         rows.append(("Stored commit", cell(stored)))
     return Pairs([row for row in rows if row[1]], longest=_LONGEST_ON_SCREEN)
+
+
+def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
+    """Yields a line for each of the last tries, newest first."""
+    for number, end in enumerate(details.tries):
+        shown = f"{end.ended_at:%m-%d %H:%M:%SZ}  {words(end.outcome)}"
+        if end.try_number is not None:
+            limit = f" of {end.tries}" if end.tries and end.try_number <= end.tries else ""
+            shown += f", try {end.try_number}{limit}"
+        shown += f", {amount(end.files, 'file')}" if end.files else ""
+        shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
+        shown += f": {end.error_message}" if end.error_message else ""
+        yield "" if number else "Last tries", one_line(shown, style_of(end.outcome))
 
 
 def _next_step(details: LinkDetails) -> str:
@@ -320,6 +321,7 @@ def _whole_screen(details: LinkDetails) -> Pairs:
     if job.expires_in is not None:
         rows.append(("Job expires", cell(f"in {duration(job.expires_in)}")))
     rows.sort(key=lambda row: row[0].startswith(_HISTORY))
+    rows += _tries(details)
     rows += (("Job place", cell(_place(place))) for place in job.places)
     if failure:
         by = f" on {failure.worker}" if failure.worker else ""

@@ -230,6 +230,12 @@ Since = Annotated[
         "or an age (90s, 30m, 2h, 3d).",
     ),
 ]
+Until = Annotated[
+    datetime | None,
+    typer.Option(
+        "--until", metavar="WHEN", parser=_moment_or_age, help="Only what happened before WHEN."
+    ),
+]
 OfOperation = Annotated[
     str | None,
     typer.Option(

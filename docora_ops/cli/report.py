@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from docora_ops.cli import options
+from docora_ops.cli.app_page import TO_READ_CONTACTS
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.status import status_rows
@@ -113,6 +114,7 @@ def _markdown(
         _open_now(report),
         _timeline(report),
         _state(report, errors),
+        _whom_to_tell(report),
         _verified(report, with_proof=with_proof),
     )
     return Markdown("\n".join(chain.from_iterable(sections)))
@@ -301,3 +303,14 @@ def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
         if row not in {"Failed", "Operation"}:  # told above
             shown = code(value.plain.strip())
             yield f"- {name}: {shown}" if name else f"  - {shown}"
+
+
+def _whom_to_tell(report: Report) -> Iterator[str]:
+    if not report.affected_apps:
+        return
+    yield from ("", "## Whom to tell", "")
+    for app in report.affected_apps:
+        email = code(app.email) if app.email else f"email unknown, {TO_READ_CONTACTS}"
+        yield f"- {code(app.app_name)}: {amount(app.links, 'failed link')}, {email}"
+    if more := (report.status.failed_apps or 0) - len(report.affected_apps):
+        yield f"- and {amount(more, 'more app')}: `docora-ops apps`"

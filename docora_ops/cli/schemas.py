@@ -11,7 +11,9 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from pydantic.json_schema import GenerateJsonSchema
 
     from docora_ops import jobs, operations
+    from docora_ops.actions.app_page import AppPage
     from docora_ops.actions.app_url import Probe, UrlChange
+    from docora_ops.actions.deliveries import Deliveries
     from docora_ops.actions.doctor import DoctorData
     from docora_ops.actions.link_lists import LinkDetails
     from docora_ops.actions.pair import Pair
@@ -25,6 +27,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.cli.link_change import LinkData
     from docora_ops.cli.operations import CancelData, OperationData
     from docora_ops.database import link_reports
+    from docora_ops.database.deliveries import DeliveredFile
     from docora_ops.error_groups import ErrorGroup
     from docora_ops.links import AppCount
     from docora_ops.render.documents import Document
@@ -37,7 +40,8 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "failed": links,
         "links": links,
         "apps": list[link_reports.AppSummary],
-        "show": LinkDetails | list[link_reports.DeliveredFile],
+        "show": LinkDetails | AppPage,
+        "deliveries": Deliveries | list[DeliveredFile],
         "queue": jobs.QueueOverview,
         "doctor": DoctorData,
         "verify": Verification,

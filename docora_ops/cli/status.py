@@ -159,6 +159,9 @@ def _first_lines(lines: Sequence[str], total: int) -> Iterator[Row]:
 
 def _recent_ends(status: Status) -> str:
     """Says how many jobs ended recently, which shows whether trouble grows or shrinks."""
+    if recent := status.recent_ends:
+        ended = [f"{count} {words(outcome)}" for outcome, count in recent.by_outcome.items()]
+        return f"since {recent.since_at:%H:%MZ}: {', '.join(ended) or 'no snapshot ended'}"
     counts = {
         "synced": status.freshness.scanned_recently if status.freshness else 0,
         "failed": status.queue.failed_recently if status.queue else 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -16,7 +16,10 @@ from docora_ops.text import amount
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from docora_ops.actions.verification import DifferingLink, Verification
+    from docora_ops.actions.drift import Suspects
+    from docora_ops.actions.verification import Compared, DifferingLink, Verification
+
+T = TypeVar("T")
 
 LIMITS = "This compares Docora's records; it does not prove what the app has on its disk."
 
@@ -54,16 +57,23 @@ def verify(
 
 def compare(context: Context, app: str | None = None, repo: str | None = None) -> Verification:
     """Verifies links and shows the progress."""
-    from docora_ops.actions.verification import Compared, Verification, verify
+    from docora_ops.actions.verification import verify
+
+    return progress_of(context, verify(context.docora, app, repo))
+
+
+def progress_of(context: Context, events: Iterator[Compared | Suspects | T]) -> T:
+    """Shows the progress of a comparison. Returns its result, which is the last event."""
+    from docora_ops.actions.drift import Suspects
+    from docora_ops.actions.verification import Compared
     from docora_ops.render.console import progress_bar
 
-    events = verify(context.docora, app, repo)
     _ = context.docora.database  # reports unusable settings before the progress bar appears
     with progress_bar(None, "comparing") as move:
         for event in context.telling_of_second_look(events, "link differs", "links differ"):
             if isinstance(event, Compared):
                 move(event.links, None, event.total)
-            elif isinstance(event, Verification):
+            elif not isinstance(event, Suspects):
                 result = event
     return result
 

@@ -1,10 +1,14 @@
 """Delivery records: which files an app has received."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
 
 from docora_ops.database.link_rows import like, pairs
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkIds
+from docora_ops.text import mask
 
 _OF_LINKS = """unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS l(app_id, repository_id)
 WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id
@@ -56,6 +60,97 @@ def count_undelivered(database: Database, link: LinkIds, *, path: str) -> int:
     ids = {"app_id": link.app_id, "repository_id": link.repository_id}
     [(count,)] = database.rows(COUNT_UNDELIVERED, ids | {"path": like(path)})
     return int(count)
+
+
+@dataclass(frozen=True)
+class DeliveryFilter:
+    """Which delivery records of an app to read. A record has the last delivery of its file only.
+
+    repository_id: None means all repositories.
+    since, until: only files that were last delivered at `since` or later, and before `until`.
+    path: only files whose path matches (case-sensitive); `*` matches any text.
+    """
+
+    app_id: str
+    repository_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredFile:
+    """A file that an app has received, as recorded."""
+
+    repository_id: str
+    repository_name: str
+    path: str
+    sha: str
+    delivered_at: datetime
+
+
+_CHOSEN = """
+FROM docora.app_delivered_files
+WHERE app_id = %(app_id)s
+    AND (%(repository_id)s::text IS NULL OR repository_id = %(repository_id)s)
+    AND (%(since)s::timestamptz IS NULL OR delivered_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR delivered_at < %(until)s)
+    AND (%(path)s::text IS NULL OR file_path LIKE %(path)s)
+"""
+
+DELIVERIES_BY_REPOSITORY = f"""
+SELECT repository_id, count(*), min(delivered_at), max(delivered_at) {_CHOSEN}
+GROUP BY repository_id
+"""
+
+# The primary key has this order, so each statement reads only the rows that it returns or skips.
+DELIVERED_FILES = f"""
+SELECT files.repository_id, owner || '/' || name, file_path, file_sha, delivered_at FROM (
+    SELECT repository_id, file_path, file_sha, delivered_at {_CHOSEN}
+        AND (repository_id, file_path) > (%(after_repository)s::text, %(after_path)s::text)
+    ORDER BY repository_id, file_path LIMIT %(limit)s OFFSET %(offset)s
+) files JOIN docora.repositories USING (repository_id)
+ORDER BY files.repository_id, file_path
+"""
+
+_AT_ONCE = 5_000  # files per statement
+
+
+def deliveries_by_repository(
+    database: Database, which: DeliveryFilter
+) -> dict[str, tuple[int, datetime, datetime]]:
+    """Returns files, first and last moment by repository id, without repositories of no file."""
+    rows = database.rows(DELIVERIES_BY_REPOSITORY, _of_filter(which))
+    return {repository_id: (files, first, last) for repository_id, files, first, last in rows}
+
+
+def delivered_files(
+    database: Database, which: DeliveryFilter, *, limit: int, offset: int
+) -> list[DeliveredFile]:
+    """Returns one page of the files, sorted by repository id, then path."""
+    page = {"after_repository": "", "after_path": "", "limit": limit, "offset": offset}
+    return [_masked(row) for row in database.rows(DELIVERED_FILES, _of_filter(which) | page)]
+
+
+def all_delivered_files(database: Database, which: DeliveryFilter) -> Iterator[DeliveredFile]:
+    """Yields all files in the same order.
+
+    Reads some thousand files per statement, so that no statement waits for a slow reader.
+    """
+    after = {"after_repository": "", "after_path": ""}
+    page = {"limit": _AT_ONCE, "offset": 0}
+    while rows := database.rows(DELIVERED_FILES, _of_filter(which) | after | page):
+        yield from map(_masked, rows)
+        after = {"after_repository": rows[-1][0], "after_path": rows[-1][2]}
+
+
+def _masked(row: Sequence[Any]) -> DeliveredFile:
+    file = DeliveredFile(*row)
+    return replace(file, path=mask(file.path))
+
+
+def _of_filter(which: DeliveryFilter) -> dict[str, object]:
+    return asdict(which) | {"path": like(which.path) if which.path else None}
 
 
 def _of_links(links: Sequence[LinkIds], path: str | None) -> dict[str, object]:

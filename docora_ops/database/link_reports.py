@@ -1,7 +1,7 @@
 """Reads lists, counts, histories and results of links. Masks secrets in texts and URLs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
 
@@ -50,6 +50,7 @@ class ListedLink(LinkIds):
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
     job: JobState | None = None  # None if Redis did not answer
+    failed_at: datetime | None = None  # the last failure of a failed link, if the queue knows it
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,18 @@ class AppSummary(App):
     last_scanned_at: datetime | None
     good_until_at: datetime | None
     good_until_seconds: int | None
+    email: str | None = None  # None if the role may not read it
+
+
+@dataclass(frozen=True)
+class Contact:
+    """What an app's row tells to roles that may read it."""
+
+    email: str | None = None
+    created_at: datetime | None = None
+
+
+NOBODY = Contact()
 
 
 @dataclass(frozen=True)
@@ -108,15 +121,6 @@ class LinkHistory:
     delivered_files: int
     last_delivered_at: datetime | None
     snapshot: Snapshot | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveredFile:
-    """A file that an app has received, as recorded."""
-
-    path: str
-    sha: str
-    delivered_at: datetime
 
 
 _IDS = "l.app_id, l.repository_id"
@@ -184,6 +188,7 @@ SELECT a.app_id, a.app_name, a.base_url, count(l.app_id),
     count(*) FILTER (WHERE status = 'synced'),
     max(last_scanned_at), {_GOOD_UNTIL}, extract(epoch FROM now() - {_GOOD_UNTIL})::bigint
 FROM docora.apps a LEFT JOIN chosen l ON l.app_id = a.app_id
+WHERE %(app_ids)s::text[] IS NULL OR a.app_id = ANY (%(app_ids)s::text[])
 GROUP BY a.app_id, a.app_name, a.base_url HAVING %(every_app)s OR count(l.app_id) > 0
 ORDER BY 5 DESC, 4 DESC, 1
 """
@@ -195,7 +200,7 @@ def links_page(
     """Returns the number of links and one page of them, without the states of their jobs."""
     parameters = filter_parameters(which)
     with database.snapshot():
-        [(total,)] = database.rows(COUNT_MATCHING, parameters)
+        total = count_links(database, which)
         page = {"limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
         rows = database.rows(LINKS_PAGE.format(order=_ORDERS[sort]), {**parameters, **page})
     listed = []
@@ -205,6 +210,12 @@ def links_page(
             error = mask_cut(error) if link.error_message_cut else mask(error)
         listed.append(replace(link, error_message=error, github_url=mask_url(link.github_url)))
     return total, listed
+
+
+def count_links(database: Database, which: LinkFilter) -> int:
+    """Counts the matching links."""
+    [(count,)] = database.rows(COUNT_MATCHING, filter_parameters(which))
+    return int(count)
 
 
 def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
@@ -226,11 +237,25 @@ def different_errors(database: Database, which: LinkFilter) -> list[str]:
 def summarize_apps(database: Database, which: LinkFilter, *, every_app: bool) -> list[AppSummary]:
     """Returns the apps with the numbers of their matching links, most failed links first.
 
-    every_app: include apps without matching links.
+    every_app: include apps without matching links, but only those that the filter names, if any.
     """
     parameters = filter_parameters(which) | {"every_app": every_app}
     apps = [AppSummary(*row) for row in database.rows(APPS, parameters)]
     return [replace(app, base_url=mask_url(app.base_url)) for app in apps]
+
+
+READ_CONTACTS = """
+SELECT app_id, email, created_at FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])
+"""
+
+
+def read_contacts(database: Database, app_ids: Sequence[str]) -> dict[str, Contact]:
+    """Returns the contacts by app id; empty if the role may not read them. Not in a transaction."""
+    try:
+        rows = database.rows(READ_CONTACTS, {"app_ids": list(app_ids)})
+    except PostgresDeniedError:
+        return {}
+    return {app_id: Contact(mask(email), created_at) for app_id, email, created_at in rows}
 
 
 # One statement, so that all counts are of the same moment.
@@ -306,29 +331,6 @@ def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     [row] = database.rows(LINK_HISTORY, {"id": ref.id})
     fields = [*row[:6], Snapshot(*row[6:]) if row[6] else None]
     return LinkHistory(*fields)
-
-
-COUNT_FILES = """
-SELECT count(*) FROM docora.app_delivered_files
-WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
-"""
-
-FILES_PAGE = """
-SELECT file_path, file_sha, delivered_at FROM docora.app_delivered_files
-WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
-ORDER BY file_path LIMIT %(limit)s OFFSET %(offset)s
-"""
-
-
-def files_page(
-    database: Database, ref: LinkRef, *, limit: int, offset: int
-) -> tuple[int, list[DeliveredFile]]:
-    """Returns the number of delivered files of the link and one page of them, by path."""
-    parameters = {**asdict(ref), "limit": limit, "offset": offset}
-    with database.snapshot():
-        [(total,)] = database.rows(COUNT_FILES, parameters)
-        rows = database.rows(FILES_PAGE, parameters)
-    return total, [DeliveredFile(mask(path), *rest) for path, *rest in rows]
 
 
 READ_RESULTS = """

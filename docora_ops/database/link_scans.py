@@ -81,10 +81,15 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True)
 class Ending:
-    """A link's status and failures after its job has failed."""
+    """A link's status and failures after its job has failed.
+
+    is_counted: whether this failure was counted now; if not, the job itself has recorded its end.
+    """
 
     status: str
     retry_count: int
+    link_id: str
+    is_counted: bool = True
 
     @property
     def is_final(self) -> bool:
@@ -173,7 +178,7 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
         )
         if is_uncounted:
             return _count(database, link, failure)
-        return Ending(link.status, link.retry_count)
+        return Ending(link.status, link.retry_count, link.ref.id, is_counted=False)
 
 
 def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
@@ -184,8 +189,9 @@ def release_cut_off_scan(database: Database, app_id: str, repository_id: str) ->
 
 
 def _count(database: Database, link: Link, failure: Failure) -> Ending:
-    [row] = database.rows(FAIL_SCAN, asdict(failure) | {"id": link.ref.id})
-    return Ending(*row)
+    values = asdict(failure) | {"id": link.ref.id}
+    [(status, retry_count)] = database.rows(FAIL_SCAN, values)
+    return Ending(status, retry_count, link.ref.id)
 
 
 def _held(link: Link) -> Refusal:

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from docora_ops.database.link_rows import like
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
 
@@ -53,6 +54,18 @@ class Doubt(StrEnum):
     OTHER_FAILED = "other_failed"  # another link's scan may have been interrupted in its last try
 
 
+@dataclass(frozen=True)
+class Compare:
+    """What to compare.
+
+    path: only files whose path matches (case-sensitive); `*` matches any text; None means all.
+    in_detail: count the files of the commit, and also compare links that are not synced.
+    """
+
+    path: str | None = None
+    in_detail: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class DifferingFile:
     """One file that differs."""
@@ -74,9 +87,13 @@ _PAGE = """
 """
 _BY_ID = "l.id = ANY (%(ids)s::uuid[])"
 
-_FITS = f"length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}"
+_FITS = f"""(
+    (%(path)s::text IS NULL OR {{0}} LIKE %(path)s)
+    AND length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}
+)"""
 
-# Compares only synced links that have a stored commit, because even comparing no files takes time.
+# Compares only links that have a stored commit, and only synced ones unless all are asked for,
+# because even comparing no files takes time.
 # The join keeps only rows without an equal partner. A path may be stored twice, with two contents:
 # it counts as delivered if one of them is.
 _COMPARE = f"""
@@ -96,10 +113,15 @@ repository AS MATERIALIZED (
 ),
 chosen AS MATERIALIZED (SELECT * FROM page JOIN repository USING (repository_id)),
 compared AS MATERIALIZED (
-SELECT l.id, l.last_scanned_at, doubt, c.*,
+SELECT l.id, l.last_scanned_at, doubt, c.*, (
+    SELECT count(DISTINCT path) FROM docora.snapshot_files
+    WHERE %(in_detail)s::boolean AND snapshot_id = l.snapshot_id AND {_FITS.format("path")}
+) AS files,
     concat_ws(' ', c.digest, l.scanned_at, l.last_scanned_at, doubt) AS state
 FROM (
-    SELECT * FROM chosen WHERE status = 'synced' AND NOT is_scanned AND snapshot_id IS NOT NULL
+    SELECT * FROM chosen
+    WHERE (status = 'synced' OR %(in_detail)s::boolean)
+      AND NOT is_scanned AND snapshot_id IS NOT NULL
 ) l CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE kind = 'missing') AS missing,
         count(*) FILTER (WHERE kind = 'outdated') AS outdated,
@@ -163,7 +185,7 @@ FROM (
 SELECT l.id::text, l.app_id, l.repository_id, l.status, l.is_scanned, c.last_scanned_at,
     l.snapshot_id IS NOT NULL, c.doubt,
     coalesce(c.missing, 0), coalesce(c.outdated, 0), coalesce(c.extra, 0),
-    coalesce(c.state, ''), c.kinds, c.paths
+    coalesce(c.state, ''), c.files, c.kinds, c.paths
 FROM chosen l LEFT JOIN compared c USING (id)
 ORDER BY l.repository_id, l.app_id
 """
@@ -182,7 +204,8 @@ WHERE %(only_app)s::text IS NULL OR app_id = %(only_app)s::text
 class ComparedLink:
     """A link, and how its delivered files differ from the stored commit.
 
-    Only a link that is `synced`, not `is_scanned` and `has_commit` is compared.
+    Only a link that is `synced`, not `is_scanned` and `has_commit` is compared; in detail, a link
+    with any status.
 
     is_scanned: the link, or another link of its repository, is being scanned.
     last_scanned_at: None unless the link is compared.
@@ -191,6 +214,8 @@ class ComparedLink:
     missing, outdated, extra: numbers of files; 0 unless the link is compared.
     state: a digest of the differences, equal in two comparisons if nothing has changed in between;
         empty unless the link is compared.
+    files: the number of files of the stored commit; None unless the link is compared, 0 unless it
+        is compared in detail.
     """
 
     ref: LinkRef
@@ -203,6 +228,7 @@ class ComparedLink:
     outdated: int
     extra: int
     state: str
+    files: int | None
     examples: Sequence[DifferingFile]
 
     @property
@@ -218,7 +244,7 @@ def count_links_of_app(database: Database, app_id: str | None) -> int:
 
 
 def compare_page(
-    database: Database, after: LinkRef | None, app_id: str | None, limit: int
+    database: Database, which: Compare, after: LinkRef | None, app_id: str | None, limit: int
 ) -> list[ComparedLink]:
     """Compares the next links, sorted by repository id, then app id.
 
@@ -226,22 +252,27 @@ def compare_page(
     app_id: only links of this app; None means all.
     """
     start = asdict(after) if after else {"repository_id": "", "app_id": ""}
-    return _compare(database, COMPARE_PAGE, start | {"only_app": app_id, "limit": limit})
+    return _compare(database, COMPARE_PAGE, which, start | {"only_app": app_id, "limit": limit})
 
 
-def compare_links(database: Database, refs: Sequence[LinkRef]) -> list[ComparedLink]:
+def compare_links(
+    database: Database, which: Compare, refs: Sequence[LinkRef]
+) -> list[ComparedLink]:
     """Compares the links in `refs`. Omits links that no longer exist."""
-    return _compare(database, COMPARE_LINKS, {"ids": [ref.id for ref in refs]})
+    return _compare(database, COMPARE_LINKS, which, {"ids": [ref.id for ref in refs]})
 
 
-def _compare(database: Database, sql: str, parameters: dict[str, object]) -> list[ComparedLink]:
+def _compare(
+    database: Database, sql: str, which: Compare, parameters: dict[str, object]
+) -> list[ComparedLink]:
+    path = like(which.path) if which.path else None
     with database.snapshot():
         database.execute(_PLAN_SAFELY)
-        rows = database.rows(sql, parameters)
+        rows = database.rows(sql, parameters | {"path": path, "in_detail": which.in_detail})
     links = []
-    for *ids, status, is_scanned, scanned_at, stored, doubt, m, o, e, state, k, p in rows:
+    for *ids, status, is_scanned, scanned_at, stored, doubt, m, o, e, state, files, k, p in rows:
         pairs = zip(k or (), p or (), strict=True)
         examples = [DifferingFile(path, FileDifference(kind)) for kind, path in pairs]
         facts = (status, is_scanned, scanned_at, stored, doubt and Doubt(doubt), m, o, e, state)
-        links.append(ComparedLink(LinkRef(*ids), *facts, examples))
+        links.append(ComparedLink(LinkRef(*ids), *facts, files, examples))
     return links

@@ -19,6 +19,7 @@ from docora_ops.jobs import (
     QUEUE_NAME,
     Backend,
     BackendChoice,
+    JobEnd,
     JobFailure,
     JobPlace,
     JobRecord,
@@ -51,6 +52,7 @@ from docora_ops.queue.link_queue import (
     first_ids,
     longest_wait,
 )
+from docora_ops.queue.outcomes import LONGEST_ERROR, Outcomes, SnapshotOutcome
 from docora_ops.queue.redis_answers import (
     Command,
     Script,
@@ -91,6 +93,7 @@ _LIVE_PLACES = {
     "active": "active",
 }
 _PAGE = 5000
+_FAILED_KEPT = 200  # failed jobs that Docora has BullMQ keep
 _PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
 _RECORD_FIELDS = ("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm", "failedReason")
@@ -339,6 +342,45 @@ class BullmqQueue:
             places=[JobPlace(status, QUEUE_NAME)] if exists and status else [],
             last_failure=failure,
         )
+
+    def outcomes(
+        self,
+        *,
+        since: datetime | None = None,
+        app_id: str | None = None,
+        repository_id: str | None = None,
+        limit: int | None = None,
+    ) -> Outcomes:
+        with redis_errors(self._client):
+            newest_last = self._client.zrange(f"{BULLMQ}failed", -_FAILED_KEPT, -1, withscores=True)
+            failed = cast("list[tuple[bytes, float]]", newest_last)[::-1]
+            keys = [BULLMQ + text_of(job_id) for job_id, _ in failed]
+            rows = read_hashes(self._client, keys, _RECORD_FIELDS)
+        entries: list[SnapshotOutcome] = []
+        at = None
+        for (job_id, milliseconds), row in zip(failed, rows, strict=True):
+            at = moment_of_timestamp(milliseconds / 1000)
+            ids = ids_of_job(text_of(job_id))
+            if at is None or ids is None:
+                continue
+            if since is not None and at < since:
+                return Outcomes(entries[:limit], None)
+            if (app_id or ids[0], repository_id or ids[1]) == ids:
+                _, _, _, worker, options, tries, reason = row
+                allowed, error = mapping_of(options).get("attempts"), mask(text_of(reason or b""))
+                entries.append(
+                    SnapshotOutcome(
+                        at,
+                        *ids,
+                        None,
+                        JobEnd.FAILED,
+                        try_number=whole_number(tries),
+                        tries=allowed if isinstance(allowed, int) else None,
+                        error_message=error[:LONGEST_ERROR] or None,
+                        worker=optional_text_of(worker),
+                    )
+                )
+        return Outcomes(entries[:limit], at)
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):

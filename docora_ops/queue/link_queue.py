@@ -19,6 +19,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome, Payload
+from docora_ops.queue.outcomes import Outcomes
 from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
@@ -212,6 +213,19 @@ class LinkQueue(Protocol):
 
     def job(self, job_id: str) -> JobRecord:
         """Reads everything that the queue records of one job."""
+
+    def outcomes(
+        self,
+        *,
+        since: datetime | None = None,
+        app_id: str | None = None,
+        repository_id: str | None = None,
+        limit: int | None = None,
+    ) -> Outcomes:
+        """Reads how snapshots ended: see `read_outcomes`.
+
+        BullMQ has no record of outcomes: these are the last failed jobs, which it keeps.
+        """
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         """Yields pages of the ids of all jobs.

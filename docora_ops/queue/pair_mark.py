@@ -7,10 +7,16 @@ from datetime import datetime
 from typing import cast
 
 from redis import Redis
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError
 
 from docora_ops.queue.audit_stream import AuditEntry, add_entry
-from docora_ops.queue.redis_answers import answers_of, mapping_of, moment_of_timestamp, text_of
+from docora_ops.queue.redis_answers import (
+    answers_of,
+    mapping_of,
+    moment_of_timestamp,
+    permits,
+    text_of,
+)
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
@@ -86,16 +92,8 @@ def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredM
 
 def may_leave_mark(client: Redis) -> bool:
     """Tells whether the user may write the mark; writes nothing. Raises RedisError."""
-    with redis_errors(client), client.pipeline() as pipeline:
-        pipeline.hset(PAIR_KEY, "mark", "x")
-        pipeline.exists()  # malformed, so that Redis executes nothing
-        try:
-            pipeline.execute()
-        except NoPermissionError:
-            return False
-        except ResponseError:
-            return True
-    return True
+    with redis_errors(client):
+        return permits(client, ("HSET", PAIR_KEY, "mark", "x"))
 
 
 def mark_to_leave(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -65,6 +65,25 @@ def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
             raise answer
         answers.append(None if is_other else answer)
     return answers
+
+
+def permits(client: redis.Redis, *commands: Command) -> bool:
+    """Tells whether our user may run these commands, which are not run.
+
+    Raises the client's RedisError.
+    """
+    with client.pipeline() as pipeline:
+        add: Callable[..., object] = pipeline.execute_command
+        for command in commands:
+            add(*command)
+        pipeline.exists()  # malformed, so that Redis executes nothing
+        try:
+            pipeline.execute()
+        except redis.exceptions.NoPermissionError:
+            return False
+        except redis.ResponseError:
+            return True
+    return True
 
 
 def read_hashes(

@@ -44,9 +44,11 @@ from docora_ops.queue.rq_keys import EXECUTION
 _PROCESS_FIELDS = ("boot_id", "pid_namespace", "pid", "process_started_at")
 NO_JOB_REASON = "no_job_reason"  # in a worker's hash: JSON, empty while the worker takes jobs
 MAY_COMPARE = "may_compare"  # likewise: 0 if its user may not read the mark of the pair
+MAY_RECORD = "may_record"  # likewise: 0 if its user may not write the record of outcomes
+OBEYS_HOLDS = "obeys_holds"  # likewise: 1 if it takes no job of an app that is held
 _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
-    *(NO_JOB_REASON, MAY_COMPARE),
+    *(NO_JOB_REASON, MAY_COMPARE, MAY_RECORD, OBEYS_HOLDS),
 )
 # Milliseconds that are left of a worker's key: each heartbeat sets it to at least 60 s more than
 # the time until the next one.
@@ -89,7 +91,7 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
     workers, killed = [], []
     for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
         birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason, *others = row
-        may_compare, *process = others
+        may_compare, may_record, obeys_holds, *process = others
         if birth is None or death is not None:
             continue
         if _is_known_dead(process):
@@ -112,6 +114,8 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
                 clock_ahead_seconds=whole_number(clock_ahead, signed=True),
                 no_job_reason=_no_job_reason(state, reason),
                 may_compare=may_compare != b"0",
+                may_record=may_record != b"0",
+                obeys_holds=obeys_holds == b"1",
             )
         )
     return workers, killed

@@ -5,7 +5,7 @@ Imports rich only to print, so that commands can define columns without loading 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from re import Match, Pattern
@@ -58,6 +58,13 @@ def cell(value: object, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(inert(value), style=style, overflow="fold")
+
+
+def one_line(value: object, style: str = "") -> Text:
+    """Returns inert text that ends at the edge of a terminal, so that a screen keeps its height."""
+    line = cell(value, style)
+    line.overflow, line.no_wrap = "ellipsis", True
+    return line
 
 
 def replaced(part: object, pattern: Pattern[str], replacement: Callable[[Match[str]], str]) -> Any:
@@ -203,6 +210,7 @@ class Pairs:
 class Listing(Generic[Row]):
     """A list with headings. A pipe gets all rows, columns and values in full.
 
+    rows: for a pipe, an iterator is enough, so that a long list needs no memory.
     most: the number of rows to show on a terminal.
     is_compact: a terminal shows a row on one line. What is too long is cut instead of wrapped: in
         the middle, since names, paths and URLs often share their beginning.
@@ -210,7 +218,7 @@ class Listing(Generic[Row]):
     """
 
     columns: Sequence[Column[Row]]
-    rows: Sequence[Row]
+    rows: Iterable[Row]
     most: int | None = None
     is_compact: bool = False
     line: Callable[[Row, int], str] | None = None
@@ -229,7 +237,8 @@ class Listing(Generic[Row]):
         from rich.table import Table
         from rich.text import Text
 
-        rows = self.rows[: self.most]
+        all_rows = list(self.rows)
+        rows = all_rows[: self.most]
         if line := self.line:
             yield from (
                 Text(line(row, options.max_width), no_wrap=True, overflow="ellipsis")
@@ -248,8 +257,8 @@ class Listing(Generic[Row]):
                 cells = ((column.name, column.cell(row)) for column in self.columns)
                 yield from [""] if number else []
                 yield Pairs([(name, text) for name, text in cells if text])
-        if len(rows) < len(self.rows):
-            yield Text(f"and {len(self.rows) - len(rows):,} more: see --json")
+        if more := len(all_rows[len(rows) :]):
+            yield Text(f"and {more:,} more: see --json")
 
     def _cell(self, column: Column[Row], row: Row, width: int) -> Text:
         text = column.cell(row)

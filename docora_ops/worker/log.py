@@ -1,4 +1,4 @@
-"""The log of workers and jobs on stderr, in lines of text or JSON objects."""
+"""The log of workers and jobs on stderr, as text or JSON, and their record of outcomes in Redis."""
 
 import logging
 import os
@@ -6,11 +6,12 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from enum import StrEnum
 
-from redis import RedisError
+from redis import Redis, RedisError
 
+from docora_ops.errors import RedisDeniedError
 from docora_ops.links import LinkRef, link_name
+from docora_ops.queue.outcomes import SnapshotOutcome, record_outcome
 from docora_ops.queue.redis_errors import explain
 from docora_ops.text import inert, mask, moment
 
@@ -25,16 +26,6 @@ _REPORTED_BY_US = ("Work horse killed for job", "Worker %s: job %s failed (", "%
 # Fields of a link, and of the end of a job. They are null in the objects of other events.
 _LINK_FIELDS = ("app_id", "app_name", "repository_id", "repository_name", "job_id")
 _END_FIELDS = ("outcome", "seconds", "files", "error_message")
-
-
-class JobEnd(StrEnum):
-    """The outcome of a job, in the last event about the job."""
-
-    SYNCED = "synced"
-    NOTHING_TO_DO = "nothing_to_do"
-    TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
-    FAILED = "failed"  # for the last time: the link has failed
-    CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
 
 
 class OneLineHandler(logging.Handler):
@@ -68,6 +59,18 @@ class OneLineHandler(logging.Handler):
             line = f"{when} {record.levelname} {inert(self.format(record))}\n"
         with suppress(OSError):
             os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
+
+
+def record(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool = True) -> None:
+    """Writes the outcome of a job to the record. Never raises: the link has its verdict already."""
+    try:
+        record_outcome(client, outcome, keep_entry=keep_entry)
+    except RedisDeniedError:
+        pass  # the worker reports that, once
+    except Exception as error:  # noqa: BLE001 - such as the time limit of the job
+        ids = LinkRef("", outcome.app_id, outcome.repository_id).words
+        text = getattr(error, "message", type(error).__name__)
+        log.warning("%s: its outcome is not recorded: %s", inert(ids), inert(text))
 
 
 def name_of_link(about: Mapping[str, object]) -> str:

@@ -24,10 +24,12 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
 from docora_ops.queue.backend_choice import sees_bullmq_worker
+from docora_ops.queue.outcomes import may_record
 from docora_ops.queue.pair_mark import StoredMark, read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 from docora_ops.worker import host
+from docora_ops.worker.log import log
 
 _LOOK_INTERVAL = 2  # seconds between two looks at Redis: its clock, its mark, BullMQ workers
 _POSTGRES_INTERVAL = 30  # seconds between two looks at Postgres if nothing is suspected
@@ -113,6 +115,7 @@ class Reasons:
         self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
         self._mark = StoredMark()
+        self.may_record = True  # whether our user of Redis may write the record of outcomes
         self._pair = Doubt(self._try_pair)
         self._faults: Counter[str] = Counter()
 
@@ -127,6 +130,7 @@ class Reasons:
                 self._pair.suspect()
         if time.monotonic() >= self._next_look_at_postgres:  # it may have become read-only
             self._next_look_at_postgres = time.monotonic() + _POSTGRES_INTERVAL
+            self._look_at_record()
             self.postgres.suspect()
         checks = (
             self._judge_clock,
@@ -142,6 +146,13 @@ class Reasons:
     def may_compare(self) -> bool:
         """Tells whether our user of Redis may read which database Redis belongs to."""
         return self._mark.is_permitted
+
+    def _look_at_record(self) -> None:
+        """Finds out whether our user of Redis may write the record of outcomes; says so once."""
+        before, self.may_record = self.may_record, may_record(self._client)
+        if before and not self.may_record:
+            hint = "docora-ops help privileges has the keys of the user for workers"
+            log.warning("no outcome is recorded: our user of Redis may not write them (%s)", hint)
 
     def look_again(self) -> None:
         """Makes the next call of `find` ask Redis at once: another server may answer now."""

@@ -6,15 +6,26 @@ from dataclasses import dataclass
 
 from rq.job import Job
 
-from docora_ops.actions.repairs import recover_abandoned
+from docora_ops.actions.change import CUT_OFF
+from docora_ops.actions.repairs import STUCK_ERROR, recover_abandoned
 from docora_ops.database import Database
-from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan, release_cut_off_scan
+from docora_ops.database.link_scans import (
+    Ending,
+    Failure,
+    Refusal,
+    fail_killed_scan,
+    release_cut_off_scan,
+)
 from docora_ops.errors import DocoraOpsError
+from docora_ops.jobs import JobEnd
+from docora_ops.links import LinkRef
 from docora_ops.queue import Redis, RqQueue
+from docora_ops.queue.outcomes import SnapshotOutcome
 from docora_ops.settings import Settings
 from docora_ops.text import inert
+from docora_ops.worker import host
 from docora_ops.worker.clone import RepositoryLock
-from docora_ops.worker.log import JobEnd, fields_of_link, log, name_of_link
+from docora_ops.worker.log import fields_of_link, log, name_of_link, record
 from docora_ops.worker.rq_faults import OneStepRetry
 
 _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
@@ -43,6 +54,11 @@ class Tries:
     def left(self) -> int:
         """The number of tries after this one."""
         return (self.job and self.job.retries_left) or 0
+
+    @property
+    def worker(self) -> str | None:
+        """The name of the worker that runs or ran this try."""
+        return self.job.worker_name if self.job else None
 
     @property
     def outlook(self) -> str:
@@ -98,6 +114,12 @@ class LinkRecovery:
             if isinstance(ending, Refusal) or ending.is_final:
                 end = JobEnd.NOTHING_TO_DO if isinstance(ending, Refusal) else JobEnd.FAILED
                 tries.end()
+            if isinstance(ending, Ending) and ending.is_counted:
+                if ending.is_final and ending.retry_count > limit:
+                    end = JobEnd.FAILED_AGAIN
+                ref = LinkRef(ending.link_id, app_id, repository_id)
+                number, worker = ending.retry_count, tries.worker
+                self._record(ref, end, error, try_number=number, worker=worker)
             result = f"the link is {getattr(ending, 'status', 'gone')}"
         fields = fields_of_link(job.kwargs) | {"outcome": end, "error_message": error}
         log.warning("%s: failed: %s; %s; %s", name, reason, result, tries.outlook, extra=fields)
@@ -113,6 +135,24 @@ class LinkRecovery:
             fields = fields_of_link(job.kwargs) | {"outcome": JobEnd.CUT_OFF}
             text = "%s: cut off, and queued again at once; no failure is counted"
             log.warning(text, name, extra=fields)
+            ref = LinkRef("", app_id, repository_id)
+            self._record(ref, JobEnd.CUT_OFF, worker=Tries(job).worker)
+
+    def _record(
+        self,
+        ref: LinkRef,
+        end: JobEnd,
+        error: str | None = None,
+        *,
+        try_number: int | None = None,
+        worker: str | None = None,
+    ) -> None:
+        """Adds the end of a link's job to the record of outcomes."""
+        ids, tries = (ref.app_id, ref.repository_id, ref.id or None), None
+        if try_number is not None:
+            tries = self._settings.max_retry_attempts
+        outcome = SnapshotOutcome(host.now(), *ids, end, try_number, tries, error, worker=worker)
+        record(self._client, outcome)
 
     def release_lock(self, job: Job) -> None:
         """Releases the lock of the repository if the job, whose process was killed, held it."""
@@ -137,6 +177,8 @@ class LinkRecovery:
                 end = JobEnd.TRIED_AGAIN if item.outcome.succeeded else JobEnd.FAILED
                 fields = fields_of_link(ids) | {"outcome": end, "error_message": item.error_message}
                 log.warning("%s: left behind by a killed worker; %s", job_id, outcome, extra=fields)
+                if item.outcome.succeeded or item.error_message == CUT_OFF:  # a failure was counted
+                    self._record(item.ref, end, STUCK_ERROR)
 
 
 def _ids_and_name(job: Job) -> tuple[str, str, str] | None:

@@ -33,7 +33,13 @@ from docora_ops.errors import (
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_errors import explain, explained, is_outage
-from docora_ops.queue.rq_workers import MAY_COMPARE, NO_JOB_REASON, process_fields
+from docora_ops.queue.rq_workers import (
+    MAY_COMPARE,
+    MAY_RECORD,
+    NO_JOB_REASON,
+    OBEYS_HOLDS,
+    process_fields,
+)
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults, snapshot_job
@@ -332,6 +338,8 @@ class SnapshotWorker(Worker):
             "clock_ahead": round(host.seconds_ahead()),
             NO_JOB_REASON: reason,
             MAY_COMPARE: int(self._reasons.may_compare),
+            MAY_RECORD: int(self._reasons.may_record),
+            OBEYS_HOLDS: 1,
             **process_fields(),
         }
 

@@ -22,8 +22,10 @@ from docora_ops.errors import (
     ServerError,
     SnapshotError,
 )
-from docora_ops.links import Link, Payload
+from docora_ops.jobs import JobEnd
+from docora_ops.links import Link, LinkStatus, Payload
 from docora_ops.queue import Redis, connect
+from docora_ops.queue.outcomes import SnapshotOutcome
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import amount, inert, moment
@@ -31,7 +33,7 @@ from docora_ops.worker import host
 from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
 from docora_ops.worker.git import git_for
-from docora_ops.worker.log import JobEnd, fields_of_link, log, name_of_link
+from docora_ops.worker.log import fields_of_link, log, name_of_link, record
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Webhook
@@ -170,7 +172,9 @@ class _Snapshot:
         self.name, self.fields = name_of_link(about), fields_of_link(about)
         self.cleaner = Cleaner()
         self.started = time.monotonic()
-        self.sent = 0
+        self.sent: Counter[str] = Counter()  # files by event
+        self.size = 0  # bytes of their contents
+        self.commit: Commit | None = None
         self.link: Link | None = None
         self.reads_repository = False  # while it does, a failure counts for the circuit
         self.session = resources.take_session()
@@ -187,11 +191,13 @@ class _Snapshot:
             number = self._try_number(self.link.retry_count + 1)
             log.info("%s: began, %s", self.name, number, extra=self.fields)
             self._bring_up_to_date(self.link, payload)
-            sent, fields = amount(self.sent, "file"), self._end_fields(JobEnd.SYNCED)
+            sent, fields = amount(self.sent.total(), "file"), self._end_fields(JobEnd.SYNCED)
             log.info("%s: synced, %s sent in %s", self.name, sent, self._time, extra=fields)
+            self._record(JobEnd.SYNCED, try_number=self.link.retry_count + 1)
         except _NothingToDoError as reason:
             fields = self._end_fields(JobEnd.NOTHING_TO_DO)
             log.info("%s: nothing to do: %s, %s", self.name, reason, self._time, extra=fields)
+            self._record(JobEnd.NOTHING_TO_DO)
         except MemoryError:  # its traceback would keep the memory in use
             kind = GitError if self.reads_repository else SnapshotError
             return kind("the job ran out of memory on this repository")
@@ -206,8 +212,34 @@ class _Snapshot:
     def _end_fields(self, outcome: JobEnd, error_message: str | None = None) -> dict[str, object]:
         """Returns the fields of the event that ends the job."""
         seconds = round(time.monotonic() - self.started, 3)
-        end = {"outcome": outcome, "seconds": seconds, "files": self.sent}
+        end = {"outcome": outcome, "seconds": seconds, "files": self.sent.total()}
         return self.fields | end | {"error_message": error_message}
+
+    def _record(
+        self, end: JobEnd, error_message: str | None = None, *, try_number: int | None = None
+    ) -> None:
+        """Adds the end of the job to the record of outcomes."""
+        was_pending = self.link is not None and self.link.status == LinkStatus.PENDING_SNAPSHOT
+        is_routine = end is JobEnd.NOTHING_TO_DO or (
+            end is JobEnd.SYNCED and not (self.sent or was_pending)
+        )
+        outcome = SnapshotOutcome(
+            host.now(),
+            *self.ids,
+            self.link.ref.id if self.link else None,
+            end,
+            try_number=try_number,
+            tries=self.settings.max_retry_attempts,
+            error_message=error_message,
+            created=self.sent["create"],
+            updated=self.sent["update"],
+            deleted=self.sent["delete"],
+            size=self.size,
+            seconds=round(time.monotonic() - self.started, 3),
+            worker=self.tries.worker,
+            commit_sha=self.commit.sha[:12] if self.commit else None,
+        )
+        record(self.resources.client, outcome, keep_entry=not is_routine)
 
     def _try_number(self, number: int) -> str:
         # When the scheduler queues a failed link, the count goes on.
@@ -281,7 +313,7 @@ class _Snapshot:
         empty answer looks so to git, and must not have everything deleted at the apps.
         """
         self.reads_repository = True
-        commit = clone.sync()
+        self.commit = commit = clone.sync()
         if commit is not None:
             files = scan(clone.path, commit.sha, objects)
         elif scans.had_commit(self.session, self.repository_id):
@@ -312,7 +344,8 @@ class _Snapshot:
         sender = Sender(webhook, objects, payload, commit.sha, self.settings)
         for change in changes:
             sender.send(change)
-            self.sent += 1
+            self.sent[change.event] += 1
+            self.size += change.file.size if change.file else 0
             sha = None if change.event == "delete" else change.sha
             if not scans.record_delivery(self.session, link.ref, change.path, sha):
                 self._go_on_unless(Refusal.GONE)
@@ -328,6 +361,7 @@ class _Snapshot:
         fields = self._end_fields(JobEnd.CUT_OFF, message)
         text = "%s: the host's fault, queued again at once; no failure is counted: %s"
         log.warning(text, self.name, inert(message), extra=fields)
+        self._record(JobEnd.CUT_OFF, message)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def fail(self, error: Exception) -> None:
@@ -358,18 +392,22 @@ class _Snapshot:
         if isinstance(ending, Refusal) and ending in _NOTHING_TO_DO:
             reason, fields = _NOTHING_TO_DO[ending], self._end_fields(JobEnd.NOTHING_TO_DO)
             log.info("%s: nothing to do: %s, %s", self.name, reason, self._time, extra=fields)
+            self._record(JobEnd.NOTHING_TO_DO)
             return
         counted, end = "not marked", JobEnd.TRIED_AGAIN
         if isinstance(ending, scans.Ending):
             counted = self._try_number(ending.retry_count)
             if ending.is_final:
-                end = JobEnd.FAILED
+                was_failed = self.link is not None and self.link.status == LinkStatus.FAILED
+                end = JobEnd.FAILED_AGAIN if was_failed else JobEnd.FAILED
                 self.tries.end()
         else:  # so the link needs another try
             self.tries.keep()
         counted = f"failed after {self._time}, {counted}"
         outlook, fields = self.tries.outlook, self._end_fields(end, message)
         log.warning("%s: %s: %s; %s", self.name, counted, inert(message), outlook, extra=fields)
+        if isinstance(ending, scans.Ending):
+            self._record(end, message, try_number=ending.retry_count)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def _announce(self, link: Link, circuit: circuits.Circuit, message: str) -> None:

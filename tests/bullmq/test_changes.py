@@ -158,7 +158,7 @@ def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
     bullmq.start(running)
     bullmq.stall(stalled)
     rows = {link: docora.row(link) for link in (running, stalled, pending)}
-    keys = docora.redis.keys("bull:*")
+    keys = bullmq.kept_keys().keys()
 
     found = bullmq.run("doctor", "--json", env=environment)
     assert check(found, "drift_stuck")["finding"] == "2 scanning links without a live job"
@@ -172,7 +172,7 @@ def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
         assert docora.status(link) == "pending_snapshot"
         assert docora.row(link)["retry_count"] == 2
     assert {link: docora.row(link) for link in rows} == rows
-    assert docora.redis.keys("bull:*") == keys
+    assert bullmq.kept_keys().keys() == keys
 
 
 def test_what_needs_rq_is_refused_with_the_reason(bullmq: Bullmq) -> None:

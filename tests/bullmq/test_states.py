@@ -1,7 +1,6 @@
 """Each state of a job in BullMQ, and what each change makes of it."""
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 
@@ -26,13 +25,6 @@ IN_SHORT = {"none", "waiting", "active"}
 """The states that `make test` looks at."""
 
 
-def bull_keys(bullmq: Bullmq) -> dict[bytes, object]:
-    """All of BullMQ's keys with their values; those that end by themselves may have ended."""
-    redis = bullmq.docora.redis
-    names = sorted(cast("list[bytes]", redis.keys("bull:*")))
-    return {key: bullmq.docora.content(key) for key in names if redis.ttl(key) < 0}
-
-
 @pytest.mark.parametrize(
     "state",
     [
@@ -47,7 +39,7 @@ def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
     link = docora.add_link()
     arrange, ours, outcome, message = STATES[state]
     arrange(bullmq, link)
-    row, keys = docora.row(link), bull_keys(bullmq)
+    row, keys = docora.row(link), bullmq.kept_keys()
 
     shown = bullmq.run("show", *link.ids, "--json").data
     planned = bullmq.run("retry", *link.ids, "--dry-run", "--json")
@@ -57,7 +49,7 @@ def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
     assert planned.data["outcome"] == result.data["outcome"] == outcome, result
     assert (result.code, result.data["job_id"]) == (0, link.job_id)
     assert result.data["message"].startswith(message)
-    assert bull_keys(bullmq) == keys
+    assert bullmq.kept_keys() == keys
     if outcome == "already_running":
         resynced = bullmq.run("resync", *link.ids, "--yes", "--json")
         assert (resynced.code, resynced.json["code"]) == (4, "snapshot_running"), resynced

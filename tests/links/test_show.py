@@ -173,32 +173,3 @@ def test_a_terminal_shows_first_what_a_person_acts_on(docora: Docora, status: st
         *[False] * 2,
         has_failed_job,
     ]
-
-
-def test_files_lists_what_was_delivered_in_pages(docora: Docora) -> None:
-    link = docora.add_link("synced")
-    docora.add_deliveries(link, 3)
-    docora.add_deliveries(docora.add_link(), 2)
-    docora.connection.execute(
-        "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
-        " VALUES (%s, %s, 'x\u202e.txt', repeat('b', 64))",
-        link.ids,
-    )
-    command = ("show", *link.ids, "--files")
-    with frozen(docora):
-        first, last, table, alone = docora.run_together(
-            (*command, "--limit", "3", "--json"),
-            (*command, "--limit", "3", "--page", "2", "--json"),
-            command,
-            ("show", *link.ids, "--page", "2"),
-            env=read_only(docora) | {"REDIS_URL": "redis://127.0.0.1:1"},
-        )
-    assert (first.code, last.code, table.code, alone.code) == (0, 0, 0, 2), first
-    assert first.json["pagination"] == {"page": 1, "limit": 3, "total": 4, "total_pages": 2}
-    files = [*first.data, *last.data]
-    assert [each["path"] for each in files] == [*(f"src/file{n}" for n in (1, 2, 3)), "x\u202e.txt"]
-    assert [each["sha"][0] for each in files] == [*"aaab"]
-    assert table.stdout.splitlines()[0] == "Path\tSHA-256\tDelivered"
-    assert table.stdout.splitlines()[1] == "\t".join(files[0].values())
-    assert "x\\u202e.txt\t" in table.stdout
-    assert "4 delivered files, page 1 of 1." in table.stderr

@@ -92,7 +92,7 @@ def test_a_week_later_it_tells_who_did_what_and_why_and_what_failed_again(docora
         assert re.fullmatch(f"(- )?{moments}{told}", line), line
     assert text.count(operation_id) == 1
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert headings == ["Open now", "Timeline", "State now", "Verified"]
+    assert headings == ["Open now", "Timeline", "State now", "Whom to tell", "Verified"]
     assert section(text, "Open now").strip().splitlines() == [
         "- 2 links of 1 app failed: `docora-ops failed --group-by error`",
         "  - 1 link of `App 1`: `HTTP 500`",

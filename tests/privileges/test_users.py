@@ -36,7 +36,8 @@ READING = (
     ),
     *("repair --dry-run", "retry-all-failed --dry-run", "resync APP REPO --dry-run"),
     *("resync APP --all --dry-run", "failed", "failed --group-by error", "apps"),
-    *("links --circuit open --group-by repository", "verify", "show APP REPO --files"),
+    *("deliveries APP", "deliveries APP --files"),
+    *("links --circuit open --group-by repository", "verify", "show APP REPO", "show APP"),
 )
 CHANGING = (
     *("retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes", "repair --yes"),
@@ -198,6 +199,9 @@ def test_without_any_one_rule_a_command_is_refused(
     docora.redis.acl_log_reset()
 
 
+MARKS = {"%R~docora-ops:pair", "~docora-ops:outcomes*"}
+
+
 @pytest.mark.usefixtures("subcommands")
 @pytest.mark.matrix
 def test_without_any_one_rule_a_worker_does_not_start_and_nothing_is_lost(
@@ -217,8 +221,9 @@ def test_without_any_one_rule_a_worker_does_not_start_and_nothing_is_lost(
             docora.redis.acl_log_reset()
             assert "Traceback" not in result.stderr
             # BullMQ's keys tell as much as the list of clients; RQ's own workers need the channels;
-            # a worker that may not read the mark of the pair does not compare it.
-            if rule in {"+client|list", "&rq:pubsub:*", "+@pubsub", "%R~docora-ops:pair"}:
+            # a worker that may not read the mark of the pair does not compare it, and one that may
+            # not write the record of outcomes writes none.
+            if rule in {"+client|list", "&rq:pubsub:*", "+@pubsub", *MARKS}:
                 assert result.code == 0, result
                 continue
             assert "does not permit" in result.stderr

@@ -105,7 +105,9 @@ def test_what_only_reads_changes_nothing(docora: Docora) -> None:
         *(("failed", "--group-by", "error"), ("links", "--sort", "error", "--circuit", "open")),
         *(
             ("show", *ids),
-            ("show", *ids, "--files"),
+            ("show", link.app_id),
+            ("deliveries", link.app_id, "--files"),
+            ("deliveries", *ids),
             ("verify",),
             ("metrics", "--by-app", "--by-error"),
             ("operations", OPERATION),

@@ -208,7 +208,8 @@ def test_the_last_scan_of_a_link_that_fails_or_is_held_back_makes_no_gap(docora:
     docora.link(docora.add_app("Quiet Harbor"), held_back, "synced", scanned=timedelta(minutes=40))
     assert freshness(docora)["nothing_moves_after_seconds"] == 180
     docora.add_link("synced", scanned=timedelta(seconds=900))
-    assert 1500 < int(str(freshness(docora)["nothing_moves_after_seconds"])) < 1600
+    # Three times the gap of 502 s, less the time since the other links were scanned.
+    assert 1200 < int(str(freshness(docora)["nothing_moves_after_seconds"])) < 1600
 
 
 @pytest.mark.parametrize(

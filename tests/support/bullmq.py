@@ -80,6 +80,12 @@ class Bullmq:
     def key(self, name: str) -> str:
         return f"bull:{QUEUE}:{name}"
 
+    def kept_keys(self) -> dict[bytes, object]:
+        """All of BullMQ's keys with their values; those that end by themselves may have ended."""
+        redis = self.docora.redis
+        names = sorted(cast("list[bytes]", redis.keys("bull:*")))
+        return {key: self.docora.content(key) for key in names if redis.ttl(key) < 0}
+
     def add(self, link: TestLink, **options: Any) -> None:
         """A job that waits, as Docora's scheduler makes it; or is delayed, or has a priority."""
         names = {"app_name": "Acme Search", "owner": "octo", "name": "api", "isRescan": True}

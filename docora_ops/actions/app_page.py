@@ -1,0 +1,85 @@
+"""Everything about one app. Writes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.link_lists import error_groups
+from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
+from docora_ops.actions.many_links import operations_at_work, running_operations
+from docora_ops.database import link_reports as lists
+from docora_ops.database.deliveries import DeliveryFilter, deliveries_by_repository
+from docora_ops.database.selections import select_links
+from docora_ops.error_groups import ErrorGroup
+from docora_ops.errors import RedisError
+from docora_ops.jobs import Hold
+from docora_ops.links import App, LinkFilter, LinkStatus
+from docora_ops.operations import RunningOperation
+from docora_ops.queue.holds import read_holds
+
+
+@dataclass(frozen=True)
+class AppPage(App):
+    """Everything about one app.
+
+    email, created_at: None if the role may not read them.
+    good_until_at, good_until_seconds: as in `ErrorGroup`.
+    delivered_files, last_delivered_at: Docora records only the last delivery of each file.
+    held: the hold of the app; None if there is none, or Redis could not be used.
+    running_operations: bulk operations of docora-ops at work on links of the app; None if Redis
+        could not be used.
+    """
+
+    email: str | None
+    base_url: str
+    created_at: datetime | None
+    links: int
+    links_by_status: Mapping[LinkStatus, int]
+    overdue: int
+    last_scanned_at: datetime | None
+    good_until_at: datetime | None
+    good_until_seconds: int | None
+    failed_by_error: Sequence[ErrorGroup]
+    delivered_files: int
+    last_delivered_at: datetime | None
+    held: Hold | None = None
+    running_operations: Sequence[RunningOperation] | None = None
+
+
+def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
+    """Returns everything about one app, and the error of Redis if it could not be used.
+
+    Raises NotFoundError, AmbiguousError, PostgresError.
+    """
+    database, found = docora.database, resolve_app(docora.database, app)
+    of_app = LinkFilter(app_ids=[found.app_id])
+    overdue, _ = choose_links(docora, LinkChoice(apps=[found.app_id], overdue=True))
+    with database.snapshot():
+        [summary] = lists.summarize_apps(database, of_app, every_app=True)
+        delivered = deliveries_by_repository(database, DeliveryFilter(found.app_id))
+        page = AppPage(
+            app_id=found.app_id,
+            app_name=found.app_name,
+            email=None,
+            base_url=summary.base_url,
+            created_at=None,
+            links=summary.links,
+            links_by_status={status: getattr(summary, status) for status in LinkStatus},
+            overdue=lists.count_links(database, overdue),
+            last_scanned_at=summary.last_scanned_at,
+            good_until_at=summary.good_until_at,
+            good_until_seconds=summary.good_until_seconds,
+            failed_by_error=error_groups(database, replace(of_app, statuses=[LinkStatus.FAILED])),
+            delivered_files=sum(files for files, _, _ in delivered.values()),
+            last_delivered_at=max((last for _, _, last in delivered.values()), default=None),
+        )
+    contact = lists.read_contacts(database, [found.app_id]).get(found.app_id, lists.NOBODY)
+    page = replace(page, email=contact.email, created_at=contact.created_at)
+    try:
+        held = read_holds(docora.redis).get(found.app_id)
+        running = running_operations(operations_at_work(docora, select_links(database, of_app)))
+    except RedisError as error:
+        return page, error
+    overdue_links = 0 if held else page.overdue  # nobody expects a held app to be scanned
+    return replace(page, overdue=overdue_links, held=held, running_operations=running), None

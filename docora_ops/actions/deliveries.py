@@ -1,0 +1,195 @@
+"""What an app was delivered, and the proof that it was all. Writes nothing, needs only Postgres."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.drift import Suspects
+from docora_ops.actions.lookup import resolve_app, resolve_link
+from docora_ops.actions.pages import Page
+from docora_ops.actions.verification import (
+    Compared,
+    Judged,
+    Proof,
+    Verdict,
+    Verification,
+    compare_twice,
+)
+from docora_ops.database import deliveries as records
+from docora_ops.database.deliveries import DeliveredFile, DeliveryFilter
+from docora_ops.database.link_reports import read_now
+from docora_ops.database.link_rows import names_of
+from docora_ops.database.verification import Compare, Doubt
+from docora_ops.errors import UsageError, in_future
+from docora_ops.links import App, LinkRef
+from docora_ops.text import When, moment, moment_of
+
+
+@dataclass(frozen=True)
+class DeliveryChoice:
+    """A choice of deliveries, as a person types it.
+
+    app: id or name, or an unambiguous prefix of either.
+    repository: id, `owner/name` or GitHub URL; None means all repositories of the app.
+    since, until: only files that were last delivered at `since` or later, and before `until`, by
+        the clock of Postgres.
+    path: only files whose path matches; `*` matches any text.
+    """
+
+    app: str
+    repository: str | None = None
+    since: When | None = None
+    until: When | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class RepositoryDeliveries:
+    """What an app was delivered of one repository, and what of the stored commit is missing.
+
+    files, first_at, last_at: the files that were last delivered in the period.
+    status: the status of the link; None if there is no link, but still delivery records.
+    result: as counted by `verify`; None without a link.
+    stored_files: the number of files of the stored commit.
+    missing, outdated, extra: as in `verify`, but known for a link with any status. Like
+        `stored_files`, None if the link was not compared.
+    """
+
+    repository_id: str
+    repository_name: str | None
+    files: int
+    first_at: datetime | None
+    last_at: datetime | None
+    status: str | None
+    result: Verdict | None
+    doubt: Doubt | None
+    stored_files: int | None
+    missing: int | None
+    outdated: int | None
+    extra: int | None
+
+
+@dataclass(frozen=True)
+class Deliveries(App):
+    """What an app was delivered in a period.
+
+    since_at, until_at: the period; None means no bound.
+    files: the number of files that were last delivered in the period.
+    repositories: sorted by name.
+    proof: what `verify` finds, regardless of the period; with a path, of matching files only.
+    """
+
+    since_at: datetime | None
+    until_at: datetime | None
+    path: str | None
+    files: int
+    repositories: Sequence[RepositoryDeliveries]
+    proof: Verification
+
+
+def read_deliveries(
+    docora: Docora, choice: DeliveryChoice
+) -> Iterator[Compared | Suspects | Deliveries]:
+    """Counts the files that an app was delivered, and compares them as `verify` does.
+
+    Yields what `verify` yields, and finally the Deliveries.
+
+    Raises NotFoundError, AmbiguousError, PostgresError; UsageError if the period is empty or begins
+    in the future.
+    """
+    app, ref, which = _choose(docora, choice)
+    database = docora.database
+    counts = records.deliveries_by_repository(database, which)
+    proof, judged = Proof(), list[Judged]()
+    for event in compare_twice(docora, ref, app.app_id, Compare(choice.path, in_detail=True)):
+        if isinstance(event, Judged):
+            proof.add(event)
+            judged.append(event)
+        else:
+            yield event
+    linked = {each.link.ref.repository_id for each in judged}
+    unlinked = [LinkRef("", app.app_id, id_) for id_ in counts.keys() - linked]
+    refs = [*(each.link.ref for each in judged), *unlinked]
+    rows = [
+        _row(link, name, counts.get(link.repository_id), each)
+        for (_, name), link, each in zip(
+            names_of(database, refs), refs, chain(judged, [None] * len(unlinked)), strict=True
+        )
+    ]
+    rows.sort(key=lambda row: (row.repository_name or "", row.repository_id))
+    files, verified = sum(row.files for row in rows), proof.result(database)
+    period = (which.since, which.until, which.path)
+    yield Deliveries(app.app_id, app.app_name, *period, files, rows, verified)
+
+
+def delivered_files(
+    docora: Docora, choice: DeliveryChoice, *, page: int = 1, limit: int = 50
+) -> Page[DeliveredFile]:
+    """Returns one page of the delivered files, sorted by repository id, then path.
+
+    Raises what `read_deliveries` does.
+    """
+    _, _, which = _choose(docora, choice)
+    total = _count(docora, which)
+    offset = (page - 1) * limit
+    rows = records.delivered_files(docora.database, which, limit=limit, offset=offset)
+    return Page(rows, page, limit, total)
+
+
+def all_delivered_files(
+    docora: Docora, choice: DeliveryChoice
+) -> tuple[int, Iterator[DeliveredFile]]:
+    """Returns the number of delivered files, and an iterator that reads them bit by bit.
+
+    Raises what `read_deliveries` does; the iterator raises PostgresError.
+    """
+    _, _, which = _choose(docora, choice)
+    return _count(docora, which), records.all_delivered_files(docora.database, which)
+
+
+def _count(docora: Docora, which: DeliveryFilter) -> int:
+    by_repository = records.deliveries_by_repository(docora.database, which)
+    return sum(files for files, _, _ in by_repository.values())
+
+
+def _choose(docora: Docora, choice: DeliveryChoice) -> tuple[App, LinkRef | None, DeliveryFilter]:
+    database, ref = docora.database, None
+    if choice.repository is None:
+        app = resolve_app(database, choice.app)
+    else:
+        link = resolve_link(database, choice.app, choice.repository)
+        app, ref = App(link.ref.app_id, link.payload.app_name), link.ref
+    now = read_now(database)
+    since, until = (
+        None if when is None else moment_of(when, now) for when in (choice.since, choice.until)
+    )
+    if since and since > now:
+        raise in_future("--since", since, now, "Postgres")
+    if since and until and until <= since:
+        raise UsageError(
+            f"no moment is at {moment(since)} or later and also before {moment(until)}",
+            hint="--since takes the earlier moment, or the longer age",
+        )
+    repository_id = ref.repository_id if ref else None
+    return app, ref, DeliveryFilter(app.app_id, repository_id, since, until, choice.path)
+
+
+def _row(
+    link: LinkRef,
+    name: str | None,
+    counted: tuple[int, datetime, datetime] | None,
+    judged: Judged | None,
+) -> RepositoryDeliveries:
+    files, first_at, last_at = counted or (0, None, None)
+    of_period = (link.repository_id, name, files, first_at, last_at)
+    if judged is None:
+        return RepositoryDeliveries(*of_period, *(None,) * 7)
+    found = judged.link
+    differences: tuple[int | None, ...] = (None,) * 4
+    if found.files is not None:
+        differences = (found.files, found.missing, found.outdated, found.extra)
+    doubt = found.doubt if judged.verdict is Verdict.UNCERTAIN else None
+    judgement = (found.status, judged.verdict, doubt)
+    return RepositoryDeliveries(*of_period, *judgement, *differences)

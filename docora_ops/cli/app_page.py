@@ -1,0 +1,80 @@
+"""The page of an app: `show APP`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.links import LinkStatus, arguments
+from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
+from docora_ops.text import amount, good_until, moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.text import Text
+
+    from docora_ops.actions.app_page import AppPage
+    from docora_ops.cli.context import Context
+
+_ERRORS = 4  # to show, so that the page fits 24 lines
+TO_READ_CONTACTS = "needs a grant: docora-ops help privileges"
+
+
+def show_app(context: Context, app: str, *, show_all: bool) -> ExitCode:
+    """Shows everything about one app. Without Redis, shows the rest and returns its exit code.
+
+    show_all: show all errors.
+    """
+    from docora_ops.actions.app_page import show_app
+
+    page, lost = show_app(context.docora, app)
+    if context.as_json:
+        context.show_document(page, lost)
+    else:
+        rows = _rows(page, len(page.failed_by_error) if show_all else _ERRORS)
+        context.show_tables([Pairs(list(rows))], context.target_line)
+    return context.report(lost) if lost else ExitCode.OK
+
+
+def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
+    app, counts = arguments(page.app_id), page.links_by_status
+    yield "App", cell(f"{page.app_name} ({page.app_id})")
+    unknown = page.email is None and page.created_at is None
+    yield "Email", cell(TO_READ_CONTACTS, "dim") if unknown else cell(page.email)
+    yield "URL", cell(page.base_url)
+    if page.created_at:
+        yield "Created", cell(moment(page.created_at))
+    if page.held:
+        yield "Held", cell(page.held.sentence, "yellow")
+        yield "", _command(f"release {app}")
+    parts = [f"{count} {words(status)}" for status, count in counts.items() if count]
+    yield "Links", cell(", ".join(parts) or "none")
+    if page.overdue:
+        yield "Overdue", cell(amount(page.overdue, "link"), "red")
+        yield "", _command(f"links --overdue --app {app}")
+    if failed := counts[LinkStatus.FAILED]:
+        last = "last good until " if page.good_until_at else ""
+        since = good_until(page.good_until_at, page.good_until_seconds)
+        yield "Failed", cell(f"{amount(failed, 'link')}, {last}{since}", "red")
+        width = len(str(failed))
+        for group in page.failed_by_error[:errors]:
+            yield "", cell(f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}")
+        if more := len(page.failed_by_error[errors:]):
+            yield "", cell(f"and {amount(more, 'more error')}: add --all")
+        yield "", _command(f"failed --app {app}")
+    yield "Last good scan", cell(moment(page.last_scanned_at) or "never")
+    delivered = amount(page.delivered_files, "file")
+    if page.last_delivered_at:
+        delivered += f", the last at {moment(page.last_delivered_at)}"
+    yield "Delivered", cell(delivered)
+    if page.delivered_files:
+        yield "", _command(f"deliveries {app}")
+    for number, operation in enumerate(page.running_operations or ()):
+        from docora_ops.cli.bulk_view import running
+
+        yield "" if number else "Running", cell(running(operation), "cyan")
+
+
+def _command(command: str) -> Text:
+    return cell(f"docora-ops {command}", "dim")

@@ -1,0 +1,184 @@
+"""`deliveries`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.verify import LIMITS, progress_of, summary
+from docora_ops.errors import UsageError
+from docora_ops.render.columns import Column, Listing, cell, words
+from docora_ops.text import amount, mask, moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from docora_ops.actions.deliveries import Deliveries, DeliveryChoice, RepositoryDeliveries
+    from docora_ops.database.deliveries import DeliveredFile
+
+_LAST_ONLY = "Docora records only the last delivery of each file, and no deletions."
+
+
+def deliveries(
+    typer_context: typer.Context,
+    app: options.App,
+    repo: options.OptionalRepo = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GLOB", help="Only files whose path matches GLOB (* matches any text)."
+        ),
+    ] = None,
+    files: Annotated[
+        bool,
+        typer.Option(
+            "--files", help="List the files instead: path, SHA-256 and when. A pipe gets all."
+        ),
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=10_000, help="Files per page, 50 by default."),
+    ] = None,
+    page: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=10**9, help="Page of files to show.")
+    ] = None,
+    as_json: options.Json = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Show what an app was delivered, with proof.
+
+    Counts files by repository, with the first and last delivery. Docora records only the last
+    delivery of each file, and no deletions, so a file that was sent again since counts then. Ends
+    with the result of verify for the same links, regardless of the period: all files of the stored
+    commits were delivered, some differ (exit code 6), or it is uncertain. Needs only Postgres.
+    Changes nothing.
+    """
+    context = context_of(typer_context)
+    if not files and (limit or page):
+        raise UsageError("--limit and --page need --files", hint="add --files")
+    from docora_ops.actions.deliveries import DeliveryChoice
+
+    choice = DeliveryChoice(app, repo, since, until, path)
+    if files:
+        _list_files(context, choice, page, limit)
+        return ExitCode.OK
+    from docora_ops.actions.deliveries import read_deliveries
+
+    result = progress_of(context, read_deliveries(context.docora, choice))
+    if context.as_json:
+        context.show_document(result)
+        context.say(_proof(result))
+    else:
+        context.show_tables(_screen(result), context.target_line, paged=True)
+    context.say(f"{_LAST_ONLY} {LIMITS}")
+    return ExitCode.PROBLEMS if result.proof.differing else ExitCode.OK
+
+
+def _list_files(
+    context: Context, choice: DeliveryChoice, page: int | None, limit: int | None
+) -> None:
+    from docora_ops.actions.deliveries import all_delivered_files, delivered_files
+
+    docora, noun = context.docora, "delivered file"
+    if context.as_json or sys.stdout.isatty() or page or limit:
+        listed = delivered_files(docora, choice, page=page or 1, limit=limit or 50)
+        context.show_page(listed, _FILES, docora.postgres_server, noun)
+        return
+    total, rows = all_delivered_files(docora, choice)
+    context.show_tables(
+        [Listing(_FILES, rows)], f"{docora.postgres_server}: {amount(total, noun)}."
+    )
+
+
+_FILES: Sequence[Column[DeliveredFile]] = (
+    Column("Repository", lambda file: file.repository_name, left_out=2),
+    Column("Path", lambda file: file.path, folds=True),
+    Column("SHA-256", lambda file: file.sha, left_out=1),
+    Column("Delivered", lambda file: file.delivered_at),
+)
+
+
+def _at(at: datetime | None) -> str | datetime | None:
+    """Returns a moment, to the minute on a terminal, so that both fit a row of 80 characters."""
+    return f"{at:%Y-%m-%d %H:%M}" if at and sys.stdout.isatty() else at
+
+
+def _result(repository: RepositoryDeliveries) -> str:
+    """Says in words whether all files of the stored commit were delivered."""
+    result = repository.result
+    if result is None:
+        return "no longer linked"
+    if result == "proven":
+        return "complete"
+    status = words(repository.status or "")
+    if repository.stored_files is None:
+        status += ", no stored commit"
+    said = {
+        "differing": "",
+        "not_comparable": "no stored commit",
+        "not_synced": status
+        if repository.stored_files is not None
+        else f"{status}, no stored commit",
+        "scanning": "being scanned",
+    }.get(result, words(result))
+    counts = {
+        "missing": repository.missing,
+        "outdated": repository.outdated,
+        "extra": repository.extra,
+    }
+    differences = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return ": ".join(filter(None, (said, differences)))
+
+
+def _style(repository: RepositoryDeliveries) -> str:
+    if repository.result == "proven":
+        return "green"
+    return "bold red" if repository.result == "differing" else "yellow"
+
+
+_REPOSITORIES: Sequence[Column[RepositoryDeliveries]] = (
+    Column("Repository", lambda it: it.repository_name or it.repository_id, narrowest=14),
+    Column("Files", lambda repository: repository.files, is_number=True),
+    Column("First (UTC)", lambda repository: _at(repository.first_at)),
+    Column("Last (UTC)", lambda repository: _at(repository.last_at)),
+    Column("Proof", _result, _style, narrowest=12),
+)
+
+
+def _screen(result: Deliveries) -> Iterator[object]:
+    if result.repositories:
+        yield from (Listing(_REPOSITORIES, result.repositories), "")
+    received = sum(1 for repository in result.repositories if repository.files)
+    counted = f"{amount(result.files, 'file')} of {amount(received, 'repository', 'repositories')}"
+    since, until = moment(result.since_at), moment(result.until_at)
+    period = (f"since {since}" if since else "", f"before {until}" if until else "")
+    yield cell(" ".join(filter(None, (f"{counted} last delivered", *period))) + ".")
+    doubtful = "green" if _is_complete(result) else "yellow"
+    yield cell(_proof(result), "bold red" if result.proof.differing else doubtful)
+
+
+def _is_complete(result: Deliveries) -> bool:
+    return 0 < result.proof.proven == result.proof.links
+
+
+def _proof(result: Deliveries) -> str:
+    matching = f" that match {mask(result.path)!r}" if result.path else ""
+    if not result.proof.links:
+        return "No links."
+    if not _is_complete(result):
+        said = "delivered" if result.proof.differing else "proven"
+        return f"Not all files{matching} are {said}: {summary(result.proof)}"
+    stored = sum(repository.stored_files or 0 for repository in result.repositories)
+    links = amount(result.proof.links, "repository", "repositories")
+    if not stored:
+        return f"The stored commits of {links} have no files{matching}."
+    return f"All {amount(stored, 'file')}{matching} of {links} were delivered."

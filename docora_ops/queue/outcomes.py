@@ -1,0 +1,331 @@
+"""The record of outcomes: how the snapshots of our workers ended, in Redis.
+
+A stream has an entry for each snapshot that failed, sent files, or began with a pending link, as
+after a change, a failed try, or for a new link. Beside the stream, all snapshots are counted by
+period, app and outcome: a mass failure, which fills the stream, must not remove the counts.
+Functions raise RedisError.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from redis import Redis
+
+from docora_ops.jobs import JobEnd
+from docora_ops.operations import Results
+from docora_ops.queue.redis_answers import answers_of, permits, text_of, whole_number
+from docora_ops.queue.redis_client import server_time
+from docora_ops.queue.redis_errors import redis_errors
+
+STREAM = "docora-ops:outcomes"
+ENTRIES_KEPT = 100_000
+PERIOD = 600  # seconds
+COUNTS_KEPT = 8 * 86_400  # seconds
+FAILURES = (JobEnd.FAILED, JobEnd.FAILED_AGAIN)  # ends after which the link has failed
+LONGEST_ERROR = 200  # characters of an error in an entry
+_FIELD = "o"  # short, because each entry repeats it
+_FILES = ":files"  # the end of a count's name
+_PAGE = 2000  # entries that are read at once, which holds Redis for some milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotOutcome:
+    """How a snapshot ended. Only its worker knew the fields that are None.
+
+    link_id: the id of the link's row.
+    outcome: what the job left in Postgres.
+    try_number, tries: which try of its link it was, and of how many. `try_number` is larger if a
+        scheduler has queued the failed link again.
+    error_message: without secrets, truncated.
+    size: bytes of the contents that were sent.
+    commit_sha: the first 12 digits.
+    """
+
+    ended_at: datetime
+    app_id: str
+    repository_id: str
+    link_id: str | None
+    outcome: JobEnd
+    try_number: int | None = None
+    tries: int | None = None
+    error_message: str | None = None
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    size: int = 0
+    seconds: float | None = None
+    worker: str | None = None
+    commit_sha: str | None = None
+
+    @property
+    def files(self) -> int:
+        """Counts the files that were created, updated or deleted at the app."""
+        return self.created + self.updated + self.deleted
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodCount:
+    """The snapshots of an app that ended with an outcome in the 10 minutes since `started_at`."""
+
+    started_at: datetime
+    app_id: str
+    outcome: JobEnd
+    count: int
+    files: int
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Entries of the record, newest first.
+
+    reaches_back_to: the time of the oldest entry, if the record may lack older ones that were asked
+        for. None if it lacks none, or has no entry at all.
+    """
+
+    entries: Sequence[SnapshotOutcome]
+    reaches_back_to: datetime | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The counts of the periods, oldest first.
+
+    since_at: the start of the first period.
+    is_kept: whether any period has counts; if not, no worker has written the record for 8 days.
+    reaches_back_to: the start of the first period with counts, if earlier ones were asked for.
+    """
+
+    since_at: datetime
+    counts: Sequence[PeriodCount]
+    is_kept: bool
+    reaches_back_to: datetime | None
+
+
+# In the order in which an entry has their values; those of later versions are added at the end.
+_NAMES = [field.name for field in fields(SnapshotOutcome)][1:]
+
+
+def record_outcome(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool) -> None:
+    """Counts the end of a snapshot, and adds an entry if `keep_entry`, in one round trip."""
+    counts = _counts_key(_period_of(outcome.ended_at.timestamp()))
+    field = f"{outcome.app_id}:{outcome.outcome}"
+    with redis_errors(client), client.pipeline() as pipeline:
+        if keep_entry:
+            error = (outcome.error_message or "")[:LONGEST_ERROR] or None
+            shortened = replace(outcome, error_message=error)
+            text = _text_of([getattr(shortened, name) for name in _NAMES])
+            entry = {_FIELD: text.encode(errors="replace")}
+            pipeline.xadd(STREAM, cast("Any", entry), maxlen=ENTRIES_KEPT, approximate=True)
+        pipeline.hincrby(counts, field)
+        if outcome.files:
+            pipeline.hincrby(counts, field + _FILES, outcome.files)
+        pipeline.expire(counts, COUNTS_KEPT)
+        pipeline.execute()
+
+
+def may_record(client: Redis) -> bool:
+    """Tells whether our user may write the record; writes nothing.
+
+    Raises the client's own RedisError, which workers expect.
+    """
+    key = _counts_key(0)
+    entry, count = ("XADD", STREAM, "*", _FIELD, ""), ("HINCRBY", key, "x", 1)
+    return permits(client, entry, count, ("EXPIRE", key, 1))
+
+
+def read_outcomes(
+    client: Redis,
+    *,
+    since: datetime | None = None,
+    app_id: str | None = None,
+    repository_id: str | None = None,
+    limit: int | None = None,
+) -> Outcomes:
+    """Returns the entries since then, of one app or of one link.
+
+    repository_id: needs `app_id`.
+    limit: return only the newest entries.
+    """
+    ids = list(filter(None, (app_id, repository_id)))
+    # The beginning of the array that `record_outcome` writes.
+    prefix = _text_of(ids)[:-1].encode() + b"," if ids else b""
+    entries: list[SnapshotOutcome] = []
+    at: datetime | None = None
+    with redis_errors(client):
+        for at, text in _walk(client):
+            if since is not None and at < since:
+                return Outcomes(entries, None)
+            if text.startswith(prefix) and (entry := _entry_of(at, text)):
+                entries.append(entry)
+                if len(entries) == limit:
+                    return Outcomes(entries, None)
+    return Outcomes(entries, at)
+
+
+def read_last_failures(
+    client: Redis, links: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], datetime]:
+    """Returns when these failed links last failed, as far as the record knows it.
+
+    links: app id and repository id of each.
+    """
+    left = {_bytes_of(ids): ids for ids in links}
+    found = {}
+    with redis_errors(client):
+        for at, text in _walk(client):
+            if not left:
+                break
+            # If the newest entry is of another end, the failure itself is not recorded.
+            ids = left.pop(_ids_in(text)[:2], None)
+            entry = ids and _entry_of(at, text)
+            if ids and entry and entry.outcome in FAILURES:
+                found[ids] = at
+    return found
+
+
+@dataclass(frozen=True)
+class AskedResults:
+    """The links whose first result since a moment is asked for.
+
+    links: a link by the id of its row, or by app id and repository id.
+    """
+
+    since: datetime
+    links: Collection[str | tuple[str, str]]
+
+
+def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results | None]:
+    """Counts the first results of links, for each of `asked`, as far as the record knows them.
+
+    Links about which it knows nothing are not counted. None if it knows nothing about any of them,
+    or does not reach back to `since`.
+    """
+    if not asked:
+        return []
+    asked_of: dict[bytes | tuple[bytes, ...], list[int]] = {}
+    for number, each in enumerate(asked):
+        for link in each.links:
+            key = link.encode() if isinstance(link, str) else _bytes_of(link)
+            asked_of.setdefault(key, []).append(number)
+    ends: list[dict[tuple[bytes, ...], JobEnd]] = [{} for _ in asked]
+    read = 0
+    first = at = min(each.since for each in asked)
+    with redis_errors(client):
+        for at, text in _walk(client):
+            if at < first:
+                break
+            read += 1
+            *pair, row_id = _ids_in(text)
+            ids = tuple(pair)
+            numbers = asked_of.get(row_id, []) + asked_of.get(ids, [])
+            if numbers and (entry := _entry_of(at, text)):
+                is_result = entry.outcome is JobEnd.SYNCED or entry.outcome in FAILURES
+                for number in numbers:
+                    # The walk goes back in time, so that the first result is set last.
+                    if at >= asked[number].since and (is_result or ids not in ends[number]):
+                        ends[number][ids] = entry.outcome
+    is_trimmed = read >= ENTRIES_KEPT
+    return [
+        None if not known or (is_trimmed and each.since < at) else _results_of(known.values())
+        for each, known in zip(asked, ends, strict=True)
+    ]
+
+
+def _results_of(ends: Iterable[JobEnd]) -> Results:
+    counts = Counter(ends)
+    failed = sum(counts[end] for end in FAILURES)
+    synced = counts[JobEnd.SYNCED]
+    return Results(synced, failed, gone=0, unfinished=counts.total() - synced - failed)
+
+
+def read_counts(
+    client: Redis, since: datetime, until: datetime | None = None, *, app_id: str | None = None
+) -> Counts:
+    """Returns the counts of the periods from that of `since` to that of `until`, of one app or all.
+
+    until: the period that goes on now if None.
+    """
+    fields = [f"{app_id}:{end}{of}" for end in JobEnd for of in ("", _FILES)]
+    with redis_errors(client):
+        now = int(server_time(client))
+        oldest = _period_of(now - COUNTS_KEPT)
+        first = max(oldest, _period_of(since.timestamp()))
+        last = _period_of(min(now, until.timestamp() if until else now))
+        periods = range(first, last + 1, PERIOD)
+        earlier = [_counts_key(period) for period in range(oldest, first, PERIOD)]
+        pipeline = client.pipeline(transaction=False)
+        for period in periods:
+            pipeline.exists(_counts_key(period))
+            if app_id is None:
+                pipeline.hgetall(_counts_key(period))
+            else:
+                pipeline.hmget(_counts_key(period), fields)
+        answers = answers_of(pipeline)
+        reaches_back = bool(earlier) and client.exists(*earlier) > 0
+    counts: list[PeriodCount] = []
+    known = [period for period, is_known in zip(periods, answers[::2], strict=True) if is_known]
+    for period, answer in zip(periods, answers[1::2], strict=True):
+        if isinstance(answer, dict):
+            row = {text_of(name): value for name, value in answer.items()}
+        else:
+            row = dict(zip(fields, answer or (), strict=False))
+        counts += _counts_of(_at(period), row)
+    start = _at(known[0]) if known and not reaches_back and known[0] > first else None
+    return Counts(_at(first), counts, bool(known) or reaches_back, start)
+
+
+def _walk(client: Redis) -> Iterator[tuple[datetime, bytes]]:
+    """Yields time and text of all entries, newest first."""
+    end = "+"
+    while page := cast("Any", client.xrevrange(STREAM, end, count=_PAGE)):
+        for entry_id, values in page:
+            yield _at(int(entry_id.partition(b"-")[0]) / 1000), values.get(_FIELD.encode(), b"")
+        end = f"({text_of(page[-1][0])}"
+
+
+def _ids_in(text: bytes) -> tuple[bytes, ...]:
+    """Returns app id, repository id and row id of an entry, without parsing all of it."""
+    # Ids that a job can have need no escapes.
+    return tuple((text.split(b'"', 6) + 6 * [b""])[1:6:2])
+
+
+def _bytes_of(ids: tuple[str, str]) -> tuple[bytes, ...]:
+    return tuple(text.encode() for text in ids)
+
+
+def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
+    """Parses an entry; returns None if it is of another program."""
+    try:
+        values = dict(zip(_NAMES, json.loads(text), strict=False))
+        return SnapshotOutcome(at, **values | {"outcome": JobEnd(values["outcome"])})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _counts_of(at: datetime, row: Mapping[str, bytes | None]) -> Iterator[PeriodCount]:
+    """Yields the counts in the hash of a period; skips fields of other programs."""
+    for name, value in row.items():
+        app_id, _, end = name.rpartition(":")
+        if (count := whole_number(value)) and end in set(JobEnd):
+            files = whole_number(row.get(name + _FILES)) or 0
+            yield PeriodCount(at, app_id, JobEnd(end), count, files)
+
+
+def _at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _counts_key(period: int) -> str:
+    return f"{STREAM}:{period}"
+
+
+def _period_of(seconds: float) -> int:
+    return int(seconds) - int(seconds) % PERIOD
+
+
+def _text_of(values: Sequence[object]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,64 @@
+"""`show` lists the last tries of a link; it and `failed --json` know when a link last failed."""
+
+import re
+
+from tests.support.bullmq import Bullmq
+from tests.support.snapshots import Snapshots
+from tests.support.terminal import on_terminal
+
+TWO_TRIES = {"MAX_RETRY_ATTEMPTS": "2"}
+
+
+def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_link({f"src/file-{number}.ts": "x\n" for number in range(9)})
+    other = snapshots.link(link.app_id, docora.add_repository("octo/web", url="file:///missing"))
+    answers = [200, 502] * 3
+    snapshots.receiver.answer = lambda _: answers.pop(0) if answers else 200
+    for _ in range(2):
+        snapshots.queue(link, max_retry_attempts=2, retry_base_delay_ms=0)
+        assert snapshots.work("--name", "w1", **TWO_TRIES).code == 0
+    snapshots.queue(other, max_retry_attempts=1)
+    assert snapshots.work(**TWO_TRIES).code == 0
+
+    data = docora.run("show", *link.ids, "--json").data
+    ends = [(end["outcome"], end["try_number"], end["created"]) for end in data["tries"]]
+    assert ends == [
+        ("synced", 2, 6),
+        ("tried_again", 1, 1),
+        ("failed", 2, 1),
+        ("tried_again", 1, 1),
+    ]
+    assert {end["worker"] for end in data["tries"]} == {"w1"}
+    assert data["failed_at"] is None
+    for options in ((), ("--all",)):
+        shown = docora.run("show", *link.ids, *options).stdout
+        tries = [line for line in shown.splitlines() if line.startswith("Last tries\t")]
+        assert len(tries) == 4
+        assert re.search(r"Z  synced, try 2 of 2, 6 files, \d+\.\d s$", tries[0])
+        assert re.search(r"Z  failed, try 2 of 2, 1 file, .* s: HTTP 502 on created src/", tries[2])
+    code, screen = on_terminal(docora, ["show", *link.ids], columns=80)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", screen).splitlines()
+    assert (code, len(lines) < 24, max(map(len, lines)) <= 80) == (0, True, True), screen
+
+    recent = docora.run("status", "--json").data["recent_ends"]
+    assert recent["by_outcome"] == {"synced": 1, "failed": 2, "tried_again": 2}
+    text = f"\tsince {recent['since_at'][11:16]}Z: 1 synced, 2 failed, 2 tried again\n"
+    assert text in docora.run("status").stdout
+
+    [failed] = docora.run("failed", "--json").data
+    details = docora.run("show", *other.ids, "--json").data
+    assert (
+        failed["failed_at"] == details["failed_at"] == details["tries"][0]["ended_at"] is not None
+    )
+    docora.redis.delete("docora-ops:outcomes")
+    assert [each["failed_at"] for each in docora.run("failed", "--json").data] == [None]
+
+
+def test_beside_bullmq_failed_jobs_tell_when_links_failed(bullmq: Bullmq) -> None:
+    link, unknown = bullmq.docora.add_link(), bullmq.docora.add_link()
+    bullmq.fail(link)
+    by_link = {each["app_id"]: each["failed_at"] for each in bullmq.run("failed", "--json").data}
+    details = bullmq.run("show", *link.ids, "--json").data
+    assert by_link[link.app_id] == details["failed_at"] == details["tries"][0]["ended_at"]
+    assert by_link[unknown.app_id] is None

@@ -1,0 +1,178 @@
+"""The record of outcomes: what workers write after the end of each job, and what is not written."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from signal import SIGKILL
+
+import pytest
+
+from docora_ops.jobs import JobEnd
+from docora_ops.queue import outcomes
+from docora_ops.queue.outcomes import STREAM, SnapshotOutcome, read_counts, read_outcomes
+from docora_ops.queue.redis_client import server_time
+from tests.support.diagnoses import check, examine
+from tests.support.docora import Docora
+from tests.support.privileges import rules, with_rules
+from tests.support.proxy import Fault, Proxy, eventually
+from tests.support.rows import TestLink
+from tests.support.snapshots import Files, Snapshots
+from tests.support.worker_processes import held_worker, running
+
+FILES: Files = {"a": "1\n", "b": "2\n"}
+
+
+def recorded(docora: Docora) -> list[SnapshotOutcome]:
+    """The entries, oldest first."""
+    return list(read_outcomes(docora.redis).entries[::-1])
+
+
+def counted(docora: Docora) -> dict[tuple[str, str], tuple[int, int]]:
+    """Ends and files by app and outcome."""
+    since = datetime.fromtimestamp(server_time(docora.redis), UTC) - timedelta(hours=1)
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    for count in read_counts(docora.redis, since).counts:
+        ends, files = counts.get((count.app_id, count.outcome), (0, 0))
+        key = (count.app_id, str(count.outcome))
+        counts[key] = (ends + count.count, files + count.files)
+    return counts
+
+
+def test_tries_are_entries_and_a_rescan_without_changes_is_only_counted(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
+    answers = [200, 502, 200, 200, 200]
+    snapshots.receiver.answer = lambda _: answers.pop(0)
+    assert snapshots.work("--name", "w1").code == 0
+    commit = upstream.commit({"a": None, "b": "22\n"})
+    docora.set_link(link, last_scanned_at=None)
+    assert docora.run("schedule").code == 0
+    assert snapshots.work().code == 0
+    docora.set_link(link, last_scanned_at=None)
+    assert docora.run("schedule").code == 0
+    assert snapshots.work().code == 0
+
+    failed, synced, rescanned = recorded(docora)
+    assert {(end.app_id, end.repository_id) for end in recorded(docora)} == {link.ids}
+    assert {end.link_id for end in recorded(docora)} == {str(docora.row(link)["id"])}
+    assert (failed.outcome, failed.try_number, failed.tries) == ("tried_again", 1, 5)
+    assert failed.error_message == "HTTP 502 on created b"
+    assert (failed.created, failed.size, failed.worker) == (1, 2, "w1")
+    assert (synced.outcome, synced.try_number, synced.created) == ("synced", 2, 1)
+    assert synced.error_message is None
+    assert (rescanned.created, rescanned.updated, rescanned.deleted) == (0, 1, 1)
+    assert rescanned.size == len("22\n")
+    assert rescanned.commit_sha == commit[:12]
+    assert 0 < (rescanned.seconds or 0) < 60
+    assert counted(docora) == {
+        (link.app_id, "synced"): (3, 3),
+        (link.app_id, "tried_again"): (1, 1),
+    }
+
+
+def test_a_failed_link_that_is_scheduled_again_fails_again(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
+    snapshots.receiver.answer = lambda _: 500
+    one_try = {"MAX_RETRY_ATTEMPTS": "1"}
+    assert snapshots.work(**one_try).code == 0
+    assert docora.run("schedule").code == 0
+    assert snapshots.work(**one_try).code == 0
+    assert [end.outcome for end in recorded(docora)] == ["failed", "failed_again"]
+    assert [end.try_number for end in recorded(docora)] == [1, 2]
+    assert docora.status(link) == "failed"
+
+
+def test_a_job_that_was_killed_is_recorded_once(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
+    with held_worker(snapshots) as (gate, worker):
+        os.kill(worker.horse(), SIGKILL)
+        gate.release()
+        eventually(lambda: len(recorded(docora)) == 2, "both tries")
+    killed, synced = recorded(docora)
+    assert (killed.outcome, killed.try_number) == ("tried_again", 1)
+    assert "its process was killed" in (killed.error_message or "")
+    assert killed.link_id == synced.link_id
+    assert (synced.outcome, synced.try_number) == ("synced", 2)
+
+
+@pytest.mark.parametrize("answer", [200, 500])
+def test_a_kill_after_the_commit_loses_one_entry_and_none_is_invented(
+    snapshots: Snapshots, answer: int
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
+    snapshots.receiver.answer = lambda _: answer
+    with Proxy.before_redis(docora.redis_access.worker) as proxy:
+        entry = proxy.plan(f'["{link.app_id}"'.encode(), Fault.HOLD_REQUEST)
+        with running(snapshots, REDIS_URL=proxy.url, MAX_RETRY_ATTEMPTS="1") as worker:
+            entry.wait()
+            verdict = docora.row(link)
+            assert verdict["status"] == ("synced" if answer == 200 else "failed")
+            os.kill(worker.horse(), SIGKILL)
+            worker.await_line("its process was killed")
+        assert snapshots.work(MAX_RETRY_ATTEMPTS="1").code == 0  # a try that is left has no changes
+    assert recorded(docora) == []
+    assert (link.app_id, "tried_again") not in counted(docora)
+    assert (link.app_id, "failed") not in counted(docora)
+    row = docora.row(link)
+    assert (row["status"], row["retry_count"]) == (verdict["status"], verdict["retry_count"])
+
+
+def test_a_refused_entry_changes_nothing_for_the_link(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    docora.redis.set(STREAM, "of another program")
+    worked = snapshots.work()
+    assert worked.code == 0
+    assert "its outcome is not recorded: " in worked.stderr
+    assert docora.status(link) == "synced"
+    assert docora.job(link).get_status() == "finished"
+
+
+def test_doctor_says_that_nothing_is_recorded_with_the_keys_of_an_older_version(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    name = docora.redis_access.worker_name
+    older = (rule for rule in rules("docora-worker") if STREAM not in rule)
+    with (
+        with_rules(docora.redis, "docora-worker", name, f"resetkeys {' '.join(older)}"),
+        running(snapshots, "--name", "w") as worker,
+    ):
+        worker.await_line("synced, 1 file sent")
+        worker.await_line("no outcome is recorded: ")
+        eventually(lambda: check(examine(docora), "workers")["state"] == "warning", "the warning")
+        found = check(examine(docora), "workers")
+        assert found["finding"].endswith("since these may not write it: w")
+        assert "~docora-ops:outcomes*" in found["hint"]
+    assert docora.status(link) == "synced"
+    assert (recorded(docora), counted(docora)) == ([], {})
+    docora.redis.acl_log_reset()
+
+
+def test_the_record_is_capped_and_an_answer_names_its_start(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes, "ENTRIES_KEPT", 100)
+    client = docora.redis
+    first = datetime.fromtimestamp(server_time(client), UTC)
+    link = TestLink("app_a", "repo_b")
+    for number in range(500):
+        end = SnapshotOutcome(first, *link.ids, None, JobEnd.FAILED, error_message=f"{number} é\n")
+        outcomes.record_outcome(client, end, keep_entry=True)
+    whole = read_outcomes(client, since=first - timedelta(hours=1))
+    assert 100 <= len(whole.entries) <= 300
+    assert whole.entries[0].error_message == "499 é\n"
+    assert whole.reaches_back_to == whole.entries[-1].ended_at
+    part = read_outcomes(client, since=whole.entries[10].ended_at)
+    assert part.reaches_back_to is None
+    assert len(read_outcomes(client, app_id="app_a", limit=3).entries) == 3
+    assert read_outcomes(client, app_id="app").entries == []
+    [count] = read_counts(client, first).counts
+    assert (count.app_id, count.count) == ("app_a", 500)
+    [key] = client.keys(f"{STREAM}:*")
+    assert 7 * 86_400 < client.ttl(key) <= 8 * 86_400
