@@ -149,7 +149,7 @@ class Context:
         noun: str,
         lost: DocoraOpsError | None = None,
         *,
-        is_compact: bool = True,
+        is_compact: bool = False,
         line: Callable[[Any, int], str] | None = None,
     ) -> None:
         """Prints one page of a long list, and a line with the total number of rows and the page.

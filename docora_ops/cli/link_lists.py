@@ -134,7 +134,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         columns = _OVERDUE
     if len(statuses) == 1:  # it need not be shown
         columns = [column for column in columns if column.name != "Status"]
-    context.show_page(listed, columns, docora.servers, noun, lost)
+    context.show_page(listed, columns, docora.servers, noun, lost, is_compact=True)
     return context.report(lost) if lost else ExitCode.OK
 
 
@@ -165,7 +165,7 @@ def apps(
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
     listed = apps(context.docora, choice, sort=sort, page=page, limit=limit)
-    context.show_page(listed, _APPS, context.docora.postgres_server, noun)
+    context.show_page(listed, _APPS, context.docora.postgres_server, noun, is_compact=True)
 
 
 def show(

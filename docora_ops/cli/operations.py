@@ -53,7 +53,7 @@ def operations(
 
     known = operations(context.docora, page=page, limit=limit)
     where = f"{context.docora.redis_server}, within the last hour"
-    context.show_page(known, _COLUMNS, where, "operation")
+    context.show_page(known, _COLUMNS, where, "operation", is_compact=True)
     return ExitCode.OK
 
 
