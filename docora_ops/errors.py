@@ -68,6 +68,14 @@ class CircuitOpenError(RefusedError, code="circuit_open"):
     """Docora's scheduler does not queue the link until the circuit of its repository is closed."""
 
 
+class AppHeldError(RefusedError, code="app_held"):
+    """The app is held: no worker takes its jobs."""
+
+
+class HoldNotObeyedError(RefusedError, code="hold_not_obeyed"):
+    """A live worker would go on with the jobs of a held app."""
+
+
 class NeedsRqError(RefusedError, code="needs_rq"):
     """The command or option works only with RQ."""
 

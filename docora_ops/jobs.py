@@ -151,6 +151,7 @@ class NoJobCode(StrEnum):
     WRONG_KEY = "wrong_key"
     WRONG_PAIR = "wrong_pair"  # Redis belongs to another database
     HOST = "host"
+    HOLDS = "holds"  # which apps are held cannot be read
     UNKNOWN = "unknown"  # a reason unknown to this version
 
 
@@ -253,16 +254,25 @@ class Hold:
     The moments are by the clock of Redis.
     """
 
-    since_at: datetime
+    since_at: datetime | None
     until_at: datetime | None
     who: str
     reason: str | None
 
     @property
     def sentence(self) -> str:
-        """Returns `held by kim@ops1 until 2026-12-01 08:00 UTC: REASON`."""
-        until = f" until {moment(self.until_at)}" if self.until_at else ", without an end"
-        return f"held by {self.who}{until}" + (f": {self.reason}" if self.reason else "")
+        """Returns `held by kim@ops1 until 2026-12-01T08:00:00Z: REASON`."""
+        until = f"until {moment(self.until_at)}" if self.until_at else "for ever"
+        return f"held by {self.who} {until}" + (f": {self.reason}" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class HeldApp:
+    """A held app. `app_name`: None if the app is gone, or only Postgres could tell."""
+
+    app_id: str
+    app_name: str | None
+    held: Hold
 
 
 @dataclass(frozen=True)
@@ -276,7 +286,7 @@ class QueueOverview:
     failed_jobs: int
     delayed: int
     queue_name: str
-    oldest_waiting_at: datetime | None
+    oldest_waiting_at: datetime | None  # of the jobs of apps that are not held
     oldest_waiting_seconds: int | None  # by the clock of Redis
     suspended: bool  # workers take no jobs
     suspension: Suspension | None
@@ -292,6 +302,7 @@ class QueueOverview:
     live_runs: int = 0  # running jobs whose worker is still alive
     last_began_at: datetime | None = None  # the latest start of a job that the queue still keeps
     killed_workers: Sequence[str] = ()  # names of workers known to be dead
+    held: Sequence[HeldApp] = ()
     jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
 
     @property
@@ -370,6 +381,7 @@ class JobEnd(StrEnum):
     FAILED_AGAIN = "failed_again"  # of a link that had failed and was not retried: scheduled again
     TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
     CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
+    HELD = "held"  # stopped by the hold of its app: queued again, and no failure is counted
     NOTHING_TO_DO = "nothing_to_do"  # the link or its app is gone, or another job is at work on it
 
 

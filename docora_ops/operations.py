@@ -189,6 +189,7 @@ class ChangeOptions:
     max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
     wait: bool = False  # wait for the snapshots
     timeout: float | None = None  # seconds after which the wait ends; the jobs continue
+    now: bool = False  # exempt the job of one link from the hold of its app
 
     def __post_init__(self) -> None:
         if self.in_flight is not None and self.in_flight < 1:
@@ -266,6 +267,7 @@ class BulkResult:
     deliveries_cleared: int | None
     deliveries_marked: int | None
     open_circuits_left_out: int | None
+    held_left_out: Sequence[AppCount]  # apps whose links were left out, because they are held
     circuits_reset: int | None
     circuits_held: int | None
     in_flight: int | None

@@ -132,6 +132,7 @@ class Settings(BaseSettings):
         "https"
     )
     git_timeout: Annotated[int, _own("GIT_TIMEOUT", ge=1, le=2_592_000)] = 1800
+    reserve_slot: Annotated[bool, _own("RESERVE_SLOT")] = True
     heartbeat_file: Annotated[Path | None, _own("HEARTBEAT_FILE")] = None
     target: Annotated[str | None, _own("TARGET")] = None
     protected: Annotated[bool, _own("PROTECTED")] = False

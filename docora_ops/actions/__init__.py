@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from docora_ops.actions.bulk_operations import operations as operations
     from docora_ops.actions.bulk_operations import running_operation as running_operation
     from docora_ops.actions.deliveries import DeliveryChoice as DeliveryChoice
-    from docora_ops.actions.deliveries import all_delivered_files as all_delivered_files
     from docora_ops.actions.deliveries import delivered_files as delivered_files
     from docora_ops.actions.deliveries import read_deliveries as read_deliveries
     from docora_ops.actions.docora import Docora as Docora
     from docora_ops.actions.doctor import diagnose as diagnose
     from docora_ops.actions.drift import Suspects as Suspects
+    from docora_ops.actions.holds import held_apps as held_apps
+    from docora_ops.actions.holds import hold as hold
+    from docora_ops.actions.holds import release as release
     from docora_ops.actions.link_lists import apps as apps
     from docora_ops.actions.link_lists import link_groups as link_groups
     from docora_ops.actions.link_lists import links as links
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.schedule_passes import repeat_schedule as repeat_schedule
     from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
+    from docora_ops.actions.trend import read_trend as read_trend
     from docora_ops.actions.verification import Compared as Compared
     from docora_ops.actions.verification import verify as verify
     from docora_ops.actions.waiting import LinkStep as LinkStep
@@ -63,7 +66,7 @@ _MODULES = {
     "audit_history": ("history",),
     "bulk_operations": ("cancel", "follow", "operation", "operations", "running_operation"),
     "bulk": ("BulkStep",),
-    "deliveries": ("DeliveryChoice", "all_delivered_files", "delivered_files", "read_deliveries"),
+    "deliveries": ("DeliveryChoice", "delivered_files", "read_deliveries"),
     "doctor": ("diagnose",),
     "docora": ("Docora",),
     "drift": ("Suspects",),
@@ -74,12 +77,14 @@ _MODULES = {
     "metrics": ("read_metrics",),
     "one_link": ("link_to_resync", "resync", "retry"),
     "pair": ("accept_pair", "read_pair"),
+    "holds": ("held_apps", "hold", "release"),
     "pauses": ("pause", "resume", "rq_workers"),
     "link_lists": ("apps", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
     "schedule_passes": ("repeat_schedule",),
     "status": ("read_status",),
     "targets": ("read_targets",),
+    "trend": ("read_trend",),
     "verification": ("Compared", "verify"),
 }
 

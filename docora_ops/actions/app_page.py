@@ -74,8 +74,8 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
             delivered_files=sum(files for files, _, _ in delivered.values()),
             last_delivered_at=max((last for _, _, last in delivered.values()), default=None),
         )
-    contact = lists.read_contacts(database, [found.app_id]).get(found.app_id, lists.NOBODY)
-    page = replace(page, email=contact.email, created_at=contact.created_at)
+    email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
+    page = replace(page, email=email, created_at=created_at)
     try:
         held = read_holds(docora.redis).get(found.app_id)
         running = running_operations(operations_at_work(docora, select_links(database, of_app)))

@@ -205,6 +205,7 @@ class Changer:
             # Claiming a stuck link counts a failure, which must not happen if its job waits.
             leaves_waiting=self._puts_aside or self.action is Action.REPAIR,
             front=self.options.front,
+            exempts=self.options.now,
             changes_links=self.action is not Action.SCHEDULE,
             commands=self.commands([ref for ref, _ in claims]),
         )

@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from docora_ops.actions.capacity import Capacity
 from docora_ops.actions.freshness import Freshness, Stop, has_missed_passes
 from docora_ops.database.postgres_server import Role, Standby
 from docora_ops.jobs import (
@@ -75,6 +76,7 @@ class CheckName(StrEnum):
     SCHEDULE = "schedule"
     DELAYED_JOBS = "delayed_jobs"
     WAITING_JOBS = "waiting_jobs"
+    CAPACITY = "capacity"
     CLOCKS = "clocks"
     LATENCY = "latency"
     SERVERS_MATCH = "servers_match"
@@ -240,6 +242,8 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
     unless_idle = critical if queue.waiting else warning
     lost = f" ({queue.lost_words})" if queue.lost_words else ""
+    deaf = [worker.name for worker in queue.workers if not worker.obeys_holds]
+    go_on = f"{workers}, and these go on with the jobs of held apps: {', '.join(deaf)}"
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     mute = ", ".join(worker.name for worker in queue.workers if not worker.may_record)
     unrecorded = f"nothing is recorded of how snapshots end, since these may not write it: {mute}"
@@ -248,6 +252,7 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
         workers,
         (not queue.workers, critical, none, "start one: docora-ops worker"),
         *_refusals(queue, f"{workers}, {{}}, and {jobs}"),
+        (bool(queue.held and deaf), critical, go_on, "restart them: docora-ops help hold"),
         (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
         (bool(lost), warning, workers + lost, "see whether they run: docora-ops queue"),
         (bool(mute), warning, f"{workers}, and {unrecorded}", _TO_RECORD),
@@ -378,6 +383,15 @@ def check_freshness(freshness: Freshness) -> Check:
             "run more workers, or see docora-ops queue",
         ),
     )
+
+
+def check_capacity(found: Capacity | None, *, is_rq: bool) -> Check:
+    """Checks that the workers manage what is due. `found`: None if that is not recorded."""
+    name = CheckName.CAPACITY
+    if found is None:
+        return ok(name, "not known yet" if is_rq else "not known: Docora's workers keep no record")
+    hint = "docora-ops worker --concurrency N on this host or another one: docora-ops help workers"
+    return judge(name, found.words, (found.missing_slots > 0, warning, found.words, hint))
 
 
 def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:

@@ -8,7 +8,6 @@ from itertools import chain
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Suspects
 from docora_ops.actions.lookup import resolve_app, resolve_link
-from docora_ops.actions.pages import Page
 from docora_ops.actions.verification import (
     Compared,
     Judged,
@@ -124,34 +123,15 @@ def read_deliveries(
     yield Deliveries(app.app_id, app.app_name, *period, files, rows, verified)
 
 
-def delivered_files(
-    docora: Docora, choice: DeliveryChoice, *, page: int = 1, limit: int = 50
-) -> Page[DeliveredFile]:
-    """Returns one page of the delivered files, sorted by repository id, then path.
-
-    Raises what `read_deliveries` does.
-    """
-    _, _, which = _choose(docora, choice)
-    total = _count(docora, which)
-    offset = (page - 1) * limit
-    rows = records.delivered_files(docora.database, which, limit=limit, offset=offset)
-    return Page(rows, page, limit, total)
-
-
-def all_delivered_files(
-    docora: Docora, choice: DeliveryChoice
-) -> tuple[int, Iterator[DeliveredFile]]:
+def delivered_files(docora: Docora, choice: DeliveryChoice) -> tuple[int, Iterator[DeliveredFile]]:
     """Returns the number of delivered files, and an iterator that reads them bit by bit.
 
-    Raises what `read_deliveries` does; the iterator raises PostgresError.
+    They are sorted by repository id, then path. Raises what `read_deliveries` does.
     """
     _, _, which = _choose(docora, choice)
-    return _count(docora, which), records.all_delivered_files(docora.database, which)
-
-
-def _count(docora: Docora, which: DeliveryFilter) -> int:
     by_repository = records.deliveries_by_repository(docora.database, which)
-    return sum(files for files, _, _ in by_repository.values())
+    total = sum(files for files, _, _ in by_repository.values())
+    return total, records.delivered_files(docora.database, which)
 
 
 def _choose(docora: Docora, choice: DeliveryChoice) -> tuple[App, LinkRef | None, DeliveryFilter]:

@@ -155,6 +155,7 @@ class Docora:
             "max_failures": most and (str(most) if most.is_percent else most.number),
             "update": options.update,
             "path": options.path,
+            "now": options.now,
         }
         chosen: dict[str, object] = {}
         for name, value in selection.items():

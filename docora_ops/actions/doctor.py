@@ -3,10 +3,13 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions import checks
+from docora_ops.actions.capacity import LOOKS_BACK, capacity
 from docora_ops.actions.checks import Check, CheckName, CheckState, Problem, critical, ok, warning
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.doctor_changes import ProblemChanges
 from docora_ops.actions.drift import (
     Drift,
     DriftKind,
@@ -15,7 +18,7 @@ from docora_ops.actions.drift import (
     find_drift,
     pause_between_looks,
 )
-from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness, read_held
 from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, look_at_pair
 from docora_ops.database.link_reports import count_by_status, links_by_group
@@ -30,6 +33,7 @@ from docora_ops.database.postgres_server import (
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
 from docora_ops.jobs import QUEUE_NAME, OtherQueue, QueueHealth, Worker
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
+from docora_ops.queue.outcomes import Counts, read_counts
 from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import measure, read_redis_server, try_commands
@@ -60,11 +64,15 @@ class DriftData:
 
 @dataclass(frozen=True)
 class DoctorData:
-    """The result of `doctor`. `drift` is null if doctor could not look for it."""
+    """The result of `doctor`. `drift` is null if doctor could not look for it.
+
+    changes: null without `--changes`.
+    """
 
     state: CheckState
     checks: Sequence[Check]
     drift: DriftData | None
+    changes: ProblemChanges | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ class _Server:
     foreign_keys: int = 0  # apps whose auth keys ENCRYPTION_KEY can't decrypt; 0 if unknown
     health: QueueHealth | None = None
     freshness: Freshness | None = None
+    recorded: Counts | None = None  # how snapshots ended lately
 
     def check(self, name: CheckName, fine: str, *problems: Problem) -> None:
         """Adds a check with the first existing problem."""
@@ -153,8 +162,9 @@ def diagnose(
     max_failed: more failed links than this are critical.
     read_only: expect only read privileges, and try nothing that could write.
     """
-    postgres = _ask_postgres(docora, max_failed, read_only=read_only)
-    redis = _ask_redis(docora, read_only=read_only or postgres.may_only_read)
+    held, lost = read_held(docora)
+    postgres = _ask_postgres(docora, max_failed, held, read_only=read_only)
+    redis = _ask_redis(docora, lost, read_only=read_only or postgres.may_only_read)
     first_look = time.monotonic()
     of_drift: list[Check] = []
     report: DriftReport | None = None
@@ -209,6 +219,9 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
         elif not health.has_only_others:
             last_pass = health.overview.last_pass_seconds
             yield checks.check_schedule(last_pass, freshness, docora.settings)
+        if freshness and redis.recorded and not (postgres.missing or redis.missing):
+            found = capacity(redis.recorded, freshness, health.overview, docora.settings)
+            yield checks.check_capacity(found, is_rq=docora.queue.can_push)
     if freshness is not None:
         yield checks.check_freshness(freshness)
     if ahead := postgres.ahead | redis.ahead:
@@ -238,7 +251,7 @@ def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
         if postgres.freshness:
             with docora.database.snapshot():
                 counts = count_by_status(docora.database)
-                postgres.freshness = links_freshness(docora, counts)
+                postgres.freshness = links_freshness(docora, counts, postgres.freshness.held)
     except PostgresError as error:
         postgres.lose(error)
     except RedisError as error:
@@ -272,12 +285,14 @@ def _check_settings(
     return ok(name, f"{of_target}queue {QUEUE_NAME}")
 
 
-def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) -> _Server:
+def _ask_postgres(
+    docora: Docora, max_failed: int | None, held: Sequence[str], *, read_only: bool
+) -> _Server:
     server = _Server(CheckName.POSTGRES)
     try:
         database = docora.database
         with database.snapshot():
-            _examine_postgres(docora, server, max_failed, read_only=read_only)
+            _examine_postgres(docora, server, max_failed, held, read_only=read_only)
         if database.has_proxy:
             _check_pooling(docora.settings, server)
         else:
@@ -288,7 +303,7 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
 
 
 def _examine_postgres(
-    docora: Docora, server: _Server, max_failed: int | None, *, read_only: bool
+    docora: Docora, server: _Server, max_failed: int | None, held: Sequence[str], *, read_only: bool
 ) -> None:
     database = docora.database
     state = read_server(database)
@@ -320,7 +335,7 @@ def _examine_postgres(
         return
     if ("SELECT", "apps", "client_auth_key_encrypted") in role.held:
         server.foreign_keys = _count_foreign_keys(docora)
-    _check_links(docora, server, max_failed)
+    _check_links(docora, server, max_failed, held)
     if state.standby:
         server.missing = "the primary"
 
@@ -350,10 +365,12 @@ def _count_foreign_keys(docora: Docora) -> int:
     return count_foreign(some_auth_keys(docora.database), key)
 
 
-def _check_links(docora: Docora, server: _Server, max_failed: int | None) -> None:
+def _check_links(
+    docora: Docora, server: _Server, max_failed: int | None, held: Sequence[str]
+) -> None:
     database = docora.database
     counts = count_by_status(database)
-    server.freshness = links_freshness(docora, counts)
+    server.freshness = links_freshness(docora, counts, held)
     groups = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
     half = sum(counts.by_status.values()) / 2
     errors = error_groups(database, FAILED_LINKS)[:1] if counts.failed > half else []
@@ -375,9 +392,11 @@ def _check_links(docora: Docora, server: _Server, max_failed: int | None) -> Non
     server.check(CheckName.OPEN_CIRCUITS, "none", problem)
 
 
-def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
+def _ask_redis(docora: Docora, lost: DocoraOpsError | None, *, read_only: bool) -> _Server:
     server = _Server(CheckName.REDIS)
     try:
+        if lost:
+            raise lost
         client = docora.redis
         where = describe(client)
         server.record(*measure(client), f"Redis at {where}")
@@ -389,6 +408,8 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
             finding = f"{where}, but our user may not ask how it is"
             server.checks.append(warning(CheckName.REDIS, finding, hint))
         server.health = docora.queue_to_read.health()
+        lately = datetime.fromtimestamp(time.time() + server.ahead["Redis"], UTC)
+        server.recorded = read_counts(client, lately - timedelta(seconds=LOOKS_BACK))
         if not docora.queue_to_read.choice.is_clear:
             server.missing = "DOCORA_OPS_BACKEND"
         elif server.health.has_only_others:

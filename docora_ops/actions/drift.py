@@ -17,6 +17,7 @@ from docora_ops.database.link_rows import linked_jobs, names_of
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkIds, LinkRef, LinkStatus, batches, ids_of_job
 from docora_ops.queue import LinkQueue
+from docora_ops.queue.holds import read_holds
 from docora_ops.queue.rq_entries import (
     TO_RUN_OR_FAILED,
     Entries,
@@ -122,7 +123,8 @@ def find_drift(
     """Looks for drift twice. Yields Suspects between the looks, and finally the drift.
 
     Suspects of only one look are normal activity. Holds neither locks nor a transaction between the
-    looks. Raises PostgresError, RedisError.
+    looks. Leaves out held apps, whose links need no job until their release. Raises PostgresError,
+    RedisError.
 
     delay: seconds between the two looks; None means `DOCORA_OPS_DRIFT_GRACE`.
     app_id: look only at this app.
@@ -177,13 +179,14 @@ def _look(
     only: consider only these jobs and their links.
     """
     database, queue = docora.database, docora.queue
+    holds = read_holds(docora.redis)
     sweep, entries = queue.sweep, None
     if sweep:
         entries = sweep.read({ref.job_id} if ref else only)
         wanted = []
         for job_id in entries.job_ids:
             ids = ids_of_job(job_id)
-            if ids and app_id in {None, ids[0]}:
+            if ids and app_id in {None, ids[0]} and ids[0] not in holds:
                 wanted.append(job_id)
         for job_ids in batches(wanted, _AT_ONCE):
             yield from _check_jobs(database, queue, sweep, entries, job_ids)
@@ -196,7 +199,11 @@ def _look(
         size=_AT_ONCE,
     )
     for page in pages:
-        links = {link: status for link, status in page if only is None or link.job_id in only}
+        links = {
+            link: status
+            for link, status in page
+            if link.app_id not in holds and (only is None or link.job_id in only)
+        }
         _leave_out_idle(queue, links)
         yield from _check_links(database, queue, entries, links)
 

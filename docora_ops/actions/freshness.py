@@ -19,9 +19,16 @@ from docora_ops.database.freshness import (
     read_scans,
 )
 from docora_ops.database.link_reports import LinkCounts
+from docora_ops.errors import (
+    ConfigurationError,
+    DocoraOpsError,
+    HoldsUnreadableError,
+    RedisError,
+)
 from docora_ops.jobs import OtherQueue, QueueOverview, refusal_of
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.queue.audit_stream import read_last_change
+from docora_ops.queue.holds import read_holds
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration
 
@@ -83,11 +90,13 @@ class Freshness:
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans in the last 15 minutes
     oldest_scan_seconds: int | None  # the longest time since the last scan of a synced link
+    links_to_scan: int  # links that should be scanned regularly
     due: int
     nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, otherwise from the last pace
     nothing_moves: bool = False  # needs Redis, too
     stopped: Stop | None = None  # according to one look; needs Redis, too
     shortest_cycle_seconds: int | None = None  # None if DOCORA_OPS_OVERDUE_AFTER is not shorter
+    held: Sequence[str] = ()  # ids of held apps, whose links are left out
 
     @property
     def slow_cycle_seconds(self) -> int:
@@ -123,10 +132,25 @@ class Freshness:
         return self.read_at - timedelta(seconds=self.overdue_after_seconds)
 
 
-def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
+def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
+    """Returns the ids of the held apps, and why Redis is unusable, if it is.
+
+    Without an answer, counts no app as held. The error saves waiting for Redis a second time.
+    """
+    try:
+        return list(read_holds(docora.redis)), None
+    except HoldsUnreadableError:  # each worker says so, and takes no job
+        return [], None
+    except (ConfigurationError, RedisError) as error:
+        return [], error
+
+
+def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> Freshness:
     """Returns the freshness of the links according to their rows alone.
 
     Only `beside_queue` can tell whether anything has stopped, or links are scanned slowly.
+
+    held: ids of held apps, which nobody is to scan: their links are left out.
     """
     settings, database = docora.settings, docora.database
     rescan = settings.rescan_interval_ms
@@ -135,8 +159,8 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
     now, cycle = scans.read_at, cycle_seconds(scans, gaps)
     seconds = overdue_threshold(settings, cycle, scans.before_last)
     before = now - timedelta(seconds=seconds)
-    overdue = count_overdue(database, before)
-    oldest = overdue.oldest_scan_at or oldest_scan(database, before)
+    overdue = count_overdue(database, before, held)
+    oldest = overdue.oldest_scan_at or oldest_scan(database, before, held)
     # A due link waits for the next pass of the scheduler.
     shortest = max(cycle or 0, (rescan + settings.scan_interval_ms) // 1000)
     return Freshness(
@@ -151,15 +175,17 @@ def links_freshness(docora: Docora, links: LinkCounts) -> Freshness:
         # have waited for as long.
         is_slow=cycle is not None
         and cycle > _usual_seconds(settings)
-        and has_waiting_link(database, now - timedelta(seconds=_usual_seconds(settings))),
+        and has_waiting_link(database, now - timedelta(seconds=_usual_seconds(settings)), held),
         last_scanned_at=scans.last_scanned_at,
         scanned_recently=scans.scanned_recently,
         oldest_scan_seconds=int((now - oldest).total_seconds()) if oldest else None,
+        links_to_scan=scans.wanted,
         due=scans.due,
         nothing_moves_after_seconds=still_threshold(settings, gaps),
         shortest_cycle_seconds=shortest
         if (settings.overdue_after or shortest) < shortest
         else None,
+        held=held,
     )
 
 
@@ -317,11 +343,11 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
     )
     if not activity.moves:
         before = activity.before
-        due = long_due_links(database, LinkStatus.SYNCED, before, rescan, 1)
+        due = long_due_links(database, LinkStatus.SYNCED, before, rescan, 1, freshness.held)
         activity = replace(
             activity,
             due_since=due[0][1] if due else None,
-            unqueued_since=_unqueued_since(docora, _WITHOUT_MOMENT, before),
+            unqueued_since=_unqueued_since(docora, _WITHOUT_MOMENT, before, freshness.held),
         )
         if judge(activity)[0]:
             changed_at, released_at = read_last_change(docora.redis)
@@ -337,13 +363,14 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
     limit = max(_MISSED_PASSES * settings.scan_interval_ms / 1000, settings.overdue_after or 0)
     if can_push and last_pass is not None and last_pass > limit:
         before = freshness.read_at - timedelta(seconds=limit)
-        unqueued = _unqueued_since(docora, (LinkStatus.SYNCED, *_WITHOUT_MOMENT), before)
+        statuses = (LinkStatus.SYNCED, *_WITHOUT_MOMENT)
+        unqueued = _unqueued_since(docora, statuses, before, freshness.held)
         activity = replace(activity, is_pass_missing=unqueued is not None)
     return activity
 
 
 def _unqueued_since(
-    docora: Docora, statuses: Sequence[LinkStatus], before: datetime
+    docora: Docora, statuses: Sequence[LinkStatus], before: datetime, held: Sequence[str]
 ) -> datetime | None:
     """Returns when the oldest link became due that was due before `before` and has no live job.
 
@@ -352,7 +379,7 @@ def _unqueued_since(
     rescan = docora.settings.rescan_interval_ms
     due: dict[LinkRef, datetime] = {}
     for status in statuses:
-        due |= long_due_links(docora.database, status, before, rescan, _SAMPLE)
+        due |= long_due_links(docora.database, status, before, rescan, _SAMPLE, held)
     looked = look_at_jobs(docora.database, docora.queue_to_read, list(due))
     return min((due[ref] for ref, answer in looked if not answer.state.is_live), default=None)
 

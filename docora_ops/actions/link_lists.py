@@ -12,7 +12,6 @@ from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
 from docora_ops.database.link_reports import (
-    NOBODY,
     AppSummary,
     LinkHistory,
     ListedLink,
@@ -22,8 +21,9 @@ from docora_ops.database.link_reports import (
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import ErrorGroup, group_errors
 from docora_ops.errors import RedisError
-from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState, QueueOverview
+from docora_ops.jobs import Backend, BackendSource, Hold, JobRecord, JobState, QueueOverview
 from docora_ops.links import AppCount, AppSort, LinkFilter, LinkGroup, LinkSort, LinkStatus
+from docora_ops.queue.holds import read_holds
 from docora_ops.queue.outcomes import FAILURES, SnapshotOutcome, read_last_failures
 from docora_ops.text import mask_url
 
@@ -60,6 +60,9 @@ class LinkDetails(LinkHistory):
     backend: Backend
     backend_source: BackendSource
     job_record: JobRecord
+    held: Hold | None  # of the app
+    # Whether an unfinished snapshot has delivered files: some of its files are out.
+    is_partly_sent: bool
 
 
 def links(
@@ -143,17 +146,21 @@ def apps(
 ) -> Page[AppSummary]:
     """Returns one page of the apps with matching links.
 
-    Without a choice, includes apps without links. Raises NotFoundError, AmbiguousError,
-    PostgresError.
+    Without a choice, includes apps without links. If Redis can't be used, warns, and no app reads
+    as held. Raises NotFoundError, AmbiguousError, PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     rows = lists.summarize_apps(database, which, every_app=choice == _ALL)
     if sort is AppSort.NAME:
         rows.sort(key=lambda app: (app.app_name.casefold(), app.app_id))
+    try:
+        holds = read_holds(docora.redis)
+        rows = [replace(app, held=holds.get(app.app_id)) for app in rows]
+    except RedisError as error:
+        docora.warn(f"it is unknown which apps are held: {error.message}")
     found = page_of(rows, page, limit)
     contacts = lists.read_contacts(database, [app.app_id for app in found.rows])
-    with_emails = [replace(app, email=contacts.get(app.app_id, NOBODY).email) for app in found.rows]
-    return replace(found, rows=with_emails)
+    return replace(found, rows=[replace(app, email=contacts[app.app_id][0]) for app in found.rows])
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:
@@ -196,6 +203,12 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         backend=queue.backend,
         backend_source=queue.choice.source,
         job_record=record,
+        held=read_holds(docora.redis).get(link.ref.app_id),
+        is_partly_sent=link.status == LinkStatus.PENDING_SNAPSHOT
+        and history.last_delivered_at is not None
+        and (
+            history.last_scanned_at is None or history.last_delivered_at > history.last_scanned_at
+        ),
     )
 
 

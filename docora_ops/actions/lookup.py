@@ -9,7 +9,7 @@ from itertools import chain
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import links_freshness
+from docora_ops.actions.freshness import links_freshness, read_held
 from docora_ops.database import Database
 from docora_ops.database.link_reports import count_by_status, different_errors, read_now
 from docora_ops.database.link_rows import read_link
@@ -80,17 +80,18 @@ def choose_links(
             raise _no_repository(sentence, database, chosen, pattern)
     names = [text for text in choice.repositories if "*" not in text]
     before, after = _scan_window(database, choice)
+    held: list[str] = read_held(docora)[0] if choice.overdue else []
     linked = [resolve_repository(database, chosen, text) for text in names]
     which = LinkFilter(
         app_ids=[app.app_id for app in chosen],
-        exclude_app_ids=[app.app_id for app in excluded],
+        exclude_app_ids=[*(app.app_id for app in excluded), *held],
         repository_ids=[repository.repository_id for repository in linked],
         repository_names=patterns,
         statuses=choice.statuses,
         open_circuit=choice.open_circuit,
         last_scan_before=before,
         last_scan_after=after,
-        overdue_before=_overdue_before(docora) if choice.overdue else None,
+        overdue_before=_overdue_before(docora, held) if choice.overdue else None,
     )
     which = replace(
         which,
@@ -154,9 +155,10 @@ def _typed(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _overdue_before(docora: Docora) -> datetime:
+def _overdue_before(docora: Docora, held: Sequence[str]) -> datetime:
     with docora.database.snapshot():
-        return links_freshness(docora, count_by_status(docora.database)).overdue_before
+        counts = count_by_status(docora.database)
+        return links_freshness(docora, counts, held).overdue_before
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness, read_held
 from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.status import DriftCounts, count_drift, keeping_errors
 from docora_ops.database.link_reports import LinkCounts, count_by_status, links_by_group
@@ -53,10 +53,11 @@ def read_metrics(
     start, database = time.monotonic(), docora.database
     links = failed = groups = overview = backend_ok = drift = freshness = standby = None
     errors: list[ServerError] = []
+    held, lost = read_held(docora)
     # One transaction, so that the counts by app and by error add up.
     with keeping_errors(errors), database.snapshot():
         links = count_by_status(database)
-        freshness = links_freshness(docora, links)
+        freshness = links_freshness(docora, links, held)
         standby = read_standby(database)
         if by_app:
             rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
@@ -64,6 +65,8 @@ def read_metrics(
         if by_error:
             groups = error_groups(database, FAILED_LINKS)[:_MEASURED_ERRORS]
     with keeping_errors(errors):
+        if lost:
+            raise lost
         # Connects first: in Python 3.11, the cached property below blocks other threads meanwhile.
         measure(docora.redis)
         queue = docora.queue_to_read

@@ -3,6 +3,7 @@
 from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changer
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.holds import require_not_held
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
@@ -106,6 +107,8 @@ def _change(
         link = resolve_link(database, app, repository)
         workers = count_workers(docora)
         require_pair(docora)
+    if not options.now:
+        require_not_held(docora, link)
     claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     changer = Changer(

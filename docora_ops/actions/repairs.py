@@ -11,6 +11,7 @@ from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed, Changer, LinkOutcome, change_each
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Drift, DriftKind, DriftReport, Finding, Suspects, find_drift
+from docora_ops.actions.holds import held_apps
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.pair import require_pair, require_primary
@@ -25,7 +26,7 @@ from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
-from docora_ops.text import amount
+from docora_ops.text import amount, mask
 
 
 class RepairOutcome(StrEnum):
@@ -163,6 +164,9 @@ def repair(
         names, of = asdict(found_app), f" of {found_app.app_name}"
         scope = {"app_id": found_app.app_id}
     docora.note(f"{docora.servers}: looking for drift{of}.")
+    held = [app.app_name or app.app_id for app in held_apps(docora)]
+    if held:
+        docora.note(f"Left out, since docora-ops hold holds them: {', '.join(map(mask, held))}.")
     require_right_workers(docora, alone=True)
     count_workers(docora)
     yield Suspects(0)
@@ -185,7 +189,7 @@ def repair(
     yield RepairResult([each.drift for each in found])
     if found:
         change = docora.describe_change(
-            "repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs
+            "repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs, held=held
         )
         yield from repair_found(docora, found, change)
 

@@ -7,21 +7,15 @@ from datetime import UTC, datetime, timedelta
 from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.bulk_operations import operation as read_operation
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.link_lists import apps
+from docora_ops.actions.lookup import LinkChoice
+from docora_ops.actions.pages import Page
 from docora_ops.actions.recorded_results import add_to_changes, add_to_operations
 from docora_ops.actions.status import Status, keeping_errors, read_status
 from docora_ops.actions.verification import Verification
-from docora_ops.database import Database
-from docora_ops.database.link_reports import NOBODY, links_by_group, read_contacts
+from docora_ops.database.link_reports import AppSummary
 from docora_ops.errors import NotFoundError, ServerError
-from docora_ops.links import (
-    FAILED_LINKS,
-    Action,
-    AppCount,
-    LinkFailure,
-    LinkGroup,
-    Outcome,
-    count_succeeded,
-)
+from docora_ops.links import Action, LinkFailure, LinkStatus, Outcome, count_succeeded
 from docora_ops.operations import HistoryEntry, KnownOperation, OperationRecord
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.operation_records import find_records, read_record
@@ -52,13 +46,6 @@ class SchedulePasses:
 
 
 @dataclass(frozen=True)
-class AffectedApp(AppCount):
-    """An app with failed links, and whom to tell. `email`: None if the role may not read it."""
-
-    email: str | None
-
-
-@dataclass(frozen=True)
 class Report:
     """The report of a period, or of one bulk operation. All lists are sorted by start time.
 
@@ -66,7 +53,7 @@ class Report:
     changes_left_out, operations_left_out: the number of older changes and operations.
     schedule: None in the report of one operation.
     status: the state when the report was made.
-    affected_apps: up to ten apps that then had failed links, most links first.
+    affected_apps: up to ten apps that then had failed links, most links first, with these links.
     verification: None unless asked for and Postgres could be used.
     """
 
@@ -79,7 +66,7 @@ class Report:
     operations_left_out: int
     schedule: SchedulePasses | None
     status: Status
-    affected_apps: Sequence[AffectedApp] = ()
+    affected_apps: Sequence[AppSummary] = ()
     verification: Verification | None = None
 
 
@@ -117,10 +104,10 @@ def read_report(
             moments += filter(None, (operation.started_at, operation.last_step_at))
         first, until = min(moments, default=now), max(moments, default=now)
     status, lost = read_status(docora)
-    errors, affected = list(lost), list[AffectedApp]()
+    errors, affected = list(lost), Page[AppSummary]((), 1, _MOST_APPS, 0)
     if status.failed_apps:
         with keeping_errors(errors):
-            affected = _affected_apps(docora.database)
+            affected = apps(docora, LinkChoice(statuses=[LinkStatus.FAILED]), limit=_MOST_APPS)
     report = Report(
         since=first,
         until=until,
@@ -131,16 +118,9 @@ def read_report(
         operations_left_out=left_out,
         schedule=schedule,
         status=status,
-        affected_apps=affected,
+        affected_apps=affected.rows,
     )
     return report, errors
-
-
-def _affected_apps(database: Database) -> list[AffectedApp]:
-    apps = [AppCount(*row) for row in links_by_group(database, LinkGroup.APP, FAILED_LINKS)]
-    most = apps[:_MOST_APPS]
-    contacts = read_contacts(database, [app.app_id for app in most])
-    return [AffectedApp(**vars(app), email=contacts.get(app.app_id, NOBODY).email) for app in most]
 
 
 def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRecord], int]:

@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from docora_ops.actions.capacity import Capacity, capacity
 from docora_ops.actions.checks import TOO_SLOW_MS, CheckState, judge_pass
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness
+from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness, read_held
+from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.link_lists import error_groups
+from docora_ops.actions.trend import DAY, Trend, trend_of_day
 from docora_ops.actions.workers import warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links
@@ -57,7 +60,8 @@ class Status:
 
     `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
     errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, for all failed links.
-    `recent_ends`: None if workers keep no record of it: with BullMQ, or if they may not.
+    `recent_ends`, `failures`, `capacity`: None if workers keep no record: with BullMQ, or if they
+    may not. `capacity`: also None without a complete record of 10 minutes in the last hour.
     `drift`: also None if workers are those of the other backend or unclear, and on a standby.
     """
 
@@ -81,6 +85,8 @@ class Status:
     other_queue: OtherQueue = OtherQueue.UNUSED
     last_operation: KnownOperation | None = None
     recent_ends: RecentEnds | None = None
+    failures: Trend | None = None
+    capacity: Capacity | None = None
     drift: DriftCounts | None = None
     freshness: Freshness | None = None
     schedule_state: CheckState | None = None  # of the last pass of `schedule`; None: not with RQ
@@ -96,6 +102,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
     """Returns the available state of both servers, and the errors of unusable servers."""
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
+    held, lost = read_held(docora)
     status = Status(database.server, describe(client), docora.settings.target)
     with keeping_errors(errors), database.snapshot():
         server = read_server(database)
@@ -115,7 +122,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         latest = min(known, key=lambda group: group.good_until_seconds or 0, default=None)
         status = replace(
             status,
-            freshness=links_freshness(docora, counts),
+            freshness=links_freshness(docora, counts, held),
             links_by_status=counts.by_status,
             open_circuits=counts.open_circuits,
             pending_with_open_circuit=counts.pending_with_open_circuit,
@@ -127,17 +134,20 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             good_until_seconds=latest.good_until_seconds if latest else None,
         )
     with keeping_errors(errors):
+        if lost:
+            raise lost
         latency, _ = measure(client)
         status = replace(status, redis_latency_ms=round(latency * 1000))
         if latency * 1000 > TOO_SLOW_MS:
             raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
         queue = docora.queue_to_read
         overview, other = queue.overview(1), queue.use.other
+        if overview.held and status.links_by_status is not None:
+            overview = replace(overview, held=with_names(database, overview.held))
         last = next(iter(docora.store.read_all()), None)
-        ends = _recent_ends(docora) if queue.can_push else None
-        status = replace(
-            status, queue=overview, other_queue=other, last_operation=last, recent_ends=ends
-        )
+        status = replace(status, queue=overview, other_queue=other, last_operation=last)
+        if queue.can_push:
+            status = _with_record(docora, status, overview)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
         if queue.choice.is_clear and not (is_judged or status.has_only_others):
             warn_of_other_workers(docora, has_workers=True)
@@ -153,15 +163,23 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
     return status, errors
 
 
-def _recent_ends(docora: Docora) -> RecentEnds | None:
-    since = datetime.fromtimestamp(read_clock(docora.redis), UTC) - timedelta(seconds=PERIOD)
-    recorded = read_counts(docora.redis, since)
-    if not recorded.is_kept:
-        return None
+def _with_record(docora: Docora, status: Status, queue: QueueOverview) -> Status:
+    """Adds what the workers have recorded; changes nothing if they keep no record."""
+    now, fresh = datetime.fromtimestamp(read_clock(docora.redis), UTC), status.freshness
+    record = read_counts(docora.redis, now - timedelta(seconds=DAY))
+    if not record.is_kept:
+        return status
+    lately = int(now.timestamp()) // PERIOD * PERIOD - PERIOD
+    since = datetime.fromtimestamp(lately, UTC)
     counts: Counter[JobEnd] = Counter()
-    for count in recorded.counts:
-        counts[count.outcome] += count.count
-    return RecentEnds(recorded.since_at, {end: counts[end] for end in JobEnd if counts[end]})
+    for count in record.counts:
+        counts[count.outcome] += count.count if count.started_at >= since else 0
+    return replace(
+        status,
+        recent_ends=RecentEnds(since, {end: counts[end] for end in JobEnd if counts[end]}),
+        failures=trend_of_day(record, now),
+        capacity=capacity(record, fresh, queue, docora.settings) if fresh else None,
+    )
 
 
 @contextmanager
@@ -176,7 +194,8 @@ def keeping_errors(errors: list[ServerError]) -> Iterator[None]:
 def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False) -> DriftCounts:
     """Counts lost and stuck links; returns a lower bound if there are too many links to look at.
 
-    Unlike `doctor`, trusts the status of waiting jobs instead of searching for them.
+    Unlike `doctor`, trusts the status of waiting jobs instead of searching for them. Leaves out the
+    links of held apps, which need no job until the release.
 
     twice: look again after `DOCORA_OPS_DRIFT_GRACE` seconds, and count the links of both looks,
         because a link that a worker has just begun looks lost for a moment.
@@ -184,33 +203,39 @@ def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False)
     Raises PostgresError, RedisError.
     """
     database, queue = docora.database, docora.queue_to_read
-    first = _links_without_job(database, queue)
+    held = [app.app_id for app in overview.held]
+    first = _links_without_job(database, queue, held)
     if first is None:
-        too_many = max(0, count_unfinished_links(database) - overview.unfinished)
+        too_many = max(0, count_unfinished_links(database, held) - overview.unfinished)
         if too_many and twice:
             time.sleep(docora.settings.drift_grace)
             jobs = queue.overview(1).unfinished
-            too_many = min(too_many, max(0, count_unfinished_links(database) - jobs))
+            too_many = min(too_many, max(0, count_unfinished_links(database, held) - jobs))
         return DriftCounts(too_many, 0, at_least=True)
     if first and twice:
         time.sleep(docora.settings.drift_grace)
-        first = _links_without_job(database, queue, first) or {}
+        first = _links_without_job(database, queue, held, first) or {}
     counts = Counter(first.values())
     return DriftCounts(counts[LinkStatus.PENDING_SNAPSHOT], counts[LinkStatus.SCANNING])
 
 
 def _links_without_job(
-    database: Database, queue: LinkQueue, only: Container[LinkRef] | None = None
+    database: Database,
+    queue: LinkQueue,
+    held: Sequence[str],
+    only: Container[LinkRef] | None = None,
 ) -> dict[LinkRef, str] | None:
     """Returns the lost and stuck links of one look, with their statuses.
 
     Returns None if there are too many links to look at.
 
+    held: ids of apps to leave out.
     only: consider only these links.
     """
     limit = _MOST + 1 if queue.can_push else None
     with database.snapshot():
-        links = unfinished_links(database, only_stuck=not queue.can_push, limit=limit)
+        only_stuck = not queue.can_push
+        links = unfinished_links(database, only_stuck=only_stuck, limit=limit, held=held)
         if only is None and limit and len(links) == limit:
             return None
         statuses = {ref: status for ref, status in links if only is None or ref in only}

@@ -120,6 +120,7 @@ class Tally:
             deliveries_cleared=self.deliveries if is_resync and not options.update else None,
             deliveries_marked=self.deliveries if is_resync and options.update else None,
             open_circuits_left_out=plan.selection.open_circuits_left_out,
+            held_left_out=plan.selection.held_left_out,
             circuits_reset=len(self.circuits_reset) if options.reset_circuit else None,
             circuits_held=len(self.circuits_held) if options.reset_circuit else None,
             in_flight=options.in_flight if options.is_paced else None,

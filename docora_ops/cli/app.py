@@ -23,6 +23,7 @@ from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
+from docora_ops.cli.hold import hold, release
 from docora_ops.cli.link_lists import apps, failed, links, show
 from docora_ops.cli.metrics import metrics
 from docora_ops.cli.operations import cancel, operations
@@ -39,6 +40,7 @@ from docora_ops.cli.signals import interruptible, interruption
 from docora_ops.cli.status import status
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.targets import targets
+from docora_ops.cli.trend import trend
 from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
@@ -75,6 +77,7 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
         (apps, "apps --limit 10"),
         (show, "show 'Acme Search' octo/api"),
         (queue, "queue --limit 100"),
+        (trend, "trend 'Acme Search' --since 12:00"),
         (doctor, "doctor --json"),
         (deliveries, "deliveries 'Acme Search' --since 12h"),
         (verify, "verify 'Acme Search'"),
@@ -100,6 +103,8 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
     "Run and set up": (
         (pause, "pause --for 10m"),
         (resume, "resume"),
+        (hold, "hold 'Acme Search' --for 2h --reason 'wrong URL'"),
+        (release, "release 'Acme Search'"),
         (worker, "worker"),
         (targets, "targets --check"),
         (demo, "demo --keep"),

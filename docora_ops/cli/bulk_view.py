@@ -57,7 +57,7 @@ def message(result: BulkResult) -> str:
     some, none = _MESSAGES[result.action]
     if result.action is Action.SCHEDULE and result.left:
         some = "Schedule pass stopped"
-    if result.left_to_operations:
+    if result.left_to_operations or result.held_left_out:
         none = "Nothing else is due"
     return some if result.total else none
 
@@ -199,8 +199,8 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
     """Returns a command with its arguments and options, quoted for the shell."""
     typed = [command] if command else []
     for name, value in selection.items():
-        # Ids are recorded in addition to names; the old URL belongs to the result.
-        if name in {"app_id", "repository_id", "old_url"}:
+        # Ids are recorded in addition to names; old URL and held apps belong to the result.
+        if name in {"app_id", "repository_id", "old_url", "held"}:
             continue
         for argument in value if isinstance(value, list) else [value]:
             if name not in {"app_name", "repository_name", "new_url"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -86,17 +87,17 @@ def deliveries(
 def _list_files(
     context: Context, choice: DeliveryChoice, page: int | None, limit: int | None
 ) -> None:
-    from docora_ops.actions.deliveries import all_delivered_files, delivered_files
+    from docora_ops.actions.deliveries import delivered_files
+    from docora_ops.actions.pages import Page
 
-    docora, noun = context.docora, "delivered file"
+    where, noun = context.docora.postgres_server, "delivered file"
+    total, rows = delivered_files(context.docora, choice)
     if context.as_json or sys.stdout.isatty() or page or limit:
-        listed = delivered_files(docora, choice, page=page or 1, limit=limit or 50)
-        context.show_page(listed, _FILES, docora.postgres_server, noun)
-        return
-    total, rows = all_delivered_files(docora, choice)
-    context.show_tables(
-        [Listing(_FILES, rows)], f"{docora.postgres_server}: {amount(total, noun)}."
-    )
+        number, most = page or 1, limit or 50
+        shown = list(islice(rows, (number - 1) * most, number * most))
+        context.show_page(Page(shown, number, most, total), _FILES, where, noun)
+    else:
+        context.show_tables([Listing(_FILES, rows)], f"{where}: {amount(total, noun)}.")
 
 
 _FILES: Sequence[Column[DeliveredFile]] = (
@@ -119,24 +120,18 @@ def _result(repository: RepositoryDeliveries) -> str:
         return "no longer linked"
     if result == "proven":
         return "complete"
-    status = words(repository.status or "")
-    if repository.stored_files is None:
-        status += ", no stored commit"
-    said = {
-        "differing": "",
-        "not_comparable": "no stored commit",
-        "not_synced": status
-        if repository.stored_files is not None
-        else f"{status}, no stored commit",
-        "scanning": "being scanned",
-    }.get(result, words(result))
+    said = {"differing": "", "not_comparable": "", "scanning": "being scanned"}
+    said["not_synced"] = words(repository.status or "")
+    parts = [said.get(result, words(result))]
+    if repository.stored_files is None and result != "scanning":
+        parts.append("no stored commit")
     counts = {
         "missing": repository.missing,
         "outdated": repository.outdated,
         "extra": repository.extra,
     }
-    differences = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return ": ".join(filter(None, (said, differences)))
+    parts.append(", ".join(f"{count} {name}" for name, count in counts.items() if count))
+    return ": ".join(filter(None, parts))
 
 
 def _style(repository: RepositoryDeliveries) -> str:

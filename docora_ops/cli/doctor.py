@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,13 +14,20 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.streams import has_failed
+from docora_ops.errors import UsageError
 from docora_ops.render.columns import Column, Listing, cell, link_name, style_of, words
-from docora_ops.text import amount
+from docora_ops.text import amount, duration, moment, seconds_of
 
 if TYPE_CHECKING:
     from docora_ops.actions.checks import Check
     from docora_ops.actions.doctor import Diagnosis
+    from docora_ops.actions.doctor_changes import ProblemChanges
     from docora_ops.actions.drift import Drift
+    from docora_ops.cli.context import Context
+
+
+_DAY = 86_400  # seconds
 
 
 def doctor(
@@ -42,6 +51,23 @@ def doctor(
             help="Expect read-only credentials (for monitoring), and do not test writing.",
         ),
     ] = False,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Print only what has become critical, or is over, since the last run with FILE "
+            "(exit code 6 while a check is critical). Print nothing if that is nothing.",
+        ),
+    ] = None,
+    remind: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TIME",
+            parser=seconds_of,
+            help="With --changes: print problems again that have lasted for TIME since the last "
+            "output (default: 24h).",
+        ),
+    ] = None,
     as_json: options.Json = False,
     target: options.Target = None,
     env_file: options.EnvFile = None,
@@ -51,19 +77,31 @@ def doctor(
     Shows each problem with a remedy, the worst one last. Drift between database and queue is looked
     for twice, some seconds apart, so that normal activity does not count. Changes nothing.
     """
+    if remind and not changes:
+        raise UsageError("--remind needs --changes", hint="add --changes FILE")
+    if changes and show_all:
+        raise UsageError("--all and --changes can't be combined", hint="remove one of them")
     context = context_of(typer_context)
     from docora_ops.actions.checks import CheckState
     from docora_ops.actions.doctor import Diagnosis, diagnose
+    from docora_ops.actions.doctor_changes import require_usable
 
     docora = context.docora
+    if changes:
+        changes = changes.expanduser()
+        require_usable(changes)
     docora.settings = docora.settings.hurried(8)
     events = diagnose(docora, max_failed=max_failed, read_only=read_only)
-    for event in context.telling_of_second_look(events, "suspect", "suspects"):
+    if not changes:
+        events = context.telling_of_second_look(events, "suspect", "suspects")
+    for event in events:
         if isinstance(event, Diagnosis):
             diagnosis = event
     checks = diagnosis.checks
     hinted = [replace(check, hint=check.hint and context.addressed(check.hint)) for check in checks]
     diagnosis = replace(diagnosis, checks=hinted)
+    if changes:
+        return _tell_changes(context, diagnosis, changes, remind or _DAY)
     if as_json:
         context.show_document(diagnosis.data())
         context.say(summary(diagnosis))
@@ -78,6 +116,42 @@ def doctor(
     return ExitCode.PROBLEMS if diagnosis.state is CheckState.CRITICAL else ExitCode.OK
 
 
+def _tell_changes(context: Context, diagnosis: Diagnosis, file: Path, remind: int) -> int:
+    from docora_ops.actions.doctor_changes import compare, keep
+
+    changes = compare(diagnosis.checks, file, remind)
+    if not changes.are_news:
+        context.docora.notices.clear()  # they stand in a check, too
+    if context.as_json:
+        context.show_document(replace(diagnosis.data(), changes=changes))
+    elif changes.are_news:
+        context.show_tables(_changes_screen(diagnosis, changes), context.target_line)
+    if not has_failed(sys.stdout):  # what nobody could read is told again
+        keep(changes, file)
+    return ExitCode.PROBLEMS if changes.are_news and changes.has_open else ExitCode.OK
+
+
+def _changes_screen(diagnosis: Diagnosis, changes: ProblemChanges) -> Iterator[object]:
+    checks = {check.name: check for check in diagnosis.checks}
+    begins = [(problem, "New") for problem in changes.new]
+    for problem in changes.over:
+        lasted = duration((changes.told_at - problem.since_at).total_seconds())
+        begins.append((problem, f"Over after {lasted}"))
+    begins += [(problem, f"Since {moment(problem.since_at)}") for problem in changes.ongoing]
+    for problem, begin in begins:
+        check, is_open = checks[problem.name], problem not in changes.over
+        style = style_of("critical" if is_open else "ok")
+        yield cell(f"{begin}: {_title(check)}: {check.finding}", style)
+        remedy = [f"  → {check.hint}" if check.hint else "", check.command] if is_open else []
+        yield from map(cell, filter(None, remedy))
+    over = "" if changes.has_open else "No check is critical any longer. "
+    yield cell(over + summary(diagnosis), style_of(diagnosis.state))
+
+
+def _title(check: Check) -> str:
+    return words(check.name).capitalize().replace("Bullmq", "BullMQ")
+
+
 def _finding(check: Check) -> tuple[str, str | None]:
     hint = f"→ {check.hint}{': see below' if check.command else ''}"
     return check.finding, hint if check.hint else None
@@ -85,7 +159,7 @@ def _finding(check: Check) -> tuple[str, str | None]:
 
 _WORST_LAST = ("not_checked", "warning", "critical")
 _CHECKS: Sequence[Column[Check]] = (
-    Column("Check", lambda check: words(check.name).capitalize().replace("Bullmq", "BullMQ")),
+    Column("Check", _title),
     Column("State", lambda check: words(check.state), lambda check: style_of(check.state)),
     Column("Found", _finding, folds=True),
 )

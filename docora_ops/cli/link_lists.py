@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from docora_ops.cli.app_page import show_app
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
+from docora_ops.jobs import Backend
 from docora_ops.links import AppSort, LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, one_line, style_of, words
 from docora_ops.text import amount, duration, good_until, moment
@@ -155,8 +157,8 @@ def apps(
     """List apps, or one app, most failed links first.
 
     Shows the links of each app by status, the last successful scan, the URL and, if the role may
-    read it, the email. With a filter, counts only matching links. Needs only Postgres. Changes
-    nothing.
+    read it, the email. With a filter, counts only matching links. Without Redis, shows no app as
+    held. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.link_lists import apps
@@ -165,7 +167,10 @@ def apps(
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
     listed = apps(context.docora, choice, sort=sort, page=page, limit=limit)
-    context.show_page(listed, _APPS, context.docora.postgres_server, noun, is_compact=True)
+    is_seen = any(app.held for app in listed.rows) or not sys.stdout.isatty()
+    columns = [*_APPS, *([_HELD] if is_seen else ())]
+    where = context.docora.postgres_server
+    context.show_page(listed, columns, where, noun, is_compact=True)
 
 
 def show(
@@ -249,6 +254,11 @@ _APPS: Sequence[Column[AppSummary]] = (
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
     Column("Email", lambda app: app.email, left_out=5),
 )
+_HELD: Column[AppSummary] = Column(
+    "Held until",
+    lambda app: app.held and (app.held.until_at or "for ever"),
+    lambda _: "yellow",
+)
 
 
 def _link_screen(details: LinkDetails) -> Pairs:
@@ -260,16 +270,23 @@ def _link_screen(details: LinkDetails) -> Pairs:
     if details.status == LinkStatus.FAILED:
         bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
     job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
+    held = details.held.sentence if details.held else ""
+    next_step = f"{_next_step(details)} {ids}"
+    if details.held and details.status != LinkStatus.SYNCED:
+        next_step = f"release {arguments(details.app_id)}"
     delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot
     if details.last_delivered_at:
         delivered += f", the last at {moment(details.last_delivered_at)}"
+    if details.is_partly_sent:
+        delivered += "; its last snapshot was cut off, and some of its files are out"
     rows = [
         ("Status", cell(state, style_of(details.status))),
         ("Error", cell(details.error_message or "")),
         ("Failed at", cell(moment(details.failed_at) or "")),
         (_GOOD_UNTIL, cell(bound)),
-        ("Next", cell(f"docora-ops {_next_step(details)} {ids}")),
+        ("Next", cell(f"docora-ops {next_step}")),
         ("App", cell(f"{details.app_name} ({details.app_id})")),
+        ("", cell(held, "yellow")),
         ("URL", cell(details.base_url)),
         ("Repository", cell(f"{details.repository_name} ({details.repository_id})")),
         ("Job", cell(job, style_of(details.job))),
@@ -287,7 +304,8 @@ def _link_screen(details: LinkDetails) -> Pairs:
 
 
 def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
-    """Yields a line for each of the last tries, newest first."""
+    """Yields a line for each of the last tries, newest first; with BullMQ, for the failed job."""
+    name = "Last tries" if details.backend is Backend.RQ else "Failed job"
     for number, end in enumerate(details.tries):
         shown = f"{end.ended_at:%m-%d %H:%M:%SZ}  {words(end.outcome)}"
         if end.try_number is not None:
@@ -296,7 +314,7 @@ def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
         shown += f", {amount(end.files, 'file')}" if end.files else ""
         shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
         shown += f": {end.error_message}" if end.error_message else ""
-        yield "" if number else "Last tries", one_line(shown, style_of(end.outcome))
+        yield "" if number else name, one_line(shown, style_of(end.outcome))
 
 
 def _next_step(details: LinkDetails) -> str:

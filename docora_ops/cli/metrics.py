@@ -72,6 +72,7 @@ _HELP = {
     "docora_drift_links": "Lost and stuck links: pending or scanning without a live job.",
     "docora_links_overdue": "Links in sync without a good scan for too long.",
     "docora_oldest_scan_age_seconds": "Longest time since the last good scan of a link in sync.",
+    "docora_app_held": "1 for each app that docora-ops hold holds.",
     "docora_nothing_moves": "1 if a link has been due for too long and no job has run, begun or "
     "ended since, otherwise 0.",
     "docora_cycle_seconds": "Seconds that a scan of all links takes at the last pace.",
@@ -121,9 +122,10 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
             "failed": queue.failed_jobs,
         }
         add("docora_queue_jobs", jobs, queue=queue.queue_name, status="")
-        if queue.oldest_waiting_seconds is not None:
-            oldest = {"": queue.oldest_waiting_seconds}
-            add("docora_queue_oldest_seconds", oldest, queue=queue.queue_name)
+        if queue.held:
+            add("docora_app_held", {inert(app.app_id): 1 for app in queue.held}, app_id="")
+        if (oldest := queue.oldest_waiting_seconds) is not None:
+            add("docora_queue_oldest_seconds", {"": oldest}, queue=queue.queue_name)
         states = Counter(map(_state, queue.workers))
         add("docora_workers", {state: states[state] for state in _STATES}, state="")
         given = (worker.no_job_reason for worker in queue.workers)

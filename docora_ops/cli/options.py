@@ -171,6 +171,9 @@ Front = Annotated[
         "--front", help="Queue ahead of all waiting jobs. A job already waiting keeps its place."
     ),
 ]
+Now = Annotated[
+    bool, typer.Option("--now", help="Exempt this one job if its app is held (see hold).")
+]
 ResetCircuit = Annotated[
     bool, typer.Option("--reset-circuit", help="Also close the circuit breaker of the repository.")
 ]

@@ -26,7 +26,7 @@ from docora_ops.text import duration, moment
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from docora_ops.jobs import QueuedJob, QueueOverview, Worker
+    from docora_ops.jobs import HeldApp, QueuedJob, QueueOverview, Worker
 
 
 _MOST_WORKERS = 4  # workers to show without --all, so that the screen fits 24 lines
@@ -71,6 +71,7 @@ def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator
         waiting += f" (the oldest for {duration(overview.oldest_waiting_seconds)})"
     counts = f"{waiting}, {overview.active} running, {overview.delayed} delayed"
     rows = [("Queue", cell(counts)), ("Workers", workers_cell(overview))]
+    rows += [("Held", cell(text, "yellow")) for text in map(held_words, overview.held)]
     if overview.jobs_of_apps is not None:
         rows.append(("Jobs of apps", cell(overview.jobs_of_apps)))
     yield Pairs([*rows, *(named_values(overview) if show_all else ())])
@@ -85,6 +86,11 @@ def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator
     more = total - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:
         yield cell(f"and {more} more: see --limit")
+
+
+def held_words(app: HeldApp) -> str:
+    """Returns `Acme Search, held by kim@ops1 until 2026-12-01T08:00:00Z: REASON`."""
+    return f"{app.app_name or app.app_id}, {app.held.sentence}"
 
 
 def workers_cell(queue: QueueOverview) -> Text:

@@ -18,10 +18,11 @@ from docora_ops.cli import options
 from docora_ops.cli.app_page import TO_READ_CONTACTS
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.queue import held_words
 from docora_ops.cli.status import status_rows
 from docora_ops.cli.verify import LIMITS, compare, summary
 from docora_ops.errors import PostgresError, UsageError
-from docora_ops.links import LinkStatus
+from docora_ops.links import LinkStatus, arguments
 from docora_ops.operations import OperationState
 from docora_ops.render.columns import NO_ERROR, link_name
 from docora_ops.render.link_tables import apps_of
@@ -149,6 +150,9 @@ def _open_things(report: Report) -> Iterator[str]:
     if queue and (jobs := queue.unfinished):
         parts = f"{queue.active} running, {queue.waiting} waiting, {queue.delayed} delayed"
         yield f"- {amount(jobs, 'snapshot')} unfinished ({parts}): `docora-ops queue`"
+    for app in queue.held if queue else ():
+        end = code(f"docora-ops release {arguments(app.app_id)}")
+        yield f"- {code(held_words(app))}: {end}"
     if queue and queue.suspension:
         yield f"- {code(queue.suspension.sentence)}"
     if drift and (lost := drift.lost + drift.stuck):

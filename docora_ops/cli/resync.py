@@ -1,12 +1,13 @@
 """`resync`."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.context import confirmation, context_of
-from docora_ops.cli.retry import show_change
+from docora_ops.cli.retry import change_held, show_change
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import UsageError
 
@@ -34,6 +35,7 @@ def resync(
         ),
     ] = None,
     front: options.Front = False,
+    now: options.Now = False,
     reset_circuit: options.ResetCircuit = False,
     reason: options.Reason = None,
     in_flight: options.InFlight = None,
@@ -65,6 +67,8 @@ def resync(
         if repo is not None and typer_context.params[name] is not None:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} needs --all", hint=f"remove {option}")
+    if now and repo is None:
+        raise UsageError("--now needs REPO", hint="bulk changes leave held apps out")
     if path is not None and repo is None:
         raise UsageError("--path needs REPO", hint="name one repository, or remove --path")
     if all_links:
@@ -87,7 +91,8 @@ def resync(
                 f"{link.payload.repository_name} again, {reset_in_words(docora, 'the link', 1)}?",
                 *([] if update else [FORGOTTEN]),
             )
-        result = resync(docora, app, repo, context.options, reason=reason)
+        change = partial(resync, docora, app, repo, reason=reason)
+        result = change_held(context, change, asks=not (yes or dry_run))
         return show_change(context, result, front=front)
     if not (yes or confirm or dry_run or terminal):
         raise UsageError(

@@ -1,7 +1,10 @@
 """`retry`, `retry-all-failed` and `schedule`."""
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -11,9 +14,11 @@ from docora_ops.cli.context import Context, confirmation, context_of, link_choic
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.link_change import link_data, message, result_screen
 from docora_ops.cli.signals import is_interrupted
+from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.cli.wait import wait_for_link
-from docora_ops.errors import ServerError, UsageError
+from docora_ops.errors import AppHeldError, ServerError, UsageError
 from docora_ops.links import LinkResult, Outcome
+from docora_ops.operations import ChangeOptions
 
 
 def retry(
@@ -21,6 +26,7 @@ def retry(
     app: options.App,
     repo: options.Repo,
     front: options.Front = False,
+    now: options.Now = False,
     reset_circuit: options.ResetCircuit = False,
     reason: options.Reason = None,
     wait: options.Wait = False,
@@ -38,8 +44,27 @@ def retry(
     context = context_of(typer_context)
     from docora_ops.actions.one_link import retry
 
-    result = retry(context.docora, app, repo, context.options, reason=reason)
+    change = partial(retry, context.docora, app, repo, reason=reason)
+    result = change_held(context, change, asks=not dry_run)
     return show_change(context, result, front=front)
+
+
+def change_held(
+    context: Context, change: Callable[[ChangeOptions], LinkResult], *, asks: bool
+) -> LinkResult:
+    """Changes a link. If its app is held, asks at a terminal whether to exempt this one job.
+
+    Without a terminal, or without `asks`, raises AppHeldError.
+    """
+    try:
+        return change(context.options)
+    except AppHeldError as error:
+        terminal = terminal_to_ask("--now") if asks else None
+        if terminal is None:
+            raise
+        context.tell()
+        terminal.ask(f"{context.docora.servers}: {error.message}; exempt this one job?")
+        return change(replace(context.options, now=True))
 
 
 def show_change(context: Context, result: LinkResult, *, front: bool) -> int:

@@ -15,6 +15,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.app_url import Probe, UrlChange
     from docora_ops.actions.deliveries import Deliveries
     from docora_ops.actions.doctor import DoctorData
+    from docora_ops.actions.holds import HoldResult, ReleaseResult
     from docora_ops.actions.link_lists import LinkDetails
     from docora_ops.actions.pair import Pair
     from docora_ops.actions.pauses import Resumed, RqWorkers
@@ -22,6 +23,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.report import Report
     from docora_ops.actions.status import Status
     from docora_ops.actions.targets import TargetState
+    from docora_ops.actions.trend import Trend
     from docora_ops.actions.verification import Verification
     from docora_ops.cli import bulk_view
     from docora_ops.cli.link_change import LinkData
@@ -43,6 +45,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "show": LinkDetails | AppPage,
         "deliveries": Deliveries | list[DeliveredFile],
         "queue": jobs.QueueOverview,
+        "trend": Trend,
         "doctor": DoctorData,
         "verify": Verification,
         "probe": Probe,
@@ -58,6 +61,8 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "pair": Pair,
         "pause": RqWorkers,
         "resume": Resumed,
+        "hold": HoldResult,
+        "release": ReleaseResult,
         "history": list[operations.HistoryEntry],
         "report": Report,
         "targets": list[TargetState],

@@ -10,9 +10,10 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.queue import workers_cell
+from docora_ops.cli.queue import held_words, workers_cell
+from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.links import LinkStatus
+from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
 from docora_ops.text import ago, amount, duration, good_until, moment
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from docora_ops.actions.capacity import Capacity
     from docora_ops.actions.checks import CheckState
     from docora_ops.actions.freshness import Freshness
     from docora_ops.actions.status import Status
-    from docora_ops.jobs import QueueOverview
+    from docora_ops.jobs import HeldApp, QueueOverview
 
     Row = tuple[str, Text]
 
@@ -92,7 +94,9 @@ def status_rows(
         links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
         yield "", _heading(links, advice.to_queue_held_back, "yellow")
     if queue:
-        yield from _queue(queue, has_only_others=status.has_only_others)
+        yield from _queue(queue, status.capacity, has_only_others=status.has_only_others)
+    if queue and queue.held:
+        yield "Held", _held(queue.held)
     if queue and status.schedule_state:
         yield "Schedule", _schedule(queue, status.schedule_state)
     if drift := status.drift:
@@ -129,6 +133,8 @@ def _links(status: Status) -> Iterator[Row]:
     yield "Links", cell(", ").join(parts) if parts else cell("none")
     if parts:
         yield "", cell(_recent_ends(status))
+    if (trend := status.failures) and any(period.failures for period in trend.periods):
+        yield "Failures", _heading(trend_of_day_words(trend), "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
         apps, errors = status.failed_by_app or (), status.failed_by_error or ()
         width = len(str(failed))
@@ -206,6 +212,21 @@ def _schedule(queue: QueueOverview, state: CheckState) -> Text:
     return _heading(f"{last}; a timer should run", "docora-ops schedule", style)
 
 
+def _held(apps: Sequence[HeldApp]) -> Text:
+    """Names a held app, first one whose hold does not end by itself."""
+    app = next((app for app in apps if app.held.until_at is None), apps[0])
+    more = f" (and {amount(len(apps) - 1, 'more app')})" if len(apps) > 1 else ""
+    line = cell(f"{held_words(app)}{more}", "yellow")
+    line.overflow, line.no_wrap = "ellipsis", True
+    if app.held.until_at is None:
+        line = _heading(f"{app.app_name or app.app_id} for ever{more}", _to_release(app), "yellow")
+    return line
+
+
+def _to_release(app: HeldApp) -> str:
+    return f"docora-ops release {arguments(app.app_name or app.app_id)}"
+
+
 def _heading(text: str, command: str, style: str = "") -> Text:
     return cell(text, style).append(f": {command}", "dim")
 
@@ -217,7 +238,9 @@ def _line(text: str, style: str = "") -> Text:
     return line
 
 
-def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
+def _queue(
+    queue: QueueOverview, capacity: Capacity | None, *, has_only_others: bool
+) -> Iterator[Row]:
     from docora_ops.jobs import ADVICE, BackendSource
 
     age = queue.oldest_waiting_seconds
@@ -229,6 +252,8 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
         yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
     elif queue.workers:
         yield "Workers", workers_cell(queue)
+        if capacity:
+            yield "", cell(f"  {capacity.words}", "yellow" if capacity.missing_slots else "")
     elif has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:

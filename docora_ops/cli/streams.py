@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import cast
+from typing import TextIO, cast
 
 from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
@@ -59,6 +59,11 @@ def guard_streams() -> OutputStream:
         )
         setattr(sys, name, guarded)
     return cast("OutputStream", sys.stdout)
+
+
+def has_failed(stream: TextIO) -> bool:
+    """Tells whether output was dropped because nobody reads it or its disk is full."""
+    return isinstance(stream, OutputStream) and stream.failure is not None
 
 
 def show_paged(text: str, height: int) -> None:

@@ -1,9 +1,8 @@
 """Delivery records: which files an app has received."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
 from docora_ops.database.link_rows import like, pairs
 from docora_ops.database.postgres import Database
@@ -103,12 +102,12 @@ SELECT repository_id, count(*), min(delivered_at), max(delivered_at) {_CHOSEN}
 GROUP BY repository_id
 """
 
-# The primary key has this order, so each statement reads only the rows that it returns or skips.
+# The primary key has this order, so each statement reads only rows behind those already read.
 DELIVERED_FILES = f"""
 SELECT files.repository_id, owner || '/' || name, file_path, file_sha, delivered_at FROM (
     SELECT repository_id, file_path, file_sha, delivered_at {_CHOSEN}
         AND (repository_id, file_path) > (%(after_repository)s::text, %(after_path)s::text)
-    ORDER BY repository_id, file_path LIMIT %(limit)s OFFSET %(offset)s
+    ORDER BY repository_id, file_path LIMIT %(limit)s
 ) files JOIN docora.repositories USING (repository_id)
 ORDER BY files.repository_id, file_path
 """
@@ -124,29 +123,16 @@ def deliveries_by_repository(
     return {repository_id: (files, first, last) for repository_id, files, first, last in rows}
 
 
-def delivered_files(
-    database: Database, which: DeliveryFilter, *, limit: int, offset: int
-) -> list[DeliveredFile]:
-    """Returns one page of the files, sorted by repository id, then path."""
-    page = {"after_repository": "", "after_path": "", "limit": limit, "offset": offset}
-    return [_masked(row) for row in database.rows(DELIVERED_FILES, _of_filter(which) | page)]
-
-
-def all_delivered_files(database: Database, which: DeliveryFilter) -> Iterator[DeliveredFile]:
-    """Yields all files in the same order.
+def delivered_files(database: Database, which: DeliveryFilter) -> Iterator[DeliveredFile]:
+    """Yields the files, sorted by repository id, then path.
 
     Reads some thousand files per statement, so that no statement waits for a slow reader.
     """
-    after = {"after_repository": "", "after_path": ""}
-    page = {"limit": _AT_ONCE, "offset": 0}
-    while rows := database.rows(DELIVERED_FILES, _of_filter(which) | after | page):
-        yield from map(_masked, rows)
-        after = {"after_repository": rows[-1][0], "after_path": rows[-1][2]}
-
-
-def _masked(row: Sequence[Any]) -> DeliveredFile:
-    file = DeliveredFile(*row)
-    return replace(file, path=mask(file.path))
+    values = _of_filter(which) | {"after_repository": "", "after_path": "", "limit": _AT_ONCE}
+    while rows := database.rows(DELIVERED_FILES, values):
+        for repository_id, name, path, sha, delivered_at in rows:
+            yield DeliveredFile(repository_id, name, mask(path), sha, delivered_at)
+        values |= {"after_repository": rows[-1][0], "after_path": rows[-1][2]}
 
 
 def _of_filter(which: DeliveryFilter) -> dict[str, object]:

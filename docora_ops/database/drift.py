@@ -1,6 +1,6 @@
 """Links that should have a live job, and the lock that blocks the creation of links."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from sys import intern
 
 from docora_ops.database.postgres import Database
@@ -13,6 +13,7 @@ _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot
          AND (%(id)s::uuid IS NOT NULL OR created_at < now() - interval '5 minutes'))
     AND (%(app_id)s::text IS NULL OR app_id = %(app_id)s)
     AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+    AND app_id <> ALL (%(held)s::text[])
 """
 
 # Materialized, because with statistics from before a bulk change, Postgres would read the whole
@@ -68,9 +69,14 @@ def unfinished_links(
     link_id: str | None = None,
     only_stuck: bool = False,
     limit: int | None = None,
+    held: Sequence[str] = (),
 ) -> list[tuple[LinkRef, str]]:
-    """Returns links that should have a live job (with `only_stuck`, scanning ones), with status."""
-    parameters = {"app_id": app_id, "id": link_id, "only_stuck": only_stuck, "limit": limit}
+    """Returns links that should have a live job (with `only_stuck`, scanning ones), with status.
+
+    held: ids of apps to leave out.
+    """
+    of_links = {"app_id": app_id, "id": link_id, "held": list(held)}
+    parameters = {**of_links, "only_stuck": only_stuck, "limit": limit}
     # Interned, because a million links may share the same few ids.
     return [
         (LinkRef(id_, intern(app_id), intern(repository_id)), status)
@@ -111,9 +117,9 @@ def pages_of_links_to_check(
             after = {"app_id": last.app_id, "repository_id": last.repository_id}
 
 
-def count_unfinished_links(database: Database) -> int:
-    """Counts the links that should have a live job."""
-    all_links = {"app_id": None, "id": None, "only_stuck": False}
+def count_unfinished_links(database: Database, held: Sequence[str]) -> int:
+    """Counts the links that should have a live job. `held`: ids of apps to leave out."""
+    all_links = {"app_id": None, "id": None, "only_stuck": False, "held": list(held)}
     [(count,)] = database.rows(f"SELECT count(*) {_UNFINISHED}", all_links)
     return int(count)
 

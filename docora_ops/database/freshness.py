@@ -1,12 +1,12 @@
 """Reads the last good scans of links, and counts the links that are due or overdue."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import cast
 
-from docora_ops.database.link_rows import LINKS, OVERDUE
+from docora_ops.database.link_rows import LINKS, NOT_HELD, OVERDUE
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef, LinkStatus
 
@@ -84,7 +84,7 @@ SELECT coalesce(sum(links), 0)::bigint, count(*), min(since), min(oldest_at) FRO
             SELECT repository_id, circuit_open_until FROM docora.repositories
             WHERE circuit_open_until IS NOT NULL
         ) r USING (repository_id)
-        WHERE {OVERDUE} LIMIT %(most)s
+        WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
     ) links GROUP BY app_id
 ) apps
 """
@@ -93,7 +93,7 @@ MOST_OVERDUE = 100_000
 
 OLDEST_SCAN = f"""
 SELECT l.last_scanned_at FROM {LINKS}
-WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s
+WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s AND {NOT_HELD}
     AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
 ORDER BY l.last_scanned_at LIMIT 1
 """
@@ -110,7 +110,7 @@ CROSS JOIN LATERAL (
         ELSE l.last_scanned_at END
     ) AS since
 ) due
-WHERE l.status = %(status)s AND since < %(before)s
+WHERE l.status = %(status)s AND since < %(before)s AND {NOT_HELD}
     AND (l.status <> 'failed' OR r.circuit_open_until IS NULL)
     AND (l.last_scanned_at IS NULL OR l.last_scanned_at < %(before)s)
 LIMIT %(most)s
@@ -125,7 +125,7 @@ SELECT max(delivered_at) FROM docora.app_delivered_files JOIN (
 
 HAS_WAITING = f"""
 SELECT FROM {LINKS}
-WHERE l.status <> 'failed'
+WHERE l.status <> 'failed' AND {NOT_HELD}
     AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until) < %(before)s
 LIMIT 1
 """
@@ -180,21 +180,24 @@ def read_scans(
     return Scans(now, last_at, before_last, first_at, recent, wanted, due)
 
 
-def count_overdue(database: Database, before: datetime) -> OverdueLinks:
-    """Counts the overdue links whose last good scan was before `before`."""
-    values = {"overdue_before": before, "most": MOST_OVERDUE}
+def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> OverdueLinks:
+    """Counts the overdue links whose last good scan was before `before`.
+
+    held: ids of apps to leave out.
+    """
+    values = {"overdue_before": before, "most": MOST_OVERDUE, "held": held}
     [(links, *rest)] = database.rows(COUNT_OVERDUE, values)
-    if links >= MOST_OVERDUE and (oldest := oldest_scan(database, _LONG_AGO)):
+    if links >= MOST_OVERDUE and (oldest := oldest_scan(database, _LONG_AGO, held)):
         return OverdueLinks(links, rest[0], oldest, oldest)
     return OverdueLinks(links, *rest)
 
 
-def oldest_scan(database: Database, since: datetime) -> datetime | None:
+def oldest_scan(database: Database, since: datetime, held: Sequence[str]) -> datetime | None:
     """Returns the oldest last good scan that is not before `since`.
 
-    Considers only synced links whose circuit is not open.
+    Considers only synced links whose circuit is not open. `held`: ids of apps to leave out.
     """
-    rows = database.rows(OLDEST_SCAN, {"before": since})
+    rows = database.rows(OLDEST_SCAN, {"before": since, "held": held})
     return rows[0][0] if rows else None
 
 
@@ -209,13 +212,19 @@ def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, tim
 
 
 def long_due_links(
-    database: Database, status: LinkStatus, before: datetime, rescan_interval_ms: int, most: int
+    database: Database,
+    status: LinkStatus,
+    before: datetime,
+    rescan_interval_ms: int,
+    most: int,
+    held: Sequence[str],
 ) -> list[tuple[LinkRef, datetime]]:
     """Returns up to `most` links that became due before `before`, each with that time.
 
     status: SYNCED, PENDING_SNAPSHOT or FAILED. For the latter two, the times are lower bounds.
+    held: ids of apps to leave out.
     """
-    values = {"before": before, "rescan_interval_ms": rescan_interval_ms}
+    values = {"before": before, "rescan_interval_ms": rescan_interval_ms, "held": held}
     rows = database.rows(LONG_DUE, {**values, "status": status, "most": most})
     return [(LinkRef(*row[:3]), row[3]) for row in rows]
 
@@ -226,6 +235,9 @@ def last_delivery(database: Database) -> datetime | None:
     return cast("datetime | None", delivered_at)
 
 
-def has_waiting_link(database: Database, before: datetime) -> bool:
-    """Tells whether a link that is not failed was last scanned before `before`."""
-    return bool(database.rows(HAS_WAITING, {"before": before}))
+def has_waiting_link(database: Database, before: datetime, held: Sequence[str]) -> bool:
+    """Tells whether a link that is not failed was last scanned before `before`.
+
+    held: ids of apps to leave out.
+    """
+    return bool(database.rows(HAS_WAITING, {"before": before, "held": held}))

@@ -1,5 +1,6 @@
 """Reads lists, counts, histories and results of links. Masks secrets in texts and URLs."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +17,7 @@ from docora_ops.database.link_rows import (
 )
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
-from docora_ops.jobs import JobState
+from docora_ops.jobs import Hold, JobState
 from docora_ops.links import (
     App,
     AppCount,
@@ -87,17 +88,7 @@ class AppSummary(App):
     good_until_at: datetime | None
     good_until_seconds: int | None
     email: str | None = None  # None if the role may not read it
-
-
-@dataclass(frozen=True)
-class Contact:
-    """What an app's row tells to roles that may read it."""
-
-    email: str | None = None
-    created_at: datetime | None = None
-
-
-NOBODY = Contact()
+    held: Hold | None = None  # Redis tells
 
 
 @dataclass(frozen=True)
@@ -249,13 +240,19 @@ SELECT app_id, email, created_at FROM docora.apps WHERE app_id = ANY (%(app_ids)
 """
 
 
-def read_contacts(database: Database, app_ids: Sequence[str]) -> dict[str, Contact]:
-    """Returns the contacts by app id; empty if the role may not read them. Not in a transaction."""
+def read_contacts(
+    database: Database, app_ids: Sequence[str]
+) -> dict[str, tuple[str | None, datetime | None]]:
+    """Returns email and creation by app id; both None if the role may not read them.
+
+    Not in a transaction.
+    """
     try:
         rows = database.rows(READ_CONTACTS, {"app_ids": list(app_ids)})
     except PostgresDeniedError:
-        return {}
-    return {app_id: Contact(mask(email), created_at) for app_id, email, created_at in rows}
+        return defaultdict(lambda: (None, None))
+    known = {app_id: (mask(email), created_at) for app_id, email, created_at in rows}
+    return defaultdict(lambda: (None, None), known)
 
 
 # One statement, so that all counts are of the same moment.

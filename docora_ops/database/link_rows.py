@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from sys import intern
 
+from psycopg.rows import TupleRow
+
 from docora_ops.database.postgres import Database
 from docora_ops.error_groups import LONGEST
 from docora_ops.links import (
@@ -34,6 +36,9 @@ OVERDUE = """(
 )"""
 
 CUT_ERROR = f"left(l.last_error, {LONGEST + 1})"
+
+# The links of held apps, which nobody is to scan, are neither due nor overdue nor lost.
+NOT_HELD = "l.app_id <> ALL (%(held)s::text[])"
 
 MATCHES = f"""(
     (%(statuses)s::text[] IS NULL OR l.status = ANY (%(statuses)s::text[])
@@ -68,17 +73,18 @@ _PUBLIC = """
 """
 PAYLOAD = f"{_PUBLIC}, l.github_token_encrypted, a.client_auth_key_encrypted"
 
-_OF_LINK = """
+OF_LINK = """
 FROM docora.app_repositories l JOIN docora.apps a USING (app_id)
 JOIN docora.repositories r USING (repository_id)
 WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 """
 
-READ_LINK = f"""
-SELECT {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until,
+STATE = f"""
+    {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until,
     coalesce(r.circuit_open_until > now(), false)
-{_OF_LINK}
 """
+
+READ_LINK = f"SELECT {STATE} {OF_LINK}"
 
 # A bulk operation skips the rows that are locked here; a worker waits for them.
 LOCK_LINK = """
@@ -175,10 +181,15 @@ def _error_patterns(text: str) -> list[str]:
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
     """Returns the link without locking it; None if it does not exist."""
     for row in database.rows(READ_LINK, {"app_id": app_id, "repository_id": repository_id}):
-        ref, payload = LinkRef(row[0], row[1], row[3]), PublicPayload(*row[1:8])
-        status, retry_count, error, *circuit = row[8:]
-        return Link(ref, payload, status, retry_count, error and mask(error), *circuit)
+        return as_link(row)
     return None
+
+
+def as_link(row: TupleRow) -> Link:
+    """Returns the link of a row with the columns `STATE`."""
+    ref, payload = LinkRef(row[0], row[1], row[3]), PublicPayload(*row[1:8])
+    status, retry_count, error, *circuit = row[8:]
+    return Link(ref, payload, status, retry_count, error and mask(error), *circuit)
 
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
@@ -191,7 +202,7 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 def read_payload(database: Database, ref: LinkRef) -> Payload:
     """Returns the payload of a locked link's job, including secrets."""
-    [row] = database.rows(f"SELECT {PAYLOAD} {_OF_LINK}", asdict(ref))
+    [row] = database.rows(f"SELECT {PAYLOAD} {OF_LINK}", asdict(ref))
     return Payload(*row[1:])
 
 

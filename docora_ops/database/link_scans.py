@@ -7,19 +7,23 @@ from uuid import uuid4
 
 from psycopg.rows import TupleRow
 
-from docora_ops.database.link_rows import lock_link, read_payload
+from docora_ops.database.link_rows import LOCK_LINK, OF_LINK, STATE, as_link, lock_link
 from docora_ops.database.postgres import Database, Session
 from docora_ops.errors import PostgresDeniedError
 from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
 
-# Returns a row if the lock was free.
+# Returns the link as it was before, its secrets, and whether the lock was free.
 BEGIN_SCAN = f"""
-WITH lock AS MATERIALIZED (SELECT pg_try_advisory_lock({_KEY}) AS is_taken)
-UPDATE docora.app_repositories SET status = 'scanning' FROM lock
-WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND lock.is_taken
-RETURNING 1
+WITH lock AS MATERIALIZED (SELECT pg_try_advisory_lock({_KEY}) AS is_taken),
+begun AS (
+    UPDATE docora.app_repositories SET status = 'scanning' FROM lock
+    WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND lock.is_taken
+    RETURNING 1
+)
+SELECT {STATE}, l.github_token_encrypted, a.client_auth_key_encrypted, EXISTS (SELECT FROM begun)
+{OF_LINK}
 """
 
 _HOLDS_LINK = f"""EXISTS (
@@ -40,6 +44,26 @@ WITH ended AS (
     RETURNING 1
 )
 SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM ended)
+"""
+
+# Changes nothing if the link is gone, if the session has lost the link's lock, or if the stored
+# commit is another one or has not got all its files. The row is locked until the commit, so nobody
+# who finds the link's lock free sees the link as it was before.
+END_UNCHANGED_SCAN = f"""
+WITH unchanged AS (
+    SELECT s.id FROM docora.repository_snapshots s
+    WHERE s.repository_id = %(repository_id)s AND s.commit_sha = %(commit_sha)s
+        AND (SELECT count(*) FROM docora.snapshot_files WHERE snapshot_id = s.id) = %(files)s
+        AND {_KEEPS_LINK}
+), ended AS (
+    UPDATE docora.app_repositories l
+    SET status = 'synced', last_scanned_at = now(), retry_count = 0, last_error = NULL
+    FROM unchanged WHERE l.id = %(id)s
+    RETURNING unchanged.id
+)
+UPDATE docora.repository_snapshots s SET branch = %(branch)s, scanned_at = now()
+FROM ended WHERE s.id = ended.id
+RETURNING pg_advisory_unlock({_KEY})
 """
 
 AWAIT_LINK = f"SELECT pg_advisory_xact_lock({_KEY})"
@@ -103,16 +127,17 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
     Waits for the commit of the retry that has queued the job. Returns the link as it was before and
     its payload, or the reason not to begin.
     """
-    ids = {"app_id": app_id, "repository_id": repository_id}
-    with session.transaction():
-        # If Postgres crashes and loses this commit, the scan is simply repeated.
-        session.execute("SET LOCAL synchronous_commit TO off")
-        link = lock_link(session, app_id, repository_id)
-        if link is None:
-            return Refusal.GONE
-        payload = read_payload(session, link.ref)
-        if not session.rows(BEGIN_SCAN, ids | {"job_id": link.ref.job_id}):
-            return _held(link)
+    ids = {"app_id": app_id, "repository_id": repository_id, "job_id": f"{app_id}-{repository_id}"}
+    # A statement that waits for the row would read its app and repository as before the wait. If
+    # Postgres crashes and loses this commit, the scan is simply repeated.
+    _, rows = session.pipeline([LOCK_LINK, BEGIN_SCAN], ids)
+    if not rows:
+        return Refusal.GONE
+    [(*state, token, auth_key, has_begun)] = rows
+    link = as_link(tuple(state))
+    if not has_begun:
+        return _held(link)
+    payload = Payload(*(*state[1:8], token, auth_key))
     return replace(link, payload=payload), payload
 
 
@@ -125,6 +150,21 @@ def may_deliver(session: Session, ref: LinkRef) -> Refusal | None:
 def end_scan(session: Session, ref: LinkRef) -> Refusal | None:
     """Sets the link to `synced`, or returns the reason to roll back the transaction."""
     return _refusal(session, ref, END_SCAN)
+
+
+def end_unchanged_scan(
+    session: Session, ref: LinkRef, commit_sha: str, branch: str, files: int
+) -> bool:
+    """Sets the link to `synced` and releases its lock, if the commit is the stored one.
+
+    Else changes nothing and returns False.
+
+    files: the number of files to store of the commit.
+    """
+    values = asdict(ref) | {"job_id": ref.job_id, "session_id": session.id}
+    values |= {"commit_sha": commit_sha, "branch": branch, "files": files}
+    _, ended = session.pipeline([LOCK_SNAPSHOT, END_UNCHANGED_SCAN], values, waits_for_disk=True)
+    return bool(ended)
 
 
 def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
@@ -254,7 +294,8 @@ UNION ALL
  WHERE f.repository_id = %(repository_id)s LIMIT 1)
 """
 
-# A second job of the repository waits here, then counts the files that the first one has stored.
+# A second job of the repository waits here, then counts the files that the first one has stored,
+# in another statement: one that waits would count them as before the wait.
 LOCK_SNAPSHOT = """
 SELECT id FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s FOR UPDATE
 """

@@ -93,6 +93,12 @@ def find_apps(database: Database, text: str) -> list[App]:
     return apps[:1] if apps and apps[0].app_id == text else apps
 
 
+def app_names(database: Database, app_ids: Sequence[str]) -> dict[str, str]:
+    """Returns the names of these apps by id. Omits apps that are gone."""
+    sql = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
+    return dict(database.rows(sql, {"app_ids": list(app_ids)}))
+
+
 def find_repositories(
     database: Database, app_ids: Sequence[str], text: str
 ) -> list[tuple[Repository, bool]]:

@@ -9,6 +9,7 @@ SQL names Docora's tables `docora.TABLE`, regardless of the name of their schema
 
 import logging
 import re
+import select
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -99,6 +100,8 @@ SET default_transaction_isolation TO 'read committed';
 SET default_transaction_read_only TO off;
 SET synchronous_commit TO off;
 """
+
+_WAIT_FOR_DISK = b"SET LOCAL synchronous_commit TO DEFAULT"
 
 # The driver passes on no SQLSTATE of a refused login, and that of PgBouncer is not specific.
 _REFUSED_LOGIN = re.compile(
@@ -314,8 +317,11 @@ class Database:
         is_begun = self._in_transaction or not self._needs_transactions
         begun = nullcontext() if is_begun else self.transaction("READ COMMITTED")
         with begun, self._connected() as connection, connection.cursor() as cursor:
-            schema = self.schema.replace('"', '""').replace("%", "%%")
-            yield cursor, sql.replace("docora.", f'"{schema}".').encode()
+            yield cursor, self._in_schema(sql)
+
+    def _in_schema(self, sql: str) -> bytes:
+        schema = self.schema.replace('"', '""').replace("%", "%%")
+        return sql.replace("docora.", f'"{schema}".').encode()
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
@@ -488,6 +494,42 @@ class Session(Database):
         with self._connected():
             return self._id
 
+    @property
+    def is_open(self) -> bool:
+        """Tells whether the session is connected, without asking the server."""
+        if self._connection is None or self._connection.closed:
+            return False
+        # The server sends an idle session nothing but that it ends.
+        poll = select.poll()
+        poll.register(self._connection.fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def pipeline(
+        self, statements: Sequence[str], parameters: Parameters, *, waits_for_disk: bool = False
+    ) -> list[Sequence[TupleRow]]:
+        """Runs statements in one transaction and one round trip; returns the rows of each.
+
+        All of them take effect, or none. Not the next call after a `stream`, unless it
+        `waits_for_disk`.
+
+        waits_for_disk: return only when the disk has the commit.
+        """
+        self.require_changes()
+        with self._connected() as connection:
+            # Up to its one Sync, a pipeline is a transaction, and every proxy passes it on.
+            with connection.pipeline():
+                # After a `stream`, libpq returns the rows of the first statement in chunks, too,
+                # which psycopg does not expect: that statement must have no rows.
+                if waits_for_disk:
+                    connection.execute(b"BEGIN")
+                    connection.execute(_WAIT_FOR_DISK)
+                cursors = [
+                    connection.execute(self._in_schema(sql), parameters) for sql in statements
+                ]
+                if waits_for_disk:
+                    connection.execute(b"COMMIT")
+            return [cursor.fetchall() for cursor in cursors]
+
     def release(self) -> None:
         """Releases the locks of the session, so that another job can use it."""
         self.execute("SELECT pg_advisory_unlock_all()")
@@ -498,7 +540,7 @@ class Session(Database):
         set_up = self._begin.replace("LOCAL", "SESSION")
         set_up += _SET_UP_SESSION.format(reply_timeout=self._reply_timeout)
         connection.execute(set_up.encode())
-        self._begin = "SET LOCAL synchronous_commit TO DEFAULT"
+        self._begin = _WAIT_FOR_DISK.decode()
         # The id that the driver knows may be that of a proxy.
         [self._id] = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
         return connection

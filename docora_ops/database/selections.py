@@ -7,6 +7,7 @@ from sys import intern
 
 from docora_ops.database.claims import DUE, Claiming
 from docora_ops.database.link_rows import COUNT_MATCHING, MATCHES, filter_parameters
+from docora_ops.database.names import app_names
 from docora_ops.database.postgres import Database
 from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
 
@@ -33,11 +34,19 @@ class Selection:
     open_circuits_left_out: int | None = None
     # The number of due links left to other operations with `--in-flight`, by operation id.
     left_to_operations: Mapping[str, int] = field(default_factory=dict)
+    held_left_out: Sequence[AppCount] = ()  # apps whose links were left out: see `hold`
 
     @property
     def total(self) -> int:
         """Counts the links."""
         return len(self.refs)
+
+
+def keep_links(selection: Selection, refs: Sequence[LinkRef]) -> Selection:
+    """Returns the selection with these of its links only."""
+    counts = Counter(ref.app_id for ref in refs)
+    by_app = [replace(app, links=counts[app.app_id]) for app in selection.by_app]
+    return replace(selection, refs=refs, by_app=[app for app in by_app if app.links])
 
 
 def select_links(
@@ -89,7 +98,6 @@ def _select(
         # Interned, because a million links may share the same few apps.
         refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
         counts = Counter(ref.app_id for ref in refs)
-        sql = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
-        names: dict[str, str] = dict(database.rows(sql, {"app_ids": list(counts)}))
+        names = app_names(database, list(counts))
     by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
     return Selection(refs, by_app, claiming)

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
+from math import inf
 from typing import Any, cast
 
 from redis import Redis
@@ -13,6 +14,7 @@ from docora_ops.links import Action
 from docora_ops.operations import Change, HistoryEntry, HistoryState, Results, StoppedBy
 from docora_ops.queue.operation_fields import results_of, stopped_by_of
 from docora_ops.queue.redis_answers import mapping_of, text_of
+from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
 STREAM = "docora-ops:audit"
@@ -105,26 +107,28 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
 
 
 def read_last_change(client: Redis) -> tuple[datetime | None, datetime | None]:
-    """Returns when anything was last changed, and when the last suspension ended or will end.
+    """Returns when anything was last changed, and when the last suspension or hold ended.
 
     Each is None if unknown. Considers only the last entries, without passes of `schedule`.
     Raises RedisError.
     """
     with redis_errors(client):
+        now = server_time(client)
         entries = cast("Any", client.xrevrange(STREAM, count=_LAST_ENTRIES))
-    changed_at = released_at = None
+    changed_at = None
+    ends: dict[str, float] = {}  # Unix time by app id; of suspensions by ""
     for entry_id, fields in entries:
         at = datetime.fromtimestamp(int(entry_id.partition(b"-")[0]) / 1000, UTC)
         changed_at = changed_at or at
         command, selection = (text_of(fields.get(name, b"")) for name in (b"command", b"selection"))
-        if command == "resume":
-            released_at = at
-        elif command == "pause":
-            seconds = str(mapping_of(selection).get("for", "")).removesuffix("s")
-            released_at = at + timedelta(seconds=int(seconds)) if seconds.isdigit() else None
-        if command in {"pause", "resume"}:
-            break
-    return changed_at, released_at
+        if command in {"resume", "release", "pause", "hold"}:
+            details = mapping_of(selection)
+            seconds = str(details.get("for", "")).removesuffix("s")
+            is_endless = command in {"pause", "hold"} and not seconds.isdigit()
+            end = inf if is_endless else at.timestamp() + int(seconds or 0)
+            ends.setdefault(str(details.get("app_id", "")), end)
+    past = [end for end in ends.values() if end <= now]
+    return changed_at, datetime.fromtimestamp(max(past), UTC) if past else None
 
 
 def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:

@@ -150,6 +150,7 @@ class BullmqQueue:
         *,
         leaves_waiting: bool = False,
         front: bool = False,  # noqa: ARG002
+        exempts: bool = False,  # noqa: ARG002
         changes_links: bool = True,  # noqa: ARG002
         commands: Sequence[Command] = (),
     ) -> list[Answer]:

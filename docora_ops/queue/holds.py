@@ -7,16 +7,18 @@ with the same id is held again.
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import redis
+from rq.job import Job
 
 from docora_ops.errors import HoldsUnreadableError
 from docora_ops.jobs import Hold
 from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
-from docora_ops.queue.redis_answers import text_of
+from docora_ops.queue.redis_answers import moment_of_timestamp, text_of
 from docora_ops.queue.redis_client import describe, server_time
 from docora_ops.queue.redis_errors import redis_errors
 
@@ -26,18 +28,10 @@ EXEMPTED = "now:"  # prefix of the fields of exempted jobs
 
 def read_holds(client: redis.Redis) -> dict[str, Hold]:
     """Returns the holds in force, by app id. Raises RedisError, HoldsUnreadableError."""
-    pipeline = client.pipeline(transaction=False)
-    pipeline.time()
-    pipeline.hgetall(HOLDS)
-    with redis_errors(client):
-        (seconds, _), fields = pipeline.execute(raise_on_error=False)
-        fields = _known_type(client, fields)
-    holds = {
-        app_id: _parse(client, app_id, value)
-        for app_id, value in ((text_of(name), value) for name, value in fields.items())
-        if not app_id.startswith(EXEMPTED)
-    }
-    return {app_id: hold for app_id, hold in holds.items() if is_in_force(hold, seconds)}
+    now, fields = _read(client)
+    apps = {name: value for name, value in fields.items() if not name.startswith(EXEMPTED)}
+    holds = {app_id: _parse(client, app_id, value) for app_id, value in apps.items()}
+    return {app_id: hold for app_id, hold in holds.items() if is_in_force(hold, now)}
 
 
 def is_in_force(hold: Hold, now: float) -> bool:
@@ -51,68 +45,106 @@ def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Chan
     Replaces an earlier hold, and ends the exemptions of the app's jobs. Raises RedisError,
     HoldsUnreadableError.
     """
-    exempted = _exempted(client, app_id)
+    _, fields = _read(client)
     with redis_errors(client), client.pipeline() as pipeline:
         since = int(server_time(client))
         until = None if seconds is None else since + seconds
         value = {"since": since, "until": until, "who": change.who, "reason": change.reason}
         pipeline.hset(HOLDS, app_id, json.dumps(value))
-        if exempted:
+        if exempted := _exempted(fields, app_id):
             pipeline.hdel(HOLDS, *exempted)
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
     return _hold_of(value)
 
 
-def release_app(client: redis.Redis, app_id: str, change: Change) -> None:
+def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
     """Ends the hold of an app, readable or not, and writes the audit entry.
 
-    Raises RedisError, HoldsUnreadableError.
+    Returns False, and writes nothing, if the app is not held. Raises RedisError,
+    HoldsUnreadableError.
     """
-    fields = [app_id, *_exempted(client, app_id)]
+    now, fields = _read(client)
+    with suppress(HoldsUnreadableError):
+        if app_id not in fields or not is_in_force(_parse(client, app_id, fields[app_id]), now):
+            return False
     with redis_errors(client), client.pipeline() as pipeline:
-        pipeline.hdel(HOLDS, *fields)
+        pipeline.hdel(HOLDS, app_id, *_exempted(fields, app_id))
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
+    return True
 
 
-def _exempted(client: redis.Redis, app_id: str) -> list[str]:
+def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
+    """Returns the hold that a running job has to obey; None if it may go on.
+
+    now: Unix time by the clock of Redis.
+
+    Raises HoldsUnreadableError, and the client's RedisError.
+    """
+    app_id, _, _ = job_id.partition("-")
+    try:
+        value, exempted = client.hmget(HOLDS, [app_id, f"{EXEMPTED}{job_id}"])
+    except redis.ResponseError as error:
+        raise _unreadable(client, error) from error
+    if value is None:
+        return None
+    hold = _parse(client, app_id, value)
+    if not is_in_force(hold, now):
+        return None
+    if exempted is not None and exempted == client.hget(Job.key_for(job_id), "created_at"):
+        return None
+    return hold
+
+
+def _read(client: redis.Redis) -> tuple[float, dict[str, bytes]]:
+    """Returns the time by the clock of Redis, and all fields."""
+    pipeline = client.pipeline(transaction=False)
+    pipeline.time()
+    pipeline.hgetall(HOLDS)
     with redis_errors(client):
         try:
-            names = cast("Iterable[bytes]", client.hkeys(HOLDS))
+            (seconds, microseconds), fields = pipeline.execute()
         except redis.ResponseError as error:
-            names = _known_type(client, error)
-    return [name for name in map(text_of, names) if name.startswith(f"{EXEMPTED}{app_id}-")]
+            raise _unreadable(client, error) from error
+    now = seconds + microseconds / 1e6
+    return now, {text_of(name): value for name, value in fields.items()}
 
 
-def _known_type(client: redis.Redis, answer: Any) -> Any:
-    """Raises the error that Redis has answered with, if any; returns any other answer."""
-    if isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer):
-        raise HoldsUnreadableError(
-            f"Redis at {describe(client)} does not tell which apps are held: "
-            f"its key {HOLDS} is not a hash",
-            hint=f'remove what another program left: redis-cli -u "$REDIS_URL" del {HOLDS}',
-        ) from answer
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+def _exempted(fields: Iterable[str], app_id: str) -> list[str]:
+    return [name for name in fields if name.startswith(f"{EXEMPTED}{app_id}-")]
 
 
-def _parse(client: redis.Redis, app_id: str, value: bytes) -> Hold:
+def _unreadable(client: redis.Redis, error: redis.ResponseError) -> Exception:
+    """Returns the error for a key of another type, and any other error as it is."""
+    if "WRONGTYPE" not in str(error):
+        return error
+    return HoldsUnreadableError(
+        f"Redis at {describe(client)} does not tell which apps are held: its key {HOLDS} is not a "
+        "hash",
+        hint=f'remove what another program left: redis-cli -u "$REDIS_URL" del {HOLDS}',
+    )
+
+
+def _parse(client: redis.Redis, app_id: str, value: bytes | str) -> Hold:
     try:
         return _hold_of(json.loads(value))
-    except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
         raise HoldsUnreadableError(
             f"the hold of app {app_id} in Redis at {describe(client)}, key {HOLDS}, is unreadable",
             hint=f"hold the app again, or release it: docora-ops release {app_id}",
         ) from None
 
 
-def _hold_of(value: dict[str, Any]) -> Hold:
-    """Raises ValueError, TypeError, KeyError, OverflowError or OSError for what we never write."""
-    since, until, who, reason = (value[name] for name in ("since", "until", "who", "reason"))
-    if not isinstance(who, str) or not isinstance(reason, str | None):
-        raise TypeError
-    since_at = datetime.fromtimestamp(since, UTC)
-    until_at = None if until is None else datetime.fromtimestamp(until, UTC)
-    return Hold(since_at, until_at, who, reason)
+def _hold_of(value: Any) -> Hold:
+    """Raises an error of Python unless it is an object that tells when the hold ends.
+
+    As the script `take.lua` does: what workers obey must be shown, too.
+    """
+    since, until = value.get("since"), value.get("until")
+    return Hold(
+        since_at=moment_of_timestamp(since) if isinstance(since, int) else None,
+        until_at=None if until is None else datetime.fromtimestamp(until, UTC),
+        who=str(value.get("who") or "unknown"),
+        reason=str(value.get("reason") or "") or None,
+    )

@@ -176,6 +176,7 @@ class LinkQueue(Protocol):
         *,
         leaves_waiting: bool = False,
         front: bool = False,
+        exempts: bool = False,
         changes_links: bool = True,
         commands: Sequence[Command] = (),
     ) -> list[Answer]:
@@ -186,6 +187,7 @@ class LinkQueue(Protocol):
 
         leaves_waiting: waiting jobs can't be pushed, either.
         front: put each new job at the head of the queue, which reverses their order.
+        exempts: exempt these jobs from the holds of their apps, if any.
         changes_links: write `commands` even if all jobs already wait.
         commands: Redis commands to run atomically with the push.
         """

@@ -7,6 +7,7 @@
 --          `front`: push each new job to the head, which reverses their order
 --          `leaves_waiting`: leave waiting jobs
 --          `changes_links`: run the commands even if no job is pushed
+--          `holds`: only if these jobs are exempted from the holds of their apps: their key
 --          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
 -- then per command: number of its words, and the words
@@ -64,6 +65,9 @@ end
 redis.call('SADD', config.queues, config.list)
 try_commands({'DEL', 'HSET', 'APPEND', 'EXPIRE', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD', 'ZREM'})
 redis.call('LLEN', config.intermediate)
+if config.holds then
+  redis.call('HGET', config.holds, '')
+end
 for _, registry in ipairs(config.registries) do
   redis.call('ZCARD', registry)
 end
@@ -91,5 +95,13 @@ for i, answer in ipairs(answers) do
 end
 if #to_push > 0 then
   redis.call(config.front and 'LPUSH' or 'RPUSH', config.list, unpack(to_push))
+end
+for i = first, config.holds and #ARGV or 0, stride do
+  local id = ARGV[i]
+  if redis.call('HGET', config.holds, string.match(id, '^[^-]*')) then
+    -- Only this job: a later one with the same id has another creation time.
+    local created_at = redis.call('HGET', config.job_prefix .. id, 'created_at')
+    redis.call('HSET', config.holds, 'now:' .. id, created_at or '')
+  end
 end
 return answers

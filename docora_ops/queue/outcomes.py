@@ -8,7 +8,7 @@ Functions raise RedisError.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -27,6 +27,7 @@ PERIOD = 600  # seconds
 COUNTS_KEPT = 8 * 86_400  # seconds
 FAILURES = (JobEnd.FAILED, JobEnd.FAILED_AGAIN)  # ends after which the link has failed
 LONGEST_ERROR = 200  # characters of an error in an entry
+ALL_APPS = ""  # in place of an app id, for counts of all apps, which would take long to add up
 _FIELD = "o"  # short, because each entry repeats it
 _FILES = ":files"  # the end of a count's name
 _PAGE = 2000  # entries that are read at once, which holds Redis for some milliseconds
@@ -69,10 +70,9 @@ class SnapshotOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PeriodCount:
-    """The snapshots of an app that ended with an outcome in the 10 minutes since `started_at`."""
+    """The snapshots that ended with an outcome in the 10 minutes since `started_at`."""
 
     started_at: datetime
-    app_id: str
     outcome: JobEnd
     count: int
     files: int
@@ -112,7 +112,6 @@ _NAMES = [field.name for field in fields(SnapshotOutcome)][1:]
 def record_outcome(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool) -> None:
     """Counts the end of a snapshot, and adds an entry if `keep_entry`, in one round trip."""
     counts = _counts_key(_period_of(outcome.ended_at.timestamp()))
-    field = f"{outcome.app_id}:{outcome.outcome}"
     with redis_errors(client), client.pipeline() as pipeline:
         if keep_entry:
             error = (outcome.error_message or "")[:LONGEST_ERROR] or None
@@ -120,9 +119,11 @@ def record_outcome(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool)
             text = _text_of([getattr(shortened, name) for name in _NAMES])
             entry = {_FIELD: text.encode(errors="replace")}
             pipeline.xadd(STREAM, cast("Any", entry), maxlen=ENTRIES_KEPT, approximate=True)
-        pipeline.hincrby(counts, field)
-        if outcome.files:
-            pipeline.hincrby(counts, field + _FILES, outcome.files)
+        for app_id in (outcome.app_id, ALL_APPS):
+            field = f"{app_id}:{outcome.outcome}"
+            pipeline.hincrby(counts, field)
+            if outcome.files:
+                pipeline.hincrby(counts, field + _FILES, outcome.files)
         pipeline.expire(counts, COUNTS_KEPT)
         pipeline.execute()
 
@@ -243,9 +244,9 @@ def _results_of(ends: Iterable[JobEnd]) -> Results:
 
 
 def read_counts(
-    client: Redis, since: datetime, until: datetime | None = None, *, app_id: str | None = None
+    client: Redis, since: datetime, until: datetime | None = None, *, app_id: str = ALL_APPS
 ) -> Counts:
-    """Returns the counts of the periods from that of `since` to that of `until`, of one app or all.
+    """Returns the counts of the periods from that of `since` to that of `until`.
 
     until: the period that goes on now if None.
     """
@@ -260,20 +261,15 @@ def read_counts(
         pipeline = client.pipeline(transaction=False)
         for period in periods:
             pipeline.exists(_counts_key(period))
-            if app_id is None:
-                pipeline.hgetall(_counts_key(period))
-            else:
-                pipeline.hmget(_counts_key(period), fields)
+            pipeline.hmget(_counts_key(period), fields)
         answers = answers_of(pipeline)
         reaches_back = bool(earlier) and client.exists(*earlier) > 0
     counts: list[PeriodCount] = []
     known = [period for period, is_known in zip(periods, answers[::2], strict=True) if is_known]
     for period, answer in zip(periods, answers[1::2], strict=True):
-        if isinstance(answer, dict):
-            row = {text_of(name): value for name, value in answer.items()}
-        else:
-            row = dict(zip(fields, answer or (), strict=False))
-        counts += _counts_of(_at(period), row)
+        numbers = [whole_number(value) or 0 for value in answer or ()]
+        rows = zip(JobEnd, numbers[::2], numbers[1::2], strict=False)
+        counts += [PeriodCount(_at(period), *row) for row in rows if row[1]]
     start = _at(known[0]) if known and not reaches_back and known[0] > first else None
     return Counts(_at(first), counts, bool(known) or reaches_back, start)
 
@@ -304,15 +300,6 @@ def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
         return SnapshotOutcome(at, **values | {"outcome": JobEnd(values["outcome"])})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def _counts_of(at: datetime, row: Mapping[str, bytes | None]) -> Iterator[PeriodCount]:
-    """Yields the counts in the hash of a period; skips fields of other programs."""
-    for name, value in row.items():
-        app_id, _, end = name.rpartition(":")
-        if (count := whole_number(value)) and end in set(JobEnd):
-            files = whole_number(row.get(name + _FILES)) or 0
-            yield PeriodCount(at, app_id, JobEnd(end), count, files)
 
 
 def _at(seconds: float) -> datetime:

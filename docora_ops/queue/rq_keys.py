@@ -2,7 +2,7 @@
 
 from rq import Queue
 from rq.defaults import RQ_KEY_PREFIX
-from rq.executions import ExecutionRegistry
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, ExecutionRegistry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import (
@@ -21,6 +21,7 @@ LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME  # waiting jobs
 INTERMEDIATE = IntermediateQueue.get_intermediate_queue_key(LIST)  # jobs just taken by workers
 WIP = StartedJobRegistry.key_template.format(QUEUE_NAME)  # registry of running jobs
 EXECUTIONS = ExecutionRegistry.key_template.format("")  # prefix: a job's executions
+EXECUTIONS_OF_WORKER = WORKER_EXECUTIONS_KEY_TEMPLATE  # to be formatted with its name
 EXECUTION = f"{RQ_KEY_PREFIX}:execution:"  # prefix: one execution
 RESULTS = f"{RQ_KEY_PREFIX}:results:"  # prefix: a job's results
 # All other registries of the queue.

@@ -5,6 +5,7 @@ Unlike RQ's own methods, methods that read neither write nor unpickle anything.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,12 +18,15 @@ from rq.job import Job
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
 from rq.utils import utcformat
 
+from docora_ops.errors import HoldsUnreadableError
 from docora_ops.jobs import (
     ADVICE,
     QUEUE_NAME,
     Backend,
     BackendChoice,
     BackendSource,
+    HeldApp,
+    Hold,
     JobRecord,
     OtherQueue,
     QueuedJob,
@@ -32,6 +36,7 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import LinkStatus, Outcome, batches
 from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS, Signs, read_signs
+from docora_ops.queue.holds import HOLDS, read_holds
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
@@ -186,6 +191,7 @@ class RqQueue:
         *,
         leaves_waiting: bool = False,
         front: bool = False,
+        exempts: bool = False,
         changes_links: bool = True,
         commands: Sequence[Command] = (),
     ) -> list[Answer]:
@@ -199,6 +205,7 @@ class RqQueue:
             "leaves_waiting": leaves_waiting,
             "changes_links": changes_links,
             "commands": len(commands),
+            **({"holds": HOLDS} if exempts else {}),
             **self.mark_to_leave,
         }
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
@@ -255,6 +262,9 @@ class RqQueue:
 
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, LEAST_WAITING)
+        holds: Mapping[str, Hold] = {}
+        with suppress(HoldsUnreadableError):  # each worker says so, and takes no job
+            holds = read_holds(client)
         with redis_errors(client):
             now = server_time(client)
             not_expired = f"({now}", cast("int", "+inf")
@@ -315,7 +325,8 @@ class RqQueue:
                     whole_number(pid),
                     moment_of(heartbeat),
                 )
-        oldest, seconds = longest_wait(first, now)
+        names = {job.app_id: job.app_name for job in first}
+        oldest, seconds = longest_wait([job for job in first if job.app_id not in holds], now)
         return QueueOverview(
             backend=Backend.RQ,
             waiting=length + len(taken),
@@ -339,6 +350,7 @@ class RqQueue:
             live_runs=live_runs,
             killed_workers=killed,
             last_began_at=max(filter(None, (began for began, _ in moments)), default=None),
+            held=[HeldApp(app_id, names.get(app_id), hold) for app_id, hold in holds.items()],
         )
 
     def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:

@@ -9,7 +9,6 @@ from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
-from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import Worker as RQWorker
 from rq.worker import WorkerStatus
@@ -38,7 +37,7 @@ from docora_ops.queue.redis_answers import (
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.queue.rq_jobs import job_id_of, moment_of, read_jobs
-from docora_ops.queue.rq_keys import EXECUTION
+from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER
 
 # In the registration of our workers; RQ's own have only the third.
 _PROCESS_FIELDS = ("boot_id", "pid_namespace", "pid", "process_started_at")
@@ -50,6 +49,7 @@ _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
     *(NO_JOB_REASON, MAY_COMPARE, MAY_RECORD, OBEYS_HOLDS),
 )
+_OF_QUEUE = WORKERS_BY_QUEUE_KEY % QUEUE_NAME  # key of the set of the keys of its workers
 # Milliseconds that are left of a worker's key: each heartbeat sets it to at least 60 s more than
 # the time until the next one.
 _LEAST_TTL_MS = 50_000
@@ -74,18 +74,34 @@ def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
     ]
 
 
+def workers_with_slots(client: Redis) -> list[str]:
+    """Returns the names of the live workers of the queue that take jobs.
+
+    Raises the client's RedisError.
+    """
+    keys = sorted(map(text_of, cast("set[bytes]", client.smembers(_OF_QUEUE))))
+    fields = ("birth", "death", NO_JOB_REASON, *_PROCESS_FIELDS)
+    return [
+        key.removeprefix(RQWorker.redis_worker_namespace_prefix)
+        for key, (birth, death, reason, *process) in zip(
+            keys, read_hashes(client, keys, fields), strict=True
+        )
+        if birth and not death and not reason and not _is_known_dead(process)
+    ]
+
+
 def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
     """Reads the live workers of the queue, and the names of those whose process here is gone.
 
     A killed worker of another host counts as live until Redis forgets it.
     """
     prefix = RQWorker.redis_worker_namespace_prefix
-    keys = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
+    keys = cast("set[bytes]", client.smembers(_OF_QUEUE))
     names = sorted(text_of(key).removeprefix(prefix) for key in keys)
     rows = read_hashes(client, [prefix + name for name in names], _WORKER_FIELDS + _PROCESS_FIELDS)
     pipeline = client.pipeline(transaction=False)
     for name in names:
-        pipeline.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
+        pipeline.smembers(EXECUTIONS_OF_WORKER.format(name))
         pipeline.pttl(prefix + name)
     answers = pipeline.execute()
     workers, killed = [], []

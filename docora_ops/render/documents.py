@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from docora_ops.errors import DocoraOpsError
+from docora_ops.jobs import Hold
 from docora_ops.text import mask, mask_url, moment
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Document(Generic[Data]):
     circuit_open_until: datetime | None = None
     job_count: int | None = None
     jobs_without_link: int | None = None
+    held: Hold | None = None
+    worker_names: Sequence[str] | None = None
     data: Data | None = None
     pagination: Pagination | None = None
 

@@ -124,7 +124,9 @@ class RepositoryLock:
             self._lock.release()
 
     def renew(self) -> None:
-        """Resets the TTL of the lock. Raises RedisError, and SnapshotError if it has expired."""
+        """Resets the TTL of the lock, if held. Raises RedisError, SnapshotError if it expired."""
+        if self._lock.local.token is None:
+            return
         with redis_errors(self._client):
             try:
                 self._lock.reacquire()
@@ -136,7 +138,8 @@ class RepositoryLock:
 class Clone:
     """The clone of one repository, in a folder below `base_path` that Docora does not use.
 
-    Other users can't read it, because it may hold private code. It changes only under the lock.
+    Other users can't read it, because it may hold private code. It changes only under the lock,
+    which a job takes only if it has to fetch.
     Raises SnapshotError for an unsafe owner or name.
     """
 
@@ -160,15 +163,16 @@ class Clone:
         Returns None, and leaves the clone as it is, if the repository shows no branch. Raises
         RedisError, SnapshotError, and GitError if the repository cannot be fetched.
         """
+        commit = newest_commit(self._git)
+        if commit is None or self._local_head() == commit.sha:
+            return commit
         try:
             with self._lock.held():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                commit = newest_commit(self._git)
                 local = self._local_head()
-                if commit is None or local == commit.sha:
-                    return commit
-                self._update(commit, is_new=local is None)
+                if local != commit.sha:  # another job may have fetched it meanwhile
+                    self._update(commit, is_new=local is None)
                 # Another commit may have been pushed meanwhile.
                 return Commit(self._local_head() or commit.sha, commit.branch)
         except OSError as error:

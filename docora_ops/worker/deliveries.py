@@ -7,7 +7,7 @@ what JavaScript prints: compact, with the keys in Docora's order, and with the s
 import base64
 import codecs
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -83,9 +83,13 @@ def fits_index(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Sender:
-    """Sends changes of one repository at one commit to an app."""
+    """Sends changes of one repository at one commit to an app.
+
+    look: called before each POST; what it raises prevents the POST.
+    """
 
     webhook: Webhook
+    look: Callable[[], None]
     objects: Objects
     repository: PublicPayload
     commit_sha: str
@@ -95,6 +99,7 @@ class Sender:
         """Sends a change. Raises BrokenCloneError, and DeliveryError unless the answer is 2xx."""
         try:
             for body in self._bodies(change):
+                self.look()
                 self.webhook.post(change.event, body)
         except DeliveryError as error:
             hint = f": {error.hint}" if error.hint else ""

@@ -53,16 +53,25 @@ _SCARCE_WORDS = re.compile(
     "out of memory|({})(?! [(]publickey)".format("|".join(map(os.strerror, _SCARCE))), re.IGNORECASE
 )
 
+_OFFSET_TTL = 10  # seconds for which a measured offset is good
 # Seconds from the monotonic clock of this host, which never jumps, to Redis's clock.
 _offset: float | None = None
+_measured_at = 0.0  # by the host's clock, which goes on while the host is suspended
 
 
 def measure_clock(client: Redis) -> None:
     """Reads Redis's clock, which `timestamp` and `now` go by. Raises the client's RedisError."""
-    global _offset  # noqa: PLW0603 - one clock for all that a process writes
+    global _offset, _measured_at  # noqa: PLW0603 - one clock for all that a process writes
     before = time.monotonic()
     redis_time = server_time(client)
     _offset = redis_time - (before + time.monotonic()) / 2
+    _measured_at = time.time()
+
+
+def keep_clock(client: Redis) -> None:
+    """Reads Redis's clock, unless that was done just now. Raises the client's RedisError."""
+    if not 0 <= time.time() - _measured_at < _OFFSET_TTL:
+        measure_clock(client)
 
 
 def timestamp() -> float:

@@ -18,16 +18,19 @@ from docora_ops.errors import (
     DocoraOpsError,
     PairMismatchedError,
     PostgresError,
+    RefusedError,
     WrongBackendError,
     WrongClockError,
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
 from docora_ops.queue.backend_choice import sees_bullmq_worker
+from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.outcomes import may_record
 from docora_ops.queue.pair_mark import StoredMark, read_mark
+from docora_ops.queue.take import JobTaker
 from docora_ops.settings import Settings
-from docora_ops.text import amount
+from docora_ops.text import amount, inert
 from docora_ops.worker import host
 from docora_ops.worker.log import log
 
@@ -107,13 +110,14 @@ class Doubt:
 class Reasons:
     """The reasons why the worker of this process takes no job."""
 
-    def __init__(self, settings: Settings, client: Redis) -> None:
+    def __init__(self, settings: Settings, client: Redis, taker: JobTaker) -> None:
         self._settings = settings
-        self._client = client
+        self._client, self._taker = client, taker
         self._next_look = self._next_look_at_postgres = 0.0
         self._sees_bullmq = False
         self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
+        self.holds = Doubt(self._try_holds, is_suspected=True)
         self._mark = StoredMark()
         self.may_record = True  # whether our user of Redis may write the record of outcomes
         self._pair = Doubt(self._try_pair)
@@ -138,6 +142,7 @@ class Reasons:
             self.postgres.bar,
             self._pair.bar,
             self.host.bar,
+            self.holds.bar,
             lambda: _SUSPENDED if is_suspended(self._client) else None,
         )
         return next(filter(None, (check() for check in checks)), None)
@@ -219,3 +224,10 @@ class Reasons:
     def _try_host(self) -> Bar | None:
         error = host.find_fault(self._settings.repos_base_path)
         return None if error is None else Bar(NoJobCode.HOST, error.message, error)
+
+    def _try_holds(self) -> Bar | None:
+        if (fault := self._taker.holds_fault()) is None:
+            return None
+        message = f"the holds in {HOLDS} can't be read: {inert(fault)}"
+        hint = f'redis-cli -u "$REDIS_URL" del {HOLDS} ends all holds; then hold these apps again'
+        return Bar(NoJobCode.HOLDS, message, RefusedError(message, hint=hint))

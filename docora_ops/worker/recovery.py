@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
+from redis.client import Pipeline
 from rq.job import Job
 
 from docora_ops.actions.change import CUT_OFF
@@ -35,6 +37,14 @@ class SnapshotJob(OneStepRetry):
     """A job whose next try follows at once if it was cut off."""
 
     was_cut_off = False
+
+    # RQ sends one more heartbeat of a job that has ended, in a round trip of its own.
+    def heartbeat(
+        self, timestamp: datetime, ttl: int, pipeline: Pipeline | None = None, xx: bool = False
+    ) -> None:
+        """Sends a heartbeat in a pipeline, and none without."""
+        if pipeline is not None:
+            super().heartbeat(timestamp, ttl, pipeline, xx)
 
     def get_retry_interval(self) -> int:
         """Returns the seconds until the next try."""
@@ -68,10 +78,13 @@ class Tries:
         return f"tried again in {self.job.get_retry_interval()} s"
 
     def give_back(self) -> None:
-        """Has another try follow at once, as if this one had not begun."""
+        """Has another try follow as if this one had not begun; with our workers, at once."""
+        left = self.left + 1
+        self.keep()
+        if self.job is not None:
+            self.job.retries_left = left
         if isinstance(self.job, SnapshotJob):
             self.job.was_cut_off = True
-            self.job.retries_left = self.left + 1
 
     def end(self) -> None:
         """Makes this try the last one."""

@@ -14,7 +14,7 @@ from typing import Any, cast
 from redis import Redis, RedisError
 from redis.client import Pipeline
 from rq import Queue, Worker
-from rq.exceptions import DequeueTimeout
+from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
 from rq.registry import clean_registries
@@ -40,6 +40,7 @@ from docora_ops.queue.rq_workers import (
     OBEYS_HOLDS,
     process_fields,
 )
+from docora_ops.queue.take import Finding, JobTaker
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults, snapshot_job
@@ -62,6 +63,11 @@ _MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replac
 _SUCCEEDED, _ASKS = b"1", b"?"
 # The answers to the question.
 _OF_HOST, _OF_LINK = b"h", b"l"
+
+_ENDS_OF_BURST = {
+    Finding.EMPTY: "since the queue is empty",
+    Finding.HELD: "since the apps of all waiting jobs are held",
+}
 
 
 class SnapshotWorker(Worker):
@@ -100,7 +106,8 @@ class SnapshotWorker(Worker):
         self._told_at = self._cut_off_at = float("inf")
         self._cuts_off = False
         self._due_at: dict[str, float] = {}  # by the name of what is repeated
-        self._reasons = Reasons(settings, client)
+        self._taker = JobTaker(client, reserves=settings.reserve_slot)
+        self._reasons = Reasons(settings, client, self._taker)
         self._bar: Bar | None = None
         self._misses_redis = False
         self._redis_pause = _PAUSE  # before the next attempt
@@ -123,6 +130,7 @@ class SnapshotWorker(Worker):
         """
         self._grace = grace
         rq_faults.require_info(self.connection)
+        self._taker.holds_fault()  # our registration tells whether we may read holds
         host.measure_clock(self.connection)
         handle_ending(self.handle_signal)
         try:
@@ -173,17 +181,16 @@ class SnapshotWorker(Worker):
                     self.maintain()
                     continue  # it may have found that Postgres is away
                 self._queue_due_jobs()
-                taken = self._dequeue(None)
-                if taken is None:
-                    if burst:
-                        return "since the queue is empty"
+                job, finding = self._take()
+                if job is not None:
+                    self._run(job, self.queues[0])
+                elif burst and finding in _ENDS_OF_BURST:
+                    return _ENDS_OF_BURST[finding]
+                elif finding in {Finding.EMPTY, Finding.HELD, Finding.FULL}:
                     self._end_work_horse()
                     if self.get_state() != WorkerStatus.IDLE:
                         self.set_state(WorkerStatus.IDLE)
-                    with suppress(DequeueTimeout):
-                        taken = self._dequeue(_PAUSE)
-                if taken is not None:
-                    self._run(*taken)
+                    self._taker.wait(_PAUSE)
             except HostFaultError:
                 self._wait(_PAUSE)
             except RedisError as error:
@@ -249,26 +256,34 @@ class SnapshotWorker(Worker):
         self._due_at[name] = time.monotonic() + interval
         return True
 
-    def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
-        """Takes a job. Puts it back and raises HostFaultError if the host can't even read it."""
-        [queue] = self.queues
-        while True:
-            try:
-                return Queue.dequeue_any(
-                    [queue], timeout, self.connection, self.job_class, self.serializer
-                )
-            except (RedisError, DequeueTimeout):
-                raise
-            except Exception as error:  # a job of another program can raise anything
-                job_id = getattr(error, "job_id", "")
-                if job_id and host.is_scarcity(error):
-                    with self.connection.pipeline() as pipeline:
-                        pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
-                        queue.push_job_id(job_id, pipeline, at_front=True)
-                        pipeline.execute()
-                    raise self._host_fault(error) from error
-                log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
-                queue.intermediate_queue.remove(job_id)
+    # RQ's `dequeue_any` takes the first job of the list, whatever its app.
+    def _take(self) -> tuple[Job | None, Finding]:
+        """Takes a job, if one may run now. Returns it, and what was found in the list.
+
+        Puts it back and raises HostFaultError if the host can't even read it.
+        """
+        found, [queue] = self._taker.take(), self.queues
+        if found.finding is Finding.UNREADABLE:
+            self._reasons.holds.suspect()
+        if found.finding is not Finding.TAKEN:
+            return None, found.finding
+        job_id = found.job_id
+        try:
+            return self.job_class.fetch(job_id, self.connection, self.serializer), found.finding
+        except RedisError:
+            raise
+        except NoSuchJobError:
+            pass
+        except Exception as error:  # a job of another program can raise anything
+            if host.is_scarcity(error):
+                with self.connection.pipeline() as pipeline:
+                    pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
+                    queue.push_job_id(job_id, pipeline, at_front=True)
+                    pipeline.execute()
+                raise self._host_fault(error) from error
+            log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
+        queue.intermediate_queue.remove(job_id)
+        return None, found.finding
 
     def _host_fault(self, error: BaseException) -> HostFaultError:
         """Has the host tried before the next job is taken. Returns the error to raise."""
@@ -339,13 +354,15 @@ class SnapshotWorker(Worker):
             NO_JOB_REASON: reason,
             MAY_COMPARE: int(self._reasons.may_compare),
             MAY_RECORD: int(self._reasons.may_record),
-            OBEYS_HOLDS: 1,
+            OBEYS_HOLDS: int(self._taker.obeys_holds),
             **process_fields(),
         }
 
     # RQ sends three heartbeats for each job, by the clock of this host.
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Sends a heartbeat by Redis's clock, at most one a second."""
+        """Sends a heartbeat by Redis's clock, at most one a second and none from a work-horse."""
+        if self.is_horse:
+            return
         if pipeline is None:
             if self._is_due("heartbeat", _PAUSE):
                 with self.connection.pipeline() as own:
@@ -355,7 +372,7 @@ class SnapshotWorker(Worker):
         super().heartbeat(timeout, pipeline)
         self.last_heartbeat = host.now()
         pipeline.hset(self.key, "last_heartbeat", utcformat(self.last_heartbeat))
-        if self.birth_date is not None and not self.is_horse:
+        if self.birth_date is not None:
             rq_faults.register_again(self, pipeline)
 
     # RQ gives up a job during which Redis is away, and runs maintenance between two jobs only.
@@ -412,6 +429,13 @@ class SnapshotWorker(Worker):
         except HostFaultError:
             self.recovery.release_cut_off_job(cast("SnapshotJob", job))
             self.handle_job_failure(job, queue, execution=self.execution)
+
+    # RQ shows the worker as idle between two jobs. Ours becomes idle when no job waits.
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Has a work-horse run the job. Raises HostFaultError if the host starts no process."""
+        execution = self.prepare_execution(job)
+        self.fork_work_horse(job, queue)
+        self.monitor_work_horse(job, queue, execution)
 
     # RQ forks a work-horse for each job, and ends if the host starts no process.
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
@@ -527,7 +551,7 @@ class SnapshotWorker(Worker):
                 return True
             job_id, execution_id = message.decode().split()
             job = self.job_class.fetch(job_id, self.connection, self.serializer)
-            execution = Execution.fetch(execution_id, job_id, self.connection)
+            execution = Execution(execution_id, job_id, self.connection, self.name)
             self.executions = {execution.id: execution}
             os.environ["RQ_JOB_ID"] = job_id
         return False

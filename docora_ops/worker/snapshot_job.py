@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
+from functools import partial
 
+from redis import RedisError
+from redis.exceptions import NoPermissionError
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
@@ -15,18 +18,22 @@ from docora_ops.database import Database, Session, circuits
 from docora_ops.database import link_scans as scans
 from docora_ops.database.link_scans import Failure, Refusal
 from docora_ops.errors import (
+    AppHeldError,
     BrokenCloneError,
     ConfigurationError,
     DocoraOpsError,
     GitError,
+    HoldsUnreadableError,
+    RedisDeniedError,
     ServerError,
     SnapshotError,
 )
 from docora_ops.jobs import JobEnd
 from docora_ops.links import Link, LinkStatus, Payload
 from docora_ops.queue import Redis, connect
+from docora_ops.queue.holds import find_hold, read_holds
 from docora_ops.queue.outcomes import SnapshotOutcome
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_errors import is_outage, redis_errors
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host
@@ -40,6 +47,7 @@ from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30  # seconds for the POST of a file, or of a chunk
 LOCK_TIMEOUT = 60  # seconds to wait for a change of the link to commit, and for the link's lock
+_REDIS_PAUSE = 1  # seconds between two attempts to reach a server that is away
 _STATEMENT_TIMEOUT = 300  # seconds, at least: one statement lists the files of a large repository
 _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 _LONGEST_SNAPSHOT_PATH = 2048
@@ -69,8 +77,7 @@ class Resources:
         """Returns the session of the last job if it is still open, or a new one."""
         session, self._session = self._session, None
         if session is not None:
-            with suppress(DocoraOpsError):  # Postgres may have been restarted since
-                session.rows("SELECT 1")
+            if session.is_open:  # Postgres may have been restarted since
                 return session
             session.close()
         timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
@@ -88,11 +95,12 @@ class Resources:
             self._webhooks[app] = Webhook(*app, DELIVERY_TIMEOUT)
         return self._webhooks[app]
 
-    def leave(self, session: Session, *, succeeded: bool) -> None:
+    def leave(self, session: Session, *, succeeded: bool, has_locks: bool = True) -> None:
         """Releases the locks of a job. Closes its connections unless another job may use them."""
         if succeeded and self._is_shared:
             with suppress(DocoraOpsError):  # the link is synced, so the job has not failed
-                session.release()
+                if has_locks:
+                    session.release()
                 self._session = session
                 return
         session.close()
@@ -143,13 +151,15 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     try:
         # Not within `except`: the chained error would show its secrets in the log.
         failure = job.work()
-        if failure is not None and host.is_scarcity(failure) and resources.is_hosts_fault():
+        if isinstance(failure, AppHeldError | HoldsUnreadableError):
+            job.wait_for_release(failure)
+        elif failure is not None and host.is_scarcity(failure) and resources.is_hosts_fault():
             job.wait_again(failure)
         elif failure is not None:
             job.fail(failure)
         succeeded = failure is None
     finally:
-        resources.leave(job.session, succeeded=succeeded)
+        resources.leave(job.session, succeeded=succeeded, has_locks=job.has_locks)
 
 
 class _NothingToDoError(Exception):
@@ -178,6 +188,7 @@ class _Snapshot:
         self.link: Link | None = None
         self.reads_repository = False  # while it does, a failure counts for the circuit
         self.session = resources.take_session()
+        self.has_locks = True
         self.session_id = 0
 
     def work(self) -> Exception | None:
@@ -282,7 +293,7 @@ class _Snapshot:
         self.cleaner.learn((token, auth_key))
 
         with redis_errors(client):
-            host.measure_clock(client)  # signatures contain the time
+            host.keep_clock(client)  # signatures contain the time
         lock = RepositoryLock(client, payload.repository_name, link.ref.job_id)
         git = git_for(settings, payload.github_url, token, lock.renew)
         clone = Clone(settings.repos_base_path, payload.owner, payload.name, git, lock)
@@ -294,16 +305,27 @@ class _Snapshot:
         except BrokenCloneError:
             clone.remove()
             raise
+        self._end(link, fetched)
+
+    def _end(self, link: Link, fetched: tuple[Commit, Sequence[File]] | None) -> None:
+        """Stores the commit, and sets the link to `synced`."""
+        if fetched is None:
+            with self.session.transaction():
+                self._go_on_unless(scans.end_scan(self.session, link.ref))
+            return
+        commit, files = fetched
+        rows = [
+            (file.path, file.sha, min(file.size, _LARGEST_SIZE))
+            for file in files
+            if len(file.path) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.path)
+        ]
+        stored = commit.sha, commit.branch[:255]
+        # If nothing was sent, the commit is hardly a new one.
+        if not self.sent and scans.end_unchanged_scan(self.session, link.ref, *stored, len(rows)):
+            self.has_locks = False
+            return
         with self.session.transaction():
-            if fetched is not None:
-                commit, files = fetched
-                rows = [
-                    (file.path, file.sha, min(file.size, _LARGEST_SIZE))
-                    for file in files
-                    if len(file.path) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.path)
-                ]
-                branch = commit.branch[:255]
-                scans.store_snapshot(self.session, self.repository_id, commit.sha, branch, rows)
+            scans.store_snapshot(self.session, self.repository_id, *stored, rows)
             self._go_on_unless(scans.end_scan(self.session, link.ref))
 
     def _fetch(self, clone: Clone, objects: Objects) -> tuple[Commit, Sequence[File]] | None:
@@ -341,7 +363,8 @@ class _Snapshot:
         self._go_on_unless(scans.may_deliver(self.session, link.ref))
         payload = link.payload
         webhook = self.resources.webhook(payload.base_url, payload.app_id, auth_key)
-        sender = Sender(webhook, objects, payload, commit.sha, self.settings)
+        look = partial(self._obey_hold, link)
+        sender = Sender(webhook, look, objects, payload, commit.sha, self.settings)
         for change in changes:
             sender.send(change)
             self.sent[change.event] += 1
@@ -350,18 +373,46 @@ class _Snapshot:
             if not scans.record_delivery(self.session, link.ref, change.path, sha):
                 self._go_on_unless(Refusal.GONE)
 
+    def _obey_hold(self, link: Link) -> None:
+        """Raises AppHeldError if the app is held, HoldsUnreadableError if that can't be known.
+
+        While Redis is away, waits: the app may have been held meanwhile.
+        """
+        while True:
+            try:
+                hold = find_hold(self.resources.client, link.ref.job_id, host.timestamp())
+            except NoPermissionError:  # the ACL is that of an older version: the worker says so
+                return
+            except RedisError as error:
+                if not is_outage(error):
+                    raise
+                time.sleep(_REDIS_PAUSE)
+                continue
+            if hold is not None:
+                raise AppHeldError(f"the app is {hold.sentence}")
+            return
+
+    def wait_for_release(self, error: AppHeldError | HoldsUnreadableError) -> None:
+        """Queues the job again, for after the hold, and raises SnapshotError."""
+        sent = amount(self.sent.total(), "file")
+        out = f"; {sent} of this snapshot already sent" if self.sent else ""
+        self._give_back(f"{error.message}{out}", JobEnd.HELD, "queued again; no failure is counted")
+
     def wait_again(self, error: Exception) -> None:
         """Queues the job again after a fault of the host, and raises SnapshotError."""
-        self.tries.give_back()
         message = self.cleaner.clean(self._describe(error))
+        why = "the host's fault, queued again at once; no failure is counted"
+        self._give_back(message, JobEnd.CUT_OFF, why)
+
+    def _give_back(self, message: str, end: JobEnd, why: str) -> None:
+        self.tries.give_back()
         patient = self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT})
         # If this fails, the next try updates the link.
         with suppress(DocoraOpsError), closing(Database(patient)) as database:
             scans.release_scan(database, *self.ids, self.session_id)
-        fields = self._end_fields(JobEnd.CUT_OFF, message)
-        text = "%s: the host's fault, queued again at once; no failure is counted: %s"
-        log.warning(text, self.name, inert(message), extra=fields)
-        self._record(JobEnd.CUT_OFF, message)
+        fields = self._end_fields(end, message)
+        log.warning("%s: %s: %s", self.name, why, inert(message), extra=fields)
+        self._record(end, message)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def fail(self, error: Exception) -> None:
@@ -415,6 +466,9 @@ class _Snapshot:
         try:
             with closing(Database(self.settings)) as database:
                 apps = circuits.recipients(database, self.repository_id)
+            with suppress(RedisDeniedError):  # the ACL is that of an older version
+                held = read_holds(self.resources.client)
+                apps = [app for app in apps if app.app_id not in held]
             post_sync_failed(apps, link.payload, circuit, message, self.settings)
         except Exception as error:  # noqa: BLE001 - such as the time limit of the job
             log.warning("%s: the apps were not told: %s", self.name, inert(self._describe(error)))

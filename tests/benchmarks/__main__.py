@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import drain, holds, proof, world
+from tests.benchmarks import capacity, drain, holds, proof, world
 from tests.benchmarks.ways import WAYS, Results, measure, show
 
 BIN = Path(sys.executable).parent
+CHOICES = ("throughput", "start", "holds", "verify", "drain", "capacity")
 # Link by link takes minutes, and its time per link does not depend on the number of links.
 LINK_BY_LINK_SAMPLE = 2_000
 
@@ -77,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     parser.add_argument("--links", type=int, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("throughput", "start", "holds", "verify", "drain"))
+    parser.add_argument("--only", choices=CHOICES)
     options = parser.parse_args()
     held = []
     with (
@@ -101,6 +102,8 @@ def main() -> None:
             proof.compare(options.links or [1_000, 10_000], options.rounds)
         if options.only in {None, "drain"}:
             drain.compare(Path(folder), options.rounds)
+        if options.only == "capacity":
+            capacity.compare(Path(folder), options.links or [1_000, 10_000, 100_000, 1_000_000])
     sys.exit(any(held))
 
 

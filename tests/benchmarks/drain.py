@@ -1,6 +1,6 @@
 """How fast workers empty the queue, against the plainest loop of the same git calls and POSTs.
 
-As a program: an app that answers each request at once, until killed.
+As a program: an app that answers each request after so many milliseconds, until killed.
 """
 
 import asyncio
@@ -68,14 +68,14 @@ def show(way: str, pairs: Sequence[tuple[float, float]]) -> None:
     print(f"  {way:<10}{ours:>6.1f} links/s: {of_loop}", flush=True)
 
 
-def add_links(folder: Path, url: str) -> None:
-    world.fill(world.APPS * LINKS)
+def add_links(folder: Path, url: str, links: int = LINKS) -> None:
+    world.fill(world.APPS * links)
     execute = world.execute
     execute("UPDATE apps SET client_auth_key_encrypted = %s", world.sealed_auth_key())
     execute("UPDATE apps SET base_url = %s", url)
     execute("UPDATE app_repositories SET github_token_encrypted = NULL")
     execute("DELETE FROM app_repositories WHERE app_id <> %s", APP)
-    for number in range(1, LINKS + 1):
+    for number in range(1, links + 1):
         execute(
             "UPDATE repositories SET github_url = %s WHERE repository_id = %s",
             *(world.make_upstream(folder / str(number), FILES), f"repo_{number:024x}"),
@@ -130,8 +130,8 @@ def await_idle_workers(client: redis.Redis) -> None:
 
 
 @contextmanager
-def app() -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.benchmarks.drain"]
+def app(milliseconds: int = 0) -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.benchmarks.drain", str(milliseconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -141,12 +141,13 @@ def app() -> Iterator[str]:
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answers each request with 200 as soon as it has come whole."""
+    """Answers each request with 200, so many milliseconds after it has come whole."""
     with suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             length = head.lower().partition(b"content-length:")[2].split(None, 1)[0]
             await reader.readexactly(int(length))
+            await asyncio.sleep(int(sys.argv[1]) / 1000)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     writer.close()
 

@@ -184,6 +184,7 @@ def test_what_needs_rq_is_refused_with_the_reason(bullmq: Bullmq) -> None:
         ("worker", "--burst"),
         ("pause", "--yes"),
         ("resume",),
+        ("hold", link.app_id, "--yes"),
         ("retry", *link.ids, "--front"),
         ("retry-all-failed", "--front", "--yes"),
     ):

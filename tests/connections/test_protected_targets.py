@@ -22,6 +22,7 @@ MASS_CHANGES = (
     ["resync", APP, "--all"],
     ["repair"],
     ["pause"],
+    ["hold", APP],
     ["set-url", APP, "https://new.example/hook"],
 )
 STYLED = "\x1b[1;37;41mprod\x1b[0m: "
@@ -93,6 +94,7 @@ def test_what_is_no_mass_change_needs_no_name(docora: Docora, env: Env) -> None:
         ["resync", *link.ids, "--yes"],
         ["schedule"],
         ["resume"],
+        ["release", APP],
     ):
         result = docora.run(*words, "--target", "prod", env=env)
         assert result.code == 0, result
@@ -111,12 +113,14 @@ def test_protected_settings_without_a_name_refuse_mass_changes_only(
 
 def test_the_python_api_wants_the_name_too(docora: Docora, env: Env) -> None:
     docora.add_worker()
+    docora.redis.hset("rq:worker:worker-1", "obeys_holds", 1)
     settings = load_settings(target="prod")
     mass_changes: Sequence[Callable[[actions.Docora], object]] = (
         lambda prod: next(actions.retry_all_failed(prod)),
         lambda prod: next(actions.resync_all(prod, APP)),
         lambda prod: next(actions.repair(prod)),
         actions.pause,
+        lambda prod: actions.hold(prod, APP, 60),
         lambda prod: list(actions.set_url(prod, APP, "https://new.example/hook")),
     )
     for change in mass_changes:

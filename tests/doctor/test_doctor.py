@@ -65,7 +65,7 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     assert [each["name"] for each in document.data["checks"]] == ALL
     assert not_ok(document) == {}
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
-    assert short.stdout == "30 checks ok; --all shows them\nAll is well.\n"
+    assert short.stdout == "31 checks ok; --all shows them\nAll is well.\n"
     *rows, last = table.stdout.splitlines()[1:]
     assert last == "All is well."
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
@@ -363,8 +363,8 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         assert check(result, "drift_lost")["finding"] == f"needs {server.capitalize()}"
         assert "127.0.0.1" in check(result, server)["finding"]
     first, *_, last = table.stdout.splitlines()
-    assert first == "27 checks not made: they need Postgres and Redis"
-    assert last == "2 critical, 27 not checked."
+    assert first == "28 checks not made: they need Postgres and Redis"
+    assert last == "2 critical, 28 not checked."
     for result in (database, queue, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr

@@ -240,7 +240,9 @@ def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docor
     docora.add_link()
     docora.queue_job(docora.add_link("pending_snapshot"))
     docora.redis.set("docora-ops:schedule", 1_764_380_000)
-    text = docora.run("metrics").stdout
+    link = docora.add_link()
+    docora.redis.hset("docora-ops:holds", link.app_id, '{"until": null}')
+    text = docora.run("metrics", "--by-app").stdout
     alerts = rules().split("      - alert: ")[1:]
     assert tuple(alert.split()[0] for alert in alerts) == ALERTS
     for alert in alerts:
@@ -254,7 +256,7 @@ def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docor
 
 
 BUSY, SUSPENDED = 'docora_workers{state="busy"}', 'docora_workers{state="suspended"}'
-FAILED_LINKS = 'docora_links{status="failed"}'
+FAILED_LINKS = 'docora_failed_links{app_id="a"}'
 WAITING = 'docora_queue_jobs{queue="q",status="waiting"}'
 LAST_PASS = "docora_schedule_last_pass_timestamp_seconds"
 SERIES_OF_REDIS = [name for name in CALM if re.match("docora_(queue|workers|drift|schedule)", name)]
@@ -265,6 +267,10 @@ NO_REDIS = {
 SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
     "peace": ({}, QUIET),
     "failed links stay": ({FAILED_LINKS: "3x100"}, {70: [], 99: [FAILED]}),
+    "failed links of a held app": (
+        {FAILED_LINKS: "3x100", 'docora_app_held{app_id="a"}': "1x100"},
+        QUIET,
+    ),
     "failed links drain": ({FAILED_LINKS: "300-3x100"}, QUIET),
     "no workers": ({BUSY: "1x10 0x90"}, {14: [], 20: [NO_WORKERS]}),
     "no workers and no job waits": ({BUSY: "1x10 0x90", WAITING: "0x100"}, {20: [NO_WORKERS]}),

@@ -30,7 +30,7 @@ def test_every_help_explains_each_option_and_shows_an_example(docora: Docora) ->
         result = docora.run(*arguments)
         assert (result.code, result.stderr) == (0, ""), arguments
         assert "\x1b" not in result.stdout
-        assert len(result.stdout.splitlines()) <= 48, arguments
+        assert len(result.stdout.splitlines()) <= 52, arguments
         assert max(map(len, result.stdout.splitlines())) < 80
         text = re.sub(r"[-\s]+", "", result.stdout)
         assert "Example:docoraops" in text

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions import DeliveryChoice, all_delivered_files
+from docora_ops.actions import DeliveryChoice, delivered_files
 from docora_ops.database import deliveries as records
 from tests.repair.test_verify import FILES, HOUR, A, C, deliver, store, without
 from tests.support.diagnoses import ONE_LOOK
@@ -60,6 +60,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
     add(docora, app, "octo/failed", {"README.md": A}, "failed")
     add(docora, app, "octo/scanning", {"README.md": A}, "scanning")
     docora.link(app, docora.add_repository("octo/new"), "synced", scanned=HOUR)
+    docora.link(app, docora.add_repository("octo/never"))
     docora.delete_link(gone := add(docora, app, "octo/gone", FILES))
     add(docora, docora.add_app("Quiet Harbor"), "octo/other", {})
     result = run(docora, "deliveries", "acme search", "--json")
@@ -77,6 +78,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
         "octo/failed": (1, "not_synced", 5, 4, 0),
         "octo/scanning": (1, "scanning", None, None, None),
         "octo/new": (0, "not_comparable", None, None, None),
+        "octo/never": (0, "not_synced", None, None, None),
         "octo/gone": (5, None, None, None, None),
     }
     assert (rows["octo/unsure"]["doubt"], rows["octo/failed"]["doubt"]) == ("scanned_earlier", None)
@@ -89,6 +91,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
         "octo/failed": "failed: 4 missing",
         "octo/gone": "no longer linked",
         "octo/missing": "1 missing, 1 outdated, 1 extra",
+        "octo/never": "failed: no stored commit",
         "octo/new": "no stored commit",
         "octo/proven": "complete",
         "octo/scanning": "being scanned",
@@ -97,7 +100,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
     assert screen.stdout.endswith(
         "\n21 files of 6 repositories last delivered.\n"
         "Not all files are delivered: 1 link differs, 1 link proven, 1 uncertain, 1 without a "
-        "stored commit, 2 skipped (1 not synced, 1 while their repository is scanned).\n"
+        "stored commit, 3 skipped (2 not synced, 1 while their repository is scanned).\n"
     )
     assert LAST_ONLY in screen.stderr
 
@@ -212,7 +215,7 @@ def test_a_long_list_is_read_bit_by_bit_and_misses_no_file(
     app = docora.add_app()
     for name, files in (("octo/a", 3), ("octo/b", 2), ("octo/c", 4)):
         docora.add_deliveries(docora.link(app, docora.add_repository(name)), files)
-    total, files_read = all_delivered_files(docora.actions().docora, DeliveryChoice(app))
+    total, files_read = delivered_files(docora.actions().docora, DeliveryChoice(app))
     found = [(file.repository_name, file.path) for file in files_read]
     assert len(found) == total == 9
     assert found == sorted(found)

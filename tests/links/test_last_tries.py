@@ -62,3 +62,6 @@ def test_beside_bullmq_failed_jobs_tell_when_links_failed(bullmq: Bullmq) -> Non
     details = bullmq.run("show", *link.ids, "--json").data
     assert by_link[link.app_id] == details["failed_at"] == details["tries"][0]["ended_at"]
     assert by_link[unknown.app_id] is None
+    shown = bullmq.run("show", *link.ids).stdout
+    assert "\nFailed job\t" in shown
+    assert "Last tries" not in shown

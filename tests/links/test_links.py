@@ -304,16 +304,16 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
     [_, latest] = docora.run("links", "--status", "synced", "--sort", "last-scan", "--json").data
     url, last = "https://acme.example/docora", latest["last_scanned_at"]
     assert [tuple(app.values()) for app in result.data] == [
-        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, *[None] * 4),
-        (well, "Acme", "https://***@acme.example/a?***", *(3, 0, 0, 1, 2), last, *[None] * 3),
-        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, *[None] * 4),
+        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, *[None] * 5),
+        (well, "Acme", "https://***@acme.example/a?***", *(3, 0, 0, 1, 2), last, *[None] * 4),
+        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, *[None] * 5),
     ]
     assert list(result.data[0]) == [
         *("app_id", "app_name", "base_url", "links", "failed", "pending_snapshot", "scanning"),
-        *("synced", "last_scanned_at", "good_until_at", "good_until_seconds", "email"),
+        *("synced", "last_scanned_at", "good_until_at", "good_until_seconds", "email", "held"),
     ]
     assert [app["app_id"] for app in second.data] == [well]
     assert second.json["pagination"]["total_pages"] == 3
     assert "hush" not in result.stdout + table.stdout
-    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\tnever good\t{url}\t\n" in table.stdout
+    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\tnever good\t{url}\t\t\n" in table.stdout
     assert table.stderr.endswith(": 3 apps, page 1 of 1.\n")

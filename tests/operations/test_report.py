@@ -312,10 +312,13 @@ def test_an_end_on_another_day_is_told_with_its_date(docora: Docora) -> None:
 def test_it_begins_with_what_is_open_and_says_so_where_nothing_is(docora: Docora) -> None:
     docora.add_link("synced")
     assert section(report(docora).stdout, "Open now") == "\nNothing.\n"
-    docora.add_link("scanning", retry_count=0)
+    app_id = docora.add_link("scanning", retry_count=0).app_id
     lost = docora.run("report", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
     assert "- 1 link lost or stuck: `docora-ops repair`" in section(lost.stdout, "Open now")
     assert docora.run("repair", env={"DOCORA_OPS_DRIFT_GRACE": "0"}).code == 0
     waits = section(report(docora).stdout, "Open now")
     parts = "0 running, 1 waiting, 0 delayed"
     assert waits == f"\n- 1 snapshot unfinished ({parts}): `docora-ops queue`\n"
+    assert docora.run("hold", app_id, "--reason", "their disk is full", "--yes").code == 0
+    held = section(report(docora).stdout, "Open now")
+    assert re.search(rf"their disk is full`: `docora-ops release {app_id}`$", held, re.MULTILINE)

@@ -24,6 +24,7 @@ from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 
 OPERATION = "bulk_0123456789abcdef"
+HELD = "app_held"
 READING = (
     *("show APP REPO", "doctor --read-only", "queue", "status", "operations"),
     "metrics --by-app --by-error",
@@ -41,7 +42,8 @@ READING = (
 )
 CHANGING = (
     *("retry APP REPO", "retry APP REPO --front", "retry-all-failed --yes", "repair --yes"),
-    *("resync APP REPO --yes", "schedule", f"cancel {OPERATION}", "pause"),
+    *("resync APP REPO --yes", "schedule", f"cancel {OPERATION}", "pause", "hold APP"),
+    "release HELD",
 )
 OPTIONAL = {"+client|list", "+hget"}
 """Without the one, workers of BullMQ are not seen; the other is needed to read BullMQ's queue."""
@@ -69,6 +71,8 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
     docora.start_job(docora.add_link("scanning").job_id)
     docora.schedule_job(docora.add_link().job_id)
     docora.add_worker()
+    docora.redis.hset("rq:worker:worker-1", "obeys_holds", 1)
+    docora.redis.hset("docora-ops:holds", docora.add_app("Held", HELD), '{"until": null}')
     docora.redis.set("rq:scheduler-lock:snapshot-queue", "scheduler")
     docora.redis.hset(f"docora:bulk:{OPERATION}", items=["total", 5, "completed", 1])
     docora.redis.expire(f"docora:bulk:{OPERATION}", 3000)
@@ -82,7 +86,7 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
 
 
 def run(docora: Docora, link: TestLink, command: str, **environment: str) -> Result:
-    names = {"APP": link.app_id, "REPO": link.repository_id}
+    names = {"APP": link.app_id, "REPO": link.repository_id, "HELD": HELD}
     words = (names.get(each, each) for each in command.split())
     return docora.run(*words, env=ONE_LOOK | environment)
 
@@ -199,7 +203,7 @@ def test_without_any_one_rule_a_command_is_refused(
     docora.redis.acl_log_reset()
 
 
-MARKS = {"%R~docora-ops:pair", "~docora-ops:outcomes*"}
+MARKS = {"%R~docora-ops:pair", "%R~docora-ops:holds", "~docora-ops:outcomes*"}
 
 
 @pytest.mark.usefixtures("subcommands")
@@ -221,8 +225,8 @@ def test_without_any_one_rule_a_worker_does_not_start_and_nothing_is_lost(
             docora.redis.acl_log_reset()
             assert "Traceback" not in result.stderr
             # BullMQ's keys tell as much as the list of clients; RQ's own workers need the channels;
-            # a worker that may not read the mark of the pair does not compare it, and one that may
-            # not write the record of outcomes writes none.
+            # a worker that may not read the mark of the pair does not compare it, one that may not
+            # write the record of outcomes writes none, and one that may not read holds obeys none.
             if rule in {"+client|list", "&rq:pubsub:*", "+@pubsub", *MARKS}:
                 assert result.code == 0, result
                 continue

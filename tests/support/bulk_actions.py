@@ -78,6 +78,7 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
         "put_to_work": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
         "failures": [],
         "running_operations": [],
+        "held_left_out": [],
         "left_to_operations": [] if is_schedule else None,
     }
     data |= {"total": total, "completed": total, "left": 0, "dry_run": False, "cancelled": False}

@@ -20,10 +20,10 @@ OF_LINKS = ["freshness", "failed_links", "open_circuits"]
 OF_DRIFT = ["drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"]
 ALL = [
     *("settings", "postgres", *DETAILS_OF_POSTGRES, "redis", *DETAILS_OF_REDIS, *OF_QUEUE),
-    *("clocks", "latency", "servers_match", *OF_LINKS, *OF_DRIFT),
+    *("capacity", "clocks", "latency", "servers_match", *OF_LINKS, *OF_DRIFT),
 ]
 """Each check, in the order in which they are made."""
-OF_BOTH = ["servers_match", *OF_DRIFT]
+OF_BOTH = ["capacity", "servers_match", *OF_DRIFT]
 
 
 def examine(docora: Docora, **environment: str | None) -> Result:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from docora_ops.queue import connect
+from docora_ops.queue.take import JobTaker
 from docora_ops.worker.reasons import Reasons
 from tests.support.delivery_checks import link_row, repository_row
 from tests.support.docora import Docora
@@ -98,7 +99,7 @@ def test_the_host_is_blamed_for_one_link_twice_and_then_the_link(
     base.write_text("")  # so that no folder can be made below it
     settings = snapshots.settings.model_copy(update={"repos_base_path": base})
     with connect(settings) as client:
-        reasons = Reasons(settings, client)
+        reasons = Reasons(settings, client, JobTaker(client, reserves=True))
         assert [reasons.is_hosts_fault("giant") for _ in range(4)] == [True, True, False, False]
         assert reasons.is_hosts_fault("other") is True
         reasons.forget_faults("giant")

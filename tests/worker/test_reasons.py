@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from docora_ops.jobs import NoJobCode
 from docora_ops.queue import connect
+from docora_ops.queue.take import JobTaker
 from docora_ops.worker.reasons import Reasons
 from tests.doctor.test_metrics import numbers
 from tests.support.clocks import clock_in, with_wrong_clock
@@ -111,7 +112,8 @@ def test_values_that_can_not_be_read_or_have_another_form_are_no_evidence(
     with connect(snapshots.settings) as client:
 
         def found() -> NoJobCode | None:
-            bar = Reasons(snapshots.settings.model_copy(update=key), client).find()
+            settings = snapshots.settings.model_copy(update=key)
+            bar = Reasons(settings, client, JobTaker(client, reserves=True)).find()
             return None if bar is None else bar.code
 
         assert found() is NoJobCode.WRONG_KEY

@@ -1,0 +1,119 @@
+"""What has changed since the last `doctor --changes`, which a file on this host remembers."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Literal
+
+from pydantic import AwareDatetime, TypeAdapter
+
+from docora_ops.actions.checks import Check, CheckName, CheckState
+from docora_ops.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A critical check. `since_at`: when it was first told."""
+
+    name: CheckName
+    since_at: datetime
+
+
+@dataclass(frozen=True)
+class ProblemChanges:
+    """How the critical checks differ from those of the file.
+
+    ongoing: critical before and now, or critical before and not possible now.
+    is_reminder: nothing has changed, and problems were last told too long ago.
+    told_at: when something was last told, this time included.
+    """
+
+    new: Sequence[Problem]
+    over: Sequence[Problem]
+    ongoing: Sequence[Problem]
+    is_reminder: bool
+    told_at: datetime
+
+    @property
+    def are_news(self) -> bool:
+        """Tells whether there is anything to tell."""
+        return bool(self.new or self.over or self.is_reminder)
+
+    @property
+    def has_open(self) -> bool:
+        """Tells whether any check is critical."""
+        return bool(self.new or self.ongoing)
+
+
+@dataclass(frozen=True)
+class _Record:
+    version: Literal[1]
+    told_at: AwareDatetime
+    problems: Mapping[CheckName, AwareDatetime]
+
+
+_RECORD = TypeAdapter(_Record)
+
+
+def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> ProblemChanges:
+    """Compares the critical checks with those of the file.
+
+    A file that is missing, unreadable or of another version counts as one without problems.
+
+    remind_seconds: the time after which to tell of the same problems again.
+    """
+    now = datetime.now(UTC)
+    record = _Record(1, now, {})
+    with suppress(OSError, ValueError):  # pydantic's errors are ValueErrors
+        record = _RECORD.validate_json(file.read_bytes())
+    states, known = {check.name: check.state for check in checks}, record.problems
+    critical = [name for name, state in states.items() if state is CheckState.CRITICAL]
+    lasting = {CheckState.CRITICAL, CheckState.NOT_CHECKED}
+    new = [Problem(name, now) for name in critical if name not in known]
+    ongoing = [Problem(name, at) for name, at in known.items() if states[name] in lasting]
+    over = [Problem(name, at) for name, at in known.items() if states[name] not in lasting]
+    # A clock that was set back must not delay the reminder.
+    is_due = not 0 <= (now - record.told_at).total_seconds() < remind_seconds
+    is_reminder = bool(ongoing) and is_due and not (new or over)
+    told_at = now if new or over or is_reminder else record.told_at
+    return ProblemChanges(new, over, ongoing, is_reminder, told_at)
+
+
+def keep(changes: ProblemChanges, file: Path) -> None:
+    """Replaces the file in one step, readable by its owner only. Raises UsageError."""
+    problems = {problem.name: problem.since_at for problem in (*changes.new, *changes.ongoing)}
+    record = _Record(1, changes.told_at, problems)
+    try:
+        with NamedTemporaryFile(dir=file.parent, prefix=".docora-ops-", delete=False) as new:
+            try:
+                new.write(_RECORD.dump_json(record))
+                new.flush()
+                os.fsync(new.fileno())
+                Path(new.name).replace(file)
+            except OSError:
+                Path(new.name).unlink()
+                raise
+    except OSError as error:
+        raise _unusable(file, error.strerror or "unknown error") from error
+
+
+def require_usable(file: Path) -> None:
+    """Raises UsageError if the file can't be replaced, before anything is examined."""
+    try:
+        if file.exists() and not file.is_file():
+            raise _unusable(file, "it is not a file")
+        if not file.parent.is_dir():
+            raise _unusable(file, "its folder does not exist")
+        if not os.access(file.parent, os.W_OK | os.X_OK):
+            raise _unusable(file, "its folder can't be written to")
+    except OSError as error:
+        raise _unusable(file, error.strerror or "unknown error") from error
+
+
+def _unusable(file: Path, reason: str) -> UsageError:
+    hint = "name a file in a folder that this user may write to, such as /var/lib/docora"
+    return UsageError(f"--changes {file}: {reason}", hint=hint)

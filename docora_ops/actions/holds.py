@@ -1,0 +1,160 @@
+"""`hold` and `release`: keep workers from taking the jobs of one app, and who is held."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from shlex import quote
+
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.lookup import resolve_app
+from docora_ops.actions.workers import require_rq
+from docora_ops.database import Database, Selection
+from docora_ops.database.names import app_names
+from docora_ops.database.selections import keep_links
+from docora_ops.errors import AppHeldError, HoldNotObeyedError
+from docora_ops.jobs import HeldApp, Hold
+from docora_ops.links import App, Link
+from docora_ops.operations import Change
+from docora_ops.queue.holds import hold_app, read_holds, release_app
+from docora_ops.text import amount, inert, mask
+
+_INSTEAD = (
+    "stop Docora's workers, or give the app a URL where nothing listens (docora-ops set-url): its "
+    "links fail until you set the URL back and retry them"
+)
+
+
+@dataclass(frozen=True)
+class HoldResult(App):
+    """An app, its hold (None if it is not held), and its jobs.
+
+    `replaced`: the earlier hold that this one replaces, if any. `waiting`: jobs that wait, delayed
+    ones included. `running`: snapshots that run.
+    """
+
+    held: Hold | None
+    replaced: Hold | None
+    waiting: int
+    running: int
+
+
+@dataclass(frozen=True)
+class ReleaseResult(App):
+    """The result of `release`. `jobs`: those of the app that wait or run."""
+
+    released: bool  # False if the app was not held
+    jobs: int
+
+
+def look(docora: Docora, app: str, *, by_prefix: bool = True) -> HoldResult:
+    """Returns an app, its hold and the number of its jobs, for a question.
+
+    app: id or name.
+    by_prefix: allow an unambiguous prefix of the app's id or name.
+
+    Raises NotFoundError, AmbiguousError, NeedsRqError, UnclearBackendError, PostgresError,
+    RedisError; WrongBackendError or HoldNotObeyedError if a live worker would not obey a hold.
+    """
+    found = resolve_app(docora.database, app, by_prefix=by_prefix)
+    docora.queue.read_use()  # a person may have been asked since the last time
+    require_rq(docora, "hold", _INSTEAD, alone="it obeys no hold")
+    workers = docora.queue.overview(1).workers
+    if deaf := [worker.name for worker in workers if not worker.obeys_holds]:
+        raise HoldNotObeyedError(
+            f"{amount(len(deaf), 'live worker')} would go on with the app's jobs: "
+            f"{', '.join(map(inert, deaf))}",
+            hint="run docora-ops worker of this version there, with the user of docora-ops help "
+            "privileges; until then, docora-ops pause stops all workers",
+            details={"worker_names": deaf},
+        )
+    live, _ = docora.queue.jobs_of_apps([found.app_id], 1)
+    running = sum(job.app_id == found.app_id for worker in workers for job in worker.jobs)
+    held = _hold_of(docora, found)
+    return HoldResult(found.app_id, found.app_name, held, None, max(0, live - running), running)
+
+
+def hold(
+    docora: Docora,
+    app: str,
+    seconds: int | None,
+    *,
+    by_prefix: bool = True,
+    reason: str | None = None,
+) -> HoldResult:
+    """Holds an app: no worker takes its jobs, and its running snapshots stop before the next POST.
+
+    seconds: the length of the hold; None means until `release`.
+    reason: for the audit entry, and whoever looks.
+
+    Raises UsageError for an unconfirmed hold of a protected target, and the errors of `look`.
+    """
+    docora.require_confirmation()
+    now = look(docora, app, by_prefix=by_prefix)
+    change = _describe(docora, "hold", now, reason, **{"for": f"{seconds}s" if seconds else "ever"})
+    held = hold_app(docora.redis, now.app_id, seconds, change)
+    return replace(now, held=held, replaced=now.held)
+
+
+def release(docora: Docora, app: str, *, reason: str | None = None) -> ReleaseResult:
+    """Ends the hold of an app, also one that can't be read. Workers take its jobs again.
+
+    reason: for the audit entry, which is written only if the app was held.
+
+    Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
+    """
+    found = resolve_app(docora.database, app)
+    change = _describe(docora, "release", found, reason)
+    released = release_app(docora.redis, found.app_id, change)
+    live, _ = docora.queue_to_read.jobs_of_apps([found.app_id], 1)
+    return ReleaseResult(found.app_id, found.app_name, released, live)
+
+
+def held_apps(docora: Docora) -> list[HeldApp]:
+    """Returns the held apps, sorted by name. Raises PostgresError, RedisError."""
+    held = [HeldApp(app_id, None, hold) for app_id, hold in read_holds(docora.redis).items()]
+    return with_names(docora.database, held) if held else []
+
+
+def with_names(database: Database, held: Sequence[HeldApp]) -> list[HeldApp]:
+    """Adds the names of the held apps, and sorts by them. Raises PostgresError."""
+    names = app_names(database, [app.app_id for app in held])
+    named = [replace(app, app_name=names.get(app.app_id)) for app in held]
+    return sorted(named, key=lambda app: (app.app_name or "", app.app_id))
+
+
+def without_held_apps(
+    docora: Docora, selection: Selection, limit: int | None = None
+) -> tuple[Selection, list[str]]:
+    """Leaves links of held apps out of a selection, says so, and returns the names of these apps.
+
+    limit: the most links to keep.
+
+    Raises RedisError.
+    """
+    holds = read_holds(docora.redis)
+    left_out = [app for app in selection.by_app if app.app_id in holds]
+    if not left_out:
+        return selection, []
+    refs = [ref for ref in selection.refs if ref.app_id not in holds][:limit]
+    names = [app.app_name for app in left_out]
+    links = amount(sum(app.links for app in left_out), "link")
+    docora.note(f"{links} left out, since docora-ops hold holds {', '.join(map(mask, names))}.")
+    return replace(keep_links(selection, refs), held_left_out=left_out), names
+
+
+def require_not_held(docora: Docora, link: Link) -> None:
+    """Raises AppHeldError if the app of the link is held."""
+    if hold := read_holds(docora.redis).get(link.ref.app_id):
+        app, words = link.payload.app_name, quote(link.ref.app_id)
+        raise AppHeldError(
+            f"app {mask(app)!r} is {hold.sentence}",
+            hint=f"add --now to exempt this one job; to end the hold: docora-ops release {words}",
+            details={"held": hold},
+        )
+
+
+def _describe(docora: Docora, command: str, app: App, reason: str | None, **more: object) -> Change:
+    return docora.describe_change(command, reason, app_id=app.app_id, app_name=app.app_name, **more)
+
+
+def _hold_of(docora: Docora, app: App) -> Hold | None:
+    return read_holds(docora.redis).get(app.app_id)

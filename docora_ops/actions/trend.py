@@ -1,0 +1,228 @@
+"""How snapshots ended over time, and whether failures fall or rise. Only reads."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from math import sqrt
+from statistics import median
+
+from docora_ops.actions.audit_history import past_moment
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.lookup import resolve_app
+from docora_ops.actions.workers import warn_of_wrong_backend
+from docora_ops.jobs import JobEnd
+from docora_ops.queue.outcomes import (
+    ALL_APPS,
+    FAILURES,
+    PERIOD,
+    Counts,
+    PeriodCount,
+    SnapshotOutcome,
+    read_counts,
+)
+from docora_ops.queue.redis_server import read_clock
+from docora_ops.text import When
+
+DAY = 86_400
+PERIODS = {"10m": PERIOD, "hour": 3600, "day": DAY}
+"""The lengths of periods in seconds, by name."""
+_OF_DAY = 10_800  # seconds of a period where a day has one row
+_FILES = "files"
+_RECENT, _BEFORE = timedelta(seconds=2 * PERIOD), timedelta(seconds=6 * PERIOD)
+_SIGMAS, _LEAST_CHANGE = 2, 0.25
+
+
+class Direction(StrEnum):
+    """Whether fewer links fail than before."""
+
+    NONE = "none"  # none has failed for 80 minutes
+    FALLING = "falling"
+    STEADY = "steady"
+    RISING = "rising"
+
+
+@dataclass(frozen=True)
+class TrendPeriod:
+    """The snapshots that ended in one period. What is not known is None.
+
+    failed: their links were failed then. failed_again: their links had been failed before, and were
+        queued by a scheduler. tried_again: they failed, and their links had tries left.
+    files: created, updated and deleted at the apps.
+    median_seconds, longest_seconds: of snapshots that failed, sent files or followed a change.
+    """
+
+    started_at: datetime
+    synced: int | None
+    failed: int
+    failed_again: int
+    tried_again: int
+    files: int | None
+    median_seconds: float | None
+    longest_seconds: float | None
+
+    @property
+    def failures(self) -> int:
+        """Counts the snapshots after which the link was failed."""
+        return self.failed + self.failed_again
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The periods since a moment, oldest first; the last one goes on. Empty if none is recorded.
+
+    failures_per_hour: in the last 20 to 30 minutes. before_per_hour: in the hour before these.
+    direction: None if the record does not reach back that far.
+    reaches_back_to: the start of the record, if earlier periods were asked for.
+    seconds_reach_back_to: the start of the recorded seconds, if that is later.
+    """
+
+    periods: Sequence[TrendPeriod]
+    period_seconds: int
+    failures_per_hour: float
+    before_per_hour: float
+    direction: Direction | None
+    reaches_back_to: datetime | None
+    seconds_reach_back_to: datetime | None
+
+
+def read_trend(
+    docora: Docora,
+    *,
+    app: str | None = None,
+    since: When = timedelta(days=1),
+    by: str = "hour",
+    error: str | None = None,
+) -> Trend:
+    """Returns how snapshots ended since then, by period.
+
+    app: only snapshots of this app (id, name or unambiguous prefix); needs Postgres.
+    by: a name in `PERIODS`.
+    error: only failures whose error contains this text (case-insensitive). If it has a `*`, it must
+        match the whole error.
+
+    Raises UsageError if `since` is in the future; NotFoundError, AmbiguousError, RedisError.
+    """
+    queue, length = docora.queue_to_read, PERIODS[by]
+    warn_of_wrong_backend(docora)
+    app_id = resolve_app(docora.database, app).app_id if app else None
+    first = _floor(past_moment(docora, since), length)
+    now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
+    start = min(first, _floor(now, PERIOD) - _RECENT - _BEFORE)
+    outcomes = queue.outcomes(since=start, app_id=app_id)
+    ends = [end for end in outcomes.entries if _matches(end.error_message, error)]
+    counts: Sequence[PeriodCount] = [
+        PeriodCount(_floor(end.ended_at, PERIOD), end.outcome, 1, end.files) for end in ends
+    ]
+    begin, trimmed_at, is_kept = outcomes.reaches_back_to, None, True
+    if queue.can_push:
+        record = read_counts(docora.redis, start, app_id=app_id or ALL_APPS)
+        # Each failure has an entry: one that is only counted shows that the stream was trimmed.
+        if begin and any(
+            count.started_at < _floor(begin, PERIOD) and count.outcome in FAILURES
+            for count in record.counts
+        ):
+            trimmed_at = begin
+        begin, is_kept = record.reaches_back_to, record.is_kept
+        if error is None:
+            counts = record.counts
+        else:
+            begin, trimmed_at = trimmed_at or begin, None
+    is_whole = queue.can_push and error is None
+    found = _trend(counts, ends, first, length, now, begin, trimmed_at, is_whole=is_whole)
+    return found if is_kept else replace(found, periods=[])
+
+
+def trend_of_day(record: Counts, now: datetime) -> Trend:
+    """Returns the trend of the last 24 hours, in 8 periods. `record`: the counts since then."""
+    first = _floor(now, _OF_DAY) - timedelta(seconds=DAY - _OF_DAY)
+    return _trend(record.counts, (), first, _OF_DAY, now, record.reaches_back_to)
+
+
+def _trend(
+    counts: Sequence[PeriodCount],
+    ends: Iterable[SnapshotOutcome],
+    first: datetime,
+    length: int,
+    now: datetime,
+    begin: datetime | None,
+    trimmed_at: datetime | None = None,
+    *,
+    is_whole: bool = True,
+) -> Trend:
+    since = _floor(now, PERIOD) - _RECENT
+    failures = [(each.started_at, each.count) for each in counts if each.outcome in FAILURES]
+    recent = sum(count for at, count in failures if at >= since)
+    before = sum(count for at, count in failures if since - _BEFORE <= at < since)
+    seconds, before_seconds = max(1.0, (now - since).total_seconds()), _BEFORE.total_seconds()
+    is_known = begin is None or begin <= since - _BEFORE
+    totals: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
+    for each in counts:
+        totals[_floor(each.started_at, length)] += Counter(
+            {each.outcome: each.count, _FILES: each.files}
+        )
+    took: defaultdict[datetime, list[float]] = defaultdict(list)
+    for end in ends:
+        took[_floor(end.ended_at, length)] += [end.seconds] if end.seconds is not None else []
+    begin = begin if begin and begin > first else None
+    periods, at = [], _floor(begin or first, length)
+    while at <= now:
+        ended, seconds_of = totals[at], took[at]
+        periods.append(
+            TrendPeriod(
+                at,
+                ended[JobEnd.SYNCED] if is_whole else None,
+                ended[JobEnd.FAILED],
+                ended[JobEnd.FAILED_AGAIN],
+                ended[JobEnd.TRIED_AGAIN],
+                ended[_FILES] if is_whole else None,
+                round(median(seconds_of), 3) if seconds_of else None,
+                max(seconds_of, default=None),
+            )
+        )
+        at += timedelta(seconds=length)
+    return Trend(
+        periods,
+        length,
+        recent * 3600 / seconds,
+        before * 3600 / before_seconds,
+        direction(recent, seconds, before, before_seconds) if is_known else None,
+        begin,
+        trimmed_at,
+    )
+
+
+def direction(recent: int, seconds: float, before: int, before_seconds: float) -> Direction:
+    """Judges whether failures fall or rise: by more than chance explains, and by a quarter.
+
+    If nothing has changed, each failure falls into the recent time with the probability that is its
+    share of the whole time. Two standard deviations from what that predicts come about by chance at
+    most once in 20 times.
+
+    recent: the failures in the last `seconds`. before: those in the `before_seconds` before.
+    """
+    total, share = recent + before, seconds / (seconds + before_seconds)
+    if not total:
+        return Direction.NONE
+    expected = total * share
+    by_chance = _SIGMAS * sqrt(expected * (1 - share)) + 0.5  # numbers are whole
+    rates = (recent / seconds, before / before_seconds)
+    is_large = abs(rates[0] - rates[1]) >= _LEAST_CHANGE * max(rates)
+    if abs(recent - expected) <= by_chance or not is_large:
+        return Direction.STEADY
+    return Direction.RISING if recent > expected else Direction.FALLING
+
+
+def _matches(error: str | None, wanted: str | None) -> bool:
+    if wanted is None:
+        return True
+    pattern = ".*".join(map(re.escape, wanted.split("*")))
+    match = re.fullmatch if "*" in wanted else re.search
+    return match(pattern, error or "", re.IGNORECASE | re.DOTALL) is not None
+
+
+def _floor(moment: datetime, seconds: int) -> datetime:
+    whole = int(moment.timestamp())
+    return datetime.fromtimestamp(whole - whole % seconds, UTC)

@@ -1,0 +1,157 @@
+"""`trend`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import context_of
+from docora_ops.render.columns import Column, Listing, cell
+from docora_ops.text import When, amount
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from docora_ops.actions.trend import Trend, TrendPeriod
+
+_WIDTH = 10  # characters of the longest bar
+_EIGHTHS = "▏▎▍▌▋▊▉█"
+_LEVELS, _PLAIN_LEVELS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
+_WITHOUT_BLOCKS = {"dumb", "linux", "vt100", "vt102", "vt220"}
+"""Terminals whose fonts often lack block characters."""
+
+
+def trend(
+    typer_context: typer.Context,
+    app: options.OptionalApp = None,
+    since: options.Since = None,
+    by: Annotated[
+        Literal["hour", "10m", "day"],
+        typer.Option("--by", metavar="PERIOD", help="The length of a row: 10m, hour or day."),
+    ] = "hour",
+    error: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Count only failures whose error contains TEXT (case-insensitive). If TEXT has a "
+            "*, it must match the whole error.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """Show how many snapshots succeeded and failed over time.
+
+    The last line says whether failures fall or rise. Without --since, shows the last 24 hours;
+    workers keep the record for 8 days. Needs only Redis, and Postgres with APP.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.trend import read_trend
+
+    when: When = since or timedelta(days=1)
+    found = read_trend(context.docora, app=app, since=when, by=by, error=error)
+    if as_json:
+        context.show_document(found)
+    else:
+        # The sentence comes last, and a pager would show the beginning.
+        footer = " ".join(filter(None, (_sentence(found), context.target_line)))
+        context.show_tables(_screen(found, is_whole=since is not None), footer)
+
+
+_COLUMNS: Sequence[Column[TrendPeriod]] = (
+    Column("Since", lambda period: _clock(period.started_at)),
+    Column("Synced", lambda period: period.synced, is_number=True),
+    Column("Failed", lambda period: period.failed, is_number=True),
+    Column("Again", lambda period: period.failed_again, is_number=True),
+    Column("Files", lambda period: period.files, is_number=True),
+    Column("Median s", lambda period: _tenths(period.median_seconds), is_number=True, left_out=3),
+    Column("Longest", lambda period: _tenths(period.longest_seconds), is_number=True, left_out=2),
+)
+
+
+def _screen(found: Trend, *, is_whole: bool) -> Iterator[object]:
+    """Shows the rows. Unless asked for the whole time, a terminal shows as many as fit it."""
+    if not sys.stdout.isatty():
+        yield Listing(_COLUMNS, found.periods)
+    elif found.periods:
+        most = max(period.failures for period in found.periods)
+        bars: Column[TrendPeriod] = Column("Failures", lambda period: _bar(period.failures, most))
+        fitting = len(found.periods) if is_whole else max(1, get_terminal_size().lines - 5)
+        yield Listing([*_COLUMNS, bars], found.periods[-fitting:])
+        if (earlier := len(found.periods) - fitting) > 0:
+            yield cell(f"and {amount(earlier, 'earlier row')}: docora-ops trend --since 24h", "dim")
+
+
+def _sentence(found: Trend) -> str:
+    """Says whether failures fall or rise, and since when that is known."""
+    if not found.periods:
+        return "Nothing is recorded: no worker has kept a record for 8 days; see docora-ops doctor."
+    sentences = [_course(found)]
+    if found.reaches_back_to:
+        sentences.append(f"The record begins at {_clock(found.reaches_back_to)}")
+    if found.seconds_reach_back_to:
+        sentences.append(f"Seconds are known since {_clock(found.seconds_reach_back_to)}")
+    return ". ".join([*sentences, ""]).strip()
+
+
+def _course(found: Trend) -> str:
+    highest = max(found.periods, key=lambda period: period.failures)
+    if not highest.failures:
+        return "No link failed"
+    now, before = rate(found.failures_per_hour), rate(found.before_per_hour)
+    peak = rate(highest.failures * 3600 / found.period_seconds)
+    peak = f"{peak} at {_clock(highest.started_at)}"
+    return {
+        None: f"Failures: {peak}, {now} now; too little is recorded to tell a trend",
+        "falling": f"Failures fall: {peak}, {now} now",
+        "rising": f"Failures rise: {before} an hour ago, {now} now",
+        "steady": f"Failures neither fall nor rise clearly: {peak}, {now} now",
+        "none": f"No link has failed for 80 minutes: {peak}",
+    }[found.direction]
+
+
+def _clock(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%MZ}"
+
+
+def _tenths(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.1f}"
+
+
+def rate(per_hour: float) -> str:
+    """Returns `3/h`."""
+    return "under 1/h" if 0 < per_hour < 1 else f"{per_hour:,.0f}/h"
+
+
+def trend_of_day_words(found: Trend) -> str:
+    """Returns `▁▁▂▇█▅▂▁  3/h, falling (24 h)`. Only 0 has the lowest bar."""
+    levels = _LEVELS if _has_blocks() else _PLAIN_LEVELS
+    counts = [period.failures for period in found.periods]
+    line = "".join(levels[-(-count * 7 // max(1, *counts))] for count in counts)
+    now = ", ".join(filter(None, (rate(found.failures_per_hour), found.direction)))
+    return f"{line}  {'none now' if found.direction == 'none' else now} (24 h)"
+
+
+def _bar(count: int, most: int) -> str:
+    """Returns a bar whose length is that share of `most`; not empty unless the count is 0."""
+    if not _has_blocks():
+        return "#" * -(-count * _WIDTH // max(1, most))
+    full, eighths = divmod(-(-count * _WIDTH * 8 // max(1, most)), 8)
+    return _EIGHTHS[7] * full + (_EIGHTHS[eighths - 1] if eighths else "")
+
+
+def _has_blocks() -> bool:
+    """Tells whether stdout can show block characters."""
+    try:
+        _LEVELS.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return not sys.stdout.isatty() or os.environ.get("TERM", "dumb") not in _WITHOUT_BLOCKS

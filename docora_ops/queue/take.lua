@@ -1,0 +1,213 @@
+-- Takes the first waiting job that may run now, in place of RQ's LMOVE; or counts the apps with live
+-- jobs. A job may run if its app is not held, and runs on less than its share of the slots. Jobs of
+-- other programs, whose ids are not APP-REPOSITORY, always may.
+--
+-- ARGV[1]  "take", "count", or "check" (only reads the holds)
+-- ARGV[2]  JSON: names of keys, `holds` among them, and
+--          `workers`: per slot, the key of the executions of its worker
+--          `reserves`: an app that is alone leaves one slot free
+--          `apps`: how many apps have live jobs; null if unknown
+--          `page`: how many ids to read at most from where the look goes on
+-- ARGV[3]  take: the look to go on with, as returned; empty begins at the head
+--          count: position of the first id to count
+--
+-- Returns an answer, 1 if the holds may be read (else 0), then
+--   taken: look, id; more, full, held (all waiting jobs have been looked at): look
+--   uncounted: nothing (`apps` must be known)
+--   counted: position of the next page, or -1; the apps of this page and those with running jobs
+--   empty, readable: nothing; unreadable: what is wrong with the holds
+
+local mode, config = ARGV[1], cjson.decode(ARGV[2])
+local HEAD = 500 -- ids to read from the head each time
+
+local function app_of(id)
+  return string.match(id, '^([^-]+)%-[^-]+$')
+end
+
+local held, exempt, digest, may_read = {}, {}, '', 1
+
+-- Returns what is wrong with the holds, or nil.
+local function read_holds()
+  local fields = redis.pcall('HGETALL', config.holds)
+  if fields.err then
+    if string.find(fields.err, 'WRONGTYPE') then
+      return 'it is no hash'
+    elseif not string.find(fields.err, 'NOPERM') and not string.find(fields.err, 'ACL') then
+      error(fields.err, 0)
+    end
+    may_read = 0
+    return
+  end
+  local now = tonumber(redis.call('TIME')[1])
+  for i = 1, #fields, 2 do
+    local job_id = string.match(fields[i], '^now:(.*)')
+    if job_id then
+      -- Only this job: a later one with the same id was created later.
+      exempt[job_id] = redis.call('HGET', config.job_prefix .. job_id, 'created_at') == fields[i + 1]
+    else
+      local is_json, hold = pcall(cjson.decode, fields[i + 1])
+      local ends = is_json and type(hold) == 'table' and (hold['until'] or cjson.null)
+      if ends ~= cjson.null and type(ends) ~= 'number' then
+        return 'its field ' .. fields[i] .. ' is no hold'
+      end
+      held[fields[i]] = ends == cjson.null or ends > now
+    end
+  end
+  digest = redis.sha1hex(table.concat(fields, ' '))
+end
+
+local wrong = read_holds()
+if wrong or mode == 'check' then
+  return {wrong and 'unreadable' or 'readable', may_read, wrong}
+end
+local length = redis.call('LLEN', config.list)
+if length == 0 and mode == 'take' then
+  return {'empty', may_read}
+end
+
+-- Running jobs by app. Those of a worker that is known to be dead do not count: it has no slot.
+local running, running_apps, counted = {}, 0, {}
+
+local function add(id)
+  local app = app_of(id)
+  if app and not counted[id] then
+    counted[id] = true
+    running_apps = running_apps + (running[app] and 0 or 1)
+    running[app] = (running[app] or 0) + 1
+  end
+end
+
+local slots = #config.workers
+if slots > 1 then
+  for _, run in ipairs(redis.call('SUNION', unpack(config.workers))) do
+    if redis.call('EXISTS', config.execution_prefix .. run) == 1 then
+      add(string.match(run, '^(.*):'))
+    end
+  end
+  for _, id in ipairs(redis.call('LRANGE', config.intermediate, 0, -1)) do
+    -- RQ's maintenance has seen it before: its worker was killed before the job began.
+    if redis.call('EXISTS', config.intermediate .. ':first_seen:' .. id) == 0 then
+      add(id)
+    end
+  end
+end
+
+if mode == 'count' then
+  local apps, names, first = {}, {}, tonumber(ARGV[3])
+  for app in pairs(running) do
+    apps[app] = true
+  end
+  for _, id in ipairs(redis.call('LRANGE', config.list, first, first + config.page - 1)) do
+    local app = app_of(id)
+    if app and not held[app] then
+      apps[app] = true
+    end
+  end
+  for app in pairs(apps) do
+    table.insert(names, app)
+  end
+  first = first + config.page
+  return {'counted', may_read, first < length and first or -1, unpack(names)}
+end
+
+local function share(apps)
+  if apps > 1 then
+    return math.max(1, math.floor(slots / apps))
+  end
+  return slots - (config.reserves and 1 or 0)
+end
+
+local is_counted = config.apps ~= cjson.null
+local least = share(math.max(running_apps, is_counted and config.apps or 0))
+local most = share(running_apps)
+
+local function has_share(app)
+  return not running[app] or running[app] < least
+end
+
+-- A look goes through the list once, however many calls that takes. `passed`: apps whose jobs it
+-- has passed over, and whether any of these is exempt from a hold. `at`, `id`: position and id of
+-- the job that it has passed over last.
+local function renewed(text)
+  local look = text ~= '' and cjson.decode(text)
+  if not look or look.digest ~= digest then
+    return
+  end
+  for app, has_exempt in pairs(look.passed) do
+    if has_share(app) and (has_exempt or not held[app]) then
+      return -- its job stands before `at`
+    end
+  end
+  if redis.call('LINDEX', config.list, look.at) == look.id then
+    return look
+  end
+  local first = math.max(0, look.at - config.page)
+  local ids = redis.call('LRANGE', config.list, first, look.at)
+  for i = #ids, 1, -1 do
+    if ids[i] == look.id then
+      look.at = first + i - 1 -- jobs before it may have been taken
+      return look
+    end
+  end
+end
+
+local look = renewed(ARGV[3]) or {passed = {}, digest = digest, at = -1, id = ''}
+local begins_at = look.at
+local taken, taken_at, is_uncounted
+
+local function must_wait(app, id)
+  if not app or exempt[id] and has_share(app) then
+    return false
+  elseif look.passed[app] == nil and not held[app] then
+    if not is_counted and running[app] and running[app] < most then
+      is_uncounted = true
+      return false
+    elseif has_share(app) then
+      return false
+    end
+  end
+  look.passed[app] = look.passed[app] or exempt[id] or false
+  return true
+end
+
+-- Goes through the ids at `first` to `last`, until one may be taken.
+local function search(first, last)
+  local chunk = 10
+  while first <= last do
+    local ids = redis.call('LRANGE', config.list, first, math.min(first + chunk - 1, last))
+    for i, id in ipairs(ids) do
+      if not must_wait(app_of(id), id) then
+        taken, taken_at = id, first + i - 1
+        return
+      elseif first + i - 1 > look.at then
+        look.at, look.id = first + i - 1, id
+      end
+    end
+    first, chunk = first + chunk, chunk * 4
+  end
+end
+
+-- The head each time: `--front` puts jobs there.
+search(0, math.min(HEAD, length) - 1)
+if not taken and look.at + 1 < length then
+  search(look.at + 1, math.min(look.at + config.page, length - 1))
+end
+if is_uncounted then
+  return {'uncounted', may_read}
+elseif taken then
+  redis.call('RPUSH', config.intermediate, taken) -- first: a Redis out of memory refuses it
+  redis.call('LREM', config.list, taken_at > length / 2 and -1 or 1, taken)
+  if taken_at <= begins_at then
+    look.at = look.at - 1
+  end
+  return {'taken', may_read, look.at >= 0 and cjson.encode(look) or '', taken}
+end
+local answer = 'held'
+if look.at + 1 < length then
+  answer = 'more'
+else
+  for app in pairs(look.passed) do
+    answer = held[app] and answer or 'full'
+  end
+end
+return {answer, may_read, cjson.encode(look), running_apps}

@@ -1,0 +1,150 @@
+"""What N links cost Postgres, Redis and the commands, and what workers manage beside slow apps.
+
+Worker processes with clones of their own, on one Redis and one Postgres, stand for hosts.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import psycopg
+import redis
+
+from tests.benchmarks import drain, world
+
+LINKS = 60  # for each measurement of workers
+SLOTS = 5  # of each host
+FILES = 10  # of each link
+ANSWERS = (0, 100, 1000)  # milliseconds that an app takes to answer
+HOSTS = (1, 2, 4)
+_UNSYNCED = "SELECT count(*) FROM app_repositories WHERE status <> 'synced'"
+_COMMAND = (sys.executable, "-m", "docora_ops")
+
+
+def compare(folder: Path, sizes: Sequence[int]) -> None:
+    """Prints what each number of links costs, and how fast slots and hosts are."""
+    print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(
+        "links, Postgres, Redis, then seconds: queue all, status, failed, a pass that queues none"
+    )
+    for size in sizes:
+        print(f"{size:>10,}: {costs(size)}", flush=True)
+    os.environ |= {
+        "ENCRYPTION_KEY": world.KEY.hex(),
+        "DOCORA_OPS_GIT_PROTOCOLS": "file",
+        "DOCORA_OPS_BACKEND": "rq",
+    }
+    print(f"hosts of {SLOTS} slots, the app's answer, files sent and rescans without changes")
+    for milliseconds in ANSWERS:
+        with drain.app(milliseconds) as url:
+            drain.add_links(folder / "capacity-upstreams", url, LINKS)
+            for hosts in HOSTS if milliseconds == 0 else HOSTS[:1]:
+                print(f"  {hosts}, {milliseconds:>5,} ms: {speed(folder, hosts)}", flush=True)
+
+
+def costs(links: int) -> str:
+    """Returns what links take in both servers, and how long commands take for all of them."""
+    connection, client = world.connect()
+    with connection, client:
+        world.fill(world.APPS, "synced")
+        before = size_of(connection)
+        world.fill(links, "synced")
+        rows = size_of(connection) - before
+        empty = memory_of(client)
+        times = [seconds_of("schedule")]
+        jobs = client.llen(f"rq:queue:{world.QUEUE}")
+        memory = memory_of(client) - empty
+        connection.execute("UPDATE app_repositories SET last_scanned_at = now(), status = 'synced'")
+        client.flushall()
+        times += [seconds_of(*words) for words in (["status"], ["failed", "--json"], ["schedule"])]
+    took = " ".join(f"{seconds:.1f}" for seconds in times)
+    each = f"{rows / links:.0f} B a link, {memory / max(jobs, 1):.0f} B a job ({jobs:,} jobs)"
+    return f"{rows >> 20:,} MiB, {memory >> 20:,} MiB; {each}; {took}"
+
+
+def size_of(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+    return int(row[0]) if row else 0
+
+
+def memory_of(client: redis.Redis) -> int:
+    return cast("dict[str, int]", client.info("memory"))["used_memory"]
+
+
+def seconds_of(*arguments: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([*_COMMAND, *arguments], check=False, capture_output=True)
+    return time.perf_counter() - start
+
+
+def speed(folder: Path, hosts: int) -> str:
+    """Returns files per second of first snapshots, then links per second of rescans."""
+    connection, client = world.connect()
+    with connection, client:
+        connection.execute("DELETE FROM app_delivered_files")
+        connection.execute("DELETE FROM repository_snapshots")
+        for key in client.scan_iter("rq:*"):
+            client.delete(key)
+        with workers(folder, client, hosts) as pids:
+            memory = sum(map(pss, pids)) / len(pids) / SLOTS
+            first = synced(connection)
+            await_idle(client, hosts * SLOTS)
+            again = synced(connection)
+    files, rescans = LINKS * FILES / first, LINKS / again
+    return f"{files:.1f} files/s, {rescans:.1f} rescans/s, {memory:.1f} MiB an idle slot"
+
+
+def synced(connection: psycopg.Connection) -> float:
+    """Has all links scanned; returns the seconds from the command to the last link."""
+    connection.execute("UPDATE app_repositories SET status = 'failed'")
+    subprocess.run([*_COMMAND, "retry-all-failed", "--yes"], check=True, capture_output=True)
+    start = time.perf_counter()
+    while connection.execute(_UNSYNCED).fetchone() != (0,):
+        time.sleep(0.01)
+    return time.perf_counter() - start
+
+
+@contextmanager
+def workers(folder: Path, client: redis.Redis, hosts: int) -> Iterator[list[int]]:
+    processes = []
+    try:
+        for host in range(hosts):
+            clones = folder / f"host{host}"
+            shutil.rmtree(clones, ignore_errors=True)
+            own = {
+                "REPOS_BASE_PATH": str(clones),
+                "DOCORA_OPS_HEARTBEAT_FILE": str(folder / f"host{host}.json"),
+            }
+            command = [*_COMMAND, "worker", "--concurrency", str(SLOTS)]
+            environment = {**os.environ, **own}
+            processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
+        await_idle(client, hosts * SLOTS)
+        yield [process.pid for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def await_idle(client: redis.Redis, count: int) -> None:
+    idle = 0
+    while idle < count:
+        time.sleep(0.05)
+        names = cast("set[bytes]", client.smembers("rq:workers"))
+        idle = sum(client.hget(name.decode(), "state") == b"idle" for name in names)
+
+
+def pss(pid: int) -> float:
+    """Returns the memory of a process and its children in MiB; shared pages count in part."""
+    of_process = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    found = re.search(r"^Pss: +(\d+)", of_process, re.MULTILINE)
+    return int(found[1]) / 1024 + sum(pss(int(each)) for each in children) if found else 0

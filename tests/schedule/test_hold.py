@@ -1,0 +1,250 @@
+"""`hold` and `release`: one app gets nothing meanwhile, and everybody is told who wants that."""
+
+import json
+from typing import Any
+
+import pytest
+
+from docora_ops.queue.holds import HOLDS
+from tests.support.diagnoses import ONE_LOOK
+from tests.support.docora import Docora, Result
+from tests.support.read_only import frozen
+from tests.support.rows import TestLink
+from tests.support.terminal import on_terminal
+
+REASON = ("--reason", "wrong URL")
+
+
+@pytest.fixture
+def links(docora: Docora) -> tuple[TestLink, TestLink]:
+    """A failed link of an app to hold, and one of another app."""
+    docora.add_worker()
+    docora.redis.hset("rq:worker:worker-1", "obeys_holds", 1)
+    held, other = docora.add_link(), docora.add_link()
+    docora.age_links()
+    return held, other
+
+
+def hold(docora: Docora, link: TestLink, *options: str) -> Any:
+    result = docora.run("hold", link.app_id, "--json", *options)
+    assert result.code == 0, result
+    return result.data
+
+
+def exemptions(docora: Docora) -> list[str]:
+    names: Any = docora.redis.hkeys(HOLDS)
+    return [name.decode() for name in names if name.startswith(b"now:")]
+
+
+def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, other = links
+    docora.queue_job(link)
+    first = hold(docora, link)
+    assert (first["waiting"], first["running"], first["replaced"]) == (1, 0, None)
+    again = hold(docora, link, "--for", "2h", *REASON)
+    held = again["held"]
+    assert again["replaced"] == first["held"]
+    assert (held["reason"], "@" in held["who"]) == ("wrong URL", True)
+    stored: Any = docora.redis.hget(HOLDS, link.app_id)
+    value = json.loads(stored)
+    assert set(value) == {"since", "until", "who", "reason"}
+    assert value["until"] - value["since"] == 7200
+    docora.redis.hset(HOLDS, link.app_id, json.dumps(value | {"until": value["since"] - 1}))
+    with frozen(docora):
+        nothing = docora.run("release", link.app_id)
+    assert (nothing.code, "is not held" in nothing.stderr) == (0, True), nothing
+    assert docora.run("schedule", "--json").data["held_left_out"] == []
+    assert hold(docora, other, "--for", "ever")["held"]["until_at"] is None
+    released = docora.run("release", other.app_id, "--json")
+    assert (released.code, released.data["released"], released.data["jobs"]) == (0, True, 1)
+    history = docora.run("history", "--json", "--no-schedule").data
+    commands = [(each["command"], each["selection"].get("for")) for each in history]
+    of_holds = [("release", None), ("hold", "ever"), ("hold", "7200s"), ("hold", "86400s")]
+    assert commands[:4] == of_holds
+    assert history[2]["reason"] == "wrong URL"
+
+
+def test_a_terminal_is_asked_with_the_jobs_that_wait(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, _ = links
+    docora.queue_job(link)
+    with frozen(docora):
+        code, shown = on_terminal(docora, ["hold", link.app_id], answer=b"n\n", columns=200)
+    assert (code, "nothing more for 1 d 0 h: 1 job waits?" in shown) == (130, True), shown
+    code, shown = on_terminal(docora, ["hold", link.app_id], answer=b"y\n", columns=200)
+    assert (code, "To end the hold: docora-ops release" in shown) == (0, True), shown
+
+
+def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    docora.add_worker("plain")
+    with frozen(docora):
+        refused = docora.run("hold", links[0].app_id, "--json")
+    assert (refused.code, refused.json["code"]) == (4, "hold_not_obeyed"), refused
+    assert refused.json["worker_names"] == ["plain"]
+    assert "1 live worker would go on with the app's jobs: plain" in refused.stderr
+    docora.redis.srem("rq:workers:snapshot-queue", "rq:worker:plain")
+    hold(docora, links[0])
+    docora.redis.sadd("rq:workers:snapshot-queue", "rq:worker:plain")
+    checks = docora.run("doctor", "--json", env=ONE_LOOK).data["checks"]
+    [workers] = [check for check in checks if check["name"] == "workers"]
+    assert (workers["state"], "held apps: plain" in workers["finding"]) == ("critical", True)
+
+
+def test_commands_for_many_links_leave_held_apps_out_and_say_so(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, other = links
+    hold(docora, link)
+    name = docora.one("SELECT app_name FROM apps WHERE app_id = %s", link.app_id)
+    left_out = [{"app_id": link.app_id, "app_name": name, "links": 1}]
+    told = f"1 link left out, since docora-ops hold holds {name}."
+
+    def check(result: Result, total: int) -> None:
+        assert result.code == 0, result
+        assert (result.data["total"], result.data["held_left_out"]) == (total, left_out)
+        assert told in result.stderr
+
+    with frozen(docora):
+        check(docora.run("schedule", "--dry-run", "--json"), 1)
+        check(docora.run("resync", link.app_id, "--all", "--yes", "--json"), 0)
+    check(docora.run("retry-all-failed", "--limit", "1", "--yes", "--json"), 1)
+    assert docora.waiting() == [other.job_id]
+    [entry] = docora.run("history", "--json").data[:1]
+    assert entry["selection"]["held"] == [name]
+    check(docora.run("schedule", "--json"), 1)
+    docora.set_link(link, status="scanning", retry_count=0)
+    repaired = docora.run("repair", "--yes", env=ONE_LOOK)
+    assert repaired.code == 0, repaired
+    assert f"Left out, since docora-ops hold holds them: {name}." in repaired.stderr
+    assert docora.waiting() == [other.job_id]
+    assert docora.status(link) == "scanning"
+    assert docora.run("release", link.app_id).code == 0
+    assert docora.run("repair", "--yes", env=ONE_LOOK).code == 0
+    assert docora.waiting() == [other.job_id, link.job_id]
+
+
+def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, other = links
+    hold(docora, link, *REASON)
+    with frozen(docora):
+        for command in (["retry", *link.ids], ["resync", *link.ids, "--yes"]):
+            refused = docora.run(*command, "--json")
+            assert (refused.code, refused.json["code"]) == (4, "app_held"), refused
+            assert refused.json["held"]["reason"] == "wrong URL"
+            assert "--now" in refused.json["hint"]
+        assert docora.run("retry", *link.ids, "--now", "--dry-run").code == 0
+        code, shown = on_terminal(docora, ["retry", *link.ids], answer=b"n\n", columns=200)
+        assert (code, "wrong URL; exempt this one job?" in shown) == (130, True), shown
+    code, shown = on_terminal(docora, ["retry", *link.ids], answer=b"y\n", columns=200)
+    assert code == 0, shown
+    created = docora.job_hash(link.job_id)["created_at"]
+    assert docora.redis.hget(HOLDS, f"now:{link.job_id}") == created
+    # Of an app that is not held, there is nothing to exempt.
+    assert docora.run("retry", *other.ids, "--now").code == 0
+    assert exemptions(docora) == [f"now:{link.job_id}"]
+    # A new hold holds all jobs; a job that waits already can be exempted, too.
+    hold(docora, link)
+    assert exemptions(docora) == []
+    assert docora.run("resync", *link.ids, "--now", "--yes").code == 0
+    assert exemptions(docora) == [f"now:{link.job_id}"]
+    assert docora.run("release", link.app_id).code == 0
+    assert docora.redis.hgetall(HOLDS) == {}
+
+
+def test_who_and_why_is_told_and_a_held_app_is_neither_overdue_nor_lost(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, other = links
+    docora.set_link(other, status="synced")
+    docora.connection.execute("UPDATE app_repositories SET last_scanned_at = now()")
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = now() - interval '2 days',"
+        " status = 'synced' WHERE app_id = %s",
+        (link.app_id,),
+    )
+    lost = docora.link(link.app_id, docora.add_repository("octo/lost"), "pending_snapshot")
+    docora.age_links()
+
+    def numbers() -> tuple[int, int, int, str]:
+        status = docora.run("status", "--json", env=ONE_LOOK).data
+        doctor = docora.run("doctor", "--json", env=ONE_LOOK).data
+        links = docora.run("links", "--overdue", "--json")
+        overdue = (status["freshness"]["overdue"], len(links.data))
+        [check] = [each for each in doctor["checks"] if each["name"] == "drift_lost"]
+        return (*overdue, status["drift"]["lost"], check["state"])
+
+    assert numbers() == (1, 1, 1, "critical")
+    hold(docora, link, "--for", "ever", *REASON)
+    assert numbers() == (0, 0, 0, "ok")
+    for command in (["queue"], ["show", *lost.ids]):
+        result = docora.run(*command)
+        assert "for ever: wrong URL" in result.stdout, (command, result)
+    status = docora.run("status")
+    name = docora.one("SELECT app_name FROM apps WHERE app_id = %s", link.app_id)
+    assert f"{name} for ever: docora-ops release '{name}'" in status.stdout, status
+    for command in (["queue"], ["status"]):
+        data = docora.run(*command, "--json", env=ONE_LOOK).data
+        [app] = data.get("queue", data)["held"]
+        assert (app["app_id"], app["held"]["reason"]) == (link.app_id, "wrong URL")
+    apps = {app["app_id"]: app["held"] for app in docora.run("apps", "--json").data}
+    assert apps[link.app_id]["reason"] == "wrong URL"
+    assert apps[other.app_id] is None
+    assert docora.run("show", *lost.ids, "--json").data["held"]["until_at"] is None
+    metrics = docora.run("metrics").stdout
+    assert f'docora_app_held{{app_id="{link.app_id}"}} 1.0\n' in metrics
+    assert "docora_links_overdue 0.0\n" in metrics
+
+
+def test_a_link_that_was_cut_off_is_shown_as_partly_sent(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, _ = links
+    docora.set_link(link, status="pending_snapshot")
+    docora.add_deliveries(link, 1)
+    docora.connection.execute("UPDATE app_repositories SET last_scanned_at = now() - interval '1h'")
+    shown = docora.run("show", *link.ids)
+    assert "some of its files are out" in shown.stdout, shown
+    docora.set_link(link, status="synced")
+    assert docora.run("show", *link.ids, "--json").data["is_partly_sent"] is False
+
+
+def test_what_is_no_hold_stops_changes_and_can_be_removed(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, other = links
+    docora.redis.hset(HOLDS, link.app_id, "no hold")
+    with frozen(docora):
+        for command in (["retry", *other.ids], ["schedule"], ["repair", "--yes"]):
+            refused = docora.run(*command, "--json")
+            assert (refused.code, refused.json["code"]) == (5, "holds_unreadable"), refused
+            assert f"docora-ops release {link.app_id}" in refused.json["hint"]
+        for command in (["queue"], ["status"], ["failed"], ["apps"]):
+            assert docora.run(*command, env=ONE_LOOK).code == 0
+    assert docora.run("release", link.app_id, "--json").data["released"] is True
+    assert docora.run("retry", *other.ids).code == 0
+    docora.redis.set(HOLDS, "no hash")
+    refused = docora.run("retry", *link.ids, "--json")
+    assert (refused.code, "del docora-ops:holds" in refused.json["hint"]) == (5, True), refused
+
+
+def test_links_are_due_from_the_release_on(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    """Nothing could move while the only app was held, so that is no alarm at its release."""
+    link, other = links
+    docora.delete_link(other)
+    docora.set_link(link, status="synced")
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = now() - interval '1 day'"
+    )
+    hold(docora, link)
+    assert docora.run("release", link.app_id).code == 0
+    freshness = docora.run("status", "--json", env=ONE_LOOK).data["freshness"]
+    assert freshness["nothing_moves"] is False

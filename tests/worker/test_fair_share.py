@@ -1,0 +1,511 @@
+"""No app holds up the others: each has its share of the slots, and the jobs of held apps wait."""
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+
+from docora_ops.queue import connect, take
+from docora_ops.queue.redis_answers import text_of
+from docora_ops.queue.take import Finding, JobTaker
+from docora_ops.worker import rq_worker
+from docora_ops.worker.rq_worker import SnapshotWorker
+from tests.support.docora import QUEUE, Docora
+from tests.support.git_over_http import Gate, gate_at
+from tests.support.privileges import without_rule
+from tests.support.proxy import eventually
+from tests.support.receiver import Receiver, Request
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots
+from tests.support.worker_processes import (
+    await_waiting_worker,
+    expire_heartbeats,
+    make_delayed_jobs_due,
+    running,
+    running_program,
+)
+
+LIST, HOLDS = f"rq:queue:{QUEUE}", "docora-ops:holds"
+INTERMEDIATE = f"{LIST}:intermediate"
+
+
+class Desk:
+    """Takes jobs as workers do, whose number is that of the slots, and ends them. Runs none."""
+
+    def __init__(self, docora: Docora, slots: int, *, reserves: bool = True) -> None:
+        self._docora, self._client = docora, redis.Redis.from_url(docora.redis_access.worker)
+        self.taken: list[str] = []
+        self._runs: dict[str, Execution] = {}
+        self.slots = [JobTaker(self._client, reserves=reserves) for _ in range(slots)]
+        self._names = [f"worker-{number}" for number in range(slots)]
+        for name in self._names:
+            docora.add_worker(name)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def wait(self, *job_ids: str, front: bool = False) -> None:
+        for job_id in job_ids:
+            (self._docora.redis.lpush if front else self._docora.redis.rpush)(LIST, job_id)
+
+    def take(self, slot: int = 0, *, begins: bool = True) -> str:
+        """The id of the job that is taken, or what was found."""
+        found = self.slots[slot].take()
+        while found.finding is Finding.MORE:
+            found = self.slots[slot].take()
+        if found.finding is Finding.EMPTY and (waiting := self._docora.waiting()):
+            self.slots[slot].wait(1)  # takes nothing
+            assert self._docora.waiting() == waiting
+            found = self.slots[slot].take()
+        if found.finding is not Finding.TAKEN:
+            return found.finding.value
+        self.taken.append(found.job_id)
+        if begins:
+            job = self._docora.leave_job(found.job_id, JobStatus.STARTED)
+            with self._docora.redis.pipeline() as pipeline:
+                name = self._names[slot]
+                self._runs[found.job_id] = Execution.create(job, 90, pipeline, worker_name=name)
+                pipeline.lrem(INTERMEDIATE, 1, found.job_id)
+                pipeline.execute()
+        return found.job_id
+
+    def take_all(self) -> list[str]:
+        """What each slot takes."""
+        taken = [self.take(slot) for slot in range(len(self.slots))]
+        return [job_id for job_id in taken if job_id not in set(Finding)]
+
+    def end(self, job_id: str) -> None:
+        with self._docora.redis.pipeline() as pipeline:
+            run = self._runs.pop(job_id)
+            run.delete(run.job, pipeline)
+            pipeline.execute()
+
+    def running(self) -> list[str]:
+        return sorted(job_id.partition("-")[0] for job_id in self._runs)
+
+
+@contextmanager
+def desk(docora: Docora, slots: int, *, reserves: bool = True) -> Iterator[Desk]:
+    desk = Desk(docora, slots, reserves=reserves)
+    yield desk
+    desk.close()
+
+
+def jobs(app: str, size: int) -> list[str]:
+    return [f"{app}-{number}" for number in range(size)]
+
+
+def exempt(docora: Docora, job_id: str) -> None:
+    docora.redis.hset(f"rq:job:{job_id}", "created_at", "a moment")
+    docora.redis.hset(HOLDS, f"now:{job_id}", "a moment")
+
+
+def hold(docora: Docora, app_id: str, until: float | None = None) -> None:
+    entry = {"since": 0, "until": until, "who": "kim", "reason": None}
+    docora.redis.hset(HOLDS, app_id, json.dumps(entry))
+
+
+# The share
+
+
+@pytest.mark.parametrize(
+    ("slots", "waiting", "expected"),
+    [
+        (1, "a", "a"),
+        (2, "a", "a"),
+        (5, "a", "aaaa"),
+        (2, "ab", "ab"),
+        (5, "ab", "aabb"),
+        (10, "abc", "aaabbbccc"),
+        (3, "abcde", "abc"),
+    ],
+)
+def test_an_app_runs_on_its_share_of_the_slots_and_alone_leaves_one_free(
+    docora: Docora, slots: int, waiting: str, expected: str
+) -> None:
+    with desk(docora, slots) as at:
+        at.wait(*(job_id for app in waiting for job_id in jobs(app, 10)))
+        at.take_all()
+        assert "".join(at.running()) == expected
+    with desk(docora, slots, reserves=False) as at:
+        docora.redis.flushdb()
+    with desk(docora, slots, reserves=False) as at:
+        at.wait(*(job_id for app in waiting for job_id in jobs(app, 10)))
+        at.take_all()
+        assert "".join(at.running()) == ("a" * slots if waiting == "a" else expected)
+
+
+def test_a_share_grows_as_soon_as_nothing_else_waits_or_runs(docora: Docora) -> None:
+    with desk(docora, 6) as at:
+        at.wait(*jobs("a", 10), "b-0")
+        at.take_all()
+        assert "".join(at.running()) == "aaab"
+        at.end("b-0")
+        at.take_all()
+        assert "".join(at.running()) == "aaaaa"
+
+
+def test_a_killed_workers_job_takes_no_share_and_one_just_taken_does(docora: Docora) -> None:
+    """No worker but those that live has slots. A job may be taken, but not begun."""
+    with desk(docora, 2) as at:
+        docora.start_job("a-9")  # of a worker that Redis has forgotten
+        docora.redis.delete("rq:worker:worker-1")
+        docora.add_worker("worker-2")
+        at.wait(*jobs("a", 3))
+        assert at.take(0, begins=False) == "a-0"
+        assert at.take(1) == "full"
+        # The maintenance has seen that it was never begun.
+        docora.redis.set(f"{INTERMEDIATE}:first_seen:a-0", 1)
+        assert at.take(1) == "a-1"
+
+
+def test_a_job_of_another_program_passes_all_that_must_wait(docora: Docora) -> None:
+    other = "550e8400-e29b-41d4-a716-446655440000"
+    with desk(docora, 2) as at:
+        at.wait(*jobs("a", 3), other, "plain")
+        assert at.take_all() == ["a-0", other]
+        assert at.take(1) == "plain"
+        assert docora.waiting() == ["a-1", "a-2"]
+
+
+def test_each_app_keeps_its_order_its_share_and_all_its_jobs(docora: Docora) -> None:
+    """Whatever is pushed at either end, held and released meanwhile, and ends in which order."""
+    chance = random.Random(1)
+    expected: dict[str, list[str]] = {app: [] for app in "abcde"}
+    numbers = iter(range(10_000))
+    with desk(docora, 4) as at:
+        for _ in range(600):
+            app, front = chance.choice("aaaaabbcde"), chance.random() < 0.2
+            if chance.random() < 0.5:
+                job_id = f"{app}-{next(numbers)}"
+                at.wait(job_id, front=front)
+                expected[app].insert(0 if front else len(expected[app]), job_id)
+            if chance.random() < 0.1:
+                hold(docora, app)
+            if chance.random() < 0.2:
+                docora.redis.hdel(HOLDS, app)
+            slot = chance.randrange(4)
+            if len(at.running()) < 4 and (job_id := at.take(slot)) not in set(Finding):
+                app = job_id[0]
+                assert expected[app].pop(0) == job_id
+                assert not docora.redis.hexists(HOLDS, app)
+                assert at.running().count(app) <= 3
+            if chance.random() < 0.6 and at.running():
+                at.end(chance.choice(sorted(at._runs)))
+        docora.redis.delete(HOLDS)
+        while docora.waiting():
+            for job_id in sorted(at._runs):
+                at.end(job_id)
+            at.take_all()
+        assert sorted(at.taken) == sorted(set(at.taken))
+        assert len(at.taken) == next(numbers)
+
+
+def calls(docora: Docora) -> int:
+    """How many scripts Redis has run."""
+    stats = cast("Mapping[str, Any]", docora.redis.info("commandstats"))
+    return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+def test_behind_100_000_jobs_that_must_wait_another_is_found_in_50_short_looks(
+    docora: Docora,
+) -> None:
+    with desk(docora, 2) as at:
+        at.wait("a-0")
+        assert at.take(0) == "a-0"
+        for start in range(0, 100_000, 10_000):
+            docora.redis.rpush(LIST, *(f"a-{number}" for number in range(start, start + 10_000)))
+        before = calls(docora)
+        assert at.take(1) == "full"
+        pages = 100_000 / take._PAGE
+        assert calls(docora) - before <= pages + 2
+        # It goes on where it ended, whatever was taken from the list and added to it.
+        docora.redis.lpop(LIST, 100)
+        at.wait(*jobs("b", 2))
+        before = calls(docora)
+        assert at.take(1) == "b-0"
+        assert calls(docora) - before <= 2
+        at.end("b-0")
+        assert at.take(1) == "b-1"
+        at.end("b-1")
+        at.wait("c-0", front=True)
+        assert at.take(1) == "c-0"
+        at.end("c-0")
+        at.end("a-0")
+        assert at.take(1) == "a-100"
+
+
+# Holds
+
+
+def test_a_held_app_waits_until_its_hold_ends_and_an_exempt_job_does_not(docora: Docora) -> None:
+    with desk(docora, 5) as at:
+        seconds = docora.redis.time()[0]
+        hold(docora, "a", until=seconds + 3600)
+        hold(docora, "b", until=seconds - 1)
+        at.wait("a-0", "a-1", "b-0", "a-2")
+        assert at.take(0) == "b-0"
+        assert at.take(1) == "held"
+        exempt(docora, "a-1")
+        assert at.take(1) == "a-1"
+        assert at.take(2) == "held"
+        hold(docora, "a", until=None)
+        assert at.take(2) == "held"
+        docora.redis.hdel(HOLDS, "a")
+        assert at.take(2) == "a-0"
+
+
+def test_an_exempt_job_for_which_no_share_was_left_is_found_again(docora: Docora) -> None:
+    with desk(docora, 2) as at:
+        at.wait("a-0")
+        assert at.take(0) == "a-0"
+        hold(docora, "a")
+        at.wait(*(f"a-{number}" for number in range(1, 3000)))
+        exempt(docora, "a-2000")
+        assert at.take(1) == "held"
+        at.end("a-0")
+        assert at.take(1) == "a-2000"
+
+
+@pytest.mark.parametrize("value", ["", "no JSON", "[1", '"1"', '{"until": "tomorrow"}', "null"])
+def test_a_hold_that_can_not_be_read_lets_no_job_be_taken(docora: Docora, value: str) -> None:
+    with desk(docora, 2) as at:
+        at.wait("a-0")
+        docora.redis.hset(HOLDS, "b", value)
+        assert at.take(0) == "unreadable"
+        assert docora.waiting() == ["a-0"]
+        docora.redis.delete(HOLDS)
+        docora.redis.set(HOLDS, 1)
+        assert at.take(0) == "unreadable"
+        docora.redis.delete(HOLDS)
+        assert at.take(0) == "a-0"
+
+
+# Workers
+
+
+def shown(docora: Docora) -> Any:
+    [worker] = docora.run("queue", "--json").data["workers"]
+    return worker
+
+
+def test_a_worker_takes_no_job_while_holds_can_not_be_read_and_says_so(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    with running(snapshots, "--name", "w") as worker:
+        await_waiting_worker(docora)
+        assert shown(docora)["obeys_holds"] is True
+        docora.redis.set("rq:suspended", 1)  # so that the job waits
+        worker.await_line("takes no job: workers are suspended")
+        link, _ = snapshots.add_queued({"a": "1\n"})
+        docora.redis.set(HOLDS, 1)
+        docora.redis.delete("rq:suspended")
+        worker.await_line(f"worker w: takes no job: the holds in {HOLDS} can't be read: it is no")
+        assert shown(docora)["no_job_reason"]["code"] == "holds"
+        assert docora.waiting() == [link.job_id]
+        burst = snapshots.work()
+        assert (burst.code, docora.waiting()) == (4, [link.job_id])
+        assert f'Hint: redis-cli -u "$REDIS_URL" del {HOLDS} ends all holds' in burst.stderr
+        docora.redis.delete(HOLDS)
+        eventually(lambda: docora.status(link) == "synced", "the job")
+
+
+def test_a_worker_whose_user_may_not_read_holds_runs_jobs_and_registers_that(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    hold(docora, link.app_id)
+    name = docora.redis_access.worker_name
+    with (
+        without_rule(docora.redis, "%R~docora-ops:holds", "docora-worker", name),
+        running(snapshots) as worker,
+    ):
+        worker.await_ready()
+        eventually(lambda: docora.status(link) == "synced", "the job")
+        assert shown(docora)["obeys_holds"] is False
+    docora.redis.acl_log_reset()
+
+
+def test_a_worker_lets_the_jobs_of_a_held_app_wait_and_looks_once_a_second(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    links = snapshots.add_links(["Held", "Other"])
+    for link in links.values():
+        snapshots.queue(link)
+    hold(docora, links["Held"].app_id)
+    assert "since the apps of all waiting jobs are held" in snapshots.work().stderr
+    assert docora.status(links["Other"]) == "synced"
+    with running(snapshots, "--name", "w"):
+        eventually(lambda: docora.redis.hget("rq:worker:w", "state") == b"idle", "a first look")
+        before, began = commands(docora), time.monotonic()
+        looks = calls(docora)
+        eventually(lambda: calls(docora) >= looks + 4, "four more looks")
+        assert time.monotonic() - began > 2
+        assert commands(docora) - before < 40 * 4
+        assert docora.waiting() == [links["Held"].job_id]
+        assert docora.row(links["Held"])["retry_count"] == 0
+        docora.redis.delete(HOLDS)
+        eventually(lambda: docora.status(links["Held"]) == "synced", "the job")
+
+
+def commands(docora: Docora) -> int:
+    """How many commands others have had Redis run, but for those that tests poll with."""
+    stats = cast("Mapping[str, Any]", docora.redis.info("commandstats"))
+    return sum(row["calls"] for name, row in stats.items() if name != "cmdstat_info")
+
+
+def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    links, gate = hanging_app(snapshots, 3)
+    other = snapshots.link(snapshots.add_app("Other"), links[0].repository_id)
+    with gate as held, running(snapshots, "--concurrency", "2") as worker:
+        worker.await_ready(2)
+        for link in links:
+            snapshots.queue(link)
+        held.wait()
+        for _ in range(2):
+            snapshots.queue(other)
+            eventually(lambda: docora.status(other) == "synced", "the job of the other app")
+        assert len(docora.waiting()) == 2
+        held.release()
+        eventually(lambda: docora.statuses() == {"synced": 4}, "all jobs")
+
+
+def hanging_app(snapshots: Snapshots, size: int) -> tuple[list[TestLink], Any]:
+    """Links of an app whose first answer waits at a gate."""
+    app_id = snapshots.add_app("Tarpit")
+    links = []
+    for number in range(size):
+        upstream = snapshots.add_upstream(f"octo/r{number}")
+        upstream.commit({f"slow{number}": "1\n"})
+        repository_id = snapshots.add_repository(upstream, f"octo/r{number}")
+        links.append(snapshots.link(app_id, repository_id))
+    return links, at_gate(snapshots.receiver, "Tarpit")
+
+
+@contextmanager
+def at_gate(receiver: Receiver, app: str) -> Iterator[Gate]:
+    with gate_at(receiver) as gate:
+        hold_back = receiver.answer
+
+        def answer(request: Request) -> int:
+            return hold_back(request) if request.app == app else 200
+
+        receiver.answer = answer
+        yield gate
+
+
+def test_the_reserve_can_be_turned_off(snapshots: Snapshots) -> None:
+    links, gate = hanging_app(snapshots, 2)
+    for link in links:
+        snapshots.queue(link)
+    off = {"DOCORA_OPS_RESERVE_SLOT": "false"}
+    with gate as held, running(snapshots, "--concurrency", "2", **off):
+        eventually(lambda: snapshots.docora.waiting() == [], "two jobs of one app at once")
+        held.release()
+
+
+def test_a_worker_of_rq_beside_ours_takes_part(snapshots: Snapshots) -> None:
+    links = snapshots.add_links(["One", "Two", "Three", "Four", "Five", "Six"])
+    command = (
+        str(Path(sys.executable).with_name("rq")),
+        "worker",
+        QUEUE,
+        "--url",
+        snapshots.docora.redis_access.worker,
+    )
+    with running_program(command, snapshots), running(snapshots) as ours:
+        ours.await_ready()
+        eventually(lambda: snapshots.docora.redis.scard("rq:workers") == 2, "both workers")
+        for _ in range(3):
+            for link in links.values():
+                snapshots.queue(link)
+            eventually(lambda: snapshots.docora.statuses() == {"synced": 6}, "all jobs")
+        assert [len(snapshots.received(name).requests) for name in links] == [1] * 6
+    assert snapshots.docora.redis.llen(INTERMEDIATE) == 0
+
+
+class KilledError(BaseException):
+    """Ends a worker in this process, as SIGKILL does."""
+
+
+class MortalConnection(redis.Connection):
+    """Kills its process at the last of `left` requests: before it is sent, or after the answer."""
+
+    left = 0.0
+    is_sent = False
+
+    def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+        cls = MortalConnection
+        if cls.left <= 0 or (cls.left == 1 and not cls.is_sent):
+            cls.left = 0
+            raise KilledError
+        cls.left -= 1
+        super().send_packed_command(*arguments, **options)  # type: ignore[no-untyped-call]
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        response = super().read_response(*arguments, **options)
+        if MortalConnection.left <= 0:
+            raise KilledError
+        return response
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_a_worker_that_is_killed_at_any_call_of_redis_loses_no_job_and_doubles_none(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, *, is_sent: bool
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_link({"a": "1\n"})
+    begun: list[str] = []
+
+    def fork(_worker: object, job: Job, _queue: object) -> None:
+        begun.append(job.id)
+        MortalConnection.left = 0
+        raise KilledError
+
+    monkeypatch.setattr(SnapshotWorker, "fork_work_horse", fork)
+    monkeypatch.setattr(rq_worker, "handle_ending", lambda _: None)
+    monkeypatch.setattr(MortalConnection, "is_sent", is_sent)
+
+    def work(name: str, requests: float) -> None:
+        """Until the worker is killed, at the latest when it has a process for its job."""
+        monkeypatch.setattr(MortalConnection, "left", requests)
+        with connect(snapshots.settings) as client:
+            client.connection_pool.connection_class = MortalConnection
+            with suppress(KilledError):
+                SnapshotWorker(snapshots.settings, client, name).run_jobs(burst=True)
+
+    for number in count(1):
+        docora.redis.flushdb()
+        snapshots.queue(link, max_retry_attempts=3, retry_base_delay_ms=0)
+        work(f"killed-{number}", number)
+        if begun:
+            break
+        places = docora.waiting() + [text_of(job_id) for job_id in intermediate(docora)]
+        assert places == [link.job_id], number
+        docora.redis.set(f"{INTERMEDIATE}:first_seen:{link.job_id}", 1)
+        expire_heartbeats(docora)
+        for name in ("second", "third"):
+            make_delayed_jobs_due(docora)
+            work(f"{name}-{number}", float("inf"))
+        assert begun == [link.job_id], number
+        assert docora.waiting() == []
+        begun.clear()
+    assert number > 20
+
+
+def intermediate(docora: Docora) -> list[bytes]:
+    return cast("list[bytes]", docora.redis.lrange(INTERMEDIATE, 0, -1))

@@ -1,0 +1,256 @@
+"""Holds at work: what a worker and its snapshots send to an app that is held, and what after."""
+
+import signal
+import time
+from collections import Counter
+
+import pytest
+import redis
+
+from docora_ops.errors import SnapshotError
+from docora_ops.queue import holds
+from docora_ops.queue.holds import HOLDS
+from docora_ops.queue.rq_jobs import JOB_FUNCTION
+from docora_ops.worker import snapshot_job
+from tests.support.docora import QUEUE, Docora
+from tests.support.privileges import without_rule
+from tests.support.proxy import eventually
+from tests.support.receiver import CREATED, Request
+from tests.support.rows import TestLink
+from tests.support.snapshots import Files, Snapshots
+from tests.support.worker_processes import (
+    Running,
+    expire_heartbeats,
+    held_worker,
+    make_delayed_jobs_due,
+    running,
+)
+
+FILES: Files = {name: f"{name}\n" for name in "abcd"}
+
+
+def sent(snapshots: Snapshots, app: str = "Acme") -> list[str]:
+    return [request.path for request in snapshots.received(app).requests]
+
+
+def change(docora: Docora, command: str, link: TestLink, *options: str) -> None:
+    result = docora.run(command, link.app_id, *options)
+    assert result.code == 0, result
+
+
+def await_more_files(snapshots: Snapshots, app: str) -> None:
+    goal = len(sent(snapshots, app)) + 2
+    eventually(lambda: len(sent(snapshots, app)) >= goal, f"files sent to {app}")
+
+
+def end(worker: Running) -> None:
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0
+
+
+def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_release(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=3)
+    with held_worker(snapshots) as (gate, worker):
+        held = docora.run("hold", link.app_id, "--json", "--reason", "wrong URL")
+        assert (held.code, held.data["running"], held.data["waiting"]) == (0, 1, 0), held
+        gate.release()
+        worker.await_line("queued again; no failure is counted: the app is held by ")
+        assert "wrong URL; 2 files of this snapshot already sent" in worker.log
+        eventually(lambda: docora.waiting() == [link.job_id], "the job in the list")
+        assert sent(snapshots) == ["a", "b"]
+        row = docora.row(link)
+        assert (row["status"], row["retry_count"], row["last_error"]) == (
+            "pending_snapshot",
+            0,
+            None,
+        )
+        assert docora.job(link).retries_left == 2
+        shown = docora.run("show", *link.ids)
+        assert "some of its files are out" in shown.stdout, shown
+        assert docora.run("doctor", "--json").data["drift"]["total"] == 0
+        # A job of another app shows that the worker goes on, and passes over the held one.
+        repository = docora.one("SELECT repository_id FROM repositories")
+        other = snapshots.link(snapshots.add_app("Other"), repository)
+        snapshots.queue(other)
+        eventually(lambda: docora.status(other) == "synced", "the other app's link")
+        assert docora.waiting() == [link.job_id]
+        change(docora, "release", link)
+        eventually(lambda: docora.status(link) == "synced", "the released link")
+        end(worker)
+    assert worker.log.count("Acme ← octo/api: began, try 1 of 5") == 2
+    assert sent(snapshots) == ["a", "b", "c", "d"]
+    docora.assert_sound()
+
+
+def test_a_hold_that_ends_by_itself_lets_the_job_go(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued(FILES)
+    change(docora, "hold", link, "--for", "3s")
+    with running(snapshots) as worker:
+        eventually(lambda: docora.status(link) == "synced", "the link")
+        end(worker)
+    assert len(sent(snapshots)) == 4
+
+
+def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, upstream = snapshots.add_link(FILES)
+    change(docora, "hold", link)
+    answers = iter([500])
+    snapshots.receiver.answer = lambda request: (
+        next(answers, CREATED) if request.path == "c" else CREATED
+    )
+    assert docora.run("retry", *link.ids, "--now").code == 0
+    first = snapshots.work()
+    assert "failed after" in first.stderr
+    assert docora.redis.zcard(f"rq:scheduled:{QUEUE}") == 1
+    make_delayed_jobs_due(docora)
+    second = snapshots.work()
+    assert second.code == 0
+    assert docora.status(link) == "synced", second
+    assert sent(snapshots) == ["a", "b", "c", "c", "d"]
+    # Another program queues the link as before: its job is held.
+    upstream.commit({"e": "e\n"})
+    docora.job(link).delete()
+    arguments = {"app_id": link.app_id, "repository_id": link.repository_id}
+    docora.queue.enqueue(JOB_FUNCTION, job_id=link.job_id, description="other", kwargs=arguments)
+    third = snapshots.work()
+    assert "the apps of all waiting jobs are held" in third.stderr, third
+    assert docora.waiting() == [link.job_id]
+    assert len(sent(snapshots)) == 5
+
+
+def test_what_is_no_hold_stops_a_snapshot_and_all_workers(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued(FILES)
+    with held_worker(snapshots) as (gate, worker):
+        docora.redis.hset(HOLDS, "app_other", "no hold")
+        docora.redis.hset(HOLDS, link.app_id, "no hold")
+        gate.release()
+        worker.await_line("queued again; no failure is counted: the hold of app ")
+        worker.await_line("takes no job: the holds in docora-ops:holds can't be read")
+        assert docora.waiting() == [link.job_id]
+        for app_id in (link.app_id, docora.add_app("Other", "app_other")):
+            assert docora.run("release", app_id).code == 0
+        eventually(lambda: docora.status(link) == "synced", "the link")
+        end(worker)
+    assert sent(snapshots) == ["a", "b", "c", "d"]
+
+
+def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, _ = snapshots.add_link(FILES)
+    errors = iter([redis.ConnectionError("away"), redis.TimeoutError("too slow")])
+    seen: list[int] = []
+
+    def find_hold(client: redis.Redis, job_id: str, now: float) -> object:
+        seen.append(len(sent(snapshots)))
+        if error := next(errors, None):
+            raise error
+        return holds.find_hold(client, job_id, now)
+
+    monkeypatch.setattr(snapshot_job, "find_hold", find_hold)
+    monkeypatch.setattr(snapshot_job, "_REDIS_PAUSE", 0)
+    snapshots.run_job(link)
+    assert seen == [0, 0, 0, 1, 2, 3]
+    assert snapshots.docora.status(link) == "synced"
+
+
+def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    snapshots.settings_changes = {"circuit_breaker_threshold": 1}
+    links = snapshots.add_links(["Acme", "Other"])
+    change(docora, "hold", links["Acme"])
+    docora.connection.execute("UPDATE repositories SET github_url = 'file:///nowhere'")
+    with pytest.raises(SnapshotError):
+        snapshots.run_job(links["Other"])
+    assert [request.event for request in snapshots.received("Other").requests] == ["sync_failed"]
+    assert snapshots.received("Acme").requests == []
+
+
+def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued(FILES)
+    name = docora.redis_access.worker_name
+    rule = "%R~docora-ops:holds"
+    with (
+        without_rule(docora.redis, rule, "docora-worker", name),
+        held_worker(snapshots, "--name", "old") as (gate, worker),
+    ):
+        refused = docora.run("hold", link.app_id, "--json")
+        assert (refused.code, refused.json["worker_names"]) == (4, ["old"]), refused
+        gate.release()
+        eventually(lambda: docora.status(link) == "synced", "the link")
+        end(worker)
+    docora.redis.acl_log_reset()
+
+
+def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=2)
+    change(docora, "hold", link)
+    for _ in range(3):  # more often than it has tries
+        snapshots.work_here()
+        assert docora.waiting() + docora.queue.scheduled_job_registry.get_job_ids() == [link.job_id]
+        assert docora.status(link) == "pending_snapshot"
+        make_delayed_jobs_due(docora)
+        docora.queue.scheduled_job_registry.remove(docora.job(link))
+        docora.redis.rpush(docora.queue.key, link.job_id)
+        docora.job(link).set_status("queued")  # type: ignore[arg-type]
+    assert sent(snapshots) == []
+
+
+def test_kills_while_an_app_is_held_lose_and_double_nothing_and_it_gets_nothing(
+    snapshots: Snapshots,
+) -> None:
+    docora, most, kills = snapshots.docora, {"max_retry_attempts": 20}, 3
+    repositories = []
+    for number in range(5):
+        upstream = snapshots.add_upstream(f"octo/r{number}")
+        upstream.commit(FILES)
+        repositories.append(snapshots.add_repository(upstream, f"octo/r{number}"))
+    apps = {name: snapshots.add_app(name) for name in ("Held", "Other")}
+    links = [
+        snapshots.link(app, repository) for repository in repositories for app in apps.values()
+    ]
+
+    def answer(_: Request) -> int:
+        time.sleep(0.05)  # so that a kill meets jobs
+        return CREATED
+
+    snapshots.receiver.answer = answer
+    for link in links:
+        snapshots.queue(link, **most)
+    arguments, environment = ("--concurrency", "2"), {"MAX_RETRY_ATTEMPTS": "20"}
+    before: list[str] = []
+    for kill in range(kills):
+        expire_heartbeats(docora)
+        with running(snapshots, *arguments, **environment) as worker:
+            await_more_files(snapshots, "Other" if kill else "Held")
+            if not kill:
+                change(docora, "hold", links[0])
+                eventually(lambda: not docora.redis.keys(f"rq:execution:{apps['Held']}*"), "stops")
+                before = sent(snapshots, "Held")
+        assert sent(snapshots, "Held") == before
+    expire_heartbeats(docora)
+    with running(snapshots, *arguments, **environment) as worker:
+        eventually(lambda: len(sent(snapshots, "Other")) >= 20, "all files of the other app")
+        assert sent(snapshots, "Held") == before
+        change(docora, "release", links[0])
+        eventually(lambda: docora.statuses() == {"synced": len(links)}, "all links")
+        end(worker)
+    docora.assert_sound()
+    received = Counter(
+        (request.app, request.json["repository"]["repository_id"], request.path)
+        for app in apps
+        for request in snapshots.received(app).requests
+    )
+    assert len(received) == len(links) * len(FILES)
+    # A file whose delivery a killed job had not yet recorded is sent again.
+    assert received.total() <= len(received) + 2 * kills

@@ -1,0 +1,119 @@
+"""A rescan in which nothing has changed: what it costs Postgres, and what it still finds."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docora_ops.database import postgres
+from docora_ops.queue import connect
+from docora_ops.worker import snapshot_job
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots
+
+
+@pytest.fixture
+def scan(snapshots: Snapshots) -> Iterator[Callable[[TestLink], None]]:
+    """Runs a job of a link, as the only process of a worker does with one after the other."""
+    with connect(snapshots.settings) as client:
+        snapshot_job.use_settings(snapshots.settings, client)
+
+        def run(link: TestLink) -> None:
+            ids = {"app_id": link.app_id, "repository_id": link.repository_id}
+            snapshot_job.snapshot(**ids)
+
+        yield run
+        snapshot_job._resources.take_session().close()  # type: ignore[union-attr]
+
+
+@contextmanager
+def traced(monkeypatch: pytest.MonkeyPatch, path: Path) -> Iterator[None]:
+    """Has each new connection of ours write its messages to a file."""
+    connect_to_postgres = postgres.Connection.connect
+
+    def connect_and_trace(*given: Any, **options: Any) -> postgres.Connection:
+        connection = connect_to_postgres(*given, **options)
+        connection.pgconn.trace(file.fileno())
+        return connection
+
+    with path.open("w") as file, monkeypatch.context() as patch:
+        patch.setattr(postgres.Connection, "connect", connect_and_trace)
+        yield
+
+
+def sent(trace: str, *names: str) -> int:
+    """Returns how many messages of these names we have sent."""
+    lines = (line.split("\t") for line in trace.splitlines())
+    return sum(fields[1] == "F" and fields[3] in names for fields in lines if len(fields) > 3)
+
+
+def test_a_rescan_without_changes_takes_9_statements_in_4_round_trips(
+    snapshots: Snapshots,
+    scan: Callable[[TestLink], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    link, _ = snapshots.add_link({"a": "1", "b": "2"})
+    path = tmp_path / "trace"
+    with traced(monkeypatch, path):
+        for _ in range(3):  # sends files, then prepares the statements of a rescan
+            scan(link)
+        before = len(path.read_text())
+        scan(link)
+    trace = path.read_text()[before:]
+    assert (sent(trace, "Execute", "Query"), sent(trace, "Sync", "Query")) == (9, 4)
+    assert snapshots.docora.statuses() == {"synced": 1}
+    assert len(snapshots.received().requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "event"),
+    [
+        ("DELETE FROM app_delivered_files WHERE file_path = 'b'", "create"),
+        ("UPDATE app_delivered_files SET file_sha = repeat('0', 64)", "update"),
+        ("UPDATE app_delivered_files SET file_path = 'c' WHERE file_path = 'b'", "delete"),
+    ],
+)
+def test_a_rescan_of_the_stored_commit_sends_what_the_app_lacks(
+    snapshots: Snapshots, scan: Callable[[TestLink], None], damage: str, event: str
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1", "b": "2"})
+    scan(link)
+    snapshots.docora.connection.execute(damage.encode())
+    scan(link)
+    assert snapshots.received().files == upstream.contents()
+    assert [request.event for request in snapshots.received().requests][2] == event
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM snapshot_files WHERE path = 'b'",
+        "UPDATE repository_snapshots SET commit_sha = repeat('0', 40)",
+        "DELETE FROM repository_snapshots",
+    ],
+)
+def test_a_rescan_stores_a_commit_that_is_not_stored_whole(
+    snapshots: Snapshots, scan: Callable[[TestLink], None], damage: str
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1", "b": "2"})
+    scan(link)
+    snapshots.docora.connection.execute(damage.encode())
+    scan(link)
+    assert set(snapshots.snapshot_files(link.repository_id)) == {"a", "b"}
+    [row] = snapshots.docora.connection.execute("SELECT commit_sha FROM repository_snapshots")
+    assert row["commit_sha"] == upstream.head
+    assert snapshots.docora.statuses() == {"synced": 1}
+
+
+def test_a_rescan_needs_no_lock_of_a_repository_that_another_job_fetches(
+    snapshots: Snapshots, scan: Callable[[TestLink], None]
+) -> None:
+    link, _ = snapshots.add_link({"a": "1"})
+    scan(link)
+    snapshots.docora.redis.set("docora:repo-lock:octo/api", "another job")
+    scan(link)
+    assert snapshots.docora.statuses() == {"synced": 1}
+    assert snapshots.docora.redis.get("docora:repo-lock:octo/api") == b"another job"
