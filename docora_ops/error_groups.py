@@ -1,24 +1,37 @@
-"""Groups errors that differ only in paths, numbers and ids."""
+"""Groups errors that differ only in the file, in paths, numbers and ids."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from docora_ops.links import LinkFailure
 from docora_ops.text import inert, mask, mask_cut
 
 LONGEST = 300  # characters of an error that are compared
+_NAMED = 3  # apps of a group
+
+# What sending a file came to, as Docora's own worker writes it, and as ours does. Texts of Node may
+# hold ": ", and so may a path.
+_DELIVERY = re.compile(
+    r"""
+    Notification\ failed\ for\ (?:created|updated|deleted)\ (?: (?P<file>
+        .+ (?= :\ (?:Hostname/IP|Parse\ Error|Redirected\ request) ) | .+ (?= :\  )
+    ) :\  (?P<reason> .+) )
+    | (?P<our_reason> .+? ) \ on\ (?:created|updated|deleted) [ *] (?P<our_file> .* )
+    """,
+    re.VERBOSE | re.IGNORECASE | re.DOTALL | re.ASCII,
+)
 
 # Each alternative can match only at the start of a run of its characters, which keeps the time
 # linear. Most share the first condition, which skips the inside of words.
 _VARIABLE = re.compile(
     r"""
     (?<!\w) (?:
-        # Docora's own worker puts the reason behind the path. Some texts of Node hold ": " too.
-        (?P<notification> \A Notification\ failed\ for\ (?:created|updated|deleted)\  )
-        (?: .+ (?= :\ (?:Hostname/IP|Parse\ Error|Redirected\ request) ) | .+ (?= :\  ) | .+ )
+        # cut off before the reason
+        (?P<notification> \A Notification\ failed\ for\ (?:created|updated|deleted)\  ) .+
         # a status, the new URL of an app that has moved, and a host without an address
         | (?P<kept> (?: HTTP (?:/[\d.]+)? \  | error:\  ) [1-5]\d\d (?!\w)
             (?: :\ moved\ to\ [^\s]++ )?
@@ -34,7 +47,6 @@ _VARIABLE = re.compile(
         | (?<!-) (?: app | repo | bulk )_ [\w-]++
         | (?<!-) (?= [a-f-]*+ \d ) [0-9a-f-]{7,}+ (?!\w)
     )
-    | (?P<event> \ on\ (?:created|updated|deleted)\  ) .+
     | "[^"]*+"
     | `[^`]*+`
     """,
@@ -46,9 +58,12 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 
 @dataclass(frozen=True)
 class ErrorGroup:
-    """Links whose errors differ only in paths, numbers and ids.
+    """Links whose errors differ only in the file, in paths, numbers and ids.
 
-    error_message: `*` replaces the parts that differ; None if the links have no error.
+    error_message: the error without the file that was sent; `*` replaces the parts that differ.
+        None if the links have no error.
+    files: the number of different files that the errors name.
+    app_names: up to three of the apps, most links first; without apps whose name is unknown.
     good_until_at: the latest good scan of any failed link. The time of a failure is not recorded,
         but each link failed after its own last good scan. None if there is no such scan.
     good_until_seconds: the seconds since `good_until_at`, by the clock of Postgres.
@@ -57,41 +72,78 @@ class ErrorGroup:
     error_message: str | None
     links: int
     apps: int
+    files: int = 0
+    app_names: Sequence[str] = ()
     good_until_at: datetime | None = None
     good_until_seconds: int | None = None
 
 
+def split_delivery(text: str) -> tuple[str, str | None]:
+    """Splits a `typable` error into what went wrong and the file that was sent, if it names one."""
+    parts = _DELIVERY.fullmatch(text)
+    if not parts:
+        return text, None
+    return _untyped(parts["reason"] or parts["our_reason"]), parts["file"] or parts["our_file"]
+
+
 def fold(text: str) -> str:
-    """Replaces paths, URLs, numbers, ids and quoted text in a `typable` error by `*`."""
+    """Replaces paths, URLs, numbers, ids and quoted text in a `typable` error by `*`.
+
+    Removes the file that was sent, so that it matters neither which file nor whose worker.
+    """
     folded = _VARIABLE.sub(
-        lambda part: part["kept"] or f"{part['notification'] or part['event'] or ''}*", text
+        lambda part: part["kept"] or f"{part['notification'] or ''}*", split_delivery(text)[0]
     )
     return _REPEATED.sub("*", folded)
 
 
-def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
-    """Groups links by folded error, most links first. Shows the full error if all links share it.
+def errors_of_group(shown: str, errors: Iterable[str]) -> list[str]:
+    """Returns the errors of the group that is shown with this text; empty if it shows no group."""
+    texts = ((error, typable(error)) for error in errors if error)
+    has_folded = "*" in shown  # folding puts it in place of all that it removes
+    return [
+        error
+        for error, text in texts
+        if split_delivery(text)[0] == shown or (has_folded and fold(text) == shown)
+    ]
 
-    rows: the app id, the first LONGEST + 1 characters of the error, the number of links with both,
-    and optionally `good_until_at` and `good_until_seconds` of the failed links.
+
+def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
+    """Groups links by folded error, most links first. Shows what all errors of a group share.
+
+    rows: the app's id and name (None if unknown), the first LONGEST + 1 characters of the error,
+    the number of links with both, and optionally `good_until_at` and `good_until_seconds` of the
+    failed links.
     """
-    links: Counter[str | None] = Counter()
-    apps: dict[str | None, set[str]] = {}
+    links: defaultdict[str | None, Counter[tuple[str, str | None]]] = defaultdict(Counter)
+    files: defaultdict[str | None, set[int]] = defaultdict(set)  # hashes, for a million links
     shown: dict[str | None, str | None] = {}
     good_until: dict[str | None, tuple[datetime, int]] = {}
-    for app_id, error, count, *bound in rows:
+    for app_id, app_name, error, count, *bound in rows:
         text = typable(error) if error else None
         key = text and fold(text)
-        links[key] += count
-        apps.setdefault(key, set()).add(app_id)
-        if shown.setdefault(key, text) != text:
+        reason, file = split_delivery(text) if text else (None, None)
+        links[key][app_id, app_name] += count
+        if file is not None:
+            files[key].add(hash(file))
+        if shown.setdefault(key, reason) != reason:
             shown[key] = key
         if bound and bound[0]:
             good_until[key] = max(good_until.get(key, tuple(bound)), tuple(bound))
-    return [
-        ErrorGroup(shown[key], count, len(apps[key]), *good_until.get(key, ()))
-        for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
-    ]
+    groups = []
+    for key, apps in links.items():
+        largest = sorted(apps, key=lambda app: (-apps[app], app[1] or ""))
+        names = [name for _, name in largest if name][:_NAMED]
+        counts = (apps.total(), len(apps), len(files[key]))
+        groups.append(ErrorGroup(shown[key], *counts, names, *good_until.get(key, ())))
+    return sorted(groups, key=lambda group: (-group.links, group.error_message or ""))
+
+
+def group_failures(failures: Iterable[LinkFailure]) -> list[ErrorGroup]:
+    """Groups the failures of links by folded error, most links first."""
+    return group_errors(
+        (link.app_id, link.app_name, link.error_message[: LONGEST + 1], 1) for link in failures
+    )
 
 
 def typable(error: str) -> str:
@@ -103,6 +155,10 @@ def typable(error: str) -> str:
     text = mask_cut(error) if len(error) > LONGEST else mask(error)
     if len(error) > LONGEST or len(text) > LONGEST:
         text = text[:LONGEST] + "*"
+    return _untyped(text)
+
+
+def _untyped(text: str) -> str:
     return _UNTYPABLE.sub(
         lambda part: "".join("*" if c.isspace() or inert(c) != c else c for c in part[0]), text
     )

@@ -135,6 +135,13 @@ class HistoryEntry:
         """Returns the time of the latest audit entry."""
         return self.ended_at or self.started_at
 
+    @property
+    def is_idle_pass(self) -> bool:
+        """Tells whether it is a complete pass of `schedule` that found each link's job in place."""
+        in_place = {"total", Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED}
+        is_pass = self.command == Action.SCHEDULE and self.state is HistoryState.DONE
+        return is_pass and self.counts.keys() <= in_place
+
     def names_app(self, app: str) -> bool:
         """Tells whether the selection names this app, by id or name (case-insensitive)."""
         names: list[str | int] = []
@@ -332,10 +339,9 @@ class BulkWait:
 
     def grouped(self) -> Self:
         """Groups the failed links by error, most links first."""
-        from docora_ops.error_groups import LONGEST, group_errors
+        from docora_ops.error_groups import group_failures
 
-        errors = ((link.app_id, link.error_message[: LONGEST + 1], 1) for link in self.failed_links)
-        return replace(self, failed_by_error=group_errors(errors))
+        return replace(self, failed_by_error=group_failures(self.failed_links))
 
     @property
     def only_lost_left(self) -> bool:

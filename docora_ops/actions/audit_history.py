@@ -24,7 +24,7 @@ def history(
     page: int = 1,
     limit: int = 20,
 ) -> Page[HistoryEntry]:
-    """Returns one page of the changes, latest first.
+    """Returns one page of the changes, latest first, without passes that changed nothing.
 
     schedule: include passes of `schedule`.
     since: only changes that began or ended since then, and bulk operations with a step since then.
@@ -38,7 +38,8 @@ def history(
     entries = [
         entry
         for entry in read_history(docora.redis, schedule=schedule)
-        if (first is None or entry.latest_at >= first or entry.operation_id in under_way)
+        if not entry.is_idle_pass
+        and (first is None or entry.latest_at >= first or entry.operation_id in under_way)
         and (operation_id is None or entry.operation_id == operation_id)
         and (app is None or entry.names_app(app))
     ]
@@ -46,13 +47,18 @@ def history(
     return replace(shown, rows=add_to_changes(docora, shown.rows))
 
 
+def now(docora: Docora) -> datetime:
+    """Returns the time in UTC by the clock of Redis, which dates the audit entries."""
+    return datetime.fromtimestamp(read_clock(docora.redis), UTC)
+
+
 def past_moment(docora: Docora, given: When) -> datetime:
-    """Converts a time or an age by the clock of Redis, which dates the audit entries.
+    """Converts a time or an age by the clock of Redis.
 
     Raises UsageError if the result is in the future.
     """
-    now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
-    moment = moment_of(given, now)
-    if moment > now:
-        raise in_future("--since", moment, now, "Redis")
+    at = now(docora)
+    moment = moment_of(given, at)
+    if moment > at:
+        raise in_future("--since", moment, at, "Redis")
     return moment

@@ -20,7 +20,7 @@ from docora_ops.database.link_reports import (
     StatusCount,
 )
 from docora_ops.database.link_rows import held_job_ids
-from docora_ops.error_groups import LONGEST, ErrorGroup, group_errors
+from docora_ops.error_groups import ErrorGroup, group_errors
 from docora_ops.errors import ConfigurationError, PostgresError, RedisError
 from docora_ops.jobs import (
     Backend,
@@ -152,7 +152,7 @@ def count_by_error(
 
 def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
     """Returns all groups of the links by folded error, most links first."""
-    return group_errors(lists.links_by_error(database, which, LONGEST + 1))
+    return group_errors(lists.links_by_error(database, which))
 
 
 def apps(

@@ -1,25 +1,29 @@
 """Finds the apps, repositories and links that a person names."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import links_freshness, read_held
 from docora_ops.database import Database
-from docora_ops.database.link_reports import count_by_status, read_now
+from docora_ops.database.link_reports import count_by_status, different_errors, read_now
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
+    clear_names,
     find_apps,
     find_repositories,
     has_repository_like,
     some_apps,
     some_repositories,
 )
-from docora_ops.errors import AmbiguousError, NotFoundError, UsageError, in_future
+from docora_ops.error_groups import errors_of_group
+from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, in_future
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import When, inert, mask, moment, moment_of
 
@@ -33,8 +37,9 @@ class LinkChoice:
 
     apps, exclude_apps: ids or names, as a person types them.
     repositories: ids, `owner/name` or URLs; `*` in `owner/name` matches any text.
-    errors, exclude_errors: text that the last error contains (case-insensitive). If it has a `*`,
-    it must match the whole error.
+    errors, exclude_errors: the text of a group of errors, as `--group-by error` shows it, for the
+    links of that group; otherwise text that the last error contains (case-insensitive). If it has a
+    `*`, it must match the whole error, or all of it but the file that was sent.
     no_error: also match links without an error.
     open_circuit: whether the repository's circuit must be open; None matches either.
     last_scan_before: the last good scan was before this time, or longer ago than this age by the
@@ -83,13 +88,18 @@ def choose_links(
         repository_ids=[repository.repository_id for repository in linked],
         repository_names=patterns,
         statuses=choice.statuses,
-        errors=choice.errors,
-        exclude_errors=choice.exclude_errors,
-        no_error=choice.no_error,
         open_circuit=choice.open_circuit,
         last_scan_before=before,
         last_scan_after=after,
         overdue_before=_overdue_before(docora, held) if choice.overdue else None,
+    )
+    which = replace(
+        which,
+        errors=choice.errors,
+        cut_errors=_errors_of_groups(database, which, choice.errors),
+        exclude_errors=choice.exclude_errors,
+        exclude_cut_errors=_errors_of_groups(database, which, choice.exclude_errors),
+        no_error=choice.no_error,
     )
     recorded = {
         "app": [app.app_name for app in chosen],
@@ -104,6 +114,21 @@ def choose_links(
         "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
     }
     return which, recorded
+
+
+def _errors_of_groups(
+    database: Database, which: LinkFilter, texts: Sequence[str]
+) -> Sequence[str] | None:
+    """Returns the errors, cut off, that the texts choose; None if none is the text of a group.
+
+    SQL can't fold errors, so a text could also match errors that other groups show.
+    """
+    matching = [different_errors(database, replace(which, errors=[text])) for text in texts]
+    groups = [errors_of_group(*each) for each in zip(texts, matching, strict=True)]
+    if not any(groups):
+        return None
+    chosen = (group or errors for group, errors in zip(groups, matching, strict=True))
+    return list(set(chain.from_iterable(chosen)))
 
 
 def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | None, datetime | None]:
@@ -206,6 +231,14 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
     if link := read_link(database, app.app_id, repository.repository_id):
         return link
     raise gone(app.app_id, repository.repository_id)
+
+
+def names_to_show(docora: Docora, ids: Collection[str]) -> Mapping[str, str]:
+    """Returns the names that can stand for these ids, by id; none unless Postgres is in use."""
+    if "database" in vars(docora) and docora.database.is_idle:
+        with suppress(PostgresError):
+            return clear_names(docora.database, ids)
+    return {}
 
 
 def gone(app_id: str, repository_id: str) -> NotFoundError:

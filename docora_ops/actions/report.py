@@ -1,8 +1,7 @@
 """The report of an incident, from audit entries, bulk operations and the current state."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from docora_ops.actions.audit_history import past_moment
@@ -29,17 +28,6 @@ _MOST_OPERATIONS = 20
 """A longer report would not fit into one comment on an issue."""
 _MOST_REASONS = 10
 _MOST_APPS = 10
-_SECONDS = re.compile("([0-9]{1,9})s")
-
-
-@dataclass(frozen=True)
-class Pause:
-    """A pause of the workers. `ended_at`: None if it continues, or its end was not recorded."""
-
-    started_at: datetime
-    ended_at: datetime | None
-    who: str
-    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,6 @@ class Report:
     changes_left_out: int
     operations: Sequence[OperationRecord]
     operations_left_out: int
-    pauses: Sequence[Pause]
     schedule: SchedulePasses | None
     status: Status
     affected_apps: Sequence[AppSummary] = ()
@@ -116,11 +103,6 @@ def read_report(
         for operation in operations:
             moments += filter(None, (operation.started_at, operation.last_step_at))
         first, until = min(moments, default=now), max(moments, default=now)
-    pauses = [
-        pause
-        for pause in _pauses(changes, now)
-        if pause.started_at <= until and (pause.ended_at is None or pause.ended_at >= first)
-    ]
     status, lost = read_status(docora)
     errors, affected = list(lost), Page[AppSummary]((), 1, _MOST_APPS, 0)
     if status.failed_apps:
@@ -134,7 +116,6 @@ def read_report(
         changes_left_out=max(0, len(chosen) - _MOST_CHANGES),
         operations=add_to_operations(docora, operations),
         operations_left_out=left_out,
-        pauses=pauses,
         schedule=schedule,
         status=status,
         affected_apps=affected.rows,
@@ -184,21 +165,3 @@ def _sum_up(passes: Sequence[HistoryEntry]) -> SchedulePasses:
     last = max((entry.latest_at for entry in passes), default=None)
     reasons = list(dict.fromkeys(entry.reason for entry in reversed(passes) if entry.reason))
     return SchedulePasses(len(passes), sum(queued), last, reasons[:_MOST_REASONS])
-
-
-def _pauses(changes: Iterable[HistoryEntry], now: datetime) -> Iterator[Pause]:
-    open_pause: Pause | None = None
-    for entry in changes:
-        if entry.command not in {"pause", "resume"}:
-            continue
-        at = entry.started_at
-        if open_pause:
-            yield replace(open_pause, ended_at=min(open_pause.ended_at or at, at))
-        open_pause = None
-        if entry.command == "pause":
-            limit = _SECONDS.fullmatch(str(entry.selection.get("for", "")))
-            end = at + timedelta(seconds=int(limit[1])) if limit else None
-            open_pause = Pause(at, end, entry.who, entry.reason)
-    if open_pause:
-        end = open_pause.ended_at
-        yield replace(open_pause, ended_at=end if end and end <= now else None)

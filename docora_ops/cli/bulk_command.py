@@ -186,7 +186,8 @@ def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> 
     if Context.tells_time and not result.total:
         context.say(f"{render.message(result)}.")
         return
-    parts: list[object] = [render.summary(step.by_app) if result.total else render.message(result)]
+    counts = render.summary(step.by_app, is_planned=context.options.dry_run)
+    parts: list[object] = [counts if result.total else render.message(result)]
     if notes := list(_notes(context, result)):
         parts += ["", *notes]
     if result.failures:

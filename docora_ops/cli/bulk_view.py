@@ -24,6 +24,7 @@ from docora_ops.render.columns import (
     Pairs,
     cell,
     link_name,
+    planned,
     style_of,
     words,
 )
@@ -65,12 +66,15 @@ def message(result: BulkResult) -> str:
 AppOutcomes = tuple[App, Mapping[Outcome, int]]
 
 
-def summary(by_app: Mapping[App, Mapping[Outcome, int]]) -> Listing[Any]:
+def summary(
+    by_app: Mapping[App, Mapping[Outcome, int]], *, is_planned: bool = False
+) -> Listing[Any]:
     """Counts the links by app and outcome."""
 
     def column(outcome: Outcome) -> Column[AppOutcomes]:
         style = style_of(outcome)
-        return Column(words(outcome), lambda row: row[1].get(outcome, 0), lambda _: style, True)
+        name = planned(outcome, is_planned=is_planned)
+        return Column(name, lambda row: row[1].get(outcome, 0), lambda _: style, True)
 
     totals = sum(map(Counter, by_app.values()), Counter[Outcome]())
     columns = (
@@ -107,7 +111,7 @@ def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
     """Lists the expected outcome of each link."""
     columns: Sequence[Column[PlannedLink]] = (
         Column("Link", link_name),
-        Column("Would be", lambda link: words(link.outcome), lambda link: style_of(link.outcome)),
+        Column("Outcome", lambda link: planned(link.outcome), lambda link: style_of(link.outcome)),
         Column("Why", lambda link: link.error_message, folds=True),
         Column("Job id", lambda link: link.job_id, left_out=1),
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import typer
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from docora_ops.render.columns import Column
 
 T = TypeVar("T")
+
+_ID = re.compile(r"\b(?:app|repo)_[0-9a-f]{24}\b(?!-)")
+# An id behind its name, and a command with its arguments.
+_NAMING = re.compile(rf" \({_ID.pattern}\)|\bdocora-ops(?: [^\s'(,;]+)+")
 
 
 @dataclass
@@ -76,6 +81,15 @@ class Context:
     def close(self) -> None:
         """Prints the remaining notices and closes the connections."""
         self.tell()
+        error = sys.exc_info()[1]
+        if (
+            isinstance(error, DocoraOpsError)
+            and error.hint
+            and not self.as_json
+            and sys.stderr.isatty()
+        ):
+            # It is reported after the connections have been closed.
+            [error.hint] = self.named([error.hint])
         if "docora" in self.__dict__:
             self.docora.close()
 
@@ -90,6 +104,32 @@ class Context:
         """Adds the target option to each command that the text suggests."""
         option = Context.target_option
         return Context.commands.sub(rf"\g<0> {option}", text) if option else text
+
+    def named(self, parts: Sequence[Any]) -> Sequence[Any]:
+        """Puts names in place of ids in suggested commands, and removes ids behind their names.
+
+        For a terminal: scripts get ids. An id stays where its name could also mean something else.
+        """
+        from docora_ops.actions.lookup import names_to_show
+        from docora_ops.render.columns import replaced
+
+        ids: dict[str, None] = {}  # in order, so that the statement is always the same
+
+        def collect(match: re.Match[str]) -> str:
+            ids.update(dict.fromkeys(_ID.findall(match[0])))
+            return match[0]
+
+        def put_names(match: re.Match[str]) -> str:
+            if match[0].startswith(" ("):
+                name = names.get(match[0][2:-1])
+                is_told = name is not None and match.string[: match.start()].endswith(name)
+                return "" if is_told else match[0]
+            return _ID.sub(lambda it: quote(names.get(it[0], it[0])), match[0])
+
+        for part in parts:
+            replaced(part, _NAMING, collect)
+        names = names_to_show(self.docora, ids) if ids and "docora" in vars(self) else {}
+        return [replaced(part, _NAMING, put_names) for part in parts] if names else parts
 
     def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
         """Prints the data as a document with `--json`, otherwise the parts.
@@ -108,10 +148,13 @@ class Context:
         where: str,
         noun: str,
         lost: DocoraOpsError | None = None,
+        *,
+        is_compact: bool = False,
+        line: Callable[[Any, int], str] | None = None,
     ) -> None:
         """Prints one page of a long list, and a line with the total number of rows and the page.
 
-        lost: the error that explains missing data.
+        lost: the error that explains missing data. is_compact, line: as in `Listing`.
         """
         if self.as_json:
             self.show_document(None, lost, page)
@@ -126,7 +169,8 @@ class Context:
         elif not page.rows:
             place = f"there is no page {page.number}: {rows}, {amount(page.pages, 'page')}"
         is_shown = page.rows or not sys.stdout.isatty()
-        parts = [Listing(columns, page.rows)] if is_shown else []
+        listing = Listing(columns, page.rows, is_compact=is_compact, line=line)
+        parts = [listing] if is_shown else []
         self.show_tables(parts, f"{where}: {place}.", paged=True)
 
     def show_tables(
@@ -159,16 +203,18 @@ class Context:
 
         console = make_console(sys.stdout)
         with console.capture() as capture:
-            for part in self._with_target(parts):
+            for part in self.named(list(self._with_target(parts))):
                 console.print(part, crop=False)
         return capture.get()
 
     def _with_target(self, parts: Iterable[object]) -> Iterable[object]:
         """Adds the target option to each command that the parts mention."""
-        from docora_ops.render.columns import with_option
+        from docora_ops.render.columns import replaced
 
-        option = Context.target_option
-        return [with_option(part, Context.commands, option) for part in parts] if option else parts
+        option, commands = Context.target_option, Context.commands
+        if not option:
+            return parts
+        return [replaced(part, commands, lambda it: f"{it[0]} {option}") for part in parts]
 
     def show_document(
         self, data: object, error: DocoraOpsError | None = None, page: Page[Any] | None = None
@@ -196,6 +242,8 @@ class Context:
 
         self.tell()
         text = self.addressed(text)
+        if sys.stderr.isatty():
+            [text] = self.named([text])
         if Context.tells_time:
             text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():

@@ -1,6 +1,8 @@
 """`history`. Needs only Redis."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -9,8 +11,8 @@ from docora_ops.cli import options
 from docora_ops.cli.bulk_view import command_line, counted_results, stopped
 from docora_ops.cli.context import context_of
 from docora_ops.operations import HistoryEntry, HistoryState
-from docora_ops.render.columns import Column, words
-from docora_ops.text import amount
+from docora_ops.render.columns import Column, shorten, words
+from docora_ops.text import amount, inert
 
 
 def history(
@@ -34,10 +36,12 @@ def history(
 ) -> None:
     """Show who changed what, when and why, latest first.
 
-    Only changes made with docora-ops are recorded, not those of the dashboard.
+    Leaves out passes of schedule that queued nothing. Only changes made with docora-ops are
+    recorded, not those of the dashboard. A terminal shows one line per change, times in UTC; a wide
+    one also the reason and the operation.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.audit_history import history
+    from docora_ops.actions.audit_history import history, now
 
     changes = history(
         context.docora,
@@ -48,17 +52,20 @@ def history(
         page=page,
         limit=limit,
     )
-    context.show_page(changes, _COLUMNS, context.docora.redis_server, "change")
+    where, line = context.docora.redis_server, partial(_line, now(context.docora))
+    context.show_page(changes, _COLUMNS, where, "change", line=line)
 
 
-def result_of_change(entry: HistoryEntry) -> str:
-    """Counts the links of a change by outcome and by result, and its delivery records."""
+def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
+    """Counts the links of a change by outcome and result and, unless brief, delivery records."""
     counts = dict(entry.counts)
     total = counts.pop("total", 0)
     cleared, marked = counts.pop("deliveries_cleared", 0), counts.pop("deliveries_marked", 0)
     parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
     for records, done in ((cleared, "deleted"), (marked, "marked")):
-        parts += [f"{amount(records, 'delivery record')} {done}"] if records else []
+        parts += (
+            [f"{amount(records, 'delivery record')} {done}"] if records and not is_brief else []
+        )
     if old_url := entry.selection.get("old_url"):
         parts = [f"was {old_url}"]
     if entry.state is not HistoryState.DONE:
@@ -68,6 +75,19 @@ def result_of_change(entry: HistoryEntry) -> str:
     return "; ".join(filter(None, (", ".join(parts), ", ".join(counted_results(entry.results)))))
 
 
+def _line(now: datetime, entry: HistoryEntry, width: int) -> str:
+    at = entry.started_at
+    is_today = at.date() == now.date()
+    before = f"{at:{'%H:%M' if is_today else '%Y-%m-%d %H:%M'}} {inert(entry.who)} "
+    result = inert(result_of_change(entry, is_brief=True))
+    after = f" → {result}" if result else ""
+    room = max(_SHORTEST_COMMAND, width - len(before) - len(after))
+    what = shorten(inert(command_line(entry.command, entry.selection)), room)
+    rest = (inert(text) for text in (entry.reason, entry.operation_id) if text)
+    return "; ".join([f"{before}{what}{after}", *rest])
+
+
+_SHORTEST_COMMAND = 24  # characters
 _COLUMNS: Sequence[Column[HistoryEntry]] = (
     Column("When", lambda entry: entry.started_at),
     Column("Who", lambda entry: entry.who),

@@ -8,7 +8,7 @@ from datetime import datetime
 from docora_ops.jobs import when_docora_queues
 from docora_ops.links import Action, Link, LinkResult, Outcome
 from docora_ops.operations import LinkWait, WaitEnd
-from docora_ops.render.columns import Pairs, cell, style_of, words
+from docora_ops.render.columns import Pairs, cell, planned, style_of
 from docora_ops.text import amount, duration, moment
 
 
@@ -97,13 +97,13 @@ def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: b
 
 def result_screen(result: LinkResult) -> Pairs:
     """Shows the link as it was before, and the outcome."""
-    link = result.link
+    link, outcome = result.link, planned(result.outcome, is_planned=result.dry_run)
     rows = [
         ("App", cell(f"{link.payload.app_name} ({link.ref.app_id})")),
         ("Repository", cell(f"{link.payload.repository_name} ({link.ref.repository_id})")),
         ("Was", cell(f"{link.status}, {amount(link.retry_count, 'try', 'tries')} failed")),
         ("Last error", cell(link.error_message or "")),
-        ("Outcome", cell(words(result.outcome), style_of(result.outcome))),
+        ("Outcome", cell(outcome, style_of(result.outcome))),
         ("Job", cell(link.ref.job_id)),
     ]
     if result.action is Action.RESYNC:
@@ -117,7 +117,7 @@ def result_screen(result: LinkResult) -> Pairs:
         if result.circuit_reset:
             circuit = "would be closed" if result.dry_run else "closed"
         rows.append(("Circuit", cell(circuit, "yellow")))
-    return Pairs([row for row in rows if row[1]])
+    return Pairs([row for row in rows if row[1]], piped="Job")
 
 
 _ENDS = {

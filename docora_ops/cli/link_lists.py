@@ -123,7 +123,10 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     if group := given["group_by"]:
         groups = link_lists.link_groups(docora, group, choice, **pages)
         columns = group_columns(group, of_failed=statuses == [LinkStatus.FAILED])
-        context.show_page(groups, columns, docora.postgres_server, "group")
+        # A text that is cut could not be given to `--error`.
+        is_compact = group is not LinkGroup.ERROR
+        where = docora.postgres_server
+        context.show_page(groups, columns, where, "group", is_compact=is_compact)
         return ExitCode.OK
     listed, lost = link_lists.links(docora, choice, sort=given["sort"], **pages)
     columns = _LINKS
@@ -133,7 +136,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         columns = _OVERDUE
     if len(statuses) == 1:  # it need not be shown
         columns = [column for column in columns if column.name != "Status"]
-    context.show_page(listed, columns, docora.servers, noun, lost)
+    context.show_page(listed, columns, docora.servers, noun, lost, is_compact=True)
     return context.report(lost) if lost else ExitCode.OK
 
 
@@ -166,7 +169,8 @@ def apps(
     listed = apps(context.docora, choice, sort=sort, page=page, limit=limit)
     is_seen = any(app.held for app in listed.rows) or not sys.stdout.isatty()
     columns = [*_APPS, *([_HELD] if is_seen else ())]
-    context.show_page(listed, columns, context.docora.postgres_server, noun)
+    where = context.docora.postgres_server
+    context.show_page(listed, columns, where, noun, is_compact=True)
 
 
 def show(
@@ -226,7 +230,8 @@ _FAILED: Sequence[Column[ListedLink]] = (
         _GOOD_UNTIL,
         lambda link: good_until(link.last_scanned_at, link.last_scanned_seconds),
         left_out=5,
-        narrowest=11,  # the time above the age
+        narrowest=20,  # the whole, so that names are cut before it is left out
+        cuts_end=True,
     ),
     _LINKS[-1],
 )

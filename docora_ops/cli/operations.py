@@ -53,7 +53,7 @@ def operations(
 
     known = operations(context.docora, page=page, limit=limit)
     where = f"{context.docora.redis_server}, within the last hour"
-    context.show_page(known, _COLUMNS, where, "operation")
+    context.show_page(known, _COLUMNS, where, "operation", is_compact=True)
     return ExitCode.OK
 
 
@@ -127,15 +127,24 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
         lambda operation: operation.not_queued,
         lambda operation: "bold red" * bool(operation.not_queued),
         is_number=True,
-        left_out=3,
+        left_out=2,
     ),
     Column("State", state_of, lambda operation: style_of(operation.state), narrowest=11),
     Column(
-        "Results", lambda operation: ", ".join(counted_results(operation.results)), narrowest=14
+        "Results",
+        lambda operation: ", ".join(counted_results(operation.results)),
+        narrowest=21,
+        cuts_end=True,
     ),
-    Column("Last step", lambda operation: ago(operation.last_step_seconds), left_out=2),
+    Column("Last step", lambda operation: ago(operation.last_step_seconds), left_out=3),
     Column("Who", lambda operation: operation.who, narrowest=10),
-    Column("What", lambda it: command_line(it.command, it.selection), folds=True, left_out=4),
+    Column(
+        "What",
+        lambda it: command_line(it.command, it.selection),
+        folds=True,
+        left_out=4,
+        narrowest=16,
+    ),
 )
 
 

@@ -78,10 +78,11 @@ def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator
     yield Pairs([*rows, *(named_values(overview) if show_all else ())])
     if overview.workers:
         yield ""
-        columns = _worker_columns(overview.read_at)
-        yield Listing(columns, overview.workers, None if show_all else _MOST_WORKERS)
+        columns, most = _worker_columns(overview.read_at), None if show_all else _MOST_WORKERS
+        yield Listing(columns, overview.workers, most, is_compact=True)
     if overview.jobs:
-        yield from ("", Listing(_job_columns(overview.read_at), overview.jobs))
+        columns_of_jobs = _job_columns(overview.read_at)
+        yield from ("", Listing(columns_of_jobs, overview.jobs, is_compact=True))
     total = overview.unfinished if overview.jobs_of_apps is None else overview.jobs_of_apps
     more = total - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:

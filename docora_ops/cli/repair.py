@@ -13,7 +13,16 @@ from docora_ops.cli.context import confirmation, context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.signals import interrupted_code, until_interrupted
 from docora_ops.errors import ServerError
-from docora_ops.render.columns import ROWS_SHOWN, Column, Listing, cell, link_name, style_of, words
+from docora_ops.render.columns import (
+    ROWS_SHOWN,
+    Column,
+    Listing,
+    cell,
+    link_name,
+    planned,
+    style_of,
+    words,
+)
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
@@ -138,17 +147,20 @@ def repair_screens(result: RepairResult) -> Iterator[object]:
     """Shows the counts by app and kind, then what failed or, after a dry run, every case."""
     from docora_ops.actions.repairs import AppDrift, RepairOutcome
 
-    done = "Would happen" if result.dry_run else "Done"
+    done = "Outcome" if result.dry_run else "Done"
+
+    def in_words(outcome: RepairOutcome) -> str:
+        return planned(outcome, is_planned=result.dry_run)
 
     def counts(of: Mapping[RepairOutcome, int]) -> str:
         some = (outcome for outcome in RepairOutcome if of.get(outcome))
-        return ", ".join(f"{of[outcome]} {words(outcome)}" for outcome in some)
+        return ", ".join(f"{of[outcome]} {in_words(outcome)}" for outcome in some)
 
     by_app = (*FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
     links: Sequence[Column[Repaired]] = (
         Column("Link", lambda item: link_name(item.drift), narrowest=16),
         Column("Drift", lambda item: words(item.drift.kind)),
-        Column(done, lambda item: words(item.outcome), lambda item: style_of(item.outcome)),
+        Column(done, lambda item: in_words(item.outcome), lambda item: style_of(item.outcome)),
         Column("Why", lambda item: item.error_message, folds=True),
         Column("Job id", lambda item: item.drift.job_id, left_out=1),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,10 +18,14 @@ from docora_ops.cli import options
 from docora_ops.cli.app_page import TO_READ_CONTACTS
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.queue import held_words
 from docora_ops.cli.status import status_rows
 from docora_ops.cli.verify import LIMITS, compare, summary
 from docora_ops.errors import PostgresError, UsageError
+from docora_ops.links import LinkStatus, arguments
+from docora_ops.operations import OperationState
 from docora_ops.render.columns import NO_ERROR, link_name
+from docora_ops.render.link_tables import apps_of
 from docora_ops.text import amount, inert, mask
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from docora_ops.actions.report import Report
+    from docora_ops.error_groups import ErrorGroup
     from docora_ops.errors import ServerError
     from docora_ops.links import LinkFailure
     from docora_ops.operations import HistoryEntry, OperationRecord
@@ -51,9 +57,9 @@ def report(
 ) -> int:
     """Print a report of an incident in Markdown.
 
-    Shows who did what, when and why, which links failed again, and the current state. Can be pasted
-    into an issue. Covers the last 24 hours by default. With --verify, exits with code 6 if links
-    differ. Changes nothing.
+    Begins with what is open now, then shows who did what, when and why, which links failed again,
+    and the current state. Can be pasted into an issue. Covers the last 24 hours by default. With
+    --verify, exits with code 6 if links differ. Changes nothing.
     """
     context = context_of(typer_context)
     if since is not None and operation is not None:
@@ -102,22 +108,62 @@ def _markdown(
     """Returns the report.
 
     errors: the errors of unusable servers.
-    with_proof: include a section with the result of `--verify`.
+    with_proof: whether `--verify` was given.
     """
     sections = (
         _head(report),
+        _open_now(report),
         _timeline(report),
-        _operations(report),
-        _pauses(report),
         _state(report, errors),
         _whom_to_tell(report),
-        _proof(report) if with_proof else (),
+        _verified(report, with_proof=with_proof),
     )
     return Markdown("\n".join(chain.from_iterable(sections)))
 
 
-def _proof(report: Report) -> Iterator[str]:
-    yield from ("", "## Proof", "")
+def _open_now(report: Report) -> Iterator[str]:
+    yield from ("", "## Open now", "")
+    status, lines = report.status, list(_open_things(report))
+    known = status.links_by_status is not None and status.queue is not None
+    yield from lines or ["Nothing." if known else "Not known, because a server could not be used."]
+
+
+def _open_things(report: Report) -> Iterator[str]:
+    from docora_ops.cli.bulk_view import links_done, state_of
+
+    status = report.status
+    queue, fresh, drift = status.queue, status.freshness, status.drift
+    if failed := (status.links_by_status or {}).get(LinkStatus.FAILED):
+        links = f"{amount(failed, 'link')} of {amount(status.failed_apps or 0, 'app')}"
+        yield f"- {links} failed: `docora-ops failed --group-by error`"
+        for group in status.failed_by_error or ():
+            yield f"  - {_group(group)}"
+        if (more := (status.failed_errors or 0) - len(status.failed_by_error or ())) > 0:
+            yield f"  - and {amount(more, 'more error')}"
+    if fresh and fresh.overdue:
+        yield f"- {fresh.overdue_words} overdue: `docora-ops links --overdue`"
+    for operation in report.operations:
+        if operation.state in {OperationState.RUNNING, OperationState.OWNER_GONE}:
+            state = f"{state_of(operation)}, {links_done(operation)}"
+            see = f"docora-ops operations {operation.operation_id}"
+            yield f"- operation {code(state)}: {code(see)}"
+    if queue and (jobs := queue.unfinished):
+        parts = f"{queue.active} running, {queue.waiting} waiting, {queue.delayed} delayed"
+        yield f"- {amount(jobs, 'snapshot')} unfinished ({parts}): `docora-ops queue`"
+    for app in queue.held if queue else ():
+        end = code(f"docora-ops release {arguments(app.app_id)}")
+        yield f"- {code(held_words(app))}: {end}"
+    if queue and queue.suspension:
+        yield f"- {code(queue.suspension.sentence)}"
+    if drift and (lost := drift.lost + drift.stuck):
+        yield f"- {amount(lost, 'link')} lost or stuck: `docora-ops repair`"
+
+
+def _verified(report: Report, *, with_proof: bool) -> Iterator[str]:
+    yield from ("", "## Verified", "")
+    if not with_proof:
+        yield "Nothing was compared. For proof of what was delivered: `docora-ops report --verify`"
+        return
     result = report.verification
     if result is None:
         yield "Nothing was compared, because Postgres could not be used: `docora-ops verify`"
@@ -159,15 +205,29 @@ def _timeline(report: Report) -> Iterator[str]:
     if report.changes_left_out:
         left_out = amount(report.changes_left_out, "earlier change")
         yield f"- {left_out} left out: `docora-ops history`"
+    if report.operations_left_out:
+        earlier = amount(report.operations_left_out, "earlier operation")
+        yield f"- {earlier} without details: `docora-ops report --operation ID`"
+    operations = {operation.operation_id: operation for operation in report.operations}
+    told: list[tuple[datetime, str, OperationRecord | None]] = []
     for entry in report.changes:
-        yield f"- {_change(entry)}"
+        begins = entry.command != "cancel"
+        operation = operations.pop(entry.operation_id or "", None) if begins else None
+        told.append((entry.started_at, _change(entry), operation))
+    for operation in operations.values():  # of the dashboard, or begun before the first change
+        at = operation.started_at or operation.last_step_at or report.since
+        told.append((at, _unrecorded(operation), operation))
+    for _, line, operation in sorted(told, key=itemgetter(0)):
+        yield f"- {line}"
+        if operation:
+            yield from (f"  {detail}" for detail in _details(operation))
     if report.schedule and report.schedule.passes:
         passes = amount(report.schedule.passes, "pass", "passes")
         links = amount(report.schedule.links, "link")
         yield f"- {passes} of `schedule` queued {links}; the last: {_time(report.schedule.last_at)}"
         for reason in report.schedule.reasons:
             yield f"  - reason: {code(reason)}"
-    elif not report.changes:
+    elif not told:
         yield "No change is recorded."
 
 
@@ -190,39 +250,26 @@ def _change(entry: HistoryEntry) -> str:
     return "; ".join(parts)
 
 
-def _operations(report: Report) -> Iterator[str]:
-    yield from ("", "## Bulk operations", "")
-    if not report.operations:
-        yield "None is recorded."
-    if report.operations_left_out:
-        yield f"{amount(report.operations_left_out, 'earlier operation')} left out."
-    for number, operation in enumerate(report.operations):
-        yield from [""] if number or report.operations_left_out else []
-        yield from _operation(operation)
+def _unrecorded(operation: OperationRecord) -> str:
+    from docora_ops.cli.bulk_view import command_line
 
-
-def _operation(operation: OperationRecord) -> Iterator[str]:
-    from docora_ops.cli.bulk_view import command_line, counted_results, state_of
-
-    yield f"### {code(operation.operation_id)}"
-    yield ""
+    when = f"{_time(operation.started_at)}: " if operation.started_at else ""
+    who = "Docora's dashboard, which does not record more"
     if operation.who:
-        yield f"- Started: {_time(operation.started_at)}, by {code(operation.who)}"
-        yield f"- Command: {code(command_line(operation.command, operation.selection))}"
-    else:
-        yield "- Started: by Docora's dashboard, which does not record more"
-    if operation.reason:
-        yield f"- Reason: {code(operation.reason)}"
-    yield f"- State: {code(state_of(operation))}, last step {_time(operation.last_step_at)}"
-    done, taken_over = operation.completed - operation.taken_over, operation.taken_over
-    yield (
-        f"- Links: {done} of {operation.total} completed, "
-        f"{f'{taken_over} taken over, ' if taken_over else ''}"
-        f"{operation.put_to_work} put to work, {operation.not_queued} not queued"
-    )
-    if results := counted_results(operation.results):
-        yield f"- Results: {', '.join(results)}"
-    else:
+        who = f"{code(operation.who)}: {code(command_line(operation.command, operation.selection))}"
+    reason = f"; reason: {code(operation.reason)}" if operation.reason else ""
+    return f"{when}{who}{reason}; operation {code(operation.operation_id)}"
+
+
+def _details(operation: OperationRecord) -> Iterator[str]:
+    """Yields what became of the links of an operation, beyond the counts of its change."""
+    from docora_ops.cli.bulk_view import links_done, state_of
+
+    if operation.state is not OperationState.DONE or operation.taken_over or not operation.who:
+        state = code(f"{state_of(operation)}, {links_done(operation)}")
+        counts = f"{operation.put_to_work} put to work, {operation.not_queued} not queued"
+        yield f"- {state}, last step {_time(operation.last_step_at)}: {counts}"
+    if not operation.results:
         yield "- Results: not known, nobody has waited for the snapshots"
     yield from (f"- Message: {code(message)}" for message in operation.messages[-_MOST:])
     yield from _failures("Not queued", operation.failures, operation.not_queued)
@@ -233,14 +280,13 @@ def _operation(operation: OperationRecord) -> Iterator[str]:
 def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterator[str]:
     if not links:
         return
-    from docora_ops.error_groups import LONGEST, group_errors
+    from docora_ops.error_groups import group_failures
 
     of = f", of {total}" if total > len(links) else ""
     yield f"- {heading}, the errors of {amount(len(links), 'link')}{of}:"
-    errors = group_errors((link.app_id, link.error_message[: LONGEST + 1], 1) for link in links)
+    errors = group_failures(links)
     for group in errors[:_MOST]:
-        whose = f"{amount(group.links, 'link')} of {amount(group.apps, 'app')}"
-        yield f"  - {whose}: {code(group.error_message or NO_ERROR)}"
+        yield f"  - {_group(group)}"
     if len(errors) > _MOST:
         yield f"  - and {amount(len(errors) - _MOST, 'more error')}"
     names = ", ".join(code(link_name(link)) for link in links[:_MOST])
@@ -248,22 +294,19 @@ def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterato
     yield f"  - the links: {names}{more}"
 
 
-def _pauses(report: Report) -> Iterator[str]:
-    yield from ("", "## Pauses", "")
-    if not report.pauses:
-        yield "None is recorded."
-    for pause in report.pauses:
-        end = f"until {_time(pause.ended_at)}" if pause.ended_at else "no end is recorded"
-        reason = f"; reason: {code(pause.reason)}" if pause.reason else ""
-        yield f"- From {_time(pause.started_at)}, {end}: {code(pause.who)}{reason}"
+def _group(group: ErrorGroup) -> str:
+    whose = f"{amount(group.links, 'link')} of {code(apps_of(group))}"
+    return f"{whose}: {code(group.error_message or NO_ERROR)}"
 
 
 def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
     yield from ("", "## State now", "")
-    is_verified = report.verification is not None
+    is_verified, row = report.verification is not None, ""
     for name, value in status_rows(report.status, errors, is_verified=is_verified):
-        shown = code(value.plain.strip())
-        yield f"- {name}: {shown}" if name else f"  - {shown}"
+        row = name or row
+        if row not in {"Failed", "Operation"}:  # told above
+            shown = code(value.plain.strip())
+            yield f"- {name}: {shown}" if name else f"  - {shown}"
 
 
 def _whom_to_tell(report: Report) -> Iterator[str]:

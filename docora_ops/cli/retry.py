@@ -1,5 +1,6 @@
 """`retry`, `retry-all-failed` and `schedule`."""
 
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -72,6 +73,8 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
         context.show_tables([result_screen(result)])
         done = "dry run, nothing was changed" if result.dry_run else message(result)
         context.say(f"{context.docora.servers}: {done}.")
+        if sys.stderr.isatty() and not (result.dry_run or context.options.wait):
+            context.say(f"To wait for the result: docora-ops wait {result.link.ref.words}")
     elif not context.options.wait:
         context.show_document(link_data(result, result.workers))
     if front and result.outcome is Outcome.ALREADY_QUEUED:

@@ -8,7 +8,14 @@ from typing import cast
 
 from psycopg.rows import TupleRow
 
-from docora_ops.database.link_rows import COUNT_MATCHING, LINKS, MATCHES, filter_parameters, pairs
+from docora_ops.database.link_rows import (
+    COUNT_MATCHING,
+    CUT_ERROR,
+    LINKS,
+    MATCHES,
+    filter_parameters,
+    pairs,
+)
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
 from docora_ops.jobs import Hold, JobState
@@ -155,10 +162,14 @@ GROUPS = {
 _GOOD_UNTIL = "max(l.last_scanned_at) FILTER (WHERE l.status = 'failed')"
 
 LINKS_BY_ERROR = f"""
-SELECT l.app_id, left(l.last_error, %(longest)s) AS error, count(*),
-    {_GOOD_UNTIL}, extract(epoch FROM now() - {_GOOD_UNTIL})::bigint
-FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
+SELECT app_id, app_name, error, links, good_until, extract(epoch FROM now() - good_until)::bigint
+FROM (
+    SELECT l.app_id, {CUT_ERROR} AS error, count(*) AS links, {_GOOD_UNTIL} AS good_until
+    FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
+) counted LEFT JOIN docora.apps USING (app_id)
 """
+
+ERRORS = f"SELECT DISTINCT {CUT_ERROR} FROM {LINKS} WHERE {MATCHES}"
 
 APPS = f"""
 WITH chosen AS (SELECT l.app_id, l.status, l.last_scanned_at FROM {LINKS} WHERE {MATCHES})
@@ -204,12 +215,15 @@ def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> l
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
-def links_by_error(database: Database, which: LinkFilter, longest: int) -> Iterator[TupleRow]:
-    """Yields app id, error, number of links, and the newest good scan of failed links with its age.
+def links_by_error(database: Database, which: LinkFilter) -> Iterator[TupleRow]:
+    """Yields the rows that `group_errors` takes. Streams them as `Database.stream` does."""
+    return database.stream(LINKS_BY_ERROR, filter_parameters(which))
 
-    Errors are cut to `longest` characters. Streams the rows as `Database.stream` does.
-    """
-    return database.stream(LINKS_BY_ERROR, filter_parameters(which) | {"longest": longest})
+
+def different_errors(database: Database, which: LinkFilter) -> list[str]:
+    """Returns the errors of the links, as `group_errors` takes them, each once."""
+    rows = database.rows(ERRORS, filter_parameters(which))
+    return [error for (error,) in rows if error]
 
 
 def summarize_apps(database: Database, which: LinkFilter, *, every_app: bool) -> list[AppSummary]:

@@ -7,6 +7,7 @@ from sys import intern
 from psycopg.rows import TupleRow
 
 from docora_ops.database.postgres import Database
+from docora_ops.error_groups import LONGEST
 from docora_ops.links import (
     Link,
     LinkFilter,
@@ -34,6 +35,8 @@ OVERDUE = """(
                             WHERE last_scanned_at >= %(overdue_before)s))
 )"""
 
+CUT_ERROR = f"left(l.last_error, {LONGEST + 1})"
+
 # The links of held apps, which nobody is to scan, are neither due nor overdue nor lost.
 NOT_HELD = "l.app_id <> ALL (%(held)s::text[])"
 
@@ -48,9 +51,12 @@ MATCHES = f"""(
          OR r.owner || '/' || r.name ILIKE ANY (%(repository_names)s::text[]))
     AND (%(errors)s::text[] IS NULL AND NOT %(no_error)s::boolean
          OR l.last_error ILIKE ANY (%(errors)s::text[])
+            AND (%(cut_errors)s::text[] IS NULL OR {CUT_ERROR} = ANY (%(cut_errors)s::text[]))
          OR %(no_error)s::boolean AND coalesce(l.last_error, '') = '')
     AND (%(exclude_errors)s::text[] IS NULL
-         OR (l.last_error ILIKE ANY (%(exclude_errors)s::text[])) IS NOT TRUE)
+         OR (l.last_error ILIKE ANY (%(exclude_errors)s::text[])
+             AND (%(exclude_cut_errors)s::text[] IS NULL
+                  OR {CUT_ERROR} = ANY (%(exclude_cut_errors)s::text[]))) IS NOT TRUE)
     AND (%(open_circuit)s::boolean IS NULL
          OR coalesce(r.circuit_open_until > now(), false) = %(open_circuit)s::boolean)
     AND (%(last_scan_before)s::timestamptz IS NULL OR l.last_scanned_at IS NULL
@@ -141,8 +147,11 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
         "exclude_app_ids": list(which.exclude_app_ids) or None,
         "repository_ids": list(which.repository_ids) or None,
         "repository_names": [like(text) for text in which.repository_names] or None,
-        "errors": [like(text, is_part=True) for text in which.errors] or None,
-        "exclude_errors": [like(text, is_part=True) for text in which.exclude_errors] or None,
+        "errors": [each for text in which.errors for each in _error_patterns(text)] or None,
+        "cut_errors": which.cut_errors,
+        "exclude_errors": [each for text in which.exclude_errors for each in _error_patterns(text)]
+        or None,
+        "exclude_cut_errors": which.exclude_cut_errors,
         "no_error": which.no_error,
         "open_circuit": which.open_circuit,
         "or_held_back": which.or_held_back,
@@ -152,13 +161,21 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
     }
 
 
-def like(text: str, *, is_part: bool = False) -> str:
-    """Returns the LIKE pattern that matches the text, where `*` matches anything.
+def like(text: str) -> str:
+    """Returns the LIKE pattern that matches the text, where `*` matches anything."""
+    return text.translate(_AS_LIKE)
 
-    is_part: text without `*` matches anywhere in a value.
+
+def _error_patterns(text: str) -> list[str]:
+    """Returns the LIKE patterns of errors that contain the text.
+
+    With `*`, the whole error must match, or all of it but the file that was sent.
     """
-    pattern = text.translate(_AS_LIKE)
-    return f"%{pattern}%" if is_part and "*" not in text else pattern
+    pattern = like(text)
+    if "*" not in text:
+        return [f"%{pattern}%"]
+    ours = (f"{pattern} on {event}_%" for event in ("created", "updated", "deleted"))
+    return [pattern, f"Notification failed for %: {pattern}", *ours]
 
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:

@@ -1,12 +1,14 @@
 """Finding apps and repositories by id, name or URL."""
 
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from docora_ops.database.link_rows import like
 from docora_ops.database.postgres import Database
 from docora_ops.links import App, Repository
+from docora_ops.text import inert, mask
 
 _SUGGESTION_POOL = 5000  # names that are compared for suggestions
 
@@ -57,6 +59,24 @@ ORDER BY by_name DESC, lower(name), id LIMIT %(limit)s
 """
 
 
+# As find_apps and find_repositories compare: by id first, and in either Unicode form.
+CLEAR_NAMES = """
+SELECT a.app_id, a.app_name FROM docora.apps a
+WHERE a.app_id = ANY (%(ids)s::text[]) AND NOT EXISTS (
+    SELECT FROM docora.apps o WHERE o.app_id <> a.app_id AND (o.app_id = a.app_name
+        OR lower(normalize(o.app_name)) = lower(normalize(a.app_name)))
+)
+UNION ALL
+SELECT r.repository_id, r.owner || '/' || r.name FROM docora.repositories r
+WHERE r.repository_id = ANY (%(ids)s::text[]) AND NOT EXISTS (
+    SELECT FROM docora.app_repositories l JOIN docora.repositories o USING (repository_id)
+    WHERE l.app_id = ANY (%(ids)s::text[]) AND o.repository_id <> r.repository_id
+      AND lower(normalize(o.owner || '/' || o.name)) = lower(normalize(r.owner || '/' || r.name))
+)
+"""
+_LIKE_AN_ID = re.compile(r"-|(?:app|repo|bulk)_")
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An app or a repository that begins with a typed text."""
@@ -102,6 +122,21 @@ def find_repositories(
     if found and found[0][0].repository_id == text:
         return found[:1]
     return [each for each in found if each[1]] or found
+
+
+def clear_names(database: Database, ids: Collection[str]) -> dict[str, str]:
+    """Returns the names that can stand for these ids as arguments of a command, by id.
+
+    Leaves out a name that also stands for another app, or for another repository of the apps, that
+    looks like an id, an option or a pattern, or that can't be printed as it is.
+    """
+    return {
+        id_: name
+        for id_, name in database.rows(CLEAR_NAMES, {"ids": list(ids)})
+        if inert(mask(name)) == name == name.strip() != ""
+        and not _LIKE_AN_ID.match(name)
+        and "*" not in name
+    }
 
 
 def has_repository_like(database: Database, app_ids: Sequence[str], name: str) -> bool:

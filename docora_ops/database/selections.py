@@ -71,6 +71,10 @@ def select_links(
         # were chosen before that, so they must not be skipped.
         statuses = [*which.statuses, *held_back]
         claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
+    # Each batch would send all errors of the groups: their links were chosen, so the text suffices.
+    if claimed.exclude_cut_errors is not None:
+        claimed = replace(claimed, exclude_errors=())
+    claimed = replace(claimed, cut_errors=None, exclude_cut_errors=None)
     claiming = Claiming.of_matching(claimed)
     parameters = {**filter_parameters(which), "limit": limit}
     selection = _select(database, MATCHES, parameters, claiming)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
-from re import Pattern
+from re import Match, Pattern
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from docora_ops.text import inert, moment
@@ -42,6 +42,7 @@ ROWS_SHOWN = 20  # rows to show of a list that only illustrates a summary
 
 _GAP = 2
 _NARROWEST = 24  # characters per line that a long text needs to be readable
+_LONG, _SHORT = 36, 16  # of a long text that is cut: with and without columns to leave out
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
@@ -66,19 +67,24 @@ def one_line(value: object, style: str = "") -> Text:
     return line
 
 
-def with_option(part: object, commands: Pattern[str], option: str) -> object:
-    """Adds the option to each command that a part of a screen mentions."""
+def replaced(part: object, pattern: Pattern[str], replacement: Callable[[Match[str]], str]) -> Any:
+    """Replaces what matches in a text or in each value of `Pairs`. Leaves lists unchanged."""
     from rich.text import Text
 
-    def extend(value: Any) -> Any:
-        if isinstance(value, Text):
-            pieces = value.divide([match.end() for match in commands.finditer(value.plain)])
-            return Text(f" {option}", value.style, overflow=value.overflow).join(pieces)
-        return commands.sub(rf"\g<0> {option}", value) if isinstance(value, str) else value
+    def change(value: Any) -> Any:
+        if not isinstance(value, Text):
+            return pattern.sub(replacement, value) if isinstance(value, str) else value
+        matches = list(pattern.finditer(value.plain))
+        pieces = value.divide([end for match in matches for end in match.span()])
+        for piece, match in zip(pieces[1::2], matches, strict=True):
+            style = piece.spans[-1].style if piece.spans else ""
+            piece.plain = replacement(match)
+            piece.stylize(style)
+        return Text(style=value.style, overflow=value.overflow, no_wrap=value.no_wrap).join(pieces)
 
     if isinstance(part, Pairs):
-        return replace(part, rows=[(name, extend(text)) for name, text in part.rows])
-    return extend(part)  # leaves lists unchanged, because they show recorded data
+        return replace(part, rows=[(name, change(text)) for name, text in part.rows])
+    return change(part)
 
 
 def link_name(link: NamedLink) -> str:
@@ -88,9 +94,30 @@ def link_name(link: NamedLink) -> str:
     return link.job_id
 
 
+def shorten(text: str, width: int) -> str:
+    """Cuts a text in the middle, so that it takes at most `width` columns of a terminal."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    end = set_cell_size(text[::-1], (width - 1) // 2)[::-1]
+    return f"{set_cell_size(text, width // 2)}…{end}"
+
+
 def words(slug: str) -> str:
     """Returns `left alone` for `left_alone`."""
     return slug.replace("_", " ")
+
+
+def planned(slug: str, *, is_planned: bool = True) -> str:
+    """Returns `would be queued` for `queued`, `queued` unless planned; `already queued` stays."""
+    if not is_planned or slug.startswith(("already", "left")):
+        return words(slug)
+    if slug == "replaced_stale":
+        return "would replace a stale job"
+    if slug.startswith("not_"):
+        return f"would not be {words(slug[4:])}"
+    return f"would be {words(slug)}"
 
 
 def style_of(slug: str) -> str:
@@ -102,17 +129,18 @@ def style_of(slug: str) -> str:
 class Column(Generic[Row]):
     """One column of a list.
 
-    On a narrow terminal, first the column that `folds` is wrapped. Then columns are left out in the
-    order of `left_out`. If only columns with a `narrowest` width could still be left out, all such
-    columns are first wrapped to that width, from right to left.
+    On a narrow terminal, the column that `folds` is narrowed first. Then columns are left out in
+    the order of `left_out`. If only columns with a `narrowest` width could still be left out, all
+    such columns are first narrowed to that width, from right to left.
 
     value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
         a tuple on its own line.
     style: returns the name of a style of rich.
     is_number: align right.
-    folds: may be wrapped to several lines.
+    folds: a long text.
     left_out: the rank in which the column is left out, from 1 on; 0 means never.
-    narrowest: the width to which the column may be wrapped.
+    narrowest: the width to which the column may be narrowed.
+    cuts_end: the end says least, so what is too long is cut there.
     """
 
     name: str
@@ -122,6 +150,7 @@ class Column(Generic[Row]):
     folds: bool = False
     left_out: int = 0
     narrowest: int = 0
+    cuts_end: bool = False
 
     def lines(self, row: Row) -> list[str]:
         """Returns the inert lines of a cell."""
@@ -148,10 +177,12 @@ class Pairs:
     """A screen of names and values. A value without a name continues the previous value.
 
     longest: the number of characters of a value to show on a terminal.
+    piped: the name of a row that a terminal does not show.
     """
 
     rows: Sequence[tuple[str, Text]]
     longest: int = _LONGEST_ON_SCREEN
+    piped: str | None = None
 
     def lines(self) -> Iterator[str]:
         """Yields the lines for a pipe: name, tab, value."""
@@ -168,6 +199,8 @@ class Pairs:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in self.rows:
+            if name == self.piped:
+                continue
             value.truncate(self.longest, overflow="ellipsis")
             table.add_row(name, value)
         return table
@@ -175,14 +208,20 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Listing(Generic[Row]):
-    """A list with headings. `most`: the number of rows to show on a terminal; a pipe gets all.
+    """A list with headings. A pipe gets all rows, columns and values in full.
 
     rows: for a pipe, an iterator is enough, so that a long list needs no memory.
+    most: the number of rows to show on a terminal.
+    is_compact: a terminal shows a row on one line. What is too long is cut instead of wrapped: in
+        the middle, since names, paths and URLs often share their beginning.
+    line: returns the line for a row and a width, instead of the columns.
     """
 
     columns: Sequence[Column[Row]]
     rows: Iterable[Row]
     most: int | None = None
+    is_compact: bool = False
+    line: Callable[[Row, int], str] | None = None
 
     def lines(self) -> Iterator[str]:
         """Yields the lines for a pipe: a heading and the rows, separated by tabs."""
@@ -200,13 +239,18 @@ class Listing(Generic[Row]):
 
         all_rows = list(self.rows)
         rows = all_rows[: self.most]
-        if widths := self._widths(rows, options.max_width):
+        if line := self.line:
+            yield from (
+                Text(line(row, options.max_width), no_wrap=True, overflow="ellipsis")
+                for row in rows
+            )
+        elif widths := self._widths(rows, options.max_width):
             table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
             for column, width in widths.items():
                 side: Literal["left", "right"] = "right" if column.is_number else "left"
                 table.add_column(column.name, justify=side, width=width, overflow="fold")
             for row in rows:
-                table.add_row(*(column.cell(row) for column in widths))
+                table.add_row(*(self._cell(column, row, width) for column, width in widths.items()))
             yield table
         else:
             for number, row in enumerate(rows):
@@ -215,6 +259,14 @@ class Listing(Generic[Row]):
                 yield Pairs([(name, text) for name, text in cells if text])
         if more := len(all_rows[len(rows) :]):
             yield Text(f"and {more:,} more: see --json")
+
+    def _cell(self, column: Column[Row], row: Row, width: int) -> Text:
+        text = column.cell(row)
+        if self.is_compact and column.cuts_end:
+            text.truncate(width, overflow="ellipsis")
+        elif self.is_compact:
+            text.plain = shorten(text.plain.replace("\n", " "), width)
+        return text
 
     def _widths(self, rows: Sequence[Row], width: int) -> dict[Column[Row], int]:
         """Returns the columns that fit, with their widths; empty if no readable table fits."""
@@ -229,8 +281,10 @@ class Listing(Generic[Row]):
             (column for column in widths if column.left_out), key=lambda column: -column.left_out
         )
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
-            narrowest = {column: _NARROWEST for column in widths if column.folds}
-            if all(column.narrowest for column in removable):
+            is_last = all(column.narrowest for column in removable)
+            least = (_SHORT if is_last else _LONG) if self.is_compact else _NARROWEST
+            narrowest = {column: least for column in widths if column.folds}
+            if is_last:
                 narrowest |= {it: it.narrowest for it in reversed(widths) if it.narrowest}
             if folded := _folded(widths, narrowest, missing):
                 return folded

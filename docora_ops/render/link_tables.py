@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from docora_ops.error_groups import ErrorGroup
     from docora_ops.links import AppCount, LinkFailure
 
+
+def apps_of(group: ErrorGroup) -> str:
+    """Names the apps of a group: `Acme Search, Quiet Harbor and 3 more`."""
+    if not group.app_names:
+        return f"{group.apps}"
+    more = group.apps - len(group.app_names)
+    return ", ".join(group.app_names) + f" and {more} more" * bool(more)
+
+
 _LAST_GOOD_UNTIL = "Last good until"
 _BY_APP: Sequence[Column[AppCount]] = (
     Column("App", lambda count: count.app_name, narrowest=12),
@@ -35,9 +44,13 @@ _BY_STATUS: Sequence[Column[StatusCount]] = (
     Column("Status", lambda count: words(count.status), lambda count: style_of(count.status)),
 )
 _BY_ERROR: Sequence[Column[ErrorGroup]] = (
-    Column("Apps", lambda group: group.apps, is_number=True),
+    Column("Files", lambda group: group.files or None, is_number=True, left_out=2),
+    Column("Apps", lambda group: group.apps, is_number=True, left_out=3),
+    Column("App names", apps_of, narrowest=14),
     Column(
-        _LAST_GOOD_UNTIL, lambda group: good_until(group.good_until_at, group.good_until_seconds)
+        _LAST_GOOD_UNTIL,
+        lambda group: good_until(group.good_until_at, group.good_until_seconds),
+        left_out=1,
     ),
     Column("Error", lambda group: group.error_message or f"({NO_ERROR}: --no-error)", folds=True),
 )

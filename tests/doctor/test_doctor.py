@@ -168,7 +168,7 @@ def test_that_most_links_failed_with_one_error_is_critical_and_names_it(
     result = examine(docora)
     found = check(result, "failed_links")
     assert (found["state"], found["hint"]) == (state, "docora-ops failed --group-by error")
-    named = "most of all links with one error: HTTP 502 on created *"
+    named = "most of all links with one error: HTTP 502"
     assert (named in found["finding"]) is (state == "critical"), found
 
 

@@ -1,37 +1,41 @@
 """Errors that differ only in paths, numbers and ids fold into one; others do not.
 
-A line of `--group-by error`, given to `--error`, finds every link that it stands for.
+A line of `--group-by error`, given to `--error`, finds the links that it stands for, and no other.
 """
+
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from docora_ops.actions.link_lists import count_by_error
+from docora_ops.actions.lookup import LinkChoice, choose_links
 from docora_ops.database.link_reports import links_by_group
 from docora_ops.error_groups import LONGEST, ErrorGroup, fold, group_errors, typable
 from docora_ops.links import LinkFilter, LinkGroup
 from docora_ops.text import inert
+from tests.support.actions import Actions
 from tests.support.docora import Docora
 
 UNKNOWN_HOST = "Could not resolve host: github.com"
 ALIKE = {
-    "HTTP 500 on created *": [
+    "HTTP 500": [
         "HTTP 500 on created src/index.ts",
-        "HTTP 500 on created my docs/read me (2).md",
+        "HTTP 500 on updated my docs/read me (2).md",
+        "Notification failed for created a: b:c: HTTP 500",
+        "Notification failed for deleted line\nline: HTTP 500",
+        "HTTP 500",
     ],
-    "HTTP 301: moved to https://new.example/hook on created *": [
+    "HTTP 301: moved to https://new.example/hook": [
         "HTTP 301: moved to https://new.example/hook on created a/b: a POST follows only 307",
     ],
-    "Notification failed for created *: HTTP 502": [
-        "Notification failed for created a: b:c: HTTP 502",
-        "Notification failed for created line\nline: HTTP 502",
-    ],
-    "Notification failed for deleted *: getaddrinfo ENOTFOUND acme.example": [
+    "getaddrinfo ENOTFOUND acme.example": [
         "Notification failed for deleted LICENSE: getaddrinfo ENOTFOUND acme.example"
     ],
-    "Notification failed for deleted *: connect ECONNREFUSED *": [
+    "connect ECONNREFUSED *": [
         "Notification failed for deleted a b: connect ECONNREFUSED 203.0.113.24:443",
+        "connect ECONNREFUSED 203.0.113.25:443 on created a",
     ],
     "Notification failed for created *": ["Notification failed for created a path that is cut o"],
     "fatal: unable to access *: The requested URL returned error: 503": [
@@ -76,8 +80,11 @@ def test_what_tells_kinds_apart_stays(error: str) -> None:
             f"fatal: unable to access *: {UNKNOWN_HOST}",
         ),
         (["connect ECONNREFUSED 203.0.113.24:443"] * 2, "connect ECONNREFUSED 203.0.113.24:443"),
-        (["HTTP 500 on created a", "HTTP 500 on created a: b"], "HTTP 500 on created *"),
-        (["HTTP 500 on created a\n"] * 2, "HTTP 500 on created a*"),
+        (
+            ["refused by 10.0.0.1 on created a", "refused by 10.0.0.1 on created b"],
+            "refused by 10.0.0.1",
+        ),
+        (["refused by 10.0.0.1\n on created a"] * 2, "refused by 10.0.0.1*"),
         (["y " * 200 + "1", "y " * 200 + "2"], " ".join("y" * (LONGEST // 2)) + "*"),
         ([f"denied: ghp_{digit * 20}" for digit in "12"], "denied: ***"),
     ],
@@ -85,8 +92,20 @@ def test_what_tells_kinds_apart_stays(error: str) -> None:
 def test_an_error_that_all_links_share_and_the_host_without_address_are_not_folded(
     errors: list[str], shown: str
 ) -> None:
-    groups = group_errors(("app", error[: LONGEST + 1], 1) for error in errors)
-    assert groups == [ErrorGroup(shown, links=2, apps=1)]
+    [group] = group_errors(("app", "Acme", error[: LONGEST + 1], 1) for error in errors)
+    assert (group.error_message, group.links, group.apps) == (shown, 2, 1)
+
+
+def test_a_group_counts_its_files_and_names_the_apps_with_most_links() -> None:
+    [group] = group_errors(
+        [
+            *((f"app_{n}", f"App {n}", "HTTP 500 on created a", n) for n in range(1, 5)),
+            ("app_2", "App 2", "Notification failed for updated b: HTTP 500", 3),
+            ("app_9", None, "HTTP 500", 9),
+        ]
+    )
+    names = ["App 2", "App 4", "App 3"]
+    assert group == ErrorGroup("HTTP 500", links=22, apps=5, files=2, app_names=names)
 
 
 PIECES = (
@@ -94,6 +113,7 @@ PIECES = (
     *("\\%", "'", '"', "\n", "\t", "\x1b[2J", "\u202e", "\u200b", "\xa0", "\u3000", "\u00e9"),
     *("a/b.ts", "https://u:p@h.example/x?token=abc", "ghp_0123456789abcdefABCD", "word", "12"),
     *("x " * (LONGEST // 2), "y" * (LONGEST - 8), "\u6f22\u5b57", "\U000e0101", "\uffff"),
+    *("HTTP 502", "http 502", " on updated ", " on deleted", "HTTP 502: moved to https://a.b/c"),
 )
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
 ERRORS = st.lists(st.sampled_from(PIECES) | TEXTS, max_size=8).map("".join)
@@ -102,31 +122,58 @@ CUT = tuple(
     "x" * (LONGEST - 10) + end
     for end in (" ghp_01", " ghp_0123456789abcdefABCD", "y" * 10, "y" * 11, "\\" * 90, " " * 11)
 )
+BOTH_WORKERS = (
+    "HTTP 500 on created a",
+    "Notification failed for updated b: HTTP 500",
+    "HTTP 500",
+    "HTTP 5000 on created a",
+    "git: HTTP 500 from a mirror",
+    "\x1b[2J on deleted\x1f",
+)
+
+
+@pytest.fixture
+def actions(docora: Docora) -> Actions:
+    return docora.actions()
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(ERRORS, min_size=LINKS, max_size=LINKS))
 @example([" ", "\xa0", "\n", "", " x 1 ", "x" * 2000])
 @example(list(CUT))
 @example(["'a b' b 1", "'a' b b 1", "x/y b 1", "x/z b 1", '"q" 1', '"q" 2'])
-def test_a_folded_error_finds_the_error(docora: Docora, errors: list[str]) -> None:
+@example(list(BOTH_WORKERS))
+def test_a_group_is_chosen_by_its_text_alone_and_excluded_by_it(
+    docora: Docora, actions: Actions, errors: list[str]
+) -> None:
     if not docora.links():
         docora.add_links(LINKS, apps=LINKS)
-    database = docora.actions().database
-    for link, error in zip(docora.links(), errors, strict=True):
+    database, links = actions.database, docora.links()
+    for link, error in zip(links, errors, strict=True):
         docora.set_link(link, last_error=error)
 
-    def apps_with(shown: str | None) -> dict[str, int]:
-        which = LinkFilter(errors=[shown]) if shown else LinkFilter(no_error=True)
-        return {id_: links for id_, _, links in links_by_group(database, LinkGroup.APP, which)}
+    def apps_with(**choice: Any) -> set[str]:
+        which, _ = choose_links(actions.docora, LinkChoice(**choice))
+        return {id_ for id_, *_ in links_by_group(database, LinkGroup.APP, which)}
 
-    for group in count_by_error(database, LinkFilter(), 1, LINKS).rows:
-        found = apps_with(group.error_message)
-        assert sum(found.values()) >= group.links, (errors, group)
-    for link, error in zip(docora.links(), errors, strict=True):
-        [group] = count_by_error(database, LinkFilter(app_ids=[link.app_id]), 1, 9).rows
+    every_app, members = {link.app_id for link in links}, set[str]()
+    groups = count_by_error(database, LinkFilter(), 1, LINKS).rows
+    for group in groups:
         shown = group.error_message
-        assert shown == inert(shown) == shown.strip() != "" if shown is not None else not error
-        assert link.app_id in apps_with(shown), (error, shown)
+        if shown is None:
+            found = apps_with(no_error=True)
+        else:
+            assert shown == inert(shown) == shown.strip() != ""
+            found = apps_with(errors=[shown])
+            assert apps_with(exclude_errors=[shown]) == every_app - found
+        assert len(found) == group.links, (errors, group)
+        assert not found & members, (errors, group)
+        members |= found
+    assert members == every_app
+    for link, error in zip(links, errors, strict=True):
+        [group] = count_by_error(database, LinkFilter(app_ids=[link.app_id]), 1, 9).rows
+        if group.error_message:
+            found = apps_with(errors=[group.error_message], apps=[link.app_id])
+            assert found == {link.app_id}, error

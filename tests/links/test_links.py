@@ -231,25 +231,32 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
         by_app = docora.run("failed", "--group-by", "app", "--json", env=env)
         table = docora.run("failed", "--group-by", "error", "--error", "created", env=env)
     assert by_error.code == by_app.code == 0, by_error
-    never = {"good_until_at": None, "good_until_seconds": None}
+    never, both = {"good_until_at": None, "good_until_seconds": None}, ["Acme Search", "Tin Robot"]
     assert by_error.data == [
-        {"error_message": "HTTP 500 on created *", "links": 3, "apps": 2, **never},
-        {"error_message": None, "links": 1, "apps": 1, **never},
-        {"error_message": "HTTP 500 on updated b", "links": 1, "apps": 1, **never},
-        {"error_message": "HTTP 502 on created a", "links": 1, "apps": 1, **never},
+        {
+            "error_message": "HTTP 500",
+            "links": 4,
+            "apps": 2,
+            "files": 4,
+            "app_names": both,
+            **never,
+        },
+        {"error_message": None, "links": 1, "apps": 1, "files": 0, "app_names": both[:1], **never},
+        {"error_message": "HTTP 502", "links": 1, "apps": 1, "files": 1, "app_names": both[:1]}
+        | never,
     ]
     assert by_app.data == [
         {"app_id": acme, "app_name": "Acme Search", "links": 5},
         {"app_id": robot, "app_name": "Tin Robot", "links": 1},
     ]
     assert table.stdout.splitlines() == [
-        "Links\tApps\tLast good until\tError",
-        "3\t2\tnever good\tHTTP 500 on created *",
-        "1\t1\tnever good\tHTTP 502 on created a",
+        "Links\tFiles\tApps\tApp names\tLast good until\tError",
+        "3\t3\t2\tAcme Search, Tin Robot\tnever good\tHTTP 500",
+        "1\t1\t1\tAcme Search\tnever good\tHTTP 502",
     ]
     assert table.stderr.endswith(": 2 groups, page 1 of 1.\n")
     none = docora.run("links", "--group-by", "error", "--no-error", env=env)
-    assert "1\t1\t(no error recorded: --no-error)\n" in none.stdout
+    assert "1\t\t1\tAcme Search\t(no error recorded: --no-error)\n" in none.stdout
 
 
 def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Docora) -> None:

@@ -1,5 +1,6 @@
 """An app and a repository, by every name they have."""
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
+from tests.support.terminal import at_terminals, plain_data, plain_talk
 
 APP = "app_" + "a" * 24
 REPOSITORY = "repo_" + "b" * 24
@@ -102,3 +104,58 @@ def test_a_name_is_found_in_either_normal_form_and_case(docora: Docora) -> None:
     near = docora.run("show", normalize("NFD", "Caf\u00e9 Aland"), "x")
     assert near.code == 3
     assert f"did you mean {shlex.quote(normalize('NFD', CAFE))}?\n" in near.stderr
+
+
+NAMES = "'Acme Search' octo/api"
+WAIT = "To wait for the result: docora-ops wait"
+OTHER_CAFE = "Kim's Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+
+
+def test_a_terminal_gets_names_and_a_script_ids(docora: Docora, link: TestLink) -> None:
+    ids = " ".join(link.ids)
+    shown = at_terminals(docora, ["show", *link.ids], columns=80)
+    pipe = docora.run("show", *link.ids).stdout
+    everything = at_terminals(docora, ["show", *link.ids, "--all"], columns=100)
+    retried = at_terminals(docora, ["retry", *link.ids], columns=80)
+    docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+    docora.redis.flushdb()
+    refused = at_terminals(docora, ["retry", *link.ids], columns=80)
+    as_json = at_terminals(docora, ["retry", *link.ids, "--json"], columns=80)
+    screen = " ".join(plain_data(shown.data).split())
+    assert f"Next docora-ops retry {NAMES} " in screen
+    assert "App Acme Search URL" in screen
+    assert "app_" not in screen
+    assert f"Next\tdocora-ops retry {ids}\nApp\tAcme Search ({APP})\n" in pipe
+    assert APP in everything.data
+    assert "app_" not in retried.data
+    assert f"{WAIT} {NAMES}\n" in plain_talk(retried.talk)
+    assert (refused.code, as_json.code) == (4, 4)
+    assert f"docora-ops resync {NAMES}\n" in plain_talk(refused.talk)
+    assert f"docora-ops resync {ids}" in as_json.data
+
+
+@pytest.mark.parametrize(
+    ("app", "shown"),
+    [
+        (OTHER_CAFE, shlex.quote(OTHER_CAFE)),
+        ("ACME Search", APP),
+        ("other", "other"),
+        ("app_of_kim", APP),
+        ("--all", APP),
+        ("a\tb", APP),
+        ("https://u:secret@h.example", APP),
+    ],
+)
+def test_a_name_stands_for_an_app_only_where_it_is_taken_for_nothing_else(
+    docora: Docora, link: TestLink, app: str, shown: str
+) -> None:
+    docora.connection.execute("UPDATE apps SET app_name = %s", (app,))
+    docora.add_app("acme search")
+    docora.add_repository("octo/API")  # not of the app
+    screen = plain_data(at_terminals(docora, ["show", *link.ids], columns=120).data)
+    assert re.search(rf"docora-ops retry {re.escape(shown)} octo/api *\n", screen)
+    docora.add_app("x", "other")
+    docora.link(APP, docora.add_repository("Octo/API"))
+    screen = plain_data(at_terminals(docora, ["show", *link.ids], columns=120).data)
+    by_id = APP if app == "other" else re.escape(shown)
+    assert re.search(rf"docora-ops retry {by_id} {REPOSITORY} *\n", screen)

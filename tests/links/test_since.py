@@ -187,7 +187,7 @@ def test_each_list_tells_until_when_failed_links_were_good(
         status = docora.run("status", env=env).stdout
         shown = docora.run("show", *links["hours"].ids, env=env).stdout
         never = docora.run("show", *links["never"].ids, env=env).stdout
-        table = at_terminals(docora, ["failed", "--group-by", "error"], columns=80, env=env)
+        table = at_terminals(docora, ["failed", "--group-by", "error"], columns=100, env=env)
     docora.connection.execute("UPDATE repositories SET name = name || '-of-the-whole-company'")
     narrow = at_terminals(docora, ["failed"], columns=80, env=env)
     heading = failed[0].split("\t")
@@ -203,10 +203,10 @@ def test_each_list_tells_until_when_failed_links_were_good(
     assert bounds["octo/hours"] == f"{at:%H:%M}Z, 3h10m ago"
 
     # Of a group, an app and all: the latest one among the failed links.
-    assert groups[0] == "Links\tApps\tLast good until\tError"
-    assert any(re.fullmatch(r"1\t1\t..:..Z, 3h10m ago\tHTTP 502.*", line) for line in groups)
+    assert groups[0] == "Links\tFiles\tApps\tApp names\tLast good until\tError"
+    assert any(re.fullmatch(r"1\t1\t1\t.*\t..:..Z, 3h10m ago\tHTTP 502", line) for line in groups)
     assert "3h10m ago" in plain_data(table.data)
-    assert re.search(r"  \d\d:\d\dZ, +none\n +.* ago +\n", plain_data(narrow.data))
+    assert re.search(r"octo/hour.*….* \d\d:\d\dZ, 3h10m ago +none\n", plain_data(narrow.data))
     of_group = next(row for row in as_json if "HTTP 502" in row["error_message"])
     assert 190 * 60 <= of_group["good_until_seconds"] < 191 * 60
     last = docora.row(links["now"])["last_scanned_at"].isoformat(timespec="milliseconds")

@@ -32,12 +32,12 @@ Links      5 pending snapshot, 1 scanning, 2 synced, 30 failed
            in the last 15m at least 2 synced, 3 failed
 Failed     30 in 6 apps, last good until TIME, 2h2m ago: docora-ops apps
              15  Tidewater Notes (app_t1)
-              4  App 1 (app_000000000000000000000001)
+              4  App 1
               4  Tidewater Notes (app_t2)
              and 3 more
            with 6 different errors: docora-ops failed --group-by error
              15  (no error recorded)
-              8  HTTP 502 on created docs/index.md
+              8  HTTP 502
               4  fatal: unable to access 'https://github.com/tide/notes/': The …
              and 3 more
 Circuits   1 repository open: docora-ops links --circuit open
@@ -78,7 +78,8 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     data = trouble.run("status", "--json", env=AT_ONCE).data
     assert data["links_by_status"]["failed"] == 30
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
-    group = {"error_message": None, "links": 15, "apps": 1}
+    names = ["Tidewater Notes"]
+    group = {"error_message": None, "links": 15, "apps": 1, "files": 0, "app_names": names}
     never = {"good_until_at": None, "good_until_seconds": None}
     assert data["failed_by_error"][0] == group | never
     assert data["good_until_at"] == data["failed_by_error"][1]["good_until_at"]

@@ -16,6 +16,7 @@ from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from tests.support.docora import Docora, finish
 from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
+from tests.support.terminal import at_terminals, plain_data
 
 NO_DATABASE = {"DATABASE_URL": None}
 HOST = os.uname().nodename
@@ -304,3 +305,41 @@ def test_the_login_is_named_beside_the_user_and_a_claim_of_the_environment_is_no
         pytest.skip("needs the right to say who has logged in")
     assert done.code == 0, done
     assert history(docora)[0]["who"] == f"{login} as {pwd.getpwuid(os.getuid()).pw_name}@{HOST}"
+
+
+def test_a_terminal_shows_a_change_on_one_line_with_the_date_unless_it_is_today(
+    docora: Docora,
+) -> None:
+    app_id = docora.add_app("Acme Search")
+    link = docora.link(app_id, docora.add_repository("octo/web"))
+    assert docora.run("retry", *link.ids, "--reason", "the app is back").code == 0
+    entry: dict[Any, Any] = {"who": "kim@ops1", "command": "retry-all-failed", "event": "done"}
+    entry |= {"selection": json.dumps({"error": ["x" * 90]}), "counts": '{"total": 9, "queued": 9}'}
+    docora.redis.xadd(STREAMS[1], entry, id="1764548820000-0")
+    narrow, wide = (
+        plain_data(at_terminals(docora, ["history"], columns=columns, env=NO_DATABASE).data)
+        for columns in (80, 200)
+    )
+    newest, oldest, *_ = narrow.splitlines()
+    assert re.fullmatch(
+        rf"\d\d:\d\d \S+@{re.escape(HOST)} retry 'Acme Search' octo/web → 1 queued; .*", newest
+    )
+    assert oldest.startswith("2025-12-01 00:27 kim@ops1 retry-all-fail")
+    assert oldest.endswith(" → 9 queued")
+    assert "…" in oldest
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "; the app is back\n" in wide
+
+
+def test_passes_of_schedule_that_changed_nothing_are_left_out(docora: Docora) -> None:
+    entry: dict[Any, Any] = {"who": "kim@ops1", "command": "schedule", "selection": "{}"}
+    entry |= {"event": "ended", "run": "idle"}
+    for run, counts, stopped_by in (
+        ("idle", {"total": 2, "already_queued": 1, "already_running": 1}, ""),
+        ("some", {"total": 2, "already_queued": 1, "queued": 1}, ""),
+        ("bad", {"total": 1, "not_queued": 1}, ""),
+        ("cut", {"total": 2, "already_queued": 1}, "interrupted"),
+    ):
+        entry |= {"run": run, "reason": run, "counts": json.dumps(counts), "stopped_by": stopped_by}
+        docora.redis.xadd(STREAMS[1], entry)
+    assert [each["reason"] for each in history(docora)] == ["cut", "bad", "some"]

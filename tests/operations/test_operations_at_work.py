@@ -85,7 +85,7 @@ def test_links_that_others_retried_are_taken_over_not_done(docora: Docora) -> No
     for screen in docora.run_together(("operations", operation_id), ("operations",), ("status",)):
         assert "1 of 5, 4 taken over" in screen.stdout, screen
     report = docora.run("report", "--operation", operation_id).stdout
-    assert "- Links: 1 of 5 completed, 4 taken over, 1 put to work" in report
+    assert "  - `done, 1 of 5, 4 taken over`, last step " in report
 
 
 def test_an_operation_at_full_pace_is_named_too_and_leaves_nothing_to_it(docora: Docora) -> None:

@@ -5,7 +5,7 @@ from io import StringIO
 
 import pytest
 
-from docora_ops.render.columns import Column, Listing, Pairs, cell
+from docora_ops.render.columns import Column, Listing, Pairs, cell, shorten
 from docora_ops.render.console import make_console
 
 Row = tuple[str, str, int, str | None]
@@ -113,3 +113,26 @@ def test_names_and_values_are_shown_beside_each_other() -> None:
     assert list(pairs.lines()) == ["Job\ta-b", "Job\twaits", f"Link\t{'x' * 30}"]
     assert on_screen(pairs, 80) == f"Job   a-b\n      waits\nLink  {'x' * 30}\n"
     assert on_screen(pairs, 33) == f"Job   a-b\n      waits\nLink  {'x' * 27}\n      xxx\n"
+
+
+COMPACT = """\
+App        Links  Error
+──────────────────────────────────
+Acme 漢字      3  HTTP 500…, twice
+Tin\\…obot     12
+"""
+
+
+def test_a_compact_list_shows_a_row_on_one_line_and_cuts_the_middle() -> None:
+    columns = (replace(COLUMNS[0], narrowest=9), *COLUMNS[1:])
+    listing = Listing(columns, ROWS, is_compact=True)
+    assert on_screen(listing, 34) == COMPACT
+    assert list(listing.lines()) == HEADING_AND_ROWS
+    last = (replace(columns[3], cuts_end=True),)
+    assert "HTTP 500 on creat…\n" in on_screen(Listing(last, ROWS, is_compact=True), 18)
+
+
+def test_a_name_that_is_cut_keeps_both_ends_and_its_width() -> None:
+    assert shorten("hollow-hill/handbook", 11) == "hollo…dbook"
+    assert shorten("漢字漢字漢字", 8) == "漢字… 字"
+    assert shorten("short", 5) == "short"

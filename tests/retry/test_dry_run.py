@@ -33,9 +33,16 @@ def test_a_dry_run_of_many_links_shows_link_by_link_what_a_real_one_would_do(
     assert (dry.data["message"], dry.data["dry_run"]) == ("Dry run", True)
     planned = {link["job_id"]: link["outcome"] for link in dry.data["planned_links"]}
     assert planned == {links[name].job_id: outcome for name, outcome in OUTCOMES.items()}
+    planned_words = {
+        "queued": "would be queued",
+        "already_running": "already running",
+        "not_queued": "would not be queued",
+    }
+    heading, *_ = table.stdout.splitlines()
+    assert "\twould be queued\t" in heading
     for name, outcome in OUTCOMES.items():
         [line] = [line for line in table.stdout.splitlines() if links[name].job_id in line]
-        assert outcome.replace("_", " ") in line
+        assert f"\t{planned_words[outcome]}\t" in line
     assert "nothing was changed" in table.stderr
     assert "operation bulk_" not in table.stderr
 
