@@ -24,6 +24,8 @@ _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
 """Letters and marks without a glyph."""
 _DAY = 86_400  # seconds
 _DURATION = re.compile("(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
+_UNITS = ((_DAY, "d"), (3600, "h"), (60, "m"), (1, "s"))
+_FEW = 10  # of a unit: from here on, the next smaller one would not be read
 _LONGEST = 10**9  # seconds: others may have written any number
 
 
@@ -110,31 +112,32 @@ def seconds_of(text: str, *, shortest: int = 1, longest: int = 7 * _DAY) -> int:
 
 
 def duration(seconds: float) -> str:
-    """Returns `5 s`, `8 min 10 s`, `12 min`, `3 h 5 min` or `2 d 4 h`."""
-    whole = int(min(max(0, seconds), _LONGEST))
-    days, hours, minutes, rest = whole // 86_400, whole // 3600 % 24, whole // 60 % 60, whole % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes and rest:
-        return f"{minutes} min {rest} s"
-    return f"{minutes} min" if minutes else f"{rest} s"
+    """Returns `45s`, `8m10s`, `12m`, `3h5m` or `2d`, as kubectl writes ages.
+
+    Only a number below 10 is followed by the next smaller unit.
+    """
+    left = int(min(max(0, seconds), _LONGEST))
+    units = [(size, unit) for size, unit in _UNITS if left >= size] or [(1, "s")]
+    (size, unit), *smaller = units
+    number, rest = divmod(left, size)
+    text = f"{number}{unit}"
+    if smaller and number < _FEW and rest >= smaller[0][0]:
+        text += duration(rest // smaller[0][0] * smaller[0][0])
+    return text
 
 
-def ago(seconds: int | None) -> str:
-    """Returns `5 s ago`, or `unknown`."""
+def ago(seconds: float | None) -> str:
+    """Returns `5s ago`, or `unknown`."""
     return "unknown" if seconds is None else f"{duration(seconds)} ago"
 
 
 def good_until(at: datetime | None, seconds: int | None) -> str:
-    """Returns `08:12Z, 3 h ago`, or the date after a day, or `never good`.
+    """Returns `08:12Z, 3h5m ago`, or the date after a day, or `never good`.
 
     Tells of a failed link or links the bound that is known: the failure came after this moment.
     at: the last good scan. seconds: the seconds since then.
     """
     if at is None or seconds is None:
         return "never good"
-    age = " ".join(duration(seconds).split()[:2])  # a bound need not be told to the minute
     shown = f"{at.astimezone(UTC):%H:%MZ}" if seconds < _DAY else f"{at.astimezone(UTC):%Y-%m-%d}"
-    return f"{shown}, {age} ago"
+    return f"{shown}, {ago(seconds)}"

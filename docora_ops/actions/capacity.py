@@ -66,6 +66,7 @@ def capacity(
     due = freshness.links_to_scan / cycle
     slots = sum(worker.no_job_reason is None for worker in queue.workers)
     waits = (queue.oldest_waiting_seconds or 0) * 1000 > _WAITING_PASSES * settings.scan_interval_ms
-    is_too_little = waits and managed < due and not queue.suspension
+    may_tell = not (queue.suspension or freshness.held)  # held apps have links that are not due
+    is_too_little = may_tell and waits and managed < due
     missing = ceil(slots * due / managed) - slots if is_too_little else 0
     return Capacity(round(managed, 1), round(due, 1), slots, missing)

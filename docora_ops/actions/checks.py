@@ -22,7 +22,7 @@ from docora_ops.jobs import (
 )
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import Settings
-from docora_ops.text import amount, duration, moment
+from docora_ops.text import ago, amount, duration, moment
 
 SLOW_MS = 250  # latency above which a server counts as slow
 TOO_SLOW_MS = 2000  # latency above which a server is not used
@@ -30,7 +30,7 @@ TOO_SLOW_MS = 2000  # latency above which a server is not used
 _OLDEST_POSTGRES = 14
 _OLDEST_REDIS = [6, 2]  # Valkey 7.2, its first version, counts as 7.2
 _MEMORY_WARNING, _MEMORY_CRITICAL = 0.80, 0.95
-_LONG = 3600  # seconds a job may wait
+LONG_WAIT = 3600  # seconds a job may wait
 _LATE = 60  # seconds a delayed job may be late, although workers check every second
 _CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; from the latter on, a worker takes no job
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
@@ -220,7 +220,7 @@ def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator
     start_more = "start more workers: docora-ops worker --concurrency N"
     if not is_rq:
         start_more = "raise SCAN_CONCURRENCY, or run more workers of Docora"
-    problem = ((oldest or 0) > _LONG, warning, waiting, start_more)
+    problem = ((oldest or 0) > LONG_WAIT, warning, waiting, start_more)
     yield judge(CheckName.WAITING_JOBS, waiting, problem)
 
 
@@ -334,7 +334,7 @@ def check_schedule(seconds: int | None, freshness: Freshness | None, settings: S
     state = judge_pass(seconds, freshness, settings)
     finding = "no pass is known of the last week"
     if seconds is not None:
-        finding = f"the last pass was {duration(seconds)} ago"
+        finding = f"the last pass was {ago(seconds)}"
     hint = None if state is CheckState.OK else _TIMER
     return Check(CheckName.SCHEDULE, finding, hint, state=state)
 
@@ -361,8 +361,7 @@ def check_freshness(freshness: Freshness) -> Check:
     """Checks that links are scanned. `freshness`: the result of `beside_queue`."""
     longest, last = duration(freshness.overdue_after_seconds), "no good scan yet"
     if freshness.last_scanned_at:
-        seconds = (freshness.read_at - freshness.last_scanned_at).total_seconds()
-        last = f"last good scan {duration(seconds)} ago"
+        last = f"last good scan {ago(freshness.last_scanned_seconds)}"
     overdue = f"{freshness.overdue_words} without a good scan for over {longest}; the oldest "
     overdue += f"was at {moment(freshness.overdue_since)}"
     still = duration(freshness.nothing_moves_after_seconds)
@@ -390,7 +389,7 @@ def check_capacity(found: Capacity | None, *, is_rq: bool) -> Check:
     name = CheckName.CAPACITY
     if found is None:
         return ok(name, "not known yet" if is_rq else "not known: Docora's workers keep no record")
-    hint = "docora-ops worker --concurrency N on this host or another one: docora-ops help workers"
+    hint = "docora-ops worker --concurrency N on this host or another one: docora-ops help capacity"
     return judge(name, found.words, (found.missing_slots > 0, warning, found.words, hint))
 
 

@@ -99,6 +99,12 @@ class Freshness:
     held: Sequence[str] = ()  # ids of held apps, whose links are left out
 
     @property
+    def last_scanned_seconds(self) -> int | None:
+        """Returns the time since the last good scan of any link."""
+        at = self.last_scanned_at
+        return int((self.read_at - at).total_seconds()) if at else None
+
+    @property
     def slow_cycle_seconds(self) -> int:
         """Returns the length of a cycle if it is too long, otherwise 0."""
         return self.cycle_seconds or 0 if self.is_slow else 0

@@ -1,6 +1,7 @@
 """Lists links, apps and the queue. Writes nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -20,14 +21,32 @@ from docora_ops.database.link_reports import (
 )
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import LONGEST, ErrorGroup, group_errors
-from docora_ops.errors import RedisError
-from docora_ops.jobs import Backend, BackendSource, Hold, JobRecord, JobState, QueueOverview
-from docora_ops.links import AppCount, AppSort, LinkFilter, LinkGroup, LinkSort, LinkStatus
+from docora_ops.errors import ConfigurationError, PostgresError, RedisError
+from docora_ops.jobs import (
+    Backend,
+    BackendSource,
+    Hold,
+    JobRecord,
+    JobState,
+    QueuedJob,
+    QueueOverview,
+)
+from docora_ops.links import (
+    AppCount,
+    AppSort,
+    LinkFilter,
+    LinkGroup,
+    LinkRef,
+    LinkSort,
+    LinkStatus,
+    ids_of_job,
+)
 from docora_ops.queue.holds import read_holds
 from docora_ops.queue.outcomes import FAILURES, SnapshotOutcome, read_last_failures
 from docora_ops.text import mask_url
 
 _ALL = LinkChoice()
+_PATIENCE = 2  # seconds for Postgres, where Redis alone would do
 _TRIES = 5  # last tries of a link to show
 _COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
     LinkGroup.APP: AppCount,
@@ -215,10 +234,10 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:
     """Returns the counts, workers, scheduler and first `limit` jobs of the queue.
 
-    The counts are always those of the whole queue.
+    The counts are always those of the whole queue. Adds the errors of delayed tries if Postgres
+    answers.
 
-    apps: only jobs of these apps, by id, name or unambiguous prefix; empty means all, without using
-    Postgres.
+    apps: only jobs of these apps, by id, name or unambiguous prefix; empty means all.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
@@ -231,4 +250,19 @@ def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> Queue
         overview = replace(overview, jobs=jobs, jobs_of_apps=count)
     if link_queue.can_push and overview.delayed and not overview.has_scheduler:
         docora.warn("nothing queues delayed jobs when they are due: docora-ops worker does")
-    return overview
+    return replace(overview, jobs=_with_errors(docora, overview.jobs))
+
+
+def _with_errors(docora: Docora, jobs: Sequence[QueuedJob]) -> Sequence[QueuedJob]:
+    """Adds the errors of delayed tries. Adds a notice instead if Postgres fails."""
+    delayed = [ids for job in jobs if job.status == "delayed" and (ids := ids_of_job(job.job_id))]
+    errors: dict[str, str] = {}
+    try:
+        if delayed:
+            with closing(Database(docora.settings.hurried(_PATIENCE))) as database:
+                errors = lists.last_errors(database, [LinkRef("", *ids) for ids in delayed])
+    except ConfigurationError:  # without DATABASE_URL, only Redis is wanted
+        pass
+    except PostgresError as error:
+        docora.note(f"The errors of delayed tries are unknown: {error.message}")
+    return [replace(job, error_message=errors.get(job.job_id)) for job in jobs]

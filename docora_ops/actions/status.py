@@ -6,11 +6,18 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 
 from docora_ops.actions.capacity import Capacity, capacity
-from docora_ops.actions.checks import TOO_SLOW_MS, CheckState, judge_pass
+from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, judge_pass
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness, read_held
+from docora_ops.actions.freshness import (
+    Freshness,
+    Stop,
+    beside_queue,
+    links_freshness,
+    read_held,
+)
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.link_lists import error_groups
@@ -22,7 +29,15 @@ from docora_ops.database.link_reports import count_by_status, links_by_group
 from docora_ops.database.postgres_server import Standby, read_server
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import JobEnd, OtherQueue, QueueOverview
+from docora_ops.jobs import (
+    Backend,
+    BackendSource,
+    JobEnd,
+    OtherQueue,
+    QueueOverview,
+    backlog_of,
+    refusal_of,
+)
 from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
 from docora_ops.operations import KnownOperation
 from docora_ops.queue import LinkQueue
@@ -44,6 +59,49 @@ class DriftCounts:
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job
     at_least: bool = False  # too many links to look at: `lost` is the excess of links over jobs
+
+
+class HeadlineCode(StrEnum):
+    """What the first sentence of `status` is about, in the order of the decision."""
+
+    SERVER_DOWN = "server_down"
+    BACKEND_UNCLEAR = "backend_unclear"
+    WRONG_WORKERS = "wrong_workers"  # only workers of the other backend run
+    NO_WORKER = "no_worker"  # and links or jobs wait
+    NO_JOBS_TAKEN = "no_jobs_taken"  # every worker refuses
+    SUSPENDED = "suspended"
+    NOT_SCHEDULED = "not_scheduled"
+    NOTHING_MOVES = "nothing_moves"  # more links are due than are failed
+    FAILED = "failed"  # of these three, that of most links
+    DRIFT = "drift"
+    OVERDUE = "overdue"
+    BACKLOG = "backlog"
+    SLOW = "slow"
+    CIRCUITS_OPEN = "circuits_open"
+    PENDING = "pending"  # some links are not in sync yet
+    IN_SYNC = "in_sync"
+    NO_LINKS = "no_links"
+
+    @property
+    def is_trouble(self) -> bool:
+        """Tells whether anything is to be done."""
+        well = {HeadlineCode.PENDING, HeadlineCode.IN_SYNC, HeadlineCode.NO_LINKS}
+        return self not in well
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The worst of a Docora's state.
+
+    links: the number of affected links or, of a backlog, of waiting jobs; None if not counted.
+    seconds: since the last good scan of a failed link (of any, if most are in order); since the
+        suspension, the last pass, or the oldest scan of an overdue or synced link; of a backlog,
+        for how long the oldest job has waited. None if unknown.
+    """
+
+    code: HeadlineCode
+    links: int | None = None
+    seconds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +148,7 @@ class Status:
     drift: DriftCounts | None = None
     freshness: Freshness | None = None
     schedule_state: CheckState | None = None  # of the last pass of `schedule`; None: not with RQ
+    headline: Headline = Headline(HeadlineCode.SERVER_DOWN)
 
     @property
     def has_only_others(self) -> bool:
@@ -160,7 +219,64 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         # The links of a standby may be older than their jobs.
         if status.links_by_status and is_judged and not status.standby:
             status = replace(status, drift=count_drift(docora, overview, twice=True))
-    return status, errors
+    return replace(status, headline=headline_of(status)), errors
+
+
+def headline_of(status: Status) -> Headline:
+    """Returns the worst of the state."""
+    queue, freshness, counts = status.queue, status.freshness, status.links_by_status
+    if queue is None or freshness is None or counts is None:
+        return Headline(HeadlineCode.SERVER_DOWN)
+    stop = _stop_of(status, queue, freshness)
+    if stop is not None:
+        return stop
+    drift = status.drift or DriftCounts(0, 0)
+    worst = max(
+        Headline(HeadlineCode.FAILED, counts[LinkStatus.FAILED], status.good_until_seconds),
+        Headline(HeadlineCode.DRIFT, drift.lost + drift.stuck),
+        Headline(HeadlineCode.OVERDUE, freshness.overdue, freshness.oldest_scan_seconds),
+        key=lambda headline: headline.links or 0,
+    )
+    if worst.links:
+        return worst
+    waited = queue.oldest_waiting_seconds or 0
+    if backlog_of(queue) or waited > LONG_WAIT:
+        return Headline(HeadlineCode.BACKLOG, queue.waiting, waited)
+    if freshness.is_slow:
+        return Headline(HeadlineCode.SLOW, seconds=freshness.slow_cycle_seconds)
+    if status.open_circuits:
+        return Headline(HeadlineCode.CIRCUITS_OPEN, status.pending_with_open_circuit)
+    links, synced = sum(counts.values()), counts[LinkStatus.SYNCED]
+    code = HeadlineCode.PENDING if links > synced else HeadlineCode.IN_SYNC
+    if not links:
+        code = HeadlineCode.NO_LINKS
+    return Headline(code, links - synced or links, freshness.oldest_scan_seconds)
+
+
+def _stop_of(status: Status, queue: QueueOverview, freshness: Freshness) -> Headline | None:
+    """Returns why no link is scanned; None if links are scanned, or need not be."""
+    last = freshness.last_scanned_seconds
+    refusal, suspension = refusal_of(queue.workers), queue.suspension
+    waits = freshness.due or freshness.overdue or queue.waiting
+    is_idle = queue.backend is Backend.RQ and not queue.workers and waits
+    if queue.backend_source is BackendSource.UNCLEAR:
+        return Headline(HeadlineCode.BACKEND_UNCLEAR)
+    if status.has_only_others:
+        return Headline(HeadlineCode.WRONG_WORKERS, seconds=last)
+    if freshness.stopped is Stop.WORKERS or is_idle:
+        return Headline(HeadlineCode.NO_WORKER, seconds=last)
+    if refusal and refusal.is_total and refusal.troubles:
+        return Headline(HeadlineCode.NO_JOBS_TAKEN, seconds=last)
+    if suspension:
+        at, now = suspension.suspended_at, queue.read_at
+        since = max(0, int((now - at).total_seconds())) if at and now else None
+        return Headline(HeadlineCode.SUSPENDED, seconds=since)
+    if freshness.stopped is Stop.SCHEDULE:
+        return Headline(HeadlineCode.NOT_SCHEDULED, freshness.due, queue.last_pass_seconds)
+    failed = (status.links_by_status or {}).get(LinkStatus.FAILED, 0)
+    if freshness.nothing_moves and freshness.due > failed:
+        return Headline(HeadlineCode.NOTHING_MOVES, freshness.due, last)
+    return None
 
 
 def _with_record(docora: Docora, status: Status, queue: QueueOverview) -> Status:

@@ -28,7 +28,7 @@ from docora_ops.render.columns import (
     words,
 )
 from docora_ops.render.link_tables import app_counts, failures, group_columns
-from docora_ops.text import moment
+from docora_ops.text import duration, moment
 
 _MESSAGES = {  # for some links, and for none
     Action.RETRY: ("Bulk retry started", "Nothing to retry"),
@@ -135,7 +135,7 @@ def wait_screens(wait: BulkWait) -> Iterator[object]:
     """Shows the results of the awaited snapshots, and the links that failed again or are lost."""
     if not wait.total:
         return
-    yield from ("", f"{wait_counts(wait)}, after {wait.seconds:.0f} s")
+    yield from ("", f"{wait_counts(wait)}, after {duration(wait.seconds)}")
     if 0 < wait.failed <= ROWS_SHOWN:
         yield from ("", failures(wait.failed_links, "Failed again"))
     if wait.failed:

@@ -137,26 +137,38 @@ class Context:
         footer: the last line; goes to stderr unless stdout is a terminal.
         paged: use the pager if the output is long.
         """
-        from docora_ops.render.columns import Listing, Pairs, cell, with_option
+        from docora_ops.render.columns import Listing, Pairs, cell
 
         self.tell()
-        if option := Context.target_option:
-            parts = [with_option(part, Context.commands, option) for part in parts]
         if sys.stdout.isatty():
             from docora_ops.render.console import make_console
 
-            console = make_console(sys.stdout)
-            with console.capture() as capture:
-                for part in (*parts, *([cell(footer)] if footer else [])):
-                    console.print(part, crop=False)
-            show_paged(capture.get(), console.height if paged else sys.maxsize)
+            text = self.text_of([*parts, *([cell(footer)] if footer else [])])
+            show_paged(text, make_console(sys.stdout).height if paged else sys.maxsize)
             return
-        for part in parts:
+        for part in self._with_target(parts):
             for line in part.lines() if isinstance(part, Listing | Pairs) else [str(part)]:
                 sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
         if footer:
             self.say(footer)
+
+    def text_of(self, parts: Iterable[object]) -> str:
+        """Returns the parts of a screen as text for the terminal of stdout."""
+        from docora_ops.render.console import make_console
+
+        console = make_console(sys.stdout)
+        with console.capture() as capture:
+            for part in self._with_target(parts):
+                console.print(part, crop=False)
+        return capture.get()
+
+    def _with_target(self, parts: Iterable[object]) -> Iterable[object]:
+        """Adds the target option to each command that the parts mention."""
+        from docora_ops.render.columns import with_option
+
+        option = Context.target_option
+        return [with_option(part, Context.commands, option) for part in parts] if option else parts
 
     def show_document(
         self, data: object, error: DocoraOpsError | None = None, page: Page[Any] | None = None

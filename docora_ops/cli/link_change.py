@@ -9,7 +9,7 @@ from docora_ops.jobs import when_docora_queues
 from docora_ops.links import Action, Link, LinkResult, Outcome
 from docora_ops.operations import LinkWait, WaitEnd
 from docora_ops.render.columns import Pairs, cell, style_of, words
-from docora_ops.text import amount, moment
+from docora_ops.text import amount, duration, moment
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ _ENDS = {
 
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
     """Shows the result of the snapshot and, if given, the link."""
-    text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {wait.seconds:.0f} s"
+    text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {duration(wait.seconds)}"
     rows = [
         ("Link", cell(link.payload.link_name if link else "")),
         ("Result", cell(text, style_of(wait.result))),

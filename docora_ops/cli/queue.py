@@ -10,7 +10,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import context_of
-from docora_ops.jobs import NoJobCode, refusal_of
+from docora_ops.jobs import NoJobCode, backlog_of, refusal_of
 from docora_ops.render.columns import (
     Column,
     Listing,
@@ -21,9 +21,11 @@ from docora_ops.render.columns import (
     style_of,
     words,
 )
-from docora_ops.text import duration, moment
+from docora_ops.text import ago, duration
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.text import Text
 
     from docora_ops.jobs import HeldApp, QueuedJob, QueueOverview, Worker
@@ -55,8 +57,9 @@ def queue(
 ) -> None:
     """Show the queue, its workers and the first jobs.
 
-    Needs only Redis, and Postgres with --app. The counts are those of the whole queue. Changes
-    nothing.
+    Shows how long each job has run or waited, and how many of its files a running job has sent.
+    The counts are those of the whole queue. Needs only Redis, and Postgres with --app and for the
+    errors of delayed tries. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.link_lists import queue
@@ -66,24 +69,35 @@ def queue(
 
 
 def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator[object]:
-    waiting = f"{overview.waiting} waiting"
-    if overview.oldest_waiting_seconds is not None:
-        waiting += f" (the oldest for {duration(overview.oldest_waiting_seconds)})"
-    counts = f"{waiting}, {overview.active} running, {overview.delayed} delayed"
-    rows = [("Queue", cell(counts)), ("Workers", workers_cell(overview))]
+    rows = [("Queue", cell(counts_words(overview))), ("Workers", workers_cell(overview))]
+    if backlog := backlog_of(overview):
+        rows.append(("Backlog", cell(backlog.sentence, "yellow")))
     rows += [("Held", cell(text, "yellow")) for text in map(held_words, overview.held)]
     if overview.jobs_of_apps is not None:
         rows.append(("Jobs of apps", cell(overview.jobs_of_apps)))
     yield Pairs([*rows, *(named_values(overview) if show_all else ())])
     if overview.workers:
         yield ""
-        yield Listing(_WORKERS, overview.workers, None if show_all else _MOST_WORKERS)
+        columns = _worker_columns(overview.read_at)
+        yield Listing(columns, overview.workers, None if show_all else _MOST_WORKERS)
     if overview.jobs:
-        yield from ("", Listing(_JOBS, overview.jobs))
+        yield from ("", Listing(_job_columns(overview.read_at), overview.jobs))
     total = overview.unfinished if overview.jobs_of_apps is None else overview.jobs_of_apps
     more = total - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:
         yield cell(f"and {more} more: see --limit")
+
+
+def counts_words(queue: QueueOverview) -> str:
+    """Returns `3 waiting (the oldest for 2h), 1 running, 2 delayed`, or `empty`."""
+    waited = queue.oldest_waiting_seconds
+    oldest = f" (the oldest for {duration(waited)})" if waited is not None else ""
+    counts = {
+        f"waiting{oldest}": queue.waiting,
+        "running": queue.active,
+        "delayed": queue.delayed,
+    }
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "empty"
 
 
 def held_words(app: HeldApp) -> str:
@@ -106,12 +120,6 @@ def workers_cell(queue: QueueOverview) -> Text:
     return cell(count, style)
 
 
-def _since(job: QueuedJob) -> str:
-    if job.status == "delayed":
-        return f"due {moment(job.due_at) or 'never'}"
-    return moment(job.processed_at if job.status == "active" else job.enqueued_at) or "-"
-
-
 def _is_silent(worker: Worker) -> bool:
     return worker.silent_seconds is not None
 
@@ -122,20 +130,47 @@ def _trouble(worker: Worker) -> str | None:
     return None if reason is None or reason.code is NoJobCode.SUSPENDED else reason.message
 
 
-_WORKERS: Sequence[Column[Worker]] = (
-    Column("Worker", lambda worker: worker.name),
-    Column(
-        "State",
-        lambda worker: (worker.state or "unknown") + (", silent" if _is_silent(worker) else ""),
-        lambda worker: "yellow" if _is_silent(worker) else "",
-    ),
-    Column("Takes no job", _trouble, lambda _: "yellow", folds=True),
-    Column("Last heartbeat", lambda worker: worker.last_heartbeat_at or "-", left_out=1),
-    Column("At work on", lambda worker: ", ".join(map(link_name, worker.jobs)) or "-", folds=True),
-)
-_JOBS: Sequence[Column[QueuedJob]] = (
-    Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),
-    Column("Job", link_name, folds=True),
-    Column("Since", _since),
-    Column("Job id", lambda job: job.job_id, left_out=1),
-)
+def _worker_columns(now: datetime | None) -> Sequence[Column[Worker]]:
+    def heartbeat(worker: Worker) -> str:
+        at = worker.last_heartbeat_at
+        return ago((now - at).total_seconds()) if now and at else "-"
+
+    def work(worker: Worker) -> str:
+        return ", ".join(map(link_name, worker.jobs)) or "-"
+
+    return (
+        Column("Worker", lambda worker: worker.name),
+        Column(
+            "State",
+            lambda worker: (worker.state or "unknown") + (", silent" if _is_silent(worker) else ""),
+            lambda worker: "yellow" if _is_silent(worker) else "",
+        ),
+        Column("Takes no job", _trouble, lambda _: "yellow", folds=True),
+        Column("Last heartbeat", heartbeat, left_out=1),
+        Column("At work on", work, folds=True),
+    )
+
+
+def _job_columns(now: datetime | None) -> Sequence[Column[QueuedJob]]:
+    """Returns the columns of the jobs. `now`: by the clock of Redis."""
+
+    def age(job: QueuedJob) -> str:
+        if job.status == "delayed":
+            return (
+                f"due in {duration((job.due_at - now).total_seconds())}"
+                if now and job.due_at
+                else "-"
+            )
+        seconds = job.seconds_in_state(now)
+        return "-" if seconds is None else duration(seconds)
+
+    def progress(job: QueuedJob) -> str | None:
+        return f"{job.files_words} files" if job.files_words else job.error_message
+
+    return (
+        Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),
+        Column("Job", link_name, folds=True),
+        Column("Age", age),
+        Column("Progress", progress, folds=True),
+        Column("Job id", lambda job: job.job_id, left_out=1),
+    )

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
+from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.queue import held_words, workers_cell
+from docora_ops.cli.queue import counts_words, held_words, workers_cell
+from docora_ops.cli.signals import finishing_first, interrupted_code
+from docora_ops.cli.streams import OutputStream
 from docora_ops.cli.trend import trend_of_day_words
-from docora_ops.errors import PostgresError, RedisError, ServerError
+from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
 from docora_ops.links import LinkStatus, arguments
-from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
+from docora_ops.render.columns import NO_ERROR, Pairs, cell, one_line, words
 from docora_ops.text import ago, amount, duration, good_until, moment
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from rich.text import Text
 
-    from docora_ops.actions.capacity import Capacity
     from docora_ops.actions.checks import CheckState
     from docora_ops.actions.freshness import Freshness
     from docora_ops.actions.status import Status
@@ -31,45 +32,227 @@ if TYPE_CHECKING:
     Row = tuple[str, Text]
 
 _SLOW_MS = 250  # latency above which a server is slow
+_LINES = 22  # of a terminal with 24, without the next prompt and the last line of --watch
+_WIDTH = 67  # characters of a value at a terminal with 80 columns
+_MOST = 4  # apps and errors to name; fewer if the screen would be too long
+_SHORTEST_ERROR = 16  # characters of an error that the first sentence has at any terminal
+_PERIOD = 5  # seconds between two screens
 
 
 def status(
     typer_context: typer.Context,
+    seconds: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="SECONDS",
+            min=1,
+            max=3600,
+            show_default=False,
+            help=f"With --watch: the time between two screens (default: {_PERIOD}).",
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show the screen again and again, until Ctrl-C.")
+    ] = False,
     as_json: options.Json = False,
     target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Show links, queue and workers on one screen.
 
-    Checks lost and stuck links twice, some seconds apart, so that normal activity does not count.
-    If one server is unreachable, shows the data of the other and exits with code 5. Changes
-    nothing.
+    The first sentence is the worst of it. Checks lost and stuck links twice, some seconds apart, so
+    that normal activity does not count. If one server is unreachable, shows the data of the other
+    and exits with code 5. Changes nothing.
     """
+    if seconds is not None and not watch:
+        raise UsageError("SECONDS needs --watch", hint=f"docora-ops status --watch {seconds}")
+    if watch and as_json:
+        raise UsageError(
+            "--json prints one document, and --watch one screen after the other",
+            hint="run docora-ops status --json as often as needed",
+        )
     context = context_of(typer_context)
     context.docora.settings = context.docora.settings.hurried(8)
     from docora_ops.actions.status import read_status
 
+    if watch:
+        return _watch(context, seconds or _PERIOD)
     status, errors = read_status(context.docora)
     if as_json:
         context.show_document(status, next(iter(errors), None))
     else:
-        context.show_tables([Pairs(list(status_rows(status, errors)))])
+        context.show_tables(screen(status, errors))
     for error in errors:
         context.report(error)
     return exit_code_of(errors[0]) if errors else ExitCode.OK
 
 
+def _watch(context: Context, seconds: int) -> int:
+    """Shows the screen every `seconds`, until a signal comes or nobody reads any more.
+
+    Redraws a terminal in place, so that the last screen remains.
+    """
+    from docora_ops.actions.status import read_status
+    from docora_ops.render.console import Redrawing, may_animate
+
+    redrawing, docora = Redrawing() if may_animate(sys.stdout) else None, context.docora
+    try:
+        while not (isinstance(sys.stdout, OutputStream) and sys.stdout.failure):
+            status, errors = read_status(docora)
+            notices, docora.notices = docora.notices, []
+            parts = [*screen(status, errors), *(cell(notice, "yellow") for notice in notices)]
+            read_at = _read_at(status)
+            with finishing_first():
+                if redrawing:
+                    footer = cell(f"{read_at}, again in {duration(seconds)}; Ctrl-C ends", "dim")
+                    redrawing.draw(context.text_of([*parts, footer]))
+                else:
+                    context.show_tables([*parts, Pairs([("Read at", cell(read_at))]), ""])
+            time.sleep(seconds)
+            docora.renew()
+    except KeyboardInterrupt:
+        if redrawing:
+            sys.stdout.write("\r\x1b[J")  # the ^C that the terminal shows
+        return interrupted_code()
+    return ExitCode.OK
+
+
+def _read_at(status: Status) -> str:
+    """Returns the time of the screen by the clock of a server."""
+    clocks = (status.queue, status.freshness)
+    return next((moment(clock.read_at) or "" for clock in clocks if clock), "no server answers")
+
+
+def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
+    """Returns the first sentence and the rows, which fit one screen together."""
+    rows: list[Row] = []
+    for most in range(_MOST, 0, -1) if sys.stdout.isatty() else [_MOST]:
+        rows = list(status_rows(status, errors, most=most))
+        if sum(1 if text.no_wrap else -(-len(text) // _WIDTH) for _, text in rows) < _LINES:
+            break
+    style = "bold red" if status.headline.code.is_trouble else "bold"
+    return [one_line(sentence_of(status), style), Pairs(rows)]
+
+
+def sentence_of(status: Status) -> str:
+    """Returns the first sentence: the worst of the state, and since when."""
+    from docora_ops.actions.freshness import Stop
+    from docora_ops.actions.status import HeadlineCode
+    from docora_ops.jobs import ADVICE, backlog_of, refusal_of
+
+    headline, queue, freshness = status.headline, status.queue, status.freshness
+    if queue is None or freshness is None:
+        if queue is None and freshness is None:
+            return "neither Postgres nor Redis can be used: nothing is known"
+        no_links = "Postgres can't be used: the state of the links is unknown"
+        no_queue = "Redis can't be used: the state of queue and workers is unknown"
+        return no_links if freshness is None else no_queue
+    links, since = headline.links or 0, headline.seconds
+    last = "no scan yet" if since is None else f"last scan {ago(since)}"
+    oldest = "" if since is None else f", oldest scan {ago(since)}"
+    wait = f"{amount(queue.waiting, 'job')} waiting, " if queue.waiting else ""
+    match headline.code:
+        case HeadlineCode.BACKEND_UNCLEAR:
+            return "unclear which workers run: docora-ops help workers"
+        case HeadlineCode.WRONG_WORKERS:
+            return f"nothing is scanned: {ADVICE[queue.backend].only_others}; {last}"
+        case HeadlineCode.NO_WORKER:
+            return f"nothing is scanned: no worker runs; {wait}{last}"
+        case HeadlineCode.NO_JOBS_TAKEN:
+            refusal = refusal_of(queue.workers)
+            reason = refusal.words.partition(": ")[2] if refusal else "unknown"
+            return f"nothing is scanned: no worker takes jobs ({reason}); {wait}{last}"
+        case HeadlineCode.SUSPENDED:
+            paused = "paused" if since is None else f"paused for {duration(since)}"
+            return f"{paused}: {queue.suspension.sentence if queue.suspension else ''}"
+        case HeadlineCode.NOT_SCHEDULED:
+            return f"nothing is scanned, last pass {ago(since)}: {Stop.SCHEDULE.sentence}"
+        case HeadlineCode.NOTHING_MOVES:
+            return f"nothing moves: {amount(links, 'link')} due, {last}"
+        case HeadlineCode.FAILED:
+            return _failed_sentence(status)
+        case HeadlineCode.DRIFT:
+            stuck = status.drift.stuck if status.drift else 0
+            return f"{links - stuck:,} lost, {stuck:,} stuck: no job will scan these links"
+        case HeadlineCode.OVERDUE:
+            of_all = sum((status.links_by_status or {}).values())
+            return f"{links:,} of {amount(of_all, 'link')} overdue{oldest}"
+        case HeadlineCode.BACKLOG:
+            backlog = backlog_of(queue)
+            oldest = f"the oldest for {duration(since or 0)}"
+            return backlog.sentence if backlog else f"{amount(links, 'job')} waiting, {oldest}"
+        case HeadlineCode.SLOW:
+            return freshness.slow_words
+        case HeadlineCode.CIRCUITS_OPEN:
+            circuits = status.open_circuits or 0
+            whose = "whose circuit is" if circuits == 1 else "whose circuits are"
+            return f"git failed for {amount(circuits, 'repository', 'repositories')}, {whose} open"
+        case HeadlineCode.PENDING:
+            return f"{amount(links, 'link')} not in sync yet{oldest}"
+        case HeadlineCode.IN_SYNC:
+            every = "1 link is" if links == 1 else f"all {links:,} links are"
+            return f"{every} in sync{oldest}"
+    return "there are no links yet"
+
+
+def _failed_sentence(status: Status) -> str:
+    """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`."""
+    counts, apps = status.links_by_status or {}, status.failed_by_app or ()
+    [first, *_] = status.failed_by_error or (None,)
+    error, more = (first and first.error_message) or NO_ERROR, (status.failed_errors or 1) - 1
+    others = f" and {amount(more, 'other error')}" if more else ""
+    where = f"in {status.failed_apps} apps" if len(apps) != 1 else f"at {apps[0].app_name}"
+    seconds = status.headline.seconds
+    age = "" if seconds is None else f", for {duration(seconds)}"
+    begin = f"{status.headline.links:,} of {amount(sum(counts.values()), 'link')} failed: "
+    end = f"{others} {where}{age}"
+    if sys.stdout.isatty():
+        from docora_ops.render.console import make_console
+
+        room = max(_SHORTEST_ERROR, make_console(sys.stdout).width - len(begin) - len(end))
+        error = error if len(error) <= room else f"{error[: room - 1]}…"
+    return f"{begin}{error}{end}"
+
+
 def status_rows(
-    status: Status, errors: Sequence[ServerError], *, is_verified: bool = False
+    status: Status,
+    errors: Sequence[ServerError],
+    *,
+    is_verified: bool | None = None,
+    most: int = _MOST,
 ) -> Iterator[Row]:
-    """Yields the names and values of the screen.
+    """Yields the names and values of the screen. Leaves out what has nothing to tell.
 
     errors: the errors of unusable servers.
-    is_verified: the delivered files have been compared, so do not suggest `verify`.
+    is_verified: the delivered files have been compared, so do not suggest `verify`. None suggests
+        it only after an operation.
+    most: the number of apps and errors to name.
     """
     from docora_ops.cli.bulk_view import links_done, state_of
-    from docora_ops.jobs import ADVICE
 
+    yield from _servers(status, errors)
+    yield from _links(status, most)
+    if status.freshness:
+        yield from _freshness(status, status.freshness)
+    if status.queue:
+        yield from _queue(status, status.queue)
+    if (drift := status.drift) and (drift.lost or drift.stuck):
+        lost = amount(drift.lost, "lost link")
+        counted = f"at least {lost}" if drift.at_least else f"{lost}, {drift.stuck} stuck"
+        yield "Drift", _heading(counted, "docora-ops repair", "red")
+    elif status.standby and status.queue:
+        yield "Drift", cell("not judged: a standby may lag behind the queue", "yellow")
+    if last := status.last_operation:
+        done = f"{links_done(last)}, {state_of(last)}"
+        yield "Operation", cell(f"{last.operation_id}: {done}, {ago(last.last_step_seconds)}")
+    if is_verified is None:
+        is_verified = not (last and last.finished) or status.headline.code.is_trouble
+    if not is_verified and (status.links_by_status or {}).get(LinkStatus.SYNCED):
+        unproven = "synced does not prove that all were delivered"
+        yield "Files", _heading(unproven, "docora-ops verify")
+
+
+def _servers(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
     if status.target:
         yield "Target", cell(status.target)
     postgres = f"{status.postgres} (schema {status.schema})" if status.schema else status.postgres
@@ -78,50 +261,17 @@ def status_rows(
         ("Redis", RedisError, status.redis, status.redis_latency_ms),
     ):
         error = next((error for error in errors if isinstance(error, kind)), None)
-        text = cell(error.message, "bold red") if error else cell(where)
+        text = cell(error.message, "bold red") if error else one_line(where)
         if kind is PostgresError and status.standby:
             text.append(f", {status.standby}", "yellow")
+            text.no_wrap = False
         if latency is not None and latency > _SLOW_MS:
             text.append(f", answers take {latency:,} ms", "yellow")
+            text.no_wrap = False
         yield name, text
-    yield from _links(status)
-    if status.freshness:
-        yield from _freshness(status.freshness)
-    queue = status.queue
-    advice = ADVICE[queue.backend] if queue else None
-    held_back = status.pending_with_open_circuit
-    if held_back and advice and advice.to_queue_held_back:
-        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
-        yield "", _heading(links, advice.to_queue_held_back, "yellow")
-    if queue:
-        yield from _queue(queue, status.capacity, has_only_others=status.has_only_others)
-    if queue and queue.held:
-        yield "Held", _held(queue.held)
-    if queue and status.schedule_state:
-        yield "Schedule", _schedule(queue, status.schedule_state)
-    if drift := status.drift:
-        if drift.lost or drift.stuck:
-            lost = amount(drift.lost, "lost link")
-            counted = f"at least {lost}" if drift.at_least else f"{lost}, {drift.stuck} stuck"
-            yield "Drift", _heading(counted, "docora-ops repair", "red")
-        else:
-            none = "no sign of lost links" if drift.at_least else "no lost or stuck link"
-            yield "Drift", cell(none)
-    elif status.standby and queue:
-        yield "Drift", cell("not judged: a standby may lag behind the queue", "yellow")
-    counts = status.links_by_status
-    if counts and counts[LinkStatus.SYNCED] and not is_verified:
-        unproven = "synced does not prove that all were delivered"
-        yield "Files", _heading(unproven, "docora-ops verify")
-    if queue:
-        progress = "none in the last hour"
-        if last := status.last_operation:
-            done = f"{links_done(last)}, {state_of(last)}"
-            progress = f"{last.operation_id}: {done}, {ago(last.last_step_seconds)}"
-        yield "Operation", cell(progress)
 
 
-def _links(status: Status) -> Iterator[Row]:
+def _links(status: Status, most: int) -> Iterator[Row]:
     counts = status.links_by_status
     if counts is None:
         return
@@ -131,8 +281,8 @@ def _links(status: Status) -> Iterator[Row]:
         if count
     ]
     yield "Links", cell(", ").join(parts) if parts else cell("none")
-    if parts:
-        yield "", cell(_recent_ends(status))
+    if ends := _recent_ends(status):
+        yield "", cell(ends)
     if (trend := status.failures) and any(period.failures for period in trend.periods):
         yield "Failures", _heading(trend_of_day_words(trend), "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
@@ -146,61 +296,90 @@ def _links(status: Status) -> Iterator[Row]:
         since = good_until(status.good_until_at, status.good_until_seconds)
         in_apps = f"{failed} in {amount(status.failed_apps or 0, 'app')}, {last}{since}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
-        yield from _first_lines(by_app, status.failed_apps or 0)
+        yield from _first_lines(by_app, status.failed_apps or 0, most)
         with_errors = f"with {amount(status.failed_errors or 0, 'error', 'different errors')}"
         yield "", _heading(with_errors, "docora-ops failed --group-by error")
-        yield from _first_lines(by_error, status.failed_errors or 0)
+        yield from _first_lines(by_error, status.failed_errors or 0, most)
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
-    else:
-        yield "Circuits", cell("none open")
 
 
-def _first_lines(lines: Sequence[str], total: int) -> Iterator[Row]:
-    """Yields the lines. If `total` is larger, the last line says how many are left out."""
-    shown = lines if len(lines) >= total else [*lines[:-1], f"and {total - len(lines) + 1} more"]
-    yield from (("", _line(line)) for line in shown)
+def _first_lines(lines: Sequence[str], total: int, most: int) -> Iterator[Row]:
+    """Yields `most` lines, the last of which says how many are left out, if any; 1 means none."""
+    shown = lines if total <= most else [*lines[: most - 1], f"and {total - most + 1} more"]
+    if most == 1:
+        return
+    yield from (("", one_line(f"  {line}")) for line in shown)
 
 
 def _recent_ends(status: Status) -> str:
     """Says how many jobs ended recently, which shows whether trouble grows or shrinks."""
     if recent := status.recent_ends:
         ended = [f"{count} {words(outcome)}" for outcome, count in recent.by_outcome.items()]
-        return f"since {recent.since_at:%H:%MZ}: {', '.join(ended) or 'no snapshot ended'}"
+        return f"since {recent.since_at:%H:%MZ}: {', '.join(ended)}" if ended else ""
     counts = {
         "synced": status.freshness.scanned_recently if status.freshness else 0,
         "failed": status.queue.failed_recently if status.queue else 0,
     }
-    if ends := ", ".join(f"{count} {word}" for word, count in counts.items() if count):
-        return f"in the last 15 min at least {ends}"
-    return "no job is known to have ended in the last 15 min"
+    ends = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return f"in the last 15m at least {ends}" if ends else ""
 
 
-def _freshness(freshness: Freshness) -> Iterator[Row]:
-    def since(at: datetime | None) -> str:
-        return ago(int((freshness.read_at - at).total_seconds())) if at else "never"
-
-    last = "no good scan yet"
-    if freshness.last_scanned_at:
-        last = f"last good scan {since(freshness.last_scanned_at)}"
+def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
+    seconds = freshness.last_scanned_seconds
+    last = "no good scan yet" if seconds is None else f"last good scan {ago(seconds)}"
     lines: list[Text] = []
     if freshness.overdue:
-        overdue = f"{freshness.overdue_words} overdue"
+        at = freshness.overdue_since
+        age = duration((freshness.read_at - at).total_seconds()) if at else "unknown"
+        overdue = f"{freshness.overdue_words} overdue, the oldest {age}"
         lines.append(_heading(overdue, "docora-ops links --overdue", "red"))
-        oldest = freshness.overdue_since
-        lines.append(cell(f"  oldest good scan {since(oldest)} ({moment(oldest)})"))
     if freshness.nothing_moves:
         due = f"nothing moves: {freshness.due} due, {last}"
         lines.append(_heading(due, "docora-ops queue", "red"))
-    if lines and freshness.stopped:
-        lines.append(cell(f"  {freshness.stopped.sentence}", "red"))
     if freshness.is_slow:
         lines.append(cell(freshness.slow_words, "yellow"))
     if freshness.shortest_cycle_seconds:
         lines.append(cell(freshness.too_short_words, "yellow"))
-    for number, line in enumerate(lines or [cell(f"no link overdue, {last}")]):
-        yield "" if number else "Freshness", line
+    has_links = any((status.links_by_status or {}).values())
+    if not lines and has_links and status.headline.code.is_trouble:
+        lines.append(cell(last))
+    yield from (("" if number else "Freshness", line) for number, line in enumerate(lines))
+
+
+def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
+    from docora_ops.jobs import ADVICE, BackendSource, backlog_of
+
+    advice, lost = ADVICE[queue.backend], queue.lost_words
+    held_back = status.pending_with_open_circuit
+    if held_back and advice.to_queue_held_back:
+        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
+        yield "", _heading(links, advice.to_queue_held_back, "yellow")
+    if queue.unfinished:
+        yield "Queue", cell(counts_words(queue))
+    if backlog := backlog_of(queue):
+        yield "Backlog", cell(backlog.sentence, "yellow")
+    if queue.backend_source is BackendSource.UNCLEAR:
+        yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
+    elif queue.workers:
+        yield "Workers", workers_cell(queue)
+        if capacity := status.capacity:
+            yield "", cell(f"  {capacity.words}", "yellow" if capacity.missing_slots else "")
+    elif status.has_only_others:
+        yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
+    else:
+        none = advice.no_worker_short
+        none += f" ({lost})" if lost else ""
+        yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
+    if queue.suspension:
+        if not sentence_of(status).endswith(queue.suspension.sentence):
+            yield "", one_line(f"  {queue.suspension.sentence}", "yellow")
+        yield "", _heading("  to go on", advice.to_resume, "yellow")
+    if queue.held:
+        yield "Held", _held(queue.held)
+    if status.schedule_state:
+        yield "Schedule", _schedule(queue, status.schedule_state)
 
 
 def _schedule(queue: QueueOverview, state: CheckState) -> Text:
@@ -216,11 +395,9 @@ def _held(apps: Sequence[HeldApp]) -> Text:
     """Names a held app, first one whose hold does not end by itself."""
     app = next((app for app in apps if app.held.until_at is None), apps[0])
     more = f" (and {amount(len(apps) - 1, 'more app')})" if len(apps) > 1 else ""
-    line = cell(f"{held_words(app)}{more}", "yellow")
-    line.overflow, line.no_wrap = "ellipsis", True
     if app.held.until_at is None:
-        line = _heading(f"{app.app_name or app.app_id} for ever{more}", _to_release(app), "yellow")
-    return line
+        return _heading(f"{app.app_name or app.app_id} for ever{more}", _to_release(app), "yellow")
+    return one_line(f"{held_words(app)}{more}", "yellow")
 
 
 def _to_release(app: HeldApp) -> str:
@@ -229,37 +406,3 @@ def _to_release(app: HeldApp) -> str:
 
 def _heading(text: str, command: str, style: str = "") -> Text:
     return cell(text, style).append(f": {command}", "dim")
-
-
-def _line(text: str, style: str = "") -> Text:
-    """Returns text that is cut at the edge of the terminal, so that everything fits one screen."""
-    line = cell(f"  {text}", style)
-    line.overflow, line.no_wrap = "ellipsis", True
-    return line
-
-
-def _queue(
-    queue: QueueOverview, capacity: Capacity | None, *, has_only_others: bool
-) -> Iterator[Row]:
-    from docora_ops.jobs import ADVICE, BackendSource
-
-    age = queue.oldest_waiting_seconds
-    waited = f" (the oldest for {duration(age)})" if age is not None else ""
-    counts = f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed"
-    yield "Queue", cell(counts)
-    advice, lost = ADVICE[queue.backend], queue.lost_words
-    if queue.backend_source is BackendSource.UNCLEAR:
-        yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
-    elif queue.workers:
-        yield "Workers", workers_cell(queue)
-        if capacity:
-            yield "", cell(f"  {capacity.words}", "yellow" if capacity.missing_slots else "")
-    elif has_only_others:
-        yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
-    else:
-        none = advice.no_worker_short
-        none += f" ({lost})" if lost else ""
-        yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
-    if queue.suspension:
-        yield "", _line(queue.suspension.sentence, "yellow")
-        yield "", _heading("  to go on", advice.to_resume, "yellow")

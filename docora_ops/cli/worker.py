@@ -14,7 +14,7 @@ from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
-from docora_ops.text import duration, inert, seconds_of
+from docora_ops.text import ago, duration, inert, seconds_of
 
 
 def worker(
@@ -160,14 +160,14 @@ def _check(context: Context) -> ExitCode:
         context.say("Hint: start one, or run the check with the user and settings of the worker")
         return ExitCode.PROBLEMS
     about = f"worker {heartbeat.worker} (process {heartbeat.pid})"
-    limit = f"limit {heartbeat.limit_seconds} s"
+    limit = f"limit {duration(heartbeat.limit_seconds)}"
     if heartbeat.is_recent:
         context.show_tables(
-            [f"{inert(about)} is alive: last heartbeat {heartbeat.age:.0f} s ago ({limit})"]
+            [f"{inert(about)} is alive: last heartbeat {ago(heartbeat.age)} ({limit})"]
         )
         return ExitCode.OK
     since = "before the last restart of this machine"
     if heartbeat.age >= 0:
-        since = f"{duration(heartbeat.age)} ago"
+        since = ago(heartbeat.age)
     context.say(f"Error: {about} hangs or was killed: last heartbeat {since} ({limit})")
     return ExitCode.PROBLEMS

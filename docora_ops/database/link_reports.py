@@ -8,7 +8,7 @@ from typing import cast
 
 from psycopg.rows import TupleRow
 
-from docora_ops.database.link_rows import COUNT_MATCHING, LINKS, MATCHES, filter_parameters
+from docora_ops.database.link_rows import COUNT_MATCHING, LINKS, MATCHES, filter_parameters, pairs
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PostgresDeniedError
 from docora_ops.jobs import Hold, JobState
@@ -354,11 +354,27 @@ def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]
     results = []
     rows = database.rows(READ_RESULTS, {"ids": list(ids), "longest": _LONGEST_RESULT})
     for *ids_of_link, status, error in rows:
-        is_cut = error and len(error) > _LONGEST_RESULT
-        shown = mask_cut(error[:-1]) if is_cut else error and mask(error)
         ref = LinkRef(*ids_of_link) if status else None
-        results.append(SnapshotResult(ids_of_link[0], ref, status, shown))
+        results.append(SnapshotResult(ids_of_link[0], ref, status, error and _masked(error)))
     return results
+
+
+def _masked(error: str) -> str:
+    """Masks an error that was read with one character more than is shown."""
+    return mask_cut(error[:-1]) if len(error) > _LONGEST_RESULT else mask(error)
+
+
+LAST_ERRORS = """
+SELECT l.app_id, l.repository_id, left(l.last_error, %(longest)s + 1)
+FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS chosen(app_id, repository_id)
+JOIN docora.app_repositories l USING (app_id, repository_id) WHERE l.last_error IS NOT NULL
+"""
+
+
+def last_errors(database: Database, links: Sequence[LinkIds]) -> dict[str, str]:
+    """Returns the last errors of these links by job id, without secrets."""
+    rows = database.rows(LAST_ERRORS, pairs(links) | {"longest": _LONGEST_RESULT})
+    return {LinkRef("", *ids).job_id: _masked(error) for *ids, error in rows}
 
 
 def count_by_app(database: Database, ids: Sequence[str]) -> list[AppCount]:

@@ -256,6 +256,7 @@ class BullmqQueue:
             failed_recently=len(recent),
             live_runs=live_runs,
             last_began_at=max(filter(None, begins), default=None),
+            read_at=moment_of_timestamp(now),
         )
 
     def _jobs(self, job_ids: Sequence[bytes], status: str) -> list[QueuedJob]:

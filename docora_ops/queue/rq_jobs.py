@@ -47,7 +47,15 @@ _MOST_SEARCHED = 10_000
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes read of a decompressed traceback
 _LINES = 10  # lines of a traceback to show
-_JOB_FIELDS = ("description", "created_at", "enqueued_at", "started_at")
+# In a job's hash: how many files the running try has sent, of how many, and when that try began.
+_FILES = "files"
+_KEEP_FILES = """
+local began = redis.call('HGET', KEYS[1], 'started_at')
+if began and began ~= '' then
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. began)
+end
+"""
+_JOB_FIELDS = ("description", "created_at", "enqueued_at", "started_at", _FILES)
 # How docora-ops describes its jobs. Descriptions of other producers may contain secret arguments.
 _DESCRIPTION = re.compile(r"([\w.-]+/[\w.-]+) → (.+)")
 _RECORD_FIELDS = (
@@ -71,9 +79,13 @@ def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[Queued
     """Reads these jobs, whose `status` is `active`, `waiting` or `delayed`."""
     rows = read_hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
     jobs = []
-    for job_id, (text, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
+    for job_id, (text, created_at, enqueued_at, started_at, sent) in zip(
+        job_ids, rows, strict=True
+    ):
         described = _DESCRIPTION.fullmatch(text_of(text or b""))
         app_id, repository_id = ids_of_job(job_id) or (None, None)
+        is_active = status == "active"
+        files_sent, files_total = _files_of(sent, started_at) if is_active else (None, None)
         jobs.append(
             QueuedJob(
                 job_id=job_id,
@@ -84,11 +96,30 @@ def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[Queued
                 repository_id=repository_id,
                 repository_name=described[1] if described else None,
                 created_at=moment_of(created_at),
-                processed_at=moment_of(started_at) if status == "active" else None,
+                processed_at=moment_of(started_at) if is_active else None,
                 enqueued_at=moment_of(enqueued_at),
+                files_sent=files_sent,
+                files_total=files_total,
             )
         )
     return jobs
+
+
+def keep_files(client: Redis, job: Job, sent: int, total: int) -> None:
+    """Records how many files a running job has sent, of how many. Raises the client's RedisError.
+
+    Does nothing if the job was removed meanwhile, since its hash would never expire.
+    """
+    client.eval(_KEEP_FILES, 1, job.key, _FILES, f"{sent} {total}")
+
+
+def _files_of(value: bytes | None, started_at: bytes | None) -> tuple[int | None, int | None]:
+    """Returns the number of files sent, and to send, if they are of the try that began then."""
+    numbers, _, began = (value or b"").rpartition(b" ")
+    sent, _, total = numbers.partition(b" ")
+    if started_at is None or began != started_at:
+        return None, None
+    return whole_number(sent), whole_number(total)
 
 
 def read_record(client: Redis, job_id: str) -> JobRecord:

@@ -350,6 +350,7 @@ class RqQueue:
             live_runs=live_runs,
             killed_workers=killed,
             last_began_at=max(filter(None, (began for began, _ in moments)), default=None),
+            read_at=moment_of_timestamp(now),
             held=[HeldApp(app_id, names.get(app_id), hold) for app_id, hold in holds.items()],
         )
 

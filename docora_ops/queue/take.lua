@@ -43,7 +43,7 @@ local function read_holds()
     local job_id = string.match(fields[i], '^now:(.*)')
     if job_id then
       -- Only this job: a later one with the same id was created later.
-      exempt[job_id] = redis.call('HGET', config.job_prefix .. job_id, 'created_at') == fields[i + 1]
+      exempt[job_id] = redis.pcall('HGET', config.job_prefix .. job_id, 'created_at') == fields[i + 1]
     else
       local is_json, hold = pcall(cjson.decode, fields[i + 1])
       local ends = is_json and type(hold) == 'table' and (hold['until'] or cjson.null)

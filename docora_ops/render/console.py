@@ -7,10 +7,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.theme import Theme
 
 if TYPE_CHECKING:
@@ -42,6 +43,25 @@ def make_console(stream: TextIO) -> Console:
         emoji=False,
         highlight=False,
     )
+
+
+@dataclass
+class Redrawing:
+    """A text on the terminal of stdout that replaces itself in place, without scrolling."""
+
+    _lines: int = 0  # of the text that is shown
+    _size: ConsoleDimensions | None = None
+
+    def draw(self, text: str) -> None:
+        """Replaces the text. If the terminal is too low, leaves out the lines above the last."""
+        lines, size = text.splitlines(), make_console(sys.stdout).size
+        if len(lines) > (most := max(2, size.height - 1)):
+            lines = [*lines[: most - 1], lines[-1]]
+        # After a change of its size, the terminal may have wrapped the lines or moved them.
+        moved = "\x1b[H" if self._size not in {None, size} else "\x1b[1A" * self._lines
+        self._lines, self._size = len(lines), size
+        sys.stdout.write(f"{moved}\x1b[J" + "".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
 
 
 @contextmanager

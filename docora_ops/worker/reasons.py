@@ -229,5 +229,8 @@ class Reasons:
         if (fault := self._taker.holds_fault()) is None:
             return None
         message = f"the holds in {HOLDS} can't be read: {inert(fault)}"
-        hint = f'redis-cli -u "$REDIS_URL" del {HOLDS} ends all holds; then hold these apps again'
+        hint = (
+            "docora-ops release APP removes what is no hold of that app; "
+            f'redis-cli -u "$REDIS_URL" del {HOLDS} removes all holds'
+        )
         return Bar(NoJobCode.HOLDS, message, RefusedError(message, hint=hint))

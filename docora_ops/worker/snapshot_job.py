@@ -34,6 +34,7 @@ from docora_ops.queue import Redis, connect
 from docora_ops.queue.holds import find_hold, read_holds
 from docora_ops.queue.outcomes import SnapshotOutcome
 from docora_ops.queue.redis_errors import is_outage, redis_errors
+from docora_ops.queue.rq_jobs import keep_files
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host
@@ -49,6 +50,7 @@ DELIVERY_TIMEOUT = 30  # seconds for the POST of a file, or of a chunk
 LOCK_TIMEOUT = 60  # seconds to wait for a change of the link to commit, and for the link's lock
 _REDIS_PAUSE = 1  # seconds between two attempts to reach a server that is away
 _STATEMENT_TIMEOUT = 300  # seconds, at least: one statement lists the files of a large repository
+_RECORD_INTERVAL = 1  # seconds between two records of the number of files sent
 _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1  # the largest size of a file that Docora's column can hold
@@ -164,6 +166,24 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
 
 class _NothingToDoError(Exception):
     """The link or its app is gone, or another job is at work on the link."""
+
+
+class _Progress:
+    """Records how many files a job has sent: at the beginning, then at most once a second."""
+
+    def __init__(self, client: Redis, tries: Tries, total: int) -> None:
+        self._client, self._job, self._total = client, tries.job, total
+        self._due_at = 0.0
+
+    def tell(self, sent: int) -> None:
+        """Records it if it is time to. Stops after an error, which is no failure of the job."""
+        if self._job is None or time.monotonic() < self._due_at:
+            return
+        self._due_at = time.monotonic() + _RECORD_INTERVAL
+        try:
+            keep_files(self._client, self._job, sent, self._total)
+        except RedisError:
+            self._due_at = float("inf")
 
 
 class _Snapshot:
@@ -365,7 +385,9 @@ class _Snapshot:
         webhook = self.resources.webhook(payload.base_url, payload.app_id, auth_key)
         look = partial(self._obey_hold, link)
         sender = Sender(webhook, look, objects, payload, commit.sha, self.settings)
+        progress = _Progress(self.resources.client, self.tries, len(changes))
         for change in changes:
+            progress.tell(self.sent.total())
             sender.send(change)
             self.sent[change.event] += 1
             self.size += change.file.size if change.file else 0

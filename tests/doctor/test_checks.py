@@ -15,7 +15,7 @@ from docora_ops.actions.checks import (
 from docora_ops.actions.doctor import Diagnosis
 from docora_ops.cli.doctor import summary
 from docora_ops.database.postgres_server import Standby
-from docora_ops.text import duration
+from docora_ops.text import duration, seconds_of
 
 HEALTHY = {
     "redis_version": "7.2.4",
@@ -82,9 +82,17 @@ def test_clocks(ahead: dict[str, float], state: str, finding: str) -> None:
     assert (check.state, finding in check.finding) == (state, True), check
 
 
-def test_durations_are_short() -> None:
-    shown = {-3: "0 s", 59: "59 s", 119: "1 min 59 s", 7199: "1 h 59 min", 200_000: "2 d 7 h"}
-    assert {seconds: duration(seconds) for seconds in shown} == shown
+def test_ages_are_short_and_can_be_typed() -> None:
+    shown = dict(
+        line.split()
+        for line in """
+        -3 0s, 59 59s, 119 1m59s, 120 2m, 599 9m59s, 600 10m, 3599 59m, 3600 1h, 3659 1h, 7199 1h59m
+        36059 10h, 86399 23h, 86460 1d, 90059 1d1h, 200000 2d7h, 900000 10d, 9999999999999 11574d
+        """.replace("\n", ",").split(",")
+        if line.strip()
+    )
+    assert {seconds: duration(int(seconds)) for seconds in shown} == shown
+    assert [seconds_of(duration(each)) for each in (59, 119, 3600, 7199)] == [59, 119, 3600, 7140]
 
 
 def test_the_worst_check_is_what_counts() -> None:

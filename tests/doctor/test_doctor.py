@@ -223,8 +223,8 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert not_ok(first) == dict.fromkeys(critical, "critical") | warned
     assert "redis-cli" in check(first, "bullmq_queue")["command"]
     assert "1 job waits" in check(first, "workers")["finding"]
-    assert "the first was due 10 min" in check(first, "delayed_jobs")["finding"]
-    assert check(first, "waiting_jobs")["finding"] == "1, the oldest for 3 h 0 min"
+    assert "the first was due 10m" in check(first, "delayed_jobs")["finding"]
+    assert check(first, "waiting_jobs")["finding"] == "1, the oldest for 3h"
 
     client.config_set("maxmemory-policy", "noeviction")
     spoiled.add_worker()

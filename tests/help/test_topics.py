@@ -41,8 +41,8 @@ def test_every_setting_has_its_row_with_its_default() -> None:
         default = field.default
         if isinstance(default, SecretStr):
             default = default.get_secret_value()
-        if default is False:
-            default = "no"
+        if isinstance(default, bool):
+            default = "yes" if default else "no"
         variable = str(field.validation_alias or name.upper())
         expected[variable] = NO_DEFAULT if default is None else str(default)
         if variable in READ_FROM_FILES:

@@ -121,7 +121,7 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     assert (idle["name"], idle["state"], idle["jobs"]) == ("idle-one", "idle", [])
     assert data["scheduler"]["pid"] == os.getpid()
     assert data["scheduler"]["last_heartbeat_at"]
-    counted = r"Queue\t5 waiting \(the oldest for 3 h \d min\), 1 running, 1 delayed\n"
+    counted = r"Queue\t5 waiting \(the oldest for 3h\d*m?\), 1 running, 1 delayed\n"
     for shown in (screen.stdout, whole.stdout):
         assert re.match(rf"{counted}Workers\t2, 1 busy\n", shown), shown
     assert "Completed jobs" not in screen.stdout
@@ -159,6 +159,83 @@ def test_only_jobs_of_the_named_apps_are_shown_and_the_counts_are_of_the_whole_q
     assert "Jobs of apps\t0\n" in none.stdout
     unknown = docora.run("queue", "--app", "Nobody", "--json")
     assert (unknown.code, unknown.json["code"]) == (3, "not_found")
+
+
+@pytest.fixture
+def backlog(docora: Docora) -> Docora:
+    """One worker has been at work on `big/huge` for 3 minutes; other jobs wait, one is delayed."""
+    app = docora.add_app("Acme Search")
+    names = ("big/huge", "octo/a", "octo/b", "octo/later")
+    huge, *others, later = (docora.link(app, docora.add_repository(name)) for name in names)
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    for link in (huge, later):
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+    docora.redis.zadd(f"rq:scheduled:{QUEUE}", {later.job_id: now().timestamp() + 100})
+    docora.redis.hset(f"rq:job:{later.job_id}", "status", "scheduled")
+    docora.set_link(later, last_error="HTTP 502 on created README.md")
+    add_worker(docora, "one", docora.job(huge))
+    began = utcformat(now() - timedelta(seconds=185))
+    docora.redis.hset(f"rq:job:{huge.job_id}", "started_at", began)
+    docora.redis.hset(f"rq:job:{huge.job_id}", "files", f"2311 60000 {began}")
+    for link in others:
+        queued = utcformat(now() - timedelta(seconds=130))
+        docora.redis.hset(f"rq:job:{link.job_id}", "enqueued_at", queued)
+    return docora
+
+
+def test_a_backlog_names_its_cause_and_a_delayed_try_its_error(backlog: Docora) -> None:
+    docora = backlog
+    with frozen(docora):
+        shown = plain_data(at_terminals(docora, ["queue"], columns=80).data)
+        status, document = docora.run_together(("status",), ("queue", "--json"))
+        alone = docora.run("queue", "--json", env=NO_POSTGRES)
+    cause = r"1 of 1 workers on big/huge for 3m\d+s \(2,311 of 60,000 files\); 2 wait"
+    assert re.search(rf"^Backlog  {cause}$", shown, re.MULTILINE), shown
+    assert re.search(rf"^Backlog\t{cause}$", status.stdout, re.MULTILINE), status
+    for row in (
+        *(r"active +Acme Search ← big/huge +3m\d+s +2,311 of 60,000", r"waiting +.*octo/a +2m\d+s"),
+        r"delayed +Acme Search ← octo/later +due in 1m\d+s +.*HTTP 502",
+    ):
+        assert re.search(row, shown), shown
+    active, *_, delayed = document.data["jobs"]
+    assert (active["files_sent"], active["files_total"]) == (2311, 60_000)
+    assert delayed["error_message"] == "HTTP 502 on created README.md"
+    assert alone.data["jobs"][-1]["error_message"] is None
+    lost = docora.run("queue", env={"DATABASE_URL": "postgres://ops@127.0.0.1:1/docora"})
+    assert (lost.code, "errors of delayed tries are unknown" in lost.stderr) == (0, True), lost
+
+
+@pytest.mark.parametrize("value", [b"", b"5 9 2026-01-01T00:00:00.000000Z", b"x y z", b"\xff 1 2"])
+def test_files_of_an_earlier_try_or_of_an_older_worker_are_unknown(
+    backlog: Docora, value: bytes
+) -> None:
+    [job] = backlog.run("queue", "--limit", "1", "--json").data["jobs"]
+    backlog.redis.hset(f"rq:job:{job['job_id']}", "files", value)
+    [job] = backlog.run("queue", "--limit", "1", "--json").data["jobs"]
+    assert (job["files_sent"], job["files_total"]) == (None, None)
+    assert re.search(r"big/huge for 3m\d+s; 2 wait", backlog.run("status").stdout)
+
+
+def test_jobs_that_have_just_begun_are_no_backlog(backlog: Docora) -> None:
+    [job] = backlog.run("queue", "--limit", "1", "--json").data["jobs"]
+    backlog.redis.hset(f"rq:job:{job['job_id']}", "started_at", utcformat(now()))
+    assert "Backlog" not in backlog.run("status").stdout + backlog.run("queue").stdout
+
+
+def test_a_backlog_of_an_app_names_the_app(docora: Docora) -> None:
+    for app, repositories in (("Tarpit", "abc"), ("Other", "a")):
+        app_id = docora.add_app(app)
+        for name in repositories:
+            docora.link(app_id, docora.add_repository(f"{app}/{name}"))
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    for link in docora.links()[:2]:
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        add_worker(docora, link.job_id, docora.job(link))
+    for link, seconds in zip(docora.links(), (20, 31, 50, 50), strict=True):
+        moment = utcformat(now() - timedelta(seconds=seconds))
+        docora.redis.hset(f"rq:job:{link.job_id}", "started_at", moment)
+        docora.redis.hset(f"rq:job:{link.job_id}", "enqueued_at", moment)
+    assert "Backlog\t2 of 2 workers on Tarpit for 3" in docora.run("queue").stdout
 
 
 def test_a_long_queue_with_many_workers_fits_one_screen(docora: Docora) -> None:

@@ -97,7 +97,7 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     assert (rq["status"], rq["origin"], rq["retries_left"]) == ("queued", QUEUE, 4)
     assert rq["created_at"] == rq["enqueued_at"] is not None
     assert 900 < rq["expires_in"] <= 1000
-    assert "Job expires\tin 16 min " in table.stdout
+    assert "Job expires\tin 16m" in table.stdout
     assert [(each["where"], each["position"]) for each in rq["places"]] == [("list", 2)]
     failure = rq["last_failure"]
     assert failure["failed_at"]

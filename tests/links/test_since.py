@@ -171,7 +171,7 @@ def test_links_that_are_chosen_by_their_last_good_scan_are_listed_with_it(
     docora: Docora, links: dict[str, TestLink]
 ) -> None:
     table = at_terminals(docora, ["links", "--last-scan-before=3h"], columns=80)
-    assert re.search(r"octo/hours .*Z, 3 h ago +none$", plain_data(table.data), re.MULTILINE)
+    assert re.search(r"octo/hours .*Z, 3h10m ago +none$", plain_data(table.data), re.MULTILINE)
 
 
 def test_each_list_tells_until_when_failed_links_were_good(
@@ -196,28 +196,28 @@ def test_each_list_tells_until_when_failed_links_were_good(
         for row in (line.split("\t") for line in failed[1:])
     }
     assert bounds["octo/never"] == "never good"
-    for name, age in (("hours", "3 h"), ("hour", "1 h"), ("now", "5 min")):
-        assert re.fullmatch(rf"\d\d:\d\dZ, {age} ago", bounds[f"octo/{name}"]), bounds
-    assert re.fullmatch(r"20\d\d-\d\d-\d\d, 1 d ago", bounds["octo/day"]), bounds
+    for name, age in (("hours", "3h10m"), ("hour", "1h10m"), ("now", "5m")):
+        assert re.fullmatch(rf"\d\d:\d\dZ, {age}.* ago", bounds[f"octo/{name}"]), bounds
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d, 1d2h ago", bounds["octo/day"]), bounds
     at = docora.row(links["hours"])["last_scanned_at"]
-    assert bounds["octo/hours"] == f"{at:%H:%M}Z, 3 h ago"
+    assert bounds["octo/hours"] == f"{at:%H:%M}Z, 3h10m ago"
 
     # Of a group, an app and all: the latest one among the failed links.
     assert groups[0] == "Links\tApps\tLast good until\tError"
-    assert any(re.fullmatch(r"1\t1\t..:..Z, 3 h ago\tHTTP 502.*", line) for line in groups)
-    assert "3 h ago" in plain_data(table.data)
-    assert re.search(r"  \d\d:\d\dZ, 3 h +none\n +.* ago +\n", plain_data(narrow.data))
+    assert any(re.fullmatch(r"1\t1\t..:..Z, 3h10m ago\tHTTP 502.*", line) for line in groups)
+    assert "3h10m ago" in plain_data(table.data)
+    assert re.search(r"  \d\d:\d\dZ, +none\n +.* ago +\n", plain_data(narrow.data))
     of_group = next(row for row in as_json if "HTTP 502" in row["error_message"])
     assert 190 * 60 <= of_group["good_until_seconds"] < 191 * 60
     last = docora.row(links["now"])["last_scanned_at"].isoformat(timespec="milliseconds")
     assert app["good_until_at"] == last.replace("+00:00", "Z") < app["last_scanned_at"]
-    assert re.search(r"\t..:..Z, 5 min ago\t", apps[1])
+    assert re.search(r"\t..:..Z, 5m\d*s? ago\t", apps[1])
     assert re.search(
-        r"^Failed\t6 in 1 app, last good until ..:..Z, 5 min ago: ", status, re.MULTILINE
+        r"^Failed\t6 in 1 app, last good until ..:..Z, 5m\d*s? ago: ", status, re.MULTILINE
     )
-    assert "in the last 15 min at least 2 synced\n" in status
+    assert "in the last 15m at least 2 synced\n" in status
 
-    assert f"\nGood until\t{at:%H:%M}Z, 3 h ago\n" in shown
+    assert f"\nGood until\t{at:%H:%M}Z, 3h10m ago\n" in shown
     assert "\nGood until\tnever good\n" in never
     assert "Failed at" not in shown
     docora.set_link(links["hours"], status="synced")
@@ -247,7 +247,7 @@ def test_beside_bullmq_the_ends_of_failed_jobs_are_told_and_counted(bullmq: Bull
     docora.redis.zadd(bullmq.key("failed"), {other.job_id: (now().timestamp() - 1000) * 1000})
     data = bullmq.run("show", *link.ids, "--json").data
     assert data["failed_at"] == data["job_record"]["ended_at"] is not None
-    assert "in the last 15 min at least 1 failed\n" in bullmq.run("status").stdout
+    assert "in the last 15m at least 1 failed\n" in bullmq.run("status").stdout
     assert bullmq.run("status", "--json").data["queue"]["failed_recently"] == 1
     docora.redis.delete(bullmq.key("failed"))
-    assert "no job is known to have ended in the last 15 min\n" in bullmq.run("status").stdout
+    assert "in the last 15m" not in bullmq.run("status").stdout

@@ -1,18 +1,25 @@
 """`status`: one screen that tells what is wrong, how much, and whether it is over."""
 
 import re
+import sys
+from dataclasses import replace
 from datetime import timedelta
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 from rq.job import JobStatus
-from rq.utils import now, utcformat
+from rq.utils import now
 
 from docora_ops.actions import read_status
 from docora_ops.actions import status as status_action
-from docora_ops.actions.status import DriftCounts
-from docora_ops.settings import FAILURE_TTL
-from tests.support.docora import QUEUE, Docora
+from docora_ops.actions.capacity import Capacity
+from docora_ops.actions.status import DriftCounts, headline_of
+from docora_ops.cli.status import screen as status_screen
+from docora_ops.jobs import HeldApp, Hold, QueuedJob, Suspension, backlog_of
+from tests.links.conftest import GIT_ERROR
+from tests.support.docora import Docora
 from tests.support.read_only import frozen, read_only
 from tests.support.terminal import at_terminals, plain_data
 
@@ -20,15 +27,10 @@ AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 NO_POSTGRES = {"DATABASE_URL": "postgres://ops@127.0.0.1:1/docora"}
 NO_REDIS = {"REDIS_URL": "redis://127.0.0.1:1/7"}
 
-GIT_ERROR = (
-    "fatal: unable to access 'https://github.com/tide/notes/': "
-    "The requested URL returned error: 503"
-)
-
 TROUBLE = """\
 Links      5 pending snapshot, 1 scanning, 2 synced, 30 failed
-           in the last 15 min at least 2 synced, 3 failed
-Failed     30 in 6 apps, last good until TIME, 2 h ago: docora-ops apps
+           in the last 15m at least 2 synced, 3 failed
+Failed     30 in 6 apps, last good until TIME, 2h2m ago: docora-ops apps
              15  Tidewater Notes (app_t1)
               4  App 1 (app_000000000000000000000001)
               4  Tidewater Notes (app_t2)
@@ -39,59 +41,20 @@ Failed     30 in 6 apps, last good until TIME, 2 h ago: docora-ops apps
               4  fatal: unable to access 'https://github.com/tide/notes/': The …
              and 3 more
 Circuits   1 repository open: docora-ops links --circuit open
-Freshness  no link overdue, last good scan 0 s ago
-Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
+Freshness  last good scan 0s ago
+Queue      3 waiting (the oldest for 2h)
 Workers    none; to start one: docora-ops worker
 Schedule   no pass known; a timer should run: docora-ops schedule
 Drift      2 lost links, 1 stuck: docora-ops repair
-Files      synced does not prove that all were delivered: docora-ops verify
-Operation  OPERATION: 3 of 3, done, 0 s ago
+Operation  OPERATION: 3 of 3, done, 0s ago
 """
-
-
-@pytest.fixture
-def trouble(docora: Docora) -> Docora:
-    """Failed, lost and stuck links, an open circuit, and a queue that nobody works on."""
-    docora.add_links(11, apps=4, last_error="HTTP 502 on created docs/index.md")
-    assert docora.run("retry-all-failed", "--limit", "3", "--yes").code == 0
-    queued_at = utcformat(now() - timedelta(hours=2, seconds=10))
-    docora.redis.hset(f"rq:job:{docora.waiting()[0]}", "enqueued_at", queued_at)
-    first, second = (link.app_id for link in docora.links()[:4:3])
-    third, fourth = (docora.add_app("Tidewater Notes", f"app_t{number}") for number in (1, 2))
-    for app, status, error, links in (
-        (first, "failed", "HTTP 400 on created a", 1),
-        (first, "failed", "HTTP 401 on created a", 1),
-        (second, "failed", "HTTP 403 on created a", 1),
-        (third, "failed", None, 15),
-        (fourth, "failed", GIT_ERROR, 4),
-        (first, "synced", None, 1),
-        (first, "pending_snapshot", None, 2),
-        (first, "scanning", None, 1),
-    ):
-        for _ in range(links):
-            repository = docora.add_repository("octo/more", f"repo_{len(docora.links())}th")
-            docora.link(app, repository, status, last_error=error)
-    circuit = docora.add_repository("octo/open", "repo_open", circuit_open_for=timedelta(hours=1))
-    docora.link(first, circuit, "synced", last_error=None)
-    docora.age_links()
-    hours = "CASE status WHEN 'synced' THEN 0 WHEN 'failed' THEN 2 ELSE 1 END"
-    docora.connection.execute(
-        f"UPDATE app_repositories SET last_scanned_at = now() - {hours} * interval '61 minutes'"
-        " WHERE app_id <> 'app_t1'"
-    )
-    kept_until = now().timestamp() + FAILURE_TTL
-    failed_ago = {"a": 5, "b": 60, "c": 800, "d": 1000}
-    scores = {job_id: kept_until - seconds for job_id, seconds in failed_ago.items()}
-    year = 365 * 86_400  # as RQ keeps a job of another program by default
-    docora.redis.zadd(f"rq:failed:{QUEUE}", scores | {"others": now().timestamp() + year})
-    return docora
 
 
 def screen(shown: str) -> str:
     """The rows below the names of the servers, without what differs from run to run."""
     shown = re.sub(r"[0-9]{4}-[0-9-]+T[0-9:.]+Z", "MOMENT", shown)
     shown = re.sub(r"bulk_[0-9a-f]{16}", "OPERATION", shown)
-    shown = re.sub(r"\b\d s ago", "0 s ago", shown)
+    shown = re.sub(r"\b\d+s ago", "0s ago", shown)
     shown = re.sub(r"\d\d:\d\dZ", "TIME", shown)
     lines = [line.rstrip() for line in shown.splitlines()]
     start = next(number for number, line in enumerate(lines) if line.startswith("Links"))
@@ -104,7 +67,8 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
         pipe = trouble.run("status", env=read_only(trouble) | AT_ONCE).stdout.splitlines()
     assert (shown.code, shown.talk) == (0, "")
     assert f"Failed\t4  {GIT_ERROR}" in pipe
-    assert "Files\tsynced does not prove that all were delivered: docora-ops verify" in pipe
+    assert pipe[0].startswith("nothing is scanned: no worker runs; 3 jobs waiting, last scan ")
+    assert shown.data.startswith("\x1b[1;31mnothing is scanned")
     assert screen(plain_data(shown.data)) == TROUBLE
     # With at most three lines of servers, and the prompt, it fits 24.
     assert len(screen(plain_data(shown.data)).splitlines()) <= 20
@@ -124,24 +88,73 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert data["last_operation"]["total"] == 3
 
 
+def test_all_troubles_at_once_fit_one_screen(
+    trouble: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trouble.add_worker("one")
+    found, _ = read_status(trouble.actions(drift_grace=0).docora)
+    queue, fresh = found.queue, found.freshness
+    assert queue is not None and fresh is not None  # noqa: PT018
+    link = trouble.links()[0]
+    began = now() - timedelta(minutes=3)
+    job = QueuedJob(link.job_id, "active", None, "a", "App", "r", "big/huge", None, began, None)
+    working = replace(queue.workers[0], jobs=[job], state="busy")
+    hold = HeldApp("a", "Held App", Hold(began, None, "kim@ops1", "its gateway is down"))
+    worst = replace(
+        found,
+        target="prod",
+        queue=replace(
+            queue,
+            workers=[working],
+            held=[hold],
+            oldest_waiting_seconds=4000,
+            active=1,
+            delayed=3,
+            suspension=Suspension(began, None, None, "kim@ops1", "the gateway is down"),
+        ),
+        freshness=replace(
+            fresh,
+            overdue_since=began,
+            is_slow=True,
+            cycle_seconds=9000,
+            overdue=7,
+            overdue_apps=3,
+        ),
+        capacity=Capacity(40.0, 120.0, 10, 20),
+    )
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert worst.queue is not None
+    assert backlog_of(worst.queue)
+    sentence, rows = status_screen(replace(worst, headline=headline_of(worst)), [])
+    console = Console(width=80, file=StringIO())
+    console.print(sentence, rows, crop=False)
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    assert len(shown.splitlines()) <= 22, shown
+    for name in ("Target", "Failed", "Circuits", "Freshness", "Backlog", "Held", "Drift"):
+        assert re.search(rf"^{name} ", shown, re.MULTILINE), shown
+
+
 def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Docora) -> None:
     docora.redis.set("rq:suspended", 1)
     docora.redis.hset("docora:bulk:bulk_0123456789abcdef", items=["total", 12, "completed", 4])
     docora.redis.expire("docora:bulk:bulk_0123456789abcdef", 3600)
     shown = docora.run("status").stdout
     for text in (
-        *("Links\tnone\n", "workers are suspended\n", "to go on: docora-ops resume"),
-        *("bulk_0123456789abcdef: 4 of 12, running, ", "Drift\tno lost or stuck link\n"),
-        "Circuits\tnone open\n",
+        *("Links\tnone\n", "paused: workers are suspended\n", "to go on: docora-ops resume"),
+        "bulk_0123456789abcdef: 4 of 12, running, ",
     ):
         assert text in shown
+    # What is in order takes no line.
+    named = {line.partition("\t")[0] for line in shown.splitlines()[1:]}
+    assert named == {"Postgres", "Redis", "Links", "Workers", "Schedule", "Operation"}
 
 
 @pytest.mark.parametrize(
     ("env", "code", "rows"),
     [
         (NO_POSTGRES, "postgres", ["Queue", "Workers", "Schedule", "Operation"]),
-        (NO_REDIS, "redis", ["Links", "Failed", "Circuits", "Freshness"]),
+        (NO_REDIS, "redis", ["Links", "Failed", "Freshness"]),
     ],
 )
 def test_a_lost_server_leaves_what_the_other_one_tells(
@@ -151,8 +164,11 @@ def test_a_lost_server_leaves_what_the_other_one_tells(
     assert docora.run("retry-all-failed", "--limit", "1", "--yes").code == 0
     shown, document = docora.run_together(("status",), ("status", "--json"), env=env)
     assert shown.code == document.code == 5
-    found = list(dict.fromkeys(re.findall(r"^\w+", shown.stdout, re.MULTILINE)))
+    sentence, *lines = shown.stdout.splitlines()
+    found = list(dict.fromkeys(line.partition("\t")[0] for line in lines))
     assert found == ["Postgres", "Redis", *rows]
+    assert sentence.startswith(f"{code.capitalize()} can't be used: the state of ")
+    assert document.data["headline"]["code"] == "server_down"
     assert shown.stderr.count("Error: ") == 1
     assert document.json["code"] == code
     data = document.data

@@ -206,7 +206,7 @@ def test_each_state_is_listed_with_the_dashboards_fields_and_the_latest_step_fir
     heading, *rows = [line.split("\t") for line in table.stdout.splitlines()]
     assert heading[0] == "Operation"
     assert rows[1][:5] == ["bulk_gone", "4 of 9", "3", "1", "owner gone"]
-    assert rows[1][6].startswith("3 min")
+    assert rows[1][6].startswith("3m")
     assert rows[-1][6] == "unknown"
     assert last.stdout.count("bulk_") == 1
     assert last.stderr.endswith(": 5 operations, page 3 of 3.\n")

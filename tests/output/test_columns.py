@@ -83,7 +83,7 @@ def test_names_are_folded_before_a_list_becomes_blocks() -> None:
 
 
 def test_a_column_that_may_be_folded_is_left_out_where_folding_is_not_enough() -> None:
-    since = Column[Row]("Since", lambda _: "04:21Z, 1 h ago", left_out=2, narrowest=11)
+    since = Column[Row]("Since", lambda _: "04:21Z, 12m ago", left_out=2, narrowest=11)
     columns = (*COLUMNS[:3], since, COLUMNS[3])
     headings = [
         on_screen(Listing(columns, ROWS), width).partition("\n")[0] for width in (60, 56, 55, 43)

@@ -73,7 +73,7 @@ def test_a_terminal_is_asked_with_the_jobs_that_wait(
     docora.queue_job(link)
     with frozen(docora):
         code, shown = on_terminal(docora, ["hold", link.app_id], answer=b"n\n", columns=200)
-    assert (code, "nothing more for 1 d 0 h: 1 job waits?" in shown) == (130, True), shown
+    assert (code, "nothing more for 1d: 1 job waits?" in shown) == (130, True), shown
     code, shown = on_terminal(docora, ["hold", link.app_id], answer=b"y\n", columns=200)
     assert (code, "To end the hold: docora-ops release" in shown) == (0, True), shown
 

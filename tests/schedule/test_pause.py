@@ -89,7 +89,7 @@ def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:
     with frozen(docora):
         code, shown = on_terminal(docora, command, answer=b"n\n", columns=300)
     assert code == 130, shown
-    assert "suspend all RQ workers (2 now) for 1 min 30 s: no job is taken from" in shown
+    assert "suspend all RQ workers (2 now) for 1m30s: no job is taken from" in shown
     assert "snapshot-queue, nor from the other queues mail, reports?" in shown
     code, shown = on_terminal(docora, command, answer=b"y\n")
     assert code == 0, shown
@@ -103,7 +103,7 @@ def test_who_and_why_is_told_wherever_the_queue_is_used(docora: Docora) -> None:
     docora.add_worker()
     with Connected(docora.settings) as connected:
         actions.pause(connected, 600, reason=REASON[1])
-    sentence = r"workers are suspended by \S.*@\S+ for another (9 min \d+ s|10 min): gateway is"
+    sentence = r"workers are suspended by \S.*@\S+ for another (9m\d+s|10m): gateway is"
     for command in ("status", "queue", "doctor", "repair"):
         result = docora.run(command)
         told = re.sub(r"\s+", " ", result.stdout + result.stderr)

@@ -47,7 +47,7 @@ def test_without_an_id_the_running_operation_is_waited_for_and_named(docora: Doc
     operation = killed_operation(docora, in_flight=2)
     result = docora.run("wait", "--timeout", "1s", "--json", env=QUICK)
     assert (result.code, result.data["operation_id"]) == (8, operation), result
-    assert f"Waiting for the snapshots of operation {operation}, 1 s at most." in result.stderr
+    assert f"Waiting for the snapshots of operation {operation}, 1s at most." in result.stderr
 
 
 # One link

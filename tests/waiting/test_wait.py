@@ -44,11 +44,11 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     assert [synced.data["waited"][name] for name in ends] == ["synced", "synced", None]
     assert 0 <= synced.data["waited"]["seconds"] < 60
     assert "Waiting for 1 snapshot.\n" in synced.stderr
-    assert re.search(r"^Result\tin sync, after \d+ s$", again.stdout, re.MULTILINE)
-    assert "Waiting for 1 snapshot, 1 min at most.\n" in again.stderr
+    assert re.search(r"^Result\tin sync, after \d+s$", again.stdout, re.MULTILINE)
+    assert "Waiting for 1 snapshot, 1m at most.\n" in again.stderr
     assert [failed.data["waited"][name] for name in ends] == ["failed", "failed", error]
     assert failed.data["previous"]["error_message"] == "HTTP 500 on created README.md"
-    assert re.search(r"^Result\tfailed again, after \d+ s$", failed_again.stdout, re.MULTILINE)
+    assert re.search(r"^Result\tfailed again, after \d+s$", failed_again.stdout, re.MULTILINE)
     assert re.search(r"^Error\tHTTP 503 on \\x1b\[31mred$", failed_again.stdout, re.MULTILINE)
     assert "\x1b" not in failed_again.stdout + failed_again.stderr
 
@@ -80,7 +80,7 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed_and_grouped_by_er
     ]
     assert "Waiting for 9 snapshots.\n" in document.stderr
     assert shown.code == 7, shown
-    assert re.search(r"^7 failed again, after \d+ s$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^7 failed again, after \d+s$", shown.stdout, re.MULTILINE)
     assert "4\t4\tHTTP 502 on created *\n" in shown.stdout
     assert re.search(r"App \d+ ← \S+\tHTTP 502 on created a.md", shown.stdout)
 
@@ -119,7 +119,7 @@ def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora:
         assert no_worker < start < said.index("Waiting for") < said.index("Time ran out")
     assert f"docora-ops wait {one.app_id} {one.repository_id}" in single.stderr
     assert bulk.code == 8, bulk
-    assert re.search(r"^1 still to come \(1 waiting\), after \d+ s$", bulk.stdout, re.MULTILINE)
+    assert re.search(r"^1 still to come \(1 waiting\), after \d+s$", bulk.stdout, re.MULTILINE)
     docora.assert_sound()
 
 

@@ -316,7 +316,7 @@ def test_a_worker_takes_no_job_while_holds_can_not_be_read_and_says_so(
         assert docora.waiting() == [link.job_id]
         burst = snapshots.work()
         assert (burst.code, docora.waiting()) == (4, [link.job_id])
-        assert f'Hint: redis-cli -u "$REDIS_URL" del {HOLDS} ends all holds' in burst.stderr
+        assert f'redis-cli -u "$REDIS_URL" del {HOLDS} removes all holds' in burst.stderr
         docora.redis.delete(HOLDS)
         eventually(lambda: docora.status(link) == "synced", "the job")
 

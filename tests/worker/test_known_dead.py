@@ -56,7 +56,7 @@ def test_the_refusal_beside_other_workers_says_how_long_to_wait_if_they_were_kil
     with bullmq.worker(lambda _: None):
         result = bullmq.run("repair", "--yes", env=bullmq.environment(**ONE_LOOK))
     assert (result.code, docora.status(stuck)) == (4, "scanning"), result
-    assert re.search(r"if all of these were killed, try again in 1 min \d+ s", result.stderr)
+    assert re.search(r"if all of these were killed, try again in 1m\d+s", result.stderr)
 
 
 def test_a_worker_that_lives_is_refused_and_a_link_is_left_to_the_work_horse_of_a_dead_one(

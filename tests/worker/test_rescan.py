@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from docora_ops.database import postgres
+from docora_ops.database import Session, link_scans, postgres
+from docora_ops.database.link_scans import end_unchanged_scan
+from docora_ops.errors import SnapshotError
 from docora_ops.queue import connect
 from docora_ops.worker import snapshot_job
 from tests.support.rows import TestLink
@@ -117,3 +119,39 @@ def test_a_rescan_needs_no_lock_of_a_repository_that_another_job_fetches(
     scan(link)
     assert snapshots.docora.statuses() == {"synced": 1}
     assert snapshots.docora.redis.get("docora:repo-lock:octo/api") == b"another job"
+
+
+def test_a_rescan_that_has_lost_its_lock_stores_nothing(
+    snapshots: Snapshots, scan: Callable[[TestLink], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, _ = snapshots.add_link({"a": "1"})
+    scan(link)
+    moment = "SELECT scanned_at FROM repository_snapshots"
+    before = snapshots.docora.connection.execute(moment).fetchall()
+
+    def end(session: Session, *arguments: Any) -> bool:
+        session.release()
+        return end_unchanged_scan(session, *arguments)
+
+    monkeypatch.setattr(link_scans, "end_unchanged_scan", end)
+    with pytest.raises(SnapshotError, match="has not got the link's lock"):
+        scan(link)
+    assert snapshots.docora.statuses().get("synced") is None
+    assert snapshots.docora.connection.execute(moment).fetchall() == before
+
+
+def test_a_rescan_whose_link_is_deleted_stores_nothing(
+    snapshots: Snapshots, scan: Callable[[TestLink], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, _ = snapshots.add_link({"a": "1"})
+    scan(link)
+    moment = "SELECT scanned_at FROM repository_snapshots"
+    before = snapshots.docora.connection.execute(moment).fetchall()
+
+    def end(*arguments: Any) -> bool:
+        snapshots.docora.connection.execute("DELETE FROM app_repositories")
+        return end_unchanged_scan(*arguments)
+
+    monkeypatch.setattr(link_scans, "end_unchanged_scan", end)
+    scan(link)
+    assert snapshots.docora.connection.execute(moment).fetchall() == before

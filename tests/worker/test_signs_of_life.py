@@ -13,9 +13,12 @@ import pytest
 from pydantic import SecretStr
 
 from docora_ops.queue import connect
+from docora_ops.queue.rq_jobs import keep_files
+from docora_ops.worker import snapshot_job
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import Docora, Result
 from tests.support.proxy import Proxy, eventually, patience, refused_port
+from tests.support.receiver import Request
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import await_waiting_worker, held_worker, running
 
@@ -170,11 +173,10 @@ def test_a_check_of_a_worker_that_hangs_fails_when_its_time_is_over(snapshots: S
         assert age(170).code == 0
         probe = age(240)
         assert (probe.code, probe.stdout) == (6, "")
-        assert (
-            f"Error: worker w (process {worker.pid}) hangs or was killed: last heartbeat 4 min"
-            in (probe.stderr)
+        assert f"Error: worker w (process {worker.pid}) hangs or was killed: last heartbeat 4m" in (
+            probe.stderr
         )
-        assert "(limit 180 s)" in probe.stderr
+        assert "(limit 3m)" in probe.stderr
         # Written before the machine was restarted.
         assert age(-1_000_000).code == 6
         assert age(0).code == 0
@@ -266,3 +268,38 @@ def test_without_a_place_for_the_file_a_worker_works_and_says_so_once(
     assert worked.stderr.count(f"no heartbeat file {path}, so --check fails") == 1
     assert snapshots.docora.status(link) == "synced"
     assert check(snapshots, **nowhere).code == 6
+
+
+def test_a_running_job_tells_how_many_files_it_has_sent(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, _ = snapshots.add_queued({"a": "1", "b": "2", "c": "3"})
+    told: list[bytes] = []
+
+    def answer(_: Request) -> int:
+        told.append(snapshots.docora.job_hash(link.job_id)["files"])
+        return 200
+
+    snapshots.receiver.answer = answer
+    monkeypatch.setattr(snapshot_job, "_RECORD_INTERVAL", 0)
+    snapshots.work_here()
+    assert [numbers.split()[:2] for numbers in told] == [[b"0", b"3"], [b"1", b"3"], [b"2", b"3"]]
+
+
+def test_files_are_told_by_a_worker_and_not_for_each_file(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_queued({"a": "1", "b": "2", "c": "3"})
+    docora = snapshots.docora
+    with held_worker(snapshots, file="c") as (gate, _):
+        [job] = docora.run("queue", "--json").data["jobs"]
+        assert (job["files_sent"] in {0, 1, 2}, job["files_total"]) == (True, 3)
+        gate.release()
+        eventually(lambda: docora.status(link) == "synced", "the end of the job")
+
+
+def test_the_number_of_files_revives_no_job(docora: Docora) -> None:
+    job = docora.enqueue("app_a-repo_a")
+    keep_files(docora.redis, job, 1, 2)
+    assert b"files" not in docora.redis.hgetall(job.key), "it was queued anew"
+    docora.redis.delete(job.key)
+    keep_files(docora.redis, job, 1, 2)
+    assert not docora.redis.exists(job.key)
