@@ -107,12 +107,12 @@ STATES: dict[str, tuple[Callable[[Docora], None], str, str]] = {
     "a gateway is down": (
         fail,
         "failed",
-        "2 of 5 links failed: HTTP 502 on created README.md at Quiet Harbor, for 1h1m",
+        "2 of 5 links failed: HTTP 502 at Quiet Harbor, for 1h1m",
     ),
     "two errors": (
         fail_twice,
         "failed",
-        "3 of 6 links failed: HTTP 502 on created README.md and 1 other error in 2 apps, for 1h1m",
+        "3 of 6 links failed: HTTP 502 and 1 other error in 2 apps, for 1h1m",
     ),
     "a killed worker": (lose, "drift", "1 lost, 1 stuck: no job will scan these links"),
     "no worker": (stop, "no_worker", "nothing is scanned: no worker runs; last scan 12m ago"),
