@@ -187,7 +187,8 @@ class SnapshotWorker(Worker):
                 elif burst and finding in _ENDS_OF_BURST:
                     return _ENDS_OF_BURST[finding]
                 elif finding in {Finding.EMPTY, Finding.HELD, Finding.FULL}:
-                    self._end_work_horse()
+                    if finding is not Finding.FULL:  # a job may be taken as soon as another ends
+                        self._end_work_horse()
                     if self.get_state() != WorkerStatus.IDLE:
                         self.set_state(WorkerStatus.IDLE)
                     self._taker.wait(_PAUSE)
