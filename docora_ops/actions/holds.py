@@ -132,12 +132,11 @@ def without_held_apps(
     """
     holds = read_holds(docora.redis)
     left_out = [app for app in selection.by_app if app.app_id in holds]
-    if not left_out:
-        return selection, []
     refs = [ref for ref in selection.refs if ref.app_id not in holds][:limit]
     names = [app.app_name for app in left_out]
-    links = amount(sum(app.links for app in left_out), "link")
-    docora.note(f"{links} left out: {held_in_words(names)}.")
+    if names:
+        links = amount(sum(app.links for app in left_out), "link")
+        docora.note(f"{links} left out: {held_in_words(names)}.")
     return replace(keep_links(selection, refs), held_left_out=left_out), names
 
 

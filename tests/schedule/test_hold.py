@@ -128,6 +128,19 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     assert docora.waiting() == [other.job_id, link.job_id]
 
 
+def test_a_limit_counts_links_of_apps_that_are_not_held(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    held, _ = links
+    others = [docora.add_link() for _ in range(3)]
+    hold(docora, held)
+    command = ("retry-all-failed", "--limit", "2", "--yes", "--json")
+    assert docora.run(*command, "--dry-run").data["total"] == 2
+    docora.set_link(held, status="synced")
+    assert docora.run(*command).data["total"] == 2
+    assert len(docora.waiting()) == 2 < len(others)
+
+
 def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
