@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Any
 
 import redis
@@ -75,6 +76,14 @@ def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
     return True
 
 
+def has_entry(client: redis.Redis, app_id: str) -> bool:
+    """Tells whether there is a field of this name: a hold, ended or not, or what is no hold.
+
+    Raises RedisError, HoldsUnreadableError.
+    """
+    return app_id in _read(client)[1]
+
+
 def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
     """Returns the hold that a running job has to obey; None if it may go on.
 
@@ -132,7 +141,7 @@ def _parse(client: redis.Redis, app_id: str, value: bytes | str) -> Hold:
     except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
         raise HoldsUnreadableError(
             f"the hold of app {app_id} in Redis at {describe(client)}, key {HOLDS}, is unreadable",
-            hint=f"hold the app again, or release it: docora-ops release {app_id}",
+            hint=f"release it: docora-ops release {quote(app_id)}",
         ) from None
 
 

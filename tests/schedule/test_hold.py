@@ -242,9 +242,25 @@ def test_what_is_no_hold_stops_changes_and_can_be_removed(
             assert docora.run(*command, env=ONE_LOOK).code == 0
     assert docora.run("release", link.app_id, "--json").data["released"] is True
     assert docora.run("retry", *other.ids).code == 0
+    docora.redis.hset(HOLDS, "octo junk", "no hold")
+    docora.add_app("octo junkyard")
+    refused = docora.run("retry", *link.ids, "--json")
+    assert "docora-ops release 'octo junk'" in refused.json["hint"], refused
+    assert docora.run("release", "octo junk", "--json").data["released"] is True
+    assert docora.run("retry", *link.ids).code == 0
     docora.redis.set(HOLDS, "no hash")
     refused = docora.run("retry", *link.ids, "--json")
     assert (refused.code, "del docora-ops:holds" in refused.json["hint"]) == (5, True), refused
+
+
+def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docora) -> None:
+    docora.redis.hset(HOLDS, "app_gone", '{"until": null}')
+    assert "docora-ops release app_gone" in docora.run("status", env=ONE_LOOK).stdout
+    released = docora.run("release", "app_gone")
+    assert (released.code, "app_gone is released" in released.stderr) == (0, True), released
+    [entry] = docora.run("history", "--json").data
+    assert (entry["command"], entry["selection"]["app_id"]) == ("release", "app_gone")
+    assert docora.run("release", "app_gone").code == 3
 
 
 def test_links_are_due_from_the_release_on(
