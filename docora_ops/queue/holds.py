@@ -150,7 +150,9 @@ def _hold_of(value: Any) -> Hold:
 
     As the script `take.lua` does: what workers obey must be shown, too.
     """
-    since, until = value.get("since"), value.get("until")
+    since, until = value.get("since"), value.get("until", False)
+    if isinstance(until, bool):
+        raise TypeError
     return Hold(
         since_at=moment_of_timestamp(since) if isinstance(since, int) else None,
         until_at=None if until is None else datetime.fromtimestamp(until, UTC),
