@@ -22,6 +22,7 @@ from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.redis_answers import moment_of_timestamp, text_of
 from docora_ops.queue.redis_client import describe, server_time
 from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.text import mask
 
 HOLDS = "docora-ops:holds"
 EXEMPTED = "now:"  # prefix of the fields of exempted jobs
@@ -157,5 +158,5 @@ def _hold_of(value: Any) -> Hold:
         since_at=moment_of_timestamp(since) if isinstance(since, int) else None,
         until_at=None if until is None else datetime.fromtimestamp(until, UTC),
         who=str(value.get("who") or "unknown"),
-        reason=str(value.get("reason") or "") or None,
+        reason=mask(str(value.get("reason") or "")) or None,
     )

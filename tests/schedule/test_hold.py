@@ -263,6 +263,18 @@ def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docor
     assert docora.run("release", "app_gone").code == 3
 
 
+def test_secrets_in_a_reason_are_masked_whoever_wrote_it(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, _ = links
+    value = {"until": None, "reason": "postgres://kim:hunter2@db/docora is down"}
+    docora.redis.hset(HOLDS, link.app_id, json.dumps(value))
+    for command in (["queue"], ["show", link.app_id], ["show", *link.ids]):
+        for options in ([], ["--json"]):
+            shown = docora.run(*command, *options).stdout
+            assert ("@db/docora is" in shown, "hunter2" in shown) == (True, False), shown
+
+
 def test_links_are_due_from_the_release_on(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
