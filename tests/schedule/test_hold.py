@@ -146,6 +146,10 @@ def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
 ) -> None:
     link, other = links
     hold(docora, link, *REASON)
+    docora.set_link(link, status="synced")
+    refused = docora.run("retry", *link.ids, "--json")
+    assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+    docora.set_link(link, status="failed")
     with frozen(docora):
         for command in (["retry", *link.ids], ["resync", *link.ids, "--yes"]):
             refused = docora.run(*command, "--json")
