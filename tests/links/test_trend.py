@@ -190,6 +190,28 @@ def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> N
     assert totals(without)["failed"] == 9
 
 
+def test_the_text_of_a_group_of_errors_counts_its_failures(docora: Docora, now: datetime) -> None:
+    errors = [
+        f"HTTP 502: upstream 10.0.0.{host} is gone on created src/{host}.ts" for host in (3, 4)
+    ]
+    others = ["HTTP 502", "HTTP 502: upstream 10.0.0.5 is gone, it seems", "fatal: no route"]
+    for error in errors:
+        docora.add_link(last_error=error)
+    ends = [outcome(now, JobEnd.FAILED, error_message=error) for error in errors + others]
+    record(docora, ends)
+    [group] = docora.run("failed", "--group-by", "error", "--json").data["rows"]
+    text = group["error_message"]
+    assert "*" in text
+    for wanted, failed in ((text, 2), ("http 502: UPSTREAM *", 3), ("HTTP 502", 1), ("502", 4)):
+        assert totals(docora.run("trend", "--error", wanted, "--json"))["failed"] == failed, wanted
+
+
+def test_many_asterisks_in_a_pattern_take_no_longer(docora: Docora, now: datetime) -> None:
+    record(docora, spread(now, [1], error_message="a" * 190 + "b"))
+    for pattern, failed in (("*a" * 30 + "*c", 0), ("*a" * 30 + "*b", 1), ("a*" * 192 + "b", 0)):
+        assert totals(docora.run("trend", "--error", pattern, "--json"))["failed"] == failed
+
+
 def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
     docora: Docora, now: datetime
 ) -> None:
