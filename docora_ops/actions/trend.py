@@ -11,7 +11,7 @@ from statistics import median
 from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_app
-from docora_ops.actions.workers import warn_of_wrong_backend
+from docora_ops.actions.workers import warn_of_mute_workers, warn_of_wrong_backend
 from docora_ops.error_groups import errors_of_group, split_delivery, typable
 from docora_ops.jobs import JobEnd
 from docora_ops.queue.outcomes import (
@@ -125,6 +125,7 @@ def read_trend(
         ):
             trimmed_at = begin
         begin, is_kept = record.reaches_back_to, record.is_kept
+        warn_of_mute_workers(docora, queue.overview(1).workers if is_kept else ())
         if error is None:
             counts = record.counts
         else:

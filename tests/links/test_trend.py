@@ -158,6 +158,27 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
     assert docora.redis.ttl(docora.redis.keys(f"{STREAM}:*")[0]) <= COUNTS_KEPT
 
 
+@pytest.mark.parametrize("may_record", ["0", None])
+def test_a_worker_that_records_nothing_is_named(
+    docora: Docora, now: datetime, may_record: str | None
+) -> None:
+    commands = (["trend"], ["status"])
+    record(docora, spread(now, [100, 700], JobEnd.SYNCED))
+    docora.add_worker("older")
+    warning = "Warning: the snapshots of these workers are not counted: older; see docora-ops doctor"
+    for command in commands:
+        assert "not counted" not in docora.run(*command).stderr, command
+    docora.redis.hdel("rq:worker:older", "may_record")
+    if may_record:  # as where its user may not
+        docora.redis.hset("rq:worker:older", "may_record", may_record)
+    for command in commands:
+        assert warning in docora.run(*command).stderr, command
+    [workers] = [
+        check for check in docora.run("doctor", "--json").data["checks"] if check["name"] == "workers"
+    ]
+    assert (workers["state"], "older" in workers["finding"]) == ("warning", True), workers
+
+
 def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> None:
     app, other = docora.add_app("Acme Search"), docora.add_app("Quiet Harbor")
     record(
@@ -199,7 +220,7 @@ def test_the_text_of_a_group_of_errors_counts_its_failures(docora: Docora, now: 
         docora.add_link(last_error=error)
     ends = [outcome(now, JobEnd.FAILED, error_message=error) for error in errors + others]
     record(docora, ends)
-    [group] = docora.run("failed", "--group-by", "error", "--json").data["rows"]
+    [group] = docora.run("failed", "--group-by", "error", "--json").data
     text = group["error_message"]
     assert "*" in text
     for wanted, failed in ((text, 2), ("http 502: UPSTREAM *", 3), ("HTTP 502", 1), ("502", 4)):
