@@ -179,6 +179,19 @@ def test_a_worker_that_records_nothing_is_named(
     assert (workers["state"], "older" in workers["finding"]) == ("warning", True), workers
 
 
+def test_earlier_days_than_counts_are_kept_are_not_shown_as_zeros(
+    docora: Docora, now: datetime
+) -> None:
+    oldest = now - timedelta(seconds=COUNTS_KEPT)
+    record(docora, [outcome(oldest, JobEnd.FAILED), *spread(now, [60])])
+    for by, most in (("10m", 8 * 144 + 1), ("day", 9)):
+        data = docora.run("trend", "--since", "400d", "--by", by, "--json").data
+        assert len(data["periods"]) <= most, by
+        begin = datetime.fromisoformat(data["reaches_back_to"])
+        assert timedelta() <= oldest - begin < timedelta(minutes=11)
+        assert sum(period["failed"] for period in data["periods"]) == 2
+
+
 def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> None:
     app, other = docora.add_app("Acme Search"), docora.add_app("Quiet Harbor")
     record(
