@@ -250,9 +250,9 @@ class _Snapshot:
         self, end: JobEnd, error_message: str | None = None, *, try_number: int | None = None
     ) -> None:
         """Adds the end of the job to the record of outcomes."""
-        was_pending = self.link is not None and self.link.status == LinkStatus.PENDING_SNAPSHOT
+        was_synced = self.link is not None and self.link.status == LinkStatus.SYNCED
         is_routine = end is JobEnd.NOTHING_TO_DO or (
-            end is JobEnd.SYNCED and not (self.sent or was_pending)
+            end is JobEnd.SYNCED and was_synced and not self.sent
         )
         outcome = SnapshotOutcome(
             host.now(),

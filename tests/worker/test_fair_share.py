@@ -219,6 +219,25 @@ def calls(docora: Docora) -> int:
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
+def test_what_all_workers_read_of_each_other_grows_more_slowly_than_their_number(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(take.time, "monotonic", lambda: now)
+    seconds, reads = 512, {}
+    for slots in (100, 400):
+        with desk(docora, slots) as at:
+            hold(docora, "a")
+            at.wait("a-0")
+            docora.redis.config_resetstat()
+            for _ in range(seconds):
+                at.slots[0].take()
+                now += 1
+            stats = cast("Mapping[str, Any]", docora.redis.info("commandstats"))
+            reads[slots] = slots * int(stats["cmdstat_hmget"]["calls"]) / seconds
+    assert 0 < reads[400] < 3 * reads[100]
+
+
 def test_behind_100_000_jobs_that_must_wait_another_is_found_in_50_short_looks(
     docora: Docora,
 ) -> None:
