@@ -53,8 +53,8 @@ def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Chan
         until = None if seconds is None else since + seconds
         value = {"since": since, "until": until, "who": change.who, "reason": change.reason}
         pipeline.hset(HOLDS, app_id, json.dumps(value))
-        if exempted := _exempted(fields, app_id):
-            pipeline.hdel(HOLDS, *exempted)
+        # Refused to a user who could not release the app either.
+        pipeline.hdel(HOLDS, f"{EXEMPTED}{app_id}-", *_exempted(fields, app_id))
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
     return _hold_of(value)
