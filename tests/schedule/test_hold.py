@@ -251,7 +251,7 @@ def test_what_is_no_hold_stops_changes_and_can_be_removed(
     refused = docora.run("retry", *link.ids, "--json")
     assert "docora-ops release 'octo junk'" in refused.json["hint"], refused
     assert docora.run("release", "octo junk", "--json").data["released"] is True
-    assert docora.run("retry", *link.ids).code == 0
+    assert docora.run("retry", *link.ids, "--dry-run").code == 0
     docora.redis.set(HOLDS, "no hash")
     refused = docora.run("retry", *link.ids, "--json")
     assert (refused.code, "del docora-ops:holds" in refused.json["hint"]) == (5, True), refused
