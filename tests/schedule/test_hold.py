@@ -158,6 +158,32 @@ def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     assert docora.redis.hgetall(HOLDS) == {}
 
 
+@pytest.mark.parametrize("status", ["pending_snapshot", "scanning", "synced"])
+def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
+    docora: Docora, links: tuple[TestLink, TestLink], status: str
+) -> None:
+    link, _ = links
+    docora.queue_job(link)
+    docora.set_link(link, status=status, retry_count=2, last_error="no answer")
+    jobless = docora.link(link.app_id, docora.add_repository("octo/jobless"), status)
+    hold(docora, link)
+    row = docora.row(link)
+    with frozen(docora):
+        refused = docora.run("retry", *jobless.ids, "--now", "--json")
+        assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+        assert docora.run("retry", *link.ids, "--now", "--dry-run").code == 0
+    exempted = docora.run("retry", *link.ids, "--now", "--json")
+    assert (exempted.code, exempted.data["outcome"]) == (0, "already_queued"), exempted
+    assert exemptions(docora) == [f"now:{link.job_id}"]
+    assert (docora.row(link), docora.waiting()) == (row, [link.job_id])
+    assert docora.run("history", "--json").data[0]["command"] == "retry"
+    docora.redis.delete(docora.queue.key)
+    docora.start_job(link.job_id)
+    with frozen(docora):
+        running = docora.run("retry", *link.ids, "--now", "--json")
+    assert (running.code, running.json["job"]) == (4, "running"), running
+
+
 def test_who_and_why_is_told_and_a_held_app_is_neither_overdue_nor_lost(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
