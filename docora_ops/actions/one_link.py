@@ -109,9 +109,9 @@ def _change(
         link = resolve_link(database, app, repository)
         workers = count_workers(docora)
         require_pair(docora)
+    claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     if not options.now:
         require_not_held(docora, link)
-    claiming = _claiming_of(docora, action, link, options)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     changer = Changer(
         database,
@@ -140,7 +140,7 @@ def _change(
         now = read_link(database, link.ref.app_id, link.ref.repository_id)
         if now is None:
             raise gone(link.ref.app_id, link.ref.repository_id)
-        _claiming_of(docora, action, now, options)
+        _claiming_of(docora, action, now, reset_circuit=options.reset_circuit)
         raise _not_failed(docora, now)
     if outcome is Outcome.ALREADY_RUNNING and action is Action.RESYNC:
         raise SnapshotRunningError(
@@ -173,17 +173,16 @@ def _change(
     )
 
 
-def _claiming_of(docora: Docora, action: Action, link: Link, options: ChangeOptions) -> Claiming:
+def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
     # Docora's scheduler ignores pending links with an open circuit.
-    reset_circuit = options.reset_circuit
     is_held_back = link.circuit_is_open and not docora.queue.can_push
     statuses = [LinkStatus.FAILED]
     if is_held_back and reset_circuit:
         statuses.append(LinkStatus.PENDING_SNAPSHOT)
     if action is Action.RETRY and link.status not in statuses:
-        if options.now and _waits_for_release(docora, link):
+        if _waits_for_release(docora, link):
             return Claiming.of_all()
         raise _not_failed(docora, link)
     skip_open_circuits = not (docora.queue.can_push or reset_circuit)
