@@ -256,7 +256,7 @@ _APPS: Sequence[Column[AppSummary]] = (
 )
 _HELD: Column[AppSummary] = Column(
     "Held until",
-    lambda app: app.held and (app.held.until_at or "for ever"),
+    lambda app: app.held and app.held.until,
     lambda _: "yellow",
 )
 
@@ -271,8 +271,10 @@ def _link_screen(details: LinkDetails) -> Pairs:
         bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
     job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
     held = details.held.sentence if details.held else ""
+    if details.is_exempt:
+        held = f"its job is exempt from the hold; the app is {held}"
     next_step = f"{_next_step(details)} {ids}"
-    if details.held and details.status != LinkStatus.SYNCED:
+    if details.held and not details.is_exempt and details.status != LinkStatus.SYNCED:
         next_step = f"release {arguments(details.app_id)}"
     delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot
     if details.last_delivered_at:
@@ -307,7 +309,7 @@ def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
     """Yields a line for each of the last tries, newest first; with BullMQ, for the failed job."""
     name = "Last tries" if details.backend is Backend.RQ else "Failed job"
     for number, end in enumerate(details.tries):
-        shown = f"{end.ended_at:%m-%d %H:%M:%SZ}  {words(end.outcome)}"
+        shown = f"{end.ended_at:%Y-%m-%dT%H:%M:%SZ}  {words(end.outcome)}"
         if end.try_number is not None:
             limit = f" of {end.tries}" if end.tries and end.try_number <= end.tries else ""
             shown += f", try {end.try_number}{limit}"

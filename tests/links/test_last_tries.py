@@ -35,7 +35,8 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
         shown = docora.run("show", *link.ids, *options).stdout
         tries = [line for line in shown.splitlines() if line.startswith("Last tries\t")]
         assert len(tries) == 4
-        assert re.search(r"Z  synced, try 2 of 2, 6 files, \d+\.\d s$", tries[0])
+        at = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+        assert re.search(rf"{at}  synced, try 2 of 2, 6 files, \d+\.\d s$", tries[0])
         assert re.search(r"Z  failed, try 2 of 2, 1 file, .* s: HTTP 502 on created src/", tries[2])
     code, screen = on_terminal(docora, ["show", *link.ids], columns=80)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", screen).splitlines()

@@ -191,8 +191,8 @@ def test_a_backlog_names_its_cause_and_a_delayed_try_its_error(backlog: Docora) 
         shown = plain_data(at_terminals(docora, ["queue"], columns=80).data)
         status, document = docora.run_together(("status",), ("queue", "--json"))
         alone = docora.run("queue", "--json", env=NO_POSTGRES)
-    cause = r"1 of 1 workers on big/huge for 3m\d+s \(2,311 of 60,000 files\); 2 wait"
-    assert re.search(rf"^Backlog  {cause}$", shown, re.MULTILINE), shown
+    cause = r"1 of 1 workers on Acme Search ← big/huge for 3m\d+s \(2,311 of 60,000 files\); 2 wait"
+    assert re.search(f"Backlog {cause} ", " ".join(shown.split())), shown
     assert re.search(rf"^Backlog\t{cause}$", status.stdout, re.MULTILINE), status
     for row in (
         *(r"active +Acme Search ← big/huge +3m\d+s +2,311 of 60,000", r"waiting +.*octo/a +2m\d+s"),
@@ -238,6 +238,18 @@ def test_a_backlog_of_an_app_names_the_app(docora: Docora) -> None:
         docora.redis.hset(f"rq:job:{link.job_id}", "started_at", moment)
         docora.redis.hset(f"rq:job:{link.job_id}", "enqueued_at", moment)
     assert "Backlog\t2 of 2 workers on Tarpit for 3" in docora.run("queue").stdout
+
+
+def test_an_idle_worker_beside_jobs_that_wait_is_explained(backlog: Docora) -> None:
+    docora = backlog
+    add_worker(docora, "two")
+    share = "2 wait: Acme Search has its share of the slots"
+    assert share not in docora.run("queue").stdout  # a worker of RQ knows of no share
+    docora.redis.hset("rq:worker:two", "obeys_holds", 1)
+    for command in ("queue", "status"):
+        assert share in docora.run(command).stdout
+    docora.redis.hset("rq:worker:two", "state", "busy")
+    assert share not in docora.run("queue").stdout
 
 
 def test_a_long_queue_with_many_workers_fits_one_screen(docora: Docora) -> None:
