@@ -126,8 +126,9 @@ def _read_at(status: Status) -> str:
 def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
     """Returns the first sentence and the rows, which fit one screen together."""
     rows: list[Row] = []
-    for most in range(_MOST, 0, -1) if sys.stdout.isatty() else [_MOST]:
-        rows = list(status_rows(status, errors, most=most))
+    is_terminal = sys.stdout.isatty()
+    for most in range(_MOST, 0, -1) if is_terminal else [_MOST]:
+        rows = list(status_rows(status, errors, most=most, with_bars=is_terminal))
         if sum(1 if text.no_wrap else -(-len(text) // _WIDTH) for _, text in rows) < _LINES:
             break
     style = "bold red" if status.headline.code.is_trouble else "bold"
@@ -220,6 +221,7 @@ def status_rows(
     *,
     is_verified: bool | None = None,
     most: int = _MOST,
+    with_bars: bool = False,
 ) -> Iterator[Row]:
     """Yields the names and values of the screen. Leaves out what has nothing to tell.
 
@@ -227,11 +229,12 @@ def status_rows(
     is_verified: the delivered files have been compared, so do not suggest `verify`. None suggests
         it only after an operation.
     most: the number of apps and errors to name.
+    with_bars: show the failures of a day as bars, too.
     """
     from docora_ops.cli.bulk_view import links_done, state_of
 
     yield from _servers(status, errors)
-    yield from _links(status, most)
+    yield from _links(status, most, with_bars=with_bars)
     if status.freshness:
         yield from _freshness(status, status.freshness)
     if status.queue:
@@ -271,7 +274,7 @@ def _servers(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
         yield name, text
 
 
-def _links(status: Status, most: int) -> Iterator[Row]:
+def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
     counts = status.links_by_status
     if counts is None:
         return
@@ -284,7 +287,8 @@ def _links(status: Status, most: int) -> Iterator[Row]:
     if ends := _recent_ends(status):
         yield "", cell(ends)
     if (trend := status.failures) and any(period.failures for period in trend.periods):
-        yield "Failures", _heading(trend_of_day_words(trend), "docora-ops trend")
+        said = trend_of_day_words(trend, with_bars=with_bars)
+        yield "Failures", _heading(said, "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
         apps, errors = status.failed_by_app or (), status.failed_by_error or ()
         width = len(str(failed))

@@ -270,7 +270,8 @@ def read_counts(
         numbers = [whole_number(value) or 0 for value in answer or ()]
         rows = zip(JobEnd, numbers[::2], numbers[1::2], strict=False)
         counts += [PeriodCount(_at(period), *row) for row in rows if row[1]]
-    start = _at(known[0]) if known and not reaches_back and known[0] > first else None
+    is_late = bool(known) and not reaches_back and known[0] > _period_of(since.timestamp())
+    start = _at(known[0]) if is_late else None
     return Counts(_at(first), counts, bool(known) or reaches_back, start)
 
 
