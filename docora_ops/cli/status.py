@@ -137,7 +137,6 @@ def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
 
 def sentence_of(status: Status) -> str:
     """Returns the first sentence: the worst of the state, and since when."""
-    from docora_ops.actions.freshness import Stop
     from docora_ops.actions.status import HeadlineCode
     from docora_ops.jobs import ADVICE, backlog_of, refusal_of
 
@@ -167,7 +166,9 @@ def sentence_of(status: Status) -> str:
             paused = "paused" if since is None else f"paused for {duration(since)}"
             return f"{paused}: {queue.suspension.sentence if queue.suspension else ''}"
         case HeadlineCode.NOT_SCHEDULED:
-            return f"nothing is scanned, last pass {ago(since)}: {Stop.SCHEDULE.sentence}"
+            failed = (status.links_by_status or {}).get(LinkStatus.FAILED)
+            due, more = f"{amount(links, 'link')} due", f", {failed:,} failed" if failed else ""
+            return f"{no_pass_words(since)}: {due}{more}"
         case HeadlineCode.NOTHING_MOVES:
             return f"nothing moves: {amount(links, 'link')} due, {last}"
         case HeadlineCode.FAILED:
@@ -194,6 +195,12 @@ def sentence_of(status: Status) -> str:
             every = "1 link is" if links == 1 else f"all {links:,} links are"
             return f"{every} in sync{oldest}"
     return "there are no links yet"
+
+
+def no_pass_words(seconds: float | None) -> str:
+    """Returns `no pass of docora-ops schedule for 5m56s`."""
+    age = "is known" if seconds is None else f"for {duration(seconds)}"
+    return f"no pass of docora-ops schedule {age}"
 
 
 def _failed_sentence(status: Status) -> str:
