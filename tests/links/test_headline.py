@@ -83,6 +83,11 @@ def stop_timer(docora: Docora) -> None:
     docora.redis.set("docora-ops:schedule", int(time.time()) - 20 * 60)
 
 
+def stop_timer_and_fail(docora: Docora) -> None:
+    stop_timer(docora)
+    fail(docora)
+
+
 def stand_still(docora: Docora) -> None:
     scan(docora, 12)
     fail(docora)
@@ -136,7 +141,12 @@ STATES: dict[str, tuple[Callable[[Docora], None], str, str]] = {
     "no timer": (
         stop_timer,
         "not_scheduled",
-        "nothing is scanned, last pass 20m ago: docora-ops schedule has stopped, .*",
+        r"no pass of docora-ops schedule for 20m: \d links? due",
+    ),
+    "no timer, and failed links": (
+        stop_timer_and_fail,
+        "not_scheduled",
+        r"no pass of docora-ops schedule for 20m: \d links due, 2 failed",
     ),
     "more stands still than fails": (
         stand_still,

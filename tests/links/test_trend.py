@@ -97,7 +97,7 @@ def test_each_hour_has_a_row_with_what_ended_in_it(docora: Docora, now: datetime
     assert (first["tried_again"], first["longest_seconds"]) == (1, 30.25)
     at = f"{noon:%Y-%m-%dT%H:%MZ}"
     assert result.stderr == (
-        f"No link has failed for 80 minutes: 42/h at {at}. The record begins at {at}.\n"
+        f"No link has failed for 80 minutes: 42 in the hour from {at}. The record begins at {at}.\n"
     )
     for by, seconds in (("10m", 600), ("day", 86_400)):
         other = docora.run("trend", "--json", "--by", by, "--since", "30h")
@@ -110,10 +110,18 @@ def test_each_hour_has_a_row_with_what_ended_in_it(docora: Docora, now: datetime
 def test_failures_fall_rise_and_end(docora: Docora, now: datetime) -> None:
     old = spread(now, [600], JobEnd.SYNCED)
     for minutes, word, words in (
-        ([*range(35, 76), 1], "falling", r"Failures fall: \d+/h at \S+Z, \d/h now\."),
-        ([*range(60, 62), *[5] * 30], "rising", r"Failures rise: \d/h an hour ago, \d+/h now\."),
+        (
+            [*range(35, 76), 1],
+            "falling",
+            r"Failures fall: \d+ in the hour from \S+Z, \d/h in the last 20 to 30m\.",
+        ),
+        (
+            [*range(60, 62), *[5] * 30],
+            "rising",
+            r"Failures rise: \d/h in the hour before, \d+/h in the last 20 to 30m\.",
+        ),
         ([5, 40, 60, 80], "steady", r"Failures neither fall nor rise clearly: .*"),
-        ([200] * 9, "none", r"No link has failed for 80 minutes: 9/h at .*"),
+        ([200] * 9, "none", r"No link has failed for 80 minutes: 9 in the hour from .*"),
         ([], "none", r"No link failed\."),
     ):
         docora.redis.flushdb()
@@ -156,6 +164,21 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
         None,
     )
     assert docora.redis.ttl(docora.redis.keys(f"{STREAM}:*")[0]) <= COUNTS_KEPT
+
+
+def test_the_last_line_names_the_highest_number_of_a_row_and_the_start(
+    docora: Docora, now: datetime
+) -> None:
+    old = spread(now, [1800], JobEnd.SYNCED)
+    record(docora, [*old, *spread(now, [75] * 4)])
+    for by, length in (("10m", "10 minutes"), ("hour", "hour"), ("day", "day")):
+        said = docora.run("trend", "--by", by, "--since", "3h").stderr
+        assert f": 4 in the {length} from " in said, said
+    # A time of day that is still to come is that of yesterday.
+    since = (now + timedelta(minutes=30)).replace(minute=0, second=0, microsecond=0)
+    since += timedelta(hours=since <= now)
+    said = docora.run("trend", "--since", f"{since:%H:%M}").stderr
+    assert said.endswith(f" Counted since {since - timedelta(days=1):%Y-%m-%dT%H:%MZ}.\n")
 
 
 @pytest.mark.parametrize("may_record", ["0", None])
@@ -271,7 +294,8 @@ def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -
         shown = at_terminals(docora, ["trend"], columns=80, env={**env, "LINES": "24"})
         lines = [line.rstrip() for line in plain_data(shown.data).splitlines()]
         assert (max(map(len, lines)) <= 80, len(lines) < 24) == (True, True), lines
-        assert re.fullmatch(r"and \d earlier rows?: docora-ops trend --since 24h", lines[-2])
-        assert lines[-1].startswith("Failures fall: 20/h at ")
+        assert re.fullmatch(r"and \d earlier rows?: docora-ops trend --since 24h", lines[-3])
+        said = " ".join(lines[-2:])
+        assert re.match(r"Failures fall: 20 in the hour from .* Counted since \S+Z\.", said)
         bars = [line.split(" ")[-1] for line in lines if line.endswith(("█", "#", "▌"))]
         assert sorted(bars, key=len) == [smallest, tallest], env
