@@ -212,7 +212,12 @@ _LINKS: Sequence[Column[ListedLink]] = (
     Column("Repository", lambda link: link.repository_name, narrowest=14),
     Column("Repository id", lambda link: link.repository_id, left_out=1),
     Column("Status", lambda link: words(link.status), lambda link: style_of(link.status)),
-    Column("Error", lambda it: (it.error_message or "") + "…" * it.error_message_cut, folds=True),
+    Column(
+        "Error",
+        lambda link: (link.error_message or "") + "…" * link.error_message_cut,
+        folds=True,
+        cuts_end=True,  # errors begin with the reason
+    ),
     Column("Failed tries", lambda link: link.retry_count, is_number=True, left_out=2),
     Column("Last good scan", lambda link: link.last_scanned_at or "never", left_out=4),
     Column(
@@ -313,9 +318,10 @@ def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
         if end.try_number is not None:
             limit = f" of {end.tries}" if end.tries and end.try_number <= end.tries else ""
             shown += f", try {end.try_number}{limit}"
+        # What follows the error is cut first where a terminal is narrow.
+        shown += f": {end.error_message}" if end.error_message else ""
         shown += f", {amount(end.files, 'file')}" if end.files else ""
         shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
-        shown += f": {end.error_message}" if end.error_message else ""
         yield "" if number else name, one_line(shown, style_of(end.outcome))
 
 

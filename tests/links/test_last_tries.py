@@ -37,9 +37,12 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
         assert len(tries) == 4
         at = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
         assert re.search(rf"{at}  synced, try 2 of 2, 6 files, \d+\.\d s$", tries[0])
-        assert re.search(r"Z  failed, try 2 of 2, 1 file, .* s: HTTP 502 on created src/", tries[2])
+        assert re.search(
+            r"Z  failed, try 2 of 2: HTTP 502 on created src/\S+, 1 file, .* s$", tries[2]
+        )
     code, screen = on_terminal(docora, ["show", *link.ids], columns=80)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", screen).splitlines()
+    assert any("Z  tried again, try 1 of 2: HTTP 502 on crea" in line for line in lines), screen
     assert (code, len(lines) < 24, max(map(len, lines)) <= 80) == (0, True, True), screen
 
     recent = docora.run("status", "--json").data["recent_ends"]

@@ -22,6 +22,7 @@ from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 from tests.support.terminal import at_terminals, plain_data
 
 NO_POSTGRES = {"DATABASE_URL": None}
+LONG_ERROR = "127.0.0.1:9: Connection refused on created docs/reference/index.md"
 COUNTS = ("waiting", "active", "completed_jobs", "failed_jobs", "delayed")
 
 
@@ -167,14 +168,14 @@ def test_only_jobs_of_the_named_apps_are_shown_and_the_counts_are_of_the_whole_q
 def backlog(docora: Docora) -> Docora:
     """One worker has been at work on `big/huge` for 3 minutes; other jobs wait, one is delayed."""
     app = docora.add_app("Acme Search")
-    names = ("big/huge", "octo/a", "octo/b", "octo/later")
+    names = ("big/huge", "octo/a", "octo/b", "hollow-hill/infra")
     huge, *others, later = (docora.link(app, docora.add_repository(name)) for name in names)
     assert docora.run("retry-all-failed", "--yes").code == 0
     for link in (huge, later):
         docora.redis.lrem(docora.queue.key, 0, link.job_id)
     docora.redis.zadd(f"rq:scheduled:{QUEUE}", {later.job_id: now().timestamp() + 100})
     docora.redis.hset(f"rq:job:{later.job_id}", "status", "scheduled")
-    docora.set_link(later, last_error="HTTP 502 on created README.md")
+    docora.set_link(later, last_error=LONG_ERROR)
     add_worker(docora, "one", docora.job(huge))
     began = utcformat(now() - timedelta(seconds=185))
     docora.redis.hset(f"rq:job:{huge.job_id}", "started_at", began)
@@ -196,12 +197,12 @@ def test_a_backlog_names_its_cause_and_a_delayed_try_its_error(backlog: Docora) 
     assert re.search(rf"^Backlog\t{cause}$", status.stdout, re.MULTILINE), status
     for row in (
         *(r"active +Acme Search ← big/huge +3m\d+s +2,311 of 60,000", r"waiting +.*octo/a +2m\d+s"),
-        r"delayed +Acme Search ← octo/later +due in 1m\d+s +.*HTTP 502",
+        r"delayed +Acme Search ← hollow-hill/infra +due in 1m\d+s +127\.0\.0\.1:9: Connec\w*…",
     ):
         assert re.search(row, shown), shown
     active, *_, delayed = document.data["jobs"]
     assert (active["files_sent"], active["files_total"]) == (2311, 60_000)
-    assert delayed["error_message"] == "HTTP 502 on created README.md"
+    assert delayed["error_message"] == LONG_ERROR
     assert alone.data["jobs"][-1]["error_message"] is None
     lost = docora.run("queue", env={"DATABASE_URL": "postgres://ops@127.0.0.1:1/docora"})
     assert (lost.code, "errors of delayed tries are unknown" in lost.stderr) == (0, True), lost
