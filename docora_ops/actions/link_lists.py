@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import read_held
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
@@ -96,11 +97,14 @@ def links(
 
     If Redis can't be used, the states are None, and its error is also returned.
     """
-    database, (which, _) = docora.database, choose_links(docora, choice)
+    held, lost = read_held(docora) if choice.overdue else ([], None)
+    database, (which, _) = docora.database, choose_links(docora, choice, held=held)
     offset = (page - 1) * limit
     total, rows = lists.links_page(database, which, sort, limit=limit, offset=offset)
     error = None
     try:
+        if isinstance(lost, RedisError):
+            raise lost
         looked = look_at_jobs(database, docora.queue_to_read, rows)
         jobs = {link.job_id: answer.state for link, answer in looked}
         failures = _last_failures(docora, rows)
@@ -113,8 +117,8 @@ def links(
             for link in rows
         ]
         warn_of_wrong_backend(docora)
-    except RedisError as lost:
-        error = lost
+    except RedisError as unusable:
+        error = unusable
     return Page(rows, page, limit, total), error
 
 
