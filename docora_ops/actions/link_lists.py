@@ -22,7 +22,7 @@ from docora_ops.database.link_reports import (
 )
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import ErrorGroup, group_errors
-from docora_ops.errors import ConfigurationError, PostgresError, RedisError
+from docora_ops.errors import ConfigurationError, HoldsUnreadableError, PostgresError, RedisError
 from docora_ops.jobs import (
     Backend,
     BackendSource,
@@ -226,13 +226,21 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         backend=queue.backend,
         backend_source=queue.choice.source,
         job_record=record,
-        held=read_holds(docora.redis).get(link.ref.app_id),
+        held=_hold_of(docora, link.ref.app_id),
         is_partly_sent=link.status == LinkStatus.PENDING_SNAPSHOT
         and history.last_delivered_at is not None
         and (
             history.last_scanned_at is None or history.last_delivered_at > history.last_scanned_at
         ),
     )
+
+
+def _hold_of(docora: Docora, app_id: str) -> Hold | None:
+    try:
+        return read_holds(docora.redis).get(app_id)
+    except HoldsUnreadableError as error:
+        docora.warn(f"it is unknown whether the app is held: {error.message}")
+        return None
 
 
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:

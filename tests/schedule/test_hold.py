@@ -227,6 +227,9 @@ def test_what_is_no_hold_stops_changes_and_can_be_removed(
             assert f"docora-ops release {link.app_id}" in refused.json["hint"]
         for command in (["queue"], ["status"], ["failed"], ["apps"]):
             assert docora.run(*command, env=ONE_LOOK).code == 0
+        shown = docora.run("show", *other.ids)
+        assert (shown.code, "octo/" in shown.stdout) == (0, True), shown
+        assert "it is unknown whether the app is held" in shown.stderr, shown
     assert docora.run("release", link.app_id, "--json").data["released"] is True
     assert docora.run("retry", *other.ids).code == 0
     docora.redis.set(HOLDS, "no hash")
