@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import read_held
@@ -27,6 +28,7 @@ from docora_ops.jobs import (
     Backend,
     BackendSource,
     Hold,
+    JobEnd,
     JobRecord,
     JobState,
     QueuedJob,
@@ -81,7 +83,7 @@ class LinkDetails(LinkHistory):
     backend_source: BackendSource
     job_record: JobRecord
     held: Hold | None  # of the app
-    # Whether an unfinished snapshot has delivered files: some of its files are out.
+    # Whether a recorded try since the last good one has delivered files: some of its files are out.
     is_partly_sent: bool
 
 
@@ -228,9 +230,8 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         job_record=record,
         held=_hold_of(docora, link.ref.app_id),
         is_partly_sent=link.status == LinkStatus.PENDING_SNAPSHOT
-        and history.last_delivered_at is not None
-        and (
-            history.last_scanned_at is None or history.last_delivered_at > history.last_scanned_at
+        and any(
+            end.files for end in takewhile(lambda end: end.outcome is not JobEnd.SYNCED, tries)
         ),
     )
 
