@@ -51,7 +51,7 @@ class TrendPeriod:
     failed: their links were failed then. failed_again: their links had been failed before, and were
         queued by a scheduler. tried_again: they failed, and their links had tries left.
     files: created, updated and deleted at the apps.
-    median_seconds, longest_seconds: of snapshots that failed, sent files or followed a change.
+    median_seconds, longest_seconds: of snapshots that failed, sent files or began out of sync.
     """
 
     started_at: datetime

@@ -1,8 +1,9 @@
 """The record of outcomes: how the snapshots of our workers ended, in Redis.
 
-A stream has an entry for each snapshot that failed, sent files, or began with a pending link, as
-after a change, a failed try, or for a new link. Beside the stream, all snapshots are counted by
-period, app and outcome: a mass failure, which fills the stream, must not remove the counts.
+A stream has an entry for each snapshot that failed, sent files, or began with a link that was not
+in sync, as after a change, a failed try, or for a new link. Beside the stream, all snapshots are
+counted by period, app and outcome: a mass failure, which fills the stream, must not remove the
+counts.
 Functions raise RedisError.
 """
 

@@ -105,7 +105,7 @@ class RqQueue:
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = (
         *(("DEL",), ("HSET", "x", "x"), ("PERSIST",), ("SADD", "x")),
         *(("LREM", 0, "x"), ("LSET", 0, "x"), ("LPOS", "x"), ("LPUSH", "x"), ("RPUSH", "x")),
-        *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x")),
+        *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x"), ("HDEL", "x")),
     )
     script_files = ("with_change.lua", "judge.lua", "look_and_push.lua")
 
