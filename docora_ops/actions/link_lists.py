@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import read_held
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
@@ -22,11 +24,12 @@ from docora_ops.database.link_reports import (
 )
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import ErrorGroup, group_errors
-from docora_ops.errors import ConfigurationError, PostgresError, RedisError
+from docora_ops.errors import ConfigurationError, HoldsUnreadableError, PostgresError, RedisError
 from docora_ops.jobs import (
     Backend,
     BackendSource,
     Hold,
+    JobEnd,
     JobRecord,
     JobState,
     QueueOverview,
@@ -82,7 +85,7 @@ class LinkDetails(LinkHistory):
     job_record: JobRecord
     held: Hold | None  # of the app
     is_exempt: bool  # whether the hold does not concern the link's job
-    # Whether an unfinished snapshot has delivered files: some of its files are out.
+    # Whether a recorded try since the last good one has delivered files: some of its files are out.
     is_partly_sent: bool
 
 
@@ -98,11 +101,14 @@ def links(
 
     If Redis can't be used, the states are None, and its error is also returned.
     """
-    database, (which, _) = docora.database, choose_links(docora, choice)
+    held, lost = read_held(docora) if choice.overdue else ([], None)
+    database, (which, _) = docora.database, choose_links(docora, choice, held=held)
     offset = (page - 1) * limit
     total, rows = lists.links_page(database, which, sort, limit=limit, offset=offset)
     error = None
     try:
+        if isinstance(lost, RedisError):
+            raise lost
         looked = look_at_jobs(database, docora.queue_to_read, rows)
         jobs = {link.job_id: answer.state for link, answer in looked}
         failures = _last_failures(docora, rows)
@@ -115,8 +121,8 @@ def links(
             for link in rows
         ]
         warn_of_wrong_backend(docora)
-    except RedisError as lost:
-        error = lost
+    except RedisError as unusable:
+        error = unusable
     return Page(rows, page, limit, total), error
 
 
@@ -196,7 +202,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     warn_of_wrong_backend(docora)
     ref = link.ref
     tries = queue.outcomes(app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES).entries
-    held = read_holds(docora.redis).get(ref.app_id)
+    held = _hold_of(docora, ref.app_id)
     with redis_errors(docora.redis):
         exempt = held is not None and is_exempt(docora.redis, ref.job_id)
     failed_at = None
@@ -230,11 +236,18 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         held=held,
         is_exempt=exempt,
         is_partly_sent=link.status == LinkStatus.PENDING_SNAPSHOT
-        and history.last_delivered_at is not None
-        and (
-            history.last_scanned_at is None or history.last_delivered_at > history.last_scanned_at
+        and any(
+            end.files for end in takewhile(lambda end: end.outcome is not JobEnd.SYNCED, tries)
         ),
     )
+
+
+def _hold_of(docora: Docora, app_id: str) -> Hold | None:
+    try:
+        return read_holds(docora.redis).get(app_id)
+    except HoldsUnreadableError as error:
+        docora.warn(f"it is unknown whether the app is held: {error.message}")
+        return None
 
 
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from docora_ops.database.link_reports import AppSummary, ListedLink
     from docora_ops.jobs import JobPlace
 
+_REDIS_PATIENCE = 8  # seconds: Postgres tells the most
 
 Sort = Annotated[
     LinkSort,
@@ -117,6 +118,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     from docora_ops.render.link_tables import group_columns
 
     docora, choice = context.docora, link_choice(typer_context, statuses)
+    docora.redis_patience = _REDIS_PATIENCE
     if choice != LinkChoice(statuses=statuses) or given.get("status"):
         noun = f"matching {noun}"
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
@@ -166,6 +168,7 @@ def apps(
 
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
+    context.docora.redis_patience = _REDIS_PATIENCE
     listed = apps(context.docora, choice, sort=sort, page=page, limit=limit)
     is_seen = any(app.held for app in listed.rows) or not sys.stdout.isatty()
     columns = [*_APPS, *([_HELD] if is_seen else ())]
@@ -194,6 +197,7 @@ def show(
     terminal: --all shows everything. Changes nothing.
     """
     context = context_of(typer_context)
+    context.docora.redis_patience = _REDIS_PATIENCE
     if repo is None:
         return show_app(context, app, show_all=show_all)
     from docora_ops.actions.link_lists import show
