@@ -200,7 +200,7 @@ class Worker:
     clock_ahead_seconds: int | None = None  # how far its host's clock is ahead of Redis's
     no_job_reason: NoJobReason | None = None  # None if it takes jobs
     may_compare: bool = True  # whether its user may read which database Redis belongs to
-    may_record: bool = True  # whether its user may write the record of outcomes
+    may_record: bool = True  # whether it writes the record of outcomes
     obeys_holds: bool = False  # whether it takes no job of an app that is held
 
 

@@ -107,9 +107,9 @@ def _change(
         link = resolve_link(database, app, repository)
         workers = count_workers(docora)
         require_pair(docora)
+    claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     if not options.now:
         require_not_held(docora, link)
-    claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     changer = Changer(
         database,

@@ -171,6 +171,40 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
     assert docora.redis.ttl(docora.redis.keys(f"{STREAM}:*")[0]) <= COUNTS_KEPT
 
 
+@pytest.mark.parametrize("may_record", ["0", None])
+def test_a_worker_that_records_nothing_is_named(
+    docora: Docora, now: datetime, may_record: str | None
+) -> None:
+    commands = (["trend"], ["status"])
+    record(docora, spread(now, [100, 700], JobEnd.SYNCED))
+    docora.add_worker("older")
+    warning = "Warning: the snapshots of these workers are not counted: older; see docora-ops doctor"
+    for command in commands:
+        assert "not counted" not in docora.run(*command).stderr, command
+    docora.redis.hdel("rq:worker:older", "may_record")
+    if may_record:  # as where its user may not
+        docora.redis.hset("rq:worker:older", "may_record", may_record)
+    for command in commands:
+        assert warning in docora.run(*command).stderr, command
+    [workers] = [
+        check for check in docora.run("doctor", "--json").data["checks"] if check["name"] == "workers"
+    ]
+    assert (workers["state"], "older" in workers["finding"]) == ("warning", True), workers
+
+
+def test_earlier_days_than_counts_are_kept_are_not_shown_as_zeros(
+    docora: Docora, now: datetime
+) -> None:
+    oldest = now - timedelta(seconds=COUNTS_KEPT)
+    record(docora, [outcome(oldest, JobEnd.FAILED), *spread(now, [60])])
+    for by, most in (("10m", 8 * 144 + 1), ("day", 9)):
+        data = docora.run("trend", "--since", "400d", "--by", by, "--json").data
+        assert len(data["periods"]) <= most, by
+        begin = datetime.fromisoformat(data["reaches_back_to"])
+        assert timedelta() <= oldest - begin < timedelta(minutes=11)
+        assert sum(period["failed"] for period in data["periods"]) == 2
+
+
 def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> None:
     app, other = docora.add_app("Acme Search"), docora.add_app("Quiet Harbor")
     record(
@@ -201,6 +235,28 @@ def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> N
     assert docora.run("trend", "--since", "2100-01-01").code == 2
     without = docora.run("trend", "--json", env={"DATABASE_URL": "postgres://127.0.0.1:1/x"})
     assert totals(without)["failed"] == 9
+
+
+def test_the_text_of_a_group_of_errors_counts_its_failures(docora: Docora, now: datetime) -> None:
+    errors = [
+        f"HTTP 502: upstream 10.0.0.{host} is gone on created src/{host}.ts" for host in (3, 4)
+    ]
+    others = ["HTTP 502", "HTTP 502: upstream 10.0.0.5 is gone, it seems", "fatal: no route"]
+    for error in errors:
+        docora.add_link(last_error=error)
+    ends = [outcome(now, JobEnd.FAILED, error_message=error) for error in errors + others]
+    record(docora, ends)
+    [group] = docora.run("failed", "--group-by", "error", "--json").data
+    text = group["error_message"]
+    assert "*" in text
+    for wanted, failed in ((text, 2), ("http 502: UPSTREAM *", 3), ("HTTP 502", 1), ("502", 4)):
+        assert totals(docora.run("trend", "--error", wanted, "--json"))["failed"] == failed, wanted
+
+
+def test_many_asterisks_in_a_pattern_take_no_longer(docora: Docora, now: datetime) -> None:
+    record(docora, spread(now, [1], error_message="a" * 190 + "b"))
+    for pattern, failed in (("*a" * 30 + "*c", 0), ("*a" * 30 + "*b", 1), ("a*" * 192 + "b", 0)):
+        assert totals(docora.run("trend", "--error", pattern, "--json"))["failed"] == failed
 
 
 def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(

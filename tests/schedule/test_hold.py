@@ -128,11 +128,28 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     assert docora.waiting() == [other.job_id, link.job_id]
 
 
+def test_a_limit_counts_links_of_apps_that_are_not_held(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    held, _ = links
+    others = [docora.add_link() for _ in range(3)]
+    hold(docora, held)
+    command = ("retry-all-failed", "--limit", "2", "--yes", "--json")
+    assert docora.run(*command, "--dry-run").data["total"] == 2
+    docora.set_link(held, status="synced")
+    assert docora.run(*command).data["total"] == 2
+    assert len(docora.waiting()) == 2 < len(others)
+
+
 def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
     link, other = links
     hold(docora, link, *REASON)
+    docora.set_link(link, status="synced")
+    refused = docora.run("retry", *link.ids, "--json")
+    assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+    docora.set_link(link, status="failed")
     with frozen(docora):
         for command in (["retry", *link.ids], ["resync", *link.ids, "--yes"]):
             refused = docora.run(*command, "--json")
@@ -229,9 +246,37 @@ def test_what_is_no_hold_stops_changes_and_can_be_removed(
             assert docora.run(*command, env=ONE_LOOK).code == 0
     assert docora.run("release", link.app_id, "--json").data["released"] is True
     assert docora.run("retry", *other.ids).code == 0
+    docora.redis.hset(HOLDS, "octo junk", "no hold")
+    docora.add_app("octo junkyard")
+    refused = docora.run("retry", *link.ids, "--json")
+    assert "docora-ops release 'octo junk'" in refused.json["hint"], refused
+    assert docora.run("release", "octo junk", "--json").data["released"] is True
+    assert docora.run("retry", *link.ids).code == 0
     docora.redis.set(HOLDS, "no hash")
     refused = docora.run("retry", *link.ids, "--json")
     assert (refused.code, "del docora-ops:holds" in refused.json["hint"]) == (5, True), refused
+
+
+def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docora) -> None:
+    docora.redis.hset(HOLDS, "app_gone", '{"until": null}')
+    assert "docora-ops release app_gone" in docora.run("status", env=ONE_LOOK).stdout
+    released = docora.run("release", "app_gone")
+    assert (released.code, "app_gone is released" in released.stderr) == (0, True), released
+    [entry] = docora.run("history", "--json").data
+    assert (entry["command"], entry["selection"]["app_id"]) == ("release", "app_gone")
+    assert docora.run("release", "app_gone").code == 3
+
+
+def test_secrets_in_a_reason_are_masked_whoever_wrote_it(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, _ = links
+    value = {"until": None, "reason": "postgres://kim:hunter2@db/docora is down"}
+    docora.redis.hset(HOLDS, link.app_id, json.dumps(value))
+    for command in (["queue"], ["show", link.app_id], ["show", *link.ids]):
+        for options in ([], ["--json"]):
+            shown = docora.run(*command, *options).stdout
+            assert ("@db/docora is" in shown, "hunter2" in shown) == (True, False), shown
 
 
 def test_links_are_due_from_the_release_on(

@@ -15,7 +15,9 @@ import redis
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
+from docora_ops.errors import HoldsUnreadableError
 from docora_ops.queue import connect, take
+from docora_ops.queue.holds import read_holds
 from docora_ops.queue.redis_answers import text_of
 from docora_ops.queue.take import Finding, JobTaker
 from docora_ops.worker import rq_worker
@@ -296,12 +298,18 @@ def test_an_exempt_job_for_which_no_share_was_left_is_found_again(docora: Docora
         assert at.take(1) == "a-2000"
 
 
-@pytest.mark.parametrize("value", ["", "no JSON", "[1", '"1"', '{"until": "tomorrow"}', "null"])
+NO_HOLDS = ["", "no JSON", "[1", '"1"', '{"until": "tomorrow"}', "null", "[]", "{}"]
+NO_HOLDS += ['{"until": ' + end for end in ("false}", "true}", "1e30}", "253402300800}", "-1e11}")]
+
+
+@pytest.mark.parametrize("value", NO_HOLDS)
 def test_a_hold_that_can_not_be_read_lets_no_job_be_taken(docora: Docora, value: str) -> None:
     with desk(docora, 2) as at:
         at.wait("a-0")
         docora.redis.hset(HOLDS, "b", value)
         assert at.take(0) == "unreadable"
+        with pytest.raises(HoldsUnreadableError):  # commands judge as workers do
+            read_holds(docora.redis)
         assert docora.waiting() == ["a-0"]
         docora.redis.delete(HOLDS)
         docora.redis.set(HOLDS, 1)

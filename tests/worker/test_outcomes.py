@@ -160,7 +160,7 @@ def test_doctor_says_that_nothing_is_recorded_with_the_keys_of_an_older_version(
         worker.await_line("no outcome is recorded: ")
         eventually(lambda: check(examine(docora), "workers")["state"] == "warning", "the warning")
         found = check(examine(docora), "workers")
-        assert found["finding"].endswith("since these may not write it: w")
+        assert found["finding"].endswith("these do not record how snapshots end: w")
         assert "~docora-ops:outcomes*" in found["hint"]
     assert docora.status(link) == "synced"
     assert (recorded(docora), counted(docora)) == ([], {})
