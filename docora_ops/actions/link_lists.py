@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import takewhile
 
 from docora_ops.actions.docora import Docora
@@ -52,6 +52,7 @@ from docora_ops.text import mask_url
 _ALL = LinkChoice()
 _PATIENCE = 2  # seconds for Postgres, where Redis alone would do
 _TRIES = 5  # last tries of a link to show
+_CLOCKS_APART = timedelta(minutes=1)  # those of Postgres and Redis, at most
 _COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
     LinkGroup.APP: AppCount,
     LinkGroup.REPOSITORY: RepositoryCount,
@@ -201,7 +202,10 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     record = queue.job(link.ref.job_id)
     warn_of_wrong_backend(docora)
     ref = link.ref
-    tries = queue.outcomes(app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES).entries
+    since = history.created_at - _CLOCKS_APART  # a link has no earlier entry
+    tries = queue.outcomes(
+        since=since, app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES
+    ).entries
     held = _hold_of(docora, ref.app_id)
     with redis_errors(docora.redis):
         exempt = held is not None and is_exempt(docora.redis, ref.job_id)

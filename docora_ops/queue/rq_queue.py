@@ -209,7 +209,9 @@ class RqQueue:
             **({"holds": HOLDS} if exempts else {}),
             **self.mark_to_leave,
         }
-        if changes_links:  # the link's tries are counted anew, and it fails if its job has none left
+        if (
+            changes_links
+        ):  # the link's tries are counted anew, and it fails if its job has none left
             config["retries_left"] = len(self._settings.retry_delays)
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
         arguments += arguments_of(commands)

@@ -1,5 +1,6 @@
 """`docora-ops trend`: is it getting better?"""
 
+import cProfile
 import csv
 import re
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.trend import direction
+from docora_ops.actions.trend import direction, read_trend
 from docora_ops.jobs import JobEnd
 from docora_ops.queue.outcomes import COUNTS_KEPT, STREAM
 from tests.support.diagnoses import check, examine
@@ -106,6 +107,18 @@ def test_each_hour_has_a_row_with_what_ended_in_it(docora: Docora, now: datetime
         assert totals(other) == totals(document)
         starts = [datetime.fromisoformat(it["started_at"]) for it in other.data["periods"]]
         assert all(start.timestamp() % seconds == 0 for start in starts)
+
+
+def test_entries_are_not_counted_again_unless_their_errors_matter(
+    docora: Docora, now: datetime
+) -> None:
+    calls = []
+    for size in (500, 1500):
+        record(docora, spread(now, [30] * size, seconds=1.0))
+        with cProfile.Profile() as profile:
+            assert read_trend(docora.actions().docora).periods[-1].failures >= 0
+        calls.append(sum(row.callcount for row in profile.getstats()))
+    assert (calls[1] - calls[0]) / 1000 < 38, "to read an entry takes 30 calls"
 
 
 def test_failures_fall_rise_and_end(docora: Docora, now: datetime) -> None:
