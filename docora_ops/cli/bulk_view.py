@@ -1,5 +1,6 @@
 """Screens and sentences on bulk operations, dry runs and the wait for snapshots."""
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from docora_ops.render.columns import (
 from docora_ops.render.link_tables import app_counts, failures, group_columns
 from docora_ops.text import duration, moment
 
+_SECONDS = re.compile(r"\A([1-9][0-9]{0,8})s\Z")  # as `pause` and `hold` record --for
 _MESSAGES = {  # for some links, and for none
     Action.RETRY: ("Bulk retry started", "Nothing to retry"),
     Action.RESYNC: ("Bulk re-sync started", "Nothing to resync"),
@@ -207,5 +209,13 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
             if name not in {"app_name", "repository_name", "new_url"}:
                 typed.append(f"--{name.replace('_', '-')}")
             if argument is not True:
-                typed.append(str(argument))
+                text = str(argument)
+                typed.append(_SECONDS.sub(_whole_units, text) if name == "for" else text)
     return shlex.join(typed)
+
+
+def _whole_units(seconds: re.Match[str]) -> str:
+    """Returns `2h` for `7200s`: exactly that duration, in the largest unit of which it is whole."""
+    left = int(seconds[1])
+    units = ((3600, "h"), (60, "m"), (1, "s"))
+    return next(f"{left // size}{unit}" for size, unit in units if left % size == 0)

@@ -11,7 +11,7 @@ from docora_ops.cli import options
 from docora_ops.cli.bulk_view import command_line, counted_results, stopped
 from docora_ops.cli.context import context_of
 from docora_ops.operations import HistoryEntry, HistoryState
-from docora_ops.render.columns import Column, shorten, words
+from docora_ops.render.columns import Column, cell, words
 from docora_ops.text import amount, inert
 
 
@@ -82,9 +82,10 @@ def _line(now: datetime, entry: HistoryEntry, width: int) -> str:
     result = inert(result_of_change(entry, is_brief=True))
     after = f" → {result}" if result else ""
     room = max(_SHORTEST_COMMAND, width - len(before) - len(after))
-    what = shorten(inert(command_line(entry.command, entry.selection)), room)
+    what = cell(command_line(entry.command, entry.selection))
+    what.truncate(room, overflow="ellipsis")
     rest = (inert(text) for text in (entry.reason, entry.operation_id) if text)
-    return "; ".join([f"{before}{what}{after}", *rest])
+    return "; ".join([f"{before}{what.plain}{after}", *rest])
 
 
 _SHORTEST_COMMAND = 24  # characters

@@ -7,6 +7,7 @@
 --          `front`: push each new job to the head, which reverses their order
 --          `leaves_waiting`: leave waiting jobs
 --          `changes_links`: run the commands even if no job is pushed
+--          `retries_left`: give each waiting job this number of further tries
 --          `holds`: only if these jobs are exempted from the holds of their apps: their key
 --          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
@@ -82,7 +83,11 @@ for i, answer in ipairs(answers) do
   local id, data, description = ARGV[place], ARGV[place + 2], ARGV[place + 3]
   if waits(answer) then
     -- A TTL left from an earlier execution would delete the job while it waits.
-    redis.call('PERSIST', config.job_prefix .. id)
+    local key = config.job_prefix .. id
+    redis.call('PERSIST', key)
+    if config.retries_left and redis.call('HGET', key, 'retries_left') then
+      redis.call('HSET', key, 'retries_left', config.retries_left)
+    end
   elseif data == '' then
     answers[i] = 'none'
   else

@@ -106,7 +106,7 @@ class RqQueue:
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = (
         *(("DEL",), ("HSET", "x", "x"), ("PERSIST",), ("SADD", "x")),
         *(("LREM", 0, "x"), ("LSET", 0, "x"), ("LPOS", "x"), ("LPUSH", "x"), ("RPUSH", "x")),
-        *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x")),
+        *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x"), ("HDEL", "x")),
     )
     script_files = ("with_change.lua", "judge.lua", "look_and_push.lua")
 
@@ -209,6 +209,10 @@ class RqQueue:
             **({"holds": HOLDS} if exempts else {}),
             **self.mark_to_leave,
         }
+        if (
+            changes_links
+        ):  # the link's tries are counted anew, and it fails if its job has none left
+            config["retries_left"] = len(self._settings.retry_delays)
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
         arguments += arguments_of(commands)
         for request in requests:

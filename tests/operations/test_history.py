@@ -324,11 +324,21 @@ def test_a_terminal_shows_a_change_on_one_line_with_the_date_unless_it_is_today(
     assert re.fullmatch(
         rf"\d\d:\d\d \S+@{re.escape(HOST)} retry 'Acme Search' octo/web → 1 queued; .*", newest
     )
-    assert oldest.startswith("2025-12-01 00:27 kim@ops1 retry-all-fail")
-    assert oldest.endswith(" → 9 queued")
-    assert "…" in oldest
+    command = r"retry-all-failed --error x+… → 9 queued"
+    assert re.fullmatch(rf"2025-12-01 00:27 kim@ops1 {command}", oldest)
     assert max(map(len, narrow.splitlines())) <= 80
     assert "; the app is back\n" in wide
+
+
+def test_a_length_is_shown_exactly_as_a_person_would_type_it(docora: Docora) -> None:
+    app = docora.add_app("Acme Search")
+    times: list[tuple[str, ...]] = [(), ("--for", "2h"), ("--for", "12h30m"), ("--for", "100s")]
+    for options in (*times, ("--for", "ever")):
+        assert docora.run("hold", app, *options, "--yes").code == 0
+    assert docora.run("pause", "--for", "5400", "--yes").code == 0
+    shown = docora.run("history", env=NO_DATABASE).stdout
+    said = re.findall(r"--for \S+", shown)
+    assert said == [f"--for {text}" for text in ("90m", "ever", "100s", "750m", "2h", "24h")]
 
 
 def test_passes_of_schedule_that_changed_nothing_are_left_out(docora: Docora) -> None:
