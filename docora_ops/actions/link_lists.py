@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import takewhile
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import read_held
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
@@ -22,11 +24,12 @@ from docora_ops.database.link_reports import (
 )
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import ErrorGroup, group_errors
-from docora_ops.errors import ConfigurationError, PostgresError, RedisError
+from docora_ops.errors import ConfigurationError, HoldsUnreadableError, PostgresError, RedisError
 from docora_ops.jobs import (
     Backend,
     BackendSource,
     Hold,
+    JobEnd,
     JobRecord,
     JobState,
     QueueOverview,
@@ -49,6 +52,7 @@ from docora_ops.text import mask_url
 _ALL = LinkChoice()
 _PATIENCE = 2  # seconds for Postgres, where Redis alone would do
 _TRIES = 5  # last tries of a link to show
+_CLOCKS_APART = timedelta(minutes=1)  # those of Postgres and Redis, at most
 _COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
     LinkGroup.APP: AppCount,
     LinkGroup.REPOSITORY: RepositoryCount,
@@ -82,7 +86,7 @@ class LinkDetails(LinkHistory):
     job_record: JobRecord
     held: Hold | None  # of the app
     is_exempt: bool  # whether the hold does not concern the link's job
-    # Whether an unfinished snapshot has delivered files: some of its files are out.
+    # Whether a recorded try since the last good one has delivered files: some of its files are out.
     is_partly_sent: bool
 
 
@@ -98,11 +102,14 @@ def links(
 
     If Redis can't be used, the states are None, and its error is also returned.
     """
-    database, (which, _) = docora.database, choose_links(docora, choice)
+    held, lost = read_held(docora) if choice.overdue else ([], None)
+    database, (which, _) = docora.database, choose_links(docora, choice, held=held)
     offset = (page - 1) * limit
     total, rows = lists.links_page(database, which, sort, limit=limit, offset=offset)
     error = None
     try:
+        if isinstance(lost, RedisError):
+            raise lost
         looked = look_at_jobs(database, docora.queue_to_read, rows)
         jobs = {link.job_id: answer.state for link, answer in looked}
         failures = _last_failures(docora, rows)
@@ -115,8 +122,8 @@ def links(
             for link in rows
         ]
         warn_of_wrong_backend(docora)
-    except RedisError as lost:
-        error = lost
+    except RedisError as unusable:
+        error = unusable
     return Page(rows, page, limit, total), error
 
 
@@ -195,8 +202,11 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     record = queue.job(link.ref.job_id)
     warn_of_wrong_backend(docora)
     ref = link.ref
-    tries = queue.outcomes(app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES).entries
-    held = read_holds(docora.redis).get(ref.app_id)
+    since = history.created_at - _CLOCKS_APART  # a link has no earlier entry
+    tries = queue.outcomes(
+        since=since, app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES
+    ).entries
+    held = _hold_of(docora, ref.app_id)
     with redis_errors(docora.redis):
         exempt = held is not None and is_exempt(docora.redis, ref.job_id)
     failed_at = None
@@ -230,11 +240,18 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         held=held,
         is_exempt=exempt,
         is_partly_sent=link.status == LinkStatus.PENDING_SNAPSHOT
-        and history.last_delivered_at is not None
-        and (
-            history.last_scanned_at is None or history.last_delivered_at > history.last_scanned_at
+        and any(
+            end.files for end in takewhile(lambda end: end.outcome is not JobEnd.SYNCED, tries)
         ),
     )
+
+
+def _hold_of(docora: Docora, app_id: str) -> Hold | None:
+    try:
+        return read_holds(docora.redis).get(app_id)
+    except HoldsUnreadableError as error:
+        docora.warn(f"it is unknown whether the app is held: {error.message}")
+        return None
 
 
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:

@@ -170,8 +170,8 @@ def _job_columns(now: datetime | None) -> Sequence[Column[QueuedJob]]:
 
     return (
         Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),
-        Column("Job", link_name, folds=True),
+        Column("Job", link_name, narrowest=16),
         Column("Age", age),
-        Column("Progress", progress, folds=True),
+        Column("Progress", progress, folds=True, cuts_end=True),
         Column("Job id", lambda job: job.job_id, left_out=1),
     )

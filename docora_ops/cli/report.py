@@ -19,7 +19,7 @@ from docora_ops.cli.app_page import TO_READ_CONTACTS
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import held_words
-from docora_ops.cli.status import status_rows
+from docora_ops.cli.status import no_pass_words, status_rows
 from docora_ops.cli.verify import LIMITS, compare, summary
 from docora_ops.errors import PostgresError, UsageError
 from docora_ops.links import LinkStatus, arguments
@@ -142,6 +142,9 @@ def _open_things(report: Report) -> Iterator[str]:
             yield f"  - and {amount(more, 'more error')}"
     if fresh and fresh.overdue:
         yield f"- {fresh.overdue_words} overdue: `docora-ops links --overdue`"
+    if queue and status.schedule_state == "critical":
+        passed = no_pass_words(queue.last_pass_seconds)
+        yield f"- {passed}: a timer should run `docora-ops schedule`"
     for operation in report.operations:
         if operation.state in {OperationState.RUNNING, OperationState.OWNER_GONE}:
             state = f"{state_of(operation)}, {links_done(operation)}"
