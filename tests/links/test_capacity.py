@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from docora_ops.actions.capacity import capacity
+from docora_ops.actions.docora import Docora as Opened
 from docora_ops.actions.status import read_status
 from docora_ops.jobs import JobEnd
 from docora_ops.queue.outcomes import ALL_APPS, STREAM, read_counts
@@ -62,7 +63,8 @@ def test_it_is_the_best_ten_minutes_of_the_last_hour_against_the_links_to_scan(
 
 
 def test_the_age_of_a_record_is_measured_by_the_clock_of_redis(busy: Docora) -> None:
-    status, _ = read_status(busy.actions(drift_grace=0))
+    with Opened(busy.settings) as opened:
+        status, _ = read_status(opened)
     assert status.freshness
     assert status.queue
     record = read_counts(busy.redis, datetime.now(UTC) - timedelta(hours=2))
