@@ -19,6 +19,8 @@ from docora_ops.links import App, LinkFilter, LinkStatus
 from docora_ops.operations import RunningOperation
 from docora_ops.queue.holds import read_holds
 
+_UNFINISHED = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING)
+
 
 @dataclass(frozen=True)
 class AppPage(App):
@@ -26,6 +28,7 @@ class AppPage(App):
 
     email, created_at: None if the role may not read them.
     good_until_at, good_until_seconds: as in `ErrorGroup`.
+    tried_by_error: the links that failed and are tried again, and have not failed for good.
     delivered_files, last_delivered_at: Docora records only the last delivery of each file.
     held: the hold of the app; None if there is none, or Redis could not be used.
     running_operations: bulk operations of docora-ops at work on links of the app; None if Redis
@@ -42,6 +45,7 @@ class AppPage(App):
     good_until_at: datetime | None
     good_until_seconds: int | None
     failed_by_error: Sequence[ErrorGroup]
+    tried_by_error: Sequence[ErrorGroup]
     delivered_files: int
     last_delivered_at: datetime | None
     held: Hold | None = None
@@ -74,6 +78,10 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
             good_until_at=summary.good_until_at,
             good_until_seconds=summary.good_until_seconds,
             failed_by_error=error_groups(database, replace(of_app, statuses=[LinkStatus.FAILED])),
+            # A change and a success remove the error, a failed try leaves it.
+            tried_by_error=error_groups(
+                database, replace(of_app, statuses=_UNFINISHED, errors=["*"])
+            ),
             delivered_files=sum(files for files, _, _ in delivered.values()),
             last_delivered_at=max((last for _, _, last in delivered.values()), default=None),
         )
