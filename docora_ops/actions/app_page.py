@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import read_held
 from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.many_links import operations_at_work, running_operations
@@ -58,7 +59,9 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
     """
     database, found = docora.database, resolve_app(docora.database, app)
     of_app = LinkFilter(app_ids=[found.app_id])
-    overdue, _ = choose_links(docora, LinkChoice(apps=[found.app_id], overdue=True))
+    held_ids, lost = read_held(docora)
+    choice = LinkChoice(apps=[found.app_id], overdue=True)
+    overdue, _ = choose_links(docora, choice, held=held_ids)
     with database.snapshot():
         [summary] = lists.summarize_apps(database, of_app, every_app=True)
         delivered = deliveries_by_repository(database, DeliveryFilter(found.app_id))
@@ -84,6 +87,8 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
         )
     email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
     page = replace(page, email=email, created_at=created_at)
+    if isinstance(lost, RedisError):
+        return page, lost
     try:
         held = read_holds(docora.redis).get(found.app_id)
         running = running_operations(operations_at_work(docora, select_links(database, of_app)))

@@ -57,8 +57,9 @@ def capacity(
     record: the counts of the last `LOOKS_BACK` seconds, or of a longer time.
     """
     by_period: Counter[datetime] = Counter()
+    now = queue.read_at or freshness.read_at  # by the clock of the record
     for count in record.counts:
-        age = (freshness.read_at - count.started_at).total_seconds()
+        age = (now - count.started_at).total_seconds()
         if count.outcome in _SCANS and PERIOD <= age < LOOKS_BACK:
             by_period[count.started_at] += count.count
     if not by_period:

@@ -112,8 +112,10 @@ def read_trend(
     start = min(first, _floor(now, PERIOD) - _RECENT - _BEFORE)
     outcomes = queue.outcomes(since=start, app_id=app_id)
     ends = outcomes.entries if error is None else _with_error(outcomes.entries, error)
+    is_whole = queue.can_push and error is None
     counts: Sequence[PeriodCount] = [
-        PeriodCount(_floor(end.ended_at, PERIOD), end.outcome, 1, end.files) for end in ends
+        PeriodCount(_floor(end.ended_at, PERIOD), end.outcome, 1, end.files)
+        for end in (() if is_whole else ends)
     ]
     begin, trimmed_at, is_kept = outcomes.reaches_back_to, None, True
     if queue.can_push:
@@ -126,11 +128,10 @@ def read_trend(
             trimmed_at = begin
         begin, is_kept = record.reaches_back_to, record.is_kept
         warn_of_mute_workers(docora, queue.overview(1).workers if is_kept else ())
-        if error is None:
+        if is_whole:
             counts = record.counts
         else:
             begin, trimmed_at = trimmed_at or begin, None
-    is_whole = queue.can_push and error is None
     found = _trend(counts, ends, first, length, now, begin, trimmed_at, is_whole=is_whole)
     return found if is_kept else replace(found, periods=[])
 

@@ -81,7 +81,7 @@ def warn_of_mute_workers(docora: Docora, workers: Sequence[Worker]) -> None:
     """Warns if any of the live workers records no outcomes."""
     if mute := [worker.name for worker in workers if not worker.may_record]:
         names = ", ".join(map(inert, mute))
-        docora.warn(f"the snapshots of these workers are not counted: {names}; see docora-ops doctor")
+        docora.warn(f"snapshots of these workers are not counted: {names}; see docora-ops doctor")
 
 
 def warn_of_wrong_backend(docora: Docora) -> None:

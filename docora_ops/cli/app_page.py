@@ -48,7 +48,7 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
     if page.created_at:
         yield "Created", cell(moment(page.created_at))
     if page.held:
-        yield "Held", cell(page.held.sentence, "yellow")
+        yield "Held", cell(page.held.words, "yellow")
         yield "", _command(f"release {app}")
     parts = [f"{count} {words(status)}" for status, count in counts.items() if count]
     yield "Links", cell(", ".join(parts) or "none")

@@ -154,8 +154,8 @@ def _open_things(report: Report) -> Iterator[str]:
         parts = f"{queue.active} running, {queue.waiting} waiting, {queue.delayed} delayed"
         yield f"- {amount(jobs, 'snapshot')} unfinished ({parts}): `docora-ops queue`"
     for app in queue.held if queue else ():
-        end = code(f"docora-ops release {arguments(app.app_id)}")
-        yield f"- {code(held_words(app))}: {end}"
+        end = code(f"docora-ops release {arguments(app.app_name or app.app_id)}")
+        yield f"- held: {code(held_words(app))}: {end}"
     if queue and queue.suspension:
         yield f"- {code(queue.suspension.sentence)}"
     if drift and (lost := drift.lost + drift.stuck):

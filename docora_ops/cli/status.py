@@ -150,6 +150,8 @@ def sentence_of(status: Status) -> str:
     links, since = headline.links or 0, headline.seconds
     last = "no scan yet" if since is None else f"last scan {ago(since)}"
     oldest = "" if since is None else f", oldest scan {ago(since)}"
+    if held := len(queue.held):  # their links may be older
+        oldest += f"; {amount(held, 'app')} {'is' if held == 1 else 'are'} held"
     wait = f"{amount(queue.waiting, 'job')} waiting, " if queue.waiting else ""
     match headline.code:
         case HeadlineCode.BACKEND_UNCLEAR:

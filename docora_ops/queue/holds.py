@@ -94,17 +94,21 @@ def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
     """
     app_id, _, _ = job_id.partition("-")
     try:
-        value, exempted = client.hmget(HOLDS, [app_id, f"{EXEMPTED}{job_id}"])
+        value = client.hget(HOLDS, app_id)
     except redis.ResponseError as error:
         raise _unreadable(client, error) from error
     if value is None:
         return None
     hold = _parse(client, app_id, value)
-    if not is_in_force(hold, now):
-        return None
-    if exempted is not None and exempted == client.hget(Job.key_for(job_id), "created_at"):
+    if not is_in_force(hold, now) or is_exempt(client, job_id):
         return None
     return hold
+
+
+def is_exempt(client: redis.Redis, job_id: str) -> bool:
+    """Tells whether a job is exempted from the hold of its app. Raises the client's RedisError."""
+    exempted = client.hget(HOLDS, f"{EXEMPTED}{job_id}")
+    return exempted is not None and exempted == client.hget(Job.key_for(job_id), "created_at")
 
 
 def _read(client: redis.Redis) -> tuple[float, dict[str, bytes]]:

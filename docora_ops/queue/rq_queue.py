@@ -4,7 +4,7 @@ Unlike RQ's own methods, methods that read neither write nor unpickle anything.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -89,6 +89,7 @@ _LIVE_PLACES = {
 }
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _CLOCKS_APART = 60  # seconds that a worker's clock may be ahead of Redis's
+_PAGE, _MOST_SEARCHED = 5000, 100_000  # waiting jobs that are searched for one that is not held
 _NEWEST = 10  # failed jobs whose ends are compared, because the registry is sorted by expiry
 _SCHEDULE = "docora-ops:schedule"
 """Key of the time of the last pass of `schedule`: Unix time by the clock of Redis."""
@@ -208,7 +209,9 @@ class RqQueue:
             **({"holds": HOLDS} if exempts else {}),
             **self.mark_to_leave,
         }
-        if changes_links:  # the link's tries are counted anew, and it fails if its job has none left
+        if (
+            changes_links
+        ):  # the link's tries are counted anew, and it fails if its job has none left
             config["retries_left"] = len(self._settings.retry_delays)
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
         arguments += arguments_of(commands)
@@ -328,7 +331,11 @@ class RqQueue:
                     moment_of(heartbeat),
                 )
         names = {job.app_id: job.app_name for job in first}
-        oldest, seconds = longest_wait([job for job in first if job.app_id not in holds], now)
+        not_held = [job for job in first if job.app_id not in holds]
+        if holds and len(not_held) < LEAST_WAITING:
+            with redis_errors(client):
+                not_held += read_jobs(client, self._first_not_held(holds), "waiting")
+        oldest, seconds = longest_wait(not_held, now)
         return QueueOverview(
             backend=Backend.RQ,
             waiting=length + len(taken),
@@ -355,6 +362,16 @@ class RqQueue:
             read_at=moment_of_timestamp(now),
             held=[HeldApp(app_id, names.get(app_id), hold) for app_id, hold in holds.items()],
         )
+
+    def _first_not_held(self, holds: Container[str]) -> list[str]:
+        """Returns the first waiting jobs behind those of held apps, which stay at the head."""
+        not_held: list[str] = []
+        for start in range(0, _MOST_SEARCHED, _PAGE):
+            page = list(map(text_of, self._client.lrange(LIST, start, start + _PAGE - 1)))
+            not_held += [job_id for job_id in page if job_id.partition("-")[0] not in holds]
+            if len(not_held) >= LEAST_WAITING or len(page) < _PAGE:
+                break
+        return not_held[:LEAST_WAITING]
 
     def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
         with redis_errors(self._client):

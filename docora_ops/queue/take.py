@@ -88,7 +88,7 @@ class JobTaker:
         answer, *rest = self._run("take", self._look)
         if answer == b"uncounted":
             self._count_apps()
-            answer, *rest = self._run("take", self._look)
+            return Found(Finding.MORE)  # whatever has become of the count meanwhile
         finding = Finding(text_of(answer))
         self._look = rest[0] if rest and finding is not Finding.UNREADABLE else b""
         self._is_empty = finding is Finding.EMPTY
@@ -102,7 +102,8 @@ class JobTaker:
         """Waits for `seconds`, or until a job waits if the list was empty; takes no job."""
         if not self._is_empty:
             time.sleep(seconds)
-        # To where it comes from: a job that may not be taken need not be put back.
+        # To where it comes from: a job that may not be taken need not be put back. One job wakes all
+        # workers that wait, but it is cheap to find the list empty.
         elif self._client.blmove(LIST, LIST, seconds, src="LEFT", dest="LEFT") is not None:
             self._is_empty = False
 

@@ -42,7 +42,7 @@ ROWS_SHOWN = 20  # rows to show of a list that only illustrates a summary
 
 _GAP = 2
 _NARROWEST = 24  # characters per line that a long text needs to be readable
-_LONG, _SHORT = 36, 16  # of a long text that is cut: with and without columns to leave out
+_LONG, _SHORT = 36, 16  # of a long text that is cut: with columns to leave out, and at the least
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
@@ -131,7 +131,7 @@ class Column(Generic[Row]):
 
     On a narrow terminal, the column that `folds` is narrowed first. Then columns are left out in
     the order of `left_out`. If only columns with a `narrowest` width could still be left out, all
-    such columns are first narrowed to that width, from right to left.
+    such columns are first narrowed to that width, from right to left; then long texts once more.
 
     value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
         a tuple on its own line.
@@ -282,11 +282,13 @@ class Listing(Generic[Row]):
         )
         while (missing := sum(widths.values()) + _GAP * (len(widths) - 1) - width) > 0:
             is_last = all(column.narrowest for column in removable)
-            least = (_SHORT if is_last else _LONG) if self.is_compact else _NARROWEST
-            narrowest = {column: least for column in widths if column.folds}
+            texts = [column for column in widths if column.folds]
+            least = _LONG if self.is_compact and not is_last else _NARROWEST
+            steps = [(column, least) for column in texts]
             if is_last:
-                narrowest |= {it: it.narrowest for it in reversed(widths) if it.narrowest}
-            if folded := _folded(widths, narrowest, missing):
+                steps += [(it, it.narrowest) for it in reversed(widths) if it.narrowest]
+                steps += [(column, _SHORT) for column in texts if self.is_compact]
+            if folded := _folded(widths, steps, missing):
                 return folded
             if not removable:
                 return {}
@@ -295,17 +297,17 @@ class Listing(Generic[Row]):
 
 
 def _folded(
-    widths: Mapping[Column[Row], int], narrowest: Mapping[Column[Row], int], missing: int
+    widths: Mapping[Column[Row], int], steps: Sequence[tuple[Column[Row], int]], missing: int
 ) -> dict[Column[Row], int]:
     """Narrows columns one after the other until `missing` characters are saved.
 
     Returns all widths; empty if that does not save enough.
 
-    narrowest: the columns that may be narrowed, each with its minimum width.
+    steps: the columns that may be narrowed, each with the width to which it may be in this step.
     """
     folded = dict(widths)
-    for column, least in narrowest.items():
-        saved = min(missing, max(0, widths[column] - least))
+    for column, least in steps:
+        saved = min(missing, max(0, folded[column] - least))
         folded[column] -= saved
         missing -= saved
     return {} if missing else folded

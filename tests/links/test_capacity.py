@@ -1,15 +1,20 @@
 """What the workers manage per minute, and what is due: `status` and `doctor`."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
+from docora_ops.actions.capacity import capacity
+from docora_ops.actions.status import read_status
 from docora_ops.jobs import JobEnd
-from docora_ops.queue.outcomes import ALL_APPS, STREAM
+from docora_ops.queue.outcomes import ALL_APPS, STREAM, read_counts, record_outcome
 from tests.support.bullmq import WORKER_NAME
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, scan_links
 from tests.support.docora import Docora
+from tests.support.outcomes import outcome
 from tests.support.terminal import on_terminal
 
 NAME = "capacity"
@@ -63,6 +68,17 @@ def test_it_is_the_best_ten_minutes_of_the_last_hour_against_the_links_to_scan(
     assert "5 snapshots a minute, 10 due\n" in busy.run("status", env=ONE_LOOK).stdout
     found = check(examine(busy), NAME)
     assert (found["state"], found["finding"]) == ("ok", "5 snapshots a minute, 10 due")
+
+
+def test_the_age_of_a_record_is_measured_by_the_clock_of_redis(busy: Docora) -> None:
+    status, _ = read_status(busy.actions(drift_grace=0).docora)
+    assert status.freshness
+    assert status.queue
+    record = read_counts(busy.redis, datetime.now(UTC) - timedelta(hours=2))
+    for minutes in (-30, 30):  # the clock of Postgres
+        read_at = status.freshness.read_at + timedelta(minutes=minutes)
+        fresh = replace(status.freshness, read_at=read_at)
+        assert capacity(record, fresh, status.queue, busy.settings) == status.capacity
 
 
 @pytest.mark.parametrize(
@@ -136,3 +152,15 @@ def test_status_has_one_row_of_the_failures_of_a_day(docora: Docora) -> None:
     periods = docora.run("status", "--json", env=ONE_LOOK).data["failures"]["periods"]
     failed = sum(period["failed"] + period["failed_again"] for period in periods)
     assert (len(periods), failed) == (8, 92)
+
+
+def test_the_page_tells_how_much_memory_the_counts_take(docora: Docora) -> None:
+    now = datetime.now(UTC)
+    for number in range(1000):
+        end = outcome(now, JobEnd.SYNCED, app_id=f"app_{number:024}")
+        record_outcome(docora.redis, end, keep_entry=False)
+    [key] = docora.redis.scan_iter(f"{STREAM}:*")
+    size = cast("int", docora.redis.memory_usage(key, samples=0))
+    told = re.search(r"fields per app \* (\d+)", docora.run("help", "capacity").stdout)
+    assert told
+    assert 0.7 < size / 1001 / int(told[1]) < 1.3

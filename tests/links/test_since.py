@@ -189,6 +189,7 @@ def test_each_list_tells_until_when_failed_links_were_good(
         never = docora.run("show", *links["never"].ids, env=env).stdout
         table = at_terminals(docora, ["failed", "--group-by", "error"], columns=100, env=env)
     docora.connection.execute("UPDATE repositories SET name = name || '-of-the-whole-company'")
+    docora.set_link(links["hour"], last_error="127.0.0.1:9: Connection refused on created LICENSE")
     narrow = at_terminals(docora, ["failed"], columns=80, env=env)
     heading = failed[0].split("\t")
     bounds = {
@@ -206,7 +207,8 @@ def test_each_list_tells_until_when_failed_links_were_good(
     assert groups[0] == "Links\tFiles\tApps\tApp names\tLast good until\tError"
     assert any(re.fullmatch(r"1\t1\t1\t.*\t..:..Z, 3h10m ago\tHTTP 502", line) for line in groups)
     assert "3h10m ago" in plain_data(table.data)
-    assert re.search(r"octo/hour.*….* \d\d:\d\dZ, 3h10m ago +none\n", plain_data(narrow.data))
+    assert re.search(r"octo/h.*….* \d\d:\d\dZ, 3h10m ago +none\n", plain_data(narrow.data))
+    assert re.search(r" 127\.0\.0\.1:9: Conn\w*… ", plain_data(narrow.data)), narrow.data
     of_group = next(row for row in as_json if "HTTP 502" in row["error_message"])
     assert 190 * 60 <= of_group["good_until_seconds"] < 191 * 60
     last = docora.row(links["now"])["last_scanned_at"].isoformat(timespec="milliseconds")

@@ -1,5 +1,6 @@
 """`docora-ops trend`: is it getting better?"""
 
+import cProfile
 import csv
 import re
 from datetime import UTC, datetime, timedelta
@@ -7,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.trend import direction
+from docora_ops.actions.trend import direction, read_trend
 from docora_ops.jobs import JobEnd
 from docora_ops.queue.outcomes import COUNTS_KEPT, STREAM
+from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora, Result
 from tests.support.outcomes import outcome, record, spread
 from tests.support.read_only import frozen
@@ -107,6 +109,18 @@ def test_each_hour_has_a_row_with_what_ended_in_it(docora: Docora, now: datetime
         assert all(start.timestamp() % seconds == 0 for start in starts)
 
 
+def test_entries_are_not_counted_again_unless_their_errors_matter(
+    docora: Docora, now: datetime
+) -> None:
+    calls = []
+    for size in (500, 1500):
+        record(docora, spread(now, [30] * size, seconds=1.0))
+        with cProfile.Profile() as profile:
+            assert read_trend(docora.actions().docora).periods[-1].failures >= 0
+        calls.append(sum(row.callcount for row in profile.getstats()))
+    assert (calls[1] - calls[0]) / 1000 < 38, "to read an entry takes 30 calls"
+
+
 def test_failures_fall_rise_and_end(docora: Docora, now: datetime) -> None:
     old = spread(now, [600], JobEnd.SYNCED)
     for minutes, word, words in (
@@ -188,7 +202,7 @@ def test_a_worker_that_records_nothing_is_named(
     commands = (["trend"], ["status"])
     record(docora, spread(now, [100, 700], JobEnd.SYNCED))
     docora.add_worker("older")
-    warning = "Warning: the snapshots of these workers are not counted: older; see docora-ops doctor"
+    warning = "Warning: snapshots of these workers are not counted: older; see docora-ops doctor"
     for command in commands:
         assert "not counted" not in docora.run(*command).stderr, command
     docora.redis.hdel("rq:worker:older", "may_record")
@@ -196,9 +210,7 @@ def test_a_worker_that_records_nothing_is_named(
         docora.redis.hset("rq:worker:older", "may_record", may_record)
     for command in commands:
         assert warning in docora.run(*command).stderr, command
-    [workers] = [
-        check for check in docora.run("doctor", "--json").data["checks"] if check["name"] == "workers"
-    ]
+    workers = check(examine(docora), "workers")
     assert (workers["state"], "older" in workers["finding"]) == ("warning", True), workers
 
 
@@ -281,8 +293,15 @@ def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
     data = result.data
     assert totals(result)["failed"] == 4
     assert {period["synced"] for period in data["periods"]} == {None}
-    assert datetime.fromisoformat(data["reaches_back_to"]) <= now - timedelta(minutes=149)
-    assert data["direction"] == "steady"
+    assert (data["reaches_back_to"], data["direction"]) == (None, "steady")
+    # BullMQ keeps the last 200, so that fewer are all: they began from nothing.
+    docora.redis.delete("bull:snapshot-queue:failed")
+    for kept, word in ((40, "rising"), (200, None)):
+        for number in range(kept):
+            job_id, milliseconds = f"app_a-repo_{number}", (now.timestamp() - number) * 1000
+            docora.redis.zadd("bull:snapshot-queue:failed", {job_id: milliseconds})
+        data = docora.run("trend", "--json", env={"DOCORA_OPS_BACKEND": "bullmq"}).data
+        assert (data["reaches_back_to"] is None, data["direction"]) == (kept < 200, word)
 
 
 def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -> None:

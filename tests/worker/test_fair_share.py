@@ -157,6 +157,19 @@ def test_a_share_grows_as_soon_as_nothing_else_waits_or_runs(docora: Docora) -> 
         assert "".join(at.running()) == "aaaaa"
 
 
+def test_a_worker_whose_count_of_apps_is_out_of_date_at_once_looks_again(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(docora, 5) as at:
+        at.wait(*jobs("a", 10), *jobs("b", 10))
+        assert at.take(0) == "a-0"
+        with monkeypatch.context() as patch:
+            patch.setattr(take, "_INTERVAL", -1)
+            patch.setattr(take, "_PAUSES", 0)
+            assert at.slots[1].take().finding is Finding.MORE
+        assert at.take(1) == "a-1"
+
+
 def test_a_killed_workers_job_takes_no_share_and_one_just_taken_does(docora: Docora) -> None:
     """No worker but those that live has slots. A job may be taken, but not begun."""
     with desk(docora, 2) as at:
