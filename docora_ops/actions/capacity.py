@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import ceil
 
 from docora_ops.actions.freshness import Freshness
@@ -10,7 +10,7 @@ from docora_ops.jobs import JobEnd, QueueOverview
 from docora_ops.queue.outcomes import PERIOD, Counts
 from docora_ops.settings import Settings
 
-LOOKS_BACK = 3600 + PERIOD
+LOOKS_BACK = 3600 + 2 * PERIOD
 """Seconds: the best 10 minutes of the last hour show best what the workers manage."""
 _SCANS = (JobEnd.SYNCED, JobEnd.FAILED, JobEnd.FAILED_AGAIN, JobEnd.TRIED_AGAIN)
 _WAITING_PASSES = 2  # scan intervals: a job that has waited for as long was due in an earlier pass
@@ -62,9 +62,11 @@ def capacity(
         age = (now - count.started_at).total_seconds()
         if count.outcome in _SCANS and PERIOD <= age < LOOKS_BACK:
             by_period[count.started_at] += count.count
-    if not by_period:
+    # In the first 10 minutes after a stop, the workers may have run for a few seconds only.
+    whole = [count for at, count in by_period.items() if by_period[at - timedelta(seconds=PERIOD)]]
+    if not whole:
         return None
-    managed = max(by_period.values()) * 60 / PERIOD
+    managed = max(whole) * 60 / PERIOD
     cycle = (settings.rescan_interval_ms + settings.scan_interval_ms) / 60_000
     due = freshness.links_to_scan / cycle
     busy = [bool(worker.jobs) for worker in queue.workers if worker.no_job_reason is None]

@@ -77,6 +77,8 @@ class Trend:
     direction: None if the record does not reach back that far.
     reaches_back_to: the start of the record, if earlier periods were asked for.
     seconds_reach_back_to: the start of the recorded seconds, if that is later.
+    is_recorded: False beside BullMQ: only the failed jobs are known that Docora has not removed, as
+        its scheduler does when it queues their links again. Periods without any are left out.
     """
 
     periods: Sequence[TrendPeriod]
@@ -86,6 +88,7 @@ class Trend:
     direction: Direction | None
     reaches_back_to: datetime | None
     seconds_reach_back_to: datetime | None
+    is_recorded: bool = True
 
 
 def read_trend(
@@ -133,6 +136,9 @@ def read_trend(
         else:
             begin, trimmed_at = trimmed_at or begin, None
     found = _trend(counts, ends, first, length, now, begin, trimmed_at, is_whole=is_whole)
+    if not queue.can_push:
+        failed = [period for period in found.periods if period.failures]
+        found = replace(found, periods=failed, direction=None, is_recorded=False)
     return found if is_kept else replace(found, periods=[])
 
 

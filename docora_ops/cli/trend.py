@@ -92,6 +92,12 @@ def _screen(found: Trend, *, is_whole: bool) -> Iterator[object]:
 
 def _sentence(found: Trend) -> str:
     """Says whether failures fall or rise, and since when that is known."""
+    if not found.is_recorded:
+        known = sum(period.failures for period in found.periods)
+        return (
+            f"{amount(known, 'failed job')} known. No trend can be told: Docora keeps no record, "
+            "and removes a failed job when it queues the link again."
+        )
     if not found.periods:
         return "Nothing is recorded: no worker has kept a record for 8 days; see docora-ops doctor."
     sentences = [_course(found)]

@@ -95,7 +95,7 @@ def test_the_age_of_a_record_is_measured_by_the_clock_of_redis(busy: Docora) -> 
 def test_slots_are_missing_where_less_is_managed_than_is_due_and_jobs_wait(
     busy: Docora, waited: int, jobs: int, best: int, missing: int
 ) -> None:
-    ended(busy, {15: 0, 25: best, 35: 0})
+    ended(busy, {15: 0, 25: best, 35: 1})
     ended(busy, {35: 0}, JobEnd.TRIED_AGAIN)
     busy.connection.execute("DELETE FROM app_repositories WHERE status <> 'synced'")
     wait_for(busy, waited, jobs)
@@ -116,13 +116,19 @@ def test_slots_are_missing_where_less_is_managed_than_is_due_and_jobs_wait(
 def test_no_slot_is_missing_while_a_worker_is_idle_because_an_app_has_its_share(
     busy: Docora,
 ) -> None:
-    ended(busy, {15: 3, 25: 0, 35: 0})
+    ended(busy, {15: 3, 25: 1, 35: 0})
     wait_for(busy, 130, 4)
     run_on(busy, "worker-1")
     found = busy.run("status", "--json", env=ONE_LOOK).data[NAME]
     assert found["managed_per_minute"] < found["due_per_minute"]
     assert (found["slots"], found["missing_slots"]) == (2, 0)
     assert check(examine(busy), NAME)["state"] == "ok"
+
+
+def test_the_ten_minutes_in_which_the_workers_began_do_not_count(docora: Docora) -> None:
+    make_healthy(docora)
+    ended(docora, {15: 35, 45: 90})
+    assert docora.run("status", "--json", env=ONE_LOOK).data[NAME] is None
 
 
 def test_nothing_is_said_of_what_is_not_recorded(docora: Docora) -> None:
