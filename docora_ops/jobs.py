@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.text import duration, moment
+from docora_ops.links import link_name
+from docora_ops.text import duration
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
 _LONG = 10  # seconds; most jobs wait and run for less
@@ -200,7 +201,7 @@ class Worker:
     clock_ahead_seconds: int | None = None  # how far its host's clock is ahead of Redis's
     no_job_reason: NoJobReason | None = None  # None if it takes jobs
     may_compare: bool = True  # whether its user may read which database Redis belongs to
-    may_record: bool = True  # whether its user may write the record of outcomes
+    may_record: bool = True  # whether it writes the record of outcomes
     obeys_holds: bool = False  # whether it takes no job of an app that is held
 
 
@@ -282,10 +283,20 @@ class Hold:
     reason: str | None
 
     @property
+    def until(self) -> str:
+        """Returns `2026-12-01T08:00Z`, or `for ever`."""
+        return f"{self.until_at:%Y-%m-%dT%H:%MZ}" if self.until_at else "for ever"
+
+    @property
+    def words(self) -> str:
+        """Returns `by kim@ops1 until 2026-12-01T08:00Z: REASON`."""
+        until = f"until {self.until}" if self.until_at else self.until
+        return f"by {self.who} {until}" + (f": {self.reason}" if self.reason else "")
+
+    @property
     def sentence(self) -> str:
-        """Returns `held by kim@ops1 until 2026-12-01T08:00:00Z: REASON`."""
-        until = f"until {moment(self.until_at)}" if self.until_at else "for ever"
-        return f"held by {self.who} {until}" + (f": {self.reason}" if self.reason else "")
+        """Returns `held by kim@ops1 until 2026-12-01T08:00Z: REASON`."""
+        return f"held {self.words}"
 
 
 @dataclass(frozen=True)
@@ -358,22 +369,29 @@ class QueueOverview:
 
 @dataclass(frozen=True)
 class Backlog:
-    """The jobs of one repository or app that have kept workers busy while other jobs wait."""
+    """The jobs of one repository or app that have kept workers busy while other jobs wait.
 
-    name: str  # of the repository or the app
+    name: of the repository or the app or, of a single job, of its link.
+    sharing_app: an app that runs on its share of the slots, if jobs wait for that beside an idle
+        worker.
+    """
+
+    name: str
     jobs: int
     seconds: int  # since the first of these jobs began
     files: str | None  # of that job, in words
     workers: int
     waiting: int
+    sharing_app: str | None
 
     @property
     def sentence(self) -> str:
-        """Returns `1 of 1 workers on big/huge for 3m (2,311 of 60,000 files); 44 wait`."""
+        """Returns `2 of 2 workers on big/huge for 3m (2,311 of 60,000 files); 44 wait`."""
         files = f" ({self.files} files)" if self.files else ""
         wait = "1 waits" if self.waiting == 1 else f"{self.waiting:,} wait"
         on = f"{self.jobs} of {self.workers} workers on {self.name}"
-        return f"{on} for {duration(self.seconds)}{files}; {wait}"
+        share = f": {self.sharing_app} has its share of the slots" if self.sharing_app else ""
+        return f"{on} for {duration(self.seconds)}{files}; {wait}{share}"
 
 
 def backlog_of(queue: QueueOverview) -> Backlog | None:
@@ -397,8 +415,18 @@ def backlog_of(queue: QueueOverview) -> Backlog | None:
         name, count = apps.most_common(1)[0]
         of_name = [job for job in long if job.app_name == name]
     first = of_name[0]
+    if count == 1 and first.app_name and first.repository_name:
+        name = link_name(first.app_name, first.repository_name)
+    # The jobs of other apps would be taken.
+    sharing = Counter(job.app_name for job in running if job.app_name).most_common(1)
+    app = sharing[0][0] if sharing and any(map(_takes_next_job, queue.workers)) else None
     workers = len(queue.workers)
-    return Backlog(name, count, ages[first], first.files_words, workers, queue.waiting)
+    return Backlog(name, count, ages[first], first.files_words, workers, queue.waiting, app)
+
+
+def _takes_next_job(worker: Worker) -> bool:
+    is_well = worker.silent_seconds is None and worker.no_job_reason is None
+    return is_well and worker.state == "idle" and worker.obeys_holds  # like shares
 
 
 @dataclass(frozen=True)

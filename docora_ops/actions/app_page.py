@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import read_held
 from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.many_links import operations_at_work, running_operations
@@ -18,6 +19,8 @@ from docora_ops.links import App, LinkFilter, LinkStatus
 from docora_ops.operations import RunningOperation
 from docora_ops.queue.holds import read_holds
 
+_UNFINISHED = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING)
+
 
 @dataclass(frozen=True)
 class AppPage(App):
@@ -25,6 +28,7 @@ class AppPage(App):
 
     email, created_at: None if the role may not read them.
     good_until_at, good_until_seconds: as in `ErrorGroup`.
+    tried_by_error: the links that failed and are tried again, and have not failed for good.
     delivered_files, last_delivered_at: Docora records only the last delivery of each file.
     held: the hold of the app; None if there is none, or Redis could not be used.
     running_operations: bulk operations of docora-ops at work on links of the app; None if Redis
@@ -41,6 +45,7 @@ class AppPage(App):
     good_until_at: datetime | None
     good_until_seconds: int | None
     failed_by_error: Sequence[ErrorGroup]
+    tried_by_error: Sequence[ErrorGroup]
     delivered_files: int
     last_delivered_at: datetime | None
     held: Hold | None = None
@@ -54,7 +59,9 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
     """
     database, found = docora.database, resolve_app(docora.database, app)
     of_app = LinkFilter(app_ids=[found.app_id])
-    overdue, _ = choose_links(docora, LinkChoice(apps=[found.app_id], overdue=True))
+    held_ids, lost = read_held(docora)
+    choice = LinkChoice(apps=[found.app_id], overdue=True)
+    overdue, _ = choose_links(docora, choice, held=held_ids)
     with database.snapshot():
         [summary] = lists.summarize_apps(database, of_app, every_app=True)
         delivered = deliveries_by_repository(database, DeliveryFilter(found.app_id))
@@ -71,11 +78,17 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
             good_until_at=summary.good_until_at,
             good_until_seconds=summary.good_until_seconds,
             failed_by_error=error_groups(database, replace(of_app, statuses=[LinkStatus.FAILED])),
+            # A change and a success remove the error, a failed try leaves it.
+            tried_by_error=error_groups(
+                database, replace(of_app, statuses=_UNFINISHED, errors=["*"])
+            ),
             delivered_files=sum(files for files, _, _ in delivered.values()),
             last_delivered_at=max((last for _, _, last in delivered.values()), default=None),
         )
     email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
     page = replace(page, email=email, created_at=created_at)
+    if isinstance(lost, RedisError):
+        return page, lost
     try:
         held = read_holds(docora.redis).get(found.app_id)
         running = running_operations(operations_at_work(docora, select_links(database, of_app)))

@@ -14,6 +14,7 @@ LOOKS_BACK = 3600 + PERIOD
 """Seconds: the best 10 minutes of the last hour show best what the workers manage."""
 _SCANS = (JobEnd.SYNCED, JobEnd.FAILED, JobEnd.FAILED_AGAIN, JobEnd.TRIED_AGAIN)
 _WAITING_PASSES = 2  # scan intervals: a job that has waited for as long was due in an earlier pass
+_BUSY = 0.9  # of many busy slots, some are between two jobs
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,16 @@ def capacity(
 ) -> Capacity | None:
     """Returns what the workers manage; None if the last hour has no complete record of 10 minutes.
 
-    What they manage is less than what is due also if nothing more was queued. Slots are missing
-    only if, at the same time, jobs of an earlier pass of `schedule` still wait.
+    What they manage is less than what is due also if nothing more was queued, or if each app has
+    its share of the slots. Slots are missing only if, at the same time, jobs of an earlier pass of
+    `schedule` still wait while all slots are busy, and at most one for each job that waits.
 
     record: the counts of the last `LOOKS_BACK` seconds, or of a longer time.
     """
     by_period: Counter[datetime] = Counter()
+    now = queue.read_at or freshness.read_at  # by the clock of the record
     for count in record.counts:
-        age = (freshness.read_at - count.started_at).total_seconds()
+        age = (now - count.started_at).total_seconds()
         if count.outcome in _SCANS and PERIOD <= age < LOOKS_BACK:
             by_period[count.started_at] += count.count
     if not by_period:
@@ -64,9 +67,11 @@ def capacity(
     managed = max(by_period.values()) * 60 / PERIOD
     cycle = (settings.rescan_interval_ms + settings.scan_interval_ms) / 60_000
     due = freshness.links_to_scan / cycle
-    slots = sum(worker.no_job_reason is None for worker in queue.workers)
+    busy = [bool(worker.jobs) for worker in queue.workers if worker.no_job_reason is None]
+    slots = len(busy)
     waits = (queue.oldest_waiting_seconds or 0) * 1000 > _WAITING_PASSES * settings.scan_interval_ms
     may_tell = not (queue.suspension or freshness.held)  # held apps have links that are not due
-    is_too_little = may_tell and waits and managed < due
+    are_busy = sum(busy) > _BUSY * slots
+    is_too_little = may_tell and waits and are_busy and managed < due
     missing = ceil(slots * due / managed) - slots if is_too_little else 0
-    return Capacity(round(managed, 1), round(due, 1), slots, missing)
+    return Capacity(round(managed, 1), round(due, 1), slots, min(missing, queue.waiting))

@@ -36,7 +36,10 @@ _CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; from the latter on, a worker
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """The version in the queue's metadata, written by the last process that opened the queue."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
-_TO_RECORD = "ACL SETUSER the user of the workers ~docora-ops:outcomes*: docora-ops help privileges"
+_TO_RECORD = (
+    "restart older workers; ACL SETUSER the user of others ~docora-ops:outcomes*: docora-ops help "
+    "privileges"
+)
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
     "docora-ops help recipes"
@@ -246,7 +249,7 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
     go_on = f"{workers}, and these go on with the jobs of held apps: {', '.join(deaf)}"
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     mute = ", ".join(worker.name for worker in queue.workers if not worker.may_record)
-    unrecorded = f"nothing is recorded of how snapshots end, since these may not write it: {mute}"
+    unrecorded = f"these do not record how snapshots end: {mute}"
     yield judge(
         CheckName.WORKERS,
         workers,

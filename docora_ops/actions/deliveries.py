@@ -1,9 +1,8 @@
 """What an app was delivered, and the proof that it was all. Writes nothing, needs only Postgres."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import chain
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Suspects
@@ -22,8 +21,10 @@ from docora_ops.database.link_reports import read_now
 from docora_ops.database.link_rows import names_of
 from docora_ops.database.verification import Compare, Doubt
 from docora_ops.errors import UsageError, in_future
-from docora_ops.links import App, LinkRef
+from docora_ops.links import App, LinkRef, batches
 from docora_ops.text import When, moment, moment_of
+
+_AT_ONCE = 5000  # links whose names one statement reads
 
 
 @dataclass(frozen=True)
@@ -101,22 +102,19 @@ def read_deliveries(
     app, ref, which = _choose(docora, choice)
     database = docora.database
     counts = records.deliveries_by_repository(database, which)
-    proof, judged = Proof(), list[Judged]()
+    proof, rows = Proof(), list[RepositoryDeliveries]()
     for event in compare_twice(docora, ref, app.app_id, Compare(choice.path, in_detail=True)):
         if isinstance(event, Judged):
             proof.add(event)
-            judged.append(event)
+            repository_id = event.link.ref.repository_id
+            rows.append(_row(repository_id, counts.get(repository_id), event))
         else:
             yield event
-    linked = {each.link.ref.repository_id for each in judged}
-    unlinked = [LinkRef("", app.app_id, id_) for id_ in counts.keys() - linked]
-    refs = [*(each.link.ref for each in judged), *unlinked]
-    rows = [
-        _row(link, name, counts.get(link.repository_id), each)
-        for (_, name), link, each in zip(
-            names_of(database, refs), refs, chain(judged, [None] * len(unlinked)), strict=True
-        )
-    ]
+    unlinked = counts.keys() - {row.repository_id for row in rows}
+    rows += [_row(repository_id, counts[repository_id], None) for repository_id in unlinked]
+    refs = [LinkRef("", app.app_id, row.repository_id) for row in rows]
+    names = [name for batch in batches(refs, _AT_ONCE) for _, name in names_of(database, batch)]
+    rows = [replace(row, repository_name=name) for row, name in zip(rows, names, strict=True)]
     rows.sort(key=lambda row: (row.repository_name or "", row.repository_id))
     files, verified = sum(row.files for row in rows), proof.result(database)
     period = (which.since, which.until, which.path)
@@ -157,13 +155,12 @@ def _choose(docora: Docora, choice: DeliveryChoice) -> tuple[App, LinkRef | None
 
 
 def _row(
-    link: LinkRef,
-    name: str | None,
+    repository_id: str,
     counted: tuple[int, datetime, datetime] | None,
     judged: Judged | None,
 ) -> RepositoryDeliveries:
     files, first_at, last_at = counted or (0, None, None)
-    of_period = (link.repository_id, name, files, first_at, last_at)
+    of_period = (repository_id, None, files, first_at, last_at)
     if judged is None:
         return RepositoryDeliveries(*of_period, *(None,) * 7)
     found = judged.link

@@ -39,10 +39,12 @@ class Docora:
     read beside the result.
 
     confirm: the name of the target; without it, a protected target refuses mass changes.
+    redis_patience: the most seconds to wait for Redis, if less than for Postgres.
     """
 
     settings: Settings
     confirm: str | None = None
+    redis_patience: int | None = field(default=None, init=False)
     notices: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -111,7 +113,8 @@ class Docora:
         from docora_ops.queue import connect
         from docora_ops.queue.redis_client import describe
 
-        client = connect(self.settings)
+        patience = self.redis_patience or self.settings.statement_timeout
+        client = connect(self.settings.hurried(patience))
         if "redis_url" not in self.settings.model_fields_set:
             self.note(f"REDIS_URL is not set: using Redis at {describe(client)}")
         return client

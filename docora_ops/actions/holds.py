@@ -14,7 +14,7 @@ from docora_ops.errors import AppHeldError, HoldNotObeyedError
 from docora_ops.jobs import HeldApp, Hold
 from docora_ops.links import App, Link
 from docora_ops.operations import Change
-from docora_ops.queue.holds import hold_app, read_holds, release_app
+from docora_ops.queue.holds import has_entry, hold_app, read_holds, release_app
 from docora_ops.text import amount, inert, mask
 
 _INSTEAD = (
@@ -97,11 +97,15 @@ def hold(
 def release(docora: Docora, app: str, *, reason: str | None = None) -> ReleaseResult:
     """Ends the hold of an app, also one that can't be read. Workers take its jobs again.
 
+    app: id, even of an app that is gone; name, or an unambiguous prefix of either.
     reason: for the audit entry, which is written only if the app was held.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
-    found = resolve_app(docora.database, app)
+    if has_entry(docora.redis, app):
+        found = App(app, app_names(docora.database, [app]).get(app, app))
+    else:
+        found = resolve_app(docora.database, app)
     change = _describe(docora, "release", found, reason)
     released = release_app(docora.redis, found.app_id, change)
     live, _ = docora.queue_to_read.jobs_of_apps([found.app_id], 1)
@@ -132,12 +136,11 @@ def without_held_apps(
     """
     holds = read_holds(docora.redis)
     left_out = [app for app in selection.by_app if app.app_id in holds]
-    if not left_out:
-        return selection, []
     refs = [ref for ref in selection.refs if ref.app_id not in holds][:limit]
     names = [app.app_name for app in left_out]
-    links = amount(sum(app.links for app in left_out), "link")
-    docora.note(f"{links} left out: {held_in_words(names)}.")
+    if names:
+        links = amount(sum(app.links for app in left_out), "link")
+        docora.note(f"{links} left out: {held_in_words(names)}.")
     return replace(keep_links(selection, refs), held_left_out=left_out), names
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import takewhile
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.freshness import read_held
+from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
@@ -21,14 +24,14 @@ from docora_ops.database.link_reports import (
 )
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import ErrorGroup, group_errors
-from docora_ops.errors import ConfigurationError, PostgresError, RedisError
+from docora_ops.errors import ConfigurationError, HoldsUnreadableError, PostgresError, RedisError
 from docora_ops.jobs import (
     Backend,
     BackendSource,
     Hold,
+    JobEnd,
     JobRecord,
     JobState,
-    QueuedJob,
     QueueOverview,
 )
 from docora_ops.links import (
@@ -41,13 +44,15 @@ from docora_ops.links import (
     LinkStatus,
     ids_of_job,
 )
-from docora_ops.queue.holds import read_holds
+from docora_ops.queue.holds import is_exempt, read_holds
 from docora_ops.queue.outcomes import FAILURES, SnapshotOutcome, read_last_failures
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import mask_url
 
 _ALL = LinkChoice()
 _PATIENCE = 2  # seconds for Postgres, where Redis alone would do
 _TRIES = 5  # last tries of a link to show
+_CLOCKS_APART = timedelta(minutes=1)  # those of Postgres and Redis, at most
 _COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
     LinkGroup.APP: AppCount,
     LinkGroup.REPOSITORY: RepositoryCount,
@@ -80,7 +85,8 @@ class LinkDetails(LinkHistory):
     backend_source: BackendSource
     job_record: JobRecord
     held: Hold | None  # of the app
-    # Whether an unfinished snapshot has delivered files: some of its files are out.
+    is_exempt: bool  # whether the hold does not concern the link's job
+    # Whether a recorded try since the last good one has delivered files: some of its files are out.
     is_partly_sent: bool
 
 
@@ -96,11 +102,14 @@ def links(
 
     If Redis can't be used, the states are None, and its error is also returned.
     """
-    database, (which, _) = docora.database, choose_links(docora, choice)
+    held, lost = read_held(docora) if choice.overdue else ([], None)
+    database, (which, _) = docora.database, choose_links(docora, choice, held=held)
     offset = (page - 1) * limit
     total, rows = lists.links_page(database, which, sort, limit=limit, offset=offset)
     error = None
     try:
+        if isinstance(lost, RedisError):
+            raise lost
         looked = look_at_jobs(database, docora.queue_to_read, rows)
         jobs = {link.job_id: answer.state for link, answer in looked}
         failures = _last_failures(docora, rows)
@@ -113,8 +122,8 @@ def links(
             for link in rows
         ]
         warn_of_wrong_backend(docora)
-    except RedisError as lost:
-        error = lost
+    except RedisError as unusable:
+        error = unusable
     return Page(rows, page, limit, total), error
 
 
@@ -193,7 +202,13 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     record = queue.job(link.ref.job_id)
     warn_of_wrong_backend(docora)
     ref = link.ref
-    tries = queue.outcomes(app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES).entries
+    since = history.created_at - _CLOCKS_APART  # a link has no earlier entry
+    tries = queue.outcomes(
+        since=since, app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES
+    ).entries
+    held = _hold_of(docora, ref.app_id)
+    with redis_errors(docora.redis):
+        exempt = held is not None and is_exempt(docora.redis, ref.job_id)
     failed_at = None
     if link.status == LinkStatus.FAILED and tries and tries[0].outcome in FAILURES:
         failed_at = tries[0].ended_at
@@ -222,20 +237,28 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         backend=queue.backend,
         backend_source=queue.choice.source,
         job_record=record,
-        held=read_holds(docora.redis).get(link.ref.app_id),
+        held=held,
+        is_exempt=exempt,
         is_partly_sent=link.status == LinkStatus.PENDING_SNAPSHOT
-        and history.last_delivered_at is not None
-        and (
-            history.last_scanned_at is None or history.last_delivered_at > history.last_scanned_at
+        and any(
+            end.files for end in takewhile(lambda end: end.outcome is not JobEnd.SYNCED, tries)
         ),
     )
+
+
+def _hold_of(docora: Docora, app_id: str) -> Hold | None:
+    try:
+        return read_holds(docora.redis).get(app_id)
+    except HoldsUnreadableError as error:
+        docora.warn(f"it is unknown whether the app is held: {error.message}")
+        return None
 
 
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:
     """Returns the counts, workers, scheduler and first `limit` jobs of the queue.
 
-    The counts are always those of the whole queue. Adds the errors of delayed tries if Postgres
-    answers.
+    The counts are always those of the whole queue. Adds the errors of delayed tries and the names
+    of held apps if Postgres answers.
 
     apps: only jobs of these apps, by id, name or unambiguous prefix; empty means all.
 
@@ -250,19 +273,23 @@ def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> Queue
         overview = replace(overview, jobs=jobs, jobs_of_apps=count)
     if link_queue.can_push and overview.delayed and not overview.has_scheduler:
         docora.warn("nothing queues delayed jobs when they are due: docora-ops worker does")
-    return replace(overview, jobs=_with_errors(docora, overview.jobs))
+    return _with_postgres(docora, overview)
 
 
-def _with_errors(docora: Docora, jobs: Sequence[QueuedJob]) -> Sequence[QueuedJob]:
-    """Adds the errors of delayed tries. Adds a notice instead if Postgres fails."""
+def _with_postgres(docora: Docora, overview: QueueOverview) -> QueueOverview:
+    """Adds the names of held apps and errors of delayed tries. Adds a notice if Postgres fails."""
+    jobs, held = overview.jobs, overview.held
     delayed = [ids for job in jobs if job.status == "delayed" and (ids := ids_of_job(job.job_id))]
     errors: dict[str, str] = {}
     try:
-        if delayed:
+        if delayed or held:
             with closing(Database(docora.settings.hurried(_PATIENCE))) as database:
                 errors = lists.last_errors(database, [LinkRef("", *ids) for ids in delayed])
+                held = with_names(database, held)
     except ConfigurationError:  # without DATABASE_URL, only Redis is wanted
         pass
     except PostgresError as error:
-        docora.note(f"The errors of delayed tries are unknown: {error.message}")
-    return [replace(job, error_message=errors.get(job.job_id)) for job in jobs]
+        unknown = "errors of delayed tries" if delayed else "names of held apps"
+        docora.note(f"The {unknown} are unknown: {error.message}")
+    jobs = [replace(job, error_message=errors.get(job.job_id)) for job in jobs]
+    return replace(overview, jobs=jobs, held=held)

@@ -62,11 +62,16 @@ class LinkChoice:
 
 
 def choose_links(
-    docora: Docora, choice: LinkChoice, *, by_prefix: bool = True
+    docora: Docora,
+    choice: LinkChoice,
+    *,
+    by_prefix: bool = True,
+    held: Sequence[str] | None = None,
 ) -> tuple[LinkFilter, dict[str, object]]:
     """Returns the filter for a choice, and the choice with full app names for an audit entry.
 
     by_prefix: allow unambiguous prefixes of app ids and names.
+    held: the ids of the held apps, which have no overdue links; None means to read them.
 
     Raises NotFoundError, AmbiguousError; UsageError if no last good scan can match.
     """
@@ -80,7 +85,10 @@ def choose_links(
             raise _no_repository(sentence, database, chosen, pattern)
     names = [text for text in choice.repositories if "*" not in text]
     before, after = _scan_window(database, choice)
-    held: list[str] = read_held(docora)[0] if choice.overdue else []
+    if not choice.overdue:
+        held = []
+    elif held is None:
+        held, _ = read_held(docora)
     linked = [resolve_repository(database, chosen, text) for text in names]
     which = LinkFilter(
         app_ids=[app.app_id for app in chosen],

@@ -23,6 +23,7 @@ from docora_ops.jobs import JobState, when_docora_queues
 from docora_ops.links import Action, Link, LinkFilter, LinkResult, LinkStatus, Outcome
 from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.queue import Answer
+from docora_ops.queue.holds import read_holds
 from docora_ops.text import mask
 
 
@@ -38,7 +39,8 @@ def retry(
 
     Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Also
     replaces a waiting job that no worker would take, according to two looks
-    `DOCORA_OPS_DRIFT_GRACE` seconds apart.
+    `DOCORA_OPS_DRIFT_GRACE` seconds apart. With `options.now`, exempts the waiting job of a held
+    app whatever the link's status is; a link that is not failed stays as it is.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -107,9 +109,9 @@ def _change(
         link = resolve_link(database, app, repository)
         workers = count_workers(docora)
         require_pair(docora)
+    claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     if not options.now:
         require_not_held(docora, link)
-    claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     changer = Changer(
         database,
@@ -180,6 +182,8 @@ def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: b
     if is_held_back and reset_circuit:
         statuses.append(LinkStatus.PENDING_SNAPSHOT)
     if action is Action.RETRY and link.status not in statuses:
+        if _waits_for_release(docora, link):
+            return Claiming.of_all()
         raise _not_failed(docora, link)
     skip_open_circuits = not (docora.queue.can_push or reset_circuit)
     if is_held_back and skip_open_circuits:
@@ -194,6 +198,12 @@ def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: b
             open_circuit=False if skip_open_circuits else None,
         )
     )
+
+
+def _waits_for_release(docora: Docora, link: Link) -> bool:
+    if link.ref.app_id not in read_holds(docora.redis):
+        return False
+    return job_state(docora.database, docora.queue, link.ref) is JobState.WAITING
 
 
 def _not_failed(docora: Docora, link: Link) -> NotFailedError:

@@ -22,7 +22,7 @@ from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.trend import DAY, Trend, trend_of_day
-from docora_ops.actions.workers import warn_of_other_workers
+from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_by_status, links_by_group
@@ -285,6 +285,7 @@ def _with_record(docora: Docora, status: Status, queue: QueueOverview) -> Status
     record = read_counts(docora.redis, now - timedelta(seconds=DAY))
     if not record.is_kept:
         return status
+    warn_of_mute_workers(docora, queue.workers)
     lately = int(now.timestamp()) // PERIOD * PERIOD - PERIOD
     since = datetime.fromtimestamp(lately, UTC)
     counts: Counter[JobEnd] = Counter()

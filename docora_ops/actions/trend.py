@@ -1,6 +1,5 @@
 """How snapshots ended over time, and whether failures fall or rise. Only reads."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,8 @@ from statistics import median
 from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_app
-from docora_ops.actions.workers import warn_of_wrong_backend
+from docora_ops.actions.workers import warn_of_mute_workers, warn_of_wrong_backend
+from docora_ops.error_groups import errors_of_group, split_delivery, typable
 from docora_ops.jobs import JobEnd
 from docora_ops.queue.outcomes import (
     ALL_APPS,
@@ -51,7 +51,7 @@ class TrendPeriod:
     failed: their links were failed then. failed_again: their links had been failed before, and were
         queued by a scheduler. tried_again: they failed, and their links had tries left.
     files: created, updated and deleted at the apps.
-    median_seconds, longest_seconds: of snapshots that failed, sent files or followed a change.
+    median_seconds, longest_seconds: of snapshots that failed, sent files or began out of sync.
     """
 
     started_at: datetime
@@ -100,8 +100,7 @@ def read_trend(
 
     app: only snapshots of this app (id, name or unambiguous prefix); needs Postgres.
     by: a name in `PERIODS`.
-    error: only failures whose error contains this text (case-insensitive). If it has a `*`, it must
-        match the whole error.
+    error: only failures whose error this text matches, as in `LinkChoice`.
 
     Raises UsageError if `since` is in the future; NotFoundError, AmbiguousError, RedisError.
     """
@@ -112,9 +111,11 @@ def read_trend(
     now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
     start = min(first, _floor(now, PERIOD) - _RECENT - _BEFORE)
     outcomes = queue.outcomes(since=start, app_id=app_id)
-    ends = [end for end in outcomes.entries if _matches(end.error_message, error)]
+    ends = outcomes.entries if error is None else _with_error(outcomes.entries, error)
+    is_whole = queue.can_push and error is None
     counts: Sequence[PeriodCount] = [
-        PeriodCount(_floor(end.ended_at, PERIOD), end.outcome, 1, end.files) for end in ends
+        PeriodCount(_floor(end.ended_at, PERIOD), end.outcome, 1, end.files)
+        for end in (() if is_whole else ends)
     ]
     begin, trimmed_at, is_kept = outcomes.reaches_back_to, None, True
     if queue.can_push:
@@ -126,11 +127,11 @@ def read_trend(
         ):
             trimmed_at = begin
         begin, is_kept = record.reaches_back_to, record.is_kept
-        if error is None:
+        warn_of_mute_workers(docora, queue.overview(1).workers if is_kept else ())
+        if is_whole:
             counts = record.counts
         else:
             begin, trimmed_at = trimmed_at or begin, None
-    is_whole = queue.can_push and error is None
     found = _trend(counts, ends, first, length, now, begin, trimmed_at, is_whole=is_whole)
     return found if is_kept else replace(found, periods=[])
 
@@ -215,12 +216,31 @@ def direction(recent: int, seconds: float, before: int, before_seconds: float) -
     return Direction.RISING if recent > expected else Direction.FALLING
 
 
-def _matches(error: str | None, wanted: str | None) -> bool:
-    if wanted is None:
-        return True
-    pattern = ".*".join(map(re.escape, wanted.split("*")))
-    match = re.fullmatch if "*" in wanted else re.search
-    return match(pattern, error or "", re.IGNORECASE | re.DOTALL) is not None
+def _with_error(ends: Sequence[SnapshotOutcome], wanted: str) -> list[SnapshotOutcome]:
+    """Chooses snapshots by their error, as `failed --error` chooses links."""
+    errors = {end.error_message for end in ends if end.error_message}
+    matching = [error for error in errors if _matches(error, wanted)]
+    chosen = set(errors_of_group(wanted, matching) or matching)
+    return [end for end in ends if end.error_message in chosen]
+
+
+def _matches(error: str, wanted: str) -> bool:
+    pattern = wanted.casefold()
+    if "*" not in pattern:
+        return pattern in error.casefold()
+    texts = (error, split_delivery(typable(error))[0])
+    return any(_is_like(text.casefold(), pattern) for text in texts)
+
+
+def _is_like(text: str, pattern: str) -> bool:
+    first, *others, last = pattern.split("*")
+    at = len(first)
+    for part in others:  # a regular expression could try every way to split a text
+        at = text.find(part, at)
+        if at < 0:
+            return False
+        at += len(part)
+    return text.startswith(first) and text.endswith(last) and at + len(last) <= len(text)
 
 
 def _floor(moment: datetime, seconds: int) -> datetime:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from docora_ops.actions.docora import Docora
 from docora_ops.errors import NeedsRqError, WrongBackendError
-from docora_ops.jobs import OtherQueue
-from docora_ops.text import duration
+from docora_ops.jobs import OtherQueue, Worker
+from docora_ops.text import duration, inert
 
 
 def require_rq(docora: Docora, what: str, instead: str, *, alone: str = "") -> None:
@@ -73,6 +75,13 @@ def count_workers(docora: Docora) -> int:
     if use.other is OtherQueue.LEFT_JOBS and advice.others_left_jobs:
         docora.warn(advice.others_left_jobs)
     return use.workers
+
+
+def warn_of_mute_workers(docora: Docora, workers: Sequence[Worker]) -> None:
+    """Warns if any of the live workers records no outcomes."""
+    if mute := [worker.name for worker in workers if not worker.may_record]:
+        names = ", ".join(map(inert, mute))
+        docora.warn(f"snapshots of these workers are not counted: {names}; see docora-ops doctor")
 
 
 def warn_of_wrong_backend(docora: Docora) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from docora_ops.cli.exit_codes import ExitCode
@@ -10,14 +11,15 @@ from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
 from docora_ops.text import amount, good_until, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.text import Text
 
     from docora_ops.actions.app_page import AppPage
     from docora_ops.cli.context import Context
+    from docora_ops.error_groups import ErrorGroup
 
-_ERRORS = 4  # to show, so that the page fits 24 lines
+_ERRORS = 3  # to show, so that the page fits 24 lines
 TO_READ_CONTACTS = "needs a grant: docora-ops help privileges"
 
 
@@ -32,7 +34,7 @@ def show_app(context: Context, app: str, *, show_all: bool) -> ExitCode:
     if context.as_json:
         context.show_document(page, lost)
     else:
-        rows = _rows(page, len(page.failed_by_error) if show_all else _ERRORS)
+        rows = _rows(page, sys.maxsize if show_all else _ERRORS)
         context.show_tables([Pairs(list(rows))], context.target_line)
     return context.report(lost) if lost else ExitCode.OK
 
@@ -46,7 +48,7 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
     if page.created_at:
         yield "Created", cell(moment(page.created_at))
     if page.held:
-        yield "Held", cell(page.held.sentence, "yellow")
+        yield "Held", cell(page.held.words, "yellow")
         yield "", _command(f"release {app}")
     parts = [f"{count} {words(status)}" for status, count in counts.items() if count]
     yield "Links", cell(", ".join(parts) or "none")
@@ -57,12 +59,12 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
         last = "last good until " if page.good_until_at else ""
         since = good_until(page.good_until_at, page.good_until_seconds)
         yield "Failed", cell(f"{amount(failed, 'link')}, {last}{since}", "red")
-        width = len(str(failed))
-        for group in page.failed_by_error[:errors]:
-            yield "", cell(f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}")
-        if more := len(page.failed_by_error[errors:]):
-            yield "", cell(f"and {amount(more, 'more error')}: add --all")
+        yield from _errors(page.failed_by_error, errors)
         yield "", _command(f"failed --app {app}")
+    if tried := sum(group.links for group in page.tried_by_error):
+        are_tried = "is tried" if tried == 1 else "are tried"
+        yield "Failed tries", cell(f"{amount(tried, 'link')}, which {are_tried} again", "yellow")
+        yield from _errors(page.tried_by_error, errors)
     yield "Last good scan", cell(moment(page.last_scanned_at) or "never")
     delivered = amount(page.delivered_files, "file")
     if page.last_delivered_at:
@@ -74,6 +76,14 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
         from docora_ops.cli.bulk_view import running
 
         yield "" if number else "Running", cell(running(operation), "cyan")
+
+
+def _errors(groups: Sequence[ErrorGroup], most: int) -> Iterator[tuple[str, Text]]:
+    width = max(len(str(group.links)) for group in groups)
+    for group in groups[:most]:
+        yield "", cell(f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}")
+    if more := len(groups[most:]):
+        yield "", cell(f"and {amount(more, 'more error')}: add --all")
 
 
 def _command(command: str) -> Text:

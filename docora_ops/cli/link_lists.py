@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from docora_ops.database.link_reports import AppSummary, ListedLink
     from docora_ops.jobs import JobPlace
 
+_REDIS_PATIENCE = 8  # seconds: Postgres tells the most
 
 Sort = Annotated[
     LinkSort,
@@ -117,6 +118,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     from docora_ops.render.link_tables import group_columns
 
     docora, choice = context.docora, link_choice(typer_context, statuses)
+    docora.redis_patience = _REDIS_PATIENCE
     if choice != LinkChoice(statuses=statuses) or given.get("status"):
         noun = f"matching {noun}"
     pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
@@ -166,6 +168,7 @@ def apps(
 
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
+    context.docora.redis_patience = _REDIS_PATIENCE
     listed = apps(context.docora, choice, sort=sort, page=page, limit=limit)
     is_seen = any(app.held for app in listed.rows) or not sys.stdout.isatty()
     columns = [*_APPS, *([_HELD] if is_seen else ())]
@@ -194,6 +197,7 @@ def show(
     terminal: --all shows everything. Changes nothing.
     """
     context = context_of(typer_context)
+    context.docora.redis_patience = _REDIS_PATIENCE
     if repo is None:
         return show_app(context, app, show_all=show_all)
     from docora_ops.actions.link_lists import show
@@ -261,7 +265,7 @@ _APPS: Sequence[Column[AppSummary]] = (
 )
 _HELD: Column[AppSummary] = Column(
     "Held until",
-    lambda app: app.held and (app.held.until_at or "for ever"),
+    lambda app: app.held and app.held.until,
     lambda _: "yellow",
 )
 
@@ -276,8 +280,10 @@ def _link_screen(details: LinkDetails) -> Pairs:
         bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
     job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
     held = details.held.sentence if details.held else ""
+    if details.is_exempt:
+        held = f"its job is exempt from the hold; the app is {held}"
     next_step = f"{_next_step(details)} {ids}"
-    if details.held and details.status != LinkStatus.SYNCED:
+    if details.held and not details.is_exempt and details.status != LinkStatus.SYNCED:
         next_step = f"release {arguments(details.app_id)}"
     delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot
     if details.last_delivered_at:
@@ -312,7 +318,7 @@ def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
     """Yields a line for each of the last tries, newest first; with BullMQ, for the failed job."""
     name = "Last tries" if details.backend is Backend.RQ else "Failed job"
     for number, end in enumerate(details.tries):
-        shown = f"{end.ended_at:%m-%d %H:%M:%SZ}  {words(end.outcome)}"
+        shown = f"{end.ended_at:%Y-%m-%dT%H:%M:%SZ}  {words(end.outcome)}"
         if end.try_number is not None:
             limit = f" of {end.tries}" if end.tries and end.try_number <= end.tries else ""
             shown += f", try {end.try_number}{limit}"

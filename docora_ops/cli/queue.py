@@ -58,8 +58,8 @@ def queue(
     """Show the queue, its workers and the first jobs.
 
     Shows how long each job has run or waited, and how many of its files a running job has sent.
-    The counts are those of the whole queue. Needs only Redis, and Postgres with --app and for the
-    errors of delayed tries. Changes nothing.
+    The counts are those of the whole queue. Needs only Redis, and Postgres with --app, for the
+    errors of delayed tries and the names of held apps. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.link_lists import queue
@@ -102,8 +102,8 @@ def counts_words(queue: QueueOverview) -> str:
 
 
 def held_words(app: HeldApp) -> str:
-    """Returns `Acme Search, held by kim@ops1 until 2026-12-01T08:00:00Z: REASON`."""
-    return f"{app.app_name or app.app_id}, {app.held.sentence}"
+    """Returns `Acme Search, by kim@ops1 until 2026-12-01T08:00Z: REASON`."""
+    return f"{app.app_name or app.app_id}, {app.held.words}"
 
 
 def workers_cell(queue: QueueOverview) -> Text:

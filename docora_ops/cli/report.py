@@ -19,7 +19,7 @@ from docora_ops.cli.app_page import TO_READ_CONTACTS
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import held_words
-from docora_ops.cli.status import status_rows
+from docora_ops.cli.status import no_pass_words, status_rows
 from docora_ops.cli.verify import LIMITS, compare, summary
 from docora_ops.errors import PostgresError, UsageError
 from docora_ops.links import LinkStatus, arguments
@@ -142,6 +142,9 @@ def _open_things(report: Report) -> Iterator[str]:
             yield f"  - and {amount(more, 'more error')}"
     if fresh and fresh.overdue:
         yield f"- {fresh.overdue_words} overdue: `docora-ops links --overdue`"
+    if queue and status.schedule_state == "critical":
+        passed = no_pass_words(queue.last_pass_seconds)
+        yield f"- {passed}: a timer should run `docora-ops schedule`"
     for operation in report.operations:
         if operation.state in {OperationState.RUNNING, OperationState.OWNER_GONE}:
             state = f"{state_of(operation)}, {links_done(operation)}"
@@ -151,8 +154,8 @@ def _open_things(report: Report) -> Iterator[str]:
         parts = f"{queue.active} running, {queue.waiting} waiting, {queue.delayed} delayed"
         yield f"- {amount(jobs, 'snapshot')} unfinished ({parts}): `docora-ops queue`"
     for app in queue.held if queue else ():
-        end = code(f"docora-ops release {arguments(app.app_id)}")
-        yield f"- {code(held_words(app))}: {end}"
+        end = code(f"docora-ops release {arguments(app.app_name or app.app_id)}")
+        yield f"- held: {code(held_words(app))}: {end}"
     if queue and queue.suspension:
         yield f"- {code(queue.suspension.sentence)}"
     if drift and (lost := drift.lost + drift.stuck):

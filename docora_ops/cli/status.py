@@ -126,8 +126,9 @@ def _read_at(status: Status) -> str:
 def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
     """Returns the first sentence and the rows, which fit one screen together."""
     rows: list[Row] = []
-    for most in range(_MOST, 0, -1) if sys.stdout.isatty() else [_MOST]:
-        rows = list(status_rows(status, errors, most=most))
+    is_terminal = sys.stdout.isatty()
+    for most in range(_MOST, 0, -1) if is_terminal else [_MOST]:
+        rows = list(status_rows(status, errors, most=most, with_bars=is_terminal))
         if sum(1 if text.no_wrap else -(-len(text) // _WIDTH) for _, text in rows) < _LINES:
             break
     style = "bold red" if status.headline.code.is_trouble else "bold"
@@ -136,7 +137,6 @@ def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
 
 def sentence_of(status: Status) -> str:
     """Returns the first sentence: the worst of the state, and since when."""
-    from docora_ops.actions.freshness import Stop
     from docora_ops.actions.status import HeadlineCode
     from docora_ops.jobs import ADVICE, backlog_of, refusal_of
 
@@ -150,6 +150,8 @@ def sentence_of(status: Status) -> str:
     links, since = headline.links or 0, headline.seconds
     last = "no scan yet" if since is None else f"last scan {ago(since)}"
     oldest = "" if since is None else f", oldest scan {ago(since)}"
+    if held := len(queue.held):  # their links may be older
+        oldest += f"; {amount(held, 'app')} {'is' if held == 1 else 'are'} held"
     wait = f"{amount(queue.waiting, 'job')} waiting, " if queue.waiting else ""
     match headline.code:
         case HeadlineCode.BACKEND_UNCLEAR:
@@ -166,7 +168,9 @@ def sentence_of(status: Status) -> str:
             paused = "paused" if since is None else f"paused for {duration(since)}"
             return f"{paused}: {queue.suspension.sentence if queue.suspension else ''}"
         case HeadlineCode.NOT_SCHEDULED:
-            return f"nothing is scanned, last pass {ago(since)}: {Stop.SCHEDULE.sentence}"
+            failed = (status.links_by_status or {}).get(LinkStatus.FAILED)
+            due, more = f"{amount(links, 'link')} due", f", {failed:,} failed" if failed else ""
+            return f"{no_pass_words(since)}: {due}{more}"
         case HeadlineCode.NOTHING_MOVES:
             return f"nothing moves: {amount(links, 'link')} due, {last}"
         case HeadlineCode.FAILED:
@@ -195,6 +199,12 @@ def sentence_of(status: Status) -> str:
     return "there are no links yet"
 
 
+def no_pass_words(seconds: float | None) -> str:
+    """Returns `no pass of docora-ops schedule for 5m56s`."""
+    age = "is known" if seconds is None else f"for {duration(seconds)}"
+    return f"no pass of docora-ops schedule {age}"
+
+
 def _failed_sentence(status: Status) -> str:
     """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`."""
     counts, apps = status.links_by_status or {}, status.failed_by_app or ()
@@ -220,6 +230,7 @@ def status_rows(
     *,
     is_verified: bool | None = None,
     most: int = _MOST,
+    with_bars: bool = False,
 ) -> Iterator[Row]:
     """Yields the names and values of the screen. Leaves out what has nothing to tell.
 
@@ -227,11 +238,12 @@ def status_rows(
     is_verified: the delivered files have been compared, so do not suggest `verify`. None suggests
         it only after an operation.
     most: the number of apps and errors to name.
+    with_bars: show the failures of a day as bars, too.
     """
     from docora_ops.cli.bulk_view import links_done, state_of
 
     yield from _servers(status, errors)
-    yield from _links(status, most)
+    yield from _links(status, most, with_bars=with_bars)
     if status.freshness:
         yield from _freshness(status, status.freshness)
     if status.queue:
@@ -271,7 +283,7 @@ def _servers(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
         yield name, text
 
 
-def _links(status: Status, most: int) -> Iterator[Row]:
+def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
     counts = status.links_by_status
     if counts is None:
         return
@@ -284,7 +296,8 @@ def _links(status: Status, most: int) -> Iterator[Row]:
     if ends := _recent_ends(status):
         yield "", cell(ends)
     if (trend := status.failures) and any(period.failures for period in trend.periods):
-        yield "Failures", _heading(trend_of_day_words(trend), "docora-ops trend")
+        said = trend_of_day_words(trend, with_bars=with_bars)
+        yield "Failures", _heading(said, "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
         apps, errors = status.failed_by_app or (), status.failed_by_error or ()
         width = len(str(failed))

@@ -84,7 +84,7 @@ def _screen(found: Trend, *, is_whole: bool) -> Iterator[object]:
     elif found.periods:
         most = max(period.failures for period in found.periods)
         bars: Column[TrendPeriod] = Column("Failures", lambda period: _bar(period.failures, most))
-        fitting = len(found.periods) if is_whole else max(1, get_terminal_size().lines - 5)
+        fitting = len(found.periods) if is_whole else max(1, get_terminal_size().lines - 6)
         yield Listing([*_COLUMNS, bars], found.periods[-fitting:])
         if (earlier := len(found.periods) - fitting) > 0:
             yield cell(f"and {amount(earlier, 'earlier row')}: docora-ops trend --since 24h", "dim")
@@ -97,6 +97,8 @@ def _sentence(found: Trend) -> str:
     sentences = [_course(found)]
     if found.reaches_back_to:
         sentences.append(f"The record begins at {_clock(found.reaches_back_to)}")
+    else:
+        sentences.append(f"Counted since {_clock(found.periods[0].started_at)}")
     if found.seconds_reach_back_to:
         sentences.append(f"Seconds are known since {_clock(found.seconds_reach_back_to)}")
     return ". ".join([*sentences, ""]).strip()
@@ -107,13 +109,15 @@ def _course(found: Trend) -> str:
     if not highest.failures:
         return "No link failed"
     now, before = rate(found.failures_per_hour), rate(found.before_per_hour)
-    peak = rate(highest.failures * 3600 / found.period_seconds)
-    peak = f"{peak} at {_clock(highest.started_at)}"
+    now = f"{now} in the last 20 to 30m"
+    length = {600: "10 minutes", 3600: "hour"}.get(found.period_seconds, "day")
+    # A rate of a period that goes on would say nothing.
+    peak = f"{highest.failures:,} in the {length} from {_clock(highest.started_at)}"
     return {
-        None: f"Failures: {peak}, {now} now; too little is recorded to tell a trend",
-        "falling": f"Failures fall: {peak}, {now} now",
-        "rising": f"Failures rise: {before} an hour ago, {now} now",
-        "steady": f"Failures neither fall nor rise clearly: {peak}, {now} now",
+        None: f"Failures: {peak}, {now}; too little is recorded to tell a trend",
+        "falling": f"Failures fall: {peak}, {now}",
+        "rising": f"Failures rise: {before} in the hour before, {now}",
+        "steady": f"Failures neither fall nor rise clearly: {peak}, {now}",
         "none": f"No link has failed for 80 minutes: {peak}",
     }[found.direction]
 
@@ -131,13 +135,19 @@ def rate(per_hour: float) -> str:
     return "under 1/h" if 0 < per_hour < 1 else f"{per_hour:,.0f}/h"
 
 
-def trend_of_day_words(found: Trend) -> str:
-    """Returns `▁▁▂▇█▅▂▁  3/h, falling (24 h)`. Only 0 has the lowest bar."""
+def trend_of_day_words(found: Trend, *, with_bars: bool) -> str:
+    """Returns `▁▁▂▇█▅▂▁ (24 h)  3/h now, falling`. Only 0 has the lowest bar.
+
+    with_bars: begin with a bar for each period if there are several.
+    """
+    now = ", ".join(filter(None, (f"{rate(found.failures_per_hour)} now", found.direction)))
+    now = "none now" if found.direction == "none" else now
+    if not with_bars or len(found.periods) == 1:
+        return now
     levels = _LEVELS if _has_blocks() else _PLAIN_LEVELS
     counts = [period.failures for period in found.periods]
     line = "".join(levels[-(-count * 7 // max(1, *counts))] for count in counts)
-    now = ", ".join(filter(None, (rate(found.failures_per_hour), found.direction)))
-    return f"{line}  {'none now' if found.direction == 'none' else now} (24 h)"
+    return f"{line} (24 h)  {now}"
 
 
 def _bar(count: int, most: int) -> str:

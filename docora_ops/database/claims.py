@@ -74,6 +74,11 @@ class Claiming:
         return cls(unfinished, parameters, _COUNT_CUT_OFF_SCAN)
 
     @classmethod
+    def of_all(cls) -> Self:
+        """For links of any status: locks them, and changes no row."""
+        return cls("true", {})
+
+    @classmethod
     def of_links_at_rest(cls) -> Self:
         """For links that are still failed or in sync: locks them, and changes no row."""
         return cls("l.status IN ('failed', 'synced')", {})

@@ -63,8 +63,10 @@ ORDER BY by_name DESC, lower(name), id LIMIT %(limit)s
 CLEAR_NAMES = """
 SELECT a.app_id, a.app_name FROM docora.apps a
 WHERE a.app_id = ANY (%(ids)s::text[]) AND NOT EXISTS (
-    SELECT FROM docora.apps o WHERE o.app_id <> a.app_id AND (o.app_id = a.app_name
-        OR lower(normalize(o.app_name)) = lower(normalize(a.app_name)))
+    SELECT FROM docora.apps o WHERE o.app_id <> a.app_id AND o.app_id = a.app_name
+) AND NOT EXISTS (
+    SELECT FROM docora.apps o
+    WHERE o.app_id <> a.app_id AND lower(normalize(o.app_name)) = lower(normalize(a.app_name))
 )
 UNION ALL
 SELECT r.repository_id, r.owner || '/' || r.name FROM docora.repositories r

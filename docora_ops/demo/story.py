@@ -134,6 +134,8 @@ def _wait(variables: dict[str, str]) -> None:
         for name, value in variables.items():
             say(f"export {name}={shlex.quote(value)}")
         say(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
+        say("# To keep scanning, as a timer would:")
+        say("docora-ops schedule --repeat")
         say("# Then, to begin with:")
         for line in FIRST_COMMANDS:
             say(f"docora-ops {line}")

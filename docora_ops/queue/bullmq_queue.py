@@ -382,7 +382,7 @@ class BullmqQueue:
                         worker=optional_text_of(worker),
                     )
                 )
-        return Outcomes(entries[:limit], at)
+        return Outcomes(entries[:limit], at if len(failed) == _FAILED_KEPT else None)
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):

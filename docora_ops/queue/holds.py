@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Any
 
 import redis
@@ -21,6 +22,7 @@ from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.redis_answers import moment_of_timestamp, text_of
 from docora_ops.queue.redis_client import describe, server_time
 from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.text import mask
 
 HOLDS = "docora-ops:holds"
 EXEMPTED = "now:"  # prefix of the fields of exempted jobs
@@ -51,8 +53,8 @@ def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Chan
         until = None if seconds is None else since + seconds
         value = {"since": since, "until": until, "who": change.who, "reason": change.reason}
         pipeline.hset(HOLDS, app_id, json.dumps(value))
-        if exempted := _exempted(fields, app_id):
-            pipeline.hdel(HOLDS, *exempted)
+        # Refused to a user who could not release the app either.
+        pipeline.hdel(HOLDS, f"{EXEMPTED}{app_id}-", *_exempted(fields, app_id))
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
     return _hold_of(value)
@@ -75,6 +77,14 @@ def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
     return True
 
 
+def has_entry(client: redis.Redis, app_id: str) -> bool:
+    """Tells whether there is a field of this name: a hold, ended or not, or what is no hold.
+
+    Raises RedisError, HoldsUnreadableError.
+    """
+    return app_id in _read(client)[1]
+
+
 def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
     """Returns the hold that a running job has to obey; None if it may go on.
 
@@ -84,17 +94,21 @@ def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
     """
     app_id, _, _ = job_id.partition("-")
     try:
-        value, exempted = client.hmget(HOLDS, [app_id, f"{EXEMPTED}{job_id}"])
+        value = client.hget(HOLDS, app_id)
     except redis.ResponseError as error:
         raise _unreadable(client, error) from error
     if value is None:
         return None
     hold = _parse(client, app_id, value)
-    if not is_in_force(hold, now):
-        return None
-    if exempted is not None and exempted == client.hget(Job.key_for(job_id), "created_at"):
+    if not is_in_force(hold, now) or is_exempt(client, job_id):
         return None
     return hold
+
+
+def is_exempt(client: redis.Redis, job_id: str) -> bool:
+    """Tells whether a job is exempted from the hold of its app. Raises the client's RedisError."""
+    exempted = client.hget(HOLDS, f"{EXEMPTED}{job_id}")
+    return exempted is not None and exempted == client.hget(Job.key_for(job_id), "created_at")
 
 
 def _read(client: redis.Redis) -> tuple[float, dict[str, bytes]]:
@@ -132,7 +146,7 @@ def _parse(client: redis.Redis, app_id: str, value: bytes | str) -> Hold:
     except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
         raise HoldsUnreadableError(
             f"the hold of app {app_id} in Redis at {describe(client)}, key {HOLDS}, is unreadable",
-            hint=f"hold the app again, or release it: docora-ops release {app_id}",
+            hint=f"release it: docora-ops release {quote(app_id)}",
         ) from None
 
 
@@ -141,10 +155,12 @@ def _hold_of(value: Any) -> Hold:
 
     As the script `take.lua` does: what workers obey must be shown, too.
     """
-    since, until = value.get("since"), value.get("until")
+    since, until = value.get("since"), value.get("until", False)
+    if isinstance(until, bool):
+        raise TypeError
     return Hold(
         since_at=moment_of_timestamp(since) if isinstance(since, int) else None,
         until_at=None if until is None else datetime.fromtimestamp(until, UTC),
         who=str(value.get("who") or "unknown"),
-        reason=str(value.get("reason") or "") or None,
+        reason=mask(str(value.get("reason") or "")) or None,
     )

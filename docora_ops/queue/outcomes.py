@@ -1,8 +1,9 @@
 """The record of outcomes: how the snapshots of our workers ended, in Redis.
 
-A stream has an entry for each snapshot that failed, sent files, or began with a pending link, as
-after a change, a failed try, or for a new link. Beside the stream, all snapshots are counted by
-period, app and outcome: a mass failure, which fills the stream, must not remove the counts.
+A stream has an entry for each snapshot that failed, sent files, or began with a link that was not
+in sync, as after a change, a failed try, or for a new link. Beside the stream, all snapshots are
+counted by period, app and outcome: a mass failure, which fills the stream, must not remove the
+counts.
 Functions raise RedisError.
 """
 
@@ -253,8 +254,8 @@ def read_counts(
     fields = [f"{app_id}:{end}{of}" for end in JobEnd for of in ("", _FILES)]
     with redis_errors(client):
         now = int(server_time(client))
-        oldest = _period_of(now - COUNTS_KEPT)
-        first = max(oldest, _period_of(since.timestamp()))
+        oldest, asked = _period_of(now - COUNTS_KEPT), _period_of(since.timestamp())
+        first = max(oldest, asked)
         last = _period_of(min(now, until.timestamp() if until else now))
         periods = range(first, last + 1, PERIOD)
         earlier = [_counts_key(period) for period in range(oldest, first, PERIOD)]
@@ -270,7 +271,7 @@ def read_counts(
         numbers = [whole_number(value) or 0 for value in answer or ()]
         rows = zip(JobEnd, numbers[::2], numbers[1::2], strict=False)
         counts += [PeriodCount(_at(period), *row) for row in rows if row[1]]
-    start = _at(known[0]) if known and not reaches_back and known[0] > first else None
+    start = _at(known[0]) if known and not reaches_back and known[0] > asked else None
     return Counts(_at(first), counts, bool(known) or reaches_back, start)
 
 

@@ -4,7 +4,7 @@ Unlike RQ's own methods, methods that read neither write nor unpickle anything.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -89,6 +89,7 @@ _LIVE_PLACES = {
 }
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _CLOCKS_APART = 60  # seconds that a worker's clock may be ahead of Redis's
+_PAGE, _MOST_SEARCHED = 5000, 100_000  # waiting jobs that are searched for one that is not held
 _NEWEST = 10  # failed jobs whose ends are compared, because the registry is sorted by expiry
 _SCHEDULE = "docora-ops:schedule"
 """Key of the time of the last pass of `schedule`: Unix time by the clock of Redis."""
@@ -105,7 +106,7 @@ class RqQueue:
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = (
         *(("DEL",), ("HSET", "x", "x"), ("PERSIST",), ("SADD", "x")),
         *(("LREM", 0, "x"), ("LSET", 0, "x"), ("LPOS", "x"), ("LPUSH", "x"), ("RPUSH", "x")),
-        *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x")),
+        *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x"), ("HDEL", "x")),
     )
     script_files = ("with_change.lua", "judge.lua", "look_and_push.lua")
 
@@ -208,7 +209,9 @@ class RqQueue:
             **({"holds": HOLDS} if exempts else {}),
             **self.mark_to_leave,
         }
-        if changes_links:  # the link's tries are counted anew, and it fails if its job has none left
+        if (
+            changes_links
+        ):  # the link's tries are counted anew, and it fails if its job has none left
             config["retries_left"] = len(self._settings.retry_delays)
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
         arguments += arguments_of(commands)
@@ -328,7 +331,7 @@ class RqQueue:
                     moment_of(heartbeat),
                 )
         names = {job.app_id: job.app_name for job in first}
-        oldest, seconds = longest_wait([job for job in first if job.app_id not in holds], now)
+        oldest, seconds = longest_wait(self._not_held(first, holds), now)
         return QueueOverview(
             backend=Backend.RQ,
             waiting=length + len(taken),
@@ -355,6 +358,23 @@ class RqQueue:
             read_at=moment_of_timestamp(now),
             held=[HeldApp(app_id, names.get(app_id), hold) for app_id, hold in holds.items()],
         )
+
+    def _not_held(
+        self, first: Sequence[QueuedJob], holds: Container[str | None]
+    ) -> list[QueuedJob]:
+        """Returns the first waiting jobs that are not of held apps, whose jobs stay at the head."""
+        jobs = [job for job in first if job.app_id not in holds]
+        if len(jobs) >= min(LEAST_WAITING, len(first)):
+            return jobs
+        ids: list[str] = []
+        with redis_errors(self._client):
+            for start in range(0, _MOST_SEARCHED, _PAGE):
+                page = cast("list[bytes]", self._client.lrange(LIST, start, start + _PAGE - 1))
+                waiting = map(text_of, page)
+                ids += [job_id for job_id in waiting if job_id.partition("-")[0] not in holds]
+                if len(ids) >= LEAST_WAITING or len(page) < _PAGE:
+                    break
+            return jobs + read_jobs(self._client, ids[:LEAST_WAITING], "waiting")
 
     def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
         with redis_errors(self._client):

@@ -43,7 +43,7 @@ from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER
 _PROCESS_FIELDS = ("boot_id", "pid_namespace", "pid", "process_started_at")
 NO_JOB_REASON = "no_job_reason"  # in a worker's hash: JSON, empty while the worker takes jobs
 MAY_COMPARE = "may_compare"  # likewise: 0 if its user may not read the mark of the pair
-MAY_RECORD = "may_record"  # likewise: 0 if its user may not write the record of outcomes
+MAY_RECORD = "may_record"  # likewise: 1 if it writes the record of outcomes
 OBEYS_HOLDS = "obeys_holds"  # likewise: 1 if it takes no job of an app that is held
 _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
@@ -130,7 +130,7 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
                 clock_ahead_seconds=whole_number(clock_ahead, signed=True),
                 no_job_reason=_no_job_reason(state, reason),
                 may_compare=may_compare != b"0",
-                may_record=may_record != b"0",
+                may_record=may_record == b"1",
                 obeys_holds=obeys_holds == b"1",
             )
         )

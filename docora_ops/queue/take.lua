@@ -46,8 +46,10 @@ local function read_holds()
       exempt[job_id] = redis.pcall('HGET', config.job_prefix .. job_id, 'created_at') == fields[i + 1]
     else
       local is_json, hold = pcall(cjson.decode, fields[i + 1])
-      local ends = is_json and type(hold) == 'table' and (hold['until'] or cjson.null)
-      if ends ~= cjson.null and type(ends) ~= 'number' then
+      local ends = is_json and type(hold) == 'table' and hold['until']
+      -- As `holds.py` does: a moment of the years 1 to 9999, or for ever.
+      local is_moment = type(ends) == 'number' and ends >= -62135596800 and ends < 253402300800
+      if ends ~= cjson.null and not is_moment then
         return 'its field ' .. fields[i] .. ' is no hold'
       end
       held[fields[i]] = ends == cjson.null or ends > now

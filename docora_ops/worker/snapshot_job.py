@@ -33,7 +33,7 @@ from docora_ops.links import Link, LinkStatus, Payload
 from docora_ops.queue import Redis, connect
 from docora_ops.queue.holds import find_hold, read_holds
 from docora_ops.queue.outcomes import SnapshotOutcome
-from docora_ops.queue.redis_errors import is_outage, redis_errors
+from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.queue.rq_jobs import keep_files
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import amount, inert, moment
@@ -250,9 +250,9 @@ class _Snapshot:
         self, end: JobEnd, error_message: str | None = None, *, try_number: int | None = None
     ) -> None:
         """Adds the end of the job to the record of outcomes."""
-        was_pending = self.link is not None and self.link.status == LinkStatus.PENDING_SNAPSHOT
+        was_synced = self.link is not None and self.link.status == LinkStatus.SYNCED
         is_routine = end is JobEnd.NOTHING_TO_DO or (
-            end is JobEnd.SYNCED and not (self.sent or was_pending)
+            end is JobEnd.SYNCED and was_synced and not self.sent
         )
         outcome = SnapshotOutcome(
             host.now(),
@@ -398,16 +398,14 @@ class _Snapshot:
     def _obey_hold(self, link: Link) -> None:
         """Raises AppHeldError if the app is held, HoldsUnreadableError if that can't be known.
 
-        While Redis is away, waits: the app may have been held meanwhile.
+        While Redis gives no answer, waits: the app may have been held meanwhile.
         """
         while True:
             try:
                 hold = find_hold(self.resources.client, link.ref.job_id, host.timestamp())
             except NoPermissionError:  # the ACL is that of an older version: the worker says so
                 return
-            except RedisError as error:
-                if not is_outage(error):
-                    raise
+            except RedisError:  # a fault of the host, and no failure of the link
                 time.sleep(_REDIS_PAUSE)
                 continue
             if hold is not None:

@@ -209,7 +209,11 @@ def test_what_belongs_to_an_acceptance_is_refused_without_it(docora: Docora, opt
 def test_a_user_without_the_key_changes_links_and_leaves_no_mark(docora: Docora) -> None:
     link = docora.add_link()
     name = docora.redis_access.command_name
-    keys = ("rq:*", "docora:bulk:*", *(f"docora-ops:{each}*" for each in ("audit", "op", "sch")))
+    keys = (
+        "rq:*",
+        "docora:bulk:*",
+        *(f"docora-ops:{each}*" for each in ("audit", "holds", "op", "outcomes", "sch")),
+    )
     docora.redis.acl_setuser(name, enabled=True, reset_keys=True, keys=[*keys, "bull:*"])
     try:
         assert docora.run("retry", *link.ids).code == 0

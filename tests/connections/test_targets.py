@@ -227,7 +227,7 @@ def test_the_name_stands_wherever_a_server_is_named_or_changed(docora: Docora, e
         ["retry", "nobody", "x/y", "--json", *prod],
         env=env,
     )
-    assert status.stdout.startswith("Target\tprod\nPostgres\t")
+    assert "\nTarget\tprod\nPostgres\t" in status.stdout
     samples = [line for line in metrics.stdout.splitlines() if not line.startswith("#")]
     assert samples
     assert all('target="prod"' in line for line in samples)

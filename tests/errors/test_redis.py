@@ -1,7 +1,10 @@
 """A Redis that is gone, refuses, hangs, or loses a reply: a sentence, a code, nothing half done."""
 
 import re
+import socket
 from collections.abc import Callable
+
+import pytest
 
 from tests.errors.checks import ALL, ENCODED, HURRIED, arguments, refuses, shows_no_secret
 from tests.support.docora import Docora
@@ -39,6 +42,22 @@ def test_a_redis_that_hangs_at_the_push_is_given_up_and_the_link_rolled_back(
         result = docora.run(*arguments("retry", link), env={"REDIS_URL": proxy.url, **HURRIED})
     refuses(result, "redis", "did not answer in time")
     assert docora.dump() == before
+
+
+def test_a_screen_of_postgres_waits_once_and_briefly_for_a_redis_that_never_answers(
+    docora: Docora, link: TestLink
+) -> None:
+    commands = (["show", link.app_id], ["links", "--overdue"], ["apps"], ["show", *link.ids])
+    for command in commands:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+            env = {"REDIS_URL": url, "DOCORA_OPS_STATEMENT_TIMEOUT": "3600"}
+            result = docora.run(*command, env=env)
+            assert "did not answer in time" in result.stderr, (command, result)
+            silent.accept()[0].close()
+            silent.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                silent.accept()
 
 
 def test_a_wrong_redis_password_changes_nothing_and_is_not_shown(

@@ -86,7 +86,8 @@ def test_bulk_operations_are_offered_by_their_ids(docora: Docora) -> None:
 
 def test_commands_and_topics_are_offered_to_help(docora: Docora) -> None:
     assert offers(docora, "help", "re", **NOTHING_SET) == [
-        *("recipes", "repair", "report", "resume", "resync", "retry", "retry-all-failed")
+        *("recipes", "release", "repair", "report", "resume", "resync", "retry"),
+        "retry-all-failed",
     ]
     assert "exit-codes" in offers(docora, "help", "", **NOTHING_SET)
 

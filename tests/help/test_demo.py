@@ -62,6 +62,7 @@ def test_the_whole_demo_waits_for_enter_and_leaves_links_and_workers_to_play_wit
         session.type(b"\x03")
         code, _ = session.end()
     assert code == 0
+    assert "docora-ops schedule --repeat" in kept[0].decode().splitlines()
     assert " failed\n" in results[0]
     assert re.search(r"^Workers\t2", results[0], re.MULTILINE)
     assert "Result\tin sync" in results[1]

@@ -44,7 +44,8 @@ def examples() -> list[tuple[str, ...]]:
 
 
 def is_run(words: tuple[str, ...]) -> bool:
-    return words[0] not in NOT_RUN or "--check" in words
+    """Tells whether the command is run: it must end by itself."""
+    return "--check" in words or (words[0] not in NOT_RUN and "--watch" not in words)
 
 
 def as_typed(words: tuple[str, ...], env_file: Path, operation_id: str) -> tuple[str, ...]:

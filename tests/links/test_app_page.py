@@ -87,6 +87,21 @@ def test_the_page_has_all_of_one_app(docora: Docora, acme: str) -> None:
     assert docora.run("show", "nobody").code == 3
 
 
+def test_errors_of_links_that_are_tried_again_stand_on_the_page(docora: Docora) -> None:
+    app = docora.add_app("Quiet Harbor")
+    for status in ("pending_snapshot", "scanning", "pending_snapshot"):
+        link = docora.link(app, docora.add_repository(), status)
+        docora.set_link(link, last_error="no answer within 30 s on created LICENSE")
+    docora.link(app, docora.add_repository(), "pending_snapshot", last_error=None)
+    docora.link(app, docora.add_repository(), "synced", last_error=None)
+    data = page(docora, app)
+    [group] = data["tried_by_error"]
+    assert (group["links"], data["failed_by_error"]) == (3, [])
+    lines = docora.run("show", app).stdout.splitlines()
+    at = lines.index("Failed tries\t3 links, which are tried again")
+    assert lines[at + 1] == "Failed tries\t3  no answer within 30 s", lines
+
+
 def test_a_hold_stands_on_the_page_and_a_held_app_is_not_overdue(docora: Docora, acme: str) -> None:
     actions = docora.actions()
     hold_app(docora.redis, acme, 3600, actions.docora.describe_change("hold", "they deploy"))

@@ -1,14 +1,21 @@
 """What the workers manage per minute, and what is due: `status` and `doctor`."""
 
+import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
+from docora_ops.actions.capacity import capacity
+from docora_ops.actions.status import read_status
 from docora_ops.jobs import JobEnd
-from docora_ops.queue.outcomes import ALL_APPS, STREAM
+from docora_ops.queue.outcomes import ALL_APPS, STREAM, read_counts, record_outcome
 from tests.support.bullmq import WORKER_NAME
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, scan_links
 from tests.support.docora import Docora
+from tests.support.outcomes import outcome
+from tests.support.terminal import on_terminal
 
 NAME = "capacity"
 
@@ -21,13 +28,18 @@ def ended(docora: Docora, by_minutes: dict[int, int], end: JobEnd = JobEnd.SYNCE
         docora.redis.hset(f"{STREAM}:{period}", f"{ALL_APPS}:{end}", count)
 
 
-def wait_for(docora: Docora, seconds: int) -> None:
-    """One waiting job, which was queued so long ago."""
+def wait_for(docora: Docora, seconds: int, jobs: int) -> None:
+    """Waiting jobs, the first of which was queued so long ago."""
     docora.redis.delete("rq:queue:snapshot-queue")
-    link = docora.add_link("pending_snapshot")
-    job = docora.queue_job(link)
-    job.enqueued_at = datetime.now(UTC) - timedelta(seconds=seconds)
-    job.save()
+    for _ in range(jobs):
+        job = docora.queue_job(docora.add_link("pending_snapshot"))
+        job.enqueued_at = datetime.now(UTC) - timedelta(seconds=seconds)
+        job.save()
+
+
+def run_on(docora: Docora, *workers: str) -> None:
+    for worker in workers:
+        docora.start_job(docora.add_link("scanning").job_id, worker=worker)
 
 
 @pytest.fixture
@@ -58,18 +70,37 @@ def test_it_is_the_best_ten_minutes_of_the_last_hour_against_the_links_to_scan(
     assert (found["state"], found["finding"]) == ("ok", "5 snapshots a minute, 10 due")
 
 
+def test_the_age_of_a_record_is_measured_by_the_clock_of_redis(busy: Docora) -> None:
+    status, _ = read_status(busy.actions(drift_grace=0).docora)
+    assert status.freshness
+    assert status.queue
+    record = read_counts(busy.redis, datetime.now(UTC) - timedelta(hours=2))
+    for minutes in (-30, 30):  # the clock of Postgres
+        read_at = status.freshness.read_at + timedelta(minutes=minutes)
+        fresh = replace(status.freshness, read_at=read_at)
+        assert capacity(record, fresh, status.queue, busy.settings) == status.capacity
+
+
 @pytest.mark.parametrize(
-    ("waited", "best", "missing"),
-    [(130, 50, 2), (130, 99, 1), (130, 9, 21), (130, 101, 0), (100, 50, 0)],
+    ("waited", "jobs", "best", "missing"),
+    [
+        (130, 30, 50, 2),
+        (130, 30, 99, 1),
+        (130, 30, 9, 21),
+        (130, 30, 101, 0),
+        (100, 30, 50, 0),
+        (130, 4, 9, 4),  # more slots than jobs that wait would help nothing
+    ],
 )
 def test_slots_are_missing_where_less_is_managed_than_is_due_and_jobs_wait(
-    busy: Docora, waited: int, best: int, missing: int
+    busy: Docora, waited: int, jobs: int, best: int, missing: int
 ) -> None:
     ended(busy, {15: 0, 25: best, 35: 0})
     ended(busy, {35: 0}, JobEnd.TRIED_AGAIN)
     busy.connection.execute("DELETE FROM app_repositories WHERE status <> 'synced'")
-    wait_for(busy, waited)
-    scan_links(busy, *[10.0] * 59)
+    wait_for(busy, waited, jobs)
+    run_on(busy, "worker-1", "worker-2")
+    scan_links(busy, *[10.0] * (60 - jobs - 2))
     found = busy.run("status", "--json", env=ONE_LOOK).data[NAME]
     assert (found["due_per_minute"], found["missing_slots"]) == (10.0, missing)
     diagnosis = examine(busy)
@@ -80,6 +111,18 @@ def test_slots_are_missing_where_less_is_managed_than_is_due_and_jobs_wait(
     elif missing:
         assert seen["finding"].endswith(f"10 due: {missing} more slots are needed")
         assert seen["hint"].startswith("docora-ops worker --concurrency N")
+
+
+def test_no_slot_is_missing_while_a_worker_is_idle_because_an_app_has_its_share(
+    busy: Docora,
+) -> None:
+    ended(busy, {15: 3, 25: 0, 35: 0})
+    wait_for(busy, 130, 4)
+    run_on(busy, "worker-1")
+    found = busy.run("status", "--json", env=ONE_LOOK).data[NAME]
+    assert found["managed_per_minute"] < found["due_per_minute"]
+    assert (found["slots"], found["missing_slots"]) == (2, 0)
+    assert check(examine(busy), NAME)["state"] == "ok"
 
 
 def test_nothing_is_said_of_what_is_not_recorded(docora: Docora) -> None:
@@ -99,11 +142,25 @@ def test_status_has_one_row_of_the_failures_of_a_day(docora: Docora) -> None:
     assert "Failures" not in docora.run("status", env=ONE_LOOK).stdout
     ended(docora, {1_250: 2, 900: 5, 720: 20, 540: 10, 75: 3, 45: 40, 5: 3}, JobEnd.FAILED)
     ended(docora, {500: 9}, JobEnd.FAILED_AGAIN)
-    for encoding in ("utf-8", "ascii"):
-        result = docora.run("status", env={**ONE_LOOK, "PYTHONIOENCODING": encoding})
-        [row] = [row for row in result.stdout.splitlines() if row.startswith("Failures\t")]
-        assert row.isascii() is (encoding == "ascii")
-        assert row.endswith("/h, falling (24 h): docora-ops trend"), row
+    result = docora.run("status", env=ONE_LOOK)
+    [row] = [row for row in result.stdout.splitlines() if row.startswith("Failures\t")]
+    assert re.fullmatch(r"Failures\t\d+/h now, falling: docora-ops trend", row), row
+    assert f"- Failures: `{row[9:]}`\n" in docora.run("report", env=ONE_LOOK).stdout
+    for terminal, bars in (("xterm-256color", r"\S*█\S*"), ("linux", r"\S*#\S*")):
+        _, screen = on_terminal(docora, ["status"], env={**ONE_LOOK, "TERM": terminal})
+        assert re.search(rf"{bars} \(24 h\)  \d+/h now, falling", screen), screen
     periods = docora.run("status", "--json", env=ONE_LOOK).data["failures"]["periods"]
     failed = sum(period["failed"] + period["failed_again"] for period in periods)
     assert (len(periods), failed) == (8, 92)
+
+
+def test_the_page_tells_how_much_memory_the_counts_take(docora: Docora) -> None:
+    now = datetime.now(UTC)
+    for number in range(1000):
+        end = outcome(now, JobEnd.SYNCED, app_id=f"app_{number:024}")
+        record_outcome(docora.redis, end, keep_entry=False)
+    [key] = docora.redis.scan_iter(f"{STREAM}:*")
+    size = cast("int", docora.redis.memory_usage(key, samples=0))
+    told = re.search(r"fields per app \* (\d+)", docora.run("help", "capacity").stdout)
+    assert told
+    assert 0.7 < size / 1001 / int(told[1]) < 1.3

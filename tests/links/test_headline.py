@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from docora_ops.queue.holds import HOLDS
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora
 from tests.support.terminal import at_terminals, plain_data
@@ -82,6 +83,11 @@ def stop_timer(docora: Docora) -> None:
     docora.redis.set("docora-ops:schedule", int(time.time()) - 20 * 60)
 
 
+def stop_timer_and_fail(docora: Docora) -> None:
+    stop_timer(docora)
+    fail(docora)
+
+
 def stand_still(docora: Docora) -> None:
     scan(docora, 12)
     fail(docora)
@@ -100,8 +106,19 @@ def open_circuit(docora: Docora) -> None:
     docora.link(docora.add_app("Beta"), repository_id, "pending_snapshot")
 
 
+def hold_another(docora: Docora) -> None:
+    app_id = docora.add_app("Quiet Harbor")
+    docora.link(app_id, docora.add_repository(), "synced", scanned=timedelta(days=2))
+    docora.redis.hset(HOLDS, app_id, '{"until": null}')
+
+
 STATES: dict[str, tuple[Callable[[Docora], None], str, str]] = {
     "all is well": (nothing, "in_sync", "all 3 links are in sync, oldest scan 4m.* ago"),
+    "a held app": (
+        hold_another,
+        "in_sync",
+        "all 4 links are in sync, oldest scan 4m.* ago; 1 app is held",
+    ),
     "an empty Docora": (remove_links, "no_links", "there are no links yet"),
     "a retry": (queue, "pending", "1 link not in sync yet, oldest scan 4m.* ago"),
     "a gateway is down": (
@@ -124,7 +141,12 @@ STATES: dict[str, tuple[Callable[[Docora], None], str, str]] = {
     "no timer": (
         stop_timer,
         "not_scheduled",
-        "nothing is scanned, last pass 20m ago: docora-ops schedule has stopped, .*",
+        r"no pass of docora-ops schedule for 20m: \d links? due",
+    ),
+    "no timer, and failed links": (
+        stop_timer_and_fail,
+        "not_scheduled",
+        r"no pass of docora-ops schedule for 20m: \d links due, 2 failed",
     ),
     "more stands still than fails": (
         stand_still,

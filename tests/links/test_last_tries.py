@@ -1,8 +1,13 @@
 """`show` lists the last tries of a link; it and `failed --json` know when a link last failed."""
 
 import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from docora_ops.jobs import JobEnd
 from tests.support.bullmq import Bullmq
+from tests.support.docora import Docora
+from tests.support.outcomes import outcome, record
 from tests.support.snapshots import Snapshots
 from tests.support.terminal import on_terminal
 
@@ -35,7 +40,8 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
         shown = docora.run("show", *link.ids, *options).stdout
         tries = [line for line in shown.splitlines() if line.startswith("Last tries\t")]
         assert len(tries) == 4
-        assert re.search(r"Z  synced, try 2 of 2, 6 files, \d+\.\d s$", tries[0])
+        at = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+        assert re.search(rf"{at}  synced, try 2 of 2, 6 files, \d+\.\d s$", tries[0])
         assert re.search(
             r"Z  failed, try 2 of 2: HTTP 502 on created src/\S+, 1 file, .* s$", tries[2]
         )
@@ -56,6 +62,16 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
     )
     docora.redis.delete("docora-ops:outcomes")
     assert [each["failed_at"] for each in docora.run("failed", "--json").data] == [None]
+
+
+def test_entries_older_than_the_link_are_not_read(docora: Docora) -> None:
+    older = datetime.now(UTC) - timedelta(hours=2)
+    record(docora, [outcome(older, JobEnd.FAILED, repository_id=str(n)) for n in range(4001)])
+    link = docora.add_link()
+    docora.redis.config_resetstat()
+    assert docora.run("show", *link.ids, "--json").data["tries"] == []
+    reads: Any = docora.redis.info("commandstats")["cmdstat_xrevrange"]
+    assert reads["calls"] < 3, "all entries take three reads or more"
 
 
 def test_beside_bullmq_failed_jobs_tell_when_links_failed(bullmq: Bullmq) -> None:

@@ -1,5 +1,6 @@
 """`queue`: what waits, what runs, who works, and that looking changes nothing."""
 
+import json
 import os
 import pickle
 import re
@@ -14,6 +15,7 @@ from rq.job import Job, JobStatus
 from rq.scheduler import RQScheduler
 from rq.utils import now, utcformat
 
+from docora_ops.queue.holds import HOLDS
 from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -190,8 +192,8 @@ def test_a_backlog_names_its_cause_and_a_delayed_try_its_error(backlog: Docora) 
         shown = plain_data(at_terminals(docora, ["queue"], columns=80).data)
         status, document = docora.run_together(("status",), ("queue", "--json"))
         alone = docora.run("queue", "--json", env=NO_POSTGRES)
-    cause = r"1 of 1 workers on big/huge for 3m\d+s \(2,311 of 60,000 files\); 2 wait"
-    assert re.search(rf"^Backlog  {cause}$", shown, re.MULTILINE), shown
+    cause = r"1 of 1 workers on Acme Search ← big/huge for 3m\d+s \(2,311 of 60,000 files\); 2 wait"
+    assert re.search(f"Backlog {cause} ", " ".join(shown.split())), shown
     assert re.search(rf"^Backlog\t{cause}$", status.stdout, re.MULTILINE), status
     for row in (
         *(r"active +Acme Search ← big/huge +3m\d+s +2,311 of 60,000", r"waiting +.*octo/a +2m\d+s"),
@@ -239,6 +241,18 @@ def test_a_backlog_of_an_app_names_the_app(docora: Docora) -> None:
     assert "Backlog\t2 of 2 workers on Tarpit for 3" in docora.run("queue").stdout
 
 
+def test_an_idle_worker_beside_jobs_that_wait_is_explained(backlog: Docora) -> None:
+    docora = backlog
+    add_worker(docora, "two")
+    share = "2 wait: Acme Search has its share of the slots"
+    assert share not in docora.run("queue").stdout  # a worker of RQ knows of no share
+    docora.redis.hset("rq:worker:two", "obeys_holds", 1)
+    for command in ("queue", "status"):
+        assert share in docora.run(command).stdout
+    docora.redis.hset("rq:worker:two", "state", "busy")
+    assert share not in docora.run("queue").stdout
+
+
 def test_a_long_queue_with_many_workers_fits_one_screen(docora: Docora) -> None:
     docora.add_links(30)
     assert docora.run("retry-all-failed", "--yes").code == 0
@@ -281,3 +295,17 @@ def test_no_secret_of_a_job_is_shown_and_nothing_is_unpickled(
     assert [job["app_name"] for job in others] == [None, None]
     for secret in (GITHUB_TOKEN, AUTH_KEY):
         assert secret not in result.stdout + table.stdout
+
+
+def test_jobs_of_held_apps_at_the_head_hide_no_longer_wait(docora: Docora) -> None:
+    hold = json.dumps({"since": 0, "until": None, "who": "kim", "reason": None})
+    docora.redis.hset(HOLDS, "held", hold)
+    docora.redis.rpush(docora.queue.key, "new-1", *(f"held-{number}" for number in range(6000)))
+    docora.enqueue("old-1")
+    for job_id, hours in {"new-1": 0, "old-1": 3, "held-0": 9}.items():
+        queued_at = utcformat(now() - timedelta(hours=hours))
+        docora.redis.hset(f"rq:job:{job_id}", "enqueued_at", queued_at)
+    for job_id in ("new-1", "nothing"):  # one job pushed to the front, then none
+        data = docora.run("queue", "--json", env=NO_POSTGRES).data
+        assert 3 * 3600 <= data["oldest_waiting_seconds"] < 3 * 3600 + 300, job_id
+        docora.redis.lrem(docora.queue.key, 1, "new-1")

@@ -1,5 +1,6 @@
 """`docora-ops trend`: is it getting better?"""
 
+import cProfile
 import csv
 import re
 from datetime import UTC, datetime, timedelta
@@ -7,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.trend import direction
+from docora_ops.actions.trend import direction, read_trend
 from docora_ops.jobs import JobEnd
 from docora_ops.queue.outcomes import COUNTS_KEPT, STREAM
+from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora, Result
 from tests.support.outcomes import outcome, record, spread
 from tests.support.read_only import frozen
@@ -97,7 +99,7 @@ def test_each_hour_has_a_row_with_what_ended_in_it(docora: Docora, now: datetime
     assert (first["tried_again"], first["longest_seconds"]) == (1, 30.25)
     at = f"{noon:%Y-%m-%dT%H:%MZ}"
     assert result.stderr == (
-        f"No link has failed for 80 minutes: 42/h at {at}. The record begins at {at}.\n"
+        f"No link has failed for 80 minutes: 42 in the hour from {at}. The record begins at {at}.\n"
     )
     for by, seconds in (("10m", 600), ("day", 86_400)):
         other = docora.run("trend", "--json", "--by", by, "--since", "30h")
@@ -107,13 +109,33 @@ def test_each_hour_has_a_row_with_what_ended_in_it(docora: Docora, now: datetime
         assert all(start.timestamp() % seconds == 0 for start in starts)
 
 
+def test_entries_are_not_counted_again_unless_their_errors_matter(
+    docora: Docora, now: datetime
+) -> None:
+    calls = []
+    for size in (500, 1500):
+        record(docora, spread(now, [30] * size, seconds=1.0))
+        with cProfile.Profile() as profile:
+            assert read_trend(docora.actions().docora).periods[-1].failures >= 0
+        calls.append(sum(row.callcount for row in profile.getstats()))
+    assert (calls[1] - calls[0]) / 1000 < 38, "to read an entry takes 30 calls"
+
+
 def test_failures_fall_rise_and_end(docora: Docora, now: datetime) -> None:
     old = spread(now, [600], JobEnd.SYNCED)
     for minutes, word, words in (
-        ([*range(35, 76), 1], "falling", r"Failures fall: \d+/h at \S+Z, \d/h now\."),
-        ([*range(60, 62), *[5] * 30], "rising", r"Failures rise: \d/h an hour ago, \d+/h now\."),
+        (
+            [*range(35, 76), 1],
+            "falling",
+            r"Failures fall: \d+ in the hour from \S+Z, \d/h in the last 20 to 30m\.",
+        ),
+        (
+            [*range(60, 62), *[5] * 30],
+            "rising",
+            r"Failures rise: \d/h in the hour before, \d+/h in the last 20 to 30m\.",
+        ),
         ([5, 40, 60, 80], "steady", r"Failures neither fall nor rise clearly: .*"),
-        ([200] * 9, "none", r"No link has failed for 80 minutes: 9/h at .*"),
+        ([200] * 9, "none", r"No link has failed for 80 minutes: 9 in the hour from .*"),
         ([], "none", r"No link failed\."),
     ):
         docora.redis.flushdb()
@@ -158,6 +180,53 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
     assert docora.redis.ttl(docora.redis.keys(f"{STREAM}:*")[0]) <= COUNTS_KEPT
 
 
+def test_the_last_line_names_the_highest_number_of_a_row_and_the_start(
+    docora: Docora, now: datetime
+) -> None:
+    old = spread(now, [1800], JobEnd.SYNCED)
+    record(docora, [*old, *spread(now, [75] * 4)])
+    for by, length in (("10m", "10 minutes"), ("hour", "hour"), ("day", "day")):
+        said = docora.run("trend", "--by", by, "--since", "3h").stderr
+        assert f": 4 in the {length} from " in said, said
+    # A time of day that is still to come is that of yesterday.
+    since = (now + timedelta(minutes=30)).replace(minute=0, second=0, microsecond=0)
+    since += timedelta(hours=since <= now)
+    said = docora.run("trend", "--since", f"{since:%H:%M}").stderr
+    assert said.endswith(f" Counted since {since - timedelta(days=1):%Y-%m-%dT%H:%MZ}.\n")
+
+
+@pytest.mark.parametrize("may_record", ["0", None])
+def test_a_worker_that_records_nothing_is_named(
+    docora: Docora, now: datetime, may_record: str | None
+) -> None:
+    commands = (["trend"], ["status"])
+    record(docora, spread(now, [100, 700], JobEnd.SYNCED))
+    docora.add_worker("older")
+    warning = "Warning: snapshots of these workers are not counted: older; see docora-ops doctor"
+    for command in commands:
+        assert "not counted" not in docora.run(*command).stderr, command
+    docora.redis.hdel("rq:worker:older", "may_record")
+    if may_record:  # as where its user may not
+        docora.redis.hset("rq:worker:older", "may_record", may_record)
+    for command in commands:
+        assert warning in docora.run(*command).stderr, command
+    workers = check(examine(docora), "workers")
+    assert (workers["state"], "older" in workers["finding"]) == ("warning", True), workers
+
+
+def test_earlier_days_than_counts_are_kept_are_not_shown_as_zeros(
+    docora: Docora, now: datetime
+) -> None:
+    oldest = now - timedelta(seconds=COUNTS_KEPT)
+    record(docora, [outcome(oldest, JobEnd.FAILED), *spread(now, [60])])
+    for by, most in (("10m", 8 * 144 + 1), ("day", 9)):
+        data = docora.run("trend", "--since", "400d", "--by", by, "--json").data
+        assert len(data["periods"]) <= most, by
+        begin = datetime.fromisoformat(data["reaches_back_to"])
+        assert timedelta() <= oldest - begin < timedelta(minutes=11)
+        assert sum(period["failed"] for period in data["periods"]) == 2
+
+
 def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> None:
     app, other = docora.add_app("Acme Search"), docora.add_app("Quiet Harbor")
     record(
@@ -190,6 +259,28 @@ def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> N
     assert totals(without)["failed"] == 9
 
 
+def test_the_text_of_a_group_of_errors_counts_its_failures(docora: Docora, now: datetime) -> None:
+    errors = [
+        f"HTTP 502: upstream 10.0.0.{host} is gone on created src/{host}.ts" for host in (3, 4)
+    ]
+    others = ["HTTP 502", "HTTP 502: upstream 10.0.0.5 is gone, it seems", "fatal: no route"]
+    for error in errors:
+        docora.add_link(last_error=error)
+    ends = [outcome(now, JobEnd.FAILED, error_message=error) for error in errors + others]
+    record(docora, ends)
+    [group] = docora.run("failed", "--group-by", "error", "--json").data
+    text = group["error_message"]
+    assert "*" in text
+    for wanted, failed in ((text, 2), ("http 502: UPSTREAM *", 3), ("HTTP 502", 1), ("502", 4)):
+        assert totals(docora.run("trend", "--error", wanted, "--json"))["failed"] == failed, wanted
+
+
+def test_many_asterisks_in_a_pattern_take_no_longer(docora: Docora, now: datetime) -> None:
+    record(docora, spread(now, [1], error_message="a" * 190 + "b"))
+    for pattern, failed in (("*a" * 30 + "*c", 0), ("*a" * 30 + "*b", 1), ("a*" * 192 + "b", 0)):
+        assert totals(docora.run("trend", "--error", pattern, "--json"))["failed"] == failed
+
+
 def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
     docora: Docora, now: datetime
 ) -> None:
@@ -202,8 +293,15 @@ def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
     data = result.data
     assert totals(result)["failed"] == 4
     assert {period["synced"] for period in data["periods"]} == {None}
-    assert datetime.fromisoformat(data["reaches_back_to"]) <= now - timedelta(minutes=149)
-    assert data["direction"] == "steady"
+    assert (data["reaches_back_to"], data["direction"]) == (None, "steady")
+    # BullMQ keeps the last 200, so that fewer are all: they began from nothing.
+    docora.redis.delete("bull:snapshot-queue:failed")
+    for kept, word in ((40, "rising"), (200, None)):
+        for number in range(kept):
+            job_id, milliseconds = f"app_a-repo_{number}", (now.timestamp() - number) * 1000
+            docora.redis.zadd("bull:snapshot-queue:failed", {job_id: milliseconds})
+        data = docora.run("trend", "--json", env={"DOCORA_OPS_BACKEND": "bullmq"}).data
+        assert (data["reaches_back_to"] is None, data["direction"]) == (kept < 200, word)
 
 
 def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -> None:
@@ -215,7 +313,8 @@ def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -
         shown = at_terminals(docora, ["trend"], columns=80, env={**env, "LINES": "24"})
         lines = [line.rstrip() for line in plain_data(shown.data).splitlines()]
         assert (max(map(len, lines)) <= 80, len(lines) < 24) == (True, True), lines
-        assert re.fullmatch(r"and \d earlier rows?: docora-ops trend --since 24h", lines[-2])
-        assert lines[-1].startswith("Failures fall: 20/h at ")
+        assert re.fullmatch(r"and \d earlier rows?: docora-ops trend --since 24h", lines[-3])
+        said = " ".join(lines[-2:])
+        assert re.match(r"Failures fall: 20 in the hour from .* Counted since \S+Z\.", said)
         bars = [line.split(" ")[-1] for line in lines if line.endswith(("█", "#", "▌"))]
         assert sorted(bars, key=len) == [smallest, tallest], env

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import time
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -321,4 +323,14 @@ def test_it_begins_with_what_is_open_and_says_so_where_nothing_is(docora: Docora
     assert waits == f"\n- 1 snapshot unfinished ({parts}): `docora-ops queue`\n"
     assert docora.run("hold", app_id, "--reason", "their disk is full", "--yes").code == 0
     held = section(report(docora).stdout, "Open now")
-    assert re.search(rf"their disk is full`: `docora-ops release {app_id}`$", held, re.MULTILINE)
+    assert re.search(r"their disk is full`: `docora-ops release 'App \d+'`$", held, re.MULTILINE)
+
+
+def test_a_schedule_that_has_stopped_is_open(docora: Docora) -> None:
+    docora.add_worker()
+    docora.add_link("synced", scanned=timedelta(minutes=12))
+    docora.age_links()
+    docora.redis.set("docora-ops:schedule", int(time.time()) - 20 * 60)
+    still = section(docora.run("report").stdout, "Open now")
+    words = "no pass of docora-ops schedule for 20m: a timer should run `docora-ops schedule`"
+    assert f"- {words}\n" in still

@@ -46,9 +46,13 @@ def older(docora: Docora) -> Iterator[None]:
 
 @pytest.mark.parametrize("command", CHANGING)
 def test_commands_change_what_they_did(docora: Docora, command: str) -> None:
+    """Who may not release an app can't hold one either."""
     link, _ = arrange(docora)
     result = run(docora, link, command)
-    assert result.code in {0, 6}, result
+    if command.startswith(("hold ", "release ")):
+        assert (result.code, "hdel" in result.stderr) == (5, True), result
+    else:
+        assert result.code in {0, 6}, result
 
 
 def test_doctor_says_what_is_not_available(docora: Docora) -> None:

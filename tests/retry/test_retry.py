@@ -42,18 +42,6 @@ def link(docora: Docora) -> TestLink:
         ("already_running", started),
     ],
 )
-def test_a_waiting_job_gets_all_tries_again(docora: Docora) -> None:
-    """Else the link would fail after the tries that were left to its job."""
-    link = docora.add_link()
-    docora.queue_job(link)
-    docora.redis.hset(f"rq:job:{link.job_id}", "retries_left", 1)
-    docora.set_link(link, status="pending_snapshot", retry_count=3)
-    result = docora.run("resync", *link.ids, "--yes", "--json")
-    assert (result.code, result.data["outcome"]) == (0, "already_queued"), result
-    assert docora.row(link)["retry_count"] == 0
-    assert docora.job_hash(link.job_id)["retries_left"] == b"4"
-
-
 def test_each_outcome_succeeds_and_has_its_table_and_its_json(
     docora: Docora, link: TestLink, outcome: str, arrange: Arrange
 ) -> None:
@@ -92,6 +80,18 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
         "Outcome": PLANNED.get(outcome, outcome.replace("_", " ")),
         "Job": f"{APP}-{REPOSITORY}",
     }
+
+
+def test_a_waiting_job_gets_all_tries_again(docora: Docora) -> None:
+    """Else the link would fail after the tries that were left to its job."""
+    link = docora.add_link()
+    docora.queue_job(link)
+    docora.redis.hset(f"rq:job:{link.job_id}", "retries_left", 1)
+    docora.set_link(link, status="pending_snapshot", retry_count=3)
+    result = docora.run("resync", *link.ids, "--yes", "--json")
+    assert (result.code, result.data["outcome"]) == (0, "already_queued"), result
+    assert docora.row(link)["retry_count"] == 0
+    assert docora.job_hash(link.job_id)["retries_left"] == b"4"
 
 
 def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: Docora) -> None:

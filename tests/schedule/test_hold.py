@@ -1,13 +1,17 @@
 """`hold` and `release`: one app gets nothing meanwhile, and everybody is told who wants that."""
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from docora_ops.jobs import JobEnd
 from docora_ops.queue.holds import HOLDS
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
+from tests.support.outcomes import outcome, record
 from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
@@ -128,11 +132,28 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     assert docora.waiting() == [other.job_id, link.job_id]
 
 
+def test_a_limit_counts_links_of_apps_that_are_not_held(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    held, _ = links
+    others = [docora.add_link() for _ in range(3)]
+    hold(docora, held)
+    command = ("retry-all-failed", "--limit", "2", "--yes", "--json")
+    assert docora.run(*command, "--dry-run").data["total"] == 2
+    docora.set_link(held, status="synced")
+    assert docora.run(*command).data["total"] == 2
+    assert len(docora.waiting()) == 2 < len(others)
+
+
 def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
     link, other = links
     hold(docora, link, *REASON)
+    docora.set_link(link, status="synced")
+    refused = docora.run("retry", *link.ids, "--json")
+    assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+    docora.set_link(link, status="failed")
     with frozen(docora):
         for command in (["retry", *link.ids], ["resync", *link.ids, "--yes"]):
             refused = docora.run(*command, "--json")
@@ -146,16 +167,49 @@ def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     assert code == 0, shown
     created = docora.job_hash(link.job_id)["created_at"]
     assert docora.redis.hget(HOLDS, f"now:{link.job_id}") == created
+    shown = docora.run("show", *link.ids).stdout
+    assert f"Next\tdocora-ops wait {link.app_id} " in shown, shown
+    assert "exempt from the hold; the app is held by " in shown, shown
     # Of an app that is not held, there is nothing to exempt.
     assert docora.run("retry", *other.ids, "--now").code == 0
     assert exemptions(docora) == [f"now:{link.job_id}"]
     # A new hold holds all jobs; a job that waits already can be exempted, too.
     hold(docora, link)
     assert exemptions(docora) == []
+    assert docora.run("show", *link.ids, "--json").data["is_exempt"] is False
+    assert f"Next\tdocora-ops release {link.app_id}\n" in docora.run("show", *link.ids).stdout
     assert docora.run("resync", *link.ids, "--now", "--yes").code == 0
     assert exemptions(docora) == [f"now:{link.job_id}"]
     assert docora.run("release", link.app_id).code == 0
     assert docora.redis.hgetall(HOLDS) == {}
+
+
+@pytest.mark.parametrize("status", ["pending_snapshot", "scanning", "synced"])
+def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
+    docora: Docora, links: tuple[TestLink, TestLink], status: str
+) -> None:
+    link, _ = links
+    docora.queue_job(link)
+    docora.set_link(link, status=status, retry_count=2, last_error="no answer")
+    jobless = docora.link(link.app_id, docora.add_repository("octo/jobless"), status)
+    hold(docora, link)
+    row = docora.row(link)
+    with frozen(docora):
+        refused = docora.run("retry", *jobless.ids, "--now", "--json")
+        assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+        held = docora.run("retry", *link.ids, "--json")
+        assert (held.code, held.json["code"], "--now" in held.stderr) == (4, "app_held", True), held
+        assert docora.run("retry", *link.ids, "--now", "--dry-run").code == 0
+    exempted = docora.run("retry", *link.ids, "--now", "--json")
+    assert (exempted.code, exempted.data["outcome"]) == (0, "already_queued"), exempted
+    assert exemptions(docora) == [f"now:{link.job_id}"]
+    assert (docora.row(link), docora.waiting()) == (row, [link.job_id])
+    assert docora.run("history", "--json").data[0]["command"] == "retry"
+    docora.redis.delete(docora.queue.key)
+    docora.start_job(link.job_id)
+    with frozen(docora):
+        running = docora.run("retry", *link.ids, "--now", "--json")
+    assert (running.code, running.json["job"]) == (4, "running"), running
 
 
 def test_who_and_why_is_told_and_a_held_app_is_neither_overdue_nor_lost(
@@ -197,6 +251,18 @@ def test_who_and_why_is_told_and_a_held_app_is_neither_overdue_nor_lost(
     assert apps[link.app_id]["reason"] == "wrong URL"
     assert apps[other.app_id] is None
     assert docora.run("show", *lost.ids, "--json").data["held"]["until_at"] is None
+    hold(docora, link, "--for", "2h", *REASON)
+    for command in (["queue"], ["status"], ["show", link.app_id]):
+        shown = docora.run(*command, env=ONE_LOOK).stdout
+        row = next(row for row in shown.splitlines() if row.startswith("Held\t"))
+        app_name = "" if command[0] == "show" else f"{name}, "
+        until = r"until 20\d\d-\d\d-\d\dT\d\d:\d\dZ: wrong URL"
+        assert re.fullmatch(rf"Held\t{app_name}by \S+ {until}", row), row
+    assert re.search(r"\t20\d\d-\d\d-\d\dT\d\d:\d\dZ$", docora.run("apps", link.app_id).stdout)
+    alone = docora.run("queue", env={"DATABASE_URL": None})
+    assert (alone.code, f"Held\t{link.app_id}, by " in alone.stdout) == (0, True), alone
+    lost_server = {"DATABASE_URL": "postgres://ops@127.0.0.1:1/docora"}
+    assert "names of held apps are unknown" in docora.run("queue", env=lost_server).stderr
     metrics = docora.run("metrics").stdout
     assert f'docora_app_held{{app_id="{link.app_id}"}} 1.0\n' in metrics
     assert "docora_links_overdue 0.0\n" in metrics
@@ -208,9 +274,26 @@ def test_a_link_that_was_cut_off_is_shown_as_partly_sent(
     link, _ = links
     docora.set_link(link, status="pending_snapshot")
     docora.add_deliveries(link, 1)
-    docora.connection.execute("UPDATE app_repositories SET last_scanned_at = now() - interval '1h'")
-    shown = docora.run("show", *link.ids)
-    assert "some of its files are out" in shown.stdout, shown
+    # The clock of a worker is behind that of Postgres.
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = "
+        "(SELECT max(delivered_at) - interval '300 ms' FROM app_delivered_files)"
+    )
+    now = datetime.now(UTC)
+    ids = {"app_id": link.app_id, "repository_id": link.repository_id}
+    synced = outcome(now - timedelta(minutes=3), JobEnd.SYNCED, **ids, created=1)
+    failed = outcome(now - timedelta(minutes=2), JobEnd.TRIED_AGAIN, **ids)
+    cut_off = outcome(now - timedelta(minutes=1), JobEnd.HELD, **ids, created=1)
+    for tries, is_partly_sent in (
+        ([], False),
+        ([synced], False),
+        ([synced, failed], False),
+        ([synced, cut_off], True),
+        ([synced, cut_off, failed], True),
+    ):
+        record(docora, tries)
+        shown = docora.run("show", *link.ids)
+        assert ("some of its files are out" in shown.stdout) == is_partly_sent, (tries, shown)
     docora.set_link(link, status="synced")
     assert docora.run("show", *link.ids, "--json").data["is_partly_sent"] is False
 
@@ -227,11 +310,42 @@ def test_what_is_no_hold_stops_changes_and_can_be_removed(
             assert f"docora-ops release {link.app_id}" in refused.json["hint"]
         for command in (["queue"], ["status"], ["failed"], ["apps"]):
             assert docora.run(*command, env=ONE_LOOK).code == 0
+        shown = docora.run("show", *other.ids)
+        assert (shown.code, "octo/" in shown.stdout) == (0, True), shown
+        assert "it is unknown whether the app is held" in shown.stderr, shown
     assert docora.run("release", link.app_id, "--json").data["released"] is True
     assert docora.run("retry", *other.ids).code == 0
+    docora.redis.hset(HOLDS, "octo junk", "no hold")
+    docora.add_app("octo junkyard")
+    refused = docora.run("retry", *link.ids, "--json")
+    assert "docora-ops release 'octo junk'" in refused.json["hint"], refused
+    assert docora.run("release", "octo junk", "--json").data["released"] is True
+    assert docora.run("retry", *link.ids, "--dry-run").code == 0
     docora.redis.set(HOLDS, "no hash")
     refused = docora.run("retry", *link.ids, "--json")
     assert (refused.code, "del docora-ops:holds" in refused.json["hint"]) == (5, True), refused
+
+
+def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docora) -> None:
+    docora.redis.hset(HOLDS, "app_gone", '{"until": null}')
+    assert "docora-ops release app_gone" in docora.run("status", env=ONE_LOOK).stdout
+    released = docora.run("release", "app_gone")
+    assert (released.code, "app_gone is released" in released.stderr) == (0, True), released
+    [entry] = docora.run("history", "--json").data
+    assert (entry["command"], entry["selection"]["app_id"]) == ("release", "app_gone")
+    assert docora.run("release", "app_gone").code == 3
+
+
+def test_secrets_in_a_reason_are_masked_whoever_wrote_it(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, _ = links
+    value = {"until": None, "reason": "postgres://kim:hunter2@db/docora is down"}
+    docora.redis.hset(HOLDS, link.app_id, json.dumps(value))
+    for command in (["queue"], ["show", link.app_id], ["show", *link.ids]):
+        for options in ([], ["--json"]):
+            shown = docora.run(*command, *options).stdout
+            assert ("@db/docora is" in shown, "hunter2" in shown) == (True, False), shown
 
 
 def test_links_are_due_from_the_release_on(

@@ -186,11 +186,13 @@ class Docora(Rows):
         job: Job = self.queue.enqueue_at(when, "other.producer", job_id=job_id)
         return job
 
-    def start_job(self, job_id: str, *, heartbeat: float = 90) -> Execution:
+    def start_job(
+        self, job_id: str, *, heartbeat: float = 90, worker: str = "worker-1"
+    ) -> Execution:
         """A job that a worker has begun; a negative heartbeat has expired so many seconds ago."""
         job = self.leave_job(job_id, JobStatus.STARTED)
         with self.redis.pipeline() as pipeline:
-            execution = Execution.create(job, 90, pipeline, worker_name="worker-1")
+            execution = Execution.create(job, 90, pipeline, worker_name=worker)
             pipeline.execute()
         if heartbeat < 0:
             self.redis.zadd(WIP, {execution.composite_key: now().timestamp() + heartbeat})
@@ -202,7 +204,7 @@ class Docora(Rows):
 
     def add_worker(self, name: str = "worker-1") -> None:
         key = f"rq:worker:{name}"
-        self.redis.hset(key, "birth", "now")
+        self.redis.hset(key, mapping={"birth": "now", "may_record": 1})
         self.redis.sadd("rq:workers", key)
         self.redis.sadd(f"rq:workers:{QUEUE}", key)
 

@@ -15,7 +15,9 @@ import redis
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
+from docora_ops.errors import HoldsUnreadableError
 from docora_ops.queue import connect, take
+from docora_ops.queue.holds import read_holds
 from docora_ops.queue.redis_answers import text_of
 from docora_ops.queue.take import Finding, JobTaker
 from docora_ops.worker import rq_worker
@@ -155,6 +157,19 @@ def test_a_share_grows_as_soon_as_nothing_else_waits_or_runs(docora: Docora) -> 
         assert "".join(at.running()) == "aaaaa"
 
 
+def test_a_worker_whose_count_of_apps_is_out_of_date_at_once_looks_again(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(docora, 5) as at:
+        at.wait(*jobs("a", 10), *jobs("b", 10))
+        assert at.take(0) == "a-0"
+        with monkeypatch.context() as patch:
+            patch.setattr(take, "_INTERVAL", -1)
+            patch.setattr(take, "_PAUSES", 0)
+            assert at.slots[1].take().finding is Finding.MORE
+        assert at.take(1) == "a-1"
+
+
 def test_a_killed_workers_job_takes_no_share_and_one_just_taken_does(docora: Docora) -> None:
     """No worker but those that live has slots. A job may be taken, but not begun."""
     with desk(docora, 2) as at:
@@ -217,6 +232,25 @@ def calls(docora: Docora) -> int:
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
+def test_what_all_workers_read_of_each_other_grows_more_slowly_than_their_number(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(take.time, "monotonic", lambda: now)
+    seconds, reads = 512, {}
+    for slots in (100, 400):
+        with desk(docora, slots) as at:
+            hold(docora, "a")
+            at.wait("a-0")
+            docora.redis.config_resetstat()
+            for _ in range(seconds):
+                at.slots[0].take()
+                now += 1
+            stats = cast("Mapping[str, Any]", docora.redis.info("commandstats"))
+            reads[slots] = slots * int(stats["cmdstat_hmget"]["calls"]) / seconds
+    assert 0 < reads[400] < 3 * reads[100]
+
+
 def test_behind_100_000_jobs_that_must_wait_another_is_found_in_50_short_looks(
     docora: Docora,
 ) -> None:
@@ -277,12 +311,18 @@ def test_an_exempt_job_for_which_no_share_was_left_is_found_again(docora: Docora
         assert at.take(1) == "a-2000"
 
 
-@pytest.mark.parametrize("value", ["", "no JSON", "[1", '"1"', '{"until": "tomorrow"}', "null"])
+NO_HOLDS = ["", "no JSON", "[1", '"1"', '{"until": "tomorrow"}', "null", "[]", "{}"]
+NO_HOLDS += ['{"until": ' + end for end in ("false}", "true}", "1e30}", "253402300800}", "-1e11}")]
+
+
+@pytest.mark.parametrize("value", NO_HOLDS)
 def test_a_hold_that_can_not_be_read_lets_no_job_be_taken(docora: Docora, value: str) -> None:
     with desk(docora, 2) as at:
         at.wait("a-0")
         docora.redis.hset(HOLDS, "b", value)
         assert at.take(0) == "unreadable"
+        with pytest.raises(HoldsUnreadableError):  # commands judge as workers do
+            read_holds(docora.redis)
         assert docora.waiting() == ["a-0"]
         docora.redis.delete(HOLDS)
         docora.redis.set(HOLDS, 1)

@@ -144,7 +144,14 @@ def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, _ = snapshots.add_link(FILES)
-    errors = iter([redis.ConnectionError("away"), redis.TimeoutError("too slow")])
+    errors = iter(
+        [
+            redis.ConnectionError("away"),
+            redis.TimeoutError("too slow"),
+            redis.AuthenticationError("its users are forgotten"),
+            redis.ResponseError("ERR of its own"),
+        ]
+    )
     seen: list[int] = []
 
     def find_hold(client: redis.Redis, job_id: str, now: float) -> object:
@@ -156,7 +163,7 @@ def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
     monkeypatch.setattr(snapshot_job, "find_hold", find_hold)
     monkeypatch.setattr(snapshot_job, "_REDIS_PAUSE", 0)
     snapshots.run_job(link)
-    assert seen == [0, 0, 0, 1, 2, 3]
+    assert seen == [0, 0, 0, 0, 0, 1, 2, 3]
     assert snapshots.docora.status(link) == "synced"
 
 

@@ -82,6 +82,21 @@ def test_a_failed_link_that_is_scheduled_again_fails_again(snapshots: Snapshots)
     assert docora.status(link) == "failed"
 
 
+@pytest.mark.parametrize("status", ["failed", "scanning"])
+def test_a_link_that_is_healed_without_a_file_gets_an_entry(
+    snapshots: Snapshots, status: str
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    assert snapshots.work().code == 0
+    docora.redis.delete(STREAM)
+    snapshots.queue(link)
+    docora.set_link(link, status=status, retry_count=5)
+    assert snapshots.work().code == 0
+    [healed] = recorded(docora)
+    assert (healed.outcome, healed.try_number, healed.files) == ("synced", 6, 0)
+
+
 def test_a_job_that_was_killed_is_recorded_once(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
@@ -145,7 +160,7 @@ def test_doctor_says_that_nothing_is_recorded_with_the_keys_of_an_older_version(
         worker.await_line("no outcome is recorded: ")
         eventually(lambda: check(examine(docora), "workers")["state"] == "warning", "the warning")
         found = check(examine(docora), "workers")
-        assert found["finding"].endswith("since these may not write it: w")
+        assert found["finding"].endswith("these do not record how snapshots end: w")
         assert "~docora-ops:outcomes*" in found["hint"]
     assert docora.status(link) == "synced"
     assert (recorded(docora), counted(docora)) == ([], {})

@@ -13,6 +13,7 @@ from tests.support.docora import QUEUE, Docora
 
 METHODS_OF_WORKER = {
     "cleanup_execution(job, pipeline, execution=None)",
+    "execute_job(job, queue)",
     "fork_work_horse(job, queue)",
     "handle_exception(job, *exc_info)",
     "handle_job_failure(job, queue, started_job_registry=None, exc_string='', execution=None)",
@@ -25,6 +26,7 @@ METHODS_OF_WORKER = {
 }
 METHODS_OF_JOB = {
     "get_retry_interval()",
+    "heartbeat(timestamp, ttl, pipeline=None, xx=False)",
     "retry(queue, pipeline)",
     "set_status(status, pipeline=None)",
 }

@@ -334,9 +334,10 @@ def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
     snapshots: Snapshots, site: GitSite, link: TestLink
 ) -> None:
     begun, over = threading.Event(), threading.Event()
+    redis, lock = snapshots.docora.redis, "docora:repo-lock:octo/api"
 
     def hold(_handler: GitHandler) -> bool:
-        if not over.is_set():
+        if not over.is_set() and redis.exists(lock):  # of the fetch: `git ls-remote` needs none
             begun.set()
             assert over.wait(patience())
         return True
@@ -345,7 +346,7 @@ def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
     snapshots.queue(link)
     with running(snapshots, "--grace", "1") as worker:
         assert begun.wait(patience())
-        assert snapshots.docora.redis.exists("docora:repo-lock:octo/api")
+        assert redis.exists(lock)
         worker.signal(SIGTERM)
         assert worker.end() == 0
         assert_queued_again(snapshots, link, 4)
