@@ -104,6 +104,7 @@ class Stage:
             str(self.docora.actions().database.server): "docora on db.internal",
             describe(self.docora.actions().redis): "redis.internal:6379/0",
             "127.0.0.1:1/0": "redis.internal:6379/0",
+            f"{self.apps_url}/{HARBOR.slug}": f"https://{HARBOR.slug}.example/docora",
             self.docora.role: "docora_ops",
         }.items():
             shown = shown.replace(name, written)
@@ -236,7 +237,12 @@ def test_each_incident_is_over_after_its_commands(stage: Stage) -> None:
             (INFRA.repository_id,),
         )
 
+    def hanging() -> None:
+        stage.in_peace()
+        stage.fail("no answer within 30 s on created README.md", "app_id = %s", [HARBOR.app_id])
+
     def killed() -> None:
+        stage.in_peace()
         # A worker that looks for stuck links, every 30 s, would be faster than the commands.
         docora.redis.set("rq:clean_registries:snapshot-queue", 1)
         for status, repository in (("scanning", FIRMWARE), ("pending_snapshot", DOCS)):
@@ -281,6 +287,7 @@ def test_each_incident_is_over_after_its_commands(stage: Stage) -> None:
             "docora_ops/help/incident.md",
             gateway=gateway,
             circuits=git,
+            hangs=hanging,
             killed=killed,
             jobs=idle,
             queue=emptied,
