@@ -152,8 +152,10 @@ _REPOSITORIES: Sequence[Column[RepositoryDeliveries]] = (
 def _screen(result: Deliveries) -> Iterator[object]:
     if result.repositories:
         yield from (Listing(_REPOSITORIES, result.repositories), "")
+    # Those with files; if no file was delivered, the ones that were looked at.
     received = sum(1 for repository in result.repositories if repository.files)
-    counted = f"{amount(result.files, 'file')} of {amount(received, 'repository', 'repositories')}"
+    repositories = amount(received or len(result.repositories), "repository", "repositories")
+    counted = f"{mask(result.app_name)}: {amount(result.files, 'file')} of {repositories}"
     since, until = moment(result.since_at), moment(result.until_at)
     period = (f"since {since}" if since else "", f"before {until}" if until else "")
     yield cell(" ".join(filter(None, (f"{counted} last delivered", *period))) + ".")

@@ -331,11 +331,7 @@ class RqQueue:
                     moment_of(heartbeat),
                 )
         names = {job.app_id: job.app_name for job in first}
-        not_held = [job for job in first if job.app_id not in holds]
-        if holds and len(not_held) < LEAST_WAITING:
-            with redis_errors(client):
-                not_held += read_jobs(client, self._first_not_held(holds), "waiting")
-        oldest, seconds = longest_wait(not_held, now)
+        oldest, seconds = longest_wait(self._not_held(first, holds), now)
         return QueueOverview(
             backend=Backend.RQ,
             waiting=length + len(taken),
@@ -363,15 +359,22 @@ class RqQueue:
             held=[HeldApp(app_id, names.get(app_id), hold) for app_id, hold in holds.items()],
         )
 
-    def _first_not_held(self, holds: Container[str]) -> list[str]:
-        """Returns the first waiting jobs behind those of held apps, which stay at the head."""
-        not_held: list[str] = []
-        for start in range(0, _MOST_SEARCHED, _PAGE):
-            page = list(map(text_of, self._client.lrange(LIST, start, start + _PAGE - 1)))
-            not_held += [job_id for job_id in page if job_id.partition("-")[0] not in holds]
-            if len(not_held) >= LEAST_WAITING or len(page) < _PAGE:
-                break
-        return not_held[:LEAST_WAITING]
+    def _not_held(
+        self, first: Sequence[QueuedJob], holds: Container[str | None]
+    ) -> list[QueuedJob]:
+        """Returns the first waiting jobs that are not of held apps, whose jobs stay at the head."""
+        jobs = [job for job in first if job.app_id not in holds]
+        if len(jobs) >= min(LEAST_WAITING, len(first)):
+            return jobs
+        ids: list[str] = []
+        with redis_errors(self._client):
+            for start in range(0, _MOST_SEARCHED, _PAGE):
+                page = cast("list[bytes]", self._client.lrange(LIST, start, start + _PAGE - 1))
+                waiting = map(text_of, page)
+                ids += [job_id for job_id in waiting if job_id.partition("-")[0] not in holds]
+                if len(ids) >= LEAST_WAITING or len(page) < _PAGE:
+                    break
+            return jobs + read_jobs(self._client, ids[:LEAST_WAITING], "waiting")
 
     def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
         with redis_errors(self._client):

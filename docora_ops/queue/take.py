@@ -102,8 +102,8 @@ class JobTaker:
         """Waits for `seconds`, or until a job waits if the list was empty; takes no job."""
         if not self._is_empty:
             time.sleep(seconds)
-        # To where it comes from: a job that may not be taken need not be put back. One job wakes all
-        # workers that wait, but it is cheap to find the list empty.
+        # To where it comes from: a job that may not be taken need not be put back. One job wakes
+        # all workers that wait, but it is cheap to find the list empty.
         elif self._client.blmove(LIST, LIST, seconds, src="LEFT", dest="LEFT") is not None:
             self._is_empty = False
 

@@ -98,7 +98,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
         "octo/unsure": "uncertain: 1 missing",
     }
     assert screen.stdout.endswith(
-        "\n21 files of 6 repositories last delivered.\n"
+        "\nAcme Search: 21 files of 6 repositories last delivered.\n"
         "Not all files are delivered: 1 link differs, 1 link proven, 1 uncertain, 1 without a "
         "stored commit, 3 skipped (2 not synced, 1 while their repository is scanned).\n"
     )
@@ -145,6 +145,8 @@ def test_period_and_path_choose_files_and_the_proof_is_of_all_matching_ones(
     shown = run(docora, "deliveries", app, *night).stdout
     assert "2 files of 1 repository last delivered since 20" in shown
     assert shown.endswith("All 10 files of 2 repositories were delivered.\n")
+    none = run(docora, "deliveries", app, "--since", "1h").stdout
+    assert ": 0 files of 2 repositories last delivered since 20" in none
     files = run(docora, "deliveries", app, *night, "--files", "--json")
     assert [file["path"] for file in files.data] == ["README.md", "src/größe.ts"]
 
