@@ -173,6 +173,6 @@ def test_ids_are_not_compared_with_every_app_one_by_one(docora: Docora) -> None:
     ids = [f"app_{number}" for number in range(1, 21)]
     sql = CLEAR_NAMES.replace("docora.", "")
     rows = docora.connection.execute(f"EXPLAIN ANALYZE {sql}", {"ids": ids}).fetchall()
-    plan = "\n".join(row for [row] in rows)
+    plan = "\n".join(row["QUERY PLAN"] for row in rows)
     compared = re.findall(r"Rows Removed by Join Filter: (\d+)", plan)
     assert sum(map(int, compared)) < 2000, plan
