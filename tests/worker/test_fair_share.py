@@ -236,7 +236,7 @@ def test_what_all_workers_read_of_each_other_grows_more_slowly_than_their_number
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(take.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     seconds, reads = 512, {}
     for slots in (100, 400):
         with desk(docora, slots) as at:
