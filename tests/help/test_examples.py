@@ -55,6 +55,8 @@ def as_typed(words: tuple[str, ...], env_file: Path, operation_id: str) -> tuple
     """
     typed = [PLACEHOLDERS.get(word, word) for word in words]
     typed = [str(env_file) if ENV_FILE.fullmatch(word) else word for word in typed]
+    # The folder of the page is made when the package is installed.
+    typed = [word.replace("/var/lib/docora", str(env_file.parent)) for word in typed]
     typed = [operation_id if OPERATION.fullmatch(word) else word for word in typed]
     parameters = {parameter.name for parameter in group().commands[words[0]].params}
     if "yes" in parameters and not {"--yes", "--confirm", "--dry-run"} & set(words):

@@ -83,7 +83,7 @@ def test_a_week_later_it_tells_who_did_what_and_why_and_what_failed_again(docora
             r"  - Failed again, the errors of 1 link:",
             r"    - 1 link of `App 1`: `HTTP 502`",
             r"    - the links: `App 1 ← octo/repo2`",
-            rf": `{who}`: `pause --for 600s`; reason: `hands off`",
+            rf": `{who}`: `pause --for 10m`; reason: `hands off`",
             rf": `{who}`: `resume`",
             r"1 pass of `schedule` queued 3 links; the last: .*",
             "  - reason: `the timer is dead`",
