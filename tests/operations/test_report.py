@@ -164,12 +164,13 @@ def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora:
     with docora.start("retry-all-failed", "--in-flight", "1", "--reason", "in haste") as process:
         eventually(docora.waiting, "a job")
         first = docora.waiting()[0]
+        # The job first: the next one is pushed as soon as the link has its result.
+        docora.redis.delete(docora.queue.key, f"rq:job:{first}")
         docora.connection.execute(
             "UPDATE app_repositories SET status = 'failed', last_error = %s"
             " WHERE app_id || '-' || repository_id = %s",
             (GATEWAY, first),
         )
-        docora.redis.delete(docora.queue.key, f"rq:job:{first}")
         eventually(docora.waiting, "the next job")
         eventually(
             lambda: docora.run("report", "--json").data["operations"][0]["failed_links"], "it"
