@@ -1,7 +1,7 @@
 """The audit entries of changes. Needs only Redis."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
@@ -49,7 +49,7 @@ def history(
 
 def now(docora: Docora) -> datetime:
     """Returns the time in UTC by the clock of Redis, which dates the audit entries."""
-    return datetime.fromtimestamp(read_clock(docora.redis), UTC)
+    return read_clock(docora.redis)
 
 
 def past_moment(docora: Docora, given: When) -> datetime:

@@ -1,4 +1,4 @@
-"""Whether the workers manage what is due. Only reads."""
+"""Compares the pace of the workers with what is due. Only reads."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _BUSY = 0.9  # of many busy slots, some are between two jobs
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the workers manage and what is due, in snapshots per minute.
+    """The pace of the workers, and the pace that is due, in snapshots per minute.
 
     managed_per_minute: in the best 10 minutes of the last hour.
     due_per_minute: so that each link is scanned once in `RESCAN_INTERVAL_MS` and the

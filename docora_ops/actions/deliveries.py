@@ -1,4 +1,4 @@
-"""What an app was delivered, and the proof that it was all. Writes nothing, needs only Postgres."""
+"""Lists the files that an app has received, and proves them complete. Only reads Postgres."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ class DeliveryChoice:
 
 @dataclass(frozen=True)
 class RepositoryDeliveries:
-    """What an app was delivered of one repository, and what of the stored commit is missing.
+    """The files that an app has received from one repository, compared with the stored commit.
 
     files, first_at, last_at: the files that were last delivered in the period.
     status: the status of the link; None if there is no link, but still delivery records.
@@ -73,7 +73,7 @@ class RepositoryDeliveries:
 
 @dataclass(frozen=True)
 class Deliveries(App):
-    """What an app was delivered in a period.
+    """The files that an app has received in a period.
 
     since_at, until_at: the period; None means no bound.
     files: the number of files that were last delivered in the period.

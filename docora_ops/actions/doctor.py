@@ -113,7 +113,7 @@ class _Server:
     checks: list[Check] = field(default_factory=list)
     error: DocoraOpsError | None = None  # bad settings, no answer, or a refusal
     missing: str = ""
-    """What later checks need and do not have, such as "Postgres"; empty if nothing is missing."""
+    """The name of what later checks lack, such as "Postgres"; empty if they lack nothing."""
     ahead: dict[str, float] = field(default_factory=dict)
     """Seconds that the server's clock is ahead of this host's, by server name, if known."""
     latency: dict[str, float] = field(default_factory=dict)

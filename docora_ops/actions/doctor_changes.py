@@ -1,4 +1,4 @@
-"""What has changed since the last `doctor --changes`, which a file on this host remembers."""
+"""Compares the critical checks with those of the last `doctor --changes`, which a file keeps."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemChanges:
-    """How the critical checks differ from those of the file.
+    """The critical checks that are new, over and ongoing, compared with those in the file.
 
     ongoing: critical before and now, or critical before and not possible now.
     is_reminder: nothing has changed, and problems were last told too long ago.

@@ -68,7 +68,7 @@ def look(docora: Docora, app: str, *, by_prefix: bool = True) -> HoldResult:
         )
     live, _ = docora.queue.jobs_of_apps([found.app_id], 1)
     running = sum(job.app_id == found.app_id for worker in workers for job in worker.jobs)
-    held = _hold_of(docora, found)
+    held = read_holds(docora.redis).get(found.app_id)
     return HoldResult(found.app_id, found.app_name, held, None, max(0, live - running), running)
 
 
@@ -162,7 +162,3 @@ def require_not_held(docora: Docora, link: Link) -> None:
 
 def _describe(docora: Docora, command: str, app: App, reason: str | None, **more: object) -> Change:
     return docora.describe_change(command, reason, app_id=app.app_id, app_name=app.app_name, **more)
-
-
-def _hold_of(docora: Docora, app: App) -> Hold | None:
-    return read_holds(docora.redis).get(app.app_id)

@@ -30,7 +30,7 @@ TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --ac
 
 
 class PairState(StrEnum):
-    """How this database compares with the one that the mark in Redis names."""
+    """The result of comparing this database with the one that the mark in Redis names."""
 
     UNMARKED = "unmarked"  # no change has left a mark yet, or Redis was emptied
     UNKNOWN = "unknown"  # our user may not read the mark

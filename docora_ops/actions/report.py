@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.bulk_operations import operation as read_operation
@@ -80,7 +80,7 @@ def read_report(
 
     Raises NotFoundError if nothing is known about the operation, RedisError.
     """
-    now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
+    now = read_clock(docora.redis)
     entries = read_history(docora.redis)[::-1]
     changes = [entry for entry in entries if entry.command != Action.SCHEDULE]
     if operation_id is None:

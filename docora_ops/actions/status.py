@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from docora_ops.actions.capacity import Capacity, capacity
@@ -21,7 +21,7 @@ from docora_ops.actions.freshness import (
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.trend import DAY, Trend, trend_of_day
+from docora_ops.actions.trend import DAY, Trend, floor, trend_of_day
 from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links
@@ -281,13 +281,12 @@ def _stop_of(status: Status, queue: QueueOverview, freshness: Freshness) -> Head
 
 def _with_record(docora: Docora, status: Status, queue: QueueOverview) -> Status:
     """Adds what the workers have recorded; changes nothing if they keep no record."""
-    now, fresh = datetime.fromtimestamp(read_clock(docora.redis), UTC), status.freshness
+    now, fresh = queue.read_at or read_clock(docora.redis), status.freshness
     record = read_counts(docora.redis, now - timedelta(seconds=DAY))
     if not record.is_kept:
         return status
     warn_of_mute_workers(docora, queue.workers)
-    lately = int(now.timestamp()) // PERIOD * PERIOD - PERIOD
-    since = datetime.fromtimestamp(lately, UTC)
+    since = floor(now, PERIOD) - timedelta(seconds=PERIOD)
     counts: Counter[JobEnd] = Counter()
     for count in record.counts:
         counts[count.outcome] += count.count if count.started_at >= since else 0

@@ -110,14 +110,14 @@ def read_trend(
     queue, length = docora.queue_to_read, PERIODS[by]
     warn_of_wrong_backend(docora)
     app_id = resolve_app(docora.database, app).app_id if app else None
-    first = _floor(past_moment(docora, since), length)
-    now = datetime.fromtimestamp(read_clock(docora.redis), UTC)
-    start = min(first, _floor(now, PERIOD) - _RECENT - _BEFORE)
+    first = floor(past_moment(docora, since), length)
+    now = read_clock(docora.redis)
+    start = min(first, floor(now, PERIOD) - _RECENT - _BEFORE)
     outcomes = queue.outcomes(since=start, app_id=app_id)
     ends = outcomes.entries if error is None else _with_error(outcomes.entries, error)
     is_whole = queue.can_push and error is None
     counts: Sequence[PeriodCount] = [
-        PeriodCount(_floor(end.ended_at, PERIOD), end.outcome, 1, end.files)
+        PeriodCount(floor(end.ended_at, PERIOD), end.outcome, 1, end.files)
         for end in (() if is_whole else ends)
     ]
     begin, trimmed_at, is_kept = outcomes.reaches_back_to, None, True
@@ -125,7 +125,7 @@ def read_trend(
         record = read_counts(docora.redis, start, app_id=app_id or ALL_APPS)
         # Each failure has an entry: one that is only counted shows that the stream was trimmed.
         if begin and any(
-            count.started_at < _floor(begin, PERIOD) and count.outcome in FAILURES
+            count.started_at < floor(begin, PERIOD) and count.outcome in FAILURES
             for count in record.counts
         ):
             trimmed_at = begin
@@ -144,7 +144,7 @@ def read_trend(
 
 def trend_of_day(record: Counts, now: datetime) -> Trend:
     """Returns the trend of the last 24 hours, in 8 periods. `record`: the counts since then."""
-    first = _floor(now, _OF_DAY) - timedelta(seconds=DAY - _OF_DAY)
+    first = floor(now, _OF_DAY) - timedelta(seconds=DAY - _OF_DAY)
     return _trend(record.counts, (), first, _OF_DAY, now, record.reaches_back_to)
 
 
@@ -159,7 +159,7 @@ def _trend(
     *,
     is_whole: bool = True,
 ) -> Trend:
-    since = _floor(now, PERIOD) - _RECENT
+    since = floor(now, PERIOD) - _RECENT
     failures = [(each.started_at, each.count) for each in counts if each.outcome in FAILURES]
     recent = sum(count for at, count in failures if at >= since)
     before = sum(count for at, count in failures if since - _BEFORE <= at < since)
@@ -167,14 +167,14 @@ def _trend(
     is_known = begin is None or begin <= since - _BEFORE
     totals: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
     for each in counts:
-        totals[_floor(each.started_at, length)] += Counter(
+        totals[floor(each.started_at, length)] += Counter(
             {each.outcome: each.count, _FILES: each.files}
         )
     took: defaultdict[datetime, list[float]] = defaultdict(list)
     for end in ends:
-        took[_floor(end.ended_at, length)] += [end.seconds] if end.seconds is not None else []
+        took[floor(end.ended_at, length)] += [end.seconds] if end.seconds is not None else []
     begin = begin if begin and begin > first else None
-    periods, at = [], _floor(begin or first, length)
+    periods, at = [], floor(begin or first, length)
     while at <= now:
         ended, seconds_of = totals[at], took[at]
         periods.append(
@@ -249,6 +249,7 @@ def _is_like(text: str, pattern: str) -> bool:
     return text.startswith(first) and text.endswith(last) and at + len(last) <= len(text)
 
 
-def _floor(moment: datetime, seconds: int) -> datetime:
+def floor(moment: datetime, seconds: int) -> datetime:
+    """Returns the start of the period of that many seconds, counted from 1970, in UTC."""
     whole = int(moment.timestamp())
     return datetime.fromtimestamp(whole - whole % seconds, UTC)

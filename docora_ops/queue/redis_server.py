@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -33,10 +34,10 @@ def measure(client: redis.Redis) -> tuple[float, float]:
         return time.monotonic() - began, clock
 
 
-def read_clock(client: redis.Redis) -> float:
-    """Returns the Unix time by the server's clock. Raises RedisError."""
+def read_clock(client: redis.Redis) -> datetime:
+    """Returns the time in UTC by the server's clock. Raises RedisError."""
     with redis_errors(client):
-        return server_time(client)
+        return datetime.fromtimestamp(server_time(client), UTC)
 
 
 def try_commands(
