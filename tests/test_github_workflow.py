@@ -77,6 +77,7 @@ def test_every_server_that_readme_names_is_checked(folder: Path, repository_root
     assert set(dependencies) <= set(found)
 
 
+@pytest.mark.slow
 def test_where_tools_are_required_a_test_that_lacks_one_fails(
     repository_root: Path, tmp_path: Path, postgres_url: str
 ) -> None:

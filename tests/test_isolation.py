@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.left_processes import none_left
 
 DETACHED = """
@@ -25,6 +27,7 @@ def test_processes_are_ended_wherever_they_have_gone() -> None:
     assert not any(process.exists() for process in left)
 
 
+@pytest.mark.slow
 def test_settings_of_the_callers_shell_are_not_those_of_the_tests(repository_root: Path) -> None:
     names = ("DATABASE_URL", "DOCORA_OPS_ENV_FILE", "ENCRYPTION_KEY", "GIT_DIR", "HTTPS_PROXY")
     theirs = dict.fromkeys((*names, "LC_ALL", "PGSERVICE"), "x") | {"LANG": "C"}

@@ -129,6 +129,7 @@ def test_no_pause_is_promised_while_a_worker_of_docora_runs(bullmq: Bullmq) -> N
     assert not bullmq.docora.redis.exists("rq:suspended")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", ["workers", "keys"])
 def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_refuse(
     bullmq: Bullmq, seen: str

@@ -250,6 +250,7 @@ def test_a_worker_takes_no_job_from_a_redis_of_another_database(snapshots: Snaps
     assert mark(docora)["database"] != name  # a worker only compares
 
 
+@pytest.mark.slow
 def test_doctor_names_workers_that_may_not_read_the_mark(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     name = docora.redis_access.worker_name

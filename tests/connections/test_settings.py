@@ -158,6 +158,7 @@ def test_the_python_api_reads_the_file_that_the_environment_names(
     assert load_settings().lock_timeout == 3
 
 
+@pytest.mark.slow
 def test_an_env_file_through_a_pipe_is_read_and_no_other_unasked(
     docora: Docora, tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ def test_limits_of_the_database_for_transactions_are_not_ours(snapshots: Snapsho
     assert docora.status(synced) == "synced"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whose", ["DATABASE {database}", "ROLE {role}"])
 def test_an_administrator_who_allows_no_changes_is_obeyed(snapshots: Snapshots, whose: str) -> None:
     docora = snapshots.docora
@@ -198,6 +199,7 @@ def test_a_command_outlives_a_limit_of_the_database_for_idle_sessions(docora: Do
     assert actions.ref(link).job_id == link.job_id
 
 
+@pytest.mark.slow
 @needs_pgbouncer
 def test_commands_leave_nothing_in_the_pool(docora: Docora) -> None:
     """Refusals where statements are pooled: tests/worker/test_locks.py."""

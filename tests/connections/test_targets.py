@@ -217,6 +217,7 @@ def test_a_file_with_a_password_that_everybody_can_read_is_refused(
     assert "s3cr3t" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_name_stands_wherever_a_server_is_named_or_changed(docora: Docora, env: Env) -> None:
     link = docora.add_link()
     docora.add_worker()

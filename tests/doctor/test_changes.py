@@ -123,6 +123,7 @@ def test_the_same_problems_are_told_again_once_a_day(docora: Docora, file: Path)
     assert shown(docora, file) == NOTHING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [
@@ -201,6 +202,7 @@ def test_a_file_that_can_not_be_used_is_an_error_before_anything_is_asked(
         assert docora.run("doctor", *options).code == 2
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_recipes_alert_once(docora: Docora, tmp_path: Path) -> None:
     make_healthy(docora)
     docora.redis.delete(WORKER)

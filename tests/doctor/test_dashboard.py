@@ -145,6 +145,7 @@ def prometheus(folder: Path, texts: dict[str, str]) -> Iterator[Prometheus]:
                 process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="needs prometheus (Debian: prometheus)"
 )

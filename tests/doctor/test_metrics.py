@@ -295,6 +295,7 @@ SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
 """What differs from CALM, and which alerts fire after so many minutes."""
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_each_rule_fires_when_the_topic_says_and_not_in_peace(tmp_path: Path) -> None:
     rules_file = tmp_path / "rules.yml"
@@ -323,6 +324,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_cron_line_keeps_each_complete_text_and_nothing_else(
     docora: Docora, tmp_path: Path
 ) -> None:

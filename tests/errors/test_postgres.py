@@ -1,5 +1,7 @@
 """A Postgres that is gone, hangs, or loses a reply: a sentence, a code, nothing half done."""
 
+import pytest
+
 from tests.errors.checks import ENCODED, HURRIED, arguments, refuses, shows_no_secret, start_change
 from tests.support.database import with_database
 from tests.support.docora import Docora, finish
@@ -21,6 +23,7 @@ def test_a_postgres_that_is_not_there_or_has_no_such_database_changes_nothing(
     assert docora.dump() == before
 
 
+@pytest.mark.slow
 def test_a_postgres_that_hangs_midway_is_given_up(docora: Docora, link: TestLink) -> None:
     row = docora.row(link)
     with (

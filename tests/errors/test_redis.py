@@ -44,6 +44,7 @@ def test_a_redis_that_hangs_at_the_push_is_given_up_and_the_link_rolled_back(
     assert docora.dump() == before
 
 
+@pytest.mark.slow
 def test_a_screen_of_postgres_waits_once_and_briefly_for_a_redis_that_never_answers(
     docora: Docora, link: TestLink
 ) -> None:

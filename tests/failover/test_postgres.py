@@ -17,6 +17,7 @@ from tests.support.worker_processes import held_worker
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
 
+@pytest.mark.slow
 def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_command_works(
     replicated: Docora, pair: Pair
 ) -> None:

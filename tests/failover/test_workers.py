@@ -3,6 +3,7 @@
 from contextlib import suppress
 from signal import Signals
 
+import pytest
 import redis
 
 from tests.failover.conftest import RedisPair
@@ -33,6 +34,7 @@ def broken_link(snapshots: Snapshots) -> TestLink:
     return snapshots.link(snapshots.add_app("Other"), docora.add_repository("octo/none", url=url))
 
 
+@pytest.mark.slow
 def test_a_worker_goes_on_with_the_new_primary_although_the_former_one_keeps_its_connections(
     snapshots: Snapshots, redis_pair: RedisPair
 ) -> None:

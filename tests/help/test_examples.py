@@ -89,6 +89,7 @@ def stage(docora: Docora, tmp_path: Path, repository_root: Path) -> Iterator[Sta
         yield stage
 
 
+@pytest.mark.slow
 def test_each_example_runs(stage: Stage, tmp_path: Path) -> None:
     docora = stage.docora
     prod = tmp_path / "docora-ops" / "targets" / "prod.env"

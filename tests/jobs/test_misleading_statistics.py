@@ -13,6 +13,7 @@ LINKS = 6_000
 EMPTY = b"DELETE FROM app_repositories; DELETE FROM apps; DELETE FROM repositories"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "claiming"),
     [

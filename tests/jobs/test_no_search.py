@@ -9,6 +9,7 @@ from tests.support.docora import Docora
 KEY = "rq:queue:snapshot-queue"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "searches"),
     [

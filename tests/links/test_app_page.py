@@ -145,6 +145,7 @@ def test_without_redis_the_rest_is_shown(docora: Docora, acme: str) -> None:
     assert (screen.code, "Links\t2 synced, 2 failed" in screen.stdout) == (5, True), screen
 
 
+@pytest.mark.slow
 def test_the_email_needs_a_grant_that_doctor_does_not_ask_for(docora: Docora, acme: str) -> None:
     def emails() -> list[str | None]:
         rows = docora.run("apps", "--json").data

@@ -32,7 +32,7 @@ def wait_for(docora: Docora, seconds: int, jobs: int) -> None:
     """Waiting jobs, the first of which was queued so long ago."""
     docora.redis.delete("rq:queue:snapshot-queue")
     for _ in range(jobs):
-        job = docora.queue_job(docora.add_link("pending_snapshot"))
+        job = docora.enqueue(docora.add_link("pending_snapshot").job_id)
         job.enqueued_at = datetime.now(UTC) - timedelta(seconds=seconds)
         job.save()
 

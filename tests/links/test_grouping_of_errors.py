@@ -137,6 +137,7 @@ def actions(docora: Docora) -> Actions:
     return docora.actions()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -4,6 +4,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from docora_ops.jobs import JobEnd
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora
@@ -64,6 +66,7 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
     assert [each["failed_at"] for each in docora.run("failed", "--json").data] == [None]
 
 
+@pytest.mark.slow
 def test_entries_older_than_the_link_are_not_read(docora: Docora) -> None:
     older = datetime.now(UTC) - timedelta(hours=2)
     record(docora, [outcome(older, JobEnd.FAILED, repository_id=str(n)) for n in range(4001)])

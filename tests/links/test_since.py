@@ -45,6 +45,7 @@ def names(result: Result) -> set[str]:
     return {row["repository_name"].removeprefix("octo/") for row in result.data}
 
 
+@pytest.mark.slow
 def test_links_are_chosen_by_their_last_good_scan_exactly(
     docora: Docora, links: dict[str, TestLink]
 ) -> None:

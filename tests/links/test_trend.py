@@ -109,6 +109,7 @@ def test_each_hour_has_a_row_with_what_ended_in_it(docora: Docora, now: datetime
         assert all(start.timestamp() % seconds == 0 for start in starts)
 
 
+@pytest.mark.slow
 def test_entries_are_not_counted_again_unless_their_errors_matter(
     docora: Docora, now: datetime
 ) -> None:

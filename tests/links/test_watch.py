@@ -97,6 +97,7 @@ def test_a_pipe_gets_a_screen_per_period_until_a_signal(
         assert re.fullmatch(r"Read at\t20\d\d-\d\d-\d\dT[\d:.]+Z", read_at)
 
 
+@pytest.mark.slow
 def test_it_ends_where_nobody_reads_and_goes_on_where_a_server_is_lost(docora: Docora) -> None:
     env = {"REDIS_URL": "redis://127.0.0.1:1/7"}
     process = docora.start_installed("status", "--watch", "1", env=env)

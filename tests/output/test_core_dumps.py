@@ -21,6 +21,7 @@ def leaves_a_core_dump(process: subprocess.Popen[str]) -> bool:
     return os.WCOREDUMP(status)
 
 
+@pytest.mark.slow
 def test_a_command_leaves_no_core_dump(docora: Docora, tmp_path: Path) -> None:
     link = docora.add_link()
     assert docora.run("retry", *link.ids).code == 0

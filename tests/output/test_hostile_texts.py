@@ -66,6 +66,7 @@ READING = (
 )
 
 
+@pytest.mark.slow
 def test_at_a_narrow_terminal_nothing_acts_or_overflows(world: Docora) -> None:
     problems: list[str] = []
     for reading in READING:
@@ -136,6 +137,7 @@ def texts_of(value: Any) -> Iterator[str]:
             yield from texts_of(each)
 
 
+@pytest.mark.slow
 def test_questions_and_results_of_changes_are_inert_at_any_width(world: Docora) -> None:
     add_colliding_links(world)
     for columns, number, odd in zip(WIDTHS, (0, 3, 17), ODD_IDS, strict=True):

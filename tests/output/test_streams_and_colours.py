@@ -4,6 +4,8 @@ import os
 import re
 import signal
 
+import pytest
+
 from tests.support.docora import Docora
 from tests.support.proxy import patience
 from tests.support.terminal import on_terminal
@@ -26,6 +28,7 @@ def test_no_color_means_neither_colour_nor_animation(docora: Docora) -> None:
         assert not ANIMATION.search(shown)
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
     link = docora.add_link()
     other = docora.add_link()
@@ -58,6 +61,7 @@ def test_output_that_nobody_reads_does_not_outlive_a_signal(docora: Docora) -> N
         assert process.wait(patience()) == 130
 
 
+@pytest.mark.slow
 def test_closed_streams_do_not_keep_the_work_from_being_done(docora: Docora) -> None:
     """As some cron jobs and daemons start their commands."""
     problems = []
@@ -80,6 +84,7 @@ def test_a_full_disk_under_stdout_is_an_error_in_a_sentence(docora: Docora) -> N
     assert "Error: " in done.stderr
 
 
+@pytest.mark.slow
 def test_any_locale_works(docora: Docora) -> None:
     names = ("Zoë 漢字", "octo/naïve")
     link = docora.link(docora.add_app(names[0]), docora.add_repository(names[1]))

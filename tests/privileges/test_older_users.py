@@ -62,6 +62,7 @@ def test_doctor_says_what_is_not_available(docora: Docora) -> None:
     assert ("docora-ops help privileges" in said) is bool(missing)
 
 
+@pytest.mark.slow
 def test_monitoring_reads_what_it_did(docora: Docora) -> None:
     link, _ = arrange(docora)
     for command in READING:

@@ -57,6 +57,7 @@ def test_readme_on_pypi_leads_to_files_of_its_version(project: Path, repository_
     assert list(lacking(metadata(project), CHANGELOG)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [

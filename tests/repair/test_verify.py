@@ -387,6 +387,7 @@ def test_links_are_compared_in_pages_of_an_app_or_of_all(
     assert (found.links, found.proven) == (4, 4)
 
 
+@pytest.mark.slow
 def test_a_statement_that_takes_too_long_is_tried_with_fewer_links(docora: Docora) -> None:
     for _ in range(8):
         add(docora, {})

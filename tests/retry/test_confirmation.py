@@ -31,6 +31,7 @@ def test_a_terminal_is_asked_whatever_is_redirected(
     assert docora.statuses() == {"failed": 3}
 
 
+@pytest.mark.slow
 def test_a_background_job_must_add_yes_and_does_not_wait(docora: Docora) -> None:
     """It would be stopped as soon as it reads."""
     link = docora.add_link()
@@ -61,6 +62,7 @@ def test_an_answer_that_is_not_yes_is_no(docora: Docora, answer: bytes, said: st
     assert docora.dump() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trap", "expected"), [("trap : HUP", b"129\n"), ("trap '' HUP", b"130\n")]
 )

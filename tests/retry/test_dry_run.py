@@ -47,6 +47,7 @@ def test_a_dry_run_of_many_links_shows_link_by_link_what_a_real_one_would_do(
     assert "operation bulk_" not in table.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["retry", "resync"])
 def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
     docora: Docora, command: str

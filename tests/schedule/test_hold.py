@@ -213,6 +213,7 @@ def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
     assert (running.code, running.json["job"]) == (4, "running"), running
 
 
+@pytest.mark.slow
 def test_who_and_why_is_told_and_a_held_app_is_neither_overdue_nor_lost(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:

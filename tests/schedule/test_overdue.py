@@ -92,6 +92,7 @@ def test_a_terminal_of_80_columns_shows_since_when_a_link_is_overdue(docora: Doc
     assert re.search(r"hollow-hill/handbook .* \d\d:\d\dZ, 3h1m ago", shown)
 
 
+@pytest.mark.slow
 def test_if_no_link_at_all_is_scanned_those_that_wait_for_their_first_scan_count_too(
     docora: Docora, links: dict[str, str]
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_pass_that_takes_long_is_a_warning_and_no_alarm(slow: Docora) -> None:
     assert overdue(slow) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("last_pass", "waiting", "workers", "is_slow"),
     [

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from signal import SIGTERM
 
+import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.links import Action, LinkStatus, Outcome
@@ -225,6 +226,7 @@ def test_a_signal_before_the_first_pass_has_begun_ends_them_like_any_other(docor
         assert finish(process).code == 0
 
 
+@pytest.mark.slow
 def test_repeating_keeps_no_memory(docora: Docora) -> None:
     def kilobytes_after(passes: int) -> int:
         until = docora.redis.info("stats")["total_connections_received"] + passes

@@ -232,6 +232,7 @@ def calls(docora: Docora) -> int:
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
+@pytest.mark.slow
 def test_what_all_workers_read_of_each_other_grows_more_slowly_than_their_number(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +379,7 @@ def test_a_worker_whose_user_may_not_read_holds_runs_jobs_and_registers_that(
     docora.redis.acl_log_reset()
 
 
+@pytest.mark.slow
 def test_a_worker_lets_the_jobs_of_a_held_app_wait_and_looks_once_a_second(
     snapshots: Snapshots,
 ) -> None:
@@ -458,6 +460,7 @@ def test_the_reserve_can_be_turned_off(snapshots: Snapshots) -> None:
         held.release()
 
 
+@pytest.mark.slow
 def test_a_worker_of_rq_beside_ours_takes_part(snapshots: Snapshots) -> None:
     links = snapshots.add_links(["One", "Two", "Three", "Four", "Five", "Six"])
     command = (
@@ -503,6 +506,7 @@ class MortalConnection(redis.Connection):
         return response
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_sent", [False, True])
 def test_a_worker_that_is_killed_at_any_call_of_redis_loses_no_job_and_doubles_none(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, *, is_sent: bool

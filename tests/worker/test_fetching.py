@@ -354,6 +354,7 @@ def test_the_memory_of_a_job_is_limited_and_that_of_its_worker_is_not(snapshots:
     assert link_row(snapshots, link)[0] == "scanning"
 
 
+@pytest.mark.slow
 def test_a_job_that_runs_out_of_memory_fails_its_link_and_counts_for_the_circuit(
     snapshots: Snapshots,
 ) -> None:
@@ -380,6 +381,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("request_", "what", "first", "more"), ENDLESS.values(), ids=ENDLESS)
 def test_an_endless_answer_fails_the_link_and_counts_for_the_circuit(
     snapshots: Snapshots,

@@ -213,6 +213,7 @@ def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) 
     assert sent(snapshots) == []
 
 
+@pytest.mark.slow
 def test_kills_while_an_app_is_held_lose_and_double_nothing_and_it_gets_nothing(
     snapshots: Snapshots,
 ) -> None:

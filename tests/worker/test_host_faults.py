@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from docora_ops.queue import connect
 from docora_ops.queue.take import JobTaker
 from docora_ops.worker.reasons import Reasons
@@ -33,6 +35,7 @@ def assert_uncounted(snapshots: Snapshots, link: TestLink) -> None:
     assert snapshots.docora.waiting() == [link.job_id]
 
 
+@pytest.mark.slow
 @with_own_mounts
 def test_a_full_disk_counts_against_no_link_and_no_circuit_and_jobs_wait_until_there_is_room(
     snapshots: Snapshots,
@@ -71,6 +74,7 @@ def test_a_full_disk_counts_against_no_link_and_no_circuit_and_jobs_wait_until_t
     assert ": None" not in worker.log
 
 
+@pytest.mark.slow
 @with_own_mounts
 def test_a_repository_that_is_too_large_for_the_disk_counts_as_the_links_own_fault(
     snapshots: Snapshots,
@@ -119,6 +123,7 @@ def without_files(pid: int) -> Iterator[None]:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
+@pytest.mark.slow
 def test_a_worker_that_can_not_even_begin_a_job_lets_it_wait_until_it_can(
     snapshots: Snapshots,
 ) -> None:

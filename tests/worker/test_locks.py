@@ -113,6 +113,7 @@ def test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back(snapshots: Snaps
     assert_synced(snapshots, link, upstream)
 
 
+@pytest.mark.slow
 def test_a_plain_rq_worker_serves_the_jobs_just_as_well(
     snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
 ) -> None:

@@ -145,6 +145,7 @@ def test_a_refused_entry_changes_nothing_for_the_link(snapshots: Snapshots) -> N
     assert docora.job(link).get_status() == "finished"
 
 
+@pytest.mark.slow
 def test_doctor_says_that_nothing_is_recorded_with_the_keys_of_an_older_version(
     snapshots: Snapshots,
 ) -> None:

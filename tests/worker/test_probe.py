@@ -242,6 +242,7 @@ def test_what_an_app_answers_is_inert(docora: Docora, app_id: str) -> None:
         assert_inert(run(docora, app_id, url=app.base_url).stdout.replace("\t", " "))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["env file", "target"])
 def test_the_authorities_of_an_env_file_or_a_target_are_trusted_as_a_worker_trusts_them(
     snapshots: Snapshots, upstream: Upstream, authority: trustme.CA, tmp_path: Path, source: str
@@ -491,6 +492,7 @@ def test_what_can_not_be_probed_is_told_by_exit_codes_of_other_commands(docora: 
     assert (denied.code, "permission denied" in denied.stderr) == (5, True)
 
 
+@pytest.mark.slow
 def test_only_probing_needs_the_extra(docora: Docora, app_id: str, tmp_path: Path) -> None:
     missing = "raise ModuleNotFoundError(\"No module named 'cryptography'\", name='cryptography')\n"
     (tmp_path / "cryptography.py").write_text(missing)

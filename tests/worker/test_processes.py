@@ -77,6 +77,7 @@ def test_a_name_that_is_taken_is_refused(snapshots: Snapshots) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_without_the_extra_it_says_how_to_install_it(
     snapshots: Snapshots, waiting: TestLink, tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
         assert worker.end() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not may_unshare(), reason="needs the right to make a process namespace")
 def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
     snapshots: Snapshots,

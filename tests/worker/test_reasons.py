@@ -46,6 +46,7 @@ def doctor(docora: Docora, **env: str) -> tuple[int, str, str]:
     return result.code, found["state"], found["finding"]
 
 
+@pytest.mark.slow
 @with_wrong_clock
 def test_each_command_says_that_the_clock_keeps_all_workers_from_taking_jobs(
     snapshots: Snapshots, tmp_path: Path

@@ -108,6 +108,7 @@ def fail_in_every_way(snapshots: Snapshots, url: str) -> dict[str, TestLink]:
     return links
 
 
+@pytest.mark.slow
 def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
     connection = snapshots.docora.connection
     pid = 0

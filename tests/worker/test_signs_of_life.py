@@ -120,6 +120,7 @@ def test_each_docora_has_a_heartbeat_file_whatever_the_password(snapshots: Snaps
     assert len({file("u@h/docora"), file("u@h/other"), file("u@h/docora", "/1")}) == 3
 
 
+@pytest.mark.slow
 def test_one_of_several_workers_that_hangs_silences_all_and_one_that_is_killed_does_not(
     snapshots: Snapshots,
 ) -> None:

@@ -203,6 +203,7 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
 OK, FAIL, KILL = "o", "f", "k"
 
 
+@pytest.mark.slow
 def test_every_order_of_failures_and_kills_ends_well(snapshots: Snapshots) -> None:
     """What befalls each try of each app: the letters of its name tell."""
     docora = snapshots.docora

@@ -151,6 +151,7 @@ def test_a_busy_worker_registers_again_when_redis_has_lost_its_registration(
         gate.release()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
     snapshots: Snapshots,
 ) -> None:
@@ -261,6 +262,7 @@ CAME = "takes no job: a BullMQ worker of Docora was started"
 WENT = "takes jobs again"
 
 
+@pytest.mark.slow
 def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
     snapshots: Snapshots, bullmq: Bullmq
 ) -> None:
@@ -317,6 +319,7 @@ def moments_are_right(snapshots: Snapshots) -> Iterator[None]:
             assert began - 5 <= moment <= time.time() + 5
 
 
+@pytest.mark.slow
 @with_wrong_clock
 def test_a_worker_takes_no_job_until_its_clock_is_right(
     snapshots: Snapshots, tmp_path: Path
@@ -346,6 +349,7 @@ def test_a_worker_takes_no_job_until_its_clock_is_right(
     assert docora.row(link)["retry_count"] == 0
 
 
+@pytest.mark.slow
 @with_wrong_clock
 def test_a_burst_with_a_wrong_clock_ends_with_an_error_and_touches_nothing(
     snapshots: Snapshots,
@@ -364,6 +368,7 @@ def test_a_burst_with_a_wrong_clock_ends_with_an_error_and_touches_nothing(
     assert docora.redis.zcard(f"rq:wip:{QUEUE}") == 1
 
 
+@pytest.mark.slow
 @with_wrong_clock
 def test_a_clock_that_jumps_during_a_job_changes_nothing_for_the_app(
     snapshots: Snapshots, tmp_path: Path
