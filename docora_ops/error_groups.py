@@ -1,4 +1,4 @@
-"""Groups errors that differ only in the file, in paths, numbers and ids."""
+"""Groups errors that differ only in the file that was sent, in paths, numbers or ids."""
 
 import re
 from collections import Counter, defaultdict
@@ -11,10 +11,10 @@ from docora_ops.links import LinkFailure
 from docora_ops.text import inert, mask, mask_cut
 
 LONGEST = 300  # characters of an error that are compared
-_NAMED = 3  # apps of a group
+_NAMED = 3  # apps that a group names
 
-# What sending a file came to, as Docora's own worker writes it, and as ours does. Texts of Node may
-# hold ": ", and so may a path.
+# The error of a failed delivery, as Docora's own worker writes it, and as ours does. A path may
+# contain ": ", and so may a text of Node.
 _DELIVERY = re.compile(
     r"""
     Notification\ failed\ for\ (?:created|updated|deleted)\ (?: (?P<file>
@@ -58,12 +58,12 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 
 @dataclass(frozen=True)
 class ErrorGroup:
-    """Links whose errors differ only in the file, in paths, numbers and ids.
+    """Links whose errors differ only in the file that was sent, in paths, numbers or ids.
 
-    error_message: the error without the file that was sent; `*` replaces the parts that differ.
-        None if the links have no error.
+    error_message: the error without the file; `*` replaces the parts that differ. None if the links
+        have no error.
     files: the number of different files that the errors name.
-    app_names: up to three of the apps, most links first; without apps whose name is unknown.
+    app_names: up to three of the apps whose names are known, most links first.
     good_until_at: the latest good scan of any failed link. The time of a failure is not recorded,
         but each link failed after its own last good scan. None if there is no such scan.
     good_until_seconds: the seconds since `good_until_at`, by the clock of Postgres.
@@ -89,7 +89,7 @@ def split_delivery(text: str) -> tuple[str, str | None]:
 def fold(text: str) -> str:
     """Replaces paths, URLs, numbers, ids and quoted text in a `typable` error by `*`.
 
-    Removes the file that was sent, so that it matters neither which file nor whose worker.
+    Removes the file that was sent, so that errors match regardless of the file and of the worker.
     """
     folded = _VARIABLE.sub(
         lambda part: part["kept"] or f"{part['notification'] or ''}*", split_delivery(text)[0]
@@ -98,9 +98,9 @@ def fold(text: str) -> str:
 
 
 def errors_of_group(shown: str, errors: Iterable[str]) -> list[str]:
-    """Returns the errors of the group that is shown with this text; empty if it shows no group."""
+    """Returns the errors in the group that is shown as `shown`; empty if there is no such group."""
     texts = ((error, typable(error)) for error in errors if error)
-    has_folded = "*" in shown  # folding puts it in place of all that it removes
+    has_folded = "*" in shown  # folding replaces each part by *
     return [
         error
         for error, text in texts
@@ -109,7 +109,7 @@ def errors_of_group(shown: str, errors: Iterable[str]) -> list[str]:
 
 
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
-    """Groups links by folded error, most links first. Shows what all errors of a group share.
+    """Groups links by folded error, most links first. A group shows what its errors share.
 
     rows: the app's id and name (None if unknown), the first LONGEST + 1 characters of the error,
     the number of links with both, and optionally `good_until_at` and `good_until_seconds` of the

@@ -32,10 +32,10 @@ class UsageError(DocoraOpsError, code="usage"):
     """The command line is not valid."""
 
 
-def in_future(option: str, given: datetime, now: datetime, server: str) -> UsageError:
-    """Returns the error for a time in the future. `now`: the time by the clock of `server`."""
+def in_future(option: str, at: datetime, now: datetime, server: str) -> UsageError:
+    """Returns the error for a time in the future. `now`: by the clock of `server`."""
     return UsageError(
-        f"{option} {moment(given)} is in the future: it is {moment(now)} by the clock of {server}",
+        f"{option} {moment(at)} is in the future: it is {moment(now)} by the clock of {server}",
         hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
     )
 
@@ -73,7 +73,7 @@ class AppHeldError(RefusedError, code="app_held"):
 
 
 class HoldNotObeyedError(RefusedError, code="hold_not_obeyed"):
-    """A live worker would go on with the jobs of a held app."""
+    """A live worker would still take jobs of a held app."""
 
 
 class NeedsRqError(RefusedError, code="needs_rq"):
@@ -93,7 +93,7 @@ class HostFaultError(RefusedError, code="host_fault"):
 
 
 class UnclearBackendError(RefusedError, code="unclear_backend"):
-    """The settings do not say which workers run the jobs, and it can't be detected."""
+    """Which workers run the jobs is neither set nor detectable."""
 
 
 class SnapshotRunningError(RefusedError, code="snapshot_running"):
@@ -129,7 +129,7 @@ class PostgresDeniedError(PostgresError, code="postgres"):
 
 
 class PoolingError(PostgresError, code="postgres_pooling"):
-    """A proxy in front of Postgres pools statements, or transactions where sessions are needed."""
+    """A proxy pools statements, or pools transactions where a session is needed."""
 
 
 class LinkError(PostgresError, code="postgres_statement"):
@@ -157,7 +157,7 @@ class RedisDeniedError(RedisError, code="redis"):
 
 
 class HoldsUnreadableError(RedisError, code="holds_unreadable"):
-    """Redis does not tell which apps are held: its entries are not ours, so no job may begin."""
+    """The holds in Redis can't be read, so no job may begin."""
 
 
 class UnqueueableError(DocoraOpsError, code="unqueueable"):

@@ -1,4 +1,4 @@
-"""Jobs of links, their queue and its workers."""
+"""The jobs of links, the queue and its workers."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class BackendChoice:
     backend: Backend
     source: BackendSource
     why: str = ""
-    first: str = ""  # if unclear, words before the advice to set the variable
+    first: str = ""  # what to do before setting the variable, if the choice is unclear
 
     @property
     def is_clear(self) -> bool:
@@ -131,9 +131,9 @@ class JobState(StrEnum):
 class QueuedJob:
     """A live job. Fields that the queue does not record are None.
 
-    files_sent, files_total: of a running job, once it knows which files to send. Workers of older
-        versions and of BullMQ do not tell.
-    error_message: of the last try of a delayed job, according to Postgres.
+    files_sent, files_total: of a running job, once it knows which files to send. BullMQ's workers
+        and those of older versions do not report them.
+    error_message: the error of a delayed job's last try, from Postgres.
     """
 
     job_id: str
@@ -152,7 +152,7 @@ class QueuedJob:
     error_message: str | None = None
 
     def seconds_in_state(self, now: datetime | None) -> int | None:
-        """Returns for how long the job has run, or waited."""
+        """Returns how many seconds the job has run or waited; None if unknown."""
         since = self.processed_at if self.status == "active" else self.enqueued_at
         return max(0, int((now - since).total_seconds())) if now and since else None
 
@@ -180,7 +180,7 @@ class NoJobCode(StrEnum):
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job, as it reports; for RQ's own workers, according to their state."""
+    """Why a worker takes no job: its own report or, for RQ's own workers, their state."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -198,11 +198,11 @@ class Worker:
     last_heartbeat_at: datetime | None
     jobs: Sequence[QueuedJob]  # the jobs that it runs
     silent_seconds: int | None = None  # since the last heartbeat, if it has missed one
-    clock_ahead_seconds: int | None = None  # how far its host's clock is ahead of Redis's
+    clock_ahead_seconds: int | None = None  # of its host's clock, compared with Redis's
     no_job_reason: NoJobReason | None = None  # None if it takes jobs
     may_compare: bool = True  # whether its user may read which database Redis belongs to
     may_record: bool = True  # whether it writes the record of outcomes
-    obeys_holds: bool = False  # whether it takes no job of an app that is held
+    obeys_holds: bool = False  # whether it leaves the jobs of held apps alone
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,10 @@ class AnyWorker:
 
 @dataclass(frozen=True)
 class Suspension:
-    """A suspension of workers; with RQ, of all workers of this Redis. None: unknown or endless."""
+    """A suspension of workers (with RQ, of all workers of this Redis). Unknown fields are None.
+
+    ends_at, remaining_seconds: also None if the suspension has no end.
+    """
 
     suspended_at: datetime | None
     ends_at: datetime | None
@@ -272,9 +275,9 @@ class Suspension:
 
 @dataclass(frozen=True)
 class Hold:
-    """A hold of one app: no worker takes its jobs. `until_at`: None if it ends by `release` only.
+    """A hold of one app: no worker takes its jobs. Times are by the clock of Redis.
 
-    The moments are by the clock of Redis.
+    until_at: None if only `release` ends the hold.
     """
 
     since_at: datetime | None
@@ -301,7 +304,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class HeldApp:
-    """A held app. `app_name`: None if the app is gone, or only Postgres could tell."""
+    """A held app. `app_name`: None if the app is gone, or if its name was not read."""
 
     app_id: str
     app_name: str | None
@@ -356,7 +359,7 @@ class QueueOverview:
     def has_scheduler(self) -> bool:
         """Tells whether anything queues RQ's delayed jobs when they are due.
 
-        Workers of docora-ops do. They are recognized by reporting how far their clock is off.
+        Workers of docora-ops do. Only they report how far their clock is ahead.
         """
         ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
         return ours or self.scheduler is not None
@@ -369,17 +372,17 @@ class QueueOverview:
 
 @dataclass(frozen=True)
 class Backlog:
-    """The jobs of one repository or app that have kept workers busy while other jobs wait.
+    """The jobs of one repository or app that keep workers busy while other jobs wait.
 
-    name: of the repository or the app or, of a single job, of its link.
-    sharing_app: an app that runs on its share of the slots, if jobs wait for that beside an idle
+    name: the repository, the app or, for a single job, the link.
+    sharing_app: the app that uses all of its share of the slots, if jobs wait beside an idle
         worker.
     """
 
     name: str
     jobs: int
-    seconds: int  # since the first of these jobs began
-    files: str | None  # of that job, in words
+    seconds: int  # since the oldest of these jobs began
+    files: str | None  # `files_words` of that job
     workers: int
     waiting: int
     sharing_app: str | None
@@ -395,10 +398,10 @@ class Backlog:
 
 
 def backlog_of(queue: QueueOverview) -> Backlog | None:
-    """Returns the running jobs that others wait for; None unless both have lasted for 10 s.
+    """Returns the jobs that have run for 10 s while others have waited for 10 s; None without both.
 
-    Names the repository that most of them share, or the app if more share it. Returns None with
-    BullMQ, whose jobs do not tell their worker.
+    Counts those of the repository with the most, or of the app with the most if these are more.
+    Returns None with BullMQ, whose jobs do not name their workers.
     """
     if not queue.waiting or (queue.oldest_waiting_seconds or 0) < _LONG:
         return None
@@ -417,7 +420,7 @@ def backlog_of(queue: QueueOverview) -> Backlog | None:
     first = of_name[0]
     if count == 1 and first.app_name and first.repository_name:
         name = link_name(first.app_name, first.repository_name)
-    # The jobs of other apps would be taken.
+    # An idle worker would take a job of any other app.
     sharing = Counter(job.app_name for job in running if job.app_name).most_common(1)
     app = sharing[0][0] if sharing and any(map(_takes_next_job, queue.workers)) else None
     workers = len(queue.workers)
@@ -426,7 +429,7 @@ def backlog_of(queue: QueueOverview) -> Backlog | None:
 
 def _takes_next_job(worker: Worker) -> bool:
     is_well = worker.silent_seconds is None and worker.no_job_reason is None
-    return is_well and worker.state == "idle" and worker.obeys_holds  # like shares
+    return is_well and worker.state == "idle" and worker.obeys_holds  # and shares, too
 
 
 @dataclass(frozen=True)
@@ -453,7 +456,7 @@ class JobFailure:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """The queue's record of one job. Unknown fields are None, as are all if there is no job."""
+    """The queue's record of one job. Unknown fields are None; without a job, all fields are."""
 
     status: str | None
     origin: str | None
@@ -470,14 +473,14 @@ class JobRecord:
 
 
 class JobEnd(StrEnum):
-    """How a snapshot job ended: what it left in Postgres."""
+    """How a snapshot job ended, by what it left in Postgres."""
 
     SYNCED = "synced"
-    FAILED = "failed"  # for the last time: the link has failed
-    FAILED_AGAIN = "failed_again"  # of a link that had failed and was not retried: scheduled again
-    TRIED_AGAIN = "tried_again"  # failed, and waits for its next try
-    CUT_OFF = "cut_off"  # by a signal or the host: queued again, and no failure is counted
-    HELD = "held"  # stopped by the hold of its app: queued again, and no failure is counted
+    FAILED = "failed"  # the last try failed, so the link is failed
+    FAILED_AGAIN = "failed_again"  # the link was failed before, and the scheduler had queued it
+    TRIED_AGAIN = "tried_again"  # this try failed; the next one follows
+    CUT_OFF = "cut_off"  # by a signal or a fault of the host: queued again, no failure counted
+    HELD = "held"  # stopped by the hold of its app: queued again, no failure counted
     NOTHING_TO_DO = "nothing_to_do"  # the link or its app is gone, or another job is at work on it
 
 

@@ -104,7 +104,7 @@ def only_app(apps: Collection[str]) -> str:
 
 
 class LinkIds:
-    """Names a link by its two ids."""
+    """The two ids of a link."""
 
     __slots__ = ()
     app_id: str
@@ -122,7 +122,7 @@ class LinkIds:
 
     @property
     def words(self) -> str:
-        """Returns the two ids as arguments of a command."""
+        """Returns the ids as arguments of a command."""
         return arguments(self.app_id, self.repository_id)
 
 
@@ -174,7 +174,7 @@ class PublicPayload(LinkIds):
 
 @dataclass(frozen=True, slots=True)
 class Payload(PublicPayload):
-    """The arguments of a snapshot job, without the rescan flag. Read only to queue or run a job."""
+    """The arguments of a snapshot job with secrets, without the rescan flag."""
 
     github_token_encrypted: str | None = field(repr=False)
     client_auth_key_encrypted: str = field(repr=False)
@@ -200,7 +200,7 @@ class Link:
 
     @property
     def held_back(self) -> str:
-        """Says until when Docora's scheduler does not queue the link."""
+        """Says until when Docora's scheduler leaves the link alone."""
         repository, until = self.payload.repository_name, moment(self.circuit_open_until)
         alone = "until then Docora's scheduler leaves the link alone"
         return f"the circuit of {repository} is open until {until}: {alone}"
@@ -266,7 +266,7 @@ class LinkFilter:
     repository_names: Sequence[str] = ()  # `owner/name` with `*`; alternative to `repository_ids`
     statuses: Sequence[LinkStatus] = ()
     errors: Sequence[str] = ()  # the error contains the text; with `*`, the whole error matches it
-    cut_errors: Sequence[str] | None = None  # and it begins with one of these; None: with any
+    cut_errors: Sequence[str] | None = None  # and, cut as for groups, it is one of these
     exclude_errors: Sequence[str] = ()
     exclude_cut_errors: Sequence[str] | None = None
     no_error: bool = False  # also match links without an error
@@ -274,7 +274,7 @@ class LinkFilter:
     or_held_back: bool = False  # also match pending links with an open circuit
     last_scan_before: datetime | None = None  # also matches links that were never scanned
     last_scan_after: datetime | None = None  # at this time or later
-    overdue_before: datetime | None = None  # links whose last good scan was before are overdue
+    overdue_before: datetime | None = None  # overdue links: without a good scan since this time
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])

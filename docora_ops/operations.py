@@ -73,7 +73,7 @@ class KnownOperation(Progress):
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
-    messages: Sequence[str]  # the last messages of a detached command, each with its time
+    messages: Sequence[str]  # the last ones of a detached command, each with its time
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class HistoryEntry:
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
-    target: str | None = None  # the target's name for the user who made the change
+    target: str | None = None  # what the user who made the change called this Docora
 
     @property
     def latest_at(self) -> datetime:
@@ -137,7 +137,7 @@ class HistoryEntry:
 
     @property
     def is_idle_pass(self) -> bool:
-        """Tells whether it is a complete pass of `schedule` that found each link's job in place."""
+        """Tells whether this is a complete pass of `schedule` that queued nothing."""
         in_place = {"total", Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED}
         is_pass = self.command == Action.SCHEDULE and self.state is HistoryState.DONE
         return is_pass and self.counts.keys() <= in_place
@@ -151,7 +151,7 @@ class HistoryEntry:
         return app.casefold() in {str(name).casefold() for name in names}
 
 
-_RESULTS_OF_A_SHARE = 20
+_LEAST_RESULTS = 20
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,12 @@ class MaxFailures:
         if not self.is_percent:
             return failed > self.number
         results = failed + synced
-        return results >= _RESULTS_OF_A_SHARE and failed * 100 > self.number * results
+        return results >= _LEAST_RESULTS and failed * 100 > self.number * results
 
 
 @dataclass(frozen=True)
 class ChangeOptions:
-    """Options of a retry or resync. Single links use only the first five.
+    """Options of a retry or resync. For a single link, only the first six have an effect.
 
     Raises UsageError for options that do not go together.
     """
@@ -185,11 +185,11 @@ class ChangeOptions:
     update: bool = False  # a resync marks the delivery records instead of deleting them
     dry_run: bool = False  # change nothing, only predict the outcomes
     path: str | None = None  # a resync of one link sends only these files; `*` matches any text
-    in_flight: int | None = None  # the limit of snapshots in flight; waits for all of them
-    max_failures: MaxFailures | None = None  # with `in_flight`: stop queueing beyond it
+    now: bool = False  # exempt the job of one link from the hold of its app
+    in_flight: int | None = None  # the most snapshots in flight; waits for all of them
+    max_failures: MaxFailures | None = None  # stop queueing once more fail; needs `in_flight`
     wait: bool = False  # wait for the snapshots
     timeout: float | None = None  # seconds after which the wait ends; the jobs continue
-    now: bool = False  # exempt the job of one link from the hold of its app
 
     def __post_init__(self) -> None:
         if self.in_flight is not None and self.in_flight < 1:
@@ -214,7 +214,7 @@ NO_OPTIONS = ChangeOptions()
 class RunningOperation:
     """A bulk operation at work on some links of a selection.
 
-    `links`: how many of these links it has not yet queued, or have no result yet.
+    links: the number of these links that it has not queued yet, or that have no result yet.
     """
 
     operation_id: str
@@ -240,11 +240,13 @@ class LeftToOperation:
 class BulkResult:
     """The result of a bulk operation so far, by Docora's own names.
 
-    `total` = `completed` + `left`. `put_to_work` counts the first four outcomes. `failures` is
-    updated in place. Fields are None without their option: `in_flight` and `taken_over` need
-    `--in-flight`; `circuits_reset` and `circuits_held` need `--reset-circuit`; `planned_links`
-    needs `--dry-run`. `running_operations`: operations at work on the same links before the first
-    change.
+    completed, left: add up to `total`.
+    put_to_work: the sum of `queued`, `replaced_stale`, `reset` and `already_queued`.
+    in_flight, taken_over: None without `--in-flight`.
+    circuits_reset, circuits_held: None without `--reset-circuit`.
+    planned_links: None without `--dry-run`.
+    running_operations: operations at work on the same links before the first change.
+    failures: updated in place.
     """
 
     action: Action
@@ -267,7 +269,7 @@ class BulkResult:
     deliveries_cleared: int | None
     deliveries_marked: int | None
     open_circuits_left_out: int | None
-    held_left_out: Sequence[AppCount]  # apps whose links were left out, because they are held
+    held_left_out: Sequence[AppCount]  # held apps, whose links were left out
     circuits_reset: int | None
     circuits_held: int | None
     in_flight: int | None
@@ -283,7 +285,7 @@ class BulkResult:
         return {outcome: count for outcome in Outcome if (count := getattr(self, outcome))}
 
     def stopped(self, reason: StoppedBy) -> Self:
-        """Returns the result as if the operation ended now for this reason."""
+        """Returns the result as it would be if the operation ended now for this reason."""
         if self.cancelled or not self.left:
             return self
         return replace(self, cancelled=True, stopped_by=reason)
@@ -312,7 +314,7 @@ class LinkWait:
 
 @dataclass(frozen=True)
 class JobCounts:
-    """The number of jobs of followed links, by state. Jobs being moved are not counted."""
+    """The jobs of followed links by state. Jobs that are just being moved are not counted."""
 
     waiting: int = 0
     running: int = 0
@@ -332,7 +334,7 @@ class BulkWait:
     seconds: float
     per_second: float = 0  # results per second since the wait began
     jobs_by_state: JobCounts = field(default_factory=JobCounts)  # jobs of links without a result
-    suspended: bool = False  # the workers take no jobs
+    suspended: bool = False  # whether the workers are suspended
     lost_links: Sequence[LinkFailure] = ()
     unfinished_by_app: Sequence[AppCount] = ()  # set when the wait has ended
     failed_by_error: Sequence[ErrorGroup] = ()  # set by `grouped`

@@ -1,6 +1,6 @@
-"""Settings, by Docora's own names where Docora has them, from the environment or from a file.
+"""Settings from the environment or a file, under Docora's own names where there are any.
 
-A target names one Docora by a file with its settings.
+A target is the name of a file with the settings of one Docora.
 """
 
 import errno
@@ -41,7 +41,7 @@ _SERVERS = ("DATABASE_URL", "REDIS_URL")
 SYSTEM_FOLDER = Path("/etc/docora-ops/targets")
 _TARGET_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 READ_FROM_FILES = (*_SERVERS, "ENCRYPTION_KEY")
-"""Variables whose value may stand in the file that NAME_FILE names."""
+"""Variables whose value may be in the file that NAME_FILE names."""
 _EXPOSED = "has a password, and every user can read it"
 _PASSWORD = re.compile("://[^/?#@]*:.+@|password=.", re.IGNORECASE)
 
@@ -50,7 +50,7 @@ _SCHEMES = {
     "redis_url": ("redis", "rediss", "unix"),
 }
 
-# As Docora's dotenv reads a file: what it takes for a name, a value in quotes, or a comment.
+# An assignment by the rules of Docora's dotenv for names, quotes and comments.
 _ASSIGNMENT = re.compile(
     r"""
     ^ [^\S\n]* (?: export \s+ )? (?P<name> [A-Za-z0-9_.-]+ ) (?: \s* = \s*? | : \s+? )
@@ -66,20 +66,20 @@ _ASSIGNMENT = re.compile(
 # A line without a value: blank, a comment, or a name alone.
 _UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
 
-# Options of node-pg, and what means the same to libpq.
+# Options of node-pg, and their equivalents in libpq.
 _AS_LIBPQ = {
     "sslmode=no-verify": "sslmode=require",
     "ssl=true": "sslmode=require",
     "ssl=false": "sslmode=disable",
 }
-# The driver refuses any other option: it may be misspelt, or part of a password.
+# The driver refuses any other unknown option, which may be misspelt or part of a password.
 _LEFT_OUT = frozenset(
-    # Options that node-pg and ioredis, or only they, know.
+    # Options of node-pg and ioredis.
     {"allowExitOnIdle", "keepAlive", "max", "uselibpqcompat"}
     | {"connectTimeout", "enableReadyCheck", "family", "maxRetriesPerRequest"}
     # Options of Prisma, which node-pg ignores.
     | {"connection_limit", "pgbouncer", "pool_timeout", "schema"}
-    # Options of redis-py that would replace what we need.
+    # Options of redis-py that would override ours.
     | {"client_name", "decode_responses", "encoding", "encoding_errors", "protocol", "retry"}
     | {"retry_on_error"}
 )
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     ssl_cert_dir: str | None = None
     node_env: str | None = None
 
-    backend: Annotated[Backend | None, _own("BACKEND")] = None  # None: to be found out
+    backend: Annotated[Backend | None, _own("BACKEND")] = None  # None: detect it
     job_timeout: Annotated[int, _own("JOB_TIMEOUT", ge=1, le=2_592_000)] = 3600
     connect_timeout: Annotated[int, _own("CONNECT_TIMEOUT", ge=1, le=3600)] = 5
     statement_timeout: Annotated[int, _own("STATEMENT_TIMEOUT", ge=1, le=86_400)] = 30
@@ -141,7 +141,7 @@ class Settings(BaseSettings):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know of the places that the settings were read from."""
+        """Warnings about the places from which the settings were read."""
         return self._warnings
 
     def warn(self, text: str) -> None:
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         *_: PydanticBaseSettingsSource,
         **_named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Reads nothing: `load_settings` knows which places to read, and which of them wins."""
+        """Makes pydantic read nothing itself: `load_settings` reads the places and merges them."""
         return (init_settings,)
 
     @field_validator("database_url", "redis_url")
@@ -175,21 +175,21 @@ class Settings(BaseSettings):
             parts = urlsplit("")
         if parts.scheme not in schemes:
             raise ValueError(f"must look like {' or '.join(f'{name}://…' for name in schemes)}")
-        # Unescaped in a password, it would make the rest of the password the host, which is shown.
+        # Unescaped in a password, such a character would make the rest the host, which is shown.
         options = [option for option in parts.query.split("&") if "=" not in option]
         if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
             raise ValueError("has an @ / ? or # that must be percent-encoded")
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
-            raise ValueError("must end in the number of a database, if in anything")
+            raise ValueError("may have nothing after the host and port but / and a number")
         # As in ioredis, the database in the path wins over the option `db`.
         path_wins = parts.scheme != "unix" and re.search(r"/\d+\Z", parts.path)
         left_out = _LEFT_OUT | ({"db"} if path_wins else set())
         options = [_AS_LIBPQ.get(option, option) for option in parts.query.split("&")]
-        kept = [one for one in options if one and one.partition("=")[0] not in left_out]
+        kept = [text for text in options if text and text.partition("=")[0] not in left_out]
         return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
     def hurried(self, seconds: int) -> Self:
-        """Returns the settings with `seconds` at most for connecting, and for each answer."""
+        """Returns the settings with at most `seconds` to connect, and for each reply."""
         names = ("connect_timeout", "statement_timeout")
         return self.model_copy(update={name: min(seconds, getattr(self, name)) for name in names})
 
@@ -219,7 +219,7 @@ class Settings(BaseSettings):
 
     @property
     def scan_interval(self) -> str:
-        """Returns the time between two passes of Docora's scheduler in words."""
+        """Returns the time between two passes of Docora's scheduler, in words."""
         seconds = math.ceil(self.scan_interval_ms / 1000)
         return "a minute" if seconds == 60 else duration(seconds)  # noqa: PLR2004 - default
 
@@ -234,22 +234,22 @@ class Settings(BaseSettings):
 
     @property
     def retry_delays(self) -> list[int]:
-        """Returns the doubling delays before each further try, in whole seconds as RQ counts."""
+        """Returns the delay before each further try, in whole seconds, doubled each time."""
         base = self.retry_base_delay_ms / 1000
         delays = (math.ceil(base * 2**attempt) for attempt in range(self.max_retry_attempts - 1))
         return [min(delay, LONGEST_RETRY_DELAY) for delay in delays]
 
 
 def load_settings(env_file: Path | None = None, *, target: str | None = None) -> Settings:
-    """Reads the environment and an env file or the file of a target.
+    """Reads the settings from the environment, and from an env file or a target's file.
 
-    The environment wins over an env file. The file of a target wins over the environment, whose
-    URLs of servers are not read then. Names of variables are case-sensitive, as in Docora.
+    The environment wins over an env file. A target's file wins over the environment, whose server
+    URLs are then ignored. Names of variables are case-sensitive, as in Docora.
 
-    env_file, target: None for both means DOCORA_OPS_ENV_FILE or DOCORA_OPS_TARGET, if set.
+    env_file, target: if both are None, DOCORA_OPS_ENV_FILE or DOCORA_OPS_TARGET is used.
 
-    Raises ConfigurationError with the name of each unusable variable, never its value, and
-    UsageError for an env file and a target.
+    Raises ConfigurationError with the name of each unusable variable, but never its value. Raises
+    UsageError for an env file together with a target.
     """
     env_file, target = settings_source(env_file, target)
     hidden = {*_SERVERS, *(f"{name}_FILE" for name in _SERVERS)} if target else set()
@@ -258,7 +258,7 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     if target:
         values |= _read_target(target)
     elif env_file:
-        # A path has lost a slash of the URL that was given by mistake.
+        # If a URL was given by mistake, Path has dropped one of its slashes.
         place = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}"
         variables = _read(env_file, place)
         in_file = _Variables(variables, place)()
@@ -291,12 +291,12 @@ class _Variables(EnvSettingsSource):
     DATABASE_URL_FILE, REDIS_URL_FILE or ENCRYPTION_KEY_FILE names. Raises ConfigurationError if
     both variables are set, or if the file gives no value.
 
-    place: the name of the environment or the file in errors.
+    place: what errors call the environment or the file.
     """
 
     def __init__(self, variables: Mapping[str, str], place: str) -> None:
         super().__init__(Settings)
-        # pydantic would also take the name of the field, in lower case.
+        # pydantic would also accept a field's name in lower case.
         values = {name: value for name, value in variables.items() if value and name.isupper()}
         self.env_vars = values
         for name in READ_FROM_FILES:
@@ -306,7 +306,7 @@ class _Variables(EnvSettingsSource):
                 raise ConfigurationError(
                     f"{place} has both {name} and {name}_FILE", hint="remove one of them"
                 )
-            # Anything but a path may be the value itself, put there by mistake.
+            # Anything but a path may be the secret itself, set by mistake.
             file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
             values[name] = _text_of(Path(path), file).rstrip("\n")
             if not values[name]:
@@ -329,7 +329,7 @@ def _read_target(target: str) -> dict[str, Any]:
 
 
 def _protection(file: Path, variables: Mapping[str, str]) -> str | None:
-    """Returns the command that hides a password or a key in the file from others, if needed."""
+    """Returns the command that hides a file with secrets from other users, if they can read it."""
     if not variables.get("ENCRYPTION_KEY") and not any(map(_PASSWORD.search, variables.values())):
         return None
     mode = file.stat().st_mode
@@ -340,7 +340,7 @@ def _protection(file: Path, variables: Mapping[str, str]) -> str | None:
 def _read(file: Path, place: str) -> dict[str, str]:
     """Reads the variables in an env file, which may be a pipe, as Docora's dotenv does."""
     text = _text_of(file, place)
-    # A default in place of the unreadable setting could make the command change other servers.
+    # A default in place of the unreadable setting could lead to other servers.
     rest = _ASSIGNMENT.sub(lambda assignment: "\n" * assignment[0].count("\n"), text)
     for number, line in enumerate(rest.split("\n"), 1):
         if not _UNASSIGNED.fullmatch(line):
@@ -389,7 +389,7 @@ def _text_of(file: Path, name: str) -> str:
 def settings_source(
     env_file: Path | None = None, target: str | None = None
 ) -> tuple[Path | None, str | None]:
-    """Returns the env file or the target to read: the given one, else that of the environment.
+    """Returns the env file or the target to read: the argument, else that of the environment.
 
     Raises UsageError if both an env file and a target are given, or both are in the environment.
     """
@@ -404,9 +404,9 @@ def settings_source(
 
 
 def own_folder() -> Path:
-    """Returns the user's folder of target files, which wins over that of the system."""
+    """Returns the user's folder of target files, which wins over the system's folder."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
-    if not config.startswith("/"):  # to be ignored, by its specification
+    if not config.startswith("/"):  # its specification says to ignore it
         config = f"{os.environ.get('HOME', '')}/.config"
     return Path(config, "docora-ops", "targets")
 

@@ -25,8 +25,8 @@ _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
 _DAY = 86_400  # seconds
 _DURATION = re.compile("(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 _UNITS = ((_DAY, "d"), (3600, "h"), (60, "m"), (1, "s"))
-_FEW = 10  # of a unit: from here on, the next smaller one would not be read
-_LONGEST = 10**9  # seconds: others may have written any number
+_FEW = 10  # from this number of a unit on, the next smaller unit is left out
+_LONGEST = 10**9  # seconds: other programs may have stored any number
 
 
 def mask(text: str, secrets: Iterable[str | None] = ()) -> str:
@@ -75,18 +75,18 @@ def moment(when: datetime | None) -> str | None:
 
 @dataclass(frozen=True)
 class TimeOfDay:
-    """A time of day in UTC. `days_ago`: days before it last occurred."""
+    """A time of day in UTC. `days_ago`: how many days before its last occurrence."""
 
     at: time
     days_ago: int = 0
 
 
 When = datetime | timedelta | TimeOfDay
-"""A moment as a person gives it: as it is, as an age, or by the time of day."""
+"""A moment as typed: in full, as an age, or as a time of day."""
 
 
 def moment_of(when: When, now: datetime) -> datetime:
-    """Returns the moment that was given. `now`: by the clock of the server that is asked."""
+    """Returns the moment that was typed. `now`: by the clock of the server concerned."""
     if isinstance(when, datetime):
         return when
     if isinstance(when, timedelta):
@@ -132,10 +132,10 @@ def ago(seconds: float | None) -> str:
 
 
 def good_until(at: datetime | None, seconds: int | None) -> str:
-    """Returns `08:12Z, 3h5m ago`, or the date after a day, or `never good`.
+    """Returns `08:12Z, 3h5m ago`, with a date instead after a day; `never good` without a scan.
 
-    Tells of a failed link or links the bound that is known: the failure came after this moment.
-    at: the last good scan. seconds: the seconds since then.
+    at: the last good scan of failed links, which failed at some later time.
+    seconds: the seconds since then.
     """
     if at is None or seconds is None:
         return "never good"

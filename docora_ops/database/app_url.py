@@ -1,4 +1,4 @@
-"""Reads the URLs of apps and repositories and the tokens of links, and sets an app's URL."""
+"""Reads the URLs of apps and repositories and the tokens of links; sets an app's URL."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -55,20 +55,20 @@ class LinkToResync(LinkIds):
 
 @dataclass(frozen=True)
 class LinkToken:
-    """The encrypted token of an app's link, None if it has none."""
+    """The encrypted token of an app's link; None if the link has no token."""
 
     app: App
     encrypted: str | None = field(repr=False)
 
 
 def read_base_url(database: Database, app_id: str, *, lock: bool = False) -> str | None:
-    """Returns the base_url of an app, None if the app is gone. With `lock`, locks the app's row."""
+    """Returns the base_url of an app; None if the app is gone. `lock`: lock the app's row."""
     rows = database.rows(LOCK_BASE_URL if lock else READ_BASE_URL, {"app_id": app_id})
     return str(rows[0][0]) if rows else None
 
 
 def set_base_url(database: Database, app_id: str, base_url: str) -> datetime:
-    """Replaces the base_url of an app. Returns the time by Postgres's clock."""
+    """Replaces the base_url of an app. Returns the time of the change by Postgres's clock."""
     rows = database.rows(SET_BASE_URL, {"app_id": app_id, "base_url": base_url})
     when: datetime = rows[0][0]
     return when

@@ -41,7 +41,7 @@ _NO_CHANGE = "SELECT id, status FROM judged WHERE false"
 
 @dataclass(frozen=True)
 class Claiming:
-    """Which locked links are claimed, and how that changes their rows.
+    """Which of the locked links to claim, and how to change their rows.
 
     qualifies: an SQL condition on a link `l` and its repository `r`.
     parameters: the parameters of `qualifies` and `change`.
@@ -54,17 +54,17 @@ class Claiming:
 
     @classmethod
     def of_matching(cls, which: LinkFilter) -> Self:
-        """For links that still match: resets them."""
+        """Claims links that still match the filter, and resets them."""
         return cls(MATCHES, filter_parameters(which), _RESET)
 
     @classmethod
     def of_due(cls, rescan_interval_ms: int) -> Self:
-        """For links that are still due: locks them, and changes no row."""
+        """Claims links that are still due, without changing their rows."""
         return cls(DUE, {"rescan_interval_ms": rescan_interval_ms})
 
     @classmethod
     def of_unfinished(cls, *, error: str, max_attempts: int) -> Self:
-        """For links that are still pending or scanning: locks them.
+        """Claims links that are still pending or scanning.
 
         Counts a failure with `error` for each scanning link, which becomes pending or, after
         `max_attempts` failures, `failed`.
@@ -75,12 +75,12 @@ class Claiming:
 
     @classmethod
     def of_all(cls) -> Self:
-        """For links of any status: locks them, and changes no row."""
+        """Claims links of any status, without changing their rows."""
         return cls("true", {})
 
     @classmethod
     def of_links_at_rest(cls) -> Self:
-        """For links that are still failed or in sync: locks them, and changes no row."""
+        """Claims links that are still failed or in sync, without changing their rows."""
         return cls("l.status IN ('failed', 'synced')", {})
 
 
@@ -139,8 +139,8 @@ def claim_links(
     locked = [id_ for (id_,) in database.rows(lock, {"ids": list(ids)})]
     if not locked:
         return []
-    # A statement sees apps and repositories as they were when it began. A second statement judges
-    # the links, because it sees everything that was committed before they were locked.
+    # A statement sees the apps and repositories as they were when it began. The links are judged by
+    # a second statement, which sees everything that was committed before they were locked.
     sql = JUDGE_AND_CHANGE_LINKS.format(qualifies=claiming.qualifies, change=claiming.change)
     claims = []
     for *row, status, outcome, is_failed in database.rows(

@@ -1,4 +1,4 @@
-"""Links that should have a live job, and the lock that blocks the creation of links."""
+"""Finds links that should have a live job, and blocks the creation of links."""
 
 from collections.abc import Collection, Iterator, Sequence
 from sys import intern
@@ -6,8 +6,8 @@ from sys import intern
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
 
-# A new link gets its job a moment after its row, so it is left out for five minutes, unless it is
-# being scanned or asked for by id.
+# A new link gets its job a moment after its row. It is therefore left out for five minutes, unless
+# it is being scanned or selected by id.
 _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot', 'scanning')
     AND (status = 'scanning' OR NOT %(only_stuck)s::boolean
          AND (%(id)s::uuid IS NOT NULL OR created_at < now() - interval '5 minutes'))
@@ -23,8 +23,8 @@ WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status 
 SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
 
-# Links that should have a live job, and links that will get one: their jobs may already have the
-# status of a waiting job but be in no list of the queue.
+# Links that should have a live job, and links that will get one, because their jobs may already
+# read as waiting without being in any list of the queue.
 LINKS_TO_CHECK = """
 SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
 WHERE (
@@ -71,8 +71,9 @@ def unfinished_links(
     limit: int | None = None,
     held: Sequence[str] = (),
 ) -> list[tuple[LinkRef, str]]:
-    """Returns links that should have a live job (with `only_stuck`, scanning ones), with status.
+    """Returns the links that should have a live job, each with its status.
 
+    only_stuck: only links that are being scanned.
     held: ids of apps to leave out.
     """
     of_links = {"app_id": app_id, "id": link_id, "held": list(held)}

@@ -165,10 +165,10 @@ def read_scans(
     rescan_interval_ms: int,
     recently: int,
 ) -> Scans:
-    """Reads the good scans of all links.
+    """Counts the links that are due, and those scanned shortly before the last scan and before now.
 
     by_status: the number of links by status.
-    recently: count the good scans in this many seconds before the last scan, and before now.
+    recently: how many seconds count as shortly before.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently}
     [row] = database.rows(READ_SCANS, values)
@@ -219,9 +219,9 @@ def long_due_links(
     most: int,
     held: Sequence[str],
 ) -> list[tuple[LinkRef, datetime]]:
-    """Returns up to `most` links that became due before `before`, each with that time.
+    """Returns up to `most` links that became due before `before`, each with its due time.
 
-    status: SYNCED, PENDING_SNAPSHOT or FAILED. For the latter two, the times are lower bounds.
+    status: SYNCED, PENDING_SNAPSHOT or FAILED. For the last two, the times are lower bounds.
     held: ids of apps to leave out.
     """
     values = {"before": before, "rescan_interval_ms": rescan_interval_ms, "held": held}

@@ -1,4 +1,4 @@
-"""Reads lists, counts, histories and results of links. Masks secrets in texts and URLs."""
+"""Reads lists, counts, histories and results of links, with secrets masked in texts and URLs."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +89,7 @@ class AppSummary(App):
     good_until_at: datetime | None
     good_until_seconds: int | None
     email: str | None = None  # None if the role may not read it
-    held: Hold | None = None  # Redis tells
+    held: Hold | None = None  # from Redis
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class LinkHistory:
-    """What Postgres records of a link beyond what its job needs."""
+    """The facts about a link that Postgres records beyond what its job needs."""
 
     created_at: datetime
     last_scanned_at: datetime | None
@@ -216,12 +216,12 @@ def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> l
 
 
 def links_by_error(database: Database, which: LinkFilter) -> Iterator[TupleRow]:
-    """Yields the rows that `group_errors` takes. Streams them as `Database.stream` does."""
+    """Streams the rows that `group_errors` takes: read all of them before the next statement."""
     return database.stream(LINKS_BY_ERROR, filter_parameters(which))
 
 
 def different_errors(database: Database, which: LinkFilter) -> list[str]:
-    """Returns the errors of the links, as `group_errors` takes them, each once."""
+    """Returns the distinct errors of the links, cut as `group_errors` takes them."""
     rows = database.rows(ERRORS, filter_parameters(which))
     return [error for (error,) in rows if error]
 
@@ -229,7 +229,7 @@ def different_errors(database: Database, which: LinkFilter) -> list[str]:
 def summarize_apps(database: Database, which: LinkFilter, *, every_app: bool) -> list[AppSummary]:
     """Returns the apps with the numbers of their matching links, most failed links first.
 
-    every_app: include apps without matching links, but only those that the filter names, if any.
+    every_app: include apps without matching links; if the filter names apps, only these.
     """
     parameters = filter_parameters(which) | {"every_app": every_app}
     apps = [AppSummary(*row) for row in database.rows(APPS, parameters)]
@@ -244,9 +244,9 @@ SELECT app_id, email, created_at FROM docora.apps WHERE app_id = ANY (%(app_ids)
 def read_contacts(
     database: Database, app_ids: Sequence[str]
 ) -> dict[str, tuple[str | None, datetime | None]]:
-    """Returns email and creation by app id; both None if the role may not read them.
+    """Returns email and creation time by app id; both None if the role may not read them.
 
-    Not in a transaction.
+    Call it outside of a transaction, which a refusal would abort.
     """
     try:
         rows = database.rows(READ_CONTACTS, {"app_ids": list(app_ids)})
@@ -316,7 +316,10 @@ WHERE l.id = %(id)s
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
-    """Tells whether a link has a token; None if the role may not read it. Not in a transaction."""
+    """Tells whether a link has a token; None if the role may not read that.
+
+    Call it outside of a transaction, which a refusal would abort.
+    """
     sql = "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
     try:
         return (True,) in database.rows(sql, {"id": ref.id})
@@ -374,7 +377,7 @@ def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]
 
 
 def _masked(error: str) -> str:
-    """Masks an error that was read with one character more than is shown."""
+    """Masks an error, which was read with one more character than is shown."""
     return mask_cut(error[:-1]) if len(error) > _LONGEST_RESULT else mask(error)
 
 
@@ -386,7 +389,7 @@ JOIN docora.app_repositories l USING (app_id, repository_id) WHERE l.last_error 
 
 
 def last_errors(database: Database, links: Sequence[LinkIds]) -> dict[str, str]:
-    """Returns the last errors of these links by job id, without secrets."""
+    """Returns the last errors of the links by job id, without secrets."""
     rows = database.rows(LAST_ERRORS, pairs(links) | {"longest": _LONGEST_RESULT})
     return {LinkRef("", *ids).job_id: _masked(error) for *ids, error in rows}
 

@@ -1,4 +1,4 @@
-"""Rows of links: choosing, reading, locking and changing them."""
+"""SQL for the rows of links: filters, columns, reads and locks."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -24,7 +24,7 @@ from docora_ops.text import mask
 LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
 
 # Pending links and links that were never scanned count only if no link at all was scanned since
-# then. The first condition is implied by the second, and lets Postgres use an index.
+# `overdue_before`. The first condition follows from the second, and lets Postgres use an index.
 OVERDUE = """(
     (l.last_scanned_at < %(overdue_before)s OR l.last_scanned_at IS NULL)
     AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until)
@@ -37,7 +37,7 @@ OVERDUE = """(
 
 CUT_ERROR = f"left(l.last_error, {LONGEST + 1})"
 
-# The links of held apps, which nobody is to scan, are neither due nor overdue nor lost.
+# No worker scans the links of held apps, so they are neither due nor overdue nor lost.
 NOT_HELD = "l.app_id <> ALL (%(held)s::text[])"
 
 MATCHES = f"""(
@@ -147,10 +147,9 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
         "exclude_app_ids": list(which.exclude_app_ids) or None,
         "repository_ids": list(which.repository_ids) or None,
         "repository_names": [like(text) for text in which.repository_names] or None,
-        "errors": [each for text in which.errors for each in _error_patterns(text)] or None,
+        "errors": _patterns_of(which.errors),
         "cut_errors": which.cut_errors,
-        "exclude_errors": [each for text in which.exclude_errors for each in _error_patterns(text)]
-        or None,
+        "exclude_errors": _patterns_of(which.exclude_errors),
         "exclude_cut_errors": which.exclude_cut_errors,
         "no_error": which.no_error,
         "open_circuit": which.open_circuit,
@@ -166,16 +165,20 @@ def like(text: str) -> str:
     return text.translate(_AS_LIKE)
 
 
-def _error_patterns(text: str) -> list[str]:
-    """Returns the LIKE patterns of errors that contain the text.
+def _patterns_of(texts: Iterable[str]) -> list[str] | None:
+    """Returns the LIKE patterns of errors that contain one of the texts; None without texts.
 
-    With `*`, the whole error must match, or all of it but the file that was sent.
+    A text with `*` must match the whole error, or all of the error but the file that was sent.
     """
-    pattern = like(text)
-    if "*" not in text:
-        return [f"%{pattern}%"]
-    ours = (f"{pattern} on {event}_%" for event in ("created", "updated", "deleted"))
-    return [pattern, f"Notification failed for %: {pattern}", *ours]
+    patterns: list[str] = []
+    for text in texts:
+        pattern = like(text)
+        if "*" in text:
+            ours = (f"{pattern} on {event}_%" for event in ("created", "updated", "deleted"))
+            patterns += [pattern, f"Notification failed for %: {pattern}", *ours]
+        else:
+            patterns.append(f"%{pattern}%")
+    return patterns or None
 
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
@@ -186,22 +189,25 @@ def read_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 
 def as_link(row: TupleRow) -> Link:
-    """Returns the link of a row with the columns `STATE`."""
+    """Returns the link in a row with the columns of `STATE`."""
     ref, payload = LinkRef(row[0], row[1], row[3]), PublicPayload(*row[1:8])
     status, retry_count, error, *circuit = row[8:]
     return Link(ref, payload, status, retry_count, error and mask(error), *circuit)
 
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """Locks the link until the transaction ends and returns it. Raises LinkLockedError."""
+    """Locks the link until the transaction ends; returns None if it does not exist.
+
+    Raises LinkLockedError if waiting for the lock times out.
+    """
     if not database.rows(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}):
         return None
-    # A statement that waits for the row would read its app and repository as before the wait.
+    # A statement that waits for the row would see the app and repository as before the wait.
     return read_link(database, app_id, repository_id)
 
 
 def read_payload(database: Database, ref: LinkRef) -> Payload:
-    """Returns the payload of a locked link's job, including secrets."""
+    """Returns the payload of a locked link's job, with secrets."""
     [row] = database.rows(f"SELECT {PAYLOAD} {OF_LINK}", asdict(ref))
     return Payload(*row[1:])
 
@@ -214,7 +220,8 @@ def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
 def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
     """Returns the job ids that have a link."""
     valid = [job_id for job_id in job_ids if ids_of_job(job_id)]
-    return {each for (each,) in database.rows(LINKED_JOBS, {"job_ids": valid})} if valid else set()
+    rows = database.rows(LINKED_JOBS, {"job_ids": valid}) if valid else ()
+    return {job_id for (job_id,) in rows}
 
 
 def read_refs(database: Database, links: Sequence[LinkIds]) -> list[LinkRef]:

@@ -1,4 +1,4 @@
-"""Reads and writes of a snapshot job: its link's status, delivery records, the stored commit."""
+"""Reads and writes what a snapshot job does: link status, delivery records, stored commit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
 
-# Returns the link as it was before, its secrets, and whether the lock was free.
+# Returns the link as it was before, its secrets, and whether this job has taken the lock.
 BEGIN_SCAN = f"""
 WITH lock AS MATERIALIZED (SELECT pg_try_advisory_lock({_KEY}) AS is_taken),
 begun AS (
@@ -47,8 +47,8 @@ SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM ended)
 """
 
 # Changes nothing if the link is gone, if the session has lost the link's lock, or if the stored
-# commit is another one or has not got all its files. The row is locked until the commit, so nobody
-# who finds the link's lock free sees the link as it was before.
+# commit is another one or lacks files. The row stays locked until the commit, so whoever finds the
+# link's lock free sees the new status.
 END_UNCHANGED_SCAN = f"""
 WITH unchanged AS (
     SELECT s.id FROM docora.repository_snapshots s
@@ -107,7 +107,7 @@ class Refusal(StrEnum):
 class Ending:
     """A link's status and failures after its job has failed.
 
-    is_counted: whether this failure was counted now; if not, the job itself has recorded its end.
+    is_counted: whether this call has counted the failure; if not, the job itself had done so.
     """
 
     status: str
@@ -142,24 +142,24 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
 
 
 def may_deliver(session: Session, ref: LinkRef) -> Refusal | None:
-    """Returns the reason, if any, why nothing may be sent to the app."""
+    """Returns why nothing may be sent to the app; None if files may be sent."""
     app_exists = "EXISTS (SELECT FROM docora.apps WHERE app_id = %(app_id)s)"
     return _refusal(session, ref, f"SELECT {_KEEPS_LINK}, {app_exists}")
 
 
 def end_scan(session: Session, ref: LinkRef) -> Refusal | None:
-    """Sets the link to `synced`, or returns the reason to roll back the transaction."""
+    """Sets the link to `synced`; returns a reason if the transaction must be rolled back."""
     return _refusal(session, ref, END_SCAN)
 
 
 def end_unchanged_scan(
     session: Session, ref: LinkRef, commit_sha: str, branch: str, files: int
 ) -> bool:
-    """Sets the link to `synced` and releases its lock, if the commit is the stored one.
+    """Sets the link to `synced` and releases its lock, if the commit is already stored in full.
 
-    Else changes nothing and returns False.
+    Otherwise changes nothing and returns False.
 
-    files: the number of files to store of the commit.
+    files: the number of files that the stored commit must have.
     """
     values = asdict(ref) | {"job_id": ref.job_id, "session_id": session.id}
     values |= {"commit_sha": commit_sha, "branch": branch, "files": files}
@@ -176,14 +176,14 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 
 
 def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
-    """Counts a failure of a job, unless another session than the job's holds the link's lock."""
+    """Counts a failure of a job, unless a session other than the job's holds the link's lock."""
     with database.transaction():
         link = _lock_of_job(database, failure.app_id, failure.repository_id, session_id)
         return link if isinstance(link, Refusal) else _count(database, link, failure)
 
 
 def release_scan(database: Database, app_id: str, repository_id: str, session_id: int) -> None:
-    """Makes a job's link pending, unless another session than the job's holds the link's lock."""
+    """Makes a job's link pending, unless a session other than the job's holds the link's lock."""
     with database.transaction():
         link = _lock_of_job(database, app_id, repository_id, session_id)
         if isinstance(link, Link):
@@ -193,7 +193,7 @@ def release_scan(database: Database, app_id: str, repository_id: str, session_id
 def _lock_of_job(
     database: Database, app_id: str, repository_id: str, session_id: int
 ) -> Link | Refusal:
-    """Locks the row of a link, unless another session than the job's holds the link's lock."""
+    """Locks the row of a link, unless a session other than the job's holds the link's lock."""
     link = lock_link(database, app_id, repository_id)
     if link is None:
         return Refusal.GONE
@@ -222,7 +222,10 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
 
 
 def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
-    """Makes the link of an interrupted job pending. Waits and raises like `fail_killed_scan`."""
+    """Makes the link of an interrupted job pending, after the end of the job's session.
+
+    Raises LinkLockedError if another job has the link.
+    """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
         database.execute(RELEASE_SCAN, {"app_id": app_id, "repository_id": repository_id})
@@ -245,7 +248,7 @@ SELECT client_auth_key_encrypted FROM docora.apps ORDER BY random() LIMIT 100
 
 
 def some_auth_keys(database: Database) -> list[str]:
-    """Returns the encrypted auth keys of some apps; none if the role may not read them."""
+    """Returns the encrypted auth keys of some apps; an empty list if the role may not read them."""
     try:
         return [key for (key,) in database.rows(SOME_AUTH_KEYS)]
     except PostgresDeniedError:
@@ -294,8 +297,8 @@ UNION ALL
  WHERE f.repository_id = %(repository_id)s LIMIT 1)
 """
 
-# A second job of the repository waits here, then counts the files that the first one has stored,
-# in another statement: one that waits would count them as before the wait.
+# A second job of the repository waits here until the first one has stored its files. It counts them
+# in a separate statement, because this one would see the files as before the wait.
 LOCK_SNAPSHOT = """
 SELECT id FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s FOR UPDATE
 """

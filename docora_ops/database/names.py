@@ -1,4 +1,4 @@
-"""Finding apps and repositories by id, name or URL."""
+"""Finds apps and repositories by id, name or URL."""
 
 import re
 import unicodedata
@@ -47,7 +47,7 @@ WHERE {_IS_LINKED}
 
 _SOME = "SELECT name, id FROM ({candidates}) candidates ORDER BY name LIMIT %(limit)s"
 
-# ^@ and not LIKE, which would give `%` and `_` in the text a meaning.
+# ^@ (starts with) rather than LIKE, in which % and _ are wildcards.
 _BY_PREFIX = """
 SELECT id, name, by_name
 FROM (
@@ -59,7 +59,7 @@ ORDER BY by_name DESC, lower(name), id LIMIT %(limit)s
 """
 
 
-# As find_apps and find_repositories compare: by id first, and in either Unicode form.
+# Names that find_apps and find_repositories resolve to the same id, in either Unicode form.
 CLEAR_NAMES = """
 SELECT a.app_id, a.app_name FROM docora.apps a
 WHERE a.app_id = ANY (%(ids)s::text[]) AND NOT EXISTS (
@@ -85,7 +85,7 @@ class Candidate:
 
     id: str
     name: str
-    by_name: bool  # false: only the id begins with the text
+    by_name: bool  # False if only the id begins with the text
 
 
 def find_apps(database: Database, text: str) -> list[App]:
@@ -117,20 +117,20 @@ def find_repositories(
         "app_ids": list(app_ids) or None,
         "text": text,
         "forms": _forms(text),
-        "urls": [f"{scheme}://{stem}{each}" for scheme in ("https", "http") for each in endings],
+        "urls": [f"{scheme}://{stem}{end}" for scheme in ("https", "http") for end in endings],
     }
     rows = database.rows(REPOSITORIES_BY_ID_NAME_OR_URL, parameters)
-    found = [(Repository(*names), is_linked) for *names, is_linked in rows]
-    if found and found[0][0].repository_id == text:
-        return found[:1]
-    return [each for each in found if each[1]] or found
+    repositories = [(Repository(*names), is_linked) for *names, is_linked in rows]
+    if repositories and repositories[0][0].repository_id == text:
+        return repositories[:1]
+    return [item for item in repositories if item[1]] or repositories
 
 
 def clear_names(database: Database, ids: Collection[str]) -> dict[str, str]:
-    """Returns the names that can stand for these ids as arguments of a command, by id.
+    """Returns, by id, the names that a command accepts in place of these ids.
 
-    Leaves out a name that also stands for another app, or for another repository of the apps, that
-    looks like an id, an option or a pattern, or that can't be printed as it is.
+    Omits names that are ambiguous, that look like an id, an option or a pattern, or that can't be
+    printed as they are.
     """
     return {
         id_: name
@@ -142,7 +142,7 @@ def clear_names(database: Database, ids: Collection[str]) -> dict[str, str]:
 
 
 def has_repository_like(database: Database, app_ids: Sequence[str], name: str) -> bool:
-    """Tells whether a repository with such a name is linked to one of the apps.
+    """Tells whether a repository that matches `name` is linked to one of the apps.
 
     app_ids: empty means any app.
     name: `owner/name` (case-insensitive); `*` matches any text.
@@ -152,12 +152,15 @@ def has_repository_like(database: Database, app_ids: Sequence[str], name: str) -
 
 
 def some_apps(database: Database) -> dict[str, str]:
-    """Returns names that may be suggested, with the ids of their apps."""
+    """Returns names of apps to suggest, with their ids."""
     return dict(database.rows(_SOME.format(candidates=_APPS), {"limit": _SUGGESTION_POOL}))
 
 
 def some_repositories(database: Database, app_ids: Sequence[str]) -> dict[str, str]:
-    """Returns names that may be suggested, with their ids. `app_ids`: empty means any app."""
+    """Returns names of linked repositories to suggest, with their ids.
+
+    app_ids: empty means any app.
+    """
     parameters = {"app_ids": list(app_ids) or None, "limit": _SUGGESTION_POOL}
     return dict(database.rows(_SOME.format(candidates=_REPOSITORIES), parameters))
 
@@ -182,5 +185,5 @@ def repositories_by_prefix(
 
 
 def _forms(text: str) -> list[str]:
-    """Returns the text in each Unicode form: `é` as one character, or as `e` and an accent."""
+    """Returns the text in each Unicode form: `é` as one character, and as `e` with an accent."""
     return [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]

@@ -1,4 +1,4 @@
-"""Reads what distinguishes this database from others."""
+"""Reads what identifies this database."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,10 @@ SYSTEM_IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 def read_identity(
     database: Database, app_ids: Sequence[str] = (), job_ids: Sequence[str] = ()
 ) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str], Sequence[str]]:
-    """Returns the identity of this database, the existing `app_ids`, and the `job_ids` with a link.
+    """Returns the identity of this database, and which of `app_ids` and `job_ids` it has.
 
     The identity is the name of the database, its system identifier (None if the role may not read
-    it), and up to 20 apps.
+    it), and the ids of up to 20 apps.
     """
     parameters = {"most": _APPS, "app_ids": list(app_ids), "job_ids": list(job_ids)}
     system = None

@@ -41,11 +41,11 @@ from docora_ops.text import mask
 # psycopg raises what it logs, apart from failed rollbacks, and the text may hold secrets.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
-IDLE_LIMIT = 10  # seconds in a transaction: longer than a call of Redis with rows locked
-REPLY_GRACE = 5  # seconds beyond the statement timeout, then a silent server counts as lost
+IDLE_LIMIT = 10  # seconds in a transaction: longer than a call to Redis while rows are locked
+REPLY_GRACE = 5  # seconds after the statement timeout until a silent server counts as lost
 _ROWS_AT_ONCE = 1000
 _SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
-_HAS_TRANSACTION_TIMEOUT = 170_000  # versions of Postgres from this one on
+_HAS_TRANSACTION_TIMEOUT = 170_000  # Postgres 17 and newer
 
 # The search path has only `pg_catalog`: with another schema in it, a function or an operator of
 # that schema would run as our role wherever it fits the types of a call better.
@@ -61,7 +61,7 @@ SET LOCAL idle_in_transaction_session_timeout TO '{idle}s';
 SET LOCAL synchronous_commit TO DEFAULT;
 """
 
-# The path of the role, the database and DATABASE_URL, not that of another client of a pool.
+# Uses the search path of the role, the database or DATABASE_URL, not of another client of a pool.
 _FIND_SCHEMA = """
 {set_path};
 SELECT pg_catalog.current_schemas(false);
@@ -74,9 +74,9 @@ SELECT pg_backend_pid();
 COMMIT
 """
 
-# What the server, the database or the role sets is the word of an administrator. What another
-# client of a pool has set is not, so the value in force does not count. A session of a pool may
-# also be older than the settings of its database and role, which are therefore read first.
+# Only what an administrator has set for the server, the database or the role counts. The value in
+# force may be that of another client of a pool. A session of a pool may also be older than the
+# settings of its database and role, which are therefore read from the catalog.
 _IS_READ_ONLY = """
 SELECT coalesce((
     SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) AS setting
@@ -88,7 +88,7 @@ SELECT coalesce((
 """
 
 # A job may be idle within a transaction for as long as it reads a scan. Its commits need not wait
-# for the disk: what a crash of Postgres loses, such as a delivery, is only done again.
+# for the disk: if a crash of Postgres loses one, such as a delivery, the job repeats that step.
 _SET_UP_SESSION = """
 SET idle_in_transaction_session_timeout TO '{reply_timeout}s';
 SET idle_session_timeout TO 0;
@@ -112,7 +112,7 @@ _REFUSED_LOGIN = re.compile(
 _TO_FAIL_OVER = (
     "check that the primary runs; if a standby takes over, try again once it is promoted"
 )
-# What libpq and the server say of one that takes no writes.
+# What libpq and Postgres say if a server takes no writes.
 _READ_ONLY = re.compile(
     "read-only transaction|session is read-only|during recovery|is in hot standby"
 )
@@ -143,7 +143,7 @@ class Connection(psycopg.Connection[TupleRow]):
 class _MomentLoader(TimestamptzLoader):
     """Loads `infinity` and years that Python can't express as the first or last moment.
 
-    Otherwise, one such row would make the whole list unreadable, and its jobs fail for ever.
+    Otherwise, one such row would make a whole list unreadable, and its own job fail forever.
     """
 
     def load(self, data: Buffer) -> datetime:
@@ -166,11 +166,11 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         url = settings.require_database_url().get_secret_value()
         try:
-            given: dict[str, Any] = conninfo_to_dict(url)
+            conninfo: dict[str, Any] = conninfo_to_dict(url)
             # libpq would refuse these only when it connects.
-            self._servers = _servers(given)
+            self._servers = _servers(conninfo)
             ports = (server.get("port") or 5432 for _, server in self._servers)
-            if given.get("sslmode", "prefer") not in _SSL_MODES or not all(
+            if conninfo.get("sslmode", "prefer") not in _SSL_MODES or not all(
                 int(port) in range(1, 65_536) for port in ports
             ):
                 raise ValueError
@@ -181,37 +181,37 @@ class Database:
                 hint="use postgres://USER:PASSWORD@HOST:PORT/DATABASE; percent-encode special "
                 "characters in the password, and leave out options that are not Postgres's own",
             ) from None
-        if "service" in given:
+        if "service" in conninfo:
             raise ConfigurationError(
                 "DATABASE_URL names a service, whose server no screen could name",
                 hint="write the host and the database of the service into DATABASE_URL",
             )
-        self._name = str(given.get("dbname") or given.get("user") or "postgres")
+        self._name = str(conninfo.get("dbname") or conninfo.get("user") or "postgres")
         hosts = ", ".join(name for name, _ in self._servers)
         self.server = f"{self._name} on {hosts}"  # only the one in use, once it is known
         self.place = self.server  # with the schema, once it is known
         self.schema = ""  # of Docora's tables, once it is known
-        self.is_read_only = False  # by the word of an administrator, once it is known
+        self.is_read_only = False  # set by an administrator, once it is known
         self.has_proxy = False  # between us and the server, once it is known
-        self._secrets = [url, given.get("password"), given.get("sslpassword")]
+        self._secrets = [url, conninfo.get("password"), conninfo.get("sslpassword")]
         self._statement_timeout = settings.statement_timeout
         # Shorter than the statement timeout, whose error does not mention the lock.
         self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
         self._reply_timeout = settings.statement_timeout + REPLY_GRACE
-        # Of libpq's own variables and services, none may lead elsewhere: no screen would name it.
+        # libpq's own variables and services must not lead to a server that no screen names.
         places = {"host": "", "hostaddr": "", "port": "", "dbname": self._name, "options": ""}
         self._parameters: dict[str, Any] = (
             places
             | {
                 "connect_timeout": settings.connect_timeout,
                 "application_name": "docora-ops",
-                "sslpassword": " ",  # without one, libpq asks the terminal for that of the key
+                "sslpassword": " ",  # otherwise, libpq may ask for one on the terminal
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
                 "tcp_user_timeout": self._reply_timeout * 1000,
             }
-            | given
+            | conninfo
             | {"client_encoding": "utf8"}
         )
         self._connection: Connection | None = None
@@ -242,9 +242,9 @@ class Database:
 
     @contextmanager
     def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
-        """Commits, or rolls back on an exception; swallows `Rollback`.
+        """Commits at the end of the block, rolls back on an exception, and swallows `Rollback`.
 
-        Refused by a standby, and where an administrator allows no changes.
+        Raises PostgresError on a standby, and where an administrator allows no changes.
         """
         assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
         with self._connected() as first:
@@ -286,7 +286,7 @@ class Database:
     def snapshot(self) -> AbstractContextManager[None]:
         """Begins a transaction whose statements all see the same state of the database.
 
-        Within another transaction, goes on with that one.
+        Within another transaction, does nothing.
         """
         return nullcontext() if self._in_transaction else self.transaction("REPEATABLE READ")
 
@@ -313,7 +313,7 @@ class Database:
 
     @contextmanager
     def _statement(self, sql: str) -> Iterator[tuple[psycopg.Cursor[TupleRow], bytes]]:
-        """Yields a cursor, and the SQL with Docora's schema, in which `%` is doubled."""
+        """Yields a cursor, and the SQL with the name of Docora's schema."""
         is_begun = self._in_transaction or not self._needs_transactions
         begun = nullcontext() if is_begun else self.transaction("READ COMMITTED")
         with begun, self._connected() as connection, connection.cursor() as cursor:
@@ -341,7 +341,7 @@ class Database:
     def _explain(self, error: psycopg.Error, server: str = "") -> PostgresError:
         """Translates an error of the driver, with secrets masked and a hint.
 
-        `server`: the one that could not be used, if several are tried.
+        server: the name of the server that could not be used, if several are tried.
         """
         where = server or f"Postgres database {self.server}"
         kind: type[PostgresError] = PostgresError
@@ -355,50 +355,50 @@ class Database:
                 hint = "try again; pg_stat_activity in the database shows who it is"
                 return LinkLockedError(held, hint=hint)
             case pg.ConnectionTimeout():
-                found, hint = "did not answer in time", "check its load and the network"
+                problem, hint = "did not answer in time", "check its load and the network"
             case pg.QueryCanceled():
                 kind = StatementTimeoutError
-                found = f"did not finish a statement within {self._statement_timeout} s"
+                problem = f"did not finish a statement within {self._statement_timeout} s"
                 hint = "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT"
             case pg.UndefinedTable() | pg.UndefinedColumn():
-                found = f"is not a Docora database: {text}"
+                problem = f"is not a Docora database: {text}"
                 hint = "point DATABASE_URL at the database that Docora uses, and let the role "
                 hint += "use its schema: docora-ops help privileges"
             case pg.InsufficientPrivilege():
-                kind, found = PostgresDeniedError, f"refuses: {text}"
+                kind, problem = PostgresDeniedError, f"refuses: {text}"
                 hint = "docora-ops help privileges lists what the role in DATABASE_URL needs"
             case (
                 pg.ReadOnlySqlTransaction() | pg.FeatureNotSupported() | psycopg.OperationalError()
             ) if _READ_ONLY.search(text):
-                found = "is read-only"
+                problem = "is read-only"
                 hint = "point DATABASE_URL at the primary; if this is a standby that takes over, "
                 hint += "try again once it is promoted"
                 if len(self._servers) > 1 and "target_session_attrs" not in self._parameters:
                     hint = "add target_session_attrs=read-write to DATABASE_URL"
             case pg.DeadlockDetected() | pg.SerializationFailure():
-                kind, found = ConflictError, f"broke off for another session: {text}"
+                kind, problem = ConflictError, f"broke off for another session: {text}"
                 hint = "try again"
             case psycopg.DatabaseError() if not isinstance(
                 error, psycopg.OperationalError | pg.IdleInTransactionSessionTimeout
             ):
-                kind, found, hint = LinkError, f"refuses: {text}", "see the server's log"
+                kind, problem, hint = LinkError, f"refuses: {text}", "see the server's log"
             case _ if "statement pooling" in text:
                 kind = PoolingError
-                found = "is behind a proxy that pools statements: docora-ops needs transactions"
+                problem = "is behind a proxy that pools statements: docora-ops needs transactions"
                 hint = "have the proxy pool transactions or sessions (in PgBouncer: pool_mode)"
             case _ if _REFUSED_LOGIN.search(text):
-                kind, found = PostgresDeniedError, f"refuses our login: {text}"
+                kind, problem = PostgresDeniedError, f"refuses our login: {text}"
                 hint = "check the role and the password in DATABASE_URL, and pg_hba.conf"
             case _:
                 how = "used" if self._connection or "FATAL" in str(error) else "reached"
                 if how == "reached" and text[1:2].islower():  # not an abbreviation, such as SSL
                     text = text[0].lower() + text[1:]
-                found, hint = f"can't be {how}: {text}", "check that it runs, and DATABASE_URL"
+                problem, hint = f"can't be {how}: {text}", "check that it runs, and DATABASE_URL"
                 if len(self._servers) > 1:
                     hint = _TO_FAIL_OVER
                 if re.search("certificate|private key|SSL", text):
                     hint = "check sslmode, sslcert, sslkey and sslrootcert in DATABASE_URL"
-        return kind(f"{where} {found}", hint=hint)
+        return kind(f"{where} {problem}", hint=hint)
 
     def _open(self) -> Connection:
         """Connects to the first server in DATABASE_URL that accepts the connection."""
@@ -406,7 +406,7 @@ class Database:
         for name, server in self._servers:
             options: dict[str, Any] = self._parameters | server
             try:
-                # A prepared statement would be unknown in the next session of a pooling proxy.
+                # A prepared statement may be unknown in the next session of a pooling proxy.
                 connection = Connection.connect(**options, autocommit=True, prepare_threshold=None)
             except psycopg.Error as error:
                 if len(self._servers) == 1:
@@ -415,12 +415,12 @@ class Database:
             else:
                 self.server = f"{self._name} on {name}"
                 return connection
-        found = "; ".join(each.message for each in refusals)
-        # A refused login, say, remains whichever server takes over.
-        worst = [each for each in refusals if type(each) is not PostgresError] or refusals
-        hints = {each.hint for each in worst}
+        reasons = "; ".join(error.message for error in refusals)
+        # A failover does not help against a refused login, for example.
+        worst = [error for error in refusals if type(error) is not PostgresError] or refusals
+        hints = {error.hint for error in worst}
         raise type(worst[0])(
-            f"Postgres database {self._name} has no usable server: {found}",
+            f"Postgres database {self._name} has no usable server: {reasons}",
             hint=hints.pop() if len(hints) == 1 else _TO_FAIL_OVER,
         )
 
@@ -447,8 +447,8 @@ class Database:
         except BaseException:
             connection.close()
             raise
-        found = (each.fetchall() for each in results if each.description)
-        *_, [(on_path,)], rows, [(self.is_read_only,)], [(session,)] = found
+        answers = (result.fetchall() for result in results if result.description)
+        *_, [(on_path,)], rows, [(self.is_read_only,)], [(session,)] = answers
         self.has_proxy = session != connection.info.backend_pid  # a proxy gives an id of its own
         schemas = [schema for (schema,) in rows]
         # If no schema fits, the error of the next statement names the usual one.
@@ -458,16 +458,16 @@ class Database:
         return connection
 
 
-def _servers(given: Mapping[str, object]) -> list[tuple[str, dict[str, str]]]:
+def _servers(conninfo: Mapping[str, object]) -> list[tuple[str, dict[str, str]]]:
     """Returns the name, and host and port, of each server in DATABASE_URL.
 
-    A name has the port where that tells several servers apart. Raises ValueError if hosts and ports
-    differ in number.
+    A name includes the port if there are several servers and the port is not 5432. Raises
+    ValueError if hosts and ports differ in number.
     """
-    names = [name for name in ("host", "hostaddr", "port") if given.get(name)]
-    lists = [str(given[name]).split(",") for name in names]
+    names = [name for name in ("host", "hostaddr", "port") if conninfo.get(name)]
+    lists = [str(conninfo[name]).split(",") for name in names]
     count = max(map(len, lists), default=1)
-    lists = [each * count if len(each) == 1 else each for each in lists]
+    lists = [values * count if len(values) == 1 else values for values in lists]
     servers = [dict(zip(names, values, strict=True)) for values in zip(*lists, strict=True)] or [{}]
     named = []
     for server in servers:
@@ -478,11 +478,11 @@ def _servers(given: Mapping[str, object]) -> list[tuple[str, dict[str, str]]]:
 
 
 class Session(Database):
-    """A session of the server. Its settings and locks last until it is closed or released.
+    """A session of the server, whose settings and locks outlive a transaction.
 
     Needs a direct connection, or a proxy that pools sessions. A statement outside of
     `transaction()` commits by itself, without waiting for the disk. A `transaction()` waits for the
-    disk, which also flushes the commits before it.
+    disk, which also has all earlier commits then.
     """
 
     _needs_transactions = False
@@ -490,7 +490,7 @@ class Session(Database):
 
     @property
     def id(self) -> int:
-        """The process id of this session's backend in Postgres, even behind a proxy."""
+        """The process id of the session's backend, also behind a proxy."""
         with self._connected():
             return self._id
 
@@ -499,7 +499,7 @@ class Session(Database):
         """Tells whether the session is connected, without asking the server."""
         if self._connection is None or self._connection.closed:
             return False
-        # The server sends an idle session nothing but that it ends.
+        # The server sends nothing to an idle session, except when it ends the session.
         poll = select.poll()
         poll.register(self._connection.fileno(), select.POLLIN)
         return not poll.poll(0)
@@ -509,16 +509,16 @@ class Session(Database):
     ) -> list[Sequence[TupleRow]]:
         """Runs statements in one transaction and one round trip; returns the rows of each.
 
-        All of them take effect, or none. Not the next call after a `stream`, unless it
+        All statements take effect, or none. After a `stream`, do not call it next without
         `waits_for_disk`.
 
         waits_for_disk: return only when the disk has the commit.
         """
         self.require_changes()
         with self._connected() as connection:
-            # Up to its one Sync, a pipeline is a transaction, and every proxy passes it on.
+            # A pipeline with one Sync at its end is a transaction, and every proxy passes it on.
             with connection.pipeline():
-                # After a `stream`, libpq returns the rows of the first statement in chunks, too,
+                # After a `stream`, libpq also returns the rows of the next statement in chunks,
                 # which psycopg does not expect: that statement must have no rows.
                 if waits_for_disk:
                     connection.execute(b"BEGIN")
@@ -541,6 +541,6 @@ class Session(Database):
         set_up += _SET_UP_SESSION.format(reply_timeout=self._reply_timeout)
         connection.execute(set_up.encode())
         self._begin = _WAIT_FOR_DISK.decode()
-        # The id that the driver knows may be that of a proxy.
+        # The driver may know the id of a proxy instead.
         [self._id] = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
         return connection

@@ -1,4 +1,4 @@
-"""Checks the Postgres server: version, pooling, Docora's tables, and the role's privileges."""
+"""Checks the Postgres server: its version and pooling, Docora's tables, the role's privileges."""
 
 import re
 import time
@@ -70,7 +70,7 @@ SESSIONS_FOR_WORKERS = (
     "point the workers' DATABASE_URL at Postgres itself, or at a proxy that pools sessions "
     "(in PgBouncer: pool_mode)"
 )
-_TRIES = 20  # other clients may take the session that would reveal the pooling
+_TRIES = 20  # in one try, other clients may take the session that would reveal the pooling
 
 Privilege = tuple[str, str, str | None]  # privilege, table, column; None: the whole table
 
@@ -108,7 +108,7 @@ class Role:
     schema: str
     is_superuser: bool
     missing_columns: list[str]  # each `table` or `table.column` that is absent or hidden
-    held: set[Privilege]  # privileges in the topic `privileges` that the role has
+    held: set[Privilege]  # those of the topic `privileges` that the role has
 
     @property
     def may_only_read(self) -> bool:
@@ -117,7 +117,7 @@ class Role:
         return is_reader and not self.lacks(read_only=True)
 
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
-        """Returns the grants in the topic `privileges` that the role lacks, by table.
+        """Returns the grants of the topic `privileges` that the role lacks, by table.
 
         read_only: compare with the role for monitoring, regardless of further privileges.
         """
@@ -176,7 +176,7 @@ def _standby(lag: Sequence[int | None]) -> Standby:
 def pools_transactions(settings: Settings, tries: int = _TRIES) -> bool | None:
     """Tells whether a proxy pools transactions; None if two connections can't be opened at once.
 
-    tries: how often to compare sessions; a few tries prove nothing if the pool's clients are busy.
+    tries: how often to compare sessions; a few are not enough if other clients are busy.
 
     Raises PoolingError if the proxy pools statements.
     """
@@ -186,9 +186,9 @@ def pools_transactions(settings: Settings, tries: int = _TRIES) -> bool | None:
             session = first.rows(SESSION_ID)
             for _ in range(tries):
                 with second.snapshot():
-                    # Such a proxy gives both connections one session, or one connection different
-                    # sessions. If the session is shared, the first connection must not be asked: a
-                    # pool of one session would not answer.
+                    # Such a proxy gives one session to both connections, or changes the session of
+                    # one. If the session is shared, the first connection must not be asked: a pool
+                    # with only this session would not answer.
                     if second.rows(SESSION_ID) == session or first.rows(SESSION_ID) != session:
                         return True
         except PoolingError:

@@ -34,7 +34,7 @@ class Selection:
     open_circuits_left_out: int | None = None
     # The number of due links left to other operations with `--in-flight`, by operation id.
     left_to_operations: Mapping[str, int] = field(default_factory=dict)
-    held_left_out: Sequence[AppCount] = ()  # apps whose links were left out: see `hold`
+    held_left_out: Sequence[AppCount] = ()  # held apps, whose links were left out
 
     @property
     def total(self) -> int:
@@ -43,7 +43,7 @@ class Selection:
 
 
 def keep_links(selection: Selection, refs: Sequence[LinkRef]) -> Selection:
-    """Returns the selection with these of its links only."""
+    """Returns the selection, reduced to these of its links."""
     counts = Counter(ref.app_id for ref in refs)
     by_app = [replace(app, links=counts[app.app_id]) for app in selection.by_app]
     return replace(selection, refs=refs, by_app=[app for app in by_app if app.links])
@@ -58,8 +58,8 @@ def select_links(
 ) -> Selection:
     """Selects at most `limit` links that match.
 
-    skip_open_circuits: exclude and count links whose circuit is open, as if `which.open_circuit`
-        were False.
+    skip_open_circuits: exclude links whose circuit is open, and count them; also done if
+        `which.open_circuit` is False.
     """
     if skip_open_circuits or which.open_circuit is False:
         limit = 0 if which.open_circuit else limit
@@ -68,10 +68,10 @@ def select_links(
     else:
         held_back = [LinkStatus.PENDING_SNAPSHOT] if which.or_held_back else []
         # The first batch, or the first link that a worker scans, closes the circuit. Later links
-        # were chosen before that, so they must not be skipped.
+        # of the selection must still qualify then.
         statuses = [*which.statuses, *held_back]
         claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
-    # Each batch would send all errors of the groups: their links were chosen, so the text suffices.
+    # Each batch would send all these errors. The links are chosen already, so the text suffices.
     if claimed.exclude_cut_errors is not None:
         claimed = replace(claimed, exclude_errors=())
     claimed = replace(claimed, cut_errors=None, exclude_cut_errors=None)
