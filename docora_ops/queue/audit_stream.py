@@ -21,18 +21,18 @@ STREAM = "docora-ops:audit"
 # A separate stream, because a pass every minute would push out the entries of people.
 SCHEDULE_STREAM = "docora-ops:audit:schedule"
 ENTRIES_KEPT = 10_000
-_LAST_ENTRIES = 100  # searched for the last suspension
+_LAST_ENTRIES = 100  # that are searched for the last suspension or hold
 
 AuditEntry = tuple[str | int, ...]  # the command that writes the entry: XADD, key, arguments
 
 
 class AuditEvent(StrEnum):
-    """What an audit entry is about."""
+    """The point of a change at which an audit entry is written."""
 
     DONE = "done"  # a change without a start and an end
     STARTED = "started"
     ENDED = "ended"
-    AWAITED = "awaited"  # adds results to the operation or, for one link, the run in `operation_id`
+    AWAITED = "awaited"  # results; `operation_id` names the operation or, for one link, the run
 
 
 def audit_entry(
@@ -85,7 +85,7 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
         for key in (STREAM, SCHEDULE_STREAM) if schedule else (STREAM,):
             entries += cast("Any", client.xrevrange(key))
     entries.sort(key=lambda entry: [int(part) for part in entry[0].split(b"-")], reverse=True)
-    rows: dict[str, HistoryEntry] = {}  # by run, whose end comes first
+    rows: dict[str, HistoryEntry] = {}  # by run; the end of a run is read first
     results: dict[str, Results] = {}  # by operation id
     for entry_id, fields in entries:
         texts = {text_of(name): text_of(value) for name, value in fields.items()}
@@ -107,9 +107,9 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
 
 
 def read_last_change(client: Redis) -> tuple[datetime | None, datetime | None]:
-    """Returns when anything was last changed, and when the last suspension or hold ended.
+    """Returns the times of the last change, and of the last end of a suspension or hold.
 
-    Each is None if unknown. Considers only the last entries, without passes of `schedule`.
+    Either is None if unknown. Searches only the last 100 entries, without passes of `schedule`.
     Raises RedisError.
     """
     with redis_errors(client):

@@ -1,6 +1,6 @@
-"""Who uses this Redis, and which backend a command works with: the one that is set or in use.
+"""Finds out who uses this Redis, and chooses the backend: the one that is set, or else in use.
 
-BullMQ and its workers are known by the keys of Docora's own queue, and by their connections.
+BullMQ is recognized by the keys of Docora's own queue, and its workers by their connections.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from docora_ops.queue.link_queue import LinkQueue
 
 _PREFIX = "bull"
-BULLMQ = f"{_PREFIX}:{QUEUE_NAME}:"  # begins all keys of the queue
+BULLMQ = f"{_PREFIX}:{QUEUE_NAME}:"  # prefix of all keys of the queue
 BULLMQ_LISTS = ("wait", "paused", "active")
 BULLMQ_SETS = ("delayed", "failed", "completed")
-BULLMQ_PLACES = (*BULLMQ_LISTS, *BULLMQ_SETS)  # in the first four, the jobs are to be run
-# With this key a worker keeps the others from looking for stalled jobs in the same 30 s.
+BULLMQ_PLACES = (*BULLMQ_LISTS, *BULLMQ_SETS)  # the first four hold live jobs
+# A worker sets this key to keep the others from checking for stalled jobs in the same 30 s.
 _STALLED_CHECK = f"{BULLMQ}stalled-check"
 # A shell command that removes the queue.
 TO_REMOVE_BULLMQ_JOBS = (
     f"""{{ redis-cli -u "$REDIS_URL" --scan --pattern '{BULLMQ}*'; }} | """
     'xargs -r -n 100 redis-cli -u "$REDIS_URL" del'
 )
-_WORKER = f"{_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"  # begins a connection's name
+_WORKER = f"{_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"  # prefix of a connection's name
 _START = "start Docora's worker if it runs its own, or "  # begins the advice if no worker is seen
 _RQ_KEYS = (LIST, INTERMEDIATE, WIP, *REGISTRIES.values())
 _BULLMQ_KEYS = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
@@ -46,16 +46,16 @@ _BULLMQ_KEYS = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
 
 @dataclass(frozen=True)
 class Signs:
-    """What shows who uses this Redis, as far as our user may see: users are made for one queue.
+    """The signs of who uses this Redis, as far as our user may read them.
 
-    rq_workers: keys of the live workers of RQ that listen on the queue.
-    bullmq_workers: the number of Docora's own workers.
-    bullmq_is_at_work: one of Docora's own workers is live or, where our user may not list clients,
-        was live in the last 30 s.
-    mark: names the database that this Redis belongs to.
-    denial: why RQ's workers or some of the keys are not known, if our user may not read them.
+    rq_workers: the keys of the live RQ workers that listen on the queue.
+    bullmq_workers: the number of live workers of Docora's own.
+    bullmq_is_at_work: whether a worker of Docora's own is live or, if our user may not list
+        clients, was live in the last 30 s.
+    mark: the mark that names the database of this Redis.
+    denial: the error if our user may not read RQ's workers or some of the keys.
     rq_keys, bullmq_keys: how many keys of each queue exist.
-    rq_jobs, bullmq_jobs: how many keys with jobs that are to be run exist.
+    rq_jobs, bullmq_jobs: how many of these keys hold live jobs.
     """
 
     rq_workers: Sequence[str]
@@ -70,7 +70,7 @@ class Signs:
 
 
 def read_signs(client: Redis) -> Signs:
-    """Reads who uses this Redis, in one round trip, or two beside workers of RQ.
+    """Reads who uses this Redis, in one round trip; in two if RQ workers are registered.
 
     Raises the client's RedisError.
     """
@@ -96,7 +96,7 @@ def read_signs(client: Redis) -> Signs:
 
 
 def bullmq_workers(client: Redis) -> list[Worker]:
-    """Returns the live workers of Docora's own queue, none if the user may not list clients."""
+    """Returns the live workers of Docora's own queue; none if our user may not list clients."""
     with suppress(NoPermissionError):
         return _workers_among(client.client_list(), client)
     return []
@@ -105,7 +105,7 @@ def bullmq_workers(client: Redis) -> list[Worker]:
 def sees_bullmq_worker(client: Redis) -> bool:
     """Tells whether a worker of Docora's own queue is live.
 
-    If the user may not list clients, tells whether one was live in the last 30 s.
+    If our user may not list clients, tells whether one was live in the last 30 s.
     """
     with suppress(NoPermissionError):
         return bool(_workers_among(client.client_list(), client))
@@ -117,8 +117,8 @@ def sees_bullmq_worker(client: Redis) -> bool:
 def _workers_among(connections: Sequence[Mapping[str, str]], client: Redis) -> list[Worker]:
     """Returns the workers of Docora's own queue in the client's database of Redis.
 
-    A worker is known by one of its connections, which has the name of the queue and the worker's
-    own name, if any.
+    One connection of each worker is named after the queue and, if the worker has a name, after the
+    worker.
     """
     database = str(client.connection_pool.connection_kwargs.get("db", 0))
     workers = []
@@ -157,7 +157,7 @@ def choose_backend(signs: Signs) -> BackendChoice:
 
 
 def emptied(choice: BackendChoice) -> BackendChoice:
-    """Makes a choice unclear: links were scanned, so a Redis without keys proves nothing."""
+    """Returns the choice as unclear, because links were scanned although Redis has no keys."""
     why = (
         "Redis holds no key of either queue, though links were scanned "
         "(it may have been emptied, or be another Redis)"
@@ -167,7 +167,7 @@ def emptied(choice: BackendChoice) -> BackendChoice:
 
 
 def open_queue(settings: Settings, client: Redis) -> LinkQueue:
-    """Returns the queue of the backend that is set, otherwise in use. Raises RedisError."""
+    """Returns the queue of the backend that is set, or else in use. Raises RedisError."""
     signs = None
     if settings.backend is not None:
         choice = BackendChoice(settings.backend, BackendSource.SETTING)

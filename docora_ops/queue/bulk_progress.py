@@ -73,14 +73,13 @@ class ProgressStore:
     ) -> tuple[bool, str | None]:
         """Stores the counts of an operation and its record, and renews their TTLs.
 
-        Returns whether the operation is cancelled, and by whom if known. Does not write
+        Returns whether the operation is cancelled, and who cancelled it if known. Does not write
         `progress.cancelled`, because others may cancel at any time.
 
         failures: all links that could not be queued so far.
         since: the number of failures that earlier calls have stored.
-        change: who started what; only on the first call.
-        failed_links: all links that failed again; empty if there are no new ones since the last
-            call.
+        change: the change that started the operation; only on the first call.
+        failed_links: all links that failed again; empty if none did since the last call.
         """
         operation_id = progress.operation_id
         fields: dict[Any, Any] = {
@@ -107,7 +106,7 @@ class ProgressStore:
             with redis_errors(self._client):
                 of_record["started_at"] = int(server_time(self._client) * 1000)
             of_record["reason"] = change.reason or ""
-            surplus = record_ids(self._client)[RECORDS_KEPT - 1 :]  # they make way for this one
+            surplus = record_ids(self._client)[RECORDS_KEPT - 1 :]  # they make room for this one
         key, record_key = operation_key(operation_id), part_key(operation_id, "record")
         links_key, failures_key = (part_key(operation_id, part) for part in ("links", "failures"))
         with self._transaction(audit) as pipeline:
@@ -190,7 +189,7 @@ class ProgressStore:
             )
         kept: dict[int, LinkFailure] = {}
         for number, value in stored.items():
-            # Not `total`, nor anything else that is no failure: others may write here.
+            # Skips `total`, and whatever other programs have written.
             with suppress(ValueError, TypeError, RecursionError):
                 kept[int(number)] = failure_of(json.loads(value))
         return [kept[number] for number in sorted(kept)]
@@ -241,7 +240,7 @@ class ProgressStore:
 
     @contextmanager
     def _transaction(self, audit: AuditEntry | None) -> Iterator[Pipeline]:
-        """Begins a transaction. If a command is not permitted, Redis executes none of them."""
+        """Yields a pipeline: if one of its commands is not permitted, Redis executes none."""
         with redis_errors(self._client), self._client.pipeline() as pipeline:
             if audit:
                 self._client.xlen(str(audit[1]))  # fails if the key is of another type

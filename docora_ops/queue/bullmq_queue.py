@@ -1,7 +1,8 @@
 """Docora's own queue, kept by BullMQ 5. docora-ops only reads it; Docora's scheduler queues jobs.
 
 The scheduler queues each pending link within a minute. `push` only looks at the jobs while their
-rows are locked. Docora's worker begins a job with a write to the row, so it waits for our commit.
+links' rows are locked. Docora's worker begins a job with a write to the row, so it waits for our
+commit.
 """
 
 import json
@@ -116,7 +117,7 @@ class BullmqQueue:
         self.choice, self.where = choice, describe(client)
 
     @cached_property
-    def _script(self) -> Script:  # reading commands, most of which need none, read no file
+    def _script(self) -> Script:  # read only when needed, as few reading commands need it
         return Script(self._client, *self.script_files)
 
     @property
@@ -154,7 +155,7 @@ class BullmqQueue:
         changes_links: bool = True,  # noqa: ARG002
         commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Looks at each job while the rows are locked, and writes the commands."""
+        """Looks at each job, and runs `commands` unless a job must be left alone."""
         if not requests:
             return []
         config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
@@ -207,7 +208,7 @@ class BullmqQueue:
             pipeline.lrange(f"{BULLMQ}paused", -read, -1)
             pipeline.lrange(f"{BULLMQ}active", -read, -1)
             pipeline.zrange(f"{BULLMQ}delayed", 0, read - 1, withscores=True)
-            # Docora configures BullMQ to keep the last 200.
+            # Docora has BullMQ keep the last 200.
             recently = int((now - RECENT) * 1000), cast("int", "+inf")
             pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
             pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
@@ -388,7 +389,7 @@ class BullmqQueue:
         with redis_errors(self._client):
             for name in BULLMQ_PLACES:
                 for ids in _pages(self._client, name):
-                    # BullMQ keeps failed jobs even if their links are deleted.
+                    # BullMQ keeps ended jobs even if their links are deleted.
                     yield ids, name not in _ENDED
 
 

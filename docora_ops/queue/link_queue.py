@@ -25,7 +25,7 @@ from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
 
 LEAST_WAITING = 20
-"""Jobs at the head of the queue that are searched for the oldest, which need not be the first."""
+"""How many jobs at the head are searched for the oldest one, which need not be the first."""
 SAMPLE = 100
 """The maximum number of jobs in `QueueUse.sample`."""
 RECENT = 900
@@ -37,7 +37,7 @@ class QueueUse:
     """Who uses the queue at one moment.
 
     workers: the number of live workers that listen on the queue.
-    other: whether the queue of the other backend has jobs or live workers.
+    other: the state of the other backend's queue.
     suspension: the suspension of the workers, if any.
     sample: the ids of up to 100 jobs that wait or (RQ only) have failed.
     mark: the mark that names the database of this Redis.
@@ -56,9 +56,9 @@ class PushRequest:
 
     payload: arguments of the job; with None, the push only confirms that no job is live.
     is_rescan: the rescan flag of the job.
-    disproved: `STATUS ENQUEUED_AT` of a waiting job that is in no place from which a worker would
-        take it, according to two looks; otherwise empty. If the job is unchanged and still in no
-        such place, the push replaces it.
+    disproved: `STATUS ENQUEUED_AT` of a job that reads as waiting, although two looks found it in
+        no place from which a worker would take it; otherwise empty. The push replaces the job if
+        all of that is still so.
     """
 
     job_id: str
@@ -73,8 +73,8 @@ class Answer:
 
     reason: why the job is unreadable.
     outcome: the outcome of a push; None for a look.
-    is_delayed: the job waits, but not in a list.
-    is_left: the job can't be pushed, so this push has pushed no job at all.
+    is_delayed: whether the job waits, but not in a list.
+    is_left: whether the job can't be pushed, so that the push has pushed no job at all.
     """
 
     job_id: str
@@ -85,7 +85,7 @@ class Answer:
     is_left: bool = False
 
 
-# A push's words for jobs that wait now.
+# Replies for jobs that wait after the script.
 _WAITING = {"delayed", "queued", "replaced_finished", "replaced_stale"}
 
 
@@ -94,7 +94,7 @@ def answers_of_script(
 ) -> list[Answer]:
     """Parses the replies of a script, one per job.
 
-    outcomes: of a push, by the word that begins the reply.
+    outcomes: the outcomes of a push, by the first word of a reply.
     """
     answers = []
     for job_id, reply in zip(job_ids, replies, strict=True):
@@ -107,12 +107,12 @@ def answers_of_script(
 
 
 def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
-    """Returns the commands as arguments of a script, each with its length before it."""
+    """Returns the commands as arguments of a script, each preceded by its length."""
     return [argument for command in commands for argument in (len(command), *command)]
 
 
 def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
-    """Returns when the oldest of the waiting jobs was queued, and how many seconds ago.
+    """Returns when the oldest of these waiting jobs was queued, and how many seconds ago.
 
     now: Unix time by the clock of Redis.
     """
@@ -125,7 +125,7 @@ def first_ids(
 ) -> tuple[int, list[tuple[str, list[str]]]]:
     """Returns the number of jobs, and the ids of the first `limit` jobs grouped by status.
 
-    ids_by_status: read in the order in which jobs move, so that a job that moves on meanwhile is
+    ids_by_status: in the order in which jobs move, so that a job that moves during the reads is
         seen twice rather than missed.
     """
     statuses: dict[str, str] = {}
@@ -155,14 +155,14 @@ class LinkQueue(Protocol):
 
     @property
     def use(self) -> QueueUse:
-        """Returns the last result of `read_use`, which is called if there is none."""
+        """Returns the last result of `read_use`; calls it first if there is none."""
 
     def read_use(self) -> QueueUse:
         """Reads who uses the queue now."""
 
     @property
     def sweep(self) -> QueueSweep | None:
-        """Finds and removes entries of the whole queue; None if only Docora may remove them."""
+        """Returns what finds and removes entries of the queue; None if only Docora may do that."""
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job according to its own keys; writes nothing."""
@@ -185,10 +185,10 @@ class LinkQueue(Protocol):
         Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
         disproved. Call it after `prepare`, with the rows locked; the timeout is 4 s.
 
-        leaves_waiting: waiting jobs can't be pushed, either.
+        leaves_waiting: also treat waiting jobs as jobs that can't be pushed.
         front: put each new job at the head of the queue, which reverses their order.
-        exempts: exempt these jobs from the holds of their apps, if any.
-        changes_links: write `commands` even if all jobs already wait.
+        exempts: exempt the jobs from the holds of their apps, if any.
+        changes_links: run `commands` even if all jobs already wait.
         commands: Redis commands to run atomically with the push.
         """
 
@@ -199,9 +199,9 @@ class LinkQueue(Protocol):
         """
 
     def seconds_until_others_forgotten(self) -> int | None:
-        """Returns the seconds until Redis forgets workers of the other backend that die now.
+        """Returns how many seconds workers of the other backend stay visible after they die.
 
-        Returns None if there are none, or if Redis forgets them at once.
+        None if there are none, or if Redis forgets them at once.
         """
 
     def health(self) -> QueueHealth:
@@ -226,11 +226,11 @@ class LinkQueue(Protocol):
     ) -> Outcomes:
         """Reads how snapshots ended: see `read_outcomes`.
 
-        BullMQ has no record of outcomes: these are the last failed jobs, which it keeps.
+        With BullMQ, which has no record of outcomes, reads the failed jobs that are kept.
         """
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields pages of the ids of all jobs.
+        """Yields pages of the ids of all jobs, each with whether its jobs should have a link.
 
-        With each page comes False if its jobs may outlast their links, as finished jobs do.
+        Finished jobs, for example, may outlast their links.
         """

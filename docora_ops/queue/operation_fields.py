@@ -15,7 +15,7 @@ from docora_ops.queue.redis_answers import (
 
 EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
 OWNER_PATIENCE = 120  # seconds without a renewal after which an operation counts as abandoned
-LONGEST_ERROR = 1_000  # characters, also of a message
+LONGEST_ERROR = 1_000  # characters of an error or a message
 PREFIX = "docora:bulk:"
 # Fields that Docora's dashboard reads, then fields that docora-ops adds to its own operations.
 FIELDS = (
@@ -32,10 +32,10 @@ def operation_key(operation_id: str) -> str:
 def part_key(operation_id: str, part: str) -> str:
     """Returns the key of a part of an operation.
 
-    part: `failures`; `record`, which is kept for a week; `links`, the row ids of claimed links; or
-        `selection`, the row ids of all links of an operation at work. A row id has 16 bytes.
+    part: `failures`; `record`, which is kept for a week; `links`, the row ids of the claimed links;
+        or `selection`, the row ids of all links while the operation is at work.
     """
-    # Without `PREFIX`, because the dashboard would take the key for an operation.
+    # With `PREFIX`, the dashboard would take the key for an operation.
     return f"docora-ops:operation:{operation_id}:{part}"
 
 
@@ -103,7 +103,7 @@ def results_of(text: str | None) -> Results | None:
 
 
 def stopped_by_of(text: str | None) -> StoppedBy | None:
-    """Parses why an operation left links unchanged; returns None if the reason is unknown."""
+    """Parses why an operation left links unchanged; returns None for any other text."""
     with suppress(ValueError):
         return StoppedBy(text or "")
     return None

@@ -1,4 +1,4 @@
-"""The row ids of the links of bulk operations: claimed links, and all links of operations at work.
+"""The row ids of the links that bulk operations have claimed, or are at work on.
 
 All functions raise RedisError.
 """
@@ -39,7 +39,7 @@ class SharedLinks:
 
 
 def has_links(client: Redis, operation_id: str) -> bool:
-    """Tells whether the operation's claimed links are known."""
+    """Tells whether the claimed links of the operation are still stored."""
     with redis_errors(client):
         return bool(client.exists(part_key(operation_id, "links")))
 
@@ -52,7 +52,7 @@ def read_links(client: Redis, operation_id: str, since: int) -> list[str]:
 
 
 def add_links(client: Redis, operation_id: str, ids: Iterable[str]) -> None:
-    """Adds to the claimed links of an operation, by row id."""
+    """Adds links to the claimed links of an operation, by row id."""
     execute: Callable[..., object] = client.execute_command
     with redis_errors(client):
         for command in commands_to_add_links(operation_id, ids):
@@ -66,7 +66,7 @@ def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command
 
 
 def keep_at_work(client: Redis, operation_id: str, selected: Iterable[str]) -> None:
-    """Marks the operation as at work for the next `HEARD` seconds, for other commands to see.
+    """Shows other commands for the next `HEARD` seconds that the operation is at work.
 
     selected: the row ids of all links of the operation.
     """

@@ -34,7 +34,7 @@ FAILURES_OF_RECORD = 1_000
 _RECORDS = "docora-ops:operations"  # a stream of the ids of operations with a record
 # Fields besides those of the operation; the last two are compressed.
 _RECORD_FIELDS = ("started_at", "reason", "failures", "failed_links")
-_LARGEST_FIELD = 16 * 2**20  # decompressed bytes: others may have written the field
+_LARGEST_FIELD = 16 * 2**20  # decompressed bytes: other programs may have written the field
 
 
 def add_record(pipeline: Pipeline, operation_id: str, surplus: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ def fields_of_failures(
 
 
 def compressed(failures: Sequence[LinkFailure]) -> bytes:
-    """Compresses the first failures, most of whose texts are alike."""
+    """Compresses the first failures, because most of their texts are alike."""
     shortened = (
         replace(failure, error_message=failure.error_message[:LONGEST_ERROR])
         for failure in failures[:FAILURES_OF_RECORD]
@@ -121,7 +121,7 @@ def compressed(failures: Sequence[LinkFailure]) -> bytes:
 
 
 def _decompressed(value: bytes | None) -> list[LinkFailure]:
-    """Returns the failures; omits anything else that others may have written."""
+    """Returns the failures; omits what other programs may have written."""
     failures: list[LinkFailure] = []
     with suppress(ValueError, TypeError, RecursionError, zlib.error):
         for texts in json.loads(zlib.decompressobj().decompress(value or b"", _LARGEST_FIELD)):

@@ -26,11 +26,11 @@ PAIR_KEY = "docora-ops:pair"
 
 @dataclass(frozen=True)
 class DatabaseIdentity:
-    """What distinguishes one database from another.
+    """The facts that identify a database.
 
     system_identifier: Postgres's database system identifier, shared by standbys and physical
         copies; None if the role may not read it.
-    app_ids: up to 20 apps.
+    app_ids: the ids of up to 20 apps.
     """
 
     database: str
@@ -101,7 +101,7 @@ def mark_to_leave(
 ) -> Mapping[str, Mapping[str, object]]:
     """Returns the configuration that makes a script leave a mark.
 
-    was: the raw value that the mark may replace.
+    was: the raw value of the mark that may be replaced.
     entry: the audit entry to write if `was` names another database.
     """
     mark = {"key": PAIR_KEY, "text": _encoded(identity, who), "was": was}

@@ -12,7 +12,7 @@ _ENDED = {"Z", "X"}  # zombies and dead processes
 
 @dataclass(frozen=True)
 class Process:
-    """A process, identified beyond its PID, which is only unique in one place at one time."""
+    """A process and what tells it from others with its PID, elsewhere or at another time."""
 
     boot_id: str  # changes with each start of the machine
     pid_namespace: str  # of the container, as `pid:[4026531836]`
@@ -23,8 +23,7 @@ class Process:
     def is_known_dead(self) -> bool:
         """Tells whether the process is gone.
 
-        False if that is unknown, because the process runs on another machine or in another
-        container.
+        False if it ran on another machine or in another container, where this can't be known.
         """
         here = this_process()
         if here is None or here.where != self.where:
@@ -45,7 +44,7 @@ class Process:
 
 
 def this_process() -> Process | None:
-    """Returns this process; None if the system does not tell, as on macOS."""
+    """Returns this process; None if /proc does not show it, as on macOS."""
     with suppress(OSError, ValueError):
         # /proc may belong to another container, where the same PID is another process.
         if (_PROC / "self").readlink() != Path(str(os.getpid())):

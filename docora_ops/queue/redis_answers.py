@@ -20,15 +20,15 @@ _MOST_DIGITS = 20
 
 
 class Script:
-    """A Lua script of this package. Has a timeout of 4 s, because rows may be locked meanwhile."""
+    """A Lua script of this package. Its timeout is 4 s, because rows may be locked meanwhile."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
-        """Concatenates the files `names` to one script."""
+        """Joins the files `names` to one script."""
         self.client = client_for_locked_rows(client)
         folder = files("docora_ops.queue")
         texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
         self._script = self.client.register_script("".join(texts))
-        self._clock: tuple[float, float] | None = None  # Redis's, and ours at that moment
+        self._clock: tuple[float, float] | None = None  # Redis's time, and ours at that moment
 
     def load(self) -> tuple[float, float]:
         """Loads the script and reads the clock, in one round trip. Raises RedisError."""
@@ -53,7 +53,7 @@ class Script:
 
 
 def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
-    """Runs the commands of a pipeline; the reply for a key of another type is None.
+    """Runs the commands of a pipeline. The reply is None if a key is of another type.
 
     keeps_denials: return NoPermissionError for a command that is not permitted, instead of raising.
     """
@@ -68,7 +68,7 @@ def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
 
 
 def permits(client: redis.Redis, *commands: Command) -> bool:
-    """Tells whether our user may run these commands, which are not run.
+    """Tells whether our user may run these commands, without running them.
 
     Raises the client's RedisError.
     """
@@ -97,7 +97,7 @@ def read_hashes(
 
 
 def whole_number(text: bytes | None, *, signed: bool = False) -> int | None:
-    """Parses a number that others may have written; returns None for any other text.
+    """Parses a whole number; returns None for any other text, which other programs may write.
 
     signed: allow a minus sign.
     """
@@ -125,7 +125,7 @@ def moment_of_timestamp(seconds: float) -> datetime | None:
 def mapping_of(text: str | bytes | None) -> dict[str, str | int | bool | list[str]]:
     """Parses a JSON object; keeps only texts, integers, booleans and lists of texts.
 
-    Returns an empty mapping for anything else that others may have written.
+    Returns an empty mapping for anything else, which other programs may have written.
     """
     try:
         values = json.loads(text or "{}")

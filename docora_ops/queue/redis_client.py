@@ -12,7 +12,7 @@ from redis.retry import Retry
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import Settings
 
-ROWS_LOCKED_TIMEOUT = 4  # seconds for a reply while rows are locked, for which Docora may wait
+ROWS_LOCKED_TIMEOUT = 4  # seconds for a reply while we lock rows, for which Docora may wait
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -28,8 +28,8 @@ def connect(settings: Settings) -> redis.Redis:
             driver_info=None,  # saves two commands per connection that users need permission for
             protocol=2,
             retry=Retry(NoBackoff(), 0),
-            # After a failover, the next command must reconnect, because the name may then resolve
-            # to another server.
+            # Makes the next command reconnect after a failover, when the name may lead to another
+            # server.
             retry_on_error=[exceptions.ReadOnlyError, exceptions.MasterDownError],
             socket_connect_timeout=settings.connect_timeout,
             socket_timeout=settings.statement_timeout,
@@ -38,7 +38,7 @@ def connect(settings: Settings) -> redis.Redis:
         pool = client.connection_pool
         options = pool.connection_kwargs
         pool.connection_class(**options)
-        str(options.get("host", "")).encode("idna")  # as resolving the name does
+        str(options.get("host", "")).encode("idna")  # fails if resolving the name would fail so
     except (ValueError, TypeError, LookupError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
@@ -46,7 +46,7 @@ def connect(settings: Settings) -> redis.Redis:
             "percent-encode special characters in the password; ssl_… options need rediss://",
         ) from None
     if issubclass(pool.connection_class, redis.SSLConnection):
-        # Without a password, OpenSSL would ask for that of an encrypted key on the terminal.
+        # Otherwise, OpenSSL would ask for the password of an encrypted key on the terminal.
         options.setdefault("ssl_password", "")
         if problem := _unusable_file(options):
             hint = "correct it in REDIS_URL, or the file"
@@ -61,17 +61,17 @@ def _unusable_file(options: Mapping[str, Any]) -> str | None:
     if key and not certificate:
         return "ssl_keyfile needs ssl_certfile, the certificate that belongs to the key"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    what = f"ssl_ca_certs={authorities}"
+    file = f"ssl_ca_certs={authorities}"
     try:
         if authorities:
             context.load_verify_locations(authorities)
-        what = f"ssl_certfile={certificate}" + (f" with ssl_keyfile={key}" if key else "")
+        file = f"ssl_certfile={certificate}" + (f" with ssl_keyfile={key}" if key else "")
         if certificate:
             context.load_cert_chain(certificate, key, options["ssl_password"])
     except OSError as error:
         reason = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or ""
         words = reason.replace("_", " ").lower() or "not in PEM format, or not with ssl_password"
-        return f"{what} can't be used: {words}"
+        return f"{file} can't be used: {words}"
     return None
 
 
@@ -86,7 +86,7 @@ def client_for_locked_rows(client: redis.Redis) -> redis.Redis:
 
 
 def server_time(client: redis.Redis) -> float:
-    """Returns the Unix time by the server's clock."""
+    """Returns the Unix time by the clock of Redis."""
     seconds, microseconds = client.time()
     return float(seconds) + microseconds / 1e6
 

@@ -33,7 +33,7 @@ def explained(client: redis.Redis, error: redis.RedisError) -> RedisError:
 
 
 def explain(error: redis.RedisError) -> tuple[str, str]:
-    """Returns a message that continues "Redis at HOST …", and a hint."""
+    """Returns the rest of a sentence that begins with `Redis at HOST`, and a hint."""
     text = str(error)
     if isinstance(error, _LOGIN_ERRORS):
         return (
@@ -62,9 +62,9 @@ def explain(error: redis.RedisError) -> tuple[str, str]:
         # Redis names the command, but never the key or channel.
         command = re.search(r"to run the '([\w|-]+)' command|EXEC without (MULTI)", text)
         named = command and (command[1] or command[2].lower())
-        what = f"the command {named}" if named else "one of our keys or channels"
+        denied = f"the command {named}" if named else "one of our keys or channels"
         hint = "docora-ops help privileges lists what the user in REDIS_URL needs"
-        return f"does not permit {what} to our user", hint
+        return f"does not permit {denied} to our user", hint
     if isinstance(error, exceptions.MasterDownError):
         return (
             "is a replica without a primary, and answers nothing",
@@ -83,7 +83,7 @@ def _first_line(text: str) -> str:
 
 
 def explain_refused_write(error: redis.RedisError) -> tuple[str, str] | None:
-    """Returns why Redis refuses writes, and a hint; None for any other error."""
+    """Returns why Redis refuses writes, and a hint; None if the error is another one."""
     text = str(error)  # an error in a script has no class of its own, only the code in its text
     if isinstance(error, exceptions.OutOfMemoryError) or re.search(r"\bOOM\b", text):
         return "refuses writes: it is out of memory", "free memory or raise maxmemory"

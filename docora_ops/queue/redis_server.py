@@ -47,7 +47,7 @@ def try_commands(
 
     Returns why the server currently refuses writes, and a hint; None if it accepts writes.
 
-    of_push: the commands of a push with their arguments, without the key.
+    of_push: the commands of a push with their arguments, but without the key.
     """
     operation, links, job = operation_key(_TRIAL), part_key(_TRIAL, "links"), f"{LIST}:{_TRIAL}"
     calls: list[tuple[str | int, ...]] = [

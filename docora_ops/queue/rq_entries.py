@@ -76,7 +76,7 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """Fields of a job's hash. Empty if the field or the job is missing."""
+    """Fields of a job's hash; empty if the field or the job is missing."""
 
     status: str
     enqueued_at: str
@@ -84,13 +84,13 @@ class JobFacts:
 
     @property
     def evidence(self) -> str:
-        """Identifies this state: it changes when the status changes or the job is queued again."""
+        """Identifies this state of the job: a new status or queueing time changes it."""
         return f"{self.status} {self.enqueued_at}"
 
     def is_misplaced(self, places: Iterable[Place]) -> bool:
-        """Tells whether RQ would never take the job although its status is that of a waiting job.
+        """Tells whether RQ would never take the job, although the job reads as waiting.
 
-        False if the job belongs to another queue, in which it may wait.
+        False for the job of another queue, where it may wait.
 
         places: all places that hold the job.
         """
@@ -101,7 +101,7 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What to remove of one job, unless the job has changed."""
+    """The entries or keys of one job to remove, unless the job has changed since it was read."""
 
     job_id: str
     evidence: str  # `JobFacts.evidence` when the job was read
@@ -114,8 +114,8 @@ class Removal:
 class Entries:
     """The entries of jobs in all places.
 
-    by_place: for each place, the members of the list or registry by job id. A member is the job id
-        or an execution's id.
+    by_place: for each place, the members of the list or registry, by job id. A member is the id of
+        a job or of an execution.
     """
 
     by_place: Mapping[Place, Mapping[str, Sequence[str]]]
@@ -171,7 +171,7 @@ class QueueSweep:
         """Reads all entries, in pages that block Redis only for a few milliseconds each.
 
         Reads the places in the order in which jobs move, and the list from its tail, so that a job
-        that moves on meanwhile is seen twice rather than missed.
+        that moves during the read is seen twice rather than missed.
 
         only: read only the entries of these jobs; None means all.
         """
@@ -198,7 +198,7 @@ class QueueSweep:
         client, key = self._client, _KEYS[place]
         for start in count(0, _PAGE):
             # Jobs that are pushed meanwhile shift the rest, so an id at the border of two pages may
-            # be read twice. It is not read twice again at the second look.
+            # be read twice. The second look does not read the same id twice.
             if place in _LISTS:
                 page: Any = client.lrange(key, -start - _PAGE, -start - 1)
                 members = page
@@ -223,10 +223,10 @@ class QueueSweep:
         return Entries({place: {job_id: [job_id]} for place, at in positions if at is not None})
 
     def _read_apart(self, job_ids: set[str]) -> Entries:
-        """Discards from `job_ids` the jobs that RQ takes regardless of their status.
+        """Removes from `job_ids` the jobs that RQ takes regardless of their status.
 
-        Returns the entries in places that count only for some statuses. Saves memory, because it
-        does not keep the entries of a long list.
+        Returns the entries in the other places from which RQ takes jobs. Saves memory, because the
+        entries of a long list are not kept.
         """
         entries = {}
         with redis_errors(self._client):
@@ -249,9 +249,9 @@ class QueueSweep:
         }
 
     def misplaced(self, job_ids: Collection[str], entries: Entries | None = None) -> dict[str, str]:
-        """Returns the evidence of the jobs that RQ would never take although they wait, by job id.
+        """Returns the evidence of jobs that read as waiting but RQ would never take, by job id.
 
-        entries: the entries of the jobs; with None, reads them.
+        entries: the entries of the jobs; if None, they are read.
         """
         if not (left := set(job_ids)):
             return {}
@@ -260,8 +260,8 @@ class QueueSweep:
         left.difference_update(entries.by_place.get(Place.LIST, ()))
         return {
             job_id: facts.evidence
-            for some in batches(list(left), _PAGE)
-            for job_id, facts in self.read_facts(some).items()
+            for page in batches(list(left), _PAGE)
+            for job_id, facts in self.read_facts(page).items()
             if facts.is_misplaced(entries.places_of(job_id))
         }
 

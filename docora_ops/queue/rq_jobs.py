@@ -1,4 +1,4 @@
-"""Reads RQ's jobs without unpickling them, as RQ would do, and encodes the calls of new jobs."""
+"""Reads RQ's jobs without unpickling them, which RQ would do, and encodes calls of new jobs."""
 
 import pickle
 import re
@@ -47,7 +47,7 @@ _MOST_SEARCHED = 10_000
 _PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes read of a decompressed traceback
 _LINES = 10  # lines of a traceback to show
-# In a job's hash: how many files the running try has sent, of how many, and when that try began.
+# In a job's hash: `SENT TOTAL BEGAN`, the files of the running try and when this try began.
 _FILES = "files"
 _KEEP_FILES = """
 local began = redis.call('HGET', KEYS[1], 'started_at')
@@ -67,7 +67,7 @@ _RECORD_FIELDS = (
 def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
     """Returns the pickled call of a link's job.
 
-    Does not compress it, which is optional for RQ and would take as long as the push.
+    RQ also accepts it without compression, which would take as long as the push.
     """
     # dataclasses.asdict would take several times as long.
     arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
@@ -76,7 +76,7 @@ def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
 
 
 def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
-    """Reads these jobs, whose `status` is `active`, `waiting` or `delayed`."""
+    """Reads these jobs. `status`: `active`, `waiting` or `delayed`, which all of them are."""
     rows = read_hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
     jobs = []
     for job_id, (text, created_at, enqueued_at, started_at, sent) in zip(
@@ -106,15 +106,15 @@ def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[Queued
 
 
 def keep_files(client: Redis, job: Job, sent: int, total: int) -> None:
-    """Records how many files a running job has sent, of how many. Raises the client's RedisError.
+    """Records how many of its files a running job has sent. Raises the client's RedisError.
 
-    Does nothing if the job was removed meanwhile, since its hash would never expire.
+    Does nothing if the job was removed meanwhile, because the new hash would never expire.
     """
     client.eval(_KEEP_FILES, 1, job.key, _FILES, f"{sent} {total}")
 
 
 def _files_of(value: bytes | None, started_at: bytes | None) -> tuple[int | None, int | None]:
-    """Returns the number of files sent, and to send, if they are of the try that began then."""
+    """Parses the files sent and to send; both None unless of the try that began at `started_at`."""
     numbers, _, began = (value or b"").rpartition(b" ")
     sent, _, total = numbers.partition(b" ")
     if started_at is None or began != started_at:

@@ -1,6 +1,6 @@
 """The RQ queue of link jobs, for a Docora whose workers are RQ's.
 
-Unlike RQ's own methods, methods that read neither write nor unpickle anything.
+Methods that read, unlike RQ's own, neither write nor unpickle anything.
 """
 
 import json
@@ -88,11 +88,11 @@ _LIVE_PLACES = {
     Place.INTERMEDIATE: "waiting",
 }
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
-_CLOCKS_APART = 60  # seconds that a worker's clock may be ahead of Redis's
-_PAGE, _MOST_SEARCHED = 5000, 100_000  # waiting jobs that are searched for one that is not held
-_NEWEST = 10  # failed jobs whose ends are compared, because the registry is sorted by expiry
+_CLOCKS_APART = 60  # seconds by which a worker's clock may be ahead of Redis's
+_PAGE, _MOST_SEARCHED = 5000, 100_000  # waiting jobs to search for some whose apps are not held
+_NEWEST = 10  # failed jobs to search for the last one, since the registry is sorted by expiry
 _SCHEDULE = "docora-ops:schedule"
-"""Key of the time of the last pass of `schedule`: Unix time by the clock of Redis."""
+"""The key with the Unix time of the last pass of `schedule`, by the clock of Redis."""
 _SET = BackendChoice(Backend.RQ, BackendSource.SETTING)
 _PASS_EXPIRY = 7 * 86_400  # seconds
 
@@ -124,7 +124,7 @@ class RqQueue:
         self.choice, self.where = choice, describe(client)
 
     @cached_property
-    def _script(self) -> Script:  # reading commands, most of which need none, read no file
+    def _script(self) -> Script:  # read only when needed, as few reading commands need it
         return Script(self._client, *self.script_files)
 
     @property
@@ -160,9 +160,9 @@ class RqQueue:
 
     @cached_property
     def common_fields(self) -> list[str]:
-        """Returns the fields that all jobs' hashes share, names and values alternating.
+        """Returns the fields that all jobs' hashes share, with names and values alternating.
 
-        RQ builds a single job for this, because building one for each link would be too slow.
+        They come from one job that RQ builds, because building one for each link would be slow.
         """
         settings = self._settings
         delays = settings.retry_delays
@@ -209,9 +209,7 @@ class RqQueue:
             **({"holds": HOLDS} if exempts else {}),
             **self.mark_to_leave,
         }
-        if (
-            changes_links
-        ):  # the link's tries are counted anew, and it fails if its job has none left
+        if changes_links:  # a waiting job gets all its tries back, as its link does
             config["retries_left"] = len(self._settings.retry_delays)
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
         arguments += arguments_of(commands)
@@ -268,7 +266,7 @@ class RqQueue:
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, LEAST_WAITING)
         holds: Mapping[str, Hold] = {}
-        with suppress(HoldsUnreadableError):  # each worker says so, and takes no job
+        with suppress(HoldsUnreadableError):  # the workers report that, and take no job
             holds = read_holds(client)
         with redis_errors(client):
             now = server_time(client)
@@ -362,7 +360,7 @@ class RqQueue:
     def _not_held(
         self, first: Sequence[QueuedJob], holds: Container[str | None]
     ) -> list[QueuedJob]:
-        """Returns the first waiting jobs that are not of held apps, whose jobs stay at the head."""
+        """Returns the first waiting jobs of apps that are not held. Others stay at the head."""
         jobs = [job for job in first if job.app_id not in holds]
         if len(jobs) >= min(LEAST_WAITING, len(first)):
             return jobs

@@ -1,4 +1,4 @@
-"""RQ's workers: which are alive, what they do, and their suspension."""
+"""Reads which RQ workers are alive and what they do; suspends and resumes them."""
 
 import json
 from collections.abc import Sequence
@@ -39,26 +39,26 @@ from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.queue.rq_jobs import job_id_of, moment_of, read_jobs
 from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER
 
-# In the registration of our workers; RQ's own have only the third.
+# In the registration of our workers. RQ's own workers have only `pid`.
 _PROCESS_FIELDS = ("boot_id", "pid_namespace", "pid", "process_started_at")
 NO_JOB_REASON = "no_job_reason"  # in a worker's hash: JSON, empty while the worker takes jobs
 MAY_COMPARE = "may_compare"  # likewise: 0 if its user may not read the mark of the pair
 MAY_RECORD = "may_record"  # likewise: 1 if it writes the record of outcomes
-OBEYS_HOLDS = "obeys_holds"  # likewise: 1 if it takes no job of an app that is held
+OBEYS_HOLDS = "obeys_holds"  # likewise: 1 if it takes no job of a held app
 _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
     *(NO_JOB_REASON, MAY_COMPARE, MAY_RECORD, OBEYS_HOLDS),
 )
-_OF_QUEUE = WORKERS_BY_QUEUE_KEY % QUEUE_NAME  # key of the set of the keys of its workers
-# Milliseconds that are left of a worker's key: each heartbeat sets it to at least 60 s more than
-# the time until the next one.
+_OF_QUEUE = WORKERS_BY_QUEUE_KEY % QUEUE_NAME  # a set of the keys of workers
+# The TTL of a worker's key falls below this only if the worker misses heartbeats: each of them sets
+# it to at least 60 s more than the time until the next one.
 _LEAST_TTL_MS = 50_000
-# Seconds without a heartbeat. Ours sends one each second, or each half a minute while it is busy.
+# Seconds without a heartbeat. Our workers send one every second; while busy, one every 30 s.
 _SILENT, _SILENT_BUSY = 10, 75
 
 
 def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
-    """Returns those of these keys of workers that exist, and whose worker is not known to be dead.
+    """Returns the keys of the workers that are registered and not known to be dead.
 
     Raises the client's RedisError.
     """
@@ -91,9 +91,9 @@ def workers_with_slots(client: Redis) -> list[str]:
 
 
 def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
-    """Reads the live workers of the queue, and the names of those whose process here is gone.
+    """Reads the live workers of the queue, and the names of workers that are known to be dead.
 
-    A killed worker of another host counts as live until Redis forgets it.
+    A worker that was killed on another host counts as live until Redis forgets it.
     """
     prefix = RQWorker.redis_worker_namespace_prefix
     keys = cast("set[bytes]", client.smembers(_OF_QUEUE))
@@ -140,9 +140,9 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
 def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, ttl: int) -> bool:
     """Tells whether a worker has missed heartbeats.
 
-    reason: why the worker takes no job; None for workers of RQ and of older versions. Their
-        heartbeats have the time of their host, so only the time to live of their key counts.
-    seconds: since the last heartbeat.
+    reason: why the worker takes no job; None for workers of RQ and of older versions, whose
+        heartbeats have the time of their host, so that only `ttl` counts.
+    seconds: the time since the last heartbeat.
     ttl: milliseconds until the key of the worker expires.
     """
     if reason is None or seconds is None:
@@ -151,7 +151,7 @@ def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, t
 
 
 def _no_job_reason(state: bytes | None, reason: bytes | None) -> NoJobReason | None:
-    """Reads why a worker takes no job. RQ's own workers only have the state `suspended`."""
+    """Parses why a worker takes no job. RQ's own workers only have the state `suspended`."""
     if not reason:
         is_suspended = state == WorkerStatus.SUSPENDED.encode()
         return NoJobReason(NoJobCode.SUSPENDED, "suspended") if is_suspended else None
@@ -162,7 +162,7 @@ def _no_job_reason(state: bytes | None, reason: bytes | None) -> NoJobReason | N
 
 
 def process_fields() -> dict[str, str | int]:
-    """Returns what our workers add to their registration; nothing where the system is mute."""
+    """Returns the fields that identify this process in a registration; none without /proc."""
     process = this_process()
     values = astuple(process) if process else ()
     return dict(zip(_PROCESS_FIELDS, values, strict=False))
@@ -184,8 +184,8 @@ def suspend_workers(client: Redis, seconds: int | None, change: Change) -> Suspe
     """
     with redis_errors(client), client.pipeline() as pipeline:
         at = int(server_time(client))
-        # RQ only asks whether its key exists: the value says since when, by whom and why. One SET,
-        # since RQ's own `suspend` sends SET, then EXPIRE: killed in between, it suspends for ever.
+        # RQ only checks whether the key exists, so the value is free for since when, who and why.
+        # RQ's own `suspend` sends SET, then EXPIRE: killed in between, it would suspend forever.
         value = {"suspended_at": at, "who": change.who, "reason": change.reason or ""}
         pipeline.set(WORKERS_SUSPENDED, json.dumps(value), ex=seconds)
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
@@ -204,17 +204,18 @@ def resume_workers(client: Redis, change: Change) -> None:
 
 
 def ask_suspension(pipeline: Pipeline) -> None:
-    """Adds the commands to a pipeline whose answers `suspension_of` reads."""
+    """Adds the commands to a pipeline whose replies `suspension_of` takes."""
     pipeline.time()
     pipeline.pttl(WORKERS_SUSPENDED)
     pipeline.get(WORKERS_SUSPENDED)
 
 
 def suspension_of(clock: tuple[int, int], left: int, value: bytes | None) -> Suspension | None:
-    """Returns the order to take no jobs, None if there is none.
+    """Returns the suspension of the workers; None if they are not suspended.
 
     clock: seconds and microseconds since 1970.
     left: milliseconds until the suspension ends.
+    value: the value of RQ's key.
     """
     seconds, microseconds = clock
     if left == -2:  # noqa: PLR2004 - Redis: no such key

@@ -1,6 +1,6 @@
 """Takes jobs from RQ's list for a worker, so that apps share the slots and holds are obeyed.
 
-A slot is a worker that takes jobs, since each runs one job at a time.
+Each worker that takes jobs is a slot, because it runs one job at a time.
 """
 
 import json
@@ -18,21 +18,22 @@ from docora_ops.queue.redis_answers import text_of
 from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER, INTERMEDIATE, LIST
 from docora_ops.queue.rq_workers import workers_with_slots
 
-_PAGE = 2000  # ids that a call reads
+_PAGE = 2000  # ids that one call reads
 _MOST_COUNTED = 100_000  # waiting jobs whose apps are counted
 _INTERVAL = 2  # seconds between two counts, at least
-# The pauses of all workers together, for each second that a count takes: a twentieth of Redis.
+# Seconds of pause per second of counting, for all workers together: Redis counts a twentieth of the
+# time.
 _PAUSES = 20
-# Up to so many slots are read again each second. Each worker reads all of them, so the pause grows
-# faster than their number: 1,600 workers read 5,000 slots per second, not 40,000.
+# Up to this number, each worker reads all slots every second. Beyond it, the pause grows faster
+# than the number: together, 1,600 workers read 5,000 slots per second, not 40,000.
 _SLOTS_EACH_SECOND = 25
 
 
 class Finding(StrEnum):
-    """What a worker has found in the list."""
+    """The result of a search of the list."""
 
     TAKEN = "taken"
-    MORE = "more"  # nothing so far; the look is to go on at once
+    MORE = "more"  # nothing so far; search on at once
     FULL = "full"  # the waiting jobs belong to apps that are held or have no share left
     HELD = "held"  # all waiting jobs belong to apps that are held
     EMPTY = "empty"
@@ -41,7 +42,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class Found:
-    """What a worker has found, and the id of the job that it has taken, if any."""
+    """The result of a search, with the id of the job that was taken, if any."""
 
     finding: Finding
     job_id: str = ""
@@ -79,7 +80,7 @@ class JobTaker:
 
         If there is none, `wait` before the next call, unless the finding is MORE.
         """
-        if self._is_empty:  # `wait` tells when it no longer is
+        if self._is_empty:  # until `wait` sees a job
             return Found(Finding.EMPTY)
         if time.monotonic() >= self._slots_until:
             self._slots = workers_with_slots(self._client)
@@ -88,27 +89,27 @@ class JobTaker:
         answer, *rest = self._run("take", self._look)
         if answer == b"uncounted":
             self._count_apps()
-            return Found(Finding.MORE)  # whatever has become of the count meanwhile
+            return Found(Finding.MORE)  # even if the count broke off
         finding = Finding(text_of(answer))
         self._look = rest[0] if rest and finding is not Finding.UNREADABLE else b""
         self._is_empty = finding is Finding.EMPTY
         if finding is Finding.FULL and self._apps > int(rest[1]):
-            # All apps that wait have running jobs, too, or are held: fewer than were counted.
+            # All waiting apps have running jobs or are held, so there are fewer apps than counted.
             self._apps, self._look = int(rest[1]), b""
             return Found(Finding.MORE)
         return Found(finding, text_of(rest[1]) if finding is Finding.TAKEN else "")
 
     def wait(self, seconds: int) -> None:
-        """Waits for `seconds`, or until a job waits if the list was empty; takes no job."""
+        """Waits for `seconds` or, if the list was empty, until it has a job. Takes no job."""
         if not self._is_empty:
             time.sleep(seconds)
-        # To where it comes from: a job that may not be taken need not be put back. One job wakes
-        # all workers that wait, but it is cheap to find the list empty.
+        # Moves the first job to where it was, so that nothing need be put back. One job wakes all
+        # waiting workers, but it costs them little to find the list empty again.
         elif self._client.blmove(LIST, LIST, seconds, src="LEFT", dest="LEFT") is not None:
             self._is_empty = False
 
     def holds_fault(self) -> str | None:
-        """Returns what is wrong with the holds, None if they can be obeyed or may not be read."""
+        """Returns what is wrong with the holds; None if they are readable, or may not be read."""
         _, *rest = self._run("check")
         return text_of(rest[0]) if rest else None
 
@@ -124,7 +125,7 @@ class JobTaker:
         return [answer, *rest]
 
     def _count_apps(self) -> None:
-        """Counts the apps with live jobs. Those of a very long list are only estimated."""
+        """Counts the apps with live jobs, up to the 100,000th waiting job."""
         began, apps, place = time.monotonic(), set[bytes](), 0
         while 0 <= place < _MOST_COUNTED:
             answer, *rest = self._run("count", place)
