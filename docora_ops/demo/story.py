@@ -40,7 +40,7 @@ def tell(keep: bool = False) -> None:
 
     Raises DemoError.
 
-    keep: then make links fail again, and keep servers and workers running until Ctrl-C.
+    keep: afterwards, make links fail again, and keep servers and workers running until Ctrl-C.
     """
     _clean_environment()
     say("# Starting Postgres and Valkey in a temporary folder; no other server is used.")
@@ -87,7 +87,7 @@ def _run_commands(settings: Settings) -> None:
 
 
 def _run(sentence: str, line: str) -> None:
-    """Runs one command. Then waits for Enter if a person is watching."""
+    """Runs one command, then waits for Enter if a person is watching."""
     say(f"\n# {sentence}")
     say(f"$ docora-ops {line}")
     code = subprocess.call([sys.executable, "-m", "docora_ops", *shlex.split(line)])
@@ -145,8 +145,8 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
     """Starts the servers in a temporary folder; always stops them and removes the folder.
 
     Delays signals while starting and stopping, because an interrupted start would leave a server
-    behind. The servers inherit the blocked SIGINT, so that Ctrl-C, which a terminal sends to every
-    process, does not end them before the commands. SIGTERM is not blocked, because it stops them.
+    behind. SIGINT is blocked, which the servers inherit, so that Ctrl-C in the terminal does not
+    end them before the commands. SIGTERM is not blocked, because it stops the servers.
     """
     stack, ending = ExitStack(), {signal.SIGTERM, signal.SIGHUP}
     try:

@@ -122,7 +122,7 @@ def build(settings: Settings, upstream: Path, apps_url: str) -> None:
 
 
 def fill(settings: Settings, upstream: Path, apps_url: str) -> None:
-    """Replaces the contents of tables and queue by the state of the incident."""
+    """Replaces the contents of the tables and the queue with the state of the incident."""
     url = settings.require_database_url().get_secret_value()
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         connection.execute("TRUNCATE apps, repositories CASCADE")
@@ -207,7 +207,7 @@ def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
         queue.push([PushRequest(row.ref.job_id, read_payload(database, row.ref), is_rescan)])
         if link.job is WAITING:
             continue
-        # What a worker writes when it begins a job, and when the job has finally failed.
+        # Writes what a worker writes when a job begins, and when its last try has failed.
         client.lrem(f"rq:queue:{QUEUE_NAME}", 1, row.ref.job_id)
         job = Job.fetch(row.ref.job_id, connection=client)
         with client.pipeline() as pipeline:

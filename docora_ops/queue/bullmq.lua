@@ -1,5 +1,5 @@
--- Looks at the jobs of links in Docora's own queue (BullMQ 5), atomically. Never writes to BullMQ's
--- keys, only the commands and the mark of a change. Appended to with_change.lua.
+-- Looks at the jobs of links in Docora's own queue (BullMQ 5), atomically. Writes only what comes
+-- with a change, never to BullMQ's keys. Appended to with_change.lua.
 --
 -- ARGV[1]  "look" (writes nothing), or "change"
 -- ARGV[2]  JSON: `prefix` of the queue's keys, and for a change
@@ -7,7 +7,7 @@
 --          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
 -- then per command: number of its words, and the words
--- then per link, look: id; change: id, and a text that is empty if no job may be live
+-- then per link, look: id; change: id, and "queue", or "" if the job must not be live
 --
 -- Returns one answer per link: none, waiting, delayed, running, finished, stale, or
 -- unreadable:REASON. Running includes a job that a killed worker has left active, which BullMQ will

@@ -8,7 +8,7 @@
 --          `leaves_waiting`: leave waiting jobs
 --          `changes_links`: run the commands even if no job is pushed
 --          `retries_left`: give each waiting job this number of further tries
---          `holds`: only if these jobs are exempted from the holds of their apps: their key
+--          `holds`: key of the holds, if the jobs are to be exempted from those of their apps
 --          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
 -- then per command: number of its words, and the words
@@ -104,7 +104,7 @@ end
 for i = first, config.holds and #ARGV or 0, stride do
   local id = ARGV[i]
   if redis.call('HGET', config.holds, string.match(id, '^[^-]*')) then
-    -- Only this job: a later one with the same id has another creation time.
+    -- Exempts only this job: a later one with the same id has another creation time.
     local created_at = redis.call('HGET', config.job_prefix .. id, 'created_at')
     redis.call('HSET', config.holds, 'now:' .. id, created_at or '')
   end

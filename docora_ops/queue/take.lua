@@ -1,21 +1,23 @@
--- Takes the first waiting job that may run now, in place of RQ's LMOVE; or counts the apps with live
--- jobs. A job may run if its app is not held, and runs on less than its share of the slots. Jobs of
--- other programs, whose ids are not APP-REPOSITORY, always may.
+-- Takes the first waiting job that may run now, in place of RQ's LMOVE, or counts the apps with
+-- live jobs. A job may run if its app is not held and uses less than its share of the slots. Jobs of
+-- other programs, whose ids are not APP-REPOSITORY, may always run.
 --
 -- ARGV[1]  "take", "count", or "check" (only reads the holds)
 -- ARGV[2]  JSON: names of keys, `holds` among them, and
---          `workers`: per slot, the key of the executions of its worker
+--          `workers`: for each slot, the key of its worker's executions
 --          `reserves`: an app that is alone leaves one slot free
 --          `apps`: how many apps have live jobs; null if unknown
---          `page`: how many ids to read at most from where the look goes on
--- ARGV[3]  take: the look to go on with, as returned; empty begins at the head
+--          `page`: how many ids to read at most where the last call stopped
+-- ARGV[3]  take: the look that the last call returned; empty: a new look
 --          count: position of the first id to count
 --
 -- Returns an answer, 1 if the holds may be read (else 0), then
---   taken: look, id; more, full, held (all waiting jobs have been looked at): look
---   uncounted: nothing (`apps` must be known)
+--   taken: look, id
+--   more, full, held: look, number of apps with running jobs; full, held: the look is at its end
+--   uncounted: nothing; count the apps, then call again
 --   counted: position of the next page, or -1; the apps of this page and those with running jobs
---   empty, readable: nothing; unreadable: what is wrong with the holds
+--   empty, readable: nothing
+--   unreadable: what is wrong with the holds
 
 local mode, config = ARGV[1], cjson.decode(ARGV[2])
 local HEAD = 500 -- ids to read from the head each time
@@ -67,7 +69,7 @@ if length == 0 and mode == 'take' then
   return {'empty', may_read}
 end
 
--- Running jobs by app. Those of a worker that is known to be dead do not count: it has no slot.
+-- Running jobs by app. A worker that is known to be dead has no slot, so its job does not count.
 local running, running_apps, counted = {}, 0, {}
 
 local function add(id)
@@ -87,7 +89,7 @@ if slots > 1 then
     end
   end
   for _, id in ipairs(redis.call('LRANGE', config.intermediate, 0, -1)) do
-    -- RQ's maintenance has seen it before: its worker was killed before the job began.
+    -- If RQ's maintenance has seen the id before, its worker was killed before the job began.
     if redis.call('EXISTS', config.intermediate .. ':first_seen:' .. id) == 0 then
       add(id)
     end
@@ -127,9 +129,10 @@ local function has_share(app)
   return not running[app] or running[app] < least
 end
 
--- A look goes through the list once, however many calls that takes. `passed`: apps whose jobs it
--- has passed over, and whether any of these is exempt from a hold. `at`, `id`: position and id of
--- the job that it has passed over last.
+-- A look goes through the list once, in as many calls as that takes. Returns the look of the last
+-- call, or nil if a new one is needed.
+-- `passed`: apps whose jobs the look has passed over, and whether one of these jobs is exempt
+-- `at`, `id`: position and id of the last job that the look has passed over
 local function renewed(text)
   local look = text ~= '' and cjson.decode(text)
   if not look or look.digest ~= digest then
@@ -137,7 +140,7 @@ local function renewed(text)
   end
   for app, has_exempt in pairs(look.passed) do
     if has_share(app) and (has_exempt or not held[app]) then
-      return -- its job stands before `at`
+      return -- a job that was passed over may run now
     end
   end
   if redis.call('LINDEX', config.list, look.at) == look.id then
@@ -172,7 +175,7 @@ local function must_wait(app, id)
   return true
 end
 
--- Goes through the ids at `first` to `last`, until one may be taken.
+-- Searches the positions `first` to `last` for a job that may run.
 local function search(first, last)
   local chunk = 10
   while first <= last do
@@ -189,7 +192,7 @@ local function search(first, last)
   end
 end
 
--- The head each time: `--front` puts jobs there.
+-- Each call searches the head, where `--front` puts jobs.
 search(0, math.min(HEAD, length) - 1)
 if not taken and look.at + 1 < length then
   search(look.at + 1, math.min(look.at + config.page, length - 1))
@@ -197,7 +200,7 @@ end
 if is_uncounted then
   return {'uncounted', may_read}
 elseif taken then
-  redis.call('RPUSH', config.intermediate, taken) -- first: a Redis out of memory refuses it
+  redis.call('RPUSH', config.intermediate, taken) -- first: refused if out of memory
   redis.call('LREM', config.list, taken_at > length / 2 and -1 or 1, taken)
   if taken_at <= begins_at then
     look.at = look.at - 1
