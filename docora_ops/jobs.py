@@ -398,10 +398,10 @@ class Backlog:
 
 
 def backlog_of(queue: QueueOverview) -> Backlog | None:
-    """Returns the jobs that have run for 10 s while others have waited for 10 s; None without both.
+    """Summarizes long jobs while others wait; None unless jobs have run and have waited for 10 s.
 
-    Counts those of the repository with the most, or of the app with the most if these are more.
-    Returns None with BullMQ, whose jobs do not name their workers.
+    Names the repository with the most long jobs, or the app if it has more. Returns None with
+    BullMQ, whose jobs do not name their workers.
     """
     if not queue.waiting or (queue.oldest_waiting_seconds or 0) < _LONG:
         return None

@@ -80,9 +80,9 @@ class KnownOperation(Progress):
 class OperationRecord(KnownOperation):
     """The record of a bulk operation, which is kept for a week.
 
-    `started_at` and `reason` are None for operations of Docora's dashboard, which keeps no records.
-    `failures`: the first links that could not be queued. `failed_links`: the first links that
-    failed again, if their snapshots were awaited.
+    started_at, reason: None for operations of Docora's dashboard, which keeps no records.
+    failures: the first links that could not be queued.
+    failed_links: the first links that failed again, if their snapshots were awaited.
     """
 
     started_at: datetime | None

@@ -116,8 +116,8 @@ class Claim:
     """A link whose row is locked.
 
     status: the link's status before the claim.
-    outcome: why the link is not claimed; None if it is. With `NOT_QUEUED`, its scan was interrupted
-        too often, and the link is now `failed`.
+    outcome: why the link is not claimed; None if it is claimed. NOT_QUEUED: its scan was
+        interrupted too often, so that the link is now `failed`.
     """
 
     id: str
@@ -131,8 +131,8 @@ def claim_links(
 ) -> list[Claim]:
     """Locks links by their row ids, and changes the links that qualify.
 
-    Omits links that are gone or, unless `wait`, locked by other sessions.
-    Raises LinkLockedError if waiting for a lock times out, PostgresError.
+    Omits links that are gone or, unless `wait`, locked by other sessions. Raises PostgresError, and
+    LinkLockedError if waiting for a lock times out.
     """
     # Rows that other sessions hold are skipped: the caller tries them again later.
     lock = LOCK_LINKS if wait else f"{LOCK_LINKS} SKIP LOCKED"

@@ -244,11 +244,8 @@ SELECT app_id, email, created_at FROM docora.apps WHERE app_id = ANY (%(app_ids)
 def read_contacts(
     database: Database, app_ids: Sequence[str]
 ) -> dict[str, tuple[str | None, datetime | None]]:
-    """Returns email and creation time by app id; both None if the role may not read them.
-
-    Call it outside of a transaction, which a refusal would abort.
-    """
-    try:
+    """Returns email and creation time by app id; both None if the role may not read them."""
+    try:  # outside of a transaction, which a refusal would abort
         rows = database.rows(READ_CONTACTS, {"app_ids": list(app_ids)})
     except PostgresDeniedError:
         return defaultdict(lambda: (None, None))
@@ -316,12 +313,9 @@ WHERE l.id = %(id)s
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
-    """Tells whether a link has a token; None if the role may not read that.
-
-    Call it outside of a transaction, which a refusal would abort.
-    """
+    """Tells whether a link has a token; None if the role may not read that."""
     sql = "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
-    try:
+    try:  # outside of a transaction, which a refusal would abort
         return (True,) in database.rows(sql, {"id": ref.id})
     except PostgresDeniedError:
         return None

@@ -124,8 +124,8 @@ class Ending:
 def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link, Payload] | Refusal:
     """Takes the link's lock until the session is closed, and sets the link to `scanning`.
 
-    Waits for the commit of the retry that has queued the job. Returns the link as it was before and
-    its payload, or the reason not to begin.
+    Waits for the commit of the retry that has queued the job. Returns the link as it was before,
+    with its payload, or the reason not to begin.
     """
     ids = {"app_id": app_id, "repository_id": repository_id, "job_id": f"{app_id}-{repository_id}"}
     # A statement that waits for the row would read its app and repository as before the wait. If

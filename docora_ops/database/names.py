@@ -157,10 +157,7 @@ def some_apps(database: Database) -> dict[str, str]:
 
 
 def some_repositories(database: Database, app_ids: Sequence[str]) -> dict[str, str]:
-    """Returns names of linked repositories to suggest, with their ids.
-
-    app_ids: empty means any app.
-    """
+    """Returns names of linked repositories to suggest, with ids. `app_ids`: empty means any."""
     parameters = {"app_ids": list(app_ids) or None, "limit": _SUGGESTION_POOL}
     return dict(database.rows(_SOME.format(candidates=_REPOSITORIES), parameters))
 

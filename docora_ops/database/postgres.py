@@ -1,4 +1,4 @@
-"""Connecting to Postgres.
+"""Connects to Postgres, and runs SQL.
 
 A pooling proxy may run each transaction in another session, shared with other programs. Therefore
 no setting, cursor, prepared statement or lock of a `Database` outlives a transaction, and each
@@ -482,7 +482,7 @@ class Session(Database):
 
     Needs a direct connection, or a proxy that pools sessions. A statement outside of
     `transaction()` commits by itself, without waiting for the disk. A `transaction()` waits for the
-    disk, which also has all earlier commits then.
+    disk, and thereby for all earlier commits.
     """
 
     _needs_transactions = False
@@ -509,8 +509,7 @@ class Session(Database):
     ) -> list[Sequence[TupleRow]]:
         """Runs statements in one transaction and one round trip; returns the rows of each.
 
-        All statements take effect, or none. After a `stream`, do not call it next without
-        `waits_for_disk`.
+        All statements take effect, or none. The first call after a `stream` needs `waits_for_disk`.
 
         waits_for_disk: return only when the disk has the commit.
         """

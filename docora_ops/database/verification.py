@@ -45,7 +45,7 @@ class FileDifference(StrEnum):
 
 
 class Doubt(StrEnum):
-    """Why another link's scan, not that of the differing link, may have stored the commit."""
+    """Why the scan of another link than the differing one may have stored the commit."""
 
     SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
     SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored

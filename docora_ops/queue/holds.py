@@ -1,8 +1,7 @@
-"""The apps that are held: workers take none of their jobs, but one that is exempted.
+"""The holds of apps: workers take no job of a held app, unless the job is exempted.
 
-They stand in a hash. Field `APP_ID`: the hold in JSON, by the clock of Redis; it ends by itself.
-Field `now:JOB_ID`: `created_at` of the one job that the hold does not concern, so that a later job
-with the same id is held again.
+One hash has all holds. Field `APP_ID`: the hold in JSON, with times by the clock of Redis. Field
+`now:JOB_ID`: `created_at` of an exempted job, so that a later job with the same id is held again.
 """
 
 import json
@@ -53,7 +52,7 @@ def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Chan
         until = None if seconds is None else since + seconds
         value = {"since": since, "until": until, "who": change.who, "reason": change.reason}
         pipeline.hset(HOLDS, app_id, json.dumps(value))
-        # Refused to a user who could not release the app either.
+        # Makes sure that the user may also release the app.
         pipeline.hdel(HOLDS, f"{EXEMPTED}{app_id}-", *_exempted(fields, app_id))
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
@@ -61,7 +60,7 @@ def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Chan
 
 
 def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
-    """Ends the hold of an app, readable or not, and writes the audit entry.
+    """Ends the hold of an app, even an unreadable one, and writes the audit entry.
 
     Returns False, and writes nothing, if the app is not held. Raises RedisError,
     HoldsUnreadableError.
@@ -78,7 +77,7 @@ def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
 
 
 def has_entry(client: redis.Redis, app_id: str) -> bool:
-    """Tells whether there is a field of this name: a hold, ended or not, or what is no hold.
+    """Tells whether the hash has an entry for this app: a hold, an ended hold, or anything else.
 
     Raises RedisError, HoldsUnreadableError.
     """
@@ -86,7 +85,7 @@ def has_entry(client: redis.Redis, app_id: str) -> bool:
 
 
 def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
-    """Returns the hold that a running job has to obey; None if it may go on.
+    """Returns the hold that a running job must obey; None if the job may continue.
 
     now: Unix time by the clock of Redis.
 
@@ -130,7 +129,7 @@ def _exempted(fields: Iterable[str], app_id: str) -> list[str]:
 
 
 def _unreadable(client: redis.Redis, error: redis.ResponseError) -> Exception:
-    """Returns the error for a key of another type, and any other error as it is."""
+    """Returns HoldsUnreadableError for a key of another type, and any other error unchanged."""
     if "WRONGTYPE" not in str(error):
         return error
     return HoldsUnreadableError(
@@ -151,9 +150,9 @@ def _parse(client: redis.Redis, app_id: str, value: bytes | str) -> Hold:
 
 
 def _hold_of(value: Any) -> Hold:
-    """Raises an error of Python unless it is an object that tells when the hold ends.
+    """Parses a hold; raises a built-in error unless the value is an object that names the end.
 
-    As the script `take.lua` does: what workers obey must be shown, too.
+    Accepts what `take.lua` accepts, because whatever workers obey must be shown.
     """
     since, until = value.get("since"), value.get("until", False)
     if isinstance(until, bool):

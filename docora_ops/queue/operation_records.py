@@ -97,7 +97,7 @@ def read_record(client: Redis, operation_id: str) -> OperationRecord | None:
 def fields_of_failures(
     failures: Sequence[LinkFailure], since: int, failed_links: Sequence[LinkFailure]
 ) -> dict[str, bytes]:
-    """Returns the changed fields of a record.
+    """Returns the fields of a record that new failures change.
 
     failures: all links that could not be queued so far.
     since: the number of failures already in the record.
