@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         *_: PydanticBaseSettingsSource,
         **_named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Makes pydantic read nothing itself: `load_settings` reads the places and merges them."""
+        """Disables the sources of pydantic: `load_settings` reads and merges the values."""
         return (init_settings,)
 
     @field_validator("database_url", "redis_url")

@@ -196,7 +196,7 @@ def as_link(row: TupleRow) -> Link:
 
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """Locks the link until the transaction ends; None if it is gone. Raises LinkLockedError."""
+    """Locks the link's row and returns the link; None if it is gone. Raises LinkLockedError."""
     if not database.rows(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}):
         return None
     # A statement that waits for the row would see the app and repository as before the wait.

@@ -23,7 +23,7 @@ _PAGE = 5000
 
 
 class Place(StrEnum):
-    """A list or registry that can hold the id of a job, in the order in which jobs move."""
+    """A list or registry that can hold a job's id. Sorted in the order in which jobs move."""
 
     SCHEDULED = "scheduled"
     DEFERRED = "deferred"
