@@ -19,9 +19,8 @@ from docora_ops.actions.drift import (
     pause_between_looks,
 )
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness, read_held
-from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, look_at_pair
-from docora_ops.database.link_reports import count_by_status, links_by_group
+from docora_ops.database.link_reports import count_by_status, error_groups, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
     SESSIONS_FOR_WORKERS,

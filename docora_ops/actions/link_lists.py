@@ -23,7 +23,7 @@ from docora_ops.database.link_reports import (
     StatusCount,
 )
 from docora_ops.database.link_rows import held_job_ids
-from docora_ops.error_groups import ErrorGroup, group_errors
+from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import ConfigurationError, HoldsUnreadableError, PostgresError, RedisError
 from docora_ops.jobs import (
     Backend,
@@ -37,7 +37,6 @@ from docora_ops.jobs import (
 from docora_ops.links import (
     AppCount,
     AppSort,
-    LinkFilter,
     LinkGroup,
     LinkRef,
     LinkSort,
@@ -147,21 +146,9 @@ def link_groups(
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     if group is LinkGroup.ERROR:
-        return count_by_error(database, which, page, limit)
+        return page_of(lists.error_groups(database, which), page, limit)
     counts = [_COUNTS[group](*row) for row in lists.links_by_group(database, group, which)]
     return page_of(counts, page, limit)
-
-
-def count_by_error(
-    database: Database, which: LinkFilter, page: int, limit: int
-) -> Page[ErrorGroup]:
-    """Returns one page of the links grouped by folded error, most links first."""
-    return page_of(error_groups(database, which), page, limit)
-
-
-def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
-    """Returns all groups of the links by folded error, most links first."""
-    return group_errors(lists.links_by_error(database, which))
 
 
 def apps(

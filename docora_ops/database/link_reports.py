@@ -1,7 +1,7 @@
 """Reads lists, counts, histories and results of links. Masks secrets in texts and URLs."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -17,6 +17,7 @@ from docora_ops.database.link_rows import (
     pairs,
 )
 from docora_ops.database.postgres import Database
+from docora_ops.error_groups import ErrorGroup, group_errors
 from docora_ops.errors import PostgresDeniedError
 from docora_ops.jobs import Hold, JobState
 from docora_ops.links import (
@@ -215,9 +216,9 @@ def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> l
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
-def links_by_error(database: Database, which: LinkFilter) -> Iterator[TupleRow]:
-    """Yields the rows that `group_errors` takes. Streams them as `Database.stream` does."""
-    return database.stream(LINKS_BY_ERROR, filter_parameters(which))
+def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
+    """Returns the links grouped by folded error, most links first."""
+    return group_errors(database.stream(LINKS_BY_ERROR, filter_parameters(which)))
 
 
 def different_errors(database: Database, which: LinkFilter) -> list[str]:
