@@ -44,7 +44,12 @@ from docora_ops.links import (
     ids_of_job,
 )
 from docora_ops.queue.holds import is_exempt, read_holds
-from docora_ops.queue.outcomes import FAILURES, SnapshotOutcome, read_last_failures
+from docora_ops.queue.outcomes import (
+    FAILURES,
+    OutcomeFilter,
+    SnapshotOutcome,
+    read_last_failures,
+)
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import mask_url
 
@@ -190,9 +195,8 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     warn_of_wrong_backend(docora)
     ref = link.ref
     since = history.created_at - _CLOCKS_APART  # a link has no earlier entry
-    tries = queue.outcomes(
-        since=since, app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES
-    ).entries
+    of_link = OutcomeFilter(since, ref.app_id, ref.repository_id, _TRIES)
+    tries = queue.outcomes(of_link).entries
     held = _hold_of(docora, ref.app_id)
     with redis_errors(docora.redis):
         exempt = held is not None and is_exempt(docora.redis, ref.job_id)

@@ -233,7 +233,8 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
     record = read_counts(docora.redis, now - timedelta(seconds=DAY))
     if not record.is_kept:
         return status
-    warn_of_mute_workers(docora, overview.workers)
+    mute = [worker.name for worker in overview.workers if not worker.may_record]
+    warn_of_mute_workers(docora, mute)
     since = floor(now, PERIOD) - timedelta(seconds=PERIOD)
     counts: Counter[JobEnd] = Counter()
     for count in record.counts:

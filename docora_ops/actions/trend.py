@@ -19,11 +19,13 @@ from docora_ops.queue.outcomes import (
     FAILURES,
     PERIOD,
     Counts,
+    OutcomeFilter,
     PeriodCount,
     SnapshotOutcome,
     read_counts,
 )
 from docora_ops.queue.redis_server import read_clock
+from docora_ops.queue.rq_workers import workers_without_record
 from docora_ops.text import When
 
 DAY = 86_400
@@ -113,7 +115,7 @@ def read_trend(
     first = floor(past_moment(docora, since), length)
     now = read_clock(docora.redis)
     start = min(first, floor(now, PERIOD) - _RECENT - _BEFORE)
-    outcomes = queue.outcomes(since=start, app_id=app_id)
+    outcomes = queue.outcomes(OutcomeFilter(since=start, app_id=app_id))
     ends = outcomes.entries if error is None else _with_error(outcomes.entries, error)
     is_whole = queue.can_push and error is None
     counts: Sequence[PeriodCount] = [
@@ -130,7 +132,7 @@ def read_trend(
         ):
             trimmed_at = begin
         begin, is_kept = record.reaches_back_to, record.is_kept
-        warn_of_mute_workers(docora, queue.overview(1).workers if is_kept else ())
+        warn_of_mute_workers(docora, workers_without_record(docora.redis) if is_kept else ())
         if is_whole:
             counts = record.counts
         else:

@@ -20,7 +20,7 @@ from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import held_words
 from docora_ops.cli.status import no_pass_words, status_rows
-from docora_ops.cli.verify import LIMITS, compare, summary
+from docora_ops.cli.verify import LIMITS, progress_of, summary
 from docora_ops.errors import PostgresError, UsageError
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.operations import OperationState
@@ -65,11 +65,12 @@ def report(
     if since is not None and operation is not None:
         raise UsageError("--since and --operation can't be combined", hint="remove one of them")
     from docora_ops.actions.report import read_report
+    from docora_ops.actions.verification import verify as compare
 
     result, errors = read_report(context.docora, since=since, operation_id=operation)
     if verify and not any(isinstance(error, PostgresError) for error in errors):
         try:
-            result = replace(result, verification=compare(context))
+            result = replace(result, verification=progress_of(context, compare(context.docora)))
         except PostgresError as lost:
             errors = [*errors, lost]
     if as_json:

@@ -22,7 +22,7 @@ must match it. This link is known in three cases:
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -79,14 +79,6 @@ _PLAN_SAFELY = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)
 """
 
-# Sorted by repository id, then app id, because the links of a repository read the same rows.
-_PAGE = """
-    (l.repository_id, l.app_id) > (%(repository_id)s::text, %(app_id)s::text)
-    AND (%(only_app)s::text IS NULL OR l.app_id = %(only_app)s::text)
-    ORDER BY l.repository_id, l.app_id LIMIT %(limit)s
-"""
-_BY_ID = "l.id = ANY (%(ids)s::uuid[])"
-
 _FITS = f"""(
     (%(path)s::text IS NULL OR {{0}} LIKE %(path)s)
     AND length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}
@@ -96,10 +88,10 @@ _FITS = f"""(
 # because even comparing no files takes time.
 # The join keeps only rows without an equal partner. A path may be stored twice, with two contents:
 # it counts as delivered if one of them is.
-_COMPARE = f"""
+COMPARE_LINKS = f"""
 WITH page AS MATERIALIZED (
     SELECT l.id, l.app_id, l.repository_id, l.status, l.last_scanned_at
-    FROM docora.app_repositories l WHERE {{which}}
+    FROM docora.app_repositories l WHERE l.id = ANY (%(ids)s::uuid[])
 ),
 repository AS MATERIALIZED (
     SELECT r.repository_id, s.id AS snapshot_id, s.scanned_at, EXISTS (
@@ -190,13 +182,10 @@ FROM chosen l LEFT JOIN compared c USING (id)
 ORDER BY l.repository_id, l.app_id
 """
 
-COMPARE_PAGE = _COMPARE.format(which=_PAGE)
-COMPARE_LINKS = _COMPARE.format(which=_BY_ID)
-
-
-COUNT_LINKS_OF_APP = """
-SELECT count(*) FROM docora.app_repositories
+LINK_IDS = """
+SELECT id::text FROM docora.app_repositories
 WHERE %(only_app)s::text IS NULL OR app_id = %(only_app)s::text
+ORDER BY repository_id, app_id
 """
 
 
@@ -237,42 +226,25 @@ class ComparedLink:
         return self.missing + self.outdated + self.extra > 0
 
 
-def count_links_of_app(database: Database, app_id: str | None) -> int:
-    """Counts the links of the app; None means all apps."""
-    [(count,)] = database.rows(COUNT_LINKS_OF_APP, {"only_app": app_id})
-    return int(count)
+def link_ids(database: Database, app_id: str | None) -> list[str]:
+    """Returns the row ids of the links of the app; None means all apps.
 
-
-def compare_page(
-    database: Database, which: Compare, after: LinkRef | None, app_id: str | None, limit: int
-) -> list[ComparedLink]:
-    """Compares the next links, sorted by repository id, then app id.
-
-    after: the last link of the previous page; None for the first page.
-    app_id: only links of this app; None means all.
+    Sorted by repository, because the links of a repository read the same rows.
     """
-    start = asdict(after) if after else {"repository_id": "", "app_id": ""}
-    return _compare(database, COMPARE_PAGE, which, start | {"only_app": app_id, "limit": limit})
+    return [link_id for (link_id,) in database.rows(LINK_IDS, {"only_app": app_id})]
 
 
-def compare_links(
-    database: Database, which: Compare, refs: Sequence[LinkRef]
-) -> list[ComparedLink]:
-    """Compares the links in `refs`. Omits links that no longer exist."""
-    return _compare(database, COMPARE_LINKS, which, {"ids": [ref.id for ref in refs]})
-
-
-def _compare(
-    database: Database, sql: str, which: Compare, parameters: dict[str, object]
-) -> list[ComparedLink]:
+def compare_links(database: Database, which: Compare, ids: Sequence[str]) -> list[ComparedLink]:
+    """Compares the links with these row ids. Omits links that no longer exist."""
     path = like(which.path) if which.path else None
+    parameters = {"ids": list(ids), "path": path, "in_detail": which.in_detail}
     with database.snapshot():
-        database.execute(_PLAN_SAFELY)
-        rows = database.rows(sql, parameters | {"path": path, "in_detail": which.in_detail})
+        database.rows(_PLAN_SAFELY)
+        rows = database.rows(COMPARE_LINKS, parameters)
     links = []
-    for *ids, status, is_scanned, scanned_at, stored, doubt, m, o, e, state, files, k, p in rows:
+    for *ref, status, is_scanned, scanned_at, stored, doubt, m, o, e, state, files, k, p in rows:
         pairs = zip(k or (), p or (), strict=True)
         examples = [DifferingFile(path, FileDifference(kind)) for kind, path in pairs]
         facts = (status, is_scanned, scanned_at, stored, doubt and Doubt(doubt), m, o, e, state)
-        links.append(ComparedLink(LinkRef(*ids), *facts, files, examples))
+        links.append(ComparedLink(LinkRef(*ref), *facts, files, examples))
     return links

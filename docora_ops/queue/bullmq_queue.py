@@ -52,7 +52,13 @@ from docora_ops.queue.link_queue import (
     first_ids,
     longest_wait,
 )
-from docora_ops.queue.outcomes import LONGEST_ERROR, Outcomes, SnapshotOutcome
+from docora_ops.queue.outcomes import (
+    ALL_OUTCOMES,
+    LONGEST_ERROR,
+    OutcomeFilter,
+    Outcomes,
+    SnapshotOutcome,
+)
 from docora_ops.queue.redis_answers import (
     Command,
     Script,
@@ -345,14 +351,7 @@ class BullmqQueue:
             last_failure=failure,
         )
 
-    def outcomes(
-        self,
-        *,
-        since: datetime | None = None,
-        app_id: str | None = None,
-        repository_id: str | None = None,
-        limit: int | None = None,
-    ) -> Outcomes:
+    def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
         with redis_errors(self._client):
             newest_last = self._client.zrange(f"{BULLMQ}failed", -_FAILED_KEPT, -1, withscores=True)
             failed = cast("list[tuple[bytes, float]]", newest_last)[::-1]
@@ -365,9 +364,9 @@ class BullmqQueue:
             ids = ids_of_job(text_of(job_id))
             if at is None or ids is None:
                 continue
-            if since is not None and at < since:
-                return Outcomes(entries[:limit], None)
-            if (app_id or ids[0], repository_id or ids[1]) == ids:
+            if which.since is not None and at < which.since:
+                return Outcomes(entries[: which.limit], None)
+            if (which.app_id or ids[0], which.repository_id or ids[1]) == ids:
                 _, _, _, worker, options, tries, reason = row
                 allowed, error = mapping_of(options).get("attempts"), mask(text_of(reason or b""))
                 entries.append(
@@ -382,7 +381,7 @@ class BullmqQueue:
                         worker=optional_text_of(worker),
                     )
                 )
-        return Outcomes(entries[:limit], at if len(failed) == _FAILED_KEPT else None)
+        return Outcomes(entries[: which.limit], at if len(failed) == _FAILED_KEPT else None)
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):

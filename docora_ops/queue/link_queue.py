@@ -19,7 +19,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome, Payload
-from docora_ops.queue.outcomes import Outcomes
+from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
 from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
@@ -216,15 +216,8 @@ class LinkQueue(Protocol):
     def job(self, job_id: str) -> JobRecord:
         """Reads everything that the queue records of one job."""
 
-    def outcomes(
-        self,
-        *,
-        since: datetime | None = None,
-        app_id: str | None = None,
-        repository_id: str | None = None,
-        limit: int | None = None,
-    ) -> Outcomes:
-        """Reads how snapshots ended: see `read_outcomes`.
+    def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
+        """Reads how snapshots ended.
 
         BullMQ has no record of outcomes: these are the last failed jobs, which it keeps.
         """

@@ -49,7 +49,7 @@ from docora_ops.queue.link_queue import (
     first_ids,
     longest_wait,
 )
-from docora_ops.queue.outcomes import Outcomes, read_outcomes
+from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, read_outcomes
 from docora_ops.queue.redis_answers import (
     Command,
     Script,
@@ -250,17 +250,8 @@ class RqQueue:
             first_delayed_in = due[0][1] - server_time(client) if due else None
         return QueueHealth(overview, other, TO_REMOVE_BULLMQ_JOBS, first_delayed_in)
 
-    def outcomes(
-        self,
-        *,
-        since: datetime | None = None,
-        app_id: str | None = None,
-        repository_id: str | None = None,
-        limit: int | None = None,
-    ) -> Outcomes:
-        return read_outcomes(
-            self._client, since=since, app_id=app_id, repository_id=repository_id, limit=limit
-        )
+    def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
+        return read_outcomes(self._client, which)
 
     def job(self, job_id: str) -> JobRecord:
         return read_record(self._client, job_id)
