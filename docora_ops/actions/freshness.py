@@ -14,7 +14,6 @@ from docora_ops.database.freshness import (
     has_waiting_link,
     last_delivery,
     long_due_links,
-    oldest_scan,
     read_gaps,
     read_scans,
 )
@@ -166,7 +165,7 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
     seconds = overdue_threshold(settings, cycle, scans.before_last)
     before = now - timedelta(seconds=seconds)
     overdue = count_overdue(database, before, held)
-    oldest = overdue.oldest_scan_at or oldest_scan(database, before, held)
+    oldest, usual = overdue.oldest_scan_at, (rescan + 2 * settings.scan_interval_ms) / 1000
     # A due link waits for the next pass of the scheduler.
     shortest = max(cycle or 0, (rescan + settings.scan_interval_ms) // 1000)
     return Freshness(
@@ -180,8 +179,8 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         # Scanning many links at once can make the last minutes look slow, so some link must also
         # have waited for as long.
         is_slow=cycle is not None
-        and cycle > _usual_seconds(settings)
-        and has_waiting_link(database, now - timedelta(seconds=_usual_seconds(settings)), held),
+        and cycle > usual
+        and has_waiting_link(database, now - timedelta(seconds=usual), held),
         last_scanned_at=scans.last_scanned_at,
         scanned_recently=scans.scanned_recently,
         oldest_scan_seconds=int((now - oldest).total_seconds()) if oldest else None,
@@ -193,10 +192,6 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         else None,
         held=held,
     )
-
-
-def _usual_seconds(settings: Settings) -> float:
-    return (settings.rescan_interval_ms + 2 * settings.scan_interval_ms) / 1000
 
 
 def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:

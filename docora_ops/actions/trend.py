@@ -1,5 +1,6 @@
 """How snapshots ended over time, and whether failures fall or rise. Only reads."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -233,22 +234,13 @@ def _with_error(ends: Sequence[SnapshotOutcome], wanted: str) -> list[SnapshotOu
 
 
 def _matches(error: str, wanted: str) -> bool:
-    pattern = wanted.casefold()
-    if "*" not in pattern:
-        return pattern in error.casefold()
-    texts = (error, split_delivery(typable(error))[0])
-    return any(_is_like(text.casefold(), pattern) for text in texts)
-
-
-def _is_like(text: str, pattern: str) -> bool:
-    first, *others, last = pattern.split("*")
-    at = len(first)
-    for part in others:  # a regular expression could try every way to split a text
-        at = text.find(part, at)
-        if at < 0:
-            return False
-        at += len(part)
-    return text.startswith(first) and text.endswith(last) and at + len(last) <= len(text)
+    first, *others = map(re.escape, wanted.split("*"))
+    if not others:
+        return wanted.casefold() in error.casefold()
+    # Atomic groups keep it from trying every way to split a text.
+    between = "".join(f"(?>.*?{part})" for part in others[:-1])
+    pattern = re.compile(f"{first}{between}.*{others[-1]}", re.DOTALL | re.IGNORECASE)
+    return any(map(pattern.fullmatch, (error, split_delivery(typable(error))[0])))
 
 
 def floor(moment: datetime, seconds: int) -> datetime:

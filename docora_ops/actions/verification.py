@@ -140,19 +140,37 @@ def compare(
 ) -> Iterator[Compared | Suspects | Judged | Verification]:
     """Compares the links with these row ids. Yields what `verify` does, and each link once.
 
-    Raises PostgresError.
+    A link that differs at the first look is judged by a second one, some seconds later. Raises
+    PostgresError.
     """
-    counts: Counter[Verdict] = Counter()
+    database, counts, compared = docora.database, Counter[Verdict](), 0
+    suspects: dict[str, str] = {}
     differing: list[DifferingLink] = []
-    for event in _compare_twice(docora, ids, which):
-        if isinstance(event, Judged):
-            counts[event.verdict] += 1
-            if event.verdict in _DIFFERS:
+    yield Compared(0, len(ids))
+    for page in _pages(database, which, ids):
+        for link in page:
+            verdict = _judge(link)
+            if verdict in _DIFFERS:
+                suspects[link.ref.id] = link.state
+            else:
+                counts[verdict] += 1
+                yield Judged(link, verdict)
+        compared += len(page)
+        yield Compared(compared, len(ids))
+    if suspects:
+        yield from pause_between_looks(len(suspects), docora.settings.drift_grace)
+    for page in _pages(database, which, list(suspects)):
+        for link in page:
+            verdict = _judge(link)
+            if verdict in _DIFFERS and link.state != suspects[link.ref.id]:
+                verdict = Verdict.CHANGING
+            elif verdict in _DIFFERS:
                 with_examples = len(differing) < _MOST_WITH_EXAMPLES
-                differing.append(_differing(event.link, with_examples=with_examples))
-        yield event
+                differing.append(_differing(link, with_examples=with_examples))
+            counts[verdict] += 1
+            yield Judged(link, verdict)
     if differing:
-        names = names_of(docora.database, differing)
+        names = names_of(database, differing)
         differing = [
             replace(link, app_name=app_name, repository_name=repository_name)
             for link, (app_name, repository_name) in zip(differing, names, strict=True)
@@ -163,32 +181,6 @@ def compare(
         differing_links=[link for link in differing if link.doubt is None],
         uncertain_links=[link for link in differing if link.doubt],
     )
-
-
-def _compare_twice(
-    docora: Docora, ids: Sequence[str], which: Compare
-) -> Iterator[Compared | Suspects | Judged]:
-    """Judges a link that differs at the first look by a second one, some seconds later."""
-    yield Compared(0, len(ids))
-    compared, suspects = 0, dict[str, str]()
-    for page in _pages(docora.database, which, ids):
-        for link in page:
-            verdict = _judge(link)
-            if verdict in _DIFFERS:
-                suspects[link.ref.id] = link.state
-            else:
-                yield Judged(link, verdict)
-        compared += len(page)
-        yield Compared(compared, len(ids))
-    if not suspects:
-        return
-    yield from pause_between_looks(len(suspects), docora.settings.drift_grace)
-    for page in _pages(docora.database, which, list(suspects)):
-        for link in page:
-            verdict = _judge(link)
-            if verdict in _DIFFERS and link.state != suspects[link.ref.id]:
-                verdict = Verdict.CHANGING
-            yield Judged(link, verdict)
 
 
 def _judge(link: ComparedLink) -> Verdict:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.links import LinkStatus, arguments
-from docora_ops.render.columns import Pairs, cell, words
-from docora_ops.render.link_tables import first_lines
+from docora_ops.render.columns import Pairs, cell, first_lines, words
 from docora_ops.text import amount, good_until, moment
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from docora_ops.cli.streams import OutputStream
 from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
 from docora_ops.links import LinkStatus, arguments
-from docora_ops.render.columns import NO_ERROR, Pairs, cell, one_line, words
-from docora_ops.render.link_tables import first_lines
+from docora_ops.render.columns import NO_ERROR, Pairs, cell, first_lines, one_line, words
 from docora_ops.text import ago, amount, duration, good_until, moment
 
 if TYPE_CHECKING:
@@ -313,18 +312,12 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         in_apps = f"{failed} in {amount(apps, 'app')}, {last}{since}"
         with_errors = f"with {amount(errors, 'error', 'different errors')}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
-        yield from _indented(by_app, most, apps)
+        yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
         yield "", _heading(with_errors, "docora-ops failed --group-by error")
-        yield from _indented(by_error, most, errors)
+        yield from (("", one_line(f"  {line}")) for line in first_lines(by_error, most, errors))
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
-
-
-def _indented(counts: Sequence[tuple[int, str | None]], most: int, total: int) -> Iterator[Row]:
-    if most > 1:
-        lines = first_lines(counts, most, total)
-        yield from (("", one_line(f"  {line}")) for line in lines)
 
 
 def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:

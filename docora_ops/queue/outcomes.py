@@ -9,7 +9,7 @@ Functions raise RedisError.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -237,18 +237,15 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
                     # The walk goes back in time, so that the first result is set last.
                     if at >= asked[number].since and (is_result or ids not in ends[number]):
                         ends[number][ids] = entry.outcome
-    is_trimmed = read >= ENTRIES_KEPT
-    return [
-        None if not known or (is_trimmed and each.since < at) else _results_of(known.values())
-        for each, known in zip(asked, ends, strict=True)
-    ]
-
-
-def _results_of(ends: Iterable[JobEnd]) -> Results:
-    counts = Counter(ends)
-    failed = sum(counts[end] for end in FAILURES)
-    synced = counts[JobEnd.SYNCED]
-    return Results(synced, failed, gone=0, unfinished=counts.total() - synced - failed)
+    results: list[Results | None] = []
+    for each, known in zip(asked, ends, strict=True):
+        counts = Counter(known.values())
+        failed, synced = sum(counts[end] for end in FAILURES), counts[JobEnd.SYNCED]
+        is_trimmed = read >= ENTRIES_KEPT and each.since < at
+        unfinished = counts.total() - synced - failed
+        is_known = known and not is_trimmed
+        results.append(Results(synced, failed, gone=0, unfinished=unfinished) if is_known else None)
+    return results
 
 
 def read_counts(client: Redis, since: datetime, *, app_id: str = ALL_APPS) -> Counts:

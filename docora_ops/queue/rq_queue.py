@@ -322,7 +322,7 @@ class RqQueue:
                     moment_of(heartbeat),
                 )
         names = {job.app_id: job.app_name for job in first}
-        oldest, seconds = longest_wait(self._not_held(first, holds), now)
+        oldest, seconds = longest_wait(self._not_held(first, holds) if holds else first, now)
         return QueueOverview(
             backend=Backend.RQ,
             waiting=length + len(taken),

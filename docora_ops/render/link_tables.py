@@ -31,22 +31,6 @@ def apps_of(group: ErrorGroup) -> str:
     return ", ".join(group.app_names) + f" and {more} more" * bool(more)
 
 
-def first_lines(
-    counts: Sequence[tuple[int, str | None]], most: int, total: int = 0, how: str = ""
-) -> list[str]:
-    """Returns lines such as `12  HTTP 502`. If there are too many, the last says how many more.
-
-    counts: numbers of links, each with an app or an error; None means no error.
-    most: the number of lines.
-    total: the number of counts, if `counts` are only the first of them.
-    how: ends the last line, such as with what shows the rest.
-    """
-    width = max((len(str(links)) for links, _ in counts), default=0)
-    lines = [f"{links:>{width}}  {text or f'({NO_ERROR})'}" for links, text in counts]
-    total = total or len(lines)
-    return lines if total <= most else [*lines[: most - 1], f"and {total - most + 1} more{how}"]
-
-
 _LAST_GOOD_UNTIL = "Last good until"
 _BY_APP: Sequence[Column[AppCount]] = (
     Column("App", lambda count: count.app_name, narrowest=12),
