@@ -164,6 +164,15 @@ class QueuedJob:
         return f"{self.files_sent:,} of {self.files_total:,}"
 
 
+def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
+    """Returns when the oldest of the waiting jobs was queued, and how many seconds ago.
+
+    now: Unix time by the clock of Redis.
+    """
+    oldest = min(filter(None, (job.enqueued_at for job in waiting)), default=None)
+    return oldest, max(0, int(now - oldest.timestamp())) if oldest else None
+
+
 class NoJobCode(StrEnum):
     """Why a worker takes no job, for scripts."""
 

@@ -243,6 +243,7 @@ def still_threshold(settings: Settings, gaps: Gaps) -> int:
 class Activity:
     """When due links and jobs last moved, read at one moment.
 
+    before: the start of the period in which movement is expected.
     due_since: when a synced link became due.
     unqueued_since: the earliest time at which another link without a live job can have become due.
     waiting_since: when the oldest waiting job was queued.
@@ -254,8 +255,7 @@ class Activity:
         long is not queued.
     """
 
-    read_at: datetime
-    patience_seconds: int
+    before: datetime
     due_since: datetime | None = None
     unqueued_since: datetime | None = None
     waiting_since: datetime | None = None
@@ -270,11 +270,6 @@ class Activity:
     is_pass_missing: bool = False
 
     @property
-    def before(self) -> datetime:
-        """Returns the start of the period in which movement is expected."""
-        return self.read_at - timedelta(seconds=self.patience_seconds)
-
-    @property
     def moves(self) -> bool:
         """Tells whether a job runs, or has begun, ended or delivered a file since `before`."""
         moments = filter(None, self.moved_at)
@@ -284,8 +279,7 @@ class Activity:
 def judge(activity: Activity) -> tuple[bool, Stop | None]:
     """Tells whether nothing moves, and what has stopped if there is direct evidence.
 
-    Nothing moves if a link has been due for longer than `patience_seconds`, and nothing has moved
-    since. While workers are suspended, this is no alarm: the suspension is reported by itself.
+    Nothing moves if a link has been due since `before`, and nothing has moved since then. While workers are suspended, this is no alarm: the suspension is reported by itself.
     """
     since = [activity.due_since, activity.waiting_since]
     if activity.unqueued_since:  # a later change may have made the link pending
@@ -332,9 +326,9 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
     database, rescan = docora.database, docora.settings.rescan_interval_ms
     can_push = docora.queue_to_read.can_push
     refusal = refusal_of(queue.workers)
+    before = freshness.read_at - timedelta(seconds=freshness.nothing_moves_after_seconds)
     activity = Activity(
-        freshness.read_at,
-        freshness.nothing_moves_after_seconds,
+        before,
         waiting_since=queue.oldest_waiting_at,
         moved_at=(freshness.last_scanned_at, queue.last_failed_at, queue.last_began_at),
         live_runs=queue.live_runs,
@@ -343,7 +337,6 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
         all_refuse=refusal is not None and refusal.is_total and bool(refusal.troubles),
     )
     if not activity.moves:
-        before = activity.before
         due = long_due_links(database, LinkStatus.SYNCED, before, rescan, 1, freshness.held)
         activity = replace(
             activity,

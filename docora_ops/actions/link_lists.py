@@ -260,15 +260,10 @@ def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> Queue
     link_queue = docora.queue_to_read
     overview = link_queue.overview(limit)
     if app_ids:
-        count, jobs = link_queue.jobs_of_apps(app_ids, limit)
-        overview = replace(overview, jobs=jobs, jobs_of_apps=count)
+        count, of_apps = link_queue.jobs_of_apps(app_ids, limit)
+        overview = replace(overview, jobs=of_apps, jobs_of_apps=count)
     if link_queue.can_push and overview.delayed and not overview.has_scheduler:
         docora.warn("nothing queues delayed jobs when they are due: docora-ops worker does")
-    return _with_postgres(docora, overview)
-
-
-def _with_postgres(docora: Docora, overview: QueueOverview) -> QueueOverview:
-    """Adds the names of held apps and errors of delayed tries. Adds a notice if Postgres fails."""
     jobs, held = overview.jobs, overview.held
     delayed = [ids for job in jobs if job.status == "delayed" and (ids := ids_of_job(job.job_id))]
     errors: dict[str, str] = {}

@@ -111,8 +111,10 @@ def _markdown(
     errors: the errors of unusable servers.
     with_proof: whether `--verify` was given.
     """
+    what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
+    period = f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
     sections = (
-        _head(report),
+        (f"# Report of {what}", "", period),
         _open_now(report),
         _timeline(report),
         _state(report, errors),
@@ -195,13 +197,6 @@ def code(value: object) -> str:
 
 def _time(when: datetime | None) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S}" if when else "unknown"
-
-
-def _head(report: Report) -> Iterator[str]:
-    what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
-    yield f"# Report of {what}"
-    yield ""
-    yield f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
 
 
 def _timeline(report: Report) -> Iterator[str]:

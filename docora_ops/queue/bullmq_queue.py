@@ -29,6 +29,7 @@ from docora_ops.jobs import (
     QueueHealth,
     QueueOverview,
     Suspension,
+    longest_wait,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
 from docora_ops.queue.backend_choice import (
@@ -50,7 +51,6 @@ from docora_ops.queue.link_queue import (
     answers_of_script,
     arguments_of,
     first_ids,
-    longest_wait,
 )
 from docora_ops.queue.outcomes import (
     ALL_OUTCOMES,
@@ -117,7 +117,6 @@ class BullmqQueue:
 
     def __init__(self, client: Redis, choice: BackendChoice, signs: Signs | None) -> None:
         self._client, self._signs = client, signs
-        self._use: QueueUse | None = None
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice, self.where = choice, describe(client)
 
@@ -125,11 +124,12 @@ class BullmqQueue:
     def _script(self) -> Script:  # reading commands, most of which need none, read no file
         return Script(self._client, *self.script_files)
 
-    @property
-    def use(self) -> QueueUse:
-        return self._use or self.read_use()
-
     def read_use(self) -> QueueUse:
+        vars(self).pop("use", None)
+        return self.use
+
+    @cached_property
+    def use(self) -> QueueUse:
         client = self._client
         with redis_errors(client):
             signs, self._signs = self._signs or read_signs(client), None
@@ -141,14 +141,13 @@ class BullmqQueue:
         other = OtherQueue.LEFT_JOBS if signs.rq_jobs else OtherQueue.UNUSED
         if signs.rq_workers:
             other = OtherQueue.WORKED_ON
-        self._use = QueueUse(
+        return QueueUse(
             signs.bullmq_workers,
             other,
             _PAUSED if is_paused else None,
             list(map(text_of, [*(wait or ()), *(paused or ())][:SAMPLE])),
             signs.mark,
         )
-        return self._use
 
     def push(
         self,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import groupby, islice
 from typing import ClassVar, Protocol
 
@@ -109,15 +108,6 @@ def answers_of_script(
 def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
     """Returns the commands as arguments of a script, each with its length before it."""
     return [argument for command in commands for argument in (len(command), *command)]
-
-
-def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
-    """Returns when the oldest of the waiting jobs was queued, and how many seconds ago.
-
-    now: Unix time by the clock of Redis.
-    """
-    oldest = min(filter(None, (job.enqueued_at for job in waiting)), default=None)
-    return oldest, max(0, int(now - oldest.timestamp())) if oldest else None
 
 
 def first_ids(
