@@ -94,9 +94,10 @@ class Headline:
     """The worst of a Docora's state.
 
     links: the number of affected links or, of a backlog, of waiting jobs; None if not counted.
-    seconds: since the last good scan of a failed link (of any, if most are in order); since the
-        suspension, the last pass, or the oldest scan of an overdue or synced link; of a backlog,
-        for how long the oldest job has waited. None if unknown.
+    seconds: since the earliest last good scan of a link that failed with the most common error;
+        since the last scan of any link, the suspension, the last pass, or the oldest scan of an
+        overdue or synced link; of a backlog, for how long the oldest job has waited. None if
+        unknown.
     """
 
     code: HeadlineCode
@@ -231,8 +232,9 @@ def headline_of(status: Status) -> Headline:
     if stop is not None:
         return stop
     drift = status.drift or DriftCounts(0, 0)
+    begun = next((group.oldest_scan_seconds for group in status.failed_by_error or ()), None)
     worst = max(
-        Headline(HeadlineCode.FAILED, counts[LinkStatus.FAILED], status.good_until_seconds),
+        Headline(HeadlineCode.FAILED, counts[LinkStatus.FAILED], begun),
         Headline(HeadlineCode.DRIFT, drift.lost + drift.stuck),
         Headline(HeadlineCode.OVERDUE, freshness.overdue, freshness.oldest_scan_seconds),
         key=lambda headline: headline.links or 0,

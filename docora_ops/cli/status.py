@@ -206,14 +206,16 @@ def no_pass_words(seconds: float | None) -> str:
 
 
 def _failed_sentence(status: Status) -> str:
-    """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`."""
+    """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`, or `for 2m to 1h`."""
     counts, apps = status.links_by_status or {}, status.failed_by_app or ()
     [first, *_] = status.failed_by_error or (None,)
     error, more = (first and first.error_message) or NO_ERROR, (status.failed_errors or 1) - 1
     others = f" and {amount(more, 'other error')}" if more else ""
     where = f"in {status.failed_apps} apps" if len(apps) != 1 else f"at {apps[0].app_name}"
-    seconds = status.headline.seconds
+    seconds, least = status.headline.seconds, (first and first.good_until_seconds) or 0
     age = "" if seconds is None else f", for {duration(seconds)}"
+    if seconds and 2 * least < seconds:  # not all began to fail at once
+        age = f", for {duration(least)} to {duration(seconds)}"
     begin = f"{status.headline.links:,} of {amount(sum(counts.values()), 'link')} failed: "
     end = f"{others} {where}{age}"
     if sys.stdout.isatty():

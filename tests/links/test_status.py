@@ -80,7 +80,7 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
     names = ["Tidewater Notes"]
     group = {"error_message": None, "links": 15, "apps": 1, "files": 0, "app_names": names}
-    never = {"good_until_at": None, "good_until_seconds": None}
+    never = {"good_until_at": None, "good_until_seconds": None, "oldest_scan_seconds": None}
     assert data["failed_by_error"][0] == group | never
     assert data["good_until_at"] == data["failed_by_error"][1]["good_until_at"]
     assert (data["freshness"]["scanned_recently"], data["queue"]["failed_recently"]) == (2, 3)
