@@ -38,7 +38,14 @@ from docora_ops.jobs import (
     backlog_of,
     refusal_of,
 )
-from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
+from docora_ops.links import (
+    FAILED_LINKS,
+    TRIED_LINKS,
+    AppCount,
+    LinkGroup,
+    LinkRef,
+    LinkStatus,
+)
 from docora_ops.operations import KnownOperation
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.outcomes import PERIOD, read_counts
@@ -119,6 +126,7 @@ class Status:
 
     `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
     errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, for all failed links.
+    `tried_by_error`: the first four errors of links whose last try failed and that are tried again.
     `recent_ends`, `failures`, `capacity`: None if workers keep no record: with BullMQ, or if they
     may not. `capacity`: also None without a complete record of 10 minutes in the last hour.
     `drift`: also None if workers are those of the other backend or unclear, and on a standby.
@@ -137,6 +145,7 @@ class Status:
     failed_by_app: Sequence[AppCount] | None = None
     failed_errors: int | None = None
     failed_by_error: Sequence[ErrorGroup] | None = None
+    tried_by_error: Sequence[ErrorGroup] | None = None
     good_until_at: datetime | None = None
     good_until_seconds: int | None = None
     standby: Standby | None = None  # None on a primary
@@ -190,6 +199,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             failed_by_app=[AppCount(*row) for row in failed_apps[:_GROUPS]],
             failed_errors=len(groups),
             failed_by_error=groups[:_GROUPS],
+            tried_by_error=error_groups(database, TRIED_LINKS)[:_GROUPS],
             good_until_at=latest.good_until_at if latest else None,
             good_until_seconds=latest.good_until_seconds if latest else None,
         )

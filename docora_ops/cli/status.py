@@ -19,6 +19,7 @@ from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, one_line, words
+from docora_ops.render.link_tables import apps_of
 from docora_ops.text import ago, amount, duration, good_until, moment
 
 if TYPE_CHECKING:
@@ -315,6 +316,10 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         with_errors = f"with {amount(status.failed_errors or 0, 'error', 'different errors')}"
         yield "", _heading(with_errors, "docora-ops failed --group-by error")
         yield from _first_lines(by_error, status.failed_errors or 0, most)
+    for group in (status.tried_by_error or ())[:1]:  # a hanging app, long before its links fail
+        tried = f"{amount(group.links, 'link')} of {apps_of(group)}"
+        are = "is" if group.links == 1 else "are"
+        yield "Tries", one_line(f"{tried} {are} tried again: {group.error_message}", "yellow")
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
