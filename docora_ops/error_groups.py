@@ -140,8 +140,8 @@ def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
         largest = sorted(apps, key=lambda app: (-apps[app], app[1] or ""))
         names = [name for _, name in largest if name][:_NAMED]
         counts = (apps.total(), len(apps), len(files[key]))
-        bounds = (*good_until[key], oldest[key]) if key in oldest else ()
-        groups.append(ErrorGroup(shown[key], *counts, names, *bounds))
+        good_at, ago = good_until.get(key, (None, None))
+        groups.append(ErrorGroup(shown[key], *counts, names, good_at, ago, oldest.get(key)))
     return sorted(groups, key=lambda group: (-group.links, group.error_message or ""))
 
 

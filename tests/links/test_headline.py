@@ -61,7 +61,9 @@ def fail_twice(docora: Docora) -> None:
 
 def fail_anew(docora: Docora) -> None:
     fail(docora)
-    docora.link(docora.add_app("Beta"), docora.add_repository(), last_error=BAD_GATEWAY, scanned=TWO)
+    docora.link(
+        docora.add_app("Beta"), docora.add_repository(), last_error=BAD_GATEWAY, scanned=TWO
+    )
 
 
 def fail_otherwise(docora: Docora) -> None:
