@@ -55,6 +55,7 @@ def doctor(
         Path | None,
         typer.Option(
             metavar="FILE",
+            resolve_path=True,  # the file is replaced, not a symlink to it
             help="Print only what has become critical, or is over, since the last run with FILE "
             "(exit code 6 while a check is critical). Print nothing if that is nothing.",
         ),

@@ -17,6 +17,7 @@ from docora_ops.cli.signals import finishing_first, interrupted_code
 from docora_ops.cli.streams import OutputStream
 from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
+from docora_ops.jobs import ADVICE
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, one_line, words
 from docora_ops.render.link_tables import apps_of
@@ -139,7 +140,7 @@ def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
 def sentence_of(status: Status) -> str:
     """Returns the first sentence: the worst of the state, and since when."""
     from docora_ops.actions.status import HeadlineCode
-    from docora_ops.jobs import ADVICE, backlog_of, refusal_of
+    from docora_ops.jobs import backlog_of, refusal_of
 
     headline, queue, freshness = status.headline, status.queue, status.freshness
     if queue is None or freshness is None:
@@ -323,6 +324,11 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
+    held_back = status.pending_with_open_circuit
+    to_queue = ADVICE[status.queue.backend].to_queue_held_back if status.queue else ""
+    if held_back and to_queue:
+        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
+        yield "", _heading(links, to_queue, "yellow")
 
 
 def _first_lines(lines: Sequence[str], total: int, most: int) -> Iterator[Row]:
@@ -369,13 +375,9 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
 
 
 def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
-    from docora_ops.jobs import ADVICE, BackendSource, backlog_of
+    from docora_ops.jobs import BackendSource, backlog_of
 
     advice, lost = ADVICE[queue.backend], queue.lost_words
-    held_back = status.pending_with_open_circuit
-    if held_back and advice.to_queue_held_back:
-        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
-        yield "", _heading(links, advice.to_queue_held_back, "yellow")
     if queue.unfinished:
         yield "Queue", cell(counts_words(queue))
     if backlog := backlog_of(queue):
