@@ -14,11 +14,9 @@ from docora_ops.database.selections import select_links
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Hold
-from docora_ops.links import App, LinkFilter, LinkStatus
+from docora_ops.links import TRIED_LINKS, App, LinkFilter, LinkStatus
 from docora_ops.operations import RunningOperation
 from docora_ops.queue.holds import read_holds
-
-_UNFINISHED = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING)
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,8 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
             failed_by_error=lists.error_groups(
                 database, replace(of_app, statuses=[LinkStatus.FAILED])
             ),
-            # A change and a success remove the error, a failed try leaves it.
             tried_by_error=lists.error_groups(
-                database, replace(of_app, statuses=_UNFINISHED, errors=["*"])
+                database, replace(TRIED_LINKS, app_ids=of_app.app_ids)
             ),
             delivered_files=sum(files for files, _, _ in delivered.values()),
             last_delivered_at=max((last for _, _, last in delivered.values()), default=None),

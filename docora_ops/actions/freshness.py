@@ -279,7 +279,8 @@ class Activity:
 def judge(activity: Activity) -> tuple[bool, Stop | None]:
     """Tells whether nothing moves, and what has stopped if there is direct evidence.
 
-    Nothing moves if a link has been due since `before`, and nothing has moved since then. While workers are suspended, this is no alarm: the suspension is reported by itself.
+    Nothing moves if a link has been due since `before`, and nothing has moved since then. While
+    workers are suspended, this is no alarm: the suspension is reported by itself.
     """
     since = [activity.due_since, activity.waiting_since]
     if activity.unqueued_since:  # a later change may have made the link pending

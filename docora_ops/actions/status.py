@@ -36,7 +36,14 @@ from docora_ops.jobs import (
     backlog_of,
     refusal_of,
 )
-from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
+from docora_ops.links import (
+    FAILED_LINKS,
+    TRIED_LINKS,
+    AppCount,
+    LinkGroup,
+    LinkRef,
+    LinkStatus,
+)
 from docora_ops.operations import KnownOperation
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.outcomes import PERIOD, read_counts
@@ -92,9 +99,10 @@ class Headline:
     """The worst of a Docora's state.
 
     links: the number of affected links or, of a backlog, of waiting jobs; None if not counted.
-    seconds: since the last good scan of a failed link (of any, if most are in order); since the
-        suspension, the last pass, or the oldest scan of an overdue or synced link; of a backlog,
-        for how long the oldest job has waited. None if unknown.
+    seconds: since the earliest last good scan of a link that failed with the most common error;
+        since the last scan of any link, the suspension, the last pass, or the oldest scan of an
+        overdue or synced link; of a backlog, for how long the oldest job has waited. None if
+        unknown.
     """
 
     code: HeadlineCode
@@ -116,6 +124,7 @@ class Status:
 
     `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
     errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, for all failed links.
+    `tried_by_error`: the first four errors of links whose last try failed and that are tried again.
     `recent_ends`, `failures`, `capacity`: None if workers keep no record: with BullMQ, or if they
     may not. `capacity`: also None without a complete record of 10 minutes in the last hour.
     `drift`: also None if workers are those of the other backend or unclear, and on a standby.
@@ -134,6 +143,7 @@ class Status:
     failed_by_app: Sequence[AppCount] | None = None
     failed_errors: int | None = None
     failed_by_error: Sequence[ErrorGroup] | None = None
+    tried_by_error: Sequence[ErrorGroup] | None = None
     good_until_at: datetime | None = None
     good_until_seconds: int | None = None
     standby: Standby | None = None  # None on a primary
@@ -199,6 +209,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             failed_by_app=[AppCount(*row) for row in failed_apps[:_GROUPS]],
             failed_errors=len(groups),
             failed_by_error=groups[:_GROUPS],
+            tried_by_error=error_groups(database, TRIED_LINKS)[:_GROUPS],
             good_until_at=latest.good_until_at if latest else None,
             good_until_seconds=latest.good_until_seconds if latest else None,
         )
@@ -256,8 +267,9 @@ def headline_of(status: Status) -> Headline:
     if stop is not None:
         return stop
     drift = status.drift or DriftCounts(0, 0)
+    begun = next((group.oldest_scan_seconds for group in status.failed_by_error or ()), None)
     worst = max(
-        Headline(HeadlineCode.FAILED, counts[LinkStatus.FAILED], status.good_until_seconds),
+        Headline(HeadlineCode.FAILED, counts[LinkStatus.FAILED], begun),
         Headline(HeadlineCode.DRIFT, drift.lost + drift.stuck),
         Headline(HeadlineCode.OVERDUE, freshness.overdue, freshness.oldest_scan_seconds),
         key=lambda headline: headline.links or 0,

@@ -71,7 +71,7 @@ class Verification:
     uncertain: the files differ, but the scan of another link may have stored the commit.
     not_comparable: there is no stored commit.
     not_synced: skipped, because the status is not `synced`.
-    scanning: skipped, because the link or another link of its repository is being scanned.
+    scanning: skipped, because the link is being scanned.
     changing: skipped, because the delivery records changed during the comparison.
     """
 
@@ -184,7 +184,7 @@ def compare(
 
 
 def _judge(link: ComparedLink) -> Verdict:
-    if link.is_scanned:
+    if link.status == LinkStatus.SCANNING:
         return Verdict.SCANNING
     if link.status != LinkStatus.SYNCED:
         return Verdict.NOT_SYNCED

@@ -17,8 +17,10 @@ from docora_ops.cli.signals import finishing_first, interrupted_code
 from docora_ops.cli.streams import OutputStream
 from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
+from docora_ops.jobs import ADVICE
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, first_lines, one_line, words
+from docora_ops.render.link_tables import apps_of
 from docora_ops.text import ago, amount, duration, good_until, moment
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
 def sentence_of(status: Status) -> str:
     """Returns the first sentence: the worst of the state, and since when."""
     from docora_ops.actions.status import HeadlineCode
-    from docora_ops.jobs import ADVICE, backlog_of, refusal_of
+    from docora_ops.jobs import backlog_of, refusal_of
 
     headline, queue, freshness = status.headline, status.queue, status.freshness
     if queue is None or freshness is None:
@@ -201,14 +203,16 @@ def no_pass_words(seconds: float | None) -> str:
 
 
 def _failed_sentence(status: Status) -> str:
-    """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`."""
+    """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`, or `for 2m to 1h`."""
     counts, apps = status.links_by_status or {}, status.failed_by_app or ()
     [first, *_] = status.failed_by_error or (None,)
     error, more = (first and first.error_message) or NO_ERROR, (status.failed_errors or 1) - 1
     others = f" and {amount(more, 'other error')}" if more else ""
     where = f"in {status.failed_apps} apps" if len(apps) != 1 else f"at {apps[0].app_name}"
-    seconds = status.headline.seconds
+    seconds, least = status.headline.seconds, (first and first.good_until_seconds) or 0
     age = "" if seconds is None else f", for {duration(seconds)}"
+    if seconds and 2 * least < seconds:  # not all began to fail at once
+        age = f", for {duration(least)} to {duration(seconds)}"
     begin = f"{status.headline.links:,} of {amount(sum(counts.values()), 'link')} failed: "
     end = f"{others} {where}{age}"
     if sys.stdout.isatty():
@@ -315,9 +319,18 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
         yield "", _heading(with_errors, "docora-ops failed --group-by error")
         yield from (("", one_line(f"  {line}")) for line in first_lines(by_error, most, errors))
+    for group in (status.tried_by_error or ())[:1]:  # a hanging app, long before its links fail
+        tried = f"{amount(group.links, 'link')} of {apps_of(group)}"
+        are = "is" if group.links == 1 else "are"
+        yield "Tries", one_line(f"{tried} {are} tried again: {group.error_message}", "yellow")
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
+    held_back = status.pending_with_open_circuit
+    to_queue = ADVICE[status.queue.backend].to_queue_held_back if status.queue else ""
+    if held_back and to_queue:
+        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
+        yield "", _heading(links, to_queue, "yellow")
 
 
 def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
@@ -343,13 +356,9 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
 
 
 def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
-    from docora_ops.jobs import ADVICE, BackendSource, backlog_of
+    from docora_ops.jobs import BackendSource, backlog_of
 
     advice, lost = ADVICE[queue.backend], queue.lost_words
-    held_back = status.pending_with_open_circuit
-    if held_back and advice.to_queue_held_back:
-        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
-        yield "", _heading(links, advice.to_queue_held_back, "yellow")
     if queue.unfinished:
         yield "Queue", cell(counts_words(queue))
     if backlog := backlog_of(queue):

@@ -130,7 +130,7 @@ def summary(result: Verification) -> str:
         return "No links."
     skipped = {
         "not synced": result.not_synced,
-        "while their repository is scanned": result.scanning,
+        "being scanned": result.scanning,
         "changing": result.changing,
     }
     total = sum(skipped.values())

@@ -160,12 +160,15 @@ GROUPS = {
 }
 
 # The time of a failure is not recorded; the last good scan is a lower bound.
-_GOOD_UNTIL = "max(l.last_scanned_at) FILTER (WHERE l.status = 'failed')"
+_OF_FAILED = "(l.last_scanned_at) FILTER (WHERE l.status = 'failed')"
+_GOOD_UNTIL = f"max{_OF_FAILED}"
 
 LINKS_BY_ERROR = f"""
-SELECT app_id, app_name, error, links, good_until, extract(epoch FROM now() - good_until)::bigint
+SELECT app_id, app_name, error, links, good_until, extract(epoch FROM now() - good_until)::bigint,
+    extract(epoch FROM now() - oldest)::bigint
 FROM (
-    SELECT l.app_id, {CUT_ERROR} AS error, count(*) AS links, {_GOOD_UNTIL} AS good_until
+    SELECT l.app_id, {CUT_ERROR} AS error, count(*) AS links, {_GOOD_UNTIL} AS good_until,
+        min{_OF_FAILED} AS oldest
     FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
 ) counted LEFT JOIN docora.apps USING (app_id)
 """

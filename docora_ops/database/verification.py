@@ -12,10 +12,10 @@ must match it. This link is known in three cases:
   `scanned_at` and `last_scanned_at` are equal.
 - A worker of Docora stores the commit with the time of its clock, then sets the link to `synced`
   with a slightly later time of the same clock, so the clocks of different workers do not matter.
-  The link is known unless the same is true of another link, or the scan of another link may have
-  been interrupted between the two writes. An interrupted link is `scanning`, `pending_snapshot`
-  after a repair, or `failed` after its last try. Since the other link may have been removed, the
-  two times must also be at most a minute apart.
+  The link is known unless the same is true of another link, or the scan of another link may be
+  between the two writes, or have been interrupted there. An interrupted link is `scanning`,
+  `pending_snapshot` after a repair, or `failed` after its last try. Since the other link may have
+  been removed, the two times must also be at most a minute apart.
 - A worker of Docora stores the first commit of a repository with the time of Postgres's clock,
   which may be ahead of the worker's clock. Unlike the worker's times, it has microseconds. If
   no other link was scanned, the link's own scan has stored the commit.
@@ -50,6 +50,7 @@ class Doubt(StrEnum):
     SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
     SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored
     SCANNED_TOGETHER = "scanned_together"  # another link's scan also ended after it was stored
+    OTHER_SCANNING = "other_scanning"  # another link is being scanned
     OTHER_PENDING = "other_pending"  # another link's scan may have been interrupted
     OTHER_FAILED = "other_failed"  # another link's scan may have been interrupted in its last try
 
@@ -94,10 +95,7 @@ WITH page AS MATERIALIZED (
     FROM docora.app_repositories l WHERE l.id = ANY (%(ids)s::uuid[])
 ),
 repository AS MATERIALIZED (
-    SELECT r.repository_id, s.id AS snapshot_id, s.scanned_at, EXISTS (
-        SELECT FROM docora.app_repositories
-        WHERE repository_id = r.repository_id AND status = 'scanning'
-    ) AS is_scanned
+    SELECT r.repository_id, s.id AS snapshot_id, s.scanned_at
     FROM (SELECT DISTINCT repository_id FROM page) r LEFT JOIN LATERAL (
         SELECT id, scanned_at FROM docora.repository_snapshots
         WHERE repository_id = r.repository_id LIMIT 1
@@ -112,8 +110,8 @@ SELECT l.id, l.last_scanned_at, doubt, c.*, (
     concat_ws(' ', c.digest, l.scanned_at, l.last_scanned_at, doubt) AS state
 FROM (
     SELECT * FROM chosen
-    WHERE (status = 'synced' OR %(in_detail)s::boolean)
-      AND NOT is_scanned AND snapshot_id IS NOT NULL
+    WHERE (status = 'synced' OR %(in_detail)s::boolean AND status <> 'scanning')
+      AND snapshot_id IS NOT NULL
 ) l CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE kind = 'missing') AS missing,
         count(*) FILTER (WHERE kind = 'outdated') AS outdated,
@@ -154,6 +152,7 @@ FROM (
     SELECT bool_or(last_scanned_at = l.scanned_at) AS has_stored,
         bool_or(last_scanned_at >= l.scanned_at) AS has_ended_since,
         bool_or(last_scanned_at IS NOT NULL) AS was_scanned,
+        bool_or(status = 'scanning') AS is_scanned,
         bool_or(status = 'pending_snapshot') AS is_pending, bool_or(status = 'failed') AS is_failed
     FROM docora.app_repositories
     WHERE c.missing + c.outdated + c.extra > 0 AND repository_id = l.repository_id AND id <> l.id
@@ -169,12 +168,13 @@ FROM (
         WHEN l.last_scanned_at > l.scanned_at + interval '{_LONGEST_STORING}'
             OR NOT isfinite(l.last_scanned_at) THEN '{Doubt.SCANNED_LATER}'
         WHEN other.has_ended_since THEN '{Doubt.SCANNED_TOGETHER}'
+        WHEN other.is_scanned THEN '{Doubt.OTHER_SCANNING}'
         WHEN other.is_pending THEN '{Doubt.OTHER_PENDING}'
         WHEN other.is_failed THEN '{Doubt.OTHER_FAILED}'
     END AS doubt
 ) d
 )
-SELECT l.id::text, l.app_id, l.repository_id, l.status, l.is_scanned, c.last_scanned_at,
+SELECT l.id::text, l.app_id, l.repository_id, l.status, c.last_scanned_at,
     l.snapshot_id IS NOT NULL, c.doubt,
     coalesce(c.missing, 0), coalesce(c.outdated, 0), coalesce(c.extra, 0),
     coalesce(c.state, ''), c.files, c.kinds, c.paths
@@ -193,10 +193,9 @@ ORDER BY repository_id, app_id
 class ComparedLink:
     """A link, and how its delivered files differ from the stored commit.
 
-    Only a link that is `synced`, not `is_scanned` and `has_commit` is compared; in detail, a link
-    with any status.
+    Only a link that is `synced` and `has_commit` is compared; in detail, a link with any status but
+    `scanning`.
 
-    is_scanned: the link, or another link of its repository, is being scanned.
     last_scanned_at: None unless the link is compared.
     has_commit: the repository has a stored commit.
     doubt: None if no file differs, or if the link's own scan has stored the commit.
@@ -209,7 +208,6 @@ class ComparedLink:
 
     ref: LinkRef
     status: str
-    is_scanned: bool
     last_scanned_at: datetime | None
     has_commit: bool
     doubt: Doubt | None
@@ -242,9 +240,9 @@ def compare_links(database: Database, which: Compare, ids: Sequence[str]) -> lis
         database.rows(_PLAN_SAFELY)
         rows = database.rows(COMPARE_LINKS, parameters)
     links = []
-    for *ref, status, is_scanned, scanned_at, stored, doubt, m, o, e, state, files, k, p in rows:
+    for *ref, status, scanned_at, stored, doubt, m, o, e, state, files, k, p in rows:
         pairs = zip(k or (), p or (), strict=True)
         examples = [DifferingFile(path, FileDifference(kind)) for kind, path in pairs]
-        facts = (status, is_scanned, scanned_at, stored, doubt and Doubt(doubt), m, o, e, state)
+        facts = (status, scanned_at, stored, doubt and Doubt(doubt), m, o, e, state)
         links.append(ComparedLink(LinkRef(*ref), *facts, files, examples))
     return links
