@@ -67,6 +67,7 @@ class ErrorGroup:
     good_until_at: the latest good scan of any failed link. The time of a failure is not recorded,
         but each link failed after its own last good scan. None if there is no such scan.
     good_until_seconds: the seconds since `good_until_at`, by the clock of Postgres.
+    oldest_scan_seconds: the seconds since the earliest last good scan of a failed link.
     """
 
     error_message: str | None
@@ -76,6 +77,7 @@ class ErrorGroup:
     app_names: Sequence[str] = ()
     good_until_at: datetime | None = None
     good_until_seconds: int | None = None
+    oldest_scan_seconds: int | None = None
 
 
 def split_delivery(text: str) -> tuple[str, str | None]:
@@ -112,14 +114,15 @@ def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
     """Groups links by folded error, most links first. A group shows what its errors share.
 
     rows: the app's id and name (None if unknown), the first LONGEST + 1 characters of the error,
-    the number of links with both, and optionally `good_until_at` and `good_until_seconds` of the
-    failed links.
+    the number of links with both, and optionally `good_until_at`, `good_until_seconds` and
+    `oldest_scan_seconds` of the failed links.
     """
     links: defaultdict[str | None, Counter[tuple[str, str | None]]] = defaultdict(Counter)
     files: defaultdict[str | None, set[int]] = defaultdict(set)  # hashes, for a million links
     shown: dict[str | None, str | None] = {}
     good_until: dict[str | None, tuple[datetime, int]] = {}
-    for app_id, app_name, error, count, *bound in rows:
+    oldest: dict[str | None, int] = {}
+    for app_id, app_name, error, count, *bounds in rows:
         text = typable(error) if error else None
         key = text and fold(text)
         reason, file = split_delivery(text) if text else (None, None)
@@ -128,14 +131,17 @@ def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
             files[key].add(hash(file))
         if shown.setdefault(key, reason) != reason:
             shown[key] = key
-        if bound and bound[0]:
-            good_until[key] = max(good_until.get(key, tuple(bound)), tuple(bound))
+        if bounds and bounds[0]:
+            at, seconds, oldest_seconds = bounds
+            good_until[key] = max(good_until.get(key, (at, seconds)), (at, seconds))
+            oldest[key] = max(oldest.get(key, 0), oldest_seconds)
     groups = []
     for key, apps in links.items():
         largest = sorted(apps, key=lambda app: (-apps[app], app[1] or ""))
         names = [name for _, name in largest if name][:_NAMED]
         counts = (apps.total(), len(apps), len(files[key]))
-        groups.append(ErrorGroup(shown[key], *counts, names, *good_until.get(key, ())))
+        good_at, ago = good_until.get(key, (None, None))
+        groups.append(ErrorGroup(shown[key], *counts, names, good_at, ago, oldest.get(key)))
     return sorted(groups, key=lambda group: (-group.links, group.error_message or ""))
 
 

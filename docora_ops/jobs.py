@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from docora_ops.links import link_name
@@ -11,6 +11,7 @@ from docora_ops.text import duration
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
 _LONG = 10  # seconds; most jobs wait and run for less
+_WEEK = timedelta(days=7)
 
 
 class Backend(StrEnum):
@@ -164,6 +165,15 @@ class QueuedJob:
         return f"{self.files_sent:,} of {self.files_total:,}"
 
 
+def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
+    """Returns when the oldest of the waiting jobs was queued, and how many seconds ago.
+
+    now: Unix time by the clock of Redis.
+    """
+    oldest = min(filter(None, (job.enqueued_at for job in waiting)), default=None)
+    return oldest, max(0, int(now - oldest.timestamp())) if oldest else None
+
+
 class NoJobCode(StrEnum):
     """Why a worker takes no job, for scripts."""
 
@@ -284,6 +294,10 @@ class Hold:
     until_at: datetime | None
     who: str
     reason: str | None
+
+    def is_forgotten(self, now: datetime) -> bool:
+        """Tells whether the hold has lasted for over a week, and does not end by itself."""
+        return bool(not self.until_at and self.since_at and now - self.since_at > _WEEK)
 
     @property
     def until(self) -> str:

@@ -278,6 +278,8 @@ class LinkFilter:
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])
+# A change and a success remove the error, a failed try leaves it.
+TRIED_LINKS = LinkFilter(statuses=[LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING], errors=["*"])
 
 
 class LinkSort(StrEnum):

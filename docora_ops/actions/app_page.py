@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import read_held
-from docora_ops.actions.link_lists import error_groups
-from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
+from docora_ops.actions.freshness import links_freshness
+from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.many_links import operations_at_work, running_operations
 from docora_ops.database import link_reports as lists
 from docora_ops.database.deliveries import DeliveryFilter, deliveries_by_repository
@@ -15,11 +14,9 @@ from docora_ops.database.selections import select_links
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Hold
-from docora_ops.links import App, LinkFilter, LinkStatus
+from docora_ops.links import TRIED_LINKS, App, LinkFilter, LinkStatus
 from docora_ops.operations import RunningOperation
 from docora_ops.queue.holds import read_holds
-
-_UNFINISHED = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING)
 
 
 @dataclass(frozen=True)
@@ -59,40 +56,46 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
     """
     database, found = docora.database, resolve_app(docora.database, app)
     of_app = LinkFilter(app_ids=[found.app_id])
-    held_ids, lost = read_held(docora)
-    choice = LinkChoice(apps=[found.app_id], overdue=True)
-    overdue, _ = choose_links(docora, choice, held=held_ids)
+    holds: Mapping[str, Hold] = {}
+    lost: RedisError | None = None
+    try:
+        holds = read_holds(docora.redis)
+    except RedisError as error:
+        lost = error
+    held = holds.get(found.app_id)
+    email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
     with database.snapshot():
         [summary] = lists.summarize_apps(database, of_app, every_app=True)
+        freshness = links_freshness(docora, lists.count_by_status(database), list(holds))
+        overdue = replace(of_app, overdue_before=freshness.overdue_before)
         delivered = deliveries_by_repository(database, DeliveryFilter(found.app_id))
         page = AppPage(
             app_id=found.app_id,
             app_name=found.app_name,
-            email=None,
+            email=email,
             base_url=summary.base_url,
-            created_at=None,
+            created_at=created_at,
             links=summary.links,
             links_by_status={status: getattr(summary, status) for status in LinkStatus},
-            overdue=lists.count_links(database, overdue),
+            # Nobody expects a held app to be scanned.
+            overdue=0 if held else lists.count_links(database, overdue),
             last_scanned_at=summary.last_scanned_at,
             good_until_at=summary.good_until_at,
             good_until_seconds=summary.good_until_seconds,
-            failed_by_error=error_groups(database, replace(of_app, statuses=[LinkStatus.FAILED])),
-            # A change and a success remove the error, a failed try leaves it.
-            tried_by_error=error_groups(
-                database, replace(of_app, statuses=_UNFINISHED, errors=["*"])
+            failed_by_error=lists.error_groups(
+                database, replace(of_app, statuses=[LinkStatus.FAILED])
+            ),
+            tried_by_error=lists.error_groups(
+                database, replace(TRIED_LINKS, app_ids=of_app.app_ids)
             ),
             delivered_files=sum(files for files, _, _ in delivered.values()),
             last_delivered_at=max((last for _, _, last in delivered.values()), default=None),
+            held=held,
         )
-    email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
-    page = replace(page, email=email, created_at=created_at)
-    if isinstance(lost, RedisError):
+    if lost:
         return page, lost
     try:
-        held = read_holds(docora.redis).get(found.app_id)
         running = running_operations(operations_at_work(docora, select_links(database, of_app)))
     except RedisError as error:
         return page, error
-    overdue_links = 0 if held else page.overdue  # nobody expects a held app to be scanned
-    return replace(page, overdue=overdue_links, held=held, running_operations=running), None
+    return replace(page, running_operations=running), None

@@ -1,18 +1,21 @@
 """The checks of `doctor`: each says what is wrong and what to do."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
 from docora_ops.actions.capacity import Capacity
 from docora_ops.actions.freshness import Freshness, Stop, has_missed_passes
+from docora_ops.actions.holds import held_in_words
 from docora_ops.database.postgres_server import Role, Standby
 from docora_ops.jobs import (
     QUEUE_NAME,
     Advice,
+    HeldApp,
     NoJobCode,
     OtherQueue,
     QueueHealth,
@@ -360,8 +363,11 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
     return CheckState.WARNING if is_old else CheckState.OK
 
 
-def check_freshness(freshness: Freshness) -> Check:
-    """Checks that links are scanned. `freshness`: the result of `beside_queue`."""
+def check_freshness(freshness: Freshness, held: Sequence[HeldApp], now: datetime | None) -> Check:
+    """Checks that links are scanned, and that no hold without an end is forgotten.
+
+    freshness: the result of `beside_queue`. held: with names. now: by the clock of Redis.
+    """
     longest, last = duration(freshness.overdue_after_seconds), "no good scan yet"
     if freshness.last_scanned_at:
         last = f"last good scan {ago(freshness.last_scanned_seconds)}"
@@ -373,9 +379,11 @@ def check_freshness(freshness: Freshness) -> Check:
     )
     stands += "began or ended, and no file was delivered"
     cause = f"; {freshness.stopped.sentence}" if freshness.stopped else ""
+    forgotten = [app for app in held if now and app.held.is_forgotten(now)]
+    whose = f"{held_in_words(forgotten)} for ever, for over a week" if forgotten else ""
     return judge(
         CheckName.FRESHNESS,
-        f"no link overdue, {last}",
+        f"no link overdue, {last}" + (f"; {held_in_words(held)}" if held else ""),
         (freshness.overdue > 0, critical, overdue + cause, "docora-ops links --overdue"),
         (freshness.nothing_moves, critical, stands + cause, "docora-ops queue"),
         (
@@ -384,6 +392,7 @@ def check_freshness(freshness: Freshness) -> Check:
             freshness.slow_words,
             "run more workers, or see docora-ops queue",
         ),
+        (bool(forgotten), warning, whose, "end a hold that nobody needs: docora-ops release APP"),
     )
 
 

@@ -10,21 +10,18 @@ from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.verification import (
     Compared,
     Judged,
-    Proof,
     Verdict,
     Verification,
-    compare_twice,
+    compare,
 )
 from docora_ops.database import deliveries as records
 from docora_ops.database.deliveries import DeliveredFile, DeliveryFilter
 from docora_ops.database.link_reports import read_now
 from docora_ops.database.link_rows import names_of
-from docora_ops.database.verification import Compare, Doubt
+from docora_ops.database.verification import Compare, Doubt, link_ids
 from docora_ops.errors import UsageError, in_future
-from docora_ops.links import App, LinkRef, batches
+from docora_ops.links import App, LinkRef
 from docora_ops.text import When, moment, moment_of
-
-_AT_ONCE = 5000  # links whose names one statement reads
 
 
 @dataclass(frozen=True)
@@ -102,23 +99,23 @@ def read_deliveries(
     app, ref, which = _choose(docora, choice)
     database = docora.database
     counts = records.deliveries_by_repository(database, which)
-    proof, rows = Proof(), list[RepositoryDeliveries]()
-    for event in compare_twice(docora, ref, app.app_id, Compare(choice.path, in_detail=True)):
+    rows: list[RepositoryDeliveries] = []
+    ids = [ref.id] if ref else link_ids(database, app.app_id)
+    for event in compare(docora, ids, Compare(choice.path, in_detail=True)):
         if isinstance(event, Judged):
-            proof.add(event)
             repository_id = event.link.ref.repository_id
             rows.append(_row(repository_id, counts.get(repository_id), event))
+        elif isinstance(event, Verification):
+            proof = event
         else:
             yield event
     unlinked = counts.keys() - {row.repository_id for row in rows}
     rows += [_row(repository_id, counts[repository_id], None) for repository_id in unlinked]
-    refs = [LinkRef("", app.app_id, row.repository_id) for row in rows]
-    names = [name for batch in batches(refs, _AT_ONCE) for _, name in names_of(database, batch)]
-    rows = [replace(row, repository_name=name) for row, name in zip(rows, names, strict=True)]
+    names = names_of(database, [LinkRef("", app.app_id, row.repository_id) for row in rows])
+    rows = [replace(row, repository_name=name) for row, (_, name) in zip(rows, names, strict=True)]
     rows.sort(key=lambda row: (row.repository_name or "", row.repository_id))
-    files, verified = sum(row.files for row in rows), proof.result(database)
-    period = (which.since, which.until, which.path)
-    yield Deliveries(app.app_id, app.app_name, *period, files, rows, verified)
+    files, period = sum(row.files for row in rows), (which.since, which.until, which.path)
+    yield Deliveries(app.app_id, app.app_name, *period, files, rows, proof)
 
 
 def delivered_files(docora: Docora, choice: DeliveryChoice) -> tuple[int, Iterator[DeliveredFile]]:

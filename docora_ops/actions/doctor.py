@@ -19,9 +19,9 @@ from docora_ops.actions.drift import (
     pause_between_looks,
 )
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness, read_held
-from docora_ops.actions.link_lists import error_groups
+from docora_ops.actions.holds import with_names
 from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, look_at_pair
-from docora_ops.database.link_reports import count_by_status, links_by_group
+from docora_ops.database.link_reports import count_by_status, error_groups, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
     SESSIONS_FOR_WORKERS,
@@ -31,7 +31,7 @@ from docora_ops.database.postgres_server import (
     read_server,
 )
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
-from docora_ops.jobs import QUEUE_NAME, OtherQueue, QueueHealth, Worker
+from docora_ops.jobs import QUEUE_NAME, HeldApp, OtherQueue, QueueHealth, Worker
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
 from docora_ops.queue.outcomes import Counts, read_counts
 from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
@@ -84,7 +84,7 @@ class Diagnosis:
     needs: str = ""
     misconfigured: bool = False
     server_lost: bool = False
-
+    held: Sequence[HeldApp] = ()
     failed_links: int | None = None
     overdue_links: int | None = None
     worker_count: int | None = None
@@ -125,6 +125,7 @@ class _Server:
     health: QueueHealth | None = None
     freshness: Freshness | None = None
     recorded: Counts | None = None  # how snapshots ended lately
+    held: Sequence[HeldApp] = ()
 
     def check(self, name: CheckName, fine: str, *problems: Problem) -> None:
         """Adds a check with the first existing problem."""
@@ -202,6 +203,7 @@ def diagnose(
         needs,
         misconfigured=bool(unusable),
         server_lost=is_lost,
+        held=redis.held,
         failed_links=postgres.failed_links,
         overdue_links=postgres.freshness.overdue if postgres.freshness else None,
         worker_count=len(redis.health.overview.workers) if redis.health else None,
@@ -223,7 +225,8 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
             found = capacity(redis.recorded, freshness, health.overview, docora.settings)
             yield checks.check_capacity(found, is_rq=docora.queue.can_push)
     if freshness is not None:
-        yield checks.check_freshness(freshness)
+        now = health.overview.read_at if health else None
+        yield checks.check_freshness(freshness, redis.held, now)
     if ahead := postgres.ahead | redis.ahead:
         yield checks.check_clocks(ahead, health.overview.workers if health else ())
     if latencies := postgres.latency | redis.latency:
@@ -236,6 +239,7 @@ def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
         queue = redis.health.overview if redis.health else None
         if postgres.freshness:
             postgres.freshness = beside_queue(docora, postgres.freshness, queue)
+            redis.held = with_names(docora.database, queue.held) if queue and queue.held else ()
     except PostgresError as error:
         postgres.lose(error)
     except RedisError as error:

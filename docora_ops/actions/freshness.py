@@ -14,7 +14,6 @@ from docora_ops.database.freshness import (
     has_waiting_link,
     last_delivery,
     long_due_links,
-    oldest_scan,
     read_gaps,
     read_scans,
 )
@@ -166,7 +165,7 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
     seconds = overdue_threshold(settings, cycle, scans.before_last)
     before = now - timedelta(seconds=seconds)
     overdue = count_overdue(database, before, held)
-    oldest = overdue.oldest_scan_at or oldest_scan(database, before, held)
+    oldest, usual = overdue.oldest_scan_at, (rescan + 2 * settings.scan_interval_ms) / 1000
     # A due link waits for the next pass of the scheduler.
     shortest = max(cycle or 0, (rescan + settings.scan_interval_ms) // 1000)
     return Freshness(
@@ -180,8 +179,8 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         # Scanning many links at once can make the last minutes look slow, so some link must also
         # have waited for as long.
         is_slow=cycle is not None
-        and cycle > _usual_seconds(settings)
-        and has_waiting_link(database, now - timedelta(seconds=_usual_seconds(settings)), held),
+        and cycle > usual
+        and has_waiting_link(database, now - timedelta(seconds=usual), held),
         last_scanned_at=scans.last_scanned_at,
         scanned_recently=scans.scanned_recently,
         oldest_scan_seconds=int((now - oldest).total_seconds()) if oldest else None,
@@ -193,10 +192,6 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         else None,
         held=held,
     )
-
-
-def _usual_seconds(settings: Settings) -> float:
-    return (settings.rescan_interval_ms + 2 * settings.scan_interval_ms) / 1000
 
 
 def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:
@@ -248,6 +243,7 @@ def still_threshold(settings: Settings, gaps: Gaps) -> int:
 class Activity:
     """When due links and jobs last moved, read at one moment.
 
+    before: the start of the period in which movement is expected.
     due_since: when a synced link became due.
     unqueued_since: the earliest time at which another link without a live job can have become due.
     waiting_since: when the oldest waiting job was queued.
@@ -259,8 +255,7 @@ class Activity:
         long is not queued.
     """
 
-    read_at: datetime
-    patience_seconds: int
+    before: datetime
     due_since: datetime | None = None
     unqueued_since: datetime | None = None
     waiting_since: datetime | None = None
@@ -275,11 +270,6 @@ class Activity:
     is_pass_missing: bool = False
 
     @property
-    def before(self) -> datetime:
-        """Returns the start of the period in which movement is expected."""
-        return self.read_at - timedelta(seconds=self.patience_seconds)
-
-    @property
     def moves(self) -> bool:
         """Tells whether a job runs, or has begun, ended or delivered a file since `before`."""
         moments = filter(None, self.moved_at)
@@ -289,8 +279,8 @@ class Activity:
 def judge(activity: Activity) -> tuple[bool, Stop | None]:
     """Tells whether nothing moves, and what has stopped if there is direct evidence.
 
-    Nothing moves if a link has been due for longer than `patience_seconds`, and nothing has moved
-    since. While workers are suspended, this is no alarm: the suspension is reported by itself.
+    Nothing moves if a link has been due since `before`, and nothing has moved since then. While
+    workers are suspended, this is no alarm: the suspension is reported by itself.
     """
     since = [activity.due_since, activity.waiting_since]
     if activity.unqueued_since:  # a later change may have made the link pending
@@ -337,9 +327,9 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
     database, rescan = docora.database, docora.settings.rescan_interval_ms
     can_push = docora.queue_to_read.can_push
     refusal = refusal_of(queue.workers)
+    before = freshness.read_at - timedelta(seconds=freshness.nothing_moves_after_seconds)
     activity = Activity(
-        freshness.read_at,
-        freshness.nothing_moves_after_seconds,
+        before,
         waiting_since=queue.oldest_waiting_at,
         moved_at=(freshness.last_scanned_at, queue.last_failed_at, queue.last_began_at),
         live_runs=queue.live_runs,
@@ -348,7 +338,6 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
         all_refuse=refusal is not None and refusal.is_total and bool(refusal.troubles),
     )
     if not activity.moves:
-        before = activity.before
         due = long_due_links(database, LinkStatus.SYNCED, before, rescan, 1, freshness.held)
         activity = replace(
             activity,

@@ -12,7 +12,7 @@ from docora_ops.database.names import app_names
 from docora_ops.database.selections import keep_links
 from docora_ops.errors import AppHeldError, HoldNotObeyedError
 from docora_ops.jobs import HeldApp, Hold
-from docora_ops.links import App, Link
+from docora_ops.links import App, AppCount, Link
 from docora_ops.operations import Change
 from docora_ops.queue.holds import has_entry, hold_app, read_holds, release_app
 from docora_ops.text import amount, inert, mask
@@ -140,13 +140,14 @@ def without_held_apps(
     names = [app.app_name for app in left_out]
     if names:
         links = amount(sum(app.links for app in left_out), "link")
-        docora.note(f"{links} left out: {held_in_words(names)}.")
+        docora.note(f"{links} left out: {held_in_words(left_out)}.")
     return replace(keep_links(selection, refs), held_left_out=left_out), names
 
 
-def held_in_words(names: Sequence[str]) -> str:
-    """Returns `Acme Search, Quiet Harbor are held`. `names`: of at least one app."""
-    return f"{', '.join(map(mask, names))} {'is' if len(names) == 1 else 'are'} held"
+def held_in_words(apps: Sequence[AppCount | HeldApp]) -> str:
+    """Returns `Acme Search, Quiet Harbor are held`. `apps`: at least one."""
+    names = ", ".join(mask(app.app_name or app.app_id) for app in apps)
+    return f"{names} {'is' if len(apps) == 1 else 'are'} held"
 
 
 def require_not_held(docora: Docora, link: Link) -> None:

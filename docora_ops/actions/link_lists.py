@@ -23,7 +23,7 @@ from docora_ops.database.link_reports import (
     StatusCount,
 )
 from docora_ops.database.link_rows import held_job_ids
-from docora_ops.error_groups import ErrorGroup, group_errors
+from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import ConfigurationError, HoldsUnreadableError, PostgresError, RedisError
 from docora_ops.jobs import (
     Backend,
@@ -37,7 +37,6 @@ from docora_ops.jobs import (
 from docora_ops.links import (
     AppCount,
     AppSort,
-    LinkFilter,
     LinkGroup,
     LinkRef,
     LinkSort,
@@ -45,7 +44,12 @@ from docora_ops.links import (
     ids_of_job,
 )
 from docora_ops.queue.holds import is_exempt, read_holds
-from docora_ops.queue.outcomes import FAILURES, SnapshotOutcome, read_last_failures
+from docora_ops.queue.outcomes import (
+    FAILURES,
+    OutcomeFilter,
+    SnapshotOutcome,
+    read_last_failures,
+)
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import mask_url
 
@@ -147,21 +151,9 @@ def link_groups(
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     if group is LinkGroup.ERROR:
-        return count_by_error(database, which, page, limit)
+        return page_of(lists.error_groups(database, which), page, limit)
     counts = [_COUNTS[group](*row) for row in lists.links_by_group(database, group, which)]
     return page_of(counts, page, limit)
-
-
-def count_by_error(
-    database: Database, which: LinkFilter, page: int, limit: int
-) -> Page[ErrorGroup]:
-    """Returns one page of the links grouped by folded error, most links first."""
-    return page_of(error_groups(database, which), page, limit)
-
-
-def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
-    """Returns all groups of the links by folded error, most links first."""
-    return group_errors(lists.links_by_error(database, which))
 
 
 def apps(
@@ -203,9 +195,8 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     warn_of_wrong_backend(docora)
     ref = link.ref
     since = history.created_at - _CLOCKS_APART  # a link has no earlier entry
-    tries = queue.outcomes(
-        since=since, app_id=ref.app_id, repository_id=ref.repository_id, limit=_TRIES
-    ).entries
+    of_link = OutcomeFilter(since, ref.app_id, ref.repository_id, _TRIES)
+    tries = queue.outcomes(of_link).entries
     held = _hold_of(docora, ref.app_id)
     with redis_errors(docora.redis):
         exempt = held is not None and is_exempt(docora.redis, ref.job_id)
@@ -269,15 +260,10 @@ def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> Queue
     link_queue = docora.queue_to_read
     overview = link_queue.overview(limit)
     if app_ids:
-        count, jobs = link_queue.jobs_of_apps(app_ids, limit)
-        overview = replace(overview, jobs=jobs, jobs_of_apps=count)
+        count, of_apps = link_queue.jobs_of_apps(app_ids, limit)
+        overview = replace(overview, jobs=of_apps, jobs_of_apps=count)
     if link_queue.can_push and overview.delayed and not overview.has_scheduler:
         docora.warn("nothing queues delayed jobs when they are due: docora-ops worker does")
-    return _with_postgres(docora, overview)
-
-
-def _with_postgres(docora: Docora, overview: QueueOverview) -> QueueOverview:
-    """Adds the names of held apps and errors of delayed tries. Adds a notice if Postgres fails."""
     jobs, held = overview.jobs, overview.held
     delayed = [ids for job in jobs if job.status == "delayed" and (ids := ids_of_job(job.job_id))]
     errors: dict[str, str] = {}

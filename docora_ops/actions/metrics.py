@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness, read_held
-from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.status import DriftCounts, count_drift, keeping_errors
-from docora_ops.database.link_reports import LinkCounts, count_by_status, links_by_group
+from docora_ops.database.link_reports import (
+    LinkCounts,
+    count_by_status,
+    error_groups,
+    links_by_group,
+)
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError

@@ -164,8 +164,7 @@ def repair(
         names, of = asdict(found_app), f" of {found_app.app_name}"
         scope = {"app_id": found_app.app_id}
     docora.note(f"{docora.servers}: looking for drift{of}.")
-    held = [app.app_name or app.app_id for app in held_apps(docora)]
-    if held:
+    if held := held_apps(docora):
         docora.note(f"Left out: {held_in_words(held)}.")
     require_right_workers(docora, alone=True)
     count_workers(docora)
@@ -189,7 +188,11 @@ def repair(
     yield RepairResult([each.drift for each in found])
     if found:
         change = docora.describe_change(
-            "repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs, held=held
+            "repair",
+            reason,
+            **names,
+            remove_unknown_jobs=remove_unknown_jobs,
+            held=[app.app_name or app.app_id for app in held],
         )
         yield from repair_found(docora, found, change)
 

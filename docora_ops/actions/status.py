@@ -16,16 +16,14 @@ from docora_ops.actions.freshness import (
     Stop,
     beside_queue,
     links_freshness,
-    read_held,
 )
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import look_at_jobs
-from docora_ops.actions.link_lists import error_groups
 from docora_ops.actions.trend import DAY, Trend, floor, trend_of_day
 from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links
-from docora_ops.database.link_reports import count_by_status, links_by_group
+from docora_ops.database.link_reports import count_by_status, error_groups, links_by_group
 from docora_ops.database.postgres_server import Standby, read_server
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
@@ -38,7 +36,14 @@ from docora_ops.jobs import (
     backlog_of,
     refusal_of,
 )
-from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup, LinkRef, LinkStatus
+from docora_ops.links import (
+    FAILED_LINKS,
+    TRIED_LINKS,
+    AppCount,
+    LinkGroup,
+    LinkRef,
+    LinkStatus,
+)
 from docora_ops.operations import KnownOperation
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.outcomes import PERIOD, read_counts
@@ -94,9 +99,10 @@ class Headline:
     """The worst of a Docora's state.
 
     links: the number of affected links or, of a backlog, of waiting jobs; None if not counted.
-    seconds: since the last good scan of a failed link (of any, if most are in order); since the
-        suspension, the last pass, or the oldest scan of an overdue or synced link; of a backlog,
-        for how long the oldest job has waited. None if unknown.
+    seconds: since the earliest last good scan of a link that failed with the most common error;
+        since the last scan of any link, the suspension, the last pass, or the oldest scan of an
+        overdue or synced link; of a backlog, for how long the oldest job has waited. None if
+        unknown.
     """
 
     code: HeadlineCode
@@ -118,6 +124,7 @@ class Status:
 
     `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
     errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, for all failed links.
+    `tried_by_error`: the first four errors of links whose last try failed and that are tried again.
     `recent_ends`, `failures`, `capacity`: None if workers keep no record: with BullMQ, or if they
     may not. `capacity`: also None without a complete record of 10 minutes in the last hour.
     `drift`: also None if workers are those of the other backend or unclear, and on a standby.
@@ -136,6 +143,7 @@ class Status:
     failed_by_app: Sequence[AppCount] | None = None
     failed_errors: int | None = None
     failed_by_error: Sequence[ErrorGroup] | None = None
+    tried_by_error: Sequence[ErrorGroup] | None = None
     good_until_at: datetime | None = None
     good_until_seconds: int | None = None
     standby: Standby | None = None  # None on a primary
@@ -161,8 +169,19 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
     """Returns the available state of both servers, and the errors of unusable servers."""
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
-    held, lost = read_held(docora)
     status = Status(database.server, describe(client), docora.settings.target)
+    with keeping_errors(errors):  # before Postgres is asked: the links of held apps are left out
+        latency, _ = measure(client)
+        status = replace(status, redis_latency_ms=round(latency * 1000))
+        if latency * 1000 > TOO_SLOW_MS:
+            raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
+        queue = docora.queue_to_read
+        status = replace(
+            status,
+            queue=queue.overview(1),
+            other_queue=queue.use.other,
+            last_operation=next(iter(docora.store.read_all()), None),
+        )
     with keeping_errors(errors), database.snapshot():
         server = read_server(database)
         status = replace(
@@ -179,6 +198,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         groups = error_groups(database, FAILED_LINKS)
         known = [group for group in groups if group.good_until_seconds is not None]
         latest = min(known, key=lambda group: group.good_until_seconds or 0, default=None)
+        held = [app.app_id for app in status.queue.held] if status.queue else []
         status = replace(
             status,
             freshness=links_freshness(docora, counts, held),
@@ -189,37 +209,53 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             failed_by_app=[AppCount(*row) for row in failed_apps[:_GROUPS]],
             failed_errors=len(groups),
             failed_by_error=groups[:_GROUPS],
+            tried_by_error=error_groups(database, TRIED_LINKS)[:_GROUPS],
             good_until_at=latest.good_until_at if latest else None,
             good_until_seconds=latest.good_until_seconds if latest else None,
         )
     with keeping_errors(errors):
-        if lost:
-            raise lost
-        latency, _ = measure(client)
-        status = replace(status, redis_latency_ms=round(latency * 1000))
-        if latency * 1000 > TOO_SLOW_MS:
-            raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
-        queue = docora.queue_to_read
-        overview, other = queue.overview(1), queue.use.other
-        if overview.held and status.links_by_status is not None:
-            overview = replace(overview, held=with_names(database, overview.held))
-        last = next(iter(docora.store.read_all()), None)
-        status = replace(status, queue=overview, other_queue=other, last_operation=last)
-        if queue.can_push:
-            status = _with_record(docora, status, overview)
-        is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
-        if queue.choice.is_clear and not (is_judged or status.has_only_others):
-            warn_of_other_workers(docora, has_workers=True)
-        if fresh := status.freshness:
-            status = replace(status, freshness=beside_queue(docora, fresh, overview))
-        if queue.can_push and queue.choice.is_clear and not status.has_only_others:
-            seconds, fresh = overview.last_pass_seconds, status.freshness
-            state = judge_pass(seconds, fresh, docora.settings)
-            status = replace(status, schedule_state=state)
-        # The links of a standby may be older than their jobs.
-        if status.links_by_status and is_judged and not status.standby:
-            status = replace(status, drift=count_drift(docora, overview, twice=True))
+        if overview := status.queue:
+            status = _beside_queue(docora, status, overview)
+            is_judged = overview.backend_source is not BackendSource.UNCLEAR
+            is_judged &= status.other_queue is not OtherQueue.WORKED_ON
+            # The links of a standby may be older than their jobs.
+            if status.freshness and is_judged and not status.standby:
+                status = replace(status, drift=count_drift(docora, overview, twice=True))
+    errors.sort(key=lambda error: isinstance(error, RedisError))
     return replace(status, headline=headline_of(status)), errors
+
+
+def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> Status:
+    """Adds what needs both servers, and what the workers have recorded."""
+    queue, fresh = docora.queue_to_read, status.freshness
+    if queue.choice.is_clear and status.other_queue is OtherQueue.WORKED_ON and overview.workers:
+        warn_of_other_workers(docora, has_workers=True)
+    if fresh:
+        fresh = beside_queue(docora, fresh, overview)
+        if overview.held:
+            overview = replace(overview, held=with_names(docora.database, overview.held))
+    status = replace(status, queue=overview, freshness=fresh)
+    if not queue.can_push:
+        return status
+    if queue.choice.is_clear and not status.has_only_others:
+        state = judge_pass(overview.last_pass_seconds, fresh, docora.settings)
+        status = replace(status, schedule_state=state)
+    now = overview.read_at or read_clock(docora.redis)
+    record = read_counts(docora.redis, now - timedelta(seconds=DAY))
+    if not record.is_kept:
+        return status
+    mute = [worker.name for worker in overview.workers if not worker.may_record]
+    warn_of_mute_workers(docora, mute)
+    since = floor(now, PERIOD) - timedelta(seconds=PERIOD)
+    counts: Counter[JobEnd] = Counter()
+    for count in record.counts:
+        counts[count.outcome] += count.count if count.started_at >= since else 0
+    return replace(
+        status,
+        recent_ends=RecentEnds(since, {end: counts[end] for end in JobEnd if counts[end]}),
+        failures=trend_of_day(record, now),
+        capacity=capacity(record, fresh, overview, docora.settings) if fresh else None,
+    )
 
 
 def headline_of(status: Status) -> Headline:
@@ -231,8 +267,9 @@ def headline_of(status: Status) -> Headline:
     if stop is not None:
         return stop
     drift = status.drift or DriftCounts(0, 0)
+    begun = next((group.oldest_scan_seconds for group in status.failed_by_error or ()), None)
     worst = max(
-        Headline(HeadlineCode.FAILED, counts[LinkStatus.FAILED], status.good_until_seconds),
+        Headline(HeadlineCode.FAILED, counts[LinkStatus.FAILED], begun),
         Headline(HeadlineCode.DRIFT, drift.lost + drift.stuck),
         Headline(HeadlineCode.OVERDUE, freshness.overdue, freshness.oldest_scan_seconds),
         key=lambda headline: headline.links or 0,
@@ -277,25 +314,6 @@ def _stop_of(status: Status, queue: QueueOverview, freshness: Freshness) -> Head
     if freshness.nothing_moves and freshness.due > failed:
         return Headline(HeadlineCode.NOTHING_MOVES, freshness.due, last)
     return None
-
-
-def _with_record(docora: Docora, status: Status, queue: QueueOverview) -> Status:
-    """Adds what the workers have recorded; changes nothing if they keep no record."""
-    now, fresh = queue.read_at or read_clock(docora.redis), status.freshness
-    record = read_counts(docora.redis, now - timedelta(seconds=DAY))
-    if not record.is_kept:
-        return status
-    warn_of_mute_workers(docora, queue.workers)
-    since = floor(now, PERIOD) - timedelta(seconds=PERIOD)
-    counts: Counter[JobEnd] = Counter()
-    for count in record.counts:
-        counts[count.outcome] += count.count if count.started_at >= since else 0
-    return replace(
-        status,
-        recent_ends=RecentEnds(since, {end: counts[end] for end in JobEnd if counts[end]}),
-        failures=trend_of_day(record, now),
-        capacity=capacity(record, fresh, queue, docora.settings) if fresh else None,
-    )
 
 
 @contextmanager

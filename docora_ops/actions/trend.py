@@ -1,5 +1,6 @@
 """How snapshots ended over time, and whether failures fall or rise. Only reads."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +20,13 @@ from docora_ops.queue.outcomes import (
     FAILURES,
     PERIOD,
     Counts,
+    OutcomeFilter,
     PeriodCount,
     SnapshotOutcome,
     read_counts,
 )
 from docora_ops.queue.redis_server import read_clock
+from docora_ops.queue.rq_workers import workers_without_record
 from docora_ops.text import When
 
 DAY = 86_400
@@ -113,7 +116,7 @@ def read_trend(
     first = floor(past_moment(docora, since), length)
     now = read_clock(docora.redis)
     start = min(first, floor(now, PERIOD) - _RECENT - _BEFORE)
-    outcomes = queue.outcomes(since=start, app_id=app_id)
+    outcomes = queue.outcomes(OutcomeFilter(since=start, app_id=app_id))
     ends = outcomes.entries if error is None else _with_error(outcomes.entries, error)
     is_whole = queue.can_push and error is None
     counts: Sequence[PeriodCount] = [
@@ -130,7 +133,7 @@ def read_trend(
         ):
             trimmed_at = begin
         begin, is_kept = record.reaches_back_to, record.is_kept
-        warn_of_mute_workers(docora, queue.overview(1).workers if is_kept else ())
+        warn_of_mute_workers(docora, workers_without_record(docora.redis) if is_kept else ())
         if is_whole:
             counts = record.counts
         else:
@@ -231,22 +234,13 @@ def _with_error(ends: Sequence[SnapshotOutcome], wanted: str) -> list[SnapshotOu
 
 
 def _matches(error: str, wanted: str) -> bool:
-    pattern = wanted.casefold()
-    if "*" not in pattern:
-        return pattern in error.casefold()
-    texts = (error, split_delivery(typable(error))[0])
-    return any(_is_like(text.casefold(), pattern) for text in texts)
-
-
-def _is_like(text: str, pattern: str) -> bool:
-    first, *others, last = pattern.split("*")
-    at = len(first)
-    for part in others:  # a regular expression could try every way to split a text
-        at = text.find(part, at)
-        if at < 0:
-            return False
-        at += len(part)
-    return text.startswith(first) and text.endswith(last) and at + len(last) <= len(text)
+    first, *others = map(re.escape, wanted.split("*"))
+    if not others:
+        return wanted.casefold() in error.casefold()
+    # Atomic groups keep it from trying every way to split a text.
+    between = "".join(f"(?>.*?{part})" for part in others[:-1])
+    pattern = re.compile(f"{first}{between}.*{others[-1]}", re.DOTALL | re.IGNORECASE)
+    return any(map(pattern.fullmatch, (error, split_delivery(typable(error))[0])))
 
 
 def floor(moment: datetime, seconds: int) -> datetime:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
 from sys import intern
 
 from docora_ops.actions.docora import Docora
@@ -22,17 +21,15 @@ from docora_ops.database.verification import (
     DifferingFile,
     Doubt,
     compare_links,
-    compare_page,
-    count_links_of_app,
+    link_ids,
 )
 from docora_ops.errors import ConflictError, StatementTimeoutError
-from docora_ops.links import LinkIds, LinkRef, LinkStatus, batches
+from docora_ops.links import LinkIds, LinkStatus
 from docora_ops.text import mask
 
 _FIRST_PAGE, _LARGEST_PAGE = 20, 2000  # links per statement
 _FAST, _SLOW = 0.3, 2  # a statement below or above this many seconds changes the size of the next
 _MOST_WITH_EXAMPLES = 1000  # links: a path can have a thousand characters
-_AT_ONCE = 5000
 _ALL_FILES = Compare()
 _MOST_CONFLICTS = 5  # retries of a statement, for example while another session truncates tables
 
@@ -74,7 +71,7 @@ class Verification:
     uncertain: the files differ, but the scan of another link may have stored the commit.
     not_comparable: there is no stored commit.
     not_synced: skipped, because the status is not `synced`.
-    scanning: skipped, because the link or another link of its repository is being scanned.
+    scanning: skipped, because the link is being scanned.
     changing: skipped, because the delivery records changed during the comparison.
     """
 
@@ -113,37 +110,6 @@ class Judged:
     verdict: Verdict
 
 
-@dataclass
-class Proof:
-    """Adds up judged links."""
-
-    counts: Counter[Verdict] = field(default_factory=Counter)
-    differing: list[DifferingLink] = field(default_factory=list)
-
-    def add(self, judged: Judged) -> None:
-        """Counts a link."""
-        self.counts[judged.verdict] += 1
-        if judged.verdict in _DIFFERS:
-            with_examples = len(self.differing) < _MOST_WITH_EXAMPLES
-            self.differing.append(_differing(judged.link, with_examples=with_examples))
-
-    def result(self, database: Database) -> Verification:
-        """Returns the result, with the names of apps and repositories. Raises PostgresError."""
-        differing = [
-            replace(link, app_name=app_name, repository_name=repository_name)
-            for batch in batches(self.differing, _AT_ONCE)
-            for link, (app_name, repository_name) in zip(
-                batch, names_of(database, batch), strict=True
-            )
-        ]
-        return Verification(
-            links=self.counts.total(),
-            **{verdict.value: self.counts[verdict] for verdict in Verdict},
-            differing_links=[link for link in differing if link.doubt is None],
-            uncertain_links=[link for link in differing if link.doubt],
-        )
-
-
 def verify(
     docora: Docora, app: str | None = None, repository: str | None = None
 ) -> Iterator[Compared | Suspects | Verification]:
@@ -158,59 +124,67 @@ def verify(
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
-    database, ref, app_id = docora.database, None, None
-    if app is not None and repository is not None:
-        ref = resolve_link(database, app, repository).ref
-    elif app is not None:
-        app_id = resolve_app(database, app).app_id
-    proof = Proof()
-    for event in compare_twice(docora, ref, app_id):
-        if isinstance(event, Judged):
-            proof.add(event)
-        else:
-            yield event
-    yield proof.result(database)
-
-
-def compare_twice(
-    docora: Docora, ref: LinkRef | None, app_id: str | None, which: Compare = _ALL_FILES
-) -> Iterator[Compared | Suspects | Judged]:
-    """Compares one link, the links of an app, or all links, and yields each link once.
-
-    A link that differs at the first look is judged by a second one, some seconds later. Otherwise
-    yields what `verify` does. Raises PostgresError.
-    """
     database = docora.database
-    total = 1 if ref else count_links_of_app(database, app_id)
-    yield Compared(0, total)
-    compared, pace = 0, _Pace()
-    suspects: dict[LinkRef, str] = {}
-    pages = _pages(database, which, app_id, pace)
-    for page in [compare_links(database, which, [ref])] if ref else pages:
+    if app is not None and repository is not None:
+        ids = [resolve_link(database, app, repository).ref.id]
+    else:
+        app_id = None if app is None else resolve_app(database, app).app_id
+        ids = link_ids(database, app_id)
+    for event in compare(docora, ids):
+        if not isinstance(event, Judged):
+            yield event
+
+
+def compare(
+    docora: Docora, ids: Sequence[str], which: Compare = _ALL_FILES
+) -> Iterator[Compared | Suspects | Judged | Verification]:
+    """Compares the links with these row ids. Yields what `verify` does, and each link once.
+
+    A link that differs at the first look is judged by a second one, some seconds later. Raises
+    PostgresError.
+    """
+    database, counts, compared = docora.database, Counter[Verdict](), 0
+    suspects: dict[str, str] = {}
+    differing: list[DifferingLink] = []
+    yield Compared(0, len(ids))
+    for page in _pages(database, which, ids):
         for link in page:
             verdict = _judge(link)
             if verdict in _DIFFERS:
-                # Interned, because a million links may share the same few ids.
-                ids = (intern(link.ref.app_id), intern(link.ref.repository_id))
-                suspects[LinkRef(link.ref.id, *ids)] = link.state
+                suspects[link.ref.id] = link.state
             else:
+                counts[verdict] += 1
                 yield Judged(link, verdict)
         compared += len(page)
-        yield Compared(compared, max(total, compared))
-    if not suspects:
-        return
-    yield from pause_between_looks(len(suspects), docora.settings.drift_grace)
-    for page in _again(database, which, list(suspects), pace):
+        yield Compared(compared, len(ids))
+    if suspects:
+        yield from pause_between_looks(len(suspects), docora.settings.drift_grace)
+    for page in _pages(database, which, list(suspects)):
         for link in page:
             verdict = _judge(link)
-            if verdict in _DIFFERS and link.state != suspects[link.ref]:
+            if verdict in _DIFFERS and link.state != suspects[link.ref.id]:
                 verdict = Verdict.CHANGING
+            elif verdict in _DIFFERS:
+                with_examples = len(differing) < _MOST_WITH_EXAMPLES
+                differing.append(_differing(link, with_examples=with_examples))
+            counts[verdict] += 1
             yield Judged(link, verdict)
-        yield Suspects(len(suspects))
+    if differing:
+        names = names_of(database, differing)
+        differing = [
+            replace(link, app_name=app_name, repository_name=repository_name)
+            for link, (app_name, repository_name) in zip(differing, names, strict=True)
+        ]
+    yield Verification(
+        links=counts.total(),
+        **{verdict.value: counts[verdict] for verdict in Verdict},
+        differing_links=[link for link in differing if link.doubt is None],
+        uncertain_links=[link for link in differing if link.doubt],
+    )
 
 
 def _judge(link: ComparedLink) -> Verdict:
-    if link.is_scanned:
+    if link.status == LinkStatus.SCANNING:
         return Verdict.SCANNING
     if link.status != LinkStatus.SYNCED:
         return Verdict.NOT_SYNCED
@@ -223,63 +197,36 @@ def _judge(link: ComparedLink) -> Verdict:
 
 def _differing(link: ComparedLink, *, with_examples: bool) -> DifferingLink:
     examples = [replace(file, path=mask(file.path)) for file in link.examples if with_examples]
+    # Interned, because a million links may share the same few ids.
     ids = (intern(link.ref.app_id), None, intern(link.ref.repository_id), None)
     counts = (link.missing, link.outdated, link.extra)
     return DifferingLink(*ids, link.last_scanned_at, *counts, examples, link.doubt)
 
 
-def _pages(
-    database: Database, which: Compare, app_id: str | None, pace: _Pace
-) -> Iterator[list[ComparedLink]]:
-    """Compares all links. Yields as many at a time as Postgres compares in about a second."""
-    after: LinkRef | None = None
-    while page := pace.compare(partial(compare_page, database, which, after, app_id)):
-        yield page
-        after = page[-1].ref
+def _pages(database: Database, which: Compare, ids: Sequence[str]) -> Iterator[list[ComparedLink]]:
+    """Compares the links, as many at a time as Postgres compares in about a second.
 
-
-def _again(
-    database: Database, which: Compare, refs: list[LinkRef], pace: _Pace
-) -> Iterator[list[ComparedLink]]:
-    while refs:
-        links = pace.compare(lambda size: compare_links(database, which, refs[:size]))
-        del refs[: pace.last]
+    Raises StatementTimeoutError if even a single link takes longer than a statement may.
+    """
+    start, size, conflicts = 0, _FIRST_PAGE, 0
+    while start < len(ids):
+        began = time.monotonic()
+        try:
+            links = compare_links(database, which, ids[start : start + size])
+        except StatementTimeoutError:
+            if size == 1:
+                raise
+            size = max(1, size // 4)
+            continue
+        except ConflictError:
+            conflicts += 1
+            if conflicts == _MOST_CONFLICTS:
+                raise
+            continue
+        seconds = time.monotonic() - began
+        start, conflicts = start + size, 0
+        if seconds < _FAST:
+            size = min(size * 2, _LARGEST_PAGE)
+        elif seconds > _SLOW:
+            size = max(1, size // 2)
         yield links
-
-
-@dataclass
-class _Pace:
-    """Adapts the number of links per statement, so that statements end before the timeout."""
-
-    size: int = _FIRST_PAGE
-    last: int = 0
-    """The number of links in the last statement."""
-
-    def compare(self, compare: Callable[[int], list[ComparedLink]]) -> list[ComparedLink]:
-        """Compares as many links as one statement can before its timeout.
-
-        Raises StatementTimeoutError if even a single link takes longer.
-
-        compare: compares at most the given number of links.
-        """
-        conflicts = 0
-        while True:
-            self.last, began = self.size, time.monotonic()
-            try:
-                links = compare(self.size)
-            except StatementTimeoutError:
-                if self.size == 1:
-                    raise
-                self.size = max(1, self.size // 4)
-                continue
-            except ConflictError:
-                conflicts += 1
-                if conflicts == _MOST_CONFLICTS:
-                    raise
-                continue
-            seconds = time.monotonic() - began
-            if seconds < _FAST:
-                self.size = min(self.size * 2, _LARGEST_PAGE)
-            elif seconds > _SLOW:
-                self.size = max(1, self.size // 2)
-            return links

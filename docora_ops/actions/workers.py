@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from docora_ops.actions.docora import Docora
 from docora_ops.errors import NeedsRqError, WrongBackendError
-from docora_ops.jobs import OtherQueue, Worker
+from docora_ops.jobs import OtherQueue
 from docora_ops.text import duration, inert
 
 
@@ -77,10 +77,10 @@ def count_workers(docora: Docora) -> int:
     return use.workers
 
 
-def warn_of_mute_workers(docora: Docora, workers: Sequence[Worker]) -> None:
-    """Warns if any of the live workers records no outcomes."""
-    if mute := [worker.name for worker in workers if not worker.may_record]:
-        names = ", ".join(map(inert, mute))
+def warn_of_mute_workers(docora: Docora, names: Sequence[str]) -> None:
+    """Warns of live workers that record no outcomes, if there are any."""
+    if names:
+        names = ", ".join(map(inert, names))
         docora.warn(f"snapshots of these workers are not counted: {names}; see docora-ops doctor")
 
 

@@ -184,9 +184,10 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     # After an unquoted name, a URL is left over as an extra argument.
     message = re.sub(r"\b\w+://[^\s)]+", lambda url: mask_url(url[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
-    see_help = f"{context.command_path if context else 'docora-ops'} --help"
-    if context is None:
-        return UsageError(message, hint=see_help)
+    if context is None:  # an option lacks its value, or has one too many
+        words = takewhile(lambda word: not word.startswith("-"), Context.arguments[:1])
+        return UsageError(message, hint=" ".join(["docora-ops", *words, "--help"]))
+    see_help = f"{context.command_path} --help"
     option = getattr(error, "option_name", "")
     if option and context.parent is None:
         hint = f"options go after the command: docora-ops COMMAND {option}; see {see_help}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.links import LinkStatus, arguments
-from docora_ops.render.columns import NO_ERROR, Pairs, cell, words
+from docora_ops.render.columns import Pairs, cell, first_lines, words
 from docora_ops.text import amount, good_until, moment
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from docora_ops.cli.context import Context
     from docora_ops.error_groups import ErrorGroup
 
-_ERRORS = 3  # to show, so that the page fits 24 lines
+_ERRORS = 4  # lines, so that the page fits 24 lines
 TO_READ_CONTACTS = "needs a grant: docora-ops help privileges"
 
 
@@ -79,11 +79,8 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
 
 
 def _errors(groups: Sequence[ErrorGroup], most: int) -> Iterator[tuple[str, Text]]:
-    width = max(len(str(group.links)) for group in groups)
-    for group in groups[:most]:
-        yield "", cell(f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}")
-    if more := len(groups[most:]):
-        yield "", cell(f"and {amount(more, 'more error')}: add --all")
+    counts = [(group.links, group.error_message) for group in groups]
+    yield from (("", cell(line)) for line in first_lines(counts, most, how=": add --all"))
 
 
 def _command(command: str) -> Text:

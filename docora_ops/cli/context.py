@@ -317,7 +317,7 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     context = Context(
         env_file=given.get("env_file"),
         as_json=given.get("as_json", False),
-        options=ChangeOptions(**chosen),
+        options=ChangeOptions(**chosen) if chosen else NO_OPTIONS,
         named_target=given.get("target"),
         typer_context=typer_context,
     )

@@ -55,6 +55,7 @@ def doctor(
         Path | None,
         typer.Option(
             metavar="FILE",
+            resolve_path=True,  # the file is replaced, not a symlink to it
             help="Print only what has become critical, or is over, since the last run with FILE "
             "(exit code 6 while a check is critical). Print nothing if that is nothing.",
         ),
@@ -218,13 +219,14 @@ def _not_ok(diagnosis: Diagnosis) -> Iterator[object]:
 
 
 def summary(diagnosis: Diagnosis) -> str:
-    """Counts the checks that are not ok, in a sentence."""
+    """Counts the checks that are not ok, in a sentence, and names the held apps if all are ok."""
+    from docora_ops.actions.holds import held_in_words
+
     counts = Counter(check.state.value for check in diagnosis.checks)
     parts = {
         "critical": f"{counts['critical']} critical",
         "warning": amount(counts["warning"], "warning"),
         "not_checked": f"{counts['not_checked']} not checked",
     }
-    return (
-        ", ".join(text for state, text in parts.items() if counts[state]) or "All is well"
-    ) + "."
+    well = "All is well" + (f"; {held_in_words(diagnosis.held)}" if diagnosis.held else "")
+    return (", ".join(text for state, text in parts.items() if counts[state]) or well) + "."

@@ -20,7 +20,7 @@ from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import held_words
 from docora_ops.cli.status import no_pass_words, status_rows
-from docora_ops.cli.verify import LIMITS, compare, summary
+from docora_ops.cli.verify import LIMITS, progress_of, summary
 from docora_ops.errors import PostgresError, UsageError
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.operations import OperationState
@@ -65,11 +65,12 @@ def report(
     if since is not None and operation is not None:
         raise UsageError("--since and --operation can't be combined", hint="remove one of them")
     from docora_ops.actions.report import read_report
+    from docora_ops.actions.verification import verify as compare
 
     result, errors = read_report(context.docora, since=since, operation_id=operation)
     if verify and not any(isinstance(error, PostgresError) for error in errors):
         try:
-            result = replace(result, verification=compare(context))
+            result = replace(result, verification=progress_of(context, compare(context.docora)))
         except PostgresError as lost:
             errors = [*errors, lost]
     if as_json:
@@ -110,8 +111,10 @@ def _markdown(
     errors: the errors of unusable servers.
     with_proof: whether `--verify` was given.
     """
+    what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
+    period = f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
     sections = (
-        _head(report),
+        (f"# Report of {what}", "", period),
         _open_now(report),
         _timeline(report),
         _state(report, errors),
@@ -194,13 +197,6 @@ def code(value: object) -> str:
 
 def _time(when: datetime | None) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S}" if when else "unknown"
-
-
-def _head(report: Report) -> Iterator[str]:
-    what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
-    yield f"# Report of {what}"
-    yield ""
-    yield f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
 
 
 def _timeline(report: Report) -> Iterator[str]:

@@ -17,17 +17,18 @@ from docora_ops.cli.signals import finishing_first, interrupted_code
 from docora_ops.cli.streams import OutputStream
 from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
+from docora_ops.jobs import ADVICE
 from docora_ops.links import LinkStatus, arguments
-from docora_ops.render.columns import NO_ERROR, Pairs, cell, one_line, words
+from docora_ops.render.columns import NO_ERROR, Pairs, cell, first_lines, one_line, words
+from docora_ops.render.link_tables import apps_of
 from docora_ops.text import ago, amount, duration, good_until, moment
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from docora_ops.actions.checks import CheckState
     from docora_ops.actions.freshness import Freshness
     from docora_ops.actions.status import Status
-    from docora_ops.jobs import HeldApp, QueueOverview
+    from docora_ops.jobs import QueueOverview
 
     Row = tuple[str, Text]
 
@@ -101,7 +102,9 @@ def _watch(context: Context, seconds: int) -> int:
             status, errors = read_status(docora)
             notices, docora.notices = docora.notices, []
             parts = [*screen(status, errors), *(cell(notice, "yellow") for notice in notices)]
-            read_at = _read_at(status)
+            clocks = (status.queue, status.freshness)
+            moments = (moment(clock.read_at) for clock in clocks if clock)
+            read_at = next(filter(None, moments), "no server answers")
             with finishing_first():
                 if redrawing:
                     footer = cell(f"{read_at}, again in {duration(seconds)}; Ctrl-C ends", "dim")
@@ -115,12 +118,6 @@ def _watch(context: Context, seconds: int) -> int:
             sys.stdout.write("\r\x1b[J")  # the ^C that the terminal shows
         return interrupted_code()
     return ExitCode.OK
-
-
-def _read_at(status: Status) -> str:
-    """Returns the time of the screen by the clock of a server."""
-    clocks = (status.queue, status.freshness)
-    return next((moment(clock.read_at) or "" for clock in clocks if clock), "no server answers")
 
 
 def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
@@ -138,7 +135,7 @@ def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
 def sentence_of(status: Status) -> str:
     """Returns the first sentence: the worst of the state, and since when."""
     from docora_ops.actions.status import HeadlineCode
-    from docora_ops.jobs import ADVICE, backlog_of, refusal_of
+    from docora_ops.jobs import backlog_of, refusal_of
 
     headline, queue, freshness = status.headline, status.queue, status.freshness
     if queue is None or freshness is None:
@@ -206,14 +203,16 @@ def no_pass_words(seconds: float | None) -> str:
 
 
 def _failed_sentence(status: Status) -> str:
-    """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`."""
+    """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`, or `for 2m to 1h`."""
     counts, apps = status.links_by_status or {}, status.failed_by_app or ()
     [first, *_] = status.failed_by_error or (None,)
     error, more = (first and first.error_message) or NO_ERROR, (status.failed_errors or 1) - 1
     others = f" and {amount(more, 'other error')}" if more else ""
     where = f"in {status.failed_apps} apps" if len(apps) != 1 else f"at {apps[0].app_name}"
-    seconds = status.headline.seconds
+    seconds, least = status.headline.seconds, (first and first.good_until_seconds) or 0
     age = "" if seconds is None else f", for {duration(seconds)}"
+    if seconds and 2 * least < seconds:  # not all began to fail at once
+        age = f", for {duration(least)} to {duration(seconds)}"
     begin = f"{status.headline.links:,} of {amount(sum(counts.values()), 'link')} failed: "
     end = f"{others} {where}{age}"
     if sys.stdout.isatty():
@@ -293,50 +292,45 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         if count
     ]
     yield "Links", cell(", ").join(parts) if parts else cell("none")
-    if ends := _recent_ends(status):
-        yield "", cell(ends)
+    if recent := status.recent_ends:  # shows whether trouble grows or shrinks
+        ends = ", ".join(f"{count} {words(end)}" for end, count in recent.by_outcome.items())
+        ended = f"since {recent.since_at:%H:%MZ}: {ends}"
+    else:
+        known = {
+            "synced": status.freshness.scanned_recently if status.freshness else 0,
+            "failed": status.queue.failed_recently if status.queue else 0,
+        }
+        ends = ", ".join(f"{count} {word}" for word, count in known.items() if count)
+        ended = f"in the last 15m at least {ends}"
+    if ends:
+        yield "", cell(ended)
     if (trend := status.failures) and any(period.failures for period in trend.periods):
         said = trend_of_day_words(trend, with_bars=with_bars)
         yield "Failures", _heading(said, "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
-        apps, errors = status.failed_by_app or (), status.failed_by_error or ()
-        width = len(str(failed))
-        by_app = [f"{app.links:>{width}}  {app.app_name} ({app.app_id})" for app in apps]
-        by_error = [
-            f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}" for group in errors
-        ]
         last = "last good until " if status.good_until_at else ""  # the latest of all failed links
         since = good_until(status.good_until_at, status.good_until_seconds)
-        in_apps = f"{failed} in {amount(status.failed_apps or 0, 'app')}, {last}{since}"
+        by_app = [(it.links, f"{it.app_name} ({it.app_id})") for it in status.failed_by_app or ()]
+        by_error = [(group.links, group.error_message) for group in status.failed_by_error or ()]
+        apps, errors = status.failed_apps or 0, status.failed_errors or 0
+        in_apps = f"{failed} in {amount(apps, 'app')}, {last}{since}"
+        with_errors = f"with {amount(errors, 'error', 'different errors')}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
-        yield from _first_lines(by_app, status.failed_apps or 0, most)
-        with_errors = f"with {amount(status.failed_errors or 0, 'error', 'different errors')}"
+        yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
         yield "", _heading(with_errors, "docora-ops failed --group-by error")
-        yield from _first_lines(by_error, status.failed_errors or 0, most)
+        yield from (("", one_line(f"  {line}")) for line in first_lines(by_error, most, errors))
+    for group in (status.tried_by_error or ())[:1]:  # a hanging app, long before its links fail
+        tried = f"{amount(group.links, 'link')} of {apps_of(group)}"
+        are = "is" if group.links == 1 else "are"
+        yield "Tries", one_line(f"{tried} {are} tried again: {group.error_message}", "yellow")
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
-
-
-def _first_lines(lines: Sequence[str], total: int, most: int) -> Iterator[Row]:
-    """Yields `most` lines, the last of which says how many are left out, if any; 1 means none."""
-    shown = lines if total <= most else [*lines[: most - 1], f"and {total - most + 1} more"]
-    if most == 1:
-        return
-    yield from (("", one_line(f"  {line}")) for line in shown)
-
-
-def _recent_ends(status: Status) -> str:
-    """Says how many jobs ended recently, which shows whether trouble grows or shrinks."""
-    if recent := status.recent_ends:
-        ended = [f"{count} {words(outcome)}" for outcome, count in recent.by_outcome.items()]
-        return f"since {recent.since_at:%H:%MZ}: {', '.join(ended)}" if ended else ""
-    counts = {
-        "synced": status.freshness.scanned_recently if status.freshness else 0,
-        "failed": status.queue.failed_recently if status.queue else 0,
-    }
-    ends = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return f"in the last 15m at least {ends}" if ends else ""
+    held_back = status.pending_with_open_circuit
+    to_queue = ADVICE[status.queue.backend].to_queue_held_back if status.queue else ""
+    if held_back and to_queue:
+        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
+        yield "", _heading(links, to_queue, "yellow")
 
 
 def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
@@ -362,13 +356,9 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
 
 
 def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
-    from docora_ops.jobs import ADVICE, BackendSource, backlog_of
+    from docora_ops.jobs import BackendSource, backlog_of
 
     advice, lost = ADVICE[queue.backend], queue.lost_words
-    held_back = status.pending_with_open_circuit
-    if held_back and advice.to_queue_held_back:
-        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
-        yield "", _heading(links, advice.to_queue_held_back, "yellow")
     if queue.unfinished:
         yield "Queue", cell(counts_words(queue))
     if backlog := backlog_of(queue):
@@ -389,32 +379,23 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         if not sentence_of(status).endswith(queue.suspension.sentence):
             yield "", one_line(f"  {queue.suspension.sentence}", "yellow")
         yield "", _heading("  to go on", advice.to_resume, "yellow")
-    if queue.held:
-        yield "Held", _held(queue.held)
-    if status.schedule_state:
-        yield "Schedule", _schedule(queue, status.schedule_state)
-
-
-def _schedule(queue: QueueOverview, state: CheckState) -> Text:
-    seconds = queue.last_pass_seconds
-    last = "no pass known" if seconds is None else f"last pass {ago(seconds)}"
-    if state == "ok":
-        return cell(last)
-    style = "red" if state == "critical" else "yellow"
-    return _heading(f"{last}; a timer should run", "docora-ops schedule", style)
-
-
-def _held(apps: Sequence[HeldApp]) -> Text:
-    """Names a held app, first one whose hold does not end by itself."""
-    app = next((app for app in apps if app.held.until_at is None), apps[0])
-    more = f" (and {amount(len(apps) - 1, 'more app')})" if len(apps) > 1 else ""
-    if app.held.until_at is None:
-        return _heading(f"{app.app_name or app.app_id} for ever{more}", _to_release(app), "yellow")
-    return one_line(f"{held_words(app)}{more}", "yellow")
-
-
-def _to_release(app: HeldApp) -> str:
-    return f"docora-ops release {arguments(app.app_name or app.app_id)}"
+    if queue.held:  # first one whose hold does not end by itself
+        app = next((app for app in queue.held if app.held.until_at is None), queue.held[0])
+        name, more = app.app_name or app.app_id, len(queue.held) - 1
+        others = f" (and {amount(more, 'more app')})" if more else ""
+        held = one_line(f"{held_words(app)}{others}", "yellow")
+        if app.held.until_at is None:
+            to_release = f"docora-ops release {arguments(name)}"
+            held = _heading(f"{name} for ever{others}", to_release, "yellow")
+        yield "Held", held
+    if state := status.schedule_state:
+        seconds = queue.last_pass_seconds
+        last = "no pass known" if seconds is None else f"last pass {ago(seconds)}"
+        text = cell(last)
+        if state != "ok":
+            style = "red" if state == "critical" else "yellow"
+            text = _heading(f"{last}; a timer should run", "docora-ops schedule", style)
+        yield "Schedule", text
 
 
 def _heading(text: str, command: str, style: str = "") -> Text:

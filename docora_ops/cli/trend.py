@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from shutil import get_terminal_size
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -63,7 +64,7 @@ def trend(
     else:
         # The sentence comes last, and a pager would show the beginning.
         footer = " ".join(filter(None, (_sentence(found), context.target_line)))
-        context.show_tables(_screen(found, is_whole=since is not None), footer)
+        context.show_tables(_screen(found, footer, is_whole=since is not None), footer)
 
 
 _COLUMNS: Sequence[Column[TrendPeriod]] = (
@@ -77,17 +78,20 @@ _COLUMNS: Sequence[Column[TrendPeriod]] = (
 )
 
 
-def _screen(found: Trend, *, is_whole: bool) -> Iterator[object]:
+def _screen(found: Trend, footer: str, *, is_whole: bool) -> Iterator[object]:
     """Shows the rows. Unless asked for the whole time, a terminal shows as many as fit it."""
+    size = get_terminal_size()
     if not sys.stdout.isatty():
         yield Listing(_COLUMNS, found.periods)
     elif found.periods:
         most = max(period.failures for period in found.periods)
         bars: Column[TrendPeriod] = Column("Failures", lambda period: _bar(period.failures, most))
-        fitting = len(found.periods) if is_whole else max(1, get_terminal_size().lines - 6)
+        # Beside two lines of headings, one for earlier rows, and the prompt.
+        fitting = max(1, size.lines - 4 - len(wrap(footer, size.columns)))
+        fitting = len(found.periods) if is_whole else fitting
         yield Listing([*_COLUMNS, bars], found.periods[-fitting:])
         if (earlier := len(found.periods) - fitting) > 0:
-            yield cell(f"and {amount(earlier, 'earlier row')}: docora-ops trend --since 24h", "dim")
+            yield cell(f"and {amount(earlier, 'earlier row')}: add --since 24h", "dim")
 
 
 def _sentence(found: Trend) -> str:

@@ -44,7 +44,9 @@ def verify(
     nothing.
     """
     context = context_of(typer_context)
-    result = compare(context, app, repo)
+    from docora_ops.actions.verification import verify
+
+    result = progress_of(context, verify(context.docora, app, repo))
     if context.as_json:
         context.show_document(result)
         context.say(summary(result))
@@ -53,13 +55,6 @@ def verify(
     context.say(LIMITS)
     is_problem = result.differing or (strict and result.uncertain)
     return ExitCode.PROBLEMS if is_problem else ExitCode.OK
-
-
-def compare(context: Context, app: str | None = None, repo: str | None = None) -> Verification:
-    """Verifies links and shows the progress."""
-    from docora_ops.actions.verification import verify
-
-    return progress_of(context, verify(context.docora, app, repo))
 
 
 def progress_of(context: Context, events: Iterator[Compared | Suspects | T]) -> T:
@@ -135,7 +130,7 @@ def summary(result: Verification) -> str:
         return "No links."
     skipped = {
         "not synced": result.not_synced,
-        "while their repository is scanned": result.scanning,
+        "being scanned": result.scanning,
         "changing": result.changing,
     }
     total = sum(skipped.values())

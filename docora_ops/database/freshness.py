@@ -149,7 +149,8 @@ class OverdueLinks:
     """The number of overdue links and of their apps; lower bounds from `MOST_OVERDUE` links on.
 
     since: the oldest last good scan, or the creation of a link that was never scanned.
-    oldest_scan_at: the oldest last good scan, or the end of the link's circuit if that is later.
+    oldest_scan_at: the oldest last good scan, or the end of the link's circuit if that is later. If
+        no link is overdue, that of all synced links whose circuit is not open.
     """
 
     links: int
@@ -186,19 +187,12 @@ def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> 
     held: ids of apps to leave out.
     """
     values = {"overdue_before": before, "most": MOST_OVERDUE, "held": held}
-    [(links, *rest)] = database.rows(COUNT_OVERDUE, values)
-    if links >= MOST_OVERDUE and (oldest := oldest_scan(database, _LONG_AGO, held)):
-        return OverdueLinks(links, rest[0], oldest, oldest)
-    return OverdueLinks(links, *rest)
-
-
-def oldest_scan(database: Database, since: datetime, held: Sequence[str]) -> datetime | None:
-    """Returns the oldest last good scan that is not before `since`.
-
-    Considers only synced links whose circuit is not open. `held`: ids of apps to leave out.
-    """
-    rows = database.rows(OLDEST_SCAN, {"before": since, "held": held})
-    return rows[0][0] if rows else None
+    [(links, apps, since, oldest_at)] = database.rows(COUNT_OVERDUE, values)
+    if (are_many := links >= MOST_OVERDUE) or oldest_at is None:  # not all, or none was counted
+        start = _LONG_AGO if are_many else before
+        for (oldest_at,) in database.rows(OLDEST_SCAN, {"before": start, "held": held}):
+            since = oldest_at if are_many else since
+    return OverdueLinks(links, apps, since, oldest_at)
 
 
 def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, timedelta]]:

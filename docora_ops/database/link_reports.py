@@ -1,7 +1,7 @@
 """Reads lists, counts, histories and results of links, with secrets masked in texts and URLs."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -17,6 +17,7 @@ from docora_ops.database.link_rows import (
     pairs,
 )
 from docora_ops.database.postgres import Database
+from docora_ops.error_groups import ErrorGroup, group_errors
 from docora_ops.errors import PostgresDeniedError
 from docora_ops.jobs import Hold, JobState
 from docora_ops.links import (
@@ -159,12 +160,15 @@ GROUPS = {
 }
 
 # The time of a failure is not recorded; the last good scan is a lower bound.
-_GOOD_UNTIL = "max(l.last_scanned_at) FILTER (WHERE l.status = 'failed')"
+_OF_FAILED = "(l.last_scanned_at) FILTER (WHERE l.status = 'failed')"
+_GOOD_UNTIL = f"max{_OF_FAILED}"
 
 LINKS_BY_ERROR = f"""
-SELECT app_id, app_name, error, links, good_until, extract(epoch FROM now() - good_until)::bigint
+SELECT app_id, app_name, error, links, good_until, extract(epoch FROM now() - good_until)::bigint,
+    extract(epoch FROM now() - oldest)::bigint
 FROM (
-    SELECT l.app_id, {CUT_ERROR} AS error, count(*) AS links, {_GOOD_UNTIL} AS good_until
+    SELECT l.app_id, {CUT_ERROR} AS error, count(*) AS links, {_GOOD_UNTIL} AS good_until,
+        min{_OF_FAILED} AS oldest
     FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
 ) counted LEFT JOIN docora.apps USING (app_id)
 """
@@ -215,9 +219,9 @@ def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> l
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
-def links_by_error(database: Database, which: LinkFilter) -> Iterator[TupleRow]:
-    """Streams the rows that `group_errors` takes: read all of them before the next statement."""
-    return database.stream(LINKS_BY_ERROR, filter_parameters(which))
+def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
+    """Returns the links grouped by folded error, most links first."""
+    return group_errors(database.stream(LINKS_BY_ERROR, filter_parameters(which)))
 
 
 def different_errors(database: Database, which: LinkFilter) -> list[str]:

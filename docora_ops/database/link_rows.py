@@ -136,6 +136,7 @@ CROSS JOIN LATERAL (
 ORDER BY link.number
 """
 
+_NAMES_AT_ONCE = 5000  # links per statement
 _AS_LIKE = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_", "*": "%"})
 
 
@@ -228,9 +229,14 @@ def read_refs(database: Database, links: Sequence[LinkIds]) -> list[LinkRef]:
 
 def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | None, str | None]]:
     """Returns app name and `owner/name` of each link, in order; None for names that are gone."""
-    rows = database.rows(NAMES_OF_LINKS, pairs(links))
     # Interned, because a million links may share the same few names.
-    return [(app and intern(app), repository and intern(repository)) for app, repository in rows]
+    return [
+        (app and intern(app), repository and intern(repository))
+        for start in range(0, len(links), _NAMES_AT_ONCE)
+        for app, repository in database.rows(
+            NAMES_OF_LINKS, pairs(links[start : start + _NAMES_AT_ONCE])
+        )
+    ]
 
 
 def pairs(links: Sequence[LinkIds]) -> dict[str, list[str]]:

@@ -12,17 +12,17 @@ must match it. This link is known in three cases:
   `scanned_at` and `last_scanned_at` are equal.
 - A worker of Docora stores the commit with the time of its clock, then sets the link to `synced`
   with a slightly later time of the same clock, so the clocks of different workers do not matter.
-  The link is known unless the same is true of another link, or the scan of another link may have
-  been interrupted between the two writes. An interrupted link is `scanning`, `pending_snapshot`
-  after a repair, or `failed` after its last try. Since the other link may have been removed, the
-  two times must also be at most a minute apart.
+  The link is known unless the same is true of another link, or the scan of another link may be
+  between the two writes, or have been interrupted there. An interrupted link is `scanning`,
+  `pending_snapshot` after a repair, or `failed` after its last try. Since the other link may have
+  been removed, the two times must also be at most a minute apart.
 - A worker of Docora stores the first commit of a repository with the time of Postgres's clock,
   which may be ahead of the worker's clock. Unlike the worker's times, it has microseconds. If
   no other link was scanned, the link's own scan has stored the commit.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -50,6 +50,7 @@ class Doubt(StrEnum):
     SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
     SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored
     SCANNED_TOGETHER = "scanned_together"  # another link's scan also ended after it was stored
+    OTHER_SCANNING = "other_scanning"  # another link is being scanned
     OTHER_PENDING = "other_pending"  # another link's scan may have been interrupted
     OTHER_FAILED = "other_failed"  # another link's scan may have been interrupted in its last try
 
@@ -79,14 +80,6 @@ _PLAN_SAFELY = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)
 """
 
-# Sorted by repository id, then app id, because the links of a repository read the same rows.
-_PAGE = """
-    (l.repository_id, l.app_id) > (%(repository_id)s::text, %(app_id)s::text)
-    AND (%(only_app)s::text IS NULL OR l.app_id = %(only_app)s::text)
-    ORDER BY l.repository_id, l.app_id LIMIT %(limit)s
-"""
-_BY_ID = "l.id = ANY (%(ids)s::uuid[])"
-
 _FITS = f"""(
     (%(path)s::text IS NULL OR {{0}} LIKE %(path)s)
     AND length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}
@@ -96,16 +89,13 @@ _FITS = f"""(
 # because even comparing no files takes time.
 # The join keeps only rows without an equal partner. A path may be stored twice, with two contents:
 # it counts as delivered if one of them is.
-_COMPARE = f"""
+COMPARE_LINKS = f"""
 WITH page AS MATERIALIZED (
     SELECT l.id, l.app_id, l.repository_id, l.status, l.last_scanned_at
-    FROM docora.app_repositories l WHERE {{which}}
+    FROM docora.app_repositories l WHERE l.id = ANY (%(ids)s::uuid[])
 ),
 repository AS MATERIALIZED (
-    SELECT r.repository_id, s.id AS snapshot_id, s.scanned_at, EXISTS (
-        SELECT FROM docora.app_repositories
-        WHERE repository_id = r.repository_id AND status = 'scanning'
-    ) AS is_scanned
+    SELECT r.repository_id, s.id AS snapshot_id, s.scanned_at
     FROM (SELECT DISTINCT repository_id FROM page) r LEFT JOIN LATERAL (
         SELECT id, scanned_at FROM docora.repository_snapshots
         WHERE repository_id = r.repository_id LIMIT 1
@@ -120,8 +110,8 @@ SELECT l.id, l.last_scanned_at, doubt, c.*, (
     concat_ws(' ', c.digest, l.scanned_at, l.last_scanned_at, doubt) AS state
 FROM (
     SELECT * FROM chosen
-    WHERE (status = 'synced' OR %(in_detail)s::boolean)
-      AND NOT is_scanned AND snapshot_id IS NOT NULL
+    WHERE (status = 'synced' OR %(in_detail)s::boolean AND status <> 'scanning')
+      AND snapshot_id IS NOT NULL
 ) l CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE kind = 'missing') AS missing,
         count(*) FILTER (WHERE kind = 'outdated') AS outdated,
@@ -162,6 +152,7 @@ FROM (
     SELECT bool_or(last_scanned_at = l.scanned_at) AS has_stored,
         bool_or(last_scanned_at >= l.scanned_at) AS has_ended_since,
         bool_or(last_scanned_at IS NOT NULL) AS was_scanned,
+        bool_or(status = 'scanning') AS is_scanned,
         bool_or(status = 'pending_snapshot') AS is_pending, bool_or(status = 'failed') AS is_failed
     FROM docora.app_repositories
     WHERE c.missing + c.outdated + c.extra > 0 AND repository_id = l.repository_id AND id <> l.id
@@ -177,12 +168,13 @@ FROM (
         WHEN l.last_scanned_at > l.scanned_at + interval '{_LONGEST_STORING}'
             OR NOT isfinite(l.last_scanned_at) THEN '{Doubt.SCANNED_LATER}'
         WHEN other.has_ended_since THEN '{Doubt.SCANNED_TOGETHER}'
+        WHEN other.is_scanned THEN '{Doubt.OTHER_SCANNING}'
         WHEN other.is_pending THEN '{Doubt.OTHER_PENDING}'
         WHEN other.is_failed THEN '{Doubt.OTHER_FAILED}'
     END AS doubt
 ) d
 )
-SELECT l.id::text, l.app_id, l.repository_id, l.status, l.is_scanned, c.last_scanned_at,
+SELECT l.id::text, l.app_id, l.repository_id, l.status, c.last_scanned_at,
     l.snapshot_id IS NOT NULL, c.doubt,
     coalesce(c.missing, 0), coalesce(c.outdated, 0), coalesce(c.extra, 0),
     coalesce(c.state, ''), c.files, c.kinds, c.paths
@@ -190,13 +182,10 @@ FROM chosen l LEFT JOIN compared c USING (id)
 ORDER BY l.repository_id, l.app_id
 """
 
-COMPARE_PAGE = _COMPARE.format(which=_PAGE)
-COMPARE_LINKS = _COMPARE.format(which=_BY_ID)
-
-
-COUNT_LINKS_OF_APP = """
-SELECT count(*) FROM docora.app_repositories
+LINK_IDS = """
+SELECT id::text FROM docora.app_repositories
 WHERE %(only_app)s::text IS NULL OR app_id = %(only_app)s::text
+ORDER BY repository_id, app_id
 """
 
 
@@ -204,10 +193,9 @@ WHERE %(only_app)s::text IS NULL OR app_id = %(only_app)s::text
 class ComparedLink:
     """A link, and how its delivered files differ from the stored commit.
 
-    Only a link that is `synced`, not `is_scanned` and `has_commit` is compared; in detail, a link
-    with any status.
+    Only a link that is `synced` and `has_commit` is compared; in detail, a link with any status but
+    `scanning`.
 
-    is_scanned: the link, or another link of its repository, is being scanned.
     last_scanned_at: None unless the link is compared.
     has_commit: the repository has a stored commit.
     doubt: None if no file differs, or if the link's own scan has stored the commit.
@@ -220,7 +208,6 @@ class ComparedLink:
 
     ref: LinkRef
     status: str
-    is_scanned: bool
     last_scanned_at: datetime | None
     has_commit: bool
     doubt: Doubt | None
@@ -237,42 +224,25 @@ class ComparedLink:
         return self.missing + self.outdated + self.extra > 0
 
 
-def count_links_of_app(database: Database, app_id: str | None) -> int:
-    """Counts the links of the app; None means all apps."""
-    [(count,)] = database.rows(COUNT_LINKS_OF_APP, {"only_app": app_id})
-    return int(count)
+def link_ids(database: Database, app_id: str | None) -> list[str]:
+    """Returns the row ids of the links of the app; None means all apps.
 
-
-def compare_page(
-    database: Database, which: Compare, after: LinkRef | None, app_id: str | None, limit: int
-) -> list[ComparedLink]:
-    """Compares the next links, sorted by repository id, then app id.
-
-    after: the last link of the previous page; None for the first page.
-    app_id: only links of this app; None means all.
+    Sorted by repository, because the links of a repository read the same rows.
     """
-    start = asdict(after) if after else {"repository_id": "", "app_id": ""}
-    return _compare(database, COMPARE_PAGE, which, start | {"only_app": app_id, "limit": limit})
+    return [link_id for (link_id,) in database.rows(LINK_IDS, {"only_app": app_id})]
 
 
-def compare_links(
-    database: Database, which: Compare, refs: Sequence[LinkRef]
-) -> list[ComparedLink]:
-    """Compares the links in `refs`. Omits links that no longer exist."""
-    return _compare(database, COMPARE_LINKS, which, {"ids": [ref.id for ref in refs]})
-
-
-def _compare(
-    database: Database, sql: str, which: Compare, parameters: dict[str, object]
-) -> list[ComparedLink]:
+def compare_links(database: Database, which: Compare, ids: Sequence[str]) -> list[ComparedLink]:
+    """Compares the links with these row ids. Omits links that no longer exist."""
     path = like(which.path) if which.path else None
+    parameters = {"ids": list(ids), "path": path, "in_detail": which.in_detail}
     with database.snapshot():
-        database.execute(_PLAN_SAFELY)
-        rows = database.rows(sql, parameters | {"path": path, "in_detail": which.in_detail})
+        database.rows(_PLAN_SAFELY)
+        rows = database.rows(COMPARE_LINKS, parameters)
     links = []
-    for *ids, status, is_scanned, scanned_at, stored, doubt, m, o, e, state, files, k, p in rows:
+    for *ref, status, scanned_at, stored, doubt, m, o, e, state, files, k, p in rows:
         pairs = zip(k or (), p or (), strict=True)
         examples = [DifferingFile(path, FileDifference(kind)) for kind, path in pairs]
-        facts = (status, is_scanned, scanned_at, stored, doubt and Doubt(doubt), m, o, e, state)
-        links.append(ComparedLink(LinkRef(*ids), *facts, files, examples))
+        facts = (status, scanned_at, stored, doubt and Doubt(doubt), m, o, e, state)
+        links.append(ComparedLink(LinkRef(*ref), *facts, files, examples))
     return links

@@ -30,6 +30,7 @@ from docora_ops.jobs import (
     QueueHealth,
     QueueOverview,
     Suspension,
+    longest_wait,
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
 from docora_ops.queue.backend_choice import (
@@ -51,9 +52,14 @@ from docora_ops.queue.link_queue import (
     answers_of_script,
     arguments_of,
     first_ids,
-    longest_wait,
 )
-from docora_ops.queue.outcomes import LONGEST_ERROR, Outcomes, SnapshotOutcome
+from docora_ops.queue.outcomes import (
+    ALL_OUTCOMES,
+    LONGEST_ERROR,
+    OutcomeFilter,
+    Outcomes,
+    SnapshotOutcome,
+)
 from docora_ops.queue.redis_answers import (
     Command,
     Script,
@@ -112,7 +118,6 @@ class BullmqQueue:
 
     def __init__(self, client: Redis, choice: BackendChoice, signs: Signs | None) -> None:
         self._client, self._signs = client, signs
-        self._use: QueueUse | None = None
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice, self.where = choice, describe(client)
 
@@ -120,11 +125,12 @@ class BullmqQueue:
     def _script(self) -> Script:  # read only when needed, as few reading commands need it
         return Script(self._client, *self.script_files)
 
-    @property
-    def use(self) -> QueueUse:
-        return self._use or self.read_use()
-
     def read_use(self) -> QueueUse:
+        vars(self).pop("use", None)
+        return self.use
+
+    @cached_property
+    def use(self) -> QueueUse:
         client = self._client
         with redis_errors(client):
             signs, self._signs = self._signs or read_signs(client), None
@@ -136,14 +142,13 @@ class BullmqQueue:
         other = OtherQueue.LEFT_JOBS if signs.rq_jobs else OtherQueue.UNUSED
         if signs.rq_workers:
             other = OtherQueue.WORKED_ON
-        self._use = QueueUse(
+        return QueueUse(
             signs.bullmq_workers,
             other,
             _PAUSED if is_paused else None,
             list(map(text_of, [*(wait or ()), *(paused or ())][:SAMPLE])),
             signs.mark,
         )
-        return self._use
 
     def push(
         self,
@@ -346,14 +351,7 @@ class BullmqQueue:
             last_failure=failure,
         )
 
-    def outcomes(
-        self,
-        *,
-        since: datetime | None = None,
-        app_id: str | None = None,
-        repository_id: str | None = None,
-        limit: int | None = None,
-    ) -> Outcomes:
+    def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
         with redis_errors(self._client):
             newest_last = self._client.zrange(f"{BULLMQ}failed", -_FAILED_KEPT, -1, withscores=True)
             failed = cast("list[tuple[bytes, float]]", newest_last)[::-1]
@@ -366,9 +364,9 @@ class BullmqQueue:
             ids = ids_of_job(text_of(job_id))
             if at is None or ids is None:
                 continue
-            if since is not None and at < since:
-                return Outcomes(entries[:limit], None)
-            if (app_id or ids[0], repository_id or ids[1]) == ids:
+            if which.since is not None and at < which.since:
+                return Outcomes(entries[: which.limit], None)
+            if (which.app_id or ids[0], which.repository_id or ids[1]) == ids:
                 _, _, _, worker, options, tries, reason = row
                 allowed, error = mapping_of(options).get("attempts"), mask(text_of(reason or b""))
                 entries.append(
@@ -383,7 +381,7 @@ class BullmqQueue:
                         worker=optional_text_of(worker),
                     )
                 )
-        return Outcomes(entries[:limit], at if len(failed) == _FAILED_KEPT else None)
+        return Outcomes(entries[: which.limit], at if len(failed) == _FAILED_KEPT else None)
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):

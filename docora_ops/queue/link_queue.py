@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import groupby, islice
 from typing import ClassVar, Protocol
 
@@ -19,7 +18,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome, Payload
-from docora_ops.queue.outcomes import Outcomes
+from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
 from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
@@ -109,15 +108,6 @@ def answers_of_script(
 def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
     """Returns the commands as arguments of a script, each preceded by its length."""
     return [argument for command in commands for argument in (len(command), *command)]
-
-
-def longest_wait(waiting: Sequence[QueuedJob], now: float) -> tuple[datetime | None, int | None]:
-    """Returns when the oldest of these waiting jobs was queued, and how many seconds ago.
-
-    now: Unix time by the clock of Redis.
-    """
-    oldest = min(filter(None, (job.enqueued_at for job in waiting)), default=None)
-    return oldest, max(0, int(now - oldest.timestamp())) if oldest else None
 
 
 def first_ids(
@@ -216,15 +206,8 @@ class LinkQueue(Protocol):
     def job(self, job_id: str) -> JobRecord:
         """Reads everything that the queue records of one job."""
 
-    def outcomes(
-        self,
-        *,
-        since: datetime | None = None,
-        app_id: str | None = None,
-        repository_id: str | None = None,
-        limit: int | None = None,
-    ) -> Outcomes:
-        """Reads how snapshots ended: see `read_outcomes`.
+    def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
+        """Reads how snapshots ended.
 
         With BullMQ, which has no record of outcomes, reads the failed jobs that are kept.
         """

@@ -9,7 +9,7 @@ Functions raise RedisError.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -80,6 +80,25 @@ class PeriodCount:
 
 
 @dataclass(frozen=True)
+class OutcomeFilter:
+    """Which outcomes to read.
+
+    since: only of snapshots that ended since then.
+    app_id: only of this app.
+    repository_id: only of this link; needs `app_id`.
+    limit: only the newest ones.
+    """
+
+    since: datetime | None = None
+    app_id: str | None = None
+    repository_id: str | None = None
+    limit: int | None = None
+
+
+ALL_OUTCOMES = OutcomeFilter()
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """Entries of the record, newest first.
 
@@ -95,12 +114,10 @@ class Outcomes:
 class Counts:
     """The counts of the periods, oldest first.
 
-    since_at: the start of the first period.
     is_kept: whether any period has counts; if not, no worker has written the record for 8 days.
     reaches_back_to: the start of the first period with counts, if earlier ones were asked for.
     """
 
-    since_at: datetime
     counts: Sequence[PeriodCount]
     is_kept: bool
     reaches_back_to: datetime | None
@@ -112,7 +129,8 @@ _NAMES = [field.name for field in fields(SnapshotOutcome)][1:]
 
 def record_outcome(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool) -> None:
     """Counts the end of a snapshot, and adds an entry if `keep_entry`, in one round trip."""
-    counts = _counts_key(_period_of(outcome.ended_at.timestamp()))
+    ended = int(outcome.ended_at.timestamp())
+    counts = f"{STREAM}:{ended - ended % PERIOD}"
     with redis_errors(client), client.pipeline() as pipeline:
         if keep_entry:
             error = (outcome.error_message or "")[:LONGEST_ERROR] or None
@@ -134,36 +152,25 @@ def may_record(client: Redis) -> bool:
 
     Raises the client's own RedisError, which workers expect.
     """
-    key = _counts_key(0)
+    key = f"{STREAM}:0"
     entry, count = ("XADD", STREAM, "*", _FIELD, ""), ("HINCRBY", key, "x", 1)
     return permits(client, entry, count, ("EXPIRE", key, 1))
 
 
-def read_outcomes(
-    client: Redis,
-    *,
-    since: datetime | None = None,
-    app_id: str | None = None,
-    repository_id: str | None = None,
-    limit: int | None = None,
-) -> Outcomes:
-    """Returns the entries since then, of one app or of one link.
-
-    repository_id: needs `app_id`.
-    limit: return only the newest entries.
-    """
-    ids = list(filter(None, (app_id, repository_id)))
+def read_outcomes(client: Redis, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
+    """Returns the matching entries of the record."""
+    ids = list(filter(None, (which.app_id, which.repository_id)))
     # The beginning of the array that `record_outcome` writes.
     prefix = _text_of(ids)[:-1].encode() + b"," if ids else b""
     entries: list[SnapshotOutcome] = []
     at: datetime | None = None
     with redis_errors(client):
         for at, text in _walk(client):
-            if since is not None and at < since:
+            if which.since is not None and at < which.since:
                 return Outcomes(entries, None)
             if text.startswith(prefix) and (entry := _entry_of(at, text)):
                 entries.append(entry)
-                if len(entries) == limit:
+                if len(entries) == which.limit:
                     return Outcomes(entries, None)
     return Outcomes(entries, at)
 
@@ -230,49 +237,43 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
                     # The walk goes back in time, so that the first result is set last.
                     if at >= asked[number].since and (is_result or ids not in ends[number]):
                         ends[number][ids] = entry.outcome
-    is_trimmed = read >= ENTRIES_KEPT
-    return [
-        None if not known or (is_trimmed and each.since < at) else _results_of(known.values())
-        for each, known in zip(asked, ends, strict=True)
-    ]
+    results: list[Results | None] = []
+    for each, known in zip(asked, ends, strict=True):
+        counts = Counter(known.values())
+        failed, synced = sum(counts[end] for end in FAILURES), counts[JobEnd.SYNCED]
+        is_trimmed = read >= ENTRIES_KEPT and each.since < at
+        unfinished = counts.total() - synced - failed
+        is_known = known and not is_trimmed
+        results.append(Results(synced, failed, gone=0, unfinished=unfinished) if is_known else None)
+    return results
 
 
-def _results_of(ends: Iterable[JobEnd]) -> Results:
-    counts = Counter(ends)
-    failed = sum(counts[end] for end in FAILURES)
-    synced = counts[JobEnd.SYNCED]
-    return Results(synced, failed, gone=0, unfinished=counts.total() - synced - failed)
-
-
-def read_counts(
-    client: Redis, since: datetime, until: datetime | None = None, *, app_id: str = ALL_APPS
-) -> Counts:
-    """Returns the counts of the periods from that of `since` to that of `until`.
-
-    until: the period that goes on now if None.
-    """
+def read_counts(client: Redis, since: datetime, *, app_id: str = ALL_APPS) -> Counts:
+    """Returns the counts of the periods from that of `since` to the one that goes on now."""
     fields = [f"{app_id}:{end}{of}" for end in JobEnd for of in ("", _FILES)]
     with redis_errors(client):
-        now = int(server_time(client))
-        oldest, asked = _period_of(now - COUNTS_KEPT), _period_of(since.timestamp())
+        now, asked = int(server_time(client)), int(since.timestamp())
+        oldest, asked = (at - at % PERIOD for at in (now - COUNTS_KEPT, asked))
         first = max(oldest, asked)
-        last = _period_of(min(now, until.timestamp() if until else now))
-        periods = range(first, last + 1, PERIOD)
-        earlier = [_counts_key(period) for period in range(oldest, first, PERIOD)]
+        periods = range(first, now + 1, PERIOD)
+        earlier = [f"{STREAM}:{period}" for period in range(oldest, first, PERIOD)]
         pipeline = client.pipeline(transaction=False)
         for period in periods:
-            pipeline.exists(_counts_key(period))
-            pipeline.hmget(_counts_key(period), fields)
+            pipeline.exists(f"{STREAM}:{period}")
+            pipeline.hmget(f"{STREAM}:{period}", fields)
         answers = answers_of(pipeline)
         reaches_back = bool(earlier) and client.exists(*earlier) > 0
     counts: list[PeriodCount] = []
-    known = [period for period, is_known in zip(periods, answers[::2], strict=True) if is_known]
-    for period, answer in zip(periods, answers[1::2], strict=True):
-        numbers = [whole_number(value) or 0 for value in answer or ()]
+    start: datetime | None = None  # of the first period with counts
+    for period, exists, values in zip(periods, answers[::2], answers[1::2], strict=True):
+        at = datetime.fromtimestamp(period, UTC)
+        start = start or (at if exists else None)
+        numbers = [whole_number(value) or 0 for value in values or ()]
         rows = zip(JobEnd, numbers[::2], numbers[1::2], strict=False)
-        counts += [PeriodCount(_at(period), *row) for row in rows if row[1]]
-    start = _at(known[0]) if known and not reaches_back and known[0] > asked else None
-    return Counts(_at(first), counts, bool(known) or reaches_back, start)
+        counts += [PeriodCount(at, *row) for row in rows if row[1]]
+    is_kept = start is not None or reaches_back
+    lacks_earlier = start is not None and not reaches_back and start.timestamp() > asked
+    return Counts(counts, is_kept, start if lacks_earlier else None)
 
 
 def _walk(client: Redis) -> Iterator[tuple[datetime, bytes]]:
@@ -280,7 +281,8 @@ def _walk(client: Redis) -> Iterator[tuple[datetime, bytes]]:
     end = "+"
     while page := cast("Any", client.xrevrange(STREAM, end, count=_PAGE)):
         for entry_id, values in page:
-            yield _at(int(entry_id.partition(b"-")[0]) / 1000), values.get(_FIELD.encode(), b"")
+            at = datetime.fromtimestamp(int(entry_id.partition(b"-")[0]) / 1000, UTC)
+            yield at, values.get(_FIELD.encode(), b"")
         end = f"({text_of(page[-1][0])}"
 
 
@@ -301,18 +303,6 @@ def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
         return SnapshotOutcome(at, **values | {"outcome": JobEnd(values["outcome"])})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def _at(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _counts_key(period: int) -> str:
-    return f"{STREAM}:{period}"
-
-
-def _period_of(seconds: float) -> int:
-    return int(seconds) - int(seconds) % PERIOD
 
 
 def _text_of(values: Sequence[object]) -> str:

@@ -33,6 +33,7 @@ from docora_ops.jobs import (
     QueueHealth,
     QueueOverview,
     Scheduler,
+    longest_wait,
 )
 from docora_ops.links import LinkStatus, Outcome, batches
 from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS, Signs, read_signs
@@ -47,9 +48,8 @@ from docora_ops.queue.link_queue import (
     answers_of_script,
     arguments_of,
     first_ids,
-    longest_wait,
 )
-from docora_ops.queue.outcomes import Outcomes, read_outcomes
+from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, read_outcomes
 from docora_ops.queue.redis_answers import (
     Command,
     Script,
@@ -118,7 +118,6 @@ class RqQueue:
         signs: Signs | None = None,
     ) -> None:
         self._settings, self._signs = settings, signs
-        self._use: QueueUse | None = None
         self._client = client
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
         self.choice, self.where = choice, describe(client)
@@ -127,11 +126,12 @@ class RqQueue:
     def _script(self) -> Script:  # read only when needed, as few reading commands need it
         return Script(self._client, *self.script_files)
 
-    @property
-    def use(self) -> QueueUse:
-        return self._use or self.read_use()
-
     def read_use(self) -> QueueUse:
+        vars(self).pop("use", None)
+        return self.use
+
+    @cached_property
+    def use(self) -> QueueUse:
         client = self._client
         with redis_errors(client):
             signs, self._signs = self._signs or read_signs(client), None
@@ -145,14 +145,13 @@ class RqQueue:
         other = OtherQueue.LEFT_JOBS if signs.bullmq_jobs else OtherQueue.UNUSED
         if signs.bullmq_is_at_work:
             other = OtherQueue.WORKED_ON
-        self._use = QueueUse(
+        return QueueUse(
             len(signs.rq_workers),
             other,
             suspension_of(*suspension),
             list(map(text_of, [*(waiting or ()), *(failed or ())][:SAMPLE])),
             signs.mark,
         )
-        return self._use
 
     @cached_property
     def sweep(self) -> QueueSweep:
@@ -248,17 +247,8 @@ class RqQueue:
             first_delayed_in = due[0][1] - server_time(client) if due else None
         return QueueHealth(overview, other, TO_REMOVE_BULLMQ_JOBS, first_delayed_in)
 
-    def outcomes(
-        self,
-        *,
-        since: datetime | None = None,
-        app_id: str | None = None,
-        repository_id: str | None = None,
-        limit: int | None = None,
-    ) -> Outcomes:
-        return read_outcomes(
-            self._client, since=since, app_id=app_id, repository_id=repository_id, limit=limit
-        )
+    def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
+        return read_outcomes(self._client, which)
 
     def job(self, job_id: str) -> JobRecord:
         return read_record(self._client, job_id)
@@ -329,7 +319,7 @@ class RqQueue:
                     moment_of(heartbeat),
                 )
         names = {job.app_id: job.app_name for job in first}
-        oldest, seconds = longest_wait(self._not_held(first, holds), now)
+        oldest, seconds = longest_wait(self._not_held(first, holds) if holds else first, now)
         return QueueOverview(
             backend=Backend.RQ,
             waiting=length + len(taken),

@@ -74,20 +74,28 @@ def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
     ]
 
 
-def workers_with_slots(client: Redis) -> list[str]:
-    """Returns the names of the live workers of the queue that take jobs.
+def workers_by_name(client: Redis, field: str) -> dict[str, bytes | None]:
+    """Returns a field of the registration of each live worker of the queue, by its name.
 
     Raises the client's RedisError.
     """
     keys = sorted(map(text_of, cast("set[bytes]", client.smembers(_OF_QUEUE))))
-    fields = ("birth", "death", NO_JOB_REASON, *_PROCESS_FIELDS)
-    return [
-        key.removeprefix(RQWorker.redis_worker_namespace_prefix)
-        for key, (birth, death, reason, *process) in zip(
-            keys, read_hashes(client, keys, fields), strict=True
-        )
-        if birth and not death and not reason and not _is_known_dead(process)
-    ]
+    rows = read_hashes(client, keys, ("birth", "death", field, *_PROCESS_FIELDS))
+    return {
+        key.removeprefix(RQWorker.redis_worker_namespace_prefix): value
+        for key, (birth, death, value, *process) in zip(keys, rows, strict=True)
+        if birth and not death and not _is_known_dead(process)
+    }
+
+
+def workers_without_record(client: Redis) -> list[str]:
+    """Returns the names of the live workers that do not write the record of outcomes.
+
+    Raises RedisError.
+    """
+    with redis_errors(client):
+        workers = workers_by_name(client, MAY_RECORD)
+    return [name for name, may_record in workers.items() if may_record != b"1"]
 
 
 def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:

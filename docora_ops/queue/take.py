@@ -16,7 +16,7 @@ from rq.job import Job
 from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.redis_answers import text_of
 from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER, INTERMEDIATE, LIST
-from docora_ops.queue.rq_workers import workers_with_slots
+from docora_ops.queue.rq_workers import NO_JOB_REASON, workers_by_name
 
 _PAGE = 2000  # ids that one call reads
 _MOST_COUNTED = 100_000  # waiting jobs whose apps are counted
@@ -83,7 +83,8 @@ class JobTaker:
         if self._is_empty:  # until `wait` sees a job
             return Found(Finding.EMPTY)
         if time.monotonic() >= self._slots_until:
-            self._slots = workers_with_slots(self._client)
+            workers = workers_by_name(self._client, NO_JOB_REASON)
+            self._slots = [name for name, reason in workers.items() if not reason]
             pause = max(1, (len(self._slots) / _SLOTS_EACH_SECOND) ** 1.5)
             self._slots_until = time.monotonic() + pause
         answer, *rest = self._run("take", self._look)

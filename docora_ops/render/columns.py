@@ -109,6 +109,24 @@ def words(slug: str) -> str:
     return slug.replace("_", " ")
 
 
+def first_lines(
+    counts: Sequence[tuple[int, str | None]], most: int, total: int = 0, how: str = ""
+) -> list[str]:
+    """Returns lines such as `12  HTTP 502`. If there are too many, the last says how many more.
+
+    counts: numbers of links, each with an app or an error; None means no error.
+    most: the number of lines; with 1, there are none.
+    total: the number of counts, if `counts` are only the first of them.
+    how: ends the last line, such as with what shows the rest.
+    """
+    width = max((len(str(links)) for links, _ in counts), default=0)
+    lines = [f"{links:>{width}}  {text or f'({NO_ERROR})'}" for links, text in counts]
+    total = total or len(lines)
+    if most > 1 and total > most:
+        lines[most - 1 :] = [f"and {total - most + 1} more{how}"]
+    return lines if most > 1 else []
+
+
 def planned(slug: str, *, is_planned: bool = True) -> str:
     """Returns `would be queued` for `queued`, `queued` unless planned; `already queued` stays."""
     if not is_planned or slug.startswith(("already", "left")):

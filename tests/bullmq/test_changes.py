@@ -48,7 +48,8 @@ def test_a_bulk_operation_counts_open_circuits_and_leaves_them_alone(bullmq: Bul
     good = docora.link(broken.app_id, docora.add_repository("octo/good"))
     rows = [docora.row(link) for link in (broken, held)]
     status = bullmq.run("status").stdout
-    assert "1 pending link is held back: docora-ops retry-all-failed --reset-circuit" in status
+    said = "1 pending link is held back: docora-ops retry-all-failed --reset-circuit"
+    assert f"Circuits\t{said}" in status.splitlines()
     command = ("retry-all-failed", "--yes", "--json")
     result = bullmq.run(*command)
     assert (result.code, result.data["total"], result.data["reset"]) == (0, 1, 1), result

@@ -187,6 +187,14 @@ def test_the_file_is_private_and_replaced_only_once_the_output_is_out(
     assert file.stat().st_ino != before
 
 
+def test_a_symlink_to_the_file_remains(docora: Docora, file: Path) -> None:
+    make_healthy(docora)
+    link = file.with_name("link")
+    link.symlink_to(file)
+    assert shown(docora, link) == NOTHING
+    assert (link.is_symlink(), file.is_file()) == (True, True)
+
+
 def test_a_file_that_can_not_be_used_is_an_error_before_anything_is_asked(
     docora: Docora, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ WRITE_TRANSCRIPTS=1 writes the screens of now into the files beside this one ins
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -49,6 +50,27 @@ def spoiled(docora: Docora, own: OwnRedis) -> Iterator[Docora]:
     docora = replace(docora, redis_access=own.access)
     yield docora
     docora.close()
+
+
+@pytest.mark.parametrize(
+    ("until", "days", "state"),
+    [("null", 6, "ok"), ("null", 8, "warning"), ("9000000000", 8, "ok")],
+)
+def test_held_apps_are_named_and_a_hold_for_ever_may_be_forgotten(
+    docora: Docora, until: str, days: int, state: str
+) -> None:
+    make_healthy(docora)
+    docora.redis.hset("rq:worker:worker-1", "obeys_holds", 1)
+    app_id = docora.add_app("Quiet Harbor")
+    docora.link(app_id, docora.add_repository(), "synced", scanned=timedelta(days=days))
+    since = int(time.time()) - days * 86_400
+    docora.redis.hset("docora-ops:holds", app_id, f'{{"since": {since}, "until": {until}}}')
+    result = examine(docora)
+    found = check(result, "freshness")
+    assert (result.code, found["state"]) == (0, state), result
+    assert "Quiet Harbor is held" in found["finding"]
+    said = {"ok": "All is well; Quiet Harbor is held.\n", "warning": "1 warning.\n"}
+    assert result.stderr == said[state]
 
 
 def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(

@@ -78,6 +78,9 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
         (["failed", "octo/api"], "docora-ops failed --repo octo/api"),
         (["links", "pending"], "docora-ops links --status pending;"),
         (["queue", "Acme"], "docora-ops queue --app Acme"),
+        (["trend", "--since"], "docora-ops trend --help"),
+        (["retry", "Acme", "octo/api", "--reason"], "docora-ops retry --help"),
+        (["--version=1"], "docora-ops --help"),
         (["failed", "--since", "2h"], "--last-scan-before WHEN"),
     ):
         result = docora.run(*words)

@@ -100,7 +100,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
     assert screen.stdout.endswith(
         "\nAcme Search: 21 files of 6 repositories last delivered.\n"
         "Not all files are delivered: 1 link differs, 1 link proven, 1 uncertain, 1 without a "
-        "stored commit, 3 skipped (2 not synced, 1 while their repository is scanned).\n"
+        "stored commit, 3 skipped (2 not synced, 1 being scanned).\n"
     )
     assert LAST_ONLY in screen.stderr
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from docora_ops.actions.link_lists import count_by_error
 from docora_ops.actions.lookup import LinkChoice, choose_links
-from docora_ops.database.link_reports import links_by_group
+from docora_ops.database.link_reports import error_groups, links_by_group
 from docora_ops.error_groups import LONGEST, ErrorGroup, fold, group_errors, typable
 from docora_ops.links import LinkFilter, LinkGroup
 from docora_ops.text import inert
@@ -160,7 +159,7 @@ def test_a_group_is_chosen_by_its_text_alone_and_excluded_by_it(
         return {id_ for id_, *_ in links_by_group(database, LinkGroup.APP, which)}
 
     every_app, members = {link.app_id for link in links}, set[str]()
-    groups = count_by_error(database, LinkFilter(), 1, LINKS).rows
+    groups = error_groups(database, LinkFilter())
     for group in groups:
         shown = group.error_message
         if shown is None:
@@ -174,7 +173,7 @@ def test_a_group_is_chosen_by_its_text_alone_and_excluded_by_it(
         members |= found
     assert members == every_app
     for link, error in zip(links, errors, strict=True):
-        [group] = count_by_error(database, LinkFilter(app_ids=[link.app_id]), 1, 9).rows
+        [group] = error_groups(database, LinkFilter(app_ids=[link.app_id]))
         if group.error_message:
             found = apps_with(errors=[group.error_message], apps=[link.app_id])
             assert found == {link.app_id}, error

@@ -13,6 +13,7 @@ from tests.support.docora import Docora
 from tests.support.terminal import at_terminals, plain_data
 
 BAD_GATEWAY = "HTTP 502 on created README.md"
+TWO = timedelta(minutes=2)
 
 
 @pytest.fixture
@@ -56,6 +57,18 @@ def fail(docora: Docora, app: str = "Quiet Harbor", error: str = BAD_GATEWAY) ->
 def fail_twice(docora: Docora) -> None:
     fail(docora)
     docora.link(docora.add_app("Beta"), docora.add_repository(), last_error=None)
+
+
+def fail_anew(docora: Docora) -> None:
+    fail(docora)
+    docora.link(
+        docora.add_app("Beta"), docora.add_repository(), last_error=BAD_GATEWAY, scanned=TWO
+    )
+
+
+def fail_otherwise(docora: Docora) -> None:
+    fail(docora)
+    docora.link(docora.add_app("Beta"), docora.add_repository(), last_error="gone", scanned=TWO)
 
 
 def lose(docora: Docora) -> None:
@@ -128,6 +141,16 @@ STATES: dict[str, tuple[Callable[[Docora], None], str, str]] = {
     ),
     "two errors": (
         fail_twice,
+        "failed",
+        "3 of 6 links failed: HTTP 502 and 1 other error in 2 apps, for 1h1m",
+    ),
+    "a link that fails later": (
+        fail_anew,
+        "failed",
+        "3 of 6 links failed: HTTP 502 in 2 apps, for 2m.* to 1h1m",
+    ),
+    "a link that fails later with another error": (
+        fail_otherwise,
         "failed",
         "3 of 6 links failed: HTTP 502 and 1 other error in 2 apps, for 1h1m",
     ),

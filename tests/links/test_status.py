@@ -17,6 +17,7 @@ from docora_ops.actions import status as status_action
 from docora_ops.actions.capacity import Capacity
 from docora_ops.actions.status import DriftCounts, headline_of
 from docora_ops.cli.status import screen as status_screen
+from docora_ops.error_groups import ErrorGroup
 from docora_ops.jobs import HeldApp, Hold, QueuedJob, Suspension, backlog_of
 from tests.links.conftest import GIT_ERROR
 from tests.support.docora import Docora
@@ -80,7 +81,7 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
     names = ["Tidewater Notes"]
     group = {"error_message": None, "links": 15, "apps": 1, "files": 0, "app_names": names}
-    never = {"good_until_at": None, "good_until_seconds": None}
+    never = {"good_until_at": None, "good_until_seconds": None, "oldest_scan_seconds": None}
     assert data["failed_by_error"][0] == group | never
     assert data["good_until_at"] == data["failed_by_error"][1]["good_until_at"]
     assert (data["freshness"]["scanned_recently"], data["queue"]["failed_recently"]) == (2, 3)
@@ -122,6 +123,7 @@ def test_all_troubles_at_once_fit_one_screen(
             overdue_apps=3,
         ),
         capacity=Capacity(40.0, 120.0, 10, 20),
+        tried_by_error=[ErrorGroup("no answer within 30 s", 4, 1, app_names=["Quiet Harbor"])],
     )
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert worst.queue is not None
@@ -132,8 +134,21 @@ def test_all_troubles_at_once_fit_one_screen(
     assert isinstance(console.file, StringIO)
     shown = console.file.getvalue()
     assert len(shown.splitlines()) <= 22, shown
-    for name in ("Target", "Failed", "Circuits", "Freshness", "Backlog", "Held", "Drift"):
+    for name in ("Target", "Failed", "Circuits", "Freshness", "Tries", "Backlog", "Held", "Drift"):
         assert re.search(rf"^{name} ", shown, re.MULTILINE), shown
+
+
+def test_a_hanging_app_is_named_before_its_links_fail(docora: Docora) -> None:
+    app_id = docora.add_app("Quiet Harbor")
+    for number, status in enumerate(("pending_snapshot", "pending_snapshot", "scanning", "synced")):
+        error = f"no answer within 30 s on created {number}.ts"
+        docora.link(app_id, docora.add_repository(), status, last_error=error)
+    docora.add_link("pending_snapshot", last_error="HTTP 502 on created a.ts")
+    shown, document = docora.run_together(("status",), ("status", "--json"), env=AT_ONCE)
+    row = "Tries\t3 links of Quiet Harbor are tried again: no answer within 30 s"
+    assert row in shown.stdout.splitlines(), shown
+    groups = document.data["tried_by_error"]
+    assert [(group["links"], group["apps"]) for group in groups] == [(3, 1), (1, 1)]
 
 
 def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Docora) -> None:

@@ -302,6 +302,15 @@ def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
     assert "0 failed jobs known. No trend can be told" in nothing.stdout + nothing.stderr
 
 
+def test_a_long_sentence_leaves_room_for_fewer_rows(docora: Docora, now: datetime) -> None:
+    record(docora, spread(now, [5, 40, 60, 80, 1600]))
+    env = {**BLOCKS, "LINES": "24"}
+    shown = at_terminals(docora, ["trend", "--by", "10m"], columns=60, env=env)
+    lines = plain_data(shown.data).splitlines()
+    below = next(number for number, line in enumerate(lines) if "earlier rows" in line)
+    assert (len(lines) - below, len(lines)) == (4, 23), lines
+
+
 def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -> None:
     record(docora, [*spread(now, [75] * 20), *spread(now, [180]), *spread(now, [1600])])
     for env, tallest, smallest in (
@@ -311,7 +320,7 @@ def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -
         shown = at_terminals(docora, ["trend"], columns=80, env={**env, "LINES": "24"})
         lines = [line.rstrip() for line in plain_data(shown.data).splitlines()]
         assert (max(map(len, lines)) <= 80, len(lines) < 24) == (True, True), lines
-        assert re.fullmatch(r"and \d earlier rows?: docora-ops trend --since 24h", lines[-3])
+        assert re.fullmatch(r"and \d earlier rows?: add --since 24h", lines[-3])
         said = " ".join(lines[-2:])
         assert re.match(r"Failures fall: 20 in the hour from .* Counted since \S+Z\.", said)
         bars = [line.split(" ")[-1] for line in lines if line.endswith(("█", "#", "▌"))]

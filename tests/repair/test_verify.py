@@ -335,18 +335,27 @@ def test_without_a_stored_commit_nothing_is_proven(docora: Docora) -> None:
     assert (result.code, counts) == (0, (2, 0, 2)), result
 
 
-def test_a_link_that_is_not_synced_or_a_repository_that_is_scanned_is_skipped(
-    docora: Docora,
-) -> None:
-    for status in ("failed", "pending_snapshot"):
+def test_a_link_that_is_not_synced_is_skipped(docora: Docora) -> None:
+    for status in ("failed", "pending_snapshot", "scanning"):
         add(docora, {}, status=status)
-    scanned = add(docora, {})
-    docora.link(docora.add_app(), scanned.repository_id, "scanning")
     add(docora)
     result = run(docora, "--json")
-    counts = {"links": 5, "proven": 1, "not_synced": 2, "scanning": 2, "not_comparable": 0}
+    counts = {"links": 4, "proven": 1, "not_synced": 2, "scanning": 1, "not_comparable": 0}
     assert (result.code, {**result.data, **counts}) == (0, result.data), result
-    assert "4 skipped (2 not synced, 2 while their repository is scanned)" in result.stderr
+    assert "3 skipped (2 not synced, 1 being scanned)" in result.stderr
+
+
+def test_links_beside_one_that_is_being_scanned_are_compared(docora: Docora) -> None:
+    proven = add(docora)
+    lost, unclear = add(docora, {}, stored_earlier=timedelta(0)), add(docora, {})
+    for link in (proven, lost, unclear):
+        docora.link(docora.add_app("Tarpit"), link.repository_id, "scanning")
+    data = run(docora, "--json").data
+    assert data | {"proven": 1, "scanning": 3} == data
+    # Docora's own worker may have stored another commit already, before the scan ends.
+    [uncertain] = data["uncertain_links"]
+    assert (uncertain["app_id"], uncertain["doubt"]) == (unclear.app_id, "other_scanning")
+    assert differing(data) == {lost.job_id: (5, 0, 0)}
 
 
 def test_only_what_differs_in_the_same_way_twice_counts(docora: Docora) -> None:

@@ -33,7 +33,7 @@ def ago(seconds: float) -> datetime:
 
 # The judgement
 
-QUIET = Activity(NOW, patience_seconds=180, moved_at=(ago(1000), None, ago(400)))
+QUIET = Activity(ago(180), moved_at=(ago(1000), None, ago(400)))
 STOPPED = replace(QUIET, due_since=ago(200))
 JUDGED: dict[str, tuple[Activity, bool, Stop | None]] = {
     "a link is due, and nothing moves": (STOPPED, True, None),
@@ -62,7 +62,7 @@ JUDGED: dict[str, tuple[Activity, bool, Stop | None]] = {
         None,
     ),
     "scheduling by day only, with a threshold": (
-        replace(STOPPED, patience_seconds=60_000, due_since=ago(30_000)),
+        replace(STOPPED, before=ago(60_000), due_since=ago(30_000)),
         False,
         None,
     ),

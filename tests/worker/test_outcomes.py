@@ -8,7 +8,14 @@ import pytest
 
 from docora_ops.jobs import JobEnd
 from docora_ops.queue import outcomes
-from docora_ops.queue.outcomes import ALL_APPS, STREAM, SnapshotOutcome, read_counts, read_outcomes
+from docora_ops.queue.outcomes import (
+    ALL_APPS,
+    STREAM,
+    OutcomeFilter,
+    SnapshotOutcome,
+    read_counts,
+    read_outcomes,
+)
 from docora_ops.queue.redis_client import server_time
 from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora
@@ -178,14 +185,14 @@ def test_the_record_is_capped_and_an_answer_names_its_start(
     for number in range(500):
         end = SnapshotOutcome(first, *link.ids, None, JobEnd.FAILED, error_message=f"{number} é\n")
         outcomes.record_outcome(client, end, keep_entry=True)
-    whole = read_outcomes(client, since=first - timedelta(hours=1))
+    whole = read_outcomes(client, OutcomeFilter(since=first - timedelta(hours=1)))
     assert 100 <= len(whole.entries) <= 300
     assert whole.entries[0].error_message == "499 é\n"
     assert whole.reaches_back_to == whole.entries[-1].ended_at
-    part = read_outcomes(client, since=whole.entries[10].ended_at)
+    part = read_outcomes(client, OutcomeFilter(since=whole.entries[10].ended_at))
     assert part.reaches_back_to is None
-    assert len(read_outcomes(client, app_id="app_a", limit=3).entries) == 3
-    assert read_outcomes(client, app_id="app").entries == []
+    assert len(read_outcomes(client, OutcomeFilter(app_id="app_a", limit=3)).entries) == 3
+    assert read_outcomes(client, OutcomeFilter(app_id="app")).entries == []
     [count] = read_counts(client, first, app_id="app_a").counts
     assert count.count == 500
     [key] = client.keys(f"{STREAM}:*")
