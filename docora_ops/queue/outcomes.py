@@ -1,9 +1,8 @@
 """The record of outcomes: how the snapshots of our workers ended, in Redis.
 
 A stream has an entry for each snapshot that failed, sent files, or began with a link that was not
-in sync, as after a change, a failed try, or for a new link. Beside the stream, all snapshots are
-counted by period, app and outcome: a mass failure, which fills the stream, must not remove the
-counts.
+in sync, as after a change, a failed try, or for a new link. All snapshots are also counted by
+period, app and outcome, so that a mass failure, which fills the stream, does not remove the counts.
 Functions raise RedisError.
 """
 
@@ -28,7 +27,7 @@ PERIOD = 600  # seconds
 COUNTS_KEPT = 8 * 86_400  # seconds
 FAILURES = (JobEnd.FAILED, JobEnd.FAILED_AGAIN)  # ends after which the link has failed
 LONGEST_ERROR = 200  # characters of an error in an entry
-ALL_APPS = ""  # in place of an app id, for counts of all apps, which would take long to add up
+ALL_APPS = ""  # in place of an app id, for sums over all apps, which would take long to add up
 _FIELD = "o"  # short, because each entry repeats it
 _FILES = ":files"  # the end of a count's name
 _PAGE = 2000  # entries that are read at once, which holds Redis for some milliseconds
@@ -36,12 +35,12 @@ _PAGE = 2000  # entries that are read at once, which holds Redis for some millis
 
 @dataclass(frozen=True, slots=True)
 class SnapshotOutcome:
-    """How a snapshot ended. Only its worker knew the fields that are None.
+    """How a snapshot ended. Unknown fields are None, such as those that only a killed worker knew.
 
     link_id: the id of the link's row.
     outcome: what the job left in Postgres.
-    try_number, tries: which try of its link it was, and of how many. `try_number` is larger if a
-        scheduler has queued the failed link again.
+    try_number, tries: `try_number` of `tries`; above `tries` if a scheduler has queued the failed
+        link again.
     error_message: without secrets, truncated.
     size: bytes of the contents that were sent.
     commit_sha: the first 12 digits.
@@ -178,29 +177,29 @@ def read_outcomes(client: Redis, which: OutcomeFilter = ALL_OUTCOMES) -> Outcome
 def read_last_failures(
     client: Redis, links: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], datetime]:
-    """Returns when these failed links last failed, as far as the record knows it.
+    """Returns when these failed links last failed; omits links that the record does not have.
 
     links: app id and repository id of each.
     """
     left = {_bytes_of(ids): ids for ids in links}
-    found = {}
+    failures = {}
     with redis_errors(client):
         for at, text in _walk(client):
             if not left:
                 break
-            # If the newest entry is of another end, the failure itself is not recorded.
+            # If the newest entry is no failure, the failure itself is not recorded.
             ids = left.pop(_ids_in(text)[:2], None)
             entry = ids and _entry_of(at, text)
             if ids and entry and entry.outcome in FAILURES:
-                found[ids] = at
-    return found
+                failures[ids] = at
+    return failures
 
 
 @dataclass(frozen=True)
 class AskedResults:
-    """The links whose first result since a moment is asked for.
+    """The links whose first results since a moment to count.
 
-    links: a link by the id of its row, or by app id and repository id.
+    links: each by the id of its row, or by its app id and repository id.
     """
 
     since: datetime
@@ -208,10 +207,10 @@ class AskedResults:
 
 
 def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results | None]:
-    """Counts the first results of links, for each of `asked`, as far as the record knows them.
+    """Counts the first results of the links of each of `asked`.
 
-    Links about which it knows nothing are not counted. None if it knows nothing about any of them,
-    or does not reach back to `since`.
+    Links that the record does not have are not counted. None if it has none of them, or if it does
+    not reach back to `since`.
     """
     if not asked:
         return []
@@ -297,7 +296,7 @@ def _bytes_of(ids: tuple[str, str]) -> tuple[bytes, ...]:
 
 
 def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
-    """Parses an entry; returns None if it is of another program."""
+    """Parses an entry; returns None if another program has written it."""
     try:
         values = dict(zip(_NAMES, json.loads(text), strict=False))
         return SnapshotOutcome(at, **values | {"outcome": JobEnd(values["outcome"])})

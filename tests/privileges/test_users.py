@@ -46,7 +46,7 @@ CHANGING = (
     "release HELD",
 )
 OPTIONAL = {"docora-ops": {"+client|list"}, "docora-monitor": {"+client|list", "+hget"}}
-"""Without the one, workers of BullMQ are not seen; commands that read need the other beside BullMQ."""
+"""Without the one, BullMQ's workers are not seen; beside BullMQ, the other is needed to read."""
 
 
 @pytest.fixture
