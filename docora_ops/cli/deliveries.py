@@ -115,22 +115,14 @@ def _at(at: datetime | None) -> str | datetime | None:
 
 def _result(repository: RepositoryDeliveries) -> str:
     """Says in words whether all files of the stored commit were delivered."""
-    result = repository.result
+    result, kinds = repository.result, ("missing", "outdated", "extra")
+    said = {"proven": "complete", "differing": "", "not_comparable": "no stored commit"}
+    said |= {"scanning": "being scanned", "not_synced": words(repository.status or "")}
     if result is None:
         return "no longer linked"
-    if result == "proven":
-        return "complete"
-    said = {"differing": "", "not_comparable": "", "scanning": "being scanned"}
-    said["not_synced"] = words(repository.status or "")
-    parts = [said.get(result, words(result))]
-    if repository.stored_files is None and result != "scanning":
-        parts.append("no stored commit")
-    counts = {
-        "missing": repository.missing,
-        "outdated": repository.outdated,
-        "extra": repository.extra,
-    }
-    parts.append(", ".join(f"{count} {name}" for name, count in counts.items() if count))
+    is_without = result == "not_synced" and repository.stored_files is None
+    counts = [f"{count} {kind}" for kind in kinds if (count := getattr(repository, kind))]
+    parts = (said.get(result, result), "no stored commit" * is_without, ", ".join(counts))
     return ": ".join(filter(None, parts))
 
 
