@@ -1,4 +1,4 @@
-"""Changes the base_url of an app by Docora's rules; the results of probes."""
+"""Changes the base_url of an app by Docora's rules. Also defines the results of probes."""
 
 import re
 import socket
@@ -28,7 +28,7 @@ from docora_ops.text import mask_url
 
 _CLOCKS_APART = timedelta(seconds=20)  # a larger difference is critical for `doctor`
 _LONGEST_URL = 2048  # characters, as JavaScript counts them
-# Blanks, control characters and backslashes: programs disagree on where a URL with one leads.
+# Programs disagree on how to parse a URL with blanks, control characters or backslashes.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
 _PARTS = re.compile(
     r"[A-Za-z]+://(?:[^/?#]*@)?(?:\[(?P<ipv6>[^]/?#]*)\]|(?P<name>[^][:/?#@]+))(?::(?P<port>[0-9]*))?"
@@ -87,12 +87,12 @@ class UrlChange(App):
     """A planned or completed change of an app's base_url. Secrets in the URLs are masked.
 
     changed: False if the app already had this URL, or if the probe failed.
-    jobs_with_old_url: the number of waiting, delayed and running BullMQ jobs that carry another URL
-    than the new one; None if unknown.
+    jobs_with_old_url: the number of BullMQ jobs (waiting, delayed or running) whose URL is not the
+        new one; None if unknown.
     links_to_resync: the links of these jobs, and links scanned since the change by a job that may
-    have begun with the old URL.
-    scanned_since: the links to resync are scanned after this time. None before the change, or if
-    there are none.
+        have begun with the old URL.
+    scanned_since: the time for `--last-scan-after` that selects the links to resync, once these
+        jobs have ended. None before the change, or without links to resync.
     has_failed_links: whether the app has failed links; None if unknown.
     next_commands: what to run next; `set-url` fills it.
     probe: the probe of the new URL before the change; None if it was not probed.
@@ -120,7 +120,7 @@ def set_url(
     reason: str | None = None,
     dry_run: bool = False,
 ) -> Iterator[UrlChange]:
-    """Replaces the base_url of an app and writes the audit entry, both or neither.
+    """Replaces the base_url of an app and writes the audit entry, atomically.
 
     Yields the plan, then the change. To keep the URL, close the iterator after the plan. Yields
     only the plan if there is nothing to change, if the probe failed, or with `dry_run`.
@@ -176,7 +176,7 @@ def set_url(
 def _with_remains(
     docora: Docora, change: UrlChange, url: str, changed_at: datetime | None = None
 ) -> UrlChange:
-    """Adds the jobs and links that keep the old URL. If they can't be read, warns.
+    """Adds the jobs and links that keep the old URL. Warns about what can't be read.
 
     changed_at: when the URL was changed; None before the change.
     """

@@ -32,9 +32,9 @@ _OLDEST_REDIS = [6, 2]  # Valkey 7.2, its first version, counts as 7.2
 _MEMORY_WARNING, _MEMORY_CRITICAL = 0.80, 0.95
 LONG_WAIT = 3600  # seconds a job may wait
 _LATE = 60  # seconds a delayed job may be late, although workers check every second
-_CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; from the latter on, a worker takes no job
+_CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; above the latter, a worker takes no job
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
-"""The version in the queue's metadata, written by the last process that opened the queue."""
+"""Matches another major version, as the last process that opened the queue has recorded it."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TO_RECORD = (
     "restart older workers; ACL SETUSER the user of others ~docora-ops:outcomes*: docora-ops help "
@@ -101,7 +101,7 @@ class Check:
     state: CheckState = field(kw_only=True)
     finding: str
     hint: str | None = None
-    command: str = ""  # a shell command for the hint that is too long for a table
+    command: str = ""  # the shell command of the hint, if too long for a table
 
 
 ok = partial(Check, state=CheckState.OK)
@@ -164,7 +164,7 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
 def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None) -> Iterator[Check]:
     """Checks version, role, eviction, memory and persistence, according to INFO.
 
-    refusal: why Redis refused writes when they were tried, and the hint; None if it did not.
+    refusal: why Redis refused the write test, and the hint; None if it did not.
     """
     version, valkey = str(info.get("redis_version", "")), info.get("valkey_version")
     is_replica = info.get("role", "master") != "master"
@@ -207,7 +207,7 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
 def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
-    If only workers of the other backend are running, returns just that check.
+    If only workers of the other backend are running, yields only that check.
 
     pending: the number of pending links; 0 if unknown.
     """
@@ -282,9 +282,9 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
 
 
 def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
-    """Yields why workers take no jobs, according to the workers; ignores suspended workers.
+    """Yields the reasons why workers take no jobs, as reported by the workers, except a suspension.
 
-    This is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+    Critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
     """
     refusal = refusal_of(queue.workers)
     if refusal is None:
@@ -387,13 +387,13 @@ def check_freshness(freshness: Freshness) -> Check:
     )
 
 
-def check_capacity(found: Capacity | None, *, is_rq: bool) -> Check:
-    """Checks that the workers manage what is due. `found`: None if that is not recorded."""
+def check_capacity(pace: Capacity | None, *, is_rq: bool) -> Check:
+    """Checks that the workers keep pace with what is due. `pace`: None if not recorded."""
     name = CheckName.CAPACITY
-    if found is None:
+    if pace is None:
         return ok(name, "not known yet" if is_rq else "not known: Docora's workers keep no record")
     hint = "docora-ops worker --concurrency N on this host or another one: docora-ops help capacity"
-    return judge(name, found.words, (found.missing_slots > 0, warning, found.words, hint))
+    return judge(name, pace.words, (pace.missing_slots > 0, warning, pace.words, hint))
 
 
 def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:

@@ -77,7 +77,10 @@ class DoctorData:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The results of all checks in display order. Unknown numbers are None."""
+    """The results of all checks in display order. Unknown numbers are None.
+
+    needs: what the checks that could not be made would need, in words.
+    """
 
     checks: Sequence[Check]
     drift: DriftReport | None
@@ -220,8 +223,8 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
             last_pass = health.overview.last_pass_seconds
             yield checks.check_schedule(last_pass, freshness, docora.settings)
         if freshness and redis.recorded and not (postgres.missing or redis.missing):
-            found = capacity(redis.recorded, freshness, health.overview, docora.settings)
-            yield checks.check_capacity(found, is_rq=docora.queue.can_push)
+            pace = capacity(redis.recorded, freshness, health.overview, docora.settings)
+            yield checks.check_capacity(pace, is_rq=docora.queue.can_push)
     if freshness is not None:
         yield checks.check_freshness(freshness)
     if ahead := postgres.ahead | redis.ahead:
@@ -341,7 +344,7 @@ def _examine_postgres(
 
 
 def _check_pooling(settings: Settings, server: _Server) -> None:
-    """Checks whether the proxy pools transactions. A single look can prove that it does only."""
+    """Checks whether the proxy pools transactions. A single look can prove only that it does."""
     pools = pools_transactions(settings, tries=1)
     pooling = "a proxy that pools transactions: commands work, and a worker refuses to start"
     unknown = "unknown: two more connections could not be opened at once"
@@ -355,7 +358,7 @@ def _check_pooling(settings: Settings, server: _Server) -> None:
 
 
 def _count_foreign_keys(docora: Docora) -> int:
-    """Counts the sampled auth keys if ENCRYPTION_KEY is usable but decrypts none; otherwise 0."""
+    """Returns the number of sampled auth keys if ENCRYPTION_KEY decrypts none of them, else 0."""
     try:
         from docora_ops.actions.encryption import count_foreign
 
@@ -380,10 +383,10 @@ def _check_links(
     too_many = max_failed is not None and counts.failed > max_failed
     hint = "docora-ops failed --group-by error"
     exceeded = (too_many, critical, f"{of_apps}, more than {max_failed}", hint)
-    most = [group for group in errors if group.links > half]
-    error = most[0].error_message or _NO_ERROR if most else ""
+    in_majority = [group for group in errors if group.links > half]
+    error = in_majority[0].error_message or _NO_ERROR if in_majority else ""
     with_one = f"{of_apps}, most of all links with one error: {error}"
-    widespread = (bool(most), critical, with_one, hint)
+    widespread = (bool(in_majority), critical, with_one, hint)
     some = (counts.failed > 0, warning, of_apps, hint)
     server.check(CheckName.FAILED_LINKS, "none", widespread, exceeded, some)
     circuits = counts.open_circuits

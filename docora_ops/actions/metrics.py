@@ -17,7 +17,7 @@ from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup
 from docora_ops.queue.redis_server import measure
 
 _MEASURED_ERRORS = 20
-"""Errors to report, because each one creates a time series."""
+"""Errors to report; limited, because each one creates a time series."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_metrics(
     with keeping_errors(errors):
         if lost:
             raise lost
-        # Connects first: in Python 3.11, the cached property below blocks other threads meanwhile.
+        # Connects first: in Python 3.11, the cached property below blocks other threads until then.
         measure(docora.redis)
         queue = docora.queue_to_read
         overview = queue.overview(limit=1)

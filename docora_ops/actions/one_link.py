@@ -40,7 +40,7 @@ def retry(
     Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Also
     replaces a waiting job that no worker would take, according to two looks
     `DOCORA_OPS_DRIFT_GRACE` seconds apart. With `options.now`, exempts the waiting job of a held
-    app whatever the link's status is; a link that is not failed stays as it is.
+    app, regardless of the link's status; a link that is not failed stays as it is.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -104,7 +104,7 @@ def _change(
     if options.front:
         require_rq_for_front(docora)
     database, queue = docora.database, docora.queue
-    require_right_workers(docora)  # reads Redis first, so that the transaction need not wait for it
+    require_right_workers(docora)  # reads Redis before the transaction begins
     with database.snapshot():  # one transaction instead of one per statement
         link = resolve_link(database, app, repository)
         workers = count_workers(docora)

@@ -55,7 +55,7 @@ def bulk_data(result: BulkResult, wait: BulkWait | None = None) -> BulkData:
 
 
 def message(result: BulkResult) -> str:
-    """Returns the result in a few words, those of Docora's dashboard if it has any."""
+    """Returns the result in a few words; where possible, in those of Docora's dashboard."""
     some, none = _MESSAGES[result.action]
     if result.action is Action.SCHEDULE and result.left:
         some = "Schedule pass stopped"
@@ -125,9 +125,6 @@ def stopped(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:
     if cancelled_by and stopped_by in {None, StoppedBy.CANCELLED}:
         return f"cancelled by {cancelled_by}"
     return words(stopped_by or StoppedBy.CANCELLED)
-
-
-# The wait for snapshots.
 
 
 def state_of(operation: KnownOperation) -> str:
@@ -215,7 +212,7 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
 
 
 def _whole_units(seconds: re.Match[str]) -> str:
-    """Returns `2h` for `7200s`: exactly that duration, in the largest unit of which it is whole."""
+    """Returns `2h` for `7200s`: the duration in the largest unit that leaves no remainder."""
     left = int(seconds[1])
     units = ((3600, "h"), (60, "m"), (1, "s"))
     return next(f"{left // size}{unit}" for size, unit in units if left % size == 0)

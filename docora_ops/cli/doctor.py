@@ -56,7 +56,7 @@ def doctor(
         typer.Option(
             metavar="FILE",
             help="Print only what has become critical, or is over, since the last run with FILE "
-            "(exit code 6 while a check is critical). Print nothing if that is nothing.",
+            "(exit code 6 while a check is critical). Print nothing if nothing has changed.",
         ),
     ] = None,
     remind: Annotated[
@@ -121,12 +121,12 @@ def _tell_changes(context: Context, diagnosis: Diagnosis, file: Path, remind: in
 
     changes = compare(diagnosis.checks, file, remind)
     if not changes.are_news:
-        context.docora.notices.clear()  # they stand in a check, too
+        context.docora.notices.clear()  # a check shows them, too
     if context.as_json:
         context.show_document(replace(diagnosis.data(), changes=changes))
     elif changes.are_news:
         context.show_tables(_changes_screen(diagnosis, changes), context.target_line)
-    if not has_failed(sys.stdout):  # what nobody could read is told again
+    if not has_failed(sys.stdout):  # otherwise, the next run must report this again
         keep(changes, file)
     return ExitCode.PROBLEMS if changes.are_news and changes.has_open else ExitCode.OK
 

@@ -82,10 +82,10 @@ def _line(now: datetime, entry: HistoryEntry, width: int) -> str:
     result = inert(result_of_change(entry, is_brief=True))
     after = f" → {result}" if result else ""
     room = max(_SHORTEST_COMMAND, width - len(before) - len(after))
-    what = cell(command_line(entry.command, entry.selection))
-    what.truncate(room, overflow="ellipsis")
+    command = cell(command_line(entry.command, entry.selection))
+    command.truncate(room, overflow="ellipsis")
     rest = (inert(text) for text in (entry.reason, entry.operation_id) if text)
-    return "; ".join([f"{before}{what.plain}{after}", *rest])
+    return "; ".join([f"{before}{command.plain}{after}", *rest])
 
 
 _SHORTEST_COMMAND = 24  # characters

@@ -70,7 +70,7 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
 
 
 def message(result: LinkResult) -> str:
-    """Returns the result in a few words, those of Docora's dashboard if it has any."""
+    """Returns the result in a few words; where possible, in those of Docora's dashboard."""
     if result.dry_run:
         return "Dry run"
     if result.outcome is Outcome.ALREADY_RUNNING:
@@ -89,10 +89,10 @@ def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: b
     """Says what happens to `count` delivery records, and what is sent."""
     if only_some and not count:
         return "no delivery records yet: the snapshot sends these files"
-    what = f"deleted: {'these files are' if only_some else 'every file is'} sent again"
+    effect = f"deleted: {'these files are' if only_some else 'every file is'} sent again"
     if update:
-        what = "marked: files are sent as updates, or deletions if gone"
-    return f"{amount(count, 'delivery record')} {'would be ' * is_planned}{what}"
+        effect = "marked: files are sent as updates, or deletions if gone"
+    return f"{amount(count, 'delivery record')} {'would be ' * is_planned}{effect}"
 
 
 def result_screen(result: LinkResult) -> Pairs:

@@ -144,7 +144,7 @@ FOUND: Sequence[Column[AppDrift]] = (
 
 
 def repair_screens(result: RepairResult) -> Iterator[object]:
-    """Shows the counts by app and kind, then what failed or, after a dry run, every case."""
+    """Shows the counts by app and kind, then the unrepaired cases or, in a dry run, all cases."""
     from docora_ops.actions.repairs import AppDrift, RepairOutcome
 
     done = "Outcome" if result.dry_run else "Done"

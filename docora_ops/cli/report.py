@@ -86,7 +86,7 @@ def report(
 
 @dataclass(frozen=True, eq=False)
 class Markdown:
-    """A Markdown text whose lines are not wrapped: the wrapped part could change its meaning."""
+    """A Markdown text whose lines are never wrapped, because wrapping could change its meaning."""
 
     text: str
 
@@ -105,11 +105,6 @@ class Markdown:
 def _markdown(
     report: Report, errors: Sequence[ServerError], *, with_proof: bool = False
 ) -> Markdown:
-    """Returns the report.
-
-    errors: the errors of unusable servers.
-    with_proof: whether `--verify` was given.
-    """
     sections = (
         _head(report),
         _open_now(report),

@@ -177,14 +177,14 @@ def schedule(
     if not repeat:
         return run_bulk(context, schedule(context.docora, dry_run=dry_run, reason=reason))
     Context.tells_time = True
-    told = ""
+    last_error = ""
     with suppress(KeyboardInterrupt):
         for steps in repeat_schedule(context.docora, reason=reason):
             if not isinstance(steps, ServerError):
                 run_bulk(context, steps)
-                told = ""
-            elif told != steps.message:
-                told = steps.message
+                last_error = ""
+            elif last_error != steps.message:
+                last_error = steps.message
                 context.report(steps, next_step="the next pass tries again")
             context.tell()
             if is_interrupted():

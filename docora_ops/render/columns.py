@@ -42,7 +42,7 @@ ROWS_SHOWN = 20  # rows to show of a list that only illustrates a summary
 
 _GAP = 2
 _NARROWEST = 24  # characters per line that a long text needs to be readable
-_LONG, _SHORT = 36, 16  # of a long text that is cut: with columns to leave out, and at the least
+_LONG, _SHORT = 36, 16  # of a long text that is cut: while columns can be left out, and at least
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
@@ -68,7 +68,7 @@ def one_line(value: object, style: str = "") -> Text:
 
 
 def replaced(part: object, pattern: Pattern[str], replacement: Callable[[Match[str]], str]) -> Any:
-    """Replaces what matches in a text or in each value of `Pairs`. Leaves lists unchanged."""
+    """Replaces matches of the pattern in a text or in the values of `Pairs`; keeps lists."""
     from rich.text import Text
 
     def change(value: Any) -> Any:
@@ -110,7 +110,7 @@ def words(slug: str) -> str:
 
 
 def planned(slug: str, *, is_planned: bool = True) -> str:
-    """Returns `would be queued` for `queued`, `queued` unless planned; `already queued` stays."""
+    """Returns an outcome in words, such as `queued`, or `would be queued` if it is planned."""
     if not is_planned or slug.startswith(("already", "left")):
         return words(slug)
     if slug == "replaced_stale":
@@ -129,9 +129,9 @@ def style_of(slug: str) -> str:
 class Column(Generic[Row]):
     """One column of a list.
 
-    On a narrow terminal, the column that `folds` is narrowed first. Then columns are left out in
-    the order of `left_out`. If only columns with a `narrowest` width could still be left out, all
-    such columns are first narrowed to that width, from right to left; then long texts once more.
+    On a narrow terminal, long texts are narrowed first. Then columns are left out in the order of
+    `left_out`. Before the first column with a `narrowest` width is left out, all such columns are
+    narrowed to that width, from right to left, and then long texts once more.
 
     value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
         a tuple on its own line.
@@ -139,8 +139,8 @@ class Column(Generic[Row]):
     is_number: align right.
     folds: a long text.
     left_out: the rank in which the column is left out, from 1 on; 0 means never.
-    narrowest: the width to which the column may be narrowed.
-    cuts_end: the end says least, so what is too long is cut there.
+    narrowest: the width to which the column may be narrowed; 0 means never.
+    cuts_end: cut a long value at its end, not in the middle.
     """
 
     name: str
@@ -212,8 +212,8 @@ class Listing(Generic[Row]):
 
     rows: for a pipe, an iterator is enough, so that a long list needs no memory.
     most: the number of rows to show on a terminal.
-    is_compact: a terminal shows a row on one line. What is too long is cut instead of wrapped: in
-        the middle, since names, paths and URLs often share their beginning.
+    is_compact: a terminal shows each row on one line. Long values are cut instead of wrapped, in
+        the middle, because names, paths and URLs often share their beginning.
     line: returns the line for a row and a width, instead of the columns.
     """
 
@@ -286,7 +286,7 @@ class Listing(Generic[Row]):
             least = _LONG if self.is_compact and not is_last else _NARROWEST
             steps = [(column, least) for column in texts]
             if is_last:
-                steps += [(it, it.narrowest) for it in reversed(widths) if it.narrowest]
+                steps += [(col, col.narrowest) for col in reversed(widths) if col.narrowest]
                 steps += [(column, _SHORT) for column in texts if self.is_compact]
             if folded := _folded(widths, steps, missing):
                 return folded
@@ -303,7 +303,7 @@ def _folded(
 
     Returns all widths; empty if that does not save enough.
 
-    steps: the columns that may be narrowed, each with the width to which it may be in this step.
+    steps: the columns to narrow, in this order, each with its minimum width.
     """
     folded = dict(widths)
     for column, least in steps:
