@@ -61,9 +61,9 @@ class ProbeStep:
 
 @dataclass(frozen=True)
 class Probe:
-    """The result of probing an app or a repository as a worker on this host would use it.
+    """The result of a probe of an app, a repository or both, as a worker on this host sees them.
 
-    The fields of the app or the repository are None if it was not probed.
+    The fields of an app or a repository that was not probed are None.
     """
 
     host: str
@@ -77,7 +77,7 @@ class Probe:
 
     @property
     def has_failed(self) -> bool:
-        """Tells whether a step failed or was not reached in time."""
+        """Tells whether a step failed, or was not made because time ran out."""
         bad = {CheckState.CRITICAL, CheckState.NOT_CHECKED}
         return any(step.state in bad for step in self.steps)
 
@@ -126,8 +126,8 @@ def set_url(
     only the plan if there is nothing to change, if the probe failed, or with `dry_run`.
 
     Workers of docora-ops use the new URL from their next job on. BullMQ jobs keep the URL with
-    which they were queued, and running jobs the URL with which they began. Their links become
-    `synced`, although the files were sent only to the old URL.
+    which they were queued, and running jobs the URL with which they began. These jobs then mark
+    their links as `synced`, although the files were sent only to the old URL.
 
     app: id or name. With `asks` or `dry_run`, an unambiguous prefix is allowed.
     asks: a person confirms the plan, so the plan includes the jobs and links that keep the old URL.

@@ -60,8 +60,8 @@ class BulkStep:
 def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     """Carries out a plan. Yields a step before the first change, and one after each batch.
 
-    Closing the generator after the first step changes nothing, so that a person can be asked. If it
-    is closed later, or killed at any point, repeating the command finishes the rest. With
+    To change nothing, for example if a person declines, close the generator after the first step.
+    After a later end, or if the process is killed, repeating the command finishes the rest. With
     `options.wait`, also yields while the snapshots are awaited. Raises WrongBackendError,
     ServersMismatchedError, PostgresError, RedisError; an unfinished batch is rolled back.
     """

@@ -104,7 +104,7 @@ class Diagnosis:
         """Returns the output of `doctor --json`."""
         report, drift = self.drift, None
         if report is not None:
-            drift = DriftData(report.total, report.found, report.examples())
+            drift = DriftData(report.total, report.by_kind, report.examples())
         return DoctorData(self.state, self.checks, drift)
 
 
@@ -444,11 +444,11 @@ def _check_drift(
             f"Postgres and Redis do not seem to belong together: {belonging}",
             "check DATABASE_URL and REDIS_URL: until they fit, no command changes anything",
         )
-    for kind, (noun, plural, what) in _DRIFT.items():
-        name, count = CheckName(f"drift_{kind}"), report.found[kind]
+    for kind, (noun, plural, condition) in _DRIFT.items():
+        name, count = CheckName(f"drift_{kind}"), report.by_kind[kind]
         is_looked_for = kind is DriftKind.STUCK or docora.queue.can_push
         fine = "none" if is_looked_for else _OF_DOCORA
-        finding = f"{amount(count, noun, plural)} {what}"
+        finding = f"{amount(count, noun, plural)} {condition}"
         yield critical(name, finding, hint) if count else ok(name, fine)
 
 

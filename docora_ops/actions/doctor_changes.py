@@ -1,4 +1,4 @@
-"""Compares the critical checks with those of the last `doctor --changes`, which a file keeps."""
+"""Compares the critical checks with those in the file of the last `doctor --changes`."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemChanges:
-    """The critical checks that are new, over and ongoing, compared with those in the file.
+    """The critical checks, compared with those in the file: new, over and ongoing ones.
 
     ongoing: critical before, and now critical or not checked.
     is_reminder: nothing has changed, but the last report is too old.

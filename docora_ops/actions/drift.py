@@ -62,8 +62,8 @@ class DriftReport:
     drifts: Sequence[Drift]
 
     @cached_property
-    def found(self) -> Mapping[DriftKind, int]:
-        """Counts the cases of each kind."""
+    def by_kind(self) -> Mapping[DriftKind, int]:
+        """Counts the cases by kind."""
         counts = Counter(drift.kind for drift in self.drifts)
         return {kind: counts[kind] for kind in DriftKind}
 
@@ -122,9 +122,9 @@ def find_drift(
 ) -> Iterator[Suspects | list[Finding]]:
     """Looks for drift twice. Yields Suspects between the looks, and finally the drift.
 
-    Suspects of only one look are normal activity. Holds neither locks nor a transaction between the
-    looks. Leaves out held apps, whose links need no job until their release. Raises PostgresError,
-    RedisError.
+    Leaves out suspects of only one look, which are normal activity, and held apps, whose links need
+    no job until their release. Holds neither locks nor a transaction between the looks. Raises
+    PostgresError, RedisError.
 
     delay: seconds between the two looks; None means `DOCORA_OPS_DRIFT_GRACE`.
     app_id: look only at this app.

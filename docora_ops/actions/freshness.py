@@ -50,7 +50,7 @@ Gaps = Sequence[tuple[datetime, timedelta]]
 
 
 class Stop(StrEnum):
-    """Kinds of stop for which there is direct evidence."""
+    """What has stopped, according to direct evidence."""
 
     WORKERS = "workers"
     REFUSALS = "refusals"
@@ -312,7 +312,7 @@ def judge(activity: Activity) -> tuple[bool, Stop | None]:
 
 
 def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview | None) -> Freshness:
-    """Completes the freshness from the queue: what has stopped, and whether scanning is slow.
+    """Adds to the freshness what the queue shows: stops, and whether scanning is slow.
 
     With RQ, scanning is not slow but stopped if no worker runs, or if the last pass of `schedule`
     is too old and no job waits.

@@ -202,7 +202,7 @@ def running_operations(at_work: AtWork) -> list[RunningOperation]:
 
 
 def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
-    """Leaves out links that a paced operation will queue, and links that failed again in one.
+    """Leaves out links that paced operations will queue, and links that failed again in these.
 
     Keeps all other links that a paced operation has queued: the job may be lost, or a rescan due.
     """

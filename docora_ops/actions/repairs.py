@@ -50,12 +50,12 @@ class Repaired:
 
 @dataclass(frozen=True)
 class AppDrift:
-    """The drift of one kind of one app, and the outcomes of its repair."""
+    """The drift of one kind in one app, and the outcomes of its repair."""
 
     app_id: str
     app_name: str | None  # None if the app is gone
     kind: DriftKind
-    found: int
+    total: int
     counts: Mapping[RepairOutcome, int]
 
 
@@ -74,13 +74,13 @@ class RepairResult(DriftReport):
     @property
     def by_app(self) -> Sequence[AppDrift]:
         """Returns the drift by app and kind, most cases first."""
-        found = Counter((drift.app_id, drift.app_name, drift.kind) for drift in self.drifts)
+        totals = Counter((drift.app_id, drift.app_name, drift.kind) for drift in self.drifts)
         done: dict[tuple[str, DriftKind], Counter[RepairOutcome]] = {}
         for item in self.repaired:
             done.setdefault((item.drift.app_id, item.drift.kind), Counter())[item.outcome] += 1
         return [
             AppDrift(app_id, app_name, kind, count, done.get((app_id, kind), {}))
-            for (app_id, app_name, kind), count in found.most_common()
+            for (app_id, app_name, kind), count in totals.most_common()
         ]
 
     @property
@@ -330,7 +330,7 @@ def recover_abandoned(
     Yields the outcome of each link, or None if the link is left alone. Also yields None every
     second between two looks, so that the caller can send heartbeats.
 
-    Raises PostgresError, RedisError; links recovered before that stay recovered.
+    Raises PostgresError, RedisError; links recovered before the error stay recovered.
 
     max_attempts: a link with this number of failures becomes `failed` instead.
     """

@@ -182,7 +182,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
     else:
         yield from _not_ok(diagnosis)
     if (drift := diagnosis.drift) and drift.total:
-        kinds = sum(map(bool, drift.found.values()))
+        kinds = sum(map(bool, drift.by_kind.values()))
         # About five, so that the checks stay in view.
         examples = drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // kinds))
         yield from ("", Listing(_EXAMPLES, examples))

@@ -37,8 +37,8 @@ def history(
     """Show who changed what, when and why, latest first.
 
     Leaves out passes of schedule that queued nothing. Only changes made with docora-ops are
-    recorded, not those of the dashboard. A terminal shows one line per change, times in UTC; a wide
-    one also the reason and the operation.
+    recorded, not those of the dashboard. A terminal shows one line per change, with times in UTC; a
+    wide terminal also shows the reason and the operation.
     """
     context = context_of(typer_context)
     from docora_ops.actions.audit_history import history, now

@@ -40,7 +40,7 @@ def operations(
     """List the bulk operations of the last hour, or show one.
 
     Includes those of Docora's dashboard. In the state `owner_gone`, links are left, but the command
-    that runs the operation has been silent for two minutes. For those of the last week, see report.
+    that runs the operation has been silent for two minutes. For the last week, see report.
     """
     context = context_of(typer_context)
     if operation_id is not None:

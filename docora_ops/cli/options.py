@@ -40,10 +40,7 @@ def _status(value: str) -> LinkStatus:
 
 
 def _moment_or_age(value: str) -> When:
-    """Reads a moment, in UTC unless it has an offset, an age, or a time of day in UTC.
-
-    Raises ValueError.
-    """
+    """Reads a moment (UTC by default), a time of day in UTC, or an age. Raises ValueError."""
     if value in _DAYS:
         return _DAYS[value]
     try:

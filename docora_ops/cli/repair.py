@@ -119,7 +119,7 @@ def repair_data(result: RepairResult) -> RepairData:
     """Returns the JSON data of `repair`."""
     from docora_ops.actions.repairs import RepairData, RepairOutcome
 
-    counts = {kind.value: count for kind, count in result.found.items()}
+    counts = {kind.value: count for kind, count in result.by_kind.items()}
     return RepairData(
         message=repair_message(result),
         dry_run=result.dry_run,
@@ -139,7 +139,7 @@ def repair_message(result: RepairResult) -> str:
 FOUND: Sequence[Column[AppDrift]] = (
     Column("App", lambda drift: drift.app_name or drift.app_id),
     Column("Drift", lambda drift: words(drift.kind)),
-    Column("Found", lambda drift: drift.found, is_number=True),
+    Column("Found", lambda drift: drift.total, is_number=True),
 )
 
 

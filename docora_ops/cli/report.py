@@ -192,8 +192,8 @@ def _time(when: datetime | None) -> str:
 
 
 def _head(report: Report) -> Iterator[str]:
-    what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
-    yield f"# Report of {what}"
+    subject = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
+    yield f"# Report of {subject}"
     yield ""
     yield f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
 
@@ -207,15 +207,15 @@ def _timeline(report: Report) -> Iterator[str]:
         earlier = amount(report.operations_left_out, "earlier operation")
         yield f"- {earlier} without details: `docora-ops report --operation ID`"
     operations = {operation.operation_id: operation for operation in report.operations}
-    told: list[tuple[datetime, str, OperationRecord | None]] = []
+    lines: list[tuple[datetime, str, OperationRecord | None]] = []
     for entry in report.changes:
         begins = entry.command != "cancel"
         operation = operations.pop(entry.operation_id or "", None) if begins else None
-        told.append((entry.started_at, _change(entry), operation))
+        lines.append((entry.started_at, _change(entry), operation))
     for operation in operations.values():  # of the dashboard, or begun before the first change
         at = operation.started_at or operation.last_step_at or report.since
-        told.append((at, _unrecorded(operation), operation))
-    for _, line, operation in sorted(told, key=itemgetter(0)):
+        lines.append((at, _unrecorded(operation), operation))
+    for _, line, operation in sorted(lines, key=itemgetter(0)):
         yield f"- {line}"
         if operation:
             yield from (f"  {detail}" for detail in _details(operation))
@@ -225,7 +225,7 @@ def _timeline(report: Report) -> Iterator[str]:
         yield f"- {passes} of `schedule` queued {links}; the last: {_time(report.schedule.last_at)}"
         for reason in report.schedule.reasons:
             yield f"  - reason: {code(reason)}"
-    elif not told:
+    elif not lines:
         yield "No change is recorded."
 
 

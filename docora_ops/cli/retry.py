@@ -119,7 +119,7 @@ def retry_all_failed(
 ) -> int:
     """Retry all failed links as one bulk operation.
 
-    Queues links round-robin across apps. If it is killed, rerun it to finish.
+    Queues links round-robin across apps. If the command is killed, rerun it to finish the rest.
     """
     context = context_of(typer_context)
     if detach:

@@ -35,7 +35,7 @@ class OutputStream(TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Flushes, or does nothing."""
+        """Flushes the stream, or does nothing."""
         try:
             super().flush()
         except OSError as error:
@@ -99,7 +99,7 @@ def is_foreground(terminal: int) -> bool:
 
 @dataclass
 class Terminal:
-    """The controlling terminal of the process or, without one, that of stdin and stderr."""
+    """The controlling terminal of the process or, if none, the terminal of stdin and stderr."""
 
     _reader: int
     _writer: int

@@ -1,4 +1,4 @@
-"""`wait`, and how commands with `--wait` show how far the snapshots are."""
+"""`wait`, and the progress that commands with `--wait` show."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def wait_for_link(
 ) -> int:
     """Waits for the snapshot of a link, and shows its result. Returns the exit code.
 
-    `change`: what the command has done to the link before.
+    change: what the command has changed before the wait; None for `wait`.
     """
     from docora_ops.cli.link_change import link_data, wait_screen
 
@@ -176,8 +176,8 @@ def _apps_of(operation: KnownOperation) -> list[str]:
 def end_wait(context: Context, wait: BulkWait, awaited: str, to_verify: str = "") -> set[ExitCode]:
     """Says which results are missing. Returns every exit code that applies.
 
-    `awaited`: the arguments of `wait` that name the link or the operation.
-    `to_verify`: the arguments of `verify` that name the link or the app; empty for all links.
+    awaited: the arguments of `wait` that name the link or the operation.
+    to_verify: the arguments of `verify` that name the link or the app; empty for all links.
     """
     codes, interrupted = {ExitCode.OK}, is_interrupted()
     if wait.failed:

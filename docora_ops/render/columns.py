@@ -61,7 +61,7 @@ def cell(value: object, style: str = "") -> Text:
 
 
 def one_line(value: object, style: str = "") -> Text:
-    """Returns inert text that ends at the edge of a terminal, so that a screen keeps its height."""
+    """Returns inert text that is cut, not wrapped, at the edge of a terminal."""
     line = cell(value, style)
     line.overflow, line.no_wrap = "ellipsis", True
     return line
