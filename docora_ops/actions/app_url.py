@@ -204,7 +204,7 @@ def _require_onboarding(docora: Docora, url: str) -> None:
     problem = refusal_of(url, is_dev=docora.settings.node_env == "dev")
     if problem is None:
         return
-    hint = "give the URL below which the app answers to create, update and delete"
+    hint = "give the URL under which the app serves create, update and delete"
     if refusal_of(url, is_dev=True) is None:
         hint = "set NODE_ENV=dev if Docora runs with it, which allows http and private addresses"
     raise UsageError(f"Docora would refuse the URL {mask_url(url)}: {problem}", hint=hint)

@@ -37,8 +37,8 @@ _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """Matches another major version, as the last process that opened the queue has recorded it."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TO_RECORD = (
-    "restart older workers; ACL SETUSER the user of others ~docora-ops:outcomes*: docora-ops help "
-    "privileges"
+    "restart workers of an older version; for others, ACL SETUSER their user "
+    "~docora-ops:outcomes*: docora-ops help privileges"
 )
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
@@ -139,7 +139,7 @@ def check_postgres(
     read_only = (
         "default_transaction_read_only is on: no command changes links, and no worker takes jobs"
     )
-    hint = "whoever has set it for the server, the database or the role can say why"
+    hint = "ask whoever set it for the server, the database or the role"
     forbidden = (is_read_only, critical, read_only, hint)
     yield judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem, forbidden)
 
@@ -234,9 +234,9 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
         yield critical(name, advice.others_beside, advice.to_stop_others)
     elif health.other is OtherQueue.LEFT_JOBS:
         finding = (
-            "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
+            "the BullMQ queue holds jobs, and no BullMQ worker runs; if one is started, it sends "
         )
-        finding += "started sends files to the base_url that an app had when its job was queued"
+        finding += "files to the base_url that each app had when the job was queued"
         yield critical(name, finding, _TO_REMOVE, command=health.to_remove_others)
     else:
         yield ok(name, finding)
@@ -246,7 +246,7 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
     unless_idle = critical if queue.waiting else warning
     lost = f" ({queue.lost_words})" if queue.lost_words else ""
     deaf = [worker.name for worker in queue.workers if not worker.obeys_holds]
-    go_on = f"{workers}, and these go on with the jobs of held apps: {', '.join(deaf)}"
+    go_on = f"{workers}, and these continue the jobs of held apps: {', '.join(deaf)}"
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     mute = ", ".join(worker.name for worker in queue.workers if not worker.may_record)
     unrecorded = f"these do not record how snapshots end: {mute}"
@@ -413,8 +413,8 @@ def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check
             differences.append((abs(seconds), finding))
     largest, finding = max(differences, key=lambda difference: difference[0])
     compared = [*clocks, amount(len(differences) - 1, "worker")]
-    hint = "set the clocks by NTP on each host: heartbeats and due times are judged by them, and a "
-    hint += "worker that is more than 20 s off takes no job"
+    hint = "synchronize the clocks of all hosts by NTP: heartbeats and due times depend on them, "
+    hint += "and a worker whose clock is more than 20 s off takes no job"
     return judge(
         CheckName.CLOCKS,
         f"{', '.join(compared[:-1])} and {compared[-1]} agree to {_CLOCK_WARNING} s",

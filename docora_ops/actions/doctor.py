@@ -277,7 +277,7 @@ def _check_settings(
     if postgres.foreign_keys:
         of_apps = f"none of the auth keys of {amount(postgres.foreign_keys, 'app')}"
         finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
-        return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora has")
+        return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora uses")
     freshness = postgres.freshness
     if freshness and freshness.shortest_cycle_seconds:
         hint = f"set it to more than {freshness.shortest_cycle_seconds}: docora-ops help links"
@@ -351,7 +351,7 @@ def _check_pooling(settings: Settings, server: _Server) -> None:
     allow = "allow the role, and the proxy's pool, more connections"
     server.check(
         CheckName.POSTGRES_POOLING,
-        "a proxy that was not seen to pool transactions; a worker looks closer when it starts",
+        "a proxy, which does not seem to pool transactions; a worker checks again when it starts",
         (pools is True, warning, pooling, SESSIONS_FOR_WORKERS),
         (pools is None, warning, unknown, allow),
     )
@@ -457,8 +457,8 @@ def _check_pair(docora: Docora, pair: Pair, workers: Sequence[Worker], *, read_o
     unwritten = not (read_only or unread or may_leave_mark(docora.redis))
     no_mark = f"our user may not write {PAIR_KEY}: changes do not leave which database Redis serves"
     blind = ", ".join(worker.name for worker in workers if not worker.may_compare)
-    of_workers = f"the user of these workers may not read {PAIR_KEY}, so that they would also take "
-    of_workers += f"the jobs of another database: {blind}"
+    of_workers = f"the user of these workers may not read {PAIR_KEY}, so they would also take jobs "
+    of_workers += f"of another database: {blind}"
     return checks.judge(
         CheckName.SERVERS_MATCH,
         "no sign of a mismatch",

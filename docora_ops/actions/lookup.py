@@ -184,8 +184,8 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
         return (named or prefixed)[0]
     if len(prefixed) == 1:
         raise NotFoundError(
-            f"no app is named {mask(text)!r}: the beginning of a name is enough only where the "
-            "command asks for confirmation",
+            f"no app is named {mask(text)!r}: a prefix is accepted only if the command asks for "
+            "confirmation",
             hint=_did_you_mean(prefixed[0].app_name, {prefixed[0].app_name: prefixed[0].app_id}),
         )
     if several := named or prefixed[:_MOST_CANDIDATES]:
@@ -279,7 +279,7 @@ def _did_you_mean(text: str, ids: Mapping[str, str]) -> str:
 
     names = {_folded(name): name for name in ids}
     near: list[str] = []
-    for cutoff in (0.8, 0.5):  # hardly similar names only without a near miss
+    for cutoff in (0.8, 0.5):  # less similar names only if there is no near miss
         near = near or [
             names[folded] for folded in get_close_matches(_folded(text), names, 3, cutoff)
         ]

@@ -69,7 +69,7 @@ def retry_all_failed(
     if failed and not selection.open_circuits_left_out:
         # "Nothing to do" would sound like an all-clear.
         links = "link is" if failed == 1 else "links are"
-        none = f"no link fits the options, yet {failed} {links} failed"
+        none = f"no link matches the options, but {failed} {links} failed"
         docora.note(f"{docora.servers}: {none}.")
     change = docora.describe_change(
         "retry-all-failed", reason, options, **recorded, limit=limit, held=held
@@ -170,7 +170,7 @@ def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
     try:
         operations = read_at_work(docora.redis, {ref.id for ref in selection.refs})
     except RedisDeniedError as error:  # the ACL is that of an older version
-        unknown = "whether other operations are at work is not known"
+        unknown = "it is unknown whether other operations are at work"
         docora.warn(f"{unknown}: {error.message}. Hint: {error.hint}")
         return []
     return [

@@ -67,7 +67,7 @@ def read_metrics(
     with keeping_errors(errors):
         if lost:
             raise lost
-        # Connects first: in Python 3.11, the cached property below blocks other threads until then.
+        # Connects first: in Python 3.11, a cached property blocks other threads while it is read.
         measure(docora.redis)
         queue = docora.queue_to_read
         overview = queue.overview(limit=1)

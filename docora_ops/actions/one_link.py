@@ -134,7 +134,7 @@ def _change(
     if outcome is Outcome.NOT_QUEUED:
         raise JobUnreadableError(
             f"job {link.ref.job_id!r} can't be queued: {item.error_message}",
-            hint="look at that key, and remove it if nothing needs it",
+            hint="inspect the Redis key, and delete it if nothing needs it",
         )
     if outcome is Outcome.SKIPPED:  # the link has changed since it was read, or is gone
         now = read_link(database, link.ref.app_id, link.ref.repository_id)

@@ -26,7 +26,7 @@ from docora_ops.queue.pair_mark import (
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import moment
 
-TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept"
+TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both are right: docora-ops pair --accept"
 
 
 class PairState(StrEnum):
@@ -196,7 +196,7 @@ def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
     return ServersMismatchedError(
         f"{docora.database.place} and Redis at {queue.where} do not seem to belong together: "
         f"{belonging}. Nothing was changed",
-        hint="check DATABASE_URL and REDIS_URL; if both fit, and links were deleted: "
+        hint="check DATABASE_URL and REDIS_URL; if both are right, and links were deleted: "
         + queue.advice.to_drop_jobs,
         details={"job_count": belonging.jobs, "jobs_without_link": belonging.without_link},
     )

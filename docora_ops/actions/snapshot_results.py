@@ -19,7 +19,7 @@ from docora_ops.operations import BulkWait, JobCounts
 _AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
 _LONGEST_PAUSE_OF_FEED = 0.2  # otherwise, free workers would wait for links
-_TICK = 0.2  # seconds of a pause after which the caller gets control
+_TICK = 0.2  # seconds between two events during a pause
 _REST = 4  # a pause lasts at least this many times as long as the round before it
 
 

@@ -61,7 +61,7 @@ def run_bulk(
             screen = render.detached_screen(operation_id, process)
             context.show(render.bulk_data(result), [screen], footer="")
 
-        context.tell()  # before the fork; otherwise, both processes would
+        context.tell()  # otherwise, both processes would print the notices
         # This process closes the generator after its first step, which changes nothing.
         work = partial(_carry_out, context, events, step)
         return detach(context.docora, work, show)
@@ -220,7 +220,7 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
         records = records_in_words(count, update=options.update, is_planned=options.dry_run)
         yield f"{records}."
     if options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
-        yield f"{amount(waited, 'job')} waited already: --front moves none of these."
+        yield f"{amount(waited, 'job')} already waited: --front does not move waiting jobs."
     if result.circuits_reset:
         verb = "would be reset" if options.dry_run else "reset"
         yield f"{amount(result.circuits_reset, 'circuit')} {verb}."

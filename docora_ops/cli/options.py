@@ -161,7 +161,7 @@ LastScanAfter = Annotated[
     ),
 ]
 
-# What is done with them, and how fast
+# How links are changed
 Front = Annotated[
     bool,
     typer.Option(

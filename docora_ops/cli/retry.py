@@ -78,7 +78,7 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
     elif not context.options.wait:
         context.show_document(link_data(result, result.workers))
     if front and result.outcome is Outcome.ALREADY_QUEUED:
-        context.say("The job was waiting already and keeps its place: --front moves no job.")
+        context.say("The job already waits and keeps its place: --front does not move it.")
     if not context.options.wait:
         return ExitCode.OK
     from docora_ops.actions.waiting import wait_for_change
