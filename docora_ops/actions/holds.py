@@ -62,8 +62,8 @@ def look(docora: Docora, app: str, *, by_prefix: bool = True) -> HoldResult:
         raise HoldNotObeyedError(
             f"{amount(len(deaf), 'live worker')} would go on with the app's jobs: "
             f"{', '.join(map(inert, deaf))}",
-            hint="replace them by workers of this version, whose user may read holds: docora-ops help "
-            "privileges; until then, docora-ops pause stops all workers",
+            hint="replace them by workers of this version, whose user may read holds: docora-ops "
+            "help privileges; until then, docora-ops pause stops all workers",
             details={"worker_names": deaf},
         )
     live, _ = docora.queue.jobs_of_apps([found.app_id], 1)
