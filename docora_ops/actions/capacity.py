@@ -47,11 +47,11 @@ class Capacity:
 def capacity(
     record: Counts, freshness: Freshness, queue: QueueOverview, settings: Settings
 ) -> Capacity | None:
-    """Compares the paces. Returns None if the last hour has no complete record of 10 minutes.
+    """Compares the paces of `Capacity`. Returns None without 10 full minutes of records in an hour.
 
-    A low pace alone does not mean that slots are missing: perhaps no more jobs were queued, or one
-    app used up its share of the slots. So slots are missing only while all slots are busy and jobs
-    of an earlier pass of `schedule` still wait, and at most one slot per waiting job.
+    Slots are missing only while all slots are busy and jobs of an earlier pass of `schedule` still
+    wait. Otherwise, the pace may be low because no more jobs were queued, or because an app has
+    used up its share of the slots. At most one slot per waiting job is missing.
 
     record: the counts of the last `LOOKS_BACK` seconds or more.
     """

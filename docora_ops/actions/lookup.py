@@ -73,7 +73,7 @@ def choose_links(
     by_prefix: allow unambiguous prefixes of app ids and names.
     held: the ids of the held apps, which have no overdue links; None means to read them.
 
-    Raises NotFoundError, AmbiguousError; UsageError if no last good scan can match.
+    Raises NotFoundError, AmbiguousError; UsageError if no time of a scan can match.
     """
     database = docora.database
     chosen = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]

@@ -42,7 +42,7 @@ _MESSAGES = {  # for some links, and for none
 
 @dataclass(frozen=True)
 class BulkData(BulkResult):
-    """The result of a bulk operation. `waited` needs `--wait`."""
+    """The result of a bulk operation. `waited`: null without `--wait`."""
 
     message: str
     waited: BulkWait | None
@@ -171,7 +171,7 @@ def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
 
 
 def counted_results(results: Results | None, unfinished: str = "not finished") -> list[str]:
-    """Counts the results of snapshots; empty if unknown."""
+    """Returns the results of snapshots, such as `40 in sync`; empty if unknown."""
     if results is None:
         return []
     counts = {

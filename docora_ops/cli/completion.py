@@ -66,7 +66,7 @@ def complete_target(incomplete: str) -> list[str]:
 
 
 def complete_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the ids of the bulk operations of the last hour, latest first."""
+    """Returns the ids of bulk operations that begin with the typed text, latest first."""
     from docora_ops.actions.bulk_operations import operations
     from docora_ops.actions.docora import Docora
 
@@ -76,7 +76,7 @@ def complete_operation(typer_context: typer.Context, incomplete: str) -> list[st
 
 
 def complete_app_or_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns apps, or bulk operations if the typed text begins with `bulk_`."""
+    """Returns operation ids if the typed text begins with `bulk_`, otherwise apps."""
     is_operation = incomplete.startswith("bulk_")
     return (complete_operation if is_operation else complete_app)(typer_context, incomplete)
 

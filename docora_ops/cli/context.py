@@ -277,10 +277,10 @@ class Context:
         self.say(text, style="yellow")
 
     def report(self, error: DocoraOpsError, stopped: str = "", next_step: str = "") -> ExitCode:
-        """Prints an error, and with `--json` also a document if there is none yet.
+        """Prints an error and returns its exit code. With `--json`, prints a document if none was.
 
-        `stopped`: what was done before the error. `next_step`: what to do, in addition to the
-        error's hint. Returns the exit code.
+        stopped: what was done before the error.
+        next_step: what to do, in addition to the error's hint.
         """
         if self.as_json and not Context.document_has_begun:
             self.show_document(None, error)

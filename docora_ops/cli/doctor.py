@@ -74,8 +74,8 @@ def doctor(
 ) -> int:
     """Check settings, servers, queue and links.
 
-    Shows each problem with a remedy, the worst one last. Drift between database and queue is looked
-    for twice, some seconds apart, so that normal activity does not count. Changes nothing.
+    Shows each problem with a remedy, the worst one last. Looks for drift between database and queue
+    twice, some seconds apart, so that normal activity does not count. Changes nothing.
     """
     if remind and not changes:
         raise UsageError("--remind needs --changes", hint="add --changes FILE")

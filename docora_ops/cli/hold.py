@@ -44,9 +44,9 @@ def hold(
 ) -> None:
     """Send an app nothing more until `release`.
 
-    No worker takes its jobs, which wait and count no try. A running snapshot stops before its next
-    request to the app, and its job waits again. Files that were sent stay with the app. After TIME,
-    the hold ends by itself.
+    Its jobs wait: no worker takes them, and no try is counted. A running snapshot stops before its
+    next request to the app, and its job waits again. Files that were sent stay with the app. After
+    TIME, the hold ends by itself.
     """
     context = context_of(typer_context)
     terminal = confirmation(typer_context, context)

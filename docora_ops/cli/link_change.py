@@ -25,9 +25,10 @@ class LinkBefore:
 class LinkData:
     """The result of `retry`, `resync` or `wait` for one link, with Docora's own names.
 
-    `outcome`, `previous` and `circuit_open_until` (read after the change) are null for `wait`.
-    `circuit_reset` needs `--reset-circuit`. A resync sets `deliveries_cleared` or, with `--update`,
-    `deliveries_marked`. `waited` needs `--wait`.
+    outcome, previous, circuit_open_until: null for `wait`. The circuit is read after the change.
+    circuit_reset: null without `--reset-circuit`.
+    deliveries_cleared, deliveries_marked: for a resync, without and with `--update`.
+    waited: null without `--wait`.
     """
 
     message: str
@@ -129,7 +130,7 @@ _ENDS = {
 
 
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
-    """Shows the result of the snapshot and, if given, the link."""
+    """Shows the result of the snapshot, below the link if it is given."""
     text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {duration(wait.seconds)}"
     rows = [
         ("Link", cell(link.payload.link_name if link else "")),

@@ -192,9 +192,9 @@ def show(
 ) -> int:
     """Show one app, or one link: error, next step, job.
 
-    Of an app: whom to tell, its links by status, errors, the last delivery, and what is running. Of
-    a link: also its deliveries, its circuit and the stored commit. A long error is cut off on a
-    terminal: --all shows everything. Changes nothing.
+    For an app: whom to tell, links by status, errors, the last delivery, and what is running. For a
+    link: also its last tries, deliveries, circuit and stored commit. A terminal shows only the
+    beginning of a long error: --all shows everything. Changes nothing.
     """
     context = context_of(typer_context)
     context.docora.redis_patience = _REDIS_PATIENCE
