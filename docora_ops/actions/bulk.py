@@ -109,7 +109,6 @@ class _BulkOperation:
         """Links whose rows were locked when their turn came."""
 
     def step(self, *, is_waiting: bool = False) -> BulkStep:
-        """Returns the progress so far."""
         plan, tally = self._plan, self._tally
         return BulkStep(
             tally.result(),
