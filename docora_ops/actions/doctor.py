@@ -387,8 +387,8 @@ def _check_links(
     error = in_majority[0].error_message or _NO_ERROR if in_majority else ""
     with_one = f"{of_apps}, most of all links with one error: {error}"
     widespread = (bool(in_majority), critical, with_one, hint)
-    some = (counts.failed > 0, warning, of_apps, hint)
-    server.check(CheckName.FAILED_LINKS, "none", widespread, exceeded, some)
+    any_failed = (counts.failed > 0, warning, of_apps, hint)
+    server.check(CheckName.FAILED_LINKS, "none", widespread, exceeded, any_failed)
     circuits = counts.open_circuits
     hint = "docora-ops links --circuit open --group-by repository"
     problem = (circuits > 0, warning, amount(circuits, "open circuit"), hint)

@@ -81,7 +81,7 @@ def choose_links(
     patterns = [text for text in choice.repositories if "*" in text]
     for pattern in patterns:
         if not has_repository_like(database, [app.app_id for app in chosen], pattern):
-            sentence = f"no repository matches {mask(pattern)!r}{_of(chosen)}"
+            sentence = f"no repository matches {mask(pattern)!r}{_for(chosen)}"
             raise _no_repository(sentence, database, chosen, pattern)
     names = [text for text in choice.repositories if "*" not in text]
     before, after = _scan_window(database, choice)
@@ -212,12 +212,12 @@ def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Re
     """
     match find_repositories(database, [app.app_id for app in apps], text):
         case []:
-            raise _no_repository(f"no repository {mask(text)!r}{_of(apps)}", database, apps, text)
+            raise _no_repository(f"no repository {mask(text)!r}{_for(apps)}", database, apps, text)
         case [(repository, is_linked)]:
             if is_linked:
                 return repository
             name = repository.repository_name
-            to = _of(apps, "to") or " to any app"
+            to = _for(apps, "to") or " to any app"
             sentence = f"App-repository link not found: {name!r} is not linked{to}"
             if len(apps) == 1:
                 words = f"docora-ops links --app {quote(apps[0].app_id)}"
@@ -257,7 +257,7 @@ def gone(app_id: str, repository_id: str) -> NotFoundError:
     )
 
 
-def _of(apps: Sequence[App], preposition: str = "for") -> str:
+def _for(apps: Sequence[App], preposition: str = "for") -> str:
     named = " or ".join(repr(app.app_name) for app in apps)
     return f" {preposition} app {named}" if apps else ""
 

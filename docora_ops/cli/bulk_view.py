@@ -56,13 +56,13 @@ def bulk_data(result: BulkResult, wait: BulkWait | None = None) -> BulkData:
 
 def message(result: BulkResult) -> str:
     """Returns the result in a few words; where possible, in those of Docora's dashboard."""
-    some, none = _MESSAGES[result.action]
+    done, none = _MESSAGES[result.action]
     if result.action is Action.SCHEDULE and result.left:
-        some = "Schedule pass stopped"
+        done = "Schedule pass stopped"
     is_schedule = result.action is Action.SCHEDULE
     if is_schedule and (result.left_to_operations or result.held_left_out):
         none = "Nothing else is due"
-    return some if result.total else none
+    return done if result.total else none
 
 
 AppOutcomes = tuple[App, Mapping[Outcome, int]]

@@ -152,9 +152,9 @@ def repair_screens(result: RepairResult) -> Iterator[object]:
     def in_words(outcome: RepairOutcome) -> str:
         return planned(outcome, is_planned=result.dry_run)
 
-    def counts(of: Mapping[RepairOutcome, int]) -> str:
-        some = (outcome for outcome in RepairOutcome if of.get(outcome))
-        return ", ".join(f"{of[outcome]} {in_words(outcome)}" for outcome in some)
+    def counts(by_outcome: Mapping[RepairOutcome, int]) -> str:
+        present = (outcome for outcome in RepairOutcome if by_outcome.get(outcome))
+        return ", ".join(f"{by_outcome[outcome]} {in_words(outcome)}" for outcome in present)
 
     by_app = (*FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
     links: Sequence[Column[Repaired]] = (

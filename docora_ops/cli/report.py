@@ -280,8 +280,8 @@ def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterato
         return
     from docora_ops.error_groups import group_failures
 
-    of = f", of {total}" if total > len(links) else ""
-    yield f"- {heading}, the errors of {amount(len(links), 'link')}{of}:"
+    of_all = f", of {total}" if total > len(links) else ""
+    yield f"- {heading}, the errors of {amount(len(links), 'link')}{of_all}:"
     errors = group_failures(links)
     for group in errors[:_MOST]:
         yield f"  - {_group(group)}"
