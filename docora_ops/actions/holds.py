@@ -147,7 +147,7 @@ def without_held_apps(
 
 
 def held_in_words(names: Sequence[str]) -> str:
-    """Returns `Acme Search, Quiet Harbor are held`. `names`: not empty."""
+    """Returns `Acme Search, Quiet Harbor are held`. `names`: of at least one app."""
     return f"{', '.join(map(mask, names))} {'is' if len(names) == 1 else 'are'} held"
 
 

@@ -154,16 +154,16 @@ def repair(
     database, queue = docora.database, docora.queue
     names: dict[str, str] = {}
     scope: dict[str, Any] = {}
-    whose = ""
+    of = ""
     if app is not None and repository is not None:
         link = resolve_link(database, app, repository)
-        names, whose = link.names, f" of {link.payload.link_name}"
+        names, of = link.names, f" of {link.payload.link_name}"
         scope = {"app_id": link.ref.app_id, "ref": link.ref}
     elif app is not None:
-        resolved = resolve_app(database, app, by_prefix=by_prefix)
-        names, whose = asdict(resolved), f" of {resolved.app_name}"
-        scope = {"app_id": resolved.app_id}
-    docora.note(f"{docora.servers}: looking for drift{whose}.")
+        found_app = resolve_app(database, app, by_prefix=by_prefix)
+        names, of = asdict(found_app), f" of {found_app.app_name}"
+        scope = {"app_id": found_app.app_id}
+    docora.note(f"{docora.servers}: looking for drift{of}.")
     held = [app.app_name or app.app_id for app in held_apps(docora)]
     if held:
         docora.note(f"Left out: {held_in_words(held)}.")
