@@ -49,7 +49,8 @@ class DeliveryChoice:
 class RepositoryDeliveries:
     """The files that an app has received from one repository, compared with the stored commit.
 
-    files, first_at, last_at: the files that were last delivered in the period.
+    files: the number of files that were last delivered in the period.
+    first_at, last_at: their first and last delivery.
     status: the status of the link; None if there is no link, but still delivery records.
     result: as counted by `verify`; None without a link.
     stored_files: the number of files of the stored commit.
@@ -92,7 +93,7 @@ class Deliveries(App):
 def read_deliveries(
     docora: Docora, choice: DeliveryChoice
 ) -> Iterator[Compared | Suspects | Deliveries]:
-    """Counts the files that an app was delivered, and compares them as `verify` does.
+    """Counts the files delivered to an app, and compares them as `verify` does.
 
     Yields what `verify` yields, and finally the Deliveries.
 
@@ -122,9 +123,9 @@ def read_deliveries(
 
 
 def delivered_files(docora: Docora, choice: DeliveryChoice) -> tuple[int, Iterator[DeliveredFile]]:
-    """Returns the number of delivered files, and an iterator that reads them bit by bit.
+    """Returns the number of delivered files, and an iterator that reads them step by step.
 
-    They are sorted by repository id, then path. Raises what `read_deliveries` does.
+    Sorts by repository id, then path. Raises the errors of `read_deliveries`.
     """
     _, _, which = _choose(docora, choice)
     by_repository = records.deliveries_by_repository(docora.database, which)
@@ -163,10 +164,10 @@ def _row(
     of_period = (repository_id, None, files, first_at, last_at)
     if judged is None:
         return RepositoryDeliveries(*of_period, *(None,) * 7)
-    found = judged.link
+    link = judged.link
     differences: tuple[int | None, ...] = (None,) * 4
-    if found.files is not None:
-        differences = (found.files, found.missing, found.outdated, found.extra)
-    doubt = found.doubt if judged.verdict is Verdict.UNCERTAIN else None
-    judgement = (found.status, judged.verdict, doubt)
+    if link.files is not None:
+        differences = (link.files, link.missing, link.outdated, link.extra)
+    doubt = link.doubt if judged.verdict is Verdict.UNCERTAIN else None
+    judgement = (link.status, judged.verdict, doubt)
     return RepositoryDeliveries(*of_period, *judgement, *differences)

@@ -62,7 +62,7 @@ class DriftCounts:
 
 
 class HeadlineCode(StrEnum):
-    """What the first sentence of `status` is about, in the order of the decision."""
+    """What the first sentence of `status` is about: the first code that applies."""
 
     SERVER_DOWN = "server_down"
     BACKEND_UNCLEAR = "backend_unclear"
@@ -72,7 +72,7 @@ class HeadlineCode(StrEnum):
     SUSPENDED = "suspended"
     NOT_SCHEDULED = "not_scheduled"
     NOTHING_MOVES = "nothing_moves"  # more links are due than are failed
-    FAILED = "failed"  # of these three, that of most links
+    FAILED = "failed"  # of FAILED, DRIFT and OVERDUE, the one with most links
     DRIFT = "drift"
     OVERDUE = "overdue"
     BACKLOG = "backlog"
@@ -84,14 +84,14 @@ class HeadlineCode(StrEnum):
 
     @property
     def is_trouble(self) -> bool:
-        """Tells whether anything is to be done."""
+        """Tells whether somebody has to act."""
         well = {HeadlineCode.PENDING, HeadlineCode.IN_SYNC, HeadlineCode.NO_LINKS}
         return self not in well
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The worst of a Docora's state.
+    """The worst problem of a Docora, or its state if it has none.
 
     links: the number of affected links or, of a backlog, of waiting jobs; None if not counted.
     seconds: since the last good scan of a failed link (of any, if most are in order); since the
@@ -106,7 +106,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class RecentEnds:
-    """The snapshots that ended since a moment 10 to 20 minutes ago, by outcome."""
+    """The number of snapshots that ended in the last 10 to 20 minutes, by outcome."""
 
     since_at: datetime
     by_outcome: Mapping[JobEnd, int]
@@ -223,7 +223,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
 
 
 def headline_of(status: Status) -> Headline:
-    """Returns the worst of the state."""
+    """Returns the worst problem, or the state if there is none."""
     queue, freshness, counts = status.queue, status.freshness, status.links_by_status
     if queue is None or freshness is None or counts is None:
         return Headline(HeadlineCode.SERVER_DOWN)
