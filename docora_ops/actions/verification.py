@@ -175,10 +175,10 @@ def verify(
 def compare_twice(
     docora: Docora, ref: LinkRef | None, app_id: str | None, which: Compare = _ALL_FILES
 ) -> Iterator[Compared | Suspects | Judged]:
-    """Compares one link, the links of an app, or all links. Yields each link once, as Judged.
+    """Compares one link, the links of an app, or all links, and yields each link once.
 
-    A link that differs in the first look is judged by the second look, some seconds later. Also
-    yields Compared and Suspects, like `verify`. Raises PostgresError.
+    A link that differs at the first look is judged by a second one, some seconds later. Otherwise
+    yields what `verify` does. Raises PostgresError.
     """
     database = docora.database
     total = 1 if ref else count_links_of_app(database, app_id)
@@ -256,7 +256,7 @@ class _Pace:
     """The number of links in the last statement."""
 
     def compare(self, compare: Callable[[int], list[ComparedLink]]) -> list[ComparedLink]:
-        """Compares as many links as one statement can within its timeout.
+        """Compares as many links as one statement can before its timeout.
 
         Raises StatementTimeoutError if even a single link takes longer.
 
