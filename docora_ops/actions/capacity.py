@@ -47,11 +47,12 @@ class Capacity:
 def capacity(
     record: Counts, freshness: Freshness, queue: QueueOverview, settings: Settings
 ) -> Capacity | None:
-    """Compares the paces of `Capacity`. Returns None without 10 full minutes of records in an hour.
+    """Compares the pace of the workers with the pace that is due.
 
-    Slots are missing only while all slots are busy and jobs of an earlier pass of `schedule` still
-    wait. Otherwise, the pace may be low because no more jobs were queued, or because an app has
-    used up its share of the slots. At most one slot per waiting job is missing.
+    Returns None if no 10 minutes of the last hour are completely recorded. Slots are missing only
+    while all slots are busy and jobs of an earlier pass of `schedule` still wait. Otherwise, the
+    pace may be low because no more jobs were queued, or because an app has used up its share of the
+    slots. At most one slot per waiting job is missing.
 
     record: the counts of the last `LOOKS_BACK` seconds or more.
     """

@@ -57,11 +57,10 @@ def deliveries(
 ) -> int:
     """Show what an app was delivered, with proof.
 
-    Counts files by repository, with the first and last delivery. Docora records no
-    deletions, and only the last delivery of each file, so each file counts only then. Ends with the
-    result of verify for the same links, regardless of the period: all files of the stored commits
-    were delivered, some differ (exit code 6), or it is uncertain. Needs only Postgres. Changes
-    nothing.
+    Counts files by repository, with the first and last delivery. Docora records no deletions, and
+    of each file only the last delivery, which has to be in the period. Ends with the result of
+    verify for the same links, regardless of the period: all files of the stored commits were
+    delivered, some differ (exit code 6), or it is uncertain. Needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
     if not files and (limit or page):

@@ -129,16 +129,16 @@ def style_of(slug: str) -> str:
 class Column(Generic[Row]):
     """One column of a list.
 
-    On a narrow terminal, long texts are narrowed first. Then columns are left out in the order of
-    `left_out`. Before the first column with a `narrowest` width is left out, all such columns are
-    narrowed to that width, from right to left, and then long texts once more.
+    If a list is too wide for the terminal, long texts are narrowed first. Then columns without
+    `narrowest` are left out by rank. Then columns are narrowed to `narrowest`, from right to left,
+    and long texts once more. Last, the other columns with a rank are left out.
 
     value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
         a tuple on its own line.
     style: returns the name of a style of rich.
     is_number: align right.
     folds: a long text.
-    left_out: the rank in which the column is left out, from 1 on; 0 means never.
+    left_out: the rank of the column, 1 is left out first; 0 means never.
     narrowest: the width to which the column may be narrowed; 0 means never.
     cuts_end: cut a long value at its end, not in the middle.
     """
