@@ -164,10 +164,10 @@ def _row(
     of_period = (repository_id, None, files, first_at, last_at)
     if judged is None:
         return RepositoryDeliveries(*of_period, *(None,) * 7)
-    link = judged.link
+    found = judged.link
     differences: tuple[int | None, ...] = (None,) * 4
-    if link.files is not None:
-        differences = (link.files, link.missing, link.outdated, link.extra)
-    doubt = link.doubt if judged.verdict is Verdict.UNCERTAIN else None
-    judgement = (link.status, judged.verdict, doubt)
+    if found.files is not None:
+        differences = (found.files, found.missing, found.outdated, found.extra)
+    doubt = found.doubt if judged.verdict is Verdict.UNCERTAIN else None
+    judgement = (found.status, judged.verdict, doubt)
     return RepositoryDeliveries(*of_period, *judgement, *differences)

@@ -138,11 +138,11 @@ def read_trend(
             counts = record.counts
         else:
             begin, trimmed_at = trimmed_at or begin, None
-    trend = _trend(counts, ends, first, length, now, begin, trimmed_at, is_whole=is_whole)
+    found = _trend(counts, ends, first, length, now, begin, trimmed_at, is_whole=is_whole)
     if not queue.can_push:
-        failed = [period for period in trend.periods if period.failures]
-        trend = replace(trend, periods=failed, direction=None, is_recorded=False)
-    return trend if is_kept else replace(trend, periods=[])
+        failed = [period for period in found.periods if period.failures]
+        found = replace(found, periods=failed, direction=None, is_recorded=False)
+    return found if is_kept else replace(found, periods=[])
 
 
 def trend_of_day(record: Counts, now: datetime) -> Trend:
@@ -163,15 +163,15 @@ def _trend(
     is_whole: bool = True,
 ) -> Trend:
     since = floor(now, PERIOD) - _RECENT
-    failures = [(count.started_at, count.count) for count in counts if count.outcome in FAILURES]
+    failures = [(each.started_at, each.count) for each in counts if each.outcome in FAILURES]
     recent = sum(count for at, count in failures if at >= since)
     before = sum(count for at, count in failures if since - _BEFORE <= at < since)
     seconds, before_seconds = max(1.0, (now - since).total_seconds()), _BEFORE.total_seconds()
     is_known = begin is None or begin <= since - _BEFORE
     totals: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
-    for count in counts:
-        totals[floor(count.started_at, length)] += Counter(
-            {count.outcome: count.count, _FILES: count.files}
+    for each in counts:
+        totals[floor(each.started_at, length)] += Counter(
+            {each.outcome: each.count, _FILES: each.files}
         )
     took: defaultdict[datetime, list[float]] = defaultdict(list)
     for end in ends:

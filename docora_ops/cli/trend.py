@@ -57,13 +57,13 @@ def trend(
     from docora_ops.actions.trend import read_trend
 
     when: When = since or timedelta(days=1)
-    result = read_trend(context.docora, app=app, since=when, by=by, error=error)
+    found = read_trend(context.docora, app=app, since=when, by=by, error=error)
     if as_json:
-        context.show_document(result)
+        context.show_document(found)
     else:
         # The sentence comes last, and a pager would show the beginning.
-        footer = " ".join(filter(None, (_sentence(result), context.target_line)))
-        context.show_tables(_screen(result, is_whole=since is not None), footer)
+        footer = " ".join(filter(None, (_sentence(found), context.target_line)))
+        context.show_tables(_screen(found, is_whole=since is not None), footer)
 
 
 _COLUMNS: Sequence[Column[TrendPeriod]] = (
@@ -77,47 +77,47 @@ _COLUMNS: Sequence[Column[TrendPeriod]] = (
 )
 
 
-def _screen(result: Trend, *, is_whole: bool) -> Iterator[object]:
+def _screen(found: Trend, *, is_whole: bool) -> Iterator[object]:
     """Shows the periods. Unless `is_whole`, a terminal shows only the last periods that fit."""
     if not sys.stdout.isatty():
-        yield Listing(_COLUMNS, result.periods)
-    elif result.periods:
-        most = max(period.failures for period in result.periods)
+        yield Listing(_COLUMNS, found.periods)
+    elif found.periods:
+        most = max(period.failures for period in found.periods)
         bars: Column[TrendPeriod] = Column("Failures", lambda period: _bar(period.failures, most))
-        fitting = len(result.periods) if is_whole else max(1, get_terminal_size().lines - 6)
-        yield Listing([*_COLUMNS, bars], result.periods[-fitting:])
-        if (earlier := len(result.periods) - fitting) > 0:
+        fitting = len(found.periods) if is_whole else max(1, get_terminal_size().lines - 6)
+        yield Listing([*_COLUMNS, bars], found.periods[-fitting:])
+        if (earlier := len(found.periods) - fitting) > 0:
             yield cell(f"and {amount(earlier, 'earlier row')}: docora-ops trend --since 24h", "dim")
 
 
-def _sentence(result: Trend) -> str:
+def _sentence(found: Trend) -> str:
     """Says whether failures fall or rise, and when the record begins."""
-    if not result.is_recorded:
-        known = sum(period.failures for period in result.periods)
+    if not found.is_recorded:
+        known = sum(period.failures for period in found.periods)
         return (
             f"{amount(known, 'failed job')} known. No trend can be told: Docora keeps no record, "
             "and removes a failed job when it queues the link again."
         )
-    if not result.periods:
+    if not found.periods:
         return "Nothing is recorded: no worker has kept a record for 8 days; see docora-ops doctor."
-    sentences = [_course(result)]
-    if result.reaches_back_to:
-        sentences.append(f"The record begins at {_clock(result.reaches_back_to)}")
+    sentences = [_course(found)]
+    if found.reaches_back_to:
+        sentences.append(f"The record begins at {_clock(found.reaches_back_to)}")
     else:
-        sentences.append(f"Counted since {_clock(result.periods[0].started_at)}")
-    if result.seconds_reach_back_to:
-        sentences.append(f"Seconds are known since {_clock(result.seconds_reach_back_to)}")
+        sentences.append(f"Counted since {_clock(found.periods[0].started_at)}")
+    if found.seconds_reach_back_to:
+        sentences.append(f"Seconds are known since {_clock(found.seconds_reach_back_to)}")
     return ". ".join([*sentences, ""]).strip()
 
 
-def _course(result: Trend) -> str:
-    highest = max(result.periods, key=lambda period: period.failures)
+def _course(found: Trend) -> str:
+    highest = max(found.periods, key=lambda period: period.failures)
     if not highest.failures:
         return "No link failed"
-    now, before = rate(result.failures_per_hour), rate(result.before_per_hour)
+    now, before = rate(found.failures_per_hour), rate(found.before_per_hour)
     now = f"{now} in the last 20 to 30m"
-    length = {600: "10 minutes", 3600: "hour"}.get(result.period_seconds, "day")
-    # A count, because the rate of a period that has not ended would say nothing.
+    length = {600: "10 minutes", 3600: "hour"}.get(found.period_seconds, "day")
+    # A rate of a period that goes on would say nothing.
     peak = f"{highest.failures:,} in the {length} from {_clock(highest.started_at)}"
     return {
         None: f"Failures: {peak}, {now}; too little is recorded to tell a trend",
@@ -125,7 +125,7 @@ def _course(result: Trend) -> str:
         "rising": f"Failures rise: {before} in the hour before, {now}",
         "steady": f"Failures neither fall nor rise clearly: {peak}, {now}",
         "none": f"No link has failed for 80 minutes: {peak}",
-    }[result.direction]
+    }[found.direction]
 
 
 def _clock(at: datetime) -> str:
@@ -141,17 +141,17 @@ def rate(per_hour: float) -> str:
     return "under 1/h" if 0 < per_hour < 1 else f"{per_hour:,.0f}/h"
 
 
-def trend_of_day_words(result: Trend, *, with_bars: bool) -> str:
+def trend_of_day_words(found: Trend, *, with_bars: bool) -> str:
     """Returns `▁▁▂▇█▅▂▁ (24 h)  3/h now, falling`. Only 0 has the lowest bar.
 
     with_bars: begin with a bar for each period if there are several.
     """
-    now = ", ".join(filter(None, (f"{rate(result.failures_per_hour)} now", result.direction)))
-    now = "none now" if result.direction == "none" else now
-    if not with_bars or len(result.periods) == 1:
+    now = ", ".join(filter(None, (f"{rate(found.failures_per_hour)} now", found.direction)))
+    now = "none now" if found.direction == "none" else now
+    if not with_bars or len(found.periods) == 1:
         return now
     levels = _LEVELS if _has_blocks() else _PLAIN_LEVELS
-    counts = [period.failures for period in result.periods]
+    counts = [period.failures for period in found.periods]
     line = "".join(levels[-(-count * 7 // max(1, *counts))] for count in counts)
     return f"{line} (24 h)  {now}"
 
