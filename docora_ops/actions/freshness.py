@@ -291,7 +291,7 @@ def judge(activity: Activity) -> tuple[bool, Stop | None]:
     """Tells whether nothing moves, and what has stopped if there is direct evidence.
 
     Nothing moves if a link has been due for longer than `patience_seconds`, and nothing has moved
-    in that time. A suspension of the workers does not count, because it is reported separately.
+    since. While workers are suspended, this is no alarm: the suspension is reported by itself.
     """
     since = [activity.due_since, activity.waiting_since]
     if activity.unqueued_since:  # a later change may have made the link pending

@@ -105,6 +105,11 @@ class Markdown:
 def _markdown(
     report: Report, errors: Sequence[ServerError], *, with_proof: bool = False
 ) -> Markdown:
+    """Returns the report.
+
+    errors: the errors of unusable servers.
+    with_proof: whether `--verify` was given.
+    """
     sections = (
         _head(report),
         _open_now(report),
@@ -192,8 +197,8 @@ def _time(when: datetime | None) -> str:
 
 
 def _head(report: Report) -> Iterator[str]:
-    subject = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
-    yield f"# Report of {subject}"
+    what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
+    yield f"# Report of {what}"
     yield ""
     yield f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
 
