@@ -121,7 +121,6 @@ class _BulkOperation:
         )
 
     def preview(self) -> Generator[BulkStep]:
-        """Predicts the outcomes of a dry run."""
         refs, tally, changer = self._plan.selection.refs, self._tally, self._changer
         for _ in changer.find_misplaced(refs, delay=self._docora.settings.drift_grace):
             yield self.step()

@@ -130,7 +130,6 @@ class _Server:
     recorded: Counts | None = None  # how snapshots ended lately
 
     def check(self, name: CheckName, fine: str, *problems: Problem) -> None:
-        """Adds a check with the first existing problem."""
         self.checks.append(checks.judge(name, fine, *problems))
 
     def lose(self, error: DocoraOpsError) -> None:

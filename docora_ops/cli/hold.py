@@ -73,7 +73,6 @@ def hold(
 
 
 def _effect(app: HoldResult) -> str:
-    """Says what happens to the app's jobs."""
     waiting = f"{amount(app.waiting, 'job')} {'waits' if app.waiting == 1 else 'wait'}"
     if not app.running:
         return waiting

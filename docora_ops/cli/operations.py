@@ -99,7 +99,6 @@ def cancel(
 
 
 def _ask_for_running(context: Context) -> str:
-    """Asks whether to cancel the running operation, and returns its id."""
     from docora_ops.actions.bulk_operations import running_operation
 
     terminal = terminal_to_ask("OPERATION_ID")

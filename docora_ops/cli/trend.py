@@ -78,7 +78,7 @@ _COLUMNS: Sequence[Column[TrendPeriod]] = (
 
 
 def _screen(found: Trend, *, is_whole: bool) -> Iterator[object]:
-    """Shows the periods. Unless `is_whole`, a terminal shows only the last periods that fit."""
+    """Shows the rows. Unless asked for the whole time, a terminal shows as many as fit it."""
     if not sys.stdout.isatty():
         yield Listing(_COLUMNS, found.periods)
     elif found.periods:
