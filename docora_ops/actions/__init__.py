@@ -1,7 +1,7 @@
 """The Python API: one function per command, which neither needs a terminal nor prints.
 
-The first argument is a `Docora`. Functions that take long are generators of progress events; to
-stop one early, close it. `docora-ops help python` has an example.
+The first argument is a `Docora`. Long-running functions are generators of progress events; close
+the generator to stop early. `docora-ops help python` has an example.
 """
 
 from importlib import import_module

@@ -25,9 +25,9 @@ class AppPage(App):
 
     email, created_at: None if the role may not read them.
     good_until_at, good_until_seconds: as in `ErrorGroup`.
-    tried_by_error: the links that failed and are tried again, and have not failed for good.
+    tried_by_error: links that are tried again, and have not failed for good, by last error.
     delivered_files, last_delivered_at: Docora records only the last delivery of each file.
-    held: the hold of the app; None if there is none, or Redis could not be used.
+    held: the hold of the app; None if it is not held, or Redis could not be used.
     running_operations: bulk operations of docora-ops at work on links of the app; None if Redis
         could not be used.
     """

@@ -1,4 +1,4 @@
-"""Changes the base_url of an app by Docora's rules; the results of probes."""
+"""Changes the base_url of an app by Docora's rules. Also defines the results of probes."""
 
 import re
 import socket
@@ -28,7 +28,7 @@ from docora_ops.text import mask_url
 
 _CLOCKS_APART = timedelta(seconds=20)  # a larger difference is critical for `doctor`
 _LONGEST_URL = 2048  # characters, as JavaScript counts them
-# Blanks, control characters and backslashes: programs disagree on where a URL with one leads.
+# Programs disagree on how to parse a URL with blanks, control characters or backslashes.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
 _PARTS = re.compile(
     r"[A-Za-z]+://(?:[^/?#]*@)?(?:\[(?P<ipv6>[^]/?#]*)\]|(?P<name>[^][:/?#@]+))(?::(?P<port>[0-9]*))?"
@@ -61,9 +61,9 @@ class ProbeStep:
 
 @dataclass(frozen=True)
 class Probe:
-    """The result of probing an app or a repository as a worker on this host would use it.
+    """The result of a probe of an app, a repository or both, as a worker on this host sees them.
 
-    The fields of the app or the repository are None if it was not probed.
+    The fields of an app or a repository that was not probed are None.
     """
 
     host: str
@@ -77,7 +77,7 @@ class Probe:
 
     @property
     def has_failed(self) -> bool:
-        """Tells whether a step failed or was not reached in time."""
+        """Tells whether a step failed, or was not made because time ran out."""
         bad = {CheckState.CRITICAL, CheckState.NOT_CHECKED}
         return any(step.state in bad for step in self.steps)
 
@@ -87,12 +87,12 @@ class UrlChange(App):
     """A planned or completed change of an app's base_url. Secrets in the URLs are masked.
 
     changed: False if the app already had this URL, or if the probe failed.
-    jobs_with_old_url: the number of waiting, delayed and running BullMQ jobs that carry another URL
-    than the new one; None if unknown.
+    jobs_with_old_url: the number of BullMQ jobs (waiting, delayed or running) whose URL is not the
+        new one; None if unknown.
     links_to_resync: the links of these jobs, and links scanned since the change by a job that may
-    have begun with the old URL.
-    scanned_since: the links to resync are scanned after this time. None before the change, or if
-    there are none.
+        have begun with the old URL.
+    scanned_since: the time for `--last-scan-after` that selects the links to resync, once these
+        jobs have ended. None before the change, or without links to resync.
     has_failed_links: whether the app has failed links; None if unknown.
     next_commands: what to run next; `set-url` fills it.
     probe: the probe of the new URL before the change; None if it was not probed.
@@ -120,14 +120,14 @@ def set_url(
     reason: str | None = None,
     dry_run: bool = False,
 ) -> Iterator[UrlChange]:
-    """Replaces the base_url of an app and writes the audit entry, both or neither.
+    """Replaces the base_url of an app and writes the audit entry, atomically.
 
     Yields the plan, then the change. To keep the URL, close the iterator after the plan. Yields
     only the plan if there is nothing to change, if the probe failed, or with `dry_run`.
 
     Workers of docora-ops use the new URL from their next job on. BullMQ jobs keep the URL with
-    which they were queued, and running jobs the URL with which they began. Their links become
-    `synced`, although the files were sent only to the old URL.
+    which they were queued, and running jobs the URL with which they began. These jobs then mark
+    their links as `synced`, although the files were sent only to the old URL.
 
     app: id or name. With `asks` or `dry_run`, an unambiguous prefix is allowed.
     asks: a person confirms the plan, so the plan includes the jobs and links that keep the old URL.
@@ -176,7 +176,7 @@ def set_url(
 def _with_remains(
     docora: Docora, change: UrlChange, url: str, changed_at: datetime | None = None
 ) -> UrlChange:
-    """Adds the jobs and links that keep the old URL. If they can't be read, warns.
+    """Adds the jobs and links that keep the old URL. Warns about what can't be read.
 
     changed_at: when the URL was changed; None before the change.
     """
@@ -204,7 +204,7 @@ def _require_onboarding(docora: Docora, url: str) -> None:
     problem = refusal_of(url, is_dev=docora.settings.node_env == "dev")
     if problem is None:
         return
-    hint = "give the URL below which the app answers to create, update and delete"
+    hint = "give the URL under which the app serves create, update and delete"
     if refusal_of(url, is_dev=True) is None:
         hint = "set NODE_ENV=dev if Docora runs with it, which allows http and private addresses"
     raise UsageError(f"Docora would refuse the URL {mask_url(url)}: {problem}", hint=hint)

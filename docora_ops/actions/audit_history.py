@@ -52,13 +52,13 @@ def now(docora: Docora) -> datetime:
     return read_clock(docora.redis)
 
 
-def past_moment(docora: Docora, given: When) -> datetime:
-    """Converts a time or an age by the clock of Redis.
+def past_moment(docora: Docora, when: When) -> datetime:
+    """Converts a time or an age to a time, by the clock of Redis.
 
     Raises UsageError if the result is in the future.
     """
     at = now(docora)
-    moment = moment_of(given, at)
+    moment = moment_of(when, at)
     if moment > at:
         raise in_future("--since", moment, at, "Redis")
     return moment

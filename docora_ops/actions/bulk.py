@@ -58,10 +58,10 @@ class BulkStep:
 
 
 def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
-    """Yields a step before the first change, and one after each batch.
+    """Carries out a plan. Yields a step before the first change, and one after each batch.
 
-    Closing the generator after the first step changes nothing, so that a person can be asked. If it
-    is closed later, or killed at any point, repeating the command finishes the rest. With
+    To change nothing, for example if a person declines, close the generator after the first step.
+    After a later end, or if the process is killed, repeating the command finishes the rest. With
     `options.wait`, also yields while the snapshots are awaited. Raises WrongBackendError,
     ServersMismatchedError, PostgresError, RedisError; an unfinished batch is rolled back.
     """
@@ -109,7 +109,6 @@ class _BulkOperation:
         """Links whose rows were locked when their turn came."""
 
     def step(self, *, is_waiting: bool = False) -> BulkStep:
-        """Returns the progress so far."""
         plan, tally = self._plan, self._tally
         return BulkStep(
             tally.result(),
@@ -122,12 +121,11 @@ class _BulkOperation:
         )
 
     def preview(self) -> Generator[BulkStep]:
-        """Predicts the outcomes of a dry run."""
         refs, tally, changer = self._plan.selection.refs, self._tally, self._changer
         for _ in changer.find_misplaced(refs, delay=self._docora.settings.drift_grace):
             yield self.step()
-        for some in batches(refs, self._plan.batch_size):
-            changed = changer.preview(some)
+        for batch in batches(refs, self._plan.batch_size):
+            changed = changer.preview(batch)
             names = names_of(self._docora.database, [item.ref for item in changed.outcomes])
             for item, (app_name, repository_name) in zip(changed.outcomes, names, strict=True):
                 ref, outcome = item.ref, tally.counted(item.outcome)
@@ -141,7 +139,7 @@ class _BulkOperation:
     def carry_out(self) -> Generator[BulkStep]:
         """Changes the links and, with `options.wait`, waits for their snapshots."""
         options = self._plan.options
-        if self._plan.action is not Action.SCHEDULE:  # run every minute, it would crowd out others
+        if self._plan.action is not Action.SCHEDULE:  # one per minute would crowd out others
             self._tally.operation_id = f"bulk_{urandom(8).hex()}"
             self._write()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
@@ -200,7 +198,7 @@ class _BulkOperation:
             return Feed.DONE
         if refs or self._log.is_older_than(_IDLE):
             yield from self._change(refs)
-        # No slot is taken while waiting jobs are compared with the queue.
+        # While waiting jobs are compared with the queue, no slot is taken that could become free.
         return Feed.BLOCKED if not refs and self._turns.has_left else Feed.MORE
 
     def _batches(self) -> Iterator[Sequence[LinkRef]]:

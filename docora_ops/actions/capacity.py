@@ -11,10 +11,10 @@ from docora_ops.queue.outcomes import PERIOD, Counts
 from docora_ops.settings import Settings
 
 LOOKS_BACK = 3600 + 2 * PERIOD
-"""Seconds: the best 10 minutes of the last hour show best what the workers manage."""
+"""Seconds of counts to read: the last hour, and an incomplete period at either end."""
 _SCANS = (JobEnd.SYNCED, JobEnd.FAILED, JobEnd.FAILED_AGAIN, JobEnd.TRIED_AGAIN)
-_WAITING_PASSES = 2  # scan intervals: a job that has waited for as long was due in an earlier pass
-_BUSY = 0.9  # of many busy slots, some are between two jobs
+_WAITING_PASSES = 2  # scan intervals; a job that has waited longer was queued by an earlier pass
+_BUSY = 0.9  # share of slots, because some busy slots are between two jobs
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,9 @@ class Capacity:
     """The pace of the workers, and the pace that is due, in snapshots per minute.
 
     managed_per_minute: in the best 10 minutes of the last hour.
-    due_per_minute: so that each link is scanned once in `RESCAN_INTERVAL_MS` and the
-        `SCAN_INTERVAL_MS` until the next pass.
-    slots: the jobs that the workers that take jobs run at a time.
-    missing_slots: how many more they would need, at the same pace.
+    due_per_minute: to scan each link once per `RESCAN_INTERVAL_MS` plus `SCAN_INTERVAL_MS`.
+    slots: how many jobs can run at a time, not counting workers that take no jobs.
+    missing_slots: the number of further slots that would reach the pace that is due.
     """
 
     managed_per_minute: float
@@ -48,13 +47,14 @@ class Capacity:
 def capacity(
     record: Counts, freshness: Freshness, queue: QueueOverview, settings: Settings
 ) -> Capacity | None:
-    """Returns what the workers manage; None if the last hour has no complete record of 10 minutes.
+    """Compares the pace of the workers with the pace that is due.
 
-    What they manage is less than what is due also if nothing more was queued, or if each app has
-    its share of the slots. Slots are missing only if, at the same time, jobs of an earlier pass of
-    `schedule` still wait while all slots are busy, and at most one for each job that waits.
+    Returns None if no 10 minutes of the last hour are completely recorded. Slots are missing only
+    while all slots are busy and jobs of an earlier pass of `schedule` still wait. Otherwise, the
+    pace may be low because no more jobs were queued, or because an app has used up its share of the
+    slots. At most one slot per waiting job is missing.
 
-    record: the counts of the last `LOOKS_BACK` seconds, or of a longer time.
+    record: the counts of the last `LOOKS_BACK` seconds or more.
     """
     by_period: Counter[datetime] = Counter()
     now = queue.read_at or freshness.read_at  # by the clock of the record
@@ -62,7 +62,7 @@ def capacity(
         age = (now - count.started_at).total_seconds()
         if count.outcome in _SCANS and PERIOD <= age < LOOKS_BACK:
             by_period[count.started_at] += count.count
-    # In the first 10 minutes after a stop, the workers may have run for a few seconds only.
+    # In the first 10 minutes after a stop, the workers may have run for only a few seconds.
     whole = [count for at, count in by_period.items() if by_period[at - timedelta(seconds=PERIOD)]]
     if not whole:
         return None
@@ -72,8 +72,8 @@ def capacity(
     busy = [bool(worker.jobs) for worker in queue.workers if worker.no_job_reason is None]
     slots = len(busy)
     waits = (queue.oldest_waiting_seconds or 0) * 1000 > _WAITING_PASSES * settings.scan_interval_ms
-    may_tell = not (queue.suspension or freshness.held)  # held apps have links that are not due
+    can_tell = not (queue.suspension or freshness.held)  # held apps have links that are not due
     are_busy = sum(busy) > _BUSY * slots
-    is_too_little = may_tell and waits and are_busy and managed < due
+    is_too_little = can_tell and waits and are_busy and managed < due
     missing = ceil(slots * due / managed) - slots if is_too_little else 0
     return Capacity(round(managed, 1), round(due, 1), slots, min(missing, queue.waiting))

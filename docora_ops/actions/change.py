@@ -67,7 +67,7 @@ class Changer:
         skip them, because one timeout per link could take days.
     waits_for_rows: wait for rows of links that other sessions have locked, instead of skipping
         them. Stops waiting after the first timeout, because ten thousand timeouts take a day.
-    disproved: the evidence of waiting jobs that no worker would take, by job id. None until
+    disproved: by job id, the evidence that no worker would take a waiting job. None until
         `find_misplaced` has run; until then, links whose jobs wait are put aside.
     """
 
@@ -88,7 +88,7 @@ class Changer:
         """Changes links in one transaction, and returns their outcomes after the commit.
 
         Leaves out links whose job is running or unreadable. Raises LinkError if Postgres refuses
-        because of the rows, PostgresError, RedisError; then no link is changed.
+        because of a row; PostgresError, RedisError. After an error, no link is changed.
         """
         if not self._is_prepared:
             self.queue.prepare()
@@ -227,12 +227,12 @@ class Changer:
         return True
 
     def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
-        """Finds jobs that no worker would ever take, although their status is that of waiting jobs.
+        """Finds jobs that are marked as waiting, but that no worker would ever take.
 
-        RQ leaves such jobs, or a Redis that has lost writes. Looks twice, because RQ removes a job
-        from the list a moment before it adds it elsewhere. Yields Suspects between the looks, and
-        holds no lock. The push checks again, and replaces a job that is still in no place.
-        Raises RedisError.
+        RQ leaves such jobs behind, and so does a Redis that has lost writes. Looks twice, because
+        RQ removes a job from the list a moment before it adds it elsewhere. Yields Suspects between
+        the looks, and holds no lock. The push checks again, and replaces only jobs that are still
+        nowhere. Raises RedisError.
 
         delay: seconds between the two looks.
         """
@@ -243,7 +243,7 @@ class Changer:
         if first:
             yield from pause_between_looks(len(first), delay)
             second = sweep.misplaced(first)
-            self.disproved = {id_: seen for id_, seen in second.items() if seen == first[id_]}
+            self.disproved = {id_: proof for id_, proof in second.items() if proof == first[id_]}
 
     def preview(self, refs: Sequence[LinkRef]) -> Changed:
         """Predicts the outcomes of a change. Changes and locks nothing."""

@@ -35,13 +35,13 @@ _OLDEST_REDIS = [6, 2]  # Valkey 7.2, its first version, counts as 7.2
 _MEMORY_WARNING, _MEMORY_CRITICAL = 0.80, 0.95
 LONG_WAIT = 3600  # seconds a job may wait
 _LATE = 60  # seconds a delayed job may be late, although workers check every second
-_CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; from the latter on, a worker takes no job
+_CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; above the latter, a worker takes no job
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
-"""The version in the queue's metadata, written by the last process that opened the queue."""
+"""Matches another major version, as the last process that opened the queue has recorded it."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TO_RECORD = (
-    "restart older workers; ACL SETUSER the user of others ~docora-ops:outcomes*: docora-ops help "
-    "privileges"
+    "restart workers of an older version; for others, ACL SETUSER their user "
+    "~docora-ops:outcomes*: docora-ops help privileges"
 )
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
@@ -104,7 +104,7 @@ class Check:
     state: CheckState = field(kw_only=True)
     finding: str
     hint: str | None = None
-    command: str = ""  # a shell command for the hint that is too long for a table
+    command: str = ""  # the shell command of the hint, if too long for a table
 
 
 ok = partial(Check, state=CheckState.OK)
@@ -142,7 +142,7 @@ def check_postgres(
     read_only = (
         "default_transaction_read_only is on: no command changes links, and no worker takes jobs"
     )
-    hint = "whoever has set it for the server, the database or the role can say why"
+    hint = "ask whoever set it for the server, the database or the role"
     forbidden = (is_read_only, critical, read_only, hint)
     yield judge(CheckName.POSTGRES_PRIMARY, "takes writes", problem, forbidden)
 
@@ -167,7 +167,7 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
 def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None) -> Iterator[Check]:
     """Checks version, role, eviction, memory and persistence, according to INFO.
 
-    refusal: why Redis refused writes when they were tried, and the hint; None if it did not.
+    refusal: why Redis refused the write test, and the hint; None if it did not.
     """
     version, valkey = str(info.get("redis_version", "")), info.get("valkey_version")
     is_replica = info.get("role", "master") != "master"
@@ -210,7 +210,7 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
 def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
-    If only workers of the other backend are running, returns just that check.
+    If only workers of the other backend are running, yields only that check.
 
     pending: the number of pending links; 0 if unknown.
     """
@@ -237,9 +237,9 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
         yield critical(name, advice.others_beside, advice.to_stop_others)
     elif health.other is OtherQueue.LEFT_JOBS:
         finding = (
-            "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
+            "the BullMQ queue holds jobs, and no BullMQ worker runs; if one is started, it sends "
         )
-        finding += "started sends files to the base_url that an app had when its job was queued"
+        finding += "files to the base_url that each app had when the job was queued"
         yield critical(name, finding, _TO_REMOVE, command=health.to_remove_others)
     else:
         yield ok(name, finding)
@@ -249,7 +249,7 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
     unless_idle = critical if queue.waiting else warning
     lost = f" ({queue.lost_words})" if queue.lost_words else ""
     deaf = [worker.name for worker in queue.workers if not worker.obeys_holds]
-    go_on = f"{workers}, and these go on with the jobs of held apps: {', '.join(deaf)}"
+    go_on = f"{workers}, and these continue the jobs of held apps: {', '.join(deaf)}"
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     mute = ", ".join(worker.name for worker in queue.workers if not worker.may_record)
     unrecorded = f"these do not record how snapshots end: {mute}"
@@ -285,9 +285,9 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
 
 
 def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
-    """Yields why workers take no jobs, according to the workers; ignores suspended workers.
+    """Yields the reasons why workers take no jobs, as reported by the workers, except a suspension.
 
-    This is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+    Critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
     """
     refusal = refusal_of(queue.workers)
     if refusal is None:
@@ -396,13 +396,13 @@ def check_freshness(freshness: Freshness, held: Sequence[HeldApp], now: datetime
     )
 
 
-def check_capacity(found: Capacity | None, *, is_rq: bool) -> Check:
-    """Checks that the workers manage what is due. `found`: None if that is not recorded."""
+def check_capacity(pace: Capacity | None, *, is_rq: bool) -> Check:
+    """Checks that the workers keep pace with what is due. `pace`: None if not recorded."""
     name = CheckName.CAPACITY
-    if found is None:
+    if pace is None:
         return ok(name, "not known yet" if is_rq else "not known: Docora's workers keep no record")
     hint = "docora-ops worker --concurrency N on this host or another one: docora-ops help capacity"
-    return judge(name, found.words, (found.missing_slots > 0, warning, found.words, hint))
+    return judge(name, pace.words, (pace.missing_slots > 0, warning, pace.words, hint))
 
 
 def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:
@@ -422,8 +422,8 @@ def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check
             differences.append((abs(seconds), finding))
     largest, finding = max(differences, key=lambda difference: difference[0])
     compared = [*clocks, amount(len(differences) - 1, "worker")]
-    hint = "set the clocks by NTP on each host: heartbeats and due times are judged by them, and a "
-    hint += "worker that is more than 20 s off takes no job"
+    hint = "synchronize the clocks of all hosts by NTP: heartbeats and due times depend on them, "
+    hint += "and a worker whose clock is more than 20 s off takes no job"
     return judge(
         CheckName.CLOCKS,
         f"{', '.join(compared[:-1])} and {compared[-1]} agree to {_CLOCK_WARNING} s",

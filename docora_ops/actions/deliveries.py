@@ -46,7 +46,8 @@ class DeliveryChoice:
 class RepositoryDeliveries:
     """The files that an app has received from one repository, compared with the stored commit.
 
-    files, first_at, last_at: the files that were last delivered in the period.
+    files: the number of files that were last delivered in the period.
+    first_at, last_at: their first and last delivery.
     status: the status of the link; None if there is no link, but still delivery records.
     result: as counted by `verify`; None without a link.
     stored_files: the number of files of the stored commit.
@@ -89,7 +90,7 @@ class Deliveries(App):
 def read_deliveries(
     docora: Docora, choice: DeliveryChoice
 ) -> Iterator[Compared | Suspects | Deliveries]:
-    """Counts the files that an app was delivered, and compares them as `verify` does.
+    """Counts the files delivered to an app, and compares them as `verify` does.
 
     Yields what `verify` yields, and finally the Deliveries.
 
@@ -119,9 +120,9 @@ def read_deliveries(
 
 
 def delivered_files(docora: Docora, choice: DeliveryChoice) -> tuple[int, Iterator[DeliveredFile]]:
-    """Returns the number of delivered files, and an iterator that reads them bit by bit.
+    """Returns the number of delivered files, and an iterator that reads them step by step.
 
-    They are sorted by repository id, then path. Raises what `read_deliveries` does.
+    Sorts by repository id, then path. Raises the errors of `read_deliveries`.
     """
     _, _, which = _choose(docora, choice)
     by_repository = records.deliveries_by_repository(docora.database, which)

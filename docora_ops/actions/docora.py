@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from docora_ops.settings import Settings
 
 _LONGEST_VALUE = 1000  # characters of a value in an audit entry
-_UNSET = 2**32 - 1  # a login uid
+_UNSET = 2**32 - 1  # the login uid of a process that has none
 _PATIENCE = 2
-"""Seconds for one statement: `status` and `doctor` wait for it before they ask Redis."""
+"""Timeout in seconds of a statement that `status` and `doctor` send before they ask Redis."""
 
 
 @dataclass(eq=False)
@@ -36,10 +36,10 @@ class Docora:
     """One Docora, the first argument of every action.
 
     Connects to Postgres and Redis when first used. Actions add to `notices` what a person should
-    read beside the result.
+    read in addition to the result.
 
     confirm: the name of the target; without it, a protected target refuses mass changes.
-    redis_patience: the most seconds to wait for Redis, if less than for Postgres.
+    redis_patience: the timeout for Redis in seconds; None means that of Postgres statements.
     """
 
     settings: Settings
@@ -67,12 +67,12 @@ class Docora:
     def disconnect(self) -> None:
         """Closes the connection to Postgres before a fork; the next use connects again.
 
-        The client of Redis notices by itself that it is in another process.
+        redis-py notices a fork by itself.
         """
         self.database.disconnect()
 
     def renew(self) -> None:
-        """Closes the connection, and forgets what was read: the next use looks anew."""
+        """Closes the connection and clears all caches, so that everything is read again."""
         self.close()
         for name, attribute in vars(type(self)).items():
             if isinstance(attribute, cached_property):
@@ -150,12 +150,12 @@ class Docora:
 
         selection: other options of the command by name. None, False and empty lists are left out.
         """
-        most = options.max_failures
+        limit = options.max_failures
         selection |= {
             "front": options.front,
             "reset_circuit": options.reset_circuit,
             "in_flight": options.in_flight,
-            "max_failures": most and (str(most) if most.is_percent else most.number),
+            "max_failures": limit and (str(limit) if limit.is_percent else limit.number),
             "update": options.update,
             "path": options.path,
             "now": options.now,
@@ -172,7 +172,7 @@ class Docora:
 
     @cached_property
     def _opened_queue(self) -> LinkQueue:
-        """The queue of the backend that is set or in use. Raises RedisError."""
+        """The queue of the configured backend, or of the one in use. Raises RedisError."""
         from docora_ops.queue.backend_choice import emptied, open_queue
 
         queue = open_queue(self.settings, self.redis)

@@ -77,7 +77,10 @@ class DoctorData:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The results of all checks in display order. Unknown numbers are None."""
+    """The results of all checks in display order. Unknown numbers are None.
+
+    needs: what the checks that could not be made would need, in words.
+    """
 
     checks: Sequence[Check]
     drift: DriftReport | None
@@ -101,7 +104,7 @@ class Diagnosis:
         """Returns the output of `doctor --json`."""
         report, drift = self.drift, None
         if report is not None:
-            drift = DriftData(report.total, report.found, report.examples())
+            drift = DriftData(report.total, report.by_kind, report.examples())
         return DoctorData(self.state, self.checks, drift)
 
 
@@ -128,7 +131,6 @@ class _Server:
     held: Sequence[HeldApp] = ()
 
     def check(self, name: CheckName, fine: str, *problems: Problem) -> None:
-        """Adds a check with the first existing problem."""
         self.checks.append(checks.judge(name, fine, *problems))
 
     def lose(self, error: DocoraOpsError) -> None:
@@ -222,8 +224,8 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
             last_pass = health.overview.last_pass_seconds
             yield checks.check_schedule(last_pass, freshness, docora.settings)
         if freshness and redis.recorded and not (postgres.missing or redis.missing):
-            found = capacity(redis.recorded, freshness, health.overview, docora.settings)
-            yield checks.check_capacity(found, is_rq=docora.queue.can_push)
+            pace = capacity(redis.recorded, freshness, health.overview, docora.settings)
+            yield checks.check_capacity(pace, is_rq=docora.queue.can_push)
     if freshness is not None:
         now = health.overview.read_at if health else None
         yield checks.check_freshness(freshness, redis.held, now)
@@ -278,7 +280,7 @@ def _check_settings(
     if postgres.foreign_keys:
         of_apps = f"none of the auth keys of {amount(postgres.foreign_keys, 'app')}"
         finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
-        return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora has")
+        return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora uses")
     freshness = postgres.freshness
     if freshness and freshness.shortest_cycle_seconds:
         hint = f"set it to more than {freshness.shortest_cycle_seconds}: docora-ops help links"
@@ -345,21 +347,21 @@ def _examine_postgres(
 
 
 def _check_pooling(settings: Settings, server: _Server) -> None:
-    """Checks whether the proxy pools transactions. A single look can prove that it does only."""
+    """Checks whether the proxy pools transactions. A single look can prove only that it does."""
     pools = pools_transactions(settings, tries=1)
     pooling = "a proxy that pools transactions: commands work, and a worker refuses to start"
     unknown = "unknown: two more connections could not be opened at once"
     allow = "allow the role, and the proxy's pool, more connections"
     server.check(
         CheckName.POSTGRES_POOLING,
-        "a proxy that was not seen to pool transactions; a worker looks closer when it starts",
+        "a proxy, which does not seem to pool transactions; a worker checks again when it starts",
         (pools is True, warning, pooling, SESSIONS_FOR_WORKERS),
         (pools is None, warning, unknown, allow),
     )
 
 
 def _count_foreign_keys(docora: Docora) -> int:
-    """Counts the sampled auth keys if ENCRYPTION_KEY is usable but decrypts none; otherwise 0."""
+    """Returns the number of sampled auth keys if ENCRYPTION_KEY decrypts none of them, else 0."""
     try:
         from docora_ops.actions.encryption import count_foreign
 
@@ -384,12 +386,12 @@ def _check_links(
     too_many = max_failed is not None and counts.failed > max_failed
     hint = "docora-ops failed --group-by error"
     exceeded = (too_many, critical, f"{of_apps}, more than {max_failed}", hint)
-    most = [group for group in errors if group.links > half]
-    error = most[0].error_message or _NO_ERROR if most else ""
+    in_majority = [group for group in errors if group.links > half]
+    error = in_majority[0].error_message or _NO_ERROR if in_majority else ""
     with_one = f"{of_apps}, most of all links with one error: {error}"
-    widespread = (bool(most), critical, with_one, hint)
-    some = (counts.failed > 0, warning, of_apps, hint)
-    server.check(CheckName.FAILED_LINKS, "none", widespread, exceeded, some)
+    widespread = (bool(in_majority), critical, with_one, hint)
+    any_failed = (counts.failed > 0, warning, of_apps, hint)
+    server.check(CheckName.FAILED_LINKS, "none", widespread, exceeded, any_failed)
     circuits = counts.open_circuits
     hint = "docora-ops links --circuit open --group-by repository"
     problem = (circuits > 0, warning, amount(circuits, "open circuit"), hint)
@@ -445,11 +447,11 @@ def _check_drift(
             f"Postgres and Redis do not seem to belong together: {belonging}",
             "check DATABASE_URL and REDIS_URL: until they fit, no command changes anything",
         )
-    for kind, (noun, plural, what) in _DRIFT.items():
-        name, count = CheckName(f"drift_{kind}"), report.found[kind]
+    for kind, (noun, plural, condition) in _DRIFT.items():
+        name, count = CheckName(f"drift_{kind}"), report.by_kind[kind]
         is_looked_for = kind is DriftKind.STUCK or docora.queue.can_push
         fine = "none" if is_looked_for else _OF_DOCORA
-        finding = f"{amount(count, noun, plural)} {what}"
+        finding = f"{amount(count, noun, plural)} {condition}"
         yield critical(name, finding, hint) if count else ok(name, fine)
 
 
@@ -458,8 +460,8 @@ def _check_pair(docora: Docora, pair: Pair, workers: Sequence[Worker], *, read_o
     unwritten = not (read_only or unread or may_leave_mark(docora.redis))
     no_mark = f"our user may not write {PAIR_KEY}: changes do not leave which database Redis serves"
     blind = ", ".join(worker.name for worker in workers if not worker.may_compare)
-    of_workers = f"the user of these workers may not read {PAIR_KEY}, so that they would also take "
-    of_workers += f"the jobs of another database: {blind}"
+    of_workers = f"the user of these workers may not read {PAIR_KEY}, so they would also take jobs "
+    of_workers += f"of another database: {blind}"
     return checks.judge(
         CheckName.SERVERS_MATCH,
         "no sign of a mismatch",

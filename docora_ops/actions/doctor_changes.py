@@ -1,4 +1,4 @@
-"""Compares the critical checks with those of the last `doctor --changes`, which a file keeps."""
+"""Compares the critical checks with those in the file of the last `doctor --changes`."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from docora_ops.errors import UsageError
 
 @dataclass(frozen=True)
 class Problem:
-    """A critical check. `since_at`: when it was first told."""
+    """A critical check. `since_at`: when it was first reported."""
 
     name: CheckName
     since_at: datetime
@@ -25,11 +25,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemChanges:
-    """The critical checks that are new, over and ongoing, compared with those in the file.
+    """The critical checks, compared with those in the file: new, over and ongoing ones.
 
-    ongoing: critical before and now, or critical before and not possible now.
-    is_reminder: nothing has changed, and problems were last told too long ago.
-    told_at: when something was last told, this time included.
+    ongoing: critical before, and now critical or not checked.
+    is_reminder: nothing has changed, but the last report is too old.
+    told_at: when problems were last reported, including now.
     """
 
     new: Sequence[Problem]
@@ -40,7 +40,7 @@ class ProblemChanges:
 
     @property
     def are_news(self) -> bool:
-        """Tells whether there is anything to tell."""
+        """Tells whether there is anything to report."""
         return bool(self.new or self.over or self.is_reminder)
 
     @property
@@ -64,7 +64,7 @@ def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> Problem
 
     A file that is missing, unreadable or of another version counts as one without problems.
 
-    remind_seconds: the time after which to tell of the same problems again.
+    remind_seconds: the time after which to report the same problems again.
     """
     now = datetime.now(UTC)
     record = _Record(1, now, {})
@@ -84,7 +84,7 @@ def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> Problem
 
 
 def keep(changes: ProblemChanges, file: Path) -> None:
-    """Replaces the file in one step, readable by its owner only. Raises UsageError."""
+    """Replaces the file atomically. Only its owner can read it. Raises UsageError."""
     problems = {problem.name: problem.since_at for problem in (*changes.new, *changes.ongoing)}
     record = _Record(1, changes.told_at, problems)
     try:
@@ -102,7 +102,7 @@ def keep(changes: ProblemChanges, file: Path) -> None:
 
 
 def require_usable(file: Path) -> None:
-    """Raises UsageError if the file can't be replaced, before anything is examined."""
+    """Raises UsageError if the file can't be replaced."""
     try:
         if file.exists() and not file.is_file():
             raise _unusable(file, "it is not a file")

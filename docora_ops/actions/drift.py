@@ -33,8 +33,8 @@ EXAMPLES_SHOWN = 5  # cases of each kind of drift in a report
 class DriftKind(StrEnum):
     """Kinds of drift between a link and its job."""
 
-    # The link is `pending_snapshot` without a live job; or it is failed or due, and no worker would
-    # take its job although the job's status is that of a waiting job.
+    # The link is `pending_snapshot` without a live job; or it is failed or due, and its job is
+    # marked as waiting, but no worker would take it.
     LOST = "lost"
     STUCK = "stuck"  # the link is `scanning` without a live job
     ORPHAN = "orphan"  # the job waits or has failed, but its link is gone
@@ -62,8 +62,8 @@ class DriftReport:
     drifts: Sequence[Drift]
 
     @cached_property
-    def found(self) -> Mapping[DriftKind, int]:
-        """Counts the cases of each kind."""
+    def by_kind(self) -> Mapping[DriftKind, int]:
+        """Counts the cases by kind."""
         counts = Counter(drift.kind for drift in self.drifts)
         return {kind: counts[kind] for kind in DriftKind}
 
@@ -74,7 +74,7 @@ class DriftReport:
 
     def examples(self, of_each_kind: int = EXAMPLES_SHOWN) -> list[Drift]:
         """Returns the first cases of each kind."""
-        of_kind = ((each for each in self.drifts if each.kind is kind) for kind in DriftKind)
+        of_kind = ((drift for drift in self.drifts if drift.kind is kind) for kind in DriftKind)
         return [drift for drifts in of_kind for drift in islice(drifts, of_each_kind)]
 
 
@@ -98,7 +98,7 @@ class Finding:
     """One case of drift, and what its repair needs.
 
     status: the status of a link that lacks a live job; otherwise empty.
-    disproved: the evidence of a waiting job that no worker would take; otherwise empty.
+    disproved: the evidence that no worker would take its waiting job; otherwise empty.
     removal: for all other drift, the job or entries to remove.
     """
 
@@ -122,9 +122,9 @@ def find_drift(
 ) -> Iterator[Suspects | list[Finding]]:
     """Looks for drift twice. Yields Suspects between the looks, and finally the drift.
 
-    Suspects of only one look are normal activity. Holds neither locks nor a transaction between the
-    looks. Leaves out held apps, whose links need no job until their release. Raises PostgresError,
-    RedisError.
+    Leaves out suspects of only one look, which are normal activity, and held apps, whose links need
+    no job until their release. Holds neither locks nor a transaction between the looks. Raises
+    PostgresError, RedisError.
 
     delay: seconds between the two looks; None means `DOCORA_OPS_DRIFT_GRACE`.
     app_id: look only at this app.
@@ -134,19 +134,19 @@ def find_drift(
     for finding in _look(docora, app_id, ref, None):
         job_id = finding.drift.job_id
         first[job_id] = (*first.get(job_id, ()), finding.key)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if first:
         grace = docora.settings.drift_grace if delay is None else delay
         yield from pause_between_looks(sum(map(len, first.values())), grace)
-        found += _found_again(_look(docora, app_id, ref, first), first)
-    for start in range(0, len(found), _AT_ONCE):  # in place, because there may be a million
-        some = slice(start, start + _AT_ONCE)
-        names = names_of(docora.database, [finding.drift for finding in found[some]])
-        found[some] = [
+        findings += _found_again(_look(docora, app_id, ref, first), first)
+    for start in range(0, len(findings), _AT_ONCE):  # in place, because there may be a million
+        batch = slice(start, start + _AT_ONCE)
+        names = names_of(docora.database, [finding.drift for finding in findings[batch]])
+        findings[batch] = [
             replace(finding, drift=replace(finding.drift, app_name=app, repository_name=repository))
-            for finding, (app, repository) in zip(found[some], names, strict=True)
+            for finding, (app, repository) in zip(findings[batch], names, strict=True)
         ]
-    yield found
+    yield findings
 
 
 def _found_again(second: Iterable[Finding], first: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
@@ -222,22 +222,22 @@ def _check_jobs(
         for job_id in job_ids
         if job_id not in links and facts[job_id].status and _is_orphan(entries, job_id)
     }
-    found: dict[str, list[Finding]] = {}
+    by_job: dict[str, list[Finding]] = {}
     for job_id in job_ids:
         if job_id in orphans:
             places = entries.places_of(job_id)
-            [place, *_] = [each for each in places if each in TO_RUN_OR_FAILED]
+            [place, *_] = [place for place in places if place in TO_RUN_OR_FAILED]
             removal = entries.orphan(job_id, facts[job_id])
             judged = [_of_job(DriftKind.ORPHAN, f"in {place.words}", removal)]
         else:
             judged = list(_judge(job_id, facts[job_id], entries, has_link=job_id in links))
         if judged:
-            found[job_id] = judged
+            by_job[job_id] = judged
     # Running jobs are left alone, including jobs whose lock a worker holds.
-    drifts = [findings[0].drift for findings in found.values()]
+    drifts = [findings[0].drift for findings in by_job.values()]
     for drift, answer in look_at_jobs(database, queue, drifts):
         if answer.state not in {JobState.RUNNING, JobState.UNREADABLE}:
-            yield from found[drift.job_id]
+            yield from by_job[drift.job_id]
 
 
 def _is_orphan(entries: Entries, job_id: str) -> bool:
@@ -270,14 +270,14 @@ def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
 
 
 def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
-    """Removes links that need no job and have no waiting one, as most failed and due links."""
+    """Removes links that need no job and whose job does not wait: most failed and due links."""
     at_rest = [
         ref
         for ref, status in statuses.items()
         if status not in _KINDS_OF_LINKS and ref.has_valid_job_id
     ]
-    for some in batches(at_rest, _LOOKED_AT_ONCE):
-        for ref, answer in zip(some, queue.look([ref.job_id for ref in some]), strict=True):
+    for batch in batches(at_rest, _LOOKED_AT_ONCE):
+        for ref, answer in zip(batch, queue.look([ref.job_id for ref in batch]), strict=True):
             if answer.state is not JobState.WAITING:
                 del statuses[ref]
 

@@ -38,18 +38,18 @@ _FEW_SCANS, _LONGEST_OF_FEW = 10, 3
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` after which to warn."""
 _STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
-"""Movement is expected within 3 scan intervals, 3 times the longest gap, or 120 s, the longest."""
+"""Movement is expected within the longest of 3 scan intervals, 3 times the longest gap, 120 s."""
 _SAMPLE = 20
 """Due links of one status whose jobs are looked at."""
 _WITHOUT_MOMENT = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.FAILED)
-"""Statuses of links whose rows do not tell since when they are due."""
+"""Statuses in which a row does not tell since when its link is due."""
 
 Gaps = Sequence[tuple[datetime, timedelta]]
-"""The gaps between two scans, and when each ended."""
+"""The end and the length of each gap between two scans."""
 
 
 class Stop(StrEnum):
-    """Kinds of stop for which there is direct evidence."""
+    """What has stopped, according to direct evidence."""
 
     WORKERS = "workers"
     REFUSALS = "refusals"
@@ -69,11 +69,14 @@ class Stop(StrEnum):
 class Freshness:
     """When links were last scanned, and how many are overdue. Postgres's clock gives all times.
 
-    `overdue`: synced links without a good scan for `overdue_after_seconds`, not counting the time
-    of an open circuit. If no link at all was scanned in that time, pending links and links that
-    were never scanned also count, from their creation on. `due`: links that a scheduler should
-    queue now. `nothing_moves`: a link has been due for `nothing_moves_after_seconds`, during which
-    no job ran, began or ended, and no file was delivered.
+    overdue: synced links without a good scan for `overdue_after_seconds`, not counting the time of
+        an open circuit. If no link at all was scanned in that time, pending links and links that
+        were never scanned also count, from their creation on.
+    is_slow: a cycle takes longer than the rescan interval, and a link waits for its scan. False if
+        nothing moves or, with RQ, if `schedule` or all workers have stopped.
+    due: links that a scheduler should queue now.
+    nothing_moves: a link has been due for `nothing_moves_after_seconds`, during which no job ran,
+        began or ended, and no file was delivered.
     """
 
     read_at: datetime
@@ -83,18 +86,16 @@ class Freshness:
     overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
     overdue_after_seconds: int  # the threshold in force
     cycle_seconds: int | None  # length of a cycle at the last pace; None: too few scans
-    # A cycle takes longer than the rescan interval, some link waits for its scan, links are being
-    # scanned, and with RQ, neither `schedule` nor all workers have stopped.
     is_slow: bool
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans in the last 15 minutes
     oldest_scan_seconds: int | None  # the longest time since the last scan of a synced link
     links_to_scan: int  # links that should be scanned regularly
     due: int
-    nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, otherwise from the last pace
+    nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, or from recent scans
     nothing_moves: bool = False  # needs Redis, too
     stopped: Stop | None = None  # according to one look; needs Redis, too
-    shortest_cycle_seconds: int | None = None  # None if DOCORA_OPS_OVERDUE_AFTER is not shorter
+    shortest_cycle_seconds: int | None = None  # only if DOCORA_OPS_OVERDUE_AFTER is shorter
     held: Sequence[str] = ()  # ids of held apps, whose links are left out
 
     @property
@@ -133,18 +134,18 @@ class Freshness:
 
     @property
     def overdue_before(self) -> datetime:
-        """Returns the time before which an overdue link was last scanned."""
+        """Returns the threshold as a time: links last scanned before it are overdue."""
         return self.read_at - timedelta(seconds=self.overdue_after_seconds)
 
 
 def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
-    """Returns the ids of the held apps, and why Redis is unusable, if it is.
+    """Returns the ids of the held apps, or none and the error if Redis can't be used.
 
-    Without an answer, counts no app as held. The error saves waiting for Redis a second time.
+    The error saves the caller from waiting for Redis a second time.
     """
     try:
         return list(read_holds(docora.redis)), None
-    except HoldsUnreadableError:  # each worker says so, and takes no job
+    except HoldsUnreadableError:  # each worker reports this, and takes no job
         return [], None
     except (ConfigurationError, RedisError) as error:
         return [], error
@@ -155,7 +156,7 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
 
     Only `beside_queue` can tell whether anything has stopped, or links are scanned slowly.
 
-    held: ids of held apps, which nobody is to scan: their links are left out.
+    held: ids of held apps, whose links are left out.
     """
     settings, database = docora.settings, docora.database
     rescan = settings.rescan_interval_ms
@@ -176,8 +177,8 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         overdue_since=overdue.since,
         overdue_after_seconds=seconds,
         cycle_seconds=cycle,
-        # Scanning many links at once can make the last minutes look slow, so some link must also
-        # have waited for as long.
+        # Scanning many links at once can make the last minutes look slow, so a link must also have
+        # waited that long.
         is_slow=cycle is not None
         and cycle > usual
         and has_waiting_link(database, now - timedelta(seconds=usual), held),
@@ -197,9 +198,9 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
 def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:
     """Returns the length of a cycle in seconds, at the pace before the last scan.
 
-    A row keeps only the last scan of its link, so the pace is measured backwards from the last scan
-    of any link, and a stop since then does not change it. The longest gap is left out, because it
-    may have been a stop: a link scanned before the stop would make all others look slow.
+    A row keeps only the last scan of its link. The pace is therefore measured backwards from the
+    last scan of any link, so that a later stop does not change it. The longest gap is left out,
+    because it may have been a stop.
     """
     if scans.last_scanned_at is None or scans.first_at is None or scans.before_last < _FEWEST_SCANS:
         return None
@@ -217,8 +218,8 @@ def overdue_threshold(settings: Settings, cycle: int | None, scans: int) -> int:
     """Returns the seconds without a good scan after which a link is overdue.
 
     `DOCORA_OPS_OVERDUE_AFTER` takes precedence. Otherwise, the threshold is at least two cycles, so
-    that slow scanning is no alarm. With few scans, the threshold is limited, because a few links
-    that somebody retries must not hide that scanning has stopped.
+    that slow scanning is no alarm. With few scans, the threshold is limited, because a few
+    retried links must not hide that scanning has stopped.
 
     cycle: seconds of a cycle; None if unknown.
     scans: the number of scans from which the cycle was computed.
@@ -245,7 +246,7 @@ class Activity:
 
     before: the start of the period in which movement is expected.
     due_since: when a synced link became due.
-    unqueued_since: the earliest time at which another link without a live job can have become due.
+    unqueued_since: the earliest time at which any other link without a live job can be due.
     waiting_since: when the oldest waiting job was queued.
     moved_at: the last good scan, the last start and end of other jobs, the last delivered file.
     changed_at: the last change by a person or program.
@@ -301,7 +302,7 @@ def judge(activity: Activity) -> tuple[bool, Stop | None]:
 
 
 def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview | None) -> Freshness:
-    """Adds what the queue tells to the freshness: what has stopped, and whether scanning is slow.
+    """Adds to the freshness what the queue shows: stops, and whether scanning is slow.
 
     With RQ, scanning is not slow but stopped if no worker runs, or if the last pass of `schedule`
     is too old and no job waits.
@@ -367,9 +368,9 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
 def _unqueued_since(
     docora: Docora, statuses: Sequence[LinkStatus], before: datetime, held: Sequence[str]
 ) -> datetime | None:
-    """Returns when the oldest link became due that was due before `before` and has no live job.
+    """Returns the earliest time at which a link without a live job became due, if before `before`.
 
-    Looks at a few links of each status. Returns None if all of them have live jobs.
+    Looks at a few links of each status. Returns None if all of these have live jobs.
     """
     rescan = docora.settings.rescan_interval_ms
     due: dict[LinkRef, datetime] = {}

@@ -1,4 +1,4 @@
-"""`hold` and `release`: keep workers from taking the jobs of one app, and who is held."""
+"""`hold` and `release`: keep workers from taking the jobs of an app, and let them again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +25,10 @@ _INSTEAD = (
 
 @dataclass(frozen=True)
 class HoldResult(App):
-    """An app, its hold (None if it is not held), and its jobs.
+    """An app, its hold (None if it is not held), and the numbers of its jobs.
 
-    `replaced`: the earlier hold that this one replaces, if any. `waiting`: jobs that wait, delayed
-    ones included. `running`: snapshots that run.
+    replaced: the earlier hold that this hold replaces, if any.
+    waiting: waiting and delayed jobs.
     """
 
     held: Hold | None
@@ -39,14 +39,14 @@ class HoldResult(App):
 
 @dataclass(frozen=True)
 class ReleaseResult(App):
-    """The result of `release`. `jobs`: those of the app that wait or run."""
+    """The result of `release`. `jobs`: the number of live jobs of the app."""
 
     released: bool  # False if the app was not held
     jobs: int
 
 
 def look(docora: Docora, app: str, *, by_prefix: bool = True) -> HoldResult:
-    """Returns an app, its hold and the number of its jobs, for a question.
+    """Returns an app, its hold and the numbers of its jobs, for a confirmation prompt.
 
     app: id or name.
     by_prefix: allow an unambiguous prefix of the app's id or name.
@@ -55,15 +55,15 @@ def look(docora: Docora, app: str, *, by_prefix: bool = True) -> HoldResult:
     RedisError; WrongBackendError or HoldNotObeyedError if a live worker would not obey a hold.
     """
     found = resolve_app(docora.database, app, by_prefix=by_prefix)
-    docora.queue.read_use()  # a person may have been asked since the last time
+    docora.queue.read_use()  # again, because a person may have taken long to answer
     require_rq(docora, "hold", _INSTEAD, alone="it obeys no hold")
     workers = docora.queue.overview(1).workers
     if deaf := [worker.name for worker in workers if not worker.obeys_holds]:
         raise HoldNotObeyedError(
             f"{amount(len(deaf), 'live worker')} would go on with the app's jobs: "
             f"{', '.join(map(inert, deaf))}",
-            hint="run docora-ops worker of this version there, with the user of docora-ops help "
-            "privileges; until then, docora-ops pause stops all workers",
+            hint="replace them by workers of this version, whose user may read holds: docora-ops "
+            "help privileges; until then, docora-ops pause stops all workers",
             details={"worker_names": deaf},
         )
     live, _ = docora.queue.jobs_of_apps([found.app_id], 1)
@@ -83,7 +83,7 @@ def hold(
     """Holds an app: no worker takes its jobs, and its running snapshots stop before the next POST.
 
     seconds: the length of the hold; None means until `release`.
-    reason: for the audit entry, and whoever looks.
+    reason: for the audit entry and the screens that show the hold.
 
     Raises UsageError for an unconfirmed hold of a protected target, and the errors of `look`.
     """
@@ -95,9 +95,9 @@ def hold(
 
 
 def release(docora: Docora, app: str, *, reason: str | None = None) -> ReleaseResult:
-    """Ends the hold of an app, also one that can't be read. Workers take its jobs again.
+    """Ends the hold of an app, even if the hold can't be read. Workers take its jobs again.
 
-    app: id, even of an app that is gone; name, or an unambiguous prefix of either.
+    app: id or name, or an unambiguous prefix of either; the id also works if the app is gone.
     reason: for the audit entry, which is written only if the app was held.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
@@ -119,7 +119,7 @@ def held_apps(docora: Docora) -> list[HeldApp]:
 
 
 def with_names(database: Database, held: Sequence[HeldApp]) -> list[HeldApp]:
-    """Adds the names of the held apps, and sorts by them. Raises PostgresError."""
+    """Returns the held apps with their names, sorted by name. Raises PostgresError."""
     names = app_names(database, [app.app_id for app in held])
     named = [replace(app, app_name=names.get(app.app_id)) for app in held]
     return sorted(named, key=lambda app: (app.app_name or "", app.app_id))
@@ -128,9 +128,11 @@ def with_names(database: Database, held: Sequence[HeldApp]) -> list[HeldApp]:
 def without_held_apps(
     docora: Docora, selection: Selection, limit: int | None = None
 ) -> tuple[Selection, list[str]]:
-    """Leaves links of held apps out of a selection, says so, and returns the names of these apps.
+    """Removes the links of held apps from a selection. Also returns the names of these apps.
 
-    limit: the most links to keep.
+    Adds a notice if any links were removed.
+
+    limit: the maximum number of links to keep.
 
     Raises RedisError.
     """

@@ -68,22 +68,22 @@ class JobWatch:
         else:
             self.suspended = use.suspension is not None
             self.had_workers |= use.workers > 0
-            found = {}
+            notes = {}
             if self.lost:
                 again = f"docora-ops repair {self.link}".rstrip()
                 lost = f"no live job for {len(self.lost)} of the links"
-                found["lost"] = f"{lost}. To queue {'it' if self.link else 'them'} again: {again}"
+                notes["lost"] = f"{lost}. To queue {'it' if self.link else 'them'} again: {again}"
             if self.had_workers and not use.workers:
                 start = f": {queue.advice.to_start_workers}" if queue.choice.is_clear else ""
-                found["no worker"] = f"no worker listens on the queue {QUEUE_NAME} any more{start}"
+                notes["no worker"] = f"no worker listens on the queue {QUEUE_NAME} any more{start}"
             if use.suspension:
                 go_on = f"To go on: {queue.advice.to_resume}"
-                found["suspended"] = f"{use.suspension.sentence}. {go_on}"
-            for problem in (self._noted - found.keys()) & _ENDS.keys():
+                notes["suspended"] = f"{use.suspension.sentence}. {go_on}"
+            for problem in (self._noted - notes.keys()) & _ENDS.keys():
                 self.docora.note(_ENDS[problem])
-            for problem in found.keys() - self._noted:
-                self.docora.warn(found[problem])
-            self._noted = set(found)
+            for problem in notes.keys() - self._noted:
+                self.docora.warn(notes[problem])
+            self._noted = set(notes)
         self.looked_at = time.monotonic()
         rest = max(self.docora.settings.drift_grace, (self.looked_at - began) * _REST)
         self.next_look = self.looked_at + rest
@@ -104,21 +104,21 @@ class JobWatch:
 
     def _count(self, ids: Sequence[str], now: float, *, has_workers: bool) -> Generator[None]:
         database, queue = self.docora.database, self.docora.queue_to_read
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         lost: list[LinkRef] = []
         suspects: dict[str, float] = {}
-        for number, some in enumerate(batches(ids, _JOBS_AT_ONCE)):
+        for number, batch in enumerate(batches(ids, _JOBS_AT_ONCE)):
             if number:
                 yield
-            statuses = dict(read_unsynced(database, some))
+            statuses = dict(read_unsynced(database, batch))
             for ref, answer in look_at_jobs(database, queue, list(statuses)):
                 status = statuses[ref]
                 if answer.state is JobState.RUNNING:
-                    found["running"] += 1
+                    counts["running"] += 1
                 elif answer.state is JobState.WAITING:
-                    found["delayed" if answer.is_delayed else "waiting"] += 1
+                    counts["delayed" if answer.is_delayed else "waiting"] += 1
                 elif queue.docora_picks_up(status, answer):
-                    found["waiting"] += 1
+                    counts["waiting"] += 1
                 elif status != LinkStatus.FAILED:
                     since = suspects[answer.job_id] = self._suspects.get(answer.job_id, now)
                     grace = self.docora.settings.drift_grace
@@ -129,4 +129,4 @@ class JobWatch:
         if suspects and read_standby(database):  # a standby may not have their results yet
             suspects, lost = {}, []
         self._suspects, self.lost = suspects, lost
-        self.counts = JobCounts(**found, lost=len(lost))
+        self.counts = JobCounts(**counts, lost=len(lost))

@@ -15,7 +15,7 @@ LinkT = TypeVar("LinkT", bound=LinkIds)
 
 _AT_ONCE = 500
 DOCORA_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
-"""The id of a job that was made for a link."""
+"""Matches the id of a job that was made for a link."""
 _OUTCOMES = {
     JobState.NONE: Outcome.QUEUED,
     JobState.FINISHED: Outcome.QUEUED,
@@ -34,11 +34,11 @@ def look_at_jobs(
     A job also counts as running if a worker holds the link's lock. Raises PostgresError,
     RedisError.
     """
-    for some in batches([link for link in links if link.has_valid_job_id], _AT_ONCE):
-        job_ids = [link.job_id for link in some]
+    for batch in batches([link for link in links if link.has_valid_job_id], _AT_ONCE):
+        job_ids = [link.job_id for link in batch]
         answers = queue.look(job_ids)
         held = held_job_ids(database, job_ids)
-        for link, answer in zip(some, answers, strict=True):
+        for link, answer in zip(batch, answers, strict=True):
             is_held = link.job_id in held
             yield link, Answer(link.job_id, JobState.RUNNING) if is_held else answer
 

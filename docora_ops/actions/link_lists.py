@@ -56,7 +56,7 @@ from docora_ops.text import mask_url
 _ALL = LinkChoice()
 _PATIENCE = 2  # seconds for Postgres, where Redis alone would do
 _TRIES = 5  # last tries of a link to show
-_CLOCKS_APART = timedelta(minutes=1)  # those of Postgres and Redis, at most
+_CLOCKS_APART = timedelta(minutes=1)  # the largest difference between Postgres and Redis
 _COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
     LinkGroup.APP: AppCount,
     LinkGroup.REPOSITORY: RepositoryCount,
@@ -89,8 +89,8 @@ class LinkDetails(LinkHistory):
     backend_source: BackendSource
     job_record: JobRecord
     held: Hold | None  # of the app
-    is_exempt: bool  # whether the hold does not concern the link's job
-    # Whether a recorded try since the last good one has delivered files: some of its files are out.
+    is_exempt: bool  # whether the link's job is exempt from the hold
+    # Whether tries since the last good one have already delivered files.
     is_partly_sent: bool
 
 
@@ -134,8 +134,8 @@ def links(
 def _last_failures(
     docora: Docora, links: Sequence[ListedLink]
 ) -> Mapping[tuple[str, str], datetime]:
-    """Returns when the failed ones of these links last failed, as far as the queue knows it."""
-    pairs = {(it.app_id, it.repository_id) for it in links if it.status == LinkStatus.FAILED}
+    """Returns the last failure of each failed link, by its ids, if the queue knows it."""
+    pairs = {(row.app_id, row.repository_id) for row in links if row.status == LinkStatus.FAILED}
     if docora.queue_to_read.can_push:
         return read_last_failures(docora.redis, pairs)
     ends = docora.queue_to_read.outcomes().entries if pairs else ()
@@ -166,8 +166,8 @@ def apps(
 ) -> Page[AppSummary]:
     """Returns one page of the apps with matching links.
 
-    Without a choice, includes apps without links. If Redis can't be used, warns, and no app reads
-    as held. Raises NotFoundError, AmbiguousError, PostgresError.
+    Without a choice, includes apps without links. If Redis can't be used, warns, and shows no
+    app as held. Raises NotFoundError, AmbiguousError, PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     rows = lists.summarize_apps(database, which, every_app=choice == _ALL)
@@ -178,9 +178,9 @@ def apps(
         rows = [replace(app, held=holds.get(app.app_id)) for app in rows]
     except RedisError as error:
         docora.warn(f"it is unknown which apps are held: {error.message}")
-    found = page_of(rows, page, limit)
-    contacts = lists.read_contacts(database, [app.app_id for app in found.rows])
-    return replace(found, rows=[replace(app, email=contacts[app.app_id][0]) for app in found.rows])
+    shown = page_of(rows, page, limit)
+    contacts = lists.read_contacts(database, [app.app_id for app in shown.rows])
+    return replace(shown, rows=[replace(app, email=contacts[app.app_id][0]) for app in shown.rows])
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:

@@ -37,9 +37,9 @@ class LinkChoice:
 
     apps, exclude_apps: ids or names, as a person types them.
     repositories: ids, `owner/name` or URLs; `*` in `owner/name` matches any text.
-    errors, exclude_errors: the text of a group of errors, as `--group-by error` shows it, for the
-    links of that group; otherwise text that the last error contains (case-insensitive). If it has a
-    `*`, it must match the whole error, or all of it but the file that was sent.
+    errors, exclude_errors: a text that `--group-by error` shows matches the links of its group. Any
+        other text matches last errors that contain it (case-insensitive). A text with `*` must
+        match the whole error, or all of the error except the name of the sent file.
     no_error: also match links without an error.
     open_circuit: whether the repository's circuit must be open; None matches either.
     last_scan_before: the last good scan was before this time, or longer ago than this age by the
@@ -73,7 +73,7 @@ def choose_links(
     by_prefix: allow unambiguous prefixes of app ids and names.
     held: the ids of the held apps, which have no overdue links; None means to read them.
 
-    Raises NotFoundError, AmbiguousError; UsageError if no last good scan can match.
+    Raises NotFoundError, AmbiguousError; UsageError if no time of a scan can match.
     """
     database = docora.database
     chosen = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]
@@ -81,7 +81,7 @@ def choose_links(
     patterns = [text for text in choice.repositories if "*" in text]
     for pattern in patterns:
         if not has_repository_like(database, [app.app_id for app in chosen], pattern):
-            sentence = f"no repository matches {mask(pattern)!r}{_of(chosen)}"
+            sentence = f"no repository matches {mask(pattern)!r}{_for(chosen)}"
             raise _no_repository(sentence, database, chosen, pattern)
     names = [text for text in choice.repositories if "*" not in text]
     before, after = _scan_window(database, choice)
@@ -116,7 +116,7 @@ def choose_links(
         "error": list(choice.errors),
         "exclude_error": list(choice.exclude_errors),
         "no_error": choice.no_error,
-        # Times instead of ages, so that the command can be repeated as it was.
+        # Times instead of ages, so that the command can be repeated later.
         "last_scan_before": before and _typed(before),
         "last_scan_after": after and _typed(after),
         "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
@@ -127,12 +127,12 @@ def choose_links(
 def _errors_of_groups(
     database: Database, which: LinkFilter, texts: Sequence[str]
 ) -> Sequence[str] | None:
-    """Returns the errors, cut off, that the texts choose; None if none is the text of a group.
+    """Returns the cut-off errors that the texts match, or None if no text names a group.
 
-    SQL can't fold errors, so a text could also match errors that other groups show.
+    SQL can't fold errors, so the text of a group could also match errors of other groups.
     """
     matching = [different_errors(database, replace(which, errors=[text])) for text in texts]
-    groups = [errors_of_group(*each) for each in zip(texts, matching, strict=True)]
+    groups = [errors_of_group(*pair) for pair in zip(texts, matching, strict=True)]
     if not any(groups):
         return None
     chosen = (group or errors for group, errors in zip(groups, matching, strict=True))
@@ -144,11 +144,11 @@ def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | Non
 
     Raises UsageError if no link can match, because an empty list would sound like an all-clear.
     """
-    given = (choice.last_scan_before, choice.last_scan_after)
-    if given == (None, None):
+    bounds = (choice.last_scan_before, choice.last_scan_after)
+    if bounds == (None, None):
         return None, None
     now = read_now(database)
-    before, after = (None if when is None else moment_of(when, now) for when in given)
+    before, after = (None if when is None else moment_of(when, now) for when in bounds)
     if after and after > now:
         raise in_future("--last-scan-after", after, now, "Postgres")
     if before and after and before <= after:
@@ -170,27 +170,27 @@ def _overdue_before(docora: Docora, held: Sequence[str]) -> datetime:
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:
-    """Finds the app with this id or name (case-insensitive), or with an unambiguous prefix of them.
+    """Finds the app with this id or name (case-insensitive), or an unambiguous prefix of either.
 
     Without `by_prefix`, an app found by prefix is only suggested. Raises NotFoundError with similar
     names, AmbiguousError with the candidates.
     """
     named = find_apps(database, text)
-    begin: list[App] = []
+    prefixed: list[App] = []
     if not named and text.strip():
         candidates = apps_by_prefix(database, text, _MOST_CANDIDATES + 1)
-        begin = [App(candidate.id, candidate.name) for candidate in candidates]
-    if len(named) == 1 or (len(begin) == 1 and by_prefix):
-        return (named or begin)[0]
-    if len(begin) == 1:
+        prefixed = [App(candidate.id, candidate.name) for candidate in candidates]
+    if len(named) == 1 or (len(prefixed) == 1 and by_prefix):
+        return (named or prefixed)[0]
+    if len(prefixed) == 1:
         raise NotFoundError(
-            f"no app is named {mask(text)!r}: the beginning of a name is enough only where the "
-            "command asks for confirmation",
-            hint=_did_you_mean(begin[0].app_name, {begin[0].app_name: begin[0].app_id}),
+            f"no app is named {mask(text)!r}: a prefix is accepted only if the command asks for "
+            "confirmation",
+            hint=_did_you_mean(prefixed[0].app_name, {prefixed[0].app_name: prefixed[0].app_id}),
         )
-    if several := named or begin[:_MOST_CANDIDATES]:
+    if several := named or prefixed[:_MOST_CANDIDATES]:
         listed = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in several)
-        many = f"more than {_MOST_CANDIDATES}" if begin[_MOST_CANDIDATES:] else len(several)
+        many = f"more than {_MOST_CANDIDATES}" if prefixed[_MOST_CANDIDATES:] else len(several)
         which = f"{many} apps are named" if named else f"the names or ids of {many} apps begin with"
         raise AmbiguousError(
             f"{which} {mask(text)!r}: {listed}",
@@ -212,12 +212,12 @@ def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Re
     """
     match find_repositories(database, [app.app_id for app in apps], text):
         case []:
-            raise _no_repository(f"no repository {mask(text)!r}{_of(apps)}", database, apps, text)
+            raise _no_repository(f"no repository {mask(text)!r}{_for(apps)}", database, apps, text)
         case [(repository, is_linked)]:
             if is_linked:
                 return repository
             name = repository.repository_name
-            to = _of(apps, "to") or " to any app"
+            to = _for(apps, "to") or " to any app"
             sentence = f"App-repository link not found: {name!r} is not linked{to}"
             if len(apps) == 1:
                 words = f"docora-ops links --app {quote(apps[0].app_id)}"
@@ -242,7 +242,7 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
 
 
 def names_to_show(docora: Docora, ids: Collection[str]) -> Mapping[str, str]:
-    """Returns the names that can stand for these ids, by id; none unless Postgres is in use."""
+    """Returns the names to show instead of these ids, by id; empty unless Postgres is connected."""
     if "database" in vars(docora) and docora.database.is_idle:
         with suppress(PostgresError):
             return clear_names(docora.database, ids)
@@ -257,7 +257,7 @@ def gone(app_id: str, repository_id: str) -> NotFoundError:
     )
 
 
-def _of(apps: Sequence[App], preposition: str = "for") -> str:
+def _for(apps: Sequence[App], preposition: str = "for") -> str:
     named = " or ".join(repr(app.app_name) for app in apps)
     return f" {preposition} app {named}" if apps else ""
 
@@ -279,7 +279,7 @@ def _did_you_mean(text: str, ids: Mapping[str, str]) -> str:
 
     names = {_folded(name): name for name in ids}
     near: list[str] = []
-    for cutoff in (0.8, 0.5):  # offers hardly similar names only without a near miss
+    for cutoff in (0.8, 0.5):  # less similar names only if there is no near miss
         near = near or [
             names[folded] for folded in get_close_matches(_folded(text), names, 3, cutoff)
         ]

@@ -69,7 +69,7 @@ def retry_all_failed(
     if failed and not selection.open_circuits_left_out:
         # "Nothing to do" would sound like an all-clear.
         links = "link is" if failed == 1 else "links are"
-        none = f"no link fits the options, yet {failed} {links} failed"
+        none = f"no link matches the options, but {failed} {links} failed"
         docora.note(f"{docora.servers}: {none}.")
     change = docora.describe_change(
         "retry-all-failed", reason, options, **recorded, limit=limit, held=held
@@ -108,14 +108,14 @@ def resync_all(
         docora.require_confirmation()
     if options.front:
         require_rq_for_front(docora)
-    found = resolve_app(docora.database, app, by_prefix=by_prefix)
+    resolved = resolve_app(docora.database, app, by_prefix=by_prefix)
     choice = LinkChoice(last_scan_before=last_scan_before, last_scan_after=last_scan_after)
     which, recorded = choose_links(docora, choice)
-    which = replace(which, app_ids=[found.app_id])
+    which = replace(which, app_ids=[resolved.app_id])
     skip = not (docora.queue.can_push or options.reset_circuit)
     selection = select_links(docora.database, which, skip_open_circuits=skip)
     selection, held = without_held_apps(docora, selection)
-    recorded = {**asdict(found), "all": True, "held": held} | recorded
+    recorded = {**asdict(resolved), "all": True, "held": held} | recorded
     change = docora.describe_change("resync", reason, options, **recorded)
     running = running_operations(operations_at_work(docora, selection))
     batch_size = min(docora.settings.batch_size, _LARGEST_RESYNC_BATCH)
@@ -162,25 +162,25 @@ AtWork = Sequence[tuple[SharedLinks, Sequence[SnapshotResult]]]
 def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
     """Returns the operations at work that share links with the selection.
 
-    With each come the results of the shared links that it has already queued. Raises PostgresError,
-    RedisError.
+    Each operation comes with the results of the shared links that it has already queued. Raises
+    PostgresError, RedisError.
     """
     if not selection.total:
         return []
     try:
-        found = read_at_work(docora.redis, {ref.id for ref in selection.refs})
+        operations = read_at_work(docora.redis, {ref.id for ref in selection.refs})
     except RedisDeniedError as error:  # the ACL is that of an older version
-        unknown = "whether other operations are at work is not known"
+        unknown = "it is unknown whether other operations are at work"
         docora.warn(f"{unknown}: {error.message}. Hint: {error.hint}")
         return []
     return [
         (shared, read_results(docora.database, list(shared.queued)) if shared.queued else [])
-        for shared in found
+        for shared in operations
     ]
 
 
 def running_operations(at_work: AtWork) -> list[RunningOperation]:
-    """Returns the operations that have not yet queued some shared links, or await their results."""
+    """Returns the operations with shared links that are not queued yet, or have no result yet."""
     running = []
     for shared, results in at_work:
         operation, links = shared.operation, len(shared.to_queue) + len(shared.queued)
@@ -202,7 +202,7 @@ def running_operations(at_work: AtWork) -> list[RunningOperation]:
 
 
 def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
-    """Leaves out links that a paced operation will queue, and links that failed again in one.
+    """Leaves out links that paced operations will queue, and links that failed again in these.
 
     Keeps all other links that a paced operation has queued: the job may be lost, or a rescan due.
     """

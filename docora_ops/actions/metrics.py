@@ -21,7 +21,7 @@ from docora_ops.links import FAILED_LINKS, AppCount, LinkGroup
 from docora_ops.queue.redis_server import measure
 
 _MEASURED_ERRORS = 20
-"""Errors to report, because each one creates a time series."""
+"""Errors to report; limited, because each one creates a time series."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_metrics(
     with keeping_errors(errors):
         if lost:
             raise lost
-        # Connects first: in Python 3.11, the cached property below blocks other threads meanwhile.
+        # Connects first: in Python 3.11, a cached property blocks other threads while it is read.
         measure(docora.redis)
         queue = docora.queue_to_read
         overview = queue.overview(limit=1)

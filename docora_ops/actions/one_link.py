@@ -40,7 +40,7 @@ def retry(
     Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Also
     replaces a waiting job that no worker would take, according to two looks
     `DOCORA_OPS_DRIFT_GRACE` seconds apart. With `options.now`, exempts the waiting job of a held
-    app whatever the link's status is; a link that is not failed stays as it is.
+    app, regardless of the link's status; a link that is not failed stays as it is.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -104,7 +104,7 @@ def _change(
     if options.front:
         require_rq_for_front(docora)
     database, queue = docora.database, docora.queue
-    require_right_workers(docora)  # reads Redis first, so that the transaction need not wait for it
+    require_right_workers(docora)  # reads Redis before the transaction begins
     with database.snapshot():  # one transaction instead of one per statement
         link = resolve_link(database, app, repository)
         workers = count_workers(docora)
@@ -134,7 +134,7 @@ def _change(
     if outcome is Outcome.NOT_QUEUED:
         raise JobUnreadableError(
             f"job {link.ref.job_id!r} can't be queued: {item.error_message}",
-            hint="look at that key, and remove it if nothing needs it",
+            hint="inspect the Redis key, and delete it if nothing needs it",
         )
     if outcome is Outcome.SKIPPED:  # the link has changed since it was read, or is gone
         now = read_link(database, link.ref.app_id, link.ref.repository_id)

@@ -26,7 +26,7 @@ _KEEP = 5  # seconds between two calls of `keep_at_work`
 
 
 class OperationLog:
-    """Writes the progress and the audit entries; without an operation id, only the latter."""
+    """Writes the progress and the audit entries; without an operation id, only audit entries."""
 
     def __init__(self, docora: Docora, tally: Tally) -> None:
         plan = tally.plan

@@ -1,4 +1,4 @@
-"""The pair of servers: which database Redis belongs to, by the mark that changes leave in it."""
+"""Judges which database Redis belongs to, by the mark that changes leave in Redis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from docora_ops.queue.pair_mark import (
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import moment
 
-TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both fit: docora-ops pair --accept"
+TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both are right: docora-ops pair --accept"
 
 
 class PairState(StrEnum):
@@ -116,8 +116,8 @@ def require_pair(
 ) -> None:
     """Raises an error if the database and Redis do not seem to belong together.
 
-    Otherwise the next change leaves a mark in Redis. Goes on if the database was upgraded, restored
-    or moved, with a warning and an audit entry. Writes nothing by itself.
+    Otherwise, prepares the mark that the next change leaves in Redis. Accepts a database that was
+    upgraded, restored or moved, with a warning and an audit entry. Writes nothing itself.
 
     all_jobs: count all jobs without a link instead of a sample.
     ignore_unknown_jobs: compare the database with the mark only.
@@ -128,7 +128,7 @@ def require_pair(
     if not (ignore_unknown_jobs or belonging.is_plausible):
         raise _mismatch(docora, belonging)
     if pair.state is PairState.OTHER and pair.mark:
-        require_primary(docora.database)  # it may not have the apps yet
+        require_primary(docora.database)  # a standby may not have the apps yet
         left = f"{moment(pair.mark.left_at)} by {pair.mark.who}"
         raise PairMismatchedError(
             f"{pair.finding}: {docora.servers}. The mark was left {left}. Nothing was changed",
@@ -140,7 +140,7 @@ def require_pair(
         docora.warn(f"{pair.finding}: taken for the same Docora, restored, upgraded or moved")
     to_leave = pair.identity
     if pair.state is PairState.SAME and pair.mark and not to_leave.system_identifier:
-        # Another role, which may not read the identifier, would take it away in turn.
+        # A role that may not read the identifier must not remove it from the mark.
         known = pair.mark.identity.system_identifier
         to_leave = replace(to_leave, system_identifier=known)
     if pair.mark and pair.mark.identity == to_leave:
@@ -150,7 +150,6 @@ def require_pair(
 
 
 def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
-    """Returns the audit entry for the replacement of the mark."""
     was = str(pair.mark.identity) if pair.mark else None
     change = docora.describe_change("pair", reason, was=was, now=str(pair.identity))
     return audit_entry(change, AuditEvent.DONE)
@@ -158,11 +157,11 @@ def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Belonging:
-    """Counts the jobs that were made for links, and the ones whose link does not exist."""
+    """The number of jobs that were made for links, and of those whose link does not exist."""
 
     jobs: int
     without_link: int
-    keeps_deleted: bool = False  # the queue keeps failed jobs of deleted links: any share is fine
+    keeps_deleted: bool = False  # failed jobs of deleted links are kept, so any share is fine
 
     @property
     def is_plausible(self) -> bool:
@@ -188,8 +187,8 @@ def require_primary(database: Database) -> None:
 def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
     """Returns the error for a queue in which too many jobs have no link in this database.
 
-    Queueing is refused, too: with jobs of this database in another Docora's queue, the two would
-    seem to belong together, and the next repair would remove the other jobs.
+    Retries are refused, too. They would add jobs of this database to the queue of another Docora;
+    the two would then seem to belong together, and the next repair would remove the other jobs.
     Raises PostgresError on a standby, which may not have the links yet.
     """
     require_primary(docora.database)
@@ -197,7 +196,7 @@ def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
     return ServersMismatchedError(
         f"{docora.database.place} and Redis at {queue.where} do not seem to belong together: "
         f"{belonging}. Nothing was changed",
-        hint="check DATABASE_URL and REDIS_URL; if both fit, and links were deleted: "
+        hint="check DATABASE_URL and REDIS_URL; if both are right, and links were deleted: "
         + queue.advice.to_drop_jobs,
         details={"job_count": belonging.jobs, "jobs_without_link": belonging.without_link},
     )
@@ -228,8 +227,8 @@ def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
     unlinked: set[str] = set()
     for page, is_to_run_or_failed in queue.pages_of_jobs():
         new = {job_id for job_id in page if ids_of_job(job_id)} - linked - unlinked
-        found = linked_jobs(database, new)
-        linked |= found
+        new_linked = linked_jobs(database, new)
+        linked |= new_linked
         if is_to_run_or_failed:
-            unlinked |= {job_id for job_id in new - found if DOCORA_JOB_ID.fullmatch(job_id)}
+            unlinked |= {job_id for job_id in new - new_linked if DOCORA_JOB_ID.fullmatch(job_id)}
     return Belonging(len(linked) + len(unlinked), len(unlinked), not queue.can_push)

@@ -39,7 +39,7 @@ def rq_workers(docora: Docora) -> RqWorkers:
     Raises NeedsRqError, UnclearBackendError, RedisError; WrongBackendError if a worker of Docora
     runs, which would continue to take jobs.
     """
-    docora.queue.read_use()  # a person may have been asked since the last time
+    docora.queue.read_use()  # again, because a person may have taken long to answer
     instead = "to keep Docora's workers from taking jobs, stop them"
     require_rq(docora, "pause", instead, alone="it obeys no pause")
     return RqWorkers(docora.queue.use.suspension, read_workers_of_all_queues(docora.redis))

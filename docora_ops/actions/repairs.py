@@ -50,18 +50,18 @@ class Repaired:
 
 @dataclass(frozen=True)
 class AppDrift:
-    """The drift of one kind of one app, and the outcomes of its repair."""
+    """The drift of one kind in one app, and the outcomes of its repair."""
 
     app_id: str
     app_name: str | None  # None if the app is gone
     kind: DriftKind
-    found: int
+    total: int
     counts: Mapping[RepairOutcome, int]
 
 
 @dataclass(frozen=True)
 class RepairResult(DriftReport):
-    """The drift found, and what a repair has done about it so far or would do."""
+    """The drift, and the outcomes of its repair so far, or the expected ones of a dry run."""
 
     repaired: Sequence[Repaired] = ()
     dry_run: bool = False
@@ -74,13 +74,13 @@ class RepairResult(DriftReport):
     @property
     def by_app(self) -> Sequence[AppDrift]:
         """Returns the drift by app and kind, most cases first."""
-        found = Counter((drift.app_id, drift.app_name, drift.kind) for drift in self.drifts)
+        totals = Counter((drift.app_id, drift.app_name, drift.kind) for drift in self.drifts)
         done: dict[tuple[str, DriftKind], Counter[RepairOutcome]] = {}
         for item in self.repaired:
             done.setdefault((item.drift.app_id, item.drift.kind), Counter())[item.outcome] += 1
         return [
             AppDrift(app_id, app_name, kind, count, done.get((app_id, kind), {}))
-            for (app_id, app_name, kind), count in found.most_common()
+            for (app_id, app_name, kind), count in totals.most_common()
         ]
 
     @property
@@ -92,8 +92,8 @@ class RepairResult(DriftReport):
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
 _JOBS_AT_ONCE = 1000
-"""Jobs per transaction. Reading 500,000 entries of the list, which Redis does once for each
-transaction, takes as long as removing these jobs."""
+"""Jobs per transaction. For each transaction, Redis reads the whole list; with 500,000 entries,
+this takes as long as removing these jobs."""
 _UNFINISHED = {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}
 _AT_REST = {LinkStatus.FAILED, LinkStatus.SYNCED}
 _OUTCOMES = {
@@ -170,23 +170,23 @@ def repair(
     count_workers(docora)
     yield Suspects(0)
     require_primary(database)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     is_first = True
     for event in find_drift(docora, **scope):
         if not isinstance(event, Suspects):
-            found = event
+            findings = event
             continue
         if is_first:
             docora.note(f"{amount(event.count, 'suspect')} at first check: checking again.")
             is_first = False
         yield event
-    if found:
+    if findings:
         require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
     if dry_run:
-        yield plan_repair(queue, found)
+        yield plan_repair(queue, findings)
         return
-    yield RepairResult([each.drift for each in found])
-    if found:
+    yield RepairResult([finding.drift for finding in findings])
+    if findings:
         change = docora.describe_change(
             "repair",
             reason,
@@ -194,25 +194,25 @@ def repair(
             remove_unknown_jobs=remove_unknown_jobs,
             held=[app.app_name or app.app_id for app in held],
         )
-        yield from repair_found(docora, found, change)
+        yield from repair_found(docora, findings, change)
 
 
-def plan_repair(queue: LinkQueue, found: Sequence[Finding]) -> RepairResult:
+def plan_repair(queue: LinkQueue, findings: Sequence[Finding]) -> RepairResult:
     """Predicts the outcomes of a repair."""
     queued = RepairOutcome.QUEUED if queue.can_push else RepairOutcome.RESET
     planned = []
-    for finding in found:
+    for finding in findings:
         outcome, error = queued, None
         if finding.removal:
             outcome = RepairOutcome.REMOVED
         elif finding.drift.detail:
             outcome, error = RepairOutcome.NOT_REPAIRED, finding.drift.detail
         planned.append(Repaired(finding.drift, outcome, error))
-    return RepairResult([each.drift for each in found], planned, dry_run=True)
+    return RepairResult([finding.drift for finding in findings], planned, dry_run=True)
 
 
 def repair_found(
-    docora: Docora, found: Sequence[Finding], change: Change
+    docora: Docora, findings: Sequence[Finding], change: Change
 ) -> Generator[RepairResult]:
     """Repairs drift, and yields the result so far after each batch.
 
@@ -220,14 +220,14 @@ def repair_found(
     Raises PostgresError, RedisError.
     """
     repaired: list[Repaired] = []
-    result = RepairResult([each.drift for each in found], repaired)
+    result = RepairResult([finding.drift for finding in findings], repaired)
     audit = AuditEntries(change, result.total)
     stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
     try:
         yield result
-        for _ in _remove_jobs(docora, found, audit, repaired):
+        for _ in _remove_jobs(docora, findings, audit, repaired):
             yield result
-        for _ in _queue_links(docora, found, audit, repaired):
+        for _ in _queue_links(docora, findings, audit, repaired):
             yield result
         stopped_by = None
     except ServerError:
@@ -249,16 +249,16 @@ def _remove_jobs(
     database, sweep = docora.database, docora.queue.sweep
     if sweep is None:
         return
-    wanted = [(each.drift, each.removal) for each in findings if each.removal is not None]
-    for some in batches(wanted, _JOBS_AT_ONCE):
-        orphans = [drift for drift, removal in some if removal.is_orphan]
+    wanted = [(case.drift, case.removal) for case in findings if case.removal is not None]
+    for batch in batches(wanted, _JOBS_AT_ONCE):
+        orphans = [drift for drift, removal in batch if removal.is_orphan]
         with database.transaction():
             ids = {orphan.repository_id for orphan in orphans}
             locked = lock_against_new_links(database, ids)
-            held = held_job_ids(database, [drift.job_id for drift, _ in some])
+            held = held_job_ids(database, [drift.job_id for drift, _ in batch])
             linked = linked_jobs(database, [orphan.job_id for orphan in orphans])
             to_remove = []
-            for drift, removal in some:
+            for drift, removal in batch:
                 is_free = drift.repository_id in locked and drift.job_id not in linked
                 if drift.job_id not in held and (is_free or not removal.is_orphan):
                     to_remove.append((drift, removal))
@@ -288,14 +288,14 @@ def _queue_links(
         (unfinished, _UNFINISHED),
         (Claiming.of_links_at_rest(), _AT_REST),
     ):
-        wanted = [finding for finding in findings if finding.status in statuses]
-        disproved = {it.drift.job_id: it.disproved for it in wanted if it.disproved}
+        wanted = [case for case in findings if case.status in statuses]
+        disproved = {case.drift.job_id: case.disproved for case in wanted if case.disproved}
         database, queue = docora.database, docora.queue
         changer = Changer(database, queue, Action.REPAIR, claiming, disproved=disproved)
         changer.commands = lambda _: audit.start()
         locked: list[tuple[LinkRef, Drift]] = []
-        for some in batches(wanted, docora.settings.batch_size):
-            drifts = {(it.drift.app_id, it.drift.repository_id): it.drift for it in some}
+        for batch in batches(wanted, docora.settings.batch_size):
+            drifts = {(case.drift.app_id, case.drift.repository_id): case.drift for case in batch}
             refs = read_refs(database, list(drifts.values()))
             drift_of = {ref: drifts.pop((ref.app_id, ref.repository_id)) for ref in refs}
             repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
@@ -333,7 +333,7 @@ def recover_abandoned(
     Yields the outcome of each link, or None if the link is left alone. Also yields None every
     second between two looks, so that the caller can send heartbeats.
 
-    Raises PostgresError, RedisError; links recovered before that stay recovered.
+    Raises PostgresError, RedisError; links recovered before the error stay recovered.
 
     max_attempts: a link with this number of failures becomes `failed` instead.
     """

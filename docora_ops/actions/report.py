@@ -53,7 +53,7 @@ class Report:
     changes_left_out, operations_left_out: the number of older changes and operations.
     schedule: None in the report of one operation.
     status: the state when the report was made.
-    affected_apps: up to ten apps that then had failed links, most links first, with these links.
+    affected_apps: up to ten apps that had failed links at that time, most failed links first.
     verification: None unless asked for and Postgres could be used.
     """
 
@@ -132,8 +132,8 @@ def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRe
         if operation.who is None and operation.last_step_at and operation.last_step_at >= first
     ]
     operations = [*records, *of_the_dashboard[:_MOST_OPERATIONS]]
-    left_out = len(ids) + len(of_the_dashboard) - len(operations)
-    return sorted(operations, key=lambda it: it.started_at or it.last_step_at or first), left_out
+    operations.sort(key=lambda record: record.started_at or record.last_step_at or first)
+    return operations, len(ids) + len(of_the_dashboard) - len(operations)
 
 
 def _unrecorded(operation: KnownOperation, failures: Sequence[LinkFailure] = ()) -> OperationRecord:

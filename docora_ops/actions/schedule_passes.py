@@ -41,7 +41,7 @@ def repeat_schedule(
             yield _all_steps(step, rest)
         is_first = False
         docora.renew()
-        # The Redis client leaves 64 KB in reference cycles, so few that Python would collect them
+        # The Redis client leaves 64 KB in so few reference cycles that Python would collect them
         # only after 50,000 passes.
         gc.collect()
         time.sleep(docora.settings.scan_interval_ms / 1000)

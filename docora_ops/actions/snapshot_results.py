@@ -1,4 +1,4 @@
-"""The results of snapshots: follows queued links until each has one."""
+"""Follows queued links until each of their snapshots has a result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from docora_ops.operations import BulkWait, JobCounts
 _AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
 _LONGEST_PAUSE_OF_FEED = 0.2  # otherwise, free workers would wait for links
-_TICK = 0.2  # seconds of a pause after which the caller gets control
+_TICK = 0.2  # seconds between two events during a pause
 _REST = 4  # a pause lasts at least this many times as long as the round before it
 
 
@@ -163,10 +163,10 @@ class Following:
         for start in reversed(range(0, len(ids), _AT_ONCE)):
             if self._is_late():
                 return
-            some = ids[start : start + _AT_ONCE]
-            found = read_results(database, some)
-            in_doubt = [each.ref for each in found if each.ref and each.status in doubted]
-            results = [each for each in found if each.status not in doubted]
+            batch = ids[start : start + _AT_ONCE]
+            rows = read_results(database, batch)
+            in_doubt = [row.ref for row in rows if row.ref and row.status in doubted]
+            results = [row for row in rows if row.status not in doubted]
             if over := self._without_live_job(in_doubt):
                 # Read again after the look, because a job records its result before it ends.
                 results += read_results(database, over)
@@ -181,7 +181,7 @@ class Following:
             self._synced += sum(result.status == LinkStatus.SYNCED for result in results)
             ended = {result.id for result in results}
             self.ended += ended
-            ids[start : start + _AT_ONCE] = [id_ for id_ in some if id_ not in ended]
+            ids[start : start + _AT_ONCE] = [id_ for id_ in batch if id_ not in ended]
             if start:
                 yield self.result()
 

@@ -67,7 +67,7 @@ class DriftCounts:
 
 
 class HeadlineCode(StrEnum):
-    """What the first sentence of `status` is about, in the order of the decision."""
+    """What the first sentence of `status` is about: the first code that applies."""
 
     SERVER_DOWN = "server_down"
     BACKEND_UNCLEAR = "backend_unclear"
@@ -77,7 +77,7 @@ class HeadlineCode(StrEnum):
     SUSPENDED = "suspended"
     NOT_SCHEDULED = "not_scheduled"
     NOTHING_MOVES = "nothing_moves"  # more links are due than are failed
-    FAILED = "failed"  # of these three, that of most links
+    FAILED = "failed"  # of FAILED, DRIFT and OVERDUE, the one with most links
     DRIFT = "drift"
     OVERDUE = "overdue"
     BACKLOG = "backlog"
@@ -89,14 +89,14 @@ class HeadlineCode(StrEnum):
 
     @property
     def is_trouble(self) -> bool:
-        """Tells whether anything is to be done."""
+        """Tells whether somebody has to act."""
         well = {HeadlineCode.PENDING, HeadlineCode.IN_SYNC, HeadlineCode.NO_LINKS}
         return self not in well
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The worst of a Docora's state.
+    """The worst problem of a Docora, or its state if it has none.
 
     links: the number of affected links or, of a backlog, of waiting jobs; None if not counted.
     seconds: since the earliest last good scan of a link that failed with the most common error;
@@ -112,7 +112,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class RecentEnds:
-    """The snapshots that ended since a moment 10 to 20 minutes ago, by outcome."""
+    """The number of snapshots that ended in the last 10 to 20 minutes, by outcome."""
 
     since_at: datetime
     by_outcome: Mapping[JobEnd, int]
@@ -259,7 +259,7 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
 
 
 def headline_of(status: Status) -> Headline:
-    """Returns the worst of the state."""
+    """Returns the worst problem, or the state if there is none."""
     queue, freshness, counts = status.queue, status.freshness, status.links_by_status
     if queue is None or freshness is None or counts is None:
         return Headline(HeadlineCode.SERVER_DOWN)

@@ -84,7 +84,7 @@ class Tally:
         self.circuits_held |= changed.circuits_held
 
     def counted(self, outcome: Outcome) -> Outcome:
-        """Returns the outcome to count: a resync is not queued while a snapshot is running."""
+        """Returns the outcome to count: for a resync, a running snapshot means `not_queued`."""
         is_missed = outcome is Outcome.ALREADY_RUNNING and self.plan.action is Action.RESYNC
         return Outcome.NOT_QUEUED if is_missed else outcome
 

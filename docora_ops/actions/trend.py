@@ -39,7 +39,7 @@ _SIGMAS, _LEAST_CHANGE = 2, 0.25
 
 
 class Direction(StrEnum):
-    """Whether fewer links fail than before."""
+    """Whether failures fall or rise."""
 
     NONE = "none"  # none has failed for 80 minutes
     FALLING = "falling"
@@ -49,11 +49,12 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True)
 class TrendPeriod:
-    """The snapshots that ended in one period. What is not known is None.
+    """The numbers of snapshots that ended in one period, by outcome. Unknown numbers are None.
 
-    failed: their links were failed then. failed_again: their links had been failed before, and were
-        queued by a scheduler. tried_again: they failed, and their links had tries left.
-    files: created, updated and deleted at the apps.
+    failed: the link became failed.
+    failed_again: the link had been failed before, and a scheduler had queued it.
+    tried_again: the snapshot failed, and the link had tries left.
+    files: files created, updated and deleted at the apps.
     median_seconds, longest_seconds: of snapshots that failed, sent files or began out of sync.
     """
 
@@ -68,20 +69,22 @@ class TrendPeriod:
 
     @property
     def failures(self) -> int:
-        """Counts the snapshots after which the link was failed."""
+        """Counts the snapshots after which the link is failed."""
         return self.failed + self.failed_again
 
 
 @dataclass(frozen=True)
 class Trend:
-    """The periods since a moment, oldest first; the last one goes on. Empty if none is recorded.
+    """How snapshots ended since a moment, and whether failures fall or rise.
 
-    failures_per_hour: in the last 20 to 30 minutes. before_per_hour: in the hour before these.
-    direction: None if the record does not reach back that far.
+    periods: oldest first; the last period has not ended yet. Empty if none is recorded.
+    failures_per_hour: in the last 20 to 30 minutes.
+    before_per_hour: in the hour before that.
+    direction: None if the record is too short.
     reaches_back_to: the start of the record, if earlier periods were asked for.
-    seconds_reach_back_to: the start of the recorded seconds, if that is later.
-    is_recorded: False beside BullMQ: only the failed jobs are known that Docora has not removed, as
-        its scheduler does when it queues their links again. Periods without any are left out.
+    seconds_reach_back_to: the start of the recorded durations, if that is later.
+    is_recorded: False with BullMQ. Only failed jobs are then known, until Docora's scheduler queues
+        their links again; periods without failed jobs are left out.
     """
 
     periods: Sequence[TrendPeriod]
@@ -102,11 +105,11 @@ def read_trend(
     by: str = "hour",
     error: str | None = None,
 ) -> Trend:
-    """Returns how snapshots ended since then, by period.
+    """Returns how snapshots ended since `since`, by period.
 
     app: only snapshots of this app (id, name or unambiguous prefix); needs Postgres.
     by: a name in `PERIODS`.
-    error: only failures whose error this text matches, as in `LinkChoice`.
+    error: only failures whose error matches this text, as in `LinkChoice`.
 
     Raises UsageError if `since` is in the future; NotFoundError, AmbiguousError, RedisError.
     """
@@ -126,7 +129,7 @@ def read_trend(
     begin, trimmed_at, is_kept = outcomes.reaches_back_to, None, True
     if queue.can_push:
         record = read_counts(docora.redis, start, app_id=app_id or ALL_APPS)
-        # Each failure has an entry: one that is only counted shows that the stream was trimmed.
+        # Each failure has an entry: if one is counted without, the stream was trimmed.
         if begin and any(
             count.started_at < floor(begin, PERIOD) and count.outcome in FAILURES
             for count in record.counts
@@ -205,13 +208,14 @@ def _trend(
 
 
 def direction(recent: int, seconds: float, before: int, before_seconds: float) -> Direction:
-    """Judges whether failures fall or rise: by more than chance explains, and by a quarter.
+    """Judges whether failures fall or rise, by at least a quarter and by more than chance explains.
 
-    If nothing has changed, each failure falls into the recent time with the probability that is its
-    share of the whole time. Two standard deviations from what that predicts come about by chance at
-    most once in 20 times.
+    If nothing has changed, the probability that a failure is recent equals the recent share of the
+    time. The number of recent failures then differs from the expected number by more than two
+    standard deviations at most once in 20 times.
 
-    recent: the failures in the last `seconds`. before: those in the `before_seconds` before.
+    recent: the number of failures in the last `seconds`.
+    before: the number of failures in the `before_seconds` before that.
     """
     total, share = recent + before, seconds / (seconds + before_seconds)
     if not total:
@@ -226,7 +230,7 @@ def direction(recent: int, seconds: float, before: int, before_seconds: float) -
 
 
 def _with_error(ends: Sequence[SnapshotOutcome], wanted: str) -> list[SnapshotOutcome]:
-    """Chooses snapshots by their error, as `failed --error` chooses links."""
+    """Selects snapshots by their error, as `failed --error` selects links."""
     errors = {end.error_message for end in ends if end.error_message}
     matching = [error for error in errors if _matches(error, wanted)]
     chosen = set(errors_of_group(wanted, matching) or matching)
@@ -244,6 +248,6 @@ def _matches(error: str, wanted: str) -> bool:
 
 
 def floor(moment: datetime, seconds: int) -> datetime:
-    """Returns the start of the period of that many seconds, counted from 1970, in UTC."""
+    """Returns the start of the period of this moment in UTC. Periods are counted from 1970 on."""
     whole = int(moment.timestamp())
     return datetime.fromtimestamp(whole - whole % seconds, UTC)

@@ -44,18 +44,15 @@ class InTurn:
 
     @property
     def has_left(self) -> bool:
-        """Tells whether links are left."""
         return bool(self._left)
 
     def add(self, refs: Sequence[LinkRef]) -> None:
-        """Adds links after the remaining ones."""
         self._left = [*self._left, *refs]
 
     def adapt(self, wait: BulkWait) -> None:
         """Does nothing."""
 
     def take(self) -> Sequence[LinkRef]:
-        """Takes all links that are left."""
         taken, self._left = self._left, ()
         return taken
 
@@ -86,7 +83,6 @@ class Paced:
 
     @property
     def has_left(self) -> bool:
-        """Tells whether links are left."""
         return bool(self._left)
 
     def add(self, refs: Sequence[LinkRef]) -> None:
@@ -128,7 +124,6 @@ class Paced:
         return taken[::-1] if self._newest_first else taken
 
     def release(self, ids: Iterable[str]) -> None:
-        """Frees the slots of the links with these row ids."""
         for id_ in ids:
             if app_id := self._apps.pop(id_, None):
                 self._by_app[app_id] -= 1

@@ -107,10 +107,10 @@ def _wait_for_link(
     elif step.failed:
         end = (WaitEnd.FAILED, LinkStatus.FAILED, step.failed_links[0].error_message)
     elif step.unfinished and (
-        found := read_link(docora.database, link.ref.app_id, link.ref.repository_id)
+        current := read_link(docora.database, link.ref.app_id, link.ref.repository_id)
     ):
         reason = WaitEnd.LOST if step.only_lost_left else WaitEnd.TIMEOUT
-        end = (reason, found.status, found.error_message)
+        end = (reason, current.status, current.error_message)
     if run and not following.watch.misses_redis:
         entry = _results_entry(docora.describe_change("wait", None), run, step)
         try:
@@ -161,20 +161,20 @@ def wait_for_operation(
     try:
         yield step
         step = _look_at_operation(docora, following, step, ids)
-        for found in following.follow(timeout):
+        for results in following.follow(timeout):
             if time.monotonic() - looked_at >= _LOOK:
                 looked_at = time.monotonic()
                 step = _look_at_operation(docora, following, step, ids)
-            step = replace(step, wait=found)
+            step = replace(step, wait=results)
             yield step
     except RedisError as error:
         lost = error
         raise
     finally:
         is_known = step.operation.results and not step.operation.results.unfinished
-        found = following.result()
-        if found.total and not (is_known or lost or following.watch.misses_redis):
-            keep_results(docora, operation_id, found, docora.describe_change("wait", None))
+        results = following.result()
+        if results.total and not (is_known or lost or following.watch.misses_redis):
+            keep_results(docora, operation_id, results, docora.describe_change("wait", None))
 
 
 def _look_at_operation(
@@ -186,7 +186,7 @@ def _look_at_operation(
     """
     store, operation_id = docora.store, step.operation.operation_id
     try:
-        # Counts first: once the operation has ended, all claimed links are read afterwards.
+        # Reads the state first: if the operation has ended by then, the ids below are complete.
         operation = store.read(operation_id)
         failures = store.read_failures(operation_id)
         new = read_links(docora.redis, operation_id, len(ids))
@@ -204,15 +204,15 @@ def _look_at_operation(
     return step
 
 
-def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Change) -> None:
+def keep_results(docora: Docora, operation_id: str, wait: BulkWait, change: Change) -> None:
     """Stores the results with the operation; warns if that fails."""
-    entry = _results_entry(change, operation_id, found)
+    entry = _results_entry(change, operation_id, wait)
     try:
-        docora.store.write_results(operation_id, found.results, found.failed_links, entry)
+        docora.store.write_results(operation_id, wait.results, wait.failed_links, entry)
     except RedisError as error:
         docora.warn(f"the results are not kept with the operation: {error.message}")
 
 
-def _results_entry(change: Change, awaited_id: str, found: BulkWait) -> AuditEntry:
-    counts = asdict(found.results)
+def _results_entry(change: Change, awaited_id: str, wait: BulkWait) -> AuditEntry:
+    counts = asdict(wait.results)
     return audit_entry(change, AuditEvent.AWAITED, operation_id=awaited_id, counts=counts)

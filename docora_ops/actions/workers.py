@@ -44,7 +44,7 @@ def require_right_workers(docora: Docora, *, alone: bool = False) -> None:
 
     Their jobs are not known, so running links would look stuck.
 
-    alone: also raise it if workers of both backends are running.
+    alone: also raise the error if workers of both backends are running.
     """
     use, advice = docora.queue.use, docora.queue.advice
     if use.other is OtherQueue.WORKED_ON and (alone or not use.workers):

@@ -1,4 +1,4 @@
-"""The table of commands, and how each is run."""
+"""The table of commands, and `run`, which runs one of them."""
 
 import os
 import re
@@ -182,7 +182,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     # Rewords pydantic, which converts numbers.
     message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
     # After an unquoted name, a URL is left over as an extra argument.
-    message = re.sub(r"\b\w+://[^\s)]+", lambda url: mask_url(url[0]), message)
+    message = re.sub(r"\b\w+://[^\s)]+", lambda match: mask_url(match[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
     if context is None:  # an option lacks its value, or has one too many
         words = takewhile(lambda word: not word.startswith("-"), Context.arguments[:1])

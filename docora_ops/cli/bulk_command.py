@@ -49,7 +49,7 @@ def run_bulk(
             return gravest(_codes(step.result))
         if terminal is not None:
             _ask(context, terminal, step)
-        elif step.result.action is not Action.SCHEDULE:  # which leaves links to them
+        elif step.result.action is not Action.SCHEDULE:  # a pass leaves out their links
             for operation in step.result.running_operations:
                 context.warn(render.running(operation))
         if not detached:
@@ -61,7 +61,7 @@ def run_bulk(
             screen = render.detached_screen(operation_id, process)
             context.show(render.bulk_data(result), [screen], footer="")
 
-        context.tell()  # otherwise, both processes would
+        context.tell()  # otherwise, both processes would print the notices
         # This process closes the generator after its first step, which changes nothing.
         work = partial(_carry_out, context, events, step)
         return detach(context.docora, work, show)
@@ -158,18 +158,18 @@ def _progress(
         with progress_bar(total) as move:
             yield lambda step: move(step.result.completed)
         return
-    what = f"{amount(total, 'snapshot')}, {context.options.in_flight} in flight at most"
-    has_told = False
+    description = f"{amount(total, 'snapshot')}, {context.options.in_flight} in flight at most"
+    has_warned = False
     showing: AbstractContextManager[Callable[..., None]] = nullcontext(lambda *_: context.tell())
     if is_seen:
-        showing = showing_wait(context, what)
+        showing = showing_wait(context, description)
     with showing as show_wait:
 
         def show(step: BulkStep) -> None:
-            nonlocal has_told
+            nonlocal has_warned
             result = step.result
-            if result.stopped_by and not has_told:
-                has_told = True
+            if result.stopped_by and not has_warned:
+                has_warned = True
                 why = render.stopped(result.stopped_by, result.cancelled_by)
                 context.warn(f"No further link is queued: {why}.")
             left = 0 if result.cancelled else result.left
@@ -217,10 +217,10 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
         yield from map(render.running, result.running_operations)
     if result.action is Action.RESYNC and result.total:
         count = result.deliveries_cleared or result.deliveries_marked or 0
-        what = records_in_words(count, update=options.update, is_planned=options.dry_run)
-        yield f"{what}."
+        records = records_in_words(count, update=options.update, is_planned=options.dry_run)
+        yield f"{records}."
     if options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
-        yield f"{amount(waited, 'job')} waited already: --front moves none of these."
+        yield f"{amount(waited, 'job')} already waited: --front does not move waiting jobs."
     if result.circuits_reset:
         verb = "would be reset" if options.dry_run else "reset"
         yield f"{amount(result.circuits_reset, 'circuit')} {verb}."

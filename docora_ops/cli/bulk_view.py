@@ -42,7 +42,7 @@ _MESSAGES = {  # for some links, and for none
 
 @dataclass(frozen=True)
 class BulkData(BulkResult):
-    """The result of a bulk operation. `waited` needs `--wait`."""
+    """The result of a bulk operation. `waited`: null without `--wait`."""
 
     message: str
     waited: BulkWait | None
@@ -55,14 +55,14 @@ def bulk_data(result: BulkResult, wait: BulkWait | None = None) -> BulkData:
 
 
 def message(result: BulkResult) -> str:
-    """Returns the result in a few words, those of Docora's dashboard if it has any."""
-    some, none = _MESSAGES[result.action]
+    """Returns the result in a few words; where possible, in those of Docora's dashboard."""
+    done, none = _MESSAGES[result.action]
     if result.action is Action.SCHEDULE and result.left:
-        some = "Schedule pass stopped"
+        done = "Schedule pass stopped"
     is_schedule = result.action is Action.SCHEDULE
     if is_schedule and (result.left_to_operations or result.held_left_out):
         none = "Nothing else is due"
-    return some if result.total else none
+    return done if result.total else none
 
 
 AppOutcomes = tuple[App, Mapping[Outcome, int]]
@@ -127,9 +127,6 @@ def stopped(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:
     return words(stopped_by or StoppedBy.CANCELLED)
 
 
-# The wait for snapshots.
-
-
 def state_of(operation: KnownOperation) -> str:
     """Returns the state, or why the operation was stopped."""
     if operation.state is OperationState.CANCELLED:
@@ -174,7 +171,7 @@ def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
 
 
 def counted_results(results: Results | None, unfinished: str = "not finished") -> list[str]:
-    """Counts the results of snapshots; empty if unknown."""
+    """Returns the results of snapshots, such as `40 in sync`; empty if unknown."""
     if results is None:
         return []
     counts = {
@@ -215,7 +212,7 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
 
 
 def _whole_units(seconds: re.Match[str]) -> str:
-    """Returns `2h` for `7200s`: exactly that duration, in the largest unit of which it is whole."""
+    """Returns `2h` for `7200s`: the duration in the largest unit that leaves no remainder."""
     left = int(seconds[1])
     units = ((3600, "h"), (60, "m"), (1, "s"))
     return next(f"{left // size}{unit}" for size, unit in units if left % size == 0)

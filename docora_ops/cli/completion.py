@@ -39,7 +39,7 @@ def completion(
 
 
 def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the apps whose name, then those whose id begins with the typed text."""
+    """Returns the apps whose name or id begins with the typed text, names first."""
     from docora_ops.database.names import apps_by_prefix
 
     with closing(_database(typer_context)) as database:
@@ -47,7 +47,7 @@ def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the repositories of the apps on the command line; without apps, of all apps."""
+    """Returns the repositories of the apps on the command line, or of all apps if it has none."""
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.database.names import repositories_by_prefix
 
@@ -66,7 +66,7 @@ def complete_target(incomplete: str) -> list[str]:
 
 
 def complete_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the ids of the bulk operations of the last hour, latest first."""
+    """Returns the ids of bulk operations that begin with the typed text, latest first."""
     from docora_ops.actions.bulk_operations import operations
     from docora_ops.actions.docora import Docora
 
@@ -76,7 +76,7 @@ def complete_operation(typer_context: typer.Context, incomplete: str) -> list[st
 
 
 def complete_app_or_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns apps, or bulk operations if the typed text begins with `bulk_`."""
+    """Returns operation ids if the typed text begins with `bulk_`, otherwise apps."""
     is_operation = incomplete.startswith("bulk_")
     return (complete_operation if is_operation else complete_app)(typer_context, incomplete)
 
@@ -99,18 +99,18 @@ def _settings(typer_context: typer.Context) -> Settings:
     """Returns the settings with short timeouts, so that statements end soon after completion."""
     from docora_ops.settings import load_settings
 
-    given = typer_context.params
-    env_file = given.get("env_file")
+    parameters = typer_context.params
+    env_file = parameters.get("env_file")
     timeouts = ("connect_timeout", "statement_timeout", "lock_timeout")
     # The shell does not expand ~ during completion.
-    settings = load_settings(env_file and env_file.expanduser(), target=given.get("target"))
+    settings = load_settings(env_file and env_file.expanduser(), target=parameters.get("target"))
     return settings.model_copy(update=dict.fromkeys(timeouts, 1))
 
 
 def _offer(candidates: Sequence[Candidate], incomplete: str) -> list[str]:
     """Returns the candidates' names, or their ids if an id was typed or the name can't be typed.
 
-    Names begin exactly as typed, even if their case differs, or Typer would drop them.
+    Each begins exactly as typed, even if its case differs: Typer drops all others.
     """
     from docora_ops.text import inert, mask
 

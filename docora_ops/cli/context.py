@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ID = re.compile(r"\b(?:app|repo)_[0-9a-f]{24}\b(?!-)")
-# An id behind its name, and a command with its arguments.
+# Matches an id in parentheses after its name, or a command with its arguments.
 _NAMING = re.compile(rf" \({_ID.pattern}\)|\bdocora-ops(?: [^\s'(,;]+)+")
 
 
@@ -106,9 +106,9 @@ class Context:
         return Context.commands.sub(rf"\g<0> {option}", text) if option else text
 
     def named(self, parts: Sequence[Any]) -> Sequence[Any]:
-        """Puts names in place of ids in suggested commands, and removes ids behind their names.
+        """Replaces ids in suggested commands by names, and removes ids in parentheses after a name.
 
-        For a terminal: scripts get ids. An id stays where its name could also mean something else.
+        For terminals only, because scripts need ids. Keeps ids whose names are ambiguous.
         """
         from docora_ops.actions.lookup import names_to_show
         from docora_ops.render.columns import replaced
@@ -122,9 +122,9 @@ class Context:
         def put_names(match: re.Match[str]) -> str:
             if match[0].startswith(" ("):
                 name = names.get(match[0][2:-1])
-                is_told = name is not None and match.string[: match.start()].endswith(name)
-                return "" if is_told else match[0]
-            return _ID.sub(lambda it: quote(names.get(it[0], it[0])), match[0])
+                is_named = name is not None and match.string[: match.start()].endswith(name)
+                return "" if is_named else match[0]
+            return _ID.sub(lambda id_: quote(names.get(id_[0], id_[0])), match[0])
 
         for part in parts:
             replaced(part, _NAMING, collect)
@@ -214,7 +214,7 @@ class Context:
         option, commands = Context.target_option, Context.commands
         if not option:
             return parts
-        return [replaced(part, commands, lambda it: f"{it[0]} {option}") for part in parts]
+        return [replaced(part, commands, lambda match: f"{match[0]} {option}") for part in parts]
 
     def show_document(
         self, data: object, error: DocoraOpsError | None = None, page: Page[Any] | None = None
@@ -277,10 +277,10 @@ class Context:
         self.say(text, style="yellow")
 
     def report(self, error: DocoraOpsError, stopped: str = "", next_step: str = "") -> ExitCode:
-        """Prints an error, and with `--json` also a document if there is none yet.
+        """Prints an error and returns its exit code. With `--json`, prints a document if none was.
 
-        `stopped`: what was done before the error. `next_step`: what to do, in addition to the
-        error's hint. Returns the exit code.
+        stopped: what was done before the error.
+        next_step: what to do, in addition to the error's hint.
         """
         if self.as_json and not Context.document_has_begun:
             self.show_document(None, error)
@@ -300,9 +300,9 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     waits: the command always waits.
     """
     command: Any = typer_context.command
-    given = typer_context.params
+    parameters = typer_context.params
     for parameter in command.params:
-        value = given.get(parameter.name)
+        value = parameters.get(parameter.name)
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str):
                 continue
@@ -312,13 +312,13 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
                 wrong = "the value is not valid UTF-8"
             if wrong:
                 raise typer.BadParameter(wrong, ctx=typer_context, param=parameter)
-    names = [field.name for field in fields(ChangeOptions) if field.name in given]
-    chosen = {name: given[name] for name in names} | ({"wait": True} if waits else {})
+    names = [field.name for field in fields(ChangeOptions) if field.name in parameters]
+    chosen = {name: parameters[name] for name in names} | ({"wait": True} if waits else {})
     context = Context(
-        env_file=given.get("env_file"),
-        as_json=given.get("as_json", False),
+        env_file=parameters.get("env_file"),
+        as_json=parameters.get("as_json", False),
         options=ChangeOptions(**chosen) if chosen else NO_OPTIONS,
-        named_target=given.get("target"),
+        named_target=parameters.get("target"),
         typer_context=typer_context,
     )
     typer_context.call_on_close(context.close)
@@ -338,27 +338,27 @@ def _commands_with_target(typer_context: typer.Context) -> re.Pattern[str]:
 def confirmation(typer_context: typer.Context, context: Context) -> Terminal | None:
     """Returns the terminal to ask for confirmation; None if the command must not ask.
 
-    A protected target must be confirmed by its name, typed there or with `--confirm`. Raises
-    UsageError.
+    A protected target must be confirmed by its name, typed at the terminal or with `--confirm`.
+    Raises UsageError.
     """
     docora = context.docora
-    given, target = typer_context.params, docora.settings.target
-    if given["confirm"] not in {None, target}:
+    parameters, target = typer_context.params, docora.settings.target
+    if parameters["confirm"] not in {None, target}:
         chosen = f"the target is {target}" if target else "there is no target"
-        typed = mask(given["confirm"])[:100]
+        typed = mask(parameters["confirm"])[:100]
         raise UsageError(f"--confirm {typed}: {chosen}", hint="see docora-ops help targets")
-    if given.get("dry_run"):
+    if parameters.get("dry_run"):
         return None
     docora.confirm = target  # set in advance, because an unconfirmed question ends the command
     docora.require_confirmation()
-    if given["confirm"]:
+    if parameters["confirm"]:
         return None
     if not docora.settings.protected:
-        return None if given["yes"] else terminal_to_ask()
+        return None if parameters["yes"] else terminal_to_ask()
     confirm = f"--confirm {target}"
-    terminal = None if given["yes"] else terminal_to_ask(confirm)
+    terminal = None if parameters["yes"] else terminal_to_ask(confirm)
     if terminal is None:
-        missing = "needs more than --yes" if given["yes"] else "has no terminal to ask at"
+        missing = "needs more than --yes" if parameters["yes"] else "has no terminal to ask at"
         raise UsageError(
             f"the target {target} is protected, and the command {missing}",
             hint=f"add {confirm}",
@@ -370,17 +370,17 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
     """Returns the choice of links, from the command line."""
     from docora_ops.actions.lookup import LinkChoice
 
-    given = typer_context.params
+    parameters = typer_context.params
     return LinkChoice(
-        apps=given.get("app") or (),
-        exclude_apps=given.get("exclude_app") or (),
-        repositories=given.get("repo") or (),
+        apps=parameters.get("app") or (),
+        exclude_apps=parameters.get("exclude_app") or (),
+        repositories=parameters.get("repo") or (),
         statuses=statuses,
-        errors=given.get("error") or (),
-        exclude_errors=given.get("exclude_error") or (),
-        no_error=given.get("no_error", False),
-        open_circuit=given.get("circuit") and given["circuit"] == "open",
-        last_scan_before=given["last_scan_before"],
-        last_scan_after=given["last_scan_after"],
-        overdue=given.get("overdue", False),
+        errors=parameters.get("error") or (),
+        exclude_errors=parameters.get("exclude_error") or (),
+        no_error=parameters.get("no_error", False),
+        open_circuit=parameters.get("circuit") and parameters["circuit"] == "open",
+        last_scan_before=parameters["last_scan_before"],
+        last_scan_after=parameters["last_scan_after"],
+        overdue=parameters.get("overdue", False),
     )

@@ -57,11 +57,10 @@ def deliveries(
 ) -> int:
     """Show what an app was delivered, with proof.
 
-    Counts files by repository, with the first and last delivery. Docora records only the last
-    delivery of each file, and no deletions, so a file that was sent again since counts then. Ends
-    with the result of verify for the same links, regardless of the period: all files of the stored
-    commits were delivered, some differ (exit code 6), or it is uncertain. Needs only Postgres.
-    Changes nothing.
+    Counts files by repository, with the first and last delivery. Docora records no deletions, and
+    of each file only the last delivery, which has to be in the period. Ends with the result of
+    verify for the same links, regardless of the period: all files of the stored commits were
+    delivered, some differ (exit code 6), or it is uncertain. Needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
     if not files and (limit or page):
@@ -109,7 +108,7 @@ _FILES: Sequence[Column[DeliveredFile]] = (
 
 
 def _at(at: datetime | None) -> str | datetime | None:
-    """Returns a moment, to the minute on a terminal, so that both fit a row of 80 characters."""
+    """Returns a moment. On a terminal, omits seconds, so that two fit a row of 80 characters."""
     return f"{at:%Y-%m-%d %H:%M}" if at and sys.stdout.isatty() else at
 
 
@@ -144,7 +143,7 @@ _REPOSITORIES: Sequence[Column[RepositoryDeliveries]] = (
 def _screen(result: Deliveries) -> Iterator[object]:
     if result.repositories:
         yield from (Listing(_REPOSITORIES, result.repositories), "")
-    # Those with files; if no file was delivered, the ones that were looked at.
+    # Repositories with deliveries or, if there are none, all that were compared.
     received = sum(1 for repository in result.repositories if repository.files)
     repositories = amount(received or len(result.repositories), "repository", "repositories")
     counted = f"{mask(result.app_name)}: {amount(result.files, 'file')} of {repositories}"

@@ -20,8 +20,8 @@ Announce = Callable[[str], None]
 def require_survival() -> None:
     """Raises UsageError if a detached process would end with this command.
 
-    A systemd unit kills what is left when its command ends, and a container when its process 1
-    ends. Process 1 is no relative of a command that `docker exec` runs.
+    When the command of a systemd unit or process 1 of a container ends, its other processes are
+    killed. Commands of `docker exec` may detach, because process 1 is not their ancestor.
     """
     # systemd sets the variable. A shell inherits it if its terminal was started by a unit.
     is_in_unit = "INVOCATION_ID" in os.environ and not _has_terminal()
@@ -35,7 +35,6 @@ def require_survival() -> None:
 
 
 def _has_terminal() -> bool:
-    """Tells whether the process has a controlling terminal."""
     try:
         os.close(os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY))
     except OSError:
@@ -46,14 +45,15 @@ def _has_terminal() -> bool:
 def detach(
     docora: Docora, work: Callable[[Announce], int], show: Callable[[str, int], None]
 ) -> int:
-    """Runs the work in a child process. Returns 0 as soon as the child has recorded its operation.
+    """Runs the work in a child process. Returns an exit code in both processes.
 
-    Returns in both processes: in the child the exit code of the work, and in this process, too, if
-    the work ends before its operation is recorded. Until then, a signal to this process also ends
-    the child. Raises CommandInterruptedError if a signal has ended the child.
+    In the child, returns the exit code of the work. In this process, returns 0 as soon as the
+    operation is recorded, or the exit code of the work if it ends earlier. Until the operation is
+    recorded, a signal to this process also ends the child. Raises CommandInterruptedError if a
+    signal has ended the child.
 
-    work: must call the given function with the id of the operation once that is recorded. From
-        then on, what the child prints to stderr is kept with the operation. Returns an exit code.
+    work: must call its argument with the id of the operation once the operation is recorded. From
+        then on, lines that the child prints to stderr are stored with the operation.
     show: prints the ids of the operation and of the child process.
     """
     docora.disconnect()
@@ -105,14 +105,14 @@ def _exit_code(pid: int) -> int:
 
 
 class _Messages(TextIOBase):
-    """Stands for stderr: keeps what is written with the operation."""
+    """Replaces stderr: stores what is printed with the operation."""
 
     def __init__(self, docora: Docora, operation_id: str) -> None:
         self._docora, self._operation_id = docora, operation_id
         self._kept: list[str] = []
 
     def write(self, text: str) -> int:
-        """Keeps each line with the current time, unless Redis is away."""
+        """Stores each line with the current time, unless Redis is down."""
         now = moment(datetime.now(UTC))
         self._kept += [f"{now} {line.strip()}" for line in text.splitlines() if line.strip()]
         with suppress(RedisError):

@@ -57,7 +57,7 @@ def doctor(
             metavar="FILE",
             resolve_path=True,  # the file is replaced, not a symlink to it
             help="Print only what has become critical, or is over, since the last run with FILE "
-            "(exit code 6 while a check is critical). Print nothing if that is nothing.",
+            "(exit code 6 while a check is critical). Print nothing if nothing has changed.",
         ),
     ] = None,
     remind: Annotated[
@@ -75,8 +75,8 @@ def doctor(
 ) -> int:
     """Check settings, servers, queue and links.
 
-    Shows each problem with a remedy, the worst one last. Drift between database and queue is looked
-    for twice, some seconds apart, so that normal activity does not count. Changes nothing.
+    Shows each problem with a remedy, the worst one last. Looks for drift between database and queue
+    twice, some seconds apart, so that normal activity does not count. Changes nothing.
     """
     if remind and not changes:
         raise UsageError("--remind needs --changes", hint="add --changes FILE")
@@ -122,12 +122,12 @@ def _tell_changes(context: Context, diagnosis: Diagnosis, file: Path, remind: in
 
     changes = compare(diagnosis.checks, file, remind)
     if not changes.are_news:
-        context.docora.notices.clear()  # they stand in a check, too
+        context.docora.notices.clear()  # a check shows them, too
     if context.as_json:
         context.show_document(replace(diagnosis.data(), changes=changes))
     elif changes.are_news:
         context.show_tables(_changes_screen(diagnosis, changes), context.target_line)
-    if not has_failed(sys.stdout):  # what nobody could read is told again
+    if not has_failed(sys.stdout):  # otherwise, the next run must report this again
         keep(changes, file)
     return ExitCode.PROBLEMS if changes.are_news and changes.has_open else ExitCode.OK
 
@@ -183,7 +183,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
     else:
         yield from _not_ok(diagnosis)
     if (drift := diagnosis.drift) and drift.total:
-        kinds = sum(map(bool, drift.found.values()))
+        kinds = sum(map(bool, drift.by_kind.values()))
         # About five, so that the checks stay in view.
         examples = drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // kinds))
         yield from ("", Listing(_EXAMPLES, examples))

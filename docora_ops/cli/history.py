@@ -37,8 +37,8 @@ def history(
     """Show who changed what, when and why, latest first.
 
     Leaves out passes of schedule that queued nothing. Only changes made with docora-ops are
-    recorded, not those of the dashboard. A terminal shows one line per change, times in UTC; a wide
-    one also the reason and the operation.
+    recorded, not those of the dashboard. A terminal shows one line per change, with times in UTC; a
+    wide terminal also shows the reason and the operation.
     """
     context = context_of(typer_context)
     from docora_ops.actions.audit_history import history, now
@@ -82,10 +82,10 @@ def _line(now: datetime, entry: HistoryEntry, width: int) -> str:
     result = inert(result_of_change(entry, is_brief=True))
     after = f" → {result}" if result else ""
     room = max(_SHORTEST_COMMAND, width - len(before) - len(after))
-    what = cell(command_line(entry.command, entry.selection))
-    what.truncate(room, overflow="ellipsis")
+    command = cell(command_line(entry.command, entry.selection))
+    command.truncate(room, overflow="ellipsis")
     rest = (inert(text) for text in (entry.reason, entry.operation_id) if text)
-    return "; ".join([f"{before}{what.plain}{after}", *rest])
+    return "; ".join([f"{before}{command.plain}{after}", *rest])
 
 
 _SHORTEST_COMMAND = 24  # characters

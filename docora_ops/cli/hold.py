@@ -44,9 +44,9 @@ def hold(
 ) -> None:
     """Send an app nothing more until `release`.
 
-    No worker takes its jobs, which wait and count no try. A running snapshot stops before its next
-    request to the app, and its job waits again. What it has sent stays with the app. The hold ends
-    by itself after TIME.
+    Its jobs wait: no worker takes them, and no try is counted. A running snapshot stops before its
+    next request to the app, and its job waits again. Files that were sent stay with the app. After
+    TIME, the hold ends by itself.
     """
     context = context_of(typer_context)
     terminal = confirmation(typer_context, context)
@@ -73,7 +73,6 @@ def hold(
 
 
 def _effect(app: HoldResult) -> str:
-    """Says what becomes of the app's jobs."""
     waiting = f"{amount(app.waiting, 'job')} {'waits' if app.waiting == 1 else 'wait'}"
     if not app.running:
         return waiting
@@ -102,7 +101,7 @@ def release(
         context.show_document(result)
         return
     name = mask(result.app_name)
-    told = f"{name} is not held"
+    sentence = f"{name} is not held"
     if result.released:
-        told = f"{name} is released, and workers take its jobs: {amount(result.jobs, 'job')}"
-    context.say(f"{context.docora.redis_server}: {told}.")
+        sentence = f"{name} is released, and workers take its jobs: {amount(result.jobs, 'job')}"
+    context.say(f"{context.docora.redis_server}: {sentence}.")

@@ -25,9 +25,10 @@ class LinkBefore:
 class LinkData:
     """The result of `retry`, `resync` or `wait` for one link, with Docora's own names.
 
-    `outcome`, `previous` and `circuit_open_until` (read after the change) are null for `wait`.
-    `circuit_reset` needs `--reset-circuit`. A resync sets `deliveries_cleared` or, with `--update`,
-    `deliveries_marked`. `waited` needs `--wait`.
+    outcome, previous, circuit_open_until: null for `wait`. The circuit is read after the change.
+    circuit_reset: null without `--reset-circuit`.
+    deliveries_cleared, deliveries_marked: for a resync, without and with `--update`.
+    waited: null without `--wait`.
     """
 
     message: str
@@ -70,7 +71,7 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
 
 
 def message(result: LinkResult) -> str:
-    """Returns the result in a few words, those of Docora's dashboard if it has any."""
+    """Returns the result in a few words; where possible, in those of Docora's dashboard."""
     if result.dry_run:
         return "Dry run"
     if result.outcome is Outcome.ALREADY_RUNNING:
@@ -89,10 +90,10 @@ def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: b
     """Says what happens to `count` delivery records, and what is sent."""
     if only_some and not count:
         return "no delivery records yet: the snapshot sends these files"
-    what = f"deleted: {'these files are' if only_some else 'every file is'} sent again"
+    effect = f"deleted: {'these files are' if only_some else 'every file is'} sent again"
     if update:
-        what = "marked: files are sent as updates, or deletions if gone"
-    return f"{amount(count, 'delivery record')} {'would be ' * is_planned}{what}"
+        effect = "marked: files are sent as updates, or deletions if gone"
+    return f"{amount(count, 'delivery record')} {'would be ' * is_planned}{effect}"
 
 
 def result_screen(result: LinkResult) -> Pairs:
@@ -129,7 +130,7 @@ _ENDS = {
 
 
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
-    """Shows the result of the snapshot and, if given, the link."""
+    """Shows the result of the snapshot, below the link if it is given."""
     text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {duration(wait.seconds)}"
     rows = [
         ("Link", cell(link.payload.link_name if link else "")),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from docora_ops.database.link_reports import AppSummary, ListedLink
     from docora_ops.jobs import JobPlace
 
-_REDIS_PATIENCE = 8  # seconds: Postgres tells the most
+_REDIS_PATIENCE = 8  # seconds; most data comes from Postgres
 
 Sort = Annotated[
     LinkSort,
@@ -112,17 +112,17 @@ def failed(
 
 
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
-    context, given = context_of(typer_context), typer_context.params
+    context, parameters = context_of(typer_context), typer_context.params
     from docora_ops.actions import link_lists
     from docora_ops.actions.lookup import LinkChoice
     from docora_ops.render.link_tables import group_columns
 
     docora, choice = context.docora, link_choice(typer_context, statuses)
     docora.redis_patience = _REDIS_PATIENCE
-    if choice != LinkChoice(statuses=statuses) or given.get("status"):
+    if choice != LinkChoice(statuses=statuses) or parameters.get("status"):
         noun = f"matching {noun}"
-    pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
-    if group := given["group_by"]:
+    pages: dict[str, int] = {name: parameters[name] for name in ("page", "limit")}
+    if group := parameters["group_by"]:
         groups = link_lists.link_groups(docora, group, choice, **pages)
         columns = group_columns(group, of_failed=statuses == [LinkStatus.FAILED])
         # A text that is cut could not be given to `--error`.
@@ -130,13 +130,13 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         where = docora.postgres_server
         context.show_page(groups, columns, where, "group", is_compact=is_compact)
         return ExitCode.OK
-    listed, lost = link_lists.links(docora, choice, sort=given["sort"], **pages)
+    listed, lost = link_lists.links(docora, choice, sort=parameters["sort"], **pages)
     columns = _LINKS
     if statuses == [LinkStatus.FAILED]:
         columns = _FAILED
-    elif given.get("overdue") or choice.last_scan_before or choice.last_scan_after:
+    elif parameters.get("overdue") or choice.last_scan_before or choice.last_scan_after:
         columns = _OVERDUE
-    if len(statuses) == 1:  # it need not be shown
+    if len(statuses) == 1:  # all rows have this status
         columns = [column for column in columns if column.name != "Status"]
     context.show_page(listed, columns, docora.servers, noun, lost, is_compact=True)
     return context.report(lost) if lost else ExitCode.OK
@@ -192,9 +192,9 @@ def show(
 ) -> int:
     """Show one app, or one link: error, next step, job.
 
-    Of an app: whom to tell, its links by status, errors, the last delivery, and what is running. Of
-    a link: also its deliveries, its circuit and the stored commit. A long error is cut off on a
-    terminal: --all shows everything. Changes nothing.
+    For an app: whom to tell, links by status, errors, the last delivery, and what is running. For a
+    link: also its last tries, deliveries, circuit and stored commit. A terminal shows only the
+    beginning of a long error: --all shows everything. Changes nothing.
     """
     context = context_of(typer_context)
     context.docora.redis_patience = _REDIS_PATIENCE
@@ -239,7 +239,7 @@ _FAILED: Sequence[Column[ListedLink]] = (
         _GOOD_UNTIL,
         lambda link: good_until(link.last_scanned_at, link.last_scanned_seconds),
         left_out=5,
-        narrowest=20,  # the whole, so that names are cut before it is left out
+        narrowest=20,  # its full width, so that names are cut before it is left out
         cuts_end=True,
     ),
     _LINKS[-1],

@@ -128,8 +128,8 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
             add("docora_queue_oldest_seconds", {"": oldest}, queue=queue.queue_name)
         states = Counter(map(_state, queue.workers))
         add("docora_workers", {state: states[state] for state in _STATES}, state="")
-        given = (worker.no_job_reason for worker in queue.workers)
-        reasons = Counter(reason.code for reason in given if reason)
+        refusals = (worker.no_job_reason for worker in queue.workers)
+        reasons = Counter(reason.code for reason in refusals if reason)
         add("docora_workers_refusing", {code: reasons[code] for code in NoJobCode}, reason="")
     if metrics.backend_ok is not None:
         add("docora_backend_ok", {"": metrics.backend_ok})

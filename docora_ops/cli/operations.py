@@ -40,7 +40,7 @@ def operations(
     """List the bulk operations of the last hour, or show one.
 
     Includes those of Docora's dashboard. In the state `owner_gone`, links are left, but the command
-    that runs the operation has been silent for two minutes. For those of the last week, see report.
+    that runs the operation has been silent for two minutes. For the last week, see report.
     """
     context = context_of(typer_context)
     if operation_id is not None:
@@ -62,7 +62,7 @@ def _show_operation(context: Context, operation_id: str, *, follow: bool) -> int
     from docora_ops.render.console import progress_bar
 
     if follow:
-        _ = context.docora.redis  # unusable settings are told before anything moves
+        _ = context.docora.redis  # reports unusable settings before the bar appears
         with progress_bar() as move:
             for operation in bulk_operations.follow(context.docora, operation_id):
                 move(operation.completed, None, operation.total)
@@ -99,7 +99,6 @@ def cancel(
 
 
 def _ask_for_running(context: Context) -> str:
-    """Asks whether to cancel the operation that is running, and returns its id."""
     from docora_ops.actions.bulk_operations import running_operation
 
     terminal = terminal_to_ask("OPERATION_ID")
@@ -110,8 +109,8 @@ def _ask_for_running(context: Context) -> str:
         )
     operation = running_operation(context.docora)
     owner = operation.who or "Docora's dashboard"
-    what = command_line(operation.command, operation.selection)
-    details = ", ".join(filter(None, (owner, what, links_done(operation))))
+    command = command_line(operation.command, operation.selection)
+    details = ", ".join(filter(None, (owner, command, links_done(operation))))
     terminal.ask(
         f"{context.docora.redis_server}: cancel operation {operation.operation_id} ({details})?"
     )
@@ -140,7 +139,7 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
     Column("Who", lambda operation: operation.who, narrowest=10),
     Column(
         "What",
-        lambda it: command_line(it.command, it.selection),
+        lambda operation: command_line(operation.command, operation.selection),
         folds=True,
         left_out=4,
         narrowest=16,
@@ -150,9 +149,10 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
 
 @dataclass(frozen=True)
 class OperationData(KnownOperation):
-    """One operation: of `operations ID`, and of `wait`, which alone has `waited`.
+    """One operation, as shown by `operations ID` and `wait`.
 
-    `failures`: the links that could not be queued; not more than 10,000 are kept.
+    failures: the links that could not be queued; at most 10,000 are kept.
+    waited: null except for `wait`.
     """
 
     failures: Sequence[LinkFailure]

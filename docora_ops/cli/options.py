@@ -25,25 +25,22 @@ _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 
 def _max_failures(value: str) -> MaxFailures:
     """Reads a number or a percentage. Raises ValueError."""
-    found = _NUMBER_OR_SHARE.fullmatch(value)
-    if not found:
+    match = _NUMBER_OR_SHARE.fullmatch(value)
+    if not match:
         raise ValueError(f"{value[:100]!r} is neither a number nor a percentage up to 100")
-    return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
+    return MaxFailures(int(match[1] or match[2]), is_percent=bool(match[2]))
 
 
 def _status(value: str) -> LinkStatus:
     """Reads a status, or the beginning of one. Raises ValueError."""
-    found = [each for each in LinkStatus if each.startswith(value.lower())]
-    if len(found) != 1:
+    matches = [status for status in LinkStatus if status.startswith(value.lower())]
+    if len(matches) != 1:
         raise ValueError(f"{value[:100]!r} is not pending_snapshot, scanning, synced or failed")
-    return found[0]
+    return matches[0]
 
 
 def _moment_or_age(value: str) -> When:
-    """Reads a moment, in UTC unless it has an offset, an age, or a time of day in UTC.
-
-    Raises ValueError.
-    """
+    """Reads a moment (UTC by default), a time of day in UTC, or an age. Raises ValueError."""
     if value in _DAYS:
         return _DAYS[value]
     try:
@@ -164,7 +161,7 @@ LastScanAfter = Annotated[
     ),
 ]
 
-# What is done with them, and how fast
+# How links are changed
 Front = Annotated[
     bool,
     typer.Option(

@@ -94,5 +94,5 @@ def resume(
     if as_json:
         context.show_document(result)
     else:
-        told = "workers resumed" if result.resumed else "nothing to resume, workers take jobs"
-        context.say(f"{context.docora.redis_server}: {told}.")
+        state = "workers resumed" if result.resumed else "nothing to resume, workers take jobs"
+        context.say(f"{context.docora.redis_server}: {state}.")

@@ -41,7 +41,7 @@ def probe(
 
     Tries DNS, TCP, TLS and an unsigned HEAD request to the app's base_url from this host, with the
     proxies, certificate authorities and timeouts of a worker. With --repo, lists the branches of a
-    repository by git. Sends no file and changes nothing. Any HTTP response counts as reachable.
+    repository with git. Sends no file and changes nothing. Any HTTP response counts as reachable.
     Exits with code 6 if a step fails. Needs the extra `worker`.
     """
     context = context_of(typer_context)

@@ -58,8 +58,8 @@ def queue(
     """Show the queue, its workers and the first jobs.
 
     Shows how long each job has run or waited, and how many of its files a running job has sent.
-    The counts are those of the whole queue. Needs only Redis, and Postgres with --app, for the
-    errors of delayed tries and the names of held apps. Changes nothing.
+    The counts are those of the whole queue. Needs only Redis; Postgres only for --app, the errors
+    of delayed tries and the names of held apps. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.link_lists import queue
@@ -107,7 +107,7 @@ def held_words(app: HeldApp) -> str:
 
 
 def workers_cell(queue: QueueOverview) -> Text:
-    """Says how many workers run, how many of them are busy, take no job, are silent or gone."""
+    """Says how many workers run, and how many are busy, take no job, are silent or gone."""
     count, style = f"{len(queue.workers)}", ""
     refusal, lost = refusal_of(queue.workers), queue.lost_words
     states = [worker.state for worker in queue.workers if worker.state]  # unknown with BullMQ

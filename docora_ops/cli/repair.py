@@ -119,7 +119,7 @@ def repair_data(result: RepairResult) -> RepairData:
     """Returns the JSON data of `repair`."""
     from docora_ops.actions.repairs import RepairData, RepairOutcome
 
-    counts = {kind.value: count for kind, count in result.found.items()}
+    counts = {kind.value: count for kind, count in result.by_kind.items()}
     return RepairData(
         message=repair_message(result),
         dry_run=result.dry_run,
@@ -139,12 +139,12 @@ def repair_message(result: RepairResult) -> str:
 FOUND: Sequence[Column[AppDrift]] = (
     Column("App", lambda drift: drift.app_name or drift.app_id),
     Column("Drift", lambda drift: words(drift.kind)),
-    Column("Found", lambda drift: drift.found, is_number=True),
+    Column("Found", lambda drift: drift.total, is_number=True),
 )
 
 
 def repair_screens(result: RepairResult) -> Iterator[object]:
-    """Shows the counts by app and kind, then what failed or, after a dry run, every case."""
+    """Shows the counts by app and kind, then the unrepaired cases or, in a dry run, all cases."""
     from docora_ops.actions.repairs import AppDrift, RepairOutcome
 
     done = "Outcome" if result.dry_run else "Done"
@@ -152,9 +152,9 @@ def repair_screens(result: RepairResult) -> Iterator[object]:
     def in_words(outcome: RepairOutcome) -> str:
         return planned(outcome, is_planned=result.dry_run)
 
-    def counts(of: Mapping[RepairOutcome, int]) -> str:
-        some = (outcome for outcome in RepairOutcome if of.get(outcome))
-        return ", ".join(f"{of[outcome]} {in_words(outcome)}" for outcome in some)
+    def counts(by_outcome: Mapping[RepairOutcome, int]) -> str:
+        present = (outcome for outcome in RepairOutcome if by_outcome.get(outcome))
+        return ", ".join(f"{by_outcome[outcome]} {in_words(outcome)}" for outcome in present)
 
     by_app = (*FOUND, Column[AppDrift](done, lambda drift: counts(drift.counts)))
     links: Sequence[Column[Repaired]] = (

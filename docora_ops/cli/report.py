@@ -87,7 +87,7 @@ def report(
 
 @dataclass(frozen=True, eq=False)
 class Markdown:
-    """A Markdown text whose lines are not wrapped: the wrapped part could change its meaning."""
+    """A Markdown text whose lines are never wrapped, because wrapping could change its meaning."""
 
     text: str
 
@@ -208,15 +208,15 @@ def _timeline(report: Report) -> Iterator[str]:
         earlier = amount(report.operations_left_out, "earlier operation")
         yield f"- {earlier} without details: `docora-ops report --operation ID`"
     operations = {operation.operation_id: operation for operation in report.operations}
-    told: list[tuple[datetime, str, OperationRecord | None]] = []
+    lines: list[tuple[datetime, str, OperationRecord | None]] = []
     for entry in report.changes:
         begins = entry.command != "cancel"
         operation = operations.pop(entry.operation_id or "", None) if begins else None
-        told.append((entry.started_at, _change(entry), operation))
+        lines.append((entry.started_at, _change(entry), operation))
     for operation in operations.values():  # of the dashboard, or begun before the first change
         at = operation.started_at or operation.last_step_at or report.since
-        told.append((at, _unrecorded(operation), operation))
-    for _, line, operation in sorted(told, key=itemgetter(0)):
+        lines.append((at, _unrecorded(operation), operation))
+    for _, line, operation in sorted(lines, key=itemgetter(0)):
         yield f"- {line}"
         if operation:
             yield from (f"  {detail}" for detail in _details(operation))
@@ -226,7 +226,7 @@ def _timeline(report: Report) -> Iterator[str]:
         yield f"- {passes} of `schedule` queued {links}; the last: {_time(report.schedule.last_at)}"
         for reason in report.schedule.reasons:
             yield f"  - reason: {code(reason)}"
-    elif not told:
+    elif not lines:
         yield "No change is recorded."
 
 
@@ -281,8 +281,8 @@ def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterato
         return
     from docora_ops.error_groups import group_failures
 
-    of = f", of {total}" if total > len(links) else ""
-    yield f"- {heading}, the errors of {amount(len(links), 'link')}{of}:"
+    of_all = f", of {total}" if total > len(links) else ""
+    yield f"- {heading}, the errors of {amount(len(links), 'link')}{of_all}:"
     errors = group_failures(links)
     for group in errors[:_MOST]:
         yield f"  - {_group(group)}"

@@ -78,7 +78,7 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
     elif not context.options.wait:
         context.show_document(link_data(result, result.workers))
     if front and result.outcome is Outcome.ALREADY_QUEUED:
-        context.say("The job was waiting already and keeps its place: --front moves no job.")
+        context.say("The job already waits and keeps its place: --front does not move it.")
     if not context.options.wait:
         return ExitCode.OK
     from docora_ops.actions.waiting import wait_for_change
@@ -119,7 +119,7 @@ def retry_all_failed(
 ) -> int:
     """Retry all failed links as one bulk operation.
 
-    Queues links round-robin across apps. If it is killed, rerun it to finish.
+    Queues links round-robin across apps. If the command is killed, rerun it to finish the rest.
     """
     context = context_of(typer_context)
     if detach:
@@ -177,14 +177,14 @@ def schedule(
     if not repeat:
         return run_bulk(context, schedule(context.docora, dry_run=dry_run, reason=reason))
     Context.tells_time = True
-    told = ""
+    last_error = ""
     with suppress(KeyboardInterrupt):
         for steps in repeat_schedule(context.docora, reason=reason):
             if not isinstance(steps, ServerError):
                 run_bulk(context, steps)
-                told = ""
-            elif told != steps.message:
-                told = steps.message
+                last_error = ""
+            elif last_error != steps.message:
+                last_error = steps.message
                 context.report(steps, next_step="the next pass tries again")
             context.tell()
             if is_interrupted():

@@ -32,7 +32,7 @@ _reactions: list[Callable[[], None]] = [_interrupt]
 def interruptible() -> Iterator[None]:
     """Makes SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the block, and blocks them after.
 
-    SIGHUP and SIGINT stay ignored if the process was started so, for example by `nohup`.
+    SIGHUP and SIGINT stay ignored if the process was started like that, for example by `nohup`.
     """
     for number in _ENDING:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
@@ -95,7 +95,7 @@ def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[
 
 @contextmanager
 def finishing_first() -> Iterator[None]:
-    """Delays the first signal until the block has ended, for at most 2 s: nobody may be reading.
+    """Delays the first signal until the block has ended, but at most 2 s, in case nobody reads.
 
     A second signal ends the process.
     """

@@ -61,9 +61,9 @@ def status(
 ) -> int:
     """Show links, queue and workers on one screen.
 
-    The first sentence is the worst of it. Checks lost and stuck links twice, some seconds apart, so
-    that normal activity does not count. If one server is unreachable, shows the data of the other
-    and exits with code 5. Changes nothing.
+    The first sentence names the worst problem. Checks lost and stuck links twice, some seconds
+    apart, so that normal activity does not count. If one server is unreachable, shows the data of
+    the other and exits with code 5. Changes nothing.
     """
     if seconds is not None and not watch:
         raise UsageError("SECONDS needs --watch", hint=f"docora-ops status --watch {seconds}")
@@ -133,7 +133,7 @@ def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
 
 
 def sentence_of(status: Status) -> str:
-    """Returns the first sentence: the worst of the state, and since when."""
+    """Returns the first sentence: the worst problem, and since when it exists."""
     from docora_ops.actions.status import HeadlineCode
     from docora_ops.jobs import backlog_of, refusal_of
 
@@ -231,7 +231,7 @@ def status_rows(
     most: int = _MOST,
     with_bars: bool = False,
 ) -> Iterator[Row]:
-    """Yields the names and values of the screen. Leaves out what has nothing to tell.
+    """Yields the names and values of the screen. Leaves out rows that have nothing to tell.
 
     errors: the errors of unusable servers.
     is_verified: the delivered files have been compared, so do not suggest `verify`. None suggests

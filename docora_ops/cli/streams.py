@@ -19,7 +19,7 @@ _DAYS = 10**6  # seconds
 
 
 class OutputStream(TextIOWrapper):
-    """Stdout or stderr. Drops all further output once its reader has gone or its disk is full.
+    """Stdout or stderr. Drops all further output once the reader has gone or the disk is full.
 
     This lets a command finish its work, with the right exit code, even if nobody reads.
     """
@@ -35,7 +35,7 @@ class OutputStream(TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Flushes, or does nothing."""
+        """Flushes the stream, or does nothing."""
         try:
             super().flush()
         except OSError as error:
@@ -62,7 +62,7 @@ def guard_streams() -> OutputStream:
 
 
 def has_failed(stream: TextIO) -> bool:
-    """Tells whether output was dropped because nobody reads it or its disk is full."""
+    """Tells whether output was dropped, because nobody reads it or the disk is full."""
     return isinstance(stream, OutputStream) and stream.failure is not None
 
 
@@ -99,7 +99,7 @@ def is_foreground(terminal: int) -> bool:
 
 @dataclass
 class Terminal:
-    """The controlling terminal of the process or, without one, that of stdin and stderr."""
+    """The controlling terminal of the process; without one, the terminal of stdin and stderr."""
 
     _reader: int
     _writer: int

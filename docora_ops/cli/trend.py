@@ -95,7 +95,7 @@ def _screen(found: Trend, footer: str, *, is_whole: bool) -> Iterator[object]:
 
 
 def _sentence(found: Trend) -> str:
-    """Says whether failures fall or rise, and since when that is known."""
+    """Says whether failures fall or rise, and when the record begins."""
     if not found.is_recorded:
         known = sum(period.failures for period in found.periods)
         return (
@@ -161,7 +161,7 @@ def trend_of_day_words(found: Trend, *, with_bars: bool) -> str:
 
 
 def _bar(count: int, most: int) -> str:
-    """Returns a bar whose length is that share of `most`; not empty unless the count is 0."""
+    """Returns a bar, which is longest for `most` and empty only for 0."""
     if not _has_blocks():
         return "#" * -(-count * _WIDTH // max(1, most))
     full, eighths = divmod(-(-count * _WIDTH * 8 // max(1, most)), 8)

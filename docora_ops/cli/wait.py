@@ -1,4 +1,4 @@
-"""`wait`, and how commands with `--wait` show how far the snapshots are."""
+"""`wait`, and the progress that commands with `--wait` show."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from docora_ops.links import LinkResult
     from docora_ops.operations import BulkWait, KnownOperation
 
-_SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
+_SAY_EACH = 60  # seconds between lines where no bar is shown: silence would look like a hang
 
 
 def wait(
@@ -74,7 +74,7 @@ def wait_for_link(
 ) -> int:
     """Waits for the snapshot of a link, and shows its result. Returns the exit code.
 
-    `change`: what the command has done to the link before.
+    change: what the command has changed before the wait; None for `wait`.
     """
     from docora_ops.cli.link_change import link_data, wait_screen
 
@@ -139,9 +139,9 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
 
 @contextmanager
 def showing_wait(
-    context: Context, what: str, wait: BulkWait | None = None
+    context: Context, awaited: str, wait: BulkWait | None = None
 ) -> Iterator[Callable[..., None]]:
-    """Says that it waits for `what`, and how far it is. Yields a function that shows how far.
+    """Says what is awaited, and shows the progress. Yields a function that updates the progress.
 
     The function takes the results so far, the number of links that are not queued yet, and the
     number of links that may be in flight now.
@@ -150,7 +150,7 @@ def showing_wait(
     from docora_ops.render.console import may_animate, progress_bar
 
     at_most = f", {duration(context.options.timeout)} at most" if context.options.timeout else ""
-    context.say(f"Waiting for {what}{at_most}.")
+    context.say(f"Waiting for {awaited}{at_most}.")
     is_animated, said_at = may_animate(sys.stderr), time.monotonic()
     first = wait_counts(wait) if wait else "looking"
     with progress_bar(wait.total if wait else None, first) as move:
@@ -168,7 +168,7 @@ def showing_wait(
 
 
 def _apps_of(operation: KnownOperation) -> list[str]:
-    """Returns the apps that the operation was restricted to, empty if it was to none."""
+    """Returns the apps to which the operation was restricted; empty if it was not."""
     app_id, names = operation.selection.get("app_id"), operation.selection.get("app")
     return [app_id] if isinstance(app_id, str) else names if isinstance(names, list) else []
 
@@ -176,8 +176,8 @@ def _apps_of(operation: KnownOperation) -> list[str]:
 def end_wait(context: Context, wait: BulkWait, awaited: str, to_verify: str = "") -> set[ExitCode]:
     """Says which results are missing. Returns every exit code that applies.
 
-    `awaited`: the arguments of `wait` that name the link or the operation.
-    `to_verify`: the arguments of `verify` that name the link or the app; empty for all links.
+    awaited: the arguments of `wait` that name the link or the operation.
+    to_verify: the arguments of `verify` that name the link or the app; empty for all links.
     """
     codes, interrupted = {ExitCode.OK}, is_interrupted()
     if wait.failed:

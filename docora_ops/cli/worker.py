@@ -80,8 +80,8 @@ def worker(
     def report(error: DocoraOpsError) -> ExitCode:
         if log_format == "text":
             return context.report(error)
-        told = f"{error.message} ({error.hint})" if error.hint else error.message
-        log.error("%s", inert(told))
+        line = f"{error.message} ({error.hint})" if error.hint else error.message
+        log.error("%s", inert(line))
         return exit_code_of(error)
 
     try:

@@ -42,7 +42,7 @@ ROWS_SHOWN = 20  # rows to show of a list that only illustrates a summary
 
 _GAP = 2
 _NARROWEST = 24  # characters per line that a long text needs to be readable
-_LONG, _SHORT = 36, 16  # of a long text that is cut: with columns to leave out, and at the least
+_LONG, _SHORT = 36, 16  # of a long text that is cut: while columns can be left out, and at least
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
@@ -61,14 +61,14 @@ def cell(value: object, style: str = "") -> Text:
 
 
 def one_line(value: object, style: str = "") -> Text:
-    """Returns inert text that ends at the edge of a terminal, so that a screen keeps its height."""
+    """Returns inert text that is cut, not wrapped, at the edge of a terminal."""
     line = cell(value, style)
     line.overflow, line.no_wrap = "ellipsis", True
     return line
 
 
 def replaced(part: object, pattern: Pattern[str], replacement: Callable[[Match[str]], str]) -> Any:
-    """Replaces what matches in a text or in each value of `Pairs`. Leaves lists unchanged."""
+    """Replaces matches of the pattern in a text or in the values of `Pairs`; keeps lists."""
     from rich.text import Text
 
     def change(value: Any) -> Any:
@@ -128,7 +128,7 @@ def first_lines(
 
 
 def planned(slug: str, *, is_planned: bool = True) -> str:
-    """Returns `would be queued` for `queued`, `queued` unless planned; `already queued` stays."""
+    """Returns an outcome in words, such as `queued`, or `would be queued` if it is planned."""
     if not is_planned or slug.startswith(("already", "left")):
         return words(slug)
     if slug == "replaced_stale":
@@ -147,18 +147,18 @@ def style_of(slug: str) -> str:
 class Column(Generic[Row]):
     """One column of a list.
 
-    On a narrow terminal, the column that `folds` is narrowed first. Then columns are left out in
-    the order of `left_out`. If only columns with a `narrowest` width could still be left out, all
-    such columns are first narrowed to that width, from right to left; then long texts once more.
+    If a list is too wide for the terminal, long texts are narrowed first. Then columns without
+    `narrowest` are left out by rank. Then columns are narrowed to `narrowest`, from right to left,
+    and long texts once more. Last, the other columns with a rank are left out.
 
     value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
         a tuple on its own line.
     style: returns the name of a style of rich.
     is_number: align right.
     folds: a long text.
-    left_out: the rank in which the column is left out, from 1 on; 0 means never.
-    narrowest: the width to which the column may be narrowed.
-    cuts_end: the end says least, so what is too long is cut there.
+    left_out: the rank of the column, 1 is left out first; 0 means never.
+    narrowest: the width to which the column may be narrowed; 0 means never.
+    cuts_end: cut a long value at its end, not in the middle.
     """
 
     name: str
@@ -230,8 +230,8 @@ class Listing(Generic[Row]):
 
     rows: for a pipe, an iterator is enough, so that a long list needs no memory.
     most: the number of rows to show on a terminal.
-    is_compact: a terminal shows a row on one line. What is too long is cut instead of wrapped: in
-        the middle, since names, paths and URLs often share their beginning.
+    is_compact: a terminal shows each row on one line. Long values are cut instead of wrapped, in
+        the middle, because names, paths and URLs often share their beginning.
     line: returns the line for a row and a width, instead of the columns.
     """
 
@@ -304,7 +304,7 @@ class Listing(Generic[Row]):
             least = _LONG if self.is_compact and not is_last else _NARROWEST
             steps = [(column, least) for column in texts]
             if is_last:
-                steps += [(it, it.narrowest) for it in reversed(widths) if it.narrowest]
+                steps += [(col, col.narrowest) for col in reversed(widths) if col.narrowest]
                 steps += [(column, _SHORT) for column in texts if self.is_compact]
             if folded := _folded(widths, steps, missing):
                 return folded
@@ -321,7 +321,7 @@ def _folded(
 
     Returns all widths; empty if that does not save enough.
 
-    steps: the columns that may be narrowed, each with the width to which it may be in this step.
+    steps: the columns to narrow, in this order, each with its minimum width.
     """
     folded = dict(widths)
     for column, least in steps:

@@ -53,7 +53,7 @@ class Redrawing:
     _size: ConsoleDimensions | None = None
 
     def draw(self, text: str) -> None:
-        """Replaces the text. If the terminal is too low, leaves out the lines above the last."""
+        """Replaces the text. If it is too long for the terminal, omits lines before the last."""
         lines, size = text.splitlines(), make_console(sys.stdout).size
         if len(lines) > (most := max(2, size.height - 1)):
             lines = [*lines[: most - 1], lines[-1]]

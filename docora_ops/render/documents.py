@@ -31,9 +31,11 @@ class Pagination:
 class Document(Generic[Data]):
     """The output of a command with `--json`. Fields without a value are omitted.
 
-    `target`: the name of the target. `data`: the result, or what was done before an error.
-    `pagination`: only for a list. `error`, `code` and `hint`: the error that ended the command; the
-    fields after `hint` are details of the error.
+    target: the name of the target.
+    error, code, hint: the error that ended the command; the fields from `app_ids` to `worker_names`
+        are details of the error.
+    data: the result, or what was done before the error.
+    pagination: only for a list.
     """
 
     printed_at: datetime
@@ -71,16 +73,16 @@ def document_of(
     pagination = None
     if page is not None:
         data, pagination = page.rows, Pagination(page.number, page.limit, page.total, page.pages)
-    told: dict[str, Any] = {}
+    error_fields: dict[str, Any] = {}
     if error:
-        told = {"error": _valid(mask(error.message)), "code": error.code, **error.details}
-        told["hint"] = _valid(mask(error.hint)) if error.hint else None
+        error_fields = {"error": _valid(mask(error.message)), "code": error.code, **error.details}
+        error_fields["hint"] = _valid(mask(error.hint)) if error.hint else None
     # The query of a URL may be secret.
     words = (mask_url(word) if "://" in word else word for word in arguments)
     command = _valid(mask(shlex.join(["docora-ops", *words])))
     now = datetime.now(UTC)
     target = target and _valid(mask(target))
-    return Document(now, command, target, data=data, pagination=pagination, **told)
+    return Document(now, command, target, data=data, pagination=pagination, **error_fields)
 
 
 def _valid(text: str) -> str:

@@ -74,7 +74,7 @@ def test_nothing_to_retry_is_no_error_and_no_operation_yet_no_all_clear(docora: 
         docora.add_link()
     result = docora.run("retry-all-failed", "--error", "no such error")
     assert result.code == 0
-    assert "no link fits the options, yet 3 links are failed" in result.stderr
+    assert "no link matches the options, but 3 links are failed" in result.stderr
     assert docora.statuses() == {"synced": 1, "failed": 3}
 
 

@@ -122,7 +122,7 @@ def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> No
         report = actions.drift()
         planned = actions.repair(dry_run=True)
     expected = {kind: list(links.values()).count(kind) for kind in DriftKind}
-    assert report.found == expected
+    assert report.by_kind == expected
     examples = Counter(drift.kind for drift in report.examples())
     assert examples == {kind: min(count, 5) for kind, count in expected.items()}
     for drift in report.drifts:
@@ -205,7 +205,7 @@ def test_nothing_is_wrong_with_a_busy_queue_and_jobs_of_others(docora: Docora) -
     docora.redis.zadd(registry("failed"), {b"\xff\xfe": LATER})
     actions = docora.actions()
     with frozen(docora):
-        assert dict(actions.drift().found) == dict.fromkeys(DriftKind, 0)
+        assert dict(actions.drift().by_kind) == dict.fromkeys(DriftKind, 0)
         assert len(actions.repair().repaired) == 0
 
 
@@ -321,7 +321,7 @@ def test_poison_costs_only_itself(docora: Docora) -> None:
     docora.age_links()
     rows = [docora.row(link) for link in (invalid, unreadable, dashed)]
     result = docora.actions().repair()
-    assert result.found == {LOST: 2, STUCK: 2, ORPHAN: 0, DUPLICATE: 0, STALE: 0}
+    assert result.by_kind == {LOST: 2, STUCK: 2, ORPHAN: 0, DUPLICATE: 0, STALE: 0}
     by_app = {item.drift.app_id: (item.outcome, item.error_message) for item in result.repaired}
     assert by_app.pop(good.app_id) == (QUEUED, None)
     for link, error in {
