@@ -11,14 +11,14 @@ _OPERATION = re.compile(r"bulk_[0-9a-f]{16}")
 _WIDTH = 100
 
 _VARYING = (
-    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "MOMENT"),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d\.\d{3})?Z", "MOMENT"),
     (r"\b\d{4}-\d\d-\d\d\b", "DATE"),
-    (r"\b\d\d:\d\dZ", "TIME"),
+    (r"\b\d\d:\d\d(Z| (?=\S+@))", "TIME"),
     (r"bulk_[0-9a-f]{16}", "OPERATION"),
     (r"\bafter \d+s\b", "after SECONDS"),
     (r"\bagain in \d+ s\b", "again in SECONDS"),
     (r"\b\d+d(\d+h)?\b", "DURATION"),
-    (r"\bfor (\d+[hm])?\d+[hms]\b", "for SECONDS"),
+    (r"\bfor (\d+[hm])?\d+[hms]( to (\d+[hm])?\d+[hms])?\b", "for SECONDS"),
     (r"\b(\d+[hm])?\d+[hms] ago\b", "SECONDS ago"),
     (r"\b[\d,.]+ ms\b", "MILLISECONDS"),
     (r'("[a-z]*_latency_ms"): \d+', r"\1: NUMBER"),
