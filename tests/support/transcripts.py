@@ -19,7 +19,7 @@ _VARYING = (
     (r"\bafter \d+s\b", "after SECONDS"),
     (r"\bagain in \d+ s\b", "again in SECONDS"),
     (r"\b\d+d(\d+h)?\b", "DURATION"),
-    (r"\bfor (\d+[hm])?\d+[hms]\b", "for SECONDS"),
+    (r"\bfor (\d+[hm])?\d+[hms]( to (\d+[hm])?\d+[hms])?\b", "for SECONDS"),
     (r"\b(\d+[hm])?\d+[hms] ago\b", "SECONDS ago"),
     (r"\b[\d,.]+ ms\b", "MILLISECONDS"),
     (r'("[a-z]*_latency_ms"): \d+', r"\1: NUMBER"),
