@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 10  # characters of the longest bar
 _EIGHTHS = "▏▎▍▌▋▊▉█"
+_RECENTLY = "in the last 20 to 30m"
 _LEVELS, _PLAIN_LEVELS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 _WITHOUT_BLOCKS = {"dumb", "linux", "vt100", "vt102", "vt220"}
 """Terminals whose fonts often lack block characters."""
@@ -119,7 +120,7 @@ def _course(found: Trend) -> str:
     if not highest.failures:
         return "No link failed"
     now, before = rate(found.failures_per_hour), rate(found.before_per_hour)
-    now = f"{now} in the last 20 to 30m"
+    now = f"{now} {_RECENTLY}"
     length = {600: "10 minutes", 3600: "hour"}.get(found.period_seconds, "day")
     # A rate of a period that goes on would say nothing.
     peak = f"{highest.failures:,} in the {length} from {_clock(highest.started_at)}"
@@ -146,12 +147,13 @@ def rate(per_hour: float) -> str:
 
 
 def trend_of_day_words(found: Trend, *, with_bars: bool) -> str:
-    """Returns `▁▁▂▇█▅▂▁ (24 h)  3/h now, falling`. Only 0 has the lowest bar.
+    """Returns `▁▁▂▇█▅▂▁ (24 h)  3/h in the last 20 to 30m, falling`. Only 0 has the lowest bar.
 
     with_bars: begin with a bar for each period if there are several.
     """
-    now = ", ".join(filter(None, (f"{rate(found.failures_per_hour)} now", found.direction)))
-    now = "none now" if found.direction == "none" else now
+    now = f"{rate(found.failures_per_hour)} {_RECENTLY}"
+    now = ", ".join(filter(None, (now, found.direction)))
+    now = "none for 80m" if found.direction == "none" else now
     if not with_bars or len(found.periods) == 1:
         return now
     levels = _LEVELS if _has_blocks() else _PLAIN_LEVELS

@@ -150,11 +150,13 @@ def test_status_has_one_row_of_the_failures_of_a_day(docora: Docora) -> None:
     ended(docora, {500: 9}, JobEnd.FAILED_AGAIN)
     result = docora.run("status", env=ONE_LOOK)
     [row] = [row for row in result.stdout.splitlines() if row.startswith("Failures\t")]
-    assert re.fullmatch(r"Failures\t\d+/h now, falling: docora-ops trend", row), row
+    assert re.fullmatch(r"Failures\t\d+/h in the last 20 to 30m, falling: docora-ops trend", row), (
+        row
+    )
     assert f"- Failures: `{row[9:]}`\n" in docora.run("report", env=ONE_LOOK).stdout
     for terminal, bars in (("xterm-256color", r"\S*█\S*"), ("linux", r"\S*#\S*")):
         _, screen = on_terminal(docora, ["status"], env={**ONE_LOOK, "TERM": terminal})
-        assert re.search(rf"{bars} \(24 h\)  \d+/h now, falling", screen), screen
+        assert re.search(rf"{bars} \(24 h\)  \d+/h in the last 20 to 30m, falling", screen), screen
     periods = docora.run("status", "--json", env=ONE_LOOK).data["failures"]["periods"]
     failed = sum(period["failed"] + period["failed_again"] for period in periods)
     assert (len(periods), failed) == (8, 92)
