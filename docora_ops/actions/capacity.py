@@ -9,6 +9,7 @@ from docora_ops.actions.freshness import Freshness
 from docora_ops.jobs import JobEnd, QueueOverview
 from docora_ops.queue.outcomes import PERIOD, Counts
 from docora_ops.settings import Settings
+from docora_ops.text import amount
 
 LOOKS_BACK = 3600 + 2 * PERIOD
 """Seconds of counts to read: the last hour, and an incomplete period at either end."""
@@ -38,10 +39,12 @@ class Capacity:
         pace = (self.managed_per_minute, self.due_per_minute)
         managed, due = (f"{number:,}".removesuffix(".0") for number in pace)
         missing = self.missing_slots
-        needed = "1 more slot is" if missing == 1 else f"{missing} more slots are"
-        return f"{managed} snapshots a minute, {due} due" + (
-            f": {needed} needed" if missing else ""
-        )
+        needed = ""
+        if missing:
+            needed = f": {amount(missing, 'more slot is', 'more slots are')} needed"
+        elif self.managed_per_minute < self.due_per_minute:
+            needed = ": no slot is missing"
+        return f"{managed} snapshots a minute, {due} due{needed}"
 
 
 def capacity(

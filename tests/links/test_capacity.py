@@ -65,9 +65,15 @@ def test_it_is_the_best_ten_minutes_of_the_last_hour_against_the_links_to_scan(
         "slots": 2,
         "missing_slots": 0,  # no job waits for long
     }
-    assert "5 snapshots a minute, 10 due\n" in busy.run("status", env=ONE_LOOK).stdout
+    assert (
+        "5 snapshots a minute, 10 due: no slot is missing\n"
+        in busy.run("status", env=ONE_LOOK).stdout
+    )
     found = check(examine(busy), NAME)
-    assert (found["state"], found["finding"]) == ("ok", "5 snapshots a minute, 10 due")
+    assert (found["state"], found["finding"]) == (
+        "ok",
+        "5 snapshots a minute, 10 due: no slot is missing",
+    )
 
 
 def test_the_age_of_a_record_is_measured_by_the_clock_of_redis(busy: Docora) -> None:
