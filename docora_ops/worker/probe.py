@@ -33,8 +33,8 @@ from docora_ops.worker import host
 from docora_ops.worker.clone import newest_commit
 from docora_ops.worker.git import git_for, require_git
 from docora_ops.worker.interrupts import held_back
+from docora_ops.worker.resources import DELIVERY_TIMEOUT
 from docora_ops.worker.secrets import Cleaner
-from docora_ops.worker.snapshot_job import DELIVERY_TIMEOUT
 from docora_ops.worker.webhook import FAILURES, LOGIN_HINT, Route, route_to
 
 _LIMIT = 60  # seconds for all steps; those to the app have the time of a delivery together

@@ -7,8 +7,8 @@ from types import FunctionType
 from rq import Queue, Worker
 from rq.job import Job
 
-from docora_ops.worker.recovery import SnapshotJob
 from docora_ops.worker.rq_worker import SnapshotWorker
+from docora_ops.worker.tries import SnapshotJob
 from tests.support.docora import QUEUE, Docora
 
 METHODS_OF_WORKER = {
