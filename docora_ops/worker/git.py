@@ -206,7 +206,7 @@ def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """Ends git, so that it removes its temporary files, and the processes that git has started."""
+    """Ends git and the processes that it has started. On SIGTERM, git removes temporary files."""
     for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
         with suppress(OSError):
             stream.close()
@@ -221,9 +221,10 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Returns the child processes of a process, and theirs, which git leaves; none without /proc.
+    """Returns the ids of the child processes of a process, and of theirs; none without /proc.
 
-    A process group of its own would end all of git at once, but RQ kills a job by its group.
+    git does not end them. A process group of its own would end all of git at once, but RQ kills a
+    job by its group.
     """
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()

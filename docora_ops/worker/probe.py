@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -90,9 +91,7 @@ def probe(
     """
     database, settings = docora.database, docora.settings
     known_app = None if app is None else resolve_app(database, app)
-    base_url = new_url
-    if known_app is not None and base_url is None:
-        base_url = base_url_of(database, known_app)
+    base_url = (new_url or base_url_of(database, known_app)) if known_app else None
     known_repository, url, cleaner = None, None, Cleaner()
     tokens: _Tokens = {}
     if repository is not None:
@@ -202,11 +201,12 @@ class _App:
                 with suppress(*FAILURES):
                     limit = self.end - time.monotonic()
                     pem = ssl.get_server_certificate(route.endpoint, timeout=limit)
-                    certificate = ssl.PEM_cert_to_DER_cert(pem)
-                    if _has_expired(certificate):  # which OpenSSL says of known authorities only
+                    words, end = _certificate(ssl.PEM_cert_to_DER_cert(pem))
+                    # OpenSSL says so of known authorities only.
+                    if end is not None and end < host.now():
                         finding = f"the certificate of {route.url.netloc} has expired"
                         self.hint = host.EXPIRED_HINT
-                    finding += _certificate(certificate)
+                    finding += words
         seconds = round(time.monotonic() - began, 3)
         return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
 
@@ -216,8 +216,7 @@ class _App:
         connection.request("HEAD", target, headers=route.headers, preload_content=False)
         with closing(connection.getresponse()) as answer:
             status, location = answer.status, answer.headers.get("Location", "")
-        self.hint = self.moved_to(location) if status in _PERMANENT else None
-        self.hint = self.hint or _hint_of(status)
+        self.hint = (status in _PERMANENT and self.moved_to(location)) or _hint_of(status)
         to = f" to {mask_url(location)}" if location else ""
         note = "" if self.hint or status in _SUCCESS else ": reached; only POST tells"
         return f"HTTP {status}{to}{', through the proxy' * route.is_forwarded}{note}"
@@ -267,23 +266,17 @@ def _shake_hands(connection: HTTPConnection) -> str:
     connection.connect()
     sock = connection.sock
     assert isinstance(sock, ssl.SSLSocket)  # noqa: S101 - of an HTTPSConnection
-    return f"{sock.version()}{_certificate(sock.getpeercert(binary_form=True))}"
+    words, _ = _certificate(sock.getpeercert(binary_form=True))
+    return f"{sock.version()}{words}"
 
 
-def _certificate(der: bytes | None) -> str:
-    """Tells who has signed a certificate, and until when it is valid."""
+def _certificate(der: bytes | None) -> tuple[str, datetime | None]:
+    """Returns who has signed a certificate, in words, and until when it is valid."""
     with suppress(ValueError, x509.InvalidVersion):  # the server may send anything
         certificate = x509.load_der_x509_certificate(der or b"")
         issuer, end = certificate.issuer.rfc4514_string(), certificate.not_valid_after_utc
-        return f", signed by {issuer}, valid until {end:%Y-%m-%d}"
-    return ""
-
-
-def _has_expired(der: bytes) -> bool:
-    with suppress(ValueError, x509.InvalidVersion):
-        end = x509.load_der_x509_certificate(der).not_valid_after_utc
-        return end < host.now()
-    return False
+        return f", signed by {issuer}, valid until {end:%Y-%m-%d}", end
+    return "", None
 
 
 def _within(seconds: float, call: Callable[[], str]) -> str:

@@ -30,7 +30,7 @@ from docora_ops.worker.tries import Tries
 
 
 class LinkRecovery:
-    """Counts the failures of jobs that were killed before they could. Logs errors of Postgres."""
+    """Updates the links of such jobs, and logs and records their ends. Logs errors of Postgres."""
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings

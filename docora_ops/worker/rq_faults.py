@@ -77,25 +77,3 @@ def is_queued_again(client: Redis, job: Job, execution: Execution) -> bool:
         return job.get_status() in {JobStatus.QUEUED, JobStatus.SCHEDULED}
     except InvalidJobOperation:
         return False
-
-
-class OneStepRetry(Job):
-    """A job whose status and place change in one step when its next try is scheduled.
-
-    RQ 3.0, `rq.job.Job.retry`: the status is written before the job is added to the schedule. If
-    the process is killed in between, the job is in no list.
-    """
-
-    _retry_pipeline: Pipeline | None = None
-
-    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
-        """Queues or schedules the next try in the pipeline."""
-        self._retry_pipeline = pipeline
-        try:
-            super().retry(queue, pipeline)
-        finally:
-            self._retry_pipeline = None
-
-    def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
-        """Sets the status, during `retry` in its pipeline."""
-        super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)

@@ -19,7 +19,7 @@ from rq.utils import utcformat
 from rq.worker import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
-from docora_ops.errors import DocoraOpsError, HostFaultError, PostgresError, WorkerNameTakenError
+from docora_ops.errors import DocoraOpsError, PostgresError, WorkerNameTakenError
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_errors import explained, is_outage
@@ -126,40 +126,13 @@ class SnapshotWorker(JobRunner):
         self.set_state(WorkerStatus.STARTED)
 
     def _work_until_stopped(self, burst: bool) -> str:
-        """Takes and runs jobs; returns why it has ended."""
-        while not self._must_end():
+        """Takes and runs jobs; returns why it has ended. Outlasts outages, except in a burst."""
+        reason = None
+        while reason is None:
+            if self._must_end():
+                return "as told"
             try:
-                self.beat()
-                self.heartbeat()
-                if self._misses_redis:
-                    self._find_redis()
-                    self.set_state(WorkerStatus.IDLE)
-                bar = self._reasons.find()
-                if burst and bar is not None:
-                    if bar.code is NoJobCode.SUSPENDED:
-                        return f"since {bar.error.message}; to go on: docora-ops resume"
-                    raise bar.error
-                self._show_bar(bar)
-                if bar is not None:
-                    time.sleep(_PAUSE)
-                    continue
-                if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
-                    self.maintain()
-                    continue  # it may have found that Postgres is away
-                self._queue_due_jobs()
-                job, finding = self._take()
-                if job is not None:
-                    self.execute_job(job, self.queues[0])
-                elif burst and finding in _ENDS_OF_BURST:
-                    return _ENDS_OF_BURST[finding]
-                elif finding in {Finding.EMPTY, Finding.HELD, Finding.FULL}:
-                    if finding is not Finding.FULL:  # a job may be taken as soon as another ends
-                        self.end_work_horse()
-                    if self.get_state() != WorkerStatus.IDLE:
-                        self.set_state(WorkerStatus.IDLE)
-                    self._taker.wait(_PAUSE)
-            except HostFaultError:
-                self._wait(_PAUSE)
+                reason = self._take_and_run(burst)
             except RedisError as error:
                 if burst or not is_outage(error):
                     raise
@@ -172,7 +145,41 @@ class SnapshotWorker(JobRunner):
                 self._reasons.look_again()
                 self._wait(self._redis_pause)
                 self._redis_pause = min(2 * self._redis_pause, _LONGEST_PAUSE)
-        return "as told"
+        return reason
+
+    def _take_and_run(self, burst: bool) -> str | None:
+        """Takes and runs at most one job. Returns why the worker must end; None if it goes on."""
+        self.beat()
+        self.heartbeat()
+        if self._misses_redis:
+            self._find_redis()
+            self.set_state(WorkerStatus.IDLE)
+        bar = self._reasons.find()
+        if burst and bar is not None:
+            if bar.code is NoJobCode.SUSPENDED:
+                return f"since {bar.error.message}; to go on: docora-ops resume"
+            raise bar.error
+        self._show_bar(bar)
+        if bar is not None:
+            time.sleep(_PAUSE)
+            return None
+        if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
+            self.maintain()
+            return None  # it may have found that Postgres is away
+        self._queue_due_jobs()
+        job, finding = self._take()
+        if job is not None:
+            self.execute_job(job, self.queues[0])
+            return None
+        if burst and finding in _ENDS_OF_BURST:
+            return _ENDS_OF_BURST[finding]
+        if finding in {Finding.EMPTY, Finding.HELD, Finding.FULL}:
+            if finding is not Finding.FULL:  # a job may be taken as soon as another ends
+                self.end_work_horse()
+            if self.get_state() != WorkerStatus.IDLE:
+                self.set_state(WorkerStatus.IDLE)
+            self._taker.wait(_PAUSE)
+        return None
 
     def _show_bar(self, bar: Bar | None) -> None:
         """Says what keeps the worker from taking jobs, or that it takes jobs again, once."""
@@ -222,7 +229,7 @@ class SnapshotWorker(JobRunner):
     def _take(self) -> tuple[Job | None, Finding]:
         """Takes a job, if one may run now. Returns it, and what was found in the list.
 
-        Puts it back and raises HostFaultError if the host can't even read it.
+        Puts the job back, and waits, if the host can't even read it.
         """
         found, [queue] = self._taker.take(), self.queues
         if found.finding is Finding.UNREADABLE:
@@ -243,8 +250,8 @@ class SnapshotWorker(JobRunner):
                     queue.push_job_id(job_id, pipeline, at_front=True)
                     pipeline.execute()
                 self._reasons.host.suspect()
-                reason = f"a job can't begin: {type(error).__name__}"
-                raise HostFaultError(reason) from error
+                self._wait(_PAUSE)
+                return None, found.finding
             log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
         queue.intermediate_queue.remove(job_id)
         return None, found.finding

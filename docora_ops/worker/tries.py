@@ -4,17 +4,20 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from redis.client import Pipeline
-from rq.job import Job
-
-from docora_ops.worker.rq_faults import OneStepRetry
+from rq import Queue
+from rq.job import Job, JobStatus
 
 _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
 
 
-class SnapshotJob(OneStepRetry):
-    """A job whose next try follows at once if it was cut off."""
+class SnapshotJob(Job):
+    """A job whose next try follows at once if it was cut off.
+
+    The comment above each override says what RQ does in its place.
+    """
 
     was_cut_off = False
+    _retry_pipeline: Pipeline | None = None
 
     # RQ sends one more heartbeat of a job that has ended, in a round trip of its own.
     def heartbeat(
@@ -28,6 +31,21 @@ class SnapshotJob(OneStepRetry):
     def get_retry_interval(self) -> int:
         """Returns the seconds until the next try."""
         return 0 if self.was_cut_off else super().get_retry_interval()
+
+    # RQ 3.0 writes the status before it adds the job to the schedule. If the process is killed in
+    # between, the job is in no list.
+    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
+        """Queues or schedules the next try in the pipeline: the status and the place together."""
+        self._retry_pipeline = pipeline
+        try:
+            super().retry(queue, pipeline)
+        finally:
+            self._retry_pipeline = None
+
+    # RQ's `retry` passes no pipeline.
+    def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
+        """Sets the status, during `retry` in its pipeline."""
+        super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)
 
 
 @dataclass(frozen=True)

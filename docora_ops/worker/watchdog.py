@@ -61,7 +61,10 @@ class Watchdog:
     # In the main process
 
     def begin(self, slot: int, pid: int) -> None:
-        """Gives a slot to a new worker. If it replaces another, it must begin within the limit."""
+        """Assigns a slot to a new worker.
+
+        A worker that replaces another must send its first heartbeat within the limit.
+        """
         self._pids[slot] = pid
         if self._beats[slot] == math.inf:
             self._beats[slot] = time.monotonic()
