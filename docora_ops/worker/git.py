@@ -1,6 +1,5 @@
 """Runs git without a shell, without prompts, and with no configuration but our own."""
 
-import math
 import os
 import re
 import shutil
@@ -15,7 +14,6 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
-from docora_ops.settings import Settings
 from docora_ops.worker.host import certificate_hint
 from docora_ops.worker.interrupts import deferred
 
@@ -63,7 +61,7 @@ class Git:
     """Runs git for one repository. Calls raise GitError; an unsafe URL raises SnapshotError.
 
     token: the login at the server, None for a public repository.
-    protocols: the only ones that git may use.
+    protocols: the only ones that git may use, separated by commas.
     timeout: seconds that a call may take.
     keep_alive: called every 20 s during a call. An error of `keep_alive` ends git and the call.
     location: the URL to which the server redirects; `url` if it does not.
@@ -71,13 +69,13 @@ class Git:
 
     url: str
     token: str | None = field(repr=False)
-    protocols: Sequence[str]
+    protocols: str
     timeout: float
     keep_alive: Callable[[], None]
     location: str = field(init=False)
 
     def __post_init__(self) -> None:
-        _check_url(self.url, self.protocols)
+        _check_url(self.url, self.protocols.split(","))
         self.location = self.url
 
     def list_refs(self, *patterns: str) -> str:
@@ -154,7 +152,7 @@ class Git:
         environment = kept | {
             "HOME": os.devnull,  # no .netrc; ssh finds its keys without HOME
             "LC_ALL": "C",
-            "GIT_ALLOW_PROTOCOL": ":".join(self.protocols),
+            "GIT_ALLOW_PROTOCOL": self.protocols.replace(",", ":"),
             "GIT_ASKPASS": "",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -171,24 +169,6 @@ class Git:
             environment[f"GIT_CONFIG_KEY_{index}"] = key
             environment[f"GIT_CONFIG_VALUE_{index}"] = value
         return environment
-
-
-def git_for(
-    settings: Settings,
-    url: str,
-    token: str | None,
-    keep_alive: Callable[[], None],
-    *,
-    limit: float = math.inf,
-) -> Git:
-    """Returns a Git with the protocols and the timeout of the settings.
-
-    limit: seconds that a call may take even if the timeout is longer.
-
-    Raises SnapshotError for an unsafe URL.
-    """
-    timeout = min(settings.git_timeout, limit)
-    return Git(url, token, settings.git_protocols.split(","), timeout, keep_alive)
 
 
 def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from redis import Redis, RedisError
@@ -95,6 +96,5 @@ def record(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool = True) 
     except RedisDeniedError:
         pass  # the worker reports that, once
     except Exception as error:  # noqa: BLE001 - such as the time limit of the job
-        about = {"app_id": outcome.app_id, "repository_id": outcome.repository_id}
         reason = getattr(error, "message", type(error).__name__)
-        tell(about, f"its outcome is not recorded: {reason}", logging.WARNING)
+        tell(asdict(outcome), f"its outcome is not recorded: {reason}", logging.WARNING)

@@ -32,7 +32,7 @@ from docora_ops.settings import Settings
 from docora_ops.text import amount, mask_url
 from docora_ops.worker import host
 from docora_ops.worker.clone import newest_commit
-from docora_ops.worker.git import git_for, require_git
+from docora_ops.worker.git import Git, require_git
 from docora_ops.worker.interrupts import held_back
 from docora_ops.worker.resources import DELIVERY_TIMEOUT
 from docora_ops.worker.secrets import Cleaner
@@ -329,8 +329,9 @@ def _git_steps(
             if began >= end:
                 state, finding = CheckState.NOT_CHECKED, f"no time was left of {_LIMIT} s"
             elif not problem:
-                limit = math.ceil(end - began)
-                commit = newest_commit(git_for(settings, url, token, lambda: None, limit=limit))
+                timeout = min(settings.git_timeout, math.ceil(end - began))
+                git = Git(url, token, settings.git_protocols, timeout, lambda: None)
+                commit = newest_commit(git)
                 state = CheckState.OK if commit else CheckState.WARNING
                 finding = f"{commit.branch} at {commit.sha[:12]}" if commit else "no branch"
         except SnapshotError as error:

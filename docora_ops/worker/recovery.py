@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from rq.job import Job
 
@@ -62,15 +62,9 @@ class LinkRecovery:
             if end is not JobEnd.TRIED_AGAIN:
                 tries.end()
         counted = ending if isinstance(ending, Ending) and ending.is_counted else None
+        link_id, number = (counted.link_id, counted.retry_count) if counted else (None, None)
         outcome = SnapshotOutcome(
-            host.now(),
-            *ids,
-            counted.link_id if counted else None,
-            end,
-            counted.retry_count if counted else None,
-            limit,
-            error,
-            worker=job.worker_name,
+            host.now(), *ids, link_id, end, number, limit, error, worker=job.worker_name
         )
         if counted is not None:
             record(self._client, outcome)
@@ -109,17 +103,11 @@ class LinkRecovery:
                 if item is None:
                     continue
                 ref, error, is_queued = item.ref, item.error_message, item.outcome.succeeded
-                outcome = SnapshotOutcome(
-                    host.now(),
-                    ref.app_id,
-                    ref.repository_id,
-                    ref.id,
-                    JobEnd.TRIED_AGAIN if is_queued else JobEnd.FAILED,
-                    error_message=error,
-                )
-                about = {"app_id": ref.app_id, "repository_id": ref.repository_id}
+                ids = ref.app_id, ref.repository_id, ref.id
+                end = JobEnd.TRIED_AGAIN if is_queued else JobEnd.FAILED
+                outcome = SnapshotOutcome(host.now(), *ids, end, error_message=error)
                 text = f"left behind by a killed worker; {error or 'it is queued again'}"
-                tell(about, text, logging.WARNING, outcome)
+                tell(asdict(ref), text, logging.WARNING, outcome)
                 if is_queued or error == CUT_OFF:  # a failure was counted
                     record(self._client, replace(outcome, error_message=STUCK_ERROR))
 

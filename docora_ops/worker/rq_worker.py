@@ -243,7 +243,7 @@ class SnapshotWorker(JobRunner):
             raise
         except NoSuchJobError:
             pass
-        except Exception as error:  # a job of another program can raise anything
+        except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
             if host.is_scarcity(error):
                 with self.connection.pipeline() as pipeline:
                     pipeline.lrem(queue.intermediate_queue_key, 1, job_id)

@@ -39,7 +39,7 @@ from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host
 from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
-from docora_ops.worker.git import git_for
+from docora_ops.worker.git import Git
 from docora_ops.worker.log import record, tell
 from docora_ops.worker.resources import LOCK_TIMEOUT, Resources, current_resources
 from docora_ops.worker.secrets import Cleaner
@@ -101,11 +101,7 @@ class _Snapshot:
     """
 
     def __init__(
-        self,
-        resources: Resources,
-        ids: tuple[str, str],
-        tries: Tries,
-        about: Mapping[str, object],
+        self, resources: Resources, ids: tuple[str, str], tries: Tries, about: Mapping[str, object]
     ) -> None:
         self.resources, self.settings = resources, resources.settings
         self.ids, self.tries, self.about = ids, tries, about
@@ -222,7 +218,8 @@ class _Snapshot:
         with redis_errors(client):
             host.keep_clock(client)  # signatures contain the time
         lock = RepositoryLock(client, payload.repository_name, link.ref.job_id)
-        git = git_for(settings, payload.github_url, token, lock.renew)
+        protocols, timeout = settings.git_protocols, settings.git_timeout
+        git = Git(payload.github_url, token, protocols, timeout, lock.renew)
         clone = Clone(settings.repos_base_path, payload.owner, payload.name, git, lock)
         try:
             with closing(Objects(git, clone.path)) as objects:
