@@ -30,7 +30,7 @@ from docora_ops.errors import (
     SnapshotError,
 )
 from docora_ops.jobs import JobEnd
-from docora_ops.links import Link, LinkStatus, Payload
+from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 from docora_ops.queue.holds import find_hold, read_holds
 from docora_ops.queue.outcomes import SnapshotOutcome
 from docora_ops.queue.redis_errors import redis_errors
@@ -66,16 +66,15 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     """
     rq_job = get_current_job()
     assert rq_job is not None  # noqa: S101 - RQ runs it
-    tries = Tries(rq_job)
+    tries, ids = Tries(rq_job), (app_id, repository_id)
     about = {"app_id": app_id, "repository_id": repository_id, **names}
     try:
         resources = current_resources()
-        job = _Snapshot(resources, (app_id, repository_id), tries, about)
+        job = _Snapshot(resources, ids, tries, about)
     except ConfigurationError as error:
         # The failure cannot be counted, so the link needs another try.
         tries.keep()
         message, end = inert(error.message), JobEnd.TRIED_AGAIN
-        ids = app_id, repository_id
         outcome = SnapshotOutcome(host.now(), *ids, None, end, error_message=message)
         tell(about, f"failed: {message}; {tries.outlook}", logging.ERROR, outcome)
         raise SnapshotError(message) from None
@@ -313,7 +312,7 @@ class _Snapshot:
 
         While Redis gives no answer, waits: the app may have been held meanwhile.
         """
-        job_id = "-".join(self.ids)
+        job_id = LinkRef("", *self.ids).job_id
         while True:
             try:
                 hold = find_hold(self.resources.client, job_id, host.timestamp())
