@@ -240,7 +240,7 @@ def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def _check_url(url: str, protocols: Sequence[str]) -> None:
-    """Raises SnapshotError, which shows no login, for a URL that git may not be given."""
+    """Raises SnapshotError for a URL that is unsafe or not allowed. The error shows no login."""
     shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
     try:
         parts = urlsplit(url)
@@ -257,7 +257,7 @@ def _check_url(url: str, protocols: Sequence[str]) -> None:
 
 
 def _gist(complaint: str) -> str:
-    """Returns the lines of git's stderr that tell the error, with a hint about certificates."""
+    """Returns the lines of git's stderr that name the error; of certificates, with a hint."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     lines = [line for line in lines if _TRACED not in line]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]

@@ -52,7 +52,7 @@ _measured_at = 0.0  # by the host's clock, which goes on while the host is suspe
 
 
 def measure_clock(client: Redis) -> None:
-    """Reads Redis's clock, which `timestamp` and `now` go by. Raises the client's RedisError."""
+    """Sets the clock of `timestamp` and `now` by Redis's. Raises the client's RedisError."""
     global _offset, _measured_at  # noqa: PLW0603 - one clock for all that a process writes
     before = time.monotonic()
     redis_time = server_time(client)
@@ -61,7 +61,7 @@ def measure_clock(client: Redis) -> None:
 
 
 def keep_clock(client: Redis) -> None:
-    """Reads Redis's clock unless that was done within 10 s. Raises the client's RedisError."""
+    """Calls `measure_clock` if the last call was over 10 s ago. Raises the same error."""
     if not 0 <= time.time() - _measured_at < _OFFSET_TTL:
         measure_clock(client)
 
@@ -82,7 +82,7 @@ def seconds_ahead() -> float:
 
 
 def limit_memory(settings: Settings) -> None:
-    """Limits the memory of this process, and of each that it starts.
+    """Limits the memory of this process, and of each process that it starts.
 
     A repository, or an answer of a server, may be of any size.
     """

@@ -1,4 +1,4 @@
-"""Probes what a worker on this host meets at an app and at a git server. Sends no file."""
+"""Tests from this host what a worker would meet at an app and a git server. Sends no file."""
 
 import math
 import os
@@ -125,7 +125,7 @@ def probe(
 
 @contextmanager
 def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
-    """Trusts the certificate authorities that a worker with these settings trusts, in the block.
+    """Within the block, trusts the certificate authorities that a worker would trust.
 
     for_git: also limit the memory of this process, and of git, to that of a job.
 
@@ -157,7 +157,7 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
 
 
 class _App:
-    """The steps to an app, up to the first that fails."""
+    """The steps that probe an app. The first that fails is the last."""
 
     def __init__(self, app: App, base_url: str, settings: Settings) -> None:
         self.app_id = app.app_id
@@ -280,9 +280,10 @@ def _certificate(der: bytes | None) -> tuple[str, datetime | None]:
 
 
 def _within(seconds: float, call: Callable[[], str]) -> str:
-    """Calls a function in a thread, because nothing can interrupt a wait for a name server.
+    """Returns the result of a function that may take `seconds`.
 
-    Raises TimeoutError, and the error of the function.
+    Calls it in a thread, because nothing can interrupt a wait for a name server. Raises
+    TimeoutError, and the error of the function.
     """
     answers: SimpleQueue[str | Exception] = SimpleQueue()
 
@@ -304,7 +305,7 @@ def _within(seconds: float, call: Callable[[], str]) -> str:
 
 
 def _decrypted(settings: Settings, links: Sequence[LinkToken], cleaner: Cleaner) -> _Tokens:
-    """Decrypts the tokens. Raises ConfigurationError if there are any, and no key."""
+    """Decrypts the tokens. Raises ConfigurationError if a link has one and there is no key."""
     tokens: dict[tuple[str | None, str], list[App]] = {}
     for link in links:
         token, problem = link.encrypted, ""

@@ -52,7 +52,7 @@ def serve(
     grace: int | None,
     parent: int | None = None,
 ) -> None:
-    """Runs a worker in this process; SnapshotWorker has the parameters. Raises DocoraOpsError."""
+    """Runs a worker in this process. Raises DocoraOpsError. Parameters: see `SnapshotWorker`."""
     client = connect(settings)
     use_settings(settings, client)
     try:

@@ -48,7 +48,7 @@ class Bar:
     """A reason why a worker takes no job.
 
     message: a few words for lists of workers.
-    error: is logged; a worker with --burst exits with it.
+    error: what the worker logs; with --burst, it exits with this error.
     """
 
     code: NoJobCode
@@ -77,7 +77,7 @@ _BESIDE_BULLMQ = Bar(
 
 
 class Doubt:
-    """A check that runs when a fault is suspected, then after pauses until the fault is gone."""
+    """Checks for a fault when it is suspected, then again after pauses until it is gone."""
 
     def __init__(self, check: Callable[[], Bar | None], *, is_suspected: bool = False) -> None:
         self._check = check
@@ -87,7 +87,7 @@ class Doubt:
         self._pause = _PAUSE
 
     def suspect(self) -> None:
-        """Has the next call of `bar` check, unless a pause after the last fault goes on."""
+        """Makes `bar` run the check at its next call, or at the first call after the pause."""
         self._is_suspected = True
 
     def bar(self) -> Bar | None:
@@ -167,9 +167,9 @@ class Reasons:
         self._next_look = 0.0
 
     def is_hosts_fault(self, job_id: str) -> bool:
-        """Tries what jobs need of the host, and tells whether the error of a job is its fault.
+        """Tries what jobs need of the host. Returns True if it lacks that.
 
-        The third such error of a job in a row is the fault of its link, whatever the trial says.
+        From a job's third such error in a row on, returns False: its link is to blame.
         """
         if self.host.look() is None:
             return False
@@ -177,7 +177,7 @@ class Reasons:
         return self._faults[job_id] < _MOST_FAULTS
 
     def forget_faults(self, job_id: str) -> None:
-        """Forgets the faults of the host that the job had, because the job has succeeded."""
+        """Forgets the errors that were the host's fault, because the job has succeeded."""
         del self._faults[job_id]
 
     def _judge_clock(self) -> Bar | None:

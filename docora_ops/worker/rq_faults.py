@@ -1,4 +1,4 @@
-"""Works around faults of RQ, each in a function of its own: delete it when RQ is fixed."""
+"""Works around faults of RQ. Each has its own function, to be deleted when RQ is fixed."""
 
 from redis import Redis
 from redis.client import Pipeline
@@ -51,7 +51,7 @@ def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) ->
 
 
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
-    """Makes a job count as running that was taken, never began, and is about to fail.
+    """Makes a job that was taken, but never began, count as running just before it fails.
 
     RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: the job counts as waiting until it
     has failed, so a retry would leave it alone. RQ also keeps the moment when the job was first

@@ -282,8 +282,8 @@ class SnapshotWorker(JobRunner):
     def handle_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Lets the job finish at the first signal, and cuts it off at the second.
 
-        Raises nothing, since a job that was just taken would be lost: a worker that waits ends a
-        second later.
+        Raises nothing, because a job that was just taken would be lost. A worker that waits ends
+        within about a second.
         """
         moment = time.monotonic()
         if self._is_told_to_end:
@@ -355,9 +355,9 @@ class SnapshotWorker(JobRunner):
     def maintain(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless clock or servers are wrong.
 
-        One worker at a time: RQ reads abandoned jobs and queues them again some time later, and a
-        link that another worker recovered in between would have two jobs.
-        A job that RQ cannot read ends RQ's part only.
+        Only one worker does this at a time: RQ reads an abandoned job, and queues it again later.
+        If another worker recovered its link in between, the link would have two jobs.
+        If RQ can't read a job, RQ's part ends early, and ours follows.
         """
         bar, [queue] = self._reasons.find(), self.queues
         code = bar and bar.code

@@ -67,7 +67,7 @@ class Tries:
         )
 
     def give_back(self) -> None:
-        """Has another try follow as if this one had not begun; with our workers, at once."""
+        """Takes this try back, so that it does not count. Our workers begin the next at once."""
         left = self.left + 1
         self.keep()
         self.job.retries_left = left

@@ -19,7 +19,7 @@ _CALLS = 5  # calls of a slow server in a row
 
 
 def silence_limit(settings: Settings) -> int:
-    """Returns the seconds for which a living worker may be silent, because a server is slow."""
+    """Returns for how many seconds a worker may be silent while a server is slow."""
     longest_call = settings.connect_timeout + settings.statement_timeout
     return max(_SHORTEST_LIMIT, _CALLS * longest_call)
 
@@ -28,7 +28,7 @@ class Watchdog:
     """Passes on the heartbeats of one or several workers, each in a process of its own.
 
     Each worker writes the time into memory that the processes share. The main process passes on the
-    oldest of these times, if it has changed. So one worker that hangs is enough to be noticed.
+    oldest of these times, if it has changed. So a single worker that hangs is noticed.
     """
 
     def __init__(self, name: str, count: int, settings: Settings) -> None:

@@ -45,9 +45,9 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 
 class _Answer(http.client.HTTPResponse):
-    """The final answer to a request. Interim ones, such as 103 Early Hints, are skipped.
+    """The final answer to a request, without interim ones such as 103 Early Hints.
 
-    http.client only skips 100. Any number is skipped, since the whole request has a deadline.
+    http.client skips only 100. Their number needs no limit: the whole request has a deadline.
     """
 
     def begin(self) -> None:
@@ -106,7 +106,7 @@ class Route:
         return f"http://{self.url.netloc}{target}" if self.is_forwarded else target
 
     def explain(self, error: BaseException, timeout: float, *, expired: bool) -> DeliveryError:
-        """Returns the error for a missing answer. `expired`: the whole `timeout` is over."""
+        """Returns the error for an exchange without a valid answer. `expired`: at its deadline."""
         through = f" through the proxy {self.proxy.netloc}" if self.proxy else ""
         where = f"{self.url.netloc}{through}"
         if isinstance(error, NewConnectionError):
