@@ -177,15 +177,16 @@ class Situation:
         outcomes: Counter[Outcome] = Counter()
         is_resync = action is Action.RESYNC
         running = Outcome.NOT_QUEUED if is_resync else Outcome.ALREADY_RUNNING
-        for job_id in reversed(job_ids) if front else job_ids:
+        in_turn = list(reversed(job_ids) if front else job_ids)
+        # Jobs that wait are compared with the queue once all other links are done.
+        in_turn.sort(key=lambda job_id: self.jobs[job_id].state is JobState.WAITING)
+        for job_id in in_turn:
             job = self.jobs[job_id]
-            if job.beats:
-                outcomes[running] += 1
-            elif job_id == locked:
-                outcomes[Outcome.NOT_QUEUED] += 1
+            if job_id == locked:
+                outcomes[running if job.beats else Outcome.NOT_QUEUED] += 1
             elif not self.qualifies(action, job_id):
                 outcomes[Outcome.SKIPPED] += 1
-            elif job.locked:
+            elif job.state is JobState.RUNNING:
                 outcomes[running] += 1
             else:
                 outcomes[self._queue(action, job_id, front=front)] += 1
@@ -201,7 +202,10 @@ class Situation:
                 "version": "new",
             }
         if job.state is JobState.WAITING and not job.is_misplaced:
-            self.jobs[job_id] = replace(job, expires=False)
+            fields = dict(job.fields)
+            if action is not Action.SCHEDULE and "retries_left" in fields:
+                fields["retries_left"] = b"4"  # as the link's count of failures is back at 0
+            self.jobs[job_id] = replace(job, expires=False, fields=fields)
             return Outcome.ALREADY_QUEUED
         self.jobs[job_id] = FoundJob(places=job.places + 1, rescan=action.is_rescan(row["status"]))
         self.waiting.insert(0 if front else len(self.waiting), job_id)

@@ -12,8 +12,9 @@ _WIDTH = 100
 
 _VARYING = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "MOMENT"),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\dZ", "TIME"),
     (r"\b\d{4}-\d\d-\d\d\b", "DATE"),
-    (r"\b\d\d:\d\dZ", "TIME"),
+    (r"\b\d\d:\d\d(Z| (?=kim@))", "TIME "),
     (r"bulk_[0-9a-f]{16}", "OPERATION"),
     (r"\bafter \d+s\b", "after SECONDS"),
     (r"\bagain in \d+ s\b", "again in SECONDS"),
